@@ -1,0 +1,111 @@
+//! The gRPC surface: the only room that names tonic and prost.
+
+mod admin;
+pub mod client;
+pub mod convert;
+mod decision;
+pub mod front;
+pub mod respond;
+pub mod status;
+mod unbuilt;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::api::front::Front;
+use crate::pdp::Pdp;
+
+/// The protocol, as generated from `proto/countersign/v1`.
+#[expect(clippy::indexing_slicing, reason = "generated; the protocol is documented in its .proto files")]
+pub mod v1 {
+    tonic::include_proto!("countersign.v1");
+}
+
+/// The protocol's descriptors, for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/countersign.bin"));
+
+/// The largest message that is read, in bytes: a batch.
+const MESSAGE_MAX: usize = 4 * 1024 * 1024;
+
+/// How often readiness is looked at.
+const HEALTH_PERIOD: Duration = Duration::from_millis(250);
+
+/// Services whose health is reported one by one; the empty name is the server's.
+const SERVICES: [&str; 5] =
+    ["", "countersign.v1.AdminService", "countersign.v1.ApprovalService", "countersign.v1.DecisionService", "countersign.v1.SignalService"];
+
+/// Bounds of load; none is unlimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Requests under way over all connections; more are refused with RESOURCE_EXHAUSTED.
+    pub concurrent_requests: usize,
+    /// HTTP/2 streams of one connection.
+    pub streams_per_connection: u32,
+    /// How long a request may take.
+    pub request_timeout: Duration,
+    /// How long a connection lives, and a stream at most.
+    pub connection_age: Duration,
+}
+
+/// The gRPC server failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Reflection could not be set up.
+    #[error("reflection can't be set up: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The transport failed.
+    #[error("the gRPC server failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// Serves until `shutdown` resolves; requests under way are answered.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(pdp: Arc<Pdp>, listener: TcpListener, options: Options, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    report(&health, &pdp).await;
+    let reporting = tokio::spawn({
+        let pdp = Arc::clone(&pdp);
+        async move {
+            let mut period = tokio::time::interval(HEALTH_PERIOD);
+            loop {
+                period.tick().await;
+                report(&health, &pdp).await;
+            }
+        }
+    });
+    let reflection = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
+    let routes = Routes::new(health_service)
+        .add_service(reflection().build_v1()?)
+        // grpcurl before 1.9 and Python's grpcio-reflection ask for this one.
+        .add_service(reflection().build_v1alpha()?)
+        .add_service(decision::service(Arc::clone(&pdp), options))
+        .add_service(admin::service(Arc::clone(&pdp)))
+        .add_service(unbuilt::approval(Arc::clone(&pdp)))
+        .add_service(unbuilt::signal(Arc::clone(&pdp)));
+    let served = Server::builder()
+        .max_concurrent_streams(options.streams_per_connection)
+        .max_connection_age(options.connection_age)
+        .layer(tower::layer::layer_fn(move |inner| Front::new(inner, Arc::clone(&pdp), options)))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown)
+        .await;
+    reporting.abort();
+    Ok(served?)
+}
+
+async fn report(health: &HealthReporter, pdp: &Pdp) {
+    let status = if pdp.not_ready().is_empty() { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for service in SERVICES {
+        health.set_service_status(service, status).await;
+    }
+}

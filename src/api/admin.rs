@@ -1,0 +1,134 @@
+//! AdminService: status, reload, explain. In development mode every loopback caller may use it.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use crate::api::decision::origin;
+use crate::api::v1::admin_service_server::{AdminService, AdminServiceServer};
+use crate::api::{convert, respond, status, v1};
+use crate::caller;
+use crate::model::answer::Gate;
+use crate::model::chain::Link;
+use crate::model::verdict::LinkVerdict;
+use crate::pdp::authorize::{Origin, Purpose};
+use crate::pdp::reload::{Rejected, Reloaded};
+use crate::pdp::{Moment, Pdp, Snapshot};
+
+/// The service.
+pub(super) fn service(pdp: Arc<Pdp>) -> AdminServiceServer<Admin> {
+    AdminServiceServer::new(Admin { pdp })
+}
+
+/// The handlers.
+#[derive(Debug)]
+pub(super) struct Admin {
+    pdp: Arc<Pdp>,
+}
+
+impl Admin {
+    /// Only an authenticated caller may ask; a stranger is counted.
+    fn admit(&self, origin: &Origin) -> Result<(), Status> {
+        let moment = self.pdp.moment();
+        let development = moment.snapshot.bundle.manifest.development.as_ref();
+        caller::identify(origin.peer, development).map(|_| ()).map_err(|refusal| {
+            self.pdp.count_stranger(origin.peer.host(), refusal.kind());
+            status::status(&refusal)
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for Admin {
+    async fn get_status(&self, request: Request<v1::GetStatusRequest>) -> Result<Response<v1::GetStatusResponse>, Status> {
+        self.admit(&origin(&request, Purpose::Explain))?;
+        let found = self.pdp.status();
+        Ok(Response::new(v1::GetStatusResponse {
+            server_version: env!("CARGO_PKG_VERSION").to_owned(),
+            cedar_version: found.cedar_version.to_owned(),
+            environment: found.environment,
+            started_at: Some(respond::time(found.started_at)),
+            ready: found.not_ready.is_empty(),
+            bundle: Some(bundle(&found.snapshot)),
+            rejected: found.rejected.as_deref().map(rejected),
+            audit: Some(v1::AuditStatus {
+                log: found.log,
+                last_index: found.last_index,
+                mode: found.durability.to_owned(),
+                healthy: !found.not_ready.contains(&"audit"),
+            }),
+            not_ready: found.not_ready.into_iter().map(str::to_owned).collect(),
+            warnings: found.warnings.into_iter().map(str::to_owned).collect(),
+        }))
+    }
+
+    async fn reload_bundle(&self, request: Request<v1::ReloadBundleRequest>) -> Result<Response<v1::ReloadBundleResponse>, Status> {
+        self.admit(&origin(&request, Purpose::Explain))?;
+        let reloaded = self.pdp.reload().await.map_err(|refused| status::status(refused.refusal()))?;
+        let (outcome, refused) = match reloaded {
+            Reloaded::Activated => (v1::ReloadOutcome::Activated, None),
+            Reloaded::Rejected(refused) => (v1::ReloadOutcome::Rejected, Some(rejected(&refused))),
+            Reloaded::Unchanged => (v1::ReloadOutcome::Unchanged, None),
+        };
+        let response =
+            v1::ReloadBundleResponse { outcome: outcome.into(), bundle: Some(bundle(&self.pdp.moment().snapshot)), rejected: refused };
+        Ok(Response::new(response))
+    }
+
+    async fn explain_decision(
+        &self,
+        request: Request<v1::ExplainDecisionRequest>,
+    ) -> Result<Response<v1::ExplainDecisionResponse>, Status> {
+        let origin = origin(&request, Purpose::Explain);
+        let moment = self.pdp.moment();
+        let read = convert::request(request.into_inner().request.unwrap_or_default());
+        let recorded = self.pdp.authorize(&moment, &origin, read).await.map_err(|refused| status::status(refused.refusal()))?;
+        let links = recorded.value().verdict.links.iter().map(|link| explain(&moment, link)).collect();
+        Ok(Response::new(v1::ExplainDecisionResponse {
+            response: Some(respond::response(&recorded, self.pdp.audit_log())),
+            links,
+            gate: recorded.value().gate.map_or("", Gate::name).to_owned(),
+        }))
+    }
+}
+
+fn explain(moment: &Moment, verdict: &LinkVerdict) -> v1::LinkExplanation {
+    let policies = &moment.snapshot.bundle.policies;
+    let principal = v1::EntityReference { r#type: verdict.principal.kind.clone(), id: verdict.principal.id.clone() };
+    let determining = verdict.determining.iter().map(|id| match policies.rule(id) {
+        Some(rule) => v1::ExplainedPolicy {
+            id: id.clone(),
+            effect: if rule.forbids { "forbid" } else { "permit" }.to_owned(),
+            requires: rule.requires.as_ref().map(ToString::to_string).unwrap_or_default(),
+            doc: rule.doc.clone(),
+            location: rule.place.clone(),
+        },
+        None => v1::ExplainedPolicy { id: id.clone(), ..Default::default() },
+    });
+    let link = match verdict.link {
+        Link::Agent => v1::Link::Agent,
+        Link::Plain => v1::Link::Unspecified,
+        Link::Supervisor => v1::Link::Supervisor,
+        Link::ToolService => v1::Link::ToolService,
+    };
+    v1::LinkExplanation {
+        link: link.into(),
+        principal: Some(principal),
+        decision: if verdict.permitted { v1::Decision::Allow } else { v1::Decision::Deny }.into(),
+        determining: determining.collect(),
+        errors: verdict.errors.iter().map(|fault| v1::PolicyFault { id: fault.policy.clone(), class: fault.class.to_owned() }).collect(),
+    }
+}
+
+fn bundle(snapshot: &Snapshot) -> v1::BundleStatus {
+    v1::BundleStatus {
+        name: snapshot.bundle.manifest.name.clone(),
+        policy: Some(respond::policy(&snapshot.bundle.version)),
+        activated_at: Some(respond::time(snapshot.activated_at)),
+        policies: u32::try_from(snapshot.bundle.policies.engine.policies().num_of_policies()).unwrap_or(u32::MAX),
+    }
+}
+
+fn rejected(rejected: &Rejected) -> v1::RejectedBundle {
+    v1::RejectedBundle { digest: rejected.digest.clone(), rejected_at: Some(respond::time(rejected.at)), faults: rejected.faults.clone() }
+}

@@ -1,0 +1,210 @@
+//! Messages → model. Total: every member means something or refuses the request.
+
+use prost::Message;
+
+use crate::api::v1;
+use crate::json::{self, Object};
+use crate::model::call::{Call, Case, Correlation, EntityReference, Model, PlainCall, Resource, Tokens, Untrusted};
+use crate::model::chain::{Asserted, Credential};
+use crate::model::refusal::Refusal;
+use crate::pdp::authorize::Request;
+
+/// The largest call, in bytes.
+const CALL_MAX: usize = 1024 * 1024;
+const ID_MAX: usize = 128;
+const TOKEN_MAX: usize = 16 * 1024;
+const SCOPES_MAX: usize = 64;
+const UNTRUSTED_MAX: usize = 32;
+
+/// Reads one call.
+///
+/// # Errors
+/// INVALID_ARGUMENT naming the first field at fault, or RESOURCE_EXHAUSTED for a call over 1 MiB.
+pub fn request(message: v1::AuthorizeRequest) -> Result<Request, Refusal> {
+    if message.encoded_len() > CALL_MAX {
+        return Err(Refusal::Exhausted("the call is larger than 1 MiB"));
+    }
+    let correlation = Correlation {
+        request: id(&message.request_id, "request_id")?,
+        conversation: id(&message.conversation_id, "conversation_id")?,
+        tool_call: id(&message.tool_call_id, "tool_call_id")?,
+    };
+    if let Some(plain) = &message.plain {
+        let alone = v1::AuthorizeRequest { request_id: message.request_id.clone(), plain: Some(plain.clone()), ..Default::default() };
+        if message != alone {
+            return Err(Refusal::invalid("plain", "must stand alone with `request_id`"));
+        }
+        return plain_call(plain, correlation).map(|call| Request::Plain(Box::new(call)));
+    }
+    let call = Call {
+        credential: credential(message.delegation)?,
+        action: some_id(&message.action, "action")?,
+        resource: resource(message.resource)?,
+        case: case(message.case)?,
+        arguments: object(&message.arguments_json, "arguments_json")?,
+        facts: optional_object(&message.facts_json, "facts_json")?,
+        untrusted: untrusted(message.untrusted)?,
+        tokens: tokens(&message.approval_token, &message.release_token, &message.operation_id)?,
+        model: message.model.map(model).transpose()?,
+        correlation,
+        dry_run: message.dry_run,
+    };
+    Ok(Request::Call(Box::new(call)))
+}
+
+fn credential(delegation: Option<v1::Delegation>) -> Result<Credential, Refusal> {
+    match delegation.and_then(|delegation| delegation.credential) {
+        None => Ok(Credential::None),
+        Some(v1::delegation::Credential::Token(token)) => Ok(Credential::Token(bounded(&token, TOKEN_MAX, "delegation.token")?)),
+        Some(v1::delegation::Credential::Asserted(asserted)) => {
+            if asserted.scopes.len() > SCOPES_MAX {
+                return Err(Refusal::invalid("delegation.asserted.scopes", "has more than 64 items"));
+            }
+            let scopes: Result<Vec<String>, Refusal> = asserted
+                .scopes
+                .iter()
+                .enumerate()
+                .map(|(index, scope)| some_id(scope, &format!("delegation.asserted.scopes[{index}]")))
+                .collect();
+            Ok(Credential::Asserted(Asserted {
+                agent: id(&asserted.agent, "delegation.asserted.agent")?,
+                supervisor: id(&asserted.supervisor, "delegation.asserted.supervisor")?,
+                step: id(&asserted.step, "delegation.asserted.step")?,
+                scopes: scopes?,
+            }))
+        }
+    }
+}
+
+fn resource(resource: Option<v1::Resource>) -> Result<Resource, Refusal> {
+    let resource = resource.ok_or_else(|| Refusal::invalid("resource", "is missing"))?;
+    let reference = resource.r#ref.ok_or_else(|| Refusal::invalid("resource.ref", "is missing"))?;
+    Ok(Resource {
+        reference: EntityReference {
+            kind: some_id(&reference.r#type, "resource.ref.type")?,
+            id: some_id(&reference.id, "resource.ref.id")?,
+        },
+        version: id(&resource.version, "resource.version")?,
+        attributes: optional_object(&resource.attributes_json, "resource.attributes_json")?,
+    })
+}
+
+fn case(case: Option<v1::Case>) -> Result<Case, Refusal> {
+    let case = case.ok_or_else(|| Refusal::invalid("case", "is missing"))?;
+    Ok(Case {
+        id: some_id(&case.id, "case.id")?,
+        version: id(&case.version, "case.version")?,
+        tenant: id(&case.tenant, "case.tenant")?,
+        attributes: object(&case.attributes_json, "case.attributes_json")?,
+    })
+}
+
+fn untrusted(items: Vec<v1::UntrustedText>) -> Result<Vec<Untrusted>, Refusal> {
+    if items.len() > UNTRUSTED_MAX {
+        return Err(Refusal::invalid("untrusted", "has more than 32 items"));
+    }
+    let items = items.into_iter().enumerate();
+    items
+        .map(|(index, item)| Ok(Untrusted { source: some_id(&item.source, &format!("untrusted[{index}].source"))?, text: item.text }))
+        .collect()
+}
+
+fn tokens(approval: &str, release: &str, operation: &str) -> Result<Tokens, Refusal> {
+    let token = |text: &str, field| Ok((!text.is_empty()).then_some(bounded(text, TOKEN_MAX, field)?));
+    let tokens = Tokens {
+        approval: token(approval, "approval_token")?,
+        release: token(release, "release_token")?,
+        operation: id(operation, "operation_id")?,
+    };
+    if tokens.operation.is_empty() && (tokens.approval.is_some() || tokens.release.is_some()) {
+        return Err(Refusal::invalid("operation_id", "is required with a token"));
+    }
+    Ok(tokens)
+}
+
+fn model(model: v1::Model) -> Result<Model, Refusal> {
+    Ok(Model {
+        provider: id(&model.provider, "model.provider")?,
+        name: some_id(&model.name, "model.name")?,
+        version: id(&model.version, "model.version")?,
+    })
+}
+
+fn plain_call(plain: &v1::PlainRequest, correlation: Correlation) -> Result<PlainCall, Refusal> {
+    let reference = |reference: &Option<v1::EntityReference>, field| match reference {
+        Some(reference) => Ok(EntityReference { kind: reference.r#type.clone(), id: reference.id.clone() }),
+        None => Err(Refusal::invalid(field, "is missing")),
+    };
+    Ok(PlainCall {
+        correlation,
+        principal: reference(&plain.principal, "plain.principal")?,
+        action: reference(&plain.action, "plain.action")?,
+        resource: reference(&plain.resource, "plain.resource")?,
+        context: plain.context_json.to_vec(),
+        entities: plain.entities_json.to_vec(),
+    })
+}
+
+fn object(text: &[u8], field: &str) -> Result<Object, Refusal> {
+    json::read_object(text).map_err(|fault| Refusal::invalid(format!("{field}{}", fault.path), fault.problem))
+}
+
+fn optional_object(text: &[u8], field: &str) -> Result<Option<Object>, Refusal> {
+    if text.is_empty() { Ok(None) } else { object(text, field).map(Some) }
+}
+
+/// An id that may be empty.
+fn id(text: &str, field: &str) -> Result<String, Refusal> {
+    let text = bounded(text, ID_MAX, field)?;
+    if text.chars().any(is_unprintable) {
+        return Err(Refusal::invalid(field, "holds a control or invisible character"));
+    }
+    Ok(text)
+}
+
+/// An id that must not be empty.
+fn some_id(text: &str, field: &str) -> Result<String, Refusal> {
+    if text.is_empty() { Err(Refusal::invalid(field, "is missing")) } else { id(text, field) }
+}
+
+fn bounded(text: &str, longest: usize, field: &str) -> Result<String, Refusal> {
+    match (text.len() > longest, longest) {
+        (true, ID_MAX) => Err(Refusal::invalid(field, "is longer than 128 bytes")),
+        (true, _) => Err(Refusal::invalid(field, "is longer than 16384 bytes")),
+        (false, _) => Ok(text.to_owned()),
+    }
+}
+
+/// Characters that could forge a line, or the look of one: controls, line separators, bidi marks, zero-width characters.
+fn is_unprintable(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2048)) {
+            if let Ok(message) = v1::AuthorizeRequest::decode(bytes.as_slice()) {
+                let _read = request(message);
+            }
+        }
+
+        #[test]
+        fn ids_are_refused_or_taken_whole(text in "\\PC{0,140}") {
+            match id(&text, "x") {
+                Ok(taken) => prop_assert_eq!(taken, text),
+                Err(Refusal::Invalid { field, problem, .. }) => {
+                    prop_assert_eq!(field, "x");
+                    prop_assert!(!problem.contains(&text) || text.is_empty() || text.len() < 3);
+                }
+                Err(other) => prop_assert!(false, "{other:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! DecisionService: thin handlers; each reads the message and hands it to the pipeline.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::api::front::Seen;
+use crate::api::v1::decision_service_server::{DecisionService, DecisionServiceServer};
+use crate::api::{MESSAGE_MAX, Options, convert, respond, status, unbuilt, v1};
+use crate::caller::Peer;
+use crate::json::has_duplicates;
+use crate::model::refusal::Refusal;
+use crate::pdp::authorize::{Origin, Purpose};
+use crate::pdp::{Moment, Pdp};
+use crate::telemetry::spans::Trace;
+
+/// The most calls of a batch.
+const BATCH_MAX: usize = 50;
+/// Calls of one stream that are decided at the same time.
+const STREAM_CONCURRENCY: usize = 32;
+/// How long a stream lives.
+const STREAM_AGE: Duration = Duration::from_secs(3600);
+
+/// The service.
+pub(super) fn service(pdp: Arc<Pdp>, options: Options) -> DecisionServiceServer<Decisions> {
+    let item_timeout = options.request_timeout;
+    let stream_age = STREAM_AGE.min(options.connection_age);
+    DecisionServiceServer::new(Decisions { pdp, item_timeout, stream_age })
+        .max_decoding_message_size(MESSAGE_MAX)
+        .accept_compressed(tonic::codec::CompressionEncoding::Gzip)
+        .send_compressed(tonic::codec::CompressionEncoding::Gzip)
+}
+
+/// The handlers.
+#[derive(Clone, Debug)]
+pub(super) struct Decisions {
+    pdp: Arc<Pdp>,
+    item_timeout: Duration,
+    stream_age: Duration,
+}
+
+/// Where a message came from; says that a method has it.
+pub(super) fn origin<T>(request: &Request<T>, purpose: Purpose) -> Origin {
+    if let Some(seen) = request.extensions().get::<Seen>() {
+        seen.set();
+    }
+    Origin { peer: Peer { address: request.remote_addr() }, trace: Trace::current(), purpose }
+}
+
+type Items = Pin<Box<dyn Stream<Item = Result<v1::AuthorizeStreamResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl DecisionService for Decisions {
+    async fn authorize(&self, request: Request<v1::AuthorizeRequest>) -> Result<Response<v1::AuthorizeResponse>, Status> {
+        let origin = origin(&request, Purpose::Authorize);
+        let moment = self.pdp.moment();
+        let recorded = self.pdp.authorize(&moment, &origin, convert::request(request.into_inner())).await;
+        let recorded = recorded.map_err(|refused| status::status(refused.refusal()))?;
+        Ok(Response::new(respond::response(&recorded, self.pdp.audit_log())))
+    }
+
+    async fn authorize_batch(&self, request: Request<v1::AuthorizeBatchRequest>) -> Result<Response<v1::AuthorizeBatchResponse>, Status> {
+        let origin = origin(&request, Purpose::Authorize);
+        let batch = request.into_inner();
+        let moment = self.pdp.moment();
+        if let Err(refusal) = check(&batch) {
+            let refused = self.pdp.authorize(&moment, &origin, Err(refusal.clone())).await;
+            return Err(status::status(refused.err().as_ref().map_or(&refusal, |refused| refused.refusal())));
+        }
+        let stop_on_deny = batch.semantic == i32::from(v1::BatchSemantic::DenyOnFirstDeny);
+        let items = futures_util::stream::iter(batch.requests).map(|item| self.item(moment.clone(), origin.clone(), item));
+        // In order; all at once, or, where a denial ends the batch, one after the other.
+        let mut decided = items.buffered(if stop_on_deny { 1 } else { BATCH_MAX });
+        let mut results = vec![];
+        while let Some(result) = decided.next().await {
+            let allowed = matches!(&result.result, Some(v1::authorize_result::Result::Response(response)) if response.decision() == v1::Decision::Allow);
+            results.push(result);
+            if stop_on_deny && !allowed {
+                break;
+            }
+        }
+        Ok(Response::new(v1::AuthorizeBatchResponse { results }))
+    }
+
+    type AuthorizeStreamStream = Items;
+
+    async fn authorize_stream(&self, request: Request<Streaming<v1::AuthorizeStreamRequest>>) -> Result<Response<Items>, Status> {
+        let origin = origin(&request, Purpose::Authorize);
+        let decisions = self.clone();
+        let incoming = request.into_inner().take_until(tokio::time::sleep(self.stream_age));
+        let answers = incoming.map(move |item| {
+            let (decisions, origin) = (decisions.clone(), origin.clone());
+            async move {
+                // Each item sees the bundle in force when it arrives. A stream that can't be read on ends with its status.
+                let request = item?.request.unwrap_or_default();
+                Ok(v1::AuthorizeStreamResponse { result: Some(decisions.stream_item(origin, request).await) })
+            }
+        });
+        Ok(Response::new(Box::pin(answers.buffer_unordered(STREAM_CONCURRENCY))))
+    }
+
+    async fn prepare_context(&self, request: Request<v1::PrepareContextRequest>) -> Result<Response<v1::PrepareContextResponse>, Status> {
+        Err(unbuilt::answer(&self.pdp, &request))
+    }
+
+    async fn evaluate_output(&self, request: Request<v1::EvaluateOutputRequest>) -> Result<Response<v1::EvaluateOutputResponse>, Status> {
+        Err(unbuilt::answer(&self.pdp, &request))
+    }
+
+    async fn report_outcome(&self, request: Request<v1::ReportOutcomeRequest>) -> Result<Response<v1::ReportOutcomeResponse>, Status> {
+        Err(unbuilt::answer(&self.pdp, &request))
+    }
+}
+
+impl Decisions {
+    async fn item(&self, moment: Moment, origin: Origin, message: v1::AuthorizeRequest) -> v1::AuthorizeResult {
+        let request_id = message.request_id.clone();
+        let read = match message.approval_token.is_empty() && message.release_token.is_empty() {
+            true => convert::request(message),
+            false => Err(Refusal::invalid("approval_token", "is not taken in a batch or stream: use Authorize")),
+        };
+        let result = match self.pdp.authorize(&moment, &origin, read).await {
+            Ok(recorded) => v1::authorize_result::Result::Response(respond::response(&recorded, self.pdp.audit_log())),
+            Err(refused) => v1::authorize_result::Result::Error(status::item_error(refused.refusal(), &shown(request_id))),
+        };
+        v1::AuthorizeResult { result: Some(result) }
+    }
+
+    async fn stream_item(&self, origin: Origin, message: v1::AuthorizeRequest) -> v1::AuthorizeResult {
+        let moment = self.pdp.moment();
+        let request_id = message.request_id.clone();
+        let decided = async {
+            if request_id.is_empty() {
+                let missing = Refusal::invalid("request_id", "is required on a stream");
+                let refused = self.pdp.authorize(&moment, &origin, Err(missing.clone())).await.err();
+                let error = status::item_error(refused.as_ref().map_or(&missing, |refused| refused.refusal()), "");
+                return v1::AuthorizeResult { result: Some(v1::authorize_result::Result::Error(error)) };
+            }
+            self.item(moment.clone(), origin.clone(), message).await
+        };
+        match tokio::time::timeout(self.item_timeout, decided).await {
+            Ok(result) => result,
+            Err(_elapsed) => {
+                let error = status::item_error(&Refusal::Deadline, &shown(request_id));
+                v1::AuthorizeResult { result: Some(v1::authorize_result::Result::Error(error)) }
+            }
+        }
+    }
+}
+
+/// An id that may be sent back: one that could be read.
+fn shown(request_id: String) -> String {
+    if request_id.len() <= 128 && !request_id.chars().any(char::is_control) { request_id } else { String::new() }
+}
+
+fn check(batch: &v1::AuthorizeBatchRequest) -> Result<(), Refusal> {
+    if !(1..=BATCH_MAX).contains(&batch.requests.len()) {
+        return Err(Refusal::invalid("requests", "must have 1 to 50 items"));
+    }
+    if v1::BatchSemantic::try_from(batch.semantic).is_err() {
+        return Err(Refusal::invalid("semantic", "is not known to this version"));
+    }
+    let ids = batch.requests.iter().map(|request| request.request_id.as_str()).filter(|id| !id.is_empty());
+    if has_duplicates(ids) {
+        return Err(Refusal::invalid("requests", "holds the same `request_id` twice"));
+    }
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! Model → messages.
+
+use prost_types::Timestamp as WireTime;
+
+use crate::api::v1;
+use crate::audit::Recorded;
+use crate::model::answer::{Answer, Mode, NextAction, Obligation, PolicyVersion, Reason};
+use crate::model::time::Timestamp;
+use std::time::Duration;
+
+/// How long a requestable denial may be turned into a request.
+const REQUESTABLE: Duration = Duration::from_secs(15 * 60);
+
+/// The answer, as it leaves: only a recorded one can.
+pub fn response(recorded: &Recorded<Answer>, log: &str) -> v1::AuthorizeResponse {
+    let answer = recorded.value();
+    let denied = answer.outcome.denied;
+    let decision = |allowed| if allowed { v1::Decision::Allow } else { v1::Decision::Deny };
+    let missing = answer.outcome.missing.as_ref();
+    let access_request = missing.map(|missing| v1::AccessRequest {
+        template: missing.template.clone(),
+        expires_at: Some(time(answer.evaluated_at.plus(REQUESTABLE))),
+        binding_token: String::new(),
+        display: answer.display.clone(),
+        requires: missing.requires.clone(),
+        quorum: missing.quorum,
+    });
+    v1::AuthorizeResponse {
+        request_id: answer.request_id.clone(),
+        decision: decision(answer.allows()).into(),
+        evaluation_id: answer.evaluation_id.clone(),
+        evaluated_at: Some(time(answer.evaluated_at)),
+        reason: denied.map_or(v1::Reason::Unspecified, reason).into(),
+        reason_user: denied.map(Reason::text).unwrap_or_default().to_owned(),
+        obligations: obligations(&answer.outcome.obligations),
+        advice: obligations(&answer.outcome.advice),
+        access_request,
+        next_action: next_action(denied.map_or(NextAction::None, Reason::next_action)).into(),
+        retry_after: None,
+        approval: None,
+        repeated: false,
+        policy: Some(policy(&answer.policy)),
+        audit: Some(v1::AuditReference { log: log.to_owned(), index: recorded.index() }),
+        call_digest: answer.call_digest.clone(),
+        valid_until: Some(time(answer.evaluated_at)),
+        mode: match answer.mode {
+            Mode::DryRun => v1::Mode::DryRun,
+            Mode::Enforce => v1::Mode::Enforce,
+        }
+        .into(),
+        hypothetical: match answer.mode {
+            Mode::DryRun => decision(denied.is_none()),
+            Mode::Enforce => v1::Decision::Unspecified,
+        }
+        .into(),
+        warnings: answer.warnings.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// The bundle that decided.
+pub fn policy(version: &PolicyVersion) -> v1::PolicyVersion {
+    v1::PolicyVersion { digest: version.digest.clone(), version: version.version }
+}
+
+/// An instant on the wire.
+pub fn time(time: Timestamp) -> WireTime {
+    let (seconds, nanos) = time.seconds_and_nanos();
+    WireTime { seconds, nanos }
+}
+
+fn obligations(obligations: &[Obligation]) -> Vec<v1::Obligation> {
+    let numbered = obligations.iter().enumerate();
+    numbered
+        .map(|(index, obligation)| v1::Obligation {
+            id: format!("{}-{}", obligation.kind, index + 1),
+            r#type: obligation.kind.clone(),
+            properties: [("value".to_owned(), obligation.value.clone())].into(),
+        })
+        .collect()
+}
+
+fn next_action(action: NextAction) -> v1::NextAction {
+    match action {
+        NextAction::None => v1::NextAction::None,
+        NextAction::Request => v1::NextAction::Request,
+        NextAction::Retry => v1::NextAction::Retry,
+    }
+}
+
+fn reason(reason: Reason) -> v1::Reason {
+    match reason {
+        Reason::ApprovalExpired => v1::Reason::ApprovalExpired,
+        Reason::ApprovalOutOfScope => v1::Reason::ApprovalOutOfScope,
+        Reason::ApprovalRequired => v1::Reason::ApprovalRequired,
+        Reason::ApprovalRevoked => v1::Reason::ApprovalRevoked,
+        Reason::ApprovalUnverifiable => v1::Reason::ApprovalUnverifiable,
+        Reason::ApprovalUsed => v1::Reason::ApprovalUsed,
+        Reason::CaseChanged => v1::Reason::CaseChanged,
+        Reason::CheckRequired => v1::Reason::CheckRequired,
+        Reason::NotPermitted => v1::Reason::NotPermitted,
+        Reason::PolicyError => v1::Reason::PolicyError,
+        Reason::RateLimited => v1::Reason::RateLimited,
+        Reason::RiskTooHigh => v1::Reason::RiskTooHigh,
+        Reason::ScreeningRequired => v1::Reason::ScreeningRequired,
+        Reason::StateUnavailable => v1::Reason::StateUnavailable,
+        Reason::StepNotAllowed => v1::Reason::StepNotAllowed,
+    }
+}

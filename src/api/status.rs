@@ -1,0 +1,58 @@
+//! Refusal → gRPC status: the one place. Callers get a code, a field and constant words, never inner text.
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::api::v1;
+use crate::model::refusal::Refusal;
+
+/// The domain of `google.rpc.ErrorInfo`.
+const DOMAIN: &str = "countersign";
+
+/// The status of a refusal.
+pub fn status(refusal: &Refusal) -> Status {
+    let mut details = ErrorDetails::with_error_info(refusal.kind().to_uppercase(), DOMAIN, std::collections::HashMap::new());
+    if let Refusal::Invalid { field, .. } = refusal {
+        details.add_bad_request_violation(field.clone(), words(refusal));
+    }
+    let message = match refusal {
+        Refusal::Invalid { field, .. } => format!("`{field}` {}", words(refusal)),
+        Refusal::Deadline | Refusal::Exhausted(_) | Refusal::Forbidden(_) | Refusal::Unauthenticated(_) | Refusal::Unavailable(_) => {
+            refusal.to_string()
+        }
+    };
+    Status::with_error_details(code(refusal), message, details)
+}
+
+/// The refusal as an item's error.
+pub fn item_error(refusal: &Refusal, request_id: &str) -> v1::ItemError {
+    let field = match refusal {
+        Refusal::Invalid { field, .. } => field.clone(),
+        Refusal::Deadline | Refusal::Exhausted(_) | Refusal::Forbidden(_) | Refusal::Unauthenticated(_) | Refusal::Unavailable(_) => {
+            String::new()
+        }
+    };
+    v1::ItemError { request_id: request_id.to_owned(), code: code(refusal) as i32, field, message: status(refusal).message().to_owned() }
+}
+
+fn code(refusal: &Refusal) -> Code {
+    match refusal {
+        Refusal::Deadline => Code::DeadlineExceeded,
+        Refusal::Exhausted(_) => Code::ResourceExhausted,
+        Refusal::Forbidden(_) => Code::PermissionDenied,
+        Refusal::Invalid { .. } => Code::InvalidArgument,
+        Refusal::Unauthenticated(_) => Code::Unauthenticated,
+        Refusal::Unavailable(_) => Code::Unavailable,
+    }
+}
+
+/// What is wrong with a field; the name of an unknown member is for the caller, who sent it.
+fn words(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Invalid { problem, unknown: Some(unknown), .. } => format!("{problem}: `{unknown}`"),
+        Refusal::Invalid { problem, unknown: None, .. } => (*problem).to_owned(),
+        Refusal::Deadline | Refusal::Exhausted(_) | Refusal::Forbidden(_) | Refusal::Unauthenticated(_) | Refusal::Unavailable(_) => {
+            refusal.to_string()
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! The wiring: settings and seams in, a bound server out.
+
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::audit::disk::{Disk, SystemDisk};
+use crate::audit::key::DigestKey;
+use crate::audit::recover::Recovered;
+use crate::audit::{Audit, OpenError};
+use crate::bundle::{Bundle, LoadError};
+use crate::clock::{Clock, Monotonic, SystemClock};
+use crate::config::{Config, ConfigError};
+use crate::entropy::{Entropy, SystemEntropy};
+use crate::pdp::{Options, Parts, Pdp};
+use crate::telemetry::export::{self, SetUpError, Telemetry};
+use crate::{admin, api};
+
+/// What tests put other things in place of.
+#[derive(Debug)]
+pub struct Seams {
+    /// Time.
+    pub clock: Box<dyn Clock>,
+    /// Randomness.
+    pub entropy: Box<dyn Entropy>,
+    /// The audit log's file system.
+    pub disk: Arc<dyn Disk>,
+    /// Where telemetry goes.
+    pub telemetry: export::Options,
+}
+
+impl Seams {
+    /// The operating system's own.
+    pub fn system(telemetry: export::Options) -> Self {
+        Self { clock: Box::new(SystemClock), entropy: Box::new(SystemEntropy), disk: Arc::new(SystemDisk), telemetry }
+    }
+}
+
+/// Why a server can't start. Each says in one line what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address is taken, or not ours.
+    #[error("can't listen on `{address}`: {error}: stop what listens there, or set another address with `{setting}`")]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// The operating system's words.
+        error: io::Error,
+        /// The flag that sets it.
+        setting: &'static str,
+    },
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] OpenError),
+    /// The bundle.
+    #[error(transparent)]
+    Bundle(#[from] LoadError),
+    /// The settings.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data folder.
+    #[error("the data folder `{0}` can't be used: {1}: make it writable, or give another with `--data`")]
+    Data(PathBuf, io::Error),
+    /// The operating system's randomness.
+    #[error(transparent)]
+    Entropy(#[from] crate::entropy::NoEntropy),
+    /// The first records.
+    #[error("the audit log can't be written: free some space, or give another folder with `--data`")]
+    Record,
+    /// Telemetry.
+    #[error(transparent)]
+    Telemetry(#[from] SetUpError),
+}
+
+/// A server that can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The admin port.
+    #[error("the admin port failed: {0}")]
+    Admin(#[from] io::Error),
+    /// The gRPC port.
+    #[error(transparent)]
+    Grpc(#[from] api::ServeError),
+}
+
+/// A server that listens, and serves once it runs.
+#[derive(Debug)]
+pub struct Bound {
+    /// The gRPC address.
+    pub grpc: SocketAddr,
+    /// The admin address.
+    pub admin: SocketAddr,
+    pdp: Arc<Pdp>,
+    grpc_listener: TcpListener,
+    admin_listener: TcpListener,
+    options: api::Options,
+    poll: Duration,
+}
+
+/// Builds a server: reads the bundle, opens the log, takes the ports, records the start.
+///
+/// # Errors
+/// When anything of it fails; then nothing is left running.
+pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
+    config.check_callers()?;
+    let bundle = tokio::task::block_in_place(|| Bundle::load(&config.bundle.path, config.reading()))?;
+    let (grpc_listener, grpc) = listen(config.listen.grpc, "--listen").await?;
+    let (admin_listener, admin) = listen(config.listen.admin, "--admin-listen").await?;
+    let clock = Monotonic::new(seams.clock);
+    let key = digest_key(config, seams.entropy.as_ref())?;
+    let (audit, recovered) = tokio::task::block_in_place(|| Audit::open(config.audit(), key, seams.disk, clock.now()))?;
+    let telemetry = Telemetry::start(&seams.telemetry)?;
+    let options = Options {
+        environment: config.environment.clone(),
+        bundle: config.bundle.path.clone(),
+        reading: config.reading(),
+        on_error: config.engine.on_error,
+        warnings: config.warnings(),
+    };
+    let pdp = Arc::new(Pdp::new(options, bundle, Parts { clock, entropy: seams.entropy, audit, telemetry }));
+    start(&pdp, recovered).await?;
+    let options = api::Options {
+        concurrent_requests: config.limits.concurrent_requests,
+        streams_per_connection: config.limits.streams_per_connection,
+        request_timeout: config.request_timeout(),
+        connection_age: Duration::from_secs(config.limits.connection_age_seconds),
+    };
+    let poll = Duration::from_secs(config.bundle.poll_seconds);
+    Ok(Bound { grpc, admin, pdp, grpc_listener, admin_listener, options, poll })
+}
+
+async fn start(pdp: &Pdp, recovered: Option<Recovered>) -> Result<(), StartError> {
+    pdp.start(recovered).await.map_err(|_| StartError::Record)
+}
+
+async fn listen(address: SocketAddr, setting: &'static str) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |error| StartError::Address { address, error, setting };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+fn digest_key(config: &Config, entropy: &dyn Entropy) -> Result<DigestKey, StartError> {
+    let folder = config.data.join("keys");
+    let failed = |error| StartError::Data(config.data.clone(), error);
+    fs::create_dir_all(&folder).map_err(failed)?;
+    let mut fresh = [0; 32];
+    entropy.fill(&mut fresh)?;
+    DigestKey::read_or_create(&folder.join("audit-digest.key"), fresh).map_err(failed)
+}
+
+impl Bound {
+    /// The PDP, for benchmarks and tests in process.
+    pub fn pdp(&self) -> Arc<Pdp> {
+        Arc::clone(&self.pdp)
+    }
+
+    /// Serves until `shutdown` resolves. Then: not ready, answers what is under way, records the end, sends the last spans.
+    /// `reload` resolves whenever the bundle is to be read at once.
+    ///
+    /// # Errors
+    /// When a port fails.
+    pub async fn run(
+        self,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+        reload: tokio::sync::mpsc::Receiver<()>,
+    ) -> Result<(), RunError> {
+        let pdp = Arc::clone(&self.pdp);
+        let (stop, stopped) = watch::channel(false);
+        let until = |mut stopped: watch::Receiver<bool>| async move {
+            // A sender that is gone means the same.
+            let _ended = stopped.wait_for(|stopped| *stopped).await;
+        };
+        let draining = tokio::spawn({
+            let pdp = Arc::clone(&pdp);
+            async move {
+                shutdown.await;
+                pdp.drain();
+                stop.send_replace(true);
+            }
+        });
+        let watching = tokio::spawn(watch_bundle(Arc::clone(&pdp), self.poll, reload));
+        let ticking = tokio::spawn(tick(Arc::clone(&pdp)));
+        let admin = tokio::spawn(admin::serve(Arc::clone(&pdp), self.admin_listener, until(stopped.clone())));
+        let served = api::serve(Arc::clone(&pdp), self.grpc_listener, self.options, until(stopped)).await;
+        for task in [watching, ticking] {
+            task.abort();
+        }
+        draining.abort();
+        let admin = if served.is_ok() { admin.await } else { Ok(Ok(())) };
+        let runtime = tokio::runtime::Handle::current();
+        let ended = tokio::task::spawn_blocking(move || pdp.stop(&runtime)).await;
+        served?;
+        admin.map_err(io::Error::other)??;
+        Ok(ended.map_err(io::Error::other)?)
+    }
+}
+
+/// Reads the bundle when its content changes, and when asked. A hash of the content works on any file system, and with
+/// Kubernetes' symbolic links; events of the file system don't.
+async fn watch_bundle(pdp: Arc<Pdp>, poll: Duration, mut reload: tokio::sync::mpsc::Receiver<()>) {
+    let never = Duration::from_secs(u64::from(u32::MAX));
+    let mut period = tokio::time::interval(if poll.is_zero() { never } else { poll });
+    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    period.tick().await;
+    let mut asked_for = true;
+    loop {
+        tokio::select! {
+            _ = period.tick() => {}
+            asked = reload.recv(), if asked_for => asked_for = asked.is_some(),
+        }
+        if let Err(refused) = pdp.reload().await {
+            tracing::error!(name: "bundle.reload_failed", error = %refused.refusal());
+        }
+    }
+}
+
+async fn tick(pdp: Arc<Pdp>) {
+    let mut period = tokio::time::interval(Duration::from_secs(1));
+    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        period.tick().await;
+        pdp.tick().await;
+    }
+}

@@ -1,0 +1,60 @@
+//! The key of input digests: with it an auditor can show that a record is of this input; without it a digest says nothing.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+use crate::json::{self, Value};
+
+/// A 256-bit HMAC key. Its `Debug` shows no byte of it.
+#[derive(Clone)]
+pub struct DigestKey([u8; 32]);
+
+impl std::fmt::Debug for DigestKey {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("DigestKey")
+    }
+}
+
+impl DigestKey {
+    /// A key of these bytes.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Reads the key file, or writes a new one, readable by its owner alone.
+    ///
+    /// # Errors
+    /// When the file can't be read or written, or is not a key.
+    pub fn read_or_create(path: &Path, fresh: [u8; 32]) -> io::Result<Self> {
+        match fs::read(path) {
+            Ok(bytes) => {
+                let bytes = bytes.try_into().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "is not a key of 32 bytes"))?;
+                Ok(Self(bytes))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+                file.write_all(&fresh)?;
+                file.sync_all()?;
+                Ok(Self(fresh))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// `hmac-sha256:` and hex over the value's canonical form.
+    pub fn digest(&self, value: &Value) -> String {
+        let mut text = "hmac-sha256:".to_owned();
+        if let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) {
+            mac.update(&json::canonical(value));
+            for byte in mac.finalize().into_bytes() {
+                text.push_str(&format!("{byte:02x}"));
+            }
+        }
+        text
+    }
+}

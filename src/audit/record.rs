@@ -1,0 +1,387 @@
+//! What a line says. Ids and names stand in clear; arguments, attributes and texts only as a keyed digest.
+
+use serde::Serialize;
+
+use crate::model::answer::{Answer, Obligation};
+use crate::model::call::{Call, Correlation, Model, PlainCall};
+use crate::model::chain::{Caller, Chain};
+use crate::model::refusal::Refusal;
+use crate::model::verdict::LinkVerdict;
+
+/// The longest line, in bytes, without its newline.
+pub const LINE_MAX: usize = 65_535;
+/// The most items of a list that stand in a line; `more` counts the rest.
+const ITEMS_MAX: usize = 64;
+
+/// One line of the log, but for its place in it.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type")]
+pub enum Record {
+    /// A decision.
+    #[serde(rename = "decision")]
+    Decision(Box<DecisionRecord>),
+    /// A bundle came into force.
+    #[serde(rename = "policy.activated")]
+    PolicyActivated(PolicyRecord),
+    /// A bundle was refused.
+    #[serde(rename = "policy.rejected")]
+    PolicyRejected(PolicyRecord),
+    /// The log was cut behind the last durable batch.
+    #[serde(rename = "log.recovered")]
+    Recovered(RecoveredRecord),
+    /// A request of a known caller was refused.
+    #[serde(rename = "refusal")]
+    Refusal(Box<RefusalRecord>),
+    /// Requests of unknown peers were refused, counted by peer and second.
+    #[serde(rename = "refusals")]
+    Refusals(RefusalsRecord),
+    /// The log can be written again after failures.
+    #[serde(rename = "log.resumed")]
+    Resumed(ResumedRecord),
+    /// The server started.
+    #[serde(rename = "server.started")]
+    Started(ServerRecord),
+    /// The server stopped.
+    #[serde(rename = "server.stopped")]
+    Stopped(ServerRecord),
+}
+
+/// A list that is cut with a count, never silently.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Capped<T> {
+    items: Vec<T>,
+    #[serde(skip_serializing_if = "is_zero")]
+    more: usize,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+impl<T> FromIterator<T> for Capped<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(items: I) -> Self {
+        let mut items: Vec<T> = items.into_iter().collect();
+        let more = items.len().saturating_sub(ITEMS_MAX);
+        items.truncate(ITEMS_MAX);
+        Self { items, more }
+    }
+}
+
+/// A decision.
+#[derive(Debug, Default, Serialize)]
+pub struct DecisionRecord {
+    evaluation_id: String,
+    nonce: String,
+    decision: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hypothetical: Option<&'static str>,
+    reason: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    gate: &'static str,
+    mode: &'static str,
+    purpose: &'static str,
+    caller: CallerRecord,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chain: Option<ChainRecord>,
+    action: String,
+    resource: ResourceRecord,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    case: Option<CaseRecord>,
+    links: Vec<LinkRecord>,
+    obligations: Capped<String>,
+    requires: Capped<String>,
+    policy: PolicyReference,
+    engine: Engine,
+    input_digest: String,
+    untrusted: usize,
+    correlation: CorrelationRecord,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<Model>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    trace_id: String,
+    warnings: Vec<&'static str>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct CallerRecord {
+    tool_service: String,
+    by: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct ChainRecord {
+    agent: String,
+    supervisor: String,
+    step: String,
+    scopes: Capped<String>,
+    asserted: bool,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct ResourceRecord {
+    r#type: String,
+    id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    version: String,
+}
+
+#[derive(Debug, Serialize)]
+struct CaseRecord {
+    id: String,
+    version: String,
+    tenant: String,
+}
+
+#[derive(Debug, Serialize)]
+struct LinkRecord {
+    link: &'static str,
+    permitted: bool,
+    determining: Capped<String>,
+    errors: Capped<String>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct PolicyReference {
+    digest: String,
+    version: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Engine {
+    cedar: &'static str,
+    countersign: &'static str,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self { cedar: CEDAR_VERSION, countersign: env!("CARGO_PKG_VERSION") }
+    }
+}
+
+/// The version of the Cedar library that decides.
+pub const CEDAR_VERSION: &str = "4.14.1";
+
+#[derive(Debug, Default, Serialize)]
+struct CorrelationRecord {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    request: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    conversation: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    tool_call: String,
+}
+
+/// What a decision's record says beside the answer.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// 128 random bits: they blind the line's hash.
+    pub nonce: String,
+    /// W3C trace id, if the call is traced.
+    pub trace_id: String,
+    /// What was asked: `authorize` or `explain`.
+    pub purpose: &'static str,
+}
+
+impl DecisionRecord {
+    /// The record of an answer to a call.
+    pub fn of(answer: &Answer, caller: &Caller, chain: &Chain, call: &Call, surroundings: Surroundings) -> Self {
+        let case = CaseRecord { id: call.case.id.clone(), version: call.case.version.clone(), tenant: call.case.tenant.clone() };
+        let reference = &call.resource.reference;
+        let resource = ResourceRecord { r#type: reference.kind.clone(), id: reference.id.clone(), version: call.resource.version.clone() };
+        let chain = ChainRecord {
+            agent: chain.agent.clone(),
+            supervisor: chain.supervisor.clone(),
+            step: chain.step.clone(),
+            scopes: chain.scopes.iter().cloned().collect(),
+            asserted: chain.asserted,
+        };
+        Self {
+            chain: Some(chain),
+            action: call.action.clone(),
+            resource,
+            case: Some(case),
+            untrusted: call.untrusted.len(),
+            correlation: correlation(&call.correlation),
+            model: call.model.clone(),
+            ..Self::of_answer(answer, caller, surroundings)
+        }
+    }
+
+    /// The record of an answer to a plain Cedar request. Its ids may be anything, and are cut to what a line can hold.
+    pub fn of_plain(answer: &Answer, caller: &Caller, call: &PlainCall, surroundings: Surroundings) -> Self {
+        let short = |text: &str| text.chars().take(128).collect::<String>();
+        let resource = ResourceRecord { r#type: short(&call.resource.kind), id: short(&call.resource.id), version: String::new() };
+        Self {
+            action: short(&call.action.id),
+            resource,
+            correlation: correlation(&call.correlation),
+            ..Self::of_answer(answer, caller, surroundings)
+        }
+    }
+
+    fn of_answer(answer: &Answer, caller: &Caller, surroundings: Surroundings) -> Self {
+        let name = |allowed| if allowed { "allow" } else { "deny" };
+        let dry_run = answer.mode == crate::model::answer::Mode::DryRun;
+        Self {
+            evaluation_id: answer.evaluation_id.clone(),
+            nonce: surroundings.nonce,
+            decision: name(answer.allows()),
+            hypothetical: dry_run.then(|| name(answer.outcome.denied.is_none())),
+            reason: answer.outcome.denied.map_or("", |reason| reason.name()),
+            gate: answer.gate.map_or("", |gate| gate.name()),
+            mode: answer.mode.name(),
+            purpose: surroundings.purpose,
+            caller: CallerRecord { tool_service: caller.tool_service.clone(), by: caller.by.name() },
+            links: answer.verdict.links.iter().map(link).collect(),
+            obligations: answer.outcome.obligations.iter().map(|Obligation { kind, value }| format!("{kind}:{value}")).collect(),
+            requires: answer.outcome.missing.iter().flat_map(|missing| missing.requires.iter().cloned()).collect(),
+            policy: PolicyReference { digest: answer.policy.digest.clone(), version: answer.policy.version },
+            input_digest: answer.call_digest.clone(),
+            trace_id: surroundings.trace_id,
+            warnings: answer.warnings.clone(),
+            ..Self::default()
+        }
+    }
+}
+
+fn correlation(correlation: &Correlation) -> CorrelationRecord {
+    CorrelationRecord {
+        request: correlation.request.clone(),
+        conversation: correlation.conversation.clone(),
+        tool_call: correlation.tool_call.clone(),
+    }
+}
+
+fn link(verdict: &LinkVerdict) -> LinkRecord {
+    // In conformance mode a policy's id may be of any length.
+    let short = |id: &String| id.chars().take(128).collect::<String>();
+    LinkRecord {
+        link: verdict.link.name(),
+        permitted: verdict.permitted,
+        determining: verdict.determining.iter().map(short).collect(),
+        errors: verdict.errors.iter().map(|fault| format!("{}: {}", short(&fault.policy), fault.class)).collect(),
+    }
+}
+
+/// A refusal of a known caller's request.
+#[derive(Debug, Serialize)]
+pub struct RefusalRecord {
+    nonce: String,
+    kind: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    problem: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    field: String,
+    purpose: &'static str,
+    caller: CallerRecord,
+    policy: PolicyReference,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    trace_id: String,
+}
+
+impl RefusalRecord {
+    /// The record of a refusal.
+    pub fn of(refusal: &Refusal, caller: &Caller, policy: &crate::model::answer::PolicyVersion, surroundings: Surroundings) -> Self {
+        let (field, problem) = match refusal {
+            Refusal::Invalid { field, problem, .. } => (field.clone(), *problem),
+            Refusal::Exhausted(words) | Refusal::Forbidden(words) | Refusal::Unauthenticated(words) | Refusal::Unavailable(words) => {
+                (String::new(), *words)
+            }
+            Refusal::Deadline => (String::new(), ""),
+        };
+        Self {
+            nonce: surroundings.nonce,
+            kind: refusal.kind(),
+            problem,
+            field,
+            purpose: surroundings.purpose,
+            caller: CallerRecord { tool_service: caller.tool_service.clone(), by: caller.by.name() },
+            policy: PolicyReference { digest: policy.digest.clone(), version: policy.version },
+            trace_id: surroundings.trace_id,
+        }
+    }
+}
+
+/// Refusals of peers that were not authenticated, within one second.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct RefusalsRecord {
+    /// The peer's address without its port; `other` once too many peers are counted.
+    pub peer: String,
+    /// The kind of refusal.
+    pub kind: &'static str,
+    /// How many.
+    pub count: u64,
+}
+
+/// A bundle came into force, or was refused.
+#[derive(Debug, Serialize)]
+pub struct PolicyRecord {
+    name: String,
+    digest: String,
+    version: u64,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    previous: String,
+    faults: Capped<String>,
+    engine: Engine,
+}
+
+impl PolicyRecord {
+    /// A bundle came into force after `previous`, which is empty at start.
+    pub fn activated(name: &str, policy: &crate::model::answer::PolicyVersion, previous: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            digest: policy.digest.clone(),
+            version: policy.version,
+            previous: previous.to_owned(),
+            faults: Capped::default(),
+            engine: Engine::default(),
+        }
+    }
+
+    /// A bundle was refused; `previous` stays.
+    pub fn rejected(digest: &str, faults: &[String], previous: &str) -> Self {
+        let short = |fault: &String| fault.chars().take(256).collect::<String>();
+        Self {
+            name: String::new(),
+            digest: digest.to_owned(),
+            version: 0,
+            previous: previous.to_owned(),
+            faults: faults.iter().map(short).collect(),
+            engine: Engine::default(),
+        }
+    }
+}
+
+/// The log was cut behind the last durable batch.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct RecoveredRecord {
+    /// The file into which the cut bytes were moved.
+    pub kept_in: String,
+    /// How many bytes were cut.
+    pub bytes: u64,
+    /// SHA-256 of them, in hex.
+    pub digest: String,
+}
+
+/// The log can be written again.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct ResumedRecord {
+    /// Failed commits since the server started.
+    pub failures: u64,
+}
+
+/// The server started or stopped.
+#[derive(Debug, Serialize)]
+pub struct ServerRecord {
+    environment: String,
+    mode: &'static str,
+    engine: Engine,
+    warnings: Vec<&'static str>,
+}
+
+impl ServerRecord {
+    /// Of a server with these settings.
+    pub fn new(environment: &str, mode: &'static str, warnings: &[&'static str]) -> Self {
+        Self { environment: environment.to_owned(), mode, engine: Engine::default(), warnings: warnings.to_vec() }
+    }
+}

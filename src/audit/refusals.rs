@@ -1,0 +1,54 @@
+//! Refusals of peers that are not authenticated, counted by peer and kind: a stranger can't fill the log.
+
+use dashmap::DashMap;
+
+use crate::audit::record::RefusalsRecord;
+
+/// The most peers that are counted one by one within a second.
+const PEERS_MAX: usize = 1024;
+const OTHER: &str = "other";
+
+/// Counts until it is drained, once a second.
+#[derive(Debug, Default)]
+pub struct RefusalCounter {
+    counts: DashMap<(String, &'static str), u64>,
+}
+
+impl RefusalCounter {
+    /// Counts one refusal.
+    pub fn count(&self, peer: String, kind: &'static str) {
+        let known = self.counts.len() < PEERS_MAX || self.counts.contains_key(&(peer.clone(), kind));
+        let peer = if known { peer } else { OTHER.to_owned() };
+        *self.counts.entry((peer, kind)).or_insert(0) += 1;
+    }
+
+    /// Takes what was counted, sorted by peer and kind.
+    pub fn drain(&self) -> Vec<RefusalsRecord> {
+        let keys: Vec<_> = self.counts.iter().map(|entry| entry.key().clone()).collect();
+        let mut drained: Vec<RefusalsRecord> = keys
+            .into_iter()
+            .filter_map(|key| self.counts.remove(&key))
+            .map(|((peer, kind), count)| RefusalsRecord { peer, kind, count })
+            .collect();
+        drained.sort_by(|left, right| (&left.peer, left.kind).cmp(&(&right.peer, right.kind)));
+        drained
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_peers_is_counted_within_bounds_and_nothing_is_lost() {
+        let counter = RefusalCounter::default();
+        for peer in 0..5000 {
+            counter.count(format!("192.0.2.{peer}"), "unauthenticated");
+            counter.count("192.0.2.1".into(), "unauthenticated");
+        }
+        let drained = counter.drain();
+        assert!(drained.len() <= PEERS_MAX + 1);
+        assert_eq!(drained.iter().map(|record| record.count).sum::<u64>(), 10_000);
+        assert!(counter.drain().is_empty());
+    }
+}

@@ -1,0 +1,218 @@
+//! The one thread that writes. It takes what waits as one batch, writes it, syncs once, and then releases every answer of it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+
+use crate::audit::disk::{Disk, Segment};
+use crate::audit::record::{LINE_MAX, Record};
+use crate::audit::recover::{self, Recovered};
+use crate::audit::{AuditDown, Durability, Health, Message, OpenError, Options, Pending};
+use crate::json;
+use crate::model::time::Timestamp;
+
+/// The most records of one batch.
+const BATCH_MAX: usize = 256;
+/// `prev` of the first line.
+pub(super) const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+/// How far the clock may stand before the last record when the log is opened.
+const CLOCK_SLACK: Duration = Duration::from_secs(60);
+
+/// A record in its place.
+#[derive(Serialize)]
+struct Line<'a> {
+    v: u8,
+    seq: u64,
+    prev: &'a str,
+    ts: String,
+    durable: Option<u64>,
+    durability: &'static str,
+    #[serde(flatten)]
+    record: &'a Record,
+}
+
+/// What can go wrong with a batch.
+enum Failure {
+    /// Nothing of it is in the log; the next batch may succeed.
+    Clean,
+    /// What the file holds is unknown: nothing may be written until a restart reads it.
+    Poisoned,
+}
+
+/// Writes batches.
+pub(super) struct Writer {
+    options: Options,
+    disk: Arc<dyn Disk>,
+    _lock: fs::File,
+    segment: Box<dyn Segment>,
+    path: PathBuf,
+    length: u64,
+    opened: Timestamp,
+    next: u64,
+    prev: String,
+    poisoned: bool,
+    health: Arc<Health>,
+}
+
+impl Writer {
+    /// Takes the lock, reads the tail and opens the segment to write.
+    pub(super) fn open(options: &Options, disk: Arc<dyn Disk>, now: Timestamp) -> Result<(Self, Option<Recovered>), OpenError> {
+        let io = |error| OpenError::Io(options.folder.clone(), error);
+        fs::create_dir_all(&options.folder).map_err(io)?;
+        let lock = fs::OpenOptions::new().create(true).append(true).open(options.folder.join("lock")).map_err(io)?;
+        lock.try_lock().map_err(|error| match error {
+            fs::TryLockError::WouldBlock => OpenError::Locked(options.folder.parent().unwrap_or(&options.folder).to_owned()),
+            fs::TryLockError::Error(error) => OpenError::Io(options.folder.clone(), error),
+        })?;
+        let tail = recover::read_tail(&options.folder, now)?;
+        if tail.last.is_some_and(|last| now.plus(CLOCK_SLACK) < last) {
+            return Err(OpenError::Clock(tail.last.unwrap_or_default()));
+        }
+        let path = tail.segment.unwrap_or_else(|| segment_path(&options.folder, tail.next));
+        let segment = disk.open(&path).map_err(io)?;
+        disk.sync_folder(&options.folder).map_err(io)?;
+        let health = Arc::new(Health::default());
+        health.last.store(tail.next.saturating_sub(1), Ordering::Release);
+        let writer = Self {
+            options: options.clone(),
+            disk,
+            _lock: lock,
+            segment,
+            path,
+            length: tail.length,
+            opened: tail.opened.unwrap_or(now),
+            next: tail.next,
+            prev: tail.prev.unwrap_or_else(|| GENESIS.to_owned()),
+            poisoned: false,
+            health,
+        };
+        Ok((writer, tail.recovered))
+    }
+
+    pub(super) fn health(&self) -> Arc<Health> {
+        Arc::clone(&self.health)
+    }
+
+    /// Writes until it is told to close.
+    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Message>) {
+        while let Some(Message::Append(first)) = queue.blocking_recv() {
+            let mut batch = vec![*first];
+            let mut close = false;
+            while batch.len() < BATCH_MAX && !close {
+                match queue.try_recv() {
+                    Ok(Message::Append(next)) => batch.push(*next),
+                    Ok(Message::Close) => close = true,
+                    Err(_) => break,
+                }
+            }
+            self.commit(batch);
+            if close {
+                return;
+            }
+        }
+    }
+
+    fn commit(&mut self, batch: Vec<Pending>) {
+        let (mut text, mut taken) = (Vec::new(), Vec::with_capacity(batch.len()));
+        let (mut next, mut prev) = (self.next, self.prev.clone());
+        let newest = batch.iter().map(|pending| pending.at).max().unwrap_or_default();
+        for pending in batch {
+            let line = self.line(next, &prev, &pending);
+            if self.poisoned || line.len() > LINE_MAX {
+                self.answer(pending, Err(AuditDown::Failed));
+                continue;
+            }
+            prev = hash(&line);
+            text.extend_from_slice(&line);
+            text.push(b'\n');
+            taken.push((pending, next));
+            next += 1;
+        }
+        if self.options.durability == Durability::BestEffort {
+            taken.drain(..).for_each(|(pending, index)| self.answer(pending, Ok(index)));
+        }
+        if text.is_empty() {
+            return;
+        }
+        match self.write(&text, newest) {
+            Ok(()) => {
+                self.next = next;
+                self.prev = prev;
+                self.health.last.store(next.saturating_sub(1), Ordering::Release);
+                self.health.failed.store(false, Ordering::Release);
+                taken.into_iter().for_each(|(pending, index)| self.answer(pending, Ok(index)));
+            }
+            Err(failure) => {
+                self.poisoned |= matches!(failure, Failure::Poisoned);
+                self.health.failed.store(true, Ordering::Release);
+                self.health.failures.fetch_add(1, Ordering::Relaxed);
+                self.health.lost.fetch_add(next - self.next - u64::try_from(taken.len()).unwrap_or(0), Ordering::Relaxed);
+                taken.into_iter().for_each(|(pending, _)| self.answer(pending, Err(AuditDown::Failed)));
+            }
+        }
+    }
+
+    fn line(&self, seq: u64, prev: &str, pending: &Pending) -> Vec<u8> {
+        json::canonical(&Line {
+            v: 1,
+            seq,
+            prev,
+            ts: pending.at.to_string(),
+            durable: self.next.checked_sub(1),
+            durability: self.options.durability.name(),
+            record: &pending.record,
+        })
+    }
+
+    fn answer(&self, pending: Pending, index: Result<u64, AuditDown>) {
+        // A caller that is gone needs no answer; its record stays.
+        let _gone = pending.done.send(index);
+    }
+
+    /// Writes and syncs. After a failed write the file is cut back to what was durable, so that a retry can't tear the chain.
+    fn write(&mut self, text: &[u8], now: Timestamp) -> Result<(), Failure> {
+        self.rotate_if_due(now)?;
+        if self.segment.write_all(text).is_err() {
+            return Err(match self.segment.set_len(self.length).and_then(|()| self.segment.sync()) {
+                Ok(()) => Failure::Clean,
+                Err(_) => Failure::Poisoned,
+            });
+        }
+        // The kernel drops dirty pages after a failed sync, and a second one would succeed without them.
+        self.segment.sync().map_err(|_| Failure::Poisoned)?;
+        self.length += u64::try_from(text.len()).unwrap_or(0);
+        Ok(())
+    }
+
+    fn rotate_if_due(&mut self, now: Timestamp) -> Result<(), Failure> {
+        let old = self.opened.plus(Duration::from_secs(self.options.segment_seconds)) <= now;
+        if self.length == 0 || !(old || self.length >= self.options.segment_bytes) {
+            return Ok(());
+        }
+        let path = segment_path(&self.options.folder, self.next);
+        let segment = self.disk.open(&path).map_err(|_| Failure::Clean)?;
+        self.disk.sync_folder(&self.options.folder).map_err(|_| Failure::Poisoned)?;
+        let closed = std::mem::replace(&mut self.path, path);
+        self.segment = segment;
+        (self.length, self.opened) = (0, now);
+        // A closed segment that stays writable is no fault of the log; the next `verify` reads it all the same.
+        let _kept = fs::set_permissions(closed, fs::Permissions::from_mode(0o440));
+        Ok(())
+    }
+}
+
+fn segment_path(folder: &std::path::Path, first: u64) -> PathBuf {
+    folder.join(format!("seg-{first:020}.jsonl"))
+}
+
+/// SHA-256 in lower-case hex.
+pub(super) fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}

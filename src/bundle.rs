@@ -1,0 +1,158 @@
+//! A folder → a [`Bundle`]: read whole or not at all.
+
+pub mod folder;
+pub mod manifest;
+
+use std::path::Path;
+
+use crate::bundle::folder::Folder;
+use crate::bundle::manifest::Manifest;
+use crate::model::answer::PolicyVersion;
+use crate::model::fault::Fault;
+use crate::model::roles::Roles;
+use crate::policy::source::Source;
+use crate::policy::{Policies, Sources, Validation};
+
+/// The stack of the thread that parses: Cedar's parser recurses with the nesting of the text, which is bounded before.
+const STACK_BYTES: usize = 64 * 1024 * 1024;
+
+/// Which gates a bundle must be able to serve. A server setting, so that editing a bundle can't remove one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gates {
+    /// Chain, tenant, case and step.
+    #[default]
+    All,
+    /// None: plain Cedar, the conformance mode.
+    None,
+}
+
+/// How a bundle is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// The gates that it must serve.
+    pub gates: Gates,
+    /// How strictly its policies are read.
+    pub validation: Validation,
+}
+
+/// All that the bundle's folder says.
+#[derive(Debug)]
+pub struct Bundle {
+    /// Name, version and roles.
+    pub manifest: Manifest,
+    /// The parts that types play; `None` when gates are off.
+    pub roles: Option<Roles>,
+    /// Digest and version.
+    pub version: PolicyVersion,
+    /// Policies, schema, entities.
+    pub policies: Policies,
+    /// Test files: decision tables (`.yaml`) and Cedar's JSON tests (`.json`).
+    pub tests: Vec<Source>,
+}
+
+/// Why a folder is no bundle.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Its contents are faulty.
+    #[error("the bundle has {} fault(s), the first at {}", .faults.len(), .faults.first().map(Fault::line).unwrap_or_default())]
+    Faulty {
+        /// The folder's digest.
+        digest: String,
+        /// Every fault.
+        faults: Vec<Fault>,
+    },
+    /// It can't be read.
+    #[error("{0}")]
+    Unreadable(String),
+}
+
+impl LoadError {
+    /// The faults as lines.
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Faulty { faults, .. } => faults.iter().map(Fault::line).collect(),
+            Self::Unreadable(message) => vec![message.clone()],
+        }
+    }
+
+    /// The digest of what was refused; empty when it can't be read.
+    pub fn digest(&self) -> &str {
+        match self {
+            Self::Faulty { digest, .. } => digest,
+            Self::Unreadable(_) => "",
+        }
+    }
+}
+
+impl Bundle {
+    /// Reads a folder.
+    ///
+    /// # Errors
+    /// When it can't be read, or anything in it is faulty: a bundle is taken whole or not at all.
+    pub fn load(path: &Path, reading: Reading) -> Result<Self, LoadError> {
+        let folder = Folder::read(path).map_err(|error| LoadError::Unreadable(error.to_string()))?;
+        Self::from_folder(folder, reading)
+    }
+
+    /// Reads a folder's contents.
+    ///
+    /// # Errors
+    /// When anything in them is faulty.
+    pub fn from_folder(folder: Folder, reading: Reading) -> Result<Self, LoadError> {
+        let digest = folder.digest();
+        let parsing = std::thread::Builder::new().name("bundle".into()).stack_size(STACK_BYTES).spawn({
+            let digest = digest.clone();
+            move || parse(&folder, digest, reading)
+        });
+        let parsed = parsing.map_err(|_| LoadError::Unreadable("no thread could be started to read the bundle".into()))?.join();
+        match parsed {
+            Ok(parsed) => parsed.map_err(|faults| LoadError::Faulty { digest, faults }),
+            Err(_) => Err(LoadError::Unreadable("reading the bundle failed; it is refused".into())),
+        }
+    }
+}
+
+fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Vec<Fault>> {
+    let mut sources = Sources::default();
+    let mut tests = vec![];
+    let mut manifest = None;
+    let mut faults = vec![];
+    for (file, bytes) in folder.files() {
+        let Ok(text) = String::from_utf8(bytes.clone()) else {
+            faults.push(Fault::whole(file, "", "is not UTF-8"));
+            continue;
+        };
+        let source = Source { file: file.clone(), text };
+        match file.rsplit_once('/').map_or(("", file.as_str()), |parts| parts) {
+            ("", "bundle.yaml") => manifest = Some(source),
+            ("", "schema.cedarschema") => sources.schema = Some(source),
+            ("", name) if name.ends_with(".cedar") => sources.policies.push(source),
+            ("entities", name) if name.ends_with(".json") => sources.entities.push(source),
+            ("tests", name) if name.ends_with(".yaml") || name.ends_with(".json") => tests.push(source),
+            ("", "README.md") => {}
+            _ => faults.push(
+                Fault::whole(file, &source.text, "is no file of a bundle")
+                    .help("a bundle has bundle.yaml, schema.cedarschema, *.cedar, entities/*.json and tests/*.yaml"),
+            ),
+        }
+    }
+    let manifest = match manifest {
+        Some(source) => Manifest::read(&source).map_err(|fault| faults.push(fault)).ok(),
+        None => {
+            faults.push(Fault::whole("bundle.yaml", "", "the bundle has no manifest"));
+            None
+        }
+    };
+    let Some(manifest) = manifest.filter(|_| faults.is_empty()) else { return Err(faults) };
+    let roles =
+        match reading.gates {
+            Gates::All => Some(manifest.roles.clone().ok_or_else(|| {
+                vec![Fault::whole("bundle.yaml", "", "the manifest has no `roles`, and this server requires every gate")]
+            })?),
+            Gates::None => None,
+        };
+    let policies = Policies::load(&sources, roles.as_ref(), reading.validation)?;
+    let version = PolicyVersion { digest, version: manifest.version };
+    Ok(Bundle { manifest, roles, version, policies, tests })
+}

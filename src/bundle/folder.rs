@@ -1,0 +1,112 @@
+//! The bundle's folder as bytes. Its digest is the policy version in every answer and record.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+/// The largest bundle that is read, in bytes over all files.
+const BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// The most files that are read.
+const FILES_MAX: usize = 10_000;
+
+/// Files by path below the folder, with `/` between names. Names that start with a dot are left out: editors' and Kubernetes' own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Folder(BTreeMap<String, Vec<u8>>);
+
+/// Why a folder can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// It is not there.
+    #[error("there is no bundle at `{0}`: give the folder that holds bundle.yaml with `--bundle`")]
+    Missing(PathBuf),
+    /// It is too large.
+    #[error("the bundle at `{0}` is larger than 64 MiB or 10,000 files")]
+    TooLarge(PathBuf),
+    /// The operating system refuses.
+    #[error("`{0}` can't be read: {1}")]
+    Unreadable(PathBuf, io::Error),
+}
+
+impl Folder {
+    /// Reads every file of the folder and of its folders, one level down.
+    ///
+    /// # Errors
+    /// When the folder is missing, too large or unreadable.
+    pub fn read(path: &Path) -> Result<Self, FolderError> {
+        if !path.is_dir() {
+            return Err(FolderError::Missing(path.to_owned()));
+        }
+        let mut files = BTreeMap::new();
+        let mut bytes = 0;
+        let mut open = vec![(path.to_owned(), String::new())];
+        while let Some((folder, prefix)) = open.pop() {
+            let entries = fs::read_dir(&folder).map_err(|error| FolderError::Unreadable(folder.clone(), error))?;
+            for entry in entries {
+                let entry = entry.map_err(|error| FolderError::Unreadable(folder.clone(), error))?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if name.starts_with('.') {
+                    continue;
+                }
+                let file = entry.path();
+                let below = format!("{prefix}{name}");
+                let metadata = fs::metadata(&file).map_err(|error| FolderError::Unreadable(file.clone(), error))?;
+                if metadata.is_dir() {
+                    if !prefix.is_empty() || open.len() + files.len() >= FILES_MAX {
+                        return Err(FolderError::TooLarge(file));
+                    }
+                    open.push((file, format!("{below}/")));
+                    continue;
+                }
+                bytes += metadata.len();
+                if bytes > BYTES_MAX || files.len() >= FILES_MAX {
+                    return Err(FolderError::TooLarge(path.to_owned()));
+                }
+                let text = fs::read(&file).map_err(|error| FolderError::Unreadable(file.clone(), error))?;
+                files.insert(below, text);
+            }
+        }
+        Ok(Self(files))
+    }
+
+    /// A folder of these files.
+    pub fn of(files: impl IntoIterator<Item = (String, Vec<u8>)>) -> Self {
+        Self(files.into_iter().collect())
+    }
+
+    /// The files by path.
+    pub fn files(&self) -> &BTreeMap<String, Vec<u8>> {
+        &self.0
+    }
+
+    /// `sha256:` and the hex digest over names and bytes, each with its length before it, so that no two folders run together.
+    pub fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        for (name, bytes) in &self.0 {
+            for part in [name.as_bytes(), bytes] {
+                hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+                hash.update(part);
+            }
+        }
+        format!("sha256:{}", hex(&hash.finalize()))
+    }
+}
+
+/// Lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_bytes_do_not_run_together_in_the_digest() {
+        let folder = |name: &str, bytes: &str| Folder::of([(name.to_owned(), bytes.as_bytes().to_vec())]).digest();
+        assert_ne!(folder("ab", "c"), folder("a", "bc"));
+        assert_eq!(folder("a", "b"), folder("a", "b"));
+    }
+}

@@ -1,0 +1,192 @@
+//! The command line. Exit codes: 0 allowed, valid or passed; 1 failure; 2 denied; 3 invalid bundle or a failed test; 64 usage.
+
+mod audit;
+mod authorize;
+mod check;
+mod healthcheck;
+mod serve;
+mod test;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::bundle::LoadError;
+use crate::config::{Config, ConfigError};
+use crate::model::fault::Fault;
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exit {
+    Ok = 0,
+    Failure = 1,
+    Denied = 2,
+    Invalid = 3,
+    Usage = 64,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Countersign: a policy decision point for AI agents in customer support.
+///
+/// Tool services ask it, call by call, whether an agent may act; the answers come from Cedar policies and leave a durable record.
+#[derive(Debug, Parser)]
+#[command(name = "countersign", version, propagate_version = true, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// Settings file [default: countersign.yaml, if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Form of the output
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people
+    Text,
+    /// One JSON object
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server
+    Serve(serve::Arguments),
+    /// Check a bundle: syntax, types, and the rules of a readable bundle
+    Check(check::Arguments),
+    /// Run a bundle's tests: decision tables (tests/*.yaml) and Cedar's JSON tests (tests/*.json)
+    Test(test::Arguments),
+    /// Decide one request, by a running server or by a bundle
+    Authorize(authorize::Arguments),
+    /// Read the audit log
+    #[command(subcommand)]
+    Audit(audit::Command),
+    /// Ask a running server whether it is healthy, for container health checks
+    Healthcheck(healthcheck::Arguments),
+}
+
+/// What every command needs.
+struct Environment {
+    config: Option<PathBuf>,
+    output: Output,
+    variables: BTreeMap<String, String>,
+}
+
+impl Environment {
+    fn config(&self) -> Result<Config, ConfigError> {
+        Config::load(self.config.as_deref(), self.variables.clone())
+    }
+
+    /// Prints a value: as JSON, or as text for people.
+    fn print(&self, value: &impl serde::Serialize, text: &str) {
+        match self.output {
+            Output::Json => print(&serde_json::to_string(value).unwrap_or_default()),
+            Output::Text => print(text),
+        }
+    }
+}
+
+/// Runs the command line.
+pub fn run(arguments: impl IntoIterator<Item = OsString>, variables: impl IntoIterator<Item = (String, String)>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no errors; clap's own exit code for the others is not the contract's.
+            let wrong = error.use_stderr();
+            // A closed pipe is nothing to report.
+            let _written = error.print();
+            return if wrong { Exit::Usage } else { Exit::Ok }.into();
+        }
+    };
+    let environment = Environment { config: arguments.config, output: arguments.output, variables: variables.into_iter().collect() };
+    let ended = match arguments.command {
+        Command::Serve(arguments) => serve::run(&environment, arguments),
+        Command::Check(arguments) => check::run(&environment, &arguments),
+        Command::Test(arguments) => test::run(&environment, &arguments),
+        Command::Authorize(arguments) => authorize::run(&environment, &arguments),
+        Command::Audit(command) => audit::run(&environment, &command),
+        Command::Healthcheck(arguments) => healthcheck::run(&environment, &arguments),
+    };
+    ended.unwrap_or_else(|failure| failure.report()).into()
+}
+
+/// The help of every command, for its snapshot.
+pub fn help() -> String {
+    fn collect(command: &mut clap::Command, path: &str, text: &mut String) {
+        let path = format!("{path} {}", command.get_name()).trim().to_owned();
+        text.push_str(&format!("=== {path} --help\n{}\n", command.render_long_help()));
+        let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+        for name in names {
+            if let Some(sub) = command.find_subcommand_mut(&name) {
+                collect(sub, &path, text);
+            }
+        }
+    }
+    let mut text = String::new();
+    let mut command = Arguments::command();
+    command.build();
+    collect(&mut command, "", &mut text);
+    text
+}
+
+/// Why a command failed: a line for people, and an exit code.
+struct Failure {
+    message: String,
+    exit: Exit,
+}
+
+impl Failure {
+    fn new(exit: Exit, message: impl std::fmt::Display) -> Self {
+        Self { message: message.to_string(), exit }
+    }
+
+    fn report(self) -> Exit {
+        eprint(&format!("countersign: {}", self.message));
+        self.exit
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::new(Exit::Usage, error)
+    }
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        match &error {
+            LoadError::Unreadable(message) => Self::new(Exit::Invalid, message),
+            LoadError::Faulty { faults, .. } => {
+                let drawn: String = faults.iter().map(Fault::drawing).collect();
+                Self::new(Exit::Invalid, format!("the bundle is refused\n{drawn}{} fault(s)", faults.len()))
+            }
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the command line's output")]
+fn print(text: &str) {
+    println!("{}", text.trim_end());
+}
+
+#[expect(clippy::print_stderr, reason = "the command line's errors")]
+fn eprint(text: &str) {
+    eprintln!("{}", text.trim_end());
+}
+
+/// A runtime whose threads have the stack that Cedar's evaluator asks for.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    const STACK_BYTES: usize = 8 * 1024 * 1024;
+    let built = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build();
+    built.map_err(|error| Failure::new(Exit::Failure, format!("the runtime can't start: {error}")))
+}

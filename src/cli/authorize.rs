@@ -1,0 +1,155 @@
+//! `countersign authorize`
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use super::{Environment, Exit, Failure, runtime};
+use crate::api::client::{self, ClientError};
+use crate::api::v1;
+use crate::bundle::Bundle;
+use crate::caller::{self, Peer};
+use crate::clock::{Clock, SystemClock};
+use crate::delegation;
+use crate::model::answer::Reason;
+use crate::model::call::Call;
+use crate::model::time::Timestamp;
+use crate::model::vouched::Vouched;
+use crate::pdp::judge::{Judged, judge, lowest_tier};
+use crate::workbench::request::WrittenRequest;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The request, as YAML or JSON; `-` reads standard input. See examples/authorize.yaml
+    request: PathBuf,
+    /// The server
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7070")]
+    server: String,
+    /// Decide by a bundle here, without a server and without a record
+    #[arg(long, conflicts_with = "server")]
+    local: bool,
+    /// With --local: folder of the bundle [default: policies, or that of the settings]
+    #[arg(long, value_name = "FOLDER", requires = "local")]
+    bundle: Option<PathBuf>,
+    /// With --local: the time of the decision, RFC 3339 [default: now]
+    #[arg(long, value_name = "TIME", requires = "local")]
+    at: Option<String>,
+}
+
+/// What is printed.
+#[derive(Debug, serde::Serialize)]
+struct Shown {
+    decision: &'static str,
+    reason: String,
+    reason_user: String,
+    next_action: String,
+    requires: Vec<String>,
+    obligations: Vec<String>,
+    evaluation_id: String,
+    determining: Vec<String>,
+    warnings: Vec<String>,
+}
+
+pub(super) fn run(environment: &Environment, arguments: &Arguments) -> Result<Exit, Failure> {
+    let call = read(arguments)?;
+    let (allowed, shown) = if arguments.local { local(environment, arguments, &call)? } else { remote(arguments, &call)? };
+    environment.print(&shown, &text(&shown));
+    Ok(if allowed { Exit::Ok } else { Exit::Denied })
+}
+
+fn read(arguments: &Arguments) -> Result<Call, Failure> {
+    let usage = |message: String| Failure::new(Exit::Usage, message);
+    let name = arguments.request.display();
+    let mut text = String::new();
+    let read = match arguments.request.as_os_str().to_str() {
+        Some("-") => std::io::stdin().read_to_string(&mut text),
+        _ => std::fs::File::open(&arguments.request).and_then(|mut file| file.read_to_string(&mut text)),
+    };
+    read.map_err(|error| usage(format!("the request `{name}` can't be read: {error}")))?;
+    let written: WrittenRequest =
+        serde_saphyr::from_str(&text).map_err(|error| usage(format!("the request `{name}` can't be read: {error}")))?;
+    Ok(written.call())
+}
+
+fn remote(arguments: &Arguments, call: &Call) -> Result<(bool, Shown), Failure> {
+    let answered = runtime()?.block_on(client::authorize(&arguments.server, client::message(call)));
+    let response = answered.map_err(|error| match error {
+        ClientError::Address(_) => Failure::new(Exit::Usage, error),
+        ClientError::Refused { .. } | ClientError::Unreachable(_) => Failure::new(Exit::Failure, error),
+    })?;
+    let allowed = response.decision() == v1::Decision::Allow && response.mode() == v1::Mode::Enforce;
+    let name = |name: &str, prefix: &str| name.trim_start_matches(prefix).to_lowercase();
+    let reason = response.reason().as_str_name();
+    let shown = Shown {
+        decision: if allowed { "allow" } else { "deny" },
+        reason: if response.reason() == v1::Reason::Unspecified { String::new() } else { name(reason, "REASON_") },
+        reason_user: response.reason_user.clone(),
+        next_action: name(response.next_action().as_str_name(), "NEXT_ACTION_"),
+        requires: response.access_request.as_ref().map(|request| request.requires.clone()).unwrap_or_default(),
+        obligations: response.obligations.iter().map(obligation).collect(),
+        evaluation_id: response.evaluation_id.clone(),
+        determining: vec![],
+        warnings: response.warnings.clone(),
+    };
+    Ok((allowed, shown))
+}
+
+fn obligation(obligation: &v1::Obligation) -> String {
+    format!("{}:{}", obligation.r#type, obligation.properties.get("value").map(String::as_str).unwrap_or_default())
+}
+
+fn local(environment: &Environment, arguments: &Arguments, call: &Call) -> Result<(bool, Shown), Failure> {
+    let config = environment.config()?;
+    let path = arguments.bundle.as_ref().unwrap_or(&config.bundle.path);
+    let bundle = Bundle::load(path, config.reading())?;
+    let now = match &arguments.at {
+        Some(text) => {
+            Timestamp::parse(text).ok_or_else(|| Failure::new(Exit::Usage, "`--at` must be a time such as 2026-03-02T09:00:00Z"))?
+        }
+        None => SystemClock.now(),
+    };
+    let Judged { outcome, gate, verdict } = decide(&bundle, call, now).map_err(|refusal| Failure::new(Exit::Failure, refusal))?;
+    let allowed = outcome.denied.is_none() && !call.dry_run;
+    let shown = Shown {
+        decision: if allowed { "allow" } else { "deny" },
+        reason: outcome.denied.map_or("", |reason| reason.name()).to_owned(),
+        reason_user: outcome.denied.map_or("", Reason::text).to_owned(),
+        next_action: outcome.denied.map_or("none", |reason| reason.next_action().name()).to_owned(),
+        requires: outcome.missing.map(|missing| missing.requires).unwrap_or_default(),
+        obligations: outcome.obligations.iter().map(|obligation| format!("{}:{}", obligation.kind, obligation.value)).collect(),
+        evaluation_id: String::new(),
+        determining: match gate {
+            Some(gate) => vec![format!("gate: {}", gate.name())],
+            None => verdict.determining().into_iter().map(str::to_owned).collect(),
+        },
+        warnings: vec!["not_recorded".into()],
+    };
+    Ok((allowed, shown))
+}
+
+fn decide(bundle: &Bundle, call: &Call, now: Timestamp) -> Result<Judged, crate::model::refusal::Refusal> {
+    let development = bundle.manifest.development.as_ref();
+    let here = Peer { address: Some(([127, 0, 0, 1], 0).into()) };
+    let caller = caller::identify(here, development)?;
+    let chain = delegation::chain(&caller, &call.credential, development)?;
+    let unserved = || crate::model::refusal::Refusal::invalid("engine.gates", "are off: a request file needs them");
+    let roles = bundle.roles.as_ref().ok_or_else(unserved)?;
+    judge(bundle, roles, &chain, call, &Vouched::nothing(lowest_tier(&bundle.policies.shapes)), now)
+}
+
+fn text(shown: &Shown) -> String {
+    let mut text = shown.decision.to_uppercase();
+    let mut line = |name: &str, value: &str| {
+        if !value.is_empty() {
+            text.push_str(&format!("\n{name:<14}{value}"));
+        }
+    };
+    line("reason", &shown.reason);
+    line("", &shown.reason_user);
+    line("next action", if shown.decision == "deny" { &shown.next_action } else { "" });
+    line("requires", &shown.requires.join(", "));
+    line("obligations", &shown.obligations.join("; "));
+    line("determined by", &shown.determining.join(", "));
+    line("evaluation", &shown.evaluation_id);
+    line("warnings", &shown.warnings.join(", "));
+    text
+}

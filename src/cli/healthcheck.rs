@@ -1,0 +1,22 @@
+//! `countersign healthcheck`
+
+use super::{Environment, Exit, Failure, runtime};
+use crate::api::client;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The server
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7070")]
+    server: String,
+    /// The service, e.g. countersign.v1.DecisionService; empty: the server
+    #[arg(long, default_value = "")]
+    service: String,
+}
+
+pub(super) fn run(environment: &Environment, arguments: &Arguments) -> Result<Exit, Failure> {
+    let asked = runtime()?.block_on(client::healthy(&arguments.server, &arguments.service));
+    let serving = asked.map_err(|error| Failure::new(Exit::Failure, error))?;
+    let status = if serving { "serving" } else { "not serving" };
+    environment.print(&serde_json::json!({ "status": status }), status);
+    Ok(if serving { Exit::Ok } else { Exit::Failure })
+}

@@ -1,0 +1,119 @@
+//! `countersign serve`
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::{Environment, Exit, Failure, print, runtime};
+use crate::app::{self, Bound, Seams, StartError};
+use crate::config::{self, Config};
+use crate::telemetry::logs;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Trust every process on the loopback interface: no caller is authenticated, and every answer says so
+    #[arg(long)]
+    development: bool,
+    /// gRPC address [default: 127.0.0.1:7070]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// Admin HTTP address: /livez, /readyz, /metrics [default: 127.0.0.1:7071]
+    #[arg(long, value_name = "ADDRESS")]
+    admin_listen: Option<SocketAddr>,
+    /// Folder of the policy bundle [default: policies]
+    #[arg(long, value_name = "FOLDER")]
+    bundle: Option<PathBuf>,
+    /// Folder of the audit log and the keys [default: data]
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
+}
+
+pub(super) fn run(environment: &Environment, arguments: Arguments) -> Result<Exit, Failure> {
+    let mut config = environment.config()?;
+    config.development |= arguments.development;
+    config.listen.grpc = arguments.listen.unwrap_or(config.listen.grpc);
+    config.listen.admin = arguments.admin_listen.unwrap_or(config.listen.admin);
+    config.bundle.path = arguments.bundle.unwrap_or(config.bundle.path);
+    config.data = arguments.data.unwrap_or(config.data);
+    logs::start(&config.log).map_err(|error| Failure::new(Exit::Usage, error))?;
+    let telemetry = config::telemetry(&config.environment, &environment.variables)?;
+    runtime()?.block_on(async {
+        let bound = app::build(&config, Seams::system(telemetry)).await.map_err(start_failure)?;
+        greet(environment, &config, &bound);
+        let (reload, reloads) = mpsc::channel(1);
+        let signals = signals(reload).map_err(|error| Failure::new(Exit::Failure, format!("signals can't be received: {error}")))?;
+        bound.run(signals, reloads).await.map_err(|error| Failure::new(Exit::Failure, error))?;
+        tracing::info!(name: "server.stopped", "the audit log is closed");
+        Ok(Exit::Ok)
+    })
+}
+
+fn start_failure(error: StartError) -> Failure {
+    match error {
+        StartError::Bundle(error) => error.into(),
+        StartError::Config(error) => error.into(),
+        StartError::Address { .. }
+        | StartError::Audit(_)
+        | StartError::Data(..)
+        | StartError::Entropy(_)
+        | StartError::Record
+        | StartError::Telemetry(_) => Failure::new(Exit::Failure, error),
+    }
+}
+
+/// Says where the server is, what it serves, and one command to try.
+fn greet(environment: &Environment, config: &Config, bound: &Bound) {
+    let moment = bound.pdp().moment();
+    let bundle = &moment.snapshot.bundle;
+    let warnings = config.warnings();
+    tracing::info!(
+        name: "server.started", grpc = %bound.grpc, admin = %bound.admin, bundle = bundle.manifest.name, digest = bundle.version.digest,
+        warnings = warnings.join(","),
+    );
+    let started = serde_json::json!({
+        "grpc": bound.grpc.to_string(),
+        "admin": bound.admin.to_string(),
+        "bundle": {"name": bundle.manifest.name, "version": bundle.version.version, "digest": bundle.version.digest},
+        "data": config.data.display().to_string(),
+        "environment": config.environment,
+        "warnings": warnings,
+    });
+    let text = format!(
+        "gRPC     {}\nadmin    http://{} (/livez, /readyz, /metrics)\nbundle   {} {} {}\ndata     {}\nmode     {}\n\
+         try      {} authorize --server http://{} examples/authorize.yaml",
+        bound.grpc,
+        bound.admin,
+        bundle.manifest.name,
+        bundle.version.version,
+        bundle.version.digest,
+        config.data.display(),
+        warnings.join(", "),
+        std::env::args().next().unwrap_or_else(|| "countersign".into()),
+        bound.grpc,
+    );
+    match environment.output {
+        super::Output::Json => print(&started.to_string()),
+        super::Output::Text => print(&text),
+    }
+}
+
+/// Resolves on SIGTERM and SIGINT; each SIGHUP asks for a reload.
+fn signals(reload: mpsc::Sender<()>) -> std::io::Result<impl Future<Output = ()> + Send> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => {
+                    // A reload that is already asked for will read this change too.
+                    let _asked = reload.try_send(());
+                }
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+            }
+        }
+    })
+}

@@ -1,0 +1,49 @@
+//! `countersign test`
+
+use std::path::PathBuf;
+
+use super::{Environment, Exit, Failure};
+use crate::bundle::Bundle;
+use crate::bundle::folder::Folder;
+use crate::workbench::tables::Report;
+use crate::workbench::{cedar_json, tables};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Folder of the policy bundle [default: policies, or that of the settings]
+    bundle: Option<PathBuf>,
+}
+
+pub(super) fn run(environment: &Environment, arguments: &Arguments) -> Result<Exit, Failure> {
+    let config = environment.config()?;
+    let path = arguments.bundle.as_ref().unwrap_or(&config.bundle.path);
+    let folder = Folder::read(path).map_err(|error| Failure::new(Exit::Invalid, error))?;
+    let bundle = Bundle::from_folder(folder.clone(), config.reading())?;
+    let mut report = tables::run(&folder, config.reading())?;
+    let plain = cedar_json::run(&bundle, config.engine.validate);
+    report.decisions += plain.decisions;
+    report.allowed += plain.allowed;
+    report.denied += plain.denied;
+    report.failures.extend(plain.failures);
+    environment.print(&report, &text(&report));
+    Ok(if report.failures.is_empty() { Exit::Ok } else { Exit::Invalid })
+}
+
+fn text(report: &Report) -> String {
+    let mut text = String::new();
+    for failure in &report.failures {
+        text.push_str(&format!("FAILED {}: {}\n", failure.file, failure.case));
+        for difference in &failure.differences {
+            text.push_str(&format!("  {difference}\n"));
+        }
+    }
+    if !report.unreached.is_empty() {
+        text.push_str(&format!("no test is decided by: {}\n", report.unreached.join(", ")));
+    }
+    let passed = report.decisions - report.failures.len().min(report.decisions);
+    text.push_str(&format!(
+        "{passed} of {} decisions as expected ({} allowed, {} denied)\n",
+        report.decisions, report.allowed, report.denied
+    ));
+    text
+}

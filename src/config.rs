@@ -1,0 +1,359 @@
+//! Settings: one YAML file, then `COUNTERSIGN__A__B` variables, then flags; the later wins. Unknown keys are refused, everything
+//! has a safe default.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::audit::Durability;
+use crate::bundle::{Gates, Reading};
+use crate::pdp::OnError;
+use crate::policy::Validation;
+use crate::telemetry::export;
+
+const PREFIX: &str = "COUNTERSIGN__";
+
+/// Settings as they are written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Deployment environment, e.g. `production`: part of the audit log's name and the trace resource.
+    pub environment: String,
+    /// Trust every process on the loopback interface. The only way to authenticate callers in this version.
+    pub development: bool,
+    /// Addresses.
+    pub listen: Listen,
+    /// The policy bundle.
+    pub bundle: BundleConfig,
+    /// Folder of the audit log and the keys.
+    pub data: PathBuf,
+    /// How decisions are made.
+    pub engine: Engine,
+    /// The audit log.
+    pub audit: Audit,
+    /// Bounds of load.
+    pub limits: Limits,
+    /// Log filter: a level, or directives such as `info,countersign=debug`.
+    pub log: String,
+}
+
+/// Addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// gRPC.
+    pub grpc: SocketAddr,
+    /// HTTP: `/livez`, `/readyz`, `/metrics`.
+    pub admin: SocketAddr,
+}
+
+/// The policy bundle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BundleConfig {
+    /// Its folder.
+    pub path: PathBuf,
+    /// How often the folder's content is looked at, in seconds; 0 never.
+    pub poll_seconds: u64,
+}
+
+/// How decisions are made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Engine {
+    /// `all`, or `none` for conformance mode.
+    pub gates: Gates,
+    /// `deny`, or `skip` for conformance mode.
+    pub on_error: OnError,
+    /// `strict`, or `off` for conformance mode.
+    pub validate: Validation,
+}
+
+/// The audit log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Audit {
+    /// `strict`: no answer without a durable record; `best_effort`: stamped in each line and answer.
+    pub mode: Durability,
+    /// A segment is closed when it has this many MiB; 1 to 4096.
+    pub segment_mib: u64,
+    /// A segment is closed after this many hours; 1 to 720.
+    pub segment_hours: u64,
+}
+
+/// Bounds of load; none is unlimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Requests under way; 1 to 100,000.
+    pub concurrent_requests: usize,
+    /// HTTP/2 streams of one connection; 1 to 10,000.
+    pub streams_per_connection: u32,
+    /// How long a request may take, in milliseconds; 10 to 60,000.
+    pub request_timeout_ms: u64,
+    /// How long a connection lives, in seconds; 60 to 86,400.
+    pub connection_age_seconds: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            environment: "development".into(),
+            development: false,
+            listen: Listen::default(),
+            bundle: BundleConfig::default(),
+            data: "data".into(),
+            engine: Engine::default(),
+            audit: Audit::default(),
+            limits: Limits::default(),
+            log: "info".into(),
+        }
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self { grpc: SocketAddr::from(([127, 0, 0, 1], 7070)), admin: SocketAddr::from(([127, 0, 0, 1], 7071)) }
+    }
+}
+
+impl Default for BundleConfig {
+    fn default() -> Self {
+        Self { path: "policies".into(), poll_seconds: 2 }
+    }
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self { mode: Durability::Strict, segment_mib: 256, segment_hours: 24 }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { concurrent_requests: 1024, streams_per_connection: 256, request_timeout_ms: 5000, connection_age_seconds: 3600 }
+    }
+}
+
+/// Settings that can't be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("the settings file `{0}` can't be read: {1}")]
+    Unreadable(PathBuf, String),
+    /// The file or a variable is faulty.
+    #[error("{0}")]
+    Faulty(String),
+    /// A value is out of its bounds, or two don't go together.
+    #[error("`{setting}` {problem}")]
+    Refused {
+        /// The setting.
+        setting: &'static str,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+}
+
+impl Config {
+    /// Reads a file and the environment. Without a file, `countersign.yaml` is read if it is there.
+    ///
+    /// # Errors
+    /// When anything in them is unknown, mistyped or out of bounds.
+    pub fn load(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        let default = Path::new("countersign.yaml");
+        let path = file.or_else(|| default.exists().then_some(default));
+        let text = match path {
+            Some(path) => std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable(path.to_owned(), error.to_string()))?,
+            None => String::new(),
+        };
+        Self::read(&text, environment)
+    }
+
+    /// Reads a text and the environment.
+    ///
+    /// # Errors
+    /// When anything in them is unknown, mistyped or out of bounds.
+    pub fn read(text: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        let faulty = |error: &dyn std::fmt::Display| ConfigError::Faulty(error.to_string());
+        // An empty file is an empty mapping, which serde alone would refuse.
+        let from_file =
+            if text.trim().is_empty() { Self::default() } else { serde_saphyr::from_str(text).map_err(|error| faulty(&error))? };
+        let mut tree = serde_json::to_value(&from_file).map_err(|error| faulty(&error))?;
+        for (name, value) in environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX)) {
+            let path: Vec<String> = name.trim_start_matches(PREFIX).split("__").map(str::to_lowercase).collect();
+            put(&mut tree, &path, scalar(&value)).ok_or_else(|| ConfigError::Faulty(format!("`{name}` names no setting")))?;
+            // Each by itself, so that an error names its variable.
+            serde_json::from_value::<Self>(tree.clone()).map_err(|error| ConfigError::Faulty(format!("`{name}`: {error}")))?;
+        }
+        let config: Self = serde_json::from_value(tree).map_err(|error| faulty(&error))?;
+        config.check().map(|()| config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let bounds = [
+            ("audit.segment_mib", self.audit.segment_mib, 1, 4096),
+            ("audit.segment_hours", self.audit.segment_hours, 1, 720),
+            ("bundle.poll_seconds", self.bundle.poll_seconds, 0, 3600),
+            ("limits.concurrent_requests", u64::try_from(self.limits.concurrent_requests).unwrap_or(u64::MAX), 1, 100_000),
+            ("limits.streams_per_connection", u64::from(self.limits.streams_per_connection), 1, 10_000),
+            ("limits.request_timeout_ms", self.limits.request_timeout_ms, 10, 60_000),
+            ("limits.connection_age_seconds", self.limits.connection_age_seconds, 60, 86_400),
+        ];
+        for (setting, value, lowest, highest) in bounds {
+            if !(lowest..=highest).contains(&value) {
+                return Err(ConfigError::Refused { setting, problem: format!("must be {lowest} to {highest}") });
+            }
+        }
+        let named = (1..=64).contains(&self.environment.len())
+            && self.environment.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        if !named {
+            return Err(ConfigError::Refused { setting: "environment", problem: "must be 1 to 64 of `a-z`, `0-9` and `-`".into() });
+        }
+        let conforming = self.engine.on_error == OnError::Skip || self.engine.validate == Validation::Off;
+        if conforming && self.engine.gates == Gates::All {
+            let problem = "must be `none` with `on_error: skip` or `validate: off`: gates hold only with validated policies".into();
+            return Err(ConfigError::Refused { setting: "engine.gates", problem });
+        }
+        Ok(())
+    }
+
+    /// Whether a server may start with these settings.
+    ///
+    /// # Errors
+    /// When callers could not be authenticated.
+    pub fn check_callers(&self) -> Result<(), ConfigError> {
+        if !self.development {
+            let problem = "must be true: start with `--development`, which trusts every process on the loopback interface. \
+                           No other way to authenticate callers is built yet";
+            return Err(ConfigError::Refused { setting: "development", problem: problem.into() });
+        }
+        for (setting, address) in [("listen.grpc", self.listen.grpc), ("listen.admin", self.listen.admin)] {
+            if !address.ip().is_loopback() {
+                let problem = format!("must be on the loopback interface in development mode, and is `{address}`: use `127.0.0.1`");
+                return Err(ConfigError::Refused { setting, problem });
+            }
+        }
+        Ok(())
+    }
+
+    /// How bundles are read.
+    pub fn reading(&self) -> Reading {
+        Reading { gates: self.engine.gates, validation: self.engine.validate }
+    }
+
+    /// What the deployment runs without; sorted.
+    pub fn warnings(&self) -> Vec<&'static str> {
+        let all = [
+            ("audit_best_effort", self.audit.mode == Durability::BestEffort),
+            ("conformance_errors_skipped", self.engine.on_error == OnError::Skip),
+            ("conformance_gates_off", self.engine.gates == Gates::None),
+            ("conformance_unvalidated", self.engine.validate == Validation::Off),
+            ("development_mode", self.development),
+        ];
+        all.into_iter().filter(|(_, applies)| *applies).map(|(name, _)| name).collect()
+    }
+
+    /// How the audit log is kept.
+    pub fn audit(&self) -> crate::audit::Options {
+        crate::audit::Options {
+            folder: self.data.join("audit"),
+            log: format!("countersign/{}", self.environment),
+            durability: self.audit.mode,
+            segment_bytes: self.audit.segment_mib * 1024 * 1024,
+            segment_seconds: self.audit.segment_hours * 3600,
+        }
+    }
+
+    /// How long a request may take.
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.limits.request_timeout_ms)
+    }
+}
+
+/// Where telemetry goes, by OpenTelemetry's own variables.
+///
+/// # Errors
+/// When they ask for what is not built.
+pub fn telemetry(environment: &str, variables: &BTreeMap<String, String>) -> Result<export::Options, ConfigError> {
+    let set = |name: &str| variables.get(name).map(String::as_str).filter(|value| !value.is_empty());
+    let off = set("OTEL_SDK_DISABLED") == Some("true") || set("OTEL_TRACES_EXPORTER") == Some("none");
+    let endpoint = set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| set("OTEL_EXPORTER_OTLP_ENDPOINT")).filter(|_| !off);
+    let protocol = set("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL").or_else(|| set("OTEL_EXPORTER_OTLP_PROTOCOL")).unwrap_or("grpc");
+    if endpoint.is_some() && protocol != "grpc" {
+        let problem = "must be `grpc`: OTLP over HTTP is not supported".into();
+        return Err(ConfigError::Refused { setting: "OTEL_EXPORTER_OTLP_PROTOCOL", problem });
+    }
+    let service_name = set("OTEL_SERVICE_NAME").unwrap_or("countersign").to_owned();
+    Ok(export::Options { endpoint: endpoint.map(str::to_owned), service_name, environment: environment.to_owned() })
+}
+
+fn put(tree: &mut Value, path: &[String], value: Value) -> Option<()> {
+    let (first, rest) = path.split_first()?;
+    let members: &mut Map<String, Value> = tree.as_object_mut()?;
+    let member = members.get_mut(first)?;
+    if rest.is_empty() {
+        if member.is_object() {
+            return None;
+        }
+        *member = value;
+        return Some(());
+    }
+    put(member, rest, value)
+}
+
+fn scalar(text: &str) -> Value {
+    match (text.parse::<bool>(), text.parse::<u64>()) {
+        (Ok(value), _) => Value::Bool(value),
+        (_, Ok(value)) => value.into(),
+        _ => text.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::read(text, variables).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn variables_win_over_the_file_and_the_file_over_defaults() {
+        let config = read("audit: {segment_mib: 8, segment_hours: 2}", &[("COUNTERSIGN__AUDIT__SEGMENT_MIB", "9")]).expect("valid");
+        assert_eq!((config.audit.segment_mib, config.audit.segment_hours, config.bundle.poll_seconds), (9, 2, 2));
+    }
+
+    #[test]
+    fn what_is_unknown_or_unsafe_is_refused_by_name() {
+        let refused = |text: &str, variables: &[(&str, &str)], names: &str| {
+            let error = read(text, variables).expect_err("must be refused");
+            assert!(error.contains(names), "{error}");
+        };
+        refused("adit: {}", &[], "adit");
+        refused("audit: {mode: never}", &[], "never");
+        refused("", &[("COUNTERSIGN__AUDIT__MOOD", "strict")], "COUNTERSIGN__AUDIT__MOOD");
+        refused("", &[("COUNTERSIGN__AUDIT", "strict")], "COUNTERSIGN__AUDIT");
+        refused("", &[("COUNTERSIGN__LISTEN__GRPC", "here")], "COUNTERSIGN__LISTEN__GRPC");
+        refused("limits: {concurrent_requests: 0}", &[], "limits.concurrent_requests");
+        refused("engine: {on_error: skip}", &[], "engine.gates");
+        refused("engine: {validate: off}", &[], "");
+        refused("environment: Prod!", &[], "environment");
+    }
+
+    #[test]
+    fn a_server_starts_only_in_development_mode_on_loopback() {
+        let development = read("development: true", &[]).expect("valid");
+        assert_eq!(development.check_callers(), Ok(()));
+        assert!(read("", &[]).expect("valid").check_callers().is_err());
+        for address in ["0.0.0.0:7070", "192.0.2.1:7070", "[::]:7070"] {
+            for setting in ["COUNTERSIGN__LISTEN__GRPC", "COUNTERSIGN__LISTEN__ADMIN"] {
+                assert!(read("development: true", &[(setting, address)]).expect("valid").check_callers().is_err(), "{setting} {address}");
+            }
+        }
+    }
+}

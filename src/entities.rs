@@ -1,0 +1,215 @@
+//! What is asked, as Cedar sees it: one request for each link of the chain, and the few entities that policies may read.
+
+pub mod convert;
+
+use cedar_policy::{Context, Entities, Entity, EntityId, EntityUid, Request, RestrictedExpression};
+
+use crate::entities::convert::Converter;
+use crate::json::{self, Object, Value};
+use crate::model::answer::Gate;
+use crate::model::call::Call;
+use crate::model::chain::{Chain, Link};
+use crate::model::refusal::Refusal;
+use crate::model::roles::{Roles, Supplier};
+use crate::model::time::Timestamp;
+use crate::model::vouched::{REMEMBERED, Vouched};
+use crate::policy::Policies;
+use crate::policy::shape::{Action, Record, Shape};
+
+/// Why a call does not reach Cedar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// A gate in code denies it.
+    Denied(Gate),
+    /// It can't be read.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// The entities that a call names, found to exist and to belong together.
+#[derive(Clone, Debug)]
+pub struct Named<'a> {
+    /// The action.
+    pub action: &'a Action,
+    /// Each link's principal.
+    pub principals: Vec<(Link, &'a Entity)>,
+    /// The resource.
+    pub resource: EntityUid,
+    /// Where the resource's attributes come from.
+    pub attributes: Attributes<'a>,
+    /// The case.
+    pub case: EntityUid,
+    /// The agent's scopes, narrowed to the credential's.
+    pub scopes: Vec<String>,
+}
+
+/// Where a resource's attributes come from.
+#[derive(Clone, Debug)]
+pub enum Attributes<'a> {
+    /// The bundle's own entity.
+    Bundle(&'a Entity),
+    /// The case itself is the resource.
+    Case,
+    /// The tool service sent them.
+    Sent(&'a Object),
+}
+
+/// A call ready to be evaluated, once or hypothetically with other vouched members.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    policies: &'a Policies,
+    named: Named<'a>,
+    fixed: Vec<(String, RestrictedExpression)>,
+    /// The entities that policies may read.
+    pub entities: Entities,
+}
+
+impl<'a> Asked<'a> {
+    /// Converts the call's values by the schema.
+    ///
+    /// # Errors
+    /// When a value doesn't fit the schema, or refers to an entity that the bundle should have and has not.
+    pub fn prepare(
+        policies: &'a Policies,
+        roles: &Roles,
+        named: Named<'a>,
+        chain: &Chain,
+        call: &Call,
+        now: Timestamp,
+    ) -> Result<Self, Stop> {
+        let mut converter = Converter::default();
+        let mut entities: Vec<Entity> = named.principals.iter().map(|(_, entity)| (*entity).clone()).collect();
+        entities.extend(policies.store.action(&named.action.uid).cloned());
+        entities.push(case_entity(&mut converter, policies, roles, &named, call)?);
+        match named.attributes {
+            Attributes::Bundle(entity) => entities.push(entity.clone()),
+            Attributes::Case => {}
+            Attributes::Sent(attributes) => {
+                let record = attributes_of(policies, &call.resource.reference.kind)?;
+                let members = converter.members(attributes, record, "resource.attributes_json")?;
+                entities.push(entity(named.resource.clone(), members)?);
+            }
+        }
+        let mut fixed = claimed(&mut converter, &named, call)?;
+        fixed.extend(derived(&mut converter, &named, chain, now)?);
+        for uid in converter.references {
+            if roles.supplier(&uid.type_name().to_string()) == Some(Supplier::Bundle) {
+                let known = policies.store.get(&uid).ok_or(Stop::Denied(Gate::Existence))?;
+                entities.push(known.clone());
+            }
+        }
+        entities.sort_by_key(Entity::uid);
+        entities.dedup_by_key(|entity| entity.uid());
+        let entities = Entities::from_entities(entities, None).map_err(|_| Refusal::Unavailable("the entities could not be assembled"))?;
+        Ok(Self { policies, named, fixed, entities })
+    }
+
+    /// One request for each link, at this step and with these vouched members.
+    ///
+    /// # Errors
+    /// When a vouched member doesn't fit the schema: the bundle's tests can bring that about, requests can't.
+    pub fn requests(&self, step: &str, vouched: &Vouched) -> Result<Vec<(Link, Request)>, Refusal> {
+        let mut members = Object::new();
+        members.insert("step".to_owned(), Value::from(step));
+        let remembered = REMEMBERED.into_iter().filter(|name| self.named.action.context.contains_key(*name));
+        members.extend(remembered.filter_map(|name| Some((name.to_owned(), vouched.get(name)?.clone()))));
+        let record: Record = self
+            .named
+            .action
+            .context
+            .iter()
+            .filter(|(name, _)| *name == "step" || REMEMBERED.contains(&name.as_str()))
+            .map(clone)
+            .collect();
+        let vouched = Converter::default().members(&members, &record, "context")?;
+        let impossible = |_| Refusal::Unavailable("the request could not be assembled");
+        let pairs = self.fixed.iter().cloned().chain(vouched);
+        let context = Context::from_pairs(pairs).map_err(|_| Refusal::Unavailable("the context could not be assembled"))?;
+        self.named
+            .principals
+            .iter()
+            .map(|(link, principal)| {
+                let (action, resource) = (self.named.action.uid.clone(), self.named.resource.clone());
+                let request = Request::new(principal.uid(), action, resource, context.clone(), self.policies.schema.as_ref());
+                Ok((*link, request.map_err(impossible)?))
+            })
+            .collect()
+    }
+}
+
+fn clone<'a>((name, member): (&'a String, &'a crate::policy::shape::Member)) -> (String, crate::policy::shape::Member) {
+    (name.clone(), member.clone())
+}
+
+fn case_entity(converter: &mut Converter, policies: &Policies, roles: &Roles, named: &Named<'_>, call: &Call) -> Result<Entity, Stop> {
+    let mut attributes = call.case.attributes.clone();
+    if attributes.insert("tenant".to_owned(), Value::from(call.case.tenant.as_str())).is_some() {
+        return Err(Refusal::invalid("case.attributes_json.tenant", "stands in `case.tenant` alone").into());
+    }
+    let members = converter.members(&attributes, attributes_of(policies, &roles.case)?, "case.attributes_json")?;
+    entity(named.case.clone(), members)
+}
+
+fn attributes_of<'a>(policies: &'a Policies, kind: &str) -> Result<&'a Record, Stop> {
+    policies.shapes.entities.get(kind).map(|kind| &kind.attributes).ok_or(Stop::Denied(Gate::Existence))
+}
+
+fn entity(uid: EntityUid, members: Vec<(String, RestrictedExpression)>) -> Result<Entity, Stop> {
+    Entity::new(uid, members.into_iter().collect(), std::iter::empty().collect())
+        .map_err(|_| Refusal::Unavailable("the entities could not be assembled").into())
+}
+
+/// `args` and `facts`: what callers reach.
+fn claimed(converter: &mut Converter, named: &Named<'_>, call: &Call) -> Result<Vec<(String, RestrictedExpression)>, Stop> {
+    let mut pairs = vec![];
+    let sent = [("args", "arguments_json", Some(&call.arguments)), ("facts", "facts_json", call.facts.as_ref())];
+    for (name, path, object) in sent {
+        let none = Object::new();
+        match (named.action.context.get(name).map(|member| (&member.shape, member.required)), object) {
+            (Some((Shape::Record(record), required)), object) if required || object.is_some() => {
+                let members = converter.members(object.unwrap_or(&none), record, path)?;
+                let record = RestrictedExpression::new_record(members).map_err(|_| Refusal::invalid(path, "has a duplicate member"))?;
+                pairs.push((name.to_owned(), record));
+            }
+            (Some(_), _) | (None, None) => {}
+            (None, Some(object)) if object.is_empty() => {}
+            (None, Some(_)) => return Err(Refusal::invalid(path, "is not taken by this action").into()),
+        }
+    }
+    Ok(pairs)
+}
+
+/// `case`, `chain` and `now`: what follows from identity and time.
+fn derived(
+    converter: &mut Converter,
+    named: &Named<'_>,
+    chain: &Chain,
+    now: Timestamp,
+) -> Result<Vec<(String, RestrictedExpression)>, Stop> {
+    let text = |text: &str| Value::from(text);
+    let scopes = named.scopes.iter().map(|scope| text(scope)).collect();
+    let chain = json::object([
+        ("agent", text(&chain.agent)),
+        ("asserted", Value::Bool(chain.asserted)),
+        ("scopes", Value::Array(scopes)),
+        ("supervisor", text(&chain.supervisor)),
+        ("tool_service", text(&chain.tool_service)),
+    ]);
+    let members: Object = [("case", text(named.case.id().unescaped())), ("chain", chain), ("now", Value::String(now.to_string()))]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+    let record: Record = named.action.context.iter().filter(|(name, _)| members.contains_key(*name)).map(clone).collect();
+    Ok(converter.members(&members, &record, "context")?)
+}
+
+/// The uid of a type's entity; `None` if the type is not the schema's.
+pub fn uid(policies: &Policies, kind: &str, id: &str) -> Option<EntityUid> {
+    let name = policies.shapes.entities.get(kind)?.shape.name.clone();
+    Some(EntityUid::from_type_name_and_id(name, EntityId::new(id)))
+}

@@ -1,0 +1,320 @@
+//! A strict I-JSON reader (RFC 7493) and JCS (RFC 8785).
+//!
+//! What reads as two things in two parsers is refused: duplicate members, integers beyond ±(2^53−1), lone surrogates, invalid
+//! UTF-8. Faults name a path and never a value.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
+
+/// The deepest nesting of objects and arrays that is read.
+pub const DEPTH_MAX: usize = 16;
+/// The longest text that is read, in bytes.
+pub const BYTES_MAX: usize = 64 * 1024;
+const INTEGER_MAX: i64 = (1 << 53) - 1;
+
+/// A JSON value as far as Cedar can hold it; `Null` and `Float` are kept so that their place can be named when they are refused.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// An array.
+    Array(Vec<Value>),
+    /// A boolean.
+    Bool(bool),
+    /// A number with a fraction or an exponent.
+    Float(f64),
+    /// An integer of at most ±(2^53−1).
+    Integer(i64),
+    /// `null`.
+    Null,
+    /// An object, its members by name.
+    Object(Object),
+    /// A string.
+    String(String),
+}
+
+/// An object's members by name.
+pub type Object = BTreeMap<String, Value>;
+
+/// Why a text was refused, and where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}")]
+pub struct Fault {
+    /// Path of the faulty value below the text, such as `.items[2].id`; empty for the whole text. Names that don't look like
+    /// identifiers stand as `?`.
+    pub path: String,
+    /// What is wrong, in constant words.
+    pub problem: &'static str,
+}
+
+/// Reads a text of at most [`BYTES_MAX`] bytes whose outermost value is an object; the empty text is `{}`.
+///
+/// # Errors
+/// The first fault, in reading order.
+pub fn read_object(text: &[u8]) -> Result<Object, Fault> {
+    if text.is_empty() {
+        return Ok(Object::new());
+    }
+    let whole = |problem| Fault { path: String::new(), problem };
+    if text.len() > BYTES_MAX {
+        return Err(whole("is longer than 65536 bytes"));
+    }
+    if std::str::from_utf8(text).is_err() {
+        return Err(whole("is not UTF-8"));
+    }
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    let mut place = Place::default();
+    let value = Node { place: &mut place }.deserialize(&mut reader);
+    match value.and_then(|value| reader.end().map(|()| value)) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(whole("is not a JSON object")),
+        Err(_) => Err(place.fault.unwrap_or_else(|| whole("is not JSON"))),
+    }
+}
+
+/// The canonical form (JCS). Safe for digests: integers are within ±(2^53−1) by construction.
+pub fn canonical<T: Serialize>(value: &T) -> Vec<u8> {
+    // A value of this module can't fail to serialize: its keys are strings, and it writes to memory.
+    serde_json_canonicalizer::to_vec(value).unwrap_or_default()
+}
+
+/// A member's name as it may be shown: itself if it looks like an identifier, else `?`.
+pub fn shown_name(name: &str) -> &str {
+    let identifier = name.len() <= 64
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        && name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
+    if identifier { name } else { "?" }
+}
+
+#[derive(Default)]
+struct Place {
+    path: Vec<String>,
+    fault: Option<Fault>,
+}
+
+impl Place {
+    fn refuse<E: serde::de::Error>(&mut self, problem: &'static str) -> E {
+        self.fault.get_or_insert_with(|| Fault { path: self.path.concat(), problem });
+        E::custom(problem)
+    }
+}
+
+struct Node<'a> {
+    place: &'a mut Place,
+}
+
+impl<'de> DeserializeSeed<'de> for Node<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        if self.place.path.len() > DEPTH_MAX {
+            return Err(self.place.refuse("is nested deeper than 16"));
+        }
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Node<'_> {
+    type Value = Value;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("JSON")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Value, E> {
+        if value.unsigned_abs() > INTEGER_MAX.unsigned_abs() {
+            return Err(self.place.refuse("is an integer beyond ±(2^53-1)"));
+        }
+        Ok(Value::Integer(value))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
+        match i64::try_from(value) {
+            Ok(value) => self.visit_i64(value),
+            Err(_) => Err(self.place.refuse("is an integer beyond ±(2^53-1)")),
+        }
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        // An integer beyond 64 bits reaches serde as a float.
+        if value.abs() >= INTEGER_MAX as f64 {
+            return Err(self.place.refuse("is a number beyond ±(2^53-1)"));
+        }
+        Ok(Value::Float(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut array = Vec::new();
+        loop {
+            self.place.path.push(format!("[{}]", array.len()));
+            let Some(item) = items.next_element_seed(Node { place: self.place })? else { break };
+            self.place.path.pop();
+            array.push(item);
+        }
+        self.place.path.pop();
+        Ok(Value::Array(array))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
+        let mut object = Object::new();
+        while let Some(name) = members.next_key::<String>()? {
+            self.place.path.push(format!(".{}", shown_name(&name)));
+            if object.contains_key(&name) {
+                return Err(self.place.refuse("is a duplicate member"));
+            }
+            let value = members.next_value_seed(Node { place: self.place })?;
+            self.place.path.pop();
+            object.insert(name, value);
+        }
+        Ok(Value::Object(object))
+    }
+}
+
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Array(items) => {
+                let mut array = serializer.serialize_seq(Some(items.len()))?;
+                for item in items {
+                    array.serialize_element(item)?;
+                }
+                array.end()
+            }
+            Self::Bool(value) => serializer.serialize_bool(*value),
+            Self::Float(value) => serializer.serialize_f64(*value),
+            Self::Integer(value) => serializer.serialize_i64(*value),
+            Self::Null => serializer.serialize_unit(),
+            Self::Object(members) => {
+                let mut object = serializer.serialize_map(Some(members.len()))?;
+                for (name, value) in members {
+                    object.serialize_entry(name, value)?;
+                }
+                object.end()
+            }
+            Self::String(value) => serializer.serialize_str(value),
+        }
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Value {
+    /// Reads from any format (settings, decision tables) with the same strictness.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut place = Place::default();
+        let value = Node { place: &mut place }.deserialize(deserializer);
+        value.map_err(|error| match place.fault {
+            Some(fault) => D::Error::custom(format!("`{}` {}", fault.path, fault.problem)),
+            None => error,
+        })
+    }
+}
+
+impl Value {
+    /// The members, if this is an object.
+    pub fn as_object(&self) -> Option<&Object> {
+        match self {
+            Self::Object(members) => Some(members),
+            Self::Array(_) | Self::Bool(_) | Self::Float(_) | Self::Integer(_) | Self::Null | Self::String(_) => None,
+        }
+    }
+
+    /// The text, if this is a string.
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::String(text) => Some(text),
+            Self::Array(_) | Self::Bool(_) | Self::Float(_) | Self::Integer(_) | Self::Null | Self::Object(_) => None,
+        }
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::String(text.to_owned())
+    }
+}
+
+impl FromIterator<(String, Value)> for Value {
+    fn from_iter<I: IntoIterator<Item = (String, Value)>>(members: I) -> Self {
+        Self::Object(members.into_iter().collect())
+    }
+}
+
+/// An object of these members.
+pub fn object<const N: usize>(members: [(&str, Value); N]) -> Value {
+    members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// True when two names of a list are the same.
+pub fn has_duplicates<'a>(names: impl IntoIterator<Item = &'a str>) -> bool {
+    let mut seen = HashSet::new();
+    !names.into_iter().all(|name| seen.insert(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn fault(text: &[u8]) -> (String, &'static str) {
+        let fault = read_object(text).expect_err("must be refused");
+        (fault.path, fault.problem)
+    }
+
+    #[test]
+    fn ambiguous_or_oversized_texts_are_refused_with_their_path() {
+        assert_eq!(fault(br#"{"a":{"b":1,"b":2}}"#), (".a.b".into(), "is a duplicate member"));
+        assert_eq!(fault(br#"{"a":[1,9007199254740993]}"#), (".a[1]".into(), "is an integer beyond ±(2^53-1)"));
+        assert_eq!(fault(br#"{"a":-9007199254740992}"#), (".a".into(), "is an integer beyond ±(2^53-1)"));
+        assert_eq!(fault(br#"{"a":18446744073709551615}"#), (".a".into(), "is an integer beyond ±(2^53-1)"));
+        assert_eq!(fault(br#"{"a":99999999999999999999}"#), (".a".into(), "is a number beyond ±(2^53-1)"));
+        assert_eq!(fault(br#"{"\u001b[31m":{"x":1,"x":1}}"#).0, ".?.x");
+        assert_eq!(fault(b"[1]").1, "is not a JSON object");
+        assert_eq!(fault(b"{\"a\":\"\xff\"}").1, "is not UTF-8");
+        assert_eq!(fault(br#"{"a":"\ud800"}"#).1, "is not JSON");
+        assert_eq!(fault(br#"{"a":1} {}"#).1, "is not JSON");
+        assert_eq!(fault(&vec![b' '; BYTES_MAX + 1]).1, "is longer than 65536 bytes");
+    }
+
+    #[test]
+    fn depth_sixteen_is_read_and_seventeen_refused() {
+        let nested = |depth: usize| format!("{}1{}", r#"{"a":"#.repeat(depth), "}".repeat(depth));
+        assert!(read_object(nested(16).as_bytes()).is_ok());
+        assert_eq!(fault(nested(17).as_bytes()).1, "is nested deeper than 16");
+        let bomb = format!(r#"{{"a":{}"#, "[".repeat(60_000));
+        assert_eq!(fault(bomb.as_bytes()).1, "is nested deeper than 16");
+    }
+
+    #[test]
+    fn the_canonical_form_sorts_by_utf16_and_escapes_little() {
+        let object = read_object("{\"\u{20ac}\":1,\"\\r\":2,\"a\":\"\\u000f\\n\"}".as_bytes()).expect("valid");
+        let text = String::from_utf8(canonical(&Value::Object(object))).expect("utf-8");
+        assert_eq!(text, "{\"\\r\":2,\"a\":\"\\u000f\\n\",\"\u{20ac}\":1}");
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+            let _read = read_object(&bytes);
+        }
+
+        #[test]
+        fn reading_the_canonical_form_gives_the_same_value(text in r#"\{("[a-c]{1,3}":(1|"x"|\[1,true\]),?)?"z":-3\}"#) {
+            let Ok(object) = read_object(text.as_bytes()) else { return Ok(()) };
+            let again = read_object(&canonical(&Value::Object(object.clone()))).expect("canonical form is readable");
+            prop_assert_eq!(object, again);
+        }
+    }
+}

@@ -1,0 +1,27 @@
+#![doc = include_str!("../README.md")]
+
+// The modules in the order of the flow: from the command line and the wire, through the pipeline, down to the ground.
+pub mod app;
+pub mod cli;
+pub mod config;
+
+pub mod admin;
+pub mod api;
+pub mod workbench;
+
+pub mod pdp;
+
+pub mod audit;
+pub mod bundle;
+pub mod caller;
+pub mod decision;
+pub mod delegation;
+pub mod entities;
+pub mod obligations;
+pub mod policy;
+
+pub mod clock;
+pub mod entropy;
+pub mod json;
+pub mod model;
+pub mod telemetry;

@@ -1,0 +1,50 @@
+//! Why a request got no decision.
+
+/// No decision was made. Carries field names and constant words, never what the caller sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The decision was not made, or not recorded, in time.
+    #[error("the deadline passed before the decision was recorded")]
+    Deadline,
+    /// The caller may not do this.
+    #[error("{0}")]
+    Forbidden(&'static str),
+    /// The request can't be read.
+    #[error("`{field}` {problem}")]
+    Invalid {
+        /// The field at fault, as a path.
+        field: String,
+        /// What is wrong with it, for the audit log.
+        problem: &'static str,
+        /// The name of an unknown member, for the caller alone.
+        unknown: Option<String>,
+    },
+    /// A size or load limit was reached.
+    #[error("{0}")]
+    Exhausted(&'static str),
+    /// The caller or its credential is not accepted.
+    #[error("{0}")]
+    Unauthenticated(&'static str),
+    /// The server can't decide or record now.
+    #[error("{0}")]
+    Unavailable(&'static str),
+}
+
+impl Refusal {
+    /// A field that can't be read.
+    pub fn invalid(field: impl Into<String>, problem: &'static str) -> Self {
+        Self::Invalid { field: field.into(), problem, unknown: None }
+    }
+
+    /// The kind's name in records and metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Deadline => "deadline_exceeded",
+            Self::Exhausted(_) => "resource_exhausted",
+            Self::Forbidden(_) => "permission_denied",
+            Self::Invalid { .. } => "invalid_argument",
+            Self::Unauthenticated(_) => "unauthenticated",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Instants in microseconds.
+
+use std::fmt;
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat};
+
+/// An instant in microseconds since 1970-01-01T00:00:00Z. Shown as RFC 3339 in UTC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// From microseconds since the epoch.
+    pub const fn from_micros(micros: i64) -> Self {
+        Self(micros)
+    }
+
+    /// Reads RFC 3339 with any offset.
+    pub fn parse(text: &str) -> Option<Self> {
+        DateTime::parse_from_rfc3339(text).ok().map(|time| Self(time.timestamp_micros()))
+    }
+
+    /// Microseconds since the epoch.
+    pub const fn micros(self) -> i64 {
+        self.0
+    }
+
+    /// Seconds since the epoch, and the nanoseconds on top of them.
+    pub fn seconds_and_nanos(self) -> (i64, i32) {
+        let nanos = self.0.rem_euclid(1_000_000) * 1000;
+        (self.0.div_euclid(1_000_000), i32::try_from(nanos).unwrap_or(0))
+    }
+
+    /// This much later.
+    pub fn plus(self, later: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(later.as_micros()).unwrap_or(i64::MAX)))
+    }
+
+    /// The form that Cedar's `datetime` reads: milliseconds, UTC.
+    pub fn cedar(self) -> String {
+        self.text(SecondsFormat::Millis)
+    }
+
+    fn text(self, format: SecondsFormat) -> String {
+        DateTime::from_timestamp_micros(self.0).unwrap_or(DateTime::UNIX_EPOCH).to_rfc3339_opts(format, true)
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.text(SecondsFormat::Micros))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_are_read_and_utc_is_shown() {
+        let time = Timestamp::parse("2026-03-02T10:00:00.5+01:00").expect("valid");
+        assert_eq!(time.to_string(), "2026-03-02T09:00:00.500000Z");
+        assert_eq!(time.cedar(), "2026-03-02T09:00:00.500Z");
+        assert_eq!(Timestamp::parse("yesterday"), None);
+        assert_eq!(Timestamp::from_micros(-1).seconds_and_nanos(), (-1, 999_999_000));
+    }
+}

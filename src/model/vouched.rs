@@ -1,0 +1,51 @@
+//! What the PDP vouches for in `context`; callers reach `args` and `facts` alone.
+
+use crate::json::{Object, Value};
+
+/// The members of `context` that callers fill.
+pub const CLAIMED: [&str; 2] = ["args", "facts"];
+
+/// The members of `context` that the PDP fills from the request's identity and time.
+pub const DERIVED: [&str; 4] = ["case", "chain", "now", "step"];
+
+/// The members of `context` that the PDP fills from its own state.
+pub const REMEMBERED: [&str; 7] = ["approval", "checks", "findings", "rates", "release", "risk", "screening"];
+
+/// What the PDP remembers of the case, agent and supervisor, by member of `context`. A member that the action's context does
+/// not declare is not given to Cedar.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Vouched(Object);
+
+impl Vouched {
+    /// What is known of a case of which nothing is remembered: no checks, no findings, no full window, the lowest risk tier.
+    pub fn nothing(lowest_tier: Option<&str>) -> Self {
+        let mut members = Object::new();
+        for (name, empty) in [("checks", Value::Object(Object::new())), ("findings", Value::Array(vec![])), ("rates", Value::Array(vec![]))]
+        {
+            members.insert(name.to_owned(), empty);
+        }
+        let risk = lowest_tier.map(|tier| ("tier".to_owned(), Value::from(tier)));
+        members.insert("risk".to_owned(), risk.into_iter().collect());
+        Self(members)
+    }
+
+    /// A member, if it is vouched for.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name)
+    }
+
+    /// Vouches for a member; an object is merged into the one that stands there.
+    pub fn set(&mut self, name: &str, value: Value) {
+        match (self.0.get_mut(name), value) {
+            (Some(Value::Object(members)), Value::Object(more)) => members.extend(more),
+            (_, value) => {
+                self.0.insert(name.to_owned(), value);
+            }
+        }
+    }
+
+    /// Takes a member back.
+    pub fn remove(&mut self, name: &str) {
+        self.0.remove(name);
+    }
+}

@@ -1,0 +1,88 @@
+//! Verdict → reason, obligations and what is missing. The what-if is cumulative: all that a circumstance could lift is lifted at
+//! once, so that a denial is called requestable only when asking would in fact turn it.
+
+use std::collections::BTreeSet;
+
+use crate::decision::WhatIf;
+use crate::model::answer::{Missing, Obligation, Outcome, Reason};
+use crate::model::verdict::Verdict;
+use crate::policy::Policies;
+use crate::policy::rule::{Requirement, Rule};
+
+/// What stands in the way and can be lifted, over all links.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lift {
+    /// The approval: template and quorum.
+    pub approval: Option<(String, u32)>,
+    /// Names of checks.
+    pub checks: BTreeSet<String>,
+    /// The reasons of the forbids, as classes.
+    pub classes: BTreeSet<Reason>,
+}
+
+/// Settles what a verdict means; `what_if` evaluates the call with all of a [`Lift`] granted.
+pub fn settle(policies: &Policies, verdict: &Verdict, what_if: impl FnOnce(&Lift) -> WhatIf) -> Outcome {
+    if verdict.has_errors() {
+        return Outcome::denied(Reason::PolicyError);
+    }
+    let rules: Vec<&Rule> = verdict.determining().into_iter().filter_map(|id| policies.rule(id)).collect();
+    if verdict.permits() {
+        return Outcome { denied: None, ..with_obligations(&rules) };
+    }
+    // A link that is denied without a policy can't be turned by anything.
+    let by_default = verdict.links.iter().any(|link| !link.permitted && link.determining.is_empty());
+    let forbids: Vec<&Rule> = rules.into_iter().filter(|rule| rule.forbids).collect();
+    if by_default || forbids.is_empty() || forbids.iter().any(|rule| !Reason::LIFTABLE.contains(&rule.class)) {
+        return Outcome::denied(Reason::NotPermitted);
+    }
+    let lift = lift(&forbids);
+    let reason = Reason::LIFTABLE.into_iter().find(|reason| lift.classes.contains(reason));
+    match reason {
+        Some(reason) if what_if(&lift).would_permit() => {
+            Outcome { denied: Some(reason), missing: missing(&lift, reason), ..with_obligations(&forbids) }
+        }
+        Some(_) | None => Outcome::denied(Reason::NotPermitted),
+    }
+}
+
+fn lift(forbids: &[&Rule]) -> Lift {
+    let mut lift = Lift::default();
+    for rule in forbids {
+        lift.classes.insert(rule.class);
+        match &rule.requires {
+            Some(Requirement::Approval(template)) => {
+                let quorum = lift.approval.as_ref().map_or(0, |(_, quorum)| *quorum).max(rule.quorum);
+                lift.approval = Some((template.clone(), quorum));
+            }
+            Some(Requirement::Check(name)) => {
+                lift.checks.insert(name.clone());
+            }
+            None => {}
+        }
+    }
+    lift
+}
+
+/// What asking could add: only where a check, a screening or an approval is all that is missing.
+fn missing(lift: &Lift, reason: Reason) -> Option<Missing> {
+    if !matches!(reason, Reason::CheckRequired | Reason::ApprovalRequired) {
+        return None;
+    }
+    let (template, quorum) = lift.approval.clone().unwrap_or_default();
+    let mut requires: Vec<String> = lift.checks.iter().map(|name| Requirement::Check(name.clone()).to_string()).collect();
+    if !template.is_empty() {
+        requires.push(Requirement::Approval(template.clone()).to_string());
+    }
+    requires.sort();
+    Some(Missing { template, requires, quorum })
+}
+
+fn with_obligations(rules: &[&Rule]) -> Outcome {
+    let united = |of: fn(&Rule) -> &Vec<Obligation>| {
+        let mut all: Vec<Obligation> = rules.iter().flat_map(|rule| of(rule).iter().cloned()).collect();
+        all.sort();
+        all.dedup();
+        all
+    };
+    Outcome { obligations: united(|rule| &rule.obligations), advice: united(|rule| &rule.advice), ..Outcome::default() }
+}

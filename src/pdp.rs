@@ -1,0 +1,171 @@
+//! The pipelines: the one place that knows the order of the steps. `pdp/authorize.rs` reads top to bottom.
+
+pub mod authorize;
+mod gates;
+pub mod judge;
+pub mod plain;
+pub mod reload;
+pub mod status;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use dashmap::DashSet;
+
+use crate::audit::refusals::RefusalCounter;
+use crate::audit::{Audit, AuditDown};
+use crate::bundle::{Bundle, Reading};
+use crate::clock::{Clock, Monotonic};
+use crate::entropy::Entropy;
+use crate::model::refusal::Refusal;
+use crate::model::time::Timestamp;
+use crate::model::vouched::Vouched;
+use crate::pdp::reload::Rejected;
+use crate::telemetry::export::Telemetry;
+
+/// What an evaluation error means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// The call is denied: an erroring `forbid` must not fail open.
+    #[default]
+    Deny,
+    /// The policy is skipped, as Cedar does: for conformance mode alone.
+    Skip,
+}
+
+/// What the pipelines are told by the settings.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Deployment environment.
+    pub environment: String,
+    /// The bundle's folder.
+    pub bundle: PathBuf,
+    /// How it is read.
+    pub reading: Reading,
+    /// What an evaluation error means.
+    pub on_error: OnError,
+    /// What the deployment runs without; sorted.
+    pub warnings: Vec<&'static str>,
+}
+
+/// The bundle in force.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The bundle.
+    pub bundle: Bundle,
+    /// Since when.
+    pub activated_at: Timestamp,
+    /// What is vouched for when nothing is remembered.
+    pub nothing: Vouched,
+}
+
+/// One snapshot and one instant: what a request sees from its first step to its last.
+#[derive(Clone, Debug)]
+pub struct Moment {
+    /// The bundle in force.
+    pub snapshot: Arc<Snapshot>,
+    /// The instant.
+    pub now: Timestamp,
+}
+
+/// A refusal that was recorded, counted, or can't be recorded since the log is down. Only the pipelines make one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused(Refusal);
+
+impl Refused {
+    /// The refusal.
+    pub fn refusal(&self) -> &Refusal {
+        &self.0
+    }
+}
+
+impl From<AuditDown> for Refused {
+    fn from(down: AuditDown) -> Self {
+        Self(match down {
+            AuditDown::Failed => Refusal::Unavailable("the audit log can't be written: no decision is given without its record"),
+            AuditDown::Full => Refusal::Exhausted("too many decisions wait for the audit log"),
+        })
+    }
+}
+
+/// The policy decision point.
+#[derive(Debug)]
+pub struct Pdp {
+    options: Options,
+    snapshot: ArcSwap<Snapshot>,
+    rejected: ArcSwapOption<Rejected>,
+    reloading: tokio::sync::Mutex<()>,
+    clock: Monotonic<Box<dyn Clock>>,
+    entropy: Box<dyn Entropy>,
+    audit: Audit,
+    strangers: RefusalCounter,
+    in_flight: DashSet<(String, String)>,
+    telemetry: Telemetry,
+    started_at: Timestamp,
+    draining: AtomicBool,
+}
+
+/// The seams and stores that the pipelines are built on.
+#[derive(Debug)]
+pub struct Parts {
+    /// Time.
+    pub clock: Monotonic<Box<dyn Clock>>,
+    /// Randomness.
+    pub entropy: Box<dyn Entropy>,
+    /// The audit log.
+    pub audit: Audit,
+    /// Traces and metrics.
+    pub telemetry: Telemetry,
+}
+
+impl Pdp {
+    /// A PDP that serves this bundle. Its activation must be recorded before the first call: see [`Pdp::start`].
+    pub fn new(options: Options, bundle: Bundle, parts: Parts) -> Self {
+        let now = parts.clock.now();
+        Self {
+            options,
+            snapshot: ArcSwap::from_pointee(Snapshot::new(bundle, now)),
+            rejected: ArcSwapOption::empty(),
+            reloading: tokio::sync::Mutex::new(()),
+            clock: parts.clock,
+            entropy: parts.entropy,
+            audit: parts.audit,
+            strangers: RefusalCounter::default(),
+            in_flight: DashSet::new(),
+            telemetry: parts.telemetry,
+            started_at: now,
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// Reads the snapshot and the clock: once a request, at its top.
+    pub fn moment(&self) -> Moment {
+        Moment { snapshot: self.snapshot.load_full(), now: self.clock.now() }
+    }
+
+    /// Traces and metrics.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
+    /// Counts a request of a peer that was never authenticated, or never read.
+    pub fn count_stranger(&self, peer: String, kind: &'static str) {
+        self.telemetry.metrics.refusal(kind);
+        self.strangers.count(peer, kind);
+    }
+
+    /// Takes no more requests: readiness ends, those under way are answered.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+}
+
+impl Snapshot {
+    fn new(bundle: Bundle, activated_at: Timestamp) -> Self {
+        let nothing = Vouched::nothing(judge::lowest_tier(&bundle.policies.shapes));
+        Self { bundle, activated_at, nothing }
+    }
+}

@@ -1,0 +1,260 @@
+//! One Authorize, top to bottom.
+
+use crate::audit::Recorded;
+use crate::audit::record::{DecisionRecord, Record, RefusalRecord, Surroundings};
+use crate::caller::{self, Peer};
+use crate::clock::Stopwatch;
+use crate::delegation;
+use crate::entropy::{evaluation_id, nonce};
+use crate::model::answer::{Answer, Gate, Mode};
+use crate::model::call::{Call, PlainCall};
+use crate::model::chain::Caller;
+use crate::model::refusal::Refusal;
+use crate::pdp::judge::{Judged, judge};
+use crate::pdp::{Moment, Pdp, Refused};
+use crate::telemetry::spans::{CallFacts, DecisionSpan, Trace};
+
+/// A request as it was read.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// A tool call.
+    Call(Box<Call>),
+    /// A plain Cedar request.
+    Plain(Box<PlainCall>),
+}
+
+/// What a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To be acted on.
+    Authorize,
+    /// To be understood; its answer never permits.
+    Explain,
+}
+
+impl Purpose {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Authorize => "authorize",
+            Self::Explain => "explain",
+        }
+    }
+}
+
+/// Where a request came from, and what it is for.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The other end of the connection.
+    pub peer: Peer,
+    /// The trace that it belongs to.
+    pub trace: Trace,
+    /// What it is for.
+    pub purpose: Purpose,
+}
+
+/// An evaluated call, before its record.
+struct Evaluated {
+    answer: Answer,
+    record: DecisionRecord,
+    facts: CallFacts,
+}
+
+impl Pdp {
+    /// Decides one call, or says why it can't, at one moment.
+    ///
+    /// INVARIANT: an answer leaves as [`Recorded`] alone, which only a durable record gives.
+    ///
+    /// # Errors
+    /// A refusal, recorded or counted; or UNAVAILABLE, when the audit log can't take the record.
+    pub async fn authorize(&self, moment: &Moment, origin: &Origin, read: Result<Request, Refusal>) -> Result<Recorded<Answer>, Refused> {
+        let watch = Stopwatch::start();
+        let mut facts = facts(moment, read.as_ref().ok());
+        let span = self.telemetry.start_decision(&origin.trace, if facts.action.is_empty() { "_OTHER" } else { &facts.action });
+
+        let manifest = &moment.snapshot.bundle.manifest;
+        let caller = match caller::identify(origin.peer, manifest.development.as_ref()) {
+            Ok(caller) => caller,
+            Err(refusal) => return Err(self.refuse_stranger(origin, span, &facts, refusal)),
+        };
+        let request = match read {
+            Ok(request) => request,
+            Err(refusal) => return self.refuse(moment, origin, &caller, (span, facts), refusal).await,
+        };
+        let Some(_flight) = self.take_off(&caller, request_id(&request)) else {
+            let refusal = Refusal::invalid("request_id", "is that of a request still in flight");
+            return self.refuse(moment, origin, &caller, (span, facts), refusal).await;
+        };
+        let evaluated = match &request {
+            Request::Call(call) => self.evaluate(moment, origin, &caller, call, facts.clone()),
+            Request::Plain(call) => self.evaluate_plain(moment, origin, &caller, call, facts.clone()),
+        };
+        let evaluated = match evaluated {
+            Ok(evaluated) => evaluated,
+            Err(refusal) => return self.refuse(moment, origin, &caller, (span, facts), refusal).await,
+        };
+        let took = watch.elapsed();
+
+        let Evaluated { answer, record, facts: known } = evaluated;
+        facts = known;
+        let receipt = match self.audit.append(moment.now, Record::Decision(Box::new(record))).await {
+            Ok(receipt) => receipt,
+            Err(down) => {
+                let refused = Refused::from(down);
+                self.end_refused(span, &facts, refused.refusal());
+                return Err(refused);
+            }
+        };
+        self.telemetry.metrics.decision(
+            answer.allows(),
+            answer.outcome.denied.map_or("", |reason| reason.name()),
+            answer.mode.name(),
+            took,
+        );
+        if let Some(span) = span {
+            span.answered(&facts, &answer);
+        }
+        Ok(receipt.seal(answer))
+    }
+
+    /// A call in its chain: delegation, gates, Cedar, obligations.
+    fn evaluate(&self, moment: &Moment, origin: &Origin, caller: &Caller, call: &Call, facts: CallFacts) -> Result<Evaluated, Refusal> {
+        let bundle = &moment.snapshot.bundle;
+        let roles = bundle.roles.as_ref().ok_or_else(|| Refusal::invalid("plain", "is required: every gate of this server is off"))?;
+        let chain = delegation::chain(caller, &call.credential, bundle.manifest.development.as_ref())?;
+        let judged = judge(bundle, roles, &chain, call, &moment.snapshot.nothing, moment.now)?;
+        let mut facts = CallFacts { step: chain.step.clone(), principal_type: roles.agent.clone(), ..facts };
+        if matches!(judged.gate, None | Some(Gate::Token)) {
+            facts.agent.clone_from(&chain.agent);
+            facts.tenant.clone_from(&call.case.tenant);
+        }
+        let mode = if call.dry_run || origin.purpose == Purpose::Explain { Mode::DryRun } else { Mode::Enforce };
+        let reference = &call.resource.reference;
+        let display = format!("{} on {} {} of case {}", call.action, reference.kind, reference.id, call.case.id);
+        let digest = self.audit.digest(&call.digest_input());
+        let answer = self.answer(moment, judged, mode, (&call.correlation.request, display, digest))?;
+        let record = DecisionRecord::of(&answer, caller, &chain, call, self.surroundings(origin)?);
+        Ok(Evaluated { answer, record, facts })
+    }
+
+    fn evaluate_plain(
+        &self,
+        moment: &Moment,
+        origin: &Origin,
+        caller: &Caller,
+        call: &PlainCall,
+        facts: CallFacts,
+    ) -> Result<Evaluated, Refusal> {
+        let judged = self.judge_plain(moment, call)?;
+        let mode = if origin.purpose == Purpose::Explain { Mode::DryRun } else { Mode::Enforce };
+        let digest = self.audit.digest(&call.digest_input());
+        let answer = self.answer(moment, judged, mode, (&call.correlation.request, String::new(), digest))?;
+        let record = DecisionRecord::of_plain(&answer, caller, call, self.surroundings(origin)?);
+        Ok(Evaluated { answer, record, facts })
+    }
+
+    fn answer(&self, moment: &Moment, judged: Judged, mode: Mode, of: (&str, String, String)) -> Result<Answer, Refusal> {
+        let (request_id, display, call_digest) = of;
+        let id = evaluation_id(self.entropy.as_ref(), moment.now).map_err(no_entropy)?;
+        Ok(Answer {
+            request_id: request_id.to_owned(),
+            evaluation_id: id.to_string(),
+            evaluated_at: moment.now,
+            outcome: judged.outcome,
+            gate: judged.gate,
+            verdict: judged.verdict,
+            mode,
+            display,
+            call_digest,
+            policy: moment.snapshot.bundle.version.clone(),
+            warnings: self.options.warnings.clone(),
+        })
+    }
+
+    fn surroundings(&self, origin: &Origin) -> Result<Surroundings, Refusal> {
+        let nonce = nonce(self.entropy.as_ref()).map_err(no_entropy)?;
+        Ok(Surroundings { nonce, trace_id: origin.trace.id(), purpose: origin.purpose.name() })
+    }
+
+    /// Records a refusal of a known caller's request, one line each.
+    async fn refuse<T>(
+        &self,
+        moment: &Moment,
+        origin: &Origin,
+        caller: &Caller,
+        (span, facts): (Option<DecisionSpan>, CallFacts),
+        refusal: Refusal,
+    ) -> Result<T, Refused> {
+        self.end_refused(span, &facts, &refusal);
+        let surroundings = self.surroundings(origin).map_err(Refused)?;
+        let record = RefusalRecord::of(&refusal, caller, &moment.snapshot.bundle.version, surroundings);
+        self.audit.append(moment.now, Record::Refusal(Box::new(record))).await?;
+        self.telemetry.metrics.refusal(refusal.kind());
+        Err(Refused(refusal))
+    }
+
+    /// Counts a refusal of a peer that is not authenticated: a stranger can't fill the log.
+    fn refuse_stranger(&self, origin: &Origin, span: Option<DecisionSpan>, facts: &CallFacts, refusal: Refusal) -> Refused {
+        self.end_refused(span, facts, &refusal);
+        self.count_stranger(origin.peer.host(), refusal.kind());
+        Refused(refusal)
+    }
+
+    fn end_refused(&self, span: Option<DecisionSpan>, facts: &CallFacts, refusal: &Refusal) {
+        tracing::debug!(name: "request.refused", kind = refusal.kind());
+        if let Some(span) = span {
+            span.refused(facts, refusal);
+        }
+    }
+
+    /// Marks a request as in flight until the guard is dropped; `None` if one of the same id is. Requests without id are not marked.
+    fn take_off(&self, caller: &Caller, request_id: &str) -> Option<Flight<'_>> {
+        if request_id.is_empty() {
+            return Some(Flight { pdp: self, key: None });
+        }
+        let key = (caller.tool_service.clone(), request_id.to_owned());
+        self.in_flight.insert(key.clone()).then_some(Flight { pdp: self, key: Some(key) })
+    }
+}
+
+struct Flight<'a> {
+    pdp: &'a Pdp,
+    key: Option<(String, String)>,
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = &self.key {
+            self.pdp.in_flight.remove(key);
+        }
+    }
+}
+
+fn no_entropy(_: crate::entropy::NoEntropy) -> Refusal {
+    Refusal::Unavailable("the operating system's random source failed")
+}
+
+fn request_id(request: &Request) -> &str {
+    match request {
+        Request::Call(call) => &call.correlation.request,
+        Request::Plain(call) => &call.correlation.request,
+    }
+}
+
+/// What a span may say of a request before anything of it is known to exist: names of the schema alone.
+fn facts(moment: &Moment, request: Option<&Request>) -> CallFacts {
+    let shapes = &moment.snapshot.bundle.policies.shapes;
+    let listed = |known: bool, name: &str| if known { name.to_owned() } else { "_OTHER".to_owned() };
+    match request {
+        Some(Request::Call(call)) => CallFacts {
+            action: listed(shapes.actions.contains_key(&call.action), &call.action),
+            resource_type: listed(shapes.entities.contains_key(&call.resource.reference.kind), &call.resource.reference.kind),
+            conversation: call.correlation.conversation.clone(),
+            tool_call: call.correlation.tool_call.clone(),
+            ..CallFacts::default()
+        },
+        Some(Request::Plain(call)) => {
+            CallFacts { action: listed(shapes.actions.contains_key(&call.action.id), &call.action.id), ..CallFacts::default() }
+        }
+        None => CallFacts::default(),
+    }
+}

@@ -1,0 +1,145 @@
+//! The gates in code, before Cedar: does everything that the call names exist, and does it belong together?
+//!
+//! INVARIANT: the tenant comes from the chain's own entities, never from the request. Unknown and foreign are one answer.
+
+use cedar_policy::{Entity, EntityUid, EvalResult};
+
+use crate::entities::{Attributes, Named, Stop, uid};
+use crate::json::{Object, Value};
+use crate::model::answer::Gate;
+use crate::model::call::Call;
+use crate::model::chain::{Chain, Link};
+use crate::model::refusal::Refusal;
+use crate::model::roles::{Roles, Supplier};
+use crate::policy::Policies;
+
+const NOTHING: &Object = &Object::new();
+
+/// Finds what the call names, and passes it only if it belongs together.
+///
+/// # Errors
+/// The gate that denies, or what can't be read.
+pub(super) fn pass<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain, call: &'a Call) -> Result<Named<'a>, Stop> {
+    let named = find(policies, roles, chain, call)?;
+    tenant_gate(policies, roles, &named, call)?;
+    case_gate(&named, call)?;
+    Ok(named)
+}
+
+/// Finds what the call names.
+///
+/// # Errors
+/// The gate that denies what does not exist, or what can't be read.
+pub(super) fn find<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain, call: &'a Call) -> Result<Named<'a>, Stop> {
+    let action = policies.shapes.actions.get(&call.action).ok_or(Stop::Denied(Gate::Action))?;
+    let kind = &call.resource.reference.kind;
+    if !action.resources.iter().any(|taken| taken.to_string() == *kind) {
+        return Err(Stop::Denied(Gate::Action));
+    }
+    if call.model.is_none() && roles.model_required.iter().any(|group| action.groups.contains(group)) {
+        return Err(Refusal::invalid("model", "is required for this action").into());
+    }
+    if !policies.shapes.choices(&roles.step).contains(&chain.step) {
+        return Err(Refusal::invalid("delegation.asserted.step", "is no step of the bundle").into());
+    }
+    let principals = principals(policies, roles, chain)?;
+    let case = uid(policies, &roles.case, &call.case.id).ok_or(Stop::Denied(Gate::Existence))?;
+    let resource = uid(policies, kind, &call.resource.reference.id).ok_or(Stop::Denied(Gate::Existence))?;
+    let attributes = attributes(policies, roles, call, &resource)?;
+    let scopes = scopes(&principals, chain);
+    Ok(Named { action, principals, resource, attributes, case, scopes })
+}
+
+/// Every principal of the chain is an entity of the bundle.
+fn principals<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain) -> Result<Vec<(Link, &'a Entity)>, Stop> {
+    Link::CHAIN
+        .into_iter()
+        .map(|link| {
+            let uid = uid(policies, roles.of(link), chain.principal(link));
+            let entity = uid.and_then(|uid| policies.store.get(&uid)).ok_or(Stop::Denied(Gate::Existence))?;
+            Ok((link, entity))
+        })
+        .collect()
+}
+
+/// The case's tenant exists, is every principal's own, and the resource's unless it is of a shared type.
+fn tenant_gate(policies: &Policies, roles: &Roles, named: &Named<'_>, call: &Call) -> Result<(), Stop> {
+    let denied = Err(Stop::Denied(Gate::Tenant));
+    let Some(tenant) = uid(policies, &roles.tenant, &call.case.tenant).filter(|tenant| policies.store.get(tenant).is_some()) else {
+        return denied;
+    };
+    let serves = |(link, entity): &(Link, &Entity)| match link {
+        Link::Agent | Link::Supervisor => is_tenant(entity, &tenant),
+        Link::ToolService => has_tenant(entity, &tenant),
+        Link::Plain => false,
+    };
+    let owned = match &named.attributes {
+        Attributes::Bundle(entity) => entity.attr("tenant").is_none() || is_tenant(entity, &tenant),
+        Attributes::Case => true,
+        Attributes::Sent(sent) => {
+            let own = sent.get("tenant").and_then(Value::as_str) == Some(call.case.tenant.as_str());
+            own || roles.shared.contains(&call.resource.reference.kind)
+        }
+    };
+    if owned && named.principals.iter().all(serves) { Ok(()) } else { denied }
+}
+
+/// A resource that is a case is the call's own, and one that has a customer has the case's.
+fn case_gate(named: &Named<'_>, call: &Call) -> Result<(), Stop> {
+    let together = match &named.attributes {
+        Attributes::Bundle(_) => true,
+        Attributes::Case => named.resource == named.case,
+        Attributes::Sent(sent) => match (sent.get("customer"), call.case.attributes.get("customer")) {
+            (Some(of_resource), Some(of_case)) => of_resource == of_case,
+            (_, None) | (None, _) => true,
+        },
+    };
+    if together { Ok(()) } else { Err(Stop::Denied(Gate::Case)) }
+}
+
+fn is_tenant(entity: &Entity, tenant: &EntityUid) -> bool {
+    matches!(entity.attr("tenant"), Some(Ok(EvalResult::EntityUid(own))) if own == *tenant)
+}
+
+fn has_tenant(entity: &Entity, tenant: &EntityUid) -> bool {
+    let is = |value: &EvalResult| matches!(value, EvalResult::EntityUid(own) if own == tenant);
+    matches!(entity.attr("tenants"), Some(Ok(EvalResult::Set(tenants))) if tenants.iter().any(is))
+}
+
+/// The resource's attributes come from whom the manifest says.
+fn attributes<'a>(policies: &'a Policies, roles: &Roles, call: &'a Call, resource: &EntityUid) -> Result<Attributes<'a>, Stop> {
+    let kind = &call.resource.reference.kind;
+    let sent = call.resource.attributes.as_ref();
+    let must_not_send = |problem| match sent {
+        Some(_) => Err(Stop::from(Refusal::invalid("resource.attributes_json", problem))),
+        None => Ok(()),
+    };
+    if *kind == roles.case {
+        must_not_send("must be empty: the case's attributes stand in `case.attributes_json`")?;
+        return Ok(Attributes::Case);
+    }
+    match roles.supplier(kind) {
+        Some(Supplier::Bundle) => {
+            must_not_send("must be empty: entities of this type come from the bundle")?;
+            policies.store.get(resource).map(Attributes::Bundle).ok_or(Stop::Denied(Gate::Existence))
+        }
+        Some(Supplier::ToolService) => Ok(Attributes::Sent(sent.unwrap_or(NOTHING))),
+        None => Err(Stop::Denied(Gate::Existence)),
+    }
+}
+
+/// The agent's own scopes, narrowed to those of the credential if it names any; never widened.
+fn scopes(principals: &[(Link, &Entity)], chain: &Chain) -> Vec<String> {
+    let agent = principals.iter().find(|(link, _)| *link == Link::Agent).map(|(_, entity)| entity);
+    let own = match agent.and_then(|agent| agent.attr("scopes")) {
+        Some(Ok(EvalResult::Set(scopes))) => scopes
+            .iter()
+            .filter_map(|scope| match scope {
+                EvalResult::EntityUid(uid) => Some(uid.id().unescaped().to_owned()),
+                _ => None,
+            })
+            .collect(),
+        _ => vec![],
+    };
+    own.into_iter().filter(|scope| chain.scopes.is_empty() || chain.scopes.contains(scope)).collect()
+}

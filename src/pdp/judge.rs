@@ -1,0 +1,180 @@
+//! From a read call to its outcome: gates, entities, Cedar, obligations. Pure; Authorize, Explain and the bundle's tests share it.
+
+use std::time::Duration;
+
+use crate::bundle::Bundle;
+use crate::decision::{WhatIf, decide};
+use crate::entities::{Asked, Named, Stop};
+use crate::json::{self, Object, Value};
+use crate::model::answer::{Gate, Outcome, Reason};
+use crate::model::call::Call;
+use crate::model::chain::Chain;
+use crate::model::refusal::Refusal;
+use crate::model::roles::Roles;
+use crate::model::time::Timestamp;
+use crate::model::verdict::Verdict;
+use crate::model::vouched::Vouched;
+use crate::obligations::{Lift, settle};
+use crate::pdp::gates;
+use crate::policy::shape::{Shape, Shapes};
+
+/// How long what a what-if grants would last.
+const HYPOTHETICAL: Duration = Duration::from_secs(60);
+
+/// What became of a call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Judged {
+    /// The outcome; the default denies.
+    pub outcome: Outcome,
+    /// The gate that denied before Cedar.
+    pub gate: Option<Gate>,
+    /// Cedar's verdict.
+    pub verdict: Verdict,
+}
+
+/// Judges a call at one instant by one bundle.
+///
+/// # Errors
+/// When the call can't be read.
+pub fn judge(bundle: &Bundle, roles: &Roles, chain: &Chain, call: &Call, vouched: &Vouched, now: Timestamp) -> Result<Judged, Refusal> {
+    match gates::pass(&bundle.policies, roles, chain, call) {
+        Ok(named) => judge_named(bundle, roles, named, chain, call, vouched, now),
+        Err(stop) => stopped(stop),
+    }
+}
+
+/// As [`judge`], but without the tenant and case gates in code: so that a bundle's tests show that its policies hold alone.
+///
+/// # Errors
+/// When the call can't be read.
+pub fn judge_by_policy_alone(
+    bundle: &Bundle,
+    roles: &Roles,
+    chain: &Chain,
+    call: &Call,
+    vouched: &Vouched,
+    now: Timestamp,
+) -> Result<Judged, Refusal> {
+    match gates::find(&bundle.policies, roles, chain, call) {
+        Ok(named) => judge_named(bundle, roles, named, chain, call, vouched, now),
+        Err(stop) => stopped(stop),
+    }
+}
+
+fn judge_named(
+    bundle: &Bundle,
+    roles: &Roles,
+    named: Named<'_>,
+    chain: &Chain,
+    call: &Call,
+    vouched: &Vouched,
+    now: Timestamp,
+) -> Result<Judged, Refusal> {
+    let policies = &bundle.policies;
+    if call.tokens.approval.is_some() || call.tokens.release.is_some() {
+        return Ok(denied(Gate::Token, Reason::ApprovalUnverifiable));
+    }
+    let asked = match Asked::prepare(policies, roles, named, chain, call, now) {
+        Ok(asked) => asked,
+        Err(stop) => return stopped(stop),
+    };
+    let verdict = decide(&policies.engine, &asked.requests(&chain.step, vouched)?, &asked.entities);
+    let steps = policies.shapes.choices(&roles.step);
+    let outcome = settle(policies, &verdict, |lift| what_if(bundle, &asked, lift, (chain, steps), call, vouched, now));
+    Ok(Judged { outcome, gate: None, verdict })
+}
+
+fn stopped(stop: Stop) -> Result<Judged, Refusal> {
+    match stop {
+        Stop::Denied(gate) => Ok(denied(gate, Reason::NotPermitted)),
+        Stop::Refused(refusal) => Err(refusal),
+    }
+}
+
+fn denied(gate: Gate, reason: Reason) -> Judged {
+    Judged { outcome: Outcome::denied(reason), gate: Some(gate), verdict: Verdict::default() }
+}
+
+/// Evaluates the call with all of a lift granted; where the step is in the way, in any other step.
+fn what_if(
+    bundle: &Bundle,
+    asked: &Asked<'_>,
+    lift: &Lift,
+    (chain, steps): (&Chain, &[String]),
+    call: &Call,
+    vouched: &Vouched,
+    now: Timestamp,
+) -> WhatIf {
+    let granted = grant(&bundle.policies.shapes, lift, &call.arguments, vouched, now);
+    let own = [chain.step.clone()];
+    let steps = if lift.classes.contains(&Reason::StepNotAllowed) { steps } else { &own };
+    let mut tried = steps.iter().filter_map(|step| asked.requests(step, &granted).ok());
+    let turned = tried.find_map(|requests| {
+        let what_if = WhatIf::of(&bundle.policies.engine, &requests, &asked.entities);
+        what_if.would_permit().then_some(what_if)
+    });
+    turned.unwrap_or_default()
+}
+
+/// The vouched members as they would be if nothing of the lift stood in the way.
+fn grant(shapes: &Shapes, lift: &Lift, arguments: &Object, vouched: &Vouched, now: Timestamp) -> Vouched {
+    let mut granted = vouched.clone();
+    let calm = Vouched::nothing(lowest_tier(shapes));
+    let expires = Value::String(now.plus(HYPOTHETICAL).to_string());
+    if let Some((template, quorum)) = &lift.approval {
+        let limits = limits(shapes, arguments);
+        granted.remove("approval");
+        granted.set("approval", approval(template, *quorum, expires.clone(), limits));
+    }
+    for name in &lift.checks {
+        granted.set("checks", json::object([(name, json::object([("expires", expires.clone())]))]));
+    }
+    let mut calm_down = |names: &[&str]| {
+        for name in names {
+            granted.remove(name);
+            if let Some(value) = calm.get(name) {
+                granted.set(name, value.clone());
+            }
+        }
+    };
+    if lift.classes.contains(&Reason::RiskTooHigh) {
+        calm_down(&["risk", "findings"]);
+    }
+    if lift.classes.contains(&Reason::RateLimited) {
+        calm_down(&["rates"]);
+    }
+    if lift.classes.contains(&Reason::ScreeningRequired) {
+        granted.set("screening", json::object([("tainted", Value::Bool(false)), ("unscreened", Value::Bool(false))]));
+    }
+    granted
+}
+
+/// `context.approval` of an approval; the one place that gives it its form.
+pub fn approval(template: &str, approvers: u32, expires: Value, limits: Value) -> Value {
+    json::object([
+        ("approvers", Value::Integer(i64::from(approvers))),
+        ("expires", expires),
+        ("limits", limits),
+        ("template", Value::from(template)),
+    ])
+}
+
+/// The arguments that an approval bounds: those that `context.approval.limits` declares.
+fn limits(shapes: &Shapes, arguments: &Object) -> Value {
+    let declared = shapes.actions.values().find_map(|action| shapes.follow(&action.context, &["approval", "limits"]));
+    match declared.map(|member| &member.shape) {
+        Some(Shape::Record(limits)) => {
+            arguments.iter().filter(|(name, _)| limits.contains_key(*name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+        }
+        _ => Value::Object(Object::new()),
+    }
+}
+
+/// The first member of the risk tiers' type: they are declared in rising order.
+pub fn lowest_tier(shapes: &Shapes) -> Option<&str> {
+    let tier = shapes.actions.values().find_map(|action| shapes.follow(&action.context, &["risk", "tier"]));
+    match tier.map(|member| &member.shape) {
+        Some(Shape::Entity(entity)) => entity.choices.as_deref().and_then(<[String]>::first).map(String::as_str),
+        _ => None,
+    }
+}

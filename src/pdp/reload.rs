@@ -1,0 +1,127 @@
+//! The bundle's life: the first one, and those after it. Everything is read with no lock, one `Arc` is swapped, the last good
+//! bundle stays.
+
+use std::sync::Arc;
+
+use crate::audit::record::{PolicyRecord, Record};
+use crate::bundle::folder::Folder;
+use crate::bundle::{Bundle, LoadError, Reading};
+use crate::model::time::Timestamp;
+use crate::pdp::{Pdp, Refused, Snapshot};
+
+/// A bundle that was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Digest of the refused folder; empty when it could not be read.
+    pub digest: String,
+    /// When.
+    pub at: Timestamp,
+    /// Why: each fault with its place.
+    pub faults: Vec<String>,
+}
+
+/// What came of a reload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reloaded {
+    /// A new bundle is in force.
+    Activated,
+    /// The folder's bundle was refused.
+    Rejected(Arc<Rejected>),
+    /// The folder holds the bundle that is in force.
+    Unchanged,
+}
+
+impl Pdp {
+    /// Reads the folder and, if its digest is new, the bundle in it. Reloads run one after the other.
+    ///
+    /// # Errors
+    /// When the audit log can't record what came of it; then nothing changes.
+    pub async fn reload(&self) -> Result<Reloaded, Refused> {
+        let _one_at_a_time = self.reloading.lock().await;
+        let path = self.options.bundle.clone();
+        let reading = self.options.reading;
+        let (current, refused) = (self.snapshot.load_full(), self.rejected.load_full());
+        let in_force = current.bundle.version.digest.clone();
+        let known = refused.as_ref().map(|rejected| rejected.digest.clone());
+        let loading = tokio::task::spawn_blocking(move || load_if_new(&path, reading, &in_force, known.as_deref()));
+        let found = loading.await.unwrap_or_else(|_| Found::Faulty(LoadError::Unreadable("reading the bundle failed".into())));
+        match (found, refused) {
+            (Found::InForce, _) => {
+                self.rejected.store(None);
+                Ok(Reloaded::Unchanged)
+            }
+            (Found::RefusedBefore, Some(refused)) => Ok(Reloaded::Rejected(refused)),
+            (Found::RefusedBefore, None) => Ok(Reloaded::Unchanged),
+            (Found::Faulty(error), Some(refused)) if error.digest().is_empty() && refused.faults == error.lines() => {
+                Ok(Reloaded::Rejected(refused))
+            }
+            (Found::Faulty(error), _) => self.reject(&current, &error).await,
+            (Found::New(bundle), _) => self.activate(&current, *bundle).await,
+        }
+    }
+
+    /// Records the bundle that the server starts with.
+    ///
+    /// # Errors
+    /// When the audit log can't be written.
+    pub(crate) async fn record_first_bundle(&self) -> Result<(), Refused> {
+        let moment = self.moment();
+        let bundle = &moment.snapshot.bundle;
+        let record = PolicyRecord::activated(&bundle.manifest.name, &bundle.version, "");
+        self.audit.append(moment.now, Record::PolicyActivated(record)).await?;
+        self.telemetry.metrics.activated(moment.now.seconds_and_nanos().0);
+        Ok(())
+    }
+
+    async fn activate(&self, current: &Snapshot, bundle: Bundle) -> Result<Reloaded, Refused> {
+        let now = self.clock.now();
+        let previous = current.bundle.version.digest.as_str();
+        let record = PolicyRecord::activated(&bundle.manifest.name, &bundle.version, previous);
+        self.audit.append(now, Record::PolicyActivated(record)).await?;
+        let digest = bundle.version.digest.clone();
+        self.snapshot.store(Arc::new(Snapshot::new(bundle, now)));
+        self.rejected.store(None);
+        self.telemetry.reload("activated", &digest, previous);
+        self.telemetry.metrics.activated(now.seconds_and_nanos().0);
+        tracing::info!(name: "bundle.activated", digest, previous);
+        Ok(Reloaded::Activated)
+    }
+
+    async fn reject(&self, current: &Snapshot, error: &LoadError) -> Result<Reloaded, Refused> {
+        let now = self.clock.now();
+        let previous = current.bundle.version.digest.as_str();
+        let rejected = Arc::new(Rejected { digest: error.digest().to_owned(), at: now, faults: error.lines() });
+        let record = PolicyRecord::rejected(&rejected.digest, &rejected.faults, previous);
+        self.audit.append(now, Record::PolicyRejected(record)).await?;
+        self.telemetry.reload("rejected", &rejected.digest, previous);
+        let first = rejected.faults.first().cloned().unwrap_or_default();
+        tracing::error!(name: "bundle.rejected", digest = rejected.digest, in_force = previous, faults = rejected.faults.len(), first);
+        self.rejected.store(Some(Arc::clone(&rejected)));
+        Ok(Reloaded::Rejected(rejected))
+    }
+}
+
+enum Found {
+    Faulty(LoadError),
+    InForce,
+    New(Box<Bundle>),
+    RefusedBefore,
+}
+
+fn load_if_new(path: &std::path::Path, reading: Reading, in_force: &str, refused: Option<&str>) -> Found {
+    let folder = match Folder::read(path) {
+        Ok(folder) => folder,
+        Err(error) => return Found::Faulty(LoadError::Unreadable(error.to_string())),
+    };
+    let digest = folder.digest();
+    if digest == in_force {
+        return Found::InForce;
+    }
+    if Some(digest.as_str()) == refused {
+        return Found::RefusedBefore;
+    }
+    match Bundle::from_folder(folder, reading) {
+        Ok(bundle) => Found::New(Box::new(bundle)),
+        Err(error) => Found::Faulty(error),
+    }
+}

@@ -1,0 +1,132 @@
+//! Start, readiness and end: what operators see of the PDP.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::audit::record::{CEDAR_VERSION, Record, RecoveredRecord, ResumedRecord, ServerRecord};
+use crate::model::time::Timestamp;
+use crate::pdp::reload::Rejected;
+use crate::pdp::{Pdp, Refused, Snapshot};
+
+/// How far the clock may step back before readiness ends.
+const STEP_BACK_MAX: Duration = Duration::from_secs(5);
+/// How long the last spans may take to leave.
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// What runs, and how well.
+#[derive(Debug)]
+pub struct Status {
+    /// Version of the Cedar library.
+    pub cedar_version: &'static str,
+    /// Deployment environment.
+    pub environment: String,
+    /// Since when the server runs.
+    pub started_at: Timestamp,
+    /// Why it is not ready; none when it is.
+    pub not_ready: Vec<&'static str>,
+    /// The bundle in force.
+    pub snapshot: Arc<Snapshot>,
+    /// The bundle that was refused after it.
+    pub rejected: Option<Arc<Rejected>>,
+    /// The audit log's name.
+    pub log: String,
+    /// The last durable record.
+    pub last_index: u64,
+    /// `strict` or `best_effort`.
+    pub durability: &'static str,
+    /// What the deployment runs without.
+    pub warnings: Vec<&'static str>,
+}
+
+impl Pdp {
+    /// Records the start: the recovery of the log, the server, its bundle. No request is taken before.
+    ///
+    /// # Errors
+    /// When the audit log can't be written.
+    pub async fn start(&self, recovered: Option<RecoveredRecord>) -> Result<(), Refused> {
+        let now = self.clock.now();
+        if let Some(recovered) = recovered {
+            tracing::warn!(name: "audit.recovered", bytes = recovered.bytes, kept_in = recovered.kept_in);
+            self.audit.append(now, Record::Recovered(recovered)).await?;
+        }
+        self.audit.append(now, Record::Started(self.server_record())).await?;
+        self.record_first_bundle().await
+    }
+
+    /// Records the end, writes what is queued, sends the last spans. Blocks: call it from a blocking thread.
+    pub fn stop(&self, runtime: &tokio::runtime::Handle) {
+        let now = self.clock.now();
+        let stopped = runtime.block_on(async {
+            self.tick().await;
+            self.audit.append(now, Record::Stopped(self.server_record())).await
+        });
+        if let Err(error) = stopped {
+            tracing::error!(name: "audit.stop_not_recorded", error = %error);
+        }
+        self.audit.close();
+        self.telemetry.shut_down(FLUSH);
+    }
+
+    /// To be called every second: tries to write again after a failure, and writes the refusals of strangers that were counted
+    /// since the last call, one line a peer and kind, if there is room.
+    pub async fn tick(&self) {
+        let now = self.clock.now();
+        self.telemetry.metrics.audit(self.audit.failures(), self.audit.lost());
+        if !self.audit.healthy() {
+            let resumed = ResumedRecord { failures: self.audit.failures() };
+            match self.audit.append(now, Record::Resumed(resumed)).await {
+                Ok(_) => tracing::info!(name: "audit.resumed", "the audit log can be written again"),
+                Err(_) => {
+                    tracing::error!(name: "audit.failed", failures = self.audit.failures(), "the audit log can't be written: no answers are given")
+                }
+            }
+        }
+        let drained = self.strangers.drain();
+        if drained.is_empty() {
+            return;
+        }
+        let room = self.audit.has_room_for_strangers();
+        for record in drained {
+            let count = record.count;
+            if !room || self.audit.append(now, Record::Refusals(record)).await.is_err() {
+                self.telemetry.metrics.suppressed(count);
+            }
+        }
+    }
+
+    /// Why the server is not ready; none when it is.
+    pub fn not_ready(&self) -> Vec<&'static str> {
+        let faults = [
+            ("audit", !self.audit.healthy()),
+            ("clock", self.clock.step_back() > STEP_BACK_MAX),
+            ("draining", self.draining.load(Ordering::Acquire)),
+        ];
+        faults.into_iter().filter(|(_, fault)| *fault).map(|(name, _)| name).collect()
+    }
+
+    /// What runs, and how well.
+    pub fn status(&self) -> Status {
+        Status {
+            cedar_version: CEDAR_VERSION,
+            environment: self.options.environment.clone(),
+            started_at: self.started_at,
+            not_ready: self.not_ready(),
+            snapshot: self.snapshot.load_full(),
+            rejected: self.rejected.load_full(),
+            log: self.audit.log().to_owned(),
+            last_index: self.audit.last_index(),
+            durability: self.audit.durability().name(),
+            warnings: self.options.warnings.clone(),
+        }
+    }
+
+    /// The audit log's name, for references to it.
+    pub fn audit_log(&self) -> &str {
+        self.audit.log()
+    }
+
+    fn server_record(&self) -> ServerRecord {
+        ServerRecord::new(&self.options.environment, self.audit.durability().name(), &self.options.warnings)
+    }
+}

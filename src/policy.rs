@@ -1,0 +1,206 @@
+//! Policies, schema and the bundle's own entities: loaded whole or not at all, then only read.
+
+pub mod engine;
+pub mod lint;
+pub mod rule;
+pub mod shape;
+pub mod source;
+pub mod store;
+
+use std::collections::{BTreeMap, HashMap};
+
+use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
+use miette::Diagnostic;
+
+use crate::model::fault::Fault;
+use crate::model::roles::Roles;
+use crate::policy::engine::Engine;
+use crate::policy::rule::Rule;
+use crate::policy::shape::Shapes;
+use crate::policy::source::{Placed, Source};
+use crate::policy::store::Store;
+
+/// How many attribute steps from an entity a policy may take: `resource.tenant`, not `resource.owner.tenant`.
+const DEREFERENCE_MAX: u32 = 1;
+
+/// The texts that a bundle's policies are made of.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The schema, if there is one.
+    pub schema: Option<Source>,
+    /// Policy files, by name.
+    pub policies: Vec<Source>,
+    /// Entity files, by name.
+    pub entities: Vec<Source>,
+}
+
+/// How strictly policies are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Validation {
+    /// Not validated, ids by position where `@id` is absent: for conformance mode alone.
+    Off,
+    /// By Cedar's strict validator and our linter.
+    #[default]
+    Strict,
+}
+
+/// Everything that a decision reads.
+#[derive(Debug)]
+pub struct Policies {
+    /// The schema; absent in conformance mode alone.
+    pub schema: Option<Schema>,
+    /// The schema's types.
+    pub shapes: Shapes,
+    /// The bundle's own entities.
+    pub store: Store,
+    /// Evaluates.
+    pub engine: Engine,
+    rules: HashMap<String, Rule>,
+}
+
+impl Policies {
+    /// Reads, validates and indexes. `roles` is what gates need; without it no gate can be served.
+    ///
+    /// # Errors
+    /// Every fault that can be seen at once, each with its place.
+    pub fn load(sources: &Sources, roles: Option<&Roles>, validation: Validation) -> Result<Self, Vec<Fault>> {
+        let (schema, shapes) = read_schema(sources, validation)?;
+        let mut faults = Vec::new();
+        let mut take = |found: Result<_, Vec<Fault>>| found.map_err(|mut found| faults.append(&mut found)).ok();
+        let read = take(read_policies(&sources.policies, validation));
+        let store = Store::load(&sources.entities, schema.as_ref(), roles).map_err(|mut found| faults.append(&mut found)).ok();
+        let (Some(read), Some(store)) = (read, store) else { return Err(faults) };
+        if validation == Validation::Strict
+            && let Some(schema) = &schema
+        {
+            faults.extend(validate(schema, &read));
+            if let (true, Some(source), Some(roles)) = (faults.is_empty(), &sources.schema, roles) {
+                faults.extend(lint::lint(&read, source, &shapes, &store, roles));
+            }
+            if !faults.is_empty() {
+                return Err(faults);
+            }
+        }
+        Ok(Self { schema, engine: Engine::new(read.set, &shapes), shapes, store, rules: read.rules })
+    }
+
+    /// A policy's annotations.
+    pub fn rule(&self, id: &str) -> Option<&Rule> {
+        self.rules.get(id)
+    }
+
+    /// Every policy's annotations, by id.
+    pub fn rules(&self) -> BTreeMap<&str, &Rule> {
+        self.rules.iter().map(|(id, rule)| (id.as_str(), rule)).collect()
+    }
+}
+
+/// Policies as read from their files, before validation.
+#[derive(Debug)]
+pub struct ReadPolicies {
+    set: PolicySet,
+    rules: HashMap<String, Rule>,
+    placed: HashMap<String, (Source, Placed)>,
+}
+
+impl ReadPolicies {
+    /// A fault at a policy.
+    fn fault(&self, id: &str, message: impl Into<String>) -> Fault {
+        match self.placed.get(id) {
+            Some((source, placed)) => Fault::new(&source.file, &source.text, (placed.span.0, 1), message),
+            None => Fault::whole("policies", "", message),
+        }
+    }
+}
+
+fn read_schema(sources: &Sources, validation: Validation) -> Result<(Option<Schema>, Shapes), Vec<Fault>> {
+    let Some(source) = &sources.schema else {
+        return match validation {
+            Validation::Off => Ok((None, Shapes::default())),
+            Validation::Strict => Err(vec![Fault::whole("schema.cedarschema", "", "the bundle has no schema")]),
+        };
+    };
+    source::refuse_nesting(source).map_err(|fault| vec![fault])?;
+    let (schema, warnings) = Schema::from_cedarschema_str(&source.text).map_err(|error| source::faults(source, &error))?;
+    let warnings: Vec<Fault> = warnings.flat_map(|warning| source::faults(source, &warning)).collect();
+    if validation == Validation::Strict && !warnings.is_empty() {
+        return Err(warnings);
+    }
+    match (Shapes::of(&schema), validation) {
+        (Ok(shapes), _) => Ok((Some(schema), shapes)),
+        (Err(_), Validation::Off) => Ok((Some(schema), Shapes::default())),
+        (Err(error), Validation::Strict) => Err(vec![Fault::whole(&source.file, &source.text, error.to_string())]),
+    }
+}
+
+fn read_policies(sources: &[Source], validation: Validation) -> Result<ReadPolicies, Vec<Fault>> {
+    let mut read = ReadPolicies { set: PolicySet::new(), rules: HashMap::new(), placed: HashMap::new() };
+    let mut faults = Vec::new();
+    let mut position = 0;
+    for source in sources {
+        let placed = match source::parse(source) {
+            Ok(placed) => placed,
+            Err(mut found) => {
+                faults.append(&mut found);
+                continue;
+            }
+        };
+        for placed in placed {
+            let fault = |message: String| Fault::new(&source.file, &source.text, (placed.span.0, 1), message);
+            let id = placed.policy.annotation("id").map(str::to_owned);
+            let id = match (id, validation) {
+                (Some(id), Validation::Strict) if !is_id(&id) => {
+                    faults.push(fault("`@id` must be 1 to 128 of `a-z`, `0-9`, `.`, `_` and `-`".into()));
+                    continue;
+                }
+                (Some(id), _) => id,
+                (None, Validation::Off) => format!("policy{position}"),
+                (None, Validation::Strict) => {
+                    faults.push(fault("the policy has no `@id`".into()));
+                    continue;
+                }
+            };
+            position += 1;
+            faults.extend(add(&mut read, source, &placed, &id, validation).into_iter().map(fault));
+        }
+    }
+    if faults.is_empty() { Ok(read) } else { Err(faults) }
+}
+
+fn add(read: &mut ReadPolicies, source: &Source, placed: &Placed, id: &str, validation: Validation) -> Vec<String> {
+    if let Some((other, at)) = read.placed.get(id) {
+        let place = Fault::new(&other.file, &other.text, (at.span.0, 1), "").place();
+        return vec![format!("the id `{id}` is taken by the policy at {place}")];
+    }
+    let policy: Policy = placed.policy.new_id(PolicyId::new(id));
+    let place = Fault::new(&source.file, &source.text, (placed.span.0, 1), "").place();
+    let place = place.rsplit_once(':').map_or(place.clone(), |(line, _column)| line.to_owned());
+    match Rule::read(&policy, place) {
+        Ok(rule) => {
+            read.rules.insert(id.to_owned(), rule);
+        }
+        Err(found) if validation == Validation::Strict => return found,
+        Err(_) => {}
+    }
+    read.placed.insert(id.to_owned(), (source.clone(), placed.clone()));
+    read.set.add(policy).err().map(|error| error.to_string()).into_iter().collect()
+}
+
+fn is_id(id: &str) -> bool {
+    (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte))
+}
+
+/// Runs Cedar's strict validator; a warning is a fault, for an impossible policy protects nothing.
+fn validate(schema: &Schema, read: &ReadPolicies) -> Vec<Fault> {
+    let result = Validator::new(schema.clone()).validate_with_level(&read.set, ValidationMode::Strict, DEREFERENCE_MAX);
+    let at = |id: &PolicyId, error: &dyn Diagnostic| match read.placed.get(&id.to_string()) {
+        Some((source, _)) => source::faults(source, error),
+        None => vec![Fault::whole("policies", "", error.to_string())],
+    };
+    let errors = result.validation_errors().flat_map(|error| at(error.policy_id(), error));
+    let warnings = result.validation_warnings().flat_map(|warning| at(warning.policy_id(), warning));
+    let mut faults: Vec<Fault> = errors.chain(warnings).collect();
+    faults.sort_by_key(Fault::line);
+    faults
+}

@@ -1,0 +1,126 @@
+//! Cedar's evaluation, over those policies alone whose scope can match the request's types.
+//!
+//! A policy whose scope is false adds neither a reason nor an error, so leaving it out gives the same answer as evaluating all;
+//! `tests/it/engine.rs` holds the two against each other.
+
+use std::collections::HashMap;
+
+use cedar_policy::{
+    ActionConstraint, AuthorizationError, Authorizer, Decision, Entities, EntityTypeName, EntityUid, EvaluationError, Policy, PolicySet,
+    PrincipalConstraint, Request, ResourceConstraint,
+};
+
+use crate::model::call::EntityReference;
+use crate::model::chain::Link;
+use crate::model::verdict::{LinkVerdict, PolicyFault};
+use crate::policy::shape::Shapes;
+
+/// The types of a request: principal type, action, resource type.
+type Environment = (EntityTypeName, EntityUid, EntityTypeName);
+
+/// Evaluates requests.
+#[derive(Debug)]
+pub struct Engine {
+    authorizer: Authorizer,
+    all: PolicySet,
+    by_environment: HashMap<Environment, PolicySet>,
+}
+
+impl Engine {
+    /// Sorts policies by the environments of the schema in which their scope can match.
+    pub fn new(all: PolicySet, shapes: &Shapes) -> Self {
+        let mut by_environment = HashMap::new();
+        for action in shapes.actions.values() {
+            for principal in &action.principals {
+                for resource in &action.resources {
+                    let candidates = all.policies().filter(|policy| {
+                        principal_can_match(policy, principal)
+                            && action_can_match(policy, &action.uid, &action.groups)
+                            && resource_can_match(policy, resource)
+                    });
+                    // Ids are unique in `all`, so that none is refused here.
+                    let set = PolicySet::from_policies(candidates.cloned()).unwrap_or_else(|_| all.clone());
+                    by_environment.insert((principal.clone(), action.uid.clone(), resource.clone()), set);
+                }
+            }
+        }
+        Self { authorizer: Authorizer::new(), all, by_environment }
+    }
+
+    /// All policies.
+    pub fn policies(&self) -> &PolicySet {
+        &self.all
+    }
+
+    /// Evaluates one link's request. Requests outside the schema's environments are evaluated against every policy.
+    pub fn evaluate(&self, link: Link, request: &Request, entities: &Entities) -> LinkVerdict {
+        let environment = match (request.principal(), request.action(), request.resource()) {
+            (Some(principal), Some(action), Some(resource)) => {
+                Some((principal.type_name().clone(), action.clone(), resource.type_name().clone()))
+            }
+            _ => None,
+        };
+        let candidates = environment.and_then(|environment| self.by_environment.get(&environment)).unwrap_or(&self.all);
+        self.evaluate_set(link, request, candidates, entities)
+    }
+
+    /// Evaluates one link's request against every policy: what [`Engine::evaluate`] must equal.
+    pub fn evaluate_all(&self, link: Link, request: &Request, entities: &Entities) -> LinkVerdict {
+        self.evaluate_set(link, request, &self.all, entities)
+    }
+
+    fn evaluate_set(&self, link: Link, request: &Request, policies: &PolicySet, entities: &Entities) -> LinkVerdict {
+        let response = self.authorizer.is_authorized(request, policies, entities);
+        let mut determining: Vec<String> = response.diagnostics().reason().map(ToString::to_string).collect();
+        determining.sort_unstable();
+        let mut errors: Vec<PolicyFault> = response.diagnostics().errors().map(policy_fault).collect();
+        errors.sort_unstable();
+        let principal = request.principal().map(|uid| (uid.type_name().to_string(), uid.id().unescaped().to_owned())).unwrap_or_default();
+        let principal = EntityReference { kind: principal.0, id: principal.1 };
+        LinkVerdict { link, principal, permitted: response.decision() == Decision::Allow, determining, errors }
+    }
+}
+
+fn principal_can_match(policy: &Policy, kind: &EntityTypeName) -> bool {
+    match policy.principal_constraint() {
+        // A group's type says nothing of its members'.
+        PrincipalConstraint::Any | PrincipalConstraint::In(_) => true,
+        PrincipalConstraint::Eq(uid) => uid.type_name() == kind,
+        PrincipalConstraint::Is(only) | PrincipalConstraint::IsIn(only, _) => only == *kind,
+    }
+}
+
+fn resource_can_match(policy: &Policy, kind: &EntityTypeName) -> bool {
+    match policy.resource_constraint() {
+        ResourceConstraint::Any | ResourceConstraint::In(_) => true,
+        ResourceConstraint::Eq(uid) => uid.type_name() == kind,
+        ResourceConstraint::Is(only) | ResourceConstraint::IsIn(only, _) => only == *kind,
+    }
+}
+
+fn action_can_match(policy: &Policy, action: &EntityUid, groups: &[String]) -> bool {
+    let covers = |named: &EntityUid| named == action || groups.iter().any(|group| group == named.id().unescaped());
+    match policy.action_constraint() {
+        ActionConstraint::Any => true,
+        ActionConstraint::Eq(named) => named == *action,
+        ActionConstraint::In(named) => named.iter().any(covers),
+    }
+}
+
+fn policy_fault(error: &AuthorizationError) -> PolicyFault {
+    let AuthorizationError::PolicyEvaluationError(error) = error;
+    PolicyFault { policy: error.policy_id().to_string(), class: class(error.inner()) }
+}
+
+/// The class of an evaluation error. Its text may echo values, so it never leaves this function.
+fn class(error: &EvaluationError) -> &'static str {
+    match error {
+        EvaluationError::EntityDoesNotExist(_) => "missing_entity",
+        EvaluationError::EntityAttrDoesNotExist(_) | EvaluationError::RecordAttrDoesNotExist(_) => "missing_attribute",
+        EvaluationError::TypeError(_) => "type",
+        EvaluationError::IntegerOverflow(_) => "overflow",
+        EvaluationError::RecursionLimit(_) => "recursion",
+        EvaluationError::FailedExtensionFunctionExecution(_) | EvaluationError::FailedExtensionFunctionLookup(_) => "extension",
+        _ => "other",
+    }
+}

@@ -1,0 +1,180 @@
+//! The rules of a readable, provable bundle that Cedar's validator doesn't know. One function a rule; each fault names its policy.
+
+mod paths;
+mod wiring;
+
+use cedar_policy::{Effect, Policy, PrincipalConstraint, ResourceConstraint};
+use cedar_policy_core::ast;
+
+use crate::model::fault::Fault;
+use crate::model::roles::{Roles, Supplier};
+use crate::policy::rule::Requirement;
+use crate::policy::shape::{Action, Shape, Shapes};
+use crate::policy::source::{self, Source};
+use crate::policy::store::Store;
+use crate::policy::{ReadPolicies, Rule};
+
+/// What a rule reads.
+struct Bundle<'a> {
+    read: &'a ReadPolicies,
+    schema: &'a Source,
+    shapes: &'a Shapes,
+    store: &'a Store,
+    roles: &'a Roles,
+}
+
+/// A policy under a rule.
+struct Subject<'a> {
+    policy: &'a Policy,
+    rule: &'a Rule,
+    /// Every expression of its conditions.
+    expressions: Vec<&'a ast::Expr>,
+}
+
+/// Applies every rule.
+pub(super) fn lint(read: &ReadPolicies, schema: &Source, shapes: &Shapes, store: &Store, roles: &Roles) -> Vec<Fault> {
+    let bundle = Bundle { read, schema, shapes, store, roles };
+    let mut faults: Vec<Fault> = wiring::faults(&bundle);
+    for policy in read.set.policies() {
+        let id = policy.id().to_string();
+        let Some(rule) = read.rules.get(&id) else { continue };
+        let Some((_, placed)) = read.placed.get(&id) else { continue };
+        let core: &ast::Policy = placed.policy.as_ref();
+        let expressions = core.non_scope_constraints().map(flatten).unwrap_or_default();
+        let subject = Subject { policy, rule, expressions };
+        let words = [
+            permits_read_no_context(&subject),
+            principals_are_typed(&subject),
+            entities_exist(&subject, &bundle),
+            requirements_exist(&subject, &bundle),
+            reads_return_only(&subject, &bundle),
+            paths::members_are_declared(&subject, &bundle),
+            paths::vouched_members_are_used_as_paths(&subject),
+        ];
+        faults.extend(words.into_iter().flatten().map(|message| read.fault(&id, message)));
+    }
+    faults.sort_by_key(Fault::line);
+    faults
+}
+
+fn flatten(root: &ast::Expr) -> Vec<&ast::Expr> {
+    let mut all = vec![];
+    let mut open = vec![root];
+    while let Some(expression) = open.pop() {
+        all.push(expression);
+        open.extend(source::children(expression));
+    }
+    all
+}
+
+fn is_variable(expression: &ast::Expr, variable: ast::Var) -> bool {
+    matches!(expression.expr_kind(), ast::ExprKind::Var(found) if *found == variable)
+}
+
+/// A default denial names no policy: what a circumstance can lift is a `forbid`, so that a denial can say what is missing.
+fn permits_read_no_context(subject: &Subject<'_>) -> Vec<String> {
+    let reads = subject.expressions.iter().any(|expression| is_variable(expression, ast::Var::Context));
+    if subject.policy.effect() == Effect::Permit && reads {
+        return vec!["a `permit` must not read `context`: say the condition as a `forbid … unless`".into()];
+    }
+    vec![]
+}
+
+/// `principal in Role::"x"` also matches another type that holds the role, and attributes differ from type to type.
+fn principals_are_typed(subject: &Subject<'_>) -> Vec<String> {
+    let constraint = subject.policy.principal_constraint();
+    let typed = matches!(constraint, PrincipalConstraint::Is(_) | PrincipalConstraint::IsIn(..) | PrincipalConstraint::Eq(_));
+    let reads_attributes = subject.expressions.iter().any(|expression| match expression.expr_kind() {
+        ast::ExprKind::GetAttr { expr, .. } | ast::ExprKind::HasAttr { expr, .. } | ast::ExprKind::ExtHasAttr { expr, .. } => {
+            is_variable(expr, ast::Var::Principal)
+        }
+        ast::ExprKind::BinaryApp { op: ast::BinaryOp::In, arg1, .. } => is_variable(arg1, ast::Var::Principal),
+        _ => false,
+    });
+    if !typed && (matches!(constraint, PrincipalConstraint::In(_)) || reads_attributes) {
+        return vec!["the scope must say `principal is <type>`, since it reads what depends on the type".into()];
+    }
+    vec![]
+}
+
+/// A role that no file defines matches nobody, which in a `forbid` fails open.
+fn entities_exist(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String> {
+    let mut named: Vec<cedar_policy::EntityUid> = subject
+        .expressions
+        .iter()
+        .filter_map(|expression| match expression.expr_kind() {
+            ast::ExprKind::Lit(ast::Literal::EntityUID(uid)) => Some(uid.as_ref().clone().into()),
+            _ => None,
+        })
+        .collect();
+    match subject.policy.principal_constraint() {
+        PrincipalConstraint::In(uid) | PrincipalConstraint::Eq(uid) | PrincipalConstraint::IsIn(_, uid) => named.push(uid),
+        PrincipalConstraint::Any | PrincipalConstraint::Is(_) => {}
+    }
+    match subject.policy.resource_constraint() {
+        ResourceConstraint::In(uid) | ResourceConstraint::Eq(uid) | ResourceConstraint::IsIn(_, uid) => named.push(uid),
+        ResourceConstraint::Any | ResourceConstraint::Is(_) => {}
+    }
+    let from_bundle = |uid: &cedar_policy::EntityUid| bundle.roles.supplier(&uid.type_name().to_string()) == Some(Supplier::Bundle);
+    let unknown = named.iter().filter(|uid| from_bundle(uid) && bundle.store.get(uid).is_none());
+    unknown.map(|uid| format!("no file of `entities/` defines `{uid}`")).collect()
+}
+
+/// A requirement that nothing can meet denies for ever, and one of another template would be lifted by the wrong approval.
+fn requirements_exist(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String> {
+    let mut faults = vec![];
+    for action in covered(subject.policy, bundle.shapes) {
+        let id = action.uid.id().unescaped();
+        match &subject.rule.requires {
+            Some(Requirement::Approval(template)) => {
+                let templates = match bundle.shapes.follow(&action.context, &["approval", "template"]).map(|member| &member.shape) {
+                    Some(Shape::Entity(entity)) => entity.choices.clone().unwrap_or_default(),
+                    _ => vec![],
+                };
+                if !templates.contains(template) {
+                    faults.push(format!("`{template}` is no template of `context.approval` in action `{id}`"));
+                }
+            }
+            Some(Requirement::Check(name)) => {
+                if bundle.shapes.follow(&action.context, &["checks", name]).is_none() {
+                    faults.push(format!("`{name}` is no check of `context.checks` in action `{id}`"));
+                }
+            }
+            None => {}
+        }
+    }
+    faults
+}
+
+/// An agent's read answers with named fields, never with the whole record.
+fn reads_return_only(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String> {
+    let agent = |kind: &cedar_policy::EntityTypeName| kind.to_string() == bundle.roles.agent;
+    let for_agents = match subject.policy.principal_constraint() {
+        PrincipalConstraint::Any | PrincipalConstraint::In(_) => true,
+        PrincipalConstraint::Eq(uid) => agent(uid.type_name()),
+        PrincipalConstraint::Is(kind) | PrincipalConstraint::IsIn(kind, _) => agent(&kind),
+    };
+    let returns = subject.rule.obligations.iter().any(|obligation| obligation.kind == "return_only" && !obligation.value.is_empty());
+    let is_read =
+        |action: &&Action| action.uid.id().unescaped().ends_with(".read") || action.uid.id().unescaped().starts_with("verification.");
+    match covered(subject.policy, bundle.shapes).into_iter().find(is_read) {
+        Some(action) if subject.policy.effect() == Effect::Permit && for_agents && !returns => {
+            vec![format!("a `permit` of `{}` for agents must carry `@obligation(\"return_only:<fields>\")`", action.uid.id().unescaped())]
+        }
+        _ => vec![],
+    }
+}
+
+/// The actions that a policy's scope covers.
+fn covered<'a>(policy: &Policy, shapes: &'a Shapes) -> Vec<&'a Action> {
+    use cedar_policy::ActionConstraint;
+    let names = |action: &Action, uid: &cedar_policy::EntityUid| {
+        *uid == action.uid || action.groups.iter().any(|group| group == uid.id().unescaped())
+    };
+    let covers = |action: &&Action| match policy.action_constraint() {
+        ActionConstraint::Any => true,
+        ActionConstraint::Eq(uid) => uid == action.uid,
+        ActionConstraint::In(uids) => uids.iter().any(|uid| names(action, uid)),
+    };
+    shapes.actions.values().filter(covers).collect()
+}

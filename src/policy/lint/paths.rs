@@ -1,0 +1,144 @@
+//! Rules on the paths that conditions take through values.
+
+use cedar_policy::{EntityTypeName, PrincipalConstraint, ResourceConstraint};
+use cedar_policy_core::ast;
+
+use super::{Bundle, Subject, covered};
+use crate::policy::shape::{Action, Record, Shapes};
+
+/// Members of `context` that the PDP raises as risk grows. Used as paths alone, they can be replaced in a proof of monotony.
+const RAISED: [&str; 3] = ["findings", "rates", "risk"];
+
+/// `has` on a member that no type declares as optional validates, and is constantly false: `context has aproval` never lifts,
+/// `principal has tenant && …` fails open.
+pub(super) fn members_are_declared(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String> {
+    let mut faults = vec![];
+    for expression in &subject.expressions {
+        let tested = match expression.expr_kind() {
+            ast::ExprKind::HasAttr { expr, attr } => path(expr).map(|(variable, mut steps)| {
+                steps.push(attr.to_string());
+                (variable, vec![steps])
+            }),
+            ast::ExprKind::ExtHasAttr { expr, attrs } => path(expr).map(|(variable, mut steps)| {
+                let prefixes = attrs.iter().map(|attr| {
+                    steps.push(attr.to_string());
+                    steps.clone()
+                });
+                (variable, prefixes.collect())
+            }),
+            _ => continue,
+        };
+        let Some((variable, tested)) = tested else {
+            faults.push("`has` must test a path that starts at `principal`, `resource` or `context`".into());
+            continue;
+        };
+        // Of `a has b.c` one step at least must be optional; each must be declared.
+        let mut declared = true;
+        let mut optional = false;
+        for record in records(variable, subject, bundle) {
+            let members = tested.iter().map(|steps| {
+                let steps: Vec<&str> = steps.iter().map(String::as_str).collect();
+                bundle.shapes.follow(record, &steps).map(|member| !member.required)
+            });
+            let members: Vec<Option<bool>> = members.collect();
+            declared &= members.iter().all(Option::is_some);
+            optional |= members.contains(&Some(true));
+        }
+        if !declared || !optional {
+            let steps = tested.last().map(|steps| steps.join(".")).unwrap_or_default();
+            faults.push(format!("`{variable} has {steps}` must test a member that is declared optional wherever the policy applies"));
+        }
+    }
+    faults
+}
+
+/// `context` is never passed whole, and risk, rates and findings are read by member or by `contains…` alone.
+pub(super) fn vouched_members_are_used_as_paths(subject: &Subject<'_>) -> Vec<String> {
+    let mut faults = vec![];
+    for expression in &subject.expressions {
+        let steps_into = matches!(
+            expression.expr_kind(),
+            ast::ExprKind::GetAttr { .. } | ast::ExprKind::HasAttr { .. } | ast::ExprKind::ExtHasAttr { .. }
+        );
+        let first = match expression.expr_kind() {
+            ast::ExprKind::BinaryApp {
+                op: ast::BinaryOp::Contains | ast::BinaryOp::ContainsAll | ast::BinaryOp::ContainsAny,
+                arg1,
+                ..
+            } => Some(arg1.as_ref()),
+            ast::ExprKind::UnaryApp { op: ast::UnaryOp::IsEmpty, arg } => Some(arg.as_ref()),
+            _ => None,
+        };
+        for child in crate::policy::source::children(expression) {
+            let searched = first.is_some_and(|first| std::ptr::eq(first, child));
+            match path(child) {
+                Some((ast::Var::Context, steps)) => match steps.as_slice() {
+                    [] if !steps_into => faults.push("`context` must not be used whole".into()),
+                    [member] if RAISED.contains(&member.as_str()) && !steps_into && !searched => {
+                        faults.push(format!("`context.{member}` must be read by member or by `contains`"));
+                    }
+                    _ => {}
+                },
+                _ => continue,
+            }
+        }
+    }
+    faults
+}
+
+/// The variable and the attributes of `variable.a.b`.
+fn path(expression: &ast::Expr) -> Option<(ast::Var, Vec<String>)> {
+    let mut steps = vec![];
+    let mut at = expression;
+    loop {
+        match at.expr_kind() {
+            ast::ExprKind::Var(variable) => {
+                steps.reverse();
+                return Some((*variable, steps));
+            }
+            ast::ExprKind::GetAttr { expr, attr } => {
+                steps.push(attr.to_string());
+                at = expr;
+            }
+            _ => return None,
+        }
+    }
+}
+
+/// The records that a variable stands for, over all environments in which the policy applies.
+fn records<'a>(variable: ast::Var, subject: &Subject<'_>, bundle: &Bundle<'a>) -> Vec<&'a Record> {
+    let actions = covered(subject.policy, bundle.shapes);
+    match variable {
+        ast::Var::Context => actions.into_iter().map(|action| &action.context).collect(),
+        ast::Var::Principal => {
+            let fits = |kind: &EntityTypeName| match subject.policy.principal_constraint() {
+                PrincipalConstraint::Any | PrincipalConstraint::In(_) => true,
+                PrincipalConstraint::Eq(uid) => uid.type_name() == kind,
+                PrincipalConstraint::Is(only) | PrincipalConstraint::IsIn(only, _) => only == *kind,
+            };
+            attributes(&actions, |action| &action.principals, fits, bundle.shapes)
+        }
+        ast::Var::Resource => {
+            let fits = |kind: &EntityTypeName| match subject.policy.resource_constraint() {
+                ResourceConstraint::Any | ResourceConstraint::In(_) => true,
+                ResourceConstraint::Eq(uid) => uid.type_name() == kind,
+                ResourceConstraint::Is(only) | ResourceConstraint::IsIn(only, _) => only == *kind,
+            };
+            attributes(&actions, |action| &action.resources, fits, bundle.shapes)
+        }
+        ast::Var::Action => vec![],
+    }
+}
+
+fn attributes<'a>(
+    actions: &[&Action],
+    kinds: impl Fn(&Action) -> &Vec<EntityTypeName>,
+    fits: impl Fn(&EntityTypeName) -> bool,
+    shapes: &'a Shapes,
+) -> Vec<&'a Record> {
+    let mut names: Vec<String> =
+        actions.iter().flat_map(|action| kinds(action)).filter(|kind| fits(kind)).map(ToString::to_string).collect();
+    names.sort();
+    names.dedup();
+    names.iter().filter_map(|name| shapes.entities.get(name)).map(|kind| &kind.attributes).collect()
+}

@@ -1,0 +1,246 @@
+//! Rules on the schema and the manifest: every gate finds what it needs.
+
+use std::collections::BTreeMap;
+
+use super::Bundle;
+use crate::model::chain::Link;
+use crate::model::fault::Fault;
+use crate::model::vouched::{CLAIMED, DERIVED, REMEMBERED};
+use crate::policy::rule::Requirement;
+use crate::policy::shape::{Member, Record, Shape, Shapes};
+use crate::policy::source::Source;
+
+/// All faults of schema and manifest together.
+pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<Fault> {
+    let mut messages = roles(bundle);
+    messages.extend(suppliers(bundle));
+    messages.extend(links(bundle));
+    messages.extend(contexts(bundle));
+    messages.extend(steps(bundle));
+    messages.extend(templates(bundle));
+    messages.into_iter().map(|message| place(bundle.schema, message)).collect()
+}
+
+/// Puts a fault where the schema first names what the message names.
+fn place(schema: &Source, message: String) -> Fault {
+    let mut named = message.split('`').skip(1).step_by(2);
+    let at = named.find_map(|name| schema.text.find(name).map(|at| (at, name.len()))).unwrap_or((0, 0));
+    Fault::new(&schema.file, &schema.text, at, message)
+}
+
+/// The attributes that gates in code read.
+fn roles(bundle: &Bundle<'_>) -> Vec<String> {
+    let roles = bundle.roles;
+    let mut faults = vec![];
+    let is_tenant = |shape: &Shape| matches!(shape, Shape::Entity(entity) if entity.name.to_string() == roles.tenant);
+    let mut needs =
+        vec![(roles.agent.as_str(), "tenant"), (&roles.supervisor, "tenant"), (&roles.case, "tenant"), (&roles.tool_service, "tenants")];
+    let standard = bundle.shapes.entities.iter().filter(|(_, kind)| kind.shape.choices.is_none());
+    for (name, kind) in standard {
+        if kind.attributes.contains_key("tenant") {
+            needs.push((name, "tenant"));
+        }
+    }
+    for (kind, attribute) in needs {
+        let member = bundle.shapes.entities.get(kind).and_then(|kind| kind.attributes.get(attribute));
+        let fits = match member.map(|member| &member.shape) {
+            Some(Shape::Set(element)) => attribute == "tenants" && is_tenant(element),
+            Some(shape) => attribute == "tenant" && is_tenant(shape),
+            None => false,
+        };
+        if !fits || member.is_some_and(|member| !member.required) {
+            faults.push(format!("type `{kind}` must have the required attribute `{attribute}` of type `{}`", roles.tenant));
+        }
+    }
+    if !bundle.shapes.entities.contains_key(&roles.tenant) {
+        faults.push(format!("the schema does not declare the tenant type `{}`", roles.tenant));
+    }
+    if bundle.shapes.choices(&roles.step).is_empty() {
+        faults.push(format!("the step type `{}` must be an enumerated entity type", roles.step));
+    }
+    faults
+}
+
+/// Every standard type is supplied by somebody, once, and is owned by a tenant or shared by all.
+fn suppliers(bundle: &Bundle<'_>) -> Vec<String> {
+    let mut faults = vec![];
+    let listed: Vec<&String> = bundle.roles.supplied_by.values().flatten().collect();
+    for (name, kind) in &bundle.shapes.entities {
+        if kind.shape.choices.is_some() {
+            continue;
+        }
+        let times = listed.iter().filter(|listed| **listed == name).count();
+        if times != 1 {
+            faults.push(format!("type `{name}` must stand once in `supplied_by`; it stands there {times} times"));
+        }
+        let owned = kind.attributes.contains_key("tenant");
+        let shared = bundle.roles.shared.contains(name);
+        let resource = bundle.shapes.actions.values().any(|action| action.resources.iter().any(|kind| kind.to_string() == *name));
+        if resource && owned == shared {
+            faults.push(format!("type `{name}` must either have the attribute `tenant` or stand in `shared`, and not both"));
+        }
+    }
+    for name in listed.into_iter().chain(&bundle.roles.shared) {
+        if bundle.shapes.entities.get(name).is_none_or(|kind| kind.shape.choices.is_some()) {
+            faults.push(format!("`{name}` is no entity type of the schema that can be supplied"));
+        }
+    }
+    faults.sort();
+    faults
+}
+
+/// Every link of the chain can be principal of every action.
+fn links(bundle: &Bundle<'_>) -> Vec<String> {
+    let mut faults = vec![];
+    for (id, action) in &bundle.shapes.actions {
+        for link in Link::CHAIN {
+            let kind = bundle.roles.of(link);
+            if !action.principals.iter().any(|principal| principal.to_string() == kind) {
+                faults.push(format!("action `{id}` does not apply to principals of type `{kind}`"));
+            }
+        }
+    }
+    faults
+}
+
+/// Names that the PDP vouches for mean the same in every action, and nothing else stands beside `args` and `facts`.
+fn contexts(bundle: &Bundle<'_>) -> Vec<String> {
+    let mut faults = vec![];
+    let mut first: BTreeMap<&str, (&str, &Member)> = BTreeMap::new();
+    for (id, action) in &bundle.shapes.actions {
+        for required in ["args"].into_iter().chain(DERIVED) {
+            if action.context.get(required).is_none_or(|member| !member.required) {
+                faults.push(format!("the context of action `{id}` must declare `{required}`"));
+            }
+        }
+        for (name, member) in &action.context {
+            if CLAIMED.contains(&name.as_str()) {
+                if !matches!(member.shape, Shape::Record(_)) {
+                    faults.push(format!("`{name}` of action `{id}` must be a record"));
+                }
+                continue;
+            }
+            if !DERIVED.contains(&name.as_str()) && !REMEMBERED.contains(&name.as_str()) {
+                faults.push(format!("the context of action `{id}` declares `{name}`, which nobody fills"));
+                continue;
+            }
+            let (other, expected) = first.entry(name).or_insert((id, member));
+            if *expected != member {
+                faults.push(format!("`{name}` has one type in action `{id}` and another in `{other}`"));
+            }
+            if let Some(problem) = shape_of(name, member, bundle) {
+                faults.push(format!("`{name}` in the context of action `{id}` must be {problem}"));
+            }
+        }
+    }
+    faults
+}
+
+/// What a vouched member must look like, if it doesn't.
+fn shape_of(name: &str, member: &Member, bundle: &Bundle<'_>) -> Option<&'static str> {
+    let is = |shape: &Shape, kind: &str| matches!(shape, Shape::Entity(entity) if entity.name.to_string() == kind);
+    let roles = bundle.roles;
+    let may_be_absent = ["approval", "release", "screening"].contains(&name);
+    let fits = member.required != may_be_absent
+        && match name {
+            "now" => member.shape == Shape::Datetime,
+            "case" => is(&member.shape, &roles.case),
+            "step" => is(&member.shape, &roles.step),
+            "chain" => matches!(&member.shape, Shape::Record(chain) if is_chain(chain, bundle)),
+            "risk" => matches!(&member.shape, Shape::Record(risk) if enumerated(risk.get("tier"), bundle.shapes)),
+            "rates" | "findings" => {
+                matches!(&member.shape, Shape::Set(element) if matches!(&**element, Shape::Entity(entity) if entity.choices.is_some()))
+            }
+            "checks" => matches!(&member.shape, Shape::Record(checks) if checks.values().all(is_check)),
+            "approval" => matches!(&member.shape, Shape::Record(approval) if is_approval(approval, bundle)),
+            "screening" => matches!(&member.shape, Shape::Record(screening) if is_screening(screening)),
+            _ => matches!(member.shape, Shape::Record(_)),
+        };
+    let words = match name {
+        "now" => "a required `datetime`",
+        "case" => "the required case of the manifest's type",
+        "step" => "the required step of the manifest's type",
+        "chain" => "the required record {agent, supervisor, tool_service, scopes: Set<enumerated>, asserted: Bool} of the manifest's types",
+        "risk" => "the required record {tier: enumerated, lowest first}",
+        "rates" | "findings" => "a required set of enumerated entities",
+        "checks" => "the required record of optional members {expires: datetime}",
+        "approval" => "the optional record {template: enumerated, approvers: Long, expires: datetime, limits: record of optional members}",
+        "screening" => "the optional record {tainted: Bool, unscreened: Bool}",
+        _ => "an optional record",
+    };
+    (!fits).then_some(words)
+}
+
+fn is_chain(chain: &Record, bundle: &Bundle<'_>) -> bool {
+    let is = |name: &str, kind: &str| matches!(chain.get(name), Some(Member { shape: Shape::Entity(entity), required: true }) if entity.name.to_string() == kind);
+    let scopes = matches!(chain.get("scopes"), Some(Member { shape: Shape::Set(element), required: true })
+        if matches!(&**element, Shape::Entity(entity) if entity.choices.is_some()));
+    let asserted = matches!(chain.get("asserted"), Some(Member { shape: Shape::Bool, required: true }));
+    let agent_has_scopes =
+        bundle.shapes.entities.get(&bundle.roles.agent).and_then(|agent| agent.attributes.get("scopes")) == chain.get("scopes");
+    let roles = bundle.roles;
+    chain.len() == 5
+        && is("agent", &roles.agent)
+        && is("supervisor", &roles.supervisor)
+        && is("tool_service", &roles.tool_service)
+        && scopes
+        && asserted
+        && agent_has_scopes
+}
+
+fn enumerated(member: Option<&Member>, shapes: &Shapes) -> bool {
+    matches!(member, Some(Member { shape: Shape::Entity(entity), required: true }) if !shapes.choices(&entity.name.to_string()).is_empty())
+}
+
+fn is_check(check: &Member) -> bool {
+    let expires = |record: &Record| record.len() == 1 && record.get("expires") == Some(&Member { shape: Shape::Datetime, required: true });
+    !check.required && matches!(&check.shape, Shape::Record(record) if expires(record))
+}
+
+fn is_approval(approval: &Record, bundle: &Bundle<'_>) -> bool {
+    let optional = |limits: &Record| limits.values().all(|limit| !limit.required);
+    approval.len() == 4
+        && enumerated(approval.get("template"), bundle.shapes)
+        && approval.get("approvers") == Some(&Member { shape: Shape::Long, required: true })
+        && approval.get("expires") == Some(&Member { shape: Shape::Datetime, required: true })
+        && matches!(approval.get("limits"), Some(Member { shape: Shape::Record(limits), required: true }) if optional(limits))
+}
+
+fn is_screening(screening: &Record) -> bool {
+    let required = Member { shape: Shape::Bool, required: true };
+    screening.len() == 2 && ["tainted", "unscreened"].iter().all(|name| screening.get(*name) == Some(&required))
+}
+
+/// Every step has its group of actions, and every action that a case needs belongs to a step.
+fn steps(bundle: &Bundle<'_>) -> Vec<String> {
+    let groups: Vec<String> = bundle.shapes.choices(&bundle.roles.step).iter().map(|step| format!("in_{step}")).collect();
+    let stepless = bundle.shapes.actions.iter().filter(|(_, action)| !action.groups.iter().any(|group| groups.contains(group)));
+    let mut faults: Vec<String> = stepless.map(|(id, _)| format!("action `{id}` is in no group of {}", groups.join(", "))).collect();
+    let known = |group: &String| bundle.shapes.actions.values().any(|action| action.groups.contains(group));
+    faults.extend(
+        bundle
+            .roles
+            .model_required
+            .iter()
+            .filter(|group| !known(group))
+            .map(|group| format!("`model_required` names `{group}`, which is no group of actions")),
+    );
+    faults
+}
+
+/// One template an action: the what-if grants one approval, and so does a human.
+fn templates(bundle: &Bundle<'_>) -> Vec<String> {
+    let mut of: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for policy in bundle.read.set.policies() {
+        let Some(rule) = bundle.read.rules.get(&policy.id().to_string()) else { continue };
+        let Some(Requirement::Approval(template)) = &rule.requires else { continue };
+        for action in super::covered(policy, bundle.shapes) {
+            let named = of.entry(action.uid.id().unescaped()).or_default();
+            if !named.contains(&template.as_str()) {
+                named.push(template);
+            }
+        }
+    }
+    let several = of.into_iter().filter(|(_, templates)| templates.len() > 1);
+    several.map(|(action, templates)| format!("action `{action}` needs approvals of several templates: {}", templates.join(", "))).collect()
+}

@@ -1,0 +1,166 @@
+//! What a policy's annotations say: the reason it gives, what lifts it, what must follow.
+
+use cedar_policy::{Effect, Policy};
+
+use crate::model::answer::{Obligation, Reason};
+
+/// The annotations that a policy may carry.
+pub const ANNOTATIONS: [&str; 9] = ["advice", "disposition", "doc", "id", "obligation", "owner", "quorum", "reason", "requires"];
+
+/// What lifts a `forbid`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Requirement {
+    /// An approval of this template.
+    Approval(String),
+    /// This check.
+    Check(String),
+}
+
+impl Requirement {
+    /// Reads `approval:<template>` or `check:<name>`.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.split_once(':')? {
+            ("approval", template) if !template.is_empty() => Some(Self::Approval(template.to_owned())),
+            ("check", name) if !name.is_empty() => Some(Self::Check(name.to_owned())),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Requirement {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Approval(template) => write!(formatter, "approval:{template}"),
+            Self::Check(name) => write!(formatter, "check:{name}"),
+        }
+    }
+}
+
+/// A policy as its annotations describe it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Its id.
+    pub id: String,
+    /// True for a `forbid`.
+    pub forbids: bool,
+    /// The reason it gives when it denies; `NotPermitted` can't be lifted.
+    pub class: Reason,
+    /// What lifts it.
+    pub requires: Option<Requirement>,
+    /// How many humans the approval that lifts it takes.
+    pub quorum: u32,
+    /// What must follow when it determines.
+    pub obligations: Vec<Obligation>,
+    /// What may follow when it determines.
+    pub advice: Vec<Obligation>,
+    /// What it is for.
+    pub doc: String,
+    /// `file:line`.
+    pub place: String,
+}
+
+impl Rule {
+    /// Reads a policy's annotations.
+    ///
+    /// # Errors
+    /// What is wrong with them, in words.
+    pub fn read(policy: &Policy, place: String) -> Result<Self, Vec<String>> {
+        let mut faults: Vec<String> = policy
+            .annotations()
+            .filter(|(name, _)| !ANNOTATIONS.contains(name))
+            .map(|(name, _)| format!("has the unknown annotation `@{name}`"))
+            .collect();
+        let forbids = policy.effect() == Effect::Forbid;
+        let text = |name| policy.annotation(name).unwrap_or_default().to_owned();
+        let requires = policy.annotation("requires").and_then(Requirement::parse);
+        if policy.annotation("requires").is_some() && requires.is_none() {
+            faults.push("`@requires` must be `approval:<template>` or `check:<name>`".to_owned());
+        }
+        let reason = policy.annotation("reason").map(Reason::named);
+        if reason == Some(None) {
+            faults.push(format!("`@reason` must be one of {}", Reason::ALL.map(|reason| format!("`{}`", reason.name())).join(", ")));
+        }
+        if !forbids && (reason.is_some() || requires.is_some()) {
+            faults.push("`@reason` and `@requires` belong to a `forbid`: a denial without a policy names none".to_owned());
+        }
+        let class = match (&requires, reason.flatten()) {
+            (Some(Requirement::Approval(_)), None | Some(Reason::ApprovalRequired)) => Reason::ApprovalRequired,
+            (Some(Requirement::Check(_)), None | Some(Reason::CheckRequired)) => Reason::CheckRequired,
+            (None, None) => Reason::NotPermitted,
+            (None, Some(reason)) if !matches!(reason, Reason::ApprovalRequired | Reason::CheckRequired) => reason,
+            (_, Some(reason)) => {
+                faults.push(format!("`@reason(\"{}\")` does not go with its `@requires`", reason.name()));
+                reason
+            }
+        };
+        let quorum = policy.annotation("quorum").map_or(Ok(1), str::parse);
+        if !matches!(quorum, Ok(1..=9)) || (policy.annotation("quorum").is_some() && class != Reason::ApprovalRequired) {
+            faults.push("`@quorum` must be a number from 1 to 9 beside `@requires(\"approval:…\")`".to_owned());
+        }
+        if let Some(disposition) = policy.annotation("disposition")
+            && !(forbids && ["block", "human_review", "revise"].contains(&disposition))
+        {
+            faults.push("`@disposition` must be `block`, `human_review` or `revise`, on a `forbid`".to_owned());
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        Ok(Self {
+            id: policy.id().to_string(),
+            forbids,
+            class,
+            requires,
+            quorum: quorum.unwrap_or(1),
+            obligations: obligations(&text("obligation")),
+            advice: obligations(&text("advice")),
+            doc: text("doc"),
+            place,
+        })
+    }
+}
+
+/// Reads `type:value; type:value`.
+fn obligations(text: &str) -> Vec<Obligation> {
+    text.split(';')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .map(|part| {
+            let (kind, value) = part.split_once(':').unwrap_or((part, ""));
+            Obligation { kind: kind.trim().to_owned(), value: value.trim().to_owned() }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Rule, Vec<String>> {
+        Rule::read(&Policy::parse(None, text).expect("a policy"), "p.cedar:1".into())
+    }
+
+    #[test]
+    fn annotations_become_class_requirement_and_obligations() {
+        let rule = read(r#"@requires("approval:refund") @quorum("2") @obligation("route:fraud; return_only:a,b") forbid (principal, action, resource);"#)
+            .expect("valid");
+        assert_eq!((rule.class, rule.quorum), (Reason::ApprovalRequired, 2));
+        assert_eq!(rule.requires, Some(Requirement::Approval("refund".into())));
+        assert_eq!(rule.obligations[1], Obligation { kind: "return_only".into(), value: "a,b".into() });
+    }
+
+    #[test]
+    fn annotations_that_would_mislead_are_refused() {
+        for text in [
+            r#"@reasn("x") forbid (principal, action, resource);"#,
+            r#"@requires("refund") forbid (principal, action, resource);"#,
+            r#"@requires("approval:refund") permit (principal, action, resource);"#,
+            r#"@reason("approval_required") forbid (principal, action, resource);"#,
+            r#"@reason("because") forbid (principal, action, resource);"#,
+            r#"@requires("check:x") @quorum("2") forbid (principal, action, resource);"#,
+            r#"@requires("approval:x") @quorum("0") forbid (principal, action, resource);"#,
+            r#"@disposition("allow") forbid (principal, action, resource);"#,
+        ] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The schema's types in the form that conversion and the linter read: resolved, closed, without Cedar's internals.
+
+use std::collections::{BTreeMap, HashMap};
+use std::str::FromStr;
+
+use cedar_policy::{EntityTypeName, EntityUid, Schema};
+use cedar_policy_core::ast;
+use cedar_policy_core::validator::types::{EntityKind, Type};
+use cedar_policy_core::validator::{ValidatorEntityTypeKind, ValidatorSchema};
+
+/// The type of a value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Shape {
+    /// `Bool`.
+    Bool,
+    /// `datetime`; RFC 3339 text in JSON.
+    Datetime,
+    /// `decimal`; text in JSON.
+    Decimal,
+    /// `duration`; text in JSON.
+    Duration,
+    /// A reference to an entity; its id as text in JSON.
+    Entity(EntityShape),
+    /// `ipaddr`; text in JSON.
+    Ip,
+    /// `Long`; an integer in JSON.
+    Long,
+    /// A closed record.
+    Record(Record),
+    /// A set; an array in JSON.
+    Set(Box<Shape>),
+    /// `String`.
+    String,
+}
+
+/// A type of entity.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EntityShape {
+    /// Its name.
+    pub name: EntityTypeName,
+    /// Its members in the order of declaration, if it is enumerated.
+    pub choices: Option<Vec<String>>,
+}
+
+/// A record's members by name.
+pub type Record = BTreeMap<String, Member>;
+
+/// A member of a record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Member {
+    /// Its type.
+    pub shape: Shape,
+    /// False when it may be absent.
+    pub required: bool,
+}
+
+/// A standard entity type.
+#[derive(Clone, Debug)]
+pub struct EntityType {
+    /// Its name and, if enumerated, its members.
+    pub shape: EntityShape,
+    /// Its attributes.
+    pub attributes: Record,
+}
+
+/// An action that requests may name.
+#[derive(Clone, Debug)]
+pub struct Action {
+    /// Its uid.
+    pub uid: EntityUid,
+    /// The types of principal that it takes.
+    pub principals: Vec<EntityTypeName>,
+    /// The types of resource that it takes.
+    pub resources: Vec<EntityTypeName>,
+    /// Its context.
+    pub context: Record,
+    /// Ids of the groups that it is in, by whatever path.
+    pub groups: Vec<String>,
+}
+
+/// All of a schema's types.
+#[derive(Clone, Debug, Default)]
+pub struct Shapes {
+    /// Entity types by name.
+    pub entities: HashMap<String, EntityType>,
+    /// Actions by id.
+    pub actions: BTreeMap<String, Action>,
+}
+
+/// What a schema may not have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unsupported {
+    /// An action id in two namespaces.
+    #[error("action `{0}` is declared in two namespaces: requests name actions by id alone")]
+    AmbiguousAction(String),
+    /// A type that JSON arguments can't have.
+    #[error("{0} has a type that is not supported")]
+    Type(String),
+}
+
+impl Shapes {
+    /// Reads a schema.
+    ///
+    /// # Errors
+    /// When it has what Countersign can't serve.
+    pub fn of(schema: &Schema) -> Result<Self, Unsupported> {
+        let core: &ValidatorSchema = schema.as_ref();
+        let mut shapes = Self::default();
+        for kind in core.entity_types() {
+            let name = kind.name().to_string();
+            let attributes = record(core, kind.attributes().iter(), &name)?;
+            let shape = entity_shape(core, kind.name());
+            shapes.entities.insert(name, EntityType { shape, attributes });
+        }
+        for id in core.action_ids().filter(|id| id.applies_to_principals().next().is_some()) {
+            let uid = EntityUid::from(id.name().clone());
+            let name = uid.id().unescaped().to_owned();
+            let context = match id.context_type() {
+                Some(Type::Record { attrs, .. }) => record(core, attrs.iter(), &name)?,
+                _ => Record::new(),
+            };
+            let types = |types: Vec<&ast::EntityType>| {
+                let mut names: Vec<EntityTypeName> = types.into_iter().map(|kind| kind.clone().into()).collect();
+                names.sort();
+                names
+            };
+            let mut groups: Vec<String> = core
+                .action_ids()
+                .filter(|group| group.descendants().any(|member| member == id.name()))
+                .map(|group| EntityUid::from(group.name().clone()).id().unescaped().to_owned())
+                .collect();
+            groups.sort();
+            let action = Action {
+                uid,
+                principals: types(id.applies_to_principals().collect()),
+                resources: types(id.applies_to_resources().collect()),
+                context,
+                groups,
+            };
+            if shapes.actions.insert(name.clone(), action).is_some() {
+                return Err(Unsupported::AmbiguousAction(name));
+            }
+        }
+        Ok(shapes)
+    }
+
+    /// Members of an enumerated type; none if it is unknown or not enumerated.
+    pub fn choices(&self, name: &str) -> &[String] {
+        self.entities.get(name).and_then(|kind| kind.shape.choices.as_deref()).unwrap_or_default()
+    }
+
+    /// The shape at the end of a path of attributes that starts at a record; entity types are followed.
+    pub fn follow<'a>(&'a self, from: &'a Record, path: &[&str]) -> Option<&'a Member> {
+        let (first, rest) = path.split_first()?;
+        let member = from.get(*first)?;
+        if rest.is_empty() {
+            return Some(member);
+        }
+        match &member.shape {
+            Shape::Record(record) => self.follow(record, rest),
+            Shape::Entity(entity) => self.follow(&self.entities.get(&entity.name.to_string())?.attributes, rest),
+            Shape::Bool | Shape::Datetime | Shape::Decimal | Shape::Duration | Shape::Ip | Shape::Long | Shape::Set(_) | Shape::String => {
+                None
+            }
+        }
+    }
+}
+
+type Attribute<'a> = (&'a smol_str::SmolStr, &'a cedar_policy_core::validator::types::AttributeType);
+
+fn record<'a>(schema: &ValidatorSchema, attributes: impl Iterator<Item = Attribute<'a>>, of: &str) -> Result<Record, Unsupported> {
+    attributes
+        .map(|(name, attribute)| {
+            let shape = shape(schema, &attribute.attr_type, &format!("`{of}.{name}`"))?;
+            Ok((name.to_string(), Member { shape, required: attribute.is_required }))
+        })
+        .collect()
+}
+
+fn shape(schema: &ValidatorSchema, of: &Type, place: &str) -> Result<Shape, Unsupported> {
+    let unsupported = || Unsupported::Type(place.to_owned());
+    match of {
+        Type::Bool(_) => Ok(Shape::Bool),
+        Type::Long => Ok(Shape::Long),
+        Type::String => Ok(Shape::String),
+        Type::Entity(EntityKind::Entity(lub)) => {
+            let name = lub.get_single_entity().ok_or_else(unsupported)?;
+            Ok(Shape::Entity(entity_shape(schema, name)))
+        }
+        Type::Set { element_type: Some(element) } => Ok(Shape::Set(Box::new(shape(schema, element, place)?))),
+        Type::Record { attrs, .. } => Ok(Shape::Record(record(schema, attrs.iter(), place.trim_matches('`'))?)),
+        Type::ExtensionType { name } => match name.to_string().as_str() {
+            "datetime" => Ok(Shape::Datetime),
+            "decimal" => Ok(Shape::Decimal),
+            "duration" => Ok(Shape::Duration),
+            "ipaddr" => Ok(Shape::Ip),
+            _ => Err(unsupported()),
+        },
+        Type::Never | Type::Entity(EntityKind::AnyEntity) | Type::Set { element_type: None } => Err(unsupported()),
+    }
+}
+
+fn entity_shape(schema: &ValidatorSchema, name: &ast::EntityType) -> EntityShape {
+    let choices = match schema.get_entity_type(name).map(|kind| &kind.kind) {
+        Some(ValidatorEntityTypeKind::Enum(ids)) => Some(ids.iter().map(|id| AsRef::<str>::as_ref(id).to_owned()).collect()),
+        Some(ValidatorEntityTypeKind::Standard(_) | ValidatorEntityTypeKind::External) | None => None,
+    };
+    EntityShape { name: name.clone().into(), choices }
+}
+
+/// The name of an entity type, read from text; `None` if it is malformed.
+pub fn type_name(text: &str) -> Option<EntityTypeName> {
+    EntityTypeName::from_str(text).ok()
+}

@@ -1,0 +1,202 @@
+//! Cedar text → policies, each with its place. A text can't crash the process: Cedar's parser recurses without a guard (some
+//! 200 nested parentheses overflow a 2 MiB stack), so nesting is measured before it reads.
+
+use std::str::FromStr;
+
+use cedar_policy::{Policy, PolicySet};
+use cedar_policy_core::ast;
+use miette::Diagnostic;
+
+use crate::model::fault::Fault;
+
+/// The deepest nesting of brackets in a text, and of conditionals in a policy.
+pub const NESTING_MAX: usize = 64;
+/// The deepest expression tree that is evaluated: far below the depth at which Cedar's evaluator runs out of stack.
+pub const DEPTH_MAX: usize = 256;
+
+/// A file of the bundle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Path below the bundle's folder.
+    pub file: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// A policy and its place.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    /// The policy, still under the id that the parser gave it.
+    pub policy: Policy,
+    /// First byte and length in its file.
+    pub span: (usize, usize),
+}
+
+/// Reads a file's policies, in the order in which they stand.
+///
+/// # Errors
+/// Every fault of the file.
+pub fn parse(source: &Source) -> Result<Vec<Placed>, Vec<Fault>> {
+    refuse_nesting(source).map_err(|fault| vec![fault])?;
+    let set = PolicySet::from_str(&source.text).map_err(|errors| faults(source, &errors))?;
+    if let Some(template) = set.templates().next() {
+        let core: &ast::Template = template.as_ref();
+        let message = "is a template; templates are not supported: write one policy for each principal or resource";
+        return Err(vec![Fault::new(&source.file, &source.text, span(core.loc()), message)]);
+    }
+    let mut placed: Vec<Placed> = set
+        .policies()
+        .map(|policy| {
+            let core: &ast::Policy = policy.as_ref();
+            Placed { policy: policy.clone(), span: span(core.loc()) }
+        })
+        .collect();
+    placed.sort_by_key(|placed| placed.span.0);
+    let deep = placed.iter().filter(|placed| depth(&placed.policy) > DEPTH_MAX);
+    let faults: Vec<Fault> = deep
+        .map(|placed| Fault::new(&source.file, &source.text, placed.span, format!("has an expression deeper than {DEPTH_MAX}")))
+        .collect();
+    if faults.is_empty() { Ok(placed) } else { Err(faults) }
+}
+
+/// Turns a diagnostic of Cedar into faults: one for each label, with Cedar's own words and help.
+pub fn faults(source: &Source, error: &dyn Diagnostic) -> Vec<Fault> {
+    let mut all = vec![fault(source, error)];
+    all.extend(error.related().into_iter().flatten().map(|related| fault(source, related)));
+    all
+}
+
+fn fault(source: &Source, error: &dyn Diagnostic) -> Fault {
+    let at = error.labels().and_then(|mut labels| labels.next()).map_or((0, 0).into(), |label| *label.inner());
+    let fault = Fault::new(&source.file, &source.text, at, error.to_string());
+    match error.help() {
+        Some(help) => fault.help(help.to_string()),
+        None => fault,
+    }
+}
+
+fn span(loc: Option<&cedar_policy_core::parser::Loc>) -> (usize, usize) {
+    loc.map_or((0, 0), |loc| (loc.span.offset(), loc.span.len()))
+}
+
+/// Measures the nesting of a text of Cedar's policy or schema syntax, outside strings and comments.
+///
+/// # Errors
+/// When it is nested deeper than [`NESTING_MAX`].
+pub fn refuse_nesting(source: &Source) -> Result<(), Fault> {
+    let fault = |at, message: &str| Err(Fault::new(&source.file, &source.text, (at, 1), message));
+    let bytes = source.text.as_bytes();
+    // In a schema `<` opens the type of a set's elements; in a policy it compares.
+    let types = source.file.ends_with(".cedarschema");
+    let (mut at, mut depth, mut conditionals) = (0, 0_usize, 0);
+    while let Some(&byte) = bytes.get(at) {
+        match byte {
+            b'"' => at = end_of_string(bytes, at),
+            b'/' if bytes.get(at + 1) == Some(&b'/') => at = end_of_line(bytes, at),
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            b'<' if types => depth += 1,
+            b'>' if types => depth = depth.saturating_sub(1),
+            b';' => conditionals = 0,
+            b'i' if is_word(bytes, at, b"if") => conditionals += 1,
+            _ => {}
+        }
+        if depth > NESTING_MAX {
+            return fault(at, "is nested deeper than 64");
+        }
+        if conditionals > NESTING_MAX {
+            return fault(at, "has more than 64 conditionals in one policy");
+        }
+        at += 1;
+    }
+    Ok(())
+}
+
+fn end_of_string(bytes: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    while let Some(&byte) = bytes.get(at) {
+        match byte {
+            b'\\' => at += 2,
+            b'"' => return at,
+            _ => at += 1,
+        }
+    }
+    at
+}
+
+fn end_of_line(bytes: &[u8], start: usize) -> usize {
+    bytes.iter().skip(start).position(|&byte| byte == b'\n').map_or(bytes.len(), |length| start + length)
+}
+
+fn is_word(bytes: &[u8], at: usize, word: &[u8]) -> bool {
+    let part_of_name = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
+    bytes.get(at..at + word.len()) == Some(word)
+        && !part_of_name(at.checked_sub(1).and_then(|before| bytes.get(before)))
+        && !part_of_name(bytes.get(at + word.len()))
+}
+
+/// The depth of a policy's condition, measured without recursion.
+fn depth(policy: &Policy) -> usize {
+    let core: &ast::Policy = policy.as_ref();
+    let mut deepest = 0;
+    let mut open: Vec<(&ast::Expr, usize)> = core.non_scope_constraints().map(|expression| (expression, 1)).into_iter().collect();
+    while let Some((expression, depth)) = open.pop() {
+        deepest = deepest.max(depth);
+        open.extend(children(expression).into_iter().map(|child| (child, depth + 1)));
+    }
+    deepest
+}
+
+/// The expressions directly below one.
+pub fn children(expression: &ast::Expr) -> Vec<&ast::Expr> {
+    match expression.expr_kind() {
+        ast::ExprKind::Lit(_) | ast::ExprKind::Var(_) | ast::ExprKind::Slot(_) | ast::ExprKind::Unknown(_) => vec![],
+        ast::ExprKind::If { test_expr, then_expr, else_expr } => vec![test_expr, then_expr, else_expr],
+        ast::ExprKind::And { left, right } | ast::ExprKind::Or { left, right } => vec![left, right],
+        ast::ExprKind::UnaryApp { arg, .. } => vec![arg],
+        ast::ExprKind::BinaryApp { arg1, arg2, .. } => vec![arg1, arg2],
+        ast::ExprKind::ExtensionFunctionApp { args, .. } => args.iter().collect(),
+        ast::ExprKind::GetAttr { expr, .. }
+        | ast::ExprKind::HasAttr { expr, .. }
+        | ast::ExprKind::ExtHasAttr { expr, .. }
+        | ast::ExprKind::Like { expr, .. }
+        | ast::ExprKind::Is { expr, .. } => vec![expr],
+        ast::ExprKind::Set(items) => items.iter().collect(),
+        ast::ExprKind::Record(members) => members.values().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<usize, String> {
+        let source = Source { file: "p.cedar".into(), text: text.into() };
+        parse(&source).map(|placed| placed.len()).map_err(|faults| faults[0].line())
+    }
+
+    #[test]
+    fn deep_texts_are_refused_before_cedar_reads_them() {
+        for (open, close) in [("(", ")"), ("!(", ")"), ("[", "]")] {
+            let text = format!("permit (principal, action, resource) when {{ {}true{} }};", open.repeat(10_000), close.repeat(10_000));
+            assert!(read(&text).expect_err("refused").ends_with("is nested deeper than 64"));
+        }
+        let chain = "if true then true else ".repeat(2_000);
+        let text = format!("permit (principal, action, resource) when {{ {chain}true }};");
+        assert!(read(&text).expect_err("refused").ends_with("conditionals in one policy"));
+        let sum = format!("permit (principal, action, resource) when {{ context.a{} == 1 }};", " + 1".repeat(300));
+        assert!(read(&sum).expect_err("refused").contains("deeper than 256"));
+    }
+
+    #[test]
+    fn brackets_in_strings_and_comments_are_no_nesting() {
+        let text = format!("// {0}\npermit (principal, action, resource) when {{ \"{0}\\\"\" == \"x\" }};", "(".repeat(100));
+        assert_eq!(read(&text), Ok(1));
+    }
+
+    #[test]
+    fn a_syntax_error_names_file_line_and_column() {
+        assert!(read("permit (\n  principal,, action, resource);").expect_err("refused").starts_with("p.cedar:2:13: unexpected token"));
+        assert!(read("permit (principal == ?principal, action, resource);").expect_err("refused").contains("is a template"));
+    }
+}

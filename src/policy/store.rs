@@ -1,0 +1,112 @@
+//! The bundle's own entities: agents, humans, tool services, tenants, roles, fields.
+
+use std::collections::HashMap;
+
+use cedar_policy::{Entities, Entity, EntityUid, Schema};
+use serde_json::value::RawValue;
+
+use crate::model::fault::Fault;
+use crate::model::roles::{Roles, Supplier};
+use crate::policy::source::Source;
+
+/// Entities that stand in the bundle's folder.
+#[derive(Debug, Default)]
+pub struct Store {
+    by_uid: HashMap<EntityUid, Entity>,
+    actions: HashMap<EntityUid, Entity>,
+    all: Entities,
+}
+
+impl Store {
+    /// Reads files, each a JSON array of entities in Cedar's form, against the schema.
+    ///
+    /// # Errors
+    /// Every fault, at the entity that has it.
+    pub fn load(sources: &[Source], schema: Option<&Schema>, roles: Option<&Roles>) -> Result<Self, Vec<Fault>> {
+        let mut faults = Vec::new();
+        let mut by_uid = HashMap::new();
+        for source in sources {
+            match read(source, schema) {
+                Ok(entities) => {
+                    for (at, entity) in entities {
+                        let kind = entity.uid().type_name().to_string();
+                        if roles.is_some_and(|roles| roles.supplier(&kind) != Some(Supplier::Bundle)) {
+                            let message = format!("entities of type `{kind}` don't come from the bundle");
+                            faults.push(Fault::new(&source.file, &source.text, at, message).help("see `supplied_by` in bundle.yaml"));
+                        }
+                        if by_uid.insert(entity.uid(), entity).is_some() {
+                            faults.push(Fault::new(&source.file, &source.text, at, "this entity stands here a second time"));
+                        }
+                    }
+                }
+                Err(mut found) => faults.append(&mut found),
+            }
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let actions = schema.map(Schema::action_entities).transpose();
+        let all = Entities::from_entities(by_uid.values().cloned(), schema);
+        match (actions, all) {
+            (Ok(actions), Ok(all)) => {
+                let actions = actions.iter().flat_map(Entities::iter).map(|entity| (entity.uid(), entity.clone())).collect();
+                // Taken from the whole, they know all their ancestors.
+                let by_uid = by_uid.into_keys().filter_map(|uid| all.get(&uid).cloned().map(|entity| (uid, entity))).collect();
+                Ok(Self { by_uid, actions, all })
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                let source = sources.first().cloned().unwrap_or(Source { file: "entities".into(), text: String::new() });
+                Err(vec![Fault::whole(&source.file, &source.text, chain(&error))])
+            }
+        }
+    }
+
+    /// The entity of this uid.
+    pub fn get(&self, uid: &EntityUid) -> Option<&Entity> {
+        self.by_uid.get(uid)
+    }
+
+    /// The action's entity, which knows its groups.
+    pub fn action(&self, uid: &EntityUid) -> Option<&Entity> {
+        self.actions.get(uid)
+    }
+
+    /// All entities, with the schema's actions.
+    pub fn all(&self) -> &Entities {
+        &self.all
+    }
+}
+
+type Found = ((usize, usize), Entity);
+
+fn read(source: &Source, schema: Option<&Schema>) -> Result<Vec<Found>, Vec<Fault>> {
+    let raw: Vec<&RawValue> = serde_json::from_str(&source.text).map_err(|error| {
+        let at = offset(&source.text, error.line(), error.column());
+        vec![Fault::new(&source.file, &source.text, (at, 1), "is not a JSON array of entities")]
+    })?;
+    let mut found = Vec::new();
+    let mut faults = Vec::new();
+    for raw in raw {
+        // The raw value is a slice of the text, so the difference of their addresses is its offset.
+        let at = raw.get().as_ptr().addr().saturating_sub(source.text.as_ptr().addr());
+        let span = (at, raw.get().lines().next().map_or(1, str::len));
+        let value = serde_json::from_str(raw.get()).map_err(|error| error.to_string());
+        match value.and_then(|value: serde_json::Value| Entity::from_json_value(value, schema).map_err(|error| chain(&error))) {
+            Ok(entity) => found.push((span, entity)),
+            Err(message) => faults.push(Fault::new(&source.file, &source.text, span, message)),
+        }
+    }
+    if faults.is_empty() { Ok(found) } else { Err(faults) }
+}
+
+/// The byte at a line and column, both counted from 1.
+pub fn offset(text: &str, line: usize, column: usize) -> usize {
+    let before: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
+    (before + column.saturating_sub(1)).min(text.len())
+}
+
+/// An error and its causes in one line; Cedar's outermost message alone says little.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
+    causes.collect::<Vec<_>>().join(": ").replace('\n', " ")
+}

@@ -1,0 +1,123 @@
+//! Traces, metrics and logs. This file is the one list of names; nothing else spells one.
+//!
+//! Exported are names from closed sets, ids and digests. Never arguments, attributes, texts, tokens, or an error's own words.
+//! Traces may be dropped, and drops are counted; the audit log is the record. Exemplars are not supported by the SDK.
+
+pub mod export;
+pub mod guard;
+pub mod logs;
+pub mod metrics;
+pub mod spans;
+
+/// Instrumentation scope of all spans and metrics.
+pub const SCOPE: &str = "countersign";
+/// Schema of the semantic conventions that `rpc.*` names follow.
+pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.44.0";
+
+/// Attributes that may leave the process on spans and events; others are removed before export.
+pub const ATTRIBUTES: [&str; 25] = [
+    RPC_SYSTEM,
+    RPC_METHOD,
+    RPC_METHOD_ORIGINAL,
+    RPC_STATUS,
+    ERROR_TYPE,
+    PEER_ADDRESS,
+    PEER_PORT,
+    DECISION,
+    EVALUATION_ID,
+    REASON,
+    GATE,
+    POLICY_IDS,
+    POLICY_DIGEST,
+    POLICY_PREVIOUS,
+    ACTION,
+    RESOURCE_TYPE,
+    PRINCIPAL_TYPE,
+    TENANT,
+    MODE,
+    STEP,
+    OUTCOME,
+    REFUSAL_FIELD,
+    AGENT_ID,
+    CONVERSATION_ID,
+    TOOL_CALL_ID,
+];
+
+/// `grpc`.
+pub const RPC_SYSTEM: &str = "rpc.system.name";
+/// Fully-qualified method, or `_OTHER`.
+pub const RPC_METHOD: &str = "rpc.method";
+/// A method that is not ours.
+pub const RPC_METHOD_ORIGINAL: &str = "rpc.method_original";
+/// gRPC status by name.
+pub const RPC_STATUS: &str = "rpc.response.status_code";
+/// Class of an error.
+pub const ERROR_TYPE: &str = "error.type";
+/// The peer's address.
+pub const PEER_ADDRESS: &str = "network.peer.address";
+/// The peer's port.
+pub const PEER_PORT: &str = "network.peer.port";
+/// `allow` or `deny`.
+pub const DECISION: &str = "countersign.decision";
+/// UUIDv7 of the evaluation.
+pub const EVALUATION_ID: &str = "countersign.evaluation.id";
+/// Reason of a denial, or kind of a refusal.
+pub const REASON: &str = "countersign.reason";
+/// Gate that denied before Cedar.
+pub const GATE: &str = "countersign.gate";
+/// Determining policies.
+pub const POLICY_IDS: &str = "countersign.policy.ids";
+/// Digest of the bundle.
+pub const POLICY_DIGEST: &str = "countersign.policy.digest";
+/// Digest of the bundle before.
+pub const POLICY_PREVIOUS: &str = "countersign.policy.previous";
+/// Cedar action: the tool's name.
+pub const ACTION: &str = "countersign.action";
+/// Type of the resource.
+pub const RESOURCE_TYPE: &str = "countersign.resource.type";
+/// Type of the agent.
+pub const PRINCIPAL_TYPE: &str = "countersign.principal.type";
+/// Tenant of a decision that passed the tenant gate.
+pub const TENANT: &str = "countersign.tenant";
+/// `enforce` or `dry_run`.
+pub const MODE: &str = "countersign.mode";
+/// Workflow step.
+pub const STEP: &str = "countersign.step";
+/// What came of a reload.
+pub const OUTCOME: &str = "countersign.outcome";
+/// The field at fault in a refused request.
+pub const REFUSAL_FIELD: &str = "countersign.refusal.field";
+/// The agent.
+pub const AGENT_ID: &str = "gen_ai.agent.id";
+/// The conversation.
+pub const CONVERSATION_ID: &str = "gen_ai.conversation.id";
+/// The model's tool call.
+pub const TOOL_CALL_ID: &str = "gen_ai.tool.call.id";
+
+/// Span of a reload.
+pub const SPAN_RELOAD: &str = "reload_policies";
+/// Prefix of a decision's span; the action follows.
+pub const SPAN_AUTHORIZE: &str = "authorize";
+/// Event on a decision's span for each determining policy.
+pub const EVENT_MATCHED: &str = "countersign.policy.matched";
+
+/// Histogram of RPC durations, seconds.
+pub const METRIC_RPC: &str = "rpc.server.call.duration";
+/// Counter of decisions by decision, reason and mode.
+pub const METRIC_DECISIONS: &str = "countersign.decisions";
+/// Counter of refusals by kind.
+pub const METRIC_REFUSALS: &str = "countersign.refusals";
+/// Histogram of a decision's own time, without the wait for the disk, seconds.
+pub const METRIC_DECISION_DURATION: &str = "countersign.decision.duration";
+/// Counter of reloads by outcome.
+pub const METRIC_RELOADS: &str = "countersign.policy.reloads";
+/// Gauge: when the bundle in force came into force, unix seconds.
+pub const METRIC_LAST_SUCCESS: &str = "countersign.policy.last_success";
+/// Gauge: failed audit commits since start.
+pub const METRIC_AUDIT_FAILURES: &str = "countersign.audit.failures";
+/// Gauge: best-effort records lost since start.
+pub const METRIC_AUDIT_LOST: &str = "countersign.audit.lost";
+/// Counter of refusals that were counted and not written, to keep the last fifth of the disk.
+pub const METRIC_AUDIT_SUPPRESSED: &str = "countersign.audit.suppressed";
+/// Counter of spans that an export lost.
+pub const METRIC_EXPORT_FAILED: &str = "countersign.telemetry.spans.export_failed";

@@ -1,0 +1,89 @@
+//! Where telemetry goes: spans to an OTLP collector, if one is named; metrics to whoever asks `/metrics`.
+
+use std::time::Duration;
+
+use opentelemetry::metrics::MeterProvider as _;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::{InstrumentationScope, KeyValue, global};
+use opentelemetry_otlp::WithExportConfig;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_sdk::trace::{BatchSpanProcessor, SdkTracer, SdkTracerProvider};
+use prometheus::{Registry, TextEncoder};
+
+use crate::telemetry::guard::Guard;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::{SCHEMA_URL, SCOPE};
+
+/// Where telemetry goes, and under which name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// OTLP/gRPC endpoint of traces, e.g. `http://127.0.0.1:4317`. `None`: no spans are made.
+    pub endpoint: Option<String>,
+    /// `service.name`.
+    pub service_name: String,
+    /// `deployment.environment.name`.
+    pub environment: String,
+}
+
+/// Telemetry can't be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("telemetry can't be set up: {0}")]
+pub struct SetUpError(String);
+
+/// Makes spans and counts. Never blocks: its queue is bounded, and what doesn't fit is dropped and counted.
+#[derive(Debug)]
+pub struct Telemetry {
+    traces: Option<SdkTracerProvider>,
+    pub(super) tracer: Option<SdkTracer>,
+    meters: SdkMeterProvider,
+    registry: Registry,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+impl Telemetry {
+    /// Sets up; must run inside the tokio runtime. The SDK reads the further `OTEL_*` variables itself.
+    ///
+    /// # Errors
+    /// When the endpoint is no URL, or the registry refuses.
+    pub fn start(options: &Options) -> Result<Self, SetUpError> {
+        let failed = |error: &dyn std::fmt::Display| SetUpError(error.to_string());
+        let resource = Resource::builder()
+            .with_service_name(options.service_name.clone())
+            .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+            .with_attribute(KeyValue::new("deployment.environment.name", options.environment.clone()))
+            .build();
+        let registry = Registry::new();
+        let reader = opentelemetry_prometheus::exporter().with_registry(registry.clone()).build().map_err(|error| failed(&error))?;
+        let meters = SdkMeterProvider::builder().with_resource(resource.clone()).with_reader(reader).build();
+        let metrics = Metrics::new(&meters.meter(SCOPE));
+        let Some(endpoint) = &options.endpoint else {
+            return Ok(Self { traces: None, tracer: None, meters, registry, metrics });
+        };
+        let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint.clone()).build();
+        let exporter = exporter.map_err(|error| failed(&error))?;
+        // The processor takes its own counter of dropped spans from the global provider when it is built.
+        global::set_meter_provider(meters.clone());
+        let processor = BatchSpanProcessor::builder(Guard::new(exporter, metrics.export_failed.clone())).build();
+        let traces = SdkTracerProvider::builder().with_resource(resource).with_span_processor(processor).build();
+        let scope = InstrumentationScope::builder(SCOPE).with_version(env!("CARGO_PKG_VERSION")).with_schema_url(SCHEMA_URL).build();
+        let tracer = traces.tracer_with_scope(scope);
+        Ok(Self { tracer: Some(tracer), traces: Some(traces), meters, registry, metrics })
+    }
+
+    /// All metrics in Prometheus' text format.
+    pub fn metrics_text(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+
+    /// Sends what is queued, for at most this long. Blocks: call it from a blocking thread.
+    pub fn shut_down(&self, timeout: Duration) {
+        if let Some(Err(error)) = self.traces.as_ref().map(|traces| traces.shutdown_with_timeout(timeout)) {
+            tracing::warn!(name: "telemetry.shutdown_failed", error = %error, "not every span was exported");
+        }
+        if let Err(error) = self.meters.shutdown() {
+            tracing::warn!(name: "telemetry.shutdown_failed", error = %error, "metrics did not shut down");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What is counted. Labels come from closed sets alone.
+
+use std::time::Duration;
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
+
+use crate::telemetry::{
+    METRIC_AUDIT_FAILURES, METRIC_AUDIT_LOST, METRIC_AUDIT_SUPPRESSED, METRIC_DECISION_DURATION, METRIC_DECISIONS, METRIC_EXPORT_FAILED,
+    METRIC_LAST_SUCCESS, METRIC_REFUSALS, METRIC_RELOADS, METRIC_RPC,
+};
+
+/// 10 µs to 100 ms: the semantic conventions' own bounds begin at 5 ms.
+const DECISION_SECONDS: [f64; 12] = [1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 1e-1];
+const RPC_SECONDS: [f64; 12] = [1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 1e-1, 1.0, 10.0];
+
+/// All instruments.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    rpc: Histogram<f64>,
+    decisions: Counter<u64>,
+    refusals: Counter<u64>,
+    decision_duration: Histogram<f64>,
+    reloads: Counter<u64>,
+    last_success: Gauge<i64>,
+    audit_failures: Gauge<u64>,
+    audit_lost: Gauge<u64>,
+    audit_suppressed: Counter<u64>,
+    pub(super) export_failed: Counter<u64>,
+}
+
+impl Metrics {
+    pub(super) fn new(meter: &Meter) -> Self {
+        let metrics = Self {
+            rpc: meter.f64_histogram(METRIC_RPC).with_unit("s").with_boundaries(RPC_SECONDS.to_vec()).build(),
+            decisions: meter.u64_counter(METRIC_DECISIONS).with_description("decisions").build(),
+            refusals: meter.u64_counter(METRIC_REFUSALS).with_description("requests that got no decision").build(),
+            decision_duration: meter
+                .f64_histogram(METRIC_DECISION_DURATION)
+                .with_unit("s")
+                .with_description("time to decide, without the wait for the audit log")
+                .with_boundaries(DECISION_SECONDS.to_vec())
+                .build(),
+            reloads: meter.u64_counter(METRIC_RELOADS).with_description("reloads of the bundle").build(),
+            last_success: meter
+                .i64_gauge(METRIC_LAST_SUCCESS)
+                .with_unit("s")
+                .with_description("when the bundle in force was activated, unix time")
+                .build(),
+            audit_failures: meter.u64_gauge(METRIC_AUDIT_FAILURES).with_description("audit commits that failed since start").build(),
+            audit_lost: meter.u64_gauge(METRIC_AUDIT_LOST).with_description("best-effort audit records lost since start").build(),
+            audit_suppressed: meter
+                .u64_counter(METRIC_AUDIT_SUPPRESSED)
+                .with_description("refusals of unknown peers that were counted and not written, for want of space")
+                .build(),
+            export_failed: meter.u64_counter(METRIC_EXPORT_FAILED).with_description("spans that a failed export lost").build(),
+        };
+        // A counter that was never added to is not shown, and an alert on it would wait for the first loss.
+        metrics.export_failed.add(0, &[]);
+        metrics.audit_suppressed.add(0, &[]);
+        metrics.audit(0, 0);
+        metrics
+    }
+
+    /// An RPC ended.
+    pub fn rpc(&self, method: &'static str, status: &'static str, took: Duration) {
+        let labels =
+            [KeyValue::new(super::RPC_SYSTEM, "grpc"), KeyValue::new(super::RPC_METHOD, method), KeyValue::new(super::RPC_STATUS, status)];
+        self.rpc.record(took.as_secs_f64(), &labels);
+    }
+
+    /// A decision was made.
+    pub fn decision(&self, allowed: bool, reason: &'static str, mode: &'static str, took: Duration) {
+        let decision = if allowed { "allow" } else { "deny" };
+        let labels = [KeyValue::new("decision", decision), KeyValue::new("reason", reason), KeyValue::new("mode", mode)];
+        self.decisions.add(1, &labels);
+        self.decision_duration.record(took.as_secs_f64(), &[]);
+    }
+
+    /// A request was refused.
+    pub fn refusal(&self, kind: &'static str) {
+        self.refusals.add(1, &[KeyValue::new("kind", kind)]);
+    }
+
+    /// The bundle's folder was read.
+    pub fn reload(&self, outcome: &'static str) {
+        self.reloads.add(1, &[KeyValue::new("outcome", outcome)]);
+    }
+
+    /// A bundle came into force.
+    pub fn activated(&self, unix_seconds: i64) {
+        self.last_success.record(unix_seconds, &[]);
+    }
+
+    /// The audit log's counts since start.
+    pub fn audit(&self, failures: u64, lost: u64) {
+        self.audit_failures.record(failures, &[]);
+        self.audit_lost.record(lost, &[]);
+    }
+
+    /// Refusals were counted and not written.
+    pub fn suppressed(&self, count: u64) {
+        self.audit_suppressed.add(count, &[]);
+    }
+}

@@ -1,0 +1,410 @@
+//! Decision tables, `tests/*.yaml`: cases as data, one runner. A list where a name could stand multiplies the case.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+
+use crate::bundle::folder::Folder;
+use crate::bundle::manifest::yaml_fault;
+use crate::bundle::{Bundle, LoadError, Reading};
+use crate::json::{self, Object, Value};
+use crate::model::answer::Obligation;
+use crate::model::call::{Call, Correlation, Model, Tokens};
+use crate::model::chain::{Chain, Credential};
+use crate::model::fault::Fault;
+use crate::model::refusal::Refusal;
+use crate::model::roles::Roles;
+use crate::model::time::Timestamp;
+use crate::model::vouched::{REMEMBERED, Vouched};
+use crate::pdp::judge::{Judged, judge, judge_by_policy_alone, lowest_tier};
+use crate::policy::source::Source;
+use crate::workbench::request::{Written, case as read_case, resource as read_resource};
+
+/// The file that fixtures become when the bundle is read for its tests.
+const FIXTURES: &str = "entities/test-fixtures.json";
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    now: String,
+    #[serde(default)]
+    fixtures: Fixtures,
+    #[serde(default)]
+    cases: Vec<Case>,
+}
+
+/// Named values, shared by all files of the folder.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Fixtures {
+    /// Entities beside the bundle's own.
+    principals: BTreeMap<String, Principal>,
+    /// Resources and cases.
+    resources: BTreeMap<String, Written>,
+    /// What the PDP would vouch for.
+    contexts: BTreeMap<String, Object>,
+    /// What a case of an action has if it doesn't say.
+    calls: BTreeMap<String, Defaults>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Principal {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    attributes: Object,
+    #[serde(default)]
+    parents: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Defaults {
+    resource: Option<String>,
+    arguments: Option<Object>,
+    facts: Option<Object>,
+}
+
+/// One name or several.
+#[derive(Clone, Debug, Default)]
+struct Names(Vec<String>);
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::String(name) => Ok(Self(vec![name])),
+            Value::Array(items) => {
+                let names = items.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
+                names.map(Self).ok_or_else(|| serde::de::Error::custom("expected a name or a list of names"))
+            }
+            _ => Err(serde::de::Error::custom("expected a name or a list of names")),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    name: String,
+    now: Option<String>,
+    caller: Option<Names>,
+    agent: Option<Names>,
+    supervisor: Option<Names>,
+    step: Option<Names>,
+    action: Names,
+    #[serde(default)]
+    scopes: Vec<String>,
+    resource: Option<Names>,
+    case: Names,
+    arguments: Option<Object>,
+    facts: Option<Object>,
+    #[serde(default)]
+    without_model: bool,
+    /// Without the tenant and case gates in code: do the policies hold alone?
+    #[serde(default)]
+    policy_alone: bool,
+    #[serde(default)]
+    context: Vec<String>,
+    expect: Expect,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Expect {
+    decision: Option<Decision>,
+    reason: Option<String>,
+    requires: Option<Vec<String>>,
+    policies: Option<Vec<String>>,
+    obligations: Option<Vec<String>>,
+    gate: Option<String>,
+    /// The field of an INVALID_ARGUMENT.
+    invalid: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Decision {
+    Allow,
+    Deny,
+}
+
+/// A decision that is not what its case expects.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Failure {
+    /// The file.
+    pub file: String,
+    /// The case, with the names that multiplied it.
+    pub case: String,
+    /// Each difference: what was expected, what was found.
+    pub differences: Vec<String>,
+}
+
+/// What came of a bundle's tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Report {
+    /// Decisions made.
+    pub decisions: usize,
+    /// Allows among them.
+    pub allowed: usize,
+    /// Denials and refusals among them.
+    pub denied: usize,
+    /// Decisions that differ.
+    pub failures: Vec<Failure>,
+    /// Policies that determined no decision, though each could have.
+    pub unreached: Vec<String>,
+    /// Pairs of action and step that were decided.
+    #[serde(skip)]
+    pub decided: BTreeSet<(String, String)>,
+}
+
+/// Runs every table of a bundle's folder.
+///
+/// # Errors
+/// When the bundle or a table can't be read.
+pub fn run(folder: &Folder, reading: Reading) -> Result<Report, LoadError> {
+    let digest = folder.digest();
+    let faulty = |faults: Vec<Fault>| LoadError::Faulty { digest: digest.clone(), faults };
+    let sources = sources(folder);
+    let files = read(&sources).map_err(faulty)?;
+    let mut fixtures = Fixtures::default();
+    for (_, file) in &files {
+        let more = file.fixtures.clone();
+        fixtures.principals.extend(more.principals);
+        fixtures.resources.extend(more.resources);
+        fixtures.contexts.extend(more.contexts);
+        fixtures.calls.extend(more.calls);
+    }
+    let mut with_fixtures: Vec<(String, Vec<u8>)> = folder.files().iter().map(|(name, bytes)| (name.clone(), bytes.clone())).collect();
+    with_fixtures.push((FIXTURES.to_owned(), json::canonical(&Value::Array(fixtures.principals.iter().map(entity).collect()))));
+    let bundle = Bundle::from_folder(Folder::of(with_fixtures), reading)?;
+    let Some(roles) = &bundle.roles else { return Ok(Report::default()) };
+    let mut report = Report::default();
+    let mut reached = BTreeSet::new();
+    for (source, file) in &files {
+        for case in &file.cases {
+            let runner = Runner { bundle: &bundle, roles, fixtures: &fixtures, file };
+            for decided in runner.case(case) {
+                report.decisions += 1;
+                let allowed = decided.judged.as_ref().is_ok_and(|judged| judged.outcome.denied.is_none());
+                *(if allowed { &mut report.allowed } else { &mut report.denied }) += 1;
+                report.decided.insert((decided.action.clone(), decided.step.clone()));
+                if let Ok(judged) = &decided.judged {
+                    reached.extend(judged.verdict.determining().into_iter().map(str::to_owned));
+                }
+                let differences = differences(&case.expect, &decided.judged);
+                if !differences.is_empty() {
+                    report.failures.push(Failure { file: source.file.clone(), case: decided.name, differences });
+                }
+            }
+        }
+    }
+    report.unreached = bundle.policies.rules().into_keys().filter(|id| !reached.contains(*id)).map(str::to_owned).collect();
+    Ok(report)
+}
+
+/// Reads every table, so that `check` sees their faults.
+///
+/// # Errors
+/// Every fault.
+pub fn check(folder: &Folder) -> Result<(), Vec<Fault>> {
+    read(&sources(folder)).map(|_| ())
+}
+
+fn sources(folder: &Folder) -> Vec<Source> {
+    let tables = folder.files().iter().filter(|(name, _)| name.starts_with("tests/") && name.ends_with(".yaml"));
+    tables.map(|(name, bytes)| Source { file: name.clone(), text: String::from_utf8_lossy(bytes).into_owned() }).collect()
+}
+
+fn read(sources: &[Source]) -> Result<Vec<(Source, File)>, Vec<Fault>> {
+    let mut faults = vec![];
+    let mut files = vec![];
+    for source in sources {
+        match serde_saphyr::from_str::<File>(&source.text) {
+            Ok(file) if Timestamp::parse(&file.now).is_some() => files.push((source.clone(), file)),
+            Ok(_) => faults.push(Fault::whole(&source.file, &source.text, "`now` is not an RFC 3339 time")),
+            Err(error) => faults.push(yaml_fault(source, &error)),
+        }
+    }
+    if faults.is_empty() { Ok(files) } else { Err(faults) }
+}
+
+/// A fixture in Cedar's JSON form; its parents are written as `Type::id`.
+fn entity((id, principal): (&String, &Principal)) -> Value {
+    let uid = |kind: &str, id: &str| json::object([("id", Value::from(id)), ("type", Value::from(kind))]);
+    let parents = principal.parents.iter().map(|parent| {
+        let (kind, id) = parent.rsplit_once("::").unwrap_or(("", parent));
+        uid(kind, id)
+    });
+    json::object([
+        ("attrs", Value::Object(principal.attributes.clone())),
+        ("parents", Value::Array(parents.collect())),
+        ("uid", uid(&principal.kind, id)),
+    ])
+}
+
+struct Runner<'a> {
+    bundle: &'a Bundle,
+    roles: &'a Roles,
+    fixtures: &'a Fixtures,
+    file: &'a File,
+}
+
+struct Decided {
+    name: String,
+    action: String,
+    step: String,
+    judged: Result<Judged, Refusal>,
+}
+
+impl Runner<'_> {
+    /// Every decision of a case.
+    fn case(&self, case: &Case) -> Vec<Decided> {
+        let defaults = self.bundle.manifest.development.as_ref();
+        let or = |names: &Option<Names>, default: Option<&String>| match names {
+            Some(names) => names.0.clone(),
+            None => default.cloned().into_iter().collect(),
+        };
+        let mut decided = vec![];
+        for caller in or(&case.caller, defaults.map(|defaults| &defaults.tool_service)) {
+            for agent in or(&case.agent, defaults.map(|defaults| &defaults.agent)) {
+                for supervisor in or(&case.supervisor, defaults.map(|defaults| &defaults.supervisor)) {
+                    for step in or(&case.step, defaults.map(|defaults| &defaults.step)) {
+                        let chain = Chain {
+                            tool_service: caller.clone(),
+                            agent: agent.clone(),
+                            supervisor: supervisor.clone(),
+                            step,
+                            scopes: case.scopes.clone(),
+                            asserted: true,
+                        };
+                        decided.extend(self.calls(case, &chain));
+                    }
+                }
+            }
+        }
+        decided
+    }
+
+    fn calls(&self, case: &Case, chain: &Chain) -> Vec<Decided> {
+        let mut decided = vec![];
+        for action in &case.action.0 {
+            let defaults = self.fixtures.calls.get(action).cloned().unwrap_or_default();
+            let own = Names(defaults.resource.clone().into_iter().collect());
+            for resource in &case.resource.as_ref().unwrap_or(&own).0 {
+                for of in &case.case.0 {
+                    let name = format!(
+                        "{} [{} {} {} {} {action} {resource} {of}]",
+                        case.name, chain.tool_service, chain.agent, chain.supervisor, chain.step
+                    );
+                    let judged = self.judge(case, chain, (action, resource, of), &defaults);
+                    decided.push(Decided { name, action: action.clone(), step: chain.step.clone(), judged });
+                }
+            }
+        }
+        decided
+    }
+
+    fn judge(
+        &self,
+        case: &Case,
+        chain: &Chain,
+        (action, resource, of): (&str, &str, &str),
+        defaults: &Defaults,
+    ) -> Result<Judged, Refusal> {
+        let fixture = |name: &str, field: &'static str| {
+            self.fixtures.resources.get(name).cloned().ok_or(Refusal::Invalid {
+                field: field.to_owned(),
+                problem: "is no fixture",
+                unknown: Some(name.to_owned()),
+            })
+        };
+        let mut target = fixture(resource, "resource")?;
+        if target.kind == self.roles.case {
+            // A case as a resource takes its attributes from the call's case.
+            target.attributes = None;
+        }
+        let call = Call {
+            credential: Credential::None,
+            action: action.to_owned(),
+            resource: read_resource(target),
+            case: read_case(fixture(of, "case")?),
+            arguments: case.arguments.clone().or_else(|| defaults.arguments.clone()).unwrap_or_default(),
+            facts: case.facts.clone().or_else(|| defaults.facts.clone()),
+            untrusted: vec![],
+            tokens: Tokens::default(),
+            model: (!case.without_model).then(|| Model { name: "test".into(), ..Model::default() }),
+            correlation: Correlation::default(),
+            dry_run: false,
+        };
+        let now = case.now.as_ref().unwrap_or(&self.file.now);
+        let now = Timestamp::parse(now).ok_or_else(|| Refusal::invalid("now", "is not an RFC 3339 time"))?;
+        let mut vouched = Vouched::nothing(lowest_tier(&self.bundle.policies.shapes));
+        for name in &case.context {
+            let context = self.fixtures.contexts.get(name).ok_or_else(|| Refusal::invalid("context", "names no fixture"))?;
+            for (member, value) in context {
+                if !REMEMBERED.contains(&member.as_str()) {
+                    return Err(Refusal::invalid(format!("context.{member}"), "is nothing that the PDP vouches for"));
+                }
+                vouched.set(member, value.clone());
+            }
+        }
+        let judge = if case.policy_alone { judge_by_policy_alone } else { judge };
+        judge(self.bundle, self.roles, chain, &call, &vouched, now)
+    }
+}
+
+fn differences(expect: &Expect, judged: &Result<Judged, Refusal>) -> Vec<String> {
+    let mut found = vec![];
+    let mut compare = |what: &str, expected: &str, actual: &str| {
+        if expected != actual {
+            found.push(format!("{what}: expected {expected}, found {actual}"));
+        }
+    };
+    let list = |items: &[String]| {
+        let mut items = items.to_vec();
+        items.sort();
+        format!("[{}]", items.join(", "))
+    };
+    let judged = match (judged, &expect.invalid) {
+        (Err(Refusal::Invalid { field, .. }), Some(expected)) => {
+            compare("invalid", expected, field);
+            return found;
+        }
+        (Err(refusal), _) => {
+            compare("decision", &format!("{:?}", expect.decision), &format!("a refusal: {refusal}"));
+            return found;
+        }
+        (Ok(_), Some(expected)) => {
+            compare("invalid", expected, "a decision");
+            return found;
+        }
+        (Ok(judged), None) => judged,
+    };
+    let outcome = &judged.outcome;
+    if let Some(decision) = expect.decision {
+        let actual = if outcome.denied.is_none() { Decision::Allow } else { Decision::Deny };
+        compare("decision", &format!("{decision:?}").to_lowercase(), &format!("{actual:?}").to_lowercase());
+    }
+    if let Some(reason) = &expect.reason {
+        compare("reason", reason, outcome.denied.map_or("", |reason| reason.name()));
+    }
+    if let Some(requires) = &expect.requires {
+        compare("requires", &list(requires), &list(&outcome.missing.clone().unwrap_or_default().requires));
+    }
+    if let Some(policies) = &expect.policies {
+        let actual: Vec<String> = judged.verdict.determining().into_iter().map(str::to_owned).collect();
+        compare("policies", &list(policies), &list(&actual));
+    }
+    if let Some(obligations) = &expect.obligations {
+        let actual: Vec<String> = outcome.obligations.iter().map(|Obligation { kind, value }| format!("{kind}:{value}")).collect();
+        compare("obligations", &list(obligations), &list(&actual));
+    }
+    if let Some(gate) = &expect.gate {
+        compare("gate", gate, judged.gate.map_or("", |gate| gate.name()));
+    }
+    if !found.is_empty() {
+        found.push(format!("determined by: {}", judged.verdict.determining().join(", ")));
+    }
+    found
+}
