@@ -11,6 +11,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::admin;
+use crate::api;
 use crate::audit::disk::{Disk, SystemDisk};
 use crate::audit::key::DigestKey;
 use crate::audit::recover::Recovered;
@@ -21,7 +23,6 @@ use crate::config::{Config, ConfigError};
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::pdp::{Options, Parts, Pdp};
 use crate::telemetry::export::{self, SetUpError, Telemetry};
-use crate::{admin, api};
 
 /// What tests put other things in place of.
 #[derive(Debug)]

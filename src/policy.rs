@@ -14,7 +14,7 @@ use miette::Diagnostic;
 
 use crate::model::fault::Fault;
 use crate::model::roles::Roles;
-use crate::policy::engine::Engine;
+use crate::policy::engine::{Engine, id_text};
 use crate::policy::rule::Rule;
 use crate::policy::shape::Shapes;
 use crate::policy::source::{Placed, Source};
@@ -75,7 +75,7 @@ impl Policies {
             && let Some(schema) = &schema
         {
             faults.extend(validate(schema, &read));
-            if let (true, Some(source), Some(roles)) = (faults.is_empty(), &sources.schema, roles) {
+            if let (Some(source), Some(roles)) = (&sources.schema, roles) {
                 faults.extend(lint::lint(&read, source, &shapes, &store, roles));
             }
             if !faults.is_empty() {
@@ -194,7 +194,7 @@ fn is_id(id: &str) -> bool {
 /// Runs Cedar's strict validator; a warning is a fault, for an impossible policy protects nothing.
 fn validate(schema: &Schema, read: &ReadPolicies) -> Vec<Fault> {
     let result = Validator::new(schema.clone()).validate_with_level(&read.set, ValidationMode::Strict, DEREFERENCE_MAX);
-    let at = |id: &PolicyId, error: &dyn Diagnostic| match read.placed.get(&id.to_string()) {
+    let at = |id: &PolicyId, error: &dyn Diagnostic| match read.placed.get(&id_text(id)) {
         Some((source, _)) => source::faults(source, error),
         None => vec![Fault::whole("policies", "", error.to_string())],
     };

@@ -41,9 +41,10 @@ pub(super) fn run(environment: &Environment, arguments: Arguments) -> Result<Exi
     let telemetry = config::telemetry(&config.environment, &environment.variables)?;
     runtime()?.block_on(async {
         let bound = app::build(&config, Seams::system(telemetry)).await.map_err(start_failure)?;
-        greet(environment, &config, &bound);
         let (reload, reloads) = mpsc::channel(1);
         let signals = signals(reload).map_err(|error| Failure::new(Exit::Failure, format!("signals can't be received: {error}")))?;
+        // Said once signals are heard: who reads it may send one.
+        greet(environment, &config, &bound);
         bound.run(signals, reloads).await.map_err(|error| Failure::new(Exit::Failure, error))?;
         tracing::info!(name: "server.stopped", "the audit log is closed");
         Ok(Exit::Ok)

@@ -1,6 +1,6 @@
 //! Conformance mode: a plain Cedar request, Cedar's own answer. Every gate is off, and every answer says so.
 
-use cedar_policy::{Context, Entities, EntityId, EntityUid, Request};
+use cedar_policy::{Context, Entities, EntityId, EntityUid, Request, Schema};
 
 use crate::bundle::Bundle;
 use crate::decision::decide;
@@ -30,10 +30,12 @@ impl Pdp {
 pub fn judge_plain(bundle: &Bundle, call: &PlainCall, validation: Validation, on_error: OnError) -> Result<Judged, Refusal> {
     let policies = &bundle.policies;
     let action = uid(&call.action, "plain.action.type")?;
-    let context = match (&policies.schema, call.context.as_slice()) {
-        (_, []) => Context::empty(),
-        (Some(schema), text) => Context::from_json_file(text, Some((schema, &action))).map_err(|_| unreadable("plain.context_json"))?,
-        (None, text) => Context::from_json_file(text, None).map_err(|_| unreadable("plain.context_json"))?,
+    // The schema can read the context of an action that it knows; without validation others are taken as they stand.
+    let knows = |schema: &&Schema| validation == Validation::Strict || schema.actions().any(|known| *known == action);
+    let typed = policies.schema.as_ref().filter(knows).map(|schema| (schema, &action));
+    let context = match call.context.as_slice() {
+        [] => Context::empty(),
+        text => Context::from_json_file(text, typed).map_err(|_| unreadable("plain.context_json"))?,
     };
     let sent = match call.entities.as_slice() {
         [] => None,

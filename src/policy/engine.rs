@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 
 use cedar_policy::{
-    ActionConstraint, AuthorizationError, Authorizer, Decision, Entities, EntityTypeName, EntityUid, EvaluationError, Policy, PolicySet,
-    PrincipalConstraint, Request, ResourceConstraint,
+    ActionConstraint, AuthorizationError, Authorizer, Decision, Entities, EntityTypeName, EntityUid, EvaluationError, Policy, PolicyId,
+    PolicySet, PrincipalConstraint, Request, ResourceConstraint,
 };
 
 use crate::model::call::EntityReference;
@@ -71,7 +71,7 @@ impl Engine {
 
     fn evaluate_set(&self, link: Link, request: &Request, policies: &PolicySet, entities: &Entities) -> LinkVerdict {
         let response = self.authorizer.is_authorized(request, policies, entities);
-        let mut determining: Vec<String> = response.diagnostics().reason().map(ToString::to_string).collect();
+        let mut determining: Vec<String> = response.diagnostics().reason().map(id_text).collect();
         determining.sort_unstable();
         let mut errors: Vec<PolicyFault> = response.diagnostics().errors().map(policy_fault).collect();
         errors.sort_unstable();
@@ -79,6 +79,11 @@ impl Engine {
         let principal = EntityReference { kind: principal.0, id: principal.1 };
         LinkVerdict { link, principal, permitted: response.decision() == Decision::Allow, determining, errors }
     }
+}
+
+/// A policy's id as it was given; its `Display` would escape quotes.
+pub fn id_text(id: &PolicyId) -> String {
+    AsRef::<str>::as_ref(id).to_owned()
 }
 
 fn principal_can_match(policy: &Policy, kind: &EntityTypeName) -> bool {
@@ -109,7 +114,7 @@ fn action_can_match(policy: &Policy, action: &EntityUid, groups: &[String]) -> b
 
 fn policy_fault(error: &AuthorizationError) -> PolicyFault {
     let AuthorizationError::PolicyEvaluationError(error) = error;
-    PolicyFault { policy: error.policy_id().to_string(), class: class(error.inner()) }
+    PolicyFault { policy: id_text(error.policy_id()), class: class(error.inner()) }
 }
 
 /// The class of an evaluation error. Its text may echo values, so it never leaves this function.

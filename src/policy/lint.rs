@@ -8,6 +8,7 @@ use cedar_policy_core::ast;
 
 use crate::model::fault::Fault;
 use crate::model::roles::{Roles, Supplier};
+use crate::policy::engine::id_text;
 use crate::policy::rule::Requirement;
 use crate::policy::shape::{Action, Shape, Shapes};
 use crate::policy::source::{self, Source};
@@ -36,7 +37,7 @@ pub(super) fn lint(read: &ReadPolicies, schema: &Source, shapes: &Shapes, store:
     let bundle = Bundle { read, schema, shapes, store, roles };
     let mut faults: Vec<Fault> = wiring::faults(&bundle);
     for policy in read.set.policies() {
-        let id = policy.id().to_string();
+        let id = id_text(policy.id());
         let Some(rule) = read.rules.get(&id) else { continue };
         let Some((_, placed)) = read.placed.get(&id) else { continue };
         let core: &ast::Policy = placed.policy.as_ref();

@@ -3,6 +3,7 @@
 use cedar_policy::{Effect, Policy};
 
 use crate::model::answer::{Obligation, Reason};
+use crate::policy::engine::id_text;
 
 /// The annotations that a policy may carry.
 pub const ANNOTATIONS: [&str; 9] = ["advice", "disposition", "doc", "id", "obligation", "owner", "quorum", "reason", "requires"];
@@ -106,7 +107,7 @@ impl Rule {
             return Err(faults);
         }
         Ok(Self {
-            id: policy.id().to_string(),
+            id: id_text(policy.id()),
             forbids,
             class,
             requires,

@@ -1,13 +1,13 @@
 //! Decision tables, `tests/*.yaml`: cases as data, one runner. A list where a name could stand multiplies the case.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod form;
 
-use serde::Deserialize;
+use std::collections::BTreeSet;
 
 use crate::bundle::folder::Folder;
 use crate::bundle::manifest::yaml_fault;
 use crate::bundle::{Bundle, LoadError, Reading};
-use crate::json::{self, Object, Value};
+use crate::json::{self, Value};
 use crate::model::answer::Obligation;
 use crate::model::call::{Call, Correlation, Model, Tokens};
 use crate::model::chain::{Chain, Credential};
@@ -18,116 +18,11 @@ use crate::model::time::Timestamp;
 use crate::model::vouched::{REMEMBERED, Vouched};
 use crate::pdp::judge::{Judged, judge, judge_by_policy_alone, lowest_tier};
 use crate::policy::source::Source;
-use crate::workbench::request::{Written, case as read_case, resource as read_resource};
+use crate::workbench::request::{case as read_case, resource as read_resource};
+use crate::workbench::tables::form::{Case, Decision, Defaults, Expect, File, Fixtures, Names, Principal};
 
 /// The file that fixtures become when the bundle is read for its tests.
 const FIXTURES: &str = "entities/test-fixtures.json";
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    now: String,
-    #[serde(default)]
-    fixtures: Fixtures,
-    #[serde(default)]
-    cases: Vec<Case>,
-}
-
-/// Named values, shared by all files of the folder.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Fixtures {
-    /// Entities beside the bundle's own.
-    principals: BTreeMap<String, Principal>,
-    /// Resources and cases.
-    resources: BTreeMap<String, Written>,
-    /// What the PDP would vouch for.
-    contexts: BTreeMap<String, Object>,
-    /// What a case of an action has if it doesn't say.
-    calls: BTreeMap<String, Defaults>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Principal {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(default)]
-    attributes: Object,
-    #[serde(default)]
-    parents: Vec<String>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Defaults {
-    resource: Option<String>,
-    arguments: Option<Object>,
-    facts: Option<Object>,
-}
-
-/// One name or several.
-#[derive(Clone, Debug, Default)]
-struct Names(Vec<String>);
-
-impl<'de> Deserialize<'de> for Names {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Value::deserialize(deserializer)? {
-            Value::String(name) => Ok(Self(vec![name])),
-            Value::Array(items) => {
-                let names = items.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
-                names.map(Self).ok_or_else(|| serde::de::Error::custom("expected a name or a list of names"))
-            }
-            _ => Err(serde::de::Error::custom("expected a name or a list of names")),
-        }
-    }
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Case {
-    name: String,
-    now: Option<String>,
-    caller: Option<Names>,
-    agent: Option<Names>,
-    supervisor: Option<Names>,
-    step: Option<Names>,
-    action: Names,
-    #[serde(default)]
-    scopes: Vec<String>,
-    resource: Option<Names>,
-    case: Names,
-    arguments: Option<Object>,
-    facts: Option<Object>,
-    #[serde(default)]
-    without_model: bool,
-    /// Without the tenant and case gates in code: do the policies hold alone?
-    #[serde(default)]
-    policy_alone: bool,
-    #[serde(default)]
-    context: Vec<String>,
-    expect: Expect,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Expect {
-    decision: Option<Decision>,
-    reason: Option<String>,
-    requires: Option<Vec<String>>,
-    policies: Option<Vec<String>>,
-    obligations: Option<Vec<String>>,
-    gate: Option<String>,
-    /// The field of an INVALID_ARGUMENT.
-    invalid: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Decision {
-    Allow,
-    Deny,
-}
 
 /// A decision that is not what its case expects.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]

@@ -1,1 +1,21 @@
-fn main() {}
+//! The app, in process or as a real process: one file a feature.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+mod harness;
+
+mod audit;
+mod authorize;
+mod bundle;
+mod cli;
+mod conformance;
+mod contract;
+mod crash;
+mod deploy;
+mod engine;
+mod hostile;
+mod layers;
+mod properties;
+mod python;
+mod reload;
+mod stream;
+mod traces;

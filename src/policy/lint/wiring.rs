@@ -6,6 +6,7 @@ use super::Bundle;
 use crate::model::chain::Link;
 use crate::model::fault::Fault;
 use crate::model::vouched::{CLAIMED, DERIVED, REMEMBERED};
+use crate::policy::engine::id_text;
 use crate::policy::rule::Requirement;
 use crate::policy::shape::{Member, Record, Shape, Shapes};
 use crate::policy::source::Source;
@@ -232,7 +233,7 @@ fn steps(bundle: &Bundle<'_>) -> Vec<String> {
 fn templates(bundle: &Bundle<'_>) -> Vec<String> {
     let mut of: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for policy in bundle.read.set.policies() {
-        let Some(rule) = bundle.read.rules.get(&policy.id().to_string()) else { continue };
+        let Some(rule) = bundle.read.rules.get(&id_text(policy.id())) else { continue };
         let Some(Requirement::Approval(template)) = &rule.requires else { continue };
         for action in super::covered(policy, bundle.shapes) {
             let named = of.entry(action.uid.id().unescaped()).or_default();

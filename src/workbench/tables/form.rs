@@ -1,0 +1,114 @@
+//! A table as it is written.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::json::{Object, Value};
+use crate::workbench::request::Written;
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) now: String,
+    #[serde(default)]
+    pub(super) fixtures: Fixtures,
+    #[serde(default)]
+    pub(super) cases: Vec<Case>,
+}
+
+/// Named values, shared by all files of the folder.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Fixtures {
+    /// Entities beside the bundle's own.
+    pub(super) principals: BTreeMap<String, Principal>,
+    /// Resources and cases.
+    pub(super) resources: BTreeMap<String, Written>,
+    /// What the PDP would vouch for.
+    pub(super) contexts: BTreeMap<String, Object>,
+    /// What a case of an action has if it doesn't say.
+    pub(super) calls: BTreeMap<String, Defaults>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Principal {
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    #[serde(default)]
+    pub(super) attributes: Object,
+    #[serde(default)]
+    pub(super) parents: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Defaults {
+    pub(super) resource: Option<String>,
+    pub(super) arguments: Option<Object>,
+    pub(super) facts: Option<Object>,
+}
+
+/// One name or several.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Names(pub(super) Vec<String>);
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::String(name) => Ok(Self(vec![name])),
+            Value::Array(items) => {
+                let names = items.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
+                names.map(Self).ok_or_else(|| serde::de::Error::custom("expected a name or a list of names"))
+            }
+            _ => Err(serde::de::Error::custom("expected a name or a list of names")),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Case {
+    pub(super) name: String,
+    pub(super) now: Option<String>,
+    pub(super) caller: Option<Names>,
+    pub(super) agent: Option<Names>,
+    pub(super) supervisor: Option<Names>,
+    pub(super) step: Option<Names>,
+    pub(super) action: Names,
+    #[serde(default)]
+    pub(super) scopes: Vec<String>,
+    pub(super) resource: Option<Names>,
+    pub(super) case: Names,
+    pub(super) arguments: Option<Object>,
+    pub(super) facts: Option<Object>,
+    #[serde(default)]
+    pub(super) without_model: bool,
+    /// Without the tenant and case gates in code: do the policies hold alone?
+    #[serde(default)]
+    pub(super) policy_alone: bool,
+    #[serde(default)]
+    pub(super) context: Vec<String>,
+    pub(super) expect: Expect,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Expect {
+    pub(super) decision: Option<Decision>,
+    pub(super) reason: Option<String>,
+    pub(super) requires: Option<Vec<String>>,
+    pub(super) policies: Option<Vec<String>>,
+    pub(super) obligations: Option<Vec<String>>,
+    pub(super) gate: Option<String>,
+    /// The field of an INVALID_ARGUMENT.
+    pub(super) invalid: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Decision {
+    Allow,
+    Deny,
+}

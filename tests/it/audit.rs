@@ -1,0 +1,381 @@
+//! The audit log: a disk that is full, fails or stalls; torn tails; what `verify` detects.
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+use countersign::api::v1;
+use countersign::audit::disk::{self, Segment, SystemDisk};
+use countersign::audit::verify::{VerifyError, verify};
+use tonic::Code;
+
+use crate::harness::{App, get, lines, order_check, temp};
+
+/// What the disk does next.
+const WORKS: u32 = 0;
+const FULL: u32 = 1;
+const TORN: u32 = 2;
+const SYNC_FAILS: u32 = 3;
+
+/// A disk that can be told to fail, or to stall.
+#[derive(Debug, Default)]
+pub(crate) struct Disk {
+    mode: Arc<AtomicU32>,
+    stalled: Arc<(Mutex<bool>, Condvar)>,
+    syncs: Arc<AtomicUsize>,
+    free: Mutex<Option<(u64, u64)>>,
+}
+
+impl Disk {
+    fn set(&self, mode: u32) {
+        self.mode.store(mode, Ordering::SeqCst);
+    }
+
+    pub(crate) fn stall(&self) {
+        *self.stalled.0.lock().unwrap() = true;
+    }
+
+    pub(crate) fn go_on(&self) {
+        *self.stalled.0.lock().unwrap() = false;
+        self.stalled.1.notify_all();
+    }
+}
+
+#[derive(Debug)]
+struct File {
+    below: Box<dyn Segment>,
+    mode: Arc<AtomicU32>,
+    stalled: Arc<(Mutex<bool>, Condvar)>,
+    syncs: Arc<AtomicUsize>,
+}
+
+impl Segment for File {
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self.mode.load(Ordering::SeqCst) {
+            FULL => Err(io::Error::from_raw_os_error(28)),
+            TORN => {
+                self.below.write_all(&bytes[..bytes.len() / 2])?;
+                Err(io::Error::from_raw_os_error(28))
+            }
+            _ => self.below.write_all(bytes),
+        }
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let mut stalled = self.stalled.0.lock().unwrap();
+        while *stalled {
+            stalled = self.stalled.1.wait(stalled).unwrap();
+        }
+        drop(stalled);
+        self.syncs.fetch_add(1, Ordering::SeqCst);
+        match self.mode.load(Ordering::SeqCst) {
+            SYNC_FAILS => Err(io::Error::from_raw_os_error(5)),
+            _ => self.below.sync(),
+        }
+    }
+
+    fn set_len(&mut self, length: u64) -> io::Result<()> {
+        self.below.set_len(length)
+    }
+}
+
+impl disk::Disk for Disk {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Segment>> {
+        let below = SystemDisk.open(path)?;
+        Ok(Box::new(File { below, mode: self.mode.clone(), stalled: self.stalled.clone(), syncs: self.syncs.clone() }))
+    }
+
+    fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        SystemDisk.sync_folder(path)
+    }
+
+    fn free(&self, path: &Path) -> Option<(u64, u64)> {
+        self.free.lock().unwrap().or_else(|| SystemDisk.free(path))
+    }
+}
+
+async fn with_disk() -> (App, Arc<Disk>) {
+    let disk = Arc::new(Disk::default());
+    let seam = Arc::clone(&disk);
+    (App::start_with(move |_, seams| seams.disk = seam).await, disk)
+}
+
+/// Threat 26: 0 answers without a record, and the log goes on unbroken once there is space again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_gives_no_answers_ends_readiness_and_heals() {
+    for mode in [FULL, TORN] {
+        let (app, disk) = with_disk().await;
+        let mut client = app.decisions().await;
+        assert_eq!(client.authorize(order_check()).await.unwrap().into_inner().decision(), v1::Decision::Allow);
+        disk.set(mode);
+        for _ in 0..20 {
+            assert_eq!(client.authorize(order_check()).await.unwrap_err().code(), Code::Unavailable);
+        }
+        assert_eq!(get(app.admin, "/readyz").await, (503, "audit\n".into()));
+        let before = lines(&app.data).len();
+        disk.set(WORKS);
+        app.pdp.tick().await;
+        assert_eq!(get(app.admin, "/readyz").await.0, 200);
+        assert_eq!(client.authorize(order_check()).await.unwrap().into_inner().decision(), v1::Decision::Allow);
+        let lines = lines(&app.data);
+        assert_eq!((lines[before]["type"].as_str(), lines.len()), (Some("log.resumed"), before + 2));
+        verify(&app.data.join("audit")).unwrap();
+        app.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_sync_ends_all_answers_until_a_restart() {
+    let folder = temp();
+    let data = folder.path().join("data");
+    let disk = Arc::new(Disk::default());
+    let seam = Arc::clone(&disk);
+    let app = App::start_in(&data, move |_, seams| seams.disk = seam).await;
+    let mut client = app.decisions().await;
+    client.authorize(order_check()).await.unwrap();
+    disk.set(SYNC_FAILS);
+    assert_eq!(client.authorize(order_check()).await.unwrap_err().code(), Code::Unavailable);
+    // The kernel may have dropped the pages: a sync that succeeds now would lie.
+    disk.set(WORKS);
+    app.pdp.tick().await;
+    for _ in 0..10 {
+        assert_eq!(client.authorize(order_check()).await.unwrap_err().code(), Code::Unavailable);
+    }
+    assert_eq!(get(app.admin, "/readyz").await.0, 503);
+    app.stop().await;
+    let app = App::start_in(&data, |_, _| {}).await;
+    assert_eq!(app.decisions().await.authorize(order_check()).await.unwrap().into_inner().decision(), v1::Decision::Allow);
+    verify(&data.join("audit")).unwrap();
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_waits_for_a_disk_that_stalls_and_ends_with_the_deadline() {
+    let disk = Arc::new(Disk::default());
+    let seam = Arc::clone(&disk);
+    let app = App::start_with(move |config, seams| {
+        config.limits.request_timeout_ms = 50;
+        seams.disk = seam;
+    })
+    .await;
+    let mut client = app.decisions().await;
+    disk.stall();
+    assert_eq!(client.authorize(order_check()).await.unwrap_err().code(), Code::DeadlineExceeded);
+    disk.go_on();
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_arrive_together_share_a_sync() {
+    let (app, disk) = with_disk().await;
+    let client = app.decisions().await;
+    disk.stall();
+    let before = disk.syncs.load(Ordering::SeqCst);
+    let calls: Vec<_> = (0..64)
+        .map(|_| {
+            let mut client = client.clone();
+            tokio::spawn(async move { client.authorize(order_check()).await.unwrap() })
+        })
+        .collect();
+    // One batch is in the stalled sync; what arrives meanwhile becomes the next ones.
+    while lines_on_disk(&app) < 3 {
+        tokio::task::yield_now().await;
+    }
+    disk.go_on();
+    for call in calls {
+        call.await.unwrap();
+    }
+    assert!(disk.syncs.load(Ordering::SeqCst) - before < 64, "a sync for each record");
+    app.stop().await;
+}
+
+fn lines_on_disk(app: &App) -> usize {
+    lines(&app.data).len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn best_effort_answers_without_waiting_and_says_so_in_each_line_and_answer() {
+    let disk = Arc::new(Disk::default());
+    let seam = Arc::clone(&disk);
+    let app = App::start_with(move |config, seams| {
+        config.audit.mode = countersign::audit::Durability::BestEffort;
+        seams.disk = seam;
+    })
+    .await;
+    disk.stall();
+    let mut client = app.decisions().await;
+    let response = client.authorize(order_check()).await.unwrap().into_inner();
+    assert_eq!(response.decision(), v1::Decision::Allow);
+    assert_eq!(response.warnings, ["audit_best_effort", "development_mode"]);
+    disk.go_on();
+    let data = app.data.clone();
+    let _folder = app.stop().await;
+    assert!(lines(&data).iter().all(|line| line["durability"] == "best_effort"));
+    assert_eq!(verify(&data.join("audit")).unwrap().best_effort, lines(&data).len() as u64);
+}
+
+/// Refusals before authentication may not use the last fifth of the space.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_can_not_fill_the_disk() {
+    let (app, disk) = with_disk().await;
+    let strangers = || lines(&app.data).iter().filter(|line| line["type"] == "refusals").count();
+    *disk.free.lock().unwrap() = Some((19, 100));
+    for _ in 0..1000 {
+        app.pdp.count_stranger("192.0.2.1".into(), "unauthenticated");
+    }
+    app.pdp.tick().await;
+    assert_eq!(strangers(), 0);
+    assert!(app.pdp.telemetry().metrics_text().contains("countersign_audit_suppressed_total{otel_scope_name=\"countersign\"} 1000"));
+    *disk.free.lock().unwrap() = Some((21, 100));
+    app.pdp.count_stranger("192.0.2.1".into(), "unauthenticated");
+    app.pdp.tick().await;
+    assert_eq!(strangers(), 1);
+    // A known caller is decided and recorded all the same.
+    *disk.free.lock().unwrap() = Some((1, 100));
+    assert_eq!(app.decisions().await.authorize(order_check()).await.unwrap().into_inner().decision(), v1::Decision::Allow);
+    app.stop().await;
+}
+
+/// A log of some decisions, closed, in its folder.
+async fn log(decisions: usize) -> tempfile::TempDir {
+    let folder = temp();
+    let data = folder.path().join("data");
+    let app = App::start_in(&data, |_, _| {}).await;
+    let mut client = app.decisions().await;
+    for _ in 0..decisions {
+        client.authorize(order_check()).await.unwrap();
+    }
+    app.stop().await;
+    folder
+}
+
+fn segment(data: &Path) -> std::path::PathBuf {
+    data.join("data/audit/seg-00000000000000000000.jsonl")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_tail_is_cut_kept_aside_and_recorded() {
+    for tail in [&b"{\"v\":1,\"seq\":"[..], b"\0\0\0\0\0\0", b"not json\n", b"{}\n{}\n"] {
+        let folder = log(3).await;
+        let (data, segment) = (folder.path().join("data"), segment(folder.path()));
+        let whole = std::fs::read(&segment).unwrap();
+        std::fs::write(&segment, [&whole, tail].concat()).unwrap();
+        let app = App::start_in(&data, |_, _| {}).await;
+        app.stop().await;
+        let lines = lines(&data);
+        let recovered = lines.iter().find(|line| line["type"] == "log.recovered").unwrap();
+        assert_eq!(recovered["bytes"], tail.len());
+        let kept = data.join("audit").join(recovered["kept_in"].as_str().unwrap());
+        assert_eq!(std::fs::read(kept).unwrap(), tail, "nothing is lost");
+        assert!(std::fs::read(&segment).unwrap().starts_with(&whole), "nothing durable was cut");
+        verify(&data.join("audit")).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_to_what_was_durable_refuses_the_start() {
+    let folder = log(5).await;
+    let segment = segment(folder.path());
+    let text = std::fs::read_to_string(&segment).unwrap();
+    std::fs::write(&segment, text.replacen("\"decision\":\"allow\"", "\"decision\":\"DENY!\"", 1)).unwrap();
+    let mut config = crate::harness::config(&folder.path().join("data"));
+    config.bundle.path = crate::harness::policies();
+    let seams = countersign::app::Seams::system(Default::default());
+    let error = countersign::app::build(&config, seams).await.unwrap_err().to_string();
+    assert!(error.contains("the audit log is damaged at") && error.contains(":4"), "{error}");
+    assert_eq!(std::fs::read_to_string(&segment).unwrap().len(), text.len(), "nothing was cut");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_folder_has_one_server() {
+    let app = App::start().await;
+    let config = crate::harness::config(&app.data);
+    let error = countersign::app::build(&config, countersign::app::Seams::system(Default::default())).await.unwrap_err();
+    assert!(error.to_string().contains("is in use by another server"), "{error}");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn segments_rotate_and_chain() {
+    let folder = temp();
+    let data = folder.path().join("data");
+    let app = App::start_in(&data, |config, _| config.audit.segment_mib = 1).await;
+    let mut client = app.decisions().await;
+    let mut batches = 0;
+    while std::fs::read_dir(data.join("audit")).unwrap().count() < 4 {
+        let batch = v1::AuthorizeBatchRequest { requests: vec![order_check(); 50], semantic: 0 };
+        client.authorize_batch(batch).await.unwrap();
+        batches += 1;
+        assert!(batches < 200, "no rotation after {batches} batches");
+    }
+    app.stop().await;
+    let report = verify(&data.join("audit")).unwrap();
+    assert!(report.segments >= 3);
+    assert_eq!(report.decisions, batches * 50);
+    // Going on after a restart, over the rotated segments.
+    let app = App::start_in(&data, |_, _| {}).await;
+    app.stop().await;
+    assert!(verify(&data.join("audit")).unwrap().lines > report.lines);
+    // A closed segment that is gone is missed.
+    let second = std::fs::read_dir(data.join("audit"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_string_lossy().contains("seg-"))
+        .max()
+        .unwrap();
+    std::fs::remove_file(&second).unwrap();
+    let first_ones = verify(&data.join("audit")).unwrap();
+    assert!(first_ones.lines < report.lines);
+    std::fs::remove_file(segment(folder.path())).unwrap();
+    assert!(matches!(verify(&data.join("audit")), Err(VerifyError::Broken(_))));
+}
+
+/// Threat 25: flip, delete, reorder, insert, replay: each is found, with its line.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_change_of_a_closed_log_is_detected() {
+    let folder = log(8).await;
+    let segment = segment(folder.path());
+    let audit = folder.path().join("data/audit");
+    let text = std::fs::read_to_string(&segment).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let joined = |lines: &[&str]| {
+        let mut text = String::new();
+        lines.iter().for_each(|line| writeln!(text, "{line}").unwrap());
+        text
+    };
+    let mut deleted = lines.clone();
+    deleted.remove(4);
+    let mut swapped = lines.clone();
+    swapped.swap(4, 5);
+    let mut repeated = lines.clone();
+    repeated.insert(5, lines[4]);
+    let flipped = text.replacen("\"decision\":\"allow\"", "\"decision\":\"denyy\"", 1);
+    let spaced = text.replacen("{\"action\"", "{ \"action\"", 1);
+    let renumbered = text.replacen("\"seq\":5", "\"seq\":50", 1);
+    let headless = joined(&lines[1..]);
+    for (change, changed) in [
+        ("deleted", joined(&deleted)),
+        ("swapped", joined(&swapped)),
+        ("repeated", joined(&repeated)),
+        ("flipped", flipped),
+        ("spaced", spaced),
+        ("renumbered", renumbered),
+        ("headless", headless),
+        ("blank line", text.replacen('\n', "\n\n", 1)),
+    ] {
+        std::fs::write(&segment, changed).unwrap();
+        assert!(matches!(verify(&audit), Err(VerifyError::Broken(_))), "{change}");
+    }
+    // Every single byte, flipped.
+    for at in (0..text.len()).step_by(37) {
+        let mut bytes = text.clone().into_bytes();
+        bytes[at] ^= 1;
+        std::fs::write(&segment, bytes).unwrap();
+        let last_line = at >= text.trim_end().rfind('\n').unwrap();
+        assert!(verify(&audit).is_err() || last_line, "byte {at}");
+    }
+    std::fs::write(&segment, &text).unwrap();
+    verify(&audit).unwrap();
+}

@@ -1,0 +1,218 @@
+//! One Authorize over gRPC: what comes back, and what is recorded.
+
+use countersign::api::v1;
+use tonic::Code;
+
+use crate::harness::{App, ORDER, asserted, get, lines, order_check, refund_request};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_allowed_call_comes_with_obligations_and_its_record() {
+    let app = App::start().await;
+    let request =
+        v1::AuthorizeRequest { request_id: "r-1".into(), conversation_id: "conv-1".into(), tool_call_id: "call-1".into(), ..order_check() };
+    let response = app.decisions().await.authorize(request).await.unwrap().into_inner();
+    assert_eq!(response.decision(), v1::Decision::Allow);
+    assert_eq!(response.mode(), v1::Mode::Enforce);
+    assert_eq!(response.request_id, "r-1");
+    assert_eq!(response.obligations.len(), 1);
+    assert_eq!(response.obligations[0].r#type, "return_only");
+    assert_eq!(response.obligations[0].properties["value"], "order_id,status,paid_minor,refunded_minor,currency");
+    assert_eq!((response.reason(), response.reason_user.as_str()), (v1::Reason::Unspecified, ""));
+    assert_eq!(response.warnings, ["development_mode"]);
+    assert_eq!(response.valid_until, response.evaluated_at);
+    let audit = response.audit.clone().unwrap();
+    assert_eq!(audit.log, "countersign/development");
+    let lines = lines(&app.data);
+    let line = &lines[usize::try_from(audit.index).unwrap()];
+    assert_eq!(line["evaluation_id"], response.evaluation_id.as_str());
+    assert_eq!(line["decision"], "allow");
+    assert_eq!(line["input_digest"], response.call_digest.as_str());
+    assert_eq!(line["policy"]["digest"], response.policy.unwrap().digest.as_str());
+    assert_eq!(line["correlation"]["tool_call"], "call-1");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_development_defaults_stand_in_for_an_absent_credential() {
+    let app = App::start().await;
+    let ticket = v1::AuthorizeRequest {
+        delegation: None,
+        action: "ticket.read".into(),
+        resource: Some(v1::Resource {
+            r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }),
+            ..Default::default()
+        }),
+        ..order_check()
+    };
+    let response = app.decisions().await.authorize(ticket).await.unwrap().into_inner();
+    assert_eq!(response.decision(), v1::Decision::Allow);
+    let line = lines(&app.data).pop().unwrap();
+    assert_eq!((line["chain"]["agent"].as_str(), line["chain"]["step"].as_str()), (Some("support-bot"), Some("intake")));
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_that_a_human_can_turn_says_what_is_missing() {
+    let app = App::start().await;
+    let case = crate::harness::CASE.replace(r#""refund_status":"none""#, r#""refund_status":"requested""#);
+    let request = v1::AuthorizeRequest {
+        delegation: asserted("refund-bot", "rep-1", "action"),
+        action: "refund.issue".into(),
+        case: Some(v1::Case { attributes_json: case.into(), ..refund_request().case.unwrap() }),
+        ..refund_request()
+    };
+    let response = app.decisions().await.authorize(request).await.unwrap().into_inner();
+    assert_eq!(response.decision(), v1::Decision::Deny);
+    assert_eq!(response.reason(), v1::Reason::CheckRequired);
+    assert_eq!(response.next_action(), v1::NextAction::Request);
+    let missing = response.access_request.unwrap();
+    assert_eq!(missing.requires, ["approval:refund", "check:identity_verification"]);
+    assert_eq!((missing.template.as_str(), missing.quorum), ("refund", 1));
+    assert_eq!(missing.display, "refund.issue on Order order-1 of case case-1");
+    app.stop().await;
+}
+
+/// Threats 3 and 19: nothing tells a foreign resource from a missing or a forbidden one.
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_missing_and_forbidden_give_the_same_bytes() {
+    let app = App::start().await;
+    let mut client = app.decisions().await;
+    let base = order_check();
+    let foreign_case =
+        v1::AuthorizeRequest { case: base.case.clone().map(|case| v1::Case { tenant: "globex".into(), ..case }), ..base.clone() };
+    let missing_tenant =
+        v1::AuthorizeRequest { case: base.case.clone().map(|case| v1::Case { tenant: "initech".into(), ..case }), ..base.clone() };
+    let order = |attributes: String| v1::AuthorizeRequest {
+        resource: base.resource.clone().map(|resource| v1::Resource { attributes_json: attributes.into(), ..resource }),
+        ..base.clone()
+    };
+    let foreign_order = order(ORDER.replace("acme", "globex"));
+    let other_customer = order(ORDER.replace("customer-1", "customer-2"));
+    let unknown_action = v1::AuthorizeRequest { action: "order.steal".into(), ..base.clone() };
+    let unknown_agent = v1::AuthorizeRequest { delegation: asserted("nobody", "rep-1", "enrichment"), ..base.clone() };
+    let unknown_rep = v1::AuthorizeRequest { delegation: asserted("support-bot", "nobody", "enrichment"), ..base.clone() };
+    let forbidden = v1::AuthorizeRequest { delegation: asserted("trainee-bot", "rep-1", "action"), ..refund_request() };
+    let mut seen = vec![];
+    for request in [foreign_case, missing_tenant, foreign_order, other_customer, unknown_action, unknown_agent, unknown_rep, forbidden] {
+        let mut response = client.authorize(request).await.unwrap().into_inner();
+        response.evaluation_id.clear();
+        response.evaluated_at = None;
+        response.valid_until = None;
+        response.call_digest.clear();
+        response.audit.as_mut().unwrap().index = 0;
+        assert_eq!(response.decision(), v1::Decision::Deny);
+        seen.push(response);
+    }
+    assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "{seen:#?}");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_any_kind_is_refused_while_none_can_be_verified() {
+    let app = App::start().await;
+    let mut client = app.decisions().await;
+    let approval = v1::AuthorizeRequest { approval_token: "x.y.z".into(), operation_id: "op-1".into(), ..refund_request() };
+    let response = client.authorize(approval.clone()).await.unwrap().into_inner();
+    assert_eq!((response.decision(), response.reason()), (v1::Decision::Deny, v1::Reason::ApprovalUnverifiable));
+    let release = v1::AuthorizeRequest { release_token: "x.y.z".into(), operation_id: "op-1".into(), ..refund_request() };
+    assert_eq!(client.authorize(release).await.unwrap().into_inner().decision(), v1::Decision::Deny);
+    // The tenant gate comes first: a token is no oracle.
+    let foreign = v1::AuthorizeRequest { case: approval.case.clone().map(|case| v1::Case { tenant: "globex".into(), ..case }), ..approval };
+    assert_eq!(client.authorize(foreign).await.unwrap().into_inner().reason(), v1::Reason::NotPermitted);
+    let credential = Some(v1::Delegation { credential: Some(v1::delegation::Credential::Token("x.y.z".into())) });
+    let error = client.authorize(v1::AuthorizeRequest { delegation: credential, ..order_check() }).await.unwrap_err();
+    assert_eq!(error.code(), Code::Unauthenticated);
+    let refusals: Vec<_> = lines(&app.data).into_iter().filter(|line| line["type"] == "refusal").collect();
+    assert_eq!((refusals.len(), refusals[0]["kind"].as_str()), (1, Some("unauthenticated")));
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_never_permits() {
+    let app = App::start().await;
+    let response = app.decisions().await.authorize(v1::AuthorizeRequest { dry_run: true, ..order_check() }).await.unwrap().into_inner();
+    assert_eq!(
+        (response.decision(), response.hypothetical(), response.mode()),
+        (v1::Decision::Deny, v1::Decision::Allow, v1::Mode::DryRun)
+    );
+    let line = lines(&app.data).pop().unwrap();
+    assert_eq!((line["decision"].as_str(), line["hypothetical"].as_str()), (Some("deny"), Some("allow")));
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_names_the_policies_of_each_link_and_never_permits() {
+    let app = App::start().await;
+    let mut client = app.operations().await;
+    let explain = |request| v1::ExplainDecisionRequest { request: Some(request) };
+    let wrong_step = v1::AuthorizeRequest { delegation: asserted("support-bot", "rep-1", "intake"), ..order_check() };
+    let found = client.explain_decision(explain(wrong_step)).await.unwrap().into_inner();
+    assert_eq!(found.response.as_ref().unwrap().mode(), v1::Mode::DryRun);
+    assert_eq!(found.links.len(), 3);
+    for link in &found.links {
+        assert_eq!(link.decision(), v1::Decision::Deny);
+        assert_eq!((link.determining[0].id.as_str(), link.determining[0].effect.as_str()), ("step.intake", "forbid"));
+        assert_eq!(link.determining[0].location, "steps.cedar:3");
+    }
+    assert_eq!(found.links[1].principal.as_ref().unwrap().id, "support-bot");
+    let allowed = client.explain_decision(explain(order_check())).await.unwrap().into_inner();
+    let response = allowed.response.unwrap();
+    assert_eq!((response.decision(), response.hypothetical()), (v1::Decision::Deny, v1::Decision::Allow));
+    let foreign =
+        v1::AuthorizeRequest { case: order_check().case.map(|case| v1::Case { tenant: "globex".into(), ..case }), ..order_check() };
+    let gate = client.explain_decision(explain(foreign)).await.unwrap().into_inner();
+    assert_eq!((gate.gate.as_str(), gate.links.len()), ("tenant", 0));
+    assert_eq!(client.explain_decision(v1::ExplainDecisionRequest { request: None }).await.unwrap_err().code(), Code::InvalidArgument);
+    app.stop().await;
+}
+
+/// Threat 20: an agent's answer holds constant words, no policy id, attribute or error text.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_policy_id_leaves_with_an_answer() {
+    let app = App::start().await;
+    let mut client = app.decisions().await;
+    let ids: Vec<String> = app.pdp.moment().snapshot.bundle.policies.rules().into_keys().map(str::to_owned).collect();
+    let trainee = v1::AuthorizeRequest { delegation: asserted("trainee-bot", "rep-1", "action"), ..refund_request() };
+    let wrong_step = v1::AuthorizeRequest { delegation: asserted("support-bot", "rep-1", "intake"), ..refund_request() };
+    for request in [order_check(), refund_request(), trainee, wrong_step] {
+        let text = format!("{:?}", client.authorize(request).await.unwrap().into_inner());
+        let leaked: Vec<&String> = ids.iter().filter(|id| text.contains(id.as_str())).collect();
+        assert!(leaked.is_empty(), "{leaked:?} in {text}");
+    }
+    app.stop().await;
+}
+
+/// Threat 15: a `forbid` that errors must not fail open.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_errors_is_a_denial_of_its_own() {
+    let folder = crate::harness::temp();
+    crate::harness::copy(&crate::harness::policies(), folder.path());
+    let overflow = "@id(\"overflow\") forbid (principal, action == Action::\"refund.create_request\", resource) \
+                    when { context.args.amount_minor * 9223372036854775807 > 0 };";
+    std::fs::write(folder.path().join("overflow.cedar"), overflow).unwrap();
+    let bundle = folder.path().to_owned();
+    let app = App::start_with(move |config, _| config.bundle.path = bundle).await;
+    let response = app.decisions().await.authorize(refund_request()).await.unwrap().into_inner();
+    assert_eq!((response.decision(), response.reason()), (v1::Decision::Deny, v1::Reason::PolicyError));
+    let line = lines(&app.data).pop().unwrap();
+    assert_eq!(line["links"][1]["errors"]["items"][0], "overflow: overflow");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_readiness_and_reflection_answer() {
+    let app = App::start().await;
+    for service in ["", "countersign.v1.DecisionService", "countersign.v1.AdminService"] {
+        assert!(countersign::api::client::healthy(&format!("http://{}", app.grpc), service).await.unwrap(), "{service}");
+    }
+    assert_eq!(get(app.admin, "/livez").await, (200, "ok\n".into()));
+    assert_eq!(get(app.admin, "/readyz").await, (200, "ok\n".into()));
+    let status = app.operations().await.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
+    assert!(status.ready && status.not_ready.is_empty());
+    assert_eq!(status.bundle.unwrap().policies, 73);
+    assert_eq!(status.audit.unwrap().mode, "strict");
+    assert_eq!(status.warnings, ["development_mode"]);
+    app.pdp.drain();
+    assert_eq!(get(app.admin, "/readyz").await, (503, "draining\n".into()));
+    app.stop().await;
+}

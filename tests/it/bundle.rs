@@ -1,0 +1,214 @@
+//! The reference bundle and its decision tables; bundles that must be refused, and how.
+
+use std::collections::BTreeSet;
+
+use countersign::bundle::folder::Folder;
+use countersign::bundle::{Bundle, LoadError, Reading};
+use countersign::workbench::tables;
+
+use crate::harness::policies;
+
+#[test]
+fn the_tables_pass_reach_every_policy_and_cover_every_action_in_every_step() {
+    let folder = Folder::read(&policies()).unwrap();
+    let report = tables::run(&folder, Reading::default()).unwrap();
+    assert_eq!(report.failures, vec![]);
+    assert!(report.decisions >= 120, "{}", report.decisions);
+    assert!(report.denied > report.allowed, "{} denied, {} allowed", report.denied, report.allowed);
+    assert_eq!(report.unreached, Vec::<String>::new(), "policies that no table decides");
+    let bundle = Bundle::from_folder(folder, Reading::default()).unwrap();
+    let steps = ["intake", "enrichment", "drafting", "verification", "action"];
+    let all: BTreeSet<(String, String)> =
+        bundle.policies.shapes.actions.keys().flat_map(|action| steps.map(|step| (action.clone(), step.to_owned()))).collect();
+    let missing: Vec<_> = all.difference(&report.decided).collect();
+    assert!(missing.is_empty(), "no table decides {missing:?}");
+}
+
+#[test]
+fn a_table_fails_when_the_policy_it_holds_is_dropped() {
+    let folder = Folder::read(&policies()).unwrap();
+    for (file, id) in [("tenancy.cedar", "tenancy.case"), ("refunds.cedar", "refund.approved"), ("risk.cedar", "risk.no-writes")] {
+        let mut files = folder.files().clone();
+        let text = String::from_utf8(files[file].clone()).unwrap();
+        let start = text.find(&format!("@id(\"{id}\")")).unwrap();
+        let end = start + text[start..].find("};").unwrap() + 2;
+        files.insert(file.into(), format!("{}{}", &text[..start], &text[end..]).into_bytes());
+        let report = tables::run(&Folder::of(files), Reading::default()).unwrap();
+        assert!(!report.failures.is_empty(), "no table holds {id}");
+    }
+}
+
+/// Each row: a file, what to replace in it, with what, and the fault that must name it.
+const BROKEN: &[(&str, &str, &str, &str)] = &[
+    (
+        "tenancy.cedar",
+        "@id(\"tenancy.rep\")",
+        "@id(\"tenancy.agent\")",
+        "tenancy.cedar:7:1: the id `tenancy.agent` is taken by the policy at tenancy.cedar:3:1",
+    ),
+    ("tenancy.cedar", "@id(\"tenancy.rep\") ", "", "tenancy.cedar:7:1: the policy has no `@id`"),
+    ("tenancy.cedar", "@id(\"tenancy.rep\")", "@id(\"Tenancy rep\")", "tenancy.cedar:7:1: `@id` must be"),
+    (
+        "tenancy.cedar",
+        "unless { principal.tenant == context.case.tenant };",
+        "unless { principal.tenant = context.case.tenant };",
+        "tenancy.cedar:5:10: ",
+    ),
+    ("tenancy.cedar", "resource.customer == context.case.customer", "resource.custmer == context.case.customer", "attribute `custmer`"),
+    ("steps.cedar", "Step::\"intake\"", "Step::\"inteak\"", "steps.cedar:5:"),
+    ("steps.cedar", "@reason(\"step_not_allowed\")", "@reason(\"wrong_step\")", "`@reason` must be one of"),
+    ("steps.cedar", "@reason(\"step_not_allowed\")", "@raeson(\"step_not_allowed\")", "unknown annotation `@raeson`"),
+    ("refunds.cedar", "@requires(\"approval:refund\")", "@requires(\"approval:refnd\")", "`refnd` is no template"),
+    ("refunds.cedar", "@requires(\"check:fraud_review\")", "@requires(\"check:fraud\")", "`fraud` is no check"),
+    (
+        "refunds.cedar",
+        "@requires(\"approval:refund\") @quorum",
+        "@requires(\"approval:credit\") @quorum",
+        "needs approvals of several templates",
+    ),
+    (
+        "refunds.cedar",
+        "context has approval &&\n  context.approval.template == Template::\"refund\" &&\n  context.now",
+        "context has aproval && context has approval &&\n  context.now",
+        "`context has aproval`",
+    ),
+    (
+        "callers.cedar",
+        "principal is Agent in Role::\"refund-assistant\"",
+        "principal is Agent in Role::\"refunder\"",
+        "no file of `entities/` defines `Role::\"refunder\"`",
+    ),
+    ("callers.cedar", "principal is Rep in Role", "principal in Role", "the scope must say `principal is <type>`"),
+    ("callers.cedar", "@obligation(\"return_only:matches,checked_at\")", "", "`verification.run` for agents must carry `@obligation"),
+    (
+        "callers.cedar",
+        "permit (principal is Rep in Role::\"support-rep\", action in Action::\"case_call\", resource);",
+        "permit (principal is Rep in Role::\"support-rep\", action in Action::\"case_call\", resource) when { context.step == Step::\"action\" };",
+        "a `permit` must not read `context`",
+    ),
+    (
+        "risk.cedar",
+        "[RiskTier::\"high\", RiskTier::\"critical\"].contains(context.risk.tier)",
+        "context.risk == {tier: RiskTier::\"high\"}",
+        "`context.risk` must be read by member",
+    ),
+    (
+        "schema.cedarschema",
+        "entity Case {\n  tenant: Tenant,",
+        "entity Case {\n  tenant?: Tenant,",
+        "`Case` must have the required attribute `tenant`",
+    ),
+    (
+        "schema.cedarschema",
+        "\"in_action\", \"scope_replies\", \"replies\"",
+        "\"scope_replies\", \"replies\"",
+        "action `reply.send` is in no group of",
+    ),
+    (
+        "schema.cedarschema",
+        "principal: [Agent, Rep, ToolService], resource: [Article]",
+        "principal: [Agent, ToolService], resource: [Article]",
+        "does not apply to principals of type `Rep`",
+    ),
+    ("schema.cedarschema", "step: Step, now: datetime,", "step: Step, now: datetime, mood: String,", "`mood`, which nobody fills"),
+    ("schema.cedarschema", "entity Role;", "entity Role", "schema.cedarschema:4:1: "),
+    ("entities/agents.json", "\"suspended\": false", "\"suspended\": \"no\"", "entities/agents.json:2:3: "),
+    ("entities/agents.json", "\"suspended\": false, ", "", "entities/agents.json:2:3: "),
+    ("entities/agents.json", "[\n", "{\n", "is not a JSON array of entities"),
+    ("entities/tenants.json", "\"globex\"", "\"acme\"", "this entity stands here a second time"),
+    ("bundle.yaml", "version: 1", "version: one", "bundle.yaml:2:10: "),
+    ("bundle.yaml", "name: customer-support", "name: customer-support\ncolour: blue", "colour"),
+    (
+        "bundle.yaml",
+        "tool_service: [Case, Order, Account, Article]",
+        "tool_service: [Case, Order, Account, Article, Agent]",
+        "type `Agent` must stand once in `supplied_by`",
+    ),
+    (
+        "bundle.yaml",
+        "shared: [Article, Field] ",
+        "shared: [Field] ",
+        "type `Article` must either have the attribute `tenant` or stand in `shared`",
+    ),
+    ("bundle.yaml", "roles:", "rolls:", "rolls"),
+    ("bundle.yaml", "model_required: [write, replies]", "model_required: [writes]", "`writes`, which is no group of actions"),
+];
+
+#[test]
+fn a_broken_bundle_is_refused_whole_and_every_fault_has_its_place() {
+    let folder = Folder::read(&policies()).unwrap();
+    let mut wrong = vec![];
+    for (file, from, to, expected) in BROKEN {
+        let mut files = folder.files().clone();
+        let text = String::from_utf8(files[*file].clone()).unwrap();
+        assert!(text.contains(from), "{file} has no {from}");
+        files.insert((*file).to_owned(), text.replacen(from, to, 1).into_bytes());
+        match Bundle::from_folder(Folder::of(files), Reading::default()) {
+            Err(LoadError::Faulty { faults, .. }) => {
+                let lines: Vec<String> = faults.iter().map(countersign::model::fault::Fault::line).collect();
+                if !lines.iter().any(|line| line.contains(expected)) {
+                    wrong.push(format!("{file}: {from} -> {to}: expected {expected}, found {lines:#?}"));
+                }
+                let placed = |line: &String| line.split(':').nth(1).is_some_and(|number| number.parse::<u32>().is_ok());
+                assert!(lines.iter().all(placed), "{lines:#?}");
+                // Drawn with the source line, unless the fault is that there is none.
+                assert!(faults.iter().all(|fault| fault.drawing().contains("╭─[")), "{}", faults[0].drawing());
+            }
+            other => panic!("{file}: {from} -> {to}: {:?}", other.map(|_| "taken")),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_bundle_can_not_crash_the_process() {
+    let folder = Folder::read(&policies()).unwrap();
+    let deep = |open: &str, close: &str| format!("{}true{}", open.repeat(10_000), close.repeat(10_000));
+    let policy = |condition: String| format!("@id(\"deep\") forbid (principal, action, resource) when {{ {condition} }};");
+    let sum = format!("1{} == 1", " + 1".repeat(600));
+    let texts = [
+        policy(deep("(", ")")),
+        policy(deep("!(", ")")),
+        policy(deep("[", "]")),
+        policy(sum),
+        policy("if true then true else ".repeat(3000)),
+    ];
+    for text in texts {
+        let mut files = folder.files().clone();
+        files.insert("deep.cedar".into(), text.into_bytes());
+        assert!(Bundle::from_folder(Folder::of(files), Reading::default()).is_err());
+    }
+    let mut files = folder.files().clone();
+    files.insert(
+        "schema.cedarschema".into(),
+        format!("entity A {{ a: {}Long{} }};", "Set<".repeat(10_000), ">".repeat(10_000)).into_bytes(),
+    );
+    assert!(Bundle::from_folder(Folder::of(files.clone()), Reading::default()).is_err());
+    files = folder.files().clone();
+    files.insert("entities/deep.json".into(), "[".repeat(100_000).into_bytes());
+    assert!(Bundle::from_folder(Folder::of(files.clone()), Reading::default()).is_err());
+    files = folder.files().clone();
+    files.insert("bundle.yaml".into(), "[".repeat(100_000).into_bytes());
+    assert!(Bundle::from_folder(Folder::of(files.clone()), Reading::default()).is_err());
+    for name in ["tenancy.cedar", "schema.cedarschema", "bundle.yaml", "entities/agents.json"] {
+        let mut files = folder.files().clone();
+        files.insert(name.into(), vec![0xff, 0xfe, 0]);
+        assert!(Bundle::from_folder(Folder::of(files), Reading::default()).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_part_of_a_bundle_is_refused() {
+    let mut files = Folder::read(&policies()).unwrap().files().clone();
+    files.insert("refunds.ceder".into(), b"forbid (principal, action, resource);".to_vec());
+    let error = Bundle::from_folder(Folder::of(files), Reading::default()).unwrap_err();
+    assert_eq!(error.lines(), ["refunds.ceder:1:1: is no file of a bundle"]);
+}
+
+#[test]
+fn a_bundle_without_roles_is_refused_where_gates_are_required() {
+    let mut files = Folder::read(&policies()).unwrap().files().clone();
+    files.insert("bundle.yaml".into(), b"name: x\nversion: 1\n".to_vec());
+    let error = Bundle::from_folder(Folder::of(files), Reading::default()).unwrap_err();
+    assert!(error.lines()[0].contains("has no `roles`"), "{:?}", error.lines());
+}

@@ -1,0 +1,182 @@
+//! The command line as a user meets it: exit codes, one line with the remedy, JSON.
+
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::harness::{Process, command, copy, policies, temp};
+
+fn run(arguments: &[&str]) -> Output {
+    let mut command = command(arguments);
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn error(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn reference() -> tempfile::TempDir {
+    let folder = temp();
+    copy(&policies(), folder.path());
+    folder
+}
+
+#[test]
+fn usage_errors_end_with_64_and_help_with_0() {
+    for arguments in [&["--frobnicate"][..], &["serve", "--listen", "here"], &["authorise"], &["authorize"], &[]] {
+        assert_eq!(code(&run(arguments)), 64, "{arguments:?}");
+    }
+    assert_eq!(code(&run(&["--help"])), 0);
+    assert_eq!(code(&run(&["--version"])), 0);
+}
+
+#[test]
+fn check_says_what_a_bundle_is_or_where_it_is_wrong() {
+    let bundle = reference();
+    let path = bundle.path().to_str().unwrap();
+    let valid = run(&["check", path, "-o", "json"]);
+    let found: Value = serde_json::from_str(&out(&valid)).unwrap();
+    assert_eq!((code(&valid), found["valid"].as_bool(), found["policies"].as_u64()), (0, Some(true), Some(73)));
+    std::fs::write(bundle.path().join("steps.cedar"), "permit (principal, action,, resource);").unwrap();
+    let broken = run(&["check", path]);
+    assert_eq!(code(&broken), 3);
+    // Drawn with the line itself.
+    assert!(
+        error(&broken).contains("steps.cedar:1:27") && error(&broken).contains("permit (principal, action,, resource);"),
+        "{}",
+        error(&broken)
+    );
+    let faults: Value = serde_json::from_str(&out(&run(&["check", path, "-o", "json"]))).unwrap();
+    assert!(faults["faults"][0].as_str().unwrap().starts_with("steps.cedar:1:27: "));
+    let missing = run(&["check", "/nowhere"]);
+    assert_eq!((code(&missing), error(&missing).lines().count()), (3, 1));
+    std::fs::write(bundle.path().join("steps.cedar"), "").unwrap();
+    std::fs::write(bundle.path().join("tests/typo.yaml"), "now: 2026-03-02T09:00:00Z\ncasses: []\n").unwrap();
+    let table = run(&["check", path]);
+    assert!(code(&table) == 3 && error(&table).contains("tests/typo.yaml:2:1"), "{}", error(&table));
+}
+
+#[test]
+fn test_runs_the_tables_and_fails_with_3() {
+    let bundle = reference();
+    let path = bundle.path().to_str().unwrap();
+    let passed = run(&["test", path]);
+    assert_eq!(code(&passed), 0, "{}", out(&passed));
+    assert!(out(&passed).contains("decisions as expected"));
+    let steps = std::fs::read_to_string(bundle.path().join("steps.cedar")).unwrap();
+    std::fs::write(bundle.path().join("steps.cedar"), steps.replace("Step::\"drafting\"", "Step::\"verification\"")).unwrap();
+    let failed = run(&["test", path]);
+    assert_eq!(code(&failed), 3);
+    assert!(out(&failed).contains("FAILED tests/steps.yaml"), "{}", out(&failed));
+}
+
+#[test]
+fn authorize_local_decides_by_a_bundle_alone() {
+    let allowed = run(&["authorize", "--local", "examples/authorize.yaml", "-o", "json"]);
+    let found: Value = serde_json::from_str(&out(&allowed)).unwrap();
+    assert_eq!((code(&allowed), found["decision"].as_str()), (0, Some("allow")), "{}", error(&allowed));
+    let late = run(&["authorize", "--local", "--at", "2031-01-01T00:00:00Z", "examples/authorize.yaml"]);
+    assert_eq!(code(&late), 2, "the agent's time is over");
+    assert!(out(&late).starts_with("DENY\nreason        not_permitted"), "{}", out(&late));
+    for (arguments, expected) in [
+        (&["authorize", "--local", "--at", "soon", "examples/authorize.yaml"][..], "--at"),
+        (&["authorize", "--local", "nowhere.yaml"], "nowhere.yaml"),
+        (&["authorize", "--at", "2031-01-01T00:00:00Z", "examples/authorize.yaml"], "--local"),
+        (&["authorize", "--server", "not a url", "examples/authorize.yaml"], "address"),
+    ] {
+        let failed = run(arguments);
+        assert!(code(&failed) == 64 && error(&failed).contains(expected), "{arguments:?}: {}", error(&failed));
+    }
+    let unreachable = run(&["authorize", "--server", "http://127.0.0.1:1", "examples/authorize.yaml"]);
+    assert_eq!((code(&unreachable), error(&unreachable).lines().count()), (1, 1));
+    assert!(error(&unreachable).contains("countersign serve --development"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_server_is_asked_by_authorize_healthcheck_and_verify() {
+    let folder = temp();
+    let data = folder.path().join("data");
+    let server = Process::serve(&data, &[], |_| {});
+    let url = format!("http://{}", server.grpc);
+    let allowed = run(&["authorize", "--server", &url, "examples/authorize.yaml"]);
+    assert_eq!(code(&allowed), 0, "{}", error(&allowed));
+    assert!(out(&allowed).starts_with("ALLOW\n") && out(&allowed).contains("development_mode"), "{}", out(&allowed));
+    let request = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/authorize.yaml")).unwrap();
+    let denied = folder.path().join("denied.yaml");
+    std::fs::write(&denied, request.replace("step: enrichment", "step: intake")).unwrap();
+    let found = run(&["authorize", "--server", &url, denied.to_str().unwrap(), "-o", "json"]);
+    let shown: Value = serde_json::from_str(&out(&found)).unwrap();
+    assert_eq!((code(&found), shown["reason"].as_str(), shown["next_action"].as_str()), (2, Some("step_not_allowed"), Some("none")));
+    std::fs::write(&denied, request.replace("paid_minor: 9000", "paid_minor: many")).unwrap();
+    let refused = run(&["authorize", "--server", &url, denied.to_str().unwrap()]);
+    assert!(
+        code(&refused) == 1 && error(&refused).contains("`resource.attributes_json.paid_minor` is not an integer"),
+        "{}",
+        error(&refused)
+    );
+    assert_eq!(code(&run(&["healthcheck", "--server", &url])), 0);
+    assert_eq!(code(&run(&["healthcheck", "--server", &url, "--service", "countersign.v1.DecisionService"])), 0);
+    assert_eq!(code(&run(&["healthcheck", "--server", &url, "--service", "no.such.Service"])), 1);
+    assert_eq!(code(&run(&["healthcheck", "--server", "http://127.0.0.1:1"])), 1);
+    let audit = data.join("audit");
+    let verified = run(&["audit", "verify", audit.to_str().unwrap(), "-o", "json"]);
+    let report: Value = serde_json::from_str(&out(&verified)).unwrap();
+    assert_eq!((code(&verified), report["decisions"].as_u64()), (0, Some(2)));
+    // Port taken, data folder locked: one line each, with the remedy.
+    let address = server.grpc.to_string();
+    let other = folder.path().join("other");
+    let taken = run(&["serve", "--development", "--listen", &address, "--admin-listen", "127.0.0.1:0", "--data", other.to_str().unwrap()]);
+    assert_eq!((code(&taken), error(&taken).lines().count()), (1, 1), "{}", error(&taken));
+    assert!(error(&taken).contains("--listen"), "{}", error(&taken));
+    let locked =
+        run(&["serve", "--development", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data", data.to_str().unwrap()]);
+    assert_eq!((code(&locked), error(&locked).lines().count()), (1, 1), "{}", error(&locked));
+    assert!(error(&locked).contains("--data"), "{}", error(&locked));
+    assert!(server.stop().success());
+    // A log that was changed.
+    let segment = audit.join("seg-00000000000000000000.jsonl");
+    let text = std::fs::read_to_string(&segment).unwrap();
+    std::fs::write(&segment, text.replacen("\"allow\"", "\"ALLOW\"", 1)).unwrap();
+    let broken = run(&["audit", "verify", audit.to_str().unwrap()]);
+    assert!(code(&broken) == 3 && error(&broken).contains("seg-00000000000000000000.jsonl:4: `prev`"), "{}", error(&broken));
+    assert_eq!(code(&run(&["audit", "verify", "/nowhere"])), 1);
+}
+
+#[test]
+fn a_server_that_can_not_start_says_why_in_one_line() {
+    let folder = temp();
+    let data = folder.path().join("data");
+    let data = data.to_str().unwrap();
+    for (arguments, expected, exit) in [
+        (vec!["serve", "--data", data], "--development", 64),
+        (vec!["serve", "--development", "--listen", "0.0.0.0:0", "--data", data], "loopback", 64),
+        (vec!["serve", "--development", "--admin-listen", "0.0.0.0:0", "--data", data], "loopback", 64),
+        (vec!["serve", "--development", "--listen", "127.0.0.1:0", "--bundle", "/nowhere", "--data", data], "--bundle", 3),
+        (vec!["serve", "--development", "--config", "/nowhere.yaml"], "/nowhere.yaml", 64),
+        (
+            vec!["serve", "--development", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data", "/proc/nowhere"],
+            "--data",
+            1,
+        ),
+    ] {
+        let failed = run(&arguments);
+        assert_eq!(code(&failed), exit, "{arguments:?}: {}", error(&failed));
+        assert!(error(&failed).contains(expected) && error(&failed).trim_end().lines().count() == 1, "{arguments:?}: {}", error(&failed));
+    }
+}
+
+#[test]
+fn the_sample_settings_are_read() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/countersign.yaml");
+    let config = countersign::config::Config::load(Some(&path), []).unwrap();
+    config.check_callers().unwrap();
+    assert_eq!(config.limits, countersign::config::Limits::default());
+}

@@ -1,0 +1,118 @@
+//! The server as a real process that is killed, or whose disk is full.
+
+use std::collections::BTreeSet;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use countersign::api::v1;
+use countersign::api::v1::decision_service_client::DecisionServiceClient;
+use countersign::audit::verify::verify;
+use rustix::process::Signal;
+use tonic::Code;
+
+use crate::harness::{Process, channel, is_root, lines, order_check, policies, program, temp};
+
+/// Rounds of kill and restart; more in a soak.
+fn rounds() -> usize {
+    if std::env::var_os("COUNTERSIGN_SOAK").is_some() { 100 } else { 6 }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_acknowledged_decision_survives_a_kill_under_load() {
+    let folder = temp();
+    let data = folder.path().join("data");
+    let mut acknowledged = BTreeSet::new();
+    for round in 0..rounds() {
+        let server = Process::serve(&data, &[], |_| {});
+        let client = DecisionServiceClient::new(channel(server.grpc).await);
+        let callers: Vec<_> = (0..8)
+            .map(|_| {
+                let mut client = client.clone();
+                tokio::spawn(async move {
+                    let mut seen = vec![];
+                    while let Ok(response) = client.authorize(order_check()).await {
+                        seen.push(response.into_inner().evaluation_id);
+                    }
+                    seen
+                })
+            })
+            .collect();
+        // Killed after a number of answers, not after a time.
+        let mut probe = client.clone();
+        for _ in 0..20 + round * 7 {
+            acknowledged.insert(probe.authorize(order_check()).await.unwrap().into_inner().evaluation_id);
+        }
+        server.signal(Signal::KILL);
+        for caller in callers {
+            acknowledged.extend(caller.await.unwrap());
+        }
+        drop(server);
+    }
+    // A last start cuts what was torn, and ends in order.
+    assert!(Process::serve(&data, &[], |_| {}).stop().success());
+    let report = verify(&data.join("audit")).unwrap();
+    assert_eq!(report.unfinished, 0);
+    let recorded: BTreeSet<String> = lines(&data).iter().filter_map(|line| line["evaluation_id"].as_str().map(str::to_owned)).collect();
+    let lost: Vec<_> = acknowledged.difference(&recorded).collect();
+    assert!(lost.is_empty(), "{} acknowledged decisions are not in the log", lost.len());
+    assert!(acknowledged.len() > rounds() * 20);
+}
+
+/// Threat 26, on a file system that is really full: a small tmpfs in a mount namespace of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_file_system_gives_no_answers_without_a_record() {
+    let folder = temp();
+    let mount = folder.path().join("small");
+    std::fs::create_dir(&mount).unwrap();
+    let serve = format!(
+        "mount -t tmpfs -o size=256k,mode=777 tmpfs {mount} && exec {drop} {program} serve --development --listen 127.0.0.1:0 \
+         --admin-listen 127.0.0.1:0 -o json --data {mount}/data --bundle {bundle}",
+        mount = mount.display(),
+        drop = if is_root() { "setpriv --reuid 65534 --regid 65534 --clear-groups --" } else { "" },
+        program = program().display(),
+        bundle = policies().display(),
+    );
+    let mut command = Command::new("unshare");
+    command.arg("--mount").args(if is_root() { &[][..] } else { &["--user", "--map-root-user"] }).args(["sh", "-c", &serve]);
+    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").process_group(0);
+    let server = Process::spawn(command);
+    let mut client = DecisionServiceClient::new(channel(server.grpc).await);
+    let mut answered = 0;
+    let refused = loop {
+        match client.authorize(order_check()).await {
+            Ok(response) => {
+                answered += 1;
+                // The newest record is that of the newest answer.
+                assert_eq!(response.into_inner().audit.unwrap().index, answered + 1);
+                assert!(answered < 2000, "the disk never filled");
+            }
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(answered > 20, "{answered}");
+    for _ in 0..20 {
+        assert_eq!(client.authorize(order_check()).await.unwrap_err().code(), Code::Unavailable);
+    }
+    assert_eq!(crate::harness::get(server.admin, "/readyz").await, (503, "audit\n".into()));
+    // Inside the namespace, the log verifies, and holds exactly the answers.
+    let root = format!("/proc/{}/root{}/data/audit", server.child.id(), mount.display());
+    let report = verify(std::path::Path::new(&root)).unwrap();
+    assert_eq!(report.decisions, answered);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_answers_what_is_under_way_and_closes_the_log() {
+    let folder = temp();
+    let data = folder.path().join("data");
+    let server = Process::serve(&data, &[], |_| {});
+    let mut client = DecisionServiceClient::new(channel(server.grpc).await);
+    let response = client.authorize(order_check()).await.unwrap().into_inner();
+    assert_eq!(response.decision(), v1::Decision::Allow);
+    assert!(server.stop().success());
+    let lines = lines(&data);
+    assert_eq!(lines.last().unwrap()["type"], "server.stopped");
+    use std::os::unix::fs::PermissionsExt;
+    let key = std::fs::metadata(data.join("keys/audit-digest.key")).unwrap();
+    assert_eq!(key.permissions().mode() & 0o777, 0o600);
+}

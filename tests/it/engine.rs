@@ -1,0 +1,106 @@
+//! The index gives the answer of evaluating everything.
+
+use std::str::FromStr;
+
+use cedar_policy::{Authorizer, Context, Entities, EntityUid, Policy, PolicyId, PolicySet, Request, Schema};
+use countersign::model::chain::Link;
+use countersign::policy::engine::Engine;
+use countersign::policy::shape::Shapes;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+const SCHEMA: &str = r#"
+entity Group in [Group];
+entity User in [Group] { level: Long, name?: String };
+entity Robot in [Group] { level: Long };
+entity Folder in [Folder];
+entity File in [Folder] { size: Long };
+action "all";
+action "reads" in ["all"];
+action "read" in ["reads"] appliesTo { principal: [User, Robot], resource: [File, Folder], context: { n: Long, tag?: String } };
+action "list" in ["reads"] appliesTo { principal: [User], resource: [Folder], context: { n: Long, tag?: String } };
+action "write" in ["all"] appliesTo { principal: [User, Robot], resource: [File], context: { n: Long, tag?: String } };
+"#;
+
+const ENTITIES: &str = r#"[
+  {"uid":{"type":"Group","id":"root"},"attrs":{},"parents":[]},
+  {"uid":{"type":"Group","id":"staff"},"attrs":{},"parents":[{"type":"Group","id":"root"}]},
+  {"uid":{"type":"User","id":"ann"},"attrs":{"level":3,"name":"ann"},"parents":[{"type":"Group","id":"staff"}]},
+  {"uid":{"type":"User","id":"bob"},"attrs":{"level":1},"parents":[]},
+  {"uid":{"type":"Robot","id":"r2"},"attrs":{"level":9},"parents":[{"type":"Group","id":"root"}]},
+  {"uid":{"type":"Folder","id":"top"},"attrs":{},"parents":[]},
+  {"uid":{"type":"Folder","id":"sub"},"attrs":{},"parents":[{"type":"Folder","id":"top"}]},
+  {"uid":{"type":"File","id":"f"},"attrs":{"size":10},"parents":[{"type":"Folder","id":"sub"}]}
+]"#;
+
+fn policy() -> impl Strategy<Value = String> {
+    let principals = &[
+        "principal",
+        "principal == User::\"ann\"",
+        "principal in Group::\"root\"",
+        "principal in Group::\"staff\"",
+        "principal is User",
+        "principal is Robot in Group::\"root\"",
+        "principal == Robot::\"r2\"",
+    ];
+    let actions = &[
+        "action",
+        "action == Action::\"read\"",
+        "action in Action::\"all\"",
+        "action in Action::\"reads\"",
+        "action in [Action::\"list\", Action::\"write\"]",
+    ];
+    let resources = &[
+        "resource",
+        "resource == File::\"f\"",
+        "resource in Folder::\"top\"",
+        "resource is Folder",
+        "resource is File in Folder::\"sub\"",
+        "resource in File::\"f\"",
+    ];
+    // Some error: a missing attribute, an overflow, a wrong type.
+    let bodies = &[
+        "",
+        "when { context.n > 2 }",
+        "unless { context.n > 2 }",
+        "when { principal.level > 2 }",
+        "when { principal.name == \"ann\" }",
+        "when { context.tag like \"a*\" }",
+        "when { resource.size * 9223372036854775807 > 1 }",
+        "when { context.n == \"x\" }",
+        "unless { principal in Group::\"staff\" }",
+    ];
+    (select(&["permit", "forbid"][..]), select(&principals[..]), select(&actions[..]), select(&resources[..]), select(&bodies[..]))
+        .prop_map(|(effect, principal, action, resource, body)| format!("{effect} ({principal}, {action}, {resource}) {body};"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400), ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_index_gives_the_decision_reasons_and_errors_of_evaluating_all(policies in proptest::collection::vec(policy(), 0..25), n in -1i64..5, tag in any::<bool>()) {
+        let schema = Schema::from_cedarschema_str(SCHEMA).unwrap().0;
+        let entities = Entities::from_json_str(ENTITIES, Some(&schema)).unwrap();
+        let mut set = PolicySet::new();
+        for (index, text) in policies.iter().enumerate() {
+            set.add(Policy::parse(Some(PolicyId::new(format!("p{index}"))), text).unwrap()).unwrap();
+        }
+        let engine = Engine::new(set.clone(), &Shapes::of(&schema).unwrap());
+        let context = if tag { format!(r#"{{"n":{n},"tag":"abc"}}"#) } else { format!(r#"{{"n":{n}}}"#) };
+        for principal in ["User::\"ann\"", "User::\"bob\"", "Robot::\"r2\"", "User::\"nobody\"", "Group::\"root\""] {
+            for action in ["read", "list", "write", "all", "unknown"] {
+                for resource in ["File::\"f\"", "Folder::\"top\"", "Folder::\"sub\"", "File::\"none\"", "User::\"ann\""] {
+                    let uid = |text: &str| EntityUid::from_str(text).unwrap();
+                    let action = uid(&format!("Action::\"{action}\""));
+                    let request = Request::new(uid(principal), action, uid(resource), Context::from_json_str(&context, None).unwrap(), None).unwrap();
+                    let found = engine.evaluate(Link::Plain, &request, &entities);
+                    prop_assert_eq!(&found, &engine.evaluate_all(Link::Plain, &request, &entities));
+                    let cedar = Authorizer::new().is_authorized(&request, &set, &entities);
+                    prop_assert_eq!(found.permitted, cedar.decision() == cedar_policy::Decision::Allow);
+                    prop_assert_eq!(found.determining.len(), cedar.diagnostics().reason().count());
+                    prop_assert_eq!(found.errors.len(), cedar.diagnostics().errors().count());
+                }
+            }
+        }
+    }
+}

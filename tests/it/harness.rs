@@ -1,0 +1,273 @@
+//! Starts the app in process or as a real process, each in a temporary folder on free ports; makes the requests that tests vary.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, OnceLock};
+
+use countersign::api::v1;
+use countersign::api::v1::admin_service_client::AdminServiceClient;
+use countersign::api::v1::decision_service_client::DecisionServiceClient;
+use countersign::app::{self, Seams};
+use countersign::bundle::folder::Folder;
+use countersign::bundle::{Bundle, Reading};
+use countersign::config::Config;
+use countersign::pdp::Pdp;
+use countersign::telemetry::export;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::{mpsc, oneshot};
+use tonic::transport::Channel;
+
+/// The user that servers run as when the tests run as root.
+const NOBODY: u32 = 65534;
+
+/// The reference bundle.
+pub(crate) fn policies() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("policies")
+}
+
+/// A folder that every user may enter.
+pub(crate) fn temp() -> TempDir {
+    let folder = tempfile::Builder::new().prefix("countersign-").tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    folder
+}
+
+/// Copies a bundle to where a test may change it.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    for (name, bytes) in Folder::read(from).unwrap().files() {
+        let file = to.join(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, bytes).unwrap();
+    }
+}
+
+/// The reference bundle with more entities in it.
+pub(crate) fn bundle_with(more: &[(&str, &str)]) -> Bundle {
+    let mut files = Folder::read(&policies()).unwrap().files().clone();
+    for (name, text) in more {
+        files.insert((*name).to_owned(), text.as_bytes().to_vec());
+    }
+    Bundle::from_folder(Folder::of(files), Reading::default()).unwrap()
+}
+
+/// Settings for a test: free ports, the reference bundle, a data folder.
+pub(crate) fn config(data: &Path) -> Config {
+    let mut config = Config { development: true, data: data.to_owned(), ..Config::default() };
+    config.listen.grpc.set_port(0);
+    config.listen.admin.set_port(0);
+    config.bundle.path = policies();
+    config.bundle.poll_seconds = 0;
+    config
+}
+
+/// The app in process.
+pub(crate) struct App {
+    pub(crate) grpc: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) pdp: Arc<Pdp>,
+    pub(crate) data: PathBuf,
+    _reload: mpsc::Sender<()>,
+    stop: oneshot::Sender<()>,
+    running: tokio::task::JoinHandle<Result<(), app::RunError>>,
+    _folder: Option<TempDir>,
+}
+
+impl App {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_, _| {}).await
+    }
+
+    /// Starts with other settings or seams.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config, &mut Seams)) -> Self {
+        let folder = temp();
+        let data = folder.path().join("data");
+        let mut app = Self::start_in(&data, change).await;
+        app._folder = Some(folder);
+        app
+    }
+
+    /// Starts on a data folder that outlives the app.
+    pub(crate) async fn start_in(data: &Path, change: impl FnOnce(&mut Config, &mut Seams)) -> Self {
+        let mut config = config(data);
+        let mut seams = Seams::system(export::Options { service_name: "countersign".into(), ..export::Options::default() });
+        change(&mut config, &mut seams);
+        let bound = app::build(&config, seams).await.unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let (reload, reloads) = mpsc::channel(1);
+        let (grpc, admin, pdp) = (bound.grpc, bound.admin, bound.pdp());
+        let shutdown = async {
+            let _dropped = stopped.await;
+        };
+        let running = tokio::spawn(bound.run(shutdown, reloads));
+        Self { grpc, admin, pdp, data: data.to_owned(), _reload: reload, stop, running, _folder: None }
+    }
+
+    pub(crate) async fn channel(&self) -> Channel {
+        channel(self.grpc).await
+    }
+
+    pub(crate) async fn decisions(&self) -> DecisionServiceClient<Channel> {
+        DecisionServiceClient::new(self.channel().await).max_encoding_message_size(64 << 20)
+    }
+
+    pub(crate) async fn operations(&self) -> AdminServiceClient<Channel> {
+        AdminServiceClient::new(self.channel().await)
+    }
+
+    /// Stops in order; the folder stays as long as the result.
+    pub(crate) async fn stop(self) -> Option<TempDir> {
+        self.stop.send(()).unwrap();
+        self.running.await.unwrap().unwrap();
+        self._folder
+    }
+}
+
+pub(crate) async fn channel(address: SocketAddr) -> Channel {
+    Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
+}
+
+/// GET over HTTP/1.1: status and body.
+pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    let status = text.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, text.split_once("\r\n\r\n").unwrap().1.to_owned())
+}
+
+/// The lines of an audit log.
+pub(crate) fn lines(data: &Path) -> Vec<Value> {
+    let mut segments: Vec<PathBuf> = std::fs::read_dir(data.join("audit"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
+        .collect();
+    segments.sort();
+    let text: String = segments.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Case facts of the reference bundle.
+pub(crate) const CASE: &str = r#"{"customer":"customer-1","product":"phone","region":"eu","policy_set":"standard","currency":"EUR","status":"open","refund_status":"none","identity_check":"none","fraud_check":"none"}"#;
+/// Order facts of the reference bundle.
+pub(crate) const ORDER: &str = r#"{"tenant":"acme","customer":"customer-1","currency":"EUR","paid_minor":9000,"refunded_minor":0}"#;
+
+/// A request that is allowed: an assistant checks an order.
+pub(crate) fn order_check() -> v1::AuthorizeRequest {
+    v1::AuthorizeRequest {
+        delegation: asserted("support-bot", "rep-1", "enrichment"),
+        action: "order.check".into(),
+        resource: Some(v1::Resource {
+            r#ref: Some(v1::EntityReference { r#type: "Order".into(), id: "order-1".into() }),
+            attributes_json: ORDER.into(),
+            ..Default::default()
+        }),
+        case: Some(v1::Case { id: "case-1".into(), version: "3".into(), tenant: "acme".into(), attributes_json: CASE.into() }),
+        ..Default::default()
+    }
+}
+
+/// A request with arguments: an assistant proposes a refund. Allowed.
+pub(crate) fn refund_request() -> v1::AuthorizeRequest {
+    v1::AuthorizeRequest {
+        delegation: asserted("support-bot", "rep-1", "action"),
+        action: "refund.create_request".into(),
+        arguments_json: r#"{"amount_minor":2500,"currency":"EUR"}"#.into(),
+        model: Some(v1::Model { name: "test".into(), ..Default::default() }),
+        ..order_check()
+    }
+}
+
+pub(crate) fn asserted(agent: &str, supervisor: &str, step: &str) -> Option<v1::Delegation> {
+    let chain = v1::AssertedChain { agent: agent.into(), supervisor: supervisor.into(), step: step.into(), scopes: vec![] };
+    Some(v1::Delegation { credential: Some(v1::delegation::Credential::Asserted(chain)) })
+}
+
+/// The program, copied to where an unprivileged user may run it.
+pub(crate) fn program() -> &'static Path {
+    static COPY: OnceLock<PathBuf> = OnceLock::new();
+    COPY.get_or_init(|| {
+        let folder = temp().keep();
+        let program = folder.join("countersign");
+        std::fs::copy(env!("CARGO_BIN_EXE_countersign"), &program).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        program
+    })
+}
+
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The program as a command, unprivileged, in an empty environment.
+pub(crate) fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(program());
+    command.args(arguments).env_clear();
+    unprivileged(&mut command);
+    command
+}
+
+pub(crate) fn unprivileged(command: &mut Command) {
+    if is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+}
+
+/// The server as a real process; killed when dropped.
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    pub(crate) grpc: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
+impl Process {
+    /// Starts `serve` on free ports.
+    pub(crate) fn serve(data: &Path, more: &[&str], change: impl FnOnce(&mut Command)) -> Self {
+        let data = data.to_str().unwrap();
+        let bundle = policies();
+        let mut arguments =
+            vec!["serve", "--development", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "-o", "json", "--data", data];
+        if !more.contains(&"--bundle") {
+            arguments.extend(["--bundle", bundle.to_str().unwrap()]);
+        }
+        arguments.extend(more);
+        let mut command = command(&arguments);
+        change(&mut command);
+        Self::spawn(command)
+    }
+
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let started: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("the server did not start: {line}"));
+        let address = |name: &str| started[name].as_str().unwrap().parse().unwrap();
+        Self { grpc: address("grpc"), admin: address("admin"), child }
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, signal).unwrap();
+    }
+
+    /// Asks it to stop, and waits.
+    pub(crate) fn stop(mut self) -> std::process::ExitStatus {
+        self.signal(rustix::process::Signal::TERM);
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // One that has ended is what we want.
+        let _ended = self.child.kill();
+        let _waited = self.child.wait();
+    }
+}

@@ -1,0 +1,273 @@
+//! Bad input over the wire: each gets its own typed error that names the field and never echoes the value.
+
+use bytes::Bytes;
+use countersign::api::v1;
+use prost::Message;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use crate::harness::{App, CASE, ORDER, asserted, lines, order_check, refund_request};
+
+/// Stands in every bad value: it may come back in no error.
+const VALUE: &str = "s3cr3t-value";
+
+fn field(status: &Status) -> String {
+    let details = status.get_error_details();
+    details.bad_request().map(|bad| bad.field_violations[0].field.clone()).unwrap_or_default()
+}
+
+fn arguments(json: &str) -> v1::AuthorizeRequest {
+    v1::AuthorizeRequest { arguments_json: Bytes::copy_from_slice(json.as_bytes()), ..refund_request() }
+}
+
+fn resource(change: impl FnOnce(&mut v1::Resource)) -> v1::AuthorizeRequest {
+    let mut request = order_check();
+    change(request.resource.as_mut().unwrap());
+    request
+}
+
+fn case(change: impl FnOnce(&mut v1::Case)) -> v1::AuthorizeRequest {
+    let mut request = order_check();
+    change(request.case.as_mut().unwrap());
+    request
+}
+
+fn nested(depth: usize) -> String {
+    format!(r#"{{"a":{}"{VALUE}"{}}}"#, r#"{"b":"#.repeat(depth - 1), "}".repeat(depth - 1))
+}
+
+/// Each row: what is wrong, the request, the field that the error must name.
+fn rows() -> Vec<(&'static str, v1::AuthorizeRequest, &'static str)> {
+    let long = "x".repeat(129);
+    vec![
+        (
+            "duplicate member",
+            arguments(&format!(r#"{{"amount_minor":1,"amount_minor":2,"currency":"{VALUE}"}}"#)),
+            "arguments_json.amount_minor",
+        ),
+        ("2^53+1", arguments(r#"{"amount_minor":9007199254740993,"currency":"EUR"}"#), "arguments_json.amount_minor"),
+        ("depth 17", arguments(&nested(17)), "arguments_json.a.b.b.b.b.b.b.b.b.b.b.b.b.b.b.b.b"),
+        ("unknown argument", arguments(&format!(r#"{{"amount_minor":1,"currency":"EUR","note":"{VALUE}"}}"#)), "arguments_json"),
+        ("missing argument", arguments(r#"{"amount_minor":1}"#), "arguments_json.currency"),
+        ("null", arguments(r#"{"amount_minor":null,"currency":"EUR"}"#), "arguments_json.amount_minor"),
+        ("float", arguments(r#"{"amount_minor":25.5,"currency":"EUR"}"#), "arguments_json.amount_minor"),
+        ("1.0 is no integer", arguments(r#"{"amount_minor":1.0,"currency":"EUR"}"#), "arguments_json.amount_minor"),
+        ("Long as string", arguments(r#"{"amount_minor":"2500","currency":"EUR"}"#), "arguments_json.amount_minor"),
+        ("boolean for Long", arguments(r#"{"amount_minor":true,"currency":"EUR"}"#), "arguments_json.amount_minor"),
+        ("unknown enum value", arguments(&format!(r#"{{"amount_minor":1,"currency":"{VALUE}"}}"#)), "arguments_json.currency"),
+        ("array for object", arguments(r#"["s3cr3t-value"]"#), "arguments_json"),
+        ("trailing text", arguments(r#"{} s3cr3t-value"#), "arguments_json"),
+        ("no JSON", arguments(VALUE), "arguments_json"),
+        ("unknown fact", v1::AuthorizeRequest { facts_json: format!(r#"{{"vip":"{VALUE}"}}"#).into(), ..order_check() }, "facts_json"),
+        (
+            "attribute unknown",
+            resource(|r| r.attributes_json = ORDER.replace("}", r#","x":"s3cr3t-value"}"#).into()),
+            "resource.attributes_json",
+        ),
+        (
+            "attribute mistyped",
+            resource(|r| r.attributes_json = ORDER.replace("9000", r#""s3cr3t-value""#).into()),
+            "resource.attributes_json.paid_minor",
+        ),
+        (
+            "attribute missing",
+            resource(|r| r.attributes_json = ORDER.replace(r#""paid_minor":9000,"#, "").into()),
+            "resource.attributes_json.paid_minor",
+        ),
+        (
+            "case fact mistyped",
+            case(|c| c.attributes_json = CASE.replace(r#""open""#, r#""s3cr3t-value""#).into()),
+            "case.attributes_json.status",
+        ),
+        ("tenant twice", case(|c| c.attributes_json = CASE.replace("{", r#"{"tenant":"globex","#).into()), "case.attributes_json.tenant"),
+        (
+            "invalid UTF-8",
+            v1::AuthorizeRequest { arguments_json: Bytes::from_static(b"{\"a\":\"\xff\"}"), ..refund_request() },
+            "arguments_json",
+        ),
+        (
+            "100,000 deep",
+            arguments(&format!(r#"{{"a":{}"#, "[".repeat(60_000))),
+            "arguments_json.a[0][0][0][0][0][0][0][0][0][0][0][0][0][0][0][0]",
+        ),
+        ("over 64 KiB", arguments(&format!(r#"{{"a":"{}"}}"#, "x".repeat(65_536))), "arguments_json"),
+        ("missing case", v1::AuthorizeRequest { case: None, ..order_check() }, "case"),
+        ("case without id", case(|c| c.id.clear()), "case.id"),
+        ("missing resource", v1::AuthorizeRequest { resource: None, ..order_check() }, "resource"),
+        ("resource without ref", resource(|r| r.r#ref = None), "resource.ref"),
+        ("missing action", v1::AuthorizeRequest { action: String::new(), ..order_check() }, "action"),
+        ("newline in an id", case(|c| c.id = format!("{VALUE}\n")), "case.id"),
+        ("line separator in an id", case(|c| c.id = format!("{VALUE}\u{2028}")), "case.id"),
+        ("escape in an id", v1::AuthorizeRequest { request_id: format!("\u{1b}[31m{VALUE}"), ..order_check() }, "request_id"),
+        ("right-to-left in an id", resource(|r| r.r#ref.as_mut().unwrap().id = format!("{VALUE}\u{202e}")), "resource.ref.id"),
+        ("long id", v1::AuthorizeRequest { conversation_id: long.clone(), ..order_check() }, "conversation_id"),
+        ("long action", v1::AuthorizeRequest { action: long.clone(), ..order_check() }, "action"),
+        ("token without operation", v1::AuthorizeRequest { approval_token: VALUE.into(), ..order_check() }, "operation_id"),
+        (
+            "long token",
+            v1::AuthorizeRequest { approval_token: "x".repeat(16_385), operation_id: "o".into(), ..order_check() },
+            "approval_token",
+        ),
+        (
+            "33 texts",
+            v1::AuthorizeRequest { untrusted: vec![v1::UntrustedText { source: "s".into(), text: VALUE.into() }; 33], ..order_check() },
+            "untrusted",
+        ),
+        (
+            "text without source",
+            v1::AuthorizeRequest { untrusted: vec![v1::UntrustedText { source: String::new(), text: VALUE.into() }], ..order_check() },
+            "untrusted[0].source",
+        ),
+        ("no model for a write", v1::AuthorizeRequest { model: None, ..refund_request() }, "model"),
+        (
+            "unknown step",
+            v1::AuthorizeRequest { delegation: asserted("support-bot", "rep-1", VALUE), ..order_check() },
+            "delegation.asserted.step",
+        ),
+        (
+            "plain beside gates",
+            v1::AuthorizeRequest {
+                plain: Some(v1::PlainRequest { principal: reference(), action: reference(), resource: reference(), ..Default::default() }),
+                ..Default::default()
+            },
+            "plain",
+        ),
+        ("plain beside a call", v1::AuthorizeRequest { plain: Some(v1::PlainRequest::default()), ..order_check() }, "plain"),
+        (
+            "attributes of a bundle's type",
+            v1::AuthorizeRequest {
+                action: "field.read".into(),
+                ..resource(|r| {
+                    r.r#ref = Some(v1::EntityReference { r#type: "Field".into(), id: "email".into() });
+                    r.attributes_json = r#"{"classification":"public"}"#.into();
+                })
+            },
+            "resource.attributes_json",
+        ),
+        (
+            "attributes of the case as resource",
+            v1::AuthorizeRequest {
+                action: "ticket.read".into(),
+                ..resource(|r| {
+                    r.r#ref = Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() });
+                    r.attributes_json = CASE.into();
+                })
+            },
+            "resource.attributes_json",
+        ),
+    ]
+}
+
+fn reference() -> Option<v1::EntityReference> {
+    Some(v1::EntityReference { r#type: "User".into(), id: VALUE.into() })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_bad_input_is_refused_by_name_recorded_and_never_echoed() {
+    let app = App::start().await;
+    let mut client = app.decisions().await;
+    let rows = rows();
+    for (wrong, request, expected) in &rows {
+        let status = client.authorize(request.clone()).await.expect_err(wrong);
+        assert_eq!(status.code(), Code::InvalidArgument, "{wrong}: {status:?}");
+        assert_eq!(field(&status), *expected, "{wrong}");
+        assert!(!format!("{status:?}").contains(VALUE), "{wrong}: {status:?}");
+    }
+    let lines = lines(&app.data);
+    let refusals: Vec<_> = lines.iter().filter(|line| line["type"] == "refusal").collect();
+    assert_eq!(refusals.len(), rows.len(), "each refusal is a line");
+    assert!(!format!("{lines:?}").contains(VALUE));
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_over_their_limit_are_refused_as_such() {
+    let app = App::start().await;
+    let mut client = app.decisions().await;
+    let text = |length| vec![v1::UntrustedText { source: "s".into(), text: "x".repeat(length) }];
+    let over_a_call = v1::AuthorizeRequest { untrusted: text(1 << 20), ..order_check() };
+    assert_eq!(client.authorize(over_a_call).await.unwrap_err().code(), Code::ResourceExhausted);
+    let over_a_message = v1::AuthorizeRequest { untrusted: text(5 << 20), ..order_check() };
+    let status = client.authorize(over_a_message).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, "the message is larger than 4 MiB"));
+    // The connection lives on.
+    assert_eq!(client.authorize(order_check()).await.unwrap().into_inner().decision(), v1::Decision::Allow);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_method_could_read_is_counted_by_peer_and_second() {
+    let app = App::start().await;
+    let mut grpc = tonic::client::Grpc::new(app.channel().await);
+    for _ in 0..5 {
+        grpc.ready().await.unwrap();
+        let path = http::uri::PathAndQuery::from_static("/countersign.v1.DecisionService/Authorize");
+        // A string where the message has bytes of another wire type: prost refuses it.
+        let codec = tonic_prost::ProstCodec::<v1::EntityReference, v1::AuthorizeResponse>::default();
+        let garbage = v1::EntityReference { r#type: "r".into(), id: "\u{1}not a delegation".into() };
+        let status = grpc.unary::<_, v1::AuthorizeResponse, _>(tonic::Request::new(garbage), path, codec).await.unwrap_err();
+        assert_ne!(status.code(), Code::Ok);
+    }
+    grpc.ready().await.unwrap();
+    let path = http::uri::PathAndQuery::from_static("/countersign.v1.DecisionService/Steal");
+    let codec = tonic_prost::ProstCodec::<v1::AuthorizeRequest, v1::AuthorizeResponse>::default();
+    let status = grpc.unary::<_, v1::AuthorizeResponse, _>(tonic::Request::new(order_check()), path, codec).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented);
+    app.pdp.tick().await;
+    let lines = lines(&app.data);
+    let count = |kind: &str| {
+        let counted = lines.iter().filter(|line| line["type"] == "refusals" && line["kind"] == kind && line["peer"] == "127.0.0.1");
+        counted.map(|line| line["count"].as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!((count("unreadable"), count("unimplemented")), (5, 1), "{lines:?}");
+    app.stop().await;
+}
+
+/// Threat 17: a thousand calls at once on one connection are bounded, and each gets an answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn load_over_the_limit_is_refused_and_never_allowed_silently() {
+    let app = App::start_with(|config, _| config.limits.concurrent_requests = 1).await;
+    let client = app.decisions().await;
+    let calls = (0..200).map(|_| {
+        let mut client = client.clone();
+        tokio::spawn(async move { client.authorize(order_check()).await })
+    });
+    let (mut answered, mut refused) = (0, 0);
+    for call in calls.collect::<Vec<_>>() {
+        match call.await.unwrap() {
+            Ok(_) => answered += 1,
+            Err(status) => {
+                assert_eq!(status.code(), Code::ResourceExhausted);
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!(answered + refused, 200);
+    assert!(answered > 0);
+    assert_eq!(lines(&app.data).iter().filter(|line| line["type"] == "decision").count(), answered);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn arbitrary_bytes_on_the_wire_end_neither_server_nor_decisions() {
+    use proptest::strategy::{Strategy, ValueTree};
+    let app = App::start().await;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let noise = proptest::collection::vec(proptest::num::u8::ANY, 0..400);
+    for round in 0..300 {
+        let mut bytes = noise.new_tree(&mut runner).unwrap().current();
+        if round % 3 == 0 {
+            // A message of ours with bytes changed.
+            let mut message = refund_request().encode_to_vec();
+            for (index, byte) in bytes.iter().take(4).enumerate() {
+                let at = (usize::from(*byte) + index * 97) % message.len();
+                message[at] ^= byte.rotate_left(3);
+            }
+            bytes = message;
+        }
+        let Ok(request) = v1::AuthorizeRequest::decode(bytes.as_slice()) else { continue };
+        let _answer_or_error = app.decisions().await.authorize(request).await;
+    }
+    assert_eq!(app.decisions().await.authorize(order_check()).await.unwrap().into_inner().decision(), v1::Decision::Allow);
+    app.stop().await;
+}

@@ -1,0 +1,217 @@
+//! What holds for every call: generated calls against the reference bundle.
+
+use std::sync::OnceLock;
+
+use countersign::bundle::Bundle;
+use countersign::json::{Object, read_object};
+use countersign::model::call::{Call, Case, Correlation, EntityReference, Model, Resource, Tokens};
+use countersign::model::chain::{Chain, Credential};
+use countersign::model::time::Timestamp;
+use countersign::model::vouched::Vouched;
+use countersign::pdp::judge::{Judged, judge, judge_by_policy_alone, lowest_tier};
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use crate::harness::{CASE, ORDER, bundle_with};
+
+/// Twins of the reference principals that hold no role.
+const ROLELESS: &str = r#"[
+  {"uid":{"type":"Agent","id":"roleless"},"attrs":{"tenant":{"type":"Tenant","id":"acme"},"class":{"type":"AgentClass","id":"trusted"},
+   "scopes":[{"type":"Scope","id":"tickets"},{"type":"Scope","id":"orders"},{"type":"Scope","id":"refunds"},{"type":"Scope","id":"knowledge"},
+   {"type":"Scope","id":"verification"},{"type":"Scope","id":"accounts"},{"type":"Scope","id":"replies"}],"suspended":false,
+   "valid_from":"2026-01-01","valid_until":"2030-01-01"},"parents":[]},
+  {"uid":{"type":"Rep","id":"roleless"},"attrs":{"tenant":{"type":"Tenant","id":"acme"},"active":true,"refund_limit_minor":100000,
+   "credit_limit_minor":10000},"parents":[]},
+  {"uid":{"type":"ToolService","id":"roleless"},"attrs":{"tenants":[{"type":"Tenant","id":"acme"}]},"parents":[]}
+]"#;
+
+fn bundle() -> &'static Bundle {
+    static BUNDLE: OnceLock<Bundle> = OnceLock::new();
+    BUNDLE.get_or_init(|| bundle_with(&[("entities/roleless.json", ROLELESS)]))
+}
+
+fn object(text: &str) -> Object {
+    read_object(text.as_bytes()).unwrap()
+}
+
+#[derive(Clone, Debug)]
+struct Asked {
+    chain: Chain,
+    call: Call,
+    vouched: Vouched,
+}
+
+fn asked() -> impl Strategy<Value = Asked> {
+    let actions: Vec<String> = bundle().policies.shapes.actions.keys().cloned().collect();
+    let who = (select(&["support-bot", "refund-bot", "trainee-bot", "globex-bot"][..]), select(&["rep-1", "rep-2", "globex-rep"][..]));
+    let tools = select(&["support-tools", "crm-tools", "billing-tools", "globex-tools"][..]);
+    let step = select(&["intake", "enrichment", "drafting", "verification", "action"][..]);
+    let facts = (select(&["none", "requested", "approved"][..]), select(&["open", "closed"][..]), select(&["none", "suspected"][..]));
+    let tenants = (select(&["acme", "globex"][..]), select(&["acme", "acme", "globex"][..]));
+    let state = (select(&["low", "low", "medium", "high", "critical"][..]), any::<bool>(), any::<bool>(), any::<bool>());
+    (who, tools, step, select(actions), facts, tenants, state, 1i64..100_000).prop_map(
+        |((agent, supervisor), tool, step, action, (refund, status, fraud), (case_tenant, order_tenant), (tier, checked, approved, full), amount)| {
+            let chain = Chain {
+                tool_service: tool.into(),
+                agent: agent.into(),
+                supervisor: supervisor.into(),
+                step: step.into(),
+                scopes: vec![],
+                asserted: true,
+            };
+            let mut vouched = Vouched::nothing(lowest_tier(&bundle().policies.shapes));
+            let mut set = |text: String| object(&text).into_iter().for_each(|(name, value)| vouched.set(&name, value));
+            set(format!(r#"{{"risk":{{"tier":"{tier}"}}}}"#));
+            if checked {
+                set(r#"{"checks":{"identity_verification":{"expires":"2026-03-02T09:30:00Z"},"fraud_review":{"expires":"2026-03-02T09:30:00Z"}}}"#.into());
+                set(r#"{"release":{"expires":"2026-03-02T09:30:00Z"}}"#.into());
+            }
+            if approved {
+                let template = match action.as_str() {
+                    "refund.issue" => "refund",
+                    "account.credit" => "credit",
+                    "billing.change_plan" => "billing_change",
+                    _ => "reply",
+                };
+                set(format!(r#"{{"approval":{{"template":"{template}","approvers":2,"expires":"2026-03-02T09:30:00Z","limits":{{"amount_minor":{amount}}}}}}}"#));
+            }
+            if full {
+                set(r#"{"rates":["writes_per_case"]}"#.into());
+            }
+            let case = CASE.replace(r#""refund_status":"none""#, &format!(r#""refund_status":"{refund}""#));
+            let case = case.replace(r#""status":"open""#, &format!(r#""status":"{status}""#));
+            let case = case.replace(r#""fraud_check":"none""#, &format!(r#""fraud_check":"{fraud}""#));
+            let call = call(&action, order_tenant, amount, Case {
+                id: "case-1".into(),
+                version: "1".into(),
+                tenant: case_tenant.into(),
+                attributes: object(&case),
+            });
+            Asked { chain, call, vouched }
+        },
+    )
+}
+
+/// A call of an action that fits the schema.
+fn call(action: &str, tenant: &str, amount: i64, case: Case) -> Call {
+    let order = ORDER.replace("acme", tenant).replace("9000", "90000");
+    let account = format!(r#"{{"tenant":"{tenant}","customer":"customer-1"}}"#);
+    let article = r#"{"product":"phone","region":"eu","policy_set":"standard"}"#;
+    let (kind, id, attributes) = match action {
+        "order.check" | "refund.create_request" | "refund.issue" => ("Order", "order-1", Some(order.as_str())),
+        "account.credit" | "account.change_email" | "billing.change_plan" => ("Account", "account-1", Some(account.as_str())),
+        "knowledge.search" | "knowledge.read" => ("Article", "article-1", Some(article)),
+        "field.read" | "field.read_masked" => ("Field", "product", None),
+        _ => ("Case", "case-1", None),
+    };
+    let arguments = match action {
+        "refund.create_request" | "refund.issue" | "account.credit" => format!(r#"{{"amount_minor":{amount},"currency":"EUR"}}"#),
+        "account.change_email" => r#"{"new_email":"a@example.com"}"#.into(),
+        "billing.change_plan" => r#"{"plan":"plus"}"#.into(),
+        "reply.send" => r#"{"channel":"email","draft_digest":"x"}"#.into(),
+        "verification.run" => r#"{"fact":"delivery_postcode"}"#.into(),
+        "knowledge.search" => r#"{"query":"x"}"#.into(),
+        "ticket.update" => r#"{"status":"pending"}"#.into(),
+        _ => "{}".into(),
+    };
+    Call {
+        credential: Credential::None,
+        action: action.into(),
+        resource: Resource {
+            reference: EntityReference { kind: kind.into(), id: id.into() },
+            version: String::new(),
+            attributes: attributes.map(object),
+        },
+        case,
+        arguments: object(&arguments),
+        facts: None,
+        untrusted: vec![],
+        tokens: Tokens::default(),
+        model: Some(Model { name: "m".into(), ..Model::default() }),
+        correlation: Correlation::default(),
+        dry_run: false,
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::parse("2026-03-02T09:00:00Z").unwrap()
+}
+
+fn judged(asked: &Asked) -> Judged {
+    judge(bundle(), bundle().roles.as_ref().unwrap(), &asked.chain, &asked.call, &asked.vouched, now()).unwrap()
+}
+
+fn allowed(asked: &Asked) -> bool {
+    judged(asked).outcome.denied.is_none()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1500), ..ProptestConfig::default() })]
+
+    #[test]
+    fn nobody_unknown_is_ever_allowed(asked in asked(), link in 0..3, name in "[a-z0-9_-]{1,20}") {
+        let mut asked = asked;
+        let chain = &mut asked.chain;
+        let name = format!("unknown-{name}");
+        match link { 0 => chain.tool_service = name, 1 => chain.agent = name, _ => chain.supervisor = name }
+        prop_assert!(!allowed(&asked));
+    }
+
+    #[test]
+    fn dropping_a_link_s_permission_never_turns_deny_into_allow(asked in asked(), link in 0..3) {
+        let mut weaker = asked.clone();
+        let chain = &mut weaker.chain;
+        match link { 0 => chain.tool_service = "roleless".into(), 1 => chain.agent = "roleless".into(), _ => chain.supervisor = "roleless".into() }
+        prop_assert!(!allowed(&weaker), "a link without a role was allowed");
+        prop_assert!(allowed(&asked) || !allowed(&weaker));
+    }
+
+    /// Threat 1.
+    #[test]
+    fn nothing_is_written_or_sent_outside_the_action_step(asked in asked()) {
+        let writes = ["ticket.update", "refund.create_request", "refund.issue", "account.credit", "account.change_email", "billing.change_plan", "reply.send"];
+        if asked.chain.step != "action" && writes.contains(&asked.call.action.as_str()) {
+            prop_assert!(!allowed(&asked));
+        }
+    }
+
+    /// Threat 3: either guard holds without the other.
+    #[test]
+    fn tenants_never_meet_by_code_or_by_policy(asked in asked()) {
+        let own = |name: &str| if name.starts_with("globex") { "globex" } else { "acme" };
+        let tenant = asked.call.case.tenant.as_str();
+        let sent = asked.call.resource.attributes.as_ref().and_then(|attributes| attributes.get("tenant")).and_then(|tenant| tenant.as_str());
+        let serves = match asked.chain.tool_service.as_str() { "support-tools" => true, tool => own(tool) == tenant };
+        let together = own(&asked.chain.agent) == tenant && own(&asked.chain.supervisor) == tenant && serves && sent.is_none_or(|sent| sent == tenant);
+        if !together {
+            prop_assert!(!allowed(&asked));
+            let alone = judge_by_policy_alone(bundle(), bundle().roles.as_ref().unwrap(), &asked.chain, &asked.call, &asked.vouched, now()).unwrap();
+            prop_assert!(alone.outcome.denied.is_some(), "the policies alone let tenants meet");
+        }
+    }
+
+    #[test]
+    fn more_risk_never_permits_more(asked in asked(), tier in select(&["medium", "high", "critical"][..])) {
+        let order = ["low", "medium", "high", "critical"];
+        let rank = |vouched: &Vouched| {
+            let tier = vouched.get("risk").unwrap().as_object().unwrap()["tier"].as_str().unwrap().to_owned();
+            order.iter().position(|known| *known == tier).unwrap()
+        };
+        let mut riskier = asked.clone();
+        riskier.vouched.set("risk", object(&format!(r#"{{"tier":"{tier}"}}"#)).into_iter().collect());
+        riskier.vouched.set("findings", countersign::json::Value::Array(vec!["injection".into()]));
+        riskier.vouched.set("rates", countersign::json::Value::Array(["refunds_per_case", "writes_per_case", "cases_per_agent"].map(Into::into).into()));
+        if rank(&riskier.vouched) >= rank(&asked.vouched) {
+            prop_assert!(allowed(&asked) || !allowed(&riskier));
+        }
+    }
+
+    /// What is called requestable is turned by what it asks for, and by nothing less.
+    #[test]
+    fn a_denial_never_carries_what_an_outsider_could_read(asked in asked()) {
+        let judged = judged(&asked);
+        if judged.outcome.denied == Some(countersign::model::answer::Reason::NotPermitted) {
+            prop_assert!(judged.outcome.missing.is_none() && judged.outcome.obligations.is_empty() && judged.outcome.advice.is_empty());
+        }
+    }
+}

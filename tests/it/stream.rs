@@ -1,0 +1,132 @@
+//! AuthorizeBatch and AuthorizeStream.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use countersign::api::v1;
+use countersign::api::v1::authorize_result::Result as Item;
+use countersign::caller::Peer;
+use countersign::pdp::authorize::{Origin, Purpose};
+use tonic::Code;
+
+use crate::audit::Disk;
+use crate::harness::{App, asserted, lines, order_check, refund_request};
+
+fn named(id: &str, request: v1::AuthorizeRequest) -> v1::AuthorizeRequest {
+    v1::AuthorizeRequest { request_id: id.into(), ..request }
+}
+
+fn denied() -> v1::AuthorizeRequest {
+    v1::AuthorizeRequest { delegation: asserted("support-bot", "rep-1", "intake"), ..order_check() }
+}
+
+fn unreadable() -> v1::AuthorizeRequest {
+    v1::AuthorizeRequest { case: None, ..order_check() }
+}
+
+fn outcome(result: &v1::AuthorizeResult) -> String {
+    match result.result.as_ref().unwrap() {
+        Item::Response(response) => format!("{} {}", response.request_id, response.decision().as_str_name()),
+        Item::Error(error) => format!("{} {} {}", error.request_id, error.code, error.field),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_answered_in_order_at_one_instant_and_one_failing_item_ends_nothing() {
+    let app = App::start().await;
+    let requests = vec![named("a", order_check()), named("b", denied()), named("c", unreadable()), named("d", refund_request())];
+    let batch = v1::AuthorizeBatchRequest { requests: requests.clone(), semantic: v1::BatchSemantic::ExecuteAll.into() };
+    let results = app.decisions().await.authorize_batch(batch).await.unwrap().into_inner().results;
+    let outcomes: Vec<String> = results.iter().map(outcome).collect();
+    assert_eq!(outcomes, ["a DECISION_ALLOW", "b DECISION_DENY", "c 3 case", "d DECISION_ALLOW"]);
+    let times: BTreeSet<String> = lines(&app.data)[2..].iter().map(|line| line["ts"].to_string()).collect();
+    assert_eq!(times.len(), 1, "one instant");
+    let batch = v1::AuthorizeBatchRequest { requests, semantic: v1::BatchSemantic::DenyOnFirstDeny.into() };
+    let results = app.decisions().await.authorize_batch(batch).await.unwrap().into_inner().results;
+    assert_eq!(results.iter().map(outcome).collect::<Vec<_>>(), ["a DECISION_ALLOW", "b DECISION_DENY"]);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_that_are_empty_too_long_or_ambiguous_are_refused() {
+    let app = App::start().await;
+    let mut client = app.decisions().await;
+    let batch = |requests, semantic| v1::AuthorizeBatchRequest { requests, semantic };
+    for (wrong, batch) in [
+        ("empty", batch(vec![], 1)),
+        ("51 items", batch(vec![order_check(); 51], 1)),
+        ("the same id twice", batch(vec![named("a", order_check()), named("a", order_check())], 1)),
+        ("an unknown semantic", batch(vec![order_check()], 7)),
+    ] {
+        assert_eq!(client.authorize_batch(batch).await.expect_err(wrong).code(), Code::InvalidArgument, "{wrong}");
+    }
+    assert_eq!(client.authorize_batch(batch(vec![order_check(); 50], 0)).await.unwrap().into_inner().results.len(), 50);
+    let token = v1::AuthorizeRequest { approval_token: "t".into(), operation_id: "o".into(), ..order_check() };
+    let results = client.authorize_batch(batch(vec![token], 1)).await.unwrap().into_inner().results;
+    assert_eq!(outcome(&results[0]), " 3 approval_token");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_answers_each_item_and_outlives_those_that_fail() {
+    let app = App::start().await;
+    let kinds = [order_check(), denied(), unreadable(), refund_request()];
+    let items: Vec<_> = (0..200).map(|index| named(&format!("r{index}"), kinds[index % 4].clone())).collect();
+    let nameless = order_check();
+    let requests = items.into_iter().chain([nameless]).map(|request| v1::AuthorizeStreamRequest { request: Some(request) });
+    let requests = tokio_stream::iter(requests.chain([v1::AuthorizeStreamRequest { request: None }]));
+    let mut answers = app.decisions().await.authorize_stream(requests).await.unwrap().into_inner();
+    let mut seen = std::collections::BTreeMap::new();
+    let mut nameless = 0;
+    while let Some(answer) = answers.message().await.unwrap() {
+        let text = outcome(&answer.result.unwrap());
+        let (id, rest) = text.split_once(' ').unwrap();
+        if id.is_empty() {
+            assert_eq!(rest, "3 request_id");
+            nameless += 1;
+            continue;
+        }
+        assert!(seen.insert(id.to_owned(), rest.to_owned()).is_none(), "{id} twice");
+    }
+    assert_eq!((seen.len(), nameless), (200, 2));
+    for (id, found) in seen {
+        let expected = match id[1..].parse::<usize>().unwrap() % 4 {
+            0 | 3 => "DECISION_ALLOW",
+            1 => "DECISION_DENY",
+            _ => "3 case",
+        };
+        assert_eq!(found, expected, "{id}");
+    }
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_is_still_in_flight_is_refused_and_free_once_it_is_answered() {
+    let disk = Arc::new(Disk::default());
+    let seam = Arc::clone(&disk);
+    let app = App::start_with(move |_, seams| seams.disk = seam).await;
+    let origin = Origin {
+        peer: Peer { address: Some(app.grpc) },
+        trace: countersign::telemetry::spans::Trace::default(),
+        purpose: Purpose::Authorize,
+    };
+    let pdp = Arc::clone(&app.pdp);
+    let moment = pdp.moment();
+    let read = || countersign::api::convert::request(named("same", order_check()));
+    disk.stall();
+    let mut first = std::pin::pin!(pdp.authorize(&moment, &origin, read()));
+    let mut second = std::pin::pin!(pdp.authorize(&moment, &origin, read()));
+    // Each is polled once: the first waits for its record, the second for that of its refusal.
+    tokio::select! {
+        biased;
+        _ = &mut first => panic!("answered without a record"),
+        _ = &mut second => panic!("answered without a record"),
+        () = std::future::ready(()) => {}
+    }
+    disk.go_on();
+    assert!(first.await.unwrap().value().allows());
+    let refused = second.await.unwrap_err();
+    assert_eq!(refused.refusal().to_string(), "`request_id` is that of a request still in flight");
+    assert!(pdp.authorize(&moment, &origin, read()).await.unwrap().value().allows());
+    app.stop().await;
+}
