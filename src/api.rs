@@ -24,7 +24,12 @@ use crate::api::front::Front;
 use crate::pdp::Pdp;
 
 /// The protocol, as generated from `proto/countersign/v1`.
-#[expect(clippy::indexing_slicing, reason = "generated; the protocol is documented in its .proto files")]
+#[expect(
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::large_enum_variant,
+    reason = "generated; the protocol is documented in its .proto files"
+)]
 pub mod v1 {
     tonic::include_proto!("countersign.v1");
 }

@@ -1,5 +1,7 @@
 //! A fault in a file of the bundle, with the place where it stands.
 
+use std::sync::Arc;
+
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, NamedSource, SourceCode, SourceSpan};
 
 /// One fault, in a form that [`miette`] can draw.
@@ -9,7 +11,7 @@ pub struct Fault {
     /// What is wrong.
     pub message: String,
     #[source_code]
-    source_code: NamedSource<String>,
+    source_code: Arc<NamedSource<String>>,
     #[label("here")]
     at: SourceSpan,
     #[help]
@@ -19,7 +21,7 @@ pub struct Fault {
 impl Fault {
     /// A fault at a byte range of a file of the bundle.
     pub fn new(file: &str, text: &str, at: impl Into<SourceSpan>, message: impl Into<String>) -> Self {
-        let source_code = NamedSource::new(file, text.to_owned());
+        let source_code = Arc::new(NamedSource::new(file, text.to_owned()));
         let at: SourceSpan = at.into();
         // A span past the end can't be drawn; the end of the file is the honest place.
         let start = at.offset().min(text.len());

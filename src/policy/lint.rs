@@ -126,23 +126,21 @@ fn requirements_exist(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String>
     let mut faults = vec![];
     for action in covered(subject.policy, bundle.shapes) {
         let id = action.uid.id().unescaped();
-        match &subject.rule.requires {
+        faults.extend(match &subject.rule.requires {
             Some(Requirement::Approval(template)) => {
                 let templates = match bundle.shapes.follow(&action.context, &["approval", "template"]).map(|member| &member.shape) {
                     Some(Shape::Entity(entity)) => entity.choices.clone().unwrap_or_default(),
                     _ => vec![],
                 };
-                if !templates.contains(template) {
-                    faults.push(format!("`{template}` is no template of `context.approval` in action `{id}`"));
-                }
+                let known = templates.contains(template);
+                (!known).then(|| format!("`{template}` is no template of `context.approval` in action `{id}`"))
             }
             Some(Requirement::Check(name)) => {
-                if bundle.shapes.follow(&action.context, &["checks", name]).is_none() {
-                    faults.push(format!("`{name}` is no check of `context.checks` in action `{id}`"));
-                }
+                let known = bundle.shapes.follow(&action.context, &["checks", name]).is_some();
+                (!known).then(|| format!("`{name}` is no check of `context.checks` in action `{id}`"))
             }
-            None => {}
-        }
+            None => None,
+        });
     }
     faults
 }
