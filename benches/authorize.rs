@@ -2,7 +2,12 @@
 //! behind the same RPC. Interleaved rounds in one run, so that the ratios hold on any machine; limits in ms are shown, not tested.
 //!
 //! `cargo bench` (or `make bench`). Set `COUNTERSIGN_BENCH_ROUNDS` for more rounds.
-#![expect(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods, reason = "a benchmark measures, prints and stops at a fault")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a benchmark measures, prints and stops at a fault"
+)]
 
 use std::path::Path;
 use std::sync::Arc;
@@ -95,14 +100,25 @@ impl Naive {
         let schema = self.bundle.policies.schema.as_ref().unwrap();
         let uid = |kind: &str, id: &str| EntityUid::from_type_name_and_id(kind.parse::<EntityTypeName>().unwrap(), EntityId::new(id));
         let (case, resource) = (request.case.as_ref().unwrap(), request.resource.as_ref().unwrap());
-        let Some(v1::delegation::Credential::Asserted(chain)) = request.delegation.as_ref().and_then(|delegation| delegation.credential.as_ref()) else {
+        let Some(v1::delegation::Credential::Asserted(chain)) =
+            request.delegation.as_ref().and_then(|delegation| delegation.credential.as_ref())
+        else {
             return false;
         };
         let id = |kind: &str, id: &str| serde_json::json!({"type": kind, "id": id});
         let mut facts: serde_json::Value = serde_json::from_slice(&case.attributes_json).unwrap();
         facts["tenant"] = id("Tenant", &case.tenant);
         let mut order: serde_json::Value = serde_json::from_slice(&resource.attributes_json).unwrap();
-        for (member, kind) in [("product", "Product"), ("region", "Region"), ("policy_set", "PolicySet"), ("currency", "Currency"), ("status", "CaseStatus"), ("refund_status", "RefundStatus"), ("identity_check", "IdentityCheck"), ("fraud_check", "FraudCheck")] {
+        for (member, kind) in [
+            ("product", "Product"),
+            ("region", "Region"),
+            ("policy_set", "PolicySet"),
+            ("currency", "Currency"),
+            ("status", "CaseStatus"),
+            ("refund_status", "RefundStatus"),
+            ("identity_check", "IdentityCheck"),
+            ("fraud_check", "FraudCheck"),
+        ] {
             facts[member] = id(kind, facts[member].as_str().unwrap());
         }
         order["tenant"] = id("Tenant", order["tenant"].as_str().unwrap());
@@ -118,12 +134,14 @@ impl Naive {
             "chain": {"agent": id("Agent", &chain.agent), "supervisor": id("Rep", &chain.supervisor), "tool_service": id("ToolService", "support-tools"), "scopes": scopes, "asserted": true},
             "risk": {"tier": id("RiskTier", "low")}, "rates": [], "findings": [], "checks": {},
         });
-        [("ToolService", "support-tools"), ("Agent", chain.agent.as_str()), ("Rep", chain.supervisor.as_str())].iter().all(|(kind, name)| {
-            let context = Context::from_json_value(context.clone(), Some((schema, &action))).unwrap();
-            let request = Request::new(uid(kind, name), action.clone(), uid("Order", "order-1"), context, Some(schema)).unwrap();
-            let response = Authorizer::new().is_authorized(&request, self.bundle.policies.engine.policies(), &entities);
-            response.decision() == cedar_policy::Decision::Allow
-        })
+        [("ToolService", "support-tools"), ("Agent", chain.agent.as_str()), ("Rep", chain.supervisor.as_str())].iter().all(
+            |(kind, name)| {
+                let context = Context::from_json_value(context.clone(), Some((schema, &action))).unwrap();
+                let request = Request::new(uid(kind, name), action.clone(), uid("Order", "order-1"), context, Some(schema)).unwrap();
+                let response = Authorizer::new().is_authorized(&request, self.bundle.policies.engine.policies(), &entities);
+                response.decision() == cedar_policy::Decision::Allow
+            },
+        )
     }
 }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -88,19 +89,20 @@ pub async fn serve(pdp: Arc<Pdp>, listener: TcpListener, options: Options, shutd
             }
         }
     });
+    let permits = Arc::new(Semaphore::new(options.concurrent_requests));
     let reflection = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
     let routes = Routes::new(health_service)
         .add_service(reflection().build_v1()?)
         // grpcurl before 1.9 and Python's grpcio-reflection ask for this one.
         .add_service(reflection().build_v1alpha()?)
-        .add_service(decision::service(Arc::clone(&pdp), options))
+        .add_service(decision::service(Arc::clone(&pdp), options, Arc::clone(&permits)))
         .add_service(admin::service(Arc::clone(&pdp)))
         .add_service(unbuilt::approval(Arc::clone(&pdp)))
         .add_service(unbuilt::signal(Arc::clone(&pdp)));
     let served = Server::builder()
         .max_concurrent_streams(options.streams_per_connection)
         .max_connection_age(options.connection_age)
-        .layer(tower::layer::layer_fn(move |inner| Front::new(inner, Arc::clone(&pdp), options)))
+        .layer(tower::layer::layer_fn(move |inner| Front::new(inner, Arc::clone(&pdp), options, Arc::clone(&permits))))
         .add_routes(routes)
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown)
         .await;

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::audit::disk::Disk;
@@ -26,6 +27,8 @@ use crate::audit::recover::Recovered;
 use crate::json::Value;
 use crate::model::time::Timestamp;
 
+/// `prev` of the first line.
+const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 /// How many records may wait for the disk before requests are refused.
 const QUEUE_MAX: usize = 8192;
 
@@ -242,4 +245,9 @@ impl Audit {
         // A writer that panicked has nothing left to write; the lines it wrote are on disk.
         let _ended = thread.map(std::thread::JoinHandle::join);
     }
+}
+
+/// SHA-256 in lower-case hex.
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use crate::api::decision::origin;
+use crate::api::front::origin;
 use crate::api::v1::admin_service_server::{AdminService, AdminServiceServer};
 use crate::api::{convert, respond, status, v1};
 use crate::caller;
@@ -14,6 +14,9 @@ use crate::model::verdict::LinkVerdict;
 use crate::pdp::authorize::{Origin, Purpose};
 use crate::pdp::reload::{Rejected, Reloaded};
 use crate::pdp::{Moment, Pdp, Snapshot};
+
+/// The most faults of a refused bundle that an answer lists.
+const FAULTS_MAX: usize = 100;
 
 /// The service.
 pub(super) fn service(pdp: Arc<Pdp>) -> AdminServiceServer<Admin> {
@@ -130,5 +133,9 @@ fn bundle(snapshot: &Snapshot) -> v1::BundleStatus {
 }
 
 fn rejected(rejected: &Rejected) -> v1::RejectedBundle {
-    v1::RejectedBundle { digest: rejected.digest.clone(), rejected_at: Some(respond::time(rejected.at)), faults: rejected.faults.clone() }
+    v1::RejectedBundle {
+        digest: rejected.digest.clone(),
+        rejected_at: Some(respond::time(rejected.at)),
+        faults: rejected.faults.iter().take(FAULTS_MAX).cloned().collect(),
+    }
 }

@@ -5,17 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::api::front::Seen;
+use crate::api::front::origin;
 use crate::api::v1::decision_service_server::{DecisionService, DecisionServiceServer};
 use crate::api::{MESSAGE_MAX, Options, convert, respond, status, unbuilt, v1};
-use crate::caller::Peer;
 use crate::json::has_duplicates;
 use crate::model::refusal::Refusal;
-use crate::pdp::authorize::{Origin, Purpose};
+use crate::pdp::authorize::{Origin, Purpose, Request as Read};
 use crate::pdp::{Moment, Pdp};
-use crate::telemetry::spans::Trace;
 
 /// The most calls of a batch.
 const BATCH_MAX: usize = 50;
@@ -25,10 +24,10 @@ const STREAM_CONCURRENCY: usize = 32;
 const STREAM_AGE: Duration = Duration::from_secs(3600);
 
 /// The service.
-pub(super) fn service(pdp: Arc<Pdp>, options: Options) -> DecisionServiceServer<Decisions> {
+pub(super) fn service(pdp: Arc<Pdp>, options: Options, permits: Arc<Semaphore>) -> DecisionServiceServer<Decisions> {
     let item_timeout = options.request_timeout;
     let stream_age = STREAM_AGE.min(options.connection_age);
-    DecisionServiceServer::new(Decisions { pdp, item_timeout, stream_age })
+    DecisionServiceServer::new(Decisions { pdp, permits, item_timeout, stream_age })
         .max_decoding_message_size(MESSAGE_MAX)
         .accept_compressed(tonic::codec::CompressionEncoding::Gzip)
         .send_compressed(tonic::codec::CompressionEncoding::Gzip)
@@ -38,16 +37,9 @@ pub(super) fn service(pdp: Arc<Pdp>, options: Options) -> DecisionServiceServer<
 #[derive(Clone, Debug)]
 pub(super) struct Decisions {
     pdp: Arc<Pdp>,
+    permits: Arc<Semaphore>,
     item_timeout: Duration,
     stream_age: Duration,
-}
-
-/// Where a message came from; says that a method has it.
-pub(super) fn origin<T>(request: &Request<T>, purpose: Purpose) -> Origin {
-    if let Some(seen) = request.extensions().get::<Seen>() {
-        seen.set();
-    }
-    Origin { peer: Peer { address: request.remote_addr() }, trace: Trace::current(), purpose }
 }
 
 type Items = Pin<Box<dyn Stream<Item = Result<v1::AuthorizeStreamResponse, Status>> + Send>>;
@@ -71,7 +63,8 @@ impl DecisionService for Decisions {
             return Err(status::status(refused.err().as_ref().map_or(&refusal, |refused| refused.refusal())));
         }
         let stop_on_deny = batch.semantic == i32::from(v1::BatchSemantic::DenyOnFirstDeny);
-        let items = futures_util::stream::iter(batch.requests).map(|item| self.item(moment.clone(), origin.clone(), item));
+        let items = futures_util::stream::iter(batch.requests)
+            .map(|item| self.item(moment.clone(), origin.clone(), item.request_id.clone(), read_item(item)));
         // In order; all at once, or, where a denial ends the batch, one after the other.
         let mut decided = items.buffered(if stop_on_deny { 1 } else { BATCH_MAX });
         let mut results = vec![];
@@ -94,7 +87,7 @@ impl DecisionService for Decisions {
         let answers = incoming.map(move |item| {
             let (decisions, origin) = (decisions.clone(), origin.clone());
             async move {
-                // Each item sees the bundle in force when it arrives. A stream that can't be read on ends with its status.
+                // A stream that can't be read on ends with its status.
                 let request = item?.request.unwrap_or_default();
                 Ok(v1::AuthorizeStreamResponse { result: Some(decisions.stream_item(origin, request).await) })
             }
@@ -116,12 +109,8 @@ impl DecisionService for Decisions {
 }
 
 impl Decisions {
-    async fn item(&self, moment: Moment, origin: Origin, message: v1::AuthorizeRequest) -> v1::AuthorizeResult {
-        let request_id = message.request_id.clone();
-        let read = match message.approval_token.is_empty() && message.release_token.is_empty() {
-            true => convert::request(message),
-            false => Err(Refusal::invalid("approval_token", "is not taken in a batch or stream: use Authorize")),
-        };
+    /// Decides one item of a batch or stream; what can't be decided becomes the item's error.
+    async fn item(&self, moment: Moment, origin: Origin, request_id: String, read: Result<Read, Refusal>) -> v1::AuthorizeResult {
         let result = match self.pdp.authorize(&moment, &origin, read).await {
             Ok(recorded) => v1::authorize_result::Result::Response(respond::response(&recorded, self.pdp.audit_log())),
             Err(refused) => v1::authorize_result::Result::Error(status::item_error(refused.refusal(), &shown(request_id))),
@@ -130,24 +119,32 @@ impl Decisions {
     }
 
     async fn stream_item(&self, origin: Origin, message: v1::AuthorizeRequest) -> v1::AuthorizeResult {
-        let moment = self.pdp.moment();
         let request_id = message.request_id.clone();
         let decided = async {
-            if request_id.is_empty() {
-                let missing = Refusal::invalid("request_id", "is required on a stream");
-                let refused = self.pdp.authorize(&moment, &origin, Err(missing.clone())).await.err();
-                let error = status::item_error(refused.as_ref().map_or(&missing, |refused| refused.refusal()), "");
-                return v1::AuthorizeResult { result: Some(v1::authorize_result::Result::Error(error)) };
-            }
-            self.item(moment.clone(), origin.clone(), message).await
+            // Waits rather than refuses: a stream is flow-controlled. The semaphore is never closed.
+            let _permit = self.permits.acquire().await;
+            let read = match request_id.is_empty() {
+                true => Err(Refusal::invalid("request_id", "is required on a stream")),
+                false => read_item(message),
+            };
+            // Each item sees the bundle in force when it is decided.
+            self.item(self.pdp.moment(), origin, request_id.clone(), read).await
         };
         match tokio::time::timeout(self.item_timeout, decided).await {
             Ok(result) => result,
             Err(_elapsed) => {
-                let error = status::item_error(&Refusal::Deadline, &shown(request_id));
+                let error = status::item_error(&Refusal::Deadline, &shown(request_id.clone()));
                 v1::AuthorizeResult { result: Some(v1::authorize_result::Result::Error(error)) }
             }
         }
+    }
+}
+
+/// Reads an item; tokens are for single calls.
+fn read_item(message: v1::AuthorizeRequest) -> Result<Read, Refusal> {
+    match message.approval_token.is_empty() && message.release_token.is_empty() {
+        true => convert::request(message),
+        false => Err(Refusal::invalid("approval_token", "is not taken in a batch or stream: use Authorize")),
     }
 }
 

@@ -20,8 +20,10 @@ use tonic::{Code, Status};
 use tower::Service;
 
 use crate::api::Options;
+use crate::caller::Peer;
 use crate::clock::Stopwatch;
 use crate::pdp::Pdp;
+use crate::pdp::authorize::{Origin, Purpose};
 use crate::telemetry::spans::Trace;
 
 /// Every method of ours, as it may stand in spans and metrics.
@@ -56,6 +58,14 @@ impl Seen {
     }
 }
 
+/// Where a message came from; says that a method has it.
+pub(super) fn origin<T>(request: &tonic::Request<T>, purpose: Purpose) -> Origin {
+    if let Some(seen) = request.extensions().get::<Seen>() {
+        seen.set();
+    }
+    Origin { peer: Peer { address: request.remote_addr() }, trace: Trace::current(), purpose }
+}
+
 /// The layer.
 #[derive(Clone, Debug)]
 pub struct Front<S> {
@@ -67,8 +77,7 @@ pub struct Front<S> {
 
 impl<S> Front<S> {
     /// Puts the layer before a service.
-    pub fn new(inner: S, pdp: Arc<Pdp>, options: Options) -> Self {
-        let permits = Arc::new(Semaphore::new(options.concurrent_requests));
+    pub fn new(inner: S, pdp: Arc<Pdp>, options: Options, permits: Arc<Semaphore>) -> Self {
         Self { inner, pdp, options, permits }
     }
 }

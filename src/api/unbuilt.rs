@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures_util::Stream;
 use tonic::{Request, Response, Status};
 
+use crate::api::front;
 use crate::api::v1;
 use crate::api::v1::approval_service_server::{ApprovalService, ApprovalServiceServer};
 use crate::api::v1::signal_service_server::{SignalService, SignalServiceServer};
@@ -23,7 +24,7 @@ pub(super) fn signal(pdp: Arc<Pdp>) -> SignalServiceServer<Unbuilt> {
 
 /// Counts the request, and says that the method is not built.
 pub(super) fn answer<T>(pdp: &Pdp, request: &Request<T>) -> Status {
-    let origin = super::decision::origin(request, crate::pdp::authorize::Purpose::Authorize);
+    let origin = front::origin(request, crate::pdp::authorize::Purpose::Authorize);
     pdp.count_stranger(origin.peer.host(), "unimplemented");
     Status::unimplemented("this method is defined and not built yet")
 }

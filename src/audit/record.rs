@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::json;
 use crate::model::answer::{Answer, Obligation};
 use crate::model::call::{Call, Correlation, Model, PlainCall};
 use crate::model::chain::{Caller, Chain};
@@ -10,8 +11,9 @@ use crate::model::verdict::LinkVerdict;
 
 /// The longest line, in bytes, without its newline.
 pub const LINE_MAX: usize = 65_535;
-/// The most items of a list that stand in a line; `more` counts the rest.
+/// The most items of a list that stand in a line, and the most bytes of them as JSON; `more` counts the rest.
 const ITEMS_MAX: usize = 64;
+const ITEMS_BYTES_MAX: usize = 4096;
 
 /// One line of the log, but for its place in it.
 #[derive(Debug, Serialize)]
@@ -58,11 +60,17 @@ fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
-impl<T> FromIterator<T> for Capped<T> {
+impl<T: Serialize> FromIterator<T> for Capped<T> {
     fn from_iter<I: IntoIterator<Item = T>>(items: I) -> Self {
         let mut items: Vec<T> = items.into_iter().collect();
-        let more = items.len().saturating_sub(ITEMS_MAX);
-        items.truncate(ITEMS_MAX);
+        let mut bytes = 0;
+        let fits = |item: &T| {
+            bytes += json::canonical(item).len();
+            bytes <= ITEMS_BYTES_MAX
+        };
+        let kept = items.iter().take(ITEMS_MAX).map(fits).take_while(|fits| *fits).count();
+        let more = items.len() - kept;
+        items.truncate(kept);
         Self { items, more }
     }
 }
@@ -383,5 +391,42 @@ impl ServerRecord {
     /// Of a server with these settings.
     pub fn new(environment: &str, mode: &'static str, warnings: &[&'static str]) -> Self {
         Self { environment: environment.to_owned(), mode, engine: Engine::default(), warnings: warnings.to_vec() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_cut_by_count_and_by_bytes_and_says_so() {
+        let many: Capped<String> = (0..100).map(|number| number.to_string()).collect();
+        assert_eq!((many.items.len(), many.more), (64, 36));
+        // A control character takes six bytes in JSON.
+        let long: Capped<String> = (0..10).map(|_| "\u{1}".repeat(200)).collect();
+        assert_eq!((long.items.len(), long.more), (3, 7));
+    }
+
+    #[test]
+    fn the_longest_record_fits_a_line() {
+        let worst = || (0..1000).map(|_| "\u{1}".repeat(128)).collect::<Capped<String>>();
+        let id = || "\\".repeat(128);
+        let link = || LinkRecord { link: "tool_service", permitted: false, determining: worst(), errors: worst() };
+        let record = Record::Decision(Box::new(DecisionRecord {
+            evaluation_id: id(),
+            chain: Some(ChainRecord { agent: id(), supervisor: id(), step: id(), scopes: worst(), asserted: true }),
+            action: id(),
+            resource: ResourceRecord { r#type: id(), id: id(), version: id() },
+            case: Some(CaseRecord { id: id(), version: id(), tenant: id() }),
+            links: vec![link(), link(), link()],
+            obligations: worst(),
+            requires: worst(),
+            correlation: CorrelationRecord { request: id(), conversation: id(), tool_call: id() },
+            model: Some(Model { provider: id(), name: id(), version: id() }),
+            ..DecisionRecord::default()
+        }));
+        assert!(json::canonical(&record).len() < LINE_MAX - 4096);
+        let faults: Vec<String> = (0..1000).map(|_| "\u{1}".repeat(1000)).collect();
+        assert!(json::canonical(&Record::PolicyRejected(PolicyRecord::rejected(&id(), &faults, &id()))).len() < LINE_MAX);
     }
 }

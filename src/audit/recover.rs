@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::audit::OpenError;
 use crate::audit::record::RecoveredRecord;
-use crate::audit::writer::{GENESIS, hash};
+use crate::audit::{GENESIS, OpenError, hash};
 use crate::model::time::Timestamp;
 
 /// What was cut.

@@ -8,20 +8,17 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use crate::audit::disk::{Disk, Segment};
 use crate::audit::record::{LINE_MAX, Record};
 use crate::audit::recover::{self, Recovered};
-use crate::audit::{AuditDown, Durability, Health, Message, OpenError, Options, Pending};
+use crate::audit::{AuditDown, Durability, GENESIS, Health, Message, OpenError, Options, Pending, hash};
 use crate::json;
 use crate::model::time::Timestamp;
 
 /// The most records of one batch.
 const BATCH_MAX: usize = 256;
-/// `prev` of the first line.
-pub(super) const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 /// How far the clock may stand before the last record when the log is opened.
 const CLOCK_SLACK: Duration = Duration::from_secs(60);
 
@@ -210,9 +207,4 @@ impl Writer {
 
 fn segment_path(folder: &std::path::Path, first: u64) -> PathBuf {
     folder.join(format!("seg-{first:020}.jsonl"))
-}
-
-/// SHA-256 in lower-case hex.
-pub(super) fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

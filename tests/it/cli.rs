@@ -4,11 +4,11 @@ use std::process::Output;
 
 use serde_json::Value;
 
-use crate::harness::{Process, command, copy, policies, temp};
+use crate::harness::{Process, command, copy, open_root, policies, temp};
 
 fn run(arguments: &[&str]) -> Output {
     let mut command = command(arguments);
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap()
+    command.current_dir(open_root()).output().unwrap()
 }
 
 fn code(output: &Output) -> i32 {

@@ -10,7 +10,7 @@ use countersign::audit::verify::verify;
 use rustix::process::Signal;
 use tonic::Code;
 
-use crate::harness::{Process, channel, is_root, lines, order_check, policies, program, temp};
+use crate::harness::{Process, channel, is_root, lines, open_root, order_check, program, temp};
 
 /// Rounds of kill and restart; more in a soak.
 fn rounds() -> usize {
@@ -70,7 +70,7 @@ async fn a_full_file_system_gives_no_answers_without_a_record() {
         mount = mount.display(),
         drop = if is_root() { "setpriv --reuid 65534 --regid 65534 --clear-groups --" } else { "" },
         program = program().display(),
-        bundle = policies().display(),
+        bundle = open_root().join("policies").display(),
     );
     let mut command = Command::new("unshare");
     command.arg("--mount").args(if is_root() { &[][..] } else { &["--user", "--map-root-user"] }).args(["sh", "-c", &serve]);

@@ -190,16 +190,45 @@ pub(crate) fn asserted(agent: &str, supervisor: &str, step: &str) -> Option<v1::
     Some(v1::Delegation { credential: Some(v1::delegation::Credential::Asserted(chain)) })
 }
 
-/// The program, copied to where an unprivileged user may run it.
+/// The program, where an unprivileged user may run it.
 pub(crate) fn program() -> &'static Path {
     static COPY: OnceLock<PathBuf> = OnceLock::new();
     COPY.get_or_init(|| {
-        let folder = temp().keep();
-        let program = folder.join("countersign");
-        std::fs::copy(env!("CARGO_BIN_EXE_countersign"), &program).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let built = Path::new(env!("CARGO_BIN_EXE_countersign"));
+        if !is_root() || is_open(built) {
+            return built.to_owned();
+        }
+        // One copy, used again by the next run; renamed into its place, since a running program can't be written.
+        let folder = std::env::temp_dir().join("countersign-tests");
+        std::fs::create_dir_all(&folder).unwrap();
+        let (new, program) = (folder.join(format!("new-{}", std::process::id())), folder.join("countersign"));
+        std::fs::copy(built, &new).unwrap();
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::rename(&new, &program).unwrap();
         program
     })
+}
+
+/// A folder with the reference bundle and the examples that an unprivileged user may read: the project's own, or a copy.
+pub(crate) fn open_root() -> &'static Path {
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+        if !is_root() || is_open(&project.join("policies/bundle.yaml")) {
+            return project.to_owned();
+        }
+        let folder = std::env::temp_dir().join("countersign-tests");
+        copy(&policies(), &folder.join("policies"));
+        std::fs::create_dir_all(folder.join("examples")).unwrap();
+        std::fs::copy(project.join("examples/authorize.yaml"), folder.join("examples/authorize.yaml")).unwrap();
+        folder
+    })
+}
+
+/// Whether every user may enter the folders above, and read the file.
+pub(crate) fn is_open(path: &Path) -> bool {
+    let path = std::fs::canonicalize(path).unwrap();
+    path.ancestors().all(|part| std::fs::metadata(part).is_ok_and(|found| found.permissions().mode() & 0o5 == 0o5))
 }
 
 pub(crate) fn is_root() -> bool {
@@ -231,7 +260,7 @@ impl Process {
     /// Starts `serve` on free ports.
     pub(crate) fn serve(data: &Path, more: &[&str], change: impl FnOnce(&mut Command)) -> Self {
         let data = data.to_str().unwrap();
-        let bundle = policies();
+        let bundle = open_root().join("policies");
         let mut arguments =
             vec!["serve", "--development", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "-o", "json", "--data", data];
         if !more.contains(&"--bundle") {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{Process, temp, unprivileged};
+use crate::harness::{Process, is_open, temp, unprivileged};
 
 #[test]
 fn python_makes_an_allowed_a_denied_and_a_malformed_call() {
@@ -12,7 +12,7 @@ fn python_makes_an_allowed_a_denied_and_a_malformed_call() {
     assert!(python.exists(), "the test environment is missing: run `scripts/setup-tests`, or `make test`");
     let folder = temp();
     let server = Process::serve(&folder.path().join("data"), &[], |_| {});
-    let mut command = Command::new(python);
+    let mut command = Command::new(&python);
     // The project's folder may be closed to the unprivileged user, so its files go where that user may read them.
     for (from, to) in [
         ("tests/python/client.py", "client.py"),
@@ -25,23 +25,11 @@ fn python_makes_an_allowed_a_denied_and_a_malformed_call() {
     }
     command.arg(folder.path().join("client.py")).arg(server.grpc.to_string()).current_dir(folder.path());
     // A virtual environment in a closed folder can't be used by another user; then the client runs as we do.
-    if root.ancestors().all(|folder| {
-        std::fs::metadata(folder).is_ok_and(|found| std::os::unix::fs::PermissionsExt::mode(&found.permissions()) & 0o5 == 0o5)
-    }) && python_is_open()
-    {
+    if is_open(&python) && is_open(&root.join("target/test-venv")) {
         unprivileged(&mut command);
     }
     let output = command.output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{text}");
     assert!(text.contains("allowed, denied, malformed, reflected: as expected"), "{text}");
-}
-
-/// Whether the interpreter that the virtual environment points to may be run by anyone.
-fn python_is_open() -> bool {
-    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-venv/bin/python");
-    let target = std::fs::canonicalize(python).unwrap();
-    target
-        .ancestors()
-        .all(|path| std::fs::metadata(path).is_ok_and(|found| std::os::unix::fs::PermissionsExt::mode(&found.permissions()) & 0o5 == 0o5))
 }
