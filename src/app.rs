@@ -21,8 +21,12 @@ use crate::bundle::{Bundle, LoadError};
 use crate::clock::{Clock, Monotonic, SystemClock};
 use crate::config::{Config, ConfigError};
 use crate::entropy::{Entropy, SystemEntropy};
+use crate::pdp::reload::Trigger;
 use crate::pdp::{Options, Parts, Pdp};
 use crate::telemetry::export::{self, SetUpError, Telemetry};
+
+/// How long requests under way may take once the server is told to stop.
+const DRAIN: Duration = Duration::from_secs(10);
 
 /// What tests put other things in place of.
 #[derive(Debug)]
@@ -190,12 +194,21 @@ impl Bound {
         let watching = tokio::spawn(watch_bundle(Arc::clone(&pdp), self.poll, reload));
         let ticking = tokio::spawn(tick(Arc::clone(&pdp)));
         let admin = tokio::spawn(admin::serve(Arc::clone(&pdp), self.admin_listener, until(stopped.clone())));
-        let served = api::serve(Arc::clone(&pdp), self.grpc_listener, self.options, until(stopped)).await;
+        let serving = api::serve(Arc::clone(&pdp), self.grpc_listener, self.options, until(stopped.clone()));
+        let served = tokio::select! {
+            served = serving => served,
+            // A health watch or an idle stream never ends by itself.
+            () = async { until(stopped).await; tokio::time::sleep(DRAIN).await } => Ok(()),
+        };
         for task in [watching, ticking] {
             task.abort();
         }
         draining.abort();
-        let admin = if served.is_ok() { admin.await } else { Ok(Ok(())) };
+        // A connection to the admin port that stays open is no reason to stay.
+        let admin = match tokio::time::timeout(Duration::from_secs(1), admin).await {
+            Ok(admin) if served.is_ok() => admin,
+            Ok(_) | Err(_) => Ok(Ok(())),
+        };
         let runtime = tokio::runtime::Handle::current();
         let ended = tokio::task::spawn_blocking(move || pdp.stop(&runtime)).await;
         served?;
@@ -213,11 +226,14 @@ async fn watch_bundle(pdp: Arc<Pdp>, poll: Duration, mut reload: tokio::sync::mp
     period.tick().await;
     let mut asked_for = true;
     loop {
-        tokio::select! {
-            _ = period.tick() => {}
-            asked = reload.recv(), if asked_for => asked_for = asked.is_some(),
-        }
-        if let Err(refused) = pdp.reload().await {
+        let trigger = tokio::select! {
+            _ = period.tick() => Trigger::Polled,
+            asked = reload.recv(), if asked_for => {
+                asked_for = asked.is_some();
+                Trigger::Asked
+            }
+        };
+        if let Err(refused) = pdp.reload(trigger).await {
             tracing::error!(name: "bundle.reload_failed", error = %refused.refusal());
         }
     }

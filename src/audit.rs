@@ -106,14 +106,14 @@ pub enum AuditDown {
 /// Proof that a record is durable (or, in best-effort mode, accepted). Only this module makes one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Receipt {
-    index: u64,
+    index: Option<u64>,
 }
 
 /// A value whose record is durable. What leaves the process must be one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Recorded<T> {
     value: T,
-    index: u64,
+    index: Option<u64>,
 }
 
 impl Receipt {
@@ -129,8 +129,8 @@ impl<T> Recorded<T> {
         &self.value
     }
 
-    /// The record's sequence number.
-    pub fn index(&self) -> u64 {
+    /// The record's sequence number; none in best-effort mode, where it is not written yet.
+    pub fn index(&self) -> Option<u64> {
         self.index
     }
 }
@@ -145,7 +145,7 @@ enum Message {
 struct Pending {
     at: Timestamp,
     record: Record,
-    done: oneshot::Sender<Result<u64, AuditDown>>,
+    done: oneshot::Sender<Result<Option<u64>, AuditDown>>,
 }
 
 /// What the log's state is, for status and readiness.

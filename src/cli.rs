@@ -9,11 +9,13 @@ mod test;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::api::client::ClientError;
 use crate::bundle::LoadError;
 use crate::config::{Config, ConfigError};
 use crate::model::fault::Fault;
@@ -174,14 +176,20 @@ impl From<LoadError> for Failure {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "the command line's output")]
-fn print(text: &str) {
-    println!("{}", text.trim_end());
+fn client_failure(error: ClientError) -> Failure {
+    match error {
+        ClientError::Address(_) => Failure::new(Exit::Usage, error),
+        ClientError::Refused { .. } | ClientError::Unreachable(_) => Failure::new(Exit::Failure, error),
+    }
 }
 
-#[expect(clippy::print_stderr, reason = "the command line's errors")]
+fn print(text: &str) {
+    // A reader that is gone, as `head` is after ten lines, wants no more.
+    let _gone = writeln!(std::io::stdout(), "{}", text.trim_end());
+}
+
 fn eprint(text: &str) {
-    eprintln!("{}", text.trim_end());
+    let _gone = writeln!(std::io::stderr(), "{}", text.trim_end());
 }
 
 /// A runtime whose threads have the stack that Cedar's evaluator asks for.

@@ -97,7 +97,8 @@ pub struct Pdp {
     options: Options,
     snapshot: ArcSwap<Snapshot>,
     rejected: ArcSwapOption<Rejected>,
-    reloading: tokio::sync::Mutex<()>,
+    /// Held while a reload runs; the digest that the last poll saw first.
+    reloading: tokio::sync::Mutex<String>,
     clock: Monotonic<Box<dyn Clock>>,
     entropy: Box<dyn Entropy>,
     audit: Audit,
@@ -129,7 +130,7 @@ impl Pdp {
             options,
             snapshot: ArcSwap::from_pointee(Snapshot::new(bundle, now)),
             rejected: ArcSwapOption::empty(),
-            reloading: tokio::sync::Mutex::new(()),
+            reloading: tokio::sync::Mutex::default(),
             clock: parts.clock,
             entropy: parts.entropy,
             audit: parts.audit,

@@ -9,7 +9,7 @@ pub mod store;
 
 use std::collections::{BTreeMap, HashMap};
 
-use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
+use cedar_policy::{Policy, PolicyId, PolicySet, Schema, SchemaFragment, ValidationMode, Validator};
 use miette::Diagnostic;
 
 use crate::model::fault::Fault;
@@ -122,6 +122,10 @@ fn read_schema(sources: &Sources, validation: Validation) -> Result<(Option<Sche
         };
     };
     source::refuse_nesting(source).map_err(|fault| vec![fault])?;
+    let (fragment, _) = SchemaFragment::from_cedarschema_str(&source.text).map_err(|error| source::faults(source, &error))?;
+    if fragment.to_json_value().is_ok_and(|fragment| shape::is_too_large(&fragment)) {
+        return Err(vec![Fault::whole(&source.file, &source.text, "the schema's types have more than 1000000 parts once written out")]);
+    }
     let (schema, warnings) = Schema::from_cedarschema_str(&source.text).map_err(|error| source::faults(source, &error))?;
     let warnings: Vec<Fault> = warnings.flat_map(|warning| source::faults(source, &warning)).collect();
     if validation == Validation::Strict && !warnings.is_empty() {

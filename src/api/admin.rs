@@ -12,7 +12,7 @@ use crate::model::answer::Gate;
 use crate::model::chain::Link;
 use crate::model::verdict::LinkVerdict;
 use crate::pdp::authorize::{Origin, Purpose};
-use crate::pdp::reload::{Rejected, Reloaded};
+use crate::pdp::reload::{Rejected, Reloaded, Trigger};
 use crate::pdp::{Moment, Pdp, Snapshot};
 
 /// The most faults of a refused bundle that an answer lists.
@@ -67,7 +67,7 @@ impl AdminService for Admin {
 
     async fn reload_bundle(&self, request: Request<v1::ReloadBundleRequest>) -> Result<Response<v1::ReloadBundleResponse>, Status> {
         self.admit(&origin(&request, Purpose::Explain))?;
-        let reloaded = self.pdp.reload().await.map_err(|refused| status::status(refused.refusal()))?;
+        let reloaded = self.pdp.reload(Trigger::Asked).await.map_err(|refused| status::status(refused.refusal()))?;
         let (outcome, refused) = match reloaded {
             Reloaded::Activated => (v1::ReloadOutcome::Activated, None),
             Reloaded::Rejected(refused) => (v1::ReloadOutcome::Rejected, Some(rejected(&refused))),

@@ -146,7 +146,12 @@ fn plain_call(plain: &v1::PlainRequest, correlation: Correlation) -> Result<Plai
 }
 
 fn object(text: &[u8], field: &str) -> Result<Object, Refusal> {
-    json::read_object(text).map_err(|fault| Refusal::invalid(format!("{field}{}", fault.path), fault.problem))
+    json::read_object(text).map_err(|fault| Refusal::Invalid {
+        field: field.to_owned(),
+        below: fault.path,
+        problem: fault.problem,
+        unknown: None,
+    })
 }
 
 fn optional_object(text: &[u8], field: &str) -> Result<Option<Object>, Refusal> {

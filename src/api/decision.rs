@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use tokio::sync::Semaphore;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::api::front::origin;
+use crate::api::front::{self, origin};
 use crate::api::v1::decision_service_server::{DecisionService, DecisionServiceServer};
 use crate::api::{MESSAGE_MAX, Options, convert, respond, status, unbuilt, v1};
 use crate::json::has_duplicates;
@@ -19,7 +19,7 @@ use crate::pdp::{Moment, Pdp};
 /// The most calls of a batch.
 const BATCH_MAX: usize = 50;
 /// Calls of one stream that are decided at the same time.
-const STREAM_CONCURRENCY: usize = 32;
+const STREAM_CONCURRENCY: usize = 16;
 /// How long a stream lives.
 const STREAM_AGE: Duration = Duration::from_secs(3600);
 
@@ -27,10 +27,7 @@ const STREAM_AGE: Duration = Duration::from_secs(3600);
 pub(super) fn service(pdp: Arc<Pdp>, options: Options, permits: Arc<Semaphore>) -> DecisionServiceServer<Decisions> {
     let item_timeout = options.request_timeout;
     let stream_age = STREAM_AGE.min(options.connection_age);
-    DecisionServiceServer::new(Decisions { pdp, permits, item_timeout, stream_age })
-        .max_decoding_message_size(MESSAGE_MAX)
-        .accept_compressed(tonic::codec::CompressionEncoding::Gzip)
-        .send_compressed(tonic::codec::CompressionEncoding::Gzip)
+    DecisionServiceServer::new(Decisions { pdp, permits, item_timeout, stream_age }).max_decoding_message_size(MESSAGE_MAX)
 }
 
 /// The handlers.
@@ -88,7 +85,7 @@ impl DecisionService for Decisions {
             let (decisions, origin) = (decisions.clone(), origin.clone());
             async move {
                 // A stream that can't be read on ends with its status.
-                let request = item?.request.unwrap_or_default();
+                let request = item.map_err(|status| decisions.unreadable(&origin, status))?.request.unwrap_or_default();
                 Ok(v1::AuthorizeStreamResponse { result: Some(decisions.stream_item(origin, request).await) })
             }
         });
@@ -118,6 +115,12 @@ impl Decisions {
         v1::AuthorizeResult { result: Some(result) }
     }
 
+    /// A stream's message that no method could read: counted, in the contract's words.
+    fn unreadable(&self, origin: &Origin, status: Status) -> Status {
+        front::count(&self.pdp, origin.peer, status.code());
+        if status.code() == Code::OutOfRange { front::too_large() } else { status }
+    }
+
     async fn stream_item(&self, origin: Origin, message: v1::AuthorizeRequest) -> v1::AuthorizeResult {
         let request_id = message.request_id.clone();
         let decided = async {
@@ -128,11 +131,12 @@ impl Decisions {
                 false => read_item(message),
             };
             // Each item sees the bundle in force when it is decided.
-            self.item(self.pdp.moment(), origin, request_id.clone(), read).await
+            self.item(self.pdp.moment(), origin.clone(), request_id.clone(), read).await
         };
         match tokio::time::timeout(self.item_timeout, decided).await {
             Ok(result) => result,
             Err(_elapsed) => {
+                front::count(&self.pdp, origin.peer, Code::DeadlineExceeded);
                 let error = status::item_error(&Refusal::Deadline, &shown(request_id.clone()));
                 v1::AuthorizeResult { result: Some(v1::authorize_result::Result::Error(error)) }
             }

@@ -145,11 +145,15 @@ fn end(response: Response<Body>, mut ending: Ending, seen: &Seen, peer: Option<S
     if code == Code::OutOfRange {
         // tonic's word for a message over the limit; the contract has another, and nothing of ours says this one.
         code = Code::ResourceExhausted;
-        response = Status::resource_exhausted("the message is larger than 4 MiB").into_http();
+        response = too_large().into_http();
     }
-    if code != Code::Ok && !seen.0.load(Ordering::Relaxed) {
-        let host = peer.map_or_else(|| "unknown".to_owned(), |peer| peer.ip().to_string());
-        ending.pdp.count_stranger(host, metric_name(code));
+    // What a method has is recorded by the pipelines, but for an answer that was cut off.
+    let peer = Peer { address: peer };
+    match (seen.0.load(Ordering::Relaxed), code) {
+        (_, Code::Ok) => {}
+        (true, Code::Internal) => ending.pdp.count_stranger(peer.host(), "internal"),
+        (true, Code::DeadlineExceeded) | (false, _) => count(&ending.pdp, peer, code),
+        (true, _) => {}
     }
     ending.end(code);
     response
@@ -233,11 +237,21 @@ fn name(code: Code) -> &'static str {
     }
 }
 
-/// The kind under which an unread request is counted in the audit log.
-fn metric_name(code: Code) -> &'static str {
+/// The contract's word for a message over the limit.
+pub(super) fn too_large() -> Status {
+    Status::resource_exhausted("the message is larger than 4 MiB")
+}
+
+/// Counts a request that no pipeline recorded.
+pub(super) fn count(pdp: &Pdp, peer: Peer, code: Code) {
+    pdp.count_stranger(peer.host(), kind(code));
+}
+
+/// The kind under which such a request is counted in the audit log.
+fn kind(code: Code) -> &'static str {
     match code {
         Code::DeadlineExceeded => "deadline_exceeded",
-        Code::ResourceExhausted => "resource_exhausted",
+        Code::OutOfRange | Code::ResourceExhausted => "resource_exhausted",
         Code::Unimplemented => "unimplemented",
         Code::Unauthenticated => "unauthenticated",
         _ => "unreadable",

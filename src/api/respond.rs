@@ -40,7 +40,7 @@ pub fn response(recorded: &Recorded<Answer>, log: &str) -> v1::AuthorizeResponse
         approval: None,
         repeated: false,
         policy: Some(policy(&answer.policy)),
-        audit: Some(v1::AuditReference { log: log.to_owned(), index: recorded.index() }),
+        audit: recorded.index().map(|index| v1::AuditReference { log: log.to_owned(), index }),
         call_digest: answer.call_digest.clone(),
         valid_until: Some(time(answer.evaluated_at)),
         mode: match answer.mode {

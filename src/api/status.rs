@@ -12,11 +12,11 @@ const DOMAIN: &str = "countersign";
 /// The status of a refusal.
 pub fn status(refusal: &Refusal) -> Status {
     let mut details = ErrorDetails::with_error_info(refusal.kind().to_uppercase(), DOMAIN, std::collections::HashMap::new());
-    if let Refusal::Invalid { field, .. } = refusal {
-        details.add_bad_request_violation(field.clone(), words(refusal));
+    if let Refusal::Invalid { field, below, .. } = refusal {
+        details.add_bad_request_violation(format!("{field}{below}"), words(refusal));
     }
     let message = match refusal {
-        Refusal::Invalid { field, .. } => format!("`{field}` {}", words(refusal)),
+        Refusal::Invalid { field, below, .. } => format!("`{field}{below}` {}", words(refusal)),
         Refusal::Deadline | Refusal::Exhausted(_) | Refusal::Forbidden(_) | Refusal::Unauthenticated(_) | Refusal::Unavailable(_) => {
             refusal.to_string()
         }
@@ -27,7 +27,7 @@ pub fn status(refusal: &Refusal) -> Status {
 /// The refusal as an item's error.
 pub fn item_error(refusal: &Refusal, request_id: &str) -> v1::ItemError {
     let field = match refusal {
-        Refusal::Invalid { field, .. } => field.clone(),
+        Refusal::Invalid { field, below, .. } => format!("{field}{below}"),
         Refusal::Deadline | Refusal::Exhausted(_) | Refusal::Forbidden(_) | Refusal::Unauthenticated(_) | Refusal::Unavailable(_) => {
             String::new()
         }

@@ -37,9 +37,13 @@ impl DigestKey {
                 Ok(Self(bytes))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+                // Renamed into its place when it is whole: a crash leaves no key that is too short.
+                let new = path.with_extension("new");
+                let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
                 file.write_all(&fresh)?;
                 file.sync_all()?;
+                fs::rename(&new, path)?;
+                fs::File::open(path.parent().unwrap_or(path))?.sync_all()?;
                 Ok(Self(fresh))
             }
             Err(error) => Err(error),

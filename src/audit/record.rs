@@ -143,6 +143,7 @@ struct CaseRecord {
 #[derive(Debug, Serialize)]
 struct LinkRecord {
     link: &'static str,
+    principal: String,
     permitted: bool,
     determining: Capped<String>,
     errors: Capped<String>,
@@ -265,6 +266,7 @@ fn link(verdict: &LinkVerdict) -> LinkRecord {
     let short = |id: &String| id.chars().take(128).collect::<String>();
     LinkRecord {
         link: verdict.link.name(),
+        principal: format!("{}::{}", short(&verdict.principal.kind), short(&verdict.principal.id)),
         permitted: verdict.permitted,
         determining: verdict.determining.iter().map(short).collect(),
         errors: verdict.errors.iter().map(|fault| format!("{}: {}", short(&fault.policy), fault.class)).collect(),
@@ -411,7 +413,7 @@ mod tests {
     fn the_longest_record_fits_a_line() {
         let worst = || (0..1000).map(|_| "\u{1}".repeat(128)).collect::<Capped<String>>();
         let id = || "\\".repeat(128);
-        let link = || LinkRecord { link: "tool_service", permitted: false, determining: worst(), errors: worst() };
+        let link = || LinkRecord { link: "tool_service", principal: id(), permitted: false, determining: worst(), errors: worst() };
         let record = Record::Decision(Box::new(DecisionRecord {
             evaluation_id: id(),
             chain: Some(ChainRecord { agent: id(), supervisor: id(), step: id(), scopes: worst(), asserted: true }),

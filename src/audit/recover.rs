@@ -2,12 +2,13 @@
 //! not be damaged.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::audit::record::RecoveredRecord;
+use crate::audit::record::{LINE_MAX, RecoveredRecord};
 use crate::audit::{GENESIS, OpenError, hash};
 use crate::model::time::Timestamp;
 
@@ -40,39 +41,76 @@ pub(super) fn read_tail(folder: &Path, now: Timestamp) -> Result<Tail, OpenError
     let io = |error| OpenError::Io(folder.to_owned(), error);
     let segments = segments(folder).map_err(io)?;
     let Some((first, path)) = segments.last().cloned() else { return Ok(Tail::default()) };
-    let bytes = fs::read(&path).map_err(io)?;
     let mut tail = Tail { segment: Some(path.clone()), next: first, ..Tail::default() };
-    if let Some((_, before)) = segments.iter().rev().nth(1) {
-        let closed = fs::read(before).map_err(io)?;
-        tail.prev = closed.strip_suffix(b"\n").and_then(|text| text.rsplit(|byte| *byte == b'\n').next()).map(hash);
+    if first > 0 {
+        // A segment is begun when the one before it is durable to its end. If that end is not there, nothing here can be judged.
+        let before = segments.iter().rev().nth(1).map(|(_, path)| path);
+        let end = before.map(|path| last_line(path)).transpose().map_err(io)?.flatten();
+        let (line, place) = end.filter(|(_, place)| place.seq + 1 == first).ok_or_else(|| damaged(folder, &path, 1))?;
+        tail.prev = Some(hash(&line));
+        tail.last = Timestamp::parse(&place.ts);
     }
+    let bytes = fs::read(&path).map_err(io)?;
+    let mut durable = None;
+    let mut starts = vec![];
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
         let Some(place) = intact(line, tail.next, tail.prev.as_deref().unwrap_or(GENESIS)) else { break };
+        starts.push((tail.next, tail.length));
+        durable = place.durable;
         tail.prev = Some(hash(line.strip_suffix(b"\n").unwrap_or(line)));
         tail.next += 1;
-        tail.length += u64::try_from(line.len()).unwrap_or(0);
+        tail.length += length(line);
         tail.last = Timestamp::parse(&place.ts);
         tail.opened = tail.opened.or(tail.last);
     }
     let whole = usize::try_from(tail.length).unwrap_or(usize::MAX);
     let rest = bytes.get(whole..).unwrap_or_default();
-    if rest.is_empty() {
-        return Ok(tail);
+    if !rest.is_empty() {
+        // A later line that calls the damaged one durable proves that it is no torn write.
+        let proof = rest.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Place>(line).ok()?.durable).max();
+        if proof.is_some_and(|durable| durable >= tail.next) {
+            return Err(damaged(folder, &path, starts.len() + 1));
+        }
+        tail.recovered = Some(cut(folder, &path, tail.length, rest, (tail.next, now)).map_err(io)?);
     }
-    // A later line that calls the damaged one durable proves that it is no torn write.
-    let durable = rest.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Place>(line).ok()?.durable).max();
-    if durable.is_some_and(|durable| durable >= tail.next) {
-        let line = bytes.iter().take(whole).filter(|byte| **byte == b'\n').count() + 1;
-        let place = format!("{}:{line}", path.display());
-        return Err(OpenError::Damaged { place, folder: folder.display().to_string() });
+    let unsure = starts.iter().find(|(seq, _)| durable.is_none_or(|durable| *seq > durable)).map(|(_, start)| *start);
+    if let Some(start) = unsure {
+        make_durable(&path, start, bytes.get(usize::try_from(start).unwrap_or(whole)..whole).unwrap_or_default()).map_err(io)?;
     }
-    tail.recovered = Some(cut(folder, &path, tail.length, rest, (tail.next, now)).map_err(io)?);
     Ok(tail)
+}
+
+fn damaged(folder: &Path, path: &Path, line: usize) -> OpenError {
+    OpenError::Damaged { place: format!("{}:{line}", path.display()), folder: folder.display().to_string() }
+}
+
+fn length(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
 fn intact(line: &[u8], seq: u64, prev: &str) -> Option<Place> {
     let place: Place = serde_json::from_slice(line.strip_suffix(b"\n")?).ok()?;
     (place.seq == seq && place.prev == prev).then_some(place)
+}
+
+/// Writes what no later line calls durable once more, in its place: after a failed sync it may be in the page cache alone, where a
+/// read finds it and the next sync leaves it.
+fn make_durable(path: &Path, start: u64, bytes: &[u8]) -> io::Result<()> {
+    let segment = fs::OpenOptions::new().write(true).open(path)?;
+    segment.write_all_at(bytes, start)?;
+    segment.sync_all()
+}
+
+/// The last line of a closed segment, if it is whole.
+fn last_line(path: &Path) -> io::Result<Option<(Vec<u8>, Place)>> {
+    let mut file = fs::File::open(path)?;
+    let longest = u64::try_from(LINE_MAX + 2).unwrap_or(u64::MAX);
+    let start = file.metadata()?.len().saturating_sub(longest);
+    file.seek(SeekFrom::Start(start))?;
+    let mut end = vec![];
+    file.read_to_end(&mut end)?;
+    let line = end.strip_suffix(b"\n").and_then(|text| text.rsplit(|byte| *byte == b'\n').next()).unwrap_or_default();
+    Ok(serde_json::from_slice(line).ok().map(|place| (line.to_vec(), place)))
 }
 
 /// Moves the torn bytes into a file of their own, so that nothing is lost, and cuts the segment.
@@ -81,11 +119,11 @@ fn cut(folder: &Path, path: &Path, length: u64, rest: &[u8], (seq, now): (u64, T
     let mut kept = fs::File::create(folder.join(&kept_in))?;
     kept.write_all(rest)?;
     kept.sync_all()?;
+    fs::File::open(folder)?.sync_all()?;
     let segment = fs::OpenOptions::new().write(true).open(path)?;
     segment.set_len(length)?;
     segment.sync_all()?;
-    fs::File::open(folder)?.sync_all()?;
-    Ok(Recovered { kept_in, bytes: u64::try_from(rest.len()).unwrap_or(u64::MAX), digest: hash(rest) })
+    Ok(Recovered { kept_in, bytes: self::length(rest), digest: hash(rest) })
 }
 
 /// The segments and the number of their first line, in order.

@@ -19,6 +19,8 @@ use crate::model::time::Timestamp;
 
 /// The most records of one batch.
 const BATCH_MAX: usize = 256;
+/// How often a best-effort log is synced.
+const BEST_EFFORT_SYNC: Duration = Duration::from_secs(1);
 /// How far the clock may stand before the last record when the log is opened.
 const CLOCK_SLACK: Duration = Duration::from_secs(60);
 
@@ -52,6 +54,7 @@ pub(super) struct Writer {
     path: PathBuf,
     length: u64,
     opened: Timestamp,
+    synced: Timestamp,
     next: u64,
     prev: String,
     poisoned: bool,
@@ -74,7 +77,10 @@ impl Writer {
         }
         let path = tail.segment.unwrap_or_else(|| segment_path(&options.folder, tail.next));
         let segment = disk.open(&path).map_err(io)?;
-        disk.sync_folder(&options.folder).map_err(io)?;
+        // The folders above are new at a first start, and their entries are as dear as the lines.
+        for folder in [Some(options.folder.as_path()), options.folder.parent()].into_iter().flatten() {
+            disk.sync_folder(folder).map_err(io)?;
+        }
         let health = Arc::new(Health::default());
         health.last.store(tail.next.saturating_sub(1), Ordering::Release);
         let writer = Self {
@@ -85,6 +91,7 @@ impl Writer {
             path,
             length: tail.length,
             opened: tail.opened.unwrap_or(now),
+            synced: now,
             next: tail.next,
             prev: tail.prev.unwrap_or_else(|| GENESIS.to_owned()),
             poisoned: false,
@@ -111,8 +118,11 @@ impl Writer {
             }
             self.commit(batch);
             if close {
-                return;
+                break;
             }
+        }
+        if self.segment.sync().is_err() {
+            self.health.failed.store(true, Ordering::Release);
         }
     }
 
@@ -122,8 +132,9 @@ impl Writer {
         let newest = batch.iter().map(|pending| pending.at).max().unwrap_or_default();
         for pending in batch {
             let line = self.line(next, &prev, &pending);
-            if self.poisoned || line.len() > LINE_MAX {
-                self.answer(pending, Err(AuditDown::Failed));
+            // An empty line is one that could not be serialized.
+            if line.is_empty() || line.len() > LINE_MAX {
+                answer(pending, Err(AuditDown::Failed));
                 continue;
             }
             prev = hash(&line);
@@ -132,27 +143,28 @@ impl Writer {
             taken.push((pending, next));
             next += 1;
         }
+        let count = u64::try_from(taken.len()).unwrap_or(0);
         if self.options.durability == Durability::BestEffort {
-            taken.drain(..).for_each(|(pending, index)| self.answer(pending, Ok(index)));
+            // Not yet written, so without an index.
+            taken.drain(..).for_each(|(pending, _)| answer(pending, Ok(None)));
         }
-        if text.is_empty() {
+        if count == 0 {
             return;
         }
-        match self.write(&text, newest) {
-            Ok(()) => {
-                self.next = next;
-                self.prev = prev;
-                self.health.last.store(next.saturating_sub(1), Ordering::Release);
-                self.health.failed.store(false, Ordering::Release);
-                taken.into_iter().for_each(|(pending, index)| self.answer(pending, Ok(index)));
-            }
-            Err(failure) => {
-                self.poisoned |= matches!(failure, Failure::Poisoned);
-                self.health.failed.store(true, Ordering::Release);
-                self.health.failures.fetch_add(1, Ordering::Relaxed);
-                self.health.lost.fetch_add(next - self.next - u64::try_from(taken.len()).unwrap_or(0), Ordering::Relaxed);
-                taken.into_iter().for_each(|(pending, _)| self.answer(pending, Err(AuditDown::Failed)));
-            }
+        let written = if self.poisoned { Err(Failure::Poisoned) } else { self.write(&text, newest) };
+        if written.is_ok() {
+            self.next = next;
+            self.prev = prev;
+            self.health.last.store(next.saturating_sub(1), Ordering::Release);
+            self.health.failed.store(false, Ordering::Release);
+        } else {
+            self.poisoned |= matches!(written, Err(Failure::Poisoned));
+            self.health.failed.store(true, Ordering::Release);
+            self.health.failures.fetch_add(1, Ordering::Relaxed);
+            self.health.lost.fetch_add(if self.options.durability == Durability::BestEffort { count } else { 0 }, Ordering::Relaxed);
+        }
+        for (pending, index) in taken {
+            answer(pending, if written.is_ok() { Ok(Some(index)) } else { Err(AuditDown::Failed) });
         }
     }
 
@@ -168,11 +180,6 @@ impl Writer {
         })
     }
 
-    fn answer(&self, pending: Pending, index: Result<u64, AuditDown>) {
-        // A caller that is gone needs no answer; its record stays.
-        let _gone = pending.done.send(index);
-    }
-
     /// Writes and syncs. After a failed write the file is cut back to what was durable, so that a retry can't tear the chain.
     fn write(&mut self, text: &[u8], now: Timestamp) -> Result<(), Failure> {
         self.rotate_if_due(now)?;
@@ -182,8 +189,12 @@ impl Writer {
                 Err(_) => Failure::Poisoned,
             });
         }
-        // The kernel drops dirty pages after a failed sync, and a second one would succeed without them.
-        self.segment.sync().map_err(|_| Failure::Poisoned)?;
+        // In best-effort mode a sync a second: one for each batch would make the next one wait.
+        if self.options.durability == Durability::Strict || self.synced.plus(BEST_EFFORT_SYNC) <= now {
+            // The kernel drops dirty pages after a failed sync, and a second one would succeed without them.
+            self.segment.sync().map_err(|_| Failure::Poisoned)?;
+            self.synced = now;
+        }
         self.length += u64::try_from(text.len()).unwrap_or(0);
         Ok(())
     }
@@ -207,4 +218,9 @@ impl Writer {
 
 fn segment_path(folder: &std::path::Path, first: u64) -> PathBuf {
     folder.join(format!("seg-{first:020}.jsonl"))
+}
+
+fn answer(pending: Pending, index: Result<Option<u64>, AuditDown>) {
+    // A caller that is gone needs no answer; its record stays.
+    let _gone = pending.done.send(index);
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -60,11 +60,16 @@ impl Folder {
                     open.push((file, format!("{below}/")));
                     continue;
                 }
-                bytes += metadata.len();
+                if !metadata.is_file() {
+                    return Err(FolderError::Unreadable(file, io::ErrorKind::InvalidInput.into()));
+                }
+                let mut text = vec![];
+                let open = fs::File::open(&file).map_err(|error| FolderError::Unreadable(file.clone(), error))?;
+                let read = open.take(BYTES_MAX + 1 - bytes).read_to_end(&mut text);
+                bytes += read.map_err(|error| FolderError::Unreadable(file.clone(), error))? as u64;
                 if bytes > BYTES_MAX || files.len() >= FILES_MAX {
                     return Err(FolderError::TooLarge(path.to_owned()));
                 }
-                let text = fs::read(&file).map_err(|error| FolderError::Unreadable(file.clone(), error))?;
                 files.insert(below, text);
             }
         }

@@ -26,7 +26,13 @@ impl Manifest {
     /// # Errors
     /// The first fault, with its place.
     pub fn read(source: &Source) -> Result<Self, Fault> {
-        serde_saphyr::from_str(&source.text).map_err(|error| yaml_fault(source, &error))
+        let manifest: Self = serde_saphyr::from_str(&source.text).map_err(|error| yaml_fault(source, &error))?;
+        let named = (1..=64).contains(&manifest.name.len()) && !manifest.name.contains(char::is_control);
+        if !named {
+            let at = source.text.find("name").unwrap_or(0);
+            return Err(Fault::new(&source.file, &source.text, (at, 4), "`name` must be 1 to 64 bytes without control characters"));
+        }
+        Ok(manifest)
     }
 }
 

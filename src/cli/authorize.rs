@@ -3,8 +3,8 @@
 use std::io::Read;
 use std::path::PathBuf;
 
-use super::{Environment, Exit, Failure, runtime};
-use crate::api::client::{self, ClientError};
+use super::{Environment, Exit, Failure, client_failure, runtime};
+use crate::api::client;
 use crate::api::v1;
 use crate::bundle::Bundle;
 use crate::caller::{self, Peer};
@@ -72,10 +72,7 @@ fn read(arguments: &Arguments) -> Result<Call, Failure> {
 
 fn remote(arguments: &Arguments, call: &Call) -> Result<(bool, Shown), Failure> {
     let answered = runtime()?.block_on(client::authorize(&arguments.server, client::message(call)));
-    let response = answered.map_err(|error| match error {
-        ClientError::Address(_) => Failure::new(Exit::Usage, error),
-        ClientError::Refused { .. } | ClientError::Unreachable(_) => Failure::new(Exit::Failure, error),
-    })?;
+    let response = answered.map_err(client_failure)?;
     let allowed = response.decision() == v1::Decision::Allow && response.mode() == v1::Mode::Enforce;
     let name = |name: &str, prefix: &str| name.trim_start_matches(prefix).to_lowercase();
     let reason = response.reason().as_str_name();

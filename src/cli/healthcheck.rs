@@ -1,6 +1,6 @@
 //! `countersign healthcheck`
 
-use super::{Environment, Exit, Failure, runtime};
+use super::{Environment, Exit, Failure, client_failure, runtime};
 use crate::api::client;
 
 #[derive(Debug, clap::Args)]
@@ -15,7 +15,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(environment: &Environment, arguments: &Arguments) -> Result<Exit, Failure> {
     let asked = runtime()?.block_on(client::healthy(&arguments.server, &arguments.service));
-    let serving = asked.map_err(|error| Failure::new(Exit::Failure, error))?;
+    let serving = asked.map_err(client_failure)?;
     let status = if serving { "serving" } else { "not serving" };
     environment.print(&serde_json::json!({ "status": status }), status);
     Ok(if serving { Exit::Ok } else { Exit::Failure })

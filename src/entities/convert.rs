@@ -23,7 +23,7 @@ impl Converter {
     pub fn members(&mut self, object: &Object, record: &Record, path: &str) -> Result<Vec<(String, RestrictedExpression)>, Refusal> {
         if let Some(unknown) = object.keys().find(|name| !record.contains_key(*name)) {
             let unknown = Some(shown_name(unknown).to_owned());
-            return Err(Refusal::Invalid { field: path.to_owned(), problem: "has an unknown member", unknown });
+            return Err(Refusal::Invalid { field: path.to_owned(), below: String::new(), problem: "has an unknown member", unknown });
         }
         let mut members = Vec::with_capacity(object.len());
         for (name, member) in record {

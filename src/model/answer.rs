@@ -223,6 +223,8 @@ pub enum Gate {
     Case,
     /// A principal, resource or reference is unknown.
     Existence,
+    /// The step does not cover the action, and no policy said so.
+    Step,
     /// A tenant is missing or foreign.
     Tenant,
     /// A token that can't be verified.
@@ -236,6 +238,7 @@ impl Gate {
             Self::Action => "action",
             Self::Case => "case",
             Self::Existence => "existence",
+            Self::Step => "step",
             Self::Tenant => "tenant",
             Self::Token => "token",
         }

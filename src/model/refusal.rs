@@ -12,8 +12,10 @@ pub enum Refusal {
     /// The request can't be read.
     #[error("`{field}` {problem}")]
     Invalid {
-        /// The field at fault, as a path.
+        /// The field at fault, as a path of names of the protocol and the schema.
         field: String,
+        /// The path below it in the caller's own names, for the caller alone.
+        below: String,
         /// What is wrong with it, for the audit log.
         problem: &'static str,
         /// The name of an unknown member, for the caller alone.
@@ -33,7 +35,7 @@ pub enum Refusal {
 impl Refusal {
     /// A field that can't be read.
     pub fn invalid(field: impl Into<String>, problem: &'static str) -> Self {
-        Self::Invalid { field: field.into(), problem, unknown: None }
+        Self::Invalid { field: field.into(), below: String::new(), problem, unknown: None }
     }
 
     /// The kind's name in records and metrics.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use chrono::{DateTime, SecondsFormat};
+use chrono::{DateTime, Datelike, SecondsFormat};
 
 /// An instant in microseconds since 1970-01-01T00:00:00Z. Shown as RFC 3339 in UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,9 +15,10 @@ impl Timestamp {
         Self(micros)
     }
 
-    /// Reads RFC 3339 with any offset.
+    /// Reads RFC 3339 with any offset; in UTC the year must have four digits.
     pub fn parse(text: &str) -> Option<Self> {
-        DateTime::parse_from_rfc3339(text).ok().map(|time| Self(time.timestamp_micros()))
+        let time = DateTime::parse_from_rfc3339(text).ok()?.to_utc();
+        (0..=9999).contains(&time.year()).then(|| Self(time.timestamp_micros()))
     }
 
     /// Microseconds since the epoch.
@@ -62,6 +63,7 @@ mod tests {
         assert_eq!(time.to_string(), "2026-03-02T09:00:00.500000Z");
         assert_eq!(time.cedar(), "2026-03-02T09:00:00.500Z");
         assert_eq!(Timestamp::parse("yesterday"), None);
+        assert_eq!(Timestamp::parse("9999-12-31T23:59:59-01:00"), None);
         assert_eq!(Timestamp::from_micros(-1).seconds_and_nanos(), (-1, 999_999_000));
     }
 }

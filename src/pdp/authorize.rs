@@ -122,9 +122,10 @@ impl Pdp {
         let roles = bundle.roles.as_ref().ok_or_else(|| Refusal::invalid("plain", "is required: every gate of this server is off"))?;
         let chain = delegation::chain(caller, &call.credential, bundle.manifest.development.as_ref())?;
         let judged = judge(bundle, roles, &chain, call, &moment.snapshot.nothing, moment.now)?;
-        let mut facts = CallFacts { step: chain.step.clone(), principal_type: roles.agent.clone(), ..facts };
-        if matches!(judged.gate, None | Some(Gate::Token)) {
+        let mut facts = CallFacts { principal_type: roles.agent.clone(), ..facts };
+        if matches!(judged.gate, None | Some(Gate::Step | Gate::Token)) {
             facts.agent.clone_from(&chain.agent);
+            facts.step.clone_from(&chain.step);
             facts.tenant.clone_from(&call.case.tenant);
         }
         let mode = if call.dry_run || origin.purpose == Purpose::Explain { Mode::DryRun } else { Mode::Enforce };

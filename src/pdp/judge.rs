@@ -74,6 +74,7 @@ fn judge_named(
     if call.tokens.approval.is_some() || call.tokens.release.is_some() {
         return Ok(denied(Gate::Token, Reason::ApprovalUnverifiable));
     }
+    let covers_step = named.action.groups.contains(&format!("in_{}", chain.step));
     let asked = match Asked::prepare(policies, roles, named, chain, call, now) {
         Ok(asked) => asked,
         Err(stop) => return stopped(stop),
@@ -81,6 +82,10 @@ fn judge_named(
     let verdict = decide(&policies.engine, &asked.requests(&chain.step, vouched)?, &asked.entities);
     let steps = policies.shapes.choices(&roles.step);
     let outcome = settle(policies, &verdict, |lift| what_if(bundle, &asked, lift, (chain, steps), call, vouched, now));
+    // Last, so that it tells nobody more than the policies did: the step gate does not depend on the bundle's policies.
+    if outcome.denied.is_none() && !covers_step {
+        return Ok(Judged { outcome: Outcome::denied(Reason::StepNotAllowed), gate: Some(Gate::Step), verdict });
+    }
     Ok(Judged { outcome, gate: None, verdict })
 }
 

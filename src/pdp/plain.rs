@@ -13,6 +13,11 @@ use crate::pdp::{Moment, OnError, Pdp};
 use crate::policy::Validation;
 use crate::policy::shape::type_name;
 
+/// The longest context, in bytes.
+const CONTEXT_MAX: usize = 64 * 1024;
+/// The longest list of entities, in bytes: Cedar walks chains of parents by recursion.
+const ENTITIES_MAX: usize = 256 * 1024;
+
 impl Pdp {
     pub(super) fn judge_plain(&self, moment: &Moment, call: &PlainCall) -> Result<Judged, Refusal> {
         let bundle = &moment.snapshot.bundle;
@@ -28,6 +33,10 @@ impl Pdp {
 /// # Errors
 /// When the request can't be read. Cedar's own words echo values, and stay here.
 pub fn judge_plain(bundle: &Bundle, call: &PlainCall, validation: Validation, on_error: OnError) -> Result<Judged, Refusal> {
+    let bounds = [("plain.context_json", &call.context, CONTEXT_MAX), ("plain.entities_json", &call.entities, ENTITIES_MAX)];
+    if let Some((field, ..)) = bounds.into_iter().find(|(_, text, most)| text.len() > *most) {
+        return Err(Refusal::invalid(field, "is too long"));
+    }
     let policies = &bundle.policies;
     let action = uid(&call.action, "plain.action.type")?;
     // The schema can read the context of an action that it knows; without validation others are taken as they stand.

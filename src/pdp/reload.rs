@@ -31,23 +31,44 @@ pub enum Reloaded {
     Unchanged,
 }
 
+/// Why the folder is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// Somebody asked: what stands there now is meant.
+    Asked,
+    /// Its time came: what stands there may be half copied.
+    Polled,
+}
+
 impl Pdp {
-    /// Reads the folder and, if its digest is new, the bundle in it. Reloads run one after the other.
+    /// Reads the folder and, if its digest is new, the bundle in it. Reloads run one after the other, and to their end: a caller
+    /// that goes away leaves no record of a swap that never was. A poll takes only what the poll before it saw too.
     ///
     /// # Errors
     /// When the audit log can't record what came of it; then nothing changes.
-    pub async fn reload(&self) -> Result<Reloaded, Refused> {
-        let _one_at_a_time = self.reloading.lock().await;
+    pub async fn reload(self: &Arc<Self>, trigger: Trigger) -> Result<Reloaded, Refused> {
+        let pdp = Arc::clone(self);
+        let reloaded = tokio::spawn(async move { pdp.reload_once(trigger).await }).await;
+        reloaded.unwrap_or(Ok(Reloaded::Unchanged))
+    }
+
+    async fn reload_once(&self, trigger: Trigger) -> Result<Reloaded, Refused> {
+        let mut settling = self.reloading.lock().await;
         let path = self.options.bundle.clone();
         let reading = self.options.reading;
         let (current, refused) = (self.snapshot.load_full(), self.rejected.load_full());
         let in_force = current.bundle.version.digest.clone();
         let known = refused.as_ref().map(|rejected| rejected.digest.clone());
-        let loading = tokio::task::spawn_blocking(move || load_if_new(&path, reading, &in_force, known.as_deref()));
+        let seen = (trigger == Trigger::Polled).then(|| settling.clone());
+        let loading = tokio::task::spawn_blocking(move || load_if_new(&path, reading, &in_force, known.as_deref(), seen.as_deref()));
         let found = loading.await.unwrap_or_else(|_| Found::Faulty(LoadError::Unreadable("reading the bundle failed".into())));
         match (found, refused) {
             (Found::InForce, _) => {
                 self.rejected.store(None);
+                Ok(Reloaded::Unchanged)
+            }
+            (Found::Settling(digest), _) => {
+                *settling = digest;
                 Ok(Reloaded::Unchanged)
             }
             (Found::RefusedBefore, Some(refused)) => Ok(Reloaded::Rejected(refused)),
@@ -106,9 +127,11 @@ enum Found {
     InForce,
     New(Box<Bundle>),
     RefusedBefore,
+    /// New since the last poll: it may be half copied.
+    Settling(String),
 }
 
-fn load_if_new(path: &std::path::Path, reading: Reading, in_force: &str, refused: Option<&str>) -> Found {
+fn load_if_new(path: &std::path::Path, reading: Reading, in_force: &str, refused: Option<&str>, seen: Option<&str>) -> Found {
     let folder = match Folder::read(path) {
         Ok(folder) => folder,
         Err(error) => return Found::Faulty(LoadError::Unreadable(error.to_string())),
@@ -119,6 +142,9 @@ fn load_if_new(path: &std::path::Path, reading: Reading, in_force: &str, refused
     }
     if Some(digest.as_str()) == refused {
         return Found::RefusedBefore;
+    }
+    if seen.is_some_and(|seen| seen != digest) {
+        return Found::Settling(digest);
     }
     match Bundle::from_folder(folder, reading) {
         Ok(bundle) => Found::New(Box::new(bundle)),

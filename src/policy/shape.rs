@@ -61,6 +61,10 @@ pub struct EntityType {
     pub shape: EntityShape,
     /// Its attributes.
     pub attributes: Record,
+    /// True when entities of it may have parents.
+    pub has_parents: bool,
+    /// True when entities of it may have tags.
+    pub has_tags: bool,
 }
 
 /// An action that requests may name.
@@ -110,7 +114,9 @@ impl Shapes {
             let name = kind.name().to_string();
             let attributes = record(core, kind.attributes().iter(), &name)?;
             let shape = entity_shape(core, kind.name());
-            shapes.entities.insert(name, EntityType { shape, attributes });
+            let has_parents = core.entity_types().any(|other| other.descendants.contains(kind.name()));
+            let has_tags = kind.tag_type().is_some();
+            shapes.entities.insert(name, EntityType { shape, attributes, has_parents, has_tags });
         }
         for id in core.action_ids().filter(|id| id.applies_to_principals().next().is_some()) {
             let uid = EntityUid::from(id.name().clone());
@@ -167,6 +173,46 @@ impl Shapes {
 }
 
 type Attribute<'a> = (&'a smol_str::SmolStr, &'a cedar_policy_core::validator::types::AttributeType);
+
+/// The most parts of a schema once its aliases are written out: one that holds two of the one before doubles with each line, and
+/// Cedar writes them out.
+const PARTS_MAX: u64 = 1_000_000;
+
+/// Whether a schema is too large to be written out, measured on its unresolved form.
+pub fn is_too_large(fragment: &serde_json::Value) -> bool {
+    let mut aliases = HashMap::new();
+    for namespace in fragment.as_object().into_iter().flat_map(serde_json::Map::values) {
+        let common = namespace.get("commonTypes").and_then(serde_json::Value::as_object);
+        aliases.extend(common.into_iter().flatten().map(|(name, shape)| (name.as_str(), shape)));
+    }
+    parts(fragment, &aliases, &mut HashMap::new()) > PARTS_MAX
+}
+
+type Aliases<'a> = HashMap<&'a str, &'a serde_json::Value>;
+
+/// Counts what a piece of a schema is made of, each alias as often as it is named.
+fn parts<'a>(piece: &'a serde_json::Value, aliases: &Aliases<'a>, known: &mut HashMap<&'a str, u64>) -> u64 {
+    let below = match piece {
+        serde_json::Value::Array(items) => items.iter().map(|item| parts(item, aliases, known)).fold(0, u64::saturating_add),
+        serde_json::Value::Object(members) => members.values().map(|member| parts(member, aliases, known)).fold(0, u64::saturating_add),
+        serde_json::Value::String(name) => {
+            let name = name.rsplit("::").next().unwrap_or(name);
+            match (known.get(name), aliases.get_key_value(name)) {
+                (Some(count), _) => *count,
+                (None, Some((name, shape))) => {
+                    // An alias of itself is refused by Cedar; here it must only end.
+                    known.insert(name, 1);
+                    let count = parts(shape, aliases, known);
+                    known.insert(name, count);
+                    count
+                }
+                (None, None) => 0,
+            }
+        }
+        serde_json::Value::Bool(_) | serde_json::Value::Null | serde_json::Value::Number(_) => 0,
+    };
+    below.saturating_add(1)
+}
 
 fn record<'a>(schema: &ValidatorSchema, attributes: impl Iterator<Item = Attribute<'a>>, of: &str) -> Result<Record, Unsupported> {
     attributes

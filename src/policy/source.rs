@@ -11,6 +11,11 @@ use crate::model::fault::Fault;
 
 /// The deepest nesting of brackets in a text, and of conditionals in a policy.
 pub const NESTING_MAX: usize = 64;
+/// The longest policy, in bytes: a chain of operators is a tree as deep as it is long, which is walked by recursion until its depth
+/// is known.
+pub const POLICY_BYTES_MAX: usize = 16 * 1024;
+/// The longest schema, in bytes.
+const SCHEMA_BYTES_MAX: usize = 1024 * 1024;
 /// The deepest expression tree that is evaluated: far below the depth at which Cedar's evaluator runs out of stack.
 pub const DEPTH_MAX: usize = 256;
 
@@ -88,7 +93,8 @@ pub fn refuse_nesting(source: &Source) -> Result<(), Fault> {
     let bytes = source.text.as_bytes();
     // In a schema `<` opens the type of a set's elements; in a policy it compares.
     let types = source.file.ends_with(".cedarschema");
-    let (mut at, mut depth, mut conditionals) = (0, 0_usize, 0);
+    let longest = if types { SCHEMA_BYTES_MAX } else { POLICY_BYTES_MAX };
+    let (mut at, mut depth, mut conditionals, mut start) = (0, 0_usize, 0, 0);
     while let Some(&byte) = bytes.get(at) {
         match byte {
             b'"' => at = end_of_string(bytes, at),
@@ -97,9 +103,12 @@ pub fn refuse_nesting(source: &Source) -> Result<(), Fault> {
             b')' | b']' | b'}' => depth = depth.saturating_sub(1),
             b'<' if types => depth += 1,
             b'>' if types => depth = depth.saturating_sub(1),
-            b';' => conditionals = 0,
+            b';' if !types => (conditionals, start) = (0, at),
             b'i' if is_word(bytes, at, b"if") => conditionals += 1,
             _ => {}
+        }
+        if at - start > longest {
+            return fault(start, if types { "the schema is longer than 1 MiB" } else { "the policy is longer than 16 KiB" });
         }
         if depth > NESTING_MAX {
             return fault(at, "is nested deeper than 64");
@@ -184,7 +193,11 @@ mod tests {
         let chain = "if true then true else ".repeat(2_000);
         let text = format!("permit (principal, action, resource) when {{ {chain}true }};");
         assert!(read(&text).expect_err("refused").ends_with("conditionals in one policy"));
-        let sum = format!("permit (principal, action, resource) when {{ context.a{} == 1 }};", " + 1".repeat(300));
+        for chain in [" + 1".repeat(30_000), ".a".repeat(30_000), " && true".repeat(30_000), "!".repeat(30_000)] {
+            let text = format!("permit (principal, action, resource) when {{ context.a{chain} }};");
+            assert!(read(&text).expect_err("refused").ends_with("is longer than 16 KiB"));
+        }
+        let sum = format!("permit (principal, action, resource) when {{ context.a{} == 1 }};", " + 1".repeat(3000));
         assert!(read(&sum).expect_err("refused").contains("deeper than 256"));
     }
 

@@ -1,6 +1,6 @@
 //! The bundle's own entities: agents, humans, tool services, tenants, roles, fields.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use cedar_policy::{Entities, Entity, EntityUid, Schema};
 use serde_json::value::RawValue;
@@ -42,6 +42,13 @@ impl Store {
                 Err(mut found) => faults.append(&mut found),
             }
         }
+        if faults.is_empty()
+            && let Some(source) = sources.first()
+            && is_too_deep(&by_uid)
+        {
+            let message = format!("the entities' parents form a chain of more than {CHAIN_MAX}");
+            faults.push(Fault::whole(&source.file, &source.text, message));
+        }
         if !faults.is_empty() {
             return Err(faults);
         }
@@ -75,6 +82,22 @@ impl Store {
     pub fn all(&self) -> &Entities {
         &self.all
     }
+}
+
+/// The longest chain of parents: Cedar walks it by recursion.
+const CHAIN_MAX: usize = 64;
+
+/// Whether a chain of parents is longer than [`CHAIN_MAX`], or a circle, measured level by level.
+fn is_too_deep(entities: &HashMap<EntityUid, Entity>) -> bool {
+    let parents = |uid: &EntityUid| entities.get(uid).map(|entity| entity.clone().into_inner().2).unwrap_or_default();
+    let mut level: HashSet<EntityUid> = entities.keys().cloned().collect();
+    for _ in 0..CHAIN_MAX {
+        level = level.iter().flat_map(parents).collect();
+        if level.is_empty() {
+            return false;
+        }
+    }
+    true
 }
 
 type Found = ((usize, usize), Entity);

@@ -210,6 +210,7 @@ impl Runner<'_> {
         let fixture = |name: &str, field: &'static str| {
             self.fixtures.resources.get(name).cloned().ok_or(Refusal::Invalid {
                 field: field.to_owned(),
+                below: String::new(),
                 problem: "is no fixture",
                 unknown: Some(name.to_owned()),
             })

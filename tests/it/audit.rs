@@ -162,8 +162,17 @@ async fn an_answer_waits_for_a_disk_that_stalls_and_ends_with_the_deadline() {
     .await;
     let mut client = app.decisions().await;
     disk.stall();
-    assert_eq!(client.authorize(order_check()).await.unwrap_err().code(), Code::DeadlineExceeded);
+    for _ in 0..5 {
+        assert_eq!(client.authorize(order_check()).await.unwrap_err().code(), Code::DeadlineExceeded);
+    }
     disk.go_on();
+    assert_eq!(client.authorize(order_check()).await.unwrap().into_inner().decision(), v1::Decision::Allow);
+    app.pdp.tick().await;
+    let lines = lines(&app.data);
+    // The decisions were recorded, late; that no answer left is recorded too.
+    assert_eq!(lines.iter().filter(|line| line["type"] == "decision").count(), 6);
+    let cut_off = lines.iter().filter(|line| line["type"] == "refusals" && line["kind"] == "deadline_exceeded");
+    assert_eq!(cut_off.map(|line| line["count"].as_u64().unwrap()).sum::<u64>(), 5);
     app.stop().await;
 }
 
@@ -209,6 +218,7 @@ async fn best_effort_answers_without_waiting_and_says_so_in_each_line_and_answer
     let response = client.authorize(order_check()).await.unwrap().into_inner();
     assert_eq!(response.decision(), v1::Decision::Allow);
     assert_eq!(response.warnings, ["audit_best_effort", "development_mode"]);
+    assert_eq!(response.audit, None, "no index before it is written");
     disk.go_on();
     let data = app.data.clone();
     let _folder = app.stop().await;
@@ -280,12 +290,77 @@ async fn damage_to_what_was_durable_refuses_the_start() {
     let segment = segment(folder.path());
     let text = std::fs::read_to_string(&segment).unwrap();
     std::fs::write(&segment, text.replacen("\"decision\":\"allow\"", "\"decision\":\"DENY!\"", 1)).unwrap();
-    let mut config = crate::harness::config(&folder.path().join("data"));
-    config.bundle.path = crate::harness::policies();
-    let seams = countersign::app::Seams::system(Default::default());
-    let error = countersign::app::build(&config, seams).await.unwrap_err().to_string();
+    let error = refused(&folder.path().join("data")).await;
     assert!(error.contains("the audit log is damaged at") && error.contains(":4"), "{error}");
     assert_eq!(std::fs::read_to_string(&segment).unwrap().len(), text.len(), "nothing was cut");
+}
+
+/// Builds on a folder that must be refused.
+async fn refused(data: &Path) -> String {
+    let seams = countersign::app::Seams::system(Default::default());
+    countersign::app::build(&crate::harness::config(data), seams).await.unwrap_err().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_segment_is_judged_by_the_end_of_the_one_before() {
+    let folder = log(3).await;
+    let data = folder.path().join("data");
+    let first = segment(folder.path());
+    let count = lines(&data).len();
+    // A crash between the rotation's create and its first write leaves an empty segment.
+    let second = data.join(format!("audit/seg-{count:020}.jsonl"));
+    std::fs::write(&second, "").unwrap();
+    App::start_in(&data, |_, _| {}).await.stop().await;
+    verify(&data.join("audit")).unwrap();
+    assert!(std::fs::metadata(&second).unwrap().len() > 0);
+    // The one before is gone, or ends elsewhere: nothing is cut, and the start is refused.
+    let (whole, written) = (std::fs::read(&first).unwrap(), std::fs::read(&second).unwrap());
+    for damage in [None, Some(&whole[..whole.len() - 1]), Some(&whole[..whole.len() / 2]), Some(&b""[..])] {
+        match damage {
+            None => std::fs::remove_file(&first).unwrap(),
+            Some(bytes) => std::fs::write(&first, bytes).unwrap(),
+        }
+        assert!(refused(&data).await.contains("the audit log is damaged at"));
+        assert_eq!(std::fs::read(&second).unwrap(), written);
+        std::fs::write(&first, &whole).unwrap();
+    }
+    App::start_in(&data, |_, _| {}).await.stop().await;
+    verify(&data.join("audit")).unwrap();
+}
+
+/// Threat 23: a clock that stands before the last record.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_before_the_last_record_refuses_the_start_and_a_step_back_ends_readiness() {
+    let folder = log(1).await;
+    let data = folder.path().join("data");
+    let hands = Hands::default();
+    let now = countersign::clock::Clock::now(&countersign::clock::SystemClock).micros();
+    hands.0.store(now - 3_600_000_000, Ordering::SeqCst);
+    let mut seams = countersign::app::Seams::system(Default::default());
+    seams.clock = Box::new(hands.clone());
+    let error = countersign::app::build(&crate::harness::config(&data), seams).await.unwrap_err().to_string();
+    assert!(error.contains("the clock stands more than 60 s before the last audit record"), "{error}");
+    hands.0.store(now, Ordering::SeqCst);
+    let seam = hands.clone();
+    let app = App::start_in(&data, move |_, seams| seams.clock = Box::new(seam)).await;
+    assert_eq!(get(app.admin, "/readyz").await.0, 200);
+    hands.0.store(now - 6_000_000, Ordering::SeqCst);
+    app.pdp.tick().await;
+    assert_eq!(get(app.admin, "/readyz").await, (503, "clock\n".into()));
+    hands.0.store(now + 1_000_000, Ordering::SeqCst);
+    app.pdp.tick().await;
+    assert_eq!(get(app.admin, "/readyz").await.0, 200);
+    app.stop().await;
+}
+
+/// A clock that the test sets.
+#[derive(Clone, Debug, Default)]
+struct Hands(Arc<std::sync::atomic::AtomicI64>);
+
+impl countersign::clock::Clock for Hands {
+    fn now(&self) -> countersign::model::time::Timestamp {
+        countersign::model::time::Timestamp::from_micros(self.0.load(Ordering::SeqCst))
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -91,9 +91,36 @@ async fn foreign_missing_and_forbidden_give_the_same_bytes() {
     let unknown_action = v1::AuthorizeRequest { action: "order.steal".into(), ..base.clone() };
     let unknown_agent = v1::AuthorizeRequest { delegation: asserted("nobody", "rep-1", "enrichment"), ..base.clone() };
     let unknown_rep = v1::AuthorizeRequest { delegation: asserted("support-bot", "nobody", "enrichment"), ..base.clone() };
+    let missing_field = v1::AuthorizeRequest {
+        delegation: asserted("support-bot", "rep-1", "intake"),
+        action: "field.read".into(),
+        resource: Some(v1::Resource {
+            r#ref: Some(v1::EntityReference { r#type: "Field".into(), id: "nope".into() }),
+            ..Default::default()
+        }),
+        ..base.clone()
+    };
+    let forbidden_field = v1::AuthorizeRequest {
+        resource: Some(v1::Resource {
+            r#ref: Some(v1::EntityReference { r#type: "Field".into(), id: "card_number".into() }),
+            ..Default::default()
+        }),
+        ..missing_field.clone()
+    };
     let forbidden = v1::AuthorizeRequest { delegation: asserted("trainee-bot", "rep-1", "action"), ..refund_request() };
     let mut seen = vec![];
-    for request in [foreign_case, missing_tenant, foreign_order, other_customer, unknown_action, unknown_agent, unknown_rep, forbidden] {
+    for request in [
+        foreign_case,
+        missing_tenant,
+        foreign_order,
+        other_customer,
+        unknown_action,
+        unknown_agent,
+        unknown_rep,
+        missing_field,
+        forbidden_field,
+        forbidden,
+    ] {
         let mut response = client.authorize(request).await.unwrap().into_inner();
         response.evaluation_id.clear();
         response.evaluated_at = None;
@@ -209,10 +236,29 @@ async fn health_readiness_and_reflection_answer() {
     assert_eq!(get(app.admin, "/readyz").await, (200, "ok\n".into()));
     let status = app.operations().await.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
     assert!(status.ready && status.not_ready.is_empty());
-    assert_eq!(status.bundle.unwrap().policies, 73);
+    assert_eq!(status.bundle.unwrap().policies, 74);
     assert_eq!(status.audit.unwrap().mode, "strict");
     assert_eq!(status.warnings, ["development_mode"]);
     app.pdp.drain();
     assert_eq!(get(app.admin, "/readyz").await, (503, "draining\n".into()));
+    app.stop().await;
+}
+
+/// The step gate does not depend on the bundle: a bundle that lost its step policies still denies.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_step_gate_holds_without_the_bundle_s_policies() {
+    let folder = crate::harness::temp();
+    crate::harness::copy(&crate::harness::policies(), folder.path());
+    std::fs::remove_file(folder.path().join("steps.cedar")).unwrap();
+    let bundle = folder.path().to_owned();
+    let app = App::start_with(move |config, _| config.bundle.path = bundle).await;
+    let mut client = app.decisions().await;
+    for step in ["intake", "drafting", "verification", "action"] {
+        let request = v1::AuthorizeRequest { delegation: asserted("support-bot", "rep-1", step), ..order_check() };
+        let response = client.authorize(request).await.unwrap().into_inner();
+        assert_eq!((response.decision(), response.reason()), (v1::Decision::Deny, v1::Reason::StepNotAllowed), "{step}");
+    }
+    assert_eq!(lines(&app.data).pop().unwrap()["gate"], "step");
+    assert_eq!(client.authorize(order_check()).await.unwrap().into_inner().decision(), v1::Decision::Allow);
     app.stop().await;
 }

@@ -131,6 +131,25 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
         "type `Article` must either have the attribute `tenant` or stand in `shared`",
     ),
     ("bundle.yaml", "roles:", "rolls:", "rolls"),
+    ("schema.cedarschema", "entity Order {", "entity Order in [Role] {", "type `Order` comes from tool services"),
+    (
+        "schema.cedarschema",
+        "entity Account { tenant: Tenant, customer: String };",
+        "entity Account { tenant: Tenant, customer: String } tags String;",
+        "type `Account` comes from tool services",
+    ),
+    (
+        "schema.cedarschema",
+        "type EmailArgs = { new_email: String };",
+        "type EmailArgs = { new_email: String, order?: Order };",
+        "refers to a `Order`, of which the PDP knows nothing",
+    ),
+    (
+        "schema.cedarschema",
+        "\"in_drafting\", \"scope_knowledge\"]",
+        "\"in_drafting\", \"scope_knowledge\", \"write\"]",
+        "writes the shared type `Article`",
+    ),
     ("bundle.yaml", "model_required: [write, replies]", "model_required: [writes]", "`writes`, which is no group of actions"),
 ];
 
@@ -190,6 +209,25 @@ fn a_bundle_can_not_crash_the_process() {
     files = folder.files().clone();
     files.insert("bundle.yaml".into(), "[".repeat(100_000).into_bytes());
     assert!(Bundle::from_folder(Folder::of(files.clone()), Reading::default()).is_err());
+    // An alias that holds two of the one before doubles with each line.
+    let doubling: String = (1..60).map(|n| format!("type A{n} = {{ a: A{}, b: A{} }};\n", n - 1, n - 1)).collect();
+    let schema = String::from_utf8(folder.files()["schema.cedarschema"].clone()).unwrap();
+    files = folder.files().clone();
+    files.insert(
+        "schema.cedarschema".into(),
+        format!("type A0 = {{ x: Long }};\n{doubling}{}", schema.replace("type NoArgs = {};", "type NoArgs = { a?: A59 };")).into_bytes(),
+    );
+    let error = Bundle::from_folder(Folder::of(files.clone()), Reading::default()).unwrap_err();
+    assert!(error.lines()[0].contains("parts once written out"), "{:?}", error.lines());
+    // A chain of parents.
+    let chain: Vec<String> = (0..5000)
+        .map(|n| format!(r#"{{"uid":{{"type":"Role","id":"{n}"}},"attrs":{{}},"parents":[{{"type":"Role","id":"{}"}}]}}"#, n + 1))
+        .collect();
+    files = folder.files().clone();
+    files.insert("schema.cedarschema".into(), schema.replace("entity Role;", "entity Role in [Role];").into_bytes());
+    files.insert("entities/chain.json".into(), format!("[{}]", chain.join(",")).into_bytes());
+    let error = Bundle::from_folder(Folder::of(files.clone()), Reading::default()).unwrap_err();
+    assert!(error.lines()[0].contains("a chain of more than 64"), "{:?}", error.lines()[0]);
     for name in ["tenancy.cedar", "schema.cedarschema", "bundle.yaml", "entities/agents.json"] {
         let mut files = folder.files().clone();
         files.insert(name.into(), vec![0xff, 0xfe, 0]);

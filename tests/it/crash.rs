@@ -116,3 +116,23 @@ async fn sigterm_answers_what_is_under_way_and_closes_the_log() {
     let key = std::fs::metadata(data.join("keys/audit-digest.key")).unwrap();
     assert_eq!(key.permissions().mode() & 0o777, 0o600);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_waits_for_no_stream_that_never_ends() {
+    let folder = temp();
+    let data = folder.path().join("data");
+    let server = Process::serve(&data, &[], |_| {});
+    let channel = channel(server.grpc).await;
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
+    let mut watch = health.watch(tonic_health::pb::HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert!(watch.message().await.unwrap().is_some());
+    let (open, items) = tokio::sync::mpsc::channel(1);
+    let items = tokio_stream::wrappers::ReceiverStream::new(items);
+    let item = v1::AuthorizeStreamRequest { request: Some(v1::AuthorizeRequest { request_id: "r".into(), ..order_check() }) };
+    open.send(item).await.unwrap();
+    let mut answers = DecisionServiceClient::new(channel).authorize_stream(items).await.unwrap().into_inner();
+    assert!(answers.message().await.unwrap().is_some());
+    assert!(tokio::task::spawn_blocking(move || server.stop()).await.unwrap().success());
+    assert_eq!(lines(&data).last().unwrap()["type"], "server.stopped");
+    drop(open);
+}

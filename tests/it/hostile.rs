@@ -86,10 +86,11 @@ fn rows() -> Vec<(&'static str, v1::AuthorizeRequest, &'static str)> {
             "arguments_json",
         ),
         (
-            "100,000 deep",
+            "60,000 deep",
             arguments(&format!(r#"{{"a":{}"#, "[".repeat(60_000))),
             "arguments_json.a[0][0][0][0][0][0][0][0][0][0][0][0][0][0][0][0]",
         ),
+        ("100,000 deep, over 64 KiB", arguments(&format!(r#"{{"a":{}"#, "[".repeat(100_000))), "arguments_json"),
         ("over 64 KiB", arguments(&format!(r#"{{"a":"{}"}}"#, "x".repeat(65_536))), "arguments_json"),
         ("missing case", v1::AuthorizeRequest { case: None, ..order_check() }, "case"),
         ("case without id", case(|c| c.id.clear()), "case.id"),
@@ -269,5 +270,18 @@ async fn arbitrary_bytes_on_the_wire_end_neither_server_nor_decisions() {
         let _answer_or_error = app.decisions().await.authorize(request).await;
     }
     assert_eq!(app.decisions().await.authorize(order_check()).await.unwrap().into_inner().decision(), v1::Decision::Allow);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_s_message_that_is_too_large_ends_it_in_the_contract_s_words_and_is_counted() {
+    let app = App::start().await;
+    let text = vec![v1::UntrustedText { source: "s".into(), text: "x".repeat(5 << 20) }];
+    let large = v1::AuthorizeRequest { request_id: "large".into(), untrusted: text, ..order_check() };
+    let items = tokio_stream::iter([v1::AuthorizeStreamRequest { request: Some(large) }]);
+    let mut answers = app.decisions().await.authorize_stream(items).await.unwrap().into_inner();
+    assert_eq!(answers.message().await.unwrap_err().code(), Code::ResourceExhausted);
+    app.pdp.tick().await;
+    assert!(lines(&app.data).iter().any(|line| line["type"] == "refusals" && line["kind"] == "resource_exhausted"));
     app.stop().await;
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use countersign::api::v1;
 use countersign::api::v1::admin_service_client::AdminServiceClient;
 use countersign::api::v1::decision_service_client::DecisionServiceClient;
+use countersign::pdp::reload::{Reloaded, Trigger};
 use rustix::process::Signal;
 
 use crate::harness::{App, Process, channel, copy, lines, order_check, policies, temp};
@@ -115,6 +116,27 @@ async fn a_bad_bundle_is_refused_whole_and_seen_everywhere() {
     copy(&policies(), folder.path());
     assert_eq!(admin.reload_bundle(v1::ReloadBundleRequest {}).await.unwrap().into_inner().outcome(), v1::ReloadOutcome::Unchanged);
     assert_eq!(admin.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner().rejected, None);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poll_takes_only_what_two_polls_saw_so_that_a_half_copied_folder_is_left_alone() {
+    let folder = temp();
+    copy(&policies(), folder.path());
+    let bundle = folder.path().to_owned();
+    let app = App::start_with(move |config, _| config.bundle.path = bundle).await;
+    let in_force = || app.pdp.moment().snapshot.bundle.version.version;
+    set_version(folder.path(), 2, true);
+    assert_eq!(app.pdp.reload(Trigger::Polled).await.unwrap(), Reloaded::Unchanged);
+    // Meanwhile the copy goes on.
+    set_version(folder.path(), 3, true);
+    assert_eq!(app.pdp.reload(Trigger::Polled).await.unwrap(), Reloaded::Unchanged);
+    assert_eq!(in_force(), 1);
+    assert_eq!(app.pdp.reload(Trigger::Polled).await.unwrap(), Reloaded::Activated);
+    assert_eq!(in_force(), 3);
+    set_version(folder.path(), 4, true);
+    assert_eq!(app.pdp.reload(Trigger::Asked).await.unwrap(), Reloaded::Activated);
+    assert_eq!(in_force(), 4);
     app.stop().await;
 }
 

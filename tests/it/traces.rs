@@ -148,6 +148,9 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Stands in names of members, which the caller alone may see again.
+const NAME_CANARY: &str = "c4n4ry_name";
+
 /// Stands in every argument, attribute, text and token.
 const CANARY: &str = "c4n4ry-7f3a";
 
@@ -177,6 +180,8 @@ fn canaries() -> Vec<v1::AuthorizeRequest> {
         with(v1::AuthorizeRequest { arguments_json: object(format!(r#"{{"status":"{CANARY}"}}"#)), ..draft.clone() }),
         with(v1::AuthorizeRequest { arguments_json: object(format!("{CANARY}")), ..draft.clone() }),
         with(v1::AuthorizeRequest { facts_json: object(format!(r#"{{"f":"{CANARY}"}}"#)), ..draft.clone() }),
+        with(v1::AuthorizeRequest { arguments_json: object(format!(r#"{{"{NAME_CANARY}":{{"x":1,"x":2}}}}"#)), ..draft.clone() }),
+        with(v1::AuthorizeRequest { arguments_json: object(format!(r#"{{"{NAME_CANARY}":1}}"#)), ..draft.clone() }),
         with(v1::AuthorizeRequest { approval_token: CANARY.into(), operation_id: "op".into(), ..draft.clone() }),
         with(v1::AuthorizeRequest { release_token: CANARY.into(), operation_id: "op".into(), ..draft.clone() }),
         with(v1::AuthorizeRequest {
@@ -225,7 +230,7 @@ async fn no_value_text_or_token_appears_in_any_span_log_line_audit_line_or_error
     let audit = format!("{:?}", lines(&data));
     assert!(audit.contains("ticket.update"));
     for (name, text) in [("spans", spans), ("log", log), ("audit", audit), ("metrics", metrics)] {
-        assert!(!text.contains(CANARY), "the canary is in the {name}");
+        assert!(!text.contains(CANARY) && !text.contains(NAME_CANARY), "the canary is in the {name}");
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::Bundle;
 use crate::model::chain::Link;
 use crate::model::fault::Fault;
+use crate::model::roles::Supplier;
 use crate::model::vouched::{CLAIMED, DERIVED, REMEMBERED};
 use crate::policy::engine::id_text;
 use crate::policy::rule::Requirement;
@@ -15,6 +16,7 @@ use crate::policy::source::Source;
 pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<Fault> {
     let mut messages = roles(bundle);
     messages.extend(suppliers(bundle));
+    messages.extend(supplied(bundle));
     messages.extend(links(bundle));
     messages.extend(contexts(bundle));
     messages.extend(steps(bundle));
@@ -88,6 +90,44 @@ fn suppliers(bundle: &Bundle<'_>) -> Vec<String> {
     }
     faults.sort();
     faults
+}
+
+/// Tool services send attributes and nothing else: a policy on the parents or tags of what they send would never match, and an
+/// argument that refers to such an entity would lead nowhere. Shared types are read only.
+fn supplied(bundle: &Bundle<'_>) -> Vec<String> {
+    let mut faults = vec![];
+    let sent = |name: &str| bundle.roles.supplier(name) == Some(Supplier::ToolService);
+    for (name, kind) in bundle.shapes.entities.iter().filter(|(name, _)| sent(name)) {
+        if kind.has_parents || kind.has_tags {
+            faults.push(format!("type `{name}` comes from tool services, which send neither parents nor tags: declare attributes"));
+        }
+    }
+    for (id, action) in &bundle.shapes.actions {
+        let claimed = action.context.iter().filter(|(name, _)| CLAIMED.contains(&name.as_str()));
+        for (name, kind) in claimed.flat_map(|(name, member)| references(&member.shape).into_iter().map(move |kind| (name, kind))) {
+            if sent(&kind) {
+                faults.push(format!(
+                    "`{name}` of action `{id}` refers to a `{kind}`, of which the PDP knows nothing: take its id as a `String`"
+                ));
+            }
+        }
+        let writes = action.groups.iter().any(|group| bundle.roles.model_required.contains(group));
+        for kind in action.resources.iter().map(ToString::to_string).filter(|kind| writes && bundle.roles.shared.contains(kind)) {
+            faults.push(format!("action `{id}` writes the shared type `{kind}`, which is read only"));
+        }
+    }
+    faults.sort();
+    faults
+}
+
+/// The entity types that a shape refers to.
+fn references(shape: &Shape) -> Vec<String> {
+    match shape {
+        Shape::Entity(entity) => vec![entity.name.to_string()],
+        Shape::Set(element) => references(element),
+        Shape::Record(record) => record.values().flat_map(|member| references(&member.shape)).collect(),
+        Shape::Bool | Shape::Datetime | Shape::Decimal | Shape::Duration | Shape::Ip | Shape::Long | Shape::String => vec![],
+    }
 }
 
 /// Every link of the chain can be principal of every action.
