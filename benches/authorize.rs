@@ -4,6 +4,7 @@
 //! `cargo bench` (or `make bench`). Set `COUNTERSIGN_BENCH_ROUNDS` for more rounds.
 #![expect(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::disallowed_methods,
     reason = "a benchmark measures, prints and stops at a fault"
@@ -27,7 +28,6 @@ use countersign::model::vouched::Vouched;
 use countersign::pdp::authorize::Request as Read;
 use countersign::pdp::judge::{judge, lowest_tier};
 use countersign::{api, delegation};
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Channel;
 
 const CASE: &str = r#"{"customer":"customer-1","product":"phone","region":"eu","policy_set":"standard","currency":"EUR","status":"open","refund_status":"none","identity_check":"none","fraud_check":"none"}"#;
@@ -236,7 +236,8 @@ async fn other(naive: Option<Arc<Naive>>) -> DecisionServiceClient<Channel> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let service = DecisionServiceServer::new(Other(naive));
-    tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)));
+    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+    tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
     connect(address).await
 }
 

@@ -4,7 +4,7 @@ pub mod convert;
 
 use cedar_policy::{Context, Entities, Entity, EntityId, EntityUid, Request, RestrictedExpression};
 
-use crate::entities::convert::Converter;
+use crate::entities::convert::{Converter, Pairs};
 use crate::json::{self, Object, Value};
 use crate::model::answer::Gate;
 use crate::model::call::Call;
@@ -64,7 +64,7 @@ pub enum Attributes<'a> {
 pub struct Asked<'a> {
     policies: &'a Policies,
     named: Named<'a>,
-    fixed: Vec<(String, RestrictedExpression)>,
+    fixed: Pairs,
     /// The entities that policies may read.
     pub entities: Entities,
 }
@@ -118,15 +118,9 @@ impl<'a> Asked<'a> {
         members.insert("step".to_owned(), Value::from(step));
         let remembered = REMEMBERED.into_iter().filter(|name| self.named.action.context.contains_key(*name));
         members.extend(remembered.filter_map(|name| Some((name.to_owned(), vouched.get(name)?.clone()))));
-        let record: Record = self
-            .named
-            .action
-            .context
-            .iter()
-            .filter(|(name, _)| *name == "step" || REMEMBERED.contains(&name.as_str()))
-            .map(clone)
-            .collect();
-        let vouched = Converter::default().members(&members, &record, "context")?;
+        let remembers = |name: &str| name == "step" || REMEMBERED.contains(&name);
+        let record = self.named.action.context.iter().filter(|(name, _)| remembers(name));
+        let vouched = Converter::default().known_members(&members, record, "context")?;
         let impossible = |_| Refusal::Unavailable("the request could not be assembled");
         let pairs = self.fixed.iter().cloned().chain(vouched);
         let context = Context::from_pairs(pairs).map_err(|_| Refusal::Unavailable("the context could not be assembled"))?;
@@ -142,10 +136,6 @@ impl<'a> Asked<'a> {
     }
 }
 
-fn clone<'a>((name, member): (&'a String, &'a crate::policy::shape::Member)) -> (String, crate::policy::shape::Member) {
-    (name.clone(), member.clone())
-}
-
 fn case_entity(converter: &mut Converter, policies: &Policies, roles: &Roles, named: &Named<'_>, call: &Call) -> Result<Entity, Stop> {
     let mut attributes = call.case.attributes.clone();
     if attributes.insert("tenant".to_owned(), Value::from(call.case.tenant.as_str())).is_some() {
@@ -159,13 +149,13 @@ fn attributes_of<'a>(policies: &'a Policies, kind: &str) -> Result<&'a Record, S
     policies.shapes.entities.get(kind).map(|kind| &kind.attributes).ok_or(Stop::Denied(Gate::Existence))
 }
 
-fn entity(uid: EntityUid, members: Vec<(String, RestrictedExpression)>) -> Result<Entity, Stop> {
+fn entity(uid: EntityUid, members: Pairs) -> Result<Entity, Stop> {
     Entity::new(uid, members.into_iter().collect(), std::iter::empty().collect())
         .map_err(|_| Refusal::Unavailable("the entities could not be assembled").into())
 }
 
 /// `args` and `facts`: what callers reach.
-fn claimed(converter: &mut Converter, named: &Named<'_>, call: &Call) -> Result<Vec<(String, RestrictedExpression)>, Stop> {
+fn claimed(converter: &mut Converter, named: &Named<'_>, call: &Call) -> Result<Pairs, Stop> {
     let mut pairs = vec![];
     let sent = [("args", "arguments_json", Some(&call.arguments)), ("facts", "facts_json", call.facts.as_ref())];
     for (name, path, object) in sent {
@@ -185,12 +175,7 @@ fn claimed(converter: &mut Converter, named: &Named<'_>, call: &Call) -> Result<
 }
 
 /// `case`, `chain` and `now`: what follows from identity and time.
-fn derived(
-    converter: &mut Converter,
-    named: &Named<'_>,
-    chain: &Chain,
-    now: Timestamp,
-) -> Result<Vec<(String, RestrictedExpression)>, Stop> {
+fn derived(converter: &mut Converter, named: &Named<'_>, chain: &Chain, now: Timestamp) -> Result<Pairs, Stop> {
     let text = |text: &str| Value::from(text);
     let scopes = named.scopes.iter().map(|scope| text(scope)).collect();
     let chain = json::object([
@@ -204,8 +189,8 @@ fn derived(
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value))
         .collect();
-    let record: Record = named.action.context.iter().filter(|(name, _)| members.contains_key(*name)).map(clone).collect();
-    Ok(converter.members(&members, &record, "context")?)
+    let record = named.action.context.iter().filter(|(name, _)| members.contains_key(*name));
+    Ok(converter.known_members(&members, record, "context")?)
 }
 
 /// The uid of a type's entity; `None` if the type is not the schema's.

@@ -6,7 +6,10 @@ use cedar_policy::{EntityId, EntityUid, RestrictedExpression};
 use crate::json::{Object, Value, shown_name};
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
-use crate::policy::shape::{EntityShape, Record, Shape};
+use crate::policy::shape::{EntityShape, Member, Record, Shape};
+
+/// A record's members as Cedar's values.
+pub type Pairs = Vec<(String, RestrictedExpression)>;
 
 /// Converts, and remembers which entities the values refer to.
 #[derive(Debug, Default)]
@@ -20,11 +23,24 @@ impl Converter {
     ///
     /// # Errors
     /// At the first member that is unknown, missing or of another type; `path` is the object's own.
-    pub fn members(&mut self, object: &Object, record: &Record, path: &str) -> Result<Vec<(String, RestrictedExpression)>, Refusal> {
+    pub fn members(&mut self, object: &Object, record: &Record, path: &str) -> Result<Pairs, Refusal> {
         if let Some(unknown) = object.keys().find(|name| !record.contains_key(*name)) {
             let unknown = Some(shown_name(unknown).to_owned());
             return Err(Refusal::Invalid { field: path.to_owned(), below: String::new(), problem: "has an unknown member", unknown });
         }
+        self.known_members(object, record, path)
+    }
+
+    /// Converts those of an object's members that a record declares, or that it requires; others were left out by the caller.
+    ///
+    /// # Errors
+    /// At the first member that is missing or of another type.
+    pub fn known_members<'a>(
+        &mut self,
+        object: &Object,
+        record: impl IntoIterator<Item = (&'a String, &'a Member)>,
+        path: &str,
+    ) -> Result<Pairs, Refusal> {
         let mut members = Vec::with_capacity(object.len());
         for (name, member) in record {
             let below = || format!("{path}.{name}");

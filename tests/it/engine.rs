@@ -75,7 +75,7 @@ fn policy() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: crate::harness::cases(400), ..ProptestConfig::default() })]
 
     #[test]
     fn the_index_gives_the_decision_reasons_and_errors_of_evaluating_all(policies in proptest::collection::vec(policy(), 0..25), n in -1i64..5, tag in any::<bool>()) {

@@ -25,6 +25,11 @@ use tonic::transport::Channel;
 /// The user that servers run as when the tests run as root.
 const NOBODY: u32 = 65534;
 
+/// How many cases a property gets: `PROPTEST_CASES`, as `make soak` sets it, or this many.
+pub(crate) fn cases(default: u32) -> u32 {
+    std::env::var_os("PROPTEST_CASES").and_then(|cases| cases.to_str()?.parse().ok()).unwrap_or(default)
+}
+
 /// The reference bundle.
 pub(crate) fn policies() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("policies")

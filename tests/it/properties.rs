@@ -146,7 +146,7 @@ fn allowed(asked: &Asked) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1500), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: crate::harness::cases(1500), ..ProptestConfig::default() })]
 
     #[test]
     fn nobody_unknown_is_ever_allowed(asked in asked(), link in 0..3, name in "[a-z0-9_-]{1,20}") {

@@ -178,7 +178,7 @@ fn canaries() -> Vec<v1::AuthorizeRequest> {
         with(own),
         with(v1::AuthorizeRequest { delegation: asserted("trainee-bot", "rep-1", "action"), ..draft.clone() }),
         with(v1::AuthorizeRequest { arguments_json: object(format!(r#"{{"status":"{CANARY}"}}"#)), ..draft.clone() }),
-        with(v1::AuthorizeRequest { arguments_json: object(format!("{CANARY}")), ..draft.clone() }),
+        with(v1::AuthorizeRequest { arguments_json: object(CANARY.to_owned()), ..draft.clone() }),
         with(v1::AuthorizeRequest { facts_json: object(format!(r#"{{"f":"{CANARY}"}}"#)), ..draft.clone() }),
         with(v1::AuthorizeRequest { arguments_json: object(format!(r#"{{"{NAME_CANARY}":{{"x":1,"x":2}}}}"#)), ..draft.clone() }),
         with(v1::AuthorizeRequest { arguments_json: object(format!(r#"{{"{NAME_CANARY}":1}}"#)), ..draft.clone() }),
