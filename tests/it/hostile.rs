@@ -285,3 +285,32 @@ async fn a_stream_s_message_that_is_too_large_ends_it_in_the_contract_s_words_an
     assert!(lines(&app.data).iter().any(|line| line["type"] == "refusals" && line["kind"] == "resource_exhausted"));
     app.stop().await;
 }
+
+/// Threat 17: what a flood of the largest messages, the deepest documents and the longest lists may hold in memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_large_deep_and_long_requests_stays_within_its_memory() {
+    let folder = crate::harness::temp();
+    let server = crate::harness::Process::serve(&folder.path().join("data"), &[], |_| {});
+    let client = v1::decision_service_client::DecisionServiceClient::new(crate::harness::channel(server.grpc).await);
+    let text = vec![v1::UntrustedText { source: "s".into(), text: "x".repeat(900 << 10) }];
+    let large = v1::AuthorizeRequest { untrusted: text, ..order_check() };
+    let deep = arguments(&"[".repeat(65_536));
+    let long = arguments(&format!(r#"{{"a":[{}1]}}"#, "1,".repeat(32_000)));
+    for _ in 0..10 {
+        let calls: Vec<_> = (0..16)
+            .map(|index| {
+                let mut client = client.clone();
+                let request = [large.clone(), deep.clone(), long.clone(), order_check()][index % 4].clone();
+                let batch = v1::AuthorizeBatchRequest { requests: vec![request; 4], semantic: 0 };
+                tokio::spawn(async move { client.authorize_batch(batch).await.unwrap().into_inner().results.len() })
+            })
+            .collect();
+        for call in calls {
+            assert_eq!(call.await.unwrap(), 4);
+        }
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(kib < 400 << 10, "{kib} KiB at the peak");
+}

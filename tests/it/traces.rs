@@ -265,3 +265,32 @@ async fn decisions_go_on_when_the_collector_is_down_or_hangs_and_drops_are_count
         assert!(server.stop().success(), "it stops all the same");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_is_a_trace_of_its_own_and_a_refused_bundle_shows_red() {
+    let (collector, address) = Collector::start(false).await;
+    let folder = temp();
+    crate::harness::copy(&crate::harness::policies(), folder.path());
+    let bundle = folder.path().to_owned();
+    let app = App::start_with(move |config, seams| {
+        config.bundle.path = bundle;
+        seams.telemetry.endpoint = Some(format!("http://{address}"));
+    })
+    .await;
+    let mut admin = app.operations().await;
+    std::fs::write(folder.path().join("extra.cedar"), "forbid (principal, action, resource);").unwrap();
+    admin.reload_bundle(v1::ReloadBundleRequest {}).await.unwrap();
+    std::fs::write(folder.path().join("extra.cedar"), "").unwrap();
+    admin.reload_bundle(v1::ReloadBundleRequest {}).await.unwrap();
+    app.stop().await;
+    let reloads: Vec<Span> = collector.spans().into_iter().filter(|span| span.name == "reload_policies").collect();
+    let outcomes: Vec<Option<String>> = reloads.iter().map(|span| text(span, "countersign.outcome")).collect();
+    assert_eq!(outcomes, [Some("rejected".into()), Some("activated".into())]);
+    let red: Vec<bool> = reloads.iter().map(|span| span.status.as_ref().is_some_and(|status| status.code == 2)).collect();
+    assert_eq!(red, [true, false]);
+    for span in &reloads {
+        assert!(span.parent_span_id.is_empty());
+        assert!(text(span, "countersign.policy.digest").unwrap().starts_with("sha256:"));
+        assert!(text(span, "countersign.policy.previous").unwrap().starts_with("sha256:"));
+    }
+}
