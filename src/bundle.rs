@@ -5,9 +5,12 @@ pub mod manifest;
 
 use std::path::Path;
 
+use cedar_policy::{EntityId, EntityUid};
+
 use crate::bundle::folder::Folder;
 use crate::bundle::manifest::Manifest;
 use crate::model::answer::PolicyVersion;
+use crate::model::chain::DevelopmentDefaults;
 use crate::model::fault::Fault;
 use crate::model::roles::Roles;
 use crate::policy::source::Source;
@@ -137,6 +140,7 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
             ),
         }
     }
+    let written = manifest.clone();
     let manifest = match manifest {
         Some(source) => Manifest::read(&source).map_err(|fault| faults.push(fault)).ok(),
         None => {
@@ -153,6 +157,34 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
             Gates::None => None,
         };
     let policies = Policies::load(&sources, roles.as_ref(), reading.validation)?;
+    if let (Some(roles), Some(defaults), Some(source)) = (&roles, &manifest.development, &written) {
+        let faults = unknown_defaults(&policies, roles, defaults, source);
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+    }
     let version = PolicyVersion { digest, version: manifest.version };
     Ok(Bundle { manifest, roles, version, policies, tests })
+}
+
+/// Development defaults that name nobody: each call without a credential would be denied, and nothing would say why.
+fn unknown_defaults(policies: &Policies, roles: &Roles, defaults: &DevelopmentDefaults, source: &Source) -> Vec<Fault> {
+    let exists = |kind: &str, id: &str| {
+        let name = policies.shapes.entities.get(kind).map(|kind| kind.shape.name.clone());
+        name.is_some_and(|name| policies.store.get(&EntityUid::from_type_name_and_id(name, EntityId::new(id))).is_some())
+    };
+    let known = [
+        (&defaults.tool_service, exists(&roles.tool_service, &defaults.tool_service)),
+        (&defaults.agent, exists(&roles.agent, &defaults.agent)),
+        (&defaults.supervisor, exists(&roles.supervisor, &defaults.supervisor)),
+        (&defaults.step, policies.shapes.choices(&roles.step).contains(&defaults.step)),
+    ];
+    let section = source.text.find("development:").unwrap_or(0);
+    let unknown = known.into_iter().filter(|(_, known)| !known);
+    unknown
+        .map(|(name, _)| {
+            let at = source.text.get(section..).and_then(|text| text.find(name.as_str())).map_or(section, |at| section + at);
+            Fault::new(&source.file, &source.text, (at, name.len()), format!("`{name}` is defined nowhere in the bundle"))
+        })
+        .collect()
 }

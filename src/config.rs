@@ -145,6 +145,9 @@ pub enum ConfigError {
     /// The file can't be read.
     #[error("the settings file `{0}` can't be read: {1}")]
     Unreadable(PathBuf, String),
+    /// The file's text is faulty.
+    #[error("{0}")]
+    File(String),
     /// The file or a variable is faulty.
     #[error("{0}")]
     Faulty(String),
@@ -170,7 +173,10 @@ impl Config {
             Some(path) => std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable(path.to_owned(), error.to_string()))?,
             None => String::new(),
         };
-        Self::read(&text, environment)
+        Self::read(&text, environment).map_err(|error| match (error, path) {
+            (ConfigError::File(message), Some(path)) => ConfigError::Faulty(format!("the settings file `{}`: {message}", path.display())),
+            (error, _) => error,
+        })
     }
 
     /// Reads a text and the environment.
@@ -180,8 +186,11 @@ impl Config {
     pub fn read(text: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         let faulty = |error: &dyn std::fmt::Display| ConfigError::Faulty(error.to_string());
         // An empty file is an empty mapping, which serde alone would refuse.
-        let from_file =
-            if text.trim().is_empty() { Self::default() } else { serde_saphyr::from_str(text).map_err(|error| faulty(&error))? };
+        let from_file = if text.trim().is_empty() {
+            Self::default()
+        } else {
+            serde_saphyr::from_str(text).map_err(|error| ConfigError::File(error.to_string()))?
+        };
         let mut tree = serde_json::to_value(&from_file).map_err(|error| faulty(&error))?;
         for (name, value) in environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX)) {
             let path: Vec<String> = name.trim_start_matches(PREFIX).split("__").map(str::to_lowercase).collect();

@@ -9,7 +9,7 @@ pub mod store;
 
 use std::collections::{BTreeMap, HashMap};
 
-use cedar_policy::{Policy, PolicyId, PolicySet, Schema, SchemaFragment, ValidationMode, Validator};
+use cedar_policy::{Policy, PolicyId, PolicySet, Schema, SchemaFragment, ValidationError, ValidationMode, Validator};
 use miette::Diagnostic;
 
 use crate::model::fault::Fault;
@@ -74,7 +74,12 @@ impl Policies {
         if validation == Validation::Strict
             && let Some(schema) = &schema
         {
-            faults.extend(validate(schema, &read));
+            let (unrecognized, found) = validate(schema, &read);
+            if unrecognized {
+                // A name that is none makes more faults than one, and all the others mislead.
+                return Err(found);
+            }
+            faults.extend(found);
             if let (Some(source), Some(roles)) = (&sources.schema, roles) {
                 faults.extend(lint::lint(&read, source, &shapes, &store, roles));
             }
@@ -195,16 +200,24 @@ fn is_id(id: &str) -> bool {
     (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte))
 }
 
-/// Runs Cedar's strict validator; a warning is a fault, for an impossible policy protects nothing.
-fn validate(schema: &Schema, read: &ReadPolicies) -> Vec<Fault> {
+/// Runs Cedar's strict validator; a warning is a fault, for an impossible policy protects nothing. Where names are not recognized,
+/// says so, and gives these faults alone.
+fn validate(schema: &Schema, read: &ReadPolicies) -> (bool, Vec<Fault>) {
     let result = Validator::new(schema.clone()).validate_with_level(&read.set, ValidationMode::Strict, DEREFERENCE_MAX);
     let at = |id: &PolicyId, error: &dyn Diagnostic| match read.placed.get(&id_text(id)) {
         Some((source, _)) => source::faults(source, error),
         None => vec![Fault::whole("policies", "", error.to_string())],
     };
+    let is_name =
+        |error: &&ValidationError| matches!(error, ValidationError::UnrecognizedActionId(_) | ValidationError::UnrecognizedEntityType(_));
+    let mut names: Vec<Fault> = result.validation_errors().filter(is_name).flat_map(|error| at(error.policy_id(), error)).collect();
+    names.sort_by_key(Fault::line);
+    if !names.is_empty() {
+        return (true, names);
+    }
     let errors = result.validation_errors().flat_map(|error| at(error.policy_id(), error));
     let warnings = result.validation_warnings().flat_map(|warning| at(warning.policy_id(), warning));
     let mut faults: Vec<Fault> = errors.chain(warnings).collect();
     faults.sort_by_key(Fault::line);
-    faults
+    (false, faults)
 }

@@ -8,6 +8,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::api::front;
 use crate::api::v1;
 use crate::api::v1::decision_service_client::DecisionServiceClient;
 use crate::json::{Object, Value, canonical};
@@ -65,7 +66,7 @@ fn refused(server: &str, status: &Status) -> ClientError {
     if status.code() == Code::Unavailable && status.message().is_empty() {
         return ClientError::Unreachable(server.to_owned());
     }
-    ClientError::Refused { code: format!("{:?}", status.code()), message: status.message().to_owned() }
+    ClientError::Refused { code: front::name(status.code()).to_owned(), message: status.message().to_owned() }
 }
 
 /// A call as a message.

@@ -215,7 +215,7 @@ impl http_body::Body for Watched {
 }
 
 /// A status by the name that the semantic conventions give it.
-fn name(code: Code) -> &'static str {
+pub(super) fn name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

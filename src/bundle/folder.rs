@@ -20,7 +20,7 @@ pub struct Folder(BTreeMap<String, Vec<u8>>);
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// It is not there.
-    #[error("there is no bundle at `{0}`: give the folder that holds bundle.yaml with `--bundle`")]
+    #[error("there is no bundle at `{0}`: name the folder that holds bundle.yaml (`serve --bundle FOLDER`, `check FOLDER`)")]
     Missing(PathBuf),
     /// It is too large.
     #[error("the bundle at `{0}` is larger than 64 MiB or 10,000 files")]

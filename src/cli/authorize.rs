@@ -39,12 +39,16 @@ pub(super) struct Arguments {
 #[derive(Debug, serde::Serialize)]
 struct Shown {
     decision: &'static str,
+    mode: String,
+    hypothetical: &'static str,
     reason: String,
     reason_user: String,
     next_action: String,
     requires: Vec<String>,
     obligations: Vec<String>,
     evaluation_id: String,
+    policy_digest: String,
+    audit_index: Option<u64>,
     determining: Vec<String>,
     warnings: Vec<String>,
 }
@@ -77,17 +81,29 @@ fn remote(arguments: &Arguments, call: &Call) -> Result<(bool, Shown), Failure> 
     let name = |name: &str, prefix: &str| name.trim_start_matches(prefix).to_lowercase();
     let reason = response.reason().as_str_name();
     let shown = Shown {
-        decision: if allowed { "allow" } else { "deny" },
+        decision: name_of(allowed),
+        mode: name(response.mode().as_str_name(), "MODE_"),
+        hypothetical: match response.hypothetical() {
+            v1::Decision::Allow => "allow",
+            v1::Decision::Deny => "deny",
+            v1::Decision::Unspecified => "",
+        },
         reason: if response.reason() == v1::Reason::Unspecified { String::new() } else { name(reason, "REASON_") },
         reason_user: response.reason_user.clone(),
         next_action: name(response.next_action().as_str_name(), "NEXT_ACTION_"),
         requires: response.access_request.as_ref().map(|request| request.requires.clone()).unwrap_or_default(),
         obligations: response.obligations.iter().map(obligation).collect(),
         evaluation_id: response.evaluation_id.clone(),
+        policy_digest: response.policy.as_ref().map(|policy| policy.digest.clone()).unwrap_or_default(),
+        audit_index: response.audit.as_ref().map(|audit| audit.index),
         determining: vec![],
         warnings: response.warnings.clone(),
     };
     Ok((allowed, shown))
+}
+
+fn name_of(allowed: bool) -> &'static str {
+    if allowed { "allow" } else { "deny" }
 }
 
 fn obligation(obligation: &v1::Obligation) -> String {
@@ -104,16 +120,20 @@ fn local(environment: &Environment, arguments: &Arguments, call: &Call) -> Resul
         }
         None => SystemClock.now(),
     };
-    let Judged { outcome, gate, verdict } = decide(&bundle, call, now).map_err(|refusal| Failure::new(Exit::Failure, refusal))?;
+    let Judged { outcome, gate, verdict } = decide(&bundle, call, now).map_err(|refusal| Failure::new(Exit::Failure, refusal.in_full()))?;
     let allowed = outcome.denied.is_none() && !call.dry_run;
     let shown = Shown {
-        decision: if allowed { "allow" } else { "deny" },
+        decision: name_of(allowed),
+        mode: if call.dry_run { "dry_run" } else { "enforce" }.to_owned(),
+        hypothetical: if call.dry_run { name_of(outcome.denied.is_none()) } else { "" },
         reason: outcome.denied.map_or("", |reason| reason.name()).to_owned(),
         reason_user: outcome.denied.map_or("", Reason::text).to_owned(),
         next_action: outcome.denied.map_or("none", |reason| reason.next_action().name()).to_owned(),
         requires: outcome.missing.map(|missing| missing.requires).unwrap_or_default(),
         obligations: outcome.obligations.iter().map(|obligation| format!("{}:{}", obligation.kind, obligation.value)).collect(),
         evaluation_id: String::new(),
+        policy_digest: bundle.version.digest.clone(),
+        audit_index: None,
         determining: match gate {
             Some(gate) => vec![format!("gate: {}", gate.name())],
             None => verdict.determining().into_iter().map(str::to_owned).collect(),
@@ -135,6 +155,9 @@ fn decide(bundle: &Bundle, call: &Call, now: Timestamp) -> Result<Judged, crate:
 
 fn text(shown: &Shown) -> String {
     let mut text = shown.decision.to_uppercase();
+    if !shown.hypothetical.is_empty() {
+        text.push_str(&format!(" (dry run: it would be {})", shown.hypothetical.to_uppercase()));
+    }
     let mut line = |name: &str, value: &str| {
         if !value.is_empty() {
             text.push_str(&format!("\n{name:<14}{value}"));

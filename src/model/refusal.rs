@@ -38,6 +38,19 @@ impl Refusal {
         Self::Invalid { field: field.into(), below: String::new(), problem, unknown: None }
     }
 
+    /// The words with the name of an unknown member, for whoever wrote the request.
+    pub fn in_full(&self) -> String {
+        match self {
+            Self::Invalid { unknown: Some(unknown), .. } => format!("{self}: `{unknown}`"),
+            Self::Deadline
+            | Self::Exhausted(_)
+            | Self::Forbidden(_)
+            | Self::Invalid { unknown: None, .. }
+            | Self::Unauthenticated(_)
+            | Self::Unavailable(_) => self.to_string(),
+        }
+    }
+
     /// The kind's name in records and metrics.
     pub fn kind(&self) -> &'static str {
         match self {

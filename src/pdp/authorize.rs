@@ -100,6 +100,7 @@ impl Pdp {
             Ok(receipt) => receipt,
             Err(down) => {
                 let refused = Refused::from(down);
+                self.telemetry.metrics.refusal(refused.refusal().kind());
                 self.end_refused(span, &facts, refused.refusal());
                 return Err(refused);
             }

@@ -115,11 +115,15 @@ impl Pdp {
         let record = PolicyRecord::rejected(&rejected.digest, &rejected.faults, previous);
         self.audit.append(now, Record::PolicyRejected(record)).await?;
         self.telemetry.reload("rejected", &rejected.digest, previous);
-        let first = rejected.faults.first().cloned().unwrap_or_default();
-        tracing::error!(name: "bundle.rejected", digest = rejected.digest, in_force = previous, faults = rejected.faults.len(), first);
+        log_rejected(&rejected, previous);
         self.rejected.store(Some(Arc::clone(&rejected)));
         Ok(Reloaded::Rejected(rejected))
     }
+}
+
+fn log_rejected(rejected: &Rejected, in_force: &str) {
+    let first = rejected.faults.first().cloned().unwrap_or_default();
+    tracing::error!(name: "bundle.rejected", digest = rejected.digest, in_force, faults = rejected.faults.len(), first);
 }
 
 enum Found {

@@ -77,9 +77,12 @@ impl Rule {
         if policy.annotation("requires").is_some() && requires.is_none() {
             faults.push("`@requires` must be `approval:<template>` or `check:<name>`".to_owned());
         }
-        let reason = policy.annotation("reason").map(Reason::named);
+        let may_say = |reason: &Reason| *reason == Reason::NotPermitted || Reason::LIFTABLE.contains(reason);
+        let reason = policy.annotation("reason").map(|name| Reason::named(name).filter(may_say));
         if reason == Some(None) {
-            faults.push(format!("`@reason` must be one of {}", Reason::ALL.map(|reason| format!("`{}`", reason.name())).join(", ")));
+            let names: Vec<String> =
+                Reason::ALL.iter().filter(|reason| may_say(reason)).map(|reason| format!("`{}`", reason.name())).collect();
+            faults.push(format!("`@reason` must be one of {}", names.join(", ")));
         }
         if !forbids && (reason.is_some() || requires.is_some()) {
             faults.push("`@reason` and `@requires` belong to a `forbid`: a denial without a policy names none".to_owned());
@@ -95,7 +98,8 @@ impl Rule {
             }
         };
         let quorum = policy.annotation("quorum").map_or(Ok(1), str::parse);
-        if !matches!(quorum, Ok(1..=9)) || (policy.annotation("quorum").is_some() && class != Reason::ApprovalRequired) {
+        let readable = policy.annotation("requires").is_some() == requires.is_some();
+        if !matches!(quorum, Ok(1..=9)) || (readable && policy.annotation("quorum").is_some() && class != Reason::ApprovalRequired) {
             faults.push("`@quorum` must be a number from 1 to 9 beside `@requires(\"approval:…\")`".to_owned());
         }
         if let Some(disposition) = policy.annotation("disposition")
@@ -156,6 +160,7 @@ mod tests {
             r#"@requires("refund") forbid (principal, action, resource);"#,
             r#"@requires("approval:refund") permit (principal, action, resource);"#,
             r#"@reason("approval_required") forbid (principal, action, resource);"#,
+            r#"@reason("policy_error") forbid (principal, action, resource);"#,
             r#"@reason("because") forbid (principal, action, resource);"#,
             r#"@requires("check:x") @quorum("2") forbid (principal, action, resource);"#,
             r#"@requires("approval:x") @quorum("0") forbid (principal, action, resource);"#,

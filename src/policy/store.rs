@@ -78,6 +78,11 @@ impl Store {
         self.actions.get(uid)
     }
 
+    /// The bundle's entities, in no order.
+    pub fn entities(&self) -> impl Iterator<Item = &Entity> {
+        self.by_uid.values()
+    }
+
     /// All entities, with the schema's actions.
     pub fn all(&self) -> &Entities {
         &self.all

@@ -254,7 +254,7 @@ fn differences(expect: &Expect, judged: &Result<Judged, Refusal>) -> Vec<String>
     let mut found = vec![];
     let mut compare = |what: &str, expected: &str, actual: &str| {
         if expected != actual {
-            found.push(format!("{what}: expected {expected}, found {actual}"));
+            found.push(format!("{what}: expected {expected}, found {}", if actual.is_empty() { "none" } else { actual }));
         }
     };
     let list = |items: &[String]| {
@@ -268,7 +268,8 @@ fn differences(expect: &Expect, judged: &Result<Judged, Refusal>) -> Vec<String>
             return found;
         }
         (Err(refusal), _) => {
-            compare("decision", &format!("{:?}", expect.decision), &format!("a refusal: {refusal}"));
+            let expected = expect.decision.map_or("a decision", Decision::name);
+            compare("decision", expected, &format!("a refusal: {}", refusal.in_full()));
             return found;
         }
         (Ok(_), Some(expected)) => {
@@ -280,7 +281,7 @@ fn differences(expect: &Expect, judged: &Result<Judged, Refusal>) -> Vec<String>
     let outcome = &judged.outcome;
     if let Some(decision) = expect.decision {
         let actual = if outcome.denied.is_none() { Decision::Allow } else { Decision::Deny };
-        compare("decision", &format!("{decision:?}").to_lowercase(), &format!("{actual:?}").to_lowercase());
+        compare("decision", decision.name(), actual.name());
     }
     if let Some(reason) = &expect.reason {
         compare("reason", reason, outcome.denied.map_or("", |reason| reason.name()));

@@ -131,6 +131,21 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
         "type `Article` must either have the attribute `tenant` or stand in `shared`",
     ),
     ("bundle.yaml", "roles:", "rolls:", "rolls"),
+    ("bundle.yaml", "  agent: support-bot", "  agent: suport-bot", "bundle.yaml:21:10: `suport-bot` is defined nowhere in the bundle"),
+    ("bundle.yaml", "  step: intake", "  step: intak", "`intak` is defined nowhere in the bundle"),
+    (
+        "entities/reps.json",
+        "\"support-rep\"",
+        "\"suport-rep\"",
+        "entity `Rep::\"rep-1\"` refers to `Role::\"suport-rep\"`, which no file of `entities/` defines",
+    ),
+    ("entities/agents.json", "\"id\": \"globex\"", "\"id\": \"globx\"", "refers to `Tenant::\"globx\"`"),
+    (
+        "refunds.cedar",
+        "action == Action::\"refund.issue\", resource)\nunless {\n  resource.paid_minor",
+        "action == Action::\"refund.isue\", resource)\nunless {\n  resource.paid_minor",
+        "unrecognized action `Action::\"refund.isue\"`",
+    ),
     ("schema.cedarschema", "entity Order {", "entity Order in [Role] {", "type `Order` comes from tool services"),
     (
         "schema.cedarschema",

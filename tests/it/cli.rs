@@ -83,6 +83,16 @@ fn authorize_local_decides_by_a_bundle_alone() {
     let allowed = run(&["authorize", "--local", "examples/authorize.yaml", "-o", "json"]);
     let found: Value = serde_json::from_str(&out(&allowed)).unwrap();
     assert_eq!((code(&allowed), found["decision"].as_str()), (0, Some("allow")), "{}", error(&allowed));
+    let dry = std::fs::read_to_string(open_root().join("examples/authorize.yaml")).unwrap() + "dry_run: true\n";
+    let folder = temp();
+    let file = folder.path().join("dry.yaml");
+    std::fs::write(&file, dry).unwrap();
+    let dry = run(&["authorize", "--local", file.to_str().unwrap()]);
+    assert!(code(&dry) == 2 && out(&dry).starts_with("DENY (dry run: it would be ALLOW)"), "{}", out(&dry));
+    let settings = folder.path().join("settings.yaml");
+    std::fs::write(&settings, "listn: {}\n").unwrap();
+    let typo = run(&["check", "--config", settings.to_str().unwrap()]);
+    assert!(code(&typo) == 64 && error(&typo).contains("settings.yaml") && error(&typo).contains("listn"), "{}", error(&typo));
     let late = run(&["authorize", "--local", "--at", "2031-01-01T00:00:00Z", "examples/authorize.yaml"]);
     assert_eq!(code(&late), 2, "the agent's time is over");
     assert!(out(&late).starts_with("DENY\nreason        not_permitted"), "{}", out(&late));

@@ -1,7 +1,9 @@
 //! The server as a real process that is killed, or whose disk is full.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use countersign::api::v1;
@@ -58,24 +60,42 @@ async fn every_acknowledged_decision_survives_a_kill_under_load() {
     assert!(acknowledged.len() > rounds() * 20);
 }
 
-/// Threat 26, on a file system that is really full: a small tmpfs in a mount namespace of its own.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_file_system_gives_no_answers_without_a_record() {
-    let folder = temp();
-    let mount = folder.path().join("small");
-    std::fs::create_dir(&mount).unwrap();
+/// A shell line that gives the server a disk of 256 KiB: a small tmpfs in a mount namespace of its own; where namespaces are not
+/// allowed, a limit on the size of its files, whose signal is ignored so that the write fails instead.
+fn small_disk(mount: &Path) -> Command {
+    let namespace = |command: &mut Command| {
+        command.arg("--mount").args(if is_root() { &[][..] } else { &["--user", "--map-root-user"] });
+    };
+    let mut probe = Command::new("unshare");
+    namespace(&mut probe);
+    let allowed =
+        probe.args(["mount", "-t", "tmpfs", "tmpfs", mount.to_str().unwrap()]).output().is_ok_and(|output| output.status.success());
     let serve = format!(
-        "mount -t tmpfs -o size=256k,mode=777 tmpfs {mount} && exec {drop} {program} serve --development --listen 127.0.0.1:0 \
-         --admin-listen 127.0.0.1:0 -o json --data {mount}/data --bundle {bundle}",
+        "{drop} {program} serve --development --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 -o json --data {mount}/data --bundle {bundle}",
         mount = mount.display(),
         drop = if is_root() { "setpriv --reuid 65534 --regid 65534 --clear-groups --" } else { "" },
         program = program().display(),
         bundle = open_root().join("policies").display(),
     );
-    let mut command = Command::new("unshare");
-    command.arg("--mount").args(if is_root() { &[][..] } else { &["--user", "--map-root-user"] }).args(["sh", "-c", &serve]);
+    let mut command = Command::new(if allowed { "unshare" } else { "sh" });
+    if allowed {
+        namespace(&mut command);
+        command.args(["sh", "-c", &format!("mount -t tmpfs -o size=256k,mode=777 tmpfs {} && exec {serve}", mount.display())]);
+    } else {
+        command.args(["-c", &format!("trap '' XFSZ; ulimit -f 512; exec {serve}")]);
+    }
     command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").process_group(0);
-    let server = Process::spawn(command);
+    command
+}
+
+/// Threat 26, on a disk that is really full.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_file_system_gives_no_answers_without_a_record() {
+    let folder = temp();
+    let mount = folder.path().join("small");
+    std::fs::create_dir(&mount).unwrap();
+    std::fs::set_permissions(&mount, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let server = Process::spawn(small_disk(&mount));
     let mut client = DecisionServiceClient::new(channel(server.grpc).await);
     let mut answered = 0;
     let refused = loop {
@@ -97,7 +117,7 @@ async fn a_full_file_system_gives_no_answers_without_a_record() {
     assert_eq!(crate::harness::get(server.admin, "/readyz").await, (503, "audit\n".into()));
     // Inside the namespace, the log verifies, and holds exactly the answers.
     let root = format!("/proc/{}/root{}/data/audit", server.child.id(), mount.display());
-    let report = verify(std::path::Path::new(&root)).unwrap();
+    let report = verify(Path::new(&root)).unwrap();
     assert_eq!(report.decisions, answered);
 }
 
@@ -112,7 +132,6 @@ async fn sigterm_answers_what_is_under_way_and_closes_the_log() {
     assert!(server.stop().success());
     let lines = lines(&data);
     assert_eq!(lines.last().unwrap()["type"], "server.stopped");
-    use std::os::unix::fs::PermissionsExt;
     let key = std::fs::metadata(data.join("keys/audit-digest.key")).unwrap();
     assert_eq!(key.permissions().mode() & 0o777, 0o600);
 }

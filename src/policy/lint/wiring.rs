@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use cedar_policy::{EntityUid, EvalResult};
+
 use super::Bundle;
 use crate::model::chain::Link;
 use crate::model::fault::Fault;
@@ -17,6 +19,7 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<Fault> {
     let mut messages = roles(bundle);
     messages.extend(suppliers(bundle));
     messages.extend(supplied(bundle));
+    messages.extend(entities(bundle));
     messages.extend(links(bundle));
     messages.extend(contexts(bundle));
     messages.extend(steps(bundle));
@@ -90,6 +93,33 @@ fn suppliers(bundle: &Bundle<'_>) -> Vec<String> {
     }
     faults.sort();
     faults
+}
+
+/// A parent or an attribute that names an entity which no file defines: a role that nobody holds, a tenant that nobody is.
+fn entities(bundle: &Bundle<'_>) -> Vec<String> {
+    let mut faults = vec![];
+    for entity in bundle.store.entities() {
+        let mut named: Vec<EntityUid> = entity.clone().into_inner().2.into_iter().collect();
+        let attributes = bundle.shapes.entities.get(&entity.uid().type_name().to_string()).map(|kind| kind.attributes.keys());
+        for value in attributes.into_iter().flatten().filter_map(|name| entity.attr(name)?.ok()) {
+            collect(&value, &mut named);
+        }
+        let from_bundle = |uid: &EntityUid| bundle.roles.supplier(&uid.type_name().to_string()) == Some(Supplier::Bundle);
+        for uid in named.iter().filter(|uid| from_bundle(uid) && bundle.store.get(uid).is_none()) {
+            faults.push(format!("entity `{}` refers to `{uid}`, which no file of `entities/` defines", entity.uid()));
+        }
+    }
+    faults.sort();
+    faults
+}
+
+fn collect(value: &EvalResult, named: &mut Vec<EntityUid>) {
+    match value {
+        EvalResult::EntityUid(uid) => named.push(uid.clone()),
+        EvalResult::Set(items) => items.iter().for_each(|item| collect(item, named)),
+        EvalResult::Record(members) => members.iter().for_each(|(_, member)| collect(member, named)),
+        EvalResult::Bool(_) | EvalResult::ExtensionValue(_) | EvalResult::Long(_) | EvalResult::String(_) => {}
+    }
 }
 
 /// Tool services send attributes and nothing else: a policy on the parents or tags of what they send would never match, and an

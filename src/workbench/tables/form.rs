@@ -112,3 +112,13 @@ pub(super) enum Decision {
     Allow,
     Deny,
 }
+
+impl Decision {
+    /// The decision as a table writes it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        }
+    }
+}
