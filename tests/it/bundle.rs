@@ -38,6 +38,8 @@ fn a_table_fails_when_the_policy_it_holds_is_dropped() {
     }
 }
 
+/// Threat 16 is the first row: two policies of one id would be told apart by nobody.
+///
 /// Each row: a file, what to replace in it, with what, and the fault that must name it.
 const BROKEN: &[(&str, &str, &str, &str)] = &[
     (

@@ -104,3 +104,16 @@ proptest! {
         }
     }
 }
+
+/// Threat 18: Cedar's `like` knows wildcards alone, and its cost grows with text times pattern, not beyond.
+#[test]
+fn a_pattern_of_many_wildcards_ends_on_the_longest_text() {
+    let pattern = "a*".repeat(30);
+    let policy = format!("permit (principal, action, resource) when {{ context.text like \"{pattern}b\" }};");
+    let set = PolicySet::from_str(&policy).unwrap();
+    let context = Context::from_json_value(serde_json::json!({ "text": "a".repeat(countersign::json::BYTES_MAX) }), None).unwrap();
+    let uid = |text: &str| EntityUid::from_str(text).unwrap();
+    let request = Request::new(uid("User::\"ann\""), uid("Action::\"read\""), uid("File::\"f\""), context, None).unwrap();
+    let verdict = Engine::new(set, &Shapes::default()).evaluate(Link::Plain, &request, &Entities::empty());
+    assert!(!verdict.permitted && verdict.errors.is_empty());
+}

@@ -36,6 +36,8 @@ fn nested(depth: usize) -> String {
     format!(r#"{{"a":{}"{VALUE}"{}}}"#, r#"{"b":"#.repeat(depth - 1), "}".repeat(depth - 1))
 }
 
+/// Threat 21 is among the rows: characters in ids that forge a line, or the look of one.
+///
 /// Each row: what is wrong, the request, the field that the error must name.
 fn rows() -> Vec<(&'static str, v1::AuthorizeRequest, &'static str)> {
     let long = "x".repeat(129);

@@ -84,6 +84,7 @@ async fn a_thousand_reloads_good_and_bad_under_load_fail_no_request_and_mix_no_a
     app.stop().await;
 }
 
+/// Threat 30, of the bundle's source: gone or broken, the last good bundle serves on. Of the audit log: `audit.rs`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_bundle_is_refused_whole_and_seen_everywhere() {
     let folder = temp();
