@@ -224,14 +224,10 @@ async fn watch_bundle(pdp: Arc<Pdp>, poll: Duration, mut reload: tokio::sync::mp
     let mut period = tokio::time::interval(if poll.is_zero() { never } else { poll });
     period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     period.tick().await;
-    let mut asked_for = true;
     loop {
         let trigger = tokio::select! {
             _ = period.tick() => Trigger::Polled,
-            asked = reload.recv(), if asked_for => {
-                asked_for = asked.is_some();
-                Trigger::Asked
-            }
+            Some(()) = reload.recv() => Trigger::Asked,
         };
         if let Err(refused) = pdp.reload(trigger).await {
             tracing::error!(name: "bundle.reload_failed", error = %refused.refusal());

@@ -5,8 +5,6 @@ pub mod manifest;
 
 use std::path::Path;
 
-use cedar_policy::{EntityId, EntityUid};
-
 use crate::bundle::folder::Folder;
 use crate::bundle::manifest::Manifest;
 use crate::model::answer::PolicyVersion;
@@ -169,10 +167,7 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
 
 /// Development defaults that name nobody: each call without a credential would be denied, and nothing would say why.
 fn unknown_defaults(policies: &Policies, roles: &Roles, defaults: &DevelopmentDefaults, source: &Source) -> Vec<Fault> {
-    let exists = |kind: &str, id: &str| {
-        let name = policies.shapes.entities.get(kind).map(|kind| kind.shape.name.clone());
-        name.is_some_and(|name| policies.store.get(&EntityUid::from_type_name_and_id(name, EntityId::new(id))).is_some())
-    };
+    let exists = |kind: &str, id: &str| policies.shapes.uid(kind, id).is_some_and(|uid| policies.store.get(&uid).is_some());
     let known = [
         (&defaults.tool_service, exists(&roles.tool_service, &defaults.tool_service)),
         (&defaults.agent, exists(&roles.agent, &defaults.agent)),

@@ -2,7 +2,7 @@
 
 pub mod convert;
 
-use cedar_policy::{Context, Entities, Entity, EntityId, EntityUid, Request, RestrictedExpression};
+use cedar_policy::{Context, Entities, Entity, EntityUid, Request, RestrictedExpression};
 
 use crate::entities::convert::{Converter, Pairs};
 use crate::json::{self, Object, Value};
@@ -191,10 +191,4 @@ fn derived(converter: &mut Converter, named: &Named<'_>, chain: &Chain, now: Tim
         .collect();
     let record = named.action.context.iter().filter(|(name, _)| members.contains_key(*name));
     Ok(converter.known_members(&members, record, "context")?)
-}
-
-/// The uid of a type's entity; `None` if the type is not the schema's.
-pub fn uid(policies: &Policies, kind: &str, id: &str) -> Option<EntityUid> {
-    let name = policies.shapes.entities.get(kind)?.shape.name.clone();
-    Some(EntityUid::from_type_name_and_id(name, EntityId::new(id)))
 }

@@ -4,7 +4,7 @@
 
 use cedar_policy::{Entity, EntityUid, EvalResult};
 
-use crate::entities::{Attributes, Named, Stop, uid};
+use crate::entities::{Attributes, Named, Stop};
 use crate::json::{Object, Value};
 use crate::model::answer::Gate;
 use crate::model::call::Call;
@@ -43,8 +43,8 @@ pub(super) fn find<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain, cal
         return Err(Refusal::invalid("delegation.asserted.step", "is no step of the bundle").into());
     }
     let principals = principals(policies, roles, chain)?;
-    let case = uid(policies, &roles.case, &call.case.id).ok_or(Stop::Denied(Gate::Existence))?;
-    let resource = uid(policies, kind, &call.resource.reference.id).ok_or(Stop::Denied(Gate::Existence))?;
+    let case = policies.shapes.uid(&roles.case, &call.case.id).ok_or(Stop::Denied(Gate::Existence))?;
+    let resource = policies.shapes.uid(kind, &call.resource.reference.id).ok_or(Stop::Denied(Gate::Existence))?;
     let attributes = attributes(policies, roles, call, &resource)?;
     let scopes = scopes(&principals, chain);
     Ok(Named { action, principals, resource, attributes, case, scopes })
@@ -55,7 +55,7 @@ fn principals<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain) -> Resul
     Link::CHAIN
         .into_iter()
         .map(|link| {
-            let uid = uid(policies, roles.of(link), chain.principal(link));
+            let uid = policies.shapes.uid(roles.of(link), chain.principal(link));
             let entity = uid.and_then(|uid| policies.store.get(&uid)).ok_or(Stop::Denied(Gate::Existence))?;
             Ok((link, entity))
         })
@@ -65,7 +65,7 @@ fn principals<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain) -> Resul
 /// The case's tenant exists, is every principal's own, and the resource's unless it is of a shared type.
 fn tenant_gate(policies: &Policies, roles: &Roles, named: &Named<'_>, call: &Call) -> Result<(), Stop> {
     let denied = Err(Stop::Denied(Gate::Tenant));
-    let Some(tenant) = uid(policies, &roles.tenant, &call.case.tenant).filter(|tenant| policies.store.get(tenant).is_some()) else {
+    let Some(tenant) = policies.shapes.uid(&roles.tenant, &call.case.tenant).filter(|tenant| policies.store.get(tenant).is_some()) else {
         return denied;
     };
     let serves = |(link, entity): &(Link, &Entity)| match link {

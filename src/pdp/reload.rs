@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::audit::record::{PolicyRecord, Record};
 use crate::bundle::folder::Folder;
 use crate::bundle::{Bundle, LoadError, Reading};
+use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::pdp::{Pdp, Refused, Snapshot};
 
@@ -49,7 +50,7 @@ impl Pdp {
     pub async fn reload(self: &Arc<Self>, trigger: Trigger) -> Result<Reloaded, Refused> {
         let pdp = Arc::clone(self);
         let reloaded = tokio::spawn(async move { pdp.reload_once(trigger).await }).await;
-        reloaded.unwrap_or(Ok(Reloaded::Unchanged))
+        reloaded.unwrap_or(Err(Refused(Refusal::Unavailable("the reload failed: the bundle in force stays"))))
     }
 
     async fn reload_once(&self, trigger: Trigger) -> Result<Reloaded, Refused> {
@@ -63,7 +64,11 @@ impl Pdp {
         let loading = tokio::task::spawn_blocking(move || load_if_new(&path, reading, &in_force, known.as_deref(), seen.as_deref()));
         let found = loading.await.unwrap_or_else(|_| Found::Faulty(LoadError::Unreadable("reading the bundle failed".into())));
         match (found, refused) {
-            (Found::InForce, _) => {
+            (Found::InForce, refused) => {
+                if refused.is_some() || trigger == Trigger::Asked {
+                    tracing::info!(name: "bundle.unchanged", digest = current.bundle.version.digest, "the folder holds the bundle in force");
+                }
+                settling.clear();
                 self.rejected.store(None);
                 Ok(Reloaded::Unchanged)
             }
@@ -71,7 +76,12 @@ impl Pdp {
                 *settling = digest;
                 Ok(Reloaded::Unchanged)
             }
-            (Found::RefusedBefore, Some(refused)) => Ok(Reloaded::Rejected(refused)),
+            (Found::RefusedBefore, Some(refused)) => {
+                if trigger == Trigger::Asked {
+                    log_rejected(&refused, &current.bundle.version.digest);
+                }
+                Ok(Reloaded::Rejected(refused))
+            }
             (Found::RefusedBefore, None) => Ok(Reloaded::Unchanged),
             (Found::Faulty(error), Some(refused)) if error.digest().is_empty() && refused.faults == error.lines() => {
                 Ok(Reloaded::Rejected(refused))

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;
 
-use cedar_policy::{EntityTypeName, EntityUid, Schema};
+use cedar_policy::{EntityId, EntityTypeName, EntityUid, Schema};
 use cedar_policy_core::ast;
 use cedar_policy_core::validator::types::{EntityKind, Type};
 use cedar_policy_core::validator::{ValidatorEntityTypeKind, ValidatorSchema};
@@ -148,6 +148,12 @@ impl Shapes {
             }
         }
         Ok(shapes)
+    }
+
+    /// The uid of a type's entity; `None` if the type is not the schema's.
+    pub fn uid(&self, kind: &str, id: &str) -> Option<EntityUid> {
+        let name = self.entities.get(kind)?.shape.name.clone();
+        Some(EntityUid::from_type_name_and_id(name, EntityId::new(id)))
     }
 
     /// Members of an enumerated type; none if it is unknown or not enumerated.

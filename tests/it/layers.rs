@@ -57,7 +57,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 /// (crate, modules that may use it). Crates that stand in no row may be used anywhere.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("axum", &["admin"]),
-    ("cedar_policy", &["bundle", "decision", "entities", "pdp", "policy", "workbench"]),
+    ("cedar_policy", &["decision", "entities", "pdp", "policy", "workbench"]),
     ("cedar_policy_core", &["policy"]),
     ("clap", &["cli"]),
     ("getrandom", &["entropy"]),

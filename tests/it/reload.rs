@@ -169,13 +169,25 @@ async fn a_changed_folder_is_seen_by_its_content_and_sighup_reads_it_at_once() {
     set_version(folder.path(), 2, true);
     wait_for(&mut admin, 2).await;
     assert!(server.stop().success());
+    let log = data.path().join("log");
     let server = Process::serve(&data.path().join("data"), &["--bundle", &bundle], |command| {
-        command.env("COUNTERSIGN__BUNDLE__POLL_SECONDS", "0");
+        command.env("COUNTERSIGN__BUNDLE__POLL_SECONDS", "0").stderr(std::fs::File::create(&log).unwrap());
     });
     let mut admin = AdminServiceClient::new(channel(server.grpc).await);
     set_version(folder.path(), 3, true);
     assert_eq!(version(&mut admin).await, 2, "not read unasked");
     server.signal(Signal::HUP);
     wait_for(&mut admin, 3).await;
+    // Whatever comes of a reload that was asked for, the log says it: refused, refused again, in force again.
+    let good = std::fs::read_to_string(folder.path().join("steps.cedar")).unwrap();
+    write(folder.path(), "steps.cedar", "forbid");
+    for _ in 0..2 {
+        admin.reload_bundle(v1::ReloadBundleRequest {}).await.unwrap();
+    }
+    write(folder.path(), "steps.cedar", &good);
+    admin.reload_bundle(v1::ReloadBundleRequest {}).await.unwrap();
     assert!(server.stop().success());
+    let log = std::fs::read_to_string(log).unwrap();
+    let said = |name: &str| log.lines().filter(|line| line.contains(name)).count();
+    assert_eq!((said("bundle.activated"), said("bundle.rejected"), said("bundle.unchanged")), (1, 2, 1), "{log}");
 }
