@@ -1,4 +1,4 @@
-//! The admin HTTP port: `/livez`, `/readyz`, `/metrics`. Not audited, and says nothing of requests.
+//! The admin HTTP port: `/livez`, `/readyz`, `/metrics`, `/jwks.json`. Not audited, and says nothing of requests.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use crate::pdp::Pdp;
 /// When the listener fails.
 pub async fn serve(pdp: Arc<Pdp>, listener: TcpListener, shutdown: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
     let routes = Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(ready)).route("/metrics", get(metrics));
+    let routes = routes.route("/jwks.json", get(jwks));
     axum::serve(listener, routes.with_state(pdp)).with_graceful_shutdown(shutdown).await
 }
 
@@ -32,4 +33,9 @@ async fn ready(State(pdp): State<Arc<Pdp>>) -> impl IntoResponse {
 
 async fn metrics(State(pdp): State<Arc<Pdp>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], pdp.telemetry().metrics_text())
+}
+
+/// The public keys of approval and binding tokens (RFC 7517); kept by readers for at most five minutes.
+async fn jwks(State(pdp): State<Arc<Pdp>>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/jwk-set+json"), (header::CACHE_CONTROL, "max-age=300")], pdp.jwks())
 }

@@ -1,11 +1,14 @@
 //! The gRPC surface: the only room that names tonic and prost.
 
 mod admin;
+mod approval;
 pub mod client;
 pub mod convert;
 mod decision;
 pub mod front;
+pub mod listen;
 pub mod respond;
+mod signal;
 pub mod status;
 mod unbuilt;
 
@@ -13,15 +16,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::api::front::Front;
+use crate::api::listen::Listeners;
 use crate::pdp::Pdp;
 
 /// The protocol, as generated from `proto/countersign/v1`.
@@ -61,6 +63,8 @@ pub struct Options {
     pub request_timeout: Duration,
     /// How long a connection lives, and a stream at most.
     pub connection_age: Duration,
+    /// Whether bearer tokens are taken from plaintext connections: in development mode, and behind a proxy that ends TLS.
+    pub bearer_in_plaintext: bool,
 }
 
 /// The gRPC server failed.
@@ -78,7 +82,7 @@ pub enum ServeError {
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(pdp: Arc<Pdp>, listener: TcpListener, options: Options, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+pub async fn serve(pdp: Arc<Pdp>, listeners: Listeners, options: Options, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
     let (health, health_service) = tonic_health::server::health_reporter();
     report(&health, &pdp).await;
     let reporting = tokio::spawn({
@@ -99,10 +103,9 @@ pub async fn serve(pdp: Arc<Pdp>, listener: TcpListener, options: Options, shutd
         .add_service(reflection().build_v1alpha()?)
         .add_service(decision::service(Arc::clone(&pdp), options, Arc::clone(&permits)))
         .add_service(admin::service(Arc::clone(&pdp)))
-        .add_service(unbuilt::approval(Arc::clone(&pdp)))
-        .add_service(unbuilt::signal(Arc::clone(&pdp)));
-    // Without it, trailers wait for the acknowledgement of the message: 40 ms a call.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        .add_service(approval::service(Arc::clone(&pdp)))
+        .add_service(signal::service(Arc::clone(&pdp)));
+    let incoming = listeners.accept(options.bearer_in_plaintext);
     let served = Server::builder()
         .max_concurrent_streams(options.streams_per_connection)
         .max_connection_age(options.connection_age)

@@ -4,29 +4,41 @@ use std::fs;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 
 use crate::admin;
 use crate::api;
+use crate::api::listen::Listeners;
+use crate::approvals::store::replica::Replica;
+use crate::approvals::store::{self, Seen, Store};
 use crate::audit::disk::{Disk, SystemDisk};
 use crate::audit::key::DigestKey;
 use crate::audit::recover::Recovered;
 use crate::audit::{Audit, OpenError};
 use crate::bundle::{Bundle, LoadError};
+use crate::caller::Callers;
+use crate::caller::tls::TrustError;
 use crate::clock::{Clock, Monotonic, SystemClock};
 use crate::config::{Config, ConfigError};
-use crate::entropy::{Entropy, SystemEntropy};
+use crate::delegation::Delegations;
+use crate::delegation::issuers::{IssuerError, Issuers};
+use crate::entropy::{Entropy, SystemEntropy, nonce};
+use crate::jose::keyring::{self, Keyring, KeyringError, Purpose};
+use crate::model::time::Timestamp;
 use crate::pdp::reload::Trigger;
-use crate::pdp::{Options, Parts, Pdp};
+use crate::pdp::{Keys, Options, Parts, Pdp};
 use crate::telemetry::export::{self, SetUpError, Telemetry};
 
 /// How long requests under way may take once the server is told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How often what nobody can ask for any more is removed.
+const PURGE_SECONDS: u64 = 600;
 
 /// What tests put other things in place of.
 #[derive(Debug)]
@@ -73,6 +85,21 @@ pub enum StartError {
     /// The data folder.
     #[error("the data folder `{0}` can't be used: {1}: make it writable, or give another with `--data`")]
     Data(PathBuf, io::Error),
+    /// A client's key sets, or an issuer's key file.
+    #[error(transparent)]
+    Issuers(#[from] IssuerError),
+    /// The signing keys.
+    #[error(transparent)]
+    Keys(#[from] KeyringError),
+    /// The state store.
+    #[error(transparent)]
+    Store(#[from] store::OpenError),
+    /// Certificates and authorities.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The Unix socket.
+    #[error("can't listen on the socket `{0}`: {1}: remove what stands there, or set another `callers.unix_socket.path`")]
+    Socket(PathBuf, io::Error),
     /// The operating system's randomness.
     #[error(transparent)]
     Entropy(#[from] crate::entropy::NoEntropy),
@@ -103,24 +130,28 @@ pub struct Bound {
     /// The admin address.
     pub admin: SocketAddr,
     pdp: Arc<Pdp>,
-    grpc_listener: TcpListener,
+    listeners: Listeners,
     admin_listener: TcpListener,
     options: api::Options,
     poll: Duration,
 }
 
-/// Builds a server: reads the bundle, opens the log, takes the ports, records the start.
+/// Builds a server: reads the bundle, opens log and store, takes the ports, records the start.
 ///
 /// # Errors
 /// When anything of it fails; then nothing is left running.
 pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
     config.check_callers()?;
     let bundle = tokio::task::block_in_place(|| Bundle::load(&config.bundle.path, config.reading()))?;
+    let callers = Arc::new(Callers::new(config.trusted())?);
     let (grpc_listener, grpc) = listen(config.listen.grpc, "--listen").await?;
     let (admin_listener, admin) = listen(config.listen.admin, "--admin-listen").await?;
+    let socket = socket(config)?;
     let clock = Monotonic::new(seams.clock);
     let key = digest_key(config, seams.entropy.as_ref())?;
     let (audit, recovered) = tokio::task::block_in_place(|| Audit::open(config.audit(), key, seams.disk, clock.now()))?;
+    let (keys, delegations) = identity(config, clock.now()).await?;
+    let (store, replica) = state(config, seams.entropy.as_ref(), &audit).await?;
     let telemetry = Telemetry::start(&seams.telemetry)?;
     let options = Options {
         environment: config.environment.clone(),
@@ -128,17 +159,78 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
         reading: config.reading(),
         on_error: config.engine.on_error,
         warnings: config.warnings(),
+        development: config.development,
+        keys: config.keys(),
     };
-    let pdp = Arc::new(Pdp::new(options, bundle, Parts { clock, entropy: seams.entropy, audit, telemetry }));
+    let parts =
+        Parts { clock, entropy: seams.entropy, audit, callers: Arc::clone(&callers), delegations, keys, store, replica, telemetry };
+    let pdp = Arc::new(Pdp::new(options, bundle, parts));
     start(&pdp, recovered).await?;
     let options = api::Options {
         concurrent_requests: config.limits.concurrent_requests,
         streams_per_connection: config.limits.streams_per_connection,
         request_timeout: config.request_timeout(),
         connection_age: Duration::from_secs(config.limits.connection_age_seconds),
+        bearer_in_plaintext: config.development || config.callers.jwt_svid.behind_tls_proxy,
     };
     let poll = Duration::from_secs(config.bundle.poll_seconds);
-    Ok(Bound { grpc, admin, pdp, grpc_listener, admin_listener, options, poll })
+    let listeners = Listeners { tcp: grpc_listener, unix: socket, callers };
+    Ok(Bound { grpc, admin, pdp, listeners, admin_listener, options, poll })
+}
+
+/// The signing keys, which a development server makes itself, and whose tokens are accepted.
+async fn identity(config: &Config, now: Timestamp) -> Result<(Keys, Delegations), StartError> {
+    let folder = config.keys();
+    let mut issuers = Issuers::new(config.issuers.clone(), config.audience())?;
+    if config.development {
+        for purpose in [Purpose::Approval, Purpose::Binding, Purpose::Development] {
+            keyring::generate(&folder, purpose, now)?;
+        }
+        issuers.add(Config::development_issuer(), Keyring::read(&folder, Purpose::Development)?.set);
+    }
+    // What a URL does not give now is asked for again when a token needs it.
+    let _faults = issuers.refresh(now).await;
+    let delegations = Delegations { issuers, asserting: config.callers.asserting.clone(), development: config.development };
+    Ok((Keys::read(&folder)?, delegations))
+}
+
+/// The state store, and what this replica has seen of it: in its own file, and in its audit log.
+async fn state(config: &Config, entropy: &dyn Entropy, audit: &Audit) -> Result<(Store, Replica), StartError> {
+    let folder = config.data.join("state");
+    let failed = |error| StartError::Data(config.data.clone(), error);
+    fs::create_dir_all(&folder).map_err(failed)?;
+    let replica = Replica::read_or_create(&folder, &nonce(entropy)?).map_err(failed)?;
+    let logged = audit.last_transition().map(|(generation, revision)| Seen { generation: generation.clone(), revision: *revision });
+    let seen = match (replica.seen(), logged) {
+        (Some(noted), Some(logged)) if noted.generation == logged.generation && logged.revision > noted.revision => Some(logged),
+        (Some(noted), _) => Some(noted),
+        (None, logged) => logged,
+    };
+    let options = store::Options {
+        location: config.location(),
+        timeout: Duration::from_millis(config.store.timeout_ms),
+        connections: config.store.connections,
+        replica: replica.id().to_owned(),
+        boot: nonce(entropy)?,
+        generation: nonce(entropy)?,
+        seen,
+    };
+    let store = Store::open(options).await?;
+    replica.note(&store.seen()).map_err(failed)?;
+    Ok((store, replica))
+}
+
+fn socket(config: &Config) -> Result<Option<UnixListener>, StartError> {
+    let Some(path) = &config.callers.unix_socket.path else { return Ok(None) };
+    let failed = |error| StartError::Socket(path.clone(), error);
+    // A socket that a killed server left behind; anything else that stands there is not ours to remove.
+    if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+        fs::remove_file(path).map_err(failed)?;
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    // Who may call is told by the peer's credentials, not by who may open the file.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(failed)?;
+    Ok(Some(listener))
 }
 
 async fn start(pdp: &Pdp, recovered: Option<Recovered>) -> Result<(), StartError> {
@@ -193,14 +285,15 @@ impl Bound {
         });
         let watching = tokio::spawn(watch_bundle(Arc::clone(&pdp), self.poll, reload));
         let ticking = tokio::spawn(tick(Arc::clone(&pdp)));
+        let refreshing = tokio::spawn(refresh(Arc::clone(&pdp)));
         let admin = tokio::spawn(admin::serve(Arc::clone(&pdp), self.admin_listener, until(stopped.clone())));
-        let serving = api::serve(Arc::clone(&pdp), self.grpc_listener, self.options, until(stopped.clone()));
+        let serving = api::serve(Arc::clone(&pdp), self.listeners, self.options, until(stopped.clone()));
         let served = tokio::select! {
             served = serving => served,
             // A health watch or an idle stream never ends by itself.
             () = async { until(stopped).await; tokio::time::sleep(DRAIN).await } => Ok(()),
         };
-        for task in [watching, ticking] {
+        for task in [watching, ticking, refreshing] {
             task.abort();
         }
         draining.abort();
@@ -238,8 +331,22 @@ async fn watch_bundle(pdp: Arc<Pdp>, poll: Duration, mut reload: tokio::sync::mp
 async fn tick(pdp: Arc<Pdp>) {
     let mut period = tokio::time::interval(Duration::from_secs(1));
     period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
+    for second in 0_u64.. {
         period.tick().await;
         pdp.tick().await;
+        pdp.sweep().await;
+        if second % PURGE_SECONDS == 0 {
+            pdp.purge().await;
+        }
+    }
+}
+
+/// Kill switches take effect on every replica within a second, so their copy is read twice in one.
+async fn refresh(pdp: Arc<Pdp>) {
+    let mut period = tokio::time::interval(Duration::from_millis(500));
+    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        period.tick().await;
+        pdp.refresh().await;
     }
 }

@@ -6,6 +6,7 @@
 //! was cut or changed shows. Segments are named by their first `seq`, closed segments are read-only.
 
 pub mod disk;
+pub mod events;
 pub mod key;
 pub mod record;
 pub mod recover;
@@ -117,6 +118,11 @@ pub struct Recorded<T> {
 }
 
 impl Receipt {
+    /// The record's sequence number; none in best-effort mode.
+    pub fn index(&self) -> Option<u64> {
+        self.index
+    }
+
     /// Puts a value together with the proof of its record.
     pub fn seal<T>(self, value: T) -> Recorded<T> {
         Recorded { value, index: self.index }
@@ -166,6 +172,7 @@ pub struct Audit {
     key: DigestKey,
     disk: Arc<dyn Disk>,
     writer: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
+    transition: Option<(String, i64)>,
 }
 
 impl Audit {
@@ -176,11 +183,12 @@ impl Audit {
     pub fn open(options: Options, key: DigestKey, disk: Arc<dyn Disk>, now: Timestamp) -> Result<(Self, Option<Recovered>), OpenError> {
         let (writer, recovered) = writer::Writer::open(&options, Arc::clone(&disk), now)?;
         let health = writer.health();
+        let transition = writer.transition.clone();
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         let thread = std::thread::Builder::new().name("audit".into()).spawn(move || writer.run(receiver));
         let thread = thread.map_err(|error| OpenError::Io(options.folder.clone(), error))?;
         let writer = std::sync::Mutex::new(Some(thread));
-        Ok((Self { sender, health, options, key, disk, writer }, recovered))
+        Ok((Self { sender, health, options, key, disk, writer, transition }, recovered))
     }
 
     /// Appends a record and waits until it is durable (in best-effort mode: until it has its place).
@@ -195,6 +203,17 @@ impl Audit {
         })?;
         let index = receipt.await.map_err(|_| AuditDown::Failed)??;
         Ok(Receipt { index })
+    }
+
+    /// The state store's generation and revision that the last segment knew when the log was opened.
+    pub fn last_transition(&self) -> Option<&(String, i64)> {
+        self.transition.as_ref()
+    }
+
+    /// The line of a transition of the state store that was left at this time or later, if it is in the log. Reads files: for what
+    /// is rare.
+    pub fn line_of(&self, generation: &str, revision: i64, since: Timestamp) -> Option<u64> {
+        recover::line_of(&self.options.folder, generation, revision, since)
     }
 
     /// The keyed digest of a value: `hmac-sha256:` and hex over its canonical form.

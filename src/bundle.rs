@@ -5,12 +5,15 @@ pub mod manifest;
 
 use std::path::Path;
 
+use crate::approvals::template::Templates;
 use crate::bundle::folder::Folder;
-use crate::bundle::manifest::Manifest;
+use crate::bundle::manifest::{Manifest, yaml_fault};
 use crate::model::answer::PolicyVersion;
 use crate::model::chain::DevelopmentDefaults;
 use crate::model::fault::Fault;
 use crate::model::roles::Roles;
+use crate::policy::rule::Requirement;
+use crate::policy::shape::Shape;
 use crate::policy::source::Source;
 use crate::policy::{Policies, Sources, Validation};
 
@@ -48,6 +51,8 @@ pub struct Bundle {
     pub version: PolicyVersion,
     /// Policies, schema, entities.
     pub policies: Policies,
+    /// What is said of approvals.
+    pub approvals: Templates,
     /// Test files: decision tables (`.yaml`) and Cedar's JSON tests (`.json`).
     pub tests: Vec<Source>,
 }
@@ -118,6 +123,7 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
     let mut sources = Sources::default();
     let mut tests = vec![];
     let mut manifest = None;
+    let mut approvals = None;
     let mut faults = vec![];
     for (file, bytes) in folder.files() {
         let Ok(text) = String::from_utf8(bytes.clone()) else {
@@ -126,6 +132,7 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
         };
         let source = Source { file: file.clone(), text };
         match file.rsplit_once('/').map_or(("", file.as_str()), |parts| parts) {
+            ("", "approvals.yaml") => approvals = Some(source),
             ("", "bundle.yaml") => manifest = Some(source),
             ("", "schema.cedarschema") => sources.schema = Some(source),
             ("", name) if name.ends_with(".cedar") => sources.policies.push(source),
@@ -134,7 +141,7 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
             ("", "README.md") => {}
             _ => faults.push(
                 Fault::whole(file, &source.text, "is no file of a bundle")
-                    .help("a bundle has bundle.yaml, schema.cedarschema, *.cedar, entities/*.json and tests/*.yaml"),
+                    .help("a bundle has bundle.yaml, approvals.yaml, schema.cedarschema, *.cedar, entities/*.json and tests/*.yaml"),
             ),
         }
     }
@@ -161,8 +168,43 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
             return Err(faults);
         }
     }
+    let approvals = templates(&policies, roles.as_ref(), approvals.as_ref())?;
     let version = PolicyVersion { digest, version: manifest.version };
-    Ok(Bundle { manifest, roles, version, policies, tests })
+    Ok(Bundle { manifest, roles, version, policies, approvals, tests })
+}
+
+/// Reads what is said of approvals: every template that a policy requires stands there, and what a template bounds can be bounded.
+fn templates(policies: &Policies, roles: Option<&Roles>, source: Option<&Source>) -> Result<Templates, Vec<Fault>> {
+    let nothing = Source { file: "approvals.yaml".into(), text: String::new() };
+    let read = match source {
+        Some(source) => serde_saphyr::from_str(&source.text).map_err(|error| vec![yaml_fault(source, &error)])?,
+        None => Templates::default(),
+    };
+    let mut faults = if source.is_some() { read.faults() } else { vec![] };
+    for (id, rule) in policies.rules() {
+        if let Some(Requirement::Approval(template)) = &rule.requires
+            && roles.is_some()
+            && !read.templates.contains_key(template)
+        {
+            faults.push((template.clone(), format!("policy `{id}` requires an approval of template `{template}`, which stands nowhere")));
+        }
+    }
+    for (name, template) in &read.templates {
+        for argument in &template.at_most {
+            let bounded = policies.shapes.actions.values().any(|action| {
+                policies.shapes.follow(&action.context, &["approval", "limits", argument]).is_some_and(|member| member.shape == Shape::Long)
+            });
+            if !bounded {
+                let message = format!("`{argument}` is no integer of `context.approval.limits`: policies could not hold it to the limit");
+                faults.push((name.clone(), message));
+            }
+        }
+    }
+    let source = source.unwrap_or(&nothing);
+    let at = |name: &str| source.text.find(name).unwrap_or(0);
+    let faults: Vec<Fault> =
+        faults.into_iter().map(|(name, message)| Fault::new(&source.file, &source.text, (at(&name), name.len()), message)).collect();
+    if faults.is_empty() { Ok(read) } else { Err(faults) }
 }
 
 /// Development defaults that name nobody: each call without a credential would be denied, and nothing would say why.

@@ -1,6 +1,8 @@
 //! Settings: one YAML file, then `COUNTERSIGN__A__B` variables, then flags; the later wins. Unknown keys are refused, everything
 //! has a safe default.
 
+pub mod identity;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,8 @@ use serde_json::{Map, Value};
 
 use crate::audit::Durability;
 use crate::bundle::{Gates, Reading};
+use crate::config::identity::{Callers, Store, Tls};
+use crate::delegation::issuers::Issuer;
 use crate::pdp::OnError;
 use crate::policy::Validation;
 use crate::telemetry::export;
@@ -21,10 +25,22 @@ const PREFIX: &str = "COUNTERSIGN__";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Deployment environment, e.g. `production`: part of the audit log's name and the trace resource.
+    /// Deployment environment, e.g. `production`: part of tokens, the audit log's name and the trace resource.
     pub environment: String,
-    /// Trust every process on the loopback interface. The only way to authenticate callers in this version.
+    /// Trust every process on the loopback interface.
     pub development: bool,
+    /// The server's certificate.
+    pub tls: Tls,
+    /// Who may call.
+    pub callers: Callers,
+    /// Whose delegation and human tokens are accepted.
+    pub issuers: Vec<Issuer>,
+    /// `aud` of those tokens; absent: `countersign:<environment>`.
+    pub audience: Option<String>,
+    /// Folder of the signing keys; absent: `keys` in the data folder.
+    pub keys: Option<PathBuf>,
+    /// Where approvals are kept.
+    pub store: Store,
     /// Addresses.
     pub listen: Listen,
     /// The policy bundle.
@@ -47,7 +63,7 @@ pub struct Config {
 pub struct Listen {
     /// gRPC.
     pub grpc: SocketAddr,
-    /// HTTP: `/livez`, `/readyz`, `/metrics`.
+    /// HTTP: `/livez`, `/readyz`, `/metrics`, `/jwks.json`.
     pub admin: SocketAddr,
 }
 
@@ -104,6 +120,12 @@ impl Default for Config {
         Self {
             environment: "development".into(),
             development: false,
+            tls: Tls::default(),
+            callers: Callers::default(),
+            issuers: vec![],
+            audience: None,
+            keys: None,
+            store: Store::default(),
             listen: Listen::default(),
             bundle: BundleConfig::default(),
             data: "data".into(),
@@ -210,6 +232,8 @@ impl Config {
             ("limits.concurrent_requests", u64::try_from(self.limits.concurrent_requests).unwrap_or(u64::MAX), 1, 100_000),
             ("limits.streams_per_connection", u64::from(self.limits.streams_per_connection), 1, 10_000),
             ("limits.request_timeout_ms", self.limits.request_timeout_ms, 10, 60_000),
+            ("store.timeout_ms", self.store.timeout_ms, 100, 10_000),
+            ("store.connections", u64::from(self.store.connections), 1, 100),
             ("limits.connection_age_seconds", self.limits.connection_age_seconds, 60, 86_400),
         ];
         for (setting, value, lowest, highest) in bounds {
@@ -230,25 +254,6 @@ impl Config {
         Ok(())
     }
 
-    /// Whether a server may start with these settings.
-    ///
-    /// # Errors
-    /// When callers could not be authenticated.
-    pub fn check_callers(&self) -> Result<(), ConfigError> {
-        if !self.development {
-            let problem = "must be true: start with `--development`, which trusts every process on the loopback interface. \
-                           No other way to authenticate callers is built yet";
-            return Err(ConfigError::Refused { setting: "development", problem: problem.into() });
-        }
-        for (setting, address) in [("listen.grpc", self.listen.grpc), ("listen.admin", self.listen.admin)] {
-            if !address.ip().is_loopback() {
-                let problem = format!("must be on the loopback interface in development mode, and is `{address}`: use `127.0.0.1`");
-                return Err(ConfigError::Refused { setting, problem });
-            }
-        }
-        Ok(())
-    }
-
     /// How bundles are read.
     pub fn reading(&self) -> Reading {
         Reading { gates: self.engine.gates, validation: self.engine.validate }
@@ -262,6 +267,7 @@ impl Config {
             ("conformance_gates_off", self.engine.gates == Gates::None),
             ("conformance_unvalidated", self.engine.validate == Validation::Off),
             ("development_mode", self.development),
+            ("plaintext_behind_proxy", self.callers.jwt_svid.behind_tls_proxy && self.tls.certificate.is_none()),
         ];
         all.into_iter().filter(|(_, applies)| *applies).map(|(name, _)| name).collect()
     }
@@ -355,10 +361,34 @@ mod tests {
     }
 
     #[test]
-    fn a_server_starts_only_in_development_mode_on_loopback() {
+    fn development_mode_starts_on_loopback_alone_and_nothing_else_starts_without_proof() {
         let development = read("development: true", &[]).expect("valid");
         assert_eq!(development.check_callers(), Ok(()));
-        assert!(read("", &[]).expect("valid").check_callers().is_err());
+        let refused = |text: &str, names: &str| {
+            let error = read(text, &[]).expect("readable").check_callers().expect_err("must be refused").to_string();
+            assert!(error.contains(names), "{text}: {error}");
+        };
+        let domain = "trust_domains: [{name: a.example, bundle: ca.pem, tenants: [acme]}]";
+        refused("", "environment");
+        refused("environment: production", "tls.certificate");
+        refused("{environment: production, tls: {certificate: c.pem}}", "tls");
+        refused("{environment: production, tls: {certificate: c.pem, key: k.pem}}", "callers.trust_domains");
+        refused("{environment: production, callers: {jwt_svid: {behind_tls_proxy: true}}}", "callers.jwt_svid");
+        refused(&format!("{{environment: production, callers: {{{domain}, jwt_svid: {{behind_tls_proxy: true}}}}}}"), "jwt_keys");
+        let socket = "unix_socket: {path: s, peers: [{user: 1, tool_service: crm-tools}]}";
+        refused(&format!("{{environment: production, listen: {{grpc: '192.0.2.1:1'}}, callers: {{{socket}}}}}"), "tls.certificate");
+        refused("{environment: production, callers: {unix_socket: {path: s}}}", "callers.unix_socket.peers");
+        refused("{development: true, issuers: [{issuer: i, tenant: t, keys: 'http://i/k', algorithm: ES256}]}", "https://");
+        refused("{development: true, store: {url: 'postgres://db.example/x'}}", "sslmode");
+        refused("{development: true, store: {url: 'mysql://db.example/x'}}", "postgres://");
+        let two = "{issuer: i, tenant: t, keys: k, algorithm: ES256}, {issuer: j, tenant: t, keys: k, algorithm: RS256}";
+        refused(&format!("{{development: true, issuers: [{two}]}}"), "subject_prefix");
+        let tls = format!("{{environment: production, tls: {{certificate: c.pem, key: k.pem}}, callers: {{{domain}}}}}");
+        assert_eq!(read(&tls, &[]).expect("valid").check_callers(), Ok(()));
+        assert_eq!(
+            read(&format!("{{environment: production, callers: {{{socket}}}}}"), &[]).expect("valid").check_callers(),
+            Ok(())
+        );
         for address in ["0.0.0.0:7070", "192.0.2.1:7070", "[::]:7070"] {
             for setting in ["COUNTERSIGN__LISTEN__GRPC", "COUNTERSIGN__LISTEN__ADMIN"] {
                 assert!(read("development: true", &[(setting, address)]).expect("valid").check_callers().is_err(), "{setting} {address}");

@@ -1,27 +1,231 @@
-//! Credential → delegation chain. In this version only asserted chains, in development mode, can be read.
+//! Credential → delegation chain: the supervising human whose authority is used, the agent that uses it, in which step, for how long.
+//!
+//! A token's `sub` is the human, its outermost `act` the agent (RFC 8693; draft-mcguinness-oauth-actor-profile); inner `act`s are
+//! history and decide nothing. Who approves stands in neither: a tool that acted on an approver's rights would be a confused deputy.
 
-use crate::model::chain::{Asserted, Caller, Chain, Credential, DevelopmentDefaults};
+pub mod issuers;
+
+use std::time::Duration;
+
+use crate::delegation::issuers::{Issuer, Issuers};
+use crate::jose;
+use crate::json::{Object, Value};
+use crate::model::chain::{Asserted, Caller, Chain, Credential, DevelopmentDefaults, Human, TokenFacts};
 use crate::model::refusal::Refusal;
+use crate::model::time::Timestamp;
 
-/// Says on whose behalf the caller calls. Absent members of an asserted chain take the bundle's development defaults.
-///
-/// # Errors
-/// UNAUTHENTICATED, when the credential can't be accepted.
-pub fn chain(caller: &Caller, credential: &Credential, development: Option<&DevelopmentDefaults>) -> Result<Chain, Refusal> {
-    let none = Asserted::default();
-    let asserted = match credential {
-        Credential::Asserted(asserted) => asserted,
-        Credential::None => &none,
-        Credential::Token(_) => return Err(Refusal::Unauthenticated("no issuer of delegation tokens is configured")),
-    };
-    let defaults = development.ok_or(Refusal::Unauthenticated("the bundle has no development defaults"))?;
+/// How long a delegation token may live.
+const DELEGATION_MAX: Duration = Duration::from_secs(15 * 60);
+/// How long a human's own token may live.
+const HUMAN_MAX: Duration = Duration::from_secs(60 * 60);
+/// How many actors a token may name, the acting one among them.
+const ACTORS_MAX: usize = 4;
+/// The longest id that a token may name.
+const ID_MAX: usize = 128;
+
+/// A caller that may assert chains, and which; empty lists allow nothing.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Asserting {
+    /// The tool service.
+    pub tool_service: String,
+    /// Agents that it may name.
+    pub agents: Vec<String>,
+    /// Supervisors that it may name.
+    pub supervisors: Vec<String>,
+    /// Steps that it may name.
+    pub steps: Vec<String>,
+}
+
+/// Says on whose behalf a caller calls.
+#[derive(Debug)]
+pub struct Delegations {
+    /// Whose tokens are accepted.
+    pub issuers: Issuers,
+    /// The callers that may assert chains.
+    pub asserting: Vec<Asserting>,
+    /// Whether every caller may assert any chain.
+    pub development: bool,
+}
+
+impl Delegations {
+    /// The chain of a call. Absent members of an asserted chain take the bundle's development defaults, in development mode.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED, when the credential can't be accepted.
+    pub async fn chain(
+        &self,
+        caller: &Caller,
+        credential: &Credential,
+        development: Option<&DevelopmentDefaults>,
+        now: Timestamp,
+    ) -> Result<Chain, Refusal> {
+        match credential {
+            Credential::Asserted(asserted) => self.asserted(caller, asserted, development),
+            Credential::None if self.development => self.asserted(caller, &Asserted::default(), development),
+            Credential::None => Err(Refusal::Unauthenticated("the call names no delegation")),
+            Credential::Token { token, agent_certificate } => {
+                let (issuer, opened) = self.issuers.open(token, now).await?;
+                let claims = opened.at(now, jose::LEEWAY_ISSUERS, DELEGATION_MAX).map_err(|fault| Refusal::Unauthenticated(fault.words()))?;
+                delegated(caller, &issuer, &claims, agent_certificate.as_ref())
+            }
+        }
+    }
+
+    /// The human whose own token this is.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED, when it can't be accepted, or an agent acts in it.
+    pub async fn human(&self, token: &str, now: Timestamp) -> Result<Human, Refusal> {
+        let (issuer, opened) = self.issuers.open(token, now).await?;
+        let claims = opened.at(now, jose::LEEWAY_ISSUERS, HUMAN_MAX).map_err(|fault| Refusal::Unauthenticated(fault.words()))?;
+        if claims.contains_key("act") || claims.contains_key("step") || text(&claims, "sub_profile") != Some("user") {
+            return Err(Refusal::Unauthenticated("the token is no human's own: it must have `sub_profile` `user` and no `act`"));
+        }
+        let amr = match claims.get("amr") {
+            Some(Value::Array(items)) => items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect(),
+            _ => vec![],
+        };
+        Ok(Human {
+            issuer: issuer.issuer.clone(),
+            subject: required(&claims, "sub")?.to_owned(),
+            id: issuer.entity_id(required(&claims, "sub")?),
+            person: issuer.person(&claims),
+            tenant: issuer.tenant.clone(),
+            amr,
+            acr: text(&claims, "acr").unwrap_or_default().to_owned(),
+            issued_at: issued_at(&claims),
+        })
+    }
+
+    fn asserted(&self, caller: &Caller, asserted: &Asserted, development: Option<&DevelopmentDefaults>) -> Result<Chain, Refusal> {
+        let none = DevelopmentDefaults::default();
+        let defaults = match (self.development, development) {
+            (true, Some(defaults)) => defaults,
+            (true, None) => return Err(Refusal::Unauthenticated("the bundle has no development defaults")),
+            (false, _) => &none,
+        };
+        let chain = Chain { tool_tenants: caller.tenants.clone(), ..asserted_chain(&caller.tool_service, asserted, defaults) };
+        let trusted = |asserting: &Asserting| {
+            asserting.tool_service == caller.tool_service
+                && asserting.agents.contains(&chain.agent)
+                && asserting.supervisors.contains(&chain.supervisor)
+                && asserting.steps.contains(&chain.step)
+        };
+        if !self.development && !self.asserting.iter().any(trusted) {
+            return Err(Refusal::Unauthenticated("the settings don't trust this caller with this chain: send a delegation token"));
+        }
+        Ok(chain)
+    }
+}
+
+/// An asserted chain; its absent members take the defaults.
+pub fn asserted_chain(tool_service: &str, asserted: &Asserted, defaults: &DevelopmentDefaults) -> Chain {
     let or = |given: &str, default: &str| if given.is_empty() { default.to_owned() } else { given.to_owned() };
-    Ok(Chain {
-        tool_service: caller.tool_service.clone(),
+    Chain {
+        tool_service: tool_service.to_owned(),
+        tool_tenants: None,
         agent: or(&asserted.agent, &defaults.agent),
         supervisor: or(&asserted.supervisor, &defaults.supervisor),
         step: or(&asserted.step, &defaults.step),
-        scopes: asserted.scopes.clone(),
+        scopes: (!asserted.scopes.is_empty()).then(|| asserted.scopes.clone()),
         asserted: true,
+        token: TokenFacts::default(),
+    }
+}
+
+/// The chain that a token's claims say.
+fn delegated(caller: &Caller, issuer: &Issuer, claims: &Object, agent_certificate: Option<&[u8; 32]>) -> Result<Chain, Refusal> {
+    let refused = |words| Err(Refusal::Unauthenticated(words));
+    if text(claims, "sub_profile") != Some("user") {
+        return refused("the token's `sub` must be a human: `sub_profile` must be `user`");
+    }
+    let Some(Value::Object(actor)) = claims.get("act") else {
+        return refused("the token names no agent in `act`");
+    };
+    if depth(actor) > ACTORS_MAX {
+        return refused("the token's chain of `act` is deeper than 4");
+    }
+    let agent_issuer = match text(actor, "iss") {
+        Some(named) if issuer.may_name_actors_of(named) => named.to_owned(),
+        Some(_) => return refused("the token's `act.iss` is not one that its issuer may name"),
+        None => return refused("the token's `act` has no `iss`"),
+    };
+    if text(actor, "sub_profile") != Some("ai_agent") {
+        return refused("the token's `act` must be an agent: `act.sub_profile` must be `ai_agent`");
+    }
+    confirm(caller, issuer, claims, agent_certificate)?;
+    let case = match claims.get("case") {
+        None => None,
+        Some(_) => Some(required(claims, "case")?.to_owned()),
+    };
+    let scope = text(claims, "scope").unwrap_or_default();
+    Ok(Chain {
+        tool_service: caller.tool_service.clone(),
+        tool_tenants: caller.tenants.clone(),
+        agent: required(actor, "sub")?.to_owned(),
+        supervisor: issuer.entity_id(required(claims, "sub")?),
+        step: required(claims, "step")?.to_owned(),
+        scopes: Some(scope.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect()),
+        asserted: false,
+        token: TokenFacts {
+            supervisor_issuer: issuer.issuer.clone(),
+            supervisor_person: issuer.person(claims),
+            agent_issuer,
+            tenant: (!issuer.tenant.is_empty()).then(|| issuer.tenant.clone()),
+            case,
+            issued_at: Some(issued_at(claims)),
+        },
     })
+}
+
+/// `cnf` (RFC 8705) belongs to the agent: its certificate is the one that the tool service saw in its own handshake. A tool service
+/// that exchanged the agent's token for one of its own is the peer itself.
+fn confirm(caller: &Caller, issuer: &Issuer, claims: &Object, agent_certificate: Option<&[u8; 32]>) -> Result<(), Refusal> {
+    let bound = match claims.get("cnf") {
+        Some(Value::Object(members)) => {
+            let digest = text(members, "x5t#S256").and_then(jose::read_digest);
+            digest.ok_or(Refusal::Unauthenticated("the token's `cnf` must be `x5t#S256`, a digest of a certificate"))?
+        }
+        Some(_) => return Err(Refusal::Unauthenticated("the token's `cnf` must be an object")),
+        None if issuer.bound => return Err(Refusal::Unauthenticated("the token is bound to no certificate: it has no `cnf`")),
+        None => return Ok(()),
+    };
+    let seen = agent_certificate.or(caller.certificate.as_ref());
+    match seen {
+        Some(seen) if *seen == bound => Ok(()),
+        Some(_) => Err(Refusal::Unauthenticated("the token is bound to another certificate than the agent's")),
+        None => Err(Refusal::Unauthenticated("the token is bound to a certificate, and the caller reports none of the agent")),
+    }
+}
+
+fn depth(actor: &Object) -> usize {
+    let mut depth = 1;
+    let mut at = actor;
+    while let Some(Value::Object(inner)) = at.get("act") {
+        depth += 1;
+        at = inner;
+    }
+    depth
+}
+
+fn text<'a>(claims: &'a Object, name: &str) -> Option<&'a str> {
+    claims.get(name).and_then(Value::as_str)
+}
+
+/// A claim that must be an id: it reaches records, and entities of the bundle.
+fn required<'a>(claims: &'a Object, name: &str) -> Result<&'a str, Refusal> {
+    let id = text(claims, name).filter(|id| (1..=ID_MAX).contains(&id.len()) && !id.contains(char::is_control));
+    id.ok_or(Refusal::Unauthenticated(match name {
+        "case" => "the token's `case` is no id",
+        "step" => "the token names no `step`",
+        _ => "the token's `sub` or `act.sub` is no id",
+    }))
+}
+
+fn issued_at(claims: &Object) -> Timestamp {
+    match claims.get("iat") {
+        Some(Value::Integer(seconds)) => Timestamp::from_seconds(*seconds),
+        _ => Timestamp::default(),
+    }
 }

@@ -1,6 +1,7 @@
 //! What is asked, as Cedar sees it: one request for each link of the chain, and the few entities that policies may read.
 
 pub mod convert;
+pub mod direct;
 
 use cedar_policy::{Context, Entities, Entity, EntityUid, Request, RestrictedExpression};
 
@@ -133,6 +134,17 @@ impl<'a> Asked<'a> {
                 Ok((*link, request.map_err(impossible)?))
             })
             .collect()
+    }
+}
+
+/// Whether arguments are ones that an action could take.
+///
+/// # Errors
+/// At the first that is not, below `path`.
+pub fn arguments_fit(action: &Action, arguments: &Object, path: &str) -> Result<(), Refusal> {
+    match action.context.get("args").map(|member| &member.shape) {
+        Some(Shape::Record(record)) => Converter::default().members(arguments, record, path).map(|_| ()),
+        _ => Err(Refusal::invalid(path, "is not taken by this action")),
     }
 }
 

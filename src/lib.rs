@@ -11,6 +11,7 @@ pub mod workbench;
 
 pub mod pdp;
 
+pub mod approvals;
 pub mod audit;
 pub mod bundle;
 pub mod caller;
@@ -22,6 +23,7 @@ pub mod policy;
 
 pub mod clock;
 pub mod entropy;
+pub mod jose;
 pub mod json;
 pub mod model;
 pub mod telemetry;

@@ -1,11 +1,15 @@
 //! Values that the steps hand to each other; no I/O, no behaviour beyond their own invariants.
 
 pub mod answer;
+pub mod approval;
 pub mod call;
 pub mod chain;
 pub mod fault;
+pub mod halt;
 pub mod refusal;
+pub mod right;
 pub mod roles;
+pub mod text;
 pub mod time;
 pub mod verdict;
 pub mod vouched;

@@ -1,11 +1,17 @@
 //! The pipelines: the one place that knows the order of the steps. `pdp/authorize.rs` reads top to bottom.
 
+pub mod approvals;
 pub mod authorize;
+mod burn;
 mod gates;
 pub mod judge;
 pub mod plain;
 pub mod reload;
+pub mod rights;
+pub mod signal;
+mod state;
 pub mod status;
+mod weigh;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,11 +20,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashSet;
 
+use crate::approvals::store::Store;
+use crate::approvals::store::replica::Replica;
 use crate::audit::refusals::RefusalCounter;
 use crate::audit::{Audit, AuditDown};
 use crate::bundle::{Bundle, Reading};
+use crate::caller::Callers;
 use crate::clock::{Clock, Monotonic};
+use crate::delegation::Delegations;
 use crate::entropy::Entropy;
+use crate::jose::keyring::Keyring;
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::model::vouched::Vouched;
@@ -49,6 +60,19 @@ pub struct Options {
     pub on_error: OnError,
     /// What the deployment runs without; sorted.
     pub warnings: Vec<&'static str>,
+    /// Trust every process on the loopback interface.
+    pub development: bool,
+    /// Folder of the signing keys.
+    pub keys: PathBuf,
+}
+
+/// The rings that sign tokens, each for its own purpose.
+#[derive(Debug)]
+pub struct Keys {
+    /// Approval tokens.
+    pub approval: Keyring,
+    /// Binding tokens of denials, outcome tokens of allows.
+    pub binding: Keyring,
 }
 
 /// The bundle in force.
@@ -102,6 +126,11 @@ pub struct Pdp {
     clock: Monotonic<Box<dyn Clock>>,
     entropy: Box<dyn Entropy>,
     audit: Audit,
+    callers: Arc<Callers>,
+    delegations: Delegations,
+    keys: ArcSwap<Keys>,
+    store: Store,
+    replica: Replica,
     strangers: RefusalCounter,
     in_flight: DashSet<(String, String)>,
     telemetry: Telemetry,
@@ -118,6 +147,16 @@ pub struct Parts {
     pub entropy: Box<dyn Entropy>,
     /// The audit log.
     pub audit: Audit,
+    /// Who calls.
+    pub callers: Arc<Callers>,
+    /// On whose behalf.
+    pub delegations: Delegations,
+    /// The signing keys.
+    pub keys: Keys,
+    /// Approvals, receipts, checks, kill switches.
+    pub store: Store,
+    /// What this replica remembers outside of the store.
+    pub replica: Replica,
     /// Traces and metrics.
     pub telemetry: Telemetry,
 }
@@ -134,6 +173,11 @@ impl Pdp {
             clock: parts.clock,
             entropy: parts.entropy,
             audit: parts.audit,
+            callers: parts.callers,
+            delegations: parts.delegations,
+            keys: ArcSwap::from_pointee(parts.keys),
+            store: parts.store,
+            replica: parts.replica,
             strangers: RefusalCounter::default(),
             in_flight: DashSet::new(),
             telemetry: parts.telemetry,

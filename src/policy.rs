@@ -7,7 +7,7 @@ pub mod shape;
 pub mod source;
 pub mod store;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use cedar_policy::{Policy, PolicyId, PolicySet, Schema, SchemaFragment, ValidationError, ValidationMode, Validator};
 use miette::Diagnostic;
@@ -57,6 +57,8 @@ pub struct Policies {
     /// Evaluates.
     pub engine: Engine,
     rules: HashMap<String, Rule>,
+    /// Actions by whose policies `context.checks` is read.
+    reads_checks: HashSet<String>,
 }
 
 impl Policies {
@@ -87,7 +89,13 @@ impl Policies {
                 return Err(faults);
             }
         }
-        Ok(Self { schema, engine: Engine::new(read.set, &shapes), shapes, store, rules: read.rules })
+        let reads_checks = lint::readers(&read, &shapes, "checks");
+        Ok(Self { schema, engine: Engine::new(read.set, &shapes), shapes, store, rules: read.rules, reads_checks })
+    }
+
+    /// Whether a policy that covers this action reads the checks of the case: for other actions nobody need fetch them.
+    pub fn reads_checks(&self, action: &str) -> bool {
+        self.reads_checks.contains(action)
     }
 
     /// A policy's annotations.

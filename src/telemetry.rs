@@ -15,7 +15,7 @@ pub const SCOPE: &str = "countersign";
 pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.44.0";
 
 /// Attributes that may leave the process on spans and events; others are removed before export.
-pub const ATTRIBUTES: [&str; 25] = [
+pub const ATTRIBUTES: [&str; 26] = [
     RPC_SYSTEM,
     RPC_METHOD,
     RPC_METHOD_ORIGINAL,
@@ -37,6 +37,7 @@ pub const ATTRIBUTES: [&str; 25] = [
     MODE,
     STEP,
     OUTCOME,
+    APPROVAL_ID,
     REFUSAL_FIELD,
     AGENT_ID,
     CONVERSATION_ID,
@@ -85,6 +86,8 @@ pub const MODE: &str = "countersign.mode";
 pub const STEP: &str = "countersign.step";
 /// What came of a reload.
 pub const OUTCOME: &str = "countersign.outcome";
+/// The approval that a call used.
+pub const APPROVAL_ID: &str = "countersign.approval.id";
 /// The field at fault in a refused request.
 pub const REFUSAL_FIELD: &str = "countersign.refusal.field";
 /// The agent.
@@ -119,5 +122,11 @@ pub const METRIC_AUDIT_FAILURES: &str = "countersign.audit.failures";
 pub const METRIC_AUDIT_LOST: &str = "countersign.audit.lost";
 /// Counter of refusals that were counted and not written, to keep the last fifth of the disk.
 pub const METRIC_AUDIT_SUPPRESSED: &str = "countersign.audit.suppressed";
+/// Counter of transitions and uses of approvals by outcome.
+pub const METRIC_APPROVALS: &str = "countersign.approvals";
+/// Gauge: approvals that wait for reviewers.
+pub const METRIC_APPROVALS_PENDING: &str = "countersign.approvals.pending";
+/// Gauge: failed operations of the state store since start.
+pub const METRIC_STORE_FAILURES: &str = "countersign.store.failures";
 /// Counter of spans that an export lost.
 pub const METRIC_EXPORT_FAILED: &str = "countersign.telemetry.spans.export_failed";

@@ -1,4 +1,4 @@
-//! AdminService: status, reload, explain. In development mode every loopback caller may use it.
+//! AdminService: status, reload, explain. Who may is policy: `server.observe`, `server.operate`, `decision.explain`.
 
 use std::sync::Arc;
 
@@ -7,9 +7,9 @@ use tonic::{Request, Response, Status};
 use crate::api::front::origin;
 use crate::api::v1::admin_service_server::{AdminService, AdminServiceServer};
 use crate::api::{convert, respond, status, v1};
-use crate::caller;
 use crate::model::answer::Gate;
 use crate::model::chain::Link;
+use crate::model::right::Right;
 use crate::model::verdict::LinkVerdict;
 use crate::pdp::authorize::{Origin, Purpose};
 use crate::pdp::reload::{Rejected, Reloaded, Trigger};
@@ -30,21 +30,16 @@ pub(super) struct Admin {
 }
 
 impl Admin {
-    /// Only an authenticated caller may ask; a stranger is counted.
-    fn admit(&self, origin: &Origin) -> Result<(), Status> {
-        let moment = self.pdp.moment();
-        let development = moment.snapshot.bundle.manifest.development.as_ref();
-        caller::identify(origin.peer, development).map(|_| ()).map_err(|refusal| {
-            self.pdp.count_stranger(origin.peer.host(), refusal.kind());
-            status::status(&refusal)
-        })
+    /// Only a tool service that a policy lets may ask.
+    async fn admit(&self, origin: &Origin, right: Right) -> Result<(), Status> {
+        self.pdp.admit(origin, right).await.map(|_| ()).map_err(|refused| status::status(refused.refusal()))
     }
 }
 
 #[tonic::async_trait]
 impl AdminService for Admin {
     async fn get_status(&self, request: Request<v1::GetStatusRequest>) -> Result<Response<v1::GetStatusResponse>, Status> {
-        self.admit(&origin(&request, Purpose::Explain))?;
+        self.admit(&origin(&request, Purpose::Explain), Right::ServerObserve).await?;
         let found = self.pdp.status();
         Ok(Response::new(v1::GetStatusResponse {
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -62,11 +57,12 @@ impl AdminService for Admin {
             }),
             not_ready: found.not_ready.into_iter().map(str::to_owned).collect(),
             warnings: found.warnings.into_iter().map(str::to_owned).collect(),
+            store: Some(v1::StoreStatus { engine: found.store.to_owned(), healthy: found.store_healthy }),
         }))
     }
 
     async fn reload_bundle(&self, request: Request<v1::ReloadBundleRequest>) -> Result<Response<v1::ReloadBundleResponse>, Status> {
-        self.admit(&origin(&request, Purpose::Explain))?;
+        self.admit(&origin(&request, Purpose::Explain), Right::ServerOperate).await?;
         let reloaded = self.pdp.reload(Trigger::Asked).await.map_err(|refused| status::status(refused.refusal()))?;
         let (outcome, refused) = match reloaded {
             Reloaded::Activated => (v1::ReloadOutcome::Activated, None),

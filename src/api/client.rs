@@ -81,12 +81,16 @@ pub fn message(call: &Call) -> v1::AuthorizeRequest {
             scopes: asserted.scopes.clone(),
         })),
         Credential::None => None,
-        Credential::Token(token) => Some(v1::delegation::Credential::Token(token.clone())),
+        Credential::Token { token, .. } => Some(v1::delegation::Credential::Token(token.clone())),
+    };
+    let agent = match &call.credential {
+        Credential::Token { agent_certificate: Some(digest), .. } => digest.to_vec().into(),
+        Credential::Asserted(_) | Credential::None | Credential::Token { .. } => prost::bytes::Bytes::new(),
     };
     let model = call.model.as_ref();
     v1::AuthorizeRequest {
         request_id: call.correlation.request.clone(),
-        delegation: credential.map(|credential| v1::Delegation { credential: Some(credential) }),
+        delegation: credential.map(|credential| v1::Delegation { credential: Some(credential), agent_certificate_sha256: agent }),
         action: call.action.clone(),
         resource: Some(v1::Resource {
             r#ref: Some(reference(&call.resource.reference)),

@@ -7,13 +7,16 @@ use crate::json::{self, Object};
 use crate::model::call::{Call, Case, Correlation, EntityReference, Model, PlainCall, Resource, Tokens, Untrusted};
 use crate::model::chain::{Asserted, Credential};
 use crate::model::refusal::Refusal;
+use crate::model::text::is_unprintable;
 use crate::pdp::authorize::Request;
+use crate::pdp::signal::Outcome;
 
 /// The largest call, in bytes.
 const CALL_MAX: usize = 1024 * 1024;
 const ID_MAX: usize = 128;
 const TOKEN_MAX: usize = 16 * 1024;
 const SCOPES_MAX: usize = 64;
+const FIELDS_MAX: usize = 256;
 const UNTRUSTED_MAX: usize = 32;
 
 /// Reads one call.
@@ -52,10 +55,46 @@ pub fn request(message: v1::AuthorizeRequest) -> Result<Request, Refusal> {
     Ok(Request::Call(Box::new(call)))
 }
 
+/// Reads how an allowed call ended.
+///
+/// # Errors
+/// INVALID_ARGUMENT naming the first field at fault.
+pub fn outcome(message: v1::ReportOutcomeRequest) -> Result<Outcome, Refusal> {
+    let status = match message.status() {
+        v1::OutcomeStatus::Failed => "failed",
+        v1::OutcomeStatus::NotExecuted => "not_executed",
+        v1::OutcomeStatus::Succeeded => "succeeded",
+        v1::OutcomeStatus::Unspecified => return Err(Refusal::invalid("status", "is missing, or not known to this version")),
+    };
+    if message.fields_returned.len() > FIELDS_MAX {
+        return Err(Refusal::invalid("fields_returned", "has more than 256 items"));
+    }
+    let fields: Result<Vec<String>, Refusal> =
+        message.fields_returned.iter().enumerate().map(|(index, name)| some_id(name, &format!("fields_returned[{index}]"))).collect();
+    let hex = |digest: Option<[u8; 32]>| digest.iter().flatten().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let members = vec![
+        ("status", status.into()),
+        ("fields_returned", fields?.into()),
+        ("output_digest", hex(optional_digest(&message.output_digest, "output_digest")?).into()),
+        ("message_digest", hex(optional_digest(&message.message_digest, "message_digest")?).into()),
+        ("external_reference", id(&message.external_reference, "external_reference")?.into()),
+    ];
+    Ok(Outcome {
+        evaluation_id: some_id(&message.evaluation_id, "evaluation_id")?,
+        token: bounded(&message.outcome_token, TOKEN_MAX, "outcome_token")?,
+        succeeded: status == "succeeded",
+        members,
+    })
+}
+
 fn credential(delegation: Option<v1::Delegation>) -> Result<Credential, Refusal> {
-    match delegation.and_then(|delegation| delegation.credential) {
+    let v1::Delegation { agent_certificate_sha256, credential } = delegation.unwrap_or_default();
+    let agent_certificate = optional_digest(&agent_certificate_sha256, "delegation.agent_certificate_sha256")?;
+    match credential {
         None => Ok(Credential::None),
-        Some(v1::delegation::Credential::Token(token)) => Ok(Credential::Token(bounded(&token, TOKEN_MAX, "delegation.token")?)),
+        Some(v1::delegation::Credential::Token(token)) => {
+            Ok(Credential::Token { token: bounded(&token, TOKEN_MAX, "delegation.token")?, agent_certificate })
+        }
         Some(v1::delegation::Credential::Asserted(asserted)) => {
             if asserted.scopes.len() > SCOPES_MAX {
                 return Err(Refusal::invalid("delegation.asserted.scopes", "has more than 64 items"));
@@ -154,12 +193,12 @@ fn object(text: &[u8], field: &str) -> Result<Object, Refusal> {
     })
 }
 
-fn optional_object(text: &[u8], field: &str) -> Result<Option<Object>, Refusal> {
+pub(super) fn optional_object(text: &[u8], field: &str) -> Result<Option<Object>, Refusal> {
     if text.is_empty() { Ok(None) } else { object(text, field).map(Some) }
 }
 
 /// An id that may be empty.
-fn id(text: &str, field: &str) -> Result<String, Refusal> {
+pub(super) fn id(text: &str, field: &str) -> Result<String, Refusal> {
     let text = bounded(text, ID_MAX, field)?;
     if text.chars().any(is_unprintable) {
         return Err(Refusal::invalid(field, "holds a control or invisible character"));
@@ -168,8 +207,17 @@ fn id(text: &str, field: &str) -> Result<String, Refusal> {
 }
 
 /// An id that must not be empty.
-fn some_id(text: &str, field: &str) -> Result<String, Refusal> {
+pub(super) fn some_id(text: &str, field: &str) -> Result<String, Refusal> {
     if text.is_empty() { Err(Refusal::invalid(field, "is missing")) } else { id(text, field) }
+}
+
+/// SHA-256, or nothing.
+fn optional_digest(bytes: &[u8], field: &str) -> Result<Option<[u8; 32]>, Refusal> {
+    match (bytes.is_empty(), bytes.try_into()) {
+        (true, _) => Ok(None),
+        (false, Ok(digest)) => Ok(Some(digest)),
+        (false, Err(_)) => Err(Refusal::invalid(field, "is not 32 bytes")),
+    }
 }
 
 fn bounded(text: &str, longest: usize, field: &str) -> Result<String, Refusal> {
@@ -178,12 +226,6 @@ fn bounded(text: &str, longest: usize, field: &str) -> Result<String, Refusal> {
         (true, _) => Err(Refusal::invalid(field, "is longer than 16384 bytes")),
         (false, _) => Ok(text.to_owned()),
     }
-}
-
-/// Characters that could forge a line, or the look of one: controls, line separators, bidi marks, zero-width characters.
-fn is_unprintable(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]

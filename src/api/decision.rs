@@ -101,7 +101,15 @@ impl DecisionService for Decisions {
     }
 
     async fn report_outcome(&self, request: Request<v1::ReportOutcomeRequest>) -> Result<Response<v1::ReportOutcomeResponse>, Status> {
-        Err(unbuilt::answer(&self.pdp, &request))
+        let origin = origin(&request, Purpose::Authorize);
+        let read = convert::outcome(request.into_inner());
+        let recorded = self.pdp.report_outcome(&origin, read).await.map_err(|refused| status::status(refused.refusal()))?;
+        let (check, expires) = recorded.value().clone().unzip();
+        Ok(Response::new(v1::ReportOutcomeResponse {
+            check: check.unwrap_or_default(),
+            check_expires_at: expires.map(respond::time),
+            audit: respond::reference(&recorded, self.pdp.audit_log()),
+        }))
     }
 }
 
@@ -117,7 +125,7 @@ impl Decisions {
 
     /// A stream's message that no method could read: counted, in the contract's words.
     fn unreadable(&self, origin: &Origin, status: Status) -> Status {
-        front::count(&self.pdp, origin.peer, status.code());
+        front::count(&self.pdp, &origin.peer, status.code());
         if status.code() == Code::OutOfRange { front::too_large() } else { status }
     }
 
@@ -136,7 +144,7 @@ impl Decisions {
         match tokio::time::timeout(self.item_timeout, decided).await {
             Ok(result) => result,
             Err(_elapsed) => {
-                front::count(&self.pdp, origin.peer, Code::DeadlineExceeded);
+                front::count(&self.pdp, &origin.peer, Code::DeadlineExceeded);
                 let error = status::item_error(&Refusal::Deadline, &shown(request_id.clone()));
                 v1::AuthorizeResult { result: Some(v1::authorize_result::Result::Error(error)) }
             }

@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,11 +14,11 @@ use http_body::Frame;
 use opentelemetry::context::FutureExt as _;
 use tokio::sync::Semaphore;
 use tonic::body::Body;
-use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Status};
 use tower::Service;
 
 use crate::api::Options;
+use crate::api::listen::Connection;
 use crate::caller::Peer;
 use crate::clock::Stopwatch;
 use crate::pdp::Pdp;
@@ -63,7 +62,10 @@ pub(super) fn origin<T>(request: &tonic::Request<T>, purpose: Purpose) -> Origin
     if let Some(seen) = request.extensions().get::<Seen>() {
         seen.set();
     }
-    Origin { peer: Peer { address: request.remote_addr() }, trace: Trace::current(), purpose }
+    let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
+    let bearer = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+    let bearer = bearer.and_then(|value| value.strip_prefix("Bearer ")).filter(|_| connection.takes_bearer).map(str::to_owned);
+    Origin { peer: Peer { bearer, ..connection.peer }, trace: Trace::current(), purpose }
 }
 
 /// The layer.
@@ -104,11 +106,11 @@ where
             return Box::pin(inner.call(request));
         }
         let method = METHODS.into_iter().find(|method| *method == path);
-        let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+        let peer = request.extensions().get::<Connection>().map(|connection| connection.peer.clone()).unwrap_or_default();
         let seen = Seen::default();
         request.extensions_mut().insert(seen.clone());
         let original = method.is_none().then_some(path.as_str());
-        let trace = self.pdp.telemetry().start_rpc(method.unwrap_or(OTHER), original, request.headers(), peer);
+        let trace = self.pdp.telemetry().start_rpc(method.unwrap_or(OTHER), original, request.headers(), peer.address);
         let ending = Ending {
             pdp: Arc::clone(&self.pdp),
             trace: trace.clone(),
@@ -132,12 +134,12 @@ where
                 Err(_elapsed) => Status::deadline_exceeded("the decision was not recorded in time").into_http(),
             }
         };
-        Box::pin(async move { Ok(end(answered.with_context(trace.context()).await, ending, &seen, peer)) })
+        Box::pin(async move { Ok(end(answered.with_context(trace.context()).await, ending, &seen, &peer)) })
     }
 }
 
 /// Ends the span with the status in the headers, or hands it to the body to end it with the trailers.
-fn end(response: Response<Body>, mut ending: Ending, seen: &Seen, peer: Option<SocketAddr>) -> Response<Body> {
+fn end(response: Response<Body>, mut ending: Ending, seen: &Seen, peer: &Peer) -> Response<Body> {
     let Some(mut code) = response.headers().get("grpc-status").map(|value| Code::from_bytes(value.as_bytes())) else {
         return response.map(|body| Body::new(Watched { body, ending }));
     };
@@ -148,7 +150,6 @@ fn end(response: Response<Body>, mut ending: Ending, seen: &Seen, peer: Option<S
         response = too_large().into_http();
     }
     // What a method has is recorded by the pipelines, but for an answer that was cut off.
-    let peer = Peer { address: peer };
     match (seen.0.load(Ordering::Relaxed), code) {
         (_, Code::Ok) => {}
         (true, Code::Internal) => ending.pdp.count_stranger(peer.host(), "internal"),
@@ -243,7 +244,7 @@ pub(super) fn too_large() -> Status {
 }
 
 /// Counts a request that no pipeline recorded.
-pub(super) fn count(pdp: &Pdp, peer: Peer, code: Code) {
+pub(super) fn count(pdp: &Pdp, peer: &Peer, code: Code) {
     pdp.count_stranger(peer.host(), kind(code));
 }
 

@@ -3,13 +3,10 @@
 use prost_types::Timestamp as WireTime;
 
 use crate::api::v1;
+use crate::approvals::binding::REQUESTABLE;
 use crate::audit::Recorded;
 use crate::model::answer::{Answer, Mode, NextAction, Obligation, PolicyVersion, Reason};
 use crate::model::time::Timestamp;
-use std::time::Duration;
-
-/// How long a requestable denial may be turned into a request.
-const REQUESTABLE: Duration = Duration::from_secs(15 * 60);
 
 /// The answer, as it leaves: only a recorded one can.
 pub fn response(recorded: &Recorded<Answer>, log: &str) -> v1::AuthorizeResponse {
@@ -20,7 +17,7 @@ pub fn response(recorded: &Recorded<Answer>, log: &str) -> v1::AuthorizeResponse
     let access_request = missing.map(|missing| v1::AccessRequest {
         template: missing.template.clone(),
         expires_at: Some(time(answer.evaluated_at.plus(REQUESTABLE))),
-        binding_token: String::new(),
+        binding_token: answer.binding_token.clone(),
         display: answer.display.clone(),
         requires: missing.requires.clone(),
         quorum: missing.quorum,
@@ -37,10 +34,18 @@ pub fn response(recorded: &Recorded<Answer>, log: &str) -> v1::AuthorizeResponse
         access_request,
         next_action: next_action(denied.map_or(NextAction::None, Reason::next_action)).into(),
         retry_after: None,
-        approval: None,
-        repeated: false,
+        approval: answer.approval.as_ref().map(|used| v1::UsedApproval {
+            id: used.id.clone(),
+            approvers: used.approvers.iter().map(|subject| subject.sub.clone()).collect(),
+            approved_at: Some(time(used.approved_at)),
+        }),
+        repeated: answer.repeats.is_some(),
+        outcome_token: answer.outcome_token.clone(),
         policy: Some(policy(&answer.policy)),
-        audit: recorded.index().map(|index| v1::AuditReference { log: log.to_owned(), index }),
+        audit: match &answer.repeats {
+            Some(first) => Some(v1::AuditReference { log: first.0.clone(), index: first.1 }),
+            None => reference(recorded, log),
+        },
         call_digest: answer.call_digest.clone(),
         valid_until: Some(time(answer.evaluated_at)),
         mode: match answer.mode {
@@ -55,6 +60,11 @@ pub fn response(recorded: &Recorded<Answer>, log: &str) -> v1::AuthorizeResponse
         .into(),
         warnings: answer.warnings.iter().map(ToString::to_string).collect(),
     }
+}
+
+/// Where something is recorded; none in best-effort mode, where it is not written yet.
+pub fn reference<T>(recorded: &Recorded<T>, log: &str) -> Option<v1::AuditReference> {
+    recorded.index().map(|index| v1::AuditReference { log: log.to_owned(), index })
 }
 
 /// The bundle that decided.

@@ -12,26 +12,19 @@ const DOMAIN: &str = "countersign";
 /// The status of a refusal.
 pub fn status(refusal: &Refusal) -> Status {
     let mut details = ErrorDetails::with_error_info(refusal.kind().to_uppercase(), DOMAIN, std::collections::HashMap::new());
-    if let Refusal::Invalid { field, below, .. } = refusal {
-        details.add_bad_request_violation(format!("{field}{below}"), words(refusal));
+    if let Some(field) = field(refusal) {
+        details.add_bad_request_violation(field, words(refusal));
     }
-    let message = match refusal {
-        Refusal::Invalid { field, below, .. } => format!("`{field}{below}` {}", words(refusal)),
-        Refusal::Deadline | Refusal::Exhausted(_) | Refusal::Forbidden(_) | Refusal::Unauthenticated(_) | Refusal::Unavailable(_) => {
-            refusal.to_string()
-        }
+    let message = match field(refusal) {
+        Some(field) => format!("`{field}` {}", words(refusal)),
+        None => refusal.to_string(),
     };
     Status::with_error_details(code(refusal), message, details)
 }
 
 /// The refusal as an item's error.
 pub fn item_error(refusal: &Refusal, request_id: &str) -> v1::ItemError {
-    let field = match refusal {
-        Refusal::Invalid { field, below, .. } => format!("{field}{below}"),
-        Refusal::Deadline | Refusal::Exhausted(_) | Refusal::Forbidden(_) | Refusal::Unauthenticated(_) | Refusal::Unavailable(_) => {
-            String::new()
-        }
-    };
+    let field = field(refusal).unwrap_or_default();
     v1::ItemError { request_id: request_id.to_owned(), code: code(refusal) as i32, field, message: status(refusal).message().to_owned() }
 }
 
@@ -41,8 +34,24 @@ fn code(refusal: &Refusal) -> Code {
         Refusal::Exhausted(_) => Code::ResourceExhausted,
         Refusal::Forbidden(_) => Code::PermissionDenied,
         Refusal::Invalid { .. } => Code::InvalidArgument,
+        Refusal::NotFound => Code::NotFound,
+        Refusal::Precondition(_) => Code::FailedPrecondition,
         Refusal::Unauthenticated(_) => Code::Unauthenticated,
         Refusal::Unavailable(_) => Code::Unavailable,
+    }
+}
+
+/// The field at fault, by its whole path.
+fn field(refusal: &Refusal) -> Option<String> {
+    match refusal {
+        Refusal::Invalid { field, below, .. } => Some(format!("{field}{below}")),
+        Refusal::Deadline
+        | Refusal::Exhausted(_)
+        | Refusal::Forbidden(_)
+        | Refusal::NotFound
+        | Refusal::Precondition(_)
+        | Refusal::Unauthenticated(_)
+        | Refusal::Unavailable(_) => None,
     }
 }
 
@@ -51,8 +60,12 @@ fn words(refusal: &Refusal) -> String {
     match refusal {
         Refusal::Invalid { problem, unknown: Some(unknown), .. } => format!("{problem}: `{unknown}`"),
         Refusal::Invalid { problem, unknown: None, .. } => (*problem).to_owned(),
-        Refusal::Deadline | Refusal::Exhausted(_) | Refusal::Forbidden(_) | Refusal::Unauthenticated(_) | Refusal::Unavailable(_) => {
-            refusal.to_string()
-        }
+        Refusal::Deadline
+        | Refusal::Exhausted(_)
+        | Refusal::Forbidden(_)
+        | Refusal::NotFound
+        | Refusal::Precondition(_)
+        | Refusal::Unauthenticated(_)
+        | Refusal::Unavailable(_) => refusal.to_string(),
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::audit::events::Actor;
 use crate::json;
 use crate::model::answer::{Answer, Obligation};
 use crate::model::call::{Call, Correlation, Model, PlainCall};
@@ -46,6 +47,9 @@ pub enum Record {
     /// The server stopped.
     #[serde(rename = "server.stopped")]
     Stopped(ServerRecord),
+    /// A record that the state store kept until now; it says its type itself.
+    #[serde(untagged)]
+    Stored(serde_json::Value),
 }
 
 /// A list that is cut with a count, never silently.
@@ -91,6 +95,8 @@ pub struct DecisionRecord {
     caller: CallerRecord,
     #[serde(skip_serializing_if = "Option::is_none")]
     chain: Option<ChainRecord>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approval: Option<UsedRecord>,
     action: String,
     resource: ResourceRecord,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -116,10 +122,23 @@ struct CallerRecord {
     by: &'static str,
 }
 
+/// The approval that a call used.
+#[derive(Debug, Serialize)]
+struct UsedRecord {
+    id: String,
+    operation: String,
+    approvers: Vec<String>,
+    approved_at: String,
+}
+
 #[derive(Debug, Serialize)]
 struct ChainRecord {
     agent: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    agent_issuer: String,
     supervisor: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    supervisor_issuer: String,
     step: String,
     scopes: Capped<String>,
     asserted: bool,
@@ -192,6 +211,11 @@ pub struct Surroundings {
 }
 
 impl DecisionRecord {
+    /// The action that was decided.
+    pub fn action(&self) -> &str {
+        &self.action
+    }
+
     /// The record of an answer to a call.
     pub fn of(answer: &Answer, caller: &Caller, chain: &Chain, call: &Call, surroundings: Surroundings) -> Self {
         let case = CaseRecord { id: call.case.id.clone(), version: call.case.version.clone(), tenant: call.case.tenant.clone() };
@@ -199,13 +223,22 @@ impl DecisionRecord {
         let resource = ResourceRecord { r#type: reference.kind.clone(), id: reference.id.clone(), version: call.resource.version.clone() };
         let chain = ChainRecord {
             agent: chain.agent.clone(),
+            agent_issuer: chain.token.agent_issuer.clone(),
             supervisor: chain.supervisor.clone(),
+            supervisor_issuer: chain.token.supervisor_issuer.clone(),
             step: chain.step.clone(),
-            scopes: chain.scopes.iter().cloned().collect(),
+            scopes: chain.scopes.iter().flatten().cloned().collect(),
             asserted: chain.asserted,
         };
+        let approval = answer.approval.as_ref().map(|used| UsedRecord {
+            id: used.id.clone(),
+            operation: call.tokens.operation.clone(),
+            approvers: used.approvers.iter().map(|subject| subject.sub.clone()).collect(),
+            approved_at: used.approved_at.to_string(),
+        });
         Self {
             chain: Some(chain),
+            approval,
             action: call.action.clone(),
             resource,
             case: Some(case),
@@ -283,7 +316,7 @@ pub struct RefusalRecord {
     #[serde(skip_serializing_if = "String::is_empty")]
     field: String,
     purpose: &'static str,
-    caller: CallerRecord,
+    caller: Actor,
     policy: PolicyReference,
     #[serde(skip_serializing_if = "String::is_empty")]
     trace_id: String,
@@ -291,12 +324,15 @@ pub struct RefusalRecord {
 
 impl RefusalRecord {
     /// The record of a refusal.
-    pub fn of(refusal: &Refusal, caller: &Caller, policy: &crate::model::answer::PolicyVersion, surroundings: Surroundings) -> Self {
+    pub fn of(refusal: &Refusal, caller: Actor, policy: &crate::model::answer::PolicyVersion, surroundings: Surroundings) -> Self {
         let (field, problem) = match refusal {
             Refusal::Invalid { field, problem, .. } => (field.clone(), *problem),
-            Refusal::Exhausted(words) | Refusal::Forbidden(words) | Refusal::Unauthenticated(words) | Refusal::Unavailable(words) => {
-                (String::new(), *words)
-            }
+            Refusal::Exhausted(words)
+            | Refusal::Forbidden(words)
+            | Refusal::Precondition(words)
+            | Refusal::Unauthenticated(words)
+            | Refusal::Unavailable(words) => (String::new(), *words),
+            Refusal::NotFound => (String::new(), "not_found"),
             Refusal::Deadline => (String::new(), ""),
         };
         Self {
@@ -305,7 +341,7 @@ impl RefusalRecord {
             problem,
             field,
             purpose: surroundings.purpose,
-            caller: CallerRecord { tool_service: caller.tool_service.clone(), by: caller.by.name() },
+            caller,
             policy: PolicyReference { digest: policy.digest.clone(), version: policy.version },
             trace_id: surroundings.trace_id,
         }
@@ -416,7 +452,15 @@ mod tests {
         let link = || LinkRecord { link: "tool_service", principal: id(), permitted: false, determining: worst(), errors: worst() };
         let record = Record::Decision(Box::new(DecisionRecord {
             evaluation_id: id(),
-            chain: Some(ChainRecord { agent: id(), supervisor: id(), step: id(), scopes: worst(), asserted: true }),
+            chain: Some(ChainRecord {
+                agent: id(),
+                agent_issuer: id(),
+                supervisor: id(),
+                supervisor_issuer: id(),
+                step: id(),
+                scopes: worst(),
+                asserted: true,
+            }),
             action: id(),
             resource: ResourceRecord { r#type: id(), id: id(), version: id() },
             case: Some(CaseRecord { id: id(), version: id(), tenant: id() }),

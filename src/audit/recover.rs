@@ -25,6 +25,8 @@ pub(super) struct Tail {
     pub(super) opened: Option<Timestamp>,
     pub(super) last: Option<Timestamp>,
     pub(super) recovered: Option<Recovered>,
+    /// The state store's generation and revision that the last line of a transition names.
+    pub(super) transition: Option<(String, i64)>,
 }
 
 /// The members of a line that recovery reads.
@@ -34,6 +36,8 @@ struct Place {
     prev: String,
     ts: String,
     durable: Option<u64>,
+    generation: Option<String>,
+    transition: Option<i64>,
 }
 
 /// Reads the tail of a log.
@@ -62,6 +66,7 @@ pub(super) fn read_tail(folder: &Path, now: Timestamp) -> Result<Tail, OpenError
         tail.length += length(line);
         tail.last = Timestamp::parse(&place.ts);
         tail.opened = tail.opened.or(tail.last);
+        tail.transition = place.generation.zip(place.transition).or(tail.transition);
     }
     let whole = usize::try_from(tail.length).unwrap_or(usize::MAX);
     let rest = bytes.get(whole..).unwrap_or_default();
@@ -124,6 +129,26 @@ fn cut(folder: &Path, path: &Path, length: u64, rest: &[u8], (seq, now): (u64, T
     segment.set_len(length)?;
     segment.sync_all()?;
     Ok(Recovered { kept_in, bytes: self::length(rest), digest: hash(rest) })
+}
+
+/// The line of a transition that was left at this time or later; `None` if no line has it.
+pub(super) fn line_of(folder: &Path, generation: &str, revision: i64, since: Timestamp) -> Option<u64> {
+    // The clock of another start of this process may have stood a little elsewhere.
+    let oldest = since.minus(std::time::Duration::from_secs(60));
+    for (_, path) in segments(folder).ok()?.iter().rev() {
+        let text = fs::read(path).ok()?;
+        let mut places = text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Place>(line).ok());
+        let first = places.next()?;
+        let begins = Timestamp::parse(&first.ts)?;
+        let is = |place: &Place| place.transition == Some(revision) && place.generation.as_deref() == Some(generation);
+        if let Some(found) = std::iter::once(first).chain(places).find(is) {
+            return Some(found.seq);
+        }
+        if begins < oldest {
+            return None;
+        }
+    }
+    None
 }
 
 /// The segments and the number of their first line, in order.

@@ -59,6 +59,7 @@ pub(super) struct Writer {
     prev: String,
     poisoned: bool,
     health: Arc<Health>,
+    pub(super) transition: Option<(String, i64)>,
 }
 
 impl Writer {
@@ -96,6 +97,7 @@ impl Writer {
             prev: tail.prev.unwrap_or_else(|| GENESIS.to_owned()),
             poisoned: false,
             health,
+            transition: tail.transition,
         };
         Ok((writer, tail.recovered))
     }

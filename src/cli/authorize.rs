@@ -7,11 +7,12 @@ use super::{Environment, Exit, Failure, client_failure, runtime};
 use crate::api::client;
 use crate::api::v1;
 use crate::bundle::Bundle;
-use crate::caller::{self, Peer};
 use crate::clock::{Clock, SystemClock};
-use crate::delegation;
+use crate::delegation::asserted_chain;
 use crate::model::answer::Reason;
 use crate::model::call::Call;
+use crate::model::chain::{Asserted, Credential};
+use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::model::vouched::Vouched;
 use crate::pdp::judge::{Judged, judge, lowest_tier};
@@ -143,14 +144,19 @@ fn local(environment: &Environment, arguments: &Arguments, call: &Call) -> Resul
     Ok((allowed, shown))
 }
 
-fn decide(bundle: &Bundle, call: &Call, now: Timestamp) -> Result<Judged, crate::model::refusal::Refusal> {
-    let development = bundle.manifest.development.as_ref();
-    let here = Peer { address: Some(([127, 0, 0, 1], 0).into()) };
-    let caller = caller::identify(here, development)?;
-    let chain = delegation::chain(&caller, &call.credential, development)?;
-    let unserved = || crate::model::refusal::Refusal::invalid("engine.gates", "are off: a request file needs them");
-    let roles = bundle.roles.as_ref().ok_or_else(unserved)?;
-    judge(bundle, roles, &chain, call, &Vouched::nothing(lowest_tier(&bundle.policies.shapes)), now)
+/// Decides as the bundle's development defaults would. Nobody said yes, and nothing is remembered.
+fn decide(bundle: &Bundle, call: &Call, now: Timestamp) -> Result<Judged, Refusal> {
+    let missing = |words| Refusal::Unauthenticated(words);
+    let roles = bundle.roles.as_ref().ok_or_else(|| Refusal::invalid("engine.gates", "is `none`: only a server decides plain requests"))?;
+    let defaults = bundle.manifest.development.as_ref().ok_or_else(|| missing("the bundle has no development defaults"))?;
+    let asserted = match &call.credential {
+        Credential::Asserted(asserted) => asserted.clone(),
+        Credential::None => Asserted::default(),
+        Credential::Token { .. } => return Err(missing("a token is verified by a server alone: leave out `--local`")),
+    };
+    let chain = asserted_chain(&defaults.tool_service, &asserted, defaults);
+    let vouched = Vouched::nothing(lowest_tier(&bundle.policies.shapes));
+    judge(bundle, roles, &chain, call, &vouched, now)
 }
 
 fn text(shown: &Shown) -> String {

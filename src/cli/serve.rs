@@ -59,8 +59,13 @@ fn start_failure(error: StartError) -> Failure {
         | StartError::Audit(_)
         | StartError::Data(..)
         | StartError::Entropy(_)
+        | StartError::Issuers(_)
+        | StartError::Keys(_)
         | StartError::Record
-        | StartError::Telemetry(_) => Failure::new(Exit::Failure, error),
+        | StartError::Socket(..)
+        | StartError::Store(_)
+        | StartError::Telemetry(_)
+        | StartError::Trust(_) => Failure::new(Exit::Failure, error),
     }
 }
 

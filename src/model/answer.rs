@@ -1,5 +1,6 @@
 //! The answer to a call.
 
+use crate::model::approval::UsedApproval;
 use crate::model::time::Timestamp;
 use crate::model::verdict::Verdict;
 
@@ -169,7 +170,7 @@ impl Mode {
 }
 
 /// What a PEP must or may do with the decision.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Obligation {
     /// Kind, e.g. `return_only`.
     pub kind: String,
@@ -223,6 +224,10 @@ pub enum Gate {
     Case,
     /// A principal, resource or reference is unknown.
     Existence,
+    /// A kill switch or a revoked session.
+    Halt,
+    /// Kill switches, checks or approvals can't be read.
+    State,
     /// The step does not cover the action, and no policy said so.
     Step,
     /// A tenant is missing or foreign.
@@ -238,6 +243,8 @@ impl Gate {
             Self::Action => "action",
             Self::Case => "case",
             Self::Existence => "existence",
+            Self::Halt => "halt",
+            Self::State => "state",
             Self::Step => "step",
             Self::Tenant => "tenant",
             Self::Token => "token",
@@ -246,7 +253,7 @@ impl Gate {
 }
 
 /// The policy bundle that decided.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PolicyVersion {
     /// `sha256:` and the digest in hex.
     pub digest: String,
@@ -279,6 +286,14 @@ pub struct Answer {
     pub policy: PolicyVersion,
     /// What the deployment runs without.
     pub warnings: Vec<&'static str>,
+    /// The approval that was used.
+    pub approval: Option<Box<UsedApproval>>,
+    /// Binds a requestable denial to this call; empty otherwise.
+    pub binding_token: String,
+    /// Brings back what was allowed when its outcome is reported; empty otherwise.
+    pub outcome_token: String,
+    /// The record of the first answer to a repeated operation: log and line.
+    pub repeats: Option<Box<(String, u64)>>,
 }
 
 impl Answer {

@@ -106,6 +106,11 @@ pub struct Call {
 }
 
 impl Call {
+    /// The case's customer; empty if it names none.
+    pub fn customer(&self) -> &str {
+        self.case.attributes.get("customer").and_then(Value::as_str).unwrap_or_default()
+    }
+
     /// All that the decision and its record depend on, as one object to be digested. Texts and tokens are in it, so only a
     /// keyed digest of it may leave the process.
     pub fn digest_input(&self) -> Value {

@@ -1,5 +1,7 @@
 //! Who calls, and on whose behalf.
 
+use crate::model::time::Timestamp;
+
 /// A part of the delegation chain; each is evaluated as principal of the same action and resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Link {
@@ -35,6 +37,10 @@ pub struct Caller {
     pub tool_service: String,
     /// How it was authenticated.
     pub by: Authentication,
+    /// The tenants that its trust domain may speak for; `None` leaves it to the tool service's entity.
+    pub tenants: Option<Vec<String>>,
+    /// SHA-256 of its certificate.
+    pub certificate: Option<[u8; 32]>,
 }
 
 /// How a caller was authenticated.
@@ -42,6 +48,12 @@ pub struct Caller {
 pub enum Authentication {
     /// Not at all: any process on the loopback interface is trusted, in development mode alone.
     Development,
+    /// A JWT-SVID, behind a proxy that ends TLS.
+    JwtSvid,
+    /// An X.509-SVID, by mTLS.
+    Mtls,
+    /// The operating system's word on the peer of a Unix socket.
+    UnixPeer,
 }
 
 impl Authentication {
@@ -49,6 +61,9 @@ impl Authentication {
     pub fn name(self) -> &'static str {
         match self {
             Self::Development => "development",
+            Self::JwtSvid => "jwt_svid",
+            Self::Mtls => "mtls",
+            Self::UnixPeer => "unix_peer",
         }
     }
 }
@@ -60,8 +75,13 @@ pub enum Credential {
     Asserted(Asserted),
     /// None.
     None,
-    /// A JWT.
-    Token(String),
+    /// A JWT, and SHA-256 of the agent's certificate as the caller saw it in its own handshake with the agent.
+    Token {
+        /// The compact JWS.
+        token: String,
+        /// The digest; `None` if the caller reports none.
+        agent_certificate: Option<[u8; 32]>,
+    },
 }
 
 /// A chain that the caller vouches for; empty members stand for defaults.
@@ -78,20 +98,62 @@ pub struct Asserted {
 }
 
 /// The delegation chain of one call.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chain {
     /// Tool service id.
     pub tool_service: String,
+    /// The tenants that the tool service may speak for; `None` leaves it to its entity.
+    pub tool_tenants: Option<Vec<String>>,
     /// Agent id.
     pub agent: String,
     /// Supervisor id.
     pub supervisor: String,
     /// Workflow step.
     pub step: String,
-    /// Scopes to narrow the agent's own to; empty: all of the agent's.
-    pub scopes: Vec<String>,
+    /// Scopes to narrow the agent's own to; `None`: all of the agent's.
+    pub scopes: Option<Vec<String>>,
     /// True when the caller asserted it.
     pub asserted: bool,
+    /// What the token adds; of an asserted chain there is nothing.
+    pub token: TokenFacts,
+}
+
+/// What a delegation token says beside the chain's members.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenFacts {
+    /// Who issued the supervisor's subject.
+    pub supervisor_issuer: String,
+    /// The supervisor's person, by the issuer's stable claim.
+    pub supervisor_person: Option<String>,
+    /// Who issued the agent's subject.
+    pub agent_issuer: String,
+    /// The tenant that the issuer speaks for.
+    pub tenant: Option<String>,
+    /// The case that the token is bound to.
+    pub case: Option<String>,
+    /// When the token was issued.
+    pub issued_at: Option<Timestamp>,
+}
+
+/// An authenticated human, acting for herself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Human {
+    /// Who issued the subject.
+    pub issuer: String,
+    /// The subject, as the issuer writes it.
+    pub subject: String,
+    /// The supervisor's entity id.
+    pub id: String,
+    /// The person behind the subject, by the issuer's stable claim.
+    pub person: Option<String>,
+    /// The tenant that the issuer speaks for.
+    pub tenant: String,
+    /// How she authenticated (RFC 8176).
+    pub amr: Vec<String>,
+    /// How strongly she authenticated.
+    pub acr: String,
+    /// When the token was issued.
+    pub issued_at: Timestamp,
 }
 
 impl Chain {
@@ -107,7 +169,7 @@ impl Chain {
 }
 
 /// What stands in for an absent credential in development mode; from the manifest.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DevelopmentDefaults {
     /// Tool service id of every loopback caller.

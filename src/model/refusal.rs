@@ -21,6 +21,12 @@ pub enum Refusal {
         /// The name of an unknown member, for the caller alone.
         unknown: Option<String>,
     },
+    /// There is none, or none that the caller may know of.
+    #[error("there is no such approval")]
+    NotFound,
+    /// What is asked can't be done as things stand.
+    #[error("{0}")]
+    Precondition(&'static str),
     /// A size or load limit was reached.
     #[error("{0}")]
     Exhausted(&'static str),
@@ -46,6 +52,8 @@ impl Refusal {
             | Self::Exhausted(_)
             | Self::Forbidden(_)
             | Self::Invalid { unknown: None, .. }
+            | Self::NotFound
+            | Self::Precondition(_)
             | Self::Unauthenticated(_)
             | Self::Unavailable(_) => self.to_string(),
         }
@@ -58,6 +66,8 @@ impl Refusal {
             Self::Exhausted(_) => "resource_exhausted",
             Self::Forbidden(_) => "permission_denied",
             Self::Invalid { .. } => "invalid_argument",
+            Self::NotFound => "not_found",
+            Self::Precondition(_) => "failed_precondition",
             Self::Unauthenticated(_) => "unauthenticated",
             Self::Unavailable(_) => "unavailable",
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::chain::Link;
+use crate::model::right::RightOn;
 
 /// Who may supply entities of a type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
@@ -10,6 +11,8 @@ use crate::model::chain::Link;
 pub enum Supplier {
     /// The bundle's folder.
     Bundle,
+    /// The PDP itself.
+    Pdp,
     /// The authenticated tool service, with the request.
     ToolService,
 }
@@ -34,8 +37,33 @@ pub struct Roles {
     pub shared: Vec<String>,
     /// Who supplies entities, by type; every standard type stands here once.
     pub supplied_by: BTreeMap<Supplier, Vec<String>>,
-    /// Action groups whose calls must name the model.
-    pub model_required: Vec<String>,
+    /// Action groups that change something: their calls must name the model, and are denied while kill switches can't be read.
+    pub writes: Vec<String>,
+    /// Steps whose delegation tokens must be bound to a case.
+    #[serde(default)]
+    pub case_bound_steps: Vec<String>,
+    /// Type of requests for approval, which the PDP supplies; empty: none.
+    #[serde(default)]
+    pub approval_request: String,
+    /// Type of the server, which the PDP supplies; empty: none.
+    #[serde(default)]
+    pub server: String,
+    /// Actions that principals do on their own behalf, outside of any case: no chain, one principal.
+    #[serde(default)]
+    pub direct: Vec<String>,
+    /// The checks that actions make when their outcome is reported as a success, by action.
+    #[serde(default)]
+    pub checks: BTreeMap<String, CheckMade>,
+}
+
+/// A check that an action's success makes.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckMade {
+    /// Name in `context.checks`.
+    pub makes: String,
+    /// How long it holds; 1 to 1,440.
+    pub minutes: u32,
 }
 
 impl Roles {
@@ -47,6 +75,20 @@ impl Roles {
             Link::Supervisor => &self.supervisor,
             Link::ToolService => &self.tool_service,
         }
+    }
+
+    /// The type that a right is on.
+    pub fn on(&self, on: RightOn) -> &str {
+        match on {
+            RightOn::Approval => &self.approval_request,
+            RightOn::Server => &self.server,
+            RightOn::Tenant => &self.tenant,
+        }
+    }
+
+    /// True for an action that a principal does on its own behalf.
+    pub fn is_direct(&self, action: &str) -> bool {
+        self.direct.iter().any(|direct| direct == action)
     }
 
     /// Who may supply entities of a type; `None` for types that the manifest does not list.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use chrono::{DateTime, Datelike, SecondsFormat};
 
 /// An instant in microseconds since 1970-01-01T00:00:00Z. Shown as RFC 3339 in UTC.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
@@ -19,6 +20,16 @@ impl Timestamp {
     pub fn parse(text: &str) -> Option<Self> {
         let time = DateTime::parse_from_rfc3339(text).ok()?.to_utc();
         (0..=9999).contains(&time.year()).then(|| Self(time.timestamp_micros()))
+    }
+
+    /// From whole seconds since the epoch, as JWTs have them.
+    pub const fn from_seconds(seconds: i64) -> Self {
+        Self(seconds.saturating_mul(1_000_000))
+    }
+
+    /// Whole seconds since the epoch, rounded down.
+    pub const fn seconds(self) -> i64 {
+        self.0.div_euclid(1_000_000)
     }
 
     /// Microseconds since the epoch.
@@ -35,6 +46,11 @@ impl Timestamp {
     /// This much later.
     pub fn plus(self, later: Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(later.as_micros()).unwrap_or(i64::MAX)))
+    }
+
+    /// This much earlier.
+    pub fn minus(self, earlier: Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(earlier.as_micros()).unwrap_or(i64::MAX)))
     }
 
     /// The form that Cedar's `datetime` reads: milliseconds, UTC.

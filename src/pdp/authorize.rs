@@ -1,17 +1,22 @@
 //! One Authorize, top to bottom.
 
 use crate::audit::Recorded;
+use crate::audit::events::Actor;
 use crate::audit::record::{DecisionRecord, Record, RefusalRecord, Surroundings};
-use crate::caller::{self, Peer};
+use crate::caller::Peer;
 use crate::clock::Stopwatch;
-use crate::delegation;
+use crate::entities::direct::On;
 use crate::entropy::{evaluation_id, nonce};
 use crate::model::answer::{Answer, Gate, Mode};
 use crate::model::call::{Call, PlainCall};
 use crate::model::chain::Caller;
 use crate::model::refusal::Refusal;
-use crate::pdp::judge::{Judged, judge};
-use crate::pdp::{Moment, Pdp, Refused};
+use crate::model::right::Right;
+use crate::model::text::visible;
+use crate::pdp::burn::{Presented, Use, used};
+use crate::pdp::judge::{self, Judged};
+use crate::pdp::weigh::Weighed;
+use crate::pdp::{Moment, Pdp, Refused, gates};
 use crate::telemetry::spans::{CallFacts, DecisionSpan, Trace};
 
 /// A request as it was read.
@@ -57,7 +62,10 @@ struct Evaluated {
     answer: Answer,
     record: DecisionRecord,
     facts: CallFacts,
+    /// The approval that an allow uses, and the operation that uses it.
+    burn: Option<Use>,
 }
+
 
 impl Pdp {
     /// Decides one call, or says why it can't, at one moment.
@@ -71,8 +79,8 @@ impl Pdp {
         let mut facts = facts(moment, read.as_ref().ok());
         let span = self.telemetry.start_decision(&origin.trace, if facts.action.is_empty() { "_OTHER" } else { &facts.action });
 
-        let manifest = &moment.snapshot.bundle.manifest;
-        let caller = match caller::identify(origin.peer, manifest.development.as_ref()) {
+        let development = moment.snapshot.bundle.manifest.development.as_ref();
+        let caller = match self.callers.identify(&origin.peer, development, moment.now) {
             Ok(caller) => caller,
             Err(refusal) => return Err(self.refuse_stranger(origin, span, &facts, refusal)),
         };
@@ -85,7 +93,7 @@ impl Pdp {
             return self.refuse(moment, origin, &caller, (span, facts), refusal).await;
         };
         let evaluated = match &request {
-            Request::Call(call) => self.evaluate(moment, origin, &caller, call, facts.clone()),
+            Request::Call(call) => self.evaluate(moment, origin, &caller, call, facts.clone()).await,
             Request::Plain(call) => self.evaluate_plain(moment, origin, &caller, call, facts.clone()),
         };
         let evaluated = match evaluated {
@@ -94,48 +102,73 @@ impl Pdp {
         };
         let took = watch.elapsed();
 
-        let Evaluated { answer, record, facts: known } = evaluated;
+        let Evaluated { answer, record, facts: known, burn } = evaluated;
         facts = known;
-        let receipt = match self.audit.append(moment.now, Record::Decision(Box::new(record))).await {
-            Ok(receipt) => receipt,
-            Err(down) => {
-                let refused = Refused::from(down);
+        let recorded = match burn {
+            Some(used) => self.burn(moment, used, answer, record).await,
+            None => self.record(moment, answer, record).await,
+        };
+        let recorded = match recorded {
+            Ok(recorded) => recorded,
+            Err(refused) => {
                 self.telemetry.metrics.refusal(refused.refusal().kind());
                 self.end_refused(span, &facts, refused.refusal());
                 return Err(refused);
             }
         };
-        self.telemetry.metrics.decision(
-            answer.allows(),
-            answer.outcome.denied.map_or("", |reason| reason.name()),
-            answer.mode.name(),
-            took,
-        );
+        let answer = recorded.value();
+        let reason = answer.outcome.denied.map_or("", |reason| reason.name());
+        self.telemetry.metrics.decision(answer.allows(), reason, answer.mode.name(), took);
         if let Some(span) = span {
-            span.answered(&facts, &answer);
+            span.answered(&facts, answer);
         }
-        Ok(receipt.seal(answer))
+        Ok(recorded)
     }
 
-    /// A call in its chain: delegation, gates, Cedar, obligations.
-    fn evaluate(&self, moment: &Moment, origin: &Origin, caller: &Caller, call: &Call, facts: CallFacts) -> Result<Evaluated, Refusal> {
+    /// Makes an answer's record durable.
+    pub(super) async fn record(&self, moment: &Moment, answer: Answer, record: DecisionRecord) -> Result<Recorded<Answer>, Refused> {
+        Ok(self.audit.append(moment.now, Record::Decision(Box::new(record))).await?.seal(answer))
+    }
+
+    /// A call in its chain: delegation, gates, what a human said, Cedar, obligations.
+    async fn evaluate(&self, moment: &Moment, origin: &Origin, caller: &Caller, call: &Call, facts: CallFacts) -> Result<Evaluated, Refusal> {
         let bundle = &moment.snapshot.bundle;
         let roles = bundle.roles.as_ref().ok_or_else(|| Refusal::invalid("plain", "is required: every gate of this server is off"))?;
-        let chain = delegation::chain(caller, &call.credential, bundle.manifest.development.as_ref())?;
-        let judged = judge(bundle, roles, &chain, call, &moment.snapshot.nothing, moment.now)?;
+        let chain = self.delegations.chain(caller, &call.credential, bundle.manifest.development.as_ref(), moment.now).await?;
+        let hypothetical = call.dry_run || origin.purpose == Purpose::Explain;
+        if hypothetical && !self.may(moment, Right::DecisionExplain, &caller.tool_service, On::Tenant(&call.case.tenant)) {
+            return Err(Refusal::Forbidden("the caller may not ask hypothetically for this tenant: no policy grants `decision.explain`"));
+        }
+        let Weighed { mut judged, presented } = match gates::pass(&bundle.policies, roles, &chain, call) {
+            Ok(named) => self.weigh(moment, roles, (caller, &chain, call), named, hypothetical).await?,
+            Err(stop) => Weighed { judged: judge::stopped(stop)?, presented: Presented::None },
+        };
         let mut facts = CallFacts { principal_type: roles.agent.clone(), ..facts };
-        if matches!(judged.gate, None | Some(Gate::Step | Gate::Token)) {
+        if matches!(judged.gate, None | Some(Gate::Halt | Gate::State | Gate::Step | Gate::Token)) {
             facts.agent.clone_from(&chain.agent);
             facts.step.clone_from(&chain.step);
             facts.tenant.clone_from(&call.case.tenant);
         }
-        let mode = if call.dry_run || origin.purpose == Purpose::Explain { Mode::DryRun } else { Mode::Enforce };
+        if chain.asserted && !self.options.development {
+            // A chain that nobody signed asks no human.
+            judged.outcome.missing = None;
+        }
+        let mode = if hypothetical { Mode::DryRun } else { Mode::Enforce };
         let reference = &call.resource.reference;
-        let display = format!("{} on {} {} of case {}", call.action, reference.kind, reference.id, call.case.id);
+        let display = visible(&format!("{} on {} {} of case {}", call.action, reference.kind, reference.id, call.case.id));
         let digest = self.audit.digest(&call.digest_input());
-        let answer = self.answer(moment, judged, mode, (&call.correlation.request, display, digest))?;
+        let mut answer = self.answer(moment, judged, mode, (&call.correlation.request, display, digest))?;
+        self.sign(moment, (caller, &chain, call), &mut answer)?;
+        let burn = match presented {
+            Presented::Repeated(receipt) if answer.allows() => Some(Use::Again(Actor::service(caller), receipt)),
+            Presented::Usable(approval) if answer.allows() => {
+                answer.approval = Some(Box::new(used(&approval)));
+                Some(Use::now(caller, &chain, call, &approval, &self.options.environment))
+            }
+            Presented::Denied(_) | Presented::None | Presented::Repeated(_) | Presented::Usable(_) => None,
+        };
         let record = DecisionRecord::of(&answer, caller, &chain, call, self.surroundings(origin)?);
-        Ok(Evaluated { answer, record, facts })
+        Ok(Evaluated { answer, record, facts, burn })
     }
 
     fn evaluate_plain(
@@ -151,7 +184,7 @@ impl Pdp {
         let digest = self.audit.digest(&call.digest_input());
         let answer = self.answer(moment, judged, mode, (&call.correlation.request, String::new(), digest))?;
         let record = DecisionRecord::of_plain(&answer, caller, call, self.surroundings(origin)?);
-        Ok(Evaluated { answer, record, facts })
+        Ok(Evaluated { answer, record, facts, burn: None })
     }
 
     fn answer(&self, moment: &Moment, judged: Judged, mode: Mode, of: (&str, String, String)) -> Result<Answer, Refusal> {
@@ -169,10 +202,14 @@ impl Pdp {
             call_digest,
             policy: moment.snapshot.bundle.version.clone(),
             warnings: self.options.warnings.clone(),
+            approval: None,
+            binding_token: String::new(),
+            outcome_token: String::new(),
+            repeats: None,
         })
     }
 
-    fn surroundings(&self, origin: &Origin) -> Result<Surroundings, Refusal> {
+    pub(super) fn surroundings(&self, origin: &Origin) -> Result<Surroundings, Refusal> {
         let nonce = nonce(self.entropy.as_ref()).map_err(no_entropy)?;
         Ok(Surroundings { nonce, trace_id: origin.trace.id(), purpose: origin.purpose.name() })
     }
@@ -188,7 +225,7 @@ impl Pdp {
     ) -> Result<T, Refused> {
         self.end_refused(span, &facts, &refusal);
         let surroundings = self.surroundings(origin).map_err(Refused)?;
-        let record = RefusalRecord::of(&refusal, caller, &moment.snapshot.bundle.version, surroundings);
+        let record = RefusalRecord::of(&refusal, Actor::service(caller), &moment.snapshot.bundle.version, surroundings);
         self.audit.append(moment.now, Record::Refusal(Box::new(record))).await?;
         self.telemetry.metrics.refusal(refusal.kind());
         Err(Refused(refusal))
@@ -201,7 +238,7 @@ impl Pdp {
         Refused(refusal)
     }
 
-    fn end_refused(&self, span: Option<DecisionSpan>, facts: &CallFacts, refusal: &Refusal) {
+    pub(super) fn end_refused(&self, span: Option<DecisionSpan>, facts: &CallFacts, refusal: &Refusal) {
         tracing::debug!(name: "request.refused", kind = refusal.kind());
         if let Some(span) = span {
             span.refused(facts, refusal);
@@ -231,7 +268,7 @@ impl Drop for Flight<'_> {
     }
 }
 
-fn no_entropy(_: crate::entropy::NoEntropy) -> Refusal {
+pub(super) fn no_entropy(_: crate::entropy::NoEntropy) -> Refusal {
     Refusal::Unavailable("the operating system's random source failed")
 }
 

@@ -21,7 +21,7 @@ const NOTHING: &Object = &Object::new();
 /// The gate that denies, or what can't be read.
 pub(super) fn pass<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain, call: &'a Call) -> Result<Named<'a>, Stop> {
     let named = find(policies, roles, chain, call)?;
-    tenant_gate(policies, roles, &named, call)?;
+    tenant_gate(policies, roles, chain, &named, call)?;
     case_gate(&named, call)?;
     Ok(named)
 }
@@ -31,23 +31,36 @@ pub(super) fn pass<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain, cal
 /// # Errors
 /// The gate that denies what does not exist, or what can't be read.
 pub(super) fn find<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain, call: &'a Call) -> Result<Named<'a>, Stop> {
-    let action = policies.shapes.actions.get(&call.action).ok_or(Stop::Denied(Gate::Action))?;
+    let action = policies.shapes.actions.get(&call.action).filter(|_| !roles.is_direct(&call.action));
+    let action = action.ok_or(Stop::Denied(Gate::Action))?;
     let kind = &call.resource.reference.kind;
     if !action.resources.iter().any(|taken| taken.to_string() == *kind) {
         return Err(Stop::Denied(Gate::Action));
     }
-    if call.model.is_none() && roles.model_required.iter().any(|group| action.groups.contains(group)) {
+    if call.model.is_none() && roles.writes.iter().any(|group| action.groups.contains(group)) {
         return Err(Refusal::invalid("model", "is required for this action").into());
     }
     if !policies.shapes.choices(&roles.step).contains(&chain.step) {
-        return Err(Refusal::invalid("delegation.asserted.step", "is no step of the bundle").into());
+        let field = if chain.asserted { "delegation.asserted.step" } else { "delegation.token" };
+        return Err(Refusal::invalid(field, "names a step that is none of the bundle").into());
     }
+    token_gate(roles, chain, call)?;
     let principals = principals(policies, roles, chain)?;
     let case = policies.shapes.uid(&roles.case, &call.case.id).ok_or(Stop::Denied(Gate::Existence))?;
     let resource = policies.shapes.uid(kind, &call.resource.reference.id).ok_or(Stop::Denied(Gate::Existence))?;
     let attributes = attributes(policies, roles, call, &resource)?;
     let scopes = scopes(&principals, chain);
     Ok(Named { action, principals, resource, attributes, case, scopes })
+}
+
+/// A token that is bound to a case serves that case; the steps that write ask for one.
+fn token_gate(roles: &Roles, chain: &Chain, call: &Call) -> Result<(), Stop> {
+    match &chain.token.case {
+        Some(case) if *case == call.case.id => Ok(()),
+        Some(_) => Err(Stop::Denied(Gate::Case)),
+        None if chain.asserted || !roles.case_bound_steps.contains(&chain.step) => Ok(()),
+        None => Err(Refusal::Unauthenticated("the token must be bound to a case for this step: it has no `case`").into()),
+    }
 }
 
 /// Every principal of the chain is an entity of the bundle.
@@ -63,7 +76,7 @@ fn principals<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain) -> Resul
 }
 
 /// The case's tenant exists, is every principal's own, and the resource's unless it is of a shared type.
-fn tenant_gate(policies: &Policies, roles: &Roles, named: &Named<'_>, call: &Call) -> Result<(), Stop> {
+fn tenant_gate(policies: &Policies, roles: &Roles, chain: &Chain, named: &Named<'_>, call: &Call) -> Result<(), Stop> {
     let denied = Err(Stop::Denied(Gate::Tenant));
     let Some(tenant) = policies.shapes.uid(&roles.tenant, &call.case.tenant).filter(|tenant| policies.store.get(tenant).is_some()) else {
         return denied;
@@ -81,7 +94,10 @@ fn tenant_gate(policies: &Policies, roles: &Roles, named: &Named<'_>, call: &Cal
             own || roles.shared.contains(&call.resource.reference.kind)
         }
     };
-    if owned && named.principals.iter().all(serves) { Ok(()) } else { denied }
+    // What was proven of the caller and the token narrows what the entities say; it never widens it.
+    let proven = chain.token.tenant.as_ref().is_none_or(|tenant| *tenant == call.case.tenant)
+        && chain.tool_tenants.as_ref().is_none_or(|tenants| tenants.contains(&call.case.tenant));
+    if owned && proven && named.principals.iter().all(serves) { Ok(()) } else { denied }
 }
 
 /// A resource that is a case is the call's own, and one that has a customer has the case's.
@@ -124,7 +140,7 @@ fn attributes<'a>(policies: &'a Policies, roles: &Roles, call: &'a Call, resourc
             policies.store.get(resource).map(Attributes::Bundle).ok_or(Stop::Denied(Gate::Existence))
         }
         Some(Supplier::ToolService) => Ok(Attributes::Sent(sent.unwrap_or(NOTHING))),
-        None => Err(Stop::Denied(Gate::Existence)),
+        Some(Supplier::Pdp) | None => Err(Stop::Denied(Gate::Existence)),
     }
 }
 
@@ -141,5 +157,5 @@ fn scopes(principals: &[(Link, &Entity)], chain: &Chain) -> Vec<String> {
             .collect(),
         _ => vec![],
     };
-    own.into_iter().filter(|scope| chain.scopes.is_empty() || chain.scopes.contains(scope)).collect()
+    own.into_iter().filter(|scope| chain.scopes.as_ref().is_none_or(|scopes| scopes.contains(scope))).collect()
 }

@@ -32,12 +32,27 @@ pub struct Judged {
     pub verdict: Verdict,
 }
 
-/// Judges a call at one instant by one bundle.
+impl Judged {
+    /// Denied before Cedar.
+    pub(super) fn stopped(gate: Gate, reason: Reason) -> Self {
+        Self { outcome: Outcome::denied(reason), gate: Some(gate), verdict: Verdict::default() }
+    }
+
+    /// True when it is allowed, or only circumstances stand in the way.
+    pub(super) fn could_be_allowed(&self) -> bool {
+        self.outcome.denied.is_none_or(|reason| Reason::LIFTABLE.contains(&reason))
+    }
+}
+
+/// Judges a call at one instant by one bundle. Tokens are the pipelines' to verify: a call that brings one is denied here.
 ///
 /// # Errors
 /// When the call can't be read.
 pub fn judge(bundle: &Bundle, roles: &Roles, chain: &Chain, call: &Call, vouched: &Vouched, now: Timestamp) -> Result<Judged, Refusal> {
     match gates::pass(&bundle.policies, roles, chain, call) {
+        Ok(_) if call.tokens.approval.is_some() || call.tokens.release.is_some() => {
+            Ok(Judged::stopped(Gate::Token, Reason::ApprovalUnverifiable))
+        }
         Ok(named) => judge_named(bundle, roles, named, chain, call, vouched, now),
         Err(stop) => stopped(stop),
     }
@@ -61,7 +76,8 @@ pub fn judge_by_policy_alone(
     }
 }
 
-fn judge_named(
+/// Judges a call that passed the gates.
+pub(super) fn judge_named(
     bundle: &Bundle,
     roles: &Roles,
     named: Named<'_>,
@@ -71,9 +87,6 @@ fn judge_named(
     now: Timestamp,
 ) -> Result<Judged, Refusal> {
     let policies = &bundle.policies;
-    if call.tokens.approval.is_some() || call.tokens.release.is_some() {
-        return Ok(denied(Gate::Token, Reason::ApprovalUnverifiable));
-    }
     let covers_step = named.action.groups.contains(&format!("in_{}", chain.step));
     let asked = match Asked::prepare(policies, roles, named, chain, call, now) {
         Ok(asked) => asked,
@@ -89,15 +102,12 @@ fn judge_named(
     Ok(Judged { outcome, gate: None, verdict })
 }
 
-fn stopped(stop: Stop) -> Result<Judged, Refusal> {
+/// What a gate's denial means.
+pub(super) fn stopped(stop: Stop) -> Result<Judged, Refusal> {
     match stop {
-        Stop::Denied(gate) => Ok(denied(gate, Reason::NotPermitted)),
+        Stop::Denied(gate) => Ok(Judged::stopped(gate, Reason::NotPermitted)),
         Stop::Refused(refusal) => Err(refusal),
     }
-}
-
-fn denied(gate: Gate, reason: Reason) -> Judged {
-    Judged { outcome: Outcome::denied(reason), gate: Some(gate), verdict: Verdict::default() }
 }
 
 /// Evaluates the call with all of a lift granted; where the step is in the way, in any other step.
@@ -165,7 +175,7 @@ pub fn approval(template: &str, approvers: u32, expires: Value, limits: Value) -
 }
 
 /// The arguments that an approval bounds: those that `context.approval.limits` declares.
-fn limits(shapes: &Shapes, arguments: &Object) -> Value {
+pub(super) fn limits(shapes: &Shapes, arguments: &Object) -> Value {
     let declared = shapes.actions.values().find_map(|action| shapes.follow(&action.context, &["approval", "limits"]));
     match declared.map(|member| &member.shape) {
         Some(Shape::Record(limits)) => {

@@ -42,14 +42,18 @@ pub enum Trigger {
 }
 
 impl Pdp {
-    /// Reads the folder and, if its digest is new, the bundle in it. Reloads run one after the other, and to their end: a caller
+    /// Reads certificates and keys, then the folder and, if its digest is new, the bundle in it. Reloads run one after the other, and to their end: a caller
     /// that goes away leaves no record of a swap that never was. A poll takes only what the poll before it saw too.
     ///
     /// # Errors
     /// When the audit log can't record what came of it; then nothing changes.
     pub async fn reload(self: &Arc<Self>, trigger: Trigger) -> Result<Reloaded, Refused> {
         let pdp = Arc::clone(self);
-        let reloaded = tokio::spawn(async move { pdp.reload_once(trigger).await }).await;
+        let reloaded = tokio::spawn(async move {
+            pdp.reload_identity().await;
+            pdp.reload_once(trigger).await
+        });
+        let reloaded = reloaded.await;
         reloaded.unwrap_or(Err(Refused(Refusal::Unavailable("the reload failed: the bundle in force stays"))))
     }
 

@@ -37,6 +37,10 @@ pub struct Status {
     pub durability: &'static str,
     /// What the deployment runs without.
     pub warnings: Vec<&'static str>,
+    /// The state store's engine.
+    pub store: &'static str,
+    /// Whether the state store answers. Without it calls that need it are denied, and others go on.
+    pub store_healthy: bool,
 }
 
 impl Pdp {
@@ -51,7 +55,9 @@ impl Pdp {
             self.audit.append(now, Record::Recovered(recovered)).await?;
         }
         self.audit.append(now, Record::Started(self.server_record())).await?;
-        self.record_first_bundle().await
+        self.record_first_bundle().await?;
+        self.refresh().await;
+        Ok(self.finish_left(now).await?)
     }
 
     /// Records the end, writes what is queued, sends the last spans. Blocks: call it from a blocking thread.
@@ -59,6 +65,8 @@ impl Pdp {
         let now = self.clock.now();
         let stopped = runtime.block_on(async {
             self.tick().await;
+            self.refresh().await;
+            self.store.close().await;
             self.audit.append(now, Record::Stopped(self.server_record())).await
         });
         if let Err(error) = stopped {
@@ -118,6 +126,8 @@ impl Pdp {
             last_index: self.audit.last_index(),
             durability: self.audit.durability().name(),
             warnings: self.options.warnings.clone(),
+            store: self.store.engine(),
+            store_healthy: self.has_state(),
         }
     }
 

@@ -1,7 +1,10 @@
 //! The rules of a readable, provable bundle that Cedar's validator doesn't know. One function a rule; each fault names its policy.
 
+mod direct;
 mod paths;
 mod wiring;
+
+use std::collections::HashSet;
 
 use cedar_policy::{Effect, Policy, PrincipalConstraint, ResourceConstraint};
 use cedar_policy_core::ast;
@@ -22,6 +25,13 @@ struct Bundle<'a> {
     shapes: &'a Shapes,
     store: &'a Store,
     roles: &'a Roles,
+}
+
+impl<'a> Bundle<'a> {
+    /// The actions that are done on behalf of a case: all but the direct ones.
+    fn case_actions(&self) -> impl Iterator<Item = (&'a String, &'a Action)> {
+        self.shapes.actions.iter().filter(|(id, _)| !self.roles.is_direct(id))
+    }
 }
 
 /// A policy under a rule.
@@ -56,6 +66,20 @@ pub(super) fn lint(read: &ReadPolicies, schema: &Source, shapes: &Shapes, store:
     }
     faults.sort_by_key(Fault::line);
     faults
+}
+
+/// The actions whose policies read this member of `context`. Whatever is not a plain path counts as reading it.
+pub(super) fn readers(read: &ReadPolicies, shapes: &Shapes, member: &str) -> HashSet<String> {
+    let mut readers = HashSet::new();
+    for policy in read.set.policies() {
+        let Some((_, placed)) = read.placed.get(&id_text(policy.id())) else { continue };
+        let core: &ast::Policy = placed.policy.as_ref();
+        let expressions = core.non_scope_constraints().map(flatten).unwrap_or_default();
+        if expressions.into_iter().any(|expression| paths::reads(expression, member)) {
+            readers.extend(covered(policy, shapes).into_iter().map(|action| action.uid.id().unescaped().to_owned()));
+        }
+    }
+    readers
 }
 
 fn flatten(root: &ast::Expr) -> Vec<&ast::Expr> {

@@ -6,8 +6,8 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 
 use crate::telemetry::{
-    METRIC_AUDIT_FAILURES, METRIC_AUDIT_LOST, METRIC_AUDIT_SUPPRESSED, METRIC_DECISION_DURATION, METRIC_DECISIONS, METRIC_EXPORT_FAILED,
-    METRIC_LAST_SUCCESS, METRIC_REFUSALS, METRIC_RELOADS, METRIC_RPC,
+    METRIC_APPROVALS, METRIC_APPROVALS_PENDING, METRIC_AUDIT_FAILURES, METRIC_AUDIT_LOST, METRIC_AUDIT_SUPPRESSED, METRIC_DECISION_DURATION, METRIC_DECISIONS, METRIC_EXPORT_FAILED,
+    METRIC_LAST_SUCCESS, METRIC_REFUSALS, METRIC_RELOADS, METRIC_RPC, METRIC_STORE_FAILURES,
 };
 
 /// 10 µs to 100 ms: the semantic conventions' own bounds begin at 5 ms.
@@ -26,6 +26,9 @@ pub struct Metrics {
     audit_failures: Gauge<u64>,
     audit_lost: Gauge<u64>,
     audit_suppressed: Counter<u64>,
+    approvals: Counter<u64>,
+    approvals_pending: Gauge<u64>,
+    store_failures: Gauge<u64>,
     pub(super) export_failed: Counter<u64>,
 }
 
@@ -53,12 +56,20 @@ impl Metrics {
                 .u64_counter(METRIC_AUDIT_SUPPRESSED)
                 .with_description("refusals of unknown peers that were counted and not written, for want of space")
                 .build(),
+            approvals: meter.u64_counter(METRIC_APPROVALS).with_description("transitions and uses of approvals").build(),
+            approvals_pending: meter.u64_gauge(METRIC_APPROVALS_PENDING).with_description("approvals that wait for reviewers").build(),
+            store_failures: meter
+                .u64_gauge(METRIC_STORE_FAILURES)
+                .with_description("operations of the state store that failed since start")
+                .build(),
             export_failed: meter.u64_counter(METRIC_EXPORT_FAILED).with_description("spans that a failed export lost").build(),
         };
         // A counter that was never added to is not shown, and an alert on it would wait for the first loss.
         metrics.export_failed.add(0, &[]);
         metrics.audit_suppressed.add(0, &[]);
         metrics.audit(0, 0);
+        metrics.approvals_pending.record(0, &[]);
+        metrics.store_failures(0);
         metrics
     }
 
@@ -96,6 +107,21 @@ impl Metrics {
     pub fn audit(&self, failures: u64, lost: u64) {
         self.audit_failures.record(failures, &[]);
         self.audit_lost.record(lost, &[]);
+    }
+
+    /// An approval was requested, approved, denied, consumed, repeated, replayed or ended.
+    pub fn approval(&self, outcome: &'static str) {
+        self.approvals.add(1, &[KeyValue::new("outcome", outcome)]);
+    }
+
+    /// How many approvals wait.
+    pub fn pending(&self, count: u64) {
+        self.approvals_pending.record(count, &[]);
+    }
+
+    /// The state store's count since start.
+    pub fn store_failures(&self, count: u64) {
+        self.store_failures.record(count, &[]);
     }
 
     /// Refusals were counted and not written.

@@ -10,7 +10,7 @@ use crate::model::answer::Answer;
 use crate::model::refusal::Refusal;
 use crate::telemetry::export::Telemetry;
 use crate::telemetry::{
-    ACTION, AGENT_ID, CONVERSATION_ID, DECISION, ERROR_TYPE, EVALUATION_ID, EVENT_MATCHED, GATE, MODE, OUTCOME, PEER_ADDRESS, PEER_PORT,
+    ACTION, AGENT_ID, APPROVAL_ID, CONVERSATION_ID, DECISION, ERROR_TYPE, EVALUATION_ID, EVENT_MATCHED, GATE, MODE, OUTCOME, PEER_ADDRESS, PEER_PORT,
     POLICY_DIGEST, POLICY_IDS, POLICY_PREVIOUS, PRINCIPAL_TYPE, REASON, REFUSAL_FIELD, RESOURCE_TYPE, RPC_METHOD, RPC_METHOD_ORIGINAL,
     RPC_STATUS, RPC_SYSTEM, SPAN_AUTHORIZE, SPAN_RELOAD, STEP, TENANT, TOOL_CALL_ID,
 };
@@ -153,6 +153,9 @@ impl DecisionSpan {
             KeyValue::new(POLICY_DIGEST, answer.policy.digest.clone()),
             KeyValue::new(MODE, answer.mode.name()),
         ]);
+        if let Some(used) = &answer.approval {
+            self.0.set_attribute(KeyValue::new(APPROVAL_ID, used.id.clone()));
+        }
         self.facts(facts);
         for id in policies.into_iter().take(POLICIES_MAX) {
             self.0.add_event(EVENT_MATCHED, vec![KeyValue::new(POLICY_IDS, id.to_owned())]);

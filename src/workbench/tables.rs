@@ -1,5 +1,6 @@
 //! Decision tables, `tests/*.yaml`: cases as data, one runner. A list where a name could stand multiplies the case.
 
+mod direct;
 mod form;
 
 use std::collections::BTreeSet;
@@ -155,6 +156,13 @@ struct Decided {
 impl Runner<'_> {
     /// Every decision of a case.
     fn case(&self, case: &Case) -> Vec<Decided> {
+        if case.action.0.iter().all(|action| self.roles.is_direct(action)) {
+            return self.direct(case);
+        }
+        if case.case.0.is_empty() {
+            let judged = Err(Refusal::invalid("case", "is missing"));
+            return vec![Decided { name: case.name.clone(), action: String::new(), step: String::new(), judged }];
+        }
         let defaults = self.bundle.manifest.development.as_ref();
         let or = |names: &Option<Names>, default: Option<&String>| match names {
             Some(names) => names.0.clone(),
@@ -170,8 +178,9 @@ impl Runner<'_> {
                             agent: agent.clone(),
                             supervisor: supervisor.clone(),
                             step,
-                            scopes: case.scopes.clone(),
+                            scopes: (!case.scopes.is_empty()).then(|| case.scopes.clone()),
                             asserted: true,
+                            ..Chain::default()
                         };
                         decided.extend(self.calls(case, &chain));
                     }

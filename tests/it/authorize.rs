@@ -146,7 +146,7 @@ async fn a_token_of_any_kind_is_refused_while_none_can_be_verified() {
     // The tenant gate comes first: a token is no oracle.
     let foreign = v1::AuthorizeRequest { case: approval.case.clone().map(|case| v1::Case { tenant: "globex".into(), ..case }), ..approval };
     assert_eq!(client.authorize(foreign).await.unwrap().into_inner().reason(), v1::Reason::NotPermitted);
-    let credential = Some(v1::Delegation { credential: Some(v1::delegation::Credential::Token("x.y.z".into())) });
+    let credential = Some(v1::Delegation { credential: Some(v1::delegation::Credential::Token("x.y.z".into())), ..Default::default() });
     let error = client.authorize(v1::AuthorizeRequest { delegation: credential, ..order_check() }).await.unwrap_err();
     assert_eq!(error.code(), Code::Unauthenticated);
     let refusals: Vec<_> = lines(&app.data).into_iter().filter(|line| line["type"] == "refusal").collect();

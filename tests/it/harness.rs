@@ -192,7 +192,7 @@ pub(crate) fn refund_request() -> v1::AuthorizeRequest {
 
 pub(crate) fn asserted(agent: &str, supervisor: &str, step: &str) -> Option<v1::Delegation> {
     let chain = v1::AssertedChain { agent: agent.into(), supervisor: supervisor.into(), step: step.into(), scopes: vec![] };
-    Some(v1::Delegation { credential: Some(v1::delegation::Credential::Asserted(chain)) })
+    Some(v1::Delegation { credential: Some(v1::delegation::Credential::Asserted(chain)), ..Default::default() })
 }
 
 /// The program, where an unprivileged user may run it.

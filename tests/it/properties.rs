@@ -56,8 +56,9 @@ fn asked() -> impl Strategy<Value = Asked> {
                 agent: agent.into(),
                 supervisor: supervisor.into(),
                 step: step.into(),
-                scopes: vec![],
+                scopes: None,
                 asserted: true,
+                ..Chain::default()
             };
             let mut vouched = Vouched::nothing(lowest_tier(&bundle().policies.shapes));
             let mut set = |text: String| object(&text).into_iter().for_each(|(name, value)| vouched.set(&name, value));

@@ -106,7 +106,7 @@ async fn an_id_that_is_still_in_flight_is_refused_and_free_once_it_is_answered()
     let seam = Arc::clone(&disk);
     let app = App::start_with(move |_, seams| seams.disk = seam).await;
     let origin = Origin {
-        peer: Peer { address: Some(app.grpc) },
+        peer: Peer { address: Some(app.grpc), ..Peer::default() },
         trace: countersign::telemetry::spans::Trace::default(),
         purpose: Purpose::Authorize,
     };

@@ -185,7 +185,7 @@ fn canaries() -> Vec<v1::AuthorizeRequest> {
         with(v1::AuthorizeRequest { approval_token: CANARY.into(), operation_id: "op".into(), ..draft.clone() }),
         with(v1::AuthorizeRequest { release_token: CANARY.into(), operation_id: "op".into(), ..draft.clone() }),
         with(v1::AuthorizeRequest {
-            delegation: Some(v1::Delegation { credential: Some(v1::delegation::Credential::Token(CANARY.into())) }),
+            delegation: Some(v1::Delegation { credential: Some(v1::delegation::Credential::Token(CANARY.into())), ..Default::default() }),
             ..draft.clone()
         }),
         with(v1::AuthorizeRequest {

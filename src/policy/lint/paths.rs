@@ -86,6 +86,16 @@ pub(super) fn vouched_members_are_used_as_paths(subject: &Subject<'_>) -> Vec<St
     faults
 }
 
+/// Whether an expression reads a member of `context`: by `context.member`, by `context has member`, or by using `context` whole.
+pub(super) fn reads(expression: &ast::Expr, member: &str) -> bool {
+    let is_context = |expression: &ast::Expr| matches!(expression.expr_kind(), ast::ExprKind::Var(ast::Var::Context));
+    match expression.expr_kind() {
+        ast::ExprKind::GetAttr { expr, attr } | ast::ExprKind::HasAttr { expr, attr } => is_context(expr) && *attr == member,
+        ast::ExprKind::ExtHasAttr { expr, attrs } => is_context(expr) && attrs.first() == member,
+        _ => crate::policy::source::children(expression).into_iter().any(is_context),
+    }
+}
+
 /// The variable and the attributes of `variable.a.b`.
 fn path(expression: &ast::Expr) -> Option<(ast::Var, Vec<String>)> {
     let mut steps = vec![];

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cedar_policy::{EntityUid, EvalResult};
 
-use super::Bundle;
+use super::{Bundle, direct};
 use crate::model::chain::Link;
 use crate::model::fault::Fault;
 use crate::model::roles::Supplier;
@@ -24,6 +24,7 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<Fault> {
     messages.extend(contexts(bundle));
     messages.extend(steps(bundle));
     messages.extend(templates(bundle));
+    messages.extend(direct::faults(bundle));
     messages.into_iter().map(|message| place(bundle.schema, message)).collect()
 }
 
@@ -81,7 +82,7 @@ fn suppliers(bundle: &Bundle<'_>) -> Vec<String> {
         }
         let owned = kind.attributes.contains_key("tenant");
         let shared = bundle.roles.shared.contains(name);
-        let resource = bundle.shapes.actions.values().any(|action| action.resources.iter().any(|kind| kind.to_string() == *name));
+        let resource = bundle.case_actions().any(|(_, action)| action.resources.iter().any(|kind| kind.to_string() == *name));
         if resource && owned == shared {
             faults.push(format!("type `{name}` must either have the attribute `tenant` or stand in `shared`, and not both"));
         }
@@ -141,7 +142,7 @@ fn supplied(bundle: &Bundle<'_>) -> Vec<String> {
                 ));
             }
         }
-        let writes = action.groups.iter().any(|group| bundle.roles.model_required.contains(group));
+        let writes = action.groups.iter().any(|group| bundle.roles.writes.contains(group));
         for kind in action.resources.iter().map(ToString::to_string).filter(|kind| writes && bundle.roles.shared.contains(kind)) {
             faults.push(format!("action `{id}` writes the shared type `{kind}`, which is read only"));
         }
@@ -163,7 +164,7 @@ fn references(shape: &Shape) -> Vec<String> {
 /// Every link of the chain can be principal of every action.
 fn links(bundle: &Bundle<'_>) -> Vec<String> {
     let mut faults = vec![];
-    for (id, action) in &bundle.shapes.actions {
+    for (id, action) in bundle.case_actions() {
         for link in Link::CHAIN {
             let kind = bundle.roles.of(link);
             if !action.principals.iter().any(|principal| principal.to_string() == kind) {
@@ -178,7 +179,7 @@ fn links(bundle: &Bundle<'_>) -> Vec<String> {
 fn contexts(bundle: &Bundle<'_>) -> Vec<String> {
     let mut faults = vec![];
     let mut first: BTreeMap<&str, (&str, &Member)> = BTreeMap::new();
-    for (id, action) in &bundle.shapes.actions {
+    for (id, action) in bundle.case_actions() {
         for required in ["args"].into_iter().chain(DERIVED) {
             if action.context.get(required).is_none_or(|member| !member.required) {
                 faults.push(format!("the context of action `{id}` must declare `{required}`"));
@@ -263,7 +264,7 @@ fn enumerated(member: Option<&Member>, shapes: &Shapes) -> bool {
     matches!(member, Some(Member { shape: Shape::Entity(entity), required: true }) if !shapes.choices(&entity.name.to_string()).is_empty())
 }
 
-fn is_check(check: &Member) -> bool {
+pub(super) fn is_check(check: &Member) -> bool {
     let expires = |record: &Record| record.len() == 1 && record.get("expires") == Some(&Member { shape: Shape::Datetime, required: true });
     !check.required && matches!(&check.shape, Shape::Record(record) if expires(record))
 }
@@ -285,17 +286,14 @@ fn is_screening(screening: &Record) -> bool {
 /// Every step has its group of actions, and every action that a case needs belongs to a step.
 fn steps(bundle: &Bundle<'_>) -> Vec<String> {
     let groups: Vec<String> = bundle.shapes.choices(&bundle.roles.step).iter().map(|step| format!("in_{step}")).collect();
-    let stepless = bundle.shapes.actions.iter().filter(|(_, action)| !action.groups.iter().any(|group| groups.contains(group)));
+    let stepless = bundle.case_actions().filter(|(_, action)| !action.groups.iter().any(|group| groups.contains(group)));
     let mut faults: Vec<String> = stepless.map(|(id, _)| format!("action `{id}` is in no group of {}", groups.join(", "))).collect();
     let known = |group: &String| bundle.shapes.actions.values().any(|action| action.groups.contains(group));
-    faults.extend(
-        bundle
-            .roles
-            .model_required
-            .iter()
-            .filter(|group| !known(group))
-            .map(|group| format!("`model_required` names `{group}`, which is no group of actions")),
-    );
+    let unknown = bundle.roles.writes.iter().filter(|group| !known(group));
+    faults.extend(unknown.map(|group| format!("`writes` names `{group}`, which is no group of actions")));
+    let steps = bundle.shapes.choices(&bundle.roles.step);
+    let unknown = bundle.roles.case_bound_steps.iter().filter(|step| !steps.contains(step));
+    faults.extend(unknown.map(|step| format!("`case_bound_steps` names `{step}`, which is no step")));
     faults
 }
 

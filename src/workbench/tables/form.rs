@@ -80,7 +80,14 @@ pub(super) struct Case {
     #[serde(default)]
     pub(super) scopes: Vec<String>,
     pub(super) resource: Option<Names>,
+    /// Fixtures of the case; of what is done on one's own behalf there is none.
+    #[serde(default)]
     pub(super) case: Names,
+    /// Who acts on her own behalf, where that is a human.
+    pub(super) reviewer: Option<Names>,
+    /// Whether that human supervises the call herself.
+    #[serde(default)]
+    pub(super) own: bool,
     pub(super) arguments: Option<Object>,
     pub(super) facts: Option<Object>,
     #[serde(default)]

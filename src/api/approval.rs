@@ -1,0 +1,275 @@
+//! ApprovalService: thin handlers; each reads the message and hands it to the pipeline.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::Stream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::api::convert::{id, optional_object, some_id};
+use crate::api::front::origin;
+use crate::api::v1::approval_service_server::{ApprovalService, ApprovalServiceServer};
+use crate::api::{respond, status, v1};
+use crate::approvals::store::Filter;
+use crate::model::approval::{Justification, State};
+use crate::model::refusal::Refusal;
+use crate::pdp::approvals::{Seen, ToRequest, ToReview, display_digest};
+use crate::pdp::authorize::{Origin, Purpose};
+use crate::pdp::{Pdp, Refused};
+
+/// The longest binding token: it holds a call's arguments.
+const BINDING_MAX: usize = 128 * 1024;
+/// The longest reason.
+const REASON_MAX: usize = 2000;
+/// The most pieces of evidence, and the most ids that are watched.
+const EVIDENCE_MAX: usize = 32;
+const WATCHED_MAX: usize = 200;
+/// The largest page.
+const PAGE_MAX: u32 = 200;
+const PAGE_DEFAULT: u32 = 50;
+/// How often a watch looks for changes.
+const WATCH_PERIOD: Duration = Duration::from_millis(500);
+/// How long a watch lives.
+const WATCH_AGE: Duration = Duration::from_secs(3600);
+
+/// The service.
+pub(super) fn service(pdp: Arc<Pdp>) -> ApprovalServiceServer<Approvals> {
+    ApprovalServiceServer::new(Approvals { pdp })
+}
+
+/// The handlers.
+#[derive(Debug)]
+pub(super) struct Approvals {
+    pdp: Arc<Pdp>,
+}
+
+type Watched = Pin<Box<dyn Stream<Item = Result<v1::WatchApprovalsResponse, Status>> + Send>>;
+
+fn refused(refused: Refused) -> Status {
+    status::status(refused.refusal())
+}
+
+#[tonic::async_trait]
+impl ApprovalService for Approvals {
+    async fn request_approval(
+        &self,
+        request: Request<v1::RequestApprovalRequest>,
+    ) -> Result<Response<v1::RequestApprovalResponse>, Status> {
+        let origin = origin(&request, Purpose::Authorize);
+        let seen = self.pdp.request_approval(&origin, to_request(request.into_inner())).await.map_err(refused)?;
+        Ok(Response::new(v1::RequestApprovalResponse { approval: Some(approval(&seen)) }))
+    }
+
+    async fn review_approval(&self, request: Request<v1::ReviewApprovalRequest>) -> Result<Response<v1::ReviewApprovalResponse>, Status> {
+        let origin = origin(&request, Purpose::Authorize);
+        let seen = self.pdp.review_approval(&origin, to_review(request.into_inner())).await.map_err(refused)?;
+        Ok(Response::new(v1::ReviewApprovalResponse { approval: Some(approval(&seen)) }))
+    }
+
+    async fn get_approval(&self, request: Request<v1::GetApprovalRequest>) -> Result<Response<v1::GetApprovalResponse>, Status> {
+        let origin = origin(&request, Purpose::Authorize);
+        let read = some_id(&request.into_inner().id, "id");
+        let seen = self.pdp.get_approval(&origin, read).await.map_err(refused)?;
+        let (token, expires) = seen.token.clone().unzip();
+        Ok(Response::new(v1::GetApprovalResponse {
+            approval: Some(approval(&seen)),
+            token: token.unwrap_or_default(),
+            token_expires_at: expires.map(respond::time),
+        }))
+    }
+
+    async fn list_approvals(&self, request: Request<v1::ListApprovalsRequest>) -> Result<Response<v1::ListApprovalsResponse>, Status> {
+        let origin = origin(&request, Purpose::Authorize);
+        let message = request.into_inner();
+        let size = if message.page_size == 0 { PAGE_DEFAULT } else { message.page_size };
+        let seen = self.pdp.list_approvals(&origin, to_filter(&message, size)).await.map_err(refused)?;
+        let full = seen.len() >= usize::try_from(size).unwrap_or(usize::MAX);
+        let next = seen.last().filter(|_| full).map(|last| format!("{}.{}", last.approval.requested_at.micros(), last.approval.id));
+        Ok(Response::new(v1::ListApprovalsResponse {
+            approvals: seen.iter().map(approval).collect(),
+            next_page_token: next.unwrap_or_default(),
+        }))
+    }
+
+    type WatchApprovalsStream = Watched;
+
+    async fn watch_approvals(&self, request: Request<v1::WatchApprovalsRequest>) -> Result<Response<Watched>, Status> {
+        let origin = origin(&request, Purpose::Authorize);
+        let ids = request.into_inner().ids;
+        if ids.len() > WATCHED_MAX {
+            let refusal = Refusal::invalid("ids", "has more than 200 items");
+            return Err(refused(self.pdp.list_approvals(&origin, Err(refusal)).await.err().ok_or_else(|| Status::internal("unreachable"))?));
+        }
+        // Who may not watch learns so at once.
+        self.pdp.changed_approvals(&origin, Filter { most: 1, ..Filter::default() }).await.map_err(refused)?;
+        let (sender, receiver) = mpsc::channel(16);
+        tokio::spawn(watch(Arc::clone(&self.pdp), origin, ids, sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn revoke_approval(&self, request: Request<v1::RevokeApprovalRequest>) -> Result<Response<v1::RevokeApprovalResponse>, Status> {
+        let origin = origin(&request, Purpose::Authorize);
+        let message = request.into_inner();
+        let read = some_id(&message.id, "id").and_then(|id| Ok((id, text(&message.reason, "reason", true)?)));
+        let seen = self.pdp.revoke_approval(&origin, read).await.map_err(refused)?;
+        Ok(Response::new(v1::RevokeApprovalResponse { approval: Some(approval(&seen)) }))
+    }
+}
+
+/// Sends what changes: first all that is there, then each change once. The credentials are judged anew each time.
+async fn watch(pdp: Arc<Pdp>, origin: Origin, ids: Vec<String>, sender: mpsc::Sender<Result<v1::WatchApprovalsResponse, Status>>) {
+    let mut sent: HashMap<String, (i64, State)> = HashMap::new();
+    let mut highest = 0;
+    let mut period = tokio::time::interval(WATCH_PERIOD);
+    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let until = tokio::time::sleep(WATCH_AGE);
+    tokio::pin!(until);
+    loop {
+        tokio::select! {
+            _ = period.tick() => {}
+            () = sender.closed() => return,
+            () = &mut until => return,
+        }
+        let filter = Filter { changed_after: highest, most: i64::from(PAGE_MAX), ..Filter::default() };
+        let changed = match pdp.changed_approvals(&origin, filter).await {
+            Ok(changed) => changed,
+            // What is not recorded yet comes with the next look.
+            Err(down) if matches!(down.refusal(), Refusal::Unavailable(_)) => continue,
+            Err(down) => {
+                // A watcher that is gone needs no word.
+                let _gone = sender.send(Err(refused(down))).await;
+                return;
+            }
+        };
+        for seen in changed {
+            highest = highest.max(seen.approval.revision);
+            let now = (seen.approval.revision, seen.state);
+            let wanted = ids.is_empty() || ids.contains(&seen.approval.id);
+            if !wanted || sent.insert(seen.approval.id.clone(), now) == Some(now) {
+                continue;
+            }
+            let token = seen.token.clone().map(|(token, _)| token).unwrap_or_default();
+            let response = v1::WatchApprovalsResponse { approval: Some(approval(&seen)), token };
+            if sender.send(Ok(response)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn text(text: &str, field: &str, required: bool) -> Result<String, Refusal> {
+    match text.len() {
+        0 if required => Err(Refusal::invalid(field, "is missing")),
+        length if length > REASON_MAX => Err(Refusal::invalid(field, "is longer than 2000 bytes")),
+        _ => Ok(crate::model::text::visible(text)),
+    }
+}
+
+fn to_request(message: v1::RequestApprovalRequest) -> Result<ToRequest, Refusal> {
+    if message.binding_token.len() > BINDING_MAX {
+        return Err(Refusal::invalid("binding_token", "is longer than 131072 bytes"));
+    }
+    let justification = message.justification.ok_or_else(|| Refusal::invalid("justification", "is missing"))?;
+    if justification.evidence.len() > EVIDENCE_MAX {
+        return Err(Refusal::invalid("justification.evidence", "has more than 32 items"));
+    }
+    let evidence: Result<Vec<String>, Refusal> = justification
+        .evidence
+        .iter()
+        .enumerate()
+        .map(|(index, id)| some_id(id, &format!("justification.evidence[{index}]")))
+        .collect();
+    Ok(ToRequest {
+        evaluation_id: some_id(&message.evaluation_id, "evaluation_id")?,
+        binding_token: message.binding_token,
+        justification: Justification {
+            customer_request: justification.customer_request,
+            evidence: evidence?,
+            policy_clause: justification.policy_clause,
+            expected_effect: justification.expected_effect,
+        },
+    })
+}
+
+fn to_review(message: v1::ReviewApprovalRequest) -> Result<ToReview, Refusal> {
+    let approves = match message.decision() {
+        v1::ReviewDecision::Approve => true,
+        v1::ReviewDecision::Deny => false,
+        v1::ReviewDecision::Unspecified => return Err(Refusal::invalid("decision", "is missing, or not known to this version")),
+    };
+    let suggested = optional_object(&message.suggested_arguments_json, "suggested_arguments_json")?;
+    if approves && suggested.is_some() {
+        return Err(Refusal::invalid("suggested_arguments_json", "goes with a denial: who asks with other arguments asks anew"));
+    }
+    Ok(ToReview {
+        id: some_id(&message.id, "id")?,
+        approves,
+        reason: text(&message.reason, "reason", !approves)?,
+        suggested,
+        display_digest: message.display_digest.to_vec(),
+    })
+}
+
+fn to_filter(message: &v1::ListApprovalsRequest, size: u32) -> Result<Filter, Refusal> {
+    if size > PAGE_MAX {
+        return Err(Refusal::invalid("page_size", "must be at most 200"));
+    }
+    let state = match v1::ApprovalState::try_from(message.state) {
+        Ok(v1::ApprovalState::Unspecified) => None,
+        Ok(state) => State::named(&state.as_str_name().trim_start_matches("APPROVAL_STATE_").to_lowercase()),
+        Err(_) => return Err(Refusal::invalid("state", "is not known to this version")),
+    };
+    let unreadable = || Refusal::invalid("page_token", "is not one that a page before gave");
+    let after = match message.page_token.split_once('.') {
+        Some((at, last)) => (at.parse().map_err(|_| unreadable())?, id(last, "page_token")?),
+        None if message.page_token.is_empty() => (0, String::new()),
+        None => return Err(unreadable()),
+    };
+    Ok(Filter { state, case: id(&message.case_id, "case_id")?, after, most: i64::from(size), ..Filter::default() })
+}
+
+/// An approval on the wire.
+fn approval(seen: &Seen) -> v1::Approval {
+    let Seen { approval, state, .. } = seen;
+    let call = &approval.binding.call;
+    let time = |time: crate::model::time::Timestamp| (time.micros() > 0).then(|| respond::time(time));
+    v1::Approval {
+        id: approval.id.clone(),
+        state: match state {
+            State::Approved => v1::ApprovalState::Approved,
+            State::Cancelled => v1::ApprovalState::Cancelled,
+            State::Consumed => v1::ApprovalState::Consumed,
+            State::Denied => v1::ApprovalState::Denied,
+            State::Expired => v1::ApprovalState::Expired,
+            State::Pending => v1::ApprovalState::Pending,
+            State::Revoked => v1::ApprovalState::Revoked,
+        }
+        .into(),
+        template: approval.binding.template.clone(),
+        evaluation_id: approval.binding.evaluation_id.clone(),
+        display: approval.display.clone(),
+        display_digest: display_digest(&approval.display).into(),
+        unverified_justification: Some(v1::Justification {
+            customer_request: approval.justification.customer_request.clone(),
+            evidence: approval.justification.evidence.clone(),
+            policy_clause: approval.justification.policy_clause.clone(),
+            expected_effect: approval.justification.expected_effect.clone(),
+        }),
+        quorum: approval.binding.quorum,
+        approvers: approval.approvers().map(|review| review.reviewer.sub.clone()).collect(),
+        requested_at: time(approval.requested_at),
+        approved_at: time(approval.approved_at),
+        expires_at: time(approval.expires_at()),
+        denial_reason: approval.denial_reason.clone(),
+        suggested_arguments_json: approval.suggested.clone().into_bytes().into(),
+        tenant: call.tenant.clone(),
+        case_id: call.case.clone(),
+        action: call.action.clone(),
+        tool_service: call.audience.clone(),
+        reversibility: approval.reversibility.clone(),
+    }
+}

@@ -1,0 +1,75 @@
+//! SignalService: what other systems know that stops.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::{Request, Response, Status};
+
+use crate::api::convert::{id, some_id};
+use crate::api::front::origin;
+use crate::api::v1::signal_service_server::{SignalService, SignalServiceServer};
+use crate::api::{respond, status, v1};
+use crate::model::halt::{Halt, HaltKind, SubjectKind};
+use crate::model::refusal::Refusal;
+use crate::model::time::Timestamp;
+use crate::pdp::Pdp;
+use crate::pdp::authorize::Purpose;
+use crate::pdp::signal::Signal;
+
+/// The service.
+pub(super) fn service(pdp: Arc<Pdp>) -> SignalServiceServer<Signals> {
+    SignalServiceServer::new(Signals { pdp })
+}
+
+/// The handlers.
+#[derive(Debug)]
+pub(super) struct Signals {
+    pdp: Arc<Pdp>,
+}
+
+#[tonic::async_trait]
+impl SignalService for Signals {
+    async fn report_signal(&self, request: Request<v1::ReportSignalRequest>) -> Result<Response<v1::ReportSignalResponse>, Status> {
+        let origin = origin(&request, Purpose::Authorize);
+        let taken = self.pdp.report_signal(&origin, read(request.into_inner())).await;
+        let recorded = taken.map_err(|refused| status::status(refused.refusal()))?;
+        Ok(Response::new(v1::ReportSignalResponse {
+            duplicate: recorded.is_none(),
+            audit: recorded.as_ref().and_then(|recorded| respond::reference(recorded, self.pdp.audit_log())),
+        }))
+    }
+}
+
+fn read(message: v1::ReportSignalRequest) -> Result<Signal, Refusal> {
+    let subject_kind = match message.subject_kind() {
+        v1::SignalSubjectKind::Agent => SubjectKind::Agent,
+        v1::SignalSubjectKind::Case => SubjectKind::Case,
+        v1::SignalSubjectKind::Customer => SubjectKind::Customer,
+        v1::SignalSubjectKind::Supervisor => SubjectKind::Supervisor,
+        v1::SignalSubjectKind::Tenant => SubjectKind::Tenant,
+        v1::SignalSubjectKind::Unspecified => return Err(Refusal::invalid("subject_kind", "is missing, or not known to this version")),
+    };
+    let kind = HaltKind::named(&some_id(&message.kind, "kind")?);
+    let kind = kind.ok_or_else(|| Refusal::invalid("kind", "is not known to this version: `kill_switch` and `session_revoked` are"))?;
+    if kind == HaltKind::SessionRevoked && !matches!(subject_kind, SubjectKind::Agent | SubjectKind::Supervisor) {
+        return Err(Refusal::invalid("subject_kind", "has no sessions: `session_revoked` is of an agent or a supervisor"));
+    }
+    let severity = match v1::Severity::try_from(message.severity) {
+        Ok(severity) => severity.as_str_name(),
+        Err(_) => return Err(Refusal::invalid("severity", "is not known to this version")),
+    };
+    let ttl = message.ttl.ok_or_else(|| Refusal::invalid("ttl", "is missing"))?;
+    let ttl = Duration::try_from(ttl).map_err(|_| Refusal::invalid("ttl", "must be more than 0 and at most 30 days"))?;
+    let event_time = message.event_time.ok_or_else(|| Refusal::invalid("event_time", "is missing"))?;
+    let micros = event_time.seconds.checked_mul(1_000_000).and_then(|micros| micros.checked_add(i64::from(event_time.nanos) / 1000));
+    let since = micros.filter(|micros| *micros > 0).ok_or_else(|| Refusal::invalid("event_time", "is no time"))?;
+    let halt = Halt {
+        tenant: id(&message.tenant, "tenant")?,
+        subject_kind,
+        subject: some_id(&message.subject_id, "subject_id")?,
+        kind,
+        since: Timestamp::from_micros(since),
+        until: Timestamp::default(),
+    };
+    Ok(Signal { halt, ttl, event_id: some_id(&message.event_id, "event_id")?, severity })
+}

@@ -1,0 +1,296 @@
+//! The call that an approval is for, and the tokens that carry it: the binding token of a denial, the approval token, and the outcome
+//! token of an allow. Claims follow ARAP (AuthZEN, draft 1) and draft-rosomakho-oauth-txn-challenge-00; their names stand here alone.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::jose::keyring::Keyring;
+use crate::jose::{self, Expected, Opened, SignFault, TokenFault};
+use crate::json::{Object, Value, canonical};
+use crate::model::approval::{Approval, Binding, BoundCall, Subject};
+use crate::model::call::Call;
+use crate::model::chain::Chain;
+use crate::model::time::Timestamp;
+
+/// How long a denial may be turned into a request.
+pub const REQUESTABLE: Duration = Duration::from_secs(15 * 60);
+/// How long an approval token lives, at most.
+pub const APPROVAL_TOKEN: Duration = Duration::from_secs(120);
+/// How long the outcome of an allowed call may be reported.
+pub const REPORTABLE: Duration = Duration::from_secs(3600);
+/// `v` of [`BoundCall`].
+const FORMAT: &str = "countersign.call/1";
+
+const BINDING_TYPE: &str = "countersign-binding+jwt";
+const APPROVAL_TYPE: &str = "countersign-approval+jwt";
+const OUTCOME_TYPE: &str = "countersign-outcome+jwt";
+
+/// The call as it would be bound: the arguments that a template bounds apart from those that must be the same.
+pub fn bound_call(environment: &str, chain: &Chain, call: &Call, at_most: &[String]) -> BoundCall {
+    let bounded = |name: &String, value: &Value| at_most.contains(name) && matches!(value, Value::Integer(_));
+    let split = |wanted: bool| -> Object {
+        let arguments = call.arguments.iter().filter(|(name, value)| bounded(name, value) == wanted);
+        arguments.map(|(name, value)| (name.clone(), value.clone())).collect()
+    };
+    BoundCall {
+        v: FORMAT.to_owned(),
+        environment: environment.to_owned(),
+        tenant: call.case.tenant.clone(),
+        case: call.case.id.clone(),
+        case_version: call.case.version.clone(),
+        step: chain.step.clone(),
+        supervisor: Subject { iss: chain.token.supervisor_issuer.clone(), sub: chain.supervisor.clone() },
+        agent: Subject { iss: chain.token.agent_issuer.clone(), sub: chain.agent.clone() },
+        audience: chain.tool_service.clone(),
+        action: call.action.clone(),
+        resource_type: call.resource.reference.kind.clone(),
+        resource_id: call.resource.reference.id.clone(),
+        resource_version: call.resource.version.clone(),
+        exact: split(false),
+        at_most: split(true),
+    }
+}
+
+/// SHA-256 over the canonical form (RFC 8785) of a bound call, in base64url.
+pub fn digest(call: &BoundCall) -> String {
+    jose::digest(&canonical(call))
+}
+
+/// Who issues our tokens: each environment its own.
+pub fn issuer(environment: &str) -> String {
+    format!("countersign:{environment}")
+}
+
+#[derive(Serialize, Deserialize)]
+struct BindingClaims {
+    iss: String,
+    aud: String,
+    sub: String,
+    jti: String,
+    iat: i64,
+    nbf: i64,
+    exp: i64,
+    binding: Binding,
+}
+
+/// Signs a denial's binding.
+///
+/// # Errors
+/// When the library fails.
+pub fn sign_binding(keys: &Keyring, binding: Binding, now: Timestamp) -> Result<String, SignFault> {
+    let ours = issuer(&binding.call.environment);
+    let claims = BindingClaims {
+        iss: ours.clone(),
+        aud: ours,
+        sub: binding.call.audience.clone(),
+        jti: binding.evaluation_id.clone(),
+        iat: now.seconds(),
+        nbf: now.seconds(),
+        exp: now.plus(REQUESTABLE).seconds(),
+        binding,
+    };
+    keys.sign(BINDING_TYPE, &claims)
+}
+
+/// Opens a binding token of this environment.
+///
+/// # Errors
+/// When it is none, or its time is over.
+pub fn open_binding(keys: &Keyring, environment: &str, token: &str, now: Timestamp) -> Result<Binding, TokenFault> {
+    let ours = issuer(environment);
+    let opened: Opened<BindingClaims> = jose::open(token, &keys.set, &Expected::own(&[BINDING_TYPE], &ours, &ours))?;
+    let claims = opened.at(now, jose::LEEWAY_OWN, REQUESTABLE)?;
+    if claims.binding.call.environment == environment && claims.binding.call.v == FORMAT {
+        Ok(claims.binding)
+    } else {
+        Err(TokenFault::Claims)
+    }
+}
+
+/// Claims of an approval token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApprovalClaims {
+    iss: String,
+    /// The one tool service that may use it.
+    aud: String,
+    /// The supervising human: whose authority is exercised. Never the approver.
+    sub: String,
+    sub_profile: String,
+    act: Actor,
+    client_id: String,
+    /// The approval's id.
+    pub jti: String,
+    /// Evaluation id of the denial.
+    txn: String,
+    iat: i64,
+    nbf: i64,
+    exp: i64,
+    authorization_details: Vec<Detail>,
+    /// The approval.
+    pub approval: ApprovalPart,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Actor {
+    iss: String,
+    sub: String,
+    sub_profile: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Detail {
+    r#type: String,
+    locations: Vec<String>,
+    actions: Vec<String>,
+    identifier: String,
+    tenant: String,
+    case: CasePart,
+    step: String,
+    limits: Object,
+    args: ArgumentsPart,
+    max_uses: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CasePart {
+    id: String,
+    version: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ArgumentsPart {
+    mode: String,
+    alg: String,
+    c14n: String,
+    digest: String,
+}
+
+/// What an approval token says of the approval.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApprovalPart {
+    /// The store's generation: of another one the token is nothing.
+    pub generation: String,
+    /// Digest of the bound call.
+    pub digest: String,
+    approved_at: String,
+    approvers: Vec<Subject>,
+    quorum: u32,
+    display_digest: String,
+    policy_digest: String,
+}
+
+/// Signs the token of an approved approval, for at most [`APPROVAL_TOKEN`] and never longer than the approval.
+///
+/// # Errors
+/// When the library fails.
+pub fn sign_approval(keys: &Keyring, approval: &Approval, now: Timestamp) -> Result<(String, Timestamp), SignFault> {
+    let call = &approval.binding.call;
+    let expires = now.plus(APPROVAL_TOKEN).min(approval.approved_until);
+    let detail = Detail {
+        r#type: "countersign_tool_call".to_owned(),
+        locations: vec![call.audience.clone()],
+        actions: vec![call.action.clone()],
+        identifier: format!("{}/{}", call.resource_type, call.resource_id),
+        tenant: call.tenant.clone(),
+        case: CasePart { id: call.case.clone(), version: call.case_version.clone() },
+        step: call.step.clone(),
+        limits: call.at_most.clone(),
+        args: ArgumentsPart {
+            mode: if call.at_most.is_empty() { "exact" } else { "bounded" }.to_owned(),
+            alg: "sha-256".to_owned(),
+            c14n: "jcs".to_owned(),
+            digest: jose::digest(&canonical(&call.exact)),
+        },
+        max_uses: 1,
+    };
+    let claims = ApprovalClaims {
+        iss: issuer(&call.environment),
+        aud: call.audience.clone(),
+        sub: call.supervisor.sub.clone(),
+        sub_profile: "user".to_owned(),
+        act: Actor { iss: call.agent.iss.clone(), sub: call.agent.sub.clone(), sub_profile: "ai_agent".to_owned() },
+        client_id: call.agent.sub.clone(),
+        jti: approval.id.clone(),
+        txn: approval.binding.evaluation_id.clone(),
+        iat: now.seconds(),
+        nbf: now.seconds(),
+        exp: expires.seconds(),
+        authorization_details: vec![detail],
+        approval: ApprovalPart {
+            generation: approval.generation.clone(),
+            digest: approval.digest.clone(),
+            approved_at: approval.approved_at.to_string(),
+            approvers: approval.approvers().map(|review| review.reviewer.clone()).collect(),
+            quorum: approval.binding.quorum,
+            display_digest: jose::digest(approval.display.as_bytes()),
+            policy_digest: approval.binding.policy.clone(),
+        },
+    };
+    Ok((keys.sign(APPROVAL_TYPE, &claims)?, Timestamp::from_seconds(expires.seconds())))
+}
+
+/// Opens an approval token that is addressed to this tool service. Its times are not judged: a repeated operation is known first.
+///
+/// # Errors
+/// When it is none of ours, or addressed to another.
+pub fn open_approval(keys: &Keyring, environment: &str, audience: &str, token: &str) -> Result<Opened<ApprovalClaims>, TokenFault> {
+    jose::open(token, &keys.set, &Expected::own(&[APPROVAL_TYPE], &issuer(environment), audience))
+}
+
+/// What an outcome token says of the allowed call: a caller brings it back, so that nothing need be remembered of every allow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Allowed {
+    /// Evaluation id of the allow.
+    pub evaluation_id: String,
+    /// Tenant.
+    pub tenant: String,
+    /// Case id.
+    pub case: String,
+    /// Customer; empty if the case names none.
+    pub customer: String,
+    /// Cedar action.
+    pub action: String,
+    /// The approval that was used; empty: none.
+    pub approval: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OutcomeClaims {
+    iss: String,
+    aud: String,
+    sub: String,
+    iat: i64,
+    nbf: i64,
+    exp: i64,
+    allowed: Allowed,
+}
+
+/// Signs what was allowed to a tool service.
+///
+/// # Errors
+/// When the library fails.
+pub fn sign_outcome(keys: &Keyring, environment: &str, caller: &str, allowed: Allowed, now: Timestamp) -> Result<String, SignFault> {
+    let ours = issuer(environment);
+    let (iat, exp) = (now.seconds(), now.plus(REPORTABLE).seconds());
+    keys.sign(OUTCOME_TYPE, &OutcomeClaims { iss: ours.clone(), aud: ours, sub: caller.to_owned(), iat, nbf: iat, exp, allowed })
+}
+
+/// Opens an outcome token that was given to this tool service.
+///
+/// # Errors
+/// When it is none of ours, its time is over, or it was given to another.
+pub fn open_outcome(keys: &Keyring, environment: &str, caller: &str, token: &str, now: Timestamp) -> Result<Allowed, TokenFault> {
+    let ours = issuer(environment);
+    let opened: Opened<OutcomeClaims> = jose::open(token, &keys.set, &Expected::own(&[OUTCOME_TYPE], &ours, &ours))?;
+    let claims = opened.at(now, jose::LEEWAY_OWN, REPORTABLE)?;
+    if claims.sub == caller { Ok(claims.allowed) } else { Err(TokenFault::Audience) }
+}

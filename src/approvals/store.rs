@@ -1,0 +1,377 @@
+//! What must not be lost: approvals, burned tokens, receipts, checks, kill switches. One port, two engines, one SQL.
+//!
+//! SQLite (WAL, `synchronous=FULL`) has one writer that commits in groups, so that many burns share one sync; PostgreSQL has a pool.
+//! An approval is usable because it is *present* as approved: what is absent, unreadable or of another generation denies. Every
+//! transition counts the store's revision up in its own transaction and leaves a row in the outbox: the record of it, which is to be
+//! in the audit log before anything follows from it.
+//!
+//! A store that went back in time (an old backup, a failover to an older replica) would hold burned approvals as unburned. So the
+//! highest revision ever seen is kept outside of it, too, and every write states it: behind it, nothing is written, and the store
+//! gets a new generation, which no earlier approval or token belongs to.
+
+mod engine;
+mod lifecycle;
+mod outbox;
+mod reads;
+pub mod replica;
+mod schema;
+mod signals;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use crate::approvals::store::engine::Engine;
+use crate::model::approval::{Approval, Justification, Review, State};
+use crate::model::halt::Halt;
+use crate::model::time::Timestamp;
+
+pub use crate::approvals::store::outbox::TAKE_OVER;
+pub use crate::approvals::store::reads::Filter;
+pub use crate::approvals::store::signals::{NewSignal, SignalRefused, TTL_MAX};
+
+/// Which engine keeps the state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// A file of our own.
+    Sqlite(PathBuf),
+    /// A server that replicas share: a connection URL.
+    Postgres(String),
+}
+
+/// How the store is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which engine, where.
+    pub location: Location,
+    /// How long an operation may take.
+    pub timeout: Duration,
+    /// Connections of a pool.
+    pub connections: u32,
+    /// This replica's own id: whose audit log records what it left in the outbox.
+    pub replica: String,
+    /// Unique to this start of the process.
+    pub boot: String,
+    /// A fresh generation, should one be needed.
+    pub generation: String,
+    /// The highest generation and revision ever seen here; `None` if none was.
+    pub seen: Option<Seen>,
+}
+
+/// A generation of the store and the highest revision seen in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seen {
+    /// Generation.
+    pub generation: String,
+    /// Revision.
+    pub revision: i64,
+}
+
+/// The store can't be asked, or must not be believed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// What it holds can't be read.
+    #[error("the state store holds a row that can't be read")]
+    Damaged,
+    /// It does not answer, or refuses.
+    #[error("the state store does not answer: {0}")]
+    Unreachable(String),
+    /// It stands behind what was seen of it.
+    #[error("the state store went back in time")]
+    WentBack,
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) => Self::Damaged,
+            // Never the query's values: the statements have parameters alone.
+            error => Self::Unreachable(error.to_string()),
+        }
+    }
+}
+
+/// What is asked to become an approval.
+#[derive(Clone, Debug)]
+pub struct NewApproval {
+    /// The approval, pending.
+    pub approval: Approval,
+    /// How many may wait: of the case, of the agent, in the queue.
+    pub caps: (i64, i64, i64),
+    /// How long a denial of the same call counts.
+    pub cool_down: Duration,
+    /// The record of it.
+    pub record: serde_json::Value,
+}
+
+/// What became of a request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Requested {
+    /// The agent has too many.
+    AgentFull,
+    /// The case has too many.
+    CaseFull,
+    /// The same call was denied a short while ago.
+    CoolDown,
+    /// It waits now.
+    New(Transition),
+    /// The queue has too many.
+    QueueFull,
+    /// The same call waits already.
+    Same(Box<Approval>),
+}
+
+/// A review to be added.
+#[derive(Clone, Debug)]
+pub struct NewReview {
+    /// Approval id.
+    pub id: String,
+    /// The review.
+    pub review: Review,
+    /// Arguments that would be approved, as canonical JSON.
+    pub suggested: String,
+    /// How long the approval may be used if this review completes the quorum.
+    pub usable: Duration,
+    /// The record of it; `state` is filled in.
+    pub record: serde_json::Value,
+}
+
+/// A transition that happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// Its revision: the outbox row to be recorded.
+    pub revision: i64,
+    /// Where the approval stands after it.
+    pub state: State,
+}
+
+/// What became of a transition that was asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Moved {
+    /// It happened.
+    Done(Transition),
+    /// The approval is no longer where it could.
+    Late(State),
+    /// There is none of this id.
+    Missing,
+    /// This person has reviewed it before.
+    Twice,
+}
+
+/// A use of an approval.
+#[derive(Clone, Debug)]
+pub struct Burn {
+    /// Approval id.
+    pub id: String,
+    /// The operation that uses it.
+    pub key: ReceiptKey,
+    /// Digest of the whole call.
+    pub call_digest: String,
+    /// The answer, to be given again.
+    pub answer: String,
+    /// The decision's record.
+    pub record: serde_json::Value,
+    /// What a halt may stop: tenant, agent, supervisor, case, customer.
+    pub halted: [String; 5],
+    /// When the credential was issued.
+    pub issued_at: Option<Timestamp>,
+    /// Now.
+    pub at: Timestamp,
+}
+
+/// Whose operation a receipt is for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ReceiptKey {
+    /// Tenant.
+    pub tenant: String,
+    /// Tool service.
+    pub caller: String,
+    /// Approval id.
+    pub approval: String,
+    /// Operation id.
+    pub operation: String,
+}
+
+/// What became of a burn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Burned {
+    /// A kill switch or a revoked session stops it.
+    Halted,
+    /// The approval is not there to be used: used, revoked, expired, or of another generation.
+    Lost,
+    /// It was used, by this operation, now; the outbox row to be recorded.
+    Now(i64),
+    /// The operation used it before.
+    Repeated(Receipt),
+}
+
+/// What an operation was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Digest of the whole call.
+    pub call_digest: String,
+    /// The answer.
+    pub answer: String,
+    /// The outbox row of its record.
+    pub revision: i64,
+}
+
+/// A row of the outbox.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Left {
+    /// Its revision.
+    pub revision: i64,
+    /// The record.
+    pub record: serde_json::Value,
+    /// The replica whose audit log is to have it.
+    pub replica: String,
+    /// The start of that replica's process.
+    pub boot: String,
+    /// When it was left.
+    pub at: Timestamp,
+    /// Where it is recorded: log and line; `None` if it is not yet.
+    pub recorded: Option<(String, u64)>,
+}
+
+/// A check that an allowed verification made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// Name in `context.checks`.
+    pub kind: String,
+    /// Tenant.
+    pub tenant: String,
+    /// Case.
+    pub case: String,
+    /// Customer.
+    pub customer: String,
+    /// Until when it holds.
+    pub expires: Timestamp,
+}
+
+/// An outcome to be remembered, once.
+#[derive(Clone, Debug)]
+pub struct NewOutcome {
+    /// Evaluation id of the allow.
+    pub evaluation_id: String,
+    /// The check that it makes.
+    pub check: Option<Check>,
+    /// When it was reported.
+    pub at: Timestamp,
+    /// The record of it.
+    pub record: serde_json::Value,
+}
+
+/// A copy of every halt, as old as `read_at`.
+#[derive(Clone, Debug, Default)]
+pub struct Halts {
+    /// The halts.
+    pub halts: Vec<Halt>,
+    /// When the store was asked; `None` before the first answer.
+    pub read_at: Option<Timestamp>,
+}
+
+/// The store.
+#[derive(Debug)]
+pub struct Store {
+    engine: Engine,
+    options: Options,
+    seen: Arc<ArcSwap<Seen>>,
+    halts: ArcSwap<Halts>,
+    failures: AtomicU64,
+}
+
+impl Store {
+    /// Opens the store, brings its tables up to date, and gives it a new generation if it stands behind what was seen.
+    ///
+    /// # Errors
+    /// When it can't be reached, or is of a newer version.
+    pub async fn open(options: Options) -> Result<Self, OpenError> {
+        let engine = Engine::open(&options).await?;
+        let seen = engine.transact(options.timeout, {
+            let options = options.clone();
+            move |connection| Box::pin(async move { Ok((true, schema::bring_up(connection, &options).await?)) })
+        });
+        let seen = seen.await??;
+        let store = Self {
+            engine,
+            options,
+            seen: Arc::new(ArcSwap::from_pointee(seen)),
+            halts: ArcSwap::default(),
+            failures: AtomicU64::new(0),
+        };
+        Ok(store)
+    }
+
+    /// The engine's name.
+    pub fn engine(&self) -> &'static str {
+        match self.options.location {
+            Location::Postgres(_) => "postgresql",
+            Location::Sqlite(_) => "sqlite",
+        }
+    }
+
+    /// The generation, and the highest revision seen.
+    pub fn seen(&self) -> Seen {
+        self.seen.load().as_ref().clone()
+    }
+
+    /// The copy of the halts.
+    pub fn halts(&self) -> Arc<Halts> {
+        self.halts.load_full()
+    }
+
+    /// How many operations failed since the start.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Writes what is queued and closes; later operations fail.
+    pub async fn close(&self) {
+        self.engine.close().await;
+    }
+
+    fn noted<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(error) = &result {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(name: "store.failed", error = %error);
+        }
+        result
+    }
+
+    fn saw(&self, revision: i64) {
+        self.seen.rcu(|seen| Seen { generation: seen.generation.clone(), revision: seen.revision.max(revision) });
+    }
+}
+
+/// A transition's record with where it led.
+pub fn with_state(mut record: serde_json::Value, state: State) -> serde_json::Value {
+    if let Some(members) = record.as_object_mut() {
+        members.insert("state".to_owned(), state.name().into());
+    }
+    record
+}
+
+/// The store can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It is of a version that this program does not know.
+    #[error("the state store's tables are of version {0}, newer than this program's: use the newer program, or another store")]
+    Newer(i64),
+    /// It can't be reached.
+    #[error("the state store can't be opened: {0}: see `store` in the settings")]
+    Unreachable(#[from] StoreError),
+}
+
+/// An approval's members that are text in one column.
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body {
+    binding: crate::model::approval::Binding,
+    justification: Justification,
+    display: String,
+    reversibility: String,
+}

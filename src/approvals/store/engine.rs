@@ -1,0 +1,168 @@
+//! How an engine gives an operation its transaction. SQLite: one writer takes what waits and commits it as a group, each operation
+//! in a savepoint of its own. PostgreSQL: a connection of the pool.
+
+use std::fs::OpenOptions;
+use std::future::Future;
+use std::os::unix::fs::OpenOptionsExt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sqlx::AnyConnection;
+use sqlx::any::AnyPoolOptions;
+use sqlx::{AnyPool, Connection as _, Executor as _};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::approvals::store::{Location, Options, StoreError};
+
+/// The most operations of one group.
+const GROUP_MAX: usize = 64;
+/// How many operations may wait for the writer.
+const QUEUE_MAX: usize = 4096;
+
+/// What an operation does in its transaction; true keeps it.
+type Work = Box<dyn for<'c> FnOnce(&'c mut AnyConnection) -> Running<'c> + Send>;
+type Running<'c> = Pin<Box<dyn Future<Output = Result<bool, StoreError>> + Send + 'c>>;
+/// An operation's future: whether to keep the transaction, and what came of it.
+pub(super) type Operation<'c, T> = Pin<Box<dyn Future<Output = Result<(bool, T), StoreError>> + Send + 'c>>;
+
+pub(super) struct Job {
+    work: Work,
+    done: oneshot::Sender<Result<(), StoreError>>,
+}
+
+/// An engine at work.
+#[derive(Debug)]
+pub(super) enum Engine {
+    Postgres(AnyPool),
+    Sqlite { writer: mpsc::Sender<Job>, readers: AnyPool },
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Job")
+    }
+}
+
+impl Engine {
+    pub(super) async fn open(options: &Options) -> Result<Self, StoreError> {
+        sqlx::any::install_default_drivers();
+        let pool = |connections: u32| {
+            AnyPoolOptions::new().max_connections(connections).acquire_timeout(options.timeout).test_before_acquire(false)
+        };
+        match &options.location {
+            Location::Postgres(url) => Ok(Self::Postgres(pool(options.connections).connect_lazy(url)?)),
+            Location::Sqlite(path) => {
+                // Made by us, so that nobody else may read it; SQLite gives its other files the same mode.
+                let made = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+                made.map_err(|error| StoreError::Unreachable(format!("`{}`: {error}", path.display())))?;
+                let url = format!("sqlite://{}", path.display());
+                let mut connection = AnyConnection::connect(&url).await?;
+                for pragma in ["PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "PRAGMA busy_timeout = 2000"] {
+                    connection.execute(pragma).await?;
+                }
+                let readers = pool(options.connections).connect_lazy(&format!("{url}?mode=ro"))?;
+                let (writer, queue) = mpsc::channel(QUEUE_MAX);
+                tokio::spawn(write(connection, queue));
+                Ok(Self::Sqlite { writer, readers })
+            }
+        }
+    }
+
+    /// The pool that reads.
+    pub(super) fn readers(&self) -> &AnyPool {
+        match self {
+            Self::Postgres(pool) => pool,
+            Self::Sqlite { readers, .. } => readers,
+        }
+    }
+
+    /// Runs an operation in a transaction, and answers once it is committed. When the time is over it may have happened or not;
+    /// what it left in the outbox tells.
+    pub(super) async fn transact<T: Send + 'static>(
+        &self,
+        timeout: Duration,
+        operation: impl for<'c> FnOnce(&'c mut AnyConnection) -> Operation<'c, T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let late = |_| StoreError::Unreachable("no answer in time".to_owned());
+        match self {
+            Self::Postgres(pool) => {
+                // Runs to its end even if the caller goes away: a burn that is half answered must be a whole one.
+                let pool = pool.clone();
+                let running = tokio::spawn(async move {
+                    let mut transaction = pool.begin().await?;
+                    let (keep, value) = operation(&mut transaction).await?;
+                    if keep { transaction.commit().await? } else { transaction.rollback().await? }
+                    Ok(value)
+                });
+                let ended = tokio::time::timeout(timeout, running).await.map_err(late)?;
+                ended.map_err(|_| StoreError::Unreachable("the operation failed".to_owned()))?
+            }
+            Self::Sqlite { writer, .. } => {
+                let slot = Arc::new(Mutex::new(None));
+                let filled = Arc::clone(&slot);
+                let work: Work = Box::new(move |connection| {
+                    Box::pin(async move {
+                        let (keep, value) = operation(connection).await?;
+                        *filled.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+                        Ok(keep)
+                    })
+                });
+                let (done, committed) = oneshot::channel();
+                let full = |_| StoreError::Unreachable("too many operations wait".to_owned());
+                writer.try_send(Job { work, done }).map_err(full)?;
+                let gone = |_| StoreError::Unreachable("the writer has ended".to_owned());
+                tokio::time::timeout(timeout, committed).await.map_err(late)?.map_err(gone)??;
+                let value = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+                value.ok_or(StoreError::Damaged)
+            }
+        }
+    }
+
+    pub(super) async fn close(&self) {
+        self.readers().close().await;
+    }
+}
+
+/// SQLite's one writer.
+async fn write(mut connection: AnyConnection, mut queue: mpsc::Receiver<Job>) {
+    let mut group = Vec::with_capacity(GROUP_MAX);
+    while queue.recv_many(&mut group, GROUP_MAX).await > 0 {
+        let mut waiting = vec![];
+        let committed = commit(&mut connection, group.drain(..), &mut waiting).await;
+        if committed.is_err() {
+            // A transaction that is still open would swallow the next group.
+            let _none_open = connection.execute("ROLLBACK").await;
+        }
+        for (done, result) in waiting {
+            // A caller that is gone needs no answer; what it did stays.
+            let _gone = done.send(committed.clone().and(result));
+        }
+    }
+}
+
+type Waiting = Vec<(oneshot::Sender<Result<(), StoreError>>, Result<(), StoreError>)>;
+
+async fn commit(connection: &mut AnyConnection, group: impl Iterator<Item = Job>, waiting: &mut Waiting) -> Result<(), StoreError> {
+    let begun = connection.execute("BEGIN IMMEDIATE").await.map(|_| ()).map_err(StoreError::from);
+    for Job { work, done } in group {
+        let result = match &begun {
+            Ok(()) => in_savepoint(connection, work).await,
+            Err(error) => Err(error.clone()),
+        };
+        waiting.push((done, result));
+    }
+    begun?;
+    connection.execute("COMMIT").await?;
+    Ok(())
+}
+
+async fn in_savepoint(connection: &mut AnyConnection, work: Work) -> Result<(), StoreError> {
+    connection.execute("SAVEPOINT operation").await?;
+    let result = work(connection).await;
+    if !matches!(result, Ok(true)) {
+        connection.execute("ROLLBACK TO operation").await?;
+    }
+    connection.execute("RELEASE operation").await?;
+    result.map(|_| ())
+}

@@ -1,0 +1,265 @@
+//! Transitions of approvals. Each is one transaction: a new revision, the change, the outbox row.
+
+use sqlx::Row as _;
+use sqlx::AnyConnection;
+
+use crate::approvals::store::engine::Operation;
+use crate::approvals::store::outbox::{Leaver, leave};
+use crate::approvals::store::reads::{self, receipt};
+use crate::approvals::store::{Burn, Burned, Moved, NewApproval, NewReview, Requested, Seen, Store, StoreError, Transition, with_state};
+use crate::model::approval::{Approval, State};
+use crate::model::halt::Halted;
+use crate::model::time::Timestamp;
+
+/// The most approvals that one sweep lets expire.
+const SWEEP_MAX: i64 = 200;
+
+impl Store {
+    /// Asks for an approval.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn request(&self, new: NewApproval) -> Result<Requested, StoreError> {
+        let (seen, leaver) = (self.seen(), self.leaver());
+        self.write(move |connection| Box::pin(async move { request(connection, &seen, &leaver, new).await })).await
+    }
+
+    /// Adds a review, and moves the approval if it decides.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn review(&self, new: NewReview) -> Result<Moved, StoreError> {
+        let (seen, leaver) = (self.seen(), self.leaver());
+        self.write(move |connection| Box::pin(async move { review(connection, &seen, &leaver, new).await })).await
+    }
+
+    /// Ends an approval that was not used: a pending one is cancelled, an approved one revoked. The record's `state` is filled in.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn end(&self, id: String, reason: String, at: Timestamp, record: serde_json::Value) -> Result<Moved, StoreError> {
+        let (seen, leaver) = (self.seen(), self.leaver());
+        self.write(move |connection| {
+            Box::pin(async move {
+                let moved = end(connection, &seen, &leaver, (&id, &reason), at, record).await?;
+                Ok((matches!(moved, Moved::Done(_)), moved))
+            })
+        })
+        .await
+    }
+
+    /// Uses an approval, once: by one statement that finds it approved, of this generation and in its time.
+    ///
+    /// # Errors
+    /// When the store does not answer; then it may have been used, and the receipt will tell.
+    pub async fn burn(&self, burn: Burn) -> Result<Burned, StoreError> {
+        let (seen, leaver) = (self.seen(), self.leaver());
+        self.write(move |connection| Box::pin(async move { burn_once(connection, &seen, &leaver, burn).await })).await
+    }
+
+    /// Lets those expire whose time is over.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn expire(&self, at: Timestamp, record: fn(&Approval) -> serde_json::Value) -> Result<Vec<Transition>, StoreError> {
+        let over = "SELECT id FROM approvals WHERE (state = 'pending' AND review_until <= $1)
+            OR (state = 'approved' AND approved_until <= $1) LIMIT $2";
+        let due = sqlx::query(over).bind(at.micros()).bind(1_i64).fetch_optional(self.engine.readers()).await;
+        if self.noted(due.map_err(StoreError::from))?.is_none() {
+            return Ok(vec![]);
+        }
+        let (seen, leaver) = (self.seen(), self.leaver());
+        self.write(move |connection| {
+            Box::pin(async move {
+                let mut moved = vec![];
+                for row in sqlx::query(over).bind(at.micros()).bind(SWEEP_MAX).fetch_all(&mut *connection).await? {
+                    let id: String = row.try_get(0)?;
+                    let Some(approval) = reads::approval(connection, &id).await? else { continue };
+                    let revision = next(connection, &seen).await?;
+                    set_state(connection, &id, State::Expired, revision, at).await?;
+                    leave(connection, &leaver, revision, &id, &with_state(record(&approval), State::Expired), at).await?;
+                    moved.push(Transition { revision, state: State::Expired });
+                }
+                Ok((true, moved))
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn write<T: Send + 'static>(
+        &self,
+        operation: impl for<'c> FnOnce(&'c mut AnyConnection) -> Operation<'c, T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.noted(self.engine.transact(self.options.timeout, operation).await)
+    }
+}
+
+/// Counts the revision up. Holds every other writer back until the transaction ends, and refuses a store that went back in time.
+pub(super) async fn next(connection: &mut AnyConnection, seen: &Seen) -> Result<i64, StoreError> {
+    let sql = "UPDATE meta SET revision = revision + 1 WHERE one = 1 AND generation = $1 AND revision >= $2 RETURNING revision";
+    let row = sqlx::query(sql).bind(seen.generation.clone()).bind(seen.revision).fetch_optional(connection).await?;
+    Ok(row.ok_or(StoreError::WentBack)?.try_get(0)?)
+}
+
+async fn set_state(connection: &mut AnyConnection, id: &str, state: State, revision: i64, at: Timestamp) -> Result<(), StoreError> {
+    let sql = "UPDATE approvals SET state = $1, revision = $2, ended_at = $3 WHERE id = $4";
+    let update = sqlx::query(sql).bind(state.name()).bind(revision).bind(at.micros()).bind(id.to_owned());
+    update.execute(connection).await?;
+    Ok(())
+}
+
+async fn count(connection: &mut AnyConnection, sql: &'static str, values: [&str; 2]) -> Result<i64, StoreError> {
+    let [first, second] = values.map(str::to_owned);
+    Ok(sqlx::query(sql).bind(first).bind(second).fetch_one(connection).await?.try_get(0)?)
+}
+
+async fn request(
+    connection: &mut AnyConnection,
+    seen: &Seen,
+    leaver: &Leaver,
+    new: NewApproval,
+) -> Result<(bool, Requested), StoreError> {
+    let revision = next(connection, seen).await?;
+    let approval = Approval { generation: seen.generation.clone(), revision, ..new.approval };
+    let call = &approval.binding.call;
+    let same = "SELECT id FROM approvals WHERE tenant = $1 AND digest = $2 AND state = 'pending'";
+    if let Some(row) = sqlx::query(same).bind(call.tenant.clone()).bind(approval.digest.clone()).fetch_optional(&mut *connection).await? {
+        let id: String = row.try_get(0)?;
+        let waiting = reads::approval(connection, &id).await?.ok_or(StoreError::Damaged)?;
+        return Ok((false, Requested::Same(Box::new(waiting))));
+    }
+    let denied = "SELECT COALESCE(MAX(ended_at), 0) FROM approvals WHERE tenant = $1 AND digest = $2 AND state = 'denied'";
+    let denied = count(connection, denied, [&call.tenant, &approval.digest]).await?;
+    if denied > 0 && Timestamp::from_micros(denied).plus(new.cool_down) > approval.requested_at {
+        return Ok((false, Requested::CoolDown));
+    }
+    let waiting = [
+        ("SELECT COUNT(*) FROM approvals WHERE tenant = $1 AND case_id = $2 AND state = 'pending'", &call.case, new.caps.0),
+        ("SELECT COUNT(*) FROM approvals WHERE tenant = $1 AND agent = $2 AND state = 'pending'", &call.agent.sub, new.caps.1),
+        ("SELECT COUNT(*) FROM approvals WHERE tenant = $1 AND template = $2 AND state = 'pending'", &approval.binding.template, new.caps.2),
+    ];
+    for (index, (sql, value, most)) in waiting.into_iter().enumerate() {
+        if count(connection, sql, [&call.tenant, value]).await? >= most {
+            let full = [Requested::CaseFull, Requested::AgentFull, Requested::QueueFull].into_iter().nth(index);
+            return Ok((false, full.unwrap_or(Requested::QueueFull)));
+        }
+    }
+    reads::insert(connection, &approval).await?;
+    leave(connection, leaver, revision, &approval.id, &with_state(new.record, State::Pending), approval.requested_at).await?;
+    Ok((true, Requested::New(Transition { revision, state: State::Pending })))
+}
+
+async fn review(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver, new: NewReview) -> Result<(bool, Moved), StoreError> {
+    let revision = next(connection, seen).await?;
+    let Some(approval) = reads::approval(connection, &new.id).await? else { return Ok((false, Moved::Missing)) };
+    let at = new.review.at;
+    let stands = approval.state_at(at);
+    if stands != State::Pending || approval.generation != seen.generation {
+        return Ok((false, Moved::Late(stands)));
+    }
+    if approval.reviews.iter().any(|review| review.person == new.review.person) {
+        return Ok((false, Moved::Twice));
+    }
+    let insert = sqlx::query("INSERT INTO reviews (approval, person, issuer, subject, approves, at, reason) VALUES ($1, $2, $3, $4, $5, $6, $7)")
+        .bind(new.id.clone())
+        .bind(new.review.person.clone())
+        .bind(new.review.reviewer.iss.clone())
+        .bind(new.review.reviewer.sub.clone())
+        .bind(i64::from(new.review.approves))
+        .bind(at.micros())
+        .bind(new.review.reason.clone());
+    insert.execute(&mut *connection).await?;
+    let approvers = approval.approvers().count() + usize::from(new.review.approves);
+    let quorum = usize::try_from(approval.binding.quorum).unwrap_or(usize::MAX);
+    let state = match new.review.approves {
+        false => State::Denied,
+        true if approvers >= quorum => State::Approved,
+        true => State::Pending,
+    };
+    let (approved_at, approved_until) = match state {
+        State::Approved => (at, at.plus(new.usable)),
+        _ => (Timestamp::default(), Timestamp::default()),
+    };
+    let (ended, reason) = match state {
+        State::Denied => (at, new.review.reason.as_str()),
+        _ => (Timestamp::default(), ""),
+    };
+    let update = sqlx::query(
+        "UPDATE approvals SET state = $1, revision = $2, approved_at = $3, approved_until = $4, ended_at = $5, denial_reason = $6,
+            suggested = $7 WHERE id = $8",
+    );
+    update
+        .bind(state.name())
+        .bind(revision)
+        .bind(approved_at.micros())
+        .bind(approved_until.micros())
+        .bind(ended.micros())
+        .bind(reason.to_owned())
+        .bind(new.suggested.clone())
+        .bind(new.id.clone())
+        .execute(&mut *connection)
+        .await?;
+    leave(connection, leaver, revision, &new.id, &with_state(new.record, state), at).await?;
+    Ok((true, Moved::Done(Transition { revision, state })))
+}
+
+pub(super) async fn end(
+    connection: &mut AnyConnection,
+    seen: &Seen,
+    leaver: &Leaver,
+    (id, reason): (&str, &str),
+    at: Timestamp,
+    record: serde_json::Value,
+) -> Result<Moved, StoreError> {
+    let revision = next(connection, seen).await?;
+    let Some(approval) = reads::approval(connection, id).await? else { return Ok(Moved::Missing) };
+    let state = match approval.state_at(at) {
+        State::Approved => State::Revoked,
+        State::Pending => State::Cancelled,
+        late => return Ok(Moved::Late(late)),
+    };
+    set_state(connection, id, state, revision, at).await?;
+    let update = sqlx::query("UPDATE approvals SET denial_reason = $1 WHERE id = $2").bind(reason.to_owned()).bind(id.to_owned());
+    update.execute(&mut *connection).await?;
+    leave(connection, leaver, revision, id, &with_state(record, state), at).await?;
+    Ok(Moved::Done(Transition { revision, state }))
+}
+
+async fn burn_once(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver, burn: Burn) -> Result<(bool, Burned), StoreError> {
+    let revision = next(connection, seen).await?;
+    if let Some(receipt) = receipt(connection, &burn.key).await? {
+        return Ok((false, Burned::Repeated(receipt)));
+    }
+    let [tenant, agent, supervisor, case, customer] = &burn.halted;
+    let halted = Halted { tenant, agent, supervisor, case, customer, issued_at: burn.issued_at };
+    if halted.stopped_by(&reads::halts(connection, Some(tenant)).await?, burn.at) {
+        return Ok((false, Burned::Halted));
+    }
+    let sql = "UPDATE approvals SET state = 'consumed', revision = $1, ended_at = $2
+        WHERE id = $3 AND state = 'approved' AND generation = $4 AND approved_until > $2 RETURNING id";
+    let burnt = sqlx::query(sql)
+        .bind(revision)
+        .bind(burn.at.micros())
+        .bind(burn.id.clone())
+        .bind(seen.generation.clone())
+        .fetch_optional(&mut *connection)
+        .await?;
+    if burnt.is_none() {
+        return Ok((false, Burned::Lost));
+    }
+    let receipt = "INSERT INTO receipts (tenant, caller, approval, operation, call_digest, answer, revision, at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+    sqlx::query(receipt)
+        .bind(burn.key.tenant.clone())
+        .bind(burn.key.caller.clone())
+        .bind(burn.key.approval.clone())
+        .bind(burn.key.operation.clone())
+        .bind(burn.call_digest.clone())
+        .bind(burn.answer.clone())
+        .bind(revision)
+        .bind(burn.at.micros())
+        .execute(&mut *connection)
+        .await?;
+    leave(connection, leaver, revision, &burn.id, &burn.record, burn.at).await?;
+    Ok((true, Burned::Now(revision)))
+}

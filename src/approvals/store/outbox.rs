@@ -1,0 +1,167 @@
+//! The outbox: the record of every transition, until it is in an audit log. What a replica left, the same replica records when it
+//! starts again; another takes it over once it is old.
+
+use std::time::Duration;
+
+use sqlx::Row as _;
+use sqlx::AnyConnection;
+use sqlx::any::AnyRow;
+
+use crate::approvals::store::{Left, Store, StoreError};
+use crate::model::time::Timestamp;
+
+/// How long a row must have been left before another replica takes it over: longer than any request lives.
+pub const TAKE_OVER: Duration = Duration::from_secs(60);
+/// The most rows of one sweep.
+const SWEEP_MAX: i64 = 200;
+
+const COLUMNS: &str = "SELECT revision, record, replica, boot, at, log, line FROM outbox WHERE log = '' AND at <= $1 ORDER BY revision LIMIT $2";
+
+/// Who leaves rows.
+#[derive(Clone, Debug)]
+pub(super) struct Leaver {
+    replica: String,
+    boot: String,
+}
+
+impl Store {
+    pub(super) fn leaver(&self) -> Leaver {
+        Leaver { replica: self.options.replica.clone(), boot: self.options.boot.clone() }
+    }
+
+    /// Rows that are not recorded yet and were left at this time or before, oldest first.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn left(&self, before: Timestamp) -> Result<Vec<Left>, StoreError> {
+        let rows = sqlx::query(COLUMNS).bind(before.micros()).bind(SWEEP_MAX).fetch_all(self.engine.readers()).await;
+        self.noted(rows.map_err(StoreError::from).and_then(|rows| rows.iter().map(read).collect()))
+    }
+
+    /// The row of this revision.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn left_at(&self, revision: i64) -> Result<Option<Left>, StoreError> {
+        let sql = "SELECT revision, record, replica, boot, at, log, line FROM outbox WHERE revision = $1";
+        let row = sqlx::query(sql).bind(revision).fetch_optional(self.engine.readers()).await;
+        self.noted(row.map_err(StoreError::from).and_then(|row| row.as_ref().map(read).transpose()))
+    }
+
+    /// True when a transition of this approval is not recorded yet.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn has_left(&self, approval: &str) -> Result<bool, StoreError> {
+        let sql = "SELECT revision FROM outbox WHERE approval = $1 AND log = '' LIMIT 1";
+        let row = sqlx::query(sql).bind(approval.to_owned()).fetch_optional(self.engine.readers()).await;
+        Ok(self.noted(row.map_err(StoreError::from))?.is_some())
+    }
+
+    /// True when this start of this replica left the row.
+    pub fn is_own(&self, left: &Left) -> bool {
+        left.replica == self.options.replica && left.boot == self.options.boot
+    }
+
+    /// True when this replica left the row before it was started again.
+    pub fn is_earlier_own(&self, left: &Left) -> bool {
+        left.replica == self.options.replica && left.boot != self.options.boot
+    }
+
+    /// Takes a row over from whoever left it; false if somebody else did so first.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn take_over(&self, left: &Left) -> Result<bool, StoreError> {
+        let (leaver, left) = (self.leaver(), left.clone());
+        self.write(move |connection| {
+            Box::pin(async move {
+                let sql = "UPDATE outbox SET replica = $1, boot = $2 WHERE revision = $3 AND log = '' AND replica = $4 AND boot = $5";
+                let update = sqlx::query(sql).bind(leaver.replica).bind(leaver.boot).bind(left.revision).bind(left.replica).bind(left.boot);
+                let taken = update.execute(connection).await?.rows_affected() == 1;
+                Ok((taken, taken))
+            })
+        })
+        .await
+    }
+
+    /// Notes where a row is recorded. What follows from it may be given from now on.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn recorded(&self, revision: i64, log: &str, line: u64) -> Result<(), StoreError> {
+        let (log, line) = (log.to_owned(), i64::try_from(line).unwrap_or(i64::MAX));
+        let noted = self.write(move |connection| {
+            Box::pin(async move {
+                let sql = "UPDATE outbox SET log = $1, line = $2 WHERE revision = $3";
+                sqlx::query(sql).bind(log).bind(line).bind(revision).execute(connection).await?;
+                Ok((true, ()))
+            })
+        });
+        noted.await?;
+        self.saw(revision);
+        Ok(())
+    }
+
+    /// Removes what nobody can ask for any more: receipts after a day, ended approvals after 30 days.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn purge(&self, now: Timestamp) -> Result<(), StoreError> {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        let (day, month) = (now.minus(DAY).micros(), now.minus(DAY * 30).micros());
+        self.write(move |connection| {
+            Box::pin(async move {
+                for (sql, before) in [
+                    ("DELETE FROM receipts WHERE at < $1", day),
+                    ("DELETE FROM outcomes WHERE at < $1", day),
+                    ("DELETE FROM outbox WHERE at < $1 AND log <> ''", month),
+                    ("DELETE FROM reviews WHERE approval IN (SELECT id FROM approvals WHERE ended_at > 0 AND ended_at < $1)", month),
+                    ("DELETE FROM approvals WHERE ended_at > 0 AND ended_at < $1", month),
+                    ("DELETE FROM events WHERE at < $1", month),
+                    ("DELETE FROM halts WHERE until < $1", day),
+                    ("DELETE FROM checks WHERE expires < $1", day),
+                ] {
+                    sqlx::query(sql).bind(before).execute(&mut *connection).await?;
+                }
+                Ok((true, ()))
+            })
+        })
+        .await
+    }
+}
+
+/// Leaves a row.
+pub(super) async fn leave(
+    connection: &mut AnyConnection,
+    leaver: &Leaver,
+    revision: i64,
+    approval: &str,
+    record: &serde_json::Value,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    let sql = "INSERT INTO outbox (revision, approval, record, replica, boot, at, log, line) VALUES ($1, $2, $3, $4, $5, $6, '', 0)";
+    sqlx::query(sql)
+        .bind(revision)
+        .bind(approval.to_owned())
+        .bind(record.to_string())
+        .bind(leaver.replica.clone())
+        .bind(leaver.boot.clone())
+        .bind(at.micros())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+fn read(row: &AnyRow) -> Result<Left, StoreError> {
+    let record: String = row.try_get("record")?;
+    let (log, line): (String, i64) = (row.try_get("log")?, row.try_get("line")?);
+    Ok(Left {
+        revision: row.try_get("revision")?,
+        record: serde_json::from_str(&record).map_err(|_| StoreError::Damaged)?,
+        replica: row.try_get("replica")?,
+        boot: row.try_get("boot")?,
+        at: Timestamp::from_micros(row.try_get("at")?),
+        recorded: (!log.is_empty()).then(|| (log, u64::try_from(line).unwrap_or(0))),
+    })
+}

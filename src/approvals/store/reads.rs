@@ -1,0 +1,270 @@
+//! Rows, and the questions that change nothing.
+
+use sqlx::AnyConnection;
+use sqlx::any::AnyRow;
+use sqlx::{AssertSqlSafe, Row as _};
+
+use crate::approvals::store::{Body, Check, Halts, Receipt, ReceiptKey, Seen, Store, StoreError, schema};
+use crate::model::approval::{Approval, Review, State, Subject};
+use crate::model::halt::{Halt, HaltKind, SubjectKind};
+use crate::model::time::Timestamp;
+
+const APPROVAL: &str = "SELECT id, generation, revision, state, digest, body, requested_at, review_until, approved_at, approved_until,
+    denial_reason, suggested FROM approvals";
+
+/// Which approvals are asked for; empty members ask for all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only of this tenant.
+    pub tenant: String,
+    /// Only addressed to this tool service.
+    pub tool_service: String,
+    /// Only in this state.
+    pub state: Option<State>,
+    /// Only of this case.
+    pub case: String,
+    /// Only after this one, in the order of requests: when it was requested, and its id.
+    pub after: (i64, String),
+    /// Only changed after this revision.
+    pub changed_after: i64,
+    /// At most so many.
+    pub most: i64,
+}
+
+impl Store {
+    /// The approval of this id.
+    ///
+    /// # Errors
+    /// When the store does not answer, or the row can't be read.
+    pub async fn approval(&self, id: &str) -> Result<Option<Approval>, StoreError> {
+        let id = id.to_owned();
+        self.read(|mut connection| async move { approval(&mut connection, &id).await }).await
+    }
+
+    /// Approvals in the order of requests.
+    ///
+    /// # Errors
+    /// When the store does not answer, or a row can't be read.
+    pub async fn list(&self, filter: Filter) -> Result<Vec<Approval>, StoreError> {
+        self.read(|mut connection| async move { list(&mut connection, &filter).await }).await
+    }
+
+    /// What an operation was answered.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn receipt(&self, key: &ReceiptKey) -> Result<Option<Receipt>, StoreError> {
+        let key = key.clone();
+        self.read(|mut connection| async move { receipt(&mut connection, &key).await }).await
+    }
+
+    /// The checks of a case and its customer that hold now.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn checks(&self, tenant: &str, case: &str, customer: &str, now: Timestamp) -> Result<Vec<Check>, StoreError> {
+        let [tenant, case, customer] = [tenant, case, customer].map(str::to_owned);
+        let sql = "SELECT kind, expires FROM checks WHERE tenant = $1 AND case_id = $2 AND customer = $3 AND expires > $4";
+        let query = sqlx::query(sql).bind(tenant.clone()).bind(case.clone()).bind(customer.clone()).bind(now.micros());
+        let rows = self.noted(query.fetch_all(self.engine.readers()).await.map_err(StoreError::from))?;
+        rows.iter()
+            .map(|row| {
+                let expires = Timestamp::from_micros(row.try_get("expires")?);
+                Ok(Check { kind: row.try_get("kind")?, tenant: tenant.clone(), case: case.clone(), customer: customer.clone(), expires })
+            })
+            .collect()
+    }
+
+    /// How many approvals wait.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn pending(&self) -> Result<u64, StoreError> {
+        let query = sqlx::query("SELECT COUNT(*) FROM approvals WHERE state = 'pending'");
+        let row = self.noted(query.fetch_one(self.engine.readers()).await.map_err(StoreError::from))?;
+        Ok(u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or(0))
+    }
+
+    /// Reads the halts anew, and looks whether the store went back in time; then it is given a new generation. To be called twice a
+    /// second.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn refresh(&self, now: Timestamp, generation: String) -> Result<Seen, StoreError> {
+        let read = self.read(|mut connection| async move {
+            let row = sqlx::query("SELECT generation, revision FROM meta WHERE one = 1").fetch_one(&mut *connection).await?;
+            let found = Seen { generation: row.try_get(0)?, revision: row.try_get(1)? };
+            Ok((found, halts(&mut connection, None).await?))
+        });
+        let (found, halts) = read.await?;
+        let seen = self.seen();
+        if found.generation == seen.generation && found.revision >= seen.revision {
+            self.saw(found.revision);
+        } else {
+            let renewed = self.write({
+                let seen = seen.clone();
+                move |connection| {
+                    Box::pin(async move {
+                        let sql = "UPDATE meta SET revision = revision WHERE one = 1 RETURNING generation, revision";
+                        let row = sqlx::query(sql).fetch_one(&mut *connection).await?;
+                        let found = Seen { generation: row.try_get(0)?, revision: row.try_get(1)? };
+                        match schema::is_later(connection, &seen, &found).await? {
+                            true => Ok((false, found)),
+                            false => Ok((true, schema::renew(connection, &generation, &seen, &found).await?)),
+                        }
+                    })
+                }
+            });
+            self.seen.store(std::sync::Arc::new(renewed.await?));
+        }
+        self.halts.store(std::sync::Arc::new(Halts { halts, read_at: Some(now) }));
+        Ok(self.seen())
+    }
+
+    async fn read<T, F>(&self, question: impl FnOnce(sqlx::pool::PoolConnection<sqlx::Any>) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let asked = async { question(self.engine.readers().acquire().await?).await };
+        let answered = tokio::time::timeout(self.options.timeout, asked).await;
+        self.noted(answered.unwrap_or_else(|_| Err(StoreError::Unreachable("no answer in time".to_owned()))))
+    }
+}
+
+pub(super) async fn approval(connection: &mut AnyConnection, id: &str) -> Result<Option<Approval>, StoreError> {
+    let query = sqlx::query(AssertSqlSafe(format!("{APPROVAL} WHERE id = $1"))).bind(id.to_owned());
+    match query.fetch_optional(&mut *connection).await? {
+        Some(row) => Ok(Some(whole(connection, &row).await?)),
+        None => Ok(None),
+    }
+}
+
+async fn list(connection: &mut AnyConnection, filter: &Filter) -> Result<Vec<Approval>, StoreError> {
+    let sql = format!(
+        "{APPROVAL} WHERE ($1 = '' OR tenant = $1) AND ($2 = '' OR tool_service = $2) AND ($3 = '' OR state = $3)
+            AND ($4 = '' OR case_id = $4) AND (requested_at > $5 OR (requested_at = $5 AND id > $6)) AND revision > $7
+            ORDER BY requested_at, id LIMIT $8"
+    );
+    let query = sqlx::query(AssertSqlSafe(sql))
+        .bind(filter.tenant.clone())
+        .bind(filter.tool_service.clone())
+        .bind(filter.state.map_or("", State::name))
+        .bind(filter.case.clone())
+        .bind(filter.after.0)
+        .bind(filter.after.1.clone())
+        .bind(filter.changed_after)
+        .bind(filter.most);
+    let mut approvals = vec![];
+    for row in query.fetch_all(&mut *connection).await? {
+        approvals.push(whole(connection, &row).await?);
+    }
+    Ok(approvals)
+}
+
+/// An approval's row with its reviews.
+async fn whole(connection: &mut AnyConnection, row: &AnyRow) -> Result<Approval, StoreError> {
+    let id: String = row.try_get("id")?;
+    let sql = "SELECT person, issuer, subject, approves, at, reason FROM reviews WHERE approval = $1 ORDER BY at, person";
+    let reviews = sqlx::query(sql).bind(id.clone()).fetch_all(connection).await?;
+    let reviews: Result<Vec<Review>, StoreError> = reviews
+        .iter()
+        .map(|row| {
+            Ok(Review {
+                reviewer: Subject { iss: row.try_get("issuer")?, sub: row.try_get("subject")? },
+                person: row.try_get("person")?,
+                approves: row.try_get::<i64, _>("approves")? == 1,
+                at: Timestamp::from_micros(row.try_get("at")?),
+                reason: row.try_get("reason")?,
+            })
+        })
+        .collect();
+    let body: String = row.try_get("body")?;
+    let body: Body = serde_json::from_str(&body).map_err(|_| StoreError::Damaged)?;
+    let time = |name: &str| Ok::<_, StoreError>(Timestamp::from_micros(row.try_get(name)?));
+    let state: String = row.try_get("state")?;
+    Ok(Approval {
+        id,
+        // A state that is none can't be used.
+        state: State::named(&state).ok_or(StoreError::Damaged)?,
+        generation: row.try_get("generation")?,
+        revision: row.try_get("revision")?,
+        digest: row.try_get("digest")?,
+        binding: body.binding,
+        justification: body.justification,
+        display: body.display,
+        reversibility: body.reversibility,
+        reviews: reviews?,
+        requested_at: time("requested_at")?,
+        review_until: time("review_until")?,
+        approved_at: time("approved_at")?,
+        approved_until: time("approved_until")?,
+        denial_reason: row.try_get("denial_reason")?,
+        suggested: row.try_get("suggested")?,
+    })
+}
+
+pub(super) async fn insert(connection: &mut AnyConnection, approval: &Approval) -> Result<(), StoreError> {
+    let call = &approval.binding.call;
+    let body = Body {
+        binding: approval.binding.clone(),
+        justification: approval.justification.clone(),
+        display: approval.display.clone(),
+        reversibility: approval.reversibility.clone(),
+    };
+    let body = serde_json::to_string(&body).map_err(|_| StoreError::Damaged)?;
+    let sql = "INSERT INTO approvals (id, generation, revision, state, tenant, template, digest, case_id, customer, agent, supervisor,
+        tool_service, quorum, body, requested_at, review_until, approved_at, approved_until, ended_at, denial_reason, suggested)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 0, 0, 0, '', '')";
+    sqlx::query(sql)
+        .bind(approval.id.clone())
+        .bind(approval.generation.clone())
+        .bind(approval.revision)
+        .bind(approval.state.name())
+        .bind(call.tenant.clone())
+        .bind(approval.binding.template.clone())
+        .bind(approval.digest.clone())
+        .bind(call.case.clone())
+        .bind(approval.binding.customer.clone())
+        .bind(call.agent.sub.clone())
+        .bind(call.supervisor.sub.clone())
+        .bind(call.audience.clone())
+        .bind(i64::from(approval.binding.quorum))
+        .bind(body)
+        .bind(approval.requested_at.micros())
+        .bind(approval.review_until.micros())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn receipt(connection: &mut AnyConnection, key: &ReceiptKey) -> Result<Option<Receipt>, StoreError> {
+    let sql = "SELECT call_digest, answer, revision FROM receipts WHERE tenant = $1 AND caller = $2 AND approval = $3 AND operation = $4";
+    let query = sqlx::query(sql)
+        .bind(key.tenant.clone())
+        .bind(key.caller.clone())
+        .bind(key.approval.clone())
+        .bind(key.operation.clone());
+    let Some(row) = query.fetch_optional(connection).await? else { return Ok(None) };
+    let (call_digest, answer) = (row.try_get("call_digest")?, row.try_get("answer")?);
+    Ok(Some(Receipt { call_digest, answer, revision: row.try_get("revision")? }))
+}
+
+/// The halts of one tenant, or of all.
+pub(super) async fn halts(connection: &mut AnyConnection, tenant: Option<&str>) -> Result<Vec<Halt>, StoreError> {
+    let sql = "SELECT tenant, subject_kind, subject, kind, since, until FROM halts WHERE $1 = '' OR tenant = $1";
+    let rows = sqlx::query(sql).bind(tenant.unwrap_or_default().to_owned()).fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            let (subject_kind, kind): (String, String) = (row.try_get("subject_kind")?, row.try_get("kind")?);
+            Ok(Halt {
+                tenant: row.try_get("tenant")?,
+                // A halt that can't be read must not be overlooked.
+                subject_kind: SubjectKind::named(&subject_kind).ok_or(StoreError::Damaged)?,
+                subject: row.try_get("subject")?,
+                kind: HaltKind::named(&kind).ok_or(StoreError::Damaged)?,
+                since: Timestamp::from_micros(row.try_get("since")?),
+                until: Timestamp::from_micros(row.try_get("until")?),
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,165 @@
+//! Outcomes that make checks, and signals that stop.
+
+use std::time::Duration;
+
+use sqlx::Row as _;
+use sqlx::AnyConnection;
+
+use crate::approvals::store::lifecycle::{self, next};
+use crate::approvals::store::outbox::{Leaver, leave};
+use crate::approvals::store::{Moved, NewOutcome, Seen, Store, StoreError, reads};
+use crate::model::approval::Approval;
+use crate::model::halt::{Halt, SubjectKind};
+use crate::model::time::Timestamp;
+
+/// The most approvals that one signal revokes at once; more are stopped by the halt itself.
+const CASCADE_MAX: i64 = 1000;
+
+/// A signal to be taken.
+#[derive(Clone, Debug)]
+pub struct NewSignal {
+    /// The tool service that reports it.
+    pub reporter: String,
+    /// Its id of the event.
+    pub event_id: String,
+    /// What it does.
+    pub halt: Halt,
+    /// When it is taken.
+    pub at: Timestamp,
+    /// The record of it.
+    pub record: serde_json::Value,
+    /// The record of an approval that it ends; `state` is filled in.
+    pub ended: fn(&Approval) -> serde_json::Value,
+}
+
+/// Why a signal changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignalRefused {
+    /// The event was taken before.
+    Known,
+    /// The reporter has reported a later event of this kind on this subject.
+    Old,
+}
+
+impl Store {
+    /// Remembers an outcome, once, and the check that it makes; `None` when it was reported before.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn outcome(&self, new: NewOutcome) -> Result<Option<i64>, StoreError> {
+        let (seen, leaver) = (self.seen(), self.leaver());
+        self.write(move |connection| Box::pin(async move { outcome(connection, &seen, &leaver, new).await })).await
+    }
+
+    /// Takes a signal: from its commit on it stops what it is about, here at once and elsewhere within a refresh. Gives the outbox
+    /// rows that it leaves: its own, and those of the approvals that it ends.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn signal(&self, new: NewSignal) -> Result<Result<Vec<i64>, SignalRefused>, StoreError> {
+        let (seen, leaver) = (self.seen(), self.leaver());
+        let halt = new.halt.clone();
+        let taken = self.write(move |connection| Box::pin(async move { signal(connection, &seen, &leaver, new).await })).await?;
+        if taken.is_ok() {
+            self.halts.rcu(|copy| {
+                let mut halts = copy.as_ref().clone();
+                halts.halts.push(halt.clone());
+                halts
+            });
+        }
+        Ok(taken)
+    }
+}
+
+async fn outcome(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver, new: NewOutcome) -> Result<(bool, Option<i64>), StoreError> {
+    let revision = next(connection, seen).await?;
+    let once = "INSERT INTO outcomes (evaluation_id, at) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    let inserted = sqlx::query(once).bind(new.evaluation_id.clone()).bind(new.at.micros()).execute(&mut *connection).await?;
+    if inserted.rows_affected() == 0 {
+        return Ok((false, None));
+    }
+    if let Some(check) = new.check {
+        let sql = "INSERT INTO checks (tenant, case_id, customer, kind, expires, evaluation_id) VALUES ($1, $2, $3, $4, $5, $6)
+            ON CONFLICT (tenant, case_id, kind) DO UPDATE SET customer = excluded.customer, expires = excluded.expires,
+                evaluation_id = excluded.evaluation_id";
+        sqlx::query(sql)
+            .bind(check.tenant)
+            .bind(check.case)
+            .bind(check.customer)
+            .bind(check.kind)
+            .bind(check.expires.micros())
+            .bind(new.evaluation_id)
+            .execute(&mut *connection)
+            .await?;
+    }
+    leave(connection, leaver, revision, "", &new.record, new.at).await?;
+    Ok((true, Some(revision)))
+}
+
+async fn signal(
+    connection: &mut AnyConnection,
+    seen: &Seen,
+    leaver: &Leaver,
+    new: NewSignal,
+) -> Result<(bool, Result<Vec<i64>, SignalRefused>), StoreError> {
+    let revision = next(connection, seen).await?;
+    let Halt { tenant, subject_kind, subject, kind, since, until } = &new.halt;
+    let about = format!("{tenant}/{}/{}/{subject}", kind.name(), subject_kind.name());
+    let known = sqlx::query("SELECT event_id FROM events WHERE reporter = $1 AND event_id = $2");
+    if known.bind(new.reporter.clone()).bind(new.event_id.clone()).fetch_optional(&mut *connection).await?.is_some() {
+        return Ok((false, Err(SignalRefused::Known)));
+    }
+    let last = sqlx::query("SELECT COALESCE(MAX(event_time), 0) FROM events WHERE reporter = $1 AND subject = $2");
+    let last: i64 = last.bind(new.reporter.clone()).bind(about.clone()).fetch_one(&mut *connection).await?.try_get(0)?;
+    if since.micros() < last {
+        return Ok((false, Err(SignalRefused::Old)));
+    }
+    let event = "INSERT INTO events (reporter, event_id, subject, event_time, at) VALUES ($1, $2, $3, $4, $5)";
+    let event = sqlx::query(event).bind(new.reporter).bind(new.event_id).bind(about).bind(since.micros()).bind(new.at.micros());
+    event.execute(&mut *connection).await?;
+    // A signal may only lower permission: one that ends earlier, or reaches back less far, takes nothing from one that stands.
+    let halt = "INSERT INTO halts (tenant, subject_kind, subject, kind, since, until) VALUES ($1, $2, $3, $4, $5, $6)
+        ON CONFLICT (tenant, subject_kind, subject, kind) DO UPDATE SET
+            since = CASE WHEN excluded.since > halts.since THEN excluded.since ELSE halts.since END,
+            until = CASE WHEN excluded.until > halts.until THEN excluded.until ELSE halts.until END";
+    sqlx::query(halt)
+        .bind(tenant.clone())
+        .bind(subject_kind.name())
+        .bind(subject.clone())
+        .bind(kind.name())
+        .bind(since.micros())
+        .bind(until.micros())
+        .execute(&mut *connection)
+        .await?;
+    leave(connection, leaver, revision, "", &new.record, new.at).await?;
+    let mut revisions = vec![revision];
+    for id in ended_by(connection, tenant, *subject_kind, subject).await? {
+        let Some(approval) = reads::approval(connection, &id).await? else { continue };
+        let record = (new.ended)(&approval);
+        if let Moved::Done(moved) = lifecycle::end(connection, seen, leaver, (&id, kind.name()), new.at, record).await? {
+            revisions.push(moved.revision);
+        }
+    }
+    Ok((true, Ok(revisions)))
+}
+
+/// The approvals that could still be reviewed or used, and that a signal on this subject ends.
+async fn ended_by(connection: &mut AnyConnection, tenant: &str, kind: SubjectKind, subject: &str) -> Result<Vec<String>, StoreError> {
+    let sql = match kind {
+        SubjectKind::Agent => "SELECT id FROM approvals WHERE tenant = $1 AND state IN ('pending', 'approved') AND agent = $2 LIMIT $3",
+        SubjectKind::Case => "SELECT id FROM approvals WHERE tenant = $1 AND state IN ('pending', 'approved') AND case_id = $2 LIMIT $3",
+        SubjectKind::Customer => {
+            "SELECT id FROM approvals WHERE tenant = $1 AND state IN ('pending', 'approved') AND customer = $2 LIMIT $3"
+        }
+        SubjectKind::Supervisor => {
+            "SELECT id FROM approvals WHERE tenant = $1 AND state IN ('pending', 'approved') AND (supervisor = $2
+                OR id IN (SELECT approval FROM reviews WHERE subject = $2)) LIMIT $3"
+        }
+        SubjectKind::Tenant => "SELECT id FROM approvals WHERE tenant = $1 AND state IN ('pending', 'approved') AND tenant = $2 LIMIT $3",
+    };
+    let rows = sqlx::query(sql).bind(tenant.to_owned()).bind(subject.to_owned()).bind(CASCADE_MAX).fetch_all(connection).await?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
+/// How long a signal may count.
+pub const TTL_MAX: Duration = Duration::from_secs(30 * 24 * 3600);

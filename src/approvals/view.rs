@@ -1,0 +1,58 @@
+//! What a reviewer is shown: rendered from the signed binding token alone, complete, with nothing in it that could mislead an eye.
+
+use std::fmt::Write as _;
+
+use crate::approvals::template::Template;
+use crate::json::{Value, canonical};
+use crate::model::approval::{Binding, Justification};
+use crate::model::text::visible;
+
+/// The reviewer's view, as lines of text. Its SHA-256 is the display digest that a review must repeat.
+///
+/// Every value is on a line of its own behind its name, so that no value can pose as another line: what breaks lines, reverses
+/// them or hides in them is written out.
+pub fn display(binding: &Binding, template: &Template) -> String {
+    let call = &binding.call;
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        // Writing to a string can't fail.
+        let _written = writeln!(text, "{name}: {}", visible(value));
+    };
+    line("approval", &format!("{} ({})", binding.template, template.title));
+    line("if it is wrong", &template.reversibility.name().replace('_', " "));
+    line("tenant", &call.tenant);
+    line("environment", &call.environment);
+    line("case", &format!("{} version {}", call.case, call.case_version));
+    line("action", &call.action);
+    line("on", &format!("{} {} version {}", call.resource_type, call.resource_id, call.resource_version));
+    for (name, value) in &call.at_most {
+        line(&format!("argument {} at most", visible(name)), &text_of(value));
+    }
+    for (name, value) in &call.exact {
+        line(&format!("argument {}", visible(name)), &text_of(value));
+    }
+    line("agent", &format!("{} of {}", call.agent.sub, call.agent.iss));
+    line("for", &format!("{} of {}", call.supervisor.sub, call.supervisor.iss));
+    line("in step", &call.step);
+    line("by tool service", &call.audience);
+    line("needs", &binding.requires.join(", "));
+    line("reviewers needed", &binding.quorum.to_string());
+    line("usable for", &format!("{} minutes, once", template.use_minutes));
+    line("evaluation", &binding.evaluation_id);
+    line("policy", &binding.policy);
+    text
+}
+
+/// The justification as it may be shown, apart from the view: an agent wrote it and nobody checked it.
+pub fn unverified(justification: &Justification) -> Justification {
+    Justification {
+        customer_request: visible(&justification.customer_request),
+        evidence: justification.evidence.iter().map(|id| visible(id)).collect(),
+        policy_clause: visible(&justification.policy_clause),
+        expected_effect: visible(&justification.expected_effect),
+    }
+}
+
+fn text_of(value: &Value) -> String {
+    String::from_utf8_lossy(&canonical(value)).into_owned()
+}

@@ -1,0 +1,161 @@
+//! What the server shows and what it trusts: its own certificate, the authorities of each trust domain. Read whole, swapped live.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rustls::RootCertStore;
+use rustls::ServerConfig;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+
+use crate::caller::Options;
+use crate::caller::svid::Svid;
+use crate::jose::keyset::{KeySet, KeySetFault};
+use crate::model::time::Timestamp;
+
+/// Why what is trusted can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// A file can't be read.
+    #[error("`{0}` can't be read: {1}")]
+    Unreadable(PathBuf, io::Error),
+    /// A certificate file has no certificates.
+    #[error("`{0}` holds no certificate in PEM form")]
+    NoCertificate(PathBuf),
+    /// The key file has no key.
+    #[error("`{0}` holds no private key in PEM form")]
+    NoKey(PathBuf),
+    /// Certificate and key don't go together, or can't be used.
+    #[error("the server's certificate and key can't be used: {0}")]
+    Server(rustls::Error),
+    /// Authorities that can't be used.
+    #[error("the authorities in `{0}` can't be used: {1}")]
+    Authorities(PathBuf, String),
+    /// A key set that can't be used.
+    #[error("the key set `{0}` {1}")]
+    Keys(PathBuf, KeySetFault),
+}
+
+/// A trust domain, read.
+#[derive(Debug)]
+pub struct Domain {
+    /// Its name.
+    pub name: String,
+    /// The tenants that its identities may speak for.
+    pub tenants: Vec<String>,
+    /// Its JWT-SVID keys.
+    pub jwt_keys: Option<KeySet>,
+    verifier: Arc<dyn ClientCertVerifier>,
+}
+
+/// All that is trusted at one time.
+#[derive(Debug)]
+pub struct Trust {
+    /// Counted up with every change.
+    pub generation: u64,
+    /// The trust domains.
+    pub domains: Vec<Domain>,
+    /// How TLS is spoken; `None` when the server speaks none.
+    pub server: Option<Arc<ServerConfig>>,
+    /// SHA-256 over all that was read.
+    pub digest: Vec<u8>,
+}
+
+/// The one cryptographic backend of the tree.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+impl Trust {
+    /// Reads every file that the settings name.
+    ///
+    /// # Errors
+    /// When one of them can't be used.
+    pub fn read(options: &Options, generation: u64) -> Result<Self, TrustError> {
+        let mut hash = ::aws_lc_rs::digest::Context::new(&::aws_lc_rs::digest::SHA256);
+        let mut read = |path: &Path| {
+            let bytes = std::fs::read(path).map_err(|error| TrustError::Unreadable(path.to_owned(), error))?;
+            hash.update(&u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
+            hash.update(&bytes);
+            Ok(bytes)
+        };
+        let mut all = RootCertStore::empty();
+        let mut domains = vec![];
+        for domain in &options.trust_domains {
+            let refused = |error: String| TrustError::Authorities(domain.bundle.clone(), error);
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(&domain.bundle, &read(&domain.bundle)?)? {
+                all.add(certificate.clone()).map_err(|error| refused(error.to_string()))?;
+                roots.add(certificate).map_err(|error| refused(error.to_string()))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build();
+            let verifier = verifier.map_err(|error| refused(error.to_string()))?;
+            let jwt_keys = match &domain.jwt_keys {
+                Some(path) => Some(KeySet::read(&read(path)?).map_err(|fault| TrustError::Keys(path.clone(), fault))?),
+                None => None,
+            };
+            domains.push(Domain { name: domain.name.clone(), tenants: domain.tenants.clone(), jwt_keys, verifier });
+        }
+        let server = match &options.server {
+            Some((certificate, key)) => {
+                let chain = certificates(certificate, &read(certificate)?)?;
+                let key = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| TrustError::NoKey(key.clone()))?;
+                Some(Arc::new(server_config(chain, key, all).map_err(TrustError::Server)?))
+            }
+            None => None,
+        };
+        Ok(Self { generation, domains, server, digest: hash.finish().as_ref().to_vec() })
+    }
+
+    /// Whether a peer's certificate is good at this instant: by its times, and by the authorities of its own trust domain alone.
+    ///
+    /// # Errors
+    /// Why not, in constant words.
+    pub fn judge(&self, svid: &Svid, now: Timestamp) -> Result<&Domain, &'static str> {
+        if now < svid.not_before || svid.not_after.plus(Duration::from_secs(1)) <= now {
+            return Err("the caller's certificate has expired, or is not valid yet");
+        }
+        let domain = self.domains.iter().find(|domain| domain.name == svid.id.domain());
+        let domain = domain.ok_or("the caller's trust domain is not trusted")?;
+        if svid.checked.load(Ordering::Acquire) != self.generation + 1 {
+            let (leaf, intermediates) = svid.chain.split_first().ok_or("the certificate chain is empty")?;
+            let time = UnixTime::since_unix_epoch(Duration::from_secs(now.seconds().unsigned_abs()));
+            let verified = domain.verifier.verify_client_cert(leaf, intermediates, time);
+            verified.map_err(|_| "the caller's certificate is not of its trust domain's authorities")?;
+            svid.checked.store(self.generation + 1, Ordering::Release);
+        }
+        Ok(domain)
+    }
+}
+
+fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TrustError> {
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match read {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        Ok(_) | Err(_) => Err(TrustError::NoCertificate(path.to_owned())),
+    }
+}
+
+/// Clients may show a certificate; humans, who come with a token, have none. Who must prove what is the pipelines' to say.
+fn server_config(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    authorities: RootCertStore,
+) -> Result<ServerConfig, rustls::Error> {
+    let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    let builder = if authorities.is_empty() {
+        builder.with_no_client_auth()
+    } else {
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider()).allow_unauthenticated().build();
+        builder.with_client_cert_verifier(verifier.map_err(|error| rustls::Error::General(error.to_string()))?)
+    };
+    let mut config = builder.with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}

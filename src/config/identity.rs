@@ -1,0 +1,230 @@
+//! Settings of identity and state: who is trusted, whose tokens are accepted, where approvals are kept.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::approvals::store::Location;
+use crate::caller::{self, TrustDomain};
+use crate::config::{Config, ConfigError};
+use crate::delegation::Asserting;
+use crate::delegation::issuers::Issuer;
+use crate::jose::Algorithm;
+
+/// `iss` of the tokens that `keys dev-token` makes.
+pub const DEVELOPMENT_ISSUER: &str = "countersign:dev-token";
+
+/// The server's own certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// PEM file of the certificate chain; reloaded.
+    pub certificate: Option<PathBuf>,
+    /// PEM file of its private key; reloaded.
+    pub key: Option<PathBuf>,
+}
+
+/// Who may call.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Callers {
+    /// The trust domains whose X.509-SVIDs are accepted.
+    pub trust_domains: Vec<TrustDomain>,
+    /// Which identity is which tool service.
+    pub identities: Vec<Identity>,
+    /// For sidecars: a socket whose peers the operating system names.
+    pub unix_socket: UnixSocket,
+    /// For servers behind a proxy that ends TLS: bearer tokens.
+    pub jwt_svid: JwtSvid,
+    /// Callers that may assert chains without a delegation token.
+    pub asserting: Vec<Asserting>,
+}
+
+/// A SPIFFE id and the tool service that it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// The id, e.g. `spiffe://acme.example/tool/billing`.
+    pub id: String,
+    /// The tool service's entity.
+    pub tool_service: String,
+}
+
+/// A Unix socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UnixSocket {
+    /// Its path; absent: no socket.
+    pub path: Option<PathBuf>,
+    /// Which user is which tool service.
+    pub peers: Vec<UnixPeer>,
+}
+
+/// A user and the tool service that it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnixPeer {
+    /// User id.
+    pub user: u32,
+    /// The tool service's entity.
+    pub tool_service: String,
+}
+
+/// JWT-SVIDs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct JwtSvid {
+    /// That a proxy ends TLS before this server, which then listens in plaintext. The choice is yours: who reaches the port without
+    /// the proxy can read tokens.
+    pub behind_tls_proxy: bool,
+}
+
+/// Where approvals are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    /// `postgres://…` for replicas; absent: a file in the data folder.
+    pub url: Option<String>,
+    /// How long an operation may take, in milliseconds; 100 to 10,000.
+    pub timeout_ms: u64,
+    /// Connections; 1 to 100.
+    pub connections: u32,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { url: None, timeout_ms: 2000, connections: 8 }
+    }
+}
+
+impl Config {
+    /// What our tokens and those of issuers must name in `aud`.
+    pub fn audience(&self) -> String {
+        self.audience.clone().unwrap_or_else(|| format!("countersign:{}", self.environment))
+    }
+
+    /// Folder of the signing keys.
+    pub fn keys(&self) -> PathBuf {
+        self.keys.clone().unwrap_or_else(|| self.data.join("keys"))
+    }
+
+    /// Where the state is.
+    pub fn location(&self) -> Location {
+        match &self.store.url {
+            Some(url) => Location::Postgres(url.clone()),
+            None => Location::Sqlite(self.data.join("state/state.db")),
+        }
+    }
+
+    /// Who is trusted.
+    pub fn trusted(&self) -> caller::Options {
+        let jwt = self.callers.jwt_svid.behind_tls_proxy;
+        caller::Options {
+            development: self.development,
+            trust_domains: self.callers.trust_domains.clone(),
+            identities: self.callers.identities.iter().map(|known| (known.id.clone(), known.tool_service.clone())).collect(),
+            users: self.callers.unix_socket.peers.iter().map(|peer| (peer.user, peer.tool_service.clone())).collect::<HashMap<_, _>>(),
+            jwt_audience: jwt.then(|| self.audience()),
+            server: self.tls.certificate.clone().zip(self.tls.key.clone()),
+        }
+    }
+
+    /// The issuer of a development server's own tokens: it speaks for every tenant, and is trusted nowhere else.
+    pub fn development_issuer() -> Issuer {
+        Issuer {
+            issuer: DEVELOPMENT_ISSUER.to_owned(),
+            tenant: String::new(),
+            keys: String::new(),
+            algorithm: Algorithm::Es256,
+            typ: "at+jwt".to_owned(),
+            person_claim: Some("person".to_owned()),
+            actor_issuers: vec![],
+            subject_prefix: String::new(),
+            bound: false,
+        }
+    }
+
+    /// Whether a server may start with these settings.
+    ///
+    /// # Errors
+    /// When callers could not be authenticated, or tokens would travel in plaintext.
+    pub fn check_callers(&self) -> Result<(), ConfigError> {
+        let refused = |setting, problem: String| Err(ConfigError::Refused { setting, problem });
+        self.check_issuers()?;
+        self.check_store()?;
+        if self.tls.certificate.is_some() != self.tls.key.is_some() {
+            return refused("tls", "must have both `certificate` and `key`".into());
+        }
+        if self.development {
+            for (setting, address) in [("listen.grpc", self.listen.grpc), ("listen.admin", self.listen.admin)] {
+                if !address.ip().is_loopback() {
+                    let problem = format!("must be on the loopback interface in development mode, and is `{address}`: use `127.0.0.1`");
+                    return refused(setting, problem);
+                }
+            }
+            return Ok(());
+        }
+        if self.environment == "development" {
+            let problem = "must be set outside of development mode, e.g. `production`: tokens, keys and records carry it. \
+                           To try the server on this machine, start it with `--development`";
+            return refused("environment", problem.into());
+        }
+        let (has_tls, behind_proxy) = (self.tls.certificate.is_some(), self.callers.jwt_svid.behind_tls_proxy);
+        let has_socket = self.callers.unix_socket.path.is_some();
+        if behind_proxy && !self.callers.trust_domains.iter().any(|domain| domain.jwt_keys.is_some()) {
+            return refused("callers.jwt_svid", "needs a trust domain with `jwt_keys`".into());
+        }
+        if has_tls && self.callers.trust_domains.is_empty() {
+            return refused("callers.trust_domains", "is required with `tls`: whose certificates are callers to show?".into());
+        }
+        if !has_tls && !behind_proxy && !(has_socket && self.listen.grpc.ip().is_loopback()) {
+            let problem = "is required: without it tokens would travel in plaintext. Say `callers.jwt_svid.behind_tls_proxy: true` if a \
+                           proxy ends TLS, or start with `--development` on this machine";
+            return refused("tls.certificate", problem.into());
+        }
+        if has_socket && self.callers.unix_socket.peers.is_empty() {
+            return refused("callers.unix_socket.peers", "is required with `path`".into());
+        }
+        Ok(())
+    }
+
+    fn check_issuers(&self) -> Result<(), ConfigError> {
+        let refused = |problem: String| Err(ConfigError::Refused { setting: "issuers", problem });
+        for (index, issuer) in self.issuers.iter().enumerate() {
+            let others = self.issuers.iter().skip(index + 1);
+            if issuer.issuer.is_empty() || issuer.tenant.is_empty() || issuer.keys.is_empty() {
+                return refused("must each name `issuer`, `tenant` and `keys`".into());
+            }
+            if issuer.issuer == DEVELOPMENT_ISSUER {
+                return refused(format!("must not name `{DEVELOPMENT_ISSUER}`: it is the development server's own"));
+            }
+            if issuer.keys.contains("://") && !issuer.keys.starts_with("https://") {
+                return refused(format!("`{}`: `keys` must be a file or an `https://` URL", issuer.issuer));
+            }
+            if others.clone().any(|other| other.issuer == issuer.issuer) {
+                return refused(format!("name `{}` twice", issuer.issuer));
+            }
+            if others.clone().any(|other| other.tenant == issuer.tenant && other.subject_prefix == issuer.subject_prefix) {
+                let problem = format!("of tenant `{}` must differ in `subject_prefix`: two humans could share one id", issuer.tenant);
+                return refused(problem);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_store(&self) -> Result<(), ConfigError> {
+        let refused = |problem: &str| Err(ConfigError::Refused { setting: "store.url", problem: problem.into() });
+        let Some(url) = &self.store.url else { return Ok(()) };
+        let Some(rest) = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://")) else {
+            return refused("must be `postgres://…`");
+        };
+        let server = rest.split(['/', '?']).next().unwrap_or_default();
+        let host = server.rsplit_once('@').map_or(server, |(_, host)| host);
+        let here = ["localhost", "127.0.0.1", "[::1]", ""].iter().any(|name| host == *name || host.starts_with(&format!("{name}:")));
+        if !here && !["sslmode=verify-full", "sslmode=verify-ca"].iter().any(|mode| rest.contains(mode)) {
+            return refused("must say `sslmode=verify-full` (with `sslrootcert`) for a server on another machine");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,227 @@
+//! The issuers whose tokens are accepted, and their keys: a JWKS file that is reloaded, or a URL that is cached.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Mutex;
+
+use crate::jose::keyset::{BYTES_MAX, KeySet, KeySetFault};
+use crate::jose::{self, Algorithm, Expected, Opened, TokenFault};
+use crate::json::{Object, Value};
+use crate::model::refusal::Refusal;
+use crate::model::time::Timestamp;
+
+/// How often an unknown `kid` may ask an issuer's URL: a flood of forged tokens must not become a flood of requests.
+const REFRESH: Duration = Duration::from_secs(60);
+/// How long a fetched key set serves before it is fetched again.
+const CACHED: Duration = Duration::from_secs(5 * 60);
+/// How long a fetch may take.
+const FETCH: Duration = Duration::from_secs(3);
+
+/// An issuer, as the settings name it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Issuer {
+    /// `iss` of its tokens.
+    pub issuer: String,
+    /// The tenant that it speaks for; every token's, whatever it claims.
+    pub tenant: String,
+    /// JWKS: a file, or an `https://` URL.
+    pub keys: String,
+    /// The one algorithm of its tokens.
+    pub algorithm: Algorithm,
+    /// `typ` of its tokens.
+    #[serde(default = "access_token")]
+    pub typ: String,
+    /// The claim that is the same for all subjects of one person, e.g. `employee_id`. Without it, its humans can't review where
+    /// four eyes are asked for.
+    #[serde(default)]
+    pub person_claim: Option<String>,
+    /// Issuers of agents that its tokens may name in `act.iss`; its own name always.
+    #[serde(default)]
+    pub actor_issuers: Vec<String>,
+    /// Put before a human's `sub` to make the id of her entity; two issuers of one tenant must differ in it.
+    #[serde(default)]
+    pub subject_prefix: String,
+    /// Whether delegation tokens must be bound to a certificate by `cnf`.
+    #[serde(default = "yes")]
+    pub bound: bool,
+}
+
+fn access_token() -> String {
+    "at+jwt".to_owned()
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Issuer {
+    /// The id of a human's entity.
+    pub fn entity_id(&self, subject: &str) -> String {
+        format!("{}{subject}", self.subject_prefix)
+    }
+
+    /// The person behind a subject.
+    pub(super) fn person(&self, claims: &Object) -> Option<String> {
+        let person = claims.get(self.person_claim.as_ref()?).and_then(Value::as_str)?;
+        (1..=128).contains(&person.len()).then(|| person.to_owned())
+    }
+
+    pub(super) fn may_name_actors_of(&self, issuer: &str) -> bool {
+        issuer == self.issuer || self.actor_issuers.iter().any(|named| named == issuer)
+    }
+
+    fn url(&self) -> Option<&str> {
+        self.keys.starts_with("https://").then_some(self.keys.as_str())
+    }
+}
+
+/// Keys that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum IssuerError {
+    /// A key file can't be read.
+    #[error("the key set `{0}` can't be read: {1}")]
+    Unreadable(PathBuf, std::io::Error),
+    /// A key file is faulty.
+    #[error("the key set `{0}` {1}")]
+    Faulty(PathBuf, KeySetFault),
+    /// No client could be built.
+    #[error("key sets can't be fetched: {0}")]
+    Client(String),
+}
+
+#[derive(Debug)]
+struct Live {
+    issuer: Arc<Issuer>,
+    keys: ArcSwap<KeySet>,
+    /// When the URL was last asked.
+    asked: Mutex<Timestamp>,
+}
+
+/// Every trusted issuer with its keys.
+#[derive(Debug)]
+pub struct Issuers {
+    live: Vec<Live>,
+    audience: String,
+    client: Option<reqwest::Client>,
+}
+
+impl Issuers {
+    /// Reads the key files. URLs are asked by [`Issuers::refresh`], and until then know no key.
+    ///
+    /// # Errors
+    /// When a key file can't be used.
+    pub fn new(issuers: Vec<Issuer>, audience: String) -> Result<Self, IssuerError> {
+        let client = match issuers.iter().any(|issuer| issuer.url().is_some()) {
+            true => Some(client().map_err(|error| IssuerError::Client(error.to_string()))?),
+            false => None,
+        };
+        let live: Result<Vec<Live>, IssuerError> = issuers
+            .into_iter()
+            .map(|issuer| {
+                let keys = match issuer.url() {
+                    Some(_) => KeySet::default(),
+                    None => read(&issuer.keys)?,
+                };
+                Ok(Live { issuer: Arc::new(issuer), keys: ArcSwap::from_pointee(keys), asked: Mutex::default() })
+            })
+            .collect();
+        Ok(Self { live: live?, audience, client })
+    }
+
+    /// Adds an issuer whose keys are at hand: the development server's own.
+    pub fn add(&mut self, issuer: Issuer, keys: KeySet) {
+        self.live.push(Live { issuer: Arc::new(issuer), keys: ArcSwap::from_pointee(keys), asked: Mutex::default() });
+    }
+
+    /// True when tokens of this issuer are accepted.
+    pub fn trusts(&self, issuer: &str) -> bool {
+        self.live.iter().any(|live| live.issuer.issuer == issuer)
+    }
+
+    /// Reads the key files again, and asks the URLs whose keys are old. A fault keeps the keys that are known, and is given back.
+    pub async fn refresh(&self, now: Timestamp) -> Vec<IssuerError> {
+        let mut faults = vec![];
+        for live in self.live.iter().filter(|live| !live.issuer.keys.is_empty()) {
+            if live.issuer.url().is_some() {
+                self.fetch(live, now, CACHED).await;
+                continue;
+            }
+            match read(&live.issuer.keys) {
+                Ok(keys) => live.keys.store(Arc::new(keys)),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        faults
+    }
+
+    /// Opens a token of whichever issuer it names.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED, in constant words.
+    pub async fn open(&self, token: &str, now: Timestamp) -> Result<(Arc<Issuer>, Opened<Object>), Refusal> {
+        let refused = |fault: TokenFault| Refusal::Unauthenticated(fault.words());
+        let (named, _) = jose::claimed_issuer(token).ok_or_else(|| refused(TokenFault::Malformed))?;
+        let live = self.live.iter().find(|live| live.issuer.issuer == named).ok_or_else(|| refused(TokenFault::Issuer))?;
+        let opened = match self.open_with(live, token) {
+            Err(TokenFault::Key) if live.issuer.url().is_some() => {
+                self.fetch(live, now, REFRESH).await;
+                self.open_with(live, token)
+            }
+            opened => opened,
+        };
+        Ok((Arc::clone(&live.issuer), opened.map_err(refused)?))
+    }
+
+    fn open_with(&self, live: &Live, token: &str) -> Result<Opened<Object>, TokenFault> {
+        let typ = [live.issuer.typ.as_str()];
+        let expected = Expected {
+            typ: &typ,
+            typ_optional: false,
+            bare_header: false,
+            algorithm: live.issuer.algorithm,
+            issuer: Some(&live.issuer.issuer),
+            audience: &self.audience,
+        };
+        jose::open(token, &live.keys.load(), &expected)
+    }
+
+    /// Asks an issuer's URL, unless it was asked within `interval`.
+    async fn fetch(&self, live: &Live, now: Timestamp, interval: Duration) {
+        let (Some(url), Some(client)) = (live.issuer.url(), &self.client) else { return };
+        let mut asked = live.asked.lock().await;
+        if *asked != Timestamp::default() && asked.plus(interval) > now {
+            return;
+        }
+        *asked = now;
+        match fetched(client, url).await {
+            Some(keys) => live.keys.store(Arc::new(keys)),
+            None => tracing::warn!(name: "issuer.keys_not_fetched", issuer = live.issuer.issuer, "the keys that are known stay"),
+        }
+    }
+}
+
+fn client() -> Result<reqwest::Client, reqwest::Error> {
+    reqwest::Client::builder().timeout(FETCH).redirect(reqwest::redirect::Policy::none()).https_only(true).build()
+}
+
+async fn fetched(client: &reqwest::Client, url: &str) -> Option<KeySet> {
+    let mut response = client.get(url).send().await.ok()?.error_for_status().ok()?;
+    let mut text = vec![];
+    while let Some(chunk) = response.chunk().await.ok()? {
+        text.extend_from_slice(&chunk);
+        if text.len() > BYTES_MAX {
+            return None;
+        }
+    }
+    KeySet::read(&text).ok()
+}
+
+fn read(path: &str) -> Result<KeySet, IssuerError> {
+    let path = PathBuf::from(path);
+    let text = std::fs::read(&path).map_err(|error| IssuerError::Unreadable(path.clone(), error))?;
+    KeySet::read(&text).map_err(|fault| IssuerError::Faulty(path, fault))
+}

@@ -1,0 +1,344 @@
+//! Signing keys in files, one ring a purpose: the next key is published before it is used, the previous one is kept until the
+//! last token it signed has died.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+
+use crate::jose::{SignFault, Signer};
+use crate::jose::keyset::{KeySet, PublicKey};
+use crate::json::{self, Value};
+use crate::model::time::Timestamp;
+
+/// How long a next key must have been published before it signs: readers may keep a key set that long.
+pub const PUBLISH: Duration = Duration::from_secs(10 * 60);
+/// How long a previous key is kept: the life of the longest-lived token that it signed, and leeway.
+pub const RETIRE: Duration = Duration::from_secs(2 * 3600);
+
+/// What a ring signs. A key never serves two purposes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// Approval tokens.
+    Approval,
+    /// Binding tokens of denials, and outcome tokens of allows.
+    Binding,
+    /// Delegation and human tokens that a development server alone accepts.
+    Development,
+}
+
+impl Purpose {
+    /// The purposes of a deployment.
+    pub const DEPLOYED: [Self; 2] = [Self::Approval, Self::Binding];
+
+    /// The name in files and output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Approval => "approval",
+            Self::Binding => "binding",
+            Self::Development => "development",
+        }
+    }
+}
+
+/// Where a key stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It signs.
+    Current,
+    /// It is published, and will sign.
+    Next,
+    /// It verifies what it signed.
+    Previous,
+}
+
+impl Status {
+    /// The name in output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Current => "current",
+            Self::Next => "next",
+            Self::Previous => "previous",
+        }
+    }
+}
+
+/// A key as its file has it. Its `Debug` shows no private part.
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    kid: String,
+    status: Status,
+    /// Since when it has this status, RFC 3339.
+    since: String,
+    /// PKCS #8 in base64url.
+    private: String,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    purpose: Purpose,
+    keys: Vec<Stored>,
+}
+
+/// Why keys can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyringError {
+    /// A key file is damaged.
+    #[error("the key file `{0}` is not one that `countersign keys generate` made: restore it, or move it away and generate new keys")]
+    Damaged(PathBuf),
+    /// A key is younger than the key sets that readers keep.
+    #[error("the next {0} key was published less than 10 minutes ago: wait, or say `--now` if the current one is compromised")]
+    Early(&'static str),
+    /// There are none.
+    #[error("there are no {0} keys in `{1}`: make them with `countersign keys generate`")]
+    Missing(&'static str, PathBuf),
+    /// The operating system refuses.
+    #[error("`{0}` can't be read or written: {1}")]
+    Io(PathBuf, io::Error),
+    /// The library failed.
+    #[error("the cryptographic library made no key")]
+    Library,
+}
+
+/// The keys of one purpose.
+#[derive(Debug)]
+pub struct Keyring {
+    /// Signs; none when the current key was revoked.
+    signer: Option<Signer>,
+    /// Verifies: every key that was not revoked.
+    pub set: KeySet,
+    listed: Vec<Listed>,
+}
+
+/// A key as it is shown: no private part.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Listed {
+    /// What it signs.
+    pub purpose: Purpose,
+    /// Its id.
+    pub kid: String,
+    /// Where it stands.
+    pub status: Status,
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// True when it stands in the list of revoked keys.
+    pub revoked: bool,
+    #[serde(skip)]
+    point: Vec<u8>,
+}
+
+impl Keyring {
+    /// Reads a ring.
+    ///
+    /// # Errors
+    /// When there is none, or it is damaged.
+    pub fn read(folder: &Path, purpose: Purpose) -> Result<Self, KeyringError> {
+        let file = read(folder, purpose)?.ok_or_else(|| KeyringError::Missing(purpose.name(), folder.to_owned()))?;
+        let revoked = revoked(folder)?;
+        let damaged = || KeyringError::Damaged(path(folder, purpose));
+        let mut set = KeySet::default();
+        let mut signer = None;
+        let mut listed = vec![];
+        for stored in &file.keys {
+            let key = signer_of(stored).ok_or_else(damaged)?;
+            set.insert(stored.kid.clone(), PublicKey::P256(key.point().to_vec()));
+            listed.push(Listed {
+                purpose,
+                kid: stored.kid.clone(),
+                status: stored.status,
+                since: stored.since.clone(),
+                revoked: revoked.contains(&stored.kid),
+                point: key.point().to_vec(),
+            });
+            if stored.status == Status::Current {
+                signer = Some(key);
+            }
+        }
+        let signer = Some(signer.ok_or_else(damaged)?).filter(|signer| !revoked.contains(signer.kid()));
+        if signer.is_none() {
+            tracing::error!(
+                name: "keys.current_revoked", purpose = purpose.name(),
+                "no token is signed until the next key is put into use: `countersign keys rotate --now`"
+            );
+        }
+        set.revoke(&revoked);
+        Ok(Self { signer, set, listed })
+    }
+
+    /// Signs claims under a header of this type.
+    ///
+    /// # Errors
+    /// When the current key was revoked, or the library fails.
+    pub fn sign(&self, typ: &str, claims: &impl serde::Serialize) -> Result<String, SignFault> {
+        self.signer.as_ref().ok_or(SignFault)?.sign(typ, claims)
+    }
+
+    /// The public keys as a JWK set's members, without the revoked.
+    pub fn jwks(&self) -> Vec<Value> {
+        self.listed.iter().filter(|key| !key.revoked).map(|key| jwk(&key.kid, &key.point)).collect()
+    }
+}
+
+/// Makes a ring of a current and a next key, unless there is one.
+///
+/// # Errors
+/// When it can't be written.
+pub fn generate(folder: &Path, purpose: Purpose, now: Timestamp) -> Result<bool, KeyringError> {
+    if read(folder, purpose)?.is_some() {
+        return Ok(false);
+    }
+    let keys = vec![fresh(Status::Current, now)?, fresh(Status::Next, now)?];
+    write(folder, &File { purpose, keys })?;
+    Ok(true)
+}
+
+/// Puts the next key into use, keeps the one before until its tokens are dead, and publishes a new next one.
+///
+/// # Errors
+/// When the next key was published too late, unless `at_once`.
+pub fn rotate(folder: &Path, purpose: Purpose, now: Timestamp, at_once: bool) -> Result<(), KeyringError> {
+    let file = read(folder, purpose)?.ok_or_else(|| KeyringError::Missing(purpose.name(), folder.to_owned()))?;
+    let age = |stored: &Stored| Timestamp::parse(&stored.since).unwrap_or(now);
+    let mut keys = vec![];
+    for mut stored in file.keys {
+        match stored.status {
+            Status::Current => stored.status = Status::Previous,
+            Status::Next if age(&stored).plus(PUBLISH) > now && !at_once => return Err(KeyringError::Early(purpose.name())),
+            Status::Next => stored.status = Status::Current,
+            Status::Previous if age(&stored).plus(RETIRE) <= now => continue,
+            Status::Previous => {
+                keys.push(stored);
+                continue;
+            }
+        }
+        stored.since = now.to_string();
+        keys.push(stored);
+    }
+    keys.push(fresh(Status::Next, now)?);
+    write(folder, &File { purpose, keys })
+}
+
+/// Every key of a purpose, as it is shown; none if there is no ring.
+///
+/// # Errors
+/// When the ring can't be read.
+pub fn list(folder: &Path, purpose: Purpose) -> Result<Vec<Listed>, KeyringError> {
+    let Some(file) = read(folder, purpose)? else { return Ok(vec![]) };
+    let revoked = revoked(folder)?;
+    let listed = file.keys.into_iter().map(|stored| Listed {
+        purpose,
+        revoked: revoked.contains(&stored.kid),
+        kid: stored.kid,
+        status: stored.status,
+        since: stored.since,
+        point: vec![],
+    });
+    Ok(listed.collect())
+}
+
+/// Adds a key's id to the list of revoked keys.
+///
+/// # Errors
+/// When the list can't be written.
+pub fn revoke(folder: &Path, kid: &str) -> Result<(), KeyringError> {
+    let mut kids: Vec<String> = revoked(folder)?.into_iter().chain([kid.to_owned()]).collect();
+    kids.sort();
+    kids.dedup();
+    replace(&folder.join(REVOKED), format!("{}\n", kids.join("\n")).as_bytes())
+}
+
+/// The file of revoked ids, one a line.
+const REVOKED: &str = "revoked";
+
+/// The ids of revoked keys.
+///
+/// # Errors
+/// When the list is there and can't be read.
+pub fn revoked(folder: &Path) -> Result<HashSet<String>, KeyringError> {
+    let path = folder.join(REVOKED);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(HashSet::new()),
+        Err(error) => Err(KeyringError::Io(path, error)),
+    }
+}
+
+fn path(folder: &Path, purpose: Purpose) -> PathBuf {
+    folder.join(format!("{}.json", purpose.name()))
+}
+
+fn read(folder: &Path, purpose: Purpose) -> Result<Option<File>, KeyringError> {
+    let path = path(folder, purpose);
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(KeyringError::Io(path, error)),
+    };
+    match serde_json::from_slice::<File>(&text) {
+        Ok(file) if file.purpose == purpose => Ok(Some(file)),
+        Ok(_) | Err(_) => Err(KeyringError::Damaged(path)),
+    }
+}
+
+fn write(folder: &Path, file: &File) -> Result<(), KeyringError> {
+    fs::create_dir_all(folder).map_err(|error| KeyringError::Io(folder.to_owned(), error))?;
+    replace(&path(folder, file.purpose), &json::canonical(file))
+}
+
+/// Replaces a file whole, readable by its owner alone: a crash leaves the old one or the new one.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), KeyringError> {
+    let io = |error| KeyringError::Io(path.to_owned(), error);
+    let new = path.with_extension("new");
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new).map_err(io)?;
+    file.write_all(bytes).map_err(io)?;
+    file.sync_all().map_err(io)?;
+    fs::rename(&new, path).map_err(io)?;
+    fs::File::open(path.parent().unwrap_or(path)).and_then(|folder| folder.sync_all()).map_err(io)
+}
+
+fn fresh(status: Status, now: Timestamp) -> Result<Stored, KeyringError> {
+    // The library draws its own randomness: a key from a test's seam would be no key.
+    let random = aws_lc_rs::rand::SystemRandom::new();
+    let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).map_err(|_| KeyringError::Library)?;
+    let stored = Stored { kid: String::new(), status, since: now.to_string(), private: BASE64.encode(document) };
+    let signer = signer_of(&stored).ok_or(KeyringError::Library)?;
+    Ok(Stored { kid: signer.kid, ..stored })
+}
+
+fn signer_of(stored: &Stored) -> Option<Signer> {
+    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &BASE64.decode(&stored.private).ok()?).ok()?;
+    let mut signer = Signer { kid: String::new(), pair };
+    // RFC 7638: the required members alone, in lexical order.
+    let (x, y) = coordinates(signer.point());
+    let required = json::object([("crv", Value::from("P-256")), ("kty", Value::from("EC")), ("x", x), ("y", y)]);
+    signer.kid = super::digest(&json::canonical(&required));
+    Some(signer)
+}
+
+fn coordinates(point: &[u8]) -> (Value, Value) {
+    let part = |from: usize, to: usize| Value::String(BASE64.encode(point.get(from..to).unwrap_or_default()));
+    (part(1, 33), part(33, 65))
+}
+
+fn jwk(kid: &str, point: &[u8]) -> Value {
+    let (x, y) = coordinates(point);
+    json::object([
+        ("alg", Value::from("ES256")),
+        ("crv", Value::from("P-256")),
+        ("kid", Value::from(kid)),
+        ("kty", Value::from("EC")),
+        ("use", Value::from("sig")),
+        ("x", x),
+        ("y", y),
+    ])
+}

@@ -1,0 +1,230 @@
+//! An approval: what a human said of one call.
+
+use crate::json::{Object, Value};
+use crate::model::time::Timestamp;
+
+/// Where an approval stands. One transition each: a pending one is approved, denied, expired or cancelled; an approved one is
+/// consumed, expired or revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum State {
+    /// The quorum approved; it may be used once.
+    Approved,
+    /// The requester withdrew it.
+    Cancelled,
+    /// It was used.
+    Consumed,
+    /// A reviewer denied.
+    Denied,
+    /// Its time is over.
+    Expired,
+    /// It waits for reviewers.
+    Pending,
+    /// It was revoked after approval.
+    Revoked,
+}
+
+impl State {
+    /// Every state, in alphabetical order.
+    pub const ALL: [Self; 7] =
+        [Self::Approved, Self::Cancelled, Self::Consumed, Self::Denied, Self::Expired, Self::Pending, Self::Revoked];
+
+    /// The name in the store and in records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Approved => "approved",
+            Self::Cancelled => "cancelled",
+            Self::Consumed => "consumed",
+            Self::Denied => "denied",
+            Self::Expired => "expired",
+            Self::Pending => "pending",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    /// The state of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name() == name)
+    }
+}
+
+/// Why the requester asks: written by the agent, verified by nobody.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Justification {
+    /// What the customer asked for.
+    pub customer_request: String,
+    /// Evaluation ids that the request rests on.
+    pub evidence: Vec<String>,
+    /// Clause of the support policy.
+    pub policy_clause: String,
+    /// What will be different afterwards.
+    pub expected_effect: String,
+}
+
+/// A human as an issuer knows her.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct Subject {
+    /// Issuer.
+    pub iss: String,
+    /// Subject, as the bundle's entity is called.
+    pub sub: String,
+}
+
+/// The call that an approval is for, as the binding token and the digest have it.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BoundCall {
+    /// Format of this object.
+    pub v: String,
+    /// Deployment environment.
+    pub environment: String,
+    /// Tenant.
+    pub tenant: String,
+    /// Case id.
+    pub case: String,
+    /// The case's version when the call was denied.
+    pub case_version: String,
+    /// Workflow step.
+    pub step: String,
+    /// The supervising human.
+    pub supervisor: Subject,
+    /// The agent.
+    pub agent: Subject,
+    /// The tool service that may use it.
+    pub audience: String,
+    /// Cedar action.
+    pub action: String,
+    /// Type of the resource.
+    pub resource_type: String,
+    /// Id of the resource.
+    pub resource_id: String,
+    /// Version of the resource.
+    pub resource_version: String,
+    /// Arguments that must be the same.
+    pub exact: Object,
+    /// Arguments that may be at most this; integers alone.
+    pub at_most: Object,
+}
+
+impl BoundCall {
+    /// All arguments, as the denied call had them.
+    pub fn arguments(&self) -> Object {
+        self.exact.iter().chain(&self.at_most).map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    /// The call without what `at_most` bounds and without the case's version, which have reasons of their own.
+    pub fn covers(&self, call: &Self) -> bool {
+        let rest = |call: &Self| Self { at_most: Object::new(), case_version: String::new(), ..call.clone() };
+        let within = self.at_most.iter().all(|(name, most)| match (most, call.at_most.get(name)) {
+            (Value::Integer(most), Some(Value::Integer(value))) => value <= most,
+            _ => false,
+        });
+        rest(self) == rest(call) && self.at_most.len() == call.at_most.len() && within
+    }
+}
+
+/// What the binding token binds beside the call.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Binding {
+    /// Evaluation id of the denial.
+    pub evaluation_id: String,
+    /// Template.
+    pub template: String,
+    /// How many reviewers must approve.
+    pub quorum: u32,
+    /// All that the denial lacks.
+    pub requires: Vec<String>,
+    /// Digest of the bundle that denied.
+    pub policy: String,
+    /// The supervisor's person, by the issuer's stable claim.
+    pub supervisor_person: Option<String>,
+    /// The case's customer; empty if it names none.
+    pub customer: String,
+    /// The call.
+    pub call: BoundCall,
+}
+
+/// A review.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Review {
+    /// Who.
+    pub reviewer: Subject,
+    /// The person behind the subject; the subject itself where the issuer has no stable claim.
+    pub person: String,
+    /// Yes or no.
+    pub approves: bool,
+    /// When.
+    pub at: Timestamp,
+    /// Why, in the reviewer's words.
+    pub reason: String,
+}
+
+/// An approval as the store has it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Approval {
+    /// `apr_` and a UUIDv7.
+    pub id: String,
+    /// Where it stands.
+    pub state: State,
+    /// The store's generation when it was made; of another one it is nothing.
+    pub generation: String,
+    /// The store's revision of its last change.
+    pub revision: i64,
+    /// SHA-256 over the canonical form of the call.
+    pub digest: String,
+    /// What is bound.
+    pub binding: Binding,
+    /// Why the requester asks.
+    pub justification: Justification,
+    /// What the reviewer is shown.
+    pub display: String,
+    /// Reversibility, by the template.
+    pub reversibility: String,
+    /// The reviews so far.
+    pub reviews: Vec<Review>,
+    /// When it was requested.
+    pub requested_at: Timestamp,
+    /// Until when it may be reviewed.
+    pub review_until: Timestamp,
+    /// When the quorum was reached; the epoch before.
+    pub approved_at: Timestamp,
+    /// Until when it may be used; the epoch before approval.
+    pub approved_until: Timestamp,
+    /// Why it was denied or revoked.
+    pub denial_reason: String,
+    /// Arguments that the reviewer would approve, as canonical JSON; empty: none.
+    pub suggested: String,
+}
+
+impl Approval {
+    /// Where it stands at this instant: what is over has expired, whether the store says so yet or not.
+    pub fn state_at(&self, now: Timestamp) -> State {
+        match self.state {
+            State::Approved if self.approved_until <= now => State::Expired,
+            State::Pending if self.review_until <= now => State::Expired,
+            state => state,
+        }
+    }
+
+    /// Until when it may be reviewed or, once approved, used.
+    pub fn expires_at(&self) -> Timestamp {
+        if self.approved_until > Timestamp::default() { self.approved_until } else { self.review_until }
+    }
+
+    /// The reviewers who approved.
+    pub fn approvers(&self) -> impl Iterator<Item = &Review> {
+        self.reviews.iter().filter(|review| review.approves)
+    }
+}
+
+/// The approval that a call used.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct UsedApproval {
+    /// Approval id.
+    pub id: String,
+    /// Who approved.
+    pub approvers: Vec<Subject>,
+    /// When the quorum was reached.
+    pub approved_at: Timestamp,
+}

@@ -1,0 +1,319 @@
+//! What a human said, and its use: verify before Cedar, burn after it, record, and only then answer. One operation uses an approval;
+//! the same operation gets the same answer again.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::approvals::binding::{self, APPROVAL_TOKEN};
+use crate::approvals::store::{Burn, Burned, Left, Receipt, ReceiptKey};
+use crate::audit::Recorded;
+use crate::audit::events::{self, Actor};
+use crate::audit::record::{DecisionRecord, Record};
+use crate::entities::direct::{OfRequest, On};
+use crate::jose::{LEEWAY_OWN, TokenFault};
+use crate::json::Value;
+use crate::model::answer::{Answer, Gate, Obligation, Outcome, PolicyVersion, Reason};
+use crate::model::approval::{Approval, State, Subject, UsedApproval};
+use crate::model::call::Call;
+use crate::model::chain::{Caller, Chain};
+use crate::model::refusal::Refusal;
+use crate::model::right::Right;
+use crate::model::time::Timestamp;
+use crate::model::verdict::Verdict;
+use crate::pdp::judge::{approval as context_approval, limits};
+use crate::pdp::{Moment, Pdp, Refused};
+
+/// What became of a token that came with a call.
+#[derive(Clone, Debug)]
+pub(super) enum Presented {
+    /// It can't be used.
+    Denied(Reason),
+    /// None came, or its approval is over: policies say what is missing.
+    None,
+    /// The same operation used it before.
+    Repeated(Receipt),
+    /// It can be used.
+    Usable(Box<Approval>),
+}
+
+/// A use of an approval, or the repetition of one.
+pub(super) enum Use {
+    /// The operation again.
+    Again(Actor, Receipt),
+    /// The operation's first use.
+    Now(Actor, Box<Burn>),
+}
+
+impl Use {
+    /// An operation's first use.
+    pub(super) fn now(caller: &Caller, chain: &Chain, call: &Call, approval: &Approval, environment: &str) -> Self {
+        let halted =
+            [&call.case.tenant, &chain.agent, &chain.supervisor, &call.case.id, call.customer()].map(|id: &str| id.to_owned());
+        let burn = Burn {
+            id: approval.id.clone(),
+            key: receipt_key(caller, call, &approval.id),
+            call_digest: call_digest(environment, chain, call),
+            answer: String::new(),
+            record: serde_json::Value::Null,
+            halted,
+            issued_at: chain.token.issued_at,
+            at: Timestamp::default(),
+        };
+        Self::Now(Actor::service(caller), Box::new(burn))
+    }
+}
+
+/// The answer of an operation, as its receipt keeps it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    evaluation_id: String,
+    evaluated_at: Timestamp,
+    obligations: Vec<Obligation>,
+    advice: Vec<Obligation>,
+    display: String,
+    call_digest: String,
+    policy: PolicyVersion,
+    approval: UsedApproval,
+    outcome_token: String,
+}
+
+fn receipt_key(caller: &Caller, call: &Call, approval: &str) -> ReceiptKey {
+    ReceiptKey {
+        tenant: call.case.tenant.clone(),
+        caller: caller.tool_service.clone(),
+        approval: approval.to_owned(),
+        operation: call.tokens.operation.clone(),
+    }
+}
+
+/// The digest that makes two calls of an operation the same: all of what is bound, with every argument as it is.
+fn call_digest(environment: &str, chain: &Chain, call: &Call) -> String {
+    binding::digest(&binding::bound_call(environment, chain, call, &[]))
+}
+
+/// The approval as an answer shows it.
+pub(super) fn used(approval: &Approval) -> UsedApproval {
+    let approvers: Vec<Subject> = approval.approvers().map(|review| review.reviewer.clone()).collect();
+    UsedApproval { id: approval.id.clone(), approvers, approved_at: approval.approved_at }
+}
+
+impl Pdp {
+    /// Verifies the approval token that came with a call. Nothing is used yet.
+    pub(super) async fn present(&self, moment: &Moment, caller: &Caller, chain: &Chain, call: &Call, token: &str) -> Presented {
+        let environment = &self.options.environment;
+        if chain.asserted && !self.options.development {
+            return Presented::Denied(Reason::ApprovalUnverifiable);
+        }
+        let keys = self.keys.load();
+        let opened = match binding::open_approval(&keys.approval, environment, &caller.tool_service, token) {
+            Ok(opened) => opened,
+            Err(TokenFault::Audience) => return Presented::Denied(Reason::ApprovalOutOfScope),
+            Err(_) => return Presented::Denied(Reason::ApprovalUnverifiable),
+        };
+        let claims = opened.claims().clone();
+        let unavailable = Presented::Denied(Reason::StateUnavailable);
+        let Ok(receipt) = self.store.receipt(&receipt_key(caller, call, &claims.jti)).await else { return unavailable };
+        if let Some(receipt) = receipt {
+            return match receipt.call_digest == call_digest(environment, chain, call) {
+                true => Presented::Repeated(receipt),
+                false => Presented::Denied(Reason::ApprovalOutOfScope),
+            };
+        }
+        let Ok(found) = self.store.approval(&claims.jti).await else { return unavailable };
+        let generation = self.store.seen().generation;
+        let known = |approval: &Approval| {
+            approval.generation == generation && claims.approval.generation == generation && approval.digest == claims.approval.digest
+        };
+        let Some(approval) = found.filter(known) else { return Presented::Denied(Reason::ApprovalUnverifiable) };
+        let in_time = opened.at(moment.now, LEEWAY_OWN, APPROVAL_TOKEN);
+        match (approval.state_at(moment.now), in_time) {
+            (State::Approved, Ok(_)) => {}
+            (State::Approved, Err(TokenFault::Expired)) => return Presented::Denied(Reason::ApprovalExpired),
+            (State::Consumed, _) => {
+                self.alert_replay(&approval, caller);
+                return Presented::Denied(Reason::ApprovalUsed);
+            }
+            (State::Revoked, _) => return Presented::Denied(Reason::ApprovalRevoked),
+            (State::Expired, _) => return Presented::None,
+            (State::Approved | State::Cancelled | State::Denied | State::Pending, _) => {
+                return Presented::Denied(Reason::ApprovalUnverifiable);
+            }
+        }
+        self.in_scope(moment, chain, call, approval)
+    }
+
+    /// Whether the approval is of this call, and its approvers may still approve it.
+    fn in_scope(&self, moment: &Moment, chain: &Chain, call: &Call, approval: Approval) -> Presented {
+        let bound = &approval.binding.call;
+        let at_most: Vec<String> = bound.at_most.keys().cloned().collect();
+        let now = binding::bound_call(&self.options.environment, chain, call, &at_most);
+        if !bound.covers(&now) {
+            return Presented::Denied(Reason::ApprovalOutOfScope);
+        }
+        if bound.case_version != now.case_version {
+            return Presented::Denied(Reason::CaseChanged);
+        }
+        if self.eligible(moment, &approval) < approval.binding.quorum {
+            return Presented::Denied(Reason::ApprovalRevoked);
+        }
+        Presented::Usable(Box::new(approval))
+    }
+
+    /// How many of those who approved may still approve: who was dismissed since then approves nothing.
+    fn eligible(&self, moment: &Moment, approval: &Approval) -> u32 {
+        let Some(template) = moment.snapshot.bundle.approvals.templates.get(&approval.binding.template) else { return 0 };
+        let may = |reviewer: &Subject, person: &str| {
+            let own = self.is_own(&approval.binding, &reviewer.sub, Some(person));
+            let of = OfRequest::of(approval, template.four_eyes, own);
+            self.may(moment, Right::ApprovalReview, &reviewer.sub, On::Approval(&approval.binding, of)) && !(own && template.four_eyes)
+        };
+        let eligible = approval.approvers().filter(|review| may(&review.reviewer, &review.person)).count();
+        u32::try_from(eligible).unwrap_or(0)
+    }
+
+    /// `context.approval` of an approval that was presented.
+    pub(super) fn context_of(&self, moment: &Moment, approval: &Approval) -> Value {
+        let bounded = limits(&moment.snapshot.bundle.policies.shapes, &approval.binding.call.arguments());
+        let expires = Value::String(approval.approved_until.to_string());
+        context_approval(&approval.binding.template, self.eligible(moment, approval), expires, bounded)
+    }
+
+    /// Burns, then records, then gives the answer. Whoever comes second is told so.
+    pub(super) async fn burn(&self, moment: &Moment, using: Use, answer: Answer, record: DecisionRecord) -> Result<Recorded<Answer>, Refused> {
+        let (by, mut burn) = match using {
+            Use::Again(by, receipt) => return self.repeat(moment, &by, &receipt, answer).await,
+            Use::Now(by, burn) => (by, burn),
+        };
+        if !self.audit.healthy() {
+            // What is burned must be recorded, and this could not be.
+            return Err(Refused(Refusal::Unavailable("the audit log can't be written: no approval is used")));
+        }
+        let (evaluation_id, action) = (answer.evaluation_id.clone(), record.action().to_owned());
+        burn.at = moment.now;
+        burn.answer = serde_json::to_string(&keep(&answer)).map_err(|_| Refused(Refusal::Unavailable("the answer could not be kept")))?;
+        burn.record = serde_json::to_value(Record::Decision(Box::new(record))).unwrap_or_default();
+        let (id, record) = (burn.id.clone(), burn.record.clone());
+        match self.store.burn(*burn).await {
+            Ok(Burned::Now(revision)) => {
+                let left = Left { revision, record, replica: String::new(), boot: String::new(), at: moment.now, recorded: None };
+                let receipt = self.record_left(moment.now, &left).await?;
+                self.telemetry.metrics.approval("consumed");
+                Ok(receipt.seal(answer))
+            }
+            Ok(Burned::Repeated(receipt)) => self.repeat(moment, &by, &receipt, answer).await,
+            Ok(Burned::Lost) => {
+                let reason = self.lost(moment, &id).await;
+                tracing::error!(name: "approval.lost", evaluation_id, action, reason = reason.name(), "the approval was gone when it was to be used");
+                self.denied_late(moment, answer, record, reason, Gate::Token).await
+            }
+            Ok(Burned::Halted) => self.denied_late(moment, answer, record, Reason::NotPermitted, Gate::Halt).await,
+            Err(_) => self.denied_late(moment, answer, record, Reason::StateUnavailable, Gate::State).await,
+        }
+    }
+
+    /// The answer of an operation, again: once its record is durable, and by a record of its own.
+    async fn repeat(&self, moment: &Moment, by: &Actor, receipt: &Receipt, answer: Answer) -> Result<Recorded<Answer>, Refused> {
+        let unreadable = || Refused(Refusal::Unavailable("the operation's answer can't be read"));
+        let kept: Kept = serde_json::from_str(&receipt.answer).map_err(|_| unreadable())?;
+        let recorded = self.until_recorded(receipt.revision).await?;
+        let more = [("evaluation_id", kept.evaluation_id.clone().into()), ("transition_of", receipt.revision.into())];
+        let event = events::event("operation.repeated", by, None, &more);
+        let nonce = crate::entropy::nonce(self.entropy.as_ref()).map_err(|_| unreadable())?;
+        let proof = self.audit.append(moment.now, events::stored(event, None, nonce)).await?;
+        self.telemetry.metrics.approval("repeated");
+        Ok(proof.seal(Answer {
+            evaluation_id: kept.evaluation_id,
+            evaluated_at: kept.evaluated_at,
+            outcome: Outcome { denied: None, obligations: kept.obligations, advice: kept.advice, missing: None },
+            gate: None,
+            display: kept.display,
+            call_digest: kept.call_digest,
+            policy: kept.policy,
+            approval: Some(Box::new(kept.approval)),
+            binding_token: String::new(),
+            outcome_token: kept.outcome_token,
+            repeats: Some(Box::new(recorded)),
+            ..answer
+        }))
+    }
+
+    /// Waits until the operation's record is durable, or records what nobody will record any more. The request's own timeout ends it.
+    async fn until_recorded(&self, revision: i64) -> Result<(String, u64), Refused> {
+        const PERIOD: Duration = Duration::from_millis(25);
+        let unavailable = || Refused(Refusal::Unavailable("the operation's record is not durable yet: try again"));
+        loop {
+            let left = self.store.left_at(revision).await.map_err(|_| unavailable())?.ok_or_else(unavailable)?;
+            if let Some(recorded) = left.recorded {
+                return Ok(recorded);
+            }
+            self.settle_left(&left).await.map_err(|_| unavailable())?;
+            tokio::time::sleep(PERIOD).await;
+        }
+    }
+
+    /// Why an approval that could be used a moment ago can't be any more.
+    async fn lost(&self, moment: &Moment, id: &str) -> Reason {
+        match self.store.approval(id).await {
+            Ok(Some(approval)) => match approval.state_at(moment.now) {
+                State::Consumed => {
+                    self.telemetry.metrics.approval("replayed");
+                    Reason::ApprovalUsed
+                }
+                State::Revoked => Reason::ApprovalRevoked,
+                State::Approved | State::Cancelled | State::Denied | State::Expired | State::Pending => Reason::ApprovalUnverifiable,
+            },
+            Ok(None) => Reason::ApprovalUnverifiable,
+            Err(_) => Reason::StateUnavailable,
+        }
+    }
+
+    /// A denial that came after Cedar had permitted: the approval was gone when it was to be used.
+    async fn denied_late(
+        &self,
+        moment: &Moment,
+        answer: Answer,
+        mut record: serde_json::Value,
+        reason: Reason,
+        gate: Gate,
+    ) -> Result<Recorded<Answer>, Refused> {
+        for (member, value) in [("decision", "deny"), ("reason", reason.name()), ("gate", gate.name())] {
+            if let Some(members) = record.as_object_mut() {
+                members.insert(member.to_owned(), value.into());
+            }
+        }
+        let proof = self.audit.append(moment.now, Record::Stored(record)).await?;
+        let answer = Answer {
+            outcome: Outcome::denied(reason),
+            gate: Some(gate),
+            verdict: Verdict::default(),
+            approval: None,
+            outcome_token: String::new(),
+            ..answer
+        };
+        Ok(proof.seal(answer))
+    }
+
+    fn alert_replay(&self, approval: &Approval, caller: &Caller) {
+        tracing::error!(
+            name: "approval.replayed", approval = approval.id, caller = caller.tool_service,
+            "a used approval was presented by another operation"
+        );
+        self.telemetry.metrics.approval("replayed");
+    }
+}
+
+fn keep(answer: &Answer) -> Kept {
+    Kept {
+        evaluation_id: answer.evaluation_id.clone(),
+        evaluated_at: answer.evaluated_at,
+        obligations: answer.outcome.obligations.clone(),
+        advice: answer.outcome.advice.clone(),
+        display: answer.display.clone(),
+        call_digest: answer.call_digest.clone(),
+        policy: answer.policy.clone(),
+        approval: answer.approval.as_deref().cloned().unwrap_or_default(),
+        outcome_token: answer.outcome_token.clone(),
+    }
+}

@@ -1,0 +1,134 @@
+//! What principals do on their own behalf: one Cedar evaluation, one principal.
+
+use crate::audit::events::Actor;
+use crate::audit::record::{Record, RefusalRecord};
+use crate::bundle::Bundle;
+use crate::entities::direct::{self, On};
+use crate::jose;
+use crate::model::chain::{Caller, Human};
+use crate::model::halt::Halted;
+use crate::model::refusal::Refusal;
+use crate::model::right::Right;
+use crate::model::roles::Roles;
+use crate::model::time::Timestamp;
+use crate::model::verdict::LinkVerdict;
+use crate::pdp::authorize::Origin;
+use crate::pdp::{Moment, Pdp, Refused};
+
+/// Who asks on her own behalf.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Party {
+    /// A human, by her own token.
+    Human(Human),
+    /// A tool service.
+    Service(Caller),
+}
+
+impl Party {
+    /// As records name it.
+    pub fn actor(&self) -> Actor {
+        match self {
+            Self::Human(human) => Actor::human(human),
+            Self::Service(caller) => Actor::service(caller),
+        }
+    }
+}
+
+/// Cedar's verdict on one principal's own right; `None` when the bundle has no such right, or does not know what it names.
+pub fn verdict(bundle: &Bundle, roles: &Roles, right: Right, principal: &str, on: On<'_>, now: Timestamp) -> Option<LinkVerdict> {
+    let (request, entities) = direct::request(&bundle.policies, roles, right, principal, on, now)?;
+    Some(bundle.policies.engine.evaluate(right.of(), &request, &entities))
+}
+
+impl Pdp {
+    /// Whether a principal may: Cedar permits, and no policy failed.
+    pub(super) fn may(&self, moment: &Moment, right: Right, principal: &str, on: On<'_>) -> bool {
+        let bundle = &moment.snapshot.bundle;
+        let verdict = bundle.roles.as_ref().and_then(|roles| verdict(bundle, roles, right, principal, on, moment.now));
+        verdict.is_some_and(|verdict| verdict.permitted && verdict.errors.is_empty())
+    }
+
+    /// A tool service that has a right on this server.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED or PERMISSION_DENIED, counted or recorded.
+    pub async fn admit(&self, origin: &Origin, right: Right) -> Result<Caller, Refused> {
+        let moment = self.moment();
+        let caller = self.service(&moment, origin)?;
+        let development = moment.snapshot.bundle.roles.is_none() && self.options.development;
+        if development || self.may(&moment, right, &caller.tool_service, On::Server(&self.options.environment)) {
+            return Ok(caller);
+        }
+        let refusal = Refusal::Forbidden("the caller may not do this: no policy grants it");
+        Err(self.refused(&moment, origin, Actor::service(&caller), refusal).await)
+    }
+
+    /// The tool service that calls.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED, counted: a stranger can't fill the log.
+    pub(super) fn service(&self, moment: &Moment, origin: &Origin) -> Result<Caller, Refused> {
+        let development = moment.snapshot.bundle.manifest.development.as_ref();
+        self.callers.identify(&origin.peer, development, moment.now).map_err(|refusal| self.stranger(origin, refusal))
+    }
+
+    /// Who calls: a human if the bearer token is of a trusted issuer, else a tool service.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED, counted.
+    pub(super) async fn party(&self, moment: &Moment, origin: &Origin) -> Result<Party, Refused> {
+        match &origin.peer.bearer {
+            Some(token) if jose::claimed_issuer(token).is_some_and(|(issuer, _)| self.delegations.issuers.trusts(&issuer)) => {
+                let human = self.human(moment, token).await.map_err(|refusal| self.stranger(origin, refusal))?;
+                Ok(Party::Human(human))
+            }
+            Some(_) | None => self.service(moment, origin).map(Party::Service),
+        }
+    }
+
+    /// The human whose token this is: she is an entity of the bundle, of the tenant that her issuer speaks for, and not stopped.
+    async fn human(&self, moment: &Moment, token: &str) -> Result<Human, Refusal> {
+        let unknown = Refusal::Unauthenticated("the token's human is not known here");
+        let mut human = self.delegations.human(token, moment.now).await?;
+        let bundle = &moment.snapshot.bundle;
+        let roles = bundle.roles.as_ref().ok_or(unknown.clone())?;
+        let uid = bundle.policies.shapes.uid(&roles.supervisor, &human.id);
+        let tenant = uid.and_then(|uid| bundle.policies.store.get(&uid)).and_then(tenant_of).ok_or(unknown.clone())?;
+        if human.tenant.is_empty() {
+            human.tenant = tenant;
+        } else if human.tenant != tenant {
+            return Err(unknown);
+        }
+        self.fresh_halts(moment.now).map_err(|()| Refusal::Unavailable("kill switches can't be read now"))?;
+        if Halted::human(&human).stopped_by(&self.store.halts().halts, moment.now) {
+            return Err(Refusal::Unauthenticated("the session was revoked"));
+        }
+        Ok(human)
+    }
+
+    fn stranger(&self, origin: &Origin, refusal: Refusal) -> Refused {
+        self.count_stranger(origin.peer.host(), refusal.kind());
+        Refused(refusal)
+    }
+
+    /// Records a refusal of somebody known.
+    pub(super) async fn refused(&self, moment: &Moment, origin: &Origin, by: Actor, refusal: Refusal) -> Refused {
+        let surroundings = match self.surroundings(origin) {
+            Ok(surroundings) => surroundings,
+            Err(refusal) => return Refused(refusal),
+        };
+        self.telemetry.metrics.refusal(refusal.kind());
+        let record = RefusalRecord::of(&refusal, by, &moment.snapshot.bundle.version, surroundings);
+        match self.audit.append(moment.now, Record::Refusal(Box::new(record))).await {
+            Ok(_) => Refused(refusal),
+            Err(down) => Refused::from(down),
+        }
+    }
+}
+
+fn tenant_of(entity: &cedar_policy::Entity) -> Option<String> {
+    match entity.attr("tenant")?.ok()? {
+        cedar_policy::EvalResult::EntityUid(tenant) => Some(tenant.id().unescaped().to_owned()),
+        _ => None,
+    }
+}

@@ -1,0 +1,202 @@
+//! What comes back after a decision: how an allowed call ended, and what other systems know that stops.
+
+use std::time::Duration;
+
+use crate::approvals::binding::{self, Allowed};
+use crate::approvals::store::{Check, Left, NewOutcome, NewSignal, SignalRefused, TTL_MAX};
+use crate::audit::Recorded;
+use crate::audit::events::{self, Actor};
+use crate::entities::direct::On;
+use crate::model::approval::Approval;
+use crate::model::chain::Caller;
+use crate::model::halt::{Halt, SubjectKind};
+use crate::model::refusal::Refusal;
+use crate::model::right::Right;
+use crate::model::time::Timestamp;
+use crate::pdp::authorize::Origin;
+use crate::pdp::state::unavailable;
+use crate::pdp::{Moment, Pdp, Refused};
+
+/// How far an event's time may be ahead of ours.
+const AHEAD: Duration = Duration::from_secs(30);
+
+/// How an allowed call ended, as it was read.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Evaluation id of the allow.
+    pub evaluation_id: String,
+    /// The token that the allow gave.
+    pub token: String,
+    /// Whether it was done.
+    pub succeeded: bool,
+    /// What is recorded of it: status, digests, names.
+    pub members: Vec<(&'static str, serde_json::Value)>,
+}
+
+/// A signal, as it was read.
+#[derive(Clone, Debug)]
+pub struct Signal {
+    /// What it stops; its tenant may be left to the subject.
+    pub halt: Halt,
+    /// How long it counts.
+    pub ttl: Duration,
+    /// The reporter's id of the event.
+    pub event_id: String,
+    /// How bad, for the record.
+    pub severity: &'static str,
+}
+
+impl Pdp {
+    /// Records how an allowed call ended, once, by the caller that was allowed. A verification's success makes its check.
+    ///
+    /// # Errors
+    /// A refusal, recorded or counted.
+    pub async fn report_outcome(
+        &self,
+        origin: &Origin,
+        read: Result<Outcome, Refusal>,
+    ) -> Result<Recorded<Option<(String, Timestamp)>>, Refused> {
+        let moment = self.moment();
+        let caller = self.service(&moment, origin)?;
+        let reported = match read {
+            Ok(outcome) => self.reported(&moment, &caller, outcome).await,
+            Err(refusal) => Err(refusal),
+        };
+        match reported {
+            Ok(recorded) => Ok(recorded),
+            Err(refusal) => Err(self.refused(&moment, origin, Actor::service(&caller), refusal).await),
+        }
+    }
+
+    async fn reported(&self, moment: &Moment, caller: &Caller, outcome: Outcome) -> Result<Recorded<Option<(String, Timestamp)>>, Refusal> {
+        const NOT_YOURS: Refusal =
+            Refusal::Forbidden("the outcome is not of a call that was allowed to this caller within the hour, or was reported before");
+        let keys = self.keys.load();
+        let allowed = binding::open_outcome(&keys.binding, &self.options.environment, &caller.tool_service, &outcome.token, moment.now);
+        let allowed = allowed.map_err(|_| NOT_YOURS).and_then(|allowed| match allowed.evaluation_id == outcome.evaluation_id {
+            true => Ok(allowed),
+            false => Err(NOT_YOURS),
+        })?;
+        let check = if outcome.succeeded { made(moment, &allowed) } else { None };
+        let mut more = outcome.members;
+        more.push(("evaluation_id", allowed.evaluation_id.clone().into()));
+        more.push(("action", allowed.action.clone().into()));
+        more.push(("tenant", allowed.tenant.clone().into()));
+        more.push(("case", allowed.case.clone().into()));
+        if let Some(check) = &check {
+            more.push(("makes_check", check.kind.clone().into()));
+            more.push(("check_expires", check.expires.to_string().into()));
+        }
+        let record = events::event("outcome.reported", &Actor::service(caller), None, &more);
+        let made = check.as_ref().map(|check| (check.kind.clone(), check.expires));
+        let new = NewOutcome { evaluation_id: allowed.evaluation_id, check, at: moment.now, record: record.clone() };
+        let revision = self.store.outcome(new).await.map_err(unavailable)?.ok_or(NOT_YOURS)?;
+        let left = Left { revision, record, replica: String::new(), boot: String::new(), at: moment.now, recorded: None };
+        let receipt = self.record_left(moment.now, &left).await.map_err(|down| Refused::from(down).0)?;
+        Ok(receipt.seal(made))
+    }
+
+    /// Takes a signal: from now on it stops what it is about, here at once, elsewhere within a second. `true`: it was known before.
+    ///
+    /// # Errors
+    /// A refusal, recorded or counted.
+    pub async fn report_signal(&self, origin: &Origin, read: Result<Signal, Refusal>) -> Result<Option<Recorded<()>>, Refused> {
+        let moment = self.moment();
+        let caller = self.service(&moment, origin)?;
+        let taken = match read {
+            Ok(signal) => self.taken(&moment, &caller, signal).await,
+            Err(refusal) => Err(refusal),
+        };
+        match taken {
+            Ok(recorded) => Ok(recorded),
+            Err(refusal) => Err(self.refused(&moment, origin, Actor::service(&caller), refusal).await),
+        }
+    }
+
+    async fn taken(&self, moment: &Moment, caller: &Caller, signal: Signal) -> Result<Option<Recorded<()>>, Refusal> {
+        if signal.halt.since > moment.now.plus(AHEAD) {
+            return Err(Refusal::invalid("event_time", "is more than 30 s ahead of the server's time"));
+        }
+        if signal.ttl.is_zero() || signal.ttl > TTL_MAX {
+            return Err(Refusal::invalid("ttl", "must be more than 0 and at most 30 days"));
+        }
+        let tenant = self.tenant_of(moment, &signal.halt)?;
+        let proven = caller.tenants.as_ref().is_none_or(|tenants| tenants.contains(&tenant));
+        if !proven || !self.may(moment, Right::SignalReport, &caller.tool_service, On::Tenant(&tenant)) {
+            return Err(Refusal::Forbidden("the caller may not report signals for this subject: no policy grants `signal.report`"));
+        }
+        let halt = Halt { tenant, until: moment.now.plus(signal.ttl), ..signal.halt };
+        let more = [
+            ("kind", halt.kind.name().into()),
+            ("subject_kind", halt.subject_kind.name().into()),
+            ("subject", halt.subject.clone().into()),
+            ("tenant", halt.tenant.clone().into()),
+            ("severity", signal.severity.into()),
+            ("event_id", signal.event_id.clone().into()),
+            ("event_time", halt.since.to_string().into()),
+            ("until", halt.until.to_string().into()),
+        ];
+        let record = events::event("signal.reported", &Actor::service(caller), None, &more);
+        let new = NewSignal {
+            reporter: caller.tool_service.clone(),
+            event_id: signal.event_id,
+            halt,
+            at: moment.now,
+            record,
+            ended: ended_by_signal,
+        };
+        let revisions = match self.store.signal(new).await.map_err(unavailable)? {
+            Ok(revisions) => revisions,
+            Err(SignalRefused::Known) => return Ok(None),
+            Err(SignalRefused::Old) => return Err(Refusal::invalid("event_time", "is before that of an event reported earlier")),
+        };
+        let mut own = None;
+        for revision in revisions {
+            let left = self.store.left_at(revision).await.map_err(unavailable)?.ok_or(Refusal::Unavailable("the signal was not kept"))?;
+            let receipt = self.record_left(moment.now, &left).await.map_err(|down| Refused::from(down).0)?;
+            own = own.or(Some(receipt));
+        }
+        Ok(own.map(|receipt| receipt.seal(())))
+    }
+
+    /// The tenant that a signal's subject is in: an agent's, a supervisor's and a tenant's own; of what the PDP keeps nothing of, the
+    /// reporter says it.
+    fn tenant_of(&self, moment: &Moment, halt: &Halt) -> Result<String, Refusal> {
+        let bundle = &moment.snapshot.bundle;
+        let unknown = || Refusal::Forbidden("the caller may not report signals for this subject: no policy grants `signal.report`");
+        let roles = bundle.roles.as_ref().ok_or_else(unknown)?;
+        let entity_tenant = |kind: &str| {
+            let uid = bundle.policies.shapes.uid(kind, &halt.subject)?;
+            match bundle.policies.store.get(&uid)?.attr("tenant")?.ok()? {
+                cedar_policy::EvalResult::EntityUid(tenant) => Some(tenant.id().unescaped().to_owned()),
+                _ => None,
+            }
+        };
+        let own = match halt.subject_kind {
+            SubjectKind::Agent => entity_tenant(&roles.agent).ok_or_else(unknown)?,
+            SubjectKind::Supervisor => entity_tenant(&roles.supervisor).ok_or_else(unknown)?,
+            SubjectKind::Tenant => halt.subject.clone(),
+            SubjectKind::Case | SubjectKind::Customer if halt.tenant.is_empty() => {
+                return Err(Refusal::invalid("tenant", "is required for this kind of subject"));
+            }
+            SubjectKind::Case | SubjectKind::Customer => halt.tenant.clone(),
+        };
+        if halt.tenant.is_empty() || halt.tenant == own { Ok(own) } else { Err(unknown()) }
+    }
+}
+
+/// The check that an allowed call's success makes.
+fn made(moment: &Moment, allowed: &Allowed) -> Option<Check> {
+    let check = moment.snapshot.bundle.roles.as_ref()?.checks.get(&allowed.action)?;
+    Some(Check {
+        kind: check.makes.clone(),
+        tenant: allowed.tenant.clone(),
+        case: allowed.case.clone(),
+        customer: allowed.customer.clone(),
+        expires: moment.now.plus(Duration::from_secs(u64::from(check.minutes) * 60)),
+    })
+}
+
+fn ended_by_signal(approval: &Approval) -> serde_json::Value {
+    events::event("approval.ended", &Actor::server(), Some(approval), &[("because", "signal".into())])
+}

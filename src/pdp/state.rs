@@ -1,0 +1,153 @@
+//! What is done beside requests: the copy of the kill switches, expiry, and the records that transitions left in the outbox.
+
+use std::sync::Arc;
+
+use crate::approvals::store::{Left, StoreError, TAKE_OVER};
+use crate::audit::events::{self, Actor};
+use crate::audit::{AuditDown, Receipt};
+use crate::jose::keyring::{Keyring, KeyringError, Purpose};
+use crate::model::approval::Approval;
+use crate::model::time::Timestamp;
+use crate::pdp::{Keys, Pdp};
+
+impl Pdp {
+    /// To be called twice a second: reads the kill switches and the store's revision anew, and notes the revision outside of the store.
+    pub async fn refresh(&self) {
+        let Ok(generation) = crate::entropy::nonce(self.entropy.as_ref()) else { return };
+        let before = self.store.seen();
+        // A store that does not answer is logged there, and its copy grows old.
+        if let Ok(seen) = self.store.refresh(self.clock.now(), generation).await
+            && seen != before
+            && let Err(error) = self.replica.note(&seen)
+        {
+            tracing::error!(name: "store.seen_not_noted", error = %error, "a restart might not see that the store went back in time");
+        }
+    }
+
+    /// To be called every second: lets approvals expire, and records what was left unrecorded.
+    pub async fn sweep(&self) {
+        let now = self.clock.now();
+        self.telemetry.metrics.store_failures(self.store.failures());
+        if !self.audit.healthy() {
+            return;
+        }
+        // Failures are logged and counted by the store; the next second tries again.
+        let _expired = self.store.expire(now, expired).await;
+        if let Ok(left) = self.store.left(now).await {
+            for left in left {
+                // What a request of this process left, it records itself, unless it gave up.
+                if self.settle_left(&left).await.is_err() {
+                    break;
+                }
+            }
+        }
+        if let Ok(pending) = self.store.pending().await {
+            self.telemetry.metrics.pending(pending);
+        }
+    }
+
+    /// To be called now and then: removes what nobody can ask for any more.
+    pub async fn purge(&self) {
+        // As above.
+        let _purged = self.store.purge(self.clock.now()).await;
+    }
+
+    /// Records what this replica left before it was started. No request is taken before.
+    pub(super) async fn finish_left(&self, now: Timestamp) -> Result<(), AuditDown> {
+        // A store that does not answer now is swept later.
+        for left in self.store.left(now).await.unwrap_or_default() {
+            if self.store.is_earlier_own(&left) {
+                self.settle_left(&left).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Records a row that nobody is about to record: of an earlier start of this replica, of a request that gave up, or of a replica
+    /// that is gone. What the own log has already is not recorded twice.
+    pub(super) async fn settle_left(&self, left: &Left) -> Result<(), AuditDown> {
+        let now = self.clock.now();
+        let abandoned = left.at.plus(TAKE_OVER) <= now;
+        if self.store.is_earlier_own(left) || (self.store.is_own(left) && abandoned) {
+            let generation = self.store.seen().generation;
+            return match self.audit.line_of(&generation, left.revision, left.at) {
+                Some(line) => {
+                    // If it can't be noted now, the next sweep finds it again.
+                    let _noted = self.store.recorded(left.revision, self.audit.log(), line).await;
+                    Ok(())
+                }
+                None => self.record_left(now, left).await.map(|_| ()),
+            };
+        }
+        if self.store.is_own(left) || !abandoned || !matches!(self.store.take_over(left).await, Ok(true)) {
+            return Ok(());
+        }
+        let mut taken = left.clone();
+        if let Some(members) = taken.record.as_object_mut() {
+            // Its log may have the line, too: the evaluation's id tells that they are one.
+            members.insert("left_by".to_owned(), left.replica.clone().into());
+        }
+        self.record_left(now, &taken).await.map(|_| ())
+    }
+
+    /// Makes the record of a transition durable, and notes where it stands.
+    pub(super) async fn record_left(&self, now: Timestamp, left: &Left) -> Result<Receipt, AuditDown> {
+        let nonce = crate::entropy::nonce(self.entropy.as_ref()).map_err(|_| AuditDown::Failed)?;
+        let generation = self.store.seen().generation;
+        let record = events::stored(left.record.clone(), Some((&generation, left.revision)), nonce);
+        let receipt = self.audit.append(now, record).await?;
+        if let Err(error) = self.store.recorded(left.revision, self.audit.log(), receipt.index().unwrap_or(0)).await {
+            // The record is durable, and the answer may leave; a start finds the line by its transition.
+            tracing::warn!(name: "store.not_noted", revision = left.revision, error = %error);
+        }
+        Ok(receipt)
+    }
+
+    /// Reads certificates, authorities, issuers' keys and our own again. What is faulty keeps what was there, and is logged.
+    pub async fn reload_identity(&self) {
+        match self.callers.reload() {
+            Ok(true) => tracing::info!(name: "trust.reloaded", "certificates and authorities were read again"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(name: "trust.not_reloaded", error = %error, "what was trusted before stays"),
+        }
+        for error in self.delegations.issuers.refresh(self.clock.now()).await {
+            tracing::error!(name: "issuer.not_reloaded", error = %error, "the keys that are known stay");
+        }
+        match Keys::read(&self.options.keys) {
+            Ok(keys) => self.keys.store(Arc::new(keys)),
+            Err(error) => tracing::error!(name: "keys.not_reloaded", error = %error, "the keys that were read before stay"),
+        }
+    }
+
+    /// The public keys of tokens, as a JWK set (RFC 7517).
+    pub fn jwks(&self) -> String {
+        let keys = self.keys.load();
+        let all: Vec<_> = keys.approval.jwks().into_iter().chain(keys.binding.jwks()).collect();
+        let set = crate::json::object([("keys", crate::json::Value::Array(all))]);
+        String::from_utf8_lossy(&crate::json::canonical(&set)).into_owned()
+    }
+
+    /// True while the state store answers.
+    pub fn has_state(&self) -> bool {
+        self.fresh_halts(self.clock.now()).is_ok()
+    }
+}
+
+impl Keys {
+    /// Reads the rings of a deployment.
+    ///
+    /// # Errors
+    /// When one is missing or damaged, or its current key was revoked.
+    pub fn read(folder: &std::path::Path) -> Result<Self, KeyringError> {
+        Ok(Self { approval: Keyring::read(folder, Purpose::Approval)?, binding: Keyring::read(folder, Purpose::Binding)? })
+    }
+}
+
+fn expired(approval: &Approval) -> serde_json::Value {
+    events::event("approval.expired", &Actor::server(), Some(approval), &[])
+}
+
+/// The store could not be asked.
+pub(super) fn unavailable(_: StoreError) -> crate::model::refusal::Refusal {
+    crate::model::refusal::Refusal::Unavailable("the state store does not answer: try again")
+}

@@ -1,0 +1,150 @@
+//! What the PDP itself knows of a call that passed the gates: kill switches, what a human said, which checks were made. Then Cedar.
+
+use std::time::Duration;
+
+use crate::approvals::binding::{self, Allowed};
+use crate::entities::Named;
+use crate::json;
+use crate::json::Value;
+use crate::model::answer::{Answer, Gate, Missing, Mode, Reason};
+use crate::model::approval::Binding;
+use crate::model::call::Call;
+use crate::model::chain::{Caller, Chain};
+use crate::model::halt::Halted;
+use crate::model::refusal::Refusal;
+use crate::model::roles::Roles;
+use crate::model::time::Timestamp;
+use crate::model::vouched::Vouched;
+use crate::pdp::burn::Presented;
+use crate::pdp::judge::{Judged, judge_named};
+use crate::pdp::{Moment, Pdp};
+
+/// How old the copy of the kill switches may be before nothing is changed any more.
+const HALTS_AGE: Duration = Duration::from_secs(5);
+
+/// A call with who makes it: caller, chain, call.
+pub(super) type Asking<'a> = (&'a Caller, &'a Chain, &'a Call);
+
+/// What judging gave.
+pub(super) struct Weighed {
+    /// Outcome, gate, verdict.
+    pub(super) judged: Judged,
+    /// The approval that was presented, and how.
+    pub(super) presented: Presented,
+}
+
+impl Weighed {
+    fn stopped(gate: Gate, reason: Reason) -> Self {
+        Self { judged: Judged::stopped(gate, reason), presented: Presented::None }
+    }
+}
+
+impl Pdp {
+    /// Weighs a call that passed the gates.
+    pub(super) async fn weigh(
+        &self,
+        moment: &Moment,
+        roles: &Roles,
+        (caller, chain, call): Asking<'_>,
+        named: Named<'_>,
+        hypothetical: bool,
+    ) -> Result<Weighed, Refusal> {
+        let bundle = &moment.snapshot.bundle;
+        let writes = roles.writes.iter().any(|group| named.action.groups.contains(group));
+        if writes && self.fresh_halts(moment.now).is_err() {
+            return Ok(Weighed::stopped(Gate::State, Reason::StateUnavailable));
+        }
+        let halted = Halted::call(chain, &call.case.tenant, &call.case.id, call.customer());
+        if halted.stopped_by(&self.store.halts().halts, moment.now) {
+            return Ok(Weighed::stopped(Gate::Halt, Reason::NotPermitted));
+        }
+        if call.tokens.release.is_some() {
+            return Ok(Weighed::stopped(Gate::Token, Reason::ApprovalUnverifiable));
+        }
+        let presented = match &call.tokens.approval {
+            Some(token) if !hypothetical => self.present(moment, caller, chain, call, token).await,
+            Some(_) | None => Presented::None,
+        };
+        if let Presented::Denied(reason) = presented {
+            let gate = if reason == Reason::StateUnavailable { Gate::State } else { Gate::Token };
+            return Ok(Weighed::stopped(gate, reason));
+        }
+        let mut vouched = moment.snapshot.nothing.clone();
+        if let Presented::Usable(approval) = &presented {
+            vouched.set("approval", self.context_of(moment, approval));
+        }
+        let unread = bundle.policies.reads_checks(&call.action) && self.add_checks(&mut vouched, call, moment.now).await.is_err();
+        let mut judged = judge_named(bundle, roles, named, chain, call, &vouched, moment.now)?;
+        if unread && judged.could_be_allowed() {
+            return Ok(Weighed::stopped(Gate::State, Reason::StateUnavailable));
+        }
+        if matches!(presented, Presented::Repeated(_)) && judged.could_be_allowed() {
+            // What the operation used is used up, and what it changed has changed: it was allowed then. Only what would stop it
+            // whatever a human says, stops its answer now.
+            judged.outcome.denied = None;
+            judged.outcome.missing = None;
+        }
+        Ok(Weighed { judged, presented })
+    }
+
+    /// Whether the copy of the kill switches is young enough to act on.
+    pub(super) fn fresh_halts(&self, now: Timestamp) -> Result<(), ()> {
+        let young = self.store.halts().read_at.is_some_and(|read_at| read_at.plus(HALTS_AGE) >= now);
+        if young { Ok(()) } else { Err(()) }
+    }
+
+    /// Vouches for the checks of the call's case and customer.
+    async fn add_checks(&self, vouched: &mut Vouched, call: &Call, now: Timestamp) -> Result<(), crate::approvals::store::StoreError> {
+        for check in self.store.checks(&call.case.tenant, &call.case.id, call.customer(), now).await? {
+            let done = json::object([("expires", Value::String(check.expires.to_string()))]);
+            vouched.set("checks", json::object([(check.kind.as_str(), done)]));
+        }
+        Ok(())
+    }
+
+    /// Signs what the caller is to bring back: a requestable denial's binding, or what was allowed.
+    pub(super) fn sign(&self, moment: &Moment, (caller, chain, call): Asking<'_>, answer: &mut Answer) -> Result<(), Refusal> {
+        if answer.mode != Mode::Enforce {
+            return Ok(());
+        }
+        let keys = self.keys.load();
+        let signed = match (&answer.outcome.missing, answer.outcome.denied) {
+            (Some(missing), Some(_)) if !missing.template.is_empty() => {
+                match self.binding(moment, (caller, chain, call), missing, &answer.evaluation_id) {
+                    Some(binding) => binding::sign_binding(&keys.binding, binding, moment.now).map(|token| answer.binding_token = token),
+                    None => Ok(()),
+                }
+            }
+            (_, None) => {
+                let allowed = Allowed {
+                    evaluation_id: answer.evaluation_id.clone(),
+                    tenant: call.case.tenant.clone(),
+                    case: call.case.id.clone(),
+                    customer: call.customer().to_owned(),
+                    action: call.action.clone(),
+                    approval: answer.approval.as_ref().map(|used| used.id.clone()).unwrap_or_default(),
+                };
+                let environment = &self.options.environment;
+                let token = binding::sign_outcome(&keys.binding, environment, &caller.tool_service, allowed, moment.now);
+                token.map(|token| answer.outcome_token = token)
+            }
+            (_, Some(_)) => Ok(()),
+        };
+        signed.map_err(|_| Refusal::Unavailable("the answer could not be signed"))
+    }
+
+    fn binding(&self, moment: &Moment, (_, chain, call): Asking<'_>, missing: &Missing, evaluation_id: &str) -> Option<Binding> {
+        let bundle = &moment.snapshot.bundle;
+        let template = bundle.approvals.templates.get(&missing.template)?;
+        Some(Binding {
+            evaluation_id: evaluation_id.to_owned(),
+            template: missing.template.clone(),
+            quorum: template.quorum.max(missing.quorum),
+            requires: missing.requires.clone(),
+            policy: bundle.version.digest.clone(),
+            supervisor_person: chain.token.supervisor_person.clone(),
+            customer: call.customer().to_owned(),
+            call: binding::bound_call(&self.options.environment, chain, call, &template.at_most),
+        })
+    }
+}

@@ -1,0 +1,99 @@
+//! Rules on what principals do on their own behalf, and on the checks that actions make.
+
+use super::Bundle;
+use super::wiring::is_check;
+use crate::model::right::{Right, RightOn};
+use crate::model::roles::Supplier;
+use crate::policy::shape::{Member, Shape};
+
+/// What the PDP can say of a request for approval.
+const REQUEST_ATTRIBUTES: [&str; 8] =
+    ["action", "agent", "approvers", "four_eyes", "limits", "supervisor", "template", "tenant"];
+
+pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<String> {
+    let mut faults = rights(bundle);
+    faults.extend(types(bundle));
+    faults.extend(checks(bundle));
+    faults
+}
+
+fn rights(bundle: &Bundle<'_>) -> Vec<String> {
+    let mut faults = vec![];
+    for name in &bundle.roles.direct {
+        let (Some(right), Some(action)) = (Right::named(name), bundle.shapes.actions.get(name)) else {
+            let known: Vec<&str> = Right::ALL.iter().map(|right| right.name()).collect();
+            faults.push(format!("`direct` names `{name}`, which is not both an action of the schema and one of {}", known.join(", ")));
+            continue;
+        };
+        let (principal, resource) = (bundle.roles.of(right.of()), bundle.roles.on(right.on()));
+        let applies = action.principals.iter().any(|kind| kind.to_string() == principal)
+            && action.resources.iter().map(ToString::to_string).eq([resource.to_owned()]);
+        if !applies {
+            faults.push(format!("action `{name}` must apply to principals of type `{principal}` and to the resource type `{resource}` alone"));
+        }
+        let own = right.on() == RightOn::Approval;
+        let fits = |(member, declared): (&String, &Member)| match member.as_str() {
+            "now" => declared.shape == Shape::Datetime,
+            "own" => own && declared.shape == Shape::Bool,
+            _ => false,
+        };
+        if !action.context.iter().all(fits) {
+            let members = if own { "`now: datetime` and `own: Bool`" } else { "`now: datetime`" };
+            faults.push(format!("the context of action `{name}` may have {members} and nothing else"));
+        }
+    }
+    faults
+}
+
+/// What the PDP supplies has the types and attributes that it can fill.
+fn types(bundle: &Bundle<'_>) -> Vec<String> {
+    let roles = bundle.roles;
+    let mut faults = vec![];
+    for (part, name) in [("approval_request", &roles.approval_request), ("server", &roles.server)] {
+        if !name.is_empty() && roles.supplier(name) != Some(Supplier::Pdp) {
+            faults.push(format!("`{part}` is the type `{name}`, which must stand under `pdp` in `supplied_by`"));
+        }
+    }
+    for name in roles.supplied_by.get(&Supplier::Pdp).into_iter().flatten() {
+        if *name != roles.approval_request && *name != roles.server {
+            faults.push(format!("the PDP supplies requests for approval and the server, and no `{name}`"));
+        }
+    }
+    if let Some(kind) = bundle.shapes.entities.get(&roles.approval_request) {
+        for unknown in kind.attributes.keys().filter(|name| !REQUEST_ATTRIBUTES.contains(&name.as_str())) {
+            faults.push(format!("`{}` declares `{unknown}`; the PDP can say {}", roles.approval_request, REQUEST_ATTRIBUTES.join(", ")));
+        }
+    }
+    if bundle.shapes.entities.get(&roles.server).is_some_and(|kind| !kind.attributes.is_empty()) {
+        faults.push(format!("the server's type `{}` has attributes, which nobody fills", roles.server));
+    }
+    faults
+}
+
+/// Every check has an action that makes it, and the other way round.
+fn checks(bundle: &Bundle<'_>) -> Vec<String> {
+    let mut faults = vec![];
+    let contexts = || bundle.case_actions().filter_map(|(_, action)| bundle.shapes.follow(&action.context, &["checks"]));
+    for (name, made) in &bundle.roles.checks {
+        let makes = &made.makes;
+        if !bundle.case_actions().any(|(id, _)| id == name) {
+            faults.push(format!("`checks` names `{name}`, which is no action of the schema"));
+        }
+        let declared = contexts().any(|checks| matches!(&checks.shape, Shape::Record(checks) if checks.get(makes).is_some_and(is_check)));
+        if !declared {
+            faults.push(format!("`checks` says that `{name}` makes `{makes}`, which is no check of `context.checks`"));
+        }
+        if !(1..=1440).contains(&made.minutes) {
+            faults.push(format!("`minutes` of the check `{makes}` must be 1 to 1440"));
+        }
+    }
+    let declared = contexts().filter_map(|checks| match &checks.shape {
+        Shape::Record(checks) => Some(checks.keys()),
+        _ => None,
+    });
+    let mut unmade: Vec<&String> = declared.flatten().filter(|name| !bundle.roles.checks.values().any(|made| made.makes == **name)).collect();
+    unmade.sort();
+    unmade.dedup();
+    faults.extend(unmade.into_iter().map(|name| format!("no action of the manifest's `checks` makes the check `{name}`")));
+    faults
+}
