@@ -8,6 +8,7 @@
 pub mod disk;
 pub mod events;
 pub mod key;
+pub mod operations;
 pub mod record;
 pub mod recover;
 pub mod refusals;

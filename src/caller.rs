@@ -125,9 +125,9 @@ impl Callers {
         self.trust.load_full()
     }
 
-    /// True when the server ends TLS itself.
-    pub fn has_tls(&self) -> bool {
-        self.options.server.is_some()
+    /// True when bearer tokens may be JWT-SVIDs.
+    pub fn takes_jwt_svids(&self) -> bool {
+        self.options.jwt_audience.is_some()
     }
 
     /// Says who calls, at this instant: a certificate that was good in the handshake may be over, or its authority revoked.

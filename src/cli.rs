@@ -1,9 +1,12 @@
 //! The command line. Exit codes: 0 allowed, valid or passed; 1 failure; 2 denied; 3 invalid bundle or a failed test; 64 usage.
 
+mod approvals;
 mod audit;
 mod authorize;
 mod check;
+mod connection;
 mod healthcheck;
+mod keys;
 mod serve;
 mod test;
 
@@ -70,6 +73,12 @@ enum Command {
     Test(test::Arguments),
     /// Decide one request, by a running server or by a bundle
     Authorize(authorize::Arguments),
+    /// Review requests for approval, by a human with a token of her own
+    #[command(subcommand)]
+    Approvals(approvals::Command),
+    /// Make, rotate and list the keys that sign tokens
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// Read the audit log
     #[command(subcommand)]
     Audit(audit::Command),
@@ -116,6 +125,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, variables: impl IntoIt
         Command::Check(arguments) => check::run(&environment, &arguments),
         Command::Test(arguments) => test::run(&environment, &arguments),
         Command::Authorize(arguments) => authorize::run(&environment, &arguments),
+        Command::Approvals(command) => approvals::run(&environment, &command),
+        Command::Keys(command) => keys::run(&environment, &command),
         Command::Audit(command) => audit::run(&environment, &command),
         Command::Healthcheck(arguments) => healthcheck::run(&environment, &arguments),
     };
@@ -178,7 +189,7 @@ impl From<LoadError> for Failure {
 
 fn client_failure(error: ClientError) -> Failure {
     match error {
-        ClientError::Address(_) => Failure::new(Exit::Usage, error),
+        ClientError::Address(_) | ClientError::Tls(_) | ClientError::Token => Failure::new(Exit::Usage, error),
         ClientError::Refused { .. } | ClientError::Unreachable(_) => Failure::new(Exit::Failure, error),
     }
 }

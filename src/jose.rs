@@ -336,6 +336,11 @@ pub fn digest(bytes: &[u8]) -> String {
     BASE64.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes))
 }
 
+/// Bytes in base64url.
+pub fn encode(bytes: &[u8]) -> String {
+    BASE64.encode(bytes)
+}
+
 /// A digest in base64url, read back.
 pub fn read_digest(text: &str) -> Option<[u8; 32]> {
     BASE64.decode(text).ok()?.try_into().ok()

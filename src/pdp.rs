@@ -7,6 +7,8 @@ mod gates;
 pub mod judge;
 pub mod plain;
 pub mod reload;
+pub mod request;
+pub mod review;
 pub mod rights;
 pub mod signal;
 mod state;

@@ -17,8 +17,10 @@ use crate::api::{respond, status, v1};
 use crate::approvals::store::Filter;
 use crate::model::approval::{Justification, State};
 use crate::model::refusal::Refusal;
-use crate::pdp::approvals::{Seen, ToRequest, ToReview, display_digest};
+use crate::pdp::approvals::{Seen, display_digest};
 use crate::pdp::authorize::{Origin, Purpose};
+use crate::pdp::request::ToRequest;
+use crate::pdp::review::ToReview;
 use crate::pdp::{Pdp, Refused};
 
 /// The longest binding token: it holds a call's arguments.

@@ -1,8 +1,8 @@
-//! A client for the command line: plaintext, to a server on this machine.
+//! A client for the command line: in plaintext to a server on this machine, or by TLS.
 
 use std::time::Duration;
 
-use tonic::transport::Endpoint;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -10,6 +10,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::api::front;
 use crate::api::v1;
+use crate::api::v1::approval_service_client::ApprovalServiceClient;
 use crate::api::v1::decision_service_client::DecisionServiceClient;
 use crate::json::{Object, Value, canonical};
 use crate::model::call::{Call, EntityReference};
@@ -29,37 +30,150 @@ pub enum ClientError {
         message: String,
     },
     /// No server was reached.
-    #[error("no server answers at `{0}`: start one with `countersign serve --development`, or name another with `--server`")]
+    #[error(
+        "no server answers at `{0}`: start one with `countersign serve --development`, or name another with `--server` (with TLS: \
+         `https://…`, `--ca`)"
+    )]
     Unreachable(String),
     /// The address is none.
     #[error("`{0}` is no address: use one such as `http://127.0.0.1:7070`")]
     Address(String),
+    /// Certificates that can't be used.
+    #[error("the certificates can't be used: {0}")]
+    Tls(String),
+    /// The token can't be sent.
+    #[error("the token is none: it must be one line of text")]
+    Token,
+}
+
+/// Where a server is, what proves it, and what proves us.
+#[derive(Clone, Debug, Default)]
+pub struct Target {
+    /// URL; `https://` speaks TLS.
+    pub server: String,
+    /// PEM of the authorities that may vouch for the server; empty: the public ones.
+    pub authorities: Vec<u8>,
+    /// PEM of our certificate chain and its key.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// A human's own token.
+    pub token: Option<String>,
 }
 
 /// Decides one call.
 ///
 /// # Errors
 /// When there is no answer.
-pub async fn authorize(server: &str, request: v1::AuthorizeRequest) -> Result<v1::AuthorizeResponse, ClientError> {
-    let channel = connect(server).await?;
-    let answered = DecisionServiceClient::new(channel).authorize(request).await;
-    answered.map(tonic::Response::into_inner).map_err(|status| refused(server, &status))
+pub async fn authorize(target: &Target, request: v1::AuthorizeRequest) -> Result<v1::AuthorizeResponse, ClientError> {
+    let answered = DecisionServiceClient::new(connect(target).await?).authorize(request).await;
+    answered.map(tonic::Response::into_inner).map_err(|status| refused(&target.server, &status))
 }
 
 /// True when a service is serving; the empty name asks for the server.
 ///
 /// # Errors
 /// When there is no answer.
-pub async fn healthy(server: &str, service: &str) -> Result<bool, ClientError> {
-    let channel = connect(server).await?;
-    let asked = HealthClient::new(channel).check(HealthCheckRequest { service: service.to_owned() }).await;
-    let answered = asked.map_err(|status| refused(server, &status))?;
+pub async fn healthy(target: &Target, service: &str) -> Result<bool, ClientError> {
+    let asked = HealthClient::new(connect(target).await?).check(HealthCheckRequest { service: service.to_owned() }).await;
+    let answered = asked.map_err(|status| refused(&target.server, &status))?;
     Ok(answered.into_inner().status() == ServingStatus::Serving)
 }
 
-async fn connect(server: &str) -> Result<tonic::transport::Channel, ClientError> {
-    let endpoint = Endpoint::from_shared(server.to_owned()).map_err(|_| ClientError::Address(server.to_owned()))?;
-    endpoint.connect_timeout(TIMEOUT).timeout(TIMEOUT).connect().await.map_err(|_| ClientError::Unreachable(server.to_owned()))
+/// The approval of this id, as the token's human may see it.
+///
+/// # Errors
+/// When there is no answer.
+pub async fn approval(target: &Target, id: &str) -> Result<v1::Approval, ClientError> {
+    let request = with_token(target, v1::GetApprovalRequest { id: id.to_owned() })?;
+    let answered = ApprovalServiceClient::new(connect(target).await?).get_approval(request).await;
+    Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner().approval.unwrap_or_default())
+}
+
+/// Every approval in a state that the token's human may see, oldest first.
+///
+/// # Errors
+/// When there is no answer.
+pub async fn approvals(target: &Target, state: v1::ApprovalState) -> Result<Vec<v1::Approval>, ClientError> {
+    let mut client = ApprovalServiceClient::new(connect(target).await?);
+    let mut found = vec![];
+    let mut page_token = String::new();
+    loop {
+        let request = v1::ListApprovalsRequest { state: state.into(), page_size: 200, page_token, ..Default::default() };
+        let answered = client.list_approvals(with_token(target, request)?).await;
+        let page = answered.map_err(|status| refused(&target.server, &status))?.into_inner();
+        found.extend(page.approvals);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(found);
+        }
+    }
+}
+
+/// Reviews what is shown now: the digest is that of the display that was read.
+///
+/// # Errors
+/// When there is no answer.
+pub async fn review(target: &Target, request: v1::ReviewApprovalRequest) -> Result<v1::Approval, ClientError> {
+    let answered = ApprovalServiceClient::new(connect(target).await?).review_approval(with_token(target, request)?).await;
+    Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner().approval.unwrap_or_default())
+}
+
+/// Cancels or revokes.
+///
+/// # Errors
+/// When there is no answer.
+pub async fn revoke(target: &Target, id: &str, reason: &str) -> Result<v1::Approval, ClientError> {
+    let request = with_token(target, v1::RevokeApprovalRequest { id: id.to_owned(), reason: reason.to_owned() })?;
+    let answered = ApprovalServiceClient::new(connect(target).await?).revoke_approval(request).await;
+    Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner().approval.unwrap_or_default())
+}
+
+/// Hands each change to `see`, until the server ends the watch.
+///
+/// # Errors
+/// When there is no answer, or the watch fails.
+pub async fn watch(target: &Target, mut see: impl FnMut(v1::Approval)) -> Result<(), ClientError> {
+    let request = with_token(target, v1::WatchApprovalsRequest::default())?;
+    let mut client = ApprovalServiceClient::new(connect_for(target, None).await?);
+    let failed = |status: Status| refused(&target.server, &status);
+    let mut changes = client.watch_approvals(request).await.map_err(failed)?.into_inner();
+    while let Some(change) = changes.message().await.map_err(failed)? {
+        see(change.approval.unwrap_or_default());
+    }
+    Ok(())
+}
+
+fn with_token<T>(target: &Target, message: T) -> Result<tonic::Request<T>, ClientError> {
+    let mut request = tonic::Request::new(message);
+    if let Some(token) = &target.token {
+        let value = format!("Bearer {token}").parse().map_err(|_| ClientError::Token)?;
+        request.metadata_mut().insert("authorization", value);
+    }
+    Ok(request)
+}
+
+async fn connect(target: &Target) -> Result<tonic::transport::Channel, ClientError> {
+    connect_for(target, Some(TIMEOUT)).await
+}
+
+async fn connect_for(target: &Target, timeout: Option<Duration>) -> Result<tonic::transport::Channel, ClientError> {
+    let mut endpoint = Endpoint::from_shared(target.server.clone()).map_err(|_| ClientError::Address(target.server.clone()))?;
+    if target.server.starts_with("https://") {
+        let tls = match target.authorities.as_slice() {
+            [] => ClientTlsConfig::new().with_webpki_roots(),
+            pem => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+        };
+        let tls = match &target.identity {
+            Some((certificate, key)) => tls.identity(Identity::from_pem(certificate, key)),
+            None => tls,
+        };
+        endpoint = endpoint.tls_config(tls).map_err(|error| ClientError::Tls(error.to_string()))?;
+    }
+    let endpoint = endpoint.connect_timeout(TIMEOUT);
+    let endpoint = match timeout {
+        Some(timeout) => endpoint.timeout(timeout),
+        None => endpoint,
+    };
+    endpoint.connect().await.map_err(|_| ClientError::Unreachable(target.server.clone()))
 }
 
 fn refused(server: &str, status: &Status) -> ClientError {

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::audit::record::{LINE_MAX, RecoveredRecord};
+use crate::audit::operations::RecoveredRecord;
+use crate::audit::record::LINE_MAX;
 use crate::audit::{GENESIS, OpenError, hash};
 use crate::model::time::Timestamp;
 

@@ -2,7 +2,7 @@
 
 use dashmap::DashMap;
 
-use crate::audit::record::RefusalsRecord;
+use crate::audit::operations::RefusalsRecord;
 
 /// The most peers that are counted one by one within a second.
 const PEERS_MAX: usize = 1024;

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::PathBuf;
 
+use super::connection::{Connection, read_token};
 use super::{Environment, Exit, Failure, client_failure, runtime};
 use crate::api::client;
 use crate::api::v1;
@@ -22,11 +23,19 @@ use crate::workbench::request::WrittenRequest;
 pub(super) struct Arguments {
     /// The request, as YAML or JSON; `-` reads standard input. See examples/authorize.yaml
     request: PathBuf,
-    /// The server
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7070")]
-    server: String,
+    #[command(flatten)]
+    connection: Connection,
+    /// File with a delegation token; agent, supervisor, step and scopes are then the token's
+    #[arg(long, value_name = "FILE")]
+    token: Option<PathBuf>,
+    /// File with an approval token to use
+    #[arg(long, value_name = "FILE", requires = "operation_id")]
+    approval_token: Option<PathBuf>,
+    /// Id of the operation that uses the approval; the same one gets the same answer
+    #[arg(long, value_name = "ID")]
+    operation_id: Option<String>,
     /// Decide by a bundle here, without a server and without a record
-    #[arg(long, conflicts_with = "server")]
+    #[arg(long, conflicts_with_all = ["server", "token", "approval_token"])]
     local: bool,
     /// With --local: folder of the bundle [default: policies, or that of the settings]
     #[arg(long, value_name = "FOLDER", requires = "local")]
@@ -48,6 +57,9 @@ struct Shown {
     requires: Vec<String>,
     obligations: Vec<String>,
     evaluation_id: String,
+    binding_token: String,
+    approval: String,
+    repeated: bool,
     policy_digest: String,
     audit_index: Option<u64>,
     determining: Vec<String>,
@@ -72,11 +84,17 @@ fn read(arguments: &Arguments) -> Result<Call, Failure> {
     read.map_err(|error| usage(format!("the request `{name}` can't be read: {error}")))?;
     let written: WrittenRequest =
         serde_saphyr::from_str(&text).map_err(|error| usage(format!("the request `{name}` can't be read: {error}")))?;
-    Ok(written.call())
+    let mut call = written.call();
+    if let Some(path) = &arguments.token {
+        call.credential = Credential::Token { token: read_token(path)?, agent_certificate: None };
+    }
+    call.tokens.approval = arguments.approval_token.as_deref().map(read_token).transpose()?;
+    call.tokens.operation = arguments.operation_id.clone().unwrap_or_default();
+    Ok(call)
 }
 
 fn remote(arguments: &Arguments, call: &Call) -> Result<(bool, Shown), Failure> {
-    let answered = runtime()?.block_on(client::authorize(&arguments.server, client::message(call)));
+    let answered = runtime()?.block_on(client::authorize(&arguments.connection.target()?, client::message(call)));
     let response = answered.map_err(client_failure)?;
     let allowed = response.decision() == v1::Decision::Allow && response.mode() == v1::Mode::Enforce;
     let name = |name: &str, prefix: &str| name.trim_start_matches(prefix).to_lowercase();
@@ -95,6 +113,9 @@ fn remote(arguments: &Arguments, call: &Call) -> Result<(bool, Shown), Failure> 
         requires: response.access_request.as_ref().map(|request| request.requires.clone()).unwrap_or_default(),
         obligations: response.obligations.iter().map(obligation).collect(),
         evaluation_id: response.evaluation_id.clone(),
+        binding_token: response.access_request.as_ref().map(|request| request.binding_token.clone()).unwrap_or_default(),
+        approval: response.approval.as_ref().map(|used| used.id.clone()).unwrap_or_default(),
+        repeated: response.repeated,
         policy_digest: response.policy.as_ref().map(|policy| policy.digest.clone()).unwrap_or_default(),
         audit_index: response.audit.as_ref().map(|audit| audit.index),
         determining: vec![],
@@ -133,6 +154,9 @@ fn local(environment: &Environment, arguments: &Arguments, call: &Call) -> Resul
         requires: outcome.missing.map(|missing| missing.requires).unwrap_or_default(),
         obligations: outcome.obligations.iter().map(|obligation| format!("{}:{}", obligation.kind, obligation.value)).collect(),
         evaluation_id: String::new(),
+        binding_token: String::new(),
+        approval: String::new(),
+        repeated: false,
         policy_digest: bundle.version.digest.clone(),
         audit_index: None,
         determining: match gate {
@@ -175,6 +199,8 @@ fn text(shown: &Shown) -> String {
     line("requires", &shown.requires.join(", "));
     line("obligations", &shown.obligations.join("; "));
     line("determined by", &shown.determining.join(", "));
+    line("approval", &shown.approval);
+    line("repeated", if shown.repeated { "the answer of this operation's first call" } else { "" });
     line("evaluation", &shown.evaluation_id);
     line("warnings", &shown.warnings.join(", "));
     text

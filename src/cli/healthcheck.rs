@@ -1,20 +1,20 @@
 //! `countersign healthcheck`
 
+use super::connection::Connection;
 use super::{Environment, Exit, Failure, client_failure, runtime};
 use crate::api::client;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The server
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7070")]
-    server: String,
+    #[command(flatten)]
+    connection: Connection,
     /// The service, e.g. countersign.v1.DecisionService; empty: the server
     #[arg(long, default_value = "")]
     service: String,
 }
 
 pub(super) fn run(environment: &Environment, arguments: &Arguments) -> Result<Exit, Failure> {
-    let asked = runtime()?.block_on(client::healthy(&arguments.server, &arguments.service));
+    let asked = runtime()?.block_on(client::healthy(&arguments.connection.target()?, &arguments.service));
     let serving = asked.map_err(client_failure)?;
     let status = if serving { "serving" } else { "not serving" };
     environment.print(&serde_json::json!({ "status": status }), status);

@@ -19,13 +19,13 @@ pub(super) struct Arguments {
     /// gRPC address [default: 127.0.0.1:7070]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
-    /// Admin HTTP address: /livez, /readyz, /metrics [default: 127.0.0.1:7071]
+    /// Admin HTTP address: /livez, /readyz, /metrics, /jwks.json [default: 127.0.0.1:7071]
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<SocketAddr>,
     /// Folder of the policy bundle [default: policies]
     #[arg(long, value_name = "FOLDER")]
     bundle: Option<PathBuf>,
-    /// Folder of the audit log and the keys [default: data]
+    /// Folder of the audit log, the state and the keys [default: data]
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
 }
@@ -45,6 +45,9 @@ pub(super) fn run(environment: &Environment, arguments: Arguments) -> Result<Exi
         let signals = signals(reload).map_err(|error| Failure::new(Exit::Failure, format!("signals can't be received: {error}")))?;
         // Said once signals are heard: who reads it may send one.
         greet(environment, &config, &bound);
+        if config.development {
+            tracing::warn!(name: "server.development", "every process on the loopback interface is trusted: no caller is authenticated");
+        }
         bound.run(signals, reloads).await.map_err(|error| Failure::new(Exit::Failure, error))?;
         tracing::info!(name: "server.stopped", "the audit log is closed");
         Ok(Exit::Ok)
@@ -87,7 +90,7 @@ fn greet(environment: &Environment, config: &Config, bound: &Bound) {
         "warnings": warnings,
     });
     let text = format!(
-        "gRPC     {}\nadmin    http://{} (/livez, /readyz, /metrics)\nbundle   {} {} {}\ndata     {}\nmode     {}\n\
+        "gRPC     {}\nadmin    http://{} (/livez, /readyz, /metrics, /jwks.json)\nbundle   {} {} {}\ndata     {}\nmode     {}\n\
          try      {} authorize --server http://{} examples/authorize.yaml",
         bound.grpc,
         bound.admin,

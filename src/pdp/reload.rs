@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use crate::audit::record::{PolicyRecord, Record};
+use crate::audit::operations::PolicyRecord;
+use crate::audit::record::Record;
 use crate::bundle::folder::Folder;
 use crate::bundle::{Bundle, LoadError, Reading};
 use crate::model::refusal::Refusal;

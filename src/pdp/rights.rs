@@ -82,6 +82,10 @@ impl Pdp {
                 let human = self.human(moment, token).await.map_err(|refusal| self.stranger(origin, refusal))?;
                 Ok(Party::Human(human))
             }
+            // A token that is nobody's must not be passed over: its sender meant to be somebody.
+            Some(_) if !self.callers.takes_jwt_svids() => {
+                Err(self.stranger(origin, Refusal::Unauthenticated("the bearer token is of no issuer that is trusted")))
+            }
             Some(_) | None => self.service(moment, origin).map(Party::Service),
         }
     }

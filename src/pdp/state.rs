@@ -32,10 +32,15 @@ impl Pdp {
             return;
         }
         // Failures are logged and counted by the store; the next second tries again.
-        let _expired = self.store.expire(now, expired).await;
+        for moved in self.store.expire(now, expired).await.unwrap_or_default() {
+            if let Ok(Some(left)) = self.store.left_at(moved.revision).await {
+                // As above.
+                let _recorded = self.record_left(now, &left).await;
+            }
+        }
         if let Ok(left) = self.store.left(now).await {
             for left in left {
-                // What a request of this process left, it records itself, unless it gave up.
+                // What a request of this process left, that request records, unless it gave up.
                 if self.settle_left(&left).await.is_err() {
                     break;
                 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::audit::record::{CEDAR_VERSION, Record, RecoveredRecord, ResumedRecord, ServerRecord};
+use crate::audit::operations::{RecoveredRecord, ResumedRecord, ServerRecord};
+use crate::audit::record::{CEDAR_VERSION, Record};
 use crate::model::time::Timestamp;
 use crate::pdp::reload::Rejected;
 use crate::pdp::{Pdp, Refused, Snapshot};

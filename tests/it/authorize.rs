@@ -230,13 +230,14 @@ async fn a_policy_that_errors_is_a_denial_of_its_own() {
 async fn health_readiness_and_reflection_answer() {
     let app = App::start().await;
     for service in ["", "countersign.v1.DecisionService", "countersign.v1.AdminService"] {
-        assert!(countersign::api::client::healthy(&format!("http://{}", app.grpc), service).await.unwrap(), "{service}");
+        let target = countersign::api::client::Target { server: format!("http://{}", app.grpc), ..Default::default() };
+        assert!(countersign::api::client::healthy(&target, service).await.unwrap(), "{service}");
     }
     assert_eq!(get(app.admin, "/livez").await, (200, "ok\n".into()));
     assert_eq!(get(app.admin, "/readyz").await, (200, "ok\n".into()));
     let status = app.operations().await.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
     assert!(status.ready && status.not_ready.is_empty());
-    assert_eq!(status.bundle.unwrap().policies, 74);
+    assert_eq!(status.bundle.unwrap().policies, 85);
     assert_eq!(status.audit.unwrap().mode, "strict");
     assert_eq!(status.warnings, ["development_mode"]);
     app.pdp.drain();

@@ -20,6 +20,10 @@ fn the_tables_pass_reach_every_policy_and_cover_every_action_in_every_step() {
     let steps = ["intake", "enrichment", "drafting", "verification", "action"];
     let all: BTreeSet<(String, String)> =
         bundle.policies.shapes.actions.keys().flat_map(|action| steps.map(|step| (action.clone(), step.to_owned()))).collect();
+    // What is done on one's own behalf belongs to no step.
+    let direct = |action: &String| bundle.manifest.roles.as_ref().unwrap().is_direct(action);
+    let all: BTreeSet<(String, String)> =
+        all.into_iter().map(|(action, step)| if direct(&action) { (action, String::new()) } else { (action, step) }).collect();
     let missing: Vec<_> = all.difference(&report.decided).collect();
     assert!(missing.is_empty(), "no table decides {missing:?}");
 }
@@ -167,7 +171,29 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
         "\"in_drafting\", \"scope_knowledge\", \"write\"]",
         "writes the shared type `Article`",
     ),
-    ("bundle.yaml", "model_required: [write, replies]", "model_required: [writes]", "`writes`, which is no group of actions"),
+    ("bundle.yaml", "writes: [write, replies]", "writes: [writing]", "`writing`, which is no group of actions"),
+    ("bundle.yaml", "case_bound_steps: [action]", "case_bound_steps: [acting]", "`acting`, which is no step"),
+    ("bundle.yaml", "direct: [approval.read,", "direct: [approval.reed,", "`approval.reed`, which is not both an action"),
+    ("bundle.yaml", "direct: [approval.read,", "direct: [order.check,", "`order.check`, which is not both an action"),
+    ("bundle.yaml", "pdp: [ApprovalRequest, Server]", "pdp: [ApprovalRequest]", "type `Server` must stand once in `supplied_by`"),
+    ("bundle.yaml", "makes: fraud_review", "makes: fraud_reveiw", "`fraud_reveiw`, which is no check of `context.checks`"),
+    ("bundle.yaml", "    verification.fraud_review: {makes: fraud_review, minutes: 60}\n", "", "makes the check `fraud_review`"),
+    ("bundle.yaml", "verification.run: {makes", "verification.walk: {makes", "`verification.walk`, which is no action"),
+    ("bundle.yaml", "minutes: 30", "minutes: 0", "must be 1 to 1440"),
+    ("schema.cedarschema", "four_eyes: Bool };", "four_eyes: Bool, mood: String };", "declares `mood`; the PDP can say"),
+    ("schema.cedarschema", "context: { now: datetime, own: Bool },", "context: { now: datetime, own: Bool, mood: String },", "may have `now: datetime` and `own: Bool`"),
+    (
+        "schema.cedarschema",
+        "principal: [Rep], resource: [ApprovalRequest]",
+        "principal: [Agent, Rep], resource: [ApprovalRequest, Case]",
+        "must apply to principals of type `Rep` and to the resource type `ApprovalRequest` alone",
+    ),
+    ("approvals.yaml", "  refund:\n", "  refond:\n", "approval of template `refund`, which stands nowhere"),
+    ("approvals.yaml", "use_minutes: 15", "use_minutes: 0", "`use_minutes` must be 1 to 1440"),
+    ("approvals.yaml", "at_most: [amount_minor]", "at_most: [currency]", "`currency` is no integer of `context.approval.limits`"),
+    ("approvals.yaml", "reversibility: reversible", "reversibility: perhaps", "perhaps"),
+    ("approvals.yaml", "pending: {case: 5,", "pending: {case: 0,", "`case` must be 1 to 100000"),
+    ("approvals.yaml", "cool_down_minutes: 30", "cooldown_minutes: 30", "cooldown_minutes"),
 ];
 
 #[test]

@@ -1,5 +1,9 @@
 //! Starts the app in process or as a real process, each in a temporary folder on free ports; makes the requests that tests vary.
 
+pub(crate) mod people;
+pub(crate) mod pki;
+pub(crate) mod postgres;
+
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -134,6 +138,27 @@ impl App {
 
 pub(crate) async fn channel(address: SocketAddr) -> Channel {
     Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
+}
+
+/// A clock that stands where a test puts it, in microseconds since the epoch.
+#[derive(Clone, Debug)]
+pub(crate) struct Hands(pub(crate) Arc<std::sync::atomic::AtomicI64>);
+
+impl Hands {
+    /// At the time of day.
+    pub(crate) fn now() -> Self {
+        Self(Arc::new(std::sync::atomic::AtomicI64::new(people::seconds() * 1_000_000)))
+    }
+
+    pub(crate) fn forward(&self, seconds: i64) {
+        self.0.fetch_add(seconds * 1_000_000, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+impl countersign::clock::Clock for Hands {
+    fn now(&self) -> countersign::model::time::Timestamp {
+        countersign::model::time::Timestamp::from_micros(self.0.load(std::sync::atomic::Ordering::SeqCst))
+    }
 }
 
 /// GET over HTTP/1.1: status and body.

@@ -3,9 +3,11 @@
 
 mod harness;
 
+mod approvals;
 mod audit;
 mod authorize;
 mod bundle;
+mod burns;
 mod cli;
 mod conformance;
 mod contract;
@@ -13,6 +15,7 @@ mod crash;
 mod deploy;
 mod engine;
 mod hostile;
+mod identity;
 mod layers;
 mod properties;
 mod python;

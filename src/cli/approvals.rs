@@ -1,0 +1,195 @@
+//! `countersign approvals`
+
+use super::connection::{Connection, HumanToken};
+use super::{Environment, Exit, Failure, Output, client_failure, print, runtime};
+use crate::api::client::{self, ClientError, Target};
+use crate::api::v1;
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// List requests that wait
+    List {
+        /// Those of every state
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        by: By,
+    },
+    /// Show one whole: what would be done, and, apart from it, what the agent says
+    Show(One),
+    /// Approve one, as it is shown now
+    Approve {
+        #[command(flatten)]
+        one: One,
+        /// Approve what was shown before: the digest that `show` printed
+        #[arg(long, value_name = "DIGEST")]
+        display_digest: Option<String>,
+    },
+    /// Deny one
+    Deny {
+        #[command(flatten)]
+        one: One,
+        /// Why
+        #[arg(long)]
+        reason: String,
+        /// Arguments that you would approve, as JSON: the agent may ask anew with them
+        #[arg(long, value_name = "JSON")]
+        suggest: Option<String>,
+    },
+    /// Revoke one that was approved and not used, or withdraw one that waits
+    Revoke {
+        #[command(flatten)]
+        one: One,
+        /// Why
+        #[arg(long)]
+        reason: String,
+    },
+    /// Print every change, until interrupted
+    Watch {
+        #[command(flatten)]
+        by: By,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct By {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    token: HumanToken,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct One {
+    /// Approval id, e.g. apr_01a206a6c48f7ff5bfb07348383015c2
+    id: String,
+    #[command(flatten)]
+    by: By,
+}
+
+impl By {
+    fn target(&self, environment: &Environment) -> Result<Target, Failure> {
+        Ok(Target { token: Some(self.token.read(environment)?), ..self.connection.target()? })
+    }
+}
+
+pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, Failure> {
+    let (by, one) = match command {
+        Command::List { by, .. } | Command::Watch { by } => (by, None),
+        Command::Approve { one, .. } | Command::Deny { one, .. } | Command::Revoke { one, .. } | Command::Show(one) => {
+            (&one.by, Some(one.id.as_str()))
+        }
+    };
+    let target = by.target(environment)?;
+    let id = one.unwrap_or_default();
+    let runtime = runtime()?;
+    let approval = match command {
+        Command::List { all, .. } => {
+            let state = if *all { v1::ApprovalState::Unspecified } else { v1::ApprovalState::Pending };
+            let found = runtime.block_on(client::approvals(&target, state)).map_err(client_failure)?;
+            let text: Vec<String> = found.iter().map(line).collect();
+            let json: Vec<_> = found.iter().map(json).collect();
+            environment.print(&json, if text.is_empty() { "none".to_owned() } else { text.join("\n") }.as_str());
+            return Ok(Exit::Ok);
+        }
+        Command::Watch { .. } => {
+            let see = |approval: v1::Approval| match environment.output {
+                Output::Json => print(&json(&approval).to_string()),
+                Output::Text => print(&line(&approval)),
+            };
+            runtime.block_on(client::watch(&target, see)).map_err(client_failure)?;
+            return Ok(Exit::Ok);
+        }
+        Command::Show(_) => runtime.block_on(client::approval(&target, id)),
+        Command::Approve { display_digest, .. } => {
+            runtime.block_on(review(&target, id, v1::ReviewDecision::Approve, ("", ""), display_digest.as_deref()))
+        }
+        Command::Deny { reason, suggest, .. } => {
+            runtime.block_on(review(&target, id, v1::ReviewDecision::Deny, (reason, suggest.as_deref().unwrap_or_default()), None))
+        }
+        Command::Revoke { reason, .. } => runtime.block_on(client::revoke(&target, id, reason)),
+    };
+    let approval = approval.map_err(client_failure)?;
+    environment.print(&json(&approval), &text(&approval));
+    Ok(Exit::Ok)
+}
+
+/// Reviews what was shown before, by its digest, or what is shown now.
+async fn review(
+    target: &Target,
+    id: &str,
+    decision: v1::ReviewDecision,
+    (reason, suggested): (&str, &str),
+    shown: Option<&str>,
+) -> Result<v1::Approval, ClientError> {
+    let display_digest = match shown {
+        Some(digest) => crate::jose::read_digest(digest).map(|digest| digest.to_vec().into()).unwrap_or_default(),
+        None => client::approval(target, id).await?.display_digest,
+    };
+    let request = v1::ReviewApprovalRequest {
+        id: id.to_owned(),
+        decision: decision.into(),
+        reason: reason.to_owned(),
+        suggested_arguments_json: suggested.as_bytes().to_vec().into(),
+        display_digest,
+    };
+    client::review(target, request).await
+}
+
+fn state(approval: &v1::Approval) -> String {
+    approval.state().as_str_name().trim_start_matches("APPROVAL_STATE_").to_lowercase()
+}
+
+fn line(approval: &v1::Approval) -> String {
+    format!("{}  {:<10}{:<16}{}  case {}", approval.id, state(approval), approval.template, approval.action, approval.case_id)
+}
+
+fn text(approval: &v1::Approval) -> String {
+    let mut text = format!("{}  {}\n\n{}", approval.id, state(approval), approval.display);
+    let digest = crate::jose::encode(&approval.display_digest);
+    text.push_str(&format!("\ndisplay digest {digest}\n"));
+    if !approval.approvers.is_empty() {
+        text.push_str(&format!("approved by {} of {}: {}\n", approval.approvers.len(), approval.quorum, approval.approvers.join(", ")));
+    }
+    if !approval.denial_reason.is_empty() {
+        text.push_str(&format!("because {}\n", approval.denial_reason));
+    }
+    if !approval.suggested_arguments_json.is_empty() {
+        text.push_str(&format!("suggested {}\n", String::from_utf8_lossy(&approval.suggested_arguments_json)));
+    }
+    let said = approval.unverified_justification.clone().unwrap_or_default();
+    text.push_str("\nWritten by the agent, verified by nobody:\n");
+    for (name, value) in
+        [("request", &said.customer_request), ("clause", &said.policy_clause), ("effect", &said.expected_effect), ("evidence", &said.evidence.join(", "))]
+    {
+        if !value.is_empty() {
+            text.push_str(&format!("  {name:<9} {value}\n"));
+        }
+    }
+    text
+}
+
+fn json(approval: &v1::Approval) -> serde_json::Value {
+    let said = approval.unverified_justification.clone().unwrap_or_default();
+    serde_json::json!({
+        "id": approval.id,
+        "state": state(approval),
+        "template": approval.template,
+        "tenant": approval.tenant,
+        "case": approval.case_id,
+        "action": approval.action,
+        "tool_service": approval.tool_service,
+        "reversibility": approval.reversibility,
+        "evaluation_id": approval.evaluation_id,
+        "display": approval.display,
+        "display_digest": crate::jose::encode(&approval.display_digest),
+        "quorum": approval.quorum,
+        "approvers": approval.approvers,
+        "denial_reason": approval.denial_reason,
+        "suggested_arguments": String::from_utf8_lossy(&approval.suggested_arguments_json),
+        "unverified_justification": {
+            "customer_request": said.customer_request, "evidence": said.evidence, "policy_clause": said.policy_clause,
+            "expected_effect": said.expected_effect,
+        },
+    })
+}

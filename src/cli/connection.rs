@@ -1,0 +1,75 @@
+//! How a command reaches a server.
+
+use std::path::{Path, PathBuf};
+
+use super::{Environment, Exit, Failure};
+use crate::api::client::Target;
+
+/// Where the server is, and what proves both sides.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Connection {
+    /// The server; `https://` speaks TLS
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7070")]
+    pub(super) server: String,
+    /// PEM file of the authorities that vouch for the server [default: the public ones]
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// PEM file of this tool service's certificate chain (X.509-SVID)
+    #[arg(long, value_name = "FILE", requires = "private_key")]
+    certificate: Option<PathBuf>,
+    /// PEM file of its private key
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    private_key: Option<PathBuf>,
+}
+
+/// A human's own token.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct HumanToken {
+    /// File with your token; `-` reads standard input [default: the variable COUNTERSIGN_TOKEN]
+    #[arg(long, value_name = "FILE")]
+    token: Option<PathBuf>,
+}
+
+impl Connection {
+    pub(super) fn target(&self) -> Result<Target, Failure> {
+        let identity = match (&self.certificate, &self.private_key) {
+            (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
+            (Some(_) | None, _) => None,
+        };
+        let authorities = self.ca.as_ref().map(|path| read(path)).transpose()?.unwrap_or_default();
+        Ok(Target { server: self.server.clone(), authorities, identity, token: None })
+    }
+}
+
+impl HumanToken {
+    /// The token.
+    pub(super) fn read(&self, environment: &Environment) -> Result<String, Failure> {
+        match &self.token {
+            Some(path) => read_token(path),
+            None => environment.variables.get("COUNTERSIGN_TOKEN").filter(|token| !token.is_empty()).cloned().ok_or_else(|| {
+                Failure::new(
+                    Exit::Usage,
+                    "a token of yours is needed: give it with `--token FILE` or in COUNTERSIGN_TOKEN. On a development server, \
+                     `countersign keys dev-token --principal YOU` makes one",
+                )
+            }),
+        }
+    }
+}
+
+/// A token in a file, or on standard input: on the command line others could read it.
+pub(super) fn read_token(path: &Path) -> Result<String, Failure> {
+    let text = match path.to_str() {
+        Some("-") => std::io::read_to_string(std::io::stdin()).map_err(|error| unreadable(path, &error))?,
+        _ => String::from_utf8(read(path)?).map_err(|_| Failure::new(Exit::Usage, format!("`{}` is not text", path.display())))?,
+    };
+    Ok(text.trim().to_owned())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|error| unreadable(path, &error))
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(Exit::Usage, format!("`{}` can't be read: {error}", path.display()))
+}

@@ -1,0 +1,168 @@
+//! `countersign keys`
+
+use std::path::{Path, PathBuf};
+
+use super::{Environment, Exit, Failure, print};
+use crate::audit::key::DigestKey;
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::config::identity::DEVELOPMENT_ISSUER;
+use crate::entropy::{Entropy, SystemEntropy};
+use crate::jose::keyring::{self, Keyring, KeyringError, Listed, Purpose};
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Make the keys of a deployment: for approval tokens, for binding tokens, and for digests in the audit log. Keys that are there stay
+    Generate(Folder),
+    /// Put the next key of each purpose into use, and publish a new next one
+    Rotate {
+        /// Even if the next key was published less than 10 minutes ago: readers of the key set may not know it yet
+        #[arg(long)]
+        now: bool,
+        #[command(flatten)]
+        folder: Folder,
+    },
+    /// List the keys: purpose, status, id, since when. No private part is shown
+    List(Folder),
+    /// Add a key's id to the list of revoked keys; a running server takes it with its next reload
+    Revoke {
+        /// The id, as `keys list` shows it
+        kid: String,
+        #[command(flatten)]
+        folder: Folder,
+    },
+    /// Make a token that a development server alone accepts: a human's own, or with --agent a delegation token
+    DevToken(DevToken),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Folder {
+    /// Folder of the keys [default: keys/ in the data folder of the settings]
+    #[arg(long, value_name = "FOLDER")]
+    keys: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct DevToken {
+    /// The human: a supervisor of the bundle, e.g. rep-1
+    #[arg(long, value_name = "ID")]
+    principal: String,
+    /// The agent that acts for her, e.g. support-bot
+    #[arg(long, value_name = "ID", requires = "step")]
+    agent: Option<String>,
+    /// With --agent: the workflow step
+    #[arg(long, requires = "agent")]
+    step: Option<String>,
+    /// With --agent: scopes of the agent's own, by comma
+    #[arg(long, value_delimiter = ',', requires = "agent")]
+    scopes: Vec<String>,
+    /// With --agent: the case that the token is bound to
+    #[arg(long, value_name = "ID", requires = "agent")]
+    case: Option<String>,
+    /// How long it lives; at most 15 with --agent, at most 60 without
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..=60))]
+    minutes: u16,
+    #[command(flatten)]
+    folder: Folder,
+}
+
+pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, Failure> {
+    let config = environment.config()?;
+    let folder_of = |folder: &Folder| folder.keys.clone().unwrap_or_else(|| config.keys());
+    let now = SystemClock.now();
+    match command {
+        Command::DevToken(asked) => return dev_token(&config, &folder_of(&asked.folder), asked),
+        Command::Generate(folder) => {
+            for purpose in Purpose::DEPLOYED {
+                keyring::generate(&folder_of(folder), purpose, now).map_err(failed)?;
+            }
+            digest_key(&config)?;
+            list(environment, &config, &folder_of(folder))?;
+        }
+        Command::List(folder) => list(environment, &config, &folder_of(folder))?,
+        Command::Revoke { kid, folder } => {
+            let known = listed(&folder_of(folder))?.into_iter().any(|key| key.kid == *kid);
+            if !known {
+                return Err(Failure::new(Exit::Usage, "there is no key of this id: see `countersign keys list`"));
+            }
+            keyring::revoke(&folder_of(folder), kid).map_err(failed)?;
+            list(environment, &config, &folder_of(folder))?;
+        }
+        Command::Rotate { now: at_once, folder } => {
+            for purpose in Purpose::DEPLOYED {
+                keyring::rotate(&folder_of(folder), purpose, now, *at_once).map_err(failed)?;
+            }
+            list(environment, &config, &folder_of(folder))?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn failed(error: KeyringError) -> Failure {
+    Failure::new(Exit::Failure, error)
+}
+
+fn listed(folder: &Path) -> Result<Vec<Listed>, Failure> {
+    let all: Result<Vec<Vec<Listed>>, KeyringError> =
+        [Purpose::Approval, Purpose::Binding, Purpose::Development].into_iter().map(|purpose| keyring::list(folder, purpose)).collect();
+    Ok(all.map_err(failed)?.concat())
+}
+
+/// The key of digests in the audit log: each data folder's own.
+fn digest_key(config: &Config) -> Result<DigestKey, Failure> {
+    let folder = config.data.join("keys");
+    let unusable = |error: &dyn std::fmt::Display| Failure::new(Exit::Failure, format!("`{}` can't be used: {error}", folder.display()));
+    let mut fresh = [0; 32];
+    SystemEntropy.fill(&mut fresh).map_err(|error| unusable(&error))?;
+    std::fs::create_dir_all(&folder).map_err(|error| unusable(&error))?;
+    DigestKey::read_or_create(&folder.join("audit-digest.key"), fresh).map_err(|error| unusable(&error))
+}
+
+fn list(environment: &Environment, config: &Config, folder: &Path) -> Result<(), Failure> {
+    let keys = listed(folder)?;
+    if keys.is_empty() {
+        return Err(failed(KeyringError::Missing("signing", folder.to_owned())));
+    }
+    let line = |key: &Listed| {
+        let status = if key.revoked { "revoked" } else { key.status.name() };
+        format!("{:<12}{:<10}{}  {}", key.purpose.name(), status, key.kid, key.since)
+    };
+    let mut lines: Vec<String> = keys.iter().map(line).collect();
+    let digest = config.data.join("keys/audit-digest.key");
+    if digest.exists() {
+        lines.push(format!("{:<12}{:<10}{}", "audit", "current", digest.display()));
+    }
+    environment.print(&keys, &lines.join("\n"));
+    Ok(())
+}
+
+fn dev_token(config: &Config, folder: &Path, asked: &DevToken) -> Result<Exit, Failure> {
+    if asked.agent.is_some() && asked.minutes > 15 {
+        return Err(Failure::new(Exit::Usage, "a delegation token lives at most 15 minutes: say `--minutes 15` or less"));
+    }
+    let ring = Keyring::read(folder, Purpose::Development).map_err(|error| match error {
+        KeyringError::Missing(..) => Failure::new(
+            Exit::Failure,
+            format!("there is no development server's key in `{}`: start one with `countersign serve --development`", folder.display()),
+        ),
+        error => failed(error),
+    })?;
+    let now = SystemClock.now().seconds();
+    let mut claims = serde_json::json!({
+        "iss": DEVELOPMENT_ISSUER, "aud": config.audience(), "sub": asked.principal, "sub_profile": "user", "person": asked.principal,
+        "iat": now, "nbf": now, "exp": now + i64::from(asked.minutes) * 60,
+    });
+    let more = match (&asked.agent, &asked.step) {
+        (Some(agent), Some(step)) => serde_json::json!({
+            "act": {"iss": DEVELOPMENT_ISSUER, "sub": agent, "sub_profile": "ai_agent"}, "step": step, "scope": asked.scopes.join(" "),
+        }),
+        (Some(_) | None, _) => serde_json::json!({"amr": ["hwk", "mfa"]}),
+    };
+    if let (Some(claims), serde_json::Value::Object(more)) = (claims.as_object_mut(), more) {
+        claims.extend(more);
+        claims.extend(asked.case.iter().map(|case| ("case".to_owned(), case.clone().into())));
+    }
+    let token = ring.sign("at+jwt", &claims).map_err(|error| Failure::new(Exit::Failure, error))?;
+    print(&token);
+    Ok(Exit::Ok)
+}

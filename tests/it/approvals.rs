@@ -1,0 +1,696 @@
+//! The life of approvals, on both engines: who asks, who says yes, and for exactly what.
+
+use countersign::api::v1;
+use countersign::approvals::binding;
+use countersign::jose::keyring::{Keyring, Purpose};
+use countersign::model::approval::{Binding, BoundCall};
+use countersign::model::time::Timestamp;
+use serde_json::json;
+use tonic::Code;
+
+use crate::harness::people::{Desk, Issuer, bearer, credit, delegation_claims, merged, seconds, token, with_token};
+use crate::harness::postgres::Postgres;
+use crate::harness::{App, Hands, asserted, lines, order_check, refund_request, temp};
+
+/// Runs a test's body on an app over SQLite, then over PostgreSQL.
+macro_rules! on_both_engines {
+    ($app:ident, $body:block) => {{
+        let postgres = Postgres::start();
+        for url in [None, Some(postgres.url())] {
+            let $app = App::start_with(|config, _| config.store.url = url.clone()).await;
+            $body
+            $app.stop().await;
+        }
+    }};
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_is_requested_reviewed_fetched_and_used_once_and_each_step_is_recorded() {
+    on_both_engines!(app, {
+        let issuer = Issuer::of(&app.data);
+        let mut desk = Desk::new(app.channel().await);
+        let call = credit(400);
+        let denied = desk.ask(&call).await;
+        assert_eq!((denied.reason(), denied.next_action()), (v1::Reason::ApprovalRequired, v1::NextAction::Request));
+        let (approval, token) = desk.approved(&call, &issuer).await;
+        let allowed = desk.ask(&with_token(&call, &token, "op-1")).await;
+        assert_eq!((allowed.decision(), allowed.repeated), (v1::Decision::Allow, false));
+        let used = allowed.approval.clone().unwrap();
+        assert_eq!((used.id.as_str(), used.approvers.as_slice()), (approval.id.as_str(), &["lead-1".to_owned()][..]));
+        // The same operation gets the same answer; another gets none.
+        let again = desk.ask(&with_token(&call, &token, "op-1")).await;
+        assert!(again.repeated);
+        assert_eq!((&again.evaluation_id, &again.audit, again.decision()), (&allowed.evaluation_id, &allowed.audit, v1::Decision::Allow));
+        assert_eq!((&again.approval, &again.outcome_token), (&allowed.approval, &allowed.outcome_token));
+        let other = desk.ask(&with_token(&call, &token, "op-2")).await;
+        assert_eq!((other.decision(), other.reason(), other.next_action()), (v1::Decision::Deny, v1::Reason::ApprovalUsed, v1::NextAction::None));
+        assert_eq!(desk.fetch(&approval.id).await.unwrap(), "");
+
+        let lines = lines(&app.data);
+        let of = |kind: &str| lines.iter().filter(|line| line["type"] == kind).collect::<Vec<_>>();
+        let (requested, reviewed, issued) = (of("approval.requested"), of("approval.reviewed"), of("approval.token_issued"));
+        assert_eq!((requested.len(), reviewed.len(), issued.len(), of("operation.repeated").len()), (1, 1, 1, 1));
+        assert_eq!((&requested[0]["by"]["tool_service"], &requested[0]["state"]), (&json!("support-tools"), &json!("pending")));
+        assert_eq!((&reviewed[0]["by"]["human"], &reviewed[0]["state"], &reviewed[0]["decision"]), (&json!("lead-1"), &json!("approved"), &json!("approve")));
+        let allows: Vec<_> = lines.iter().filter(|line| line["type"] == "decision" && line["decision"] == "allow").collect();
+        assert_eq!(allows.len(), 1, "one record of one use");
+        assert_eq!(allows[0]["approval"]["approvers"], json!(["lead-1"]));
+        assert_eq!(allows[0]["seq"].as_u64(), allowed.audit.map(|audit| audit.index));
+        assert_eq!(allows[0]["approval"]["operation"], "op-1");
+        // What was said stands nowhere in clear.
+        let text = serde_json::to_string(&lines).unwrap();
+        assert!(!text.contains("asks for a credit") && !text.contains("because") && !text.contains(&token), "{text}");
+        countersign::audit::verify::verify(&app.data.join("audit")).unwrap();
+    });
+}
+
+/// Threat 9: requester, supervisor, actor, stranger and dismissed, each as reviewer.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_another_human_of_the_tenant_with_the_right_and_the_proof_reviews() {
+    let app = App::start().await;
+    let issuer = Issuer::of(&app.data);
+    let mut desk = Desk::new(app.channel().await);
+    // Supervised by an approver, so that her role is not what stops her.
+    let call = v1::AuthorizeRequest { delegation: token(issuer.delegation("refund-bot", "lead-1")), ..credit(400) };
+    let approval = desk.request(&call).await.unwrap();
+    let human = |id: &str, more| issuer.human_with(id, more);
+    let rows = [
+        ("the supervisor herself", human("lead-1", json!({})), Code::PermissionDenied),
+        ("another subject of the supervisor's person", human("lead-2", json!({"person": "person-lead-1"})), Code::PermissionDenied),
+        ("a subject of no person", human("lead-2", json!({"person": null})), Code::PermissionDenied),
+        ("a rep who approves nothing", human("rep-1", json!({})), Code::PermissionDenied),
+        ("an approver under the limit", human("junior-lead", json!({})), Code::PermissionDenied),
+        ("an approver of another tenant", human("globex-lead", json!({})), Code::NotFound),
+        ("a human whom the bundle does not know", human("nobody", json!({})), Code::Unauthenticated),
+        ("an agent by its own name", human("refund-bot", json!({"sub_profile": "ai_agent"})), Code::Unauthenticated),
+        ("a service", human("lead-2", json!({"sub_profile": "service"})), Code::Unauthenticated),
+        ("an agent in a human's name", issuer.delegation("refund-bot", "lead-2"), Code::Unauthenticated),
+        ("a token that is over", human("lead-2", json!({"exp": seconds() - 31, "iat": seconds() - 900, "nbf": seconds() - 900})), Code::Unauthenticated),
+        ("a token of the future", human("lead-2", json!({"nbf": seconds() + 60})), Code::Unauthenticated),
+        ("a token for another server", human("lead-2", json!({"aud": "countersign:staging"})), Code::Unauthenticated),
+        ("a token that lives for a day", human("lead-2", json!({"exp": seconds() + 86_400})), Code::Unauthenticated),
+    ];
+    for (who, token, expected) in rows {
+        let refused = desk.review(&approval, true, &token).await.unwrap_err();
+        assert_eq!(refused.code(), expected, "{who}: {refused:?}");
+    }
+    // The tool service itself, without a token.
+    let request = v1::ReviewApprovalRequest { id: approval.id.clone(), decision: v1::ReviewDecision::Approve.into(), ..Default::default() };
+    assert_eq!(desk.approvals.review_approval(request).await.unwrap_err().code(), Code::PermissionDenied);
+    // What was shown is what is approved.
+    let unseen = v1::Approval { display_digest: vec![0; 32].into(), ..approval.clone() };
+    assert_eq!(desk.review(&unseen, true, &issuer.human("lead-2")).await.unwrap_err().code(), Code::FailedPrecondition);
+    let still = desk.approvals.get_approval(bearer(v1::GetApprovalRequest { id: approval.id.clone() }, &issuer.human("rep-1"))).await.unwrap();
+    assert_eq!(still.into_inner().approval.unwrap().state(), v1::ApprovalState::Pending);
+    let approved = desk.review(&approval, true, &issuer.human("lead-2")).await.unwrap();
+    assert_eq!((approved.state(), approved.approvers), (v1::ApprovalState::Approved, vec!["lead-2".to_owned()]));
+    // Nobody but the tool service gets its token, and no second word counts.
+    for human in ["lead-1", "lead-2", "rep-1"] {
+        let read = bearer(v1::GetApprovalRequest { id: approval.id.clone() }, &issuer.human(human));
+        assert_eq!(desk.approvals.get_approval(read).await.unwrap().into_inner().token, "", "{human}");
+    }
+    assert_eq!(desk.review(&approval, false, &issuer.human("lead-2")).await.unwrap_err().code(), Code::FailedPrecondition);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refund_asks_for_proof_of_presence_and_a_large_one_for_two_persons() {
+    let app = App::start().await;
+    let issuer = Issuer::of(&app.data);
+    let mut desk = Desk::new(app.channel().await);
+    let case = crate::harness::CASE.replace(r#""refund_status":"none""#, r#""refund_status":"requested""#);
+    let order = crate::harness::ORDER.replace("9000", "90000");
+    let case = v1::Case { attributes_json: case.into(), ..refund_request().case.unwrap() };
+    for (action, kind) in [("verification.run", r#"{"fact":"delivery_postcode"}"#), ("verification.fraud_review", "")] {
+        let verification = v1::AuthorizeRequest {
+            delegation: asserted("support-bot", "rep-1", "verification"),
+            action: action.into(),
+            resource: Some(v1::Resource {
+                r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }),
+                ..Default::default()
+            }),
+            arguments_json: kind.into(),
+            ..order_check()
+        };
+        let allowed = desk.ask(&verification).await;
+        report(&mut desk, &allowed, v1::OutcomeStatus::Succeeded).await.unwrap();
+    }
+    let refund = |amount: i64| v1::AuthorizeRequest {
+        delegation: asserted("refund-bot", "rep-1", "action"),
+        action: "refund.issue".into(),
+        arguments_json: format!(r#"{{"amount_minor":{amount},"currency":"EUR"}}"#).into(),
+        case: Some(case.clone()),
+        resource: refund_request().resource.map(|resource| v1::Resource { attributes_json: order.clone().into(), ..resource }),
+        ..refund_request()
+    };
+    let small = desk.request(&refund(2500)).await.unwrap();
+    let weak = issuer.human_with("lead-1", json!({"amr": ["pwd"]}));
+    assert_eq!(desk.review(&small, true, &weak).await.unwrap_err().code(), Code::PermissionDenied);
+    assert_eq!(desk.review(&small, true, &issuer.human("lead-1")).await.unwrap().state(), v1::ApprovalState::Approved);
+
+    let large = desk.request(&refund(60_000)).await.unwrap();
+    assert_eq!(large.quorum, 2);
+    assert_eq!(desk.review(&large, true, &issuer.human("lead-1")).await.unwrap().state(), v1::ApprovalState::Pending);
+    assert_eq!(desk.fetch(&large.id).await.unwrap(), "");
+    let twice = issuer.human_with("lead-2", json!({"person": "person-lead-1"}));
+    assert_eq!(desk.review(&large, true, &twice).await.unwrap_err().code(), Code::FailedPrecondition, "one person is not two");
+    assert_eq!(desk.review(&large, true, &issuer.human("lead-2")).await.unwrap().state(), v1::ApprovalState::Approved);
+    let token = desk.fetch(&large.id).await.unwrap();
+    assert_eq!(desk.ask(&with_token(&refund(60_000), &token, "op-1")).await.decision(), v1::Decision::Allow);
+    app.stop().await;
+}
+
+async fn report(desk: &mut Desk, allowed: &v1::AuthorizeResponse, status: v1::OutcomeStatus) -> Result<v1::ReportOutcomeResponse, tonic::Status> {
+    let request = v1::ReportOutcomeRequest {
+        evaluation_id: allowed.evaluation_id.clone(),
+        status: status.into(),
+        outcome_token: allowed.outcome_token.clone(),
+        ..Default::default()
+    };
+    Ok(desk.decisions.report_outcome(request).await?.into_inner())
+}
+
+/// Threats 4, 6 and 7: an approval of one call is of no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_serves_its_own_call_alone() {
+    let app = App::start().await;
+    let issuer = Issuer::of(&app.data);
+    let mut desk = Desk::new(app.channel().await);
+    let delegated = |agent: &str, supervisor: &str, more| token(issuer.delegation_with(agent, supervisor, more));
+    let call = v1::AuthorizeRequest { delegation: delegated("refund-bot", "rep-1", json!({})), ..credit(400) };
+    let (_, approved) = desk.approved(&call, &issuer).await;
+    let arguments = |text: &str| v1::AuthorizeRequest { arguments_json: text.to_owned().into(), ..call.clone() };
+    let account = |id: &str, version: &str| v1::AuthorizeRequest {
+        resource: call.resource.clone().map(|resource| v1::Resource {
+            r#ref: Some(v1::EntityReference { r#type: "Account".into(), id: id.into() }),
+            version: version.into(),
+            ..resource
+        }),
+        ..call.clone()
+    };
+    let case = |id: &str, version: &str| v1::AuthorizeRequest {
+        case: call.case.clone().map(|case| v1::Case { id: id.into(), version: version.into(), ..case }),
+        delegation: delegated("refund-bot", "rep-1", json!({"case": id})),
+        ..call.clone()
+    };
+    let out = v1::Reason::ApprovalOutOfScope;
+    let rows = [
+        ("one cent more", arguments(r#"{"amount_minor":401,"currency":"EUR"}"#), out),
+        ("another currency", v1::AuthorizeRequest { case: call.case.clone().map(|case| v1::Case {
+            attributes_json: crate::harness::CASE.replace("EUR", "USD").into(), ..case }), ..arguments(r#"{"amount_minor":400,"currency":"USD"}"#) }, out),
+        ("another resource of the same case", account("account-2", ""), out),
+        ("another version of the resource", account("account-1", "2"), out),
+        ("another case", case("case-2", "3"), out),
+        ("the case as it has become", case("case-1", "4"), v1::Reason::CaseChanged),
+        ("another supervisor", v1::AuthorizeRequest { delegation: delegated("refund-bot", "lead-2", json!({})), ..call.clone() }, out),
+        ("the same subject of another issuer", v1::AuthorizeRequest { delegation: asserted("refund-bot", "rep-1", "action"), ..call.clone() }, out),
+        ("another step", v1::AuthorizeRequest { delegation: delegated("refund-bot", "rep-1", json!({"step": "drafting"})), ..call.clone() }, out),
+        ("another action of the same resource", v1::AuthorizeRequest {
+            action: "billing.change_plan".into(), ..arguments(r#"{"plan":"plus"}"#) }, out),
+        ("another agent", v1::AuthorizeRequest { delegation: delegated("support-bot", "rep-1", json!({})), ..call.clone() }, out),
+        ("a foreign tenant", v1::AuthorizeRequest { case: call.case.clone().map(|case| v1::Case { tenant: "globex".into(), ..case }),
+            ..call.clone() }, v1::Reason::NotPermitted),
+    ];
+    for (index, (what, call, reason)) in rows.into_iter().enumerate() {
+        let answer = desk.ask(&with_token(&call, &approved, &format!("op-{index}"))).await;
+        assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, reason), "{what}");
+    }
+    // What two readers could read differently is not read at all.
+    for text in [
+        r#"{"amount_minor":400,"amount_minor":400,"currency":"EUR"}"#,
+        r#"{"amount_minor":9007199254740993,"currency":"EUR"}"#,
+        r#"{"amount_minor":400.0,"currency":"EUR"}"#,
+        r#"{"amount_minor":"400","currency":"EUR"}"#,
+        r#"{"amount_minor":null,"currency":"EUR"}"#,
+        r#"{"currency":"EUR"}"#,
+    ] {
+        match desk.decisions.authorize(with_token(&arguments(text), &approved, "op-x")).await {
+            Ok(answer) => assert_eq!(answer.into_inner().reason(), out, "{text}"),
+            Err(refused) => assert_eq!(refused.code(), Code::InvalidArgument, "{text}"),
+        }
+    }
+    // The order of members and white space are no difference, and less than was approved is within it.
+    let less = arguments(r#" {"currency": "EUR", "amount_minor": 399} "#);
+    assert_eq!(desk.ask(&with_token(&less, &approved, "op-1")).await.decision(), v1::Decision::Allow);
+    // The same operation, with another amount that the bound would allow.
+    let answer = desk.ask(&with_token(&arguments(r#"{"amount_minor":398,"currency":"EUR"}"#), &approved, "op-1")).await;
+    assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, out));
+    app.stop().await;
+}
+
+/// Composed and decomposed letters are two texts: nothing normalizes one into the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_that_look_alike_are_other_arguments() {
+    let app = App::start().await;
+    let issuer = Issuer::of(&app.data);
+    let mut desk = Desk::new(app.channel().await);
+    let reply = |digest: &str| v1::AuthorizeRequest {
+        action: "reply.send".into(),
+        resource: Some(v1::Resource { r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }), ..Default::default() }),
+        arguments_json: json!({"channel": "email", "draft_digest": digest}).to_string().into(),
+        ..credit(1)
+    };
+    let (_, token) = desk.approved(&reply("caf\u{e9}"), &issuer).await;
+    for other in ["cafe\u{301}", "CAF\u{c9}", "caf\u{e9} ", "cafe"] {
+        let answer = desk.ask(&with_token(&reply(other), &token, "op-1")).await;
+        assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, v1::Reason::ApprovalOutOfScope), "{other}");
+    }
+    assert_eq!(desk.ask(&with_token(&reply("caf\u{e9}"), &token, "op-1")).await.decision(), v1::Decision::Allow);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_suggests_cools_down_and_what_waits_can_be_withdrawn_or_runs_out() {
+    let postgres = Postgres::start();
+    for url in [None, Some(postgres.url())] {
+        let hands = Hands::now();
+        let app = App::start_with(|config, seams| {
+            config.store.url = url.clone();
+            seams.clock = Box::new(hands.clone());
+        })
+        .await;
+        let issuer = Issuer::of(&app.data);
+        let mut desk = Desk::new(app.channel().await);
+        // The same call asked for twice waits once.
+        let first = desk.request(&credit(400)).await.unwrap();
+        assert_eq!(desk.request(&credit(400)).await.unwrap().id, first.id);
+        // Editing is a denial with other arguments, which the action could take.
+        let edited = |arguments: &str| v1::ReviewApprovalRequest {
+            id: first.id.clone(),
+            decision: v1::ReviewDecision::Deny.into(),
+            reason: "too much\u{202e}".into(),
+            suggested_arguments_json: arguments.to_owned().into(),
+            display_digest: first.display_digest.clone(),
+        };
+        let lead = || issuer.human("lead-1");
+        for wrong in [r#"{"amount_minor":"1","currency":"EUR"}"#, r#"{"plan":"plus"}"#, "{"] {
+            let refused = desk.approvals.review_approval(bearer(edited(wrong), &lead())).await.unwrap_err();
+            assert_eq!(refused.code(), Code::InvalidArgument, "{wrong}");
+        }
+        let denied = desk.approvals.review_approval(bearer(edited(r#"{"amount_minor":200,"currency":"EUR"}"#), &lead())).await.unwrap();
+        let denied = denied.into_inner().approval.unwrap();
+        assert_eq!((denied.state(), denied.denial_reason.as_str()), (v1::ApprovalState::Denied, "too much\\u{202e}"));
+        assert_eq!(&denied.suggested_arguments_json[..], br#"{"amount_minor":200,"currency":"EUR"}"#);
+        // The same call is not asked for again at once; another is.
+        assert_eq!(desk.request(&credit(400)).await.unwrap_err().code(), Code::FailedPrecondition);
+        let second = desk.request(&credit(200)).await.unwrap();
+        // Withdrawn by the tool service that asked.
+        let withdraw = v1::RevokeApprovalRequest { id: second.id.clone(), reason: "no longer needed".into() };
+        let withdrawn = desk.approvals.revoke_approval(withdraw.clone()).await.unwrap().into_inner().approval.unwrap();
+        assert_eq!(withdrawn.state(), v1::ApprovalState::Cancelled);
+        assert_eq!(desk.approvals.revoke_approval(withdraw).await.unwrap_err().code(), Code::FailedPrecondition);
+        assert_eq!(desk.review(&second, true, &lead()).await.unwrap_err().code(), Code::FailedPrecondition);
+        // Approved, then revoked by a human who may.
+        let (third, token) = desk.approved(&credit(100), &issuer).await;
+        let revoke = v1::RevokeApprovalRequest { id: third.id.clone(), reason: "mistake".into() };
+        let refused = desk.approvals.revoke_approval(bearer(revoke.clone(), &issuer.human("rep-2"))).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        desk.approvals.revoke_approval(bearer(revoke, &lead())).await.unwrap();
+        assert_eq!(desk.ask(&with_token(&credit(100), &token, "op-1")).await.reason(), v1::Reason::ApprovalRevoked);
+        // A token outlives neither its two minutes nor its approval.
+        let (fourth, token) = desk.approved(&credit(50), &issuer).await;
+        hands.forward(126);
+        app.pdp.refresh().await;
+        let late = desk.ask(&with_token(&credit(50), &token, "op-1")).await;
+        assert_eq!((late.reason(), late.next_action()), (v1::Reason::ApprovalExpired, v1::NextAction::Retry));
+        let token = desk.fetch(&fourth.id).await.unwrap();
+        hands.forward(15 * 60);
+        app.pdp.refresh().await;
+        assert_eq!(desk.fetch(&fourth.id).await.unwrap(), "", "the approval is over");
+        assert_eq!(desk.ask(&with_token(&credit(50), &token, "op-1")).await.reason(), v1::Reason::ApprovalRequired);
+        // A timeout denies.
+        let fifth = desk.request(&credit(25)).await.unwrap();
+        hands.forward(240 * 60);
+        app.pdp.refresh().await;
+        app.pdp.sweep().await;
+        let read = v1::GetApprovalRequest { id: fifth.id.clone() };
+        assert_eq!(desk.approvals.get_approval(read).await.unwrap().into_inner().approval.unwrap().state(), v1::ApprovalState::Expired);
+        let states: Vec<String> = lines(&app.data)
+            .iter()
+            .filter(|line| line["type"].as_str().unwrap().starts_with("approval."))
+            .filter_map(|line| Some(format!("{} {}", line["type"].as_str()?, line["state"].as_str()?)))
+            .collect();
+        for step in ["approval.reviewed denied", "approval.ended cancelled", "approval.ended revoked", "approval.expired expired"] {
+            assert!(states.iter().any(|state| state == step), "{step}: {states:?}");
+        }
+        app.stop().await;
+    }
+}
+
+/// The reviewer's view, complete and with nothing in it that misleads. Threat 10.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reviewers_view_is_whole_and_hides_nothing() {
+    let app = App::start().await;
+    let mut desk = Desk::new(app.channel().await);
+    let hostile = "ok\u{202e}\u{200b}\u{1b}[2K\n<b onclick=x>approval: harmless</b>\u{2028}";
+    let long = "x".repeat(30_000);
+    let call = v1::AuthorizeRequest {
+        action: "reply.send".into(),
+        resource: Some(v1::Resource { r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }), ..Default::default() }),
+        arguments_json: json!({"channel": "email", "draft_digest": format!("{hostile}{long}")}).to_string().into(),
+        ..credit(1)
+    };
+    let approval = desk.request(&call).await.unwrap();
+    let display = &approval.display;
+    assert!(display.contains(&long), "nothing is cut");
+    assert!(!display.chars().any(|character| character != '\n' && countersign::model::text::is_unprintable(character)));
+    let still = display.replace(&long, "<30,000 x>").replace(&approval.evaluation_id, "<evaluation>");
+    let policy = still.lines().find(|line| line.starts_with("policy: ")).unwrap().to_owned();
+    insta::assert_snapshot!("reviewers_view", still.replace(&policy, "policy: <digest>"));
+    use sha2::Digest;
+    assert_eq!(&approval.display_digest[..], &sha2::Sha256::digest(display.as_bytes())[..]);
+    app.stop().await;
+}
+
+/// Threat 8: a flood is refused with a reason, and nothing that was taken is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_requests_stays_within_its_caps_and_loses_none() {
+    let postgres = Postgres::start();
+    for (url, requests) in [(None, 10_000_usize), (Some(postgres.url()), 2_000)] {
+        let app = App::start_with(|config, _| config.store.url = url.clone()).await;
+        let keys = std::sync::Arc::new(Keyring::read(&app.data.join("keys"), Purpose::Binding).unwrap());
+        let desk = Desk::new(app.channel().await);
+        let mut tasks = vec![];
+        for worker in 0..16 {
+            let (mut approvals, keys) = (desk.approvals.clone(), std::sync::Arc::clone(&keys));
+            tasks.push(tokio::spawn(async move {
+                let (mut taken, mut words) = (vec![], std::collections::BTreeMap::<String, usize>::new());
+                for index in (worker..requests).step_by(16) {
+                    let binding = flood(index);
+                    let request = v1::RequestApprovalRequest {
+                        evaluation_id: binding.evaluation_id.clone(),
+                        binding_token: binding::sign_binding(&keys, binding, Timestamp::from_seconds(seconds())).unwrap(),
+                        justification: Some(crate::harness::people::justification()),
+                    };
+                    match approvals.request_approval(request).await {
+                        Ok(response) => taken.push(response.into_inner().approval.unwrap().id),
+                        Err(status) => *words.entry(format!("{:?}: {}", status.code(), status.message())).or_default() += 1,
+                    }
+                }
+                (taken, words)
+            }));
+        }
+        let (mut taken, mut words) = (vec![], std::collections::BTreeMap::<String, usize>::new());
+        for task in tasks {
+            let (some, more) = task.await.unwrap();
+            taken.extend(some);
+            more.into_iter().for_each(|(word, count)| *words.entry(word).or_default() += count);
+        }
+        let refused: usize = words.values().sum();
+        assert_eq!(taken.len() + refused, requests, "every request was answered");
+        // 100 agents of 50 would be 5,000; a queue takes 500.
+        assert_eq!(taken.len(), 500, "{words:?}");
+        assert!(words.keys().all(|word| word.starts_with("ResourceExhausted: the ")), "{words:?}");
+        let mut listed = vec![];
+        let mut page_token = String::new();
+        let mut client = desk.approvals.clone();
+        loop {
+            let page = v1::ListApprovalsRequest { page_size: 200, page_token, state: v1::ApprovalState::Pending.into(), ..Default::default() };
+            let page = client.list_approvals(page).await.unwrap().into_inner();
+            listed.extend(page.approvals.into_iter().map(|approval| approval.id));
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                break;
+            }
+        }
+        taken.sort();
+        listed.sort();
+        assert_eq!(taken, listed);
+        app.stop().await;
+    }
+}
+
+/// A binding of its own: three to a case, a hundred agents.
+fn flood(index: usize) -> Binding {
+    let call: BoundCall = serde_json::from_value(json!({
+        "v": "countersign.call/1", "environment": "development", "tenant": "acme", "case": format!("case-{}", index / 3), "case_version": "1",
+        "step": "action", "supervisor": {"iss": "", "sub": "rep-1"}, "agent": {"iss": "", "sub": format!("bot-{}", index % 100)},
+        "audience": "support-tools", "action": "account.credit", "resource_type": "Account", "resource_id": format!("account-{index}"),
+        "resource_version": "", "exact": {"currency": "EUR"}, "at_most": {"amount_minor": 1},
+    }))
+    .unwrap();
+    Binding {
+        evaluation_id: format!("evaluation-{index}"),
+        template: "credit".into(),
+        quorum: 1,
+        requires: vec!["approval:credit".into()],
+        policy: String::new(),
+        supervisor_person: None,
+        customer: "customer-1".into(),
+        call,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_binding_token_serves_who_was_denied_for_what_was_denied() {
+    let app = App::start().await;
+    let mut desk = Desk::new(app.channel().await);
+    let denied = desk.ask(&credit(400)).await;
+    let token = denied.access_request.clone().unwrap().binding_token;
+    let keys = Keyring::read(&app.data.join("keys"), Purpose::Approval).unwrap();
+    let binding = flood(1);
+    let sign = |ring: &Keyring, binding: &Binding, at: i64| binding::sign_binding(ring, binding.clone(), Timestamp::from_seconds(at)).unwrap();
+    let own = Keyring::read(&app.data.join("keys"), Purpose::Binding).unwrap();
+    let elsewhere = Binding { call: BoundCall { audience: "crm-tools".into(), ..binding.call.clone() }, ..binding.clone() };
+    let staging = Binding { call: BoundCall { environment: "staging".into(), ..binding.call.clone() }, ..binding.clone() };
+    let rows = [
+        ("by another key", sign(&keys, &binding, seconds()), binding.evaluation_id.as_str(), Code::FailedPrecondition),
+        ("over", sign(&own, &binding, seconds() - 906), &binding.evaluation_id, Code::FailedPrecondition),
+        ("of another environment", sign(&own, &staging, seconds()), &binding.evaluation_id, Code::FailedPrecondition),
+        ("of another tool service", sign(&own, &elsewhere, seconds()), &binding.evaluation_id, Code::PermissionDenied),
+        ("of another evaluation", token.clone(), "another", Code::PermissionDenied),
+        ("none", String::new(), &denied.evaluation_id, Code::FailedPrecondition),
+        ("changed", format!("{token}A"), &denied.evaluation_id, Code::FailedPrecondition),
+    ];
+    for (what, binding_token, evaluation_id, expected) in rows {
+        let justification = Some(crate::harness::people::justification());
+        let request = v1::RequestApprovalRequest { evaluation_id: evaluation_id.into(), binding_token, justification };
+        assert_eq!(desk.approvals.request_approval(request).await.unwrap_err().code(), expected, "{what}");
+    }
+    // A justification that the template asks for, and its bounds.
+    let said = crate::harness::people::justification();
+    for wrong in [
+        None,
+        Some(v1::Justification { policy_clause: String::new(), ..said.clone() }),
+        Some(v1::Justification { customer_request: String::new(), ..said.clone() }),
+        Some(v1::Justification { customer_request: "x".repeat(2001), ..said.clone() }),
+        Some(v1::Justification { evidence: vec!["e".into(); 33], ..said.clone() }),
+    ] {
+        let request = v1::RequestApprovalRequest { evaluation_id: denied.evaluation_id.clone(), binding_token: token.clone(), justification: wrong };
+        assert_eq!(desk.approvals.request_approval(request).await.unwrap_err().code(), Code::InvalidArgument);
+    }
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verification_s_success_makes_a_check_and_nothing_else_does() {
+    on_both_engines!(app, {
+        let mut desk = Desk::new(app.channel().await);
+        let verification = v1::AuthorizeRequest {
+            delegation: asserted("support-bot", "rep-1", "verification"),
+            action: "verification.run".into(),
+            arguments_json: r#"{"fact":"delivery_postcode"}"#.into(),
+            resource: Some(v1::Resource { r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }), ..Default::default() }),
+            ..order_check()
+        };
+        let change = v1::AuthorizeRequest { action: "account.change_email".into(), arguments_json: r#"{"new_email":"a@example.com"}"#.into(), ..credit(1) };
+        assert_eq!(desk.ask(&change).await.reason(), v1::Reason::CheckRequired);
+        // A failure, a forged token, another call's success.
+        let allowed = desk.ask(&verification).await;
+        assert_eq!(report(&mut desk, &allowed, v1::OutcomeStatus::Failed).await.unwrap().check, "");
+        let read = desk.ask(&order_check()).await;
+        assert_eq!(report(&mut desk, &read, v1::OutcomeStatus::Succeeded).await.unwrap().check, "");
+        let forged = v1::AuthorizeResponse { outcome_token: format!("{}x", allowed.outcome_token), ..desk.ask(&verification).await };
+        assert_eq!(report(&mut desk, &forged, v1::OutcomeStatus::Succeeded).await.unwrap_err().code(), Code::PermissionDenied);
+        let swapped = v1::AuthorizeResponse { evaluation_id: read.evaluation_id.clone(), ..desk.ask(&verification).await };
+        assert_eq!(report(&mut desk, &swapped, v1::OutcomeStatus::Succeeded).await.unwrap_err().code(), Code::PermissionDenied);
+        assert_eq!(desk.ask(&change).await.reason(), v1::Reason::CheckRequired);
+        // A denied verification has no outcome to report.
+        let denied = desk.ask(&v1::AuthorizeRequest { delegation: asserted("support-bot", "rep-1", "intake"), ..verification.clone() }).await;
+        assert_eq!((denied.decision(), denied.outcome_token.as_str()), (v1::Decision::Deny, ""));
+        // The success, once.
+        let allowed = desk.ask(&verification).await;
+        assert_eq!(report(&mut desk, &allowed, v1::OutcomeStatus::Succeeded).await.unwrap().check, "identity_verification");
+        assert_eq!(report(&mut desk, &allowed, v1::OutcomeStatus::Succeeded).await.unwrap_err().code(), Code::PermissionDenied);
+        assert_eq!(desk.ask(&change).await.decision(), v1::Decision::Allow);
+        // Of this case and this customer.
+        let other = |id: &str, customer: &str| v1::AuthorizeRequest {
+            case: change.case.clone().map(|case| v1::Case {
+                id: id.into(), attributes_json: crate::harness::CASE.replace("customer-1", customer).into(), ..case }),
+            resource: change.resource.clone().map(|resource| v1::Resource {
+                attributes_json: format!(r#"{{"tenant":"acme","customer":"{customer}"}}"#).into(), ..resource }),
+            ..change.clone()
+        };
+        assert_eq!(desk.ask(&other("case-2", "customer-1")).await.reason(), v1::Reason::CheckRequired);
+        assert_eq!(desk.ask(&other("case-1", "customer-2")).await.reason(), v1::Reason::CheckRequired);
+    });
+}
+
+async fn signal(app: &App, kind: v1::SignalSubjectKind, subject: &str, what: &str, event: &str) -> Result<v1::ReportSignalResponse, tonic::Status> {
+    let mut client = v1::signal_service_client::SignalServiceClient::new(app.channel().await);
+    let request = v1::ReportSignalRequest {
+        subject_kind: kind.into(),
+        subject_id: subject.into(),
+        kind: what.into(),
+        severity: v1::Severity::Critical.into(),
+        ttl: Some(prost_types::Duration { seconds: 600, nanos: 0 }),
+        event_id: event.into(),
+        event_time: Some(prost_types::Timestamp { seconds: seconds(), nanos: 0 }),
+        tenant: if matches!(kind, v1::SignalSubjectKind::Case | v1::SignalSubjectKind::Customer) { "acme".into() } else { String::new() },
+    };
+    Ok(client.report_signal(request).await?.into_inner())
+}
+
+/// A kill switch on one replica stops the others within a second, burned operations too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_switch_stops_every_replica_and_a_retry_too() {
+    use v1::SignalSubjectKind::{Agent, Case, Customer, Supervisor, Tenant};
+    for (kind, subject) in [(Agent, "refund-bot"), (Supervisor, "rep-1"), (Case, "case-1"), (Customer, "customer-1"), (Tenant, "acme")] {
+        let postgres = Postgres::start();
+        let start = || App::start_with(|config, _| config.store.url = Some(postgres.url()));
+        let (one, two) = (start().await, start().await);
+        // Replicas share their keys.
+        let issuer = Issuer::of(&one.data);
+        for purpose in ["approval", "binding", "development"] {
+            std::fs::copy(one.data.join(format!("keys/{purpose}.json")), two.data.join(format!("keys/{purpose}.json"))).unwrap();
+        }
+        two.pdp.reload(countersign::pdp::reload::Trigger::Asked).await.unwrap();
+        let (mut first, mut second) = (Desk::new(one.channel().await), Desk::new(two.channel().await));
+        let (_, used) = first.approved(&credit(400), &issuer).await;
+        assert_eq!(second.ask(&with_token(&credit(400), &used, "op-1")).await.decision(), v1::Decision::Allow);
+        let (_, unused) = first.approved(&credit(300), &issuer).await;
+        let waiting = first.request(&credit(200)).await.unwrap();
+
+        assert!(!signal(&one, kind, subject, "kill_switch", "event-1").await.unwrap().duplicate);
+        assert!(signal(&one, kind, subject, "kill_switch", "event-1").await.unwrap().duplicate);
+        for app in [&one, &two] {
+            app.pdp.refresh().await;
+        }
+        for desk in [&mut first, &mut second] {
+            for call in [credit(1), with_token(&credit(400), &used, "op-1"), with_token(&credit(300), &unused, "op-2")] {
+                let answer = desk.ask(&call).await;
+                assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, v1::Reason::NotPermitted), "{subject}");
+            }
+        }
+        // What waited and what was approved is over.
+        let read = bearer(v1::GetApprovalRequest { id: waiting.id }, &issuer.human("lead-2"));
+        match first.approvals.get_approval(read).await {
+            Ok(response) => assert_eq!(response.into_inner().approval.unwrap().state(), v1::ApprovalState::Cancelled),
+            // Where the tenant is stopped, so are its humans.
+            Err(status) => assert_eq!((status.code(), kind), (Code::Unauthenticated, Tenant)),
+        }
+        assert_eq!(lines(&one.data).iter().filter(|line| line["type"] == "signal.reported").count(), 1);
+        one.stop().await;
+        two.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_session_stops_what_was_issued_before() {
+    let app = App::start().await;
+    let issuer = Issuer::of(&app.data);
+    let mut desk = Desk::new(app.channel().await);
+    let call = |claims| v1::AuthorizeRequest { delegation: token(issuer.sign(&claims)), ..credit(400) };
+    let (before, after) = (delegation_claims("refund-bot", "rep-1", seconds() - 5), delegation_claims("refund-bot", "rep-1", seconds() + 5));
+    assert_eq!(desk.ask(&call(before.clone())).await.reason(), v1::Reason::ApprovalRequired);
+    signal(&app, v1::SignalSubjectKind::Supervisor, "rep-1", "session_revoked", "event-1").await.unwrap();
+    assert_eq!(desk.ask(&call(before)).await.reason(), v1::Reason::NotPermitted);
+    assert_eq!(desk.ask(&call(after)).await.reason(), v1::Reason::ApprovalRequired);
+    // Her own old token reviews and reads nothing.
+    let old = merged(crate::harness::people::human_claims("rep-1", seconds() - 5), json!({}));
+    let list = bearer(v1::ListApprovalsRequest::default(), &issuer.sign(&old));
+    assert_eq!(desk.approvals.list_approvals(list).await.unwrap_err().code(), Code::Unauthenticated);
+    // Signals that are none.
+    for (kind, subject, what) in [
+        (v1::SignalSubjectKind::Unspecified, "rep-1", "kill_switch"),
+        (v1::SignalSubjectKind::Agent, "", "kill_switch"),
+        (v1::SignalSubjectKind::Agent, "refund-bot", "mood_changed"),
+        (v1::SignalSubjectKind::Tenant, "acme", "session_revoked"),
+    ] {
+        assert_eq!(signal(&app, kind, subject, what, "event-2").await.unwrap_err().code(), Code::InvalidArgument, "{subject} {what}");
+    }
+    assert_eq!(signal(&app, v1::SignalSubjectKind::Agent, "nobody", "kill_switch", "event-3").await.unwrap_err().code(), Code::PermissionDenied);
+    app.stop().await;
+}
+
+/// Without its store the server denies what needs it, and goes on with the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_store_what_needs_it_is_denied_and_reads_go_on() {
+    let mut postgres = Postgres::start();
+    let hands = Hands::now();
+    let app = App::start_with(|config, seams| {
+        config.store.url = Some(postgres.url());
+        config.store.timeout_ms = 300;
+        seams.clock = Box::new(hands.clone());
+    })
+    .await;
+    let issuer = Issuer::of(&app.data);
+    let mut desk = Desk::new(app.channel().await);
+    let (_, token) = desk.approved(&credit(400), &issuer).await;
+    postgres.stop();
+    let unavailable = v1::Reason::StateUnavailable;
+    let used = desk.ask(&with_token(&credit(400), &token, "op-1")).await;
+    assert_eq!((used.decision(), used.reason(), used.next_action()), (v1::Decision::Deny, unavailable, v1::NextAction::Retry));
+    let email = v1::AuthorizeRequest { action: "account.change_email".into(), arguments_json: r#"{"new_email":"a@example.com"}"#.into(), ..credit(1) };
+    assert_eq!(desk.ask(&email).await.reason(), unavailable, "it reads checks");
+    assert_eq!(desk.ask(&order_check()).await.decision(), v1::Decision::Allow);
+    assert_eq!(desk.ask(&refund_request()).await.decision(), v1::Decision::Allow, "a write, while kill switches are fresh");
+    assert_eq!(desk.request(&credit(100)).await.unwrap_err().code(), Code::Unavailable);
+    // When kill switches can't be read for five seconds, nothing is written; reads go on.
+    hands.forward(6);
+    assert_eq!(desk.ask(&refund_request()).await.reason(), unavailable);
+    assert_eq!(desk.ask(&order_check()).await.decision(), v1::Decision::Allow);
+    assert_eq!(crate::harness::get(app.admin, "/readyz").await.0, 200);
+    assert!(!app.operations().await.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner().store.unwrap().healthy);
+    postgres.resume();
+    app.pdp.refresh().await;
+    assert_eq!(desk.ask(&refund_request()).await.decision(), v1::Decision::Allow);
+    assert_eq!(desk.ask(&with_token(&credit(400), &token, "op-1")).await.decision(), v1::Decision::Allow);
+    app.stop().await;
+}
+
+/// The command line, as a supervisor uses it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisor_lists_shows_approves_denies_and_revokes_on_the_command_line() {
+    let folder = temp();
+    let data = folder.path().join("data");
+    let server = crate::harness::Process::serve(&data, &[], |_| {});
+    let url = format!("http://{}", server.grpc);
+    let keys = data.join("keys");
+    let run = |arguments: &[&str], token: &str| {
+        let mut command = crate::harness::command(arguments);
+        command.env("COUNTERSIGN_TOKEN", token).current_dir("/");
+        let output = command.output().unwrap();
+        (output.status.code(), format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+    };
+    let dev_token = |principal: &str| run(&["keys", "dev-token", "--principal", principal, "--keys", keys.to_str().unwrap()], "").1.trim().to_owned();
+    let mut desk = Desk::new(crate::harness::channel(server.grpc).await);
+    let lead = dev_token("lead-1");
+    assert_eq!(run(&["approvals", "list", "--server", &url], &lead), (Some(0), "none\n".into()));
+    assert_eq!(run(&["approvals", "list", "--server", &url], "").0, Some(64));
+    let first = desk.request(&credit(400)).await.unwrap();
+    let (code, text) = run(&["approvals", "show", &first.id, "--server", &url], &lead);
+    assert_eq!(code, Some(0), "{text}");
+    for part in ["argument amount_minor at most: 400", "if it is wrong: reversible", "Written by the agent, verified by nobody:", "display digest "] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let digest = text.lines().find_map(|line| line.strip_prefix("display digest ")).unwrap().to_owned();
+    let (code, text) = run(&["approvals", "approve", &first.id, "--server", &url], &dev_token("rep-1"));
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("PERMISSION_DENIED") && text.lines().count() == 1, "{text}");
+    let (code, text) = run(&["approvals", "approve", &first.id, "--display-digest", &digest, "--server", &url], &lead);
+    assert!(code == Some(0) && text.contains("approved by 1 of 1: lead-1"), "{text}");
+    assert!(run(&["approvals", "revoke", &first.id, "--reason", "mistake", "--server", &url], &lead).1.contains("revoked"));
+    let second = desk.request(&credit(300)).await.unwrap();
+    let suggest = r#"{"amount_minor":100,"currency":"EUR"}"#;
+    let (code, text) = run(&["approvals", "deny", &second.id, "--reason", "too much", "--suggest", suggest, "--server", &url], &lead);
+    assert!(code == Some(0) && text.contains("because too much") && text.contains(suggest), "{text}");
+    assert!(run(&["approvals", "list", "--all", "--server", &url], &lead).1.contains("denied"));
+    // A development server's tokens are its own.
+    let (code, text) = run(&["approvals", "list", "--server", &url], &format!("{lead}x"));
+    assert!(code == Some(1) && text.contains("UNAUTHENTICATED"), "{text}");
+    let agent = ["keys", "dev-token", "--principal", "rep-1", "--agent", "refund-bot", "--step", "action", "--case", "case-1", "--scopes", "accounts"];
+    let delegation = run(&[&agent[..], &["--keys", keys.to_str().unwrap()]].concat(), "").1.trim().to_owned();
+    let call = v1::AuthorizeRequest { delegation: token(delegation), ..credit(50) };
+    assert_eq!(desk.ask(&call).await.reason(), v1::Reason::ApprovalRequired);
+}

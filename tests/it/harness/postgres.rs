@@ -1,0 +1,94 @@
+//! A PostgreSQL server of a test's own, from Debian's package, in a temporary folder on a free port.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::{temp, unprivileged};
+
+/// The folder of PostgreSQL's programs.
+fn programs() -> PathBuf {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").ok().into_iter().flatten();
+    let found = versions.filter_map(|entry| Some(entry.ok()?.path().join("bin"))).find(|bin| bin.join("postgres").exists());
+    found.unwrap_or_else(|| panic!("PostgreSQL is missing: run `scripts/setup-tests`, or `sudo apt-get install postgresql`"))
+}
+
+/// A running server; stopped when dropped.
+pub(crate) struct Postgres {
+    folder: TempDir,
+    port: u16,
+    server: Option<Child>,
+}
+
+impl Postgres {
+    pub(crate) fn start() -> Self {
+        let folder = temp();
+        let mut initdb = Command::new(programs().join("initdb"));
+        initdb.args(["--username=postgres", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C", "--pgdata"]);
+        initdb.arg(folder.path().join("data")).stdout(Stdio::null()).env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
+        unprivileged(&mut initdb);
+        assert!(initdb.status().unwrap().success());
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut postgres = Self { folder, port, server: None };
+        postgres.resume();
+        postgres
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres?sslmode=disable", self.port)
+    }
+
+    /// The folder of its data.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Starts it again.
+    pub(crate) fn resume(&mut self) {
+        let mut command = Command::new(programs().join("postgres"));
+        command.arg("-D").arg(self.data()).arg("-k").arg(self.folder.path()).args(["-p", &self.port.to_string()]);
+        command.args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=60"]);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).env_clear().current_dir("/");
+        unprivileged(&mut command);
+        self.server = Some(command.spawn().unwrap());
+        for _ in 0..400 {
+            let mut ready = Command::new(programs().join("pg_isready"));
+            if ready.args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()]).status().unwrap().success() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(25));
+        }
+        panic!("PostgreSQL did not start");
+    }
+
+    /// Stops it at once, in order.
+    pub(crate) fn stop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            // SIGINT: no waiting for clients.
+            rustix::process::kill_process(rustix::process::Pid::from_child(&server), rustix::process::Signal::INT).unwrap();
+            server.wait().unwrap();
+        }
+    }
+
+    /// A copy of its data, as a backup would have it; the server must be stopped.
+    pub(crate) fn back_up(&self, to: &Path) {
+        assert!(Command::new("cp").arg("-a").arg(self.data()).arg(to).status().unwrap().success());
+    }
+
+    /// Puts a copy in the place of its data; the server must be stopped.
+    pub(crate) fn restore(&self, from: &Path) {
+        std::fs::remove_dir_all(self.data()).unwrap();
+        assert!(Command::new("cp").arg("-a").arg(from).arg(self.data()).status().unwrap().success());
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            // A server that has ended is what we want.
+            let _ended = server.kill();
+            let _waited = server.wait();
+        }
+    }
+}
