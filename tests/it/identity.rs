@@ -1,1 +1,593 @@
-//! x
+//! Who calls and on whose behalf: certificates, sockets, bearer tokens, delegation tokens; each way to be somebody else is refused.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use countersign::api::v1;
+use countersign::api::v1::approval_service_client::ApprovalServiceClient;
+use countersign::api::v1::decision_service_client::DecisionServiceClient;
+use countersign::caller::TrustDomain;
+use countersign::config::Config;
+use countersign::config::identity::{Identity, JwtSvid, UnixPeer};
+use countersign::delegation::Asserting;
+use countersign::delegation::issuers::Issuer;
+use countersign::jose::Algorithm;
+use countersign::jose::keyring::{self, Keyring, Purpose};
+use countersign::model::time::Timestamp;
+use countersign::pdp::reload::Trigger;
+use serde_json::{Value, json};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use crate::harness::people::{bearer, merged, seconds, token};
+use crate::harness::pki::{Authority, Svid, connect, server, svid, write};
+use crate::harness::{App, Hands, asserted, lines, order_check, temp};
+
+const CRM: &str = "spiffe://acme.example/tool/crm";
+
+/// A server with TLS that trusts one authority, and the issuer of its humans and agents.
+struct Secure {
+    app: App,
+    folder: tempfile::TempDir,
+    authority: Authority,
+    issuer: Keyring,
+    hands: Hands,
+}
+
+/// A key ring of a test's own, as an identity provider has one, and its JWKS file.
+fn provider(folder: &Path, name: &str) -> (Keyring, String) {
+    let keys = folder.join(name);
+    keyring::generate(&keys, Purpose::Development, Timestamp::from_seconds(seconds())).unwrap();
+    let ring = Keyring::read(&keys, Purpose::Development).unwrap();
+    let jwks = json!({"keys": ring.jwks().iter().map(|jwk| serde_json::to_value(jwk).unwrap()).collect::<Vec<_>>()});
+    (ring, write(folder, &format!("{name}.jwks"), &jwks.to_string()).to_str().unwrap().to_owned())
+}
+
+pub(crate) fn issuer(name: &str, keys: String) -> Issuer {
+    Issuer {
+        issuer: name.into(),
+        tenant: "acme".into(),
+        keys,
+        algorithm: Algorithm::Es256,
+        typ: "at+jwt".into(),
+        person_claim: Some("person".into()),
+        actor_issuers: vec!["https://agents.acme.example".into()],
+        subject_prefix: String::new(),
+        bound: true,
+    }
+}
+
+/// Settings of a server that trusts nothing but what is proven.
+fn secure(config: &mut Config, folder: &Path, authority: &Authority, keys: String) {
+    let own = authority.sign(&server());
+    config.development = false;
+    config.environment = "test".into();
+    config.tls.certificate = Some(write(folder, "server.pem", &own.certificate));
+    config.tls.key = Some(write(folder, "server.key", &own.key));
+    config.callers.trust_domains = vec![TrustDomain {
+        name: "acme.example".into(),
+        bundle: write(folder, "ca.pem", &authority.pem()),
+        tenants: vec!["acme".into()],
+        jwt_keys: None,
+    }];
+    config.callers.identities = vec![
+        Identity { id: CRM.into(), tool_service: "crm-tools".into() },
+        Identity { id: "spiffe://acme.example/tool/support".into(), tool_service: "support-tools".into() },
+    ];
+    config.issuers = vec![issuer("https://idp.acme.example", keys)];
+    let keys = config.keys();
+    for purpose in Purpose::DEPLOYED {
+        keyring::generate(&keys, purpose, Timestamp::from_seconds(seconds())).unwrap();
+    }
+}
+
+impl Secure {
+    async fn start(change: impl FnOnce(&mut Config, &Path)) -> Self {
+        let folder = temp();
+        let (authority, hands) = (Authority::new(), Hands::now());
+        let (issuer, keys) = provider(folder.path(), "idp");
+        let app = App::start_with(|config, seams| {
+            secure(config, folder.path(), &authority, keys);
+            seams.clock = Box::new(hands.clone());
+            change(config, folder.path());
+        })
+        .await;
+        Self { app, folder, authority, issuer, hands }
+    }
+
+    async fn as_(&self, svid: &Svid) -> Channel {
+        connect(self.app.grpc, &self.authority.pem(), Some(svid)).await.unwrap()
+    }
+
+    fn crm(&self) -> Svid {
+        self.authority.sign(&svid(CRM))
+    }
+
+    /// A delegation token bound to a certificate, with other claims.
+    fn delegation(&self, bound: &Svid, more: Value) -> String {
+        self.issuer.sign("at+jwt", &merged(claims(bound), more)).unwrap()
+    }
+
+    async fn reload(&self) {
+        self.app.pdp.reload(Trigger::Asked).await.unwrap();
+    }
+}
+
+fn claims(bound: &Svid) -> Value {
+    let now = seconds();
+    json!({
+        "iss": "https://idp.acme.example", "aud": "countersign:test", "sub": "rep-1", "sub_profile": "user", "person": "p-1",
+        "act": {"iss": "https://agents.acme.example", "sub": "support-bot", "sub_profile": "ai_agent"},
+        "step": "intake", "scope": "tickets", "iat": now, "nbf": now, "exp": now + 600, "jti": "1",
+        "cnf": {"x5t#S256": countersign::jose::encode(&bound.digest)},
+    })
+}
+
+fn ticket(delegation: Option<v1::Delegation>) -> v1::AuthorizeRequest {
+    v1::AuthorizeRequest {
+        delegation,
+        action: "ticket.read".into(),
+        resource: Some(v1::Resource { r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }), ..Default::default() }),
+        ..order_check()
+    }
+}
+
+async fn ask(channel: Channel, request: v1::AuthorizeRequest) -> Result<v1::AuthorizeResponse, Status> {
+    Ok(DecisionServiceClient::new(channel).authorize(request).await?.into_inner())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proven_caller_with_a_bound_token_is_answered_and_its_chain_recorded() {
+    let it = Secure::start(|_, _| {}).await;
+    let (crm, agent) = (it.crm(), it.authority.sign(&svid("spiffe://acme.example/agent/support")));
+    // Bound to the agent's certificate, which the tool service reports; or, for an exchanged token, to the tool service's own.
+    let reported = token(it.delegation(&agent, json!({}))).map(|mut delegation| {
+        delegation.agent_certificate_sha256 = agent.digest.clone().into();
+        delegation
+    });
+    for delegation in [reported, token(it.delegation(&crm, json!({})))] {
+        let answer = ask(it.as_(&crm).await, ticket(delegation)).await.unwrap();
+        assert_eq!(answer.decision(), v1::Decision::Allow, "{answer:?}");
+        assert_eq!(answer.warnings, Vec::<String>::new());
+    }
+    let line = lines(&it.app.data).pop().unwrap();
+    assert_eq!(line["caller"], json!({"tool_service": "crm-tools", "by": "mtls"}));
+    assert_eq!((&line["chain"]["supervisor"], &line["chain"]["agent"]), (&json!("rep-1"), &json!("support-bot")));
+    assert_eq!(line["chain"]["agent_issuer"], "https://agents.acme.example");
+    assert_eq!((&line["chain"]["asserted"], &line["chain"]["scopes"]["items"]), (&json!(false), &json!(["tickets"])));
+    // What a tool service may ask about is policy: the ticket system issues no refunds, and operates nothing.
+    let refund = v1::AuthorizeRequest { action: "order.check".into(), ..order_check() };
+    let delegation = token(it.delegation(&crm, json!({"step": "enrichment", "scope": "orders"})));
+    assert_eq!(ask(it.as_(&crm).await, v1::AuthorizeRequest { delegation, ..refund }).await.unwrap().reason(), v1::Reason::NotPermitted);
+    let mut admin = v1::admin_service_client::AdminServiceClient::new(it.as_(&crm).await);
+    assert_eq!(admin.get_status(v1::GetStatusRequest {}).await.unwrap_err().code(), Code::PermissionDenied);
+    let explained = v1::ExplainDecisionRequest { request: Some(ticket(token(it.delegation(&crm, json!({}))))) };
+    assert_eq!(admin.explain_decision(explained).await.unwrap_err().code(), Code::PermissionDenied);
+    let dry = v1::AuthorizeRequest { dry_run: true, ..ticket(token(it.delegation(&crm, json!({})))) };
+    assert_eq!(ask(it.as_(&crm).await, dry).await.unwrap_err().code(), Code::PermissionDenied);
+    it.app.stop().await;
+}
+
+/// Threat 11.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_proves_nothing_is_refused() {
+    let it = Secure::start(|_, _| {}).await;
+    let delegation = || token(it.delegation(&it.crm(), json!({})));
+    let mut two = svid(CRM);
+    two.subject_alt_names.push(rcgen::SanType::URI("spiffe://acme.example/tool/support".try_into().unwrap()));
+    let mut authority_of_its_own = svid(CRM);
+    authority_of_its_own.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let mut for_signing = svid(CRM);
+    for_signing.key_usages.push(rcgen::KeyUsagePurpose::CrlSign);
+    let mut unsaid = svid(CRM);
+    unsaid.key_usages.clear();
+    let mut nameless = svid(CRM);
+    nameless.subject_alt_names = vec![rcgen::SanType::DnsName("acme.example".try_into().unwrap())];
+    for (what, params) in [
+        ("two URI names", two),
+        ("no URI name", nameless),
+        ("an authority", authority_of_its_own),
+        ("a key for other things", for_signing),
+        ("a key for nothing that is said", unsaid),
+        ("another kind of URI", svid("https://acme.example/tool/crm")),
+        ("a trust domain alone", svid("spiffe://acme.example")),
+        ("an identity that is no tool service", svid("spiffe://acme.example/tool/unknown")),
+        ("a foreign trust domain, by an authority that is trusted", svid("spiffe://globex.example/tool/crm")),
+    ] {
+        let refused = ask(it.as_(&it.authority.sign(&params)).await, ticket(delegation())).await.unwrap_err();
+        // TLS itself refuses an authority as a client.
+        let by_tls = what == "an authority" && refused.code() == Code::Unknown && refused.message() == "transport error";
+        assert!(by_tls || refused.code() == Code::Unauthenticated, "{what}: {refused:?}");
+    }
+    // By an authority that is trusted by nobody, the handshake fails; without a certificate nothing is proven.
+    let foreign = Authority::new().sign(&svid(CRM));
+    assert!(match connect(it.app.grpc, &it.authority.pem(), Some(&foreign)).await {
+        Ok(channel) => ask(channel, ticket(delegation())).await.is_err(),
+        Err(_) => true,
+    });
+    let bare = connect(it.app.grpc, &it.authority.pem(), None).await.unwrap();
+    assert_eq!(ask(bare, ticket(delegation())).await.unwrap_err().code(), Code::Unauthenticated);
+    // In plaintext nobody is answered.
+    assert!(Channel::from_shared(format!("http://{}", it.app.grpc)).unwrap().connect().await.is_err_and(|_| true) || {
+        let plain = Channel::from_shared(format!("http://{}", it.app.grpc)).unwrap().connect_lazy();
+        ask(plain, ticket(delegation())).await.is_err()
+    });
+    assert_eq!(lines(&it.app.data).iter().filter(|line| line["type"] == "decision").count(), 0);
+    it.app.stop().await;
+}
+
+/// A certificate is judged with each request, not with the handshake alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_expires_during_the_connection_is_refused_from_then_on() {
+    let it = Secure::start(|_, _| {}).await;
+    let now = time::OffsetDateTime::now_utc();
+    let mut short = svid(CRM);
+    short.not_before = now - time::Duration::minutes(1);
+    short.not_after = now + time::Duration::minutes(5);
+    let crm = it.authority.sign(&short);
+    let channel = it.as_(&crm).await;
+    let call = ticket(token(it.delegation(&crm, json!({}))));
+    assert_eq!(ask(channel.clone(), call.clone()).await.unwrap().decision(), v1::Decision::Allow);
+    it.hands.forward(302);
+    it.app.pdp.refresh().await;
+    let refused = ask(channel, call).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (Code::Unauthenticated, "the caller's certificate has expired, or is not valid yet"));
+    it.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn authorities_and_the_servers_certificate_are_reloaded_live() {
+    let it = Secure::start(|_, _| {}).await;
+    let crm = it.crm();
+    let call = || ticket(token(it.delegation(&crm, json!({}))));
+    let old = it.as_(&crm).await;
+    assert_eq!(ask(old.clone(), call()).await.unwrap().decision(), v1::Decision::Allow);
+    // A new authority takes the old one's place: what it vouched for is refused, on connections that stand, too.
+    let next = Authority::new();
+    let own = next.sign(&server());
+    write(it.folder.path(), "ca.pem", &next.pem());
+    write(it.folder.path(), "server.pem", &own.certificate);
+    write(it.folder.path(), "server.key", &own.key);
+    it.reload().await;
+    assert_eq!(ask(old, call()).await.unwrap_err().code(), Code::Unauthenticated);
+    assert!(connect(it.app.grpc, &it.authority.pem(), Some(&crm)).await.is_err(), "the server shows its new certificate");
+    let renewed = next.sign(&svid(CRM));
+    let channel = connect(it.app.grpc, &next.pem(), Some(&renewed)).await.unwrap();
+    let delegation = token(it.delegation(&renewed, json!({})));
+    assert_eq!(ask(channel.clone(), ticket(delegation.clone())).await.unwrap().decision(), v1::Decision::Allow);
+    // A broken file changes nothing.
+    write(it.folder.path(), "ca.pem", "nothing");
+    it.reload().await;
+    assert_eq!(ask(channel, ticket(delegation)).await.unwrap().decision(), v1::Decision::Allow);
+    it.app.stop().await;
+}
+
+/// Threats 12 and 13: each row is a token that must not be accepted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delegation_token_that_is_not_exactly_right_is_refused() {
+    let it = Secure::start(|_, _| {}).await;
+    let crm = it.crm();
+    let channel = it.as_(&crm).await;
+    let now = seconds();
+    let deep = |depth: usize| (1..depth).fold(json!({"iss": "https://agents.acme.example", "sub": "support-bot", "sub_profile": "ai_agent"}), |inner, _| {
+        json!({"iss": "https://agents.acme.example", "sub": "support-bot", "sub_profile": "ai_agent", "act": inner})
+    });
+    let agent = |name: &str, value: Value| json!({"act": merged(deep(1), json!({name: value}))});
+    let rows = [
+        ("another audience", json!({"aud": "countersign:production"})),
+        ("two audiences", json!({"aud": ["countersign:test", "another"]})),
+        ("no audience", json!({"aud": null})),
+        ("no issuer", json!({"iss": null})),
+        ("an issuer that is not trusted", json!({"iss": "https://idp.globex.example"})),
+        ("no subject", json!({"sub": null})),
+        ("an agent as the human", json!({"sub_profile": "ai_agent"})),
+        ("nobody's profile", json!({"sub_profile": null})),
+        ("no agent", json!({"act": null})),
+        ("an agent without issuer", agent("iss", Value::Null)),
+        ("an agent of an issuer that this one may not name", agent("iss", json!("https://agents.globex.example"))),
+        ("an agent without profile", agent("sub_profile", Value::Null)),
+        ("a human as the agent", agent("sub_profile", json!("user"))),
+        ("a chain of five", json!({"act": deep(5)})),
+        ("no step", json!({"step": null})),
+        ("no expiry", json!({"exp": null})),
+        ("no beginning", json!({"nbf": null})),
+        ("no time of issue", json!({"iat": null})),
+        ("a time that is text", json!({"exp": (now + 600).to_string()})),
+        ("over", json!({"exp": now - 31, "iat": now - 600, "nbf": now - 600})),
+        ("of the future", json!({"nbf": now + 45})),
+        ("issued in the future", json!({"iat": now + 45})),
+        ("a day long", json!({"exp": now + 86_400})),
+        ("bound to nothing", json!({"cnf": null})),
+        ("bound to another certificate", json!({"cnf": {"x5t#S256": countersign::jose::encode(&[0; 32])}})),
+        ("bound to what is no digest", json!({"cnf": {"jkt": "x"}})),
+        ("the action step, bound to no case", json!({"step": "action"})),
+    ];
+    for (what, more) in rows {
+        let refused = ask(channel.clone(), ticket(token(it.delegation(&crm, more)))).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated, "{what}: {refused:?}");
+    }
+    let refused = ask(channel.clone(), ticket(token(it.delegation(&crm, json!({"act": deep(10_000 / 100)}))))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated, "a bomb");
+    // Bound to another case, or of another tenant's issuer: a denial like any other.
+    let other_case = ask(channel.clone(), ticket(token(it.delegation(&crm, json!({"case": "case-9"}))))).await.unwrap();
+    assert_eq!(other_case.reason(), v1::Reason::NotPermitted);
+    // Headers, by hand: the signature is right, what it is under is not.
+    let by = |typ: &str| it.issuer.sign(typ, &claims(&crm)).unwrap();
+    let (_, strange) = (0, provider(it.folder.path(), "stranger").0);
+    for (what, token_) in [
+        ("another type", by("JWT")),
+        ("an approval's type", by("countersign-approval+jwt")),
+        ("a key that nobody knows", strange.sign("at+jwt", &claims(&crm)).unwrap()),
+        ("no token", "x".to_owned()),
+        ("two dots and nothing", "..".to_owned()),
+        ("four parts", format!("{}.x", by("at+jwt"))),
+        ("cut", by("at+jwt")[..200].to_owned()),
+    ] {
+        assert_eq!(ask(channel.clone(), ticket(token(token_))).await.unwrap_err().code(), Code::Unauthenticated, "{what}");
+    }
+    for chain in [None, asserted("support-bot", "rep-1", "intake")] {
+        assert_eq!(ask(channel.clone(), ticket(chain)).await.unwrap_err().code(), Code::Unauthenticated, "nobody signed it");
+    }
+    assert_eq!(ask(channel, ticket(token(it.delegation(&crm, json!({}))))).await.unwrap().decision(), v1::Decision::Allow);
+    it.app.stop().await;
+}
+
+/// Rights intersect: the token's scopes with the agent's, the issuer's tenant with everybody's.
+#[tokio::test(flavor = "multi_thread")]
+async fn scopes_and_tenants_of_a_token_narrow_and_never_widen() {
+    let it = Secure::start(|_, _| {}).await;
+    let crm = it.crm();
+    let channel = it.as_(&crm).await;
+    for (more, reason) in [
+        (json!({"scope": ""}), v1::Reason::NotPermitted),
+        (json!({"scope": null}), v1::Reason::NotPermitted),
+        (json!({"scope": "orders replies"}), v1::Reason::NotPermitted),
+        (json!({"scope": "tickets gold"}), v1::Reason::Unspecified),
+        (json!({"step": "drafting"}), v1::Reason::Unspecified),
+        (json!({"step": "verification"}), v1::Reason::StepNotAllowed),
+        (json!({"sub": "globex-rep"}), v1::Reason::NotPermitted),
+        (json!({"sub": "nobody"}), v1::Reason::NotPermitted),
+        (json!({"act": {"iss": "https://agents.acme.example", "sub": "globex-bot", "sub_profile": "ai_agent"}}), v1::Reason::NotPermitted),
+    ] {
+        let answer = ask(channel.clone(), ticket(token(it.delegation(&crm, more.clone())))).await.unwrap();
+        assert_eq!(answer.reason(), reason, "{more}");
+    }
+    // An issuer of acme, a chain of globex, whatever the caller says of the case.
+    let foreign = it.delegation(&crm, json!({
+        "sub": "globex-rep", "act": {"iss": "https://agents.acme.example", "sub": "globex-bot", "sub_profile": "ai_agent"},
+    }));
+    let case = order_check().case.map(|case| v1::Case { tenant: "globex".into(), ..case });
+    let support = it.authority.sign(&svid("spiffe://acme.example/tool/support"));
+    let rebound = it.issuer.sign("at+jwt", &merged(claims(&support), json!({
+        "sub": "globex-rep", "act": {"iss": "https://agents.acme.example", "sub": "globex-bot", "sub_profile": "ai_agent"},
+    }))).unwrap();
+    for (channel, delegation) in [(channel, foreign), (it.as_(&support).await, rebound)] {
+        let answer = ask(channel, v1::AuthorizeRequest { case: case.clone(), ..ticket(token(delegation)) }).await.unwrap();
+        assert_eq!(answer.reason(), v1::Reason::NotPermitted);
+    }
+    assert_eq!(lines(&it.app.data).pop().unwrap()["gate"], "tenant");
+    it.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn issuers_keys_and_revoked_keys_are_reloaded() {
+    let it = Secure::start(|_, _| {}).await;
+    let crm = it.crm();
+    let channel = it.as_(&crm).await;
+    let (rotated, jwks) = provider(it.folder.path(), "rotated");
+    let by = |ring: &Keyring| ticket(token(ring.sign("at+jwt", &claims(&crm)).unwrap()));
+    assert_eq!(ask(channel.clone(), by(&rotated)).await.unwrap_err().code(), Code::Unauthenticated);
+    std::fs::copy(&jwks, it.folder.path().join("idp.jwks")).unwrap();
+    it.reload().await;
+    assert_eq!(ask(channel.clone(), by(&rotated)).await.unwrap().decision(), v1::Decision::Allow);
+    assert_eq!(ask(channel.clone(), by(&it.issuer)).await.unwrap_err().code(), Code::Unauthenticated);
+    // A set that can't be read keeps the one before.
+    write(it.folder.path(), "idp.jwks", "{");
+    it.reload().await;
+    assert_eq!(ask(channel, by(&rotated)).await.unwrap().decision(), v1::Decision::Allow);
+    it.app.stop().await;
+}
+
+/// A human comes with a token of her own and no certificate; what she may is policy, and a tool service can't pose as her.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_human_proves_herself_by_her_token_alone() {
+    let it = Secure::start(|_, _| {}).await;
+    let bare = connect(it.app.grpc, &it.authority.pem(), None).await.unwrap();
+    let human = |more: Value| {
+        let own = json!({"act": null, "step": null, "scope": null, "cnf": null, "amr": ["hwk"]});
+        it.issuer.sign("at+jwt", &merged(merged(claims(&it.crm()), own), more)).unwrap()
+    };
+    let mut client = ApprovalServiceClient::new(bare.clone());
+    let list = v1::ListApprovalsRequest::default;
+    assert_eq!(client.list_approvals(bearer(list(), &human(json!({})))).await.unwrap().into_inner().approvals.len(), 0);
+    for (what, token) in [
+        ("another tenant's human", human(json!({"sub": "globex-rep"}))),
+        ("nobody", human(json!({"sub": "nobody"}))),
+        ("an agent", it.delegation(&it.crm(), json!({}))),
+        ("no token", "x".into()),
+    ] {
+        assert_eq!(client.list_approvals(bearer(list(), &token)).await.unwrap_err().code(), Code::Unauthenticated, "{what}");
+    }
+    assert_eq!(client.list_approvals(list()).await.unwrap_err().code(), Code::Unauthenticated);
+    // Her token opens nothing that is a tool service's.
+    let refused = DecisionServiceClient::new(bare).authorize(bearer(ticket(token(it.delegation(&it.crm(), json!({})))), &human(json!({})))).await;
+    assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
+    it.app.stop().await;
+}
+
+async fn unix(path: std::path::PathBuf) -> Channel {
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let path = path.clone();
+        async move { Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(tokio::net::UnixStream::connect(path).await?)) }
+    });
+    tonic::transport::Endpoint::from_static("http://socket").connect_with_connector(connector).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_is_known_by_its_user_and_asserts_only_what_it_may() {
+    let user = rustix::process::getuid().as_raw();
+    for (peer, trusted) in [(user, true), (user + 1, false)] {
+        let it = Secure::start(|config, folder| {
+            config.callers.unix_socket.path = Some(folder.join("socket"));
+            config.callers.unix_socket.peers = vec![UnixPeer { user: peer, tool_service: "crm-tools".into() }];
+            let list = |name: &str| vec![name.to_owned()];
+            config.callers.asserting = vec![Asserting {
+                tool_service: "crm-tools".into(),
+                agents: list("support-bot"),
+                supervisors: list("rep-1"),
+                steps: list("intake"),
+            }];
+        })
+        .await;
+        let channel = unix(it.folder.path().join("socket")).await;
+        let answer = ask(channel.clone(), ticket(asserted("support-bot", "rep-1", "intake"))).await;
+        if trusted {
+            assert_eq!(answer.unwrap().decision(), v1::Decision::Allow);
+            assert_eq!(lines(&it.app.data).pop().unwrap()["caller"]["by"], "unix_peer");
+        } else {
+            assert_eq!(answer.unwrap_err().code(), Code::Unauthenticated);
+        }
+        for (agent, supervisor, step) in [("refund-bot", "rep-1", "intake"), ("support-bot", "rep-2", "intake"), ("support-bot", "rep-1", "drafting"), ("", "", "")] {
+            let refused = ask(channel.clone(), ticket(asserted(agent, supervisor, step))).await.unwrap_err();
+            assert_eq!(refused.code(), Code::Unauthenticated, "{agent} {supervisor} {step}");
+        }
+        it.app.stop().await;
+    }
+}
+
+/// Behind a proxy that ends TLS, as an explicit choice: the caller is who its JWT-SVID says.
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_proxy_a_jwt_svid_says_who_calls() {
+    let folder = temp();
+    let authority = Authority::new();
+    let (issuer, keys) = provider(folder.path(), "idp");
+    let (spire, spire_keys) = provider(folder.path(), "spire");
+    let app = App::start_with(|config, _| {
+        secure(config, folder.path(), &authority, keys);
+        config.tls = Default::default();
+        config.callers.jwt_svid = JwtSvid { behind_tls_proxy: true };
+        config.callers.trust_domains[0].jwt_keys = Some(spire_keys.into());
+        config.issuers[0].bound = false;
+    })
+    .await;
+    let channel = app.channel().await;
+    let now = seconds();
+    let svid_claims = json!({"sub": CRM, "aud": "countersign:test", "exp": now + 300, "iat": now});
+    let call = || ticket(token(issuer.sign("at+jwt", &merged(claims(&authority.sign(&svid(CRM))), json!({"cnf": null}))).unwrap()));
+    let mut client = DecisionServiceClient::new(channel);
+    let jwt = |more: Value| spire.sign("JWT", &merged(svid_claims.clone(), more)).unwrap();
+    let answer = client.authorize(bearer(call(), &jwt(json!({})))).await.unwrap().into_inner();
+    assert_eq!((answer.decision(), answer.warnings), (v1::Decision::Allow, vec!["plaintext_behind_proxy".to_owned()]));
+    assert_eq!(lines(&app.data).pop().unwrap()["caller"]["by"], "jwt_svid");
+    for (what, token) in [
+        ("another audience", jwt(json!({"aud": "countersign:production"}))),
+        ("two audiences", jwt(json!({"aud": ["countersign:test", "x"]}))),
+        ("over", jwt(json!({"exp": now - 31}))),
+        ("no expiry", jwt(json!({"exp": null}))),
+        ("a day long", jwt(json!({"exp": now + 86_400}))),
+        ("another trust domain", jwt(json!({"sub": "spiffe://globex.example/tool/crm"}))),
+        ("an identity that is no tool service", jwt(json!({"sub": "spiffe://acme.example/tool/x"}))),
+        ("another type", spire.sign("at+jwt", &svid_claims).unwrap()),
+        ("another's key", issuer.sign("JWT", &svid_claims).unwrap()),
+        ("nothing", "x".into()),
+    ] {
+        assert_eq!(client.authorize(bearer(call(), &token)).await.unwrap_err().code(), Code::Unauthenticated, "{what}");
+    }
+    assert_eq!(client.authorize(call()).await.unwrap_err().code(), Code::Unauthenticated, "no token");
+    app.stop().await;
+}
+
+/// Keys of a URL are fetched when a token needs one, and not more often than once a minute.
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_keys_ask_the_issuers_url_once() {
+    let folder = temp();
+    let authority = Authority::new();
+    let (ring, jwks) = provider(folder.path(), "idp");
+    let own = authority.sign(&server());
+    let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let address = key_server(&own, std::fs::read_to_string(jwks).unwrap(), Arc::clone(&asked)).await;
+    // The process trusts the test's authority; it fetches at start, and then again for a key that it does not know.
+    let config = write(folder.path(), "countersign.yaml", &json!({
+        "environment": "test",
+        "tls": {"certificate": write(folder.path(), "server.pem", &own.certificate), "key": write(folder.path(), "server.key", &own.key)},
+        "callers": {
+            "trust_domains": [{"name": "acme.example", "bundle": write(folder.path(), "ca.pem", &authority.pem()), "tenants": ["acme"]}],
+            "identities": [{"id": CRM, "tool_service": "crm-tools"}],
+        },
+        "issuers": [{"issuer": "https://idp.acme.example", "tenant": "acme", "keys": format!("https://{address}/jwks"), "algorithm": "ES256",
+                     "actor_issuers": ["https://agents.acme.example"]}],
+    }).to_string());
+    let data = folder.path().join("data");
+    let arguments = |more: &[&str]| [&["--config", config.to_str().unwrap()], more].concat().iter().map(ToString::to_string).collect::<Vec<_>>();
+    let run = |more: &[&str], data: &Path| {
+        let mut command = crate::harness::command(&arguments(more).iter().map(String::as_str).collect::<Vec<_>>());
+        command.env("COUNTERSIGN__DATA", data).env("SSL_CERT_FILE", folder.path().join("ca.pem"));
+        command
+    };
+    assert!(run(&["keys", "generate"], &data).output().unwrap().status.success());
+    let bundle = crate::harness::open_root().join("policies");
+    let server = crate::harness::Process::spawn(run(
+        &["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "-o", "json", "--bundle", bundle.to_str().unwrap()],
+        &data,
+    ));
+    let crm = authority.sign(&svid(CRM));
+    let channel = connect(server.grpc, &authority.pem(), Some(&crm)).await.unwrap();
+    let good = ring.sign("at+jwt", &claims(&crm)).unwrap();
+    assert_eq!(ask(channel.clone(), ticket(token(good))).await.unwrap().decision(), v1::Decision::Allow);
+    let before = asked.load(std::sync::atomic::Ordering::SeqCst);
+    let (stranger, _) = provider(folder.path(), "stranger");
+    for _ in 0..20 {
+        let refused = ask(channel.clone(), ticket(token(stranger.sign("at+jwt", &claims(&crm)).unwrap()))).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+    }
+    assert!(asked.load(std::sync::atomic::Ordering::SeqCst) <= before + 1, "a flood of forged tokens is no flood of requests");
+}
+
+/// An HTTPS server of one answer.
+async fn key_server(own: &Svid, body: String, asked: Arc<std::sync::atomic::AtomicUsize>) -> SocketAddr {
+    use rustls::pki_types::pem::PemObject;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let chain = vec![rustls::pki_types::CertificateDer::from_pem_slice(own.certificate.as_bytes()).unwrap()];
+    let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(countersign::caller::tls::provider());
+    let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut buffer = [0; 4096];
+            if stream.read(&mut buffer).await.is_ok() {
+                asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+                // A client that is gone needs no answer.
+                let _gone = stream.write_all(answer.as_bytes()).await;
+                let _closed = stream.shutdown().await;
+            }
+        }
+    });
+    address
+}
+
+/// What must not start does not, and says why in a line.
+#[test]
+fn a_server_without_proof_or_in_plaintext_does_not_start() {
+    let folder = temp();
+    for (arguments, variables, expected) in [
+        (&["serve", "--development", "--listen", "0.0.0.0:0"][..], &[][..], "`listen.grpc` must be on the loopback interface in development mode"),
+        (&["serve", "--development", "--admin-listen", "192.0.2.1:0"], &[], "`listen.admin` must be on the loopback interface"),
+        (&["serve"], &[], "`environment` must be set outside of development mode"),
+        (&["serve", "--listen", "127.0.0.1:0"], &[("COUNTERSIGN__ENVIRONMENT", "test")], "without it tokens would travel in plaintext"),
+        (&["serve"], &[("COUNTERSIGN__ENVIRONMENT", "test"), ("COUNTERSIGN__CALLERS__JWT_SVID__BEHIND_TLS_PROXY", "true")], "needs a trust domain"),
+        (&["serve", "--development"], &[("COUNTERSIGN__TLS__CERTIFICATE", "/nowhere")], "must have both"),
+    ] {
+        let mut command = crate::harness::command(arguments);
+        command.envs(variables.iter().copied()).current_dir(folder.path());
+        let output = command.output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(64), "{error}");
+        assert!(error.contains(expected) && error.lines().count() == 1, "{error}");
+    }
+}

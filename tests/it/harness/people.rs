@@ -23,7 +23,11 @@ pub(crate) fn seconds() -> i64 {
 
 impl Issuer {
     pub(crate) fn of(data: &Path) -> Self {
-        Self(Keyring::read(&data.join("keys"), Purpose::Development).unwrap())
+        Self::at(&data.join("keys"))
+    }
+
+    pub(crate) fn at(keys: &Path) -> Self {
+        Self(Keyring::read(keys, Purpose::Development).unwrap())
     }
 
     pub(crate) fn sign(&self, claims: &Value) -> String {

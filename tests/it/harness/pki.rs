@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use countersign::api::client::Target;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
 };
@@ -75,14 +74,4 @@ pub(crate) async fn connect(address: std::net::SocketAddr, authority: &str, svid
     };
     let endpoint = Channel::from_shared(format!("https://{address}")).unwrap().tls_config(tls).unwrap();
     endpoint.connect_timeout(Duration::from_secs(5)).connect().await
-}
-
-/// The same for the command line's client.
-pub(crate) fn target(address: std::net::SocketAddr, authority: &str, svid: Option<&Svid>) -> Target {
-    Target {
-        server: format!("https://{address}"),
-        authorities: authority.as_bytes().to_vec(),
-        identity: svid.map(|svid| (svid.certificate.clone().into_bytes(), svid.key.clone().into_bytes())),
-        token: None,
-    }
 }

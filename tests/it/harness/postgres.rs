@@ -39,6 +39,13 @@ impl Postgres {
         format!("postgres://postgres@127.0.0.1:{}/postgres?sslmode=disable", self.port)
     }
 
+    /// Makes a database.
+    pub(crate) fn create(&self, name: &str) {
+        let mut create = Command::new(programs().join("createdb"));
+        let created = create.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", name]).status().unwrap();
+        assert!(created.success());
+    }
+
     /// The folder of its data.
     pub(crate) fn data(&self) -> PathBuf {
         self.folder.path().join("data")
