@@ -385,10 +385,7 @@ mod tests {
         refused(&format!("{{development: true, issuers: [{two}]}}"), "subject_prefix");
         let tls = format!("{{environment: production, tls: {{certificate: c.pem, key: k.pem}}, callers: {{{domain}}}}}");
         assert_eq!(read(&tls, &[]).expect("valid").check_callers(), Ok(()));
-        assert_eq!(
-            read(&format!("{{environment: production, callers: {{{socket}}}}}"), &[]).expect("valid").check_callers(),
-            Ok(())
-        );
+        assert_eq!(read(&format!("{{environment: production, callers: {{{socket}}}}}"), &[]).expect("valid").check_callers(), Ok(()));
         for address in ["0.0.0.0:7070", "192.0.2.1:7070", "[::]:7070"] {
             for setting in ["COUNTERSIGN__LISTEN__GRPC", "COUNTERSIGN__LISTEN__ADMIN"] {
                 assert!(read("development: true", &[(setting, address)]).expect("valid").check_callers().is_err(), "{setting} {address}");

@@ -66,7 +66,8 @@ impl Delegations {
             Credential::None => Err(Refusal::Unauthenticated("the call names no delegation")),
             Credential::Token { token, agent_certificate } => {
                 let (issuer, opened) = self.issuers.open(token, now).await?;
-                let claims = opened.at(now, jose::LEEWAY_ISSUERS, DELEGATION_MAX).map_err(|fault| Refusal::Unauthenticated(fault.words()))?;
+                let claims =
+                    opened.at(now, jose::LEEWAY_ISSUERS, DELEGATION_MAX).map_err(|fault| Refusal::Unauthenticated(fault.words()))?;
                 delegated(caller, &issuer, &claims, agent_certificate.as_ref())
             }
         }

@@ -326,8 +326,12 @@ impl Signer {
             return Err(SignFault);
         }
         let signed = format!("{}.{}", BASE64.encode(json::canonical(&header)), BASE64.encode(claims));
-        let signature = self.pair.sign(&aws_lc_rs::rand::SystemRandom::new(), signed.as_bytes()).map_err(|_| SignFault)?;
-        Ok(format!("{signed}.{}", BASE64.encode(signature)))
+        Ok(format!("{signed}.{}", BASE64.encode(self.sign_bytes(signed.as_bytes())?)))
+    }
+
+    fn sign_bytes(&self, text: &[u8]) -> Result<Vec<u8>, SignFault> {
+        let signature = self.pair.sign(&aws_lc_rs::rand::SystemRandom::new(), text);
+        Ok(signature.map_err(|_| SignFault)?.as_ref().to_vec())
     }
 }
 
@@ -344,4 +348,182 @@ pub fn encode(bytes: &[u8]) -> String {
 /// A digest in base64url, read back.
 pub fn read_digest(text: &str) -> Option<[u8; 32]> {
     BASE64.decode(text).ok()?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jose::keyring::{Keyring, Purpose};
+
+    const NOW: i64 = 1_800_000_000;
+
+    /// A ring in a folder of its own.
+    fn ring() -> Keyring {
+        let folder = tempfile::tempdir().expect("a folder");
+        keyring::generate(folder.path(), Purpose::Approval, Timestamp::from_seconds(NOW)).expect("keys");
+        Keyring::read(folder.path(), Purpose::Approval).expect("keys")
+    }
+
+    fn claims() -> serde_json::Value {
+        serde_json::json!({"iss": "us", "aud": "us", "sub": "s", "exp": NOW + 60, "nbf": NOW, "iat": NOW})
+    }
+
+    /// The claims with one in another's place; `null` takes it out.
+    fn with(name: &str, value: serde_json::Value) -> serde_json::Value {
+        let mut claims = claims();
+        let members = claims.as_object_mut().expect("an object");
+        match value {
+            serde_json::Value::Null => members.remove(name),
+            value => members.insert(name.to_owned(), value),
+        };
+        claims
+    }
+
+    fn judged(token: &str, keys: &KeySet) -> Result<(), TokenFault> {
+        let opened = open::<serde_json::Value>(token, keys, &Expected::own(&["t+jwt"], "us", "us"))?;
+        opened.at(Timestamp::from_seconds(NOW), LEEWAY_OWN, Duration::from_secs(120)).map(|_| ())
+    }
+
+    fn signed(claims: &serde_json::Value) -> Result<(), TokenFault> {
+        let ring = ring();
+        judged(&ring.sign("t+jwt", claims).expect("signed"), &ring.set)
+    }
+
+    /// A token under a header that is written by hand, signed rightly.
+    fn under(ring: &Keyring, header: &str) -> Result<(), TokenFault> {
+        let header = header.replace("KID", ring.kid().expect("a current key"));
+        let text = format!("{}.{}", BASE64.encode(header), BASE64.encode(claims().to_string()));
+        let signature = ring.sign_bytes(text.as_bytes()).expect("signed");
+        judged(&format!("{text}.{}", BASE64.encode(signature)), &ring.set)
+    }
+
+    #[test]
+    fn a_token_as_it_should_be_is_accepted() {
+        assert_eq!(signed(&claims()), Ok(()));
+        assert_eq!(under(&ring(), r#"{"alg":"ES256","kid":"KID","typ":"t+jwt"}"#), Ok(()));
+    }
+
+    // What the JWT library let through until it was told otherwise, each by its name.
+
+    #[test]
+    fn trap_1_a_token_without_aud_or_iss_is_refused() {
+        assert_eq!(signed(&with("aud", serde_json::Value::Null)), Err(TokenFault::Claims));
+        assert_eq!(signed(&with("iss", serde_json::Value::Null)), Err(TokenFault::Claims));
+        for required in ["sub", "exp", "nbf", "iat"] {
+            assert_eq!(signed(&with(required, serde_json::Value::Null)), Err(TokenFault::Claims), "{required}");
+        }
+    }
+
+    #[test]
+    fn trap_2_a_token_that_expired_a_minute_ago_is_refused() {
+        assert_eq!(signed(&with("exp", (NOW - 4).into())), Ok(()));
+        assert_eq!(signed(&with("exp", (NOW - 5).into())), Err(TokenFault::Expired));
+        assert_eq!(signed(&with("exp", (NOW - 59).into())), Err(TokenFault::Expired));
+    }
+
+    #[test]
+    fn trap_3_a_token_of_the_future_is_refused() {
+        assert_eq!(signed(&with("nbf", (NOW + 3600).into())), Err(TokenFault::NotYet));
+        assert_eq!(signed(&with("iat", (NOW + 6).into())), Err(TokenFault::NotYet));
+    }
+
+    #[test]
+    fn trap_4_another_typ_is_refused() {
+        for typ in [r#","typ":"at+jwt""#, r#","typ":"JWT""#, r#","typ":"T+JWT""#, r#","typ":1"#, ""] {
+            let header = format!(r#"{{"alg":"ES256","kid":"KID"{typ}}}"#);
+            assert_eq!(under(&ring(), &header), Err(TokenFault::Type), "{header}");
+        }
+    }
+
+    #[test]
+    fn trap_5_crit_and_what_brings_its_own_key_are_refused() {
+        for member in [
+            r#""crit":["x"]"#,
+            r#""jku":"https://x""#,
+            r#""jwk":{}"#,
+            r#""x5u":"https://x""#,
+            r#""x5c":[]"#,
+            r#""b64":false"#,
+            r#""zip":"DEF""#,
+            r#""x":1"#,
+        ] {
+            let header = format!(r#"{{"alg":"ES256","kid":"KID","typ":"t+jwt",{member}}}"#);
+            assert_eq!(under(&ring(), &header), Err(TokenFault::Header), "{header}");
+        }
+    }
+
+    #[test]
+    fn trap_6_algorithms_are_fixed_and_unknown_ones_are_no_error_of_ours() {
+        for algorithm in ["EdDSA", "Ed25519", "none", "None", "HS256", "RS256", "ES384", "es256"] {
+            let header = format!(r#"{{"alg":"{algorithm}","kid":"KID","typ":"t+jwt"}}"#);
+            assert_eq!(under(&ring(), &header), Err(TokenFault::Algorithm), "{algorithm}");
+        }
+    }
+
+    #[test]
+    fn trap_7_the_one_backend_needs_no_installing() {
+        // Signing and verifying work in a fresh process, whatever other crates have turned on: no provider is looked up.
+        assert_eq!(signed(&claims()), Ok(()));
+    }
+
+    #[test]
+    fn trap_8_a_public_key_is_no_mac_key_and_two_audiences_are_none() {
+        let ring = ring();
+        let text = format!(
+            "{}.{}",
+            BASE64.encode(format!(r#"{{"alg":"HS256","kid":"{}","typ":"t+jwt"}}"#, ring.kid().expect("a key"))),
+            BASE64.encode(claims().to_string())
+        );
+        assert_eq!(judged(&format!("{text}.{}", BASE64.encode([0; 32])), &ring.set), Err(TokenFault::Algorithm));
+        assert_eq!(signed(&with("aud", serde_json::json!(["us", "them"]))), Err(TokenFault::Audience));
+        assert_eq!(signed(&with("aud", "them".into())), Err(TokenFault::Audience));
+        assert_eq!(signed(&with("iss", "them".into())), Err(TokenFault::Issuer));
+    }
+
+    #[test]
+    fn claims_of_another_type_or_twice_are_refused() {
+        assert_eq!(signed(&with("exp", "tomorrow".into())), Err(TokenFault::Claims));
+        assert_eq!(signed(&with("exp", 1.5.into())), Err(TokenFault::Claims));
+        assert_eq!(signed(&with("exp", (NOW + 121).into())), Err(TokenFault::Life));
+        let ring = ring();
+        let twice = claims().to_string().replacen(r#""aud":"us""#, r#""aud":"them","aud":"us""#, 1);
+        let header = BASE64.encode(format!(r#"{{"alg":"ES256","kid":"{}","typ":"t+jwt"}}"#, ring.kid().expect("a key")));
+        let text = format!("{header}.{}", BASE64.encode(twice));
+        let token = format!("{text}.{}", BASE64.encode(ring.sign_bytes(text.as_bytes()).expect("signed")));
+        assert_eq!(judged(&token, &ring.set), Err(TokenFault::Claims));
+    }
+
+    #[test]
+    fn another_key_a_changed_byte_and_what_is_no_token_are_refused() {
+        let (one, two) = (ring(), ring());
+        let token = one.sign("t+jwt", &claims()).expect("signed");
+        assert_eq!(judged(&token, &two.set), Err(TokenFault::Key));
+        let (text, signature) = token.rsplit_once('.').expect("three parts");
+        let mut bytes = BASE64.decode(signature).expect("base64");
+        bytes[0] ^= 1;
+        assert_eq!(judged(&format!("{text}.{}", BASE64.encode(bytes)), &one.set), Err(TokenFault::Signature));
+        for text in ["", ".", "..", "...", "a.b", &token[1..], &format!("{token}."), &format!("{token}="), &format!(" {token}")] {
+            assert!(judged(text, &one.set).is_err(), "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_text_never_panics_and_is_never_accepted(text in "[A-Za-z0-9_.-]{0,400}") {
+            let set = KeySet::default();
+            proptest::prop_assert!(judged(&text, &set).is_err());
+        }
+
+        // Any byte of a token changed, it is another token, and none of ours.
+        #[test]
+        fn a_changed_token_is_refused(at in 0..200_usize, to in "[A-Za-z0-9_-]") {
+            let ring = ring();
+            let token = ring.sign("t+jwt", &claims()).expect("signed");
+            let at = at % token.len();
+            let changed = format!("{}{to}{}", &token[..at], &token[at + 1..]);
+            if changed != token {
+                proptest::prop_assert!(judged(&changed, &ring.set).is_err());
+            }
+        }
+    }
 }

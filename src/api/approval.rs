@@ -104,7 +104,9 @@ impl ApprovalService for Approvals {
         let ids = request.into_inner().ids;
         if ids.len() > WATCHED_MAX {
             let refusal = Refusal::invalid("ids", "has more than 200 items");
-            return Err(refused(self.pdp.list_approvals(&origin, Err(refusal)).await.err().ok_or_else(|| Status::internal("unreachable"))?));
+            return Err(refused(
+                self.pdp.list_approvals(&origin, Err(refusal)).await.err().ok_or_else(|| Status::internal("unreachable"))?,
+            ));
         }
         // Who may not watch learns so at once.
         self.pdp.changed_approvals(&origin, Filter { most: 1, ..Filter::default() }).await.map_err(refused)?;
@@ -179,12 +181,8 @@ fn to_request(message: v1::RequestApprovalRequest) -> Result<ToRequest, Refusal>
     if justification.evidence.len() > EVIDENCE_MAX {
         return Err(Refusal::invalid("justification.evidence", "has more than 32 items"));
     }
-    let evidence: Result<Vec<String>, Refusal> = justification
-        .evidence
-        .iter()
-        .enumerate()
-        .map(|(index, id)| some_id(id, &format!("justification.evidence[{index}]")))
-        .collect();
+    let evidence: Result<Vec<String>, Refusal> =
+        justification.evidence.iter().enumerate().map(|(index, id)| some_id(id, &format!("justification.evidence[{index}]"))).collect();
     Ok(ToRequest {
         evaluation_id: some_id(&message.evaluation_id, "evaluation_id")?,
         binding_token: message.binding_token,

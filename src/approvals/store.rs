@@ -296,13 +296,8 @@ impl Store {
             move |connection| Box::pin(async move { Ok((true, schema::bring_up(connection, &options).await?)) })
         });
         let seen = seen.await??;
-        let store = Self {
-            engine,
-            options,
-            seen: Arc::new(ArcSwap::from_pointee(seen)),
-            halts: ArcSwap::default(),
-            failures: AtomicU64::new(0),
-        };
+        let store =
+            Self { engine, options, seen: Arc::new(ArcSwap::from_pointee(seen)), halts: ArcSwap::default(), failures: AtomicU64::new(0) };
         Ok(store)
     }
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::approvals::template::Template;
 use crate::json::{Value, canonical};
-use crate::model::approval::{Binding, Justification};
+use crate::model::approval::{Binding, Justification, Subject};
 use crate::model::text::visible;
 
 /// The reviewer's view, as lines of text. Its SHA-256 is the display digest that a review must repeat.
@@ -31,8 +31,8 @@ pub fn display(binding: &Binding, template: &Template) -> String {
     for (name, value) in &call.exact {
         line(&format!("argument {}", visible(name)), &text_of(value));
     }
-    line("agent", &format!("{} of {}", call.agent.sub, call.agent.iss));
-    line("for", &format!("{} of {}", call.supervisor.sub, call.supervisor.iss));
+    line("agent", &of(&call.agent));
+    line("for", &of(&call.supervisor));
     line("in step", &call.step);
     line("by tool service", &call.audience);
     line("needs", &binding.requires.join(", "));
@@ -50,6 +50,13 @@ pub fn unverified(justification: &Justification) -> Justification {
         evidence: justification.evidence.iter().map(|id| visible(id)).collect(),
         policy_clause: visible(&justification.policy_clause),
         expected_effect: visible(&justification.expected_effect),
+    }
+}
+
+fn of(subject: &Subject) -> String {
+    match subject.iss.as_str() {
+        "" => format!("{} (asserted by the tool service)", subject.sub),
+        issuer => format!("{} of {issuer}", subject.sub),
     }
 }
 

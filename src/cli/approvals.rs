@@ -159,9 +159,12 @@ fn text(approval: &v1::Approval) -> String {
     }
     let said = approval.unverified_justification.clone().unwrap_or_default();
     text.push_str("\nWritten by the agent, verified by nobody:\n");
-    for (name, value) in
-        [("request", &said.customer_request), ("clause", &said.policy_clause), ("effect", &said.expected_effect), ("evidence", &said.evidence.join(", "))]
-    {
+    for (name, value) in [
+        ("request", &said.customer_request),
+        ("clause", &said.policy_clause),
+        ("effect", &said.expected_effect),
+        ("evidence", &said.evidence.join(", ")),
+    ] {
         if !value.is_empty() {
             text.push_str(&format!("  {name:<9} {value}\n"));
         }

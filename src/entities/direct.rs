@@ -40,7 +40,14 @@ impl OfRequest {
 }
 
 /// The request and its entities; `None` when the schema has no such right, or something it names does not exist: then nobody may.
-pub fn request(policies: &Policies, roles: &Roles, right: Right, principal: &str, on: On<'_>, now: Timestamp) -> Option<(Request, Entities)> {
+pub fn request(
+    policies: &Policies,
+    roles: &Roles,
+    right: Right,
+    principal: &str,
+    on: On<'_>,
+    now: Timestamp,
+) -> Option<(Request, Entities)> {
     let action = policies.shapes.actions.get(right.name()).filter(|_| roles.is_direct(right.name()))?;
     let principal = policies.store.get(&policies.shapes.uid(roles.of(right.of()), principal)?)?;
     let (resource, own) = match on {
@@ -51,10 +58,7 @@ pub fn request(policies: &Policies, roles: &Roles, right: Right, principal: &str
     if resource.uid().type_name().to_string() != roles.on(right.on()) {
         return None;
     }
-    let members = [
-        ("now", RestrictedExpression::new_datetime(now.cedar())),
-        ("own", RestrictedExpression::new_bool(own)),
-    ];
+    let members = [("now", RestrictedExpression::new_datetime(now.cedar())), ("own", RestrictedExpression::new_bool(own))];
     let declared = members.into_iter().filter(|(name, _)| action.context.contains_key(*name));
     let context = Context::from_pairs(declared.map(|(name, value)| (name.to_owned(), value))).ok()?;
     let request = Request::new(principal.uid(), action.uid.clone(), resource.uid(), context, policies.schema.as_ref()).ok()?;

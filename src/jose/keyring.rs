@@ -12,8 +12,8 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 
-use crate::jose::{SignFault, Signer};
 use crate::jose::keyset::{KeySet, PublicKey};
+use crate::jose::{SignFault, Signer};
 use crate::json::{self, Value};
 use crate::model::time::Timestamp;
 
@@ -181,6 +181,16 @@ impl Keyring {
     /// When the current key was revoked, or the library fails.
     pub fn sign(&self, typ: &str, claims: &impl serde::Serialize) -> Result<String, SignFault> {
         self.signer.as_ref().ok_or(SignFault)?.sign(typ, claims)
+    }
+
+    #[cfg(test)]
+    pub(super) fn kid(&self) -> Option<&str> {
+        self.signer.as_ref().map(Signer::kid)
+    }
+
+    #[cfg(test)]
+    pub(super) fn sign_bytes(&self, text: &[u8]) -> Option<Vec<u8>> {
+        self.signer.as_ref()?.sign_bytes(text).ok()
     }
 
     /// The public keys as a JWK set's members, without the revoked.

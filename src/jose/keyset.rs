@@ -115,12 +115,8 @@ impl PublicKey {
             (Algorithm::Es256, Self::P256(point)) => {
                 UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point.as_slice()).verify(signed, signature)
             }
-            (Algorithm::Ps256, Self::Rsa(n, e)) => {
-                rsa(n.as_slice(), e.as_slice()).verify(&RSA_PSS_2048_8192_SHA256, signed, signature)
-            }
-            (Algorithm::Rs256, Self::Rsa(n, e)) => {
-                rsa(n.as_slice(), e.as_slice()).verify(&RSA_PKCS1_2048_8192_SHA256, signed, signature)
-            }
+            (Algorithm::Ps256, Self::Rsa(n, e)) => rsa(n.as_slice(), e.as_slice()).verify(&RSA_PSS_2048_8192_SHA256, signed, signature),
+            (Algorithm::Rs256, Self::Rsa(n, e)) => rsa(n.as_slice(), e.as_slice()).verify(&RSA_PKCS1_2048_8192_SHA256, signed, signature),
             (Algorithm::Es256, Self::Rsa(..)) | (Algorithm::Ps256 | Algorithm::Rs256, Self::P256(_)) => {
                 return Err(TokenFault::Algorithm);
             }

@@ -25,8 +25,7 @@ pub enum State {
 
 impl State {
     /// Every state, in alphabetical order.
-    pub const ALL: [Self; 7] =
-        [Self::Approved, Self::Cancelled, Self::Consumed, Self::Denied, Self::Expired, Self::Pending, Self::Revoked];
+    pub const ALL: [Self; 7] = [Self::Approved, Self::Cancelled, Self::Consumed, Self::Denied, Self::Expired, Self::Pending, Self::Revoked];
 
     /// The name in the store and in records.
     pub fn name(self) -> &'static str {

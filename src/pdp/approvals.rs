@@ -138,7 +138,8 @@ impl Pdp {
                 let keys = self.keys.load();
                 let signed = binding::sign_approval(&keys.approval, &approval, moment.now);
                 let token = signed.map_err(|_| Refusal::Unavailable("the token could not be signed"))?;
-                let event = events::event("approval.token_issued", &party.actor(), Some(&approval), &[("expires", token.1.to_string().into())]);
+                let event =
+                    events::event("approval.token_issued", &party.actor(), Some(&approval), &[("expires", token.1.to_string().into())]);
                 let nonce = crate::entropy::nonce(self.entropy.as_ref()).map_err(no_entropy)?;
                 let appended = self.audit.append(moment.now, events::stored(event, None, nonce)).await;
                 appended.map_err(|down| Refused::from(down).0)?;
@@ -175,7 +176,8 @@ impl Pdp {
     /// Records a transition, before anything follows from it.
     pub(super) async fn follow(&self, moment: &Moment, transition: Transition, record: serde_json::Value) -> Result<Recorded<()>, Refusal> {
         let record = with_state(record, transition.state);
-        let left = Left { revision: transition.revision, record, replica: String::new(), boot: String::new(), at: moment.now, recorded: None };
+        let left =
+            Left { revision: transition.revision, record, replica: String::new(), boot: String::new(), at: moment.now, recorded: None };
         let receipt = self.record_left(moment.now, &left).await.map_err(|down| Refused::from(down).0)?;
         Ok(receipt.seal(()))
     }

@@ -66,7 +66,6 @@ struct Evaluated {
     burn: Option<Use>,
 }
 
-
 impl Pdp {
     /// Decides one call, or says why it can't, at one moment.
     ///
@@ -131,7 +130,14 @@ impl Pdp {
     }
 
     /// A call in its chain: delegation, gates, what a human said, Cedar, obligations.
-    async fn evaluate(&self, moment: &Moment, origin: &Origin, caller: &Caller, call: &Call, facts: CallFacts) -> Result<Evaluated, Refusal> {
+    async fn evaluate(
+        &self,
+        moment: &Moment,
+        origin: &Origin,
+        caller: &Caller,
+        call: &Call,
+        facts: CallFacts,
+    ) -> Result<Evaluated, Refusal> {
         let bundle = &moment.snapshot.bundle;
         let roles = bundle.roles.as_ref().ok_or_else(|| Refusal::invalid("plain", "is required: every gate of this server is off"))?;
         let chain = self.delegations.chain(caller, &call.credential, bundle.manifest.development.as_ref(), moment.now).await?;

@@ -48,8 +48,7 @@ pub(super) enum Use {
 impl Use {
     /// An operation's first use.
     pub(super) fn now(caller: &Caller, chain: &Chain, call: &Call, approval: &Approval, environment: &str) -> Self {
-        let halted =
-            [&call.case.tenant, &chain.agent, &chain.supervisor, &call.case.id, call.customer()].map(|id: &str| id.to_owned());
+        let halted = [&call.case.tenant, &chain.agent, &chain.supervisor, &call.case.id, call.customer()].map(|id: &str| id.to_owned());
         let burn = Burn {
             id: approval.id.clone(),
             key: receipt_key(caller, call, &approval.id),
@@ -181,7 +180,13 @@ impl Pdp {
     }
 
     /// Burns, then records, then gives the answer. Whoever comes second is told so.
-    pub(super) async fn burn(&self, moment: &Moment, using: Use, answer: Answer, record: DecisionRecord) -> Result<Recorded<Answer>, Refused> {
+    pub(super) async fn burn(
+        &self,
+        moment: &Moment,
+        using: Use,
+        answer: Answer,
+        record: DecisionRecord,
+    ) -> Result<Recorded<Answer>, Refused> {
         let (by, mut burn) = match using {
             Use::Again(by, receipt) => return self.repeat(moment, &by, &receipt, answer).await,
             Use::Now(by, burn) => (by, burn),

@@ -43,7 +43,10 @@ async fn a_denial_is_requested_reviewed_fetched_and_used_once_and_each_step_is_r
         assert_eq!((&again.evaluation_id, &again.audit, again.decision()), (&allowed.evaluation_id, &allowed.audit, v1::Decision::Allow));
         assert_eq!((&again.approval, &again.outcome_token), (&allowed.approval, &allowed.outcome_token));
         let other = desk.ask(&with_token(&call, &token, "op-2")).await;
-        assert_eq!((other.decision(), other.reason(), other.next_action()), (v1::Decision::Deny, v1::Reason::ApprovalUsed, v1::NextAction::None));
+        assert_eq!(
+            (other.decision(), other.reason(), other.next_action()),
+            (v1::Decision::Deny, v1::Reason::ApprovalUsed, v1::NextAction::None)
+        );
         assert_eq!(desk.fetch(&approval.id).await.unwrap(), "");
 
         let lines = lines(&app.data);
@@ -51,7 +54,10 @@ async fn a_denial_is_requested_reviewed_fetched_and_used_once_and_each_step_is_r
         let (requested, reviewed, issued) = (of("approval.requested"), of("approval.reviewed"), of("approval.token_issued"));
         assert_eq!((requested.len(), reviewed.len(), issued.len(), of("operation.repeated").len()), (1, 1, 1, 1));
         assert_eq!((&requested[0]["by"]["tool_service"], &requested[0]["state"]), (&json!("support-tools"), &json!("pending")));
-        assert_eq!((&reviewed[0]["by"]["human"], &reviewed[0]["state"], &reviewed[0]["decision"]), (&json!("lead-1"), &json!("approved"), &json!("approve")));
+        assert_eq!(
+            (&reviewed[0]["by"]["human"], &reviewed[0]["state"], &reviewed[0]["decision"]),
+            (&json!("lead-1"), &json!("approved"), &json!("approve"))
+        );
         let allows: Vec<_> = lines.iter().filter(|line| line["type"] == "decision" && line["decision"] == "allow").collect();
         assert_eq!(allows.len(), 1, "one record of one use");
         assert_eq!(allows[0]["approval"]["approvers"], json!(["lead-1"]));
@@ -85,7 +91,11 @@ async fn only_another_human_of_the_tenant_with_the_right_and_the_proof_reviews()
         ("an agent by its own name", human("refund-bot", json!({"sub_profile": "ai_agent"})), Code::Unauthenticated),
         ("a service", human("lead-2", json!({"sub_profile": "service"})), Code::Unauthenticated),
         ("an agent in a human's name", issuer.delegation("refund-bot", "lead-2"), Code::Unauthenticated),
-        ("a token that is over", human("lead-2", json!({"exp": seconds() - 31, "iat": seconds() - 900, "nbf": seconds() - 900})), Code::Unauthenticated),
+        (
+            "a token that is over",
+            human("lead-2", json!({"exp": seconds() - 31, "iat": seconds() - 900, "nbf": seconds() - 900})),
+            Code::Unauthenticated,
+        ),
         ("a token of the future", human("lead-2", json!({"nbf": seconds() + 60})), Code::Unauthenticated),
         ("a token for another server", human("lead-2", json!({"aud": "countersign:staging"})), Code::Unauthenticated),
         ("a token that lives for a day", human("lead-2", json!({"exp": seconds() + 86_400})), Code::Unauthenticated),
@@ -100,7 +110,8 @@ async fn only_another_human_of_the_tenant_with_the_right_and_the_proof_reviews()
     // What was shown is what is approved.
     let unseen = v1::Approval { display_digest: vec![0; 32].into(), ..approval.clone() };
     assert_eq!(desk.review(&unseen, true, &issuer.human("lead-2")).await.unwrap_err().code(), Code::FailedPrecondition);
-    let still = desk.approvals.get_approval(bearer(v1::GetApprovalRequest { id: approval.id.clone() }, &issuer.human("rep-1"))).await.unwrap();
+    let still =
+        desk.approvals.get_approval(bearer(v1::GetApprovalRequest { id: approval.id.clone() }, &issuer.human("rep-1"))).await.unwrap();
     assert_eq!(still.into_inner().approval.unwrap().state(), v1::ApprovalState::Pending);
     let approved = desk.review(&approval, true, &issuer.human("lead-2")).await.unwrap();
     assert_eq!((approved.state(), approved.approvers), (v1::ApprovalState::Approved, vec!["lead-2".to_owned()]));
@@ -160,7 +171,11 @@ async fn a_refund_asks_for_proof_of_presence_and_a_large_one_for_two_persons() {
     app.stop().await;
 }
 
-async fn report(desk: &mut Desk, allowed: &v1::AuthorizeResponse, status: v1::OutcomeStatus) -> Result<v1::ReportOutcomeResponse, tonic::Status> {
+async fn report(
+    desk: &mut Desk,
+    allowed: &v1::AuthorizeResponse,
+    status: v1::OutcomeStatus,
+) -> Result<v1::ReportOutcomeResponse, tonic::Status> {
     let request = v1::ReportOutcomeRequest {
         evaluation_id: allowed.evaluation_id.clone(),
         status: status.into(),
@@ -196,20 +211,40 @@ async fn an_approval_serves_its_own_call_alone() {
     let out = v1::Reason::ApprovalOutOfScope;
     let rows = [
         ("one cent more", arguments(r#"{"amount_minor":401,"currency":"EUR"}"#), out),
-        ("another currency", v1::AuthorizeRequest { case: call.case.clone().map(|case| v1::Case {
-            attributes_json: crate::harness::CASE.replace("EUR", "USD").into(), ..case }), ..arguments(r#"{"amount_minor":400,"currency":"USD"}"#) }, out),
+        (
+            "another currency",
+            v1::AuthorizeRequest {
+                case: call.case.clone().map(|case| v1::Case { attributes_json: crate::harness::CASE.replace("EUR", "USD").into(), ..case }),
+                ..arguments(r#"{"amount_minor":400,"currency":"USD"}"#)
+            },
+            out,
+        ),
         ("another resource of the same case", account("account-2", ""), out),
         ("another version of the resource", account("account-1", "2"), out),
         ("another case", case("case-2", "3"), out),
         ("the case as it has become", case("case-1", "4"), v1::Reason::CaseChanged),
         ("another supervisor", v1::AuthorizeRequest { delegation: delegated("refund-bot", "lead-2", json!({})), ..call.clone() }, out),
-        ("the same subject of another issuer", v1::AuthorizeRequest { delegation: asserted("refund-bot", "rep-1", "action"), ..call.clone() }, out),
-        ("another step", v1::AuthorizeRequest { delegation: delegated("refund-bot", "rep-1", json!({"step": "drafting"})), ..call.clone() }, out),
-        ("another action of the same resource", v1::AuthorizeRequest {
-            action: "billing.change_plan".into(), ..arguments(r#"{"plan":"plus"}"#) }, out),
+        (
+            "the same subject of another issuer",
+            v1::AuthorizeRequest { delegation: asserted("refund-bot", "rep-1", "action"), ..call.clone() },
+            out,
+        ),
+        (
+            "another step",
+            v1::AuthorizeRequest { delegation: delegated("refund-bot", "rep-1", json!({"step": "drafting"})), ..call.clone() },
+            out,
+        ),
+        (
+            "another action of the same resource",
+            v1::AuthorizeRequest { action: "billing.change_plan".into(), ..arguments(r#"{"plan":"plus"}"#) },
+            out,
+        ),
         ("another agent", v1::AuthorizeRequest { delegation: delegated("support-bot", "rep-1", json!({})), ..call.clone() }, out),
-        ("a foreign tenant", v1::AuthorizeRequest { case: call.case.clone().map(|case| v1::Case { tenant: "globex".into(), ..case }),
-            ..call.clone() }, v1::Reason::NotPermitted),
+        (
+            "a foreign tenant",
+            v1::AuthorizeRequest { case: call.case.clone().map(|case| v1::Case { tenant: "globex".into(), ..case }), ..call.clone() },
+            v1::Reason::NotPermitted,
+        ),
     ];
     for (index, (what, call, reason)) in rows.into_iter().enumerate() {
         let answer = desk.ask(&with_token(&call, &approved, &format!("op-{index}"))).await;
@@ -246,7 +281,10 @@ async fn letters_that_look_alike_are_other_arguments() {
     let mut desk = Desk::new(app.channel().await);
     let reply = |digest: &str| v1::AuthorizeRequest {
         action: "reply.send".into(),
-        resource: Some(v1::Resource { r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }), ..Default::default() }),
+        resource: Some(v1::Resource {
+            r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }),
+            ..Default::default()
+        }),
         arguments_json: json!({"channel": "email", "draft_digest": digest}).to_string().into(),
         ..credit(1)
     };
@@ -346,7 +384,10 @@ async fn the_reviewers_view_is_whole_and_hides_nothing() {
     let long = "x".repeat(30_000);
     let call = v1::AuthorizeRequest {
         action: "reply.send".into(),
-        resource: Some(v1::Resource { r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }), ..Default::default() }),
+        resource: Some(v1::Resource {
+            r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }),
+            ..Default::default()
+        }),
         arguments_json: json!({"channel": "email", "draft_digest": format!("{hostile}{long}")}).to_string().into(),
         ..credit(1)
     };
@@ -405,7 +446,8 @@ async fn a_flood_of_requests_stays_within_its_caps_and_loses_none() {
         let mut page_token = String::new();
         let mut client = desk.approvals.clone();
         loop {
-            let page = v1::ListApprovalsRequest { page_size: 200, page_token, state: v1::ApprovalState::Pending.into(), ..Default::default() };
+            let page =
+                v1::ListApprovalsRequest { page_size: 200, page_token, state: v1::ApprovalState::Pending.into(), ..Default::default() };
             let page = client.list_approvals(page).await.unwrap().into_inner();
             listed.extend(page.approvals.into_iter().map(|approval| approval.id));
             page_token = page.next_page_token;
@@ -449,7 +491,8 @@ async fn a_binding_token_serves_who_was_denied_for_what_was_denied() {
     let token = denied.access_request.clone().unwrap().binding_token;
     let keys = Keyring::read(&app.data.join("keys"), Purpose::Approval).unwrap();
     let binding = flood(1);
-    let sign = |ring: &Keyring, binding: &Binding, at: i64| binding::sign_binding(ring, binding.clone(), Timestamp::from_seconds(at)).unwrap();
+    let sign =
+        |ring: &Keyring, binding: &Binding, at: i64| binding::sign_binding(ring, binding.clone(), Timestamp::from_seconds(at)).unwrap();
     let own = Keyring::read(&app.data.join("keys"), Purpose::Binding).unwrap();
     let elsewhere = Binding { call: BoundCall { audience: "crm-tools".into(), ..binding.call.clone() }, ..binding.clone() };
     let staging = Binding { call: BoundCall { environment: "staging".into(), ..binding.call.clone() }, ..binding.clone() };
@@ -476,7 +519,8 @@ async fn a_binding_token_serves_who_was_denied_for_what_was_denied() {
         Some(v1::Justification { customer_request: "x".repeat(2001), ..said.clone() }),
         Some(v1::Justification { evidence: vec!["e".into(); 33], ..said.clone() }),
     ] {
-        let request = v1::RequestApprovalRequest { evaluation_id: denied.evaluation_id.clone(), binding_token: token.clone(), justification: wrong };
+        let request =
+            v1::RequestApprovalRequest { evaluation_id: denied.evaluation_id.clone(), binding_token: token.clone(), justification: wrong };
         assert_eq!(desk.approvals.request_approval(request).await.unwrap_err().code(), Code::InvalidArgument);
     }
     app.stop().await;
@@ -490,10 +534,17 @@ async fn a_verification_s_success_makes_a_check_and_nothing_else_does() {
             delegation: asserted("support-bot", "rep-1", "verification"),
             action: "verification.run".into(),
             arguments_json: r#"{"fact":"delivery_postcode"}"#.into(),
-            resource: Some(v1::Resource { r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }), ..Default::default() }),
+            resource: Some(v1::Resource {
+                r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }),
+                ..Default::default()
+            }),
             ..order_check()
         };
-        let change = v1::AuthorizeRequest { action: "account.change_email".into(), arguments_json: r#"{"new_email":"a@example.com"}"#.into(), ..credit(1) };
+        let change = v1::AuthorizeRequest {
+            action: "account.change_email".into(),
+            arguments_json: r#"{"new_email":"a@example.com"}"#.into(),
+            ..credit(1)
+        };
         assert_eq!(desk.ask(&change).await.reason(), v1::Reason::CheckRequired);
         // A failure, a forged token, another call's success.
         let allowed = desk.ask(&verification).await;
@@ -506,7 +557,8 @@ async fn a_verification_s_success_makes_a_check_and_nothing_else_does() {
         assert_eq!(report(&mut desk, &swapped, v1::OutcomeStatus::Succeeded).await.unwrap_err().code(), Code::PermissionDenied);
         assert_eq!(desk.ask(&change).await.reason(), v1::Reason::CheckRequired);
         // A denied verification has no outcome to report.
-        let denied = desk.ask(&v1::AuthorizeRequest { delegation: asserted("support-bot", "rep-1", "intake"), ..verification.clone() }).await;
+        let denied =
+            desk.ask(&v1::AuthorizeRequest { delegation: asserted("support-bot", "rep-1", "intake"), ..verification.clone() }).await;
         assert_eq!((denied.decision(), denied.outcome_token.as_str()), (v1::Decision::Deny, ""));
         // The success, once.
         let allowed = desk.ask(&verification).await;
@@ -516,9 +568,14 @@ async fn a_verification_s_success_makes_a_check_and_nothing_else_does() {
         // Of this case and this customer.
         let other = |id: &str, customer: &str| v1::AuthorizeRequest {
             case: change.case.clone().map(|case| v1::Case {
-                id: id.into(), attributes_json: crate::harness::CASE.replace("customer-1", customer).into(), ..case }),
+                id: id.into(),
+                attributes_json: crate::harness::CASE.replace("customer-1", customer).into(),
+                ..case
+            }),
             resource: change.resource.clone().map(|resource| v1::Resource {
-                attributes_json: format!(r#"{{"tenant":"acme","customer":"{customer}"}}"#).into(), ..resource }),
+                attributes_json: format!(r#"{{"tenant":"acme","customer":"{customer}"}}"#).into(),
+                ..resource
+            }),
             ..change.clone()
         };
         assert_eq!(desk.ask(&other("case-2", "customer-1")).await.reason(), v1::Reason::CheckRequired);
@@ -526,7 +583,13 @@ async fn a_verification_s_success_makes_a_check_and_nothing_else_does() {
     });
 }
 
-async fn signal(app: &App, kind: v1::SignalSubjectKind, subject: &str, what: &str, event: &str) -> Result<v1::ReportSignalResponse, tonic::Status> {
+async fn signal(
+    app: &App,
+    kind: v1::SignalSubjectKind,
+    subject: &str,
+    what: &str,
+    event: &str,
+) -> Result<v1::ReportSignalResponse, tonic::Status> {
     let mut client = v1::signal_service_client::SignalServiceClient::new(app.channel().await);
     let request = v1::ReportSignalRequest {
         subject_kind: kind.into(),
@@ -591,7 +654,8 @@ async fn a_revoked_session_stops_what_was_issued_before() {
     let issuer = Issuer::of(&app.data);
     let mut desk = Desk::new(app.channel().await);
     let call = |claims| v1::AuthorizeRequest { delegation: token(issuer.sign(&claims)), ..credit(400) };
-    let (before, after) = (delegation_claims("refund-bot", "rep-1", seconds() - 5), delegation_claims("refund-bot", "rep-1", seconds() + 5));
+    let (before, after) =
+        (delegation_claims("refund-bot", "rep-1", seconds() - 5), delegation_claims("refund-bot", "rep-1", seconds() + 5));
     assert_eq!(desk.ask(&call(before.clone())).await.reason(), v1::Reason::ApprovalRequired);
     signal(&app, v1::SignalSubjectKind::Supervisor, "rep-1", "session_revoked", "event-1").await.unwrap();
     assert_eq!(desk.ask(&call(before)).await.reason(), v1::Reason::NotPermitted);
@@ -609,7 +673,10 @@ async fn a_revoked_session_stops_what_was_issued_before() {
     ] {
         assert_eq!(signal(&app, kind, subject, what, "event-2").await.unwrap_err().code(), Code::InvalidArgument, "{subject} {what}");
     }
-    assert_eq!(signal(&app, v1::SignalSubjectKind::Agent, "nobody", "kill_switch", "event-3").await.unwrap_err().code(), Code::PermissionDenied);
+    assert_eq!(
+        signal(&app, v1::SignalSubjectKind::Agent, "nobody", "kill_switch", "event-3").await.unwrap_err().code(),
+        Code::PermissionDenied
+    );
     app.stop().await;
 }
 
@@ -631,7 +698,11 @@ async fn without_the_store_what_needs_it_is_denied_and_reads_go_on() {
     let unavailable = v1::Reason::StateUnavailable;
     let used = desk.ask(&with_token(&credit(400), &token, "op-1")).await;
     assert_eq!((used.decision(), used.reason(), used.next_action()), (v1::Decision::Deny, unavailable, v1::NextAction::Retry));
-    let email = v1::AuthorizeRequest { action: "account.change_email".into(), arguments_json: r#"{"new_email":"a@example.com"}"#.into(), ..credit(1) };
+    let email = v1::AuthorizeRequest {
+        action: "account.change_email".into(),
+        arguments_json: r#"{"new_email":"a@example.com"}"#.into(),
+        ..credit(1)
+    };
     assert_eq!(desk.ask(&email).await.reason(), unavailable, "it reads checks");
     assert_eq!(desk.ask(&order_check()).await.decision(), v1::Decision::Allow);
     assert_eq!(desk.ask(&refund_request()).await.decision(), v1::Decision::Allow, "a write, while kill switches are fresh");
@@ -663,7 +734,8 @@ async fn a_supervisor_lists_shows_approves_denies_and_revokes_on_the_command_lin
         let output = command.output().unwrap();
         (output.status.code(), format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
     };
-    let dev_token = |principal: &str| run(&["keys", "dev-token", "--principal", principal, "--keys", keys.to_str().unwrap()], "").1.trim().to_owned();
+    let dev_token =
+        |principal: &str| run(&["keys", "dev-token", "--principal", principal, "--keys", keys.to_str().unwrap()], "").1.trim().to_owned();
     let mut desk = Desk::new(crate::harness::channel(server.grpc).await);
     let lead = dev_token("lead-1");
     assert_eq!(run(&["approvals", "list", "--server", &url], &lead), (Some(0), "none\n".into()));
@@ -671,7 +743,9 @@ async fn a_supervisor_lists_shows_approves_denies_and_revokes_on_the_command_lin
     let first = desk.request(&credit(400)).await.unwrap();
     let (code, text) = run(&["approvals", "show", &first.id, "--server", &url], &lead);
     assert_eq!(code, Some(0), "{text}");
-    for part in ["argument amount_minor at most: 400", "if it is wrong: reversible", "Written by the agent, verified by nobody:", "display digest "] {
+    for part in
+        ["argument amount_minor at most: 400", "if it is wrong: reversible", "Written by the agent, verified by nobody:", "display digest "]
+    {
         assert!(text.contains(part), "{part}: {text}");
     }
     let digest = text.lines().find_map(|line| line.strip_prefix("display digest ")).unwrap().to_owned();
@@ -689,7 +763,20 @@ async fn a_supervisor_lists_shows_approves_denies_and_revokes_on_the_command_lin
     // A development server's tokens are its own.
     let (code, text) = run(&["approvals", "list", "--server", &url], &format!("{lead}x"));
     assert!(code == Some(1) && text.contains("UNAUTHENTICATED"), "{text}");
-    let agent = ["keys", "dev-token", "--principal", "rep-1", "--agent", "refund-bot", "--step", "action", "--case", "case-1", "--scopes", "accounts"];
+    let agent = [
+        "keys",
+        "dev-token",
+        "--principal",
+        "rep-1",
+        "--agent",
+        "refund-bot",
+        "--step",
+        "action",
+        "--case",
+        "case-1",
+        "--scopes",
+        "accounts",
+    ];
     let delegation = run(&[&agent[..], &["--keys", keys.to_str().unwrap()]].concat(), "").1.trim().to_owned();
     let call = v1::AuthorizeRequest { delegation: token(delegation), ..credit(50) };
     assert_eq!(desk.ask(&call).await.reason(), v1::Reason::ApprovalRequired);

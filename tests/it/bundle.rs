@@ -85,7 +85,7 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
         "no file of `entities/` defines `Role::\"refunder\"`",
     ),
     ("callers.cedar", "principal is Rep in Role", "principal in Role", "the scope must say `principal is <type>`"),
-    ("callers.cedar", "@obligation(\"return_only:matches,checked_at\")", "", "`verification.run` for agents must carry `@obligation"),
+    ("callers.cedar", "@obligation(\"return_only:matches,checked_at\")", "", "for agents must carry `@obligation"),
     (
         "callers.cedar",
         "permit (principal is Rep in Role::\"support-rep\", action in Action::\"case_call\", resource);",
@@ -137,7 +137,7 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
         "type `Article` must either have the attribute `tenant` or stand in `shared`",
     ),
     ("bundle.yaml", "roles:", "rolls:", "rolls"),
-    ("bundle.yaml", "  agent: support-bot", "  agent: suport-bot", "bundle.yaml:21:10: `suport-bot` is defined nowhere in the bundle"),
+    ("bundle.yaml", "  agent: support-bot", "  agent: suport-bot", "bundle.yaml:32:10: `suport-bot` is defined nowhere in the bundle"),
     ("bundle.yaml", "  step: intake", "  step: intak", "`intak` is defined nowhere in the bundle"),
     (
         "entities/reps.json",
@@ -181,7 +181,12 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
     ("bundle.yaml", "verification.run: {makes", "verification.walk: {makes", "`verification.walk`, which is no action"),
     ("bundle.yaml", "minutes: 30", "minutes: 0", "must be 1 to 1440"),
     ("schema.cedarschema", "four_eyes: Bool };", "four_eyes: Bool, mood: String };", "declares `mood`; the PDP can say"),
-    ("schema.cedarschema", "context: { now: datetime, own: Bool },", "context: { now: datetime, own: Bool, mood: String },", "may have `now: datetime` and `own: Bool`"),
+    (
+        "schema.cedarschema",
+        "context: { now: datetime, own: Bool },",
+        "context: { now: datetime, own: Bool, mood: String },",
+        "may have `now: datetime` and `own: Bool`",
+    ),
     (
         "schema.cedarschema",
         "principal: [Rep], resource: [ApprovalRequest]",

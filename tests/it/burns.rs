@@ -52,7 +52,10 @@ async fn a_thousand_burns_at_once_on_two_servers_give_exactly_one_allow() {
     assert!(reasons.keys().all(|what| ["allow", "ApprovalUsed", "StateUnavailable"].contains(&what.as_str())), "{reasons:?}");
     assert!(reasons.get("ApprovalUsed") > Some(&800), "{reasons:?}");
     let allows = ["one", "two"].map(|name| {
-        lines(&folder.path().join(name)).iter().filter(|line| line["approval"]["id"] == approval.id.as_str() && line["decision"] == "allow").count()
+        lines(&folder.path().join(name))
+            .iter()
+            .filter(|line| line["approval"]["id"] == approval.id.as_str() && line["decision"] == "allow")
+            .count()
     });
     assert_eq!(allows.iter().sum::<usize>(), 1);
     for server in servers {
@@ -141,7 +144,8 @@ fn start_child(data: &Path, kill: &str, url: Option<String>) -> Process {
     }
     let mut child = command.spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let started: serde_json::Value = lines.filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(&line).unwrap()).next().unwrap();
+    let started: serde_json::Value =
+        lines.filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(&line).unwrap()).next().unwrap();
     let address = |name: &str| started[name].as_str().unwrap().parse().unwrap();
     Process { grpc: address("grpc"), admin: address("admin"), child }
 }
@@ -479,7 +483,12 @@ async fn walk(store: &Store, steps: &[Step]) -> Result<(), TestCaseError> {
                 }
             }
             Step::Burn(index, operation, digest) => {
-                let key = ReceiptKey { tenant: "acme".into(), caller: "t".into(), approval: format!("apr_{index}"), operation: format!("op{operation}") };
+                let key = ReceiptKey {
+                    tenant: "acme".into(),
+                    caller: "t".into(),
+                    approval: format!("apr_{index}"),
+                    operation: format!("op{operation}"),
+                };
                 let burn = Burn {
                     id: format!("apr_{index}"),
                     key,
@@ -498,7 +507,9 @@ async fn walk(store: &Store, steps: &[Step]) -> Result<(), TestCaseError> {
                 match (model.receipts.get(operation), model.at(now)) {
                     (Some(first), _) => {
                         let expected = (format!("call{first}"), format!("answer {operation}"));
-                        prop_assert!(matches!(&burned, Burned::Repeated(receipt) if (receipt.call_digest.clone(), receipt.answer.clone()) == expected));
+                        prop_assert!(
+                            matches!(&burned, Burned::Repeated(receipt) if (receipt.call_digest.clone(), receipt.answer.clone()) == expected)
+                        );
                     }
                     (None, Some(State::Approved)) => {
                         prop_assert!(matches!(burned, Burned::Now(_)), "{:?}", burned);

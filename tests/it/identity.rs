@@ -128,7 +128,10 @@ fn ticket(delegation: Option<v1::Delegation>) -> v1::AuthorizeRequest {
     v1::AuthorizeRequest {
         delegation,
         action: "ticket.read".into(),
-        resource: Some(v1::Resource { r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }), ..Default::default() }),
+        resource: Some(v1::Resource {
+            r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }),
+            ..Default::default()
+        }),
         ..order_check()
     }
 }
@@ -209,10 +212,12 @@ async fn a_certificate_that_proves_nothing_is_refused() {
     let bare = connect(it.app.grpc, &it.authority.pem(), None).await.unwrap();
     assert_eq!(ask(bare, ticket(delegation())).await.unwrap_err().code(), Code::Unauthenticated);
     // In plaintext nobody is answered.
-    assert!(Channel::from_shared(format!("http://{}", it.app.grpc)).unwrap().connect().await.is_err_and(|_| true) || {
-        let plain = Channel::from_shared(format!("http://{}", it.app.grpc)).unwrap().connect_lazy();
-        ask(plain, ticket(delegation())).await.is_err()
-    });
+    assert!(
+        Channel::from_shared(format!("http://{}", it.app.grpc)).unwrap().connect().await.is_err_and(|_| true) || {
+            let plain = Channel::from_shared(format!("http://{}", it.app.grpc)).unwrap().connect_lazy();
+            ask(plain, ticket(delegation())).await.is_err()
+        }
+    );
     assert_eq!(lines(&it.app.data).iter().filter(|line| line["type"] == "decision").count(), 0);
     it.app.stop().await;
 }
@@ -270,9 +275,12 @@ async fn a_delegation_token_that_is_not_exactly_right_is_refused() {
     let crm = it.crm();
     let channel = it.as_(&crm).await;
     let now = seconds();
-    let deep = |depth: usize| (1..depth).fold(json!({"iss": "https://agents.acme.example", "sub": "support-bot", "sub_profile": "ai_agent"}), |inner, _| {
-        json!({"iss": "https://agents.acme.example", "sub": "support-bot", "sub_profile": "ai_agent", "act": inner})
-    });
+    let deep = |depth: usize| {
+        (1..depth).fold(
+            json!({"iss": "https://agents.acme.example", "sub": "support-bot", "sub_profile": "ai_agent"}),
+            |inner, _| json!({"iss": "https://agents.acme.example", "sub": "support-bot", "sub_profile": "ai_agent", "act": inner}),
+        )
+    };
     let agent = |name: &str, value: Value| json!({"act": merged(deep(1), json!({name: value}))});
     let rows = [
         ("another audience", json!({"aud": "countersign:production"})),
@@ -354,14 +362,26 @@ async fn scopes_and_tenants_of_a_token_narrow_and_never_widen() {
         assert_eq!(answer.reason(), reason, "{more}");
     }
     // An issuer of acme, a chain of globex, whatever the caller says of the case.
-    let foreign = it.delegation(&crm, json!({
-        "sub": "globex-rep", "act": {"iss": "https://agents.acme.example", "sub": "globex-bot", "sub_profile": "ai_agent"},
-    }));
+    let foreign = it.delegation(
+        &crm,
+        json!({
+            "sub": "globex-rep", "act": {"iss": "https://agents.acme.example", "sub": "globex-bot", "sub_profile": "ai_agent"},
+        }),
+    );
     let case = order_check().case.map(|case| v1::Case { tenant: "globex".into(), ..case });
     let support = it.authority.sign(&svid("spiffe://acme.example/tool/support"));
-    let rebound = it.issuer.sign("at+jwt", &merged(claims(&support), json!({
-        "sub": "globex-rep", "act": {"iss": "https://agents.acme.example", "sub": "globex-bot", "sub_profile": "ai_agent"},
-    }))).unwrap();
+    let rebound = it
+        .issuer
+        .sign(
+            "at+jwt",
+            &merged(
+                claims(&support),
+                json!({
+                    "sub": "globex-rep", "act": {"iss": "https://agents.acme.example", "sub": "globex-bot", "sub_profile": "ai_agent"},
+                }),
+            ),
+        )
+        .unwrap();
     for (channel, delegation) in [(channel, foreign), (it.as_(&support).await, rebound)] {
         let answer = ask(channel, v1::AuthorizeRequest { case: case.clone(), ..ticket(token(delegation)) }).await.unwrap();
         assert_eq!(answer.reason(), v1::Reason::NotPermitted);
@@ -411,7 +431,8 @@ async fn a_human_proves_herself_by_her_token_alone() {
     }
     assert_eq!(client.list_approvals(list()).await.unwrap_err().code(), Code::Unauthenticated);
     // Her token opens nothing that is a tool service's.
-    let refused = DecisionServiceClient::new(bare).authorize(bearer(ticket(token(it.delegation(&it.crm(), json!({})))), &human(json!({})))).await;
+    let refused =
+        DecisionServiceClient::new(bare).authorize(bearer(ticket(token(it.delegation(&it.crm(), json!({})))), &human(json!({})))).await;
     assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
     it.app.stop().await;
 }
@@ -448,7 +469,9 @@ async fn a_sidecar_is_known_by_its_user_and_asserts_only_what_it_may() {
         } else {
             assert_eq!(answer.unwrap_err().code(), Code::Unauthenticated);
         }
-        for (agent, supervisor, step) in [("refund-bot", "rep-1", "intake"), ("support-bot", "rep-2", "intake"), ("support-bot", "rep-1", "drafting"), ("", "", "")] {
+        for (agent, supervisor, step) in
+            [("refund-bot", "rep-1", "intake"), ("support-bot", "rep-2", "intake"), ("support-bot", "rep-1", "drafting"), ("", "", "")]
+        {
             let refused = ask(channel.clone(), ticket(asserted(agent, supervisor, step))).await.unwrap_err();
             assert_eq!(refused.code(), Code::Unauthenticated, "{agent} {supervisor} {step}");
         }
@@ -519,7 +542,8 @@ async fn unknown_keys_ask_the_issuers_url_once() {
                      "actor_issuers": ["https://agents.acme.example"]}],
     }).to_string());
     let data = folder.path().join("data");
-    let arguments = |more: &[&str]| [&["--config", config.to_str().unwrap()], more].concat().iter().map(ToString::to_string).collect::<Vec<_>>();
+    let arguments =
+        |more: &[&str]| [&["--config", config.to_str().unwrap()], more].concat().iter().map(ToString::to_string).collect::<Vec<_>>();
     let run = |more: &[&str], data: &Path| {
         let mut command = crate::harness::command(&arguments(more).iter().map(String::as_str).collect::<Vec<_>>());
         command.env("COUNTERSIGN__DATA", data).env("SSL_CERT_FILE", folder.path().join("ca.pem"));
@@ -576,11 +600,19 @@ async fn key_server(own: &Svid, body: String, asked: Arc<std::sync::atomic::Atom
 fn a_server_without_proof_or_in_plaintext_does_not_start() {
     let folder = temp();
     for (arguments, variables, expected) in [
-        (&["serve", "--development", "--listen", "0.0.0.0:0"][..], &[][..], "`listen.grpc` must be on the loopback interface in development mode"),
+        (
+            &["serve", "--development", "--listen", "0.0.0.0:0"][..],
+            &[][..],
+            "`listen.grpc` must be on the loopback interface in development mode",
+        ),
         (&["serve", "--development", "--admin-listen", "192.0.2.1:0"], &[], "`listen.admin` must be on the loopback interface"),
         (&["serve"], &[], "`environment` must be set outside of development mode"),
         (&["serve", "--listen", "127.0.0.1:0"], &[("COUNTERSIGN__ENVIRONMENT", "test")], "without it tokens would travel in plaintext"),
-        (&["serve"], &[("COUNTERSIGN__ENVIRONMENT", "test"), ("COUNTERSIGN__CALLERS__JWT_SVID__BEHIND_TLS_PROXY", "true")], "needs a trust domain"),
+        (
+            &["serve"],
+            &[("COUNTERSIGN__ENVIRONMENT", "test"), ("COUNTERSIGN__CALLERS__JWT_SVID__BEHIND_TLS_PROXY", "true")],
+            "needs a trust domain",
+        ),
         (&["serve", "--development"], &[("COUNTERSIGN__TLS__CERTIFICATE", "/nowhere")], "must have both"),
     ] {
         let mut command = crate::harness::command(arguments);

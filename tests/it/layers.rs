@@ -74,7 +74,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         ],
     ),
     // The command line: `authorize --local` walks the pipeline's own steps without a server.
-    ("cli", &["api", "app", "audit", "bundle", "clock", "config", "delegation", "jose", "model", "pdp", "telemetry", "workbench"]),
+    (
+        "cli",
+        &["api", "app", "audit", "bundle", "clock", "config", "delegation", "entropy", "jose", "model", "pdp", "telemetry", "workbench"],
+    ),
 ];
 
 /// (crate, modules that may use it). Crates that stand in no row may be used anywhere.

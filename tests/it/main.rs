@@ -20,5 +20,6 @@ mod layers;
 mod properties;
 mod python;
 mod reload;
+mod story;
 mod stream;
 mod traces;

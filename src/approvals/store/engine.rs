@@ -31,16 +31,22 @@ pub(super) struct Job {
     done: oneshot::Sender<Result<(), StoreError>>,
 }
 
+/// What SQLite's writer is told.
+pub(super) enum Message {
+    Close(oneshot::Sender<()>),
+    Work(Job),
+}
+
 /// An engine at work.
 #[derive(Debug)]
 pub(super) enum Engine {
     Postgres(AnyPool),
-    Sqlite { writer: mpsc::Sender<Job>, readers: AnyPool },
+    Sqlite { writer: mpsc::Sender<Message>, readers: AnyPool },
 }
 
-impl std::fmt::Debug for Job {
+impl std::fmt::Debug for Message {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Job")
+        formatter.write_str("Message")
     }
 }
 
@@ -92,7 +98,11 @@ impl Engine {
                 let running = tokio::spawn(async move {
                     let mut transaction = pool.begin().await?;
                     let (keep, value) = operation(&mut transaction).await?;
-                    if keep { transaction.commit().await? } else { transaction.rollback().await? }
+                    if keep {
+                        transaction.commit().await?
+                    } else {
+                        transaction.rollback().await?
+                    }
                     Ok(value)
                 });
                 let ended = tokio::time::timeout(timeout, running).await.map_err(late)?;
@@ -110,7 +120,7 @@ impl Engine {
                 });
                 let (done, committed) = oneshot::channel();
                 let full = |_| StoreError::Unreachable("too many operations wait".to_owned());
-                writer.try_send(Job { work, done }).map_err(full)?;
+                writer.try_send(Message::Work(Job { work, done })).map_err(full)?;
                 let gone = |_| StoreError::Unreachable("the writer has ended".to_owned());
                 tokio::time::timeout(timeout, committed).await.map_err(late)?.map_err(gone)??;
                 let value = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -121,15 +131,29 @@ impl Engine {
 
     pub(super) async fn close(&self) {
         self.readers().close().await;
+        if let Self::Sqlite { writer, .. } = self {
+            let (done, closed) = oneshot::channel();
+            if writer.send(Message::Close(done)).await.is_ok() {
+                // A writer that is gone is closed.
+                let _closed = closed.await;
+            }
+        }
     }
 }
 
 /// SQLite's one writer.
-async fn write(mut connection: AnyConnection, mut queue: mpsc::Receiver<Job>) {
-    let mut group = Vec::with_capacity(GROUP_MAX);
-    while queue.recv_many(&mut group, GROUP_MAX).await > 0 {
+async fn write(mut connection: AnyConnection, mut queue: mpsc::Receiver<Message>) {
+    let mut messages = Vec::with_capacity(GROUP_MAX);
+    while queue.recv_many(&mut messages, GROUP_MAX).await > 0 {
+        let (mut group, mut closing) = (vec![], None);
+        for message in messages.drain(..) {
+            match message {
+                Message::Close(done) => closing = Some(done),
+                Message::Work(job) => group.push(job),
+            }
+        }
         let mut waiting = vec![];
-        let committed = commit(&mut connection, group.drain(..), &mut waiting).await;
+        let committed = if group.is_empty() { Ok(()) } else { commit(&mut connection, group, &mut waiting).await };
         if committed.is_err() {
             // A transaction that is still open would swallow the next group.
             let _none_open = connection.execute("ROLLBACK").await;
@@ -138,12 +162,19 @@ async fn write(mut connection: AnyConnection, mut queue: mpsc::Receiver<Job>) {
             // A caller that is gone needs no answer; what it did stays.
             let _gone = done.send(committed.clone().and(result));
         }
+        if let Some(done) = closing {
+            if let Err(error) = connection.close().await {
+                tracing::warn!(name: "store.not_closed", error = %error);
+            }
+            let _gone = done.send(());
+            return;
+        }
     }
 }
 
 type Waiting = Vec<(oneshot::Sender<Result<(), StoreError>>, Result<(), StoreError>)>;
 
-async fn commit(connection: &mut AnyConnection, group: impl Iterator<Item = Job>, waiting: &mut Waiting) -> Result<(), StoreError> {
+async fn commit(connection: &mut AnyConnection, group: Vec<Job>, waiting: &mut Waiting) -> Result<(), StoreError> {
     let begun = connection.execute("BEGIN IMMEDIATE").await.map(|_| ()).map_err(StoreError::from);
     for Job { work, done } in group {
         let result = match &begun {

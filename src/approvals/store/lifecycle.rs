@@ -1,7 +1,7 @@
 //! Transitions of approvals. Each is one transaction: a new revision, the change, the outbox row.
 
-use sqlx::Row as _;
 use sqlx::AnyConnection;
+use sqlx::Row as _;
 
 use crate::approvals::store::engine::Operation;
 use crate::approvals::store::outbox::{Leaver, leave};
@@ -113,12 +113,7 @@ async fn count(connection: &mut AnyConnection, sql: &'static str, values: [&str;
     Ok(sqlx::query(sql).bind(first).bind(second).fetch_one(connection).await?.try_get(0)?)
 }
 
-async fn request(
-    connection: &mut AnyConnection,
-    seen: &Seen,
-    leaver: &Leaver,
-    new: NewApproval,
-) -> Result<(bool, Requested), StoreError> {
+async fn request(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver, new: NewApproval) -> Result<(bool, Requested), StoreError> {
     let revision = next(connection, seen).await?;
     let approval = Approval { generation: seen.generation.clone(), revision, ..new.approval };
     let call = &approval.binding.call;
@@ -136,7 +131,11 @@ async fn request(
     let waiting = [
         ("SELECT COUNT(*) FROM approvals WHERE tenant = $1 AND case_id = $2 AND state = 'pending'", &call.case, new.caps.0),
         ("SELECT COUNT(*) FROM approvals WHERE tenant = $1 AND agent = $2 AND state = 'pending'", &call.agent.sub, new.caps.1),
-        ("SELECT COUNT(*) FROM approvals WHERE tenant = $1 AND template = $2 AND state = 'pending'", &approval.binding.template, new.caps.2),
+        (
+            "SELECT COUNT(*) FROM approvals WHERE tenant = $1 AND template = $2 AND state = 'pending'",
+            &approval.binding.template,
+            new.caps.2,
+        ),
     ];
     for (index, (sql, value, most)) in waiting.into_iter().enumerate() {
         if count(connection, sql, [&call.tenant, value]).await? >= most {
@@ -160,14 +159,15 @@ async fn review(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver, ne
     if approval.reviews.iter().any(|review| review.person == new.review.person) {
         return Ok((false, Moved::Twice));
     }
-    let insert = sqlx::query("INSERT INTO reviews (approval, person, issuer, subject, approves, at, reason) VALUES ($1, $2, $3, $4, $5, $6, $7)")
-        .bind(new.id.clone())
-        .bind(new.review.person.clone())
-        .bind(new.review.reviewer.iss.clone())
-        .bind(new.review.reviewer.sub.clone())
-        .bind(i64::from(new.review.approves))
-        .bind(at.micros())
-        .bind(new.review.reason.clone());
+    let insert =
+        sqlx::query("INSERT INTO reviews (approval, person, issuer, subject, approves, at, reason) VALUES ($1, $2, $3, $4, $5, $6, $7)")
+            .bind(new.id.clone())
+            .bind(new.review.person.clone())
+            .bind(new.review.reviewer.iss.clone())
+            .bind(new.review.reviewer.sub.clone())
+            .bind(i64::from(new.review.approves))
+            .bind(at.micros())
+            .bind(new.review.reason.clone());
     insert.execute(&mut *connection).await?;
     let approvers = approval.approvers().count() + usize::from(new.review.approves);
     let quorum = usize::try_from(approval.binding.quorum).unwrap_or(usize::MAX);

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use sqlx::Row as _;
 use sqlx::AnyConnection;
+use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
 use crate::approvals::store::{Left, Store, StoreError};
@@ -15,7 +15,8 @@ pub const TAKE_OVER: Duration = Duration::from_secs(60);
 /// The most rows of one sweep.
 const SWEEP_MAX: i64 = 200;
 
-const COLUMNS: &str = "SELECT revision, record, replica, boot, at, log, line FROM outbox WHERE log = '' AND at <= $1 ORDER BY revision LIMIT $2";
+const COLUMNS: &str =
+    "SELECT revision, record, replica, boot, at, log, line FROM outbox WHERE log = '' AND at <= $1 ORDER BY revision LIMIT $2";
 
 /// Who leaves rows.
 #[derive(Clone, Debug)]

@@ -239,11 +239,7 @@ pub(super) async fn insert(connection: &mut AnyConnection, approval: &Approval) 
 
 pub(super) async fn receipt(connection: &mut AnyConnection, key: &ReceiptKey) -> Result<Option<Receipt>, StoreError> {
     let sql = "SELECT call_digest, answer, revision FROM receipts WHERE tenant = $1 AND caller = $2 AND approval = $3 AND operation = $4";
-    let query = sqlx::query(sql)
-        .bind(key.tenant.clone())
-        .bind(key.caller.clone())
-        .bind(key.approval.clone())
-        .bind(key.operation.clone());
+    let query = sqlx::query(sql).bind(key.tenant.clone()).bind(key.caller.clone()).bind(key.approval.clone()).bind(key.operation.clone());
     let Some(row) = query.fetch_optional(connection).await? else { return Ok(None) };
     let (call_digest, answer) = (row.try_get("call_digest")?, row.try_get("answer")?);
     Ok(Some(Receipt { call_digest, answer, revision: row.try_get("revision")? }))

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use sqlx::Row as _;
 use sqlx::AnyConnection;
+use sqlx::Row as _;
 
 use crate::approvals::store::lifecycle::{self, next};
 use crate::approvals::store::outbox::{Leaver, leave};

@@ -7,8 +7,7 @@ use crate::model::roles::Supplier;
 use crate::policy::shape::{Member, Shape};
 
 /// What the PDP can say of a request for approval.
-const REQUEST_ATTRIBUTES: [&str; 8] =
-    ["action", "agent", "approvers", "four_eyes", "limits", "supervisor", "template", "tenant"];
+const REQUEST_ATTRIBUTES: [&str; 8] = ["action", "agent", "approvers", "four_eyes", "limits", "supervisor", "template", "tenant"];
 
 pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<String> {
     let mut faults = rights(bundle);
@@ -29,7 +28,9 @@ fn rights(bundle: &Bundle<'_>) -> Vec<String> {
         let applies = action.principals.iter().any(|kind| kind.to_string() == principal)
             && action.resources.iter().map(ToString::to_string).eq([resource.to_owned()]);
         if !applies {
-            faults.push(format!("action `{name}` must apply to principals of type `{principal}` and to the resource type `{resource}` alone"));
+            faults.push(format!(
+                "action `{name}` must apply to principals of type `{principal}` and to the resource type `{resource}` alone"
+            ));
         }
         let own = right.on() == RightOn::Approval;
         let fits = |(member, declared): (&String, &Member)| match member.as_str() {
@@ -91,7 +92,8 @@ fn checks(bundle: &Bundle<'_>) -> Vec<String> {
         Shape::Record(checks) => Some(checks.keys()),
         _ => None,
     });
-    let mut unmade: Vec<&String> = declared.flatten().filter(|name| !bundle.roles.checks.values().any(|made| made.makes == **name)).collect();
+    let mut unmade: Vec<&String> =
+        declared.flatten().filter(|name| !bundle.roles.checks.values().any(|made| made.makes == **name)).collect();
     unmade.sort();
     unmade.dedup();
     faults.extend(unmade.into_iter().map(|name| format!("no action of the manifest's `checks` makes the check `{name}`")));

@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
-};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType, date_time_ymd};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 
 /// An authority.
@@ -66,7 +64,11 @@ pub(crate) fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
 }
 
 /// Connects by TLS, with a certificate or without.
-pub(crate) async fn connect(address: std::net::SocketAddr, authority: &str, svid: Option<&Svid>) -> Result<Channel, tonic::transport::Error> {
+pub(crate) async fn connect(
+    address: std::net::SocketAddr,
+    authority: &str,
+    svid: Option<&Svid>,
+) -> Result<Channel, tonic::transport::Error> {
     let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority));
     let tls = match svid {
         Some(svid) => tls.identity(Identity::from_pem(&svid.certificate, &svid.key)),
