@@ -15,19 +15,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cedar_policy::{Authorizer, Context, Entities, EntityId, EntityTypeName, EntityUid, Request};
+use countersign::api;
 use countersign::api::v1;
 use countersign::api::v1::decision_service_client::DecisionServiceClient;
 use countersign::api::v1::decision_service_server::{DecisionService, DecisionServiceServer};
 use countersign::app::{self, Seams};
 use countersign::audit::Durability;
 use countersign::bundle::{Bundle, Reading};
-use countersign::caller::{self, Peer};
 use countersign::config::Config;
+use countersign::delegation::asserted_chain;
+use countersign::jose::keyring::{self, Keyring, Purpose};
+use countersign::jose::{self, Expected};
+use countersign::model::chain::Credential;
 use countersign::model::time::Timestamp;
 use countersign::model::vouched::Vouched;
 use countersign::pdp::authorize::Request as Read;
 use countersign::pdp::judge::{judge, lowest_tier};
-use countersign::{api, delegation};
 use tonic::transport::Channel;
 
 const CASE: &str = r#"{"customer":"customer-1","product":"phone","region":"eu","policy_set":"standard","currency":"EUR","status":"open","refund_status":"none","identity_check":"none","fraud_check":"none"}"#;
@@ -39,7 +42,7 @@ const CALLS: usize = 2000;
 fn call(step: &str) -> v1::AuthorizeRequest {
     let chain = v1::AssertedChain { agent: "support-bot".into(), supervisor: "rep-1".into(), step: step.into(), scopes: vec![] };
     v1::AuthorizeRequest {
-        delegation: Some(v1::Delegation { credential: Some(v1::delegation::Credential::Asserted(chain)) }),
+        delegation: Some(v1::Delegation { credential: Some(v1::delegation::Credential::Asserted(chain)), ..Default::default() }),
         action: "order.check".into(),
         resource: Some(v1::Resource {
             r#ref: Some(v1::EntityReference { r#type: "Order".into(), id: "order-1".into() }),
@@ -156,10 +159,11 @@ fn in_process() {
         Read::Call(call) => call,
         Read::Plain(_) => unreachable!("no plain request is made here"),
     };
-    let caller = caller::identify(Peer { address: "127.0.0.1:1".parse().ok() }, bundle.manifest.development.as_ref()).unwrap();
+    let defaults = bundle.manifest.development.clone().unwrap();
     let whole = |message: &v1::AuthorizeRequest| {
         let call = read(message);
-        let chain = delegation::chain(&caller, &call.credential, bundle.manifest.development.as_ref()).unwrap();
+        let Credential::Asserted(asserted) = &call.credential else { unreachable!("every call here asserts its chain") };
+        let chain = asserted_chain(&defaults.tool_service, asserted, &defaults);
         judge(&bundle, &roles, &chain, &call, &vouched, now).unwrap()
     };
     assert!(whole(&allowed).outcome.denied.is_none() && whole(&denied).outcome.denied.is_some());
@@ -167,7 +171,22 @@ fn in_process() {
     let asked = read(&allowed);
     let naive = Naive::new();
     assert!(naive.authorize(&allowed) && !naive.authorize(&denied));
-    let names = ["read the message", "keyed digest", "decide (allow)", "decide (deny, with what-if)", "naive Cedar (allow)"];
+    let folder = tempfile::tempdir().unwrap();
+    keyring::generate(folder.path(), Purpose::Binding, now).unwrap();
+    let ring = Keyring::read(folder.path(), Purpose::Binding).unwrap();
+    let claims = serde_json::json!({"iss": "us", "aud": "us", "sub": "rep-1", "iat": 1, "nbf": 1, "exp": 2, "act": {"sub": "support-bot"}});
+    let token = ring.sign("at+jwt", &claims).unwrap();
+    let expected = Expected::own(&["at+jwt"], "us", "us");
+    let verify = || jose::open::<countersign::json::Object>(&token, &ring.set, &expected).unwrap();
+    let names = [
+        "read the message",
+        "keyed digest",
+        "decide (allow)",
+        "decide (deny, with what-if)",
+        "naive Cedar (allow)",
+        "verify a token (ES256)",
+        "sign a token (ES256)",
+    ];
     let times = interleave(
         &names,
         |index| {
@@ -178,6 +197,8 @@ fn in_process() {
                     1 => drop(std::hint::black_box(key.digest(&asked.digest_input()))),
                     2 => drop(std::hint::black_box(whole(&allowed))),
                     3 => drop(std::hint::black_box(whole(&denied))),
+                    5 => drop(std::hint::black_box(verify())),
+                    6 => drop(std::hint::black_box(ring.sign("at+jwt", &claims).unwrap())),
                     _ => assert!(std::hint::black_box(naive.authorize(&allowed))),
                 }
             }

@@ -178,7 +178,8 @@ impl Config {
         if has_tls && self.callers.trust_domains.is_empty() {
             return refused("callers.trust_domains", "is required with `tls`: whose certificates are callers to show?".into());
         }
-        if !has_tls && !behind_proxy && !(has_socket && self.listen.grpc.ip().is_loopback()) {
+        let for_the_socket_alone = has_socket && self.listen.grpc.ip().is_loopback();
+        if !(has_tls || behind_proxy || for_the_socket_alone) {
             let problem = "is required: without it tokens would travel in plaintext. Say `callers.jwt_svid.behind_tls_proxy: true` if a \
                            proxy ends TLS, or start with `--development` on this machine";
             return refused("tls.certificate", problem.into());

@@ -1,7 +1,7 @@
 //! An approval is used once: by a thousand at a time on two servers, through kills, restored backups and failovers.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -122,14 +122,16 @@ impl Segment for KillingSegment {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a part of the tests below, which start it"]
 async fn child() {
-    let variable = |name: &str| std::env::var(name).unwrap();
-    let (data, before, url) = (variable("CHILD_DATA"), variable("CHILD_KILL") == "before", std::env::var("CHILD_STORE").ok());
+    let variable = |name: &str| Some(std::env::var_os(name)?.into_string().unwrap());
+    let (data, kill, url) = (variable("CHILD_DATA").unwrap(), variable("CHILD_KILL").unwrap(), variable("CHILD_STORE"));
+    let before = kill == "before";
     let app = App::start_in(Path::new(&data), |config, seams| {
         config.store.url = url;
         seams.disk = Arc::new(KillingDisk { before });
     })
     .await;
-    println!("\n{}", json!({"grpc": app.grpc.to_string(), "admin": app.admin.to_string()}));
+    // A line of its own: the test runner has begun one.
+    writeln!(std::io::stdout(), "\n{}", json!({"grpc": app.grpc.to_string(), "admin": app.admin.to_string()})).unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
 }
 
@@ -540,7 +542,7 @@ fn histories(location: impl Fn(&Path) -> Location, count: u32) {
             connections: 2,
             replica: "r".into(),
             boot: "b".into(),
-            generation: format!("g{:?}", std::time::Instant::now()),
+            generation: "g".into(),
             seen: None,
         };
         runtime.block_on(async {

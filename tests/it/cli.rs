@@ -190,3 +190,60 @@ fn the_sample_settings_are_read() {
     config.check_callers().unwrap();
     assert_eq!(config.limits, countersign::config::Limits::default());
 }
+
+#[test]
+fn the_sample_settings_of_a_deployment_are_read_and_could_start() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/production.yaml");
+    let config = countersign::config::Config::load(Some(&path), []).unwrap();
+    config.check_callers().unwrap();
+    assert_eq!((config.audience().as_str(), config.warnings()), ("countersign:production", vec![]));
+}
+
+#[test]
+fn keys_are_made_listed_rotated_and_revoked_and_no_private_part_is_shown() {
+    let folder = crate::harness::temp();
+    let data = folder.path().join("data");
+    let run = |arguments: &[&str]| {
+        let output = crate::harness::command(arguments).env("COUNTERSIGN__DATA", &data).current_dir("/").output().unwrap();
+        (code(&output), out(&output), error(&output))
+    };
+    let (exit, _, said) = run(&["keys", "list"]);
+    assert!(exit == 1 && said.contains("countersign keys generate"), "{said}");
+    let (exit, made, said) = run(&["keys", "generate"]);
+    assert_eq!(exit, 0, "{said}");
+    assert_eq!(
+        made.lines().map(|line| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ")).collect::<Vec<_>>(),
+        ["approval current", "approval next", "binding current", "binding next", "audit current"]
+    );
+    assert_eq!(run(&["keys", "generate"]).1, made, "keys that are there stay");
+    let (exit, _, said) = run(&["keys", "rotate"]);
+    assert!(exit == 1 && said.contains("less than 10 minutes ago"), "{said}");
+    assert_eq!(run(&["keys", "list"]).1, made, "nothing was rotated");
+    let rotated = run(&["keys", "rotate", "--now"]).1;
+    assert!(rotated.contains("approval    previous") && rotated.contains("binding     previous"), "{rotated}");
+    let kid = made.split_whitespace().nth(2).unwrap();
+    assert!(run(&["keys", "revoke", kid]).1.lines().any(|line| line.contains(kid) && line.contains("revoked")));
+    assert_eq!(run(&["keys", "revoke", "nobody"]).0, 64);
+    for name in ["approval", "binding"] {
+        let file = data.join(format!("keys/{name}.json"));
+        let private: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        for key in private["keys"].as_array().unwrap() {
+            assert!(!run(&["keys", "list", "-o", "json"]).1.contains(key["private"].as_str().unwrap()));
+        }
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    // Only a development server has the key of development tokens.
+    let (exit, _, said) = run(&["keys", "dev-token", "--principal", "rep-1"]);
+    assert!(exit == 1 && said.contains("serve --development"), "{said}");
+    // A server without keys does not start.
+    let empty = folder.path().join("empty");
+    let output = crate::harness::command(&["serve"])
+        .env("COUNTERSIGN__DATA", empty)
+        .env("COUNTERSIGN__ENVIRONMENT", "test")
+        .env("COUNTERSIGN__CALLERS__UNIX_SOCKET__PATH", folder.path().join("socket"))
+        .current_dir("/")
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), 64, "{}", error(&output));
+}

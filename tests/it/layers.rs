@@ -309,3 +309,25 @@ fn every_file_says_what_it_is() {
         .collect();
     assert!(silent.is_empty(), "no `//!` line in {silent:?}");
 }
+
+/// Two of one of these would be two wire formats, two cryptographic backends or two telemetry pipelines in one process.
+#[test]
+fn the_tree_has_one_cryptographic_backend_and_one_of_each_wire() {
+    let output = std::process::Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--offline", "--edges", "normal,dev", "--prefix", "none", "--format", "{p}"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let versions = |name: &str| {
+        let lines = text.lines().filter_map(|line| line.split_once(' ')).filter(|(crate_name, _)| *crate_name == name);
+        lines.filter_map(|(_, version)| version.split(' ').next()).collect::<std::collections::BTreeSet<_>>().len()
+    };
+    for one in ["aws-lc-rs", "opentelemetry", "prost", "rustls", "sqlx-core", "tonic", "tokio"] {
+        assert_eq!(versions(one), 1, "{one}");
+    }
+    for none in ["ring", "openssl", "openssl-sys", "native-tls", "p256", "rsa"] {
+        assert_eq!(versions(none), 0, "{none}");
+    }
+}

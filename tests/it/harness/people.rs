@@ -18,7 +18,7 @@ pub(crate) struct Issuer(Keyring);
 
 /// Seconds since the epoch.
 pub(crate) fn seconds() -> i64 {
-    i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()).unwrap()
+    countersign::clock::Clock::now(&countersign::clock::SystemClock).seconds()
 }
 
 impl Issuer {
