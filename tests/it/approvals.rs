@@ -778,6 +778,180 @@ async fn a_supervisor_lists_shows_approves_denies_and_revokes_on_the_command_lin
         "accounts",
     ];
     let delegation = run(&[&agent[..], &["--keys", keys.to_str().unwrap()]].concat(), "").1.trim().to_owned();
-    let call = v1::AuthorizeRequest { delegation: token(delegation), ..credit(50) };
+    let call = v1::AuthorizeRequest { delegation: token(delegation.clone()), ..credit(50) };
     assert_eq!(desk.ask(&call).await.reason(), v1::Reason::ApprovalRequired);
+    // The same call from the command line: denied, requested, approved, allowed, repeated.
+    let file = |name: &str, text: &str| crate::harness::pki::write(folder.path(), name, text).to_str().unwrap().to_owned();
+    let attributes: serde_json::Value = serde_json::from_str(crate::harness::CASE).unwrap();
+    let written = json!({
+        "action": "account.credit", "arguments": {"amount_minor": 50, "currency": "EUR"}, "model": {"name": "test"},
+        "resource": {"type": "Account", "id": "account-1", "attributes": {"tenant": "acme", "customer": "customer-1"}},
+        "case": {"id": "case-1", "version": "3", "tenant": "acme", "attributes": attributes},
+    });
+    let (request, delegation) = (file("request.yaml", &written.to_string()), file("delegation", &delegation));
+    let authorize = ["authorize", request.as_str(), "--token", &delegation, "--server", &url, "-o", "json"];
+    let (code, text) = run(&authorize, "");
+    let denied: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &denied["reason"]), (Some(2), &json!("approval_required")), "{text}");
+    let asked = v1::RequestApprovalRequest {
+        evaluation_id: denied["evaluation_id"].as_str().unwrap().into(),
+        binding_token: denied["binding_token"].as_str().unwrap().into(),
+        justification: Some(crate::harness::people::justification()),
+    };
+    let third = desk.approvals.request_approval(asked).await.unwrap().into_inner().approval.unwrap();
+    assert_eq!(run(&["approvals", "approve", &third.id, "--server", &url], &lead).0, Some(0));
+    let approval = file("approval", &desk.fetch(&third.id).await.unwrap());
+    let used = [&authorize[..], &["--approval-token", &approval, "--operation-id", "op-1"]].concat();
+    for repeated in [false, true] {
+        let (code, text) = run(&used, "");
+        let allowed: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((code, &allowed["approval"], &allowed["repeated"]), (Some(0), &json!(third.id), &json!(repeated)), "{text}");
+    }
+    // A watch prints what there is, and goes on.
+    let mut watch = crate::harness::command(&["approvals", "watch", "--server", &url]);
+    let mut watch = watch.env("COUNTERSIGN_TOKEN", &lead).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(watch.stdout.take().unwrap()), &mut line).unwrap();
+    assert!(line.starts_with("apr_"), "{line}");
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+}
+
+/// The state may hold calls of customers: to a database on another machine it travels by TLS, to a server that proves itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn postgresql_is_reached_by_tls_and_only_if_it_proves_itself() {
+    use crate::harness::pki::{Authority, server, write};
+    let (mut postgres, folder) = (Postgres::start(), temp());
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    postgres.require_tls(&authority.sign(&server()));
+    let url = |authority: &Authority, name: &str| {
+        let ca = write(folder.path(), name, &authority.pem());
+        postgres.url().replace("sslmode=disable", &format!("sslmode=verify-full&sslrootcert={}", ca.display()))
+    };
+    let app = App::start_with(|config, _| config.store.url = Some(url(&authority, "ca.pem"))).await;
+    let issuer = Issuer::of(&app.data);
+    let mut desk = Desk::new(app.channel().await);
+    let (_, token) = desk.approved(&credit(400), &issuer).await;
+    assert_eq!(desk.ask(&with_token(&credit(400), &token, "op-1")).await.decision(), v1::Decision::Allow);
+    app.stop().await;
+    for refused in [url(&stranger, "stranger.pem"), postgres.url()] {
+        let folder = temp();
+        let mut config = crate::harness::config(&folder.path().join("data"));
+        config.store.url = Some(refused);
+        let seams = countersign::app::Seams::system(Default::default());
+        let error = countersign::app::build(&config, seams).await.unwrap_err().to_string();
+        assert!(error.contains("the state store can't be opened"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_shows_each_change_once_and_the_token_to_the_tool_service_alone() {
+    let app = App::start().await;
+    let issuer = Issuer::of(&app.data);
+    let mut desk = Desk::new(app.channel().await);
+    let first = desk.request(&credit(400)).await.unwrap();
+    let mut service = desk.approvals.watch_approvals(v1::WatchApprovalsRequest::default()).await.unwrap().into_inner();
+    let mut human =
+        desk.approvals.watch_approvals(bearer(v1::WatchApprovalsRequest::default(), &issuer.human("rep-2"))).await.unwrap().into_inner();
+    let mut other = desk.approvals.watch_approvals(v1::WatchApprovalsRequest { ids: vec!["apr_other".into()] }).await.unwrap().into_inner();
+    for watch in [&mut service, &mut human] {
+        let seen = watch.message().await.unwrap().unwrap();
+        assert_eq!((seen.approval.unwrap().state(), seen.token.as_str()), (v1::ApprovalState::Pending, ""));
+    }
+    desk.review(&first, true, &issuer.human("lead-1")).await.unwrap();
+    let seen = service.message().await.unwrap().unwrap();
+    assert_eq!(seen.approval.unwrap().state(), v1::ApprovalState::Approved);
+    let shown = human.message().await.unwrap().unwrap();
+    assert_eq!((shown.approval.unwrap().state(), shown.token.as_str()), (v1::ApprovalState::Approved, ""));
+    assert_eq!(desk.ask(&with_token(&credit(400), &seen.token, "op-1")).await.decision(), v1::Decision::Allow);
+    for watch in [&mut service, &mut human] {
+        assert_eq!(watch.message().await.unwrap().unwrap().approval.unwrap().state(), v1::ApprovalState::Consumed);
+    }
+    // A used approval that comes back is counted, for an alert.
+    desk.ask(&with_token(&credit(400), &seen.token, "op-2")).await;
+    let metrics = crate::harness::get(app.admin, "/metrics").await.1;
+    assert!(
+        metrics.lines().any(|line| line.starts_with("countersign_approvals_total{") && line.contains("replayed") && line.ends_with(" 1")),
+        "{metrics}"
+    );
+    // Another tenant's human sees nothing, and a stranger may not even watch.
+    let foreign = bearer(v1::WatchApprovalsRequest::default(), &issuer.human("globex-rep"));
+    let mut foreign = desk.approvals.watch_approvals(foreign).await.unwrap().into_inner();
+    let stranger = bearer(v1::WatchApprovalsRequest::default(), &issuer.human("nobody"));
+    assert_eq!(desk.approvals.watch_approvals(stranger).await.unwrap_err().code(), Code::Unauthenticated);
+    let quiet = |watch| tokio::time::timeout(std::time::Duration::from_millis(1200), watch);
+    assert!(
+        quiet(Box::pin(async { foreign.message().await.map(|_| ()) }) as std::pin::Pin<Box<dyn Future<Output = _> + Send>>).await.is_err()
+    );
+    assert!(quiet(Box::pin(async { other.message().await.map(|_| ()) })).await.is_err());
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_case_and_an_agent_have_so_many_requests_and_no_more() {
+    let app = App::start().await;
+    let mut desk = Desk::new(app.channel().await);
+    for amount in 1..=5 {
+        desk.request(&credit(amount)).await.unwrap();
+    }
+    let full = desk.request(&credit(6)).await.unwrap_err();
+    assert_eq!((full.code(), full.message()), (Code::ResourceExhausted, "the case has as many pending requests as it may have"));
+    for case in 2..=10 {
+        for amount in 1..=5 {
+            let call =
+                v1::AuthorizeRequest { case: credit(1).case.map(|of| v1::Case { id: format!("case-{case}"), ..of }), ..credit(amount) };
+            desk.request(&call).await.unwrap();
+        }
+    }
+    let call = v1::AuthorizeRequest { case: credit(1).case.map(|of| v1::Case { id: "case-11".into(), ..of }), ..credit(1) };
+    let full = desk.request(&call).await.unwrap_err();
+    assert_eq!((full.code(), full.message()), (Code::ResourceExhausted, "the agent has as many pending requests as it may have"));
+    app.stop().await;
+}
+
+/// Tokens of another environment, purpose, audience or generation: none of ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_token_that_is_not_ours_is_unverifiable() {
+    let app = App::start().await;
+    let issuer = Issuer::of(&app.data);
+    let mut desk = Desk::new(app.channel().await);
+    let (wire, good) = desk.approved(&credit(400), &issuer).await;
+    let ring = |purpose| Keyring::read(&app.data.join("keys"), purpose).unwrap();
+    let claims = |more: serde_json::Value| {
+        let payload = good.split('.').nth(1).unwrap();
+        use base64::Engine;
+        let claims: serde_json::Value =
+            serde_json::from_slice(&base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap();
+        merged(claims, more)
+    };
+    let typ = "countersign-approval+jwt";
+    let approval = |name: &str, value: &str| {
+        let part = merged(claims(json!({}))["approval"].clone(), json!({name: value}));
+        ring(Purpose::Approval).sign(typ, &claims(json!({"approval": part}))).unwrap()
+    };
+    let unverifiable = v1::Reason::ApprovalUnverifiable;
+    for (what, token, reason) in [
+        ("another environment", ring(Purpose::Approval).sign(typ, &claims(json!({"iss": "countersign:staging"}))).unwrap(), unverifiable),
+        ("another purpose's key", ring(Purpose::Binding).sign(typ, &claims(json!({}))).unwrap(), unverifiable),
+        ("another type", ring(Purpose::Approval).sign("countersign-binding+jwt", &claims(json!({}))).unwrap(), unverifiable),
+        ("a member that nobody knows", ring(Purpose::Approval).sign(typ, &claims(json!({"x": 1}))).unwrap(), unverifiable),
+        (
+            "another tool service",
+            ring(Purpose::Approval).sign(typ, &claims(json!({"aud": "crm-tools"}))).unwrap(),
+            v1::Reason::ApprovalOutOfScope,
+        ),
+        ("another approval's id", ring(Purpose::Approval).sign(typ, &claims(json!({"jti": "apr_0"}))).unwrap(), unverifiable),
+        ("another generation", approval("generation", "x"), unverifiable),
+        ("another digest", approval("digest", "x"), unverifiable),
+        ("a human's token", issuer.human("lead-1"), unverifiable),
+        ("cut", good[..good.len() - 8].to_owned(), unverifiable),
+        ("none", "x".into(), unverifiable),
+    ] {
+        let answer = desk.ask(&with_token(&credit(400), &token, "op-1")).await;
+        assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, reason), "{what}");
+    }
+    let refused = desk.decisions.authorize(v1::AuthorizeRequest { approval_token: good.clone(), ..credit(400) }).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, "`operation_id` is required with a token"));
+    assert_eq!(desk.ask(&with_token(&credit(400), &good, "op-1")).await.approval.unwrap().id, wire.id);
+    app.stop().await;
 }

@@ -35,6 +35,25 @@ impl Postgres {
         postgres
     }
 
+    /// Speaks TLS with this certificate from its next start on, and nothing else.
+    pub(crate) fn require_tls(&mut self, own: &super::pki::Svid) {
+        use std::os::unix::fs::{PermissionsExt, chown};
+        self.stop();
+        for (name, text) in [("server.crt", &own.certificate), ("server.key", &own.key)] {
+            let path = self.data().join(name);
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            if super::is_root() {
+                chown(&path, Some(super::NOBODY), Some(super::NOBODY)).unwrap();
+            }
+        }
+        std::fs::write(self.data().join("pg_hba.conf"), "hostssl all all 127.0.0.1/32 trust\n").unwrap();
+        let mut settings = std::fs::read_to_string(self.data().join("postgresql.conf")).unwrap();
+        settings.push_str("ssl = on\n");
+        std::fs::write(self.data().join("postgresql.conf"), settings).unwrap();
+        self.resume();
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("postgres://postgres@127.0.0.1:{}/postgres?sslmode=disable", self.port)
     }
