@@ -88,12 +88,10 @@ impl ApprovalService for Approvals {
         let origin = origin(&request, Purpose::Authorize);
         let message = request.into_inner();
         let size = if message.page_size == 0 { PAGE_DEFAULT } else { message.page_size };
-        let seen = self.pdp.list_approvals(&origin, to_filter(&message, size)).await.map_err(refused)?;
-        let full = seen.len() >= usize::try_from(size).unwrap_or(usize::MAX);
-        let next = seen.last().filter(|_| full).map(|last| format!("{}.{}", last.approval.requested_at.micros(), last.approval.id));
+        let (seen, next) = self.pdp.list_approvals(&origin, to_filter(&message, size)).await.map_err(refused)?;
         Ok(Response::new(v1::ListApprovalsResponse {
             approvals: seen.iter().map(approval).collect(),
-            next_page_token: next.unwrap_or_default(),
+            next_page_token: next.map(|(at, id)| format!("{at}.{id}")).unwrap_or_default(),
         }))
     }
 
@@ -109,7 +107,7 @@ impl ApprovalService for Approvals {
             ));
         }
         // Who may not watch learns so at once.
-        self.pdp.changed_approvals(&origin, Filter { most: 1, ..Filter::default() }).await.map_err(refused)?;
+        self.pdp.changed_approvals(&origin, i64::MAX, 1).await.map_err(refused)?;
         let (sender, receiver) = mpsc::channel(16);
         tokio::spawn(watch(Arc::clone(&self.pdp), origin, ids, sender));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
@@ -138,9 +136,11 @@ async fn watch(pdp: Arc<Pdp>, origin: Origin, ids: Vec<String>, sender: mpsc::Se
             () = sender.closed() => return,
             () = &mut until => return,
         }
-        let filter = Filter { changed_after: highest, most: i64::from(PAGE_MAX), ..Filter::default() };
-        let changed = match pdp.changed_approvals(&origin, filter).await {
-            Ok(changed) => changed,
+        let changed = match pdp.changed_approvals(&origin, highest, i64::from(PAGE_MAX)).await {
+            Ok((changed, next)) => {
+                highest = next;
+                changed
+            }
             // What is not recorded yet comes with the next look.
             Err(down) if matches!(down.refusal(), Refusal::Unavailable(_)) => continue,
             Err(down) => {
@@ -150,7 +150,6 @@ async fn watch(pdp: Arc<Pdp>, origin: Origin, ids: Vec<String>, sender: mpsc::Se
             }
         };
         for seen in changed {
-            highest = highest.max(seen.approval.revision);
             let now = (seen.approval.revision, seen.state);
             let wanted = ids.is_empty() || ids.contains(&seen.approval.id);
             if !wanted || sent.insert(seen.approval.id.clone(), now) == Some(now) {

@@ -43,29 +43,15 @@ fn code(refusal: &Refusal) -> Code {
 
 /// The field at fault, by its whole path.
 fn field(refusal: &Refusal) -> Option<String> {
-    match refusal {
-        Refusal::Invalid { field, below, .. } => Some(format!("{field}{below}")),
-        Refusal::Deadline
-        | Refusal::Exhausted(_)
-        | Refusal::Forbidden(_)
-        | Refusal::NotFound
-        | Refusal::Precondition(_)
-        | Refusal::Unauthenticated(_)
-        | Refusal::Unavailable(_) => None,
-    }
+    let Refusal::Invalid { field, below, .. } = refusal else { return None };
+    Some(format!("{field}{below}"))
 }
 
 /// What is wrong with a field; the name of an unknown member is for the caller, who sent it.
 fn words(refusal: &Refusal) -> String {
-    match refusal {
-        Refusal::Invalid { problem, unknown: Some(unknown), .. } => format!("{problem}: `{unknown}`"),
-        Refusal::Invalid { problem, unknown: None, .. } => (*problem).to_owned(),
-        Refusal::Deadline
-        | Refusal::Exhausted(_)
-        | Refusal::Forbidden(_)
-        | Refusal::NotFound
-        | Refusal::Precondition(_)
-        | Refusal::Unauthenticated(_)
-        | Refusal::Unavailable(_) => refusal.to_string(),
+    let Refusal::Invalid { problem, unknown, .. } = refusal else { return refusal.to_string() };
+    match unknown {
+        Some(unknown) => format!("{problem}: `{unknown}`"),
+        None => (*problem).to_owned(),
     }
 }

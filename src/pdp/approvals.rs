@@ -51,42 +51,49 @@ impl Pdp {
         }
     }
 
-    /// A page of those that a party may see, oldest first.
+    /// A page of those that a party may see, oldest first, and where the next one begins, if there may be one.
     ///
     /// # Errors
     /// A refusal, recorded or counted.
-    pub async fn list_approvals(&self, origin: &Origin, read: Result<Filter, Refusal>) -> Result<Vec<Seen>, Refused> {
+    pub async fn list_approvals(
+        &self,
+        origin: &Origin,
+        read: Result<Filter, Refusal>,
+    ) -> Result<(Vec<Seen>, Option<(i64, String)>), Refused> {
         let moment = self.moment();
         let party = self.party(&moment, origin).await?;
         let listed = match read {
-            Ok(filter) => self.listed(&moment, &party, filter).await,
+            Ok(filter) => self.listed(&party, filter).await,
             Err(refusal) => Err(refusal),
         };
-        match listed {
-            Ok(approvals) => {
-                Ok(approvals.into_iter().map(|approval| Seen { state: approval.state_at(moment.now), approval, token: None }).collect())
-            }
-            Err(refusal) => Err(self.refused(&moment, origin, party.actor(), refusal).await),
-        }
+        let (approvals, full) = match listed {
+            Ok(listed) => listed,
+            Err(refusal) => return Err(self.refused(&moment, origin, party.actor(), refusal).await),
+        };
+        let next = approvals.last().filter(|_| full).map(|last| (last.requested_at.micros(), last.id.clone()));
+        let visible = approvals.into_iter().filter(|approval| self.may_read(&moment, &party, approval));
+        Ok((visible.map(|approval| Seen { state: approval.state_at(moment.now), approval, token: None }).collect(), next))
     }
 
-    /// The changes of those that a party may see after a revision, with tokens for whom they are addressed to. The party's
-    /// credentials are judged anew each time.
+    /// What changed after a revision of what a party may see, with tokens for whom they are addressed to; and the revision to go on
+    /// from. The party's credentials are judged anew each time.
     ///
     /// # Errors
     /// A refusal, recorded or counted.
-    pub async fn changed_approvals(&self, origin: &Origin, filter: Filter) -> Result<Vec<Seen>, Refused> {
+    pub async fn changed_approvals(&self, origin: &Origin, after: i64, most: i64) -> Result<(Vec<Seen>, i64), Refused> {
         let moment = self.moment();
         let party = self.party(&moment, origin).await?;
+        let filter = Filter { changed_after: Some(after), most, ..Filter::default() };
+        let (approvals, _) = self.listed(&party, filter).await.map_err(Refused)?;
+        let highest = approvals.last().map_or(after, |last| last.revision);
         let mut seen = vec![];
-        let listed = self.listed(&moment, &party, filter).await;
-        for approval in listed.map_err(Refused)? {
+        for approval in approvals.into_iter().filter(|approval| self.may_read(&moment, &party, approval)) {
             match self.seen_by(&moment, &party, approval).await {
                 Ok(one) => seen.push(one),
                 Err(refusal) => return Err(self.refused(&moment, origin, party.actor(), refusal).await),
             }
         }
-        Ok(seen)
+        Ok((seen, highest))
     }
 
     /// Whether a human is the person who supervises the call.
@@ -94,13 +101,16 @@ impl Pdp {
         id == binding.call.supervisor.sub || (person.is_some() && person == binding.supervisor_person.as_deref())
     }
 
-    async fn listed(&self, moment: &Moment, party: &Party, filter: Filter) -> Result<Vec<Approval>, Refusal> {
+    /// What the store has for a party, and whether there may be more.
+    async fn listed(&self, party: &Party, filter: Filter) -> Result<(Vec<Approval>, bool), Refusal> {
         let filter = match party {
             Party::Human(human) => Filter { tenant: human.tenant.clone(), ..filter },
             Party::Service(caller) => Filter { tool_service: caller.tool_service.clone(), ..filter },
         };
+        let most = usize::try_from(filter.most).unwrap_or(usize::MAX);
         let found = self.store.list(filter).await.map_err(unavailable)?;
-        Ok(found.into_iter().filter(|approval| self.may_read(moment, party, approval)).collect())
+        let full = found.len() >= most;
+        Ok((found, full))
     }
 
     pub(super) async fn readable(&self, moment: &Moment, party: &Party, id: &str) -> Result<Approval, Refusal> {
@@ -129,9 +139,12 @@ impl Pdp {
     async fn seen_by(&self, moment: &Moment, party: &Party, approval: Approval) -> Result<Seen, Refusal> {
         let state = approval.state_at(moment.now);
         let current = approval.generation == self.store.seen().generation;
+        let stopped = match self.not_halted(moment, &approval.binding) {
+            Err(Refusal::Precondition(_)) => true,
+            other => other.map(|()| false)?,
+        };
         let token = match party {
-            Party::Service(_) if state == State::Approved && current => {
-                self.not_halted(moment, &approval.binding)?;
+            Party::Service(_) if state == State::Approved && current && !stopped => {
                 if self.store.has_left(&approval.id).await.map_err(unavailable)? {
                     return Err(Refusal::Unavailable("the approval is not recorded yet: try again"));
                 }

@@ -130,7 +130,8 @@ impl Pdp {
     }
 }
 
-fn tenant_of(entity: &cedar_policy::Entity) -> Option<String> {
+/// The tenant that an entity of the bundle is in.
+pub(super) fn tenant_of(entity: &cedar_policy::Entity) -> Option<String> {
     match entity.attr("tenant")?.ok()? {
         cedar_policy::EvalResult::EntityUid(tenant) => Some(tenant.id().unescaped().to_owned()),
         _ => None,

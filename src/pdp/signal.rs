@@ -14,6 +14,7 @@ use crate::model::refusal::Refusal;
 use crate::model::right::Right;
 use crate::model::time::Timestamp;
 use crate::pdp::authorize::Origin;
+use crate::pdp::rights::tenant_of;
 use crate::pdp::state::unavailable;
 use crate::pdp::{Moment, Pdp, Refused};
 
@@ -167,10 +168,7 @@ impl Pdp {
         let roles = bundle.roles.as_ref().ok_or_else(unknown)?;
         let entity_tenant = |kind: &str| {
             let uid = bundle.policies.shapes.uid(kind, &halt.subject)?;
-            match bundle.policies.store.get(&uid)?.attr("tenant")?.ok()? {
-                cedar_policy::EvalResult::EntityUid(tenant) => Some(tenant.id().unescaped().to_owned()),
-                _ => None,
-            }
+            tenant_of(bundle.policies.store.get(&uid)?)
         };
         let own = match halt.subject_kind {
             SubjectKind::Agent => entity_tenant(&roles.agent).ok_or_else(unknown)?,

@@ -110,7 +110,8 @@ impl Pdp {
 
     /// Reads certificates, authorities, issuers' keys and our own again. What is faulty keeps what was there, and is logged.
     pub async fn reload_identity(&self) {
-        match self.callers.reload() {
+        // Files may be slow, on a network's file system say: other requests go on.
+        match tokio::task::block_in_place(|| self.callers.reload()) {
             Ok(true) => tracing::info!(name: "trust.reloaded", "certificates and authorities were read again"),
             Ok(false) => {}
             Err(error) => tracing::error!(name: "trust.not_reloaded", error = %error, "what was trusted before stays"),
@@ -118,7 +119,7 @@ impl Pdp {
         for error in self.delegations.issuers.refresh(self.clock.now()).await {
             tracing::error!(name: "issuer.not_reloaded", error = %error, "the keys that are known stay");
         }
-        match Keys::read(&self.options.keys) {
+        match tokio::task::block_in_place(|| Keys::read(&self.options.keys)) {
             Ok(keys) => self.keys.store(Arc::new(keys)),
             Err(error) => tracing::error!(name: "keys.not_reloaded", error = %error, "the keys that were read before stay"),
         }

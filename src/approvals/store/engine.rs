@@ -53,9 +53,8 @@ impl std::fmt::Debug for Message {
 impl Engine {
     pub(super) async fn open(options: &Options) -> Result<Self, StoreError> {
         sqlx::any::install_default_drivers();
-        let pool = |connections: u32| {
-            AnyPoolOptions::new().max_connections(connections).acquire_timeout(options.timeout).test_before_acquire(false)
-        };
+        // Tested before use, a connection that a restarted server has closed is replaced, and costs no operation.
+        let pool = |connections: u32| AnyPoolOptions::new().max_connections(connections).acquire_timeout(options.timeout);
         match &options.location {
             Location::Postgres(url) => Ok(Self::Postgres(pool(options.connections).connect_lazy(url)?)),
             Location::Sqlite(path) => {

@@ -25,8 +25,8 @@ pub struct Filter {
     pub case: String,
     /// Only after this one, in the order of requests: when it was requested, and its id.
     pub after: (i64, String),
-    /// Only changed after this revision.
-    pub changed_after: i64,
+    /// Only changed after this revision, and then in the order of changes.
+    pub changed_after: Option<i64>,
     /// At most so many.
     pub most: i64,
 }
@@ -41,7 +41,7 @@ impl Store {
         self.read(|mut connection| async move { approval(&mut connection, &id).await }).await
     }
 
-    /// Approvals in the order of requests.
+    /// Approvals in the order of requests, or of their last changes.
     ///
     /// # Errors
     /// When the store does not answer, or a row can't be read.
@@ -143,7 +143,8 @@ async fn list(connection: &mut AnyConnection, filter: &Filter) -> Result<Vec<App
     let sql = format!(
         "{APPROVAL} WHERE ($1 = '' OR tenant = $1) AND ($2 = '' OR tool_service = $2) AND ($3 = '' OR state = $3)
             AND ($4 = '' OR case_id = $4) AND (requested_at > $5 OR (requested_at = $5 AND id > $6)) AND revision > $7
-            ORDER BY requested_at, id LIMIT $8"
+            ORDER BY {} LIMIT $8",
+        if filter.changed_after.is_some() { "revision" } else { "requested_at, id" }
     );
     let query = sqlx::query(AssertSqlSafe(sql))
         .bind(filter.tenant.clone())
@@ -152,7 +153,7 @@ async fn list(connection: &mut AnyConnection, filter: &Filter) -> Result<Vec<App
         .bind(filter.case.clone())
         .bind(filter.after.0)
         .bind(filter.after.1.clone())
-        .bind(filter.changed_after)
+        .bind(filter.changed_after.unwrap_or(0))
         .bind(filter.most);
     let mut approvals = vec![];
     for row in query.fetch_all(&mut *connection).await? {
