@@ -272,3 +272,38 @@ fn approval(seen: &Seen) -> v1::Approval {
         reversibility: approval.reversibility.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message;
+
+    use super::*;
+
+    proptest! {
+        // Whatever comes over the wire is read, or refused by the name of a field.
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..1024)) {
+            if let Ok(message) = v1::RequestApprovalRequest::decode(bytes.as_slice()) {
+                let _read = to_request(message);
+            }
+            if let Ok(message) = v1::ReviewApprovalRequest::decode(bytes.as_slice()) {
+                let _read = to_review(message);
+            }
+            if let Ok(message) = v1::ListApprovalsRequest::decode(bytes.as_slice()) {
+                let size = message.page_size;
+                let _read = to_filter(&message, size);
+            }
+        }
+
+        #[test]
+        fn page_tokens_of_others_are_refused_by_name(text in "\\PC{1,40}") {
+            let message = v1::ListApprovalsRequest { page_token: text, ..Default::default() };
+            match to_filter(&message, 1) {
+                Ok(filter) => prop_assert_eq!(format!("{}.{}", filter.after.0, filter.after.1).len() <= 128 + 21, true),
+                Err(Refusal::Invalid { field, .. }) => prop_assert_eq!(field, "page_token"),
+                Err(other) => prop_assert!(false, "{other:?}"),
+            }
+        }
+    }
+}

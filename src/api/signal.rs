@@ -73,3 +73,34 @@ fn read(message: v1::ReportSignalRequest) -> Result<Signal, Refusal> {
     };
     Ok(Signal { halt, ttl, event_id: some_id(&message.event_id, "event_id")?, severity })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_and_times_never_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..512), seconds in any::<i64>(), nanos in any::<i32>()
+        ) {
+            if let Ok(message) = v1::ReportSignalRequest::decode(bytes.as_slice()) {
+                let _read = super::read(message);
+            }
+            let message = v1::ReportSignalRequest {
+                subject_kind: v1::SignalSubjectKind::Agent.into(),
+                subject_id: "a".into(),
+                kind: "kill_switch".into(),
+                ttl: Some(prost_types::Duration { seconds, nanos }),
+                event_id: "e".into(),
+                event_time: Some(prost_types::Timestamp { seconds, nanos }),
+                ..Default::default()
+            };
+            if let Ok(signal) = super::read(message) {
+                prop_assert!(signal.halt.since.micros() > 0);
+            }
+        }
+    }
+}

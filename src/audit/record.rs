@@ -141,7 +141,9 @@ struct ChainRecord {
     #[serde(skip_serializing_if = "String::is_empty")]
     supervisor_issuer: String,
     step: String,
-    scopes: Capped<String>,
+    /// Absent: all of the agent's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scopes: Option<Capped<String>>,
     asserted: bool,
 }
 
@@ -228,7 +230,7 @@ impl DecisionRecord {
             supervisor: chain.supervisor.clone(),
             supervisor_issuer: chain.token.supervisor_issuer.clone(),
             step: chain.step.clone(),
-            scopes: chain.scopes.iter().flatten().cloned().collect(),
+            scopes: chain.scopes.as_ref().map(|scopes| scopes.iter().cloned().collect()),
             asserted: chain.asserted,
         };
         let approval = answer.approval.as_ref().map(|used| UsedRecord {
@@ -375,7 +377,7 @@ mod tests {
                 supervisor: id(),
                 supervisor_issuer: id(),
                 step: id(),
-                scopes: worst(),
+                scopes: Some(worst()),
                 asserted: true,
             }),
             action: id(),

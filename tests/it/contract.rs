@@ -140,6 +140,57 @@ async fn the_audit_lines() {
     insta::assert_snapshot!("audit", text.join("\n"));
 }
 
+/// The lines that the life of an approval leaves, with what differs from run to run made constant.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_lines_of_an_approval() {
+    use crate::harness::people::{Desk, Issuer, credit, with_token};
+    let app = App::start().await;
+    let issuer = Issuer::of(&app.data);
+    let mut desk = Desk::new(app.channel().await);
+    let (_, token) = desk.approved(&credit(400), &issuer).await;
+    let allowed = desk.ask(&with_token(&credit(400), &token, "op-1")).await;
+    desk.ask(&with_token(&credit(400), &token, "op-1")).await;
+    let outcome = v1::ReportOutcomeRequest {
+        evaluation_id: allowed.evaluation_id,
+        status: v1::OutcomeStatus::Succeeded.into(),
+        fields_returned: vec!["balance".into()],
+        outcome_token: allowed.outcome_token,
+        ..Default::default()
+    };
+    desk.decisions.report_outcome(outcome).await.unwrap();
+    let cancelled = desk.request(&credit(300)).await.unwrap();
+    let revoke = v1::RevokeApprovalRequest { id: cancelled.id, reason: "no longer needed".into() };
+    desk.approvals.revoke_approval(revoke).await.unwrap();
+    let waiting = desk.request(&credit(200)).await.unwrap();
+    desk.review(&waiting, true, &issuer.human("rep-1")).await.unwrap_err();
+    let data = app.data.clone();
+    let _folder = app.stop().await;
+    fn constant(value: &mut Value, name: &str) {
+        match value {
+            Value::Object(members) => members.iter_mut().for_each(|(name, member)| constant(member, name)),
+            Value::Array(items) => items.iter_mut().for_each(|item| constant(item, name)),
+            _ => {
+                let varies =
+                    ["id", "evaluation_id", "digest", "generation", "nonce", "expires", "approved_at", "ts", "prev"].contains(&name);
+                if varies || name.ends_with("_digest") && !value.as_str().is_some_and(str::is_empty) {
+                    *value = format!("<{name}>").into();
+                }
+            }
+        }
+    }
+    let of_life = |line: &&Value| {
+        let kind = line["type"].as_str().unwrap();
+        !(kind.starts_with("server.") || kind.starts_with("policy.")) && (kind != "decision" || line["approval"].is_object())
+    };
+    let lines = lines(&data);
+    let text = lines.iter().filter(of_life).map(|line| {
+        let mut line = line.clone();
+        constant(&mut line, "");
+        serde_json::to_string_pretty(&line).unwrap()
+    });
+    insta::assert_snapshot!("audit_approval", text.collect::<Vec<_>>().join("\n"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_metrics() {
     let app = App::start().await;
