@@ -108,6 +108,14 @@ impl Refused {
     }
 }
 
+/// Runs what changes state to its end, whether or not its caller waits for it: a transition that happened is recorded.
+pub(crate) async fn to_its_end<T: Send + 'static>(
+    changing: impl Future<Output = Result<T, Refused>> + Send + 'static,
+) -> Result<T, Refused> {
+    let changed = tokio::spawn(changing).await;
+    changed.unwrap_or(Err(Refused(Refusal::Unavailable("the request failed: it may have had its effect; ask again"))))
+}
+
 impl From<AuditDown> for Refused {
     fn from(down: AuditDown) -> Self {
         Self(match down {

@@ -21,7 +21,7 @@ use crate::pdp::approvals::{Seen, display_digest};
 use crate::pdp::authorize::{Origin, Purpose};
 use crate::pdp::request::ToRequest;
 use crate::pdp::review::ToReview;
-use crate::pdp::{Pdp, Refused};
+use crate::pdp::{Pdp, Refused, to_its_end};
 
 /// The longest binding token: it holds a call's arguments.
 const BINDING_MAX: usize = 128 * 1024;
@@ -62,13 +62,15 @@ impl ApprovalService for Approvals {
         request: Request<v1::RequestApprovalRequest>,
     ) -> Result<Response<v1::RequestApprovalResponse>, Status> {
         let origin = origin(&request, Purpose::Authorize);
-        let seen = self.pdp.request_approval(&origin, to_request(request.into_inner())).await.map_err(refused)?;
+        let (pdp, read) = (Arc::clone(&self.pdp), to_request(request.into_inner()));
+        let seen = to_its_end(async move { pdp.request_approval(&origin, read).await }).await.map_err(refused)?;
         Ok(Response::new(v1::RequestApprovalResponse { approval: Some(approval(&seen)) }))
     }
 
     async fn review_approval(&self, request: Request<v1::ReviewApprovalRequest>) -> Result<Response<v1::ReviewApprovalResponse>, Status> {
         let origin = origin(&request, Purpose::Authorize);
-        let seen = self.pdp.review_approval(&origin, to_review(request.into_inner())).await.map_err(refused)?;
+        let (pdp, read) = (Arc::clone(&self.pdp), to_review(request.into_inner()));
+        let seen = to_its_end(async move { pdp.review_approval(&origin, read).await }).await.map_err(refused)?;
         Ok(Response::new(v1::ReviewApprovalResponse { approval: Some(approval(&seen)) }))
     }
 
@@ -117,7 +119,8 @@ impl ApprovalService for Approvals {
         let origin = origin(&request, Purpose::Authorize);
         let message = request.into_inner();
         let read = some_id(&message.id, "id").and_then(|id| Ok((id, text(&message.reason, "reason", true)?)));
-        let seen = self.pdp.revoke_approval(&origin, read).await.map_err(refused)?;
+        let pdp = Arc::clone(&self.pdp);
+        let seen = to_its_end(async move { pdp.revoke_approval(&origin, read).await }).await.map_err(refused)?;
         Ok(Response::new(v1::RevokeApprovalResponse { approval: Some(approval(&seen)) }))
     }
 }

@@ -14,7 +14,7 @@ use crate::api::{MESSAGE_MAX, Options, convert, respond, status, unbuilt, v1};
 use crate::json::has_duplicates;
 use crate::model::refusal::Refusal;
 use crate::pdp::authorize::{Origin, Purpose, Request as Read};
-use crate::pdp::{Moment, Pdp};
+use crate::pdp::{Moment, Pdp, to_its_end};
 
 /// The most calls of a batch.
 const BATCH_MAX: usize = 50;
@@ -103,7 +103,9 @@ impl DecisionService for Decisions {
     async fn report_outcome(&self, request: Request<v1::ReportOutcomeRequest>) -> Result<Response<v1::ReportOutcomeResponse>, Status> {
         let origin = origin(&request, Purpose::Authorize);
         let read = convert::outcome(request.into_inner());
-        let recorded = self.pdp.report_outcome(&origin, read).await.map_err(|refused| status::status(refused.refusal()))?;
+        let pdp = Arc::clone(&self.pdp);
+        let reported = to_its_end(async move { pdp.report_outcome(&origin, read).await }).await;
+        let recorded = reported.map_err(|refused| status::status(refused.refusal()))?;
         let (check, expires) = recorded.value().clone().unzip();
         Ok(Response::new(v1::ReportOutcomeResponse {
             check: check.unwrap_or_default(),

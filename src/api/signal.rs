@@ -12,9 +12,9 @@ use crate::api::{respond, status, v1};
 use crate::model::halt::{Halt, HaltKind, SubjectKind};
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
-use crate::pdp::Pdp;
 use crate::pdp::authorize::Purpose;
 use crate::pdp::signal::Signal;
+use crate::pdp::{Pdp, to_its_end};
 
 /// The service.
 pub(super) fn service(pdp: Arc<Pdp>) -> SignalServiceServer<Signals> {
@@ -31,7 +31,8 @@ pub(super) struct Signals {
 impl SignalService for Signals {
     async fn report_signal(&self, request: Request<v1::ReportSignalRequest>) -> Result<Response<v1::ReportSignalResponse>, Status> {
         let origin = origin(&request, Purpose::Authorize);
-        let taken = self.pdp.report_signal(&origin, read(request.into_inner())).await;
+        let (pdp, read) = (Arc::clone(&self.pdp), read(request.into_inner()));
+        let taken = to_its_end(async move { pdp.report_signal(&origin, read).await }).await;
         let recorded = taken.map_err(|refused| status::status(refused.refusal()))?;
         Ok(Response::new(v1::ReportSignalResponse {
             duplicate: recorded.is_none(),

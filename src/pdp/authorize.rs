@@ -1,5 +1,7 @@
 //! One Authorize, top to bottom.
 
+use std::sync::Arc;
+
 use crate::audit::Recorded;
 use crate::audit::events::Actor;
 use crate::audit::record::{DecisionRecord, Record, RefusalRecord, Surroundings};
@@ -16,7 +18,7 @@ use crate::model::text::visible;
 use crate::pdp::burn::{Presented, Use, used};
 use crate::pdp::judge::{self, Judged};
 use crate::pdp::weigh::Weighed;
-use crate::pdp::{Moment, Pdp, Refused, gates};
+use crate::pdp::{Moment, Pdp, Refused, gates, to_its_end};
 use crate::telemetry::spans::{CallFacts, DecisionSpan, Trace};
 
 /// A request as it was read.
@@ -73,7 +75,12 @@ impl Pdp {
     ///
     /// # Errors
     /// A refusal, recorded or counted; or UNAVAILABLE, when the audit log can't take the record.
-    pub async fn authorize(&self, moment: &Moment, origin: &Origin, read: Result<Request, Refusal>) -> Result<Recorded<Answer>, Refused> {
+    pub async fn authorize(
+        self: &Arc<Self>,
+        moment: &Moment,
+        origin: &Origin,
+        read: Result<Request, Refusal>,
+    ) -> Result<Recorded<Answer>, Refused> {
         let watch = Stopwatch::start();
         let mut facts = facts(moment, read.as_ref().ok());
         let span = self.telemetry.start_decision(&origin.trace, if facts.action.is_empty() { "_OTHER" } else { &facts.action });
@@ -104,7 +111,11 @@ impl Pdp {
         let Evaluated { answer, record, facts: known, burn } = evaluated;
         facts = known;
         let recorded = match burn {
-            Some(used) => self.burn(moment, used, answer, record).await,
+            // To its end, even if the caller goes away: what is burned must be recorded.
+            Some(used) => {
+                let (pdp, moment) = (Arc::clone(self), moment.clone());
+                to_its_end(async move { pdp.burn(&moment, used, answer, record).await }).await
+            }
             None => self.record(moment, answer, record).await,
         };
         let recorded = match recorded {

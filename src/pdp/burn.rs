@@ -21,6 +21,7 @@ use crate::model::refusal::Refusal;
 use crate::model::right::Right;
 use crate::model::time::Timestamp;
 use crate::model::verdict::Verdict;
+use crate::pdp::authorize::no_entropy;
 use crate::pdp::judge::{approval as context_approval, limits};
 use crate::pdp::{Moment, Pdp, Refused};
 
@@ -214,7 +215,13 @@ impl Pdp {
                 self.denied_late(moment, answer, record, reason, Gate::Token).await
             }
             Ok(Burned::Halted) => self.denied_late(moment, answer, record, Reason::NotPermitted, Gate::Halt).await,
-            Err(_) => self.denied_late(moment, answer, record, Reason::StateUnavailable, Gate::State).await,
+            Err(_) => {
+                // It may have been used all the same, and its record, which the outbox then has, will be of this evaluation. The
+                // denial is another one.
+                let id = crate::entropy::evaluation_id(self.entropy.as_ref(), moment.now).map_err(|error| Refused(no_entropy(error)))?;
+                let answer = Answer { evaluation_id: id.to_string(), ..answer };
+                self.denied_late(moment, answer, record, Reason::StateUnavailable, Gate::State).await
+            }
         }
     }
 
@@ -283,7 +290,8 @@ impl Pdp {
         reason: Reason,
         gate: Gate,
     ) -> Result<Recorded<Answer>, Refused> {
-        for (member, value) in [("decision", "deny"), ("reason", reason.name()), ("gate", gate.name())] {
+        let id = answer.evaluation_id.as_str();
+        for (member, value) in [("decision", "deny"), ("reason", reason.name()), ("gate", gate.name()), ("evaluation_id", id)] {
             if let Some(members) = record.as_object_mut() {
                 members.insert(member.to_owned(), value.into());
             }

@@ -43,23 +43,21 @@ pub enum Trigger {
 }
 
 impl Pdp {
-    /// Reads certificates and keys, then the folder and, if its digest is new, the bundle in it. Reloads run one after the other, and to their end: a caller
-    /// that goes away leaves no record of a swap that never was. A poll takes only what the poll before it saw too.
+    /// Reads certificates and keys, then the folder and, if its digest is new, the bundle in it. Reloads run one after the other, and
+    /// to their end: a caller that goes away leaves no record of a swap that never was. A poll takes only what the poll before it saw
+    /// too.
     ///
     /// # Errors
     /// When the audit log can't record what came of it; then nothing changes.
     pub async fn reload(self: &Arc<Self>, trigger: Trigger) -> Result<Reloaded, Refused> {
         let pdp = Arc::clone(self);
-        let reloaded = tokio::spawn(async move {
-            pdp.reload_identity().await;
-            pdp.reload_once(trigger).await
-        });
-        let reloaded = reloaded.await;
+        let reloaded = tokio::spawn(async move { pdp.reload_once(trigger).await }).await;
         reloaded.unwrap_or(Err(Refused(Refusal::Unavailable("the reload failed: the bundle in force stays"))))
     }
 
     async fn reload_once(&self, trigger: Trigger) -> Result<Reloaded, Refused> {
         let mut settling = self.reloading.lock().await;
+        self.reload_identity().await;
         let path = self.options.bundle.clone();
         let reading = self.options.reading;
         let (current, refused) = (self.snapshot.load_full(), self.rejected.load_full());

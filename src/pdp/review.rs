@@ -87,8 +87,11 @@ impl Pdp {
 
     /// Whose review this would be: a person who may review it now.
     fn eligible_person(&self, moment: &Moment, human: &Human, approval: &Approval, template: &Template) -> Result<String, Refusal> {
-        if template.four_eyes && human.person.is_none() {
-            return Err(Refusal::Forbidden("the reviewer's issuer tells no person: it can't be seen that she is another one"));
+        let supervisor = &approval.binding;
+        let unknown = supervisor.supervisor_person.is_none() && !supervisor.call.supervisor.iss.is_empty();
+        if template.four_eyes && (human.person.is_none() || unknown) {
+            let words = "the reviewer's or the supervisor's issuer tells no person: it can't be seen that the one is not the other";
+            return Err(Refusal::Forbidden(words));
         }
         let own = self.is_own(&approval.binding, &human.id, human.person.as_deref());
         if own && template.four_eyes {

@@ -104,6 +104,10 @@ async fn only_another_human_of_the_tenant_with_the_right_and_the_proof_reviews()
         let refused = desk.review(&approval, true, &token).await.unwrap_err();
         assert_eq!(refused.code(), expected, "{who}: {refused:?}");
     }
+    // Where the supervisor's issuer tells no person, nobody can be seen to be another one.
+    let faceless = token(issuer.delegation_with("refund-bot", "rep-2", json!({"person": null})));
+    let faceless = desk.request(&v1::AuthorizeRequest { delegation: faceless, ..credit(399) }).await.unwrap();
+    assert_eq!(desk.review(&faceless, true, &issuer.human("lead-2")).await.unwrap_err().code(), Code::PermissionDenied);
     // The tool service itself, without a token.
     let request = v1::ReviewApprovalRequest { id: approval.id.clone(), decision: v1::ReviewDecision::Approve.into(), ..Default::default() };
     assert_eq!(desk.approvals.review_approval(request).await.unwrap_err().code(), Code::PermissionDenied);
