@@ -24,7 +24,8 @@ pub fn display(binding: &Binding, template: &Template) -> String {
     line("environment", &call.environment);
     line("case", &format!("{} version {}", call.case, call.case_version));
     line("action", &call.action);
-    line("on", &format!("{} {} version {}", call.resource_type, call.resource_id, call.resource_version));
+    let version = if call.resource_version.is_empty() { String::new() } else { format!(" version {}", call.resource_version) };
+    line("on", &format!("{} {}{version}", call.resource_type, call.resource_id));
     for (name, value) in &call.at_most {
         line(&format!("argument {} at most", visible(name)), &text_of(value));
     }
