@@ -75,7 +75,8 @@ impl Pdp {
         let abandoned = left.at.plus(TAKE_OVER) <= now;
         if self.store.is_earlier_own(left) || (self.store.is_own(left) && abandoned) {
             let generation = self.store.seen().generation;
-            return match self.audit.line_of(&generation, left.revision, left.at) {
+            // Reads segments, which may be large.
+            return match tokio::task::block_in_place(|| self.audit.line_of(&generation, left.revision, left.at)) {
                 Some(line) => {
                     // If it can't be noted now, the next sweep finds it again.
                     let _noted = self.store.recorded(left.revision, self.audit.log(), line).await;

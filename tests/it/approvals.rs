@@ -73,106 +73,107 @@ async fn a_denial_is_requested_reviewed_fetched_and_used_once_and_each_step_is_r
 /// Threat 9: requester, supervisor, actor, stranger and dismissed, each as reviewer.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_another_human_of_the_tenant_with_the_right_and_the_proof_reviews() {
-    let app = App::start().await;
-    let issuer = Issuer::of(&app.data);
-    let mut desk = Desk::new(app.channel().await);
-    // Supervised by an approver, so that her role is not what stops her.
-    let call = v1::AuthorizeRequest { delegation: token(issuer.delegation("refund-bot", "lead-1")), ..credit(400) };
-    let approval = desk.request(&call).await.unwrap();
-    let human = |id: &str, more| issuer.human_with(id, more);
-    let rows = [
-        ("the supervisor herself", human("lead-1", json!({})), Code::PermissionDenied),
-        ("another subject of the supervisor's person", human("lead-2", json!({"person": "person-lead-1"})), Code::PermissionDenied),
-        ("a subject of no person", human("lead-2", json!({"person": null})), Code::PermissionDenied),
-        ("a rep who approves nothing", human("rep-1", json!({})), Code::PermissionDenied),
-        ("an approver under the limit", human("junior-lead", json!({})), Code::PermissionDenied),
-        ("an approver of another tenant", human("globex-lead", json!({})), Code::NotFound),
-        ("a human whom the bundle does not know", human("nobody", json!({})), Code::Unauthenticated),
-        ("an agent by its own name", human("refund-bot", json!({"sub_profile": "ai_agent"})), Code::Unauthenticated),
-        ("a service", human("lead-2", json!({"sub_profile": "service"})), Code::Unauthenticated),
-        ("an agent in a human's name", issuer.delegation("refund-bot", "lead-2"), Code::Unauthenticated),
-        (
-            "a token that is over",
-            human("lead-2", json!({"exp": seconds() - 31, "iat": seconds() - 900, "nbf": seconds() - 900})),
-            Code::Unauthenticated,
-        ),
-        ("a token of the future", human("lead-2", json!({"nbf": seconds() + 60})), Code::Unauthenticated),
-        ("a token for another server", human("lead-2", json!({"aud": "countersign:staging"})), Code::Unauthenticated),
-        ("a token that lives for a day", human("lead-2", json!({"exp": seconds() + 86_400})), Code::Unauthenticated),
-    ];
-    for (who, token, expected) in rows {
-        let refused = desk.review(&approval, true, &token).await.unwrap_err();
-        assert_eq!(refused.code(), expected, "{who}: {refused:?}");
-    }
-    // Where the supervisor's issuer tells no person, nobody can be seen to be another one.
-    let faceless = token(issuer.delegation_with("refund-bot", "rep-2", json!({"person": null})));
-    let faceless = desk.request(&v1::AuthorizeRequest { delegation: faceless, ..credit(399) }).await.unwrap();
-    assert_eq!(desk.review(&faceless, true, &issuer.human("lead-2")).await.unwrap_err().code(), Code::PermissionDenied);
-    // The tool service itself, without a token.
-    let request = v1::ReviewApprovalRequest { id: approval.id.clone(), decision: v1::ReviewDecision::Approve.into(), ..Default::default() };
-    assert_eq!(desk.approvals.review_approval(request).await.unwrap_err().code(), Code::PermissionDenied);
-    // What was shown is what is approved.
-    let unseen = v1::Approval { display_digest: vec![0; 32].into(), ..approval.clone() };
-    assert_eq!(desk.review(&unseen, true, &issuer.human("lead-2")).await.unwrap_err().code(), Code::FailedPrecondition);
-    let still =
-        desk.approvals.get_approval(bearer(v1::GetApprovalRequest { id: approval.id.clone() }, &issuer.human("rep-1"))).await.unwrap();
-    assert_eq!(still.into_inner().approval.unwrap().state(), v1::ApprovalState::Pending);
-    let approved = desk.review(&approval, true, &issuer.human("lead-2")).await.unwrap();
-    assert_eq!((approved.state(), approved.approvers), (v1::ApprovalState::Approved, vec!["lead-2".to_owned()]));
-    // Nobody but the tool service gets its token, and no second word counts.
-    for human in ["lead-1", "lead-2", "rep-1"] {
-        let read = bearer(v1::GetApprovalRequest { id: approval.id.clone() }, &issuer.human(human));
-        assert_eq!(desk.approvals.get_approval(read).await.unwrap().into_inner().token, "", "{human}");
-    }
-    assert_eq!(desk.review(&approval, false, &issuer.human("lead-2")).await.unwrap_err().code(), Code::FailedPrecondition);
-    app.stop().await;
+    on_both_engines!(app, {
+        let issuer = Issuer::of(&app.data);
+        let mut desk = Desk::new(app.channel().await);
+        // Supervised by an approver, so that her role is not what stops her.
+        let call = v1::AuthorizeRequest { delegation: token(issuer.delegation("refund-bot", "lead-1")), ..credit(400) };
+        let approval = desk.request(&call).await.unwrap();
+        let human = |id: &str, more| issuer.human_with(id, more);
+        let rows = [
+            ("the supervisor herself", human("lead-1", json!({})), Code::PermissionDenied),
+            ("another subject of the supervisor's person", human("lead-2", json!({"person": "person-lead-1"})), Code::PermissionDenied),
+            ("a subject of no person", human("lead-2", json!({"person": null})), Code::PermissionDenied),
+            ("a rep who approves nothing", human("rep-1", json!({})), Code::PermissionDenied),
+            ("an approver under the limit", human("junior-lead", json!({})), Code::PermissionDenied),
+            ("an approver of another tenant", human("globex-lead", json!({})), Code::NotFound),
+            ("a human whom the bundle does not know", human("nobody", json!({})), Code::Unauthenticated),
+            ("an agent by its own name", human("refund-bot", json!({"sub_profile": "ai_agent"})), Code::Unauthenticated),
+            ("a service", human("lead-2", json!({"sub_profile": "service"})), Code::Unauthenticated),
+            ("an agent in a human's name", issuer.delegation("refund-bot", "lead-2"), Code::Unauthenticated),
+            (
+                "a token that is over",
+                human("lead-2", json!({"exp": seconds() - 31, "iat": seconds() - 900, "nbf": seconds() - 900})),
+                Code::Unauthenticated,
+            ),
+            ("a token of the future", human("lead-2", json!({"nbf": seconds() + 60})), Code::Unauthenticated),
+            ("a token for another server", human("lead-2", json!({"aud": "countersign:staging"})), Code::Unauthenticated),
+            ("a token that lives for a day", human("lead-2", json!({"exp": seconds() + 86_400})), Code::Unauthenticated),
+        ];
+        for (who, token, expected) in rows {
+            let refused = desk.review(&approval, true, &token).await.unwrap_err();
+            assert_eq!(refused.code(), expected, "{who}: {refused:?}");
+        }
+        // Where the supervisor's issuer tells no person, nobody can be seen to be another one.
+        let faceless = token(issuer.delegation_with("refund-bot", "rep-2", json!({"person": null})));
+        let faceless = desk.request(&v1::AuthorizeRequest { delegation: faceless, ..credit(399) }).await.unwrap();
+        assert_eq!(desk.review(&faceless, true, &issuer.human("lead-2")).await.unwrap_err().code(), Code::PermissionDenied);
+        // The tool service itself, without a token.
+        let request =
+            v1::ReviewApprovalRequest { id: approval.id.clone(), decision: v1::ReviewDecision::Approve.into(), ..Default::default() };
+        assert_eq!(desk.approvals.review_approval(request).await.unwrap_err().code(), Code::PermissionDenied);
+        // What was shown is what is approved.
+        let unseen = v1::Approval { display_digest: vec![0; 32].into(), ..approval.clone() };
+        assert_eq!(desk.review(&unseen, true, &issuer.human("lead-2")).await.unwrap_err().code(), Code::FailedPrecondition);
+        let still =
+            desk.approvals.get_approval(bearer(v1::GetApprovalRequest { id: approval.id.clone() }, &issuer.human("rep-1"))).await.unwrap();
+        assert_eq!(still.into_inner().approval.unwrap().state(), v1::ApprovalState::Pending);
+        let approved = desk.review(&approval, true, &issuer.human("lead-2")).await.unwrap();
+        assert_eq!((approved.state(), approved.approvers), (v1::ApprovalState::Approved, vec!["lead-2".to_owned()]));
+        // Nobody but the tool service gets its token, and no second word counts.
+        for human in ["lead-1", "lead-2", "rep-1"] {
+            let read = bearer(v1::GetApprovalRequest { id: approval.id.clone() }, &issuer.human(human));
+            assert_eq!(desk.approvals.get_approval(read).await.unwrap().into_inner().token, "", "{human}");
+        }
+        assert_eq!(desk.review(&approval, false, &issuer.human("lead-2")).await.unwrap_err().code(), Code::FailedPrecondition);
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refund_asks_for_proof_of_presence_and_a_large_one_for_two_persons() {
-    let app = App::start().await;
-    let issuer = Issuer::of(&app.data);
-    let mut desk = Desk::new(app.channel().await);
-    let case = crate::harness::CASE.replace(r#""refund_status":"none""#, r#""refund_status":"requested""#);
-    let order = crate::harness::ORDER.replace("9000", "90000");
-    let case = v1::Case { attributes_json: case.into(), ..refund_request().case.unwrap() };
-    for (action, kind) in [("verification.run", r#"{"fact":"delivery_postcode"}"#), ("verification.fraud_review", "")] {
-        let verification = v1::AuthorizeRequest {
-            delegation: asserted("support-bot", "rep-1", "verification"),
-            action: action.into(),
-            resource: Some(v1::Resource {
-                r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }),
-                ..Default::default()
-            }),
-            arguments_json: kind.into(),
-            ..order_check()
+    on_both_engines!(app, {
+        let issuer = Issuer::of(&app.data);
+        let mut desk = Desk::new(app.channel().await);
+        let case = crate::harness::CASE.replace(r#""refund_status":"none""#, r#""refund_status":"requested""#);
+        let order = crate::harness::ORDER.replace("9000", "90000");
+        let case = v1::Case { attributes_json: case.into(), ..refund_request().case.unwrap() };
+        for (action, kind) in [("verification.run", r#"{"fact":"delivery_postcode"}"#), ("verification.fraud_review", "")] {
+            let verification = v1::AuthorizeRequest {
+                delegation: asserted("support-bot", "rep-1", "verification"),
+                action: action.into(),
+                resource: Some(v1::Resource {
+                    r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }),
+                    ..Default::default()
+                }),
+                arguments_json: kind.into(),
+                ..order_check()
+            };
+            let allowed = desk.ask(&verification).await;
+            report(&mut desk, &allowed, v1::OutcomeStatus::Succeeded).await.unwrap();
+        }
+        let refund = |amount: i64| v1::AuthorizeRequest {
+            delegation: asserted("refund-bot", "rep-1", "action"),
+            action: "refund.issue".into(),
+            arguments_json: format!(r#"{{"amount_minor":{amount},"currency":"EUR"}}"#).into(),
+            case: Some(case.clone()),
+            resource: refund_request().resource.map(|resource| v1::Resource { attributes_json: order.clone().into(), ..resource }),
+            ..refund_request()
         };
-        let allowed = desk.ask(&verification).await;
-        report(&mut desk, &allowed, v1::OutcomeStatus::Succeeded).await.unwrap();
-    }
-    let refund = |amount: i64| v1::AuthorizeRequest {
-        delegation: asserted("refund-bot", "rep-1", "action"),
-        action: "refund.issue".into(),
-        arguments_json: format!(r#"{{"amount_minor":{amount},"currency":"EUR"}}"#).into(),
-        case: Some(case.clone()),
-        resource: refund_request().resource.map(|resource| v1::Resource { attributes_json: order.clone().into(), ..resource }),
-        ..refund_request()
-    };
-    let small = desk.request(&refund(2500)).await.unwrap();
-    let weak = issuer.human_with("lead-1", json!({"amr": ["pwd"]}));
-    assert_eq!(desk.review(&small, true, &weak).await.unwrap_err().code(), Code::PermissionDenied);
-    assert_eq!(desk.review(&small, true, &issuer.human("lead-1")).await.unwrap().state(), v1::ApprovalState::Approved);
+        let small = desk.request(&refund(2500)).await.unwrap();
+        let weak = issuer.human_with("lead-1", json!({"amr": ["pwd"]}));
+        assert_eq!(desk.review(&small, true, &weak).await.unwrap_err().code(), Code::PermissionDenied);
+        assert_eq!(desk.review(&small, true, &issuer.human("lead-1")).await.unwrap().state(), v1::ApprovalState::Approved);
 
-    let large = desk.request(&refund(60_000)).await.unwrap();
-    assert_eq!(large.quorum, 2);
-    assert_eq!(desk.review(&large, true, &issuer.human("lead-1")).await.unwrap().state(), v1::ApprovalState::Pending);
-    assert_eq!(desk.fetch(&large.id).await.unwrap(), "");
-    let twice = issuer.human_with("lead-2", json!({"person": "person-lead-1"}));
-    assert_eq!(desk.review(&large, true, &twice).await.unwrap_err().code(), Code::FailedPrecondition, "one person is not two");
-    assert_eq!(desk.review(&large, true, &issuer.human("lead-2")).await.unwrap().state(), v1::ApprovalState::Approved);
-    let token = desk.fetch(&large.id).await.unwrap();
-    assert_eq!(desk.ask(&with_token(&refund(60_000), &token, "op-1")).await.decision(), v1::Decision::Allow);
-    app.stop().await;
+        let large = desk.request(&refund(60_000)).await.unwrap();
+        assert_eq!(large.quorum, 2);
+        assert_eq!(desk.review(&large, true, &issuer.human("lead-1")).await.unwrap().state(), v1::ApprovalState::Pending);
+        assert_eq!(desk.fetch(&large.id).await.unwrap(), "");
+        let twice = issuer.human_with("lead-2", json!({"person": "person-lead-1"}));
+        assert_eq!(desk.review(&large, true, &twice).await.unwrap_err().code(), Code::FailedPrecondition, "one person is not two");
+        assert_eq!(desk.review(&large, true, &issuer.human("lead-2")).await.unwrap().state(), v1::ApprovalState::Approved);
+        let token = desk.fetch(&large.id).await.unwrap();
+        assert_eq!(desk.ask(&with_token(&refund(60_000), &token, "op-1")).await.decision(), v1::Decision::Allow);
+    });
 }
 
 async fn report(
@@ -192,113 +193,116 @@ async fn report(
 /// Threats 4, 6 and 7: an approval of one call is of no other.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_approval_serves_its_own_call_alone() {
-    let app = App::start().await;
-    let issuer = Issuer::of(&app.data);
-    let mut desk = Desk::new(app.channel().await);
-    let delegated = |agent: &str, supervisor: &str, more| token(issuer.delegation_with(agent, supervisor, more));
-    let call = v1::AuthorizeRequest { delegation: delegated("refund-bot", "rep-1", json!({})), ..credit(400) };
-    let (_, approved) = desk.approved(&call, &issuer).await;
-    let arguments = |text: &str| v1::AuthorizeRequest { arguments_json: text.to_owned().into(), ..call.clone() };
-    let account = |id: &str, version: &str| v1::AuthorizeRequest {
-        resource: call.resource.clone().map(|resource| v1::Resource {
-            r#ref: Some(v1::EntityReference { r#type: "Account".into(), id: id.into() }),
-            version: version.into(),
-            ..resource
-        }),
-        ..call.clone()
-    };
-    let case = |id: &str, version: &str| v1::AuthorizeRequest {
-        case: call.case.clone().map(|case| v1::Case { id: id.into(), version: version.into(), ..case }),
-        delegation: delegated("refund-bot", "rep-1", json!({"case": id})),
-        ..call.clone()
-    };
-    let out = v1::Reason::ApprovalOutOfScope;
-    let rows = [
-        ("one cent more", arguments(r#"{"amount_minor":401,"currency":"EUR"}"#), out),
-        (
-            "another currency",
-            v1::AuthorizeRequest {
-                case: call.case.clone().map(|case| v1::Case { attributes_json: crate::harness::CASE.replace("EUR", "USD").into(), ..case }),
-                ..arguments(r#"{"amount_minor":400,"currency":"USD"}"#)
-            },
-            out,
-        ),
-        ("another resource of the same case", account("account-2", ""), out),
-        ("another version of the resource", account("account-1", "2"), out),
-        ("another case", case("case-2", "3"), out),
-        ("the case as it has become", case("case-1", "4"), v1::Reason::CaseChanged),
-        ("another supervisor", v1::AuthorizeRequest { delegation: delegated("refund-bot", "lead-2", json!({})), ..call.clone() }, out),
-        (
-            "the same subject of another issuer",
-            v1::AuthorizeRequest { delegation: asserted("refund-bot", "rep-1", "action"), ..call.clone() },
-            out,
-        ),
-        (
-            "another step",
-            v1::AuthorizeRequest { delegation: delegated("refund-bot", "rep-1", json!({"step": "drafting"})), ..call.clone() },
-            out,
-        ),
-        (
-            "another action of the same resource",
-            v1::AuthorizeRequest { action: "billing.change_plan".into(), ..arguments(r#"{"plan":"plus"}"#) },
-            out,
-        ),
-        ("another agent", v1::AuthorizeRequest { delegation: delegated("support-bot", "rep-1", json!({})), ..call.clone() }, out),
-        (
-            "a foreign tenant",
-            v1::AuthorizeRequest { case: call.case.clone().map(|case| v1::Case { tenant: "globex".into(), ..case }), ..call.clone() },
-            v1::Reason::NotPermitted,
-        ),
-    ];
-    for (index, (what, call, reason)) in rows.into_iter().enumerate() {
-        let answer = desk.ask(&with_token(&call, &approved, &format!("op-{index}"))).await;
-        assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, reason), "{what}");
-    }
-    // What two readers could read differently is not read at all.
-    for text in [
-        r#"{"amount_minor":400,"amount_minor":400,"currency":"EUR"}"#,
-        r#"{"amount_minor":9007199254740993,"currency":"EUR"}"#,
-        r#"{"amount_minor":400.0,"currency":"EUR"}"#,
-        r#"{"amount_minor":"400","currency":"EUR"}"#,
-        r#"{"amount_minor":null,"currency":"EUR"}"#,
-        r#"{"currency":"EUR"}"#,
-    ] {
-        match desk.decisions.authorize(with_token(&arguments(text), &approved, "op-x")).await {
-            Ok(answer) => assert_eq!(answer.into_inner().reason(), out, "{text}"),
-            Err(refused) => assert_eq!(refused.code(), Code::InvalidArgument, "{text}"),
+    on_both_engines!(app, {
+        let issuer = Issuer::of(&app.data);
+        let mut desk = Desk::new(app.channel().await);
+        let delegated = |agent: &str, supervisor: &str, more| token(issuer.delegation_with(agent, supervisor, more));
+        let call = v1::AuthorizeRequest { delegation: delegated("refund-bot", "rep-1", json!({})), ..credit(400) };
+        let (_, approved) = desk.approved(&call, &issuer).await;
+        let arguments = |text: &str| v1::AuthorizeRequest { arguments_json: text.to_owned().into(), ..call.clone() };
+        let account = |id: &str, version: &str| v1::AuthorizeRequest {
+            resource: call.resource.clone().map(|resource| v1::Resource {
+                r#ref: Some(v1::EntityReference { r#type: "Account".into(), id: id.into() }),
+                version: version.into(),
+                ..resource
+            }),
+            ..call.clone()
+        };
+        let case = |id: &str, version: &str| v1::AuthorizeRequest {
+            case: call.case.clone().map(|case| v1::Case { id: id.into(), version: version.into(), ..case }),
+            delegation: delegated("refund-bot", "rep-1", json!({"case": id})),
+            ..call.clone()
+        };
+        let out = v1::Reason::ApprovalOutOfScope;
+        let rows = [
+            ("one cent more", arguments(r#"{"amount_minor":401,"currency":"EUR"}"#), out),
+            (
+                "another currency",
+                v1::AuthorizeRequest {
+                    case: call
+                        .case
+                        .clone()
+                        .map(|case| v1::Case { attributes_json: crate::harness::CASE.replace("EUR", "USD").into(), ..case }),
+                    ..arguments(r#"{"amount_minor":400,"currency":"USD"}"#)
+                },
+                out,
+            ),
+            ("another resource of the same case", account("account-2", ""), out),
+            ("another version of the resource", account("account-1", "2"), out),
+            ("another case", case("case-2", "3"), out),
+            ("the case as it has become", case("case-1", "4"), v1::Reason::CaseChanged),
+            ("another supervisor", v1::AuthorizeRequest { delegation: delegated("refund-bot", "lead-2", json!({})), ..call.clone() }, out),
+            (
+                "the same subject of another issuer",
+                v1::AuthorizeRequest { delegation: asserted("refund-bot", "rep-1", "action"), ..call.clone() },
+                out,
+            ),
+            (
+                "another step",
+                v1::AuthorizeRequest { delegation: delegated("refund-bot", "rep-1", json!({"step": "drafting"})), ..call.clone() },
+                out,
+            ),
+            (
+                "another action of the same resource",
+                v1::AuthorizeRequest { action: "billing.change_plan".into(), ..arguments(r#"{"plan":"plus"}"#) },
+                out,
+            ),
+            ("another agent", v1::AuthorizeRequest { delegation: delegated("support-bot", "rep-1", json!({})), ..call.clone() }, out),
+            (
+                "a foreign tenant",
+                v1::AuthorizeRequest { case: call.case.clone().map(|case| v1::Case { tenant: "globex".into(), ..case }), ..call.clone() },
+                v1::Reason::NotPermitted,
+            ),
+        ];
+        for (index, (what, call, reason)) in rows.into_iter().enumerate() {
+            let answer = desk.ask(&with_token(&call, &approved, &format!("op-{index}"))).await;
+            assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, reason), "{what}");
         }
-    }
-    // The order of members and white space are no difference, and less than was approved is within it.
-    let less = arguments(r#" {"currency": "EUR", "amount_minor": 399} "#);
-    assert_eq!(desk.ask(&with_token(&less, &approved, "op-1")).await.decision(), v1::Decision::Allow);
-    // The same operation, with another amount that the bound would allow.
-    let answer = desk.ask(&with_token(&arguments(r#"{"amount_minor":398,"currency":"EUR"}"#), &approved, "op-1")).await;
-    assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, out));
-    app.stop().await;
+        // What two readers could read differently is not read at all.
+        for text in [
+            r#"{"amount_minor":400,"amount_minor":400,"currency":"EUR"}"#,
+            r#"{"amount_minor":9007199254740993,"currency":"EUR"}"#,
+            r#"{"amount_minor":400.0,"currency":"EUR"}"#,
+            r#"{"amount_minor":"400","currency":"EUR"}"#,
+            r#"{"amount_minor":null,"currency":"EUR"}"#,
+            r#"{"currency":"EUR"}"#,
+        ] {
+            match desk.decisions.authorize(with_token(&arguments(text), &approved, "op-x")).await {
+                Ok(answer) => assert_eq!(answer.into_inner().reason(), out, "{text}"),
+                Err(refused) => assert_eq!(refused.code(), Code::InvalidArgument, "{text}"),
+            }
+        }
+        // The order of members and white space are no difference, and less than was approved is within it.
+        let less = arguments(r#" {"currency": "EUR", "amount_minor": 399} "#);
+        assert_eq!(desk.ask(&with_token(&less, &approved, "op-1")).await.decision(), v1::Decision::Allow);
+        // The same operation, with another amount that the bound would allow.
+        let answer = desk.ask(&with_token(&arguments(r#"{"amount_minor":398,"currency":"EUR"}"#), &approved, "op-1")).await;
+        assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, out));
+    });
 }
 
 /// Composed and decomposed letters are two texts: nothing normalizes one into the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_that_look_alike_are_other_arguments() {
-    let app = App::start().await;
-    let issuer = Issuer::of(&app.data);
-    let mut desk = Desk::new(app.channel().await);
-    let reply = |digest: &str| v1::AuthorizeRequest {
-        action: "reply.send".into(),
-        resource: Some(v1::Resource {
-            r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }),
-            ..Default::default()
-        }),
-        arguments_json: json!({"channel": "email", "draft_digest": digest}).to_string().into(),
-        ..credit(1)
-    };
-    let (_, token) = desk.approved(&reply("caf\u{e9}"), &issuer).await;
-    for other in ["cafe\u{301}", "CAF\u{c9}", "caf\u{e9} ", "cafe"] {
-        let answer = desk.ask(&with_token(&reply(other), &token, "op-1")).await;
-        assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, v1::Reason::ApprovalOutOfScope), "{other}");
-    }
-    assert_eq!(desk.ask(&with_token(&reply("caf\u{e9}"), &token, "op-1")).await.decision(), v1::Decision::Allow);
-    app.stop().await;
+    on_both_engines!(app, {
+        let issuer = Issuer::of(&app.data);
+        let mut desk = Desk::new(app.channel().await);
+        let reply = |digest: &str| v1::AuthorizeRequest {
+            action: "reply.send".into(),
+            resource: Some(v1::Resource {
+                r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }),
+                ..Default::default()
+            }),
+            arguments_json: json!({"channel": "email", "draft_digest": digest}).to_string().into(),
+            ..credit(1)
+        };
+        let (_, token) = desk.approved(&reply("caf\u{e9}"), &issuer).await;
+        for other in ["cafe\u{301}", "CAF\u{c9}", "caf\u{e9} ", "cafe"] {
+            let answer = desk.ask(&with_token(&reply(other), &token, "op-1")).await;
+            assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, v1::Reason::ApprovalOutOfScope), "{other}");
+        }
+        assert_eq!(desk.ask(&with_token(&reply("caf\u{e9}"), &token, "op-1")).await.decision(), v1::Decision::Allow);
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -489,45 +493,48 @@ fn flood(index: usize) -> Binding {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_binding_token_serves_who_was_denied_for_what_was_denied() {
-    let app = App::start().await;
-    let mut desk = Desk::new(app.channel().await);
-    let denied = desk.ask(&credit(400)).await;
-    let token = denied.access_request.clone().unwrap().binding_token;
-    let keys = Keyring::read(&app.data.join("keys"), Purpose::Approval).unwrap();
-    let binding = flood(1);
-    let sign =
-        |ring: &Keyring, binding: &Binding, at: i64| binding::sign_binding(ring, binding.clone(), Timestamp::from_seconds(at)).unwrap();
-    let own = Keyring::read(&app.data.join("keys"), Purpose::Binding).unwrap();
-    let elsewhere = Binding { call: BoundCall { audience: "crm-tools".into(), ..binding.call.clone() }, ..binding.clone() };
-    let staging = Binding { call: BoundCall { environment: "staging".into(), ..binding.call.clone() }, ..binding.clone() };
-    let rows = [
-        ("by another key", sign(&keys, &binding, seconds()), binding.evaluation_id.as_str(), Code::FailedPrecondition),
-        ("over", sign(&own, &binding, seconds() - 906), &binding.evaluation_id, Code::FailedPrecondition),
-        ("of another environment", sign(&own, &staging, seconds()), &binding.evaluation_id, Code::FailedPrecondition),
-        ("of another tool service", sign(&own, &elsewhere, seconds()), &binding.evaluation_id, Code::PermissionDenied),
-        ("of another evaluation", token.clone(), "another", Code::PermissionDenied),
-        ("none", String::new(), &denied.evaluation_id, Code::FailedPrecondition),
-        ("changed", format!("{token}A"), &denied.evaluation_id, Code::FailedPrecondition),
-    ];
-    for (what, binding_token, evaluation_id, expected) in rows {
-        let justification = Some(crate::harness::people::justification());
-        let request = v1::RequestApprovalRequest { evaluation_id: evaluation_id.into(), binding_token, justification };
-        assert_eq!(desk.approvals.request_approval(request).await.unwrap_err().code(), expected, "{what}");
-    }
-    // A justification that the template asks for, and its bounds.
-    let said = crate::harness::people::justification();
-    for wrong in [
-        None,
-        Some(v1::Justification { policy_clause: String::new(), ..said.clone() }),
-        Some(v1::Justification { customer_request: String::new(), ..said.clone() }),
-        Some(v1::Justification { customer_request: "x".repeat(2001), ..said.clone() }),
-        Some(v1::Justification { evidence: vec!["e".into(); 33], ..said.clone() }),
-    ] {
-        let request =
-            v1::RequestApprovalRequest { evaluation_id: denied.evaluation_id.clone(), binding_token: token.clone(), justification: wrong };
-        assert_eq!(desk.approvals.request_approval(request).await.unwrap_err().code(), Code::InvalidArgument);
-    }
-    app.stop().await;
+    on_both_engines!(app, {
+        let mut desk = Desk::new(app.channel().await);
+        let denied = desk.ask(&credit(400)).await;
+        let token = denied.access_request.clone().unwrap().binding_token;
+        let keys = Keyring::read(&app.data.join("keys"), Purpose::Approval).unwrap();
+        let binding = flood(1);
+        let sign =
+            |ring: &Keyring, binding: &Binding, at: i64| binding::sign_binding(ring, binding.clone(), Timestamp::from_seconds(at)).unwrap();
+        let own = Keyring::read(&app.data.join("keys"), Purpose::Binding).unwrap();
+        let elsewhere = Binding { call: BoundCall { audience: "crm-tools".into(), ..binding.call.clone() }, ..binding.clone() };
+        let staging = Binding { call: BoundCall { environment: "staging".into(), ..binding.call.clone() }, ..binding.clone() };
+        let rows = [
+            ("by another key", sign(&keys, &binding, seconds()), binding.evaluation_id.as_str(), Code::FailedPrecondition),
+            ("over", sign(&own, &binding, seconds() - 906), &binding.evaluation_id, Code::FailedPrecondition),
+            ("of another environment", sign(&own, &staging, seconds()), &binding.evaluation_id, Code::FailedPrecondition),
+            ("of another tool service", sign(&own, &elsewhere, seconds()), &binding.evaluation_id, Code::PermissionDenied),
+            ("of another evaluation", token.clone(), "another", Code::PermissionDenied),
+            ("none", String::new(), &denied.evaluation_id, Code::FailedPrecondition),
+            ("changed", format!("{token}A"), &denied.evaluation_id, Code::FailedPrecondition),
+        ];
+        for (what, binding_token, evaluation_id, expected) in rows {
+            let justification = Some(crate::harness::people::justification());
+            let request = v1::RequestApprovalRequest { evaluation_id: evaluation_id.into(), binding_token, justification };
+            assert_eq!(desk.approvals.request_approval(request).await.unwrap_err().code(), expected, "{what}");
+        }
+        // A justification that the template asks for, and its bounds.
+        let said = crate::harness::people::justification();
+        for wrong in [
+            None,
+            Some(v1::Justification { policy_clause: String::new(), ..said.clone() }),
+            Some(v1::Justification { customer_request: String::new(), ..said.clone() }),
+            Some(v1::Justification { customer_request: "x".repeat(2001), ..said.clone() }),
+            Some(v1::Justification { evidence: vec!["e".into(); 33], ..said.clone() }),
+        ] {
+            let request = v1::RequestApprovalRequest {
+                evaluation_id: denied.evaluation_id.clone(),
+                binding_token: token.clone(),
+                justification: wrong,
+            };
+            assert_eq!(desk.approvals.request_approval(request).await.unwrap_err().code(), Code::InvalidArgument);
+        }
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -654,34 +661,34 @@ async fn a_kill_switch_stops_every_replica_and_a_retry_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_session_stops_what_was_issued_before() {
-    let app = App::start().await;
-    let issuer = Issuer::of(&app.data);
-    let mut desk = Desk::new(app.channel().await);
-    let call = |claims| v1::AuthorizeRequest { delegation: token(issuer.sign(&claims)), ..credit(400) };
-    let (before, after) =
-        (delegation_claims("refund-bot", "rep-1", seconds() - 5), delegation_claims("refund-bot", "rep-1", seconds() + 5));
-    assert_eq!(desk.ask(&call(before.clone())).await.reason(), v1::Reason::ApprovalRequired);
-    signal(&app, v1::SignalSubjectKind::Supervisor, "rep-1", "session_revoked", "event-1").await.unwrap();
-    assert_eq!(desk.ask(&call(before)).await.reason(), v1::Reason::NotPermitted);
-    assert_eq!(desk.ask(&call(after)).await.reason(), v1::Reason::ApprovalRequired);
-    // Her own old token reviews and reads nothing.
-    let old = merged(crate::harness::people::human_claims("rep-1", seconds() - 5), json!({}));
-    let list = bearer(v1::ListApprovalsRequest::default(), &issuer.sign(&old));
-    assert_eq!(desk.approvals.list_approvals(list).await.unwrap_err().code(), Code::Unauthenticated);
-    // Signals that are none.
-    for (kind, subject, what) in [
-        (v1::SignalSubjectKind::Unspecified, "rep-1", "kill_switch"),
-        (v1::SignalSubjectKind::Agent, "", "kill_switch"),
-        (v1::SignalSubjectKind::Agent, "refund-bot", "mood_changed"),
-        (v1::SignalSubjectKind::Tenant, "acme", "session_revoked"),
-    ] {
-        assert_eq!(signal(&app, kind, subject, what, "event-2").await.unwrap_err().code(), Code::InvalidArgument, "{subject} {what}");
-    }
-    assert_eq!(
-        signal(&app, v1::SignalSubjectKind::Agent, "nobody", "kill_switch", "event-3").await.unwrap_err().code(),
-        Code::PermissionDenied
-    );
-    app.stop().await;
+    on_both_engines!(app, {
+        let issuer = Issuer::of(&app.data);
+        let mut desk = Desk::new(app.channel().await);
+        let call = |claims| v1::AuthorizeRequest { delegation: token(issuer.sign(&claims)), ..credit(400) };
+        let (before, after) =
+            (delegation_claims("refund-bot", "rep-1", seconds() - 5), delegation_claims("refund-bot", "rep-1", seconds() + 5));
+        assert_eq!(desk.ask(&call(before.clone())).await.reason(), v1::Reason::ApprovalRequired);
+        signal(&app, v1::SignalSubjectKind::Supervisor, "rep-1", "session_revoked", "event-1").await.unwrap();
+        assert_eq!(desk.ask(&call(before)).await.reason(), v1::Reason::NotPermitted);
+        assert_eq!(desk.ask(&call(after)).await.reason(), v1::Reason::ApprovalRequired);
+        // Her own old token reviews and reads nothing.
+        let old = merged(crate::harness::people::human_claims("rep-1", seconds() - 5), json!({}));
+        let list = bearer(v1::ListApprovalsRequest::default(), &issuer.sign(&old));
+        assert_eq!(desk.approvals.list_approvals(list).await.unwrap_err().code(), Code::Unauthenticated);
+        // Signals that are none.
+        for (kind, subject, what) in [
+            (v1::SignalSubjectKind::Unspecified, "rep-1", "kill_switch"),
+            (v1::SignalSubjectKind::Agent, "", "kill_switch"),
+            (v1::SignalSubjectKind::Agent, "refund-bot", "mood_changed"),
+            (v1::SignalSubjectKind::Tenant, "acme", "session_revoked"),
+        ] {
+            assert_eq!(signal(&app, kind, subject, what, "event-2").await.unwrap_err().code(), Code::InvalidArgument, "{subject} {what}");
+        }
+        assert_eq!(
+            signal(&app, v1::SignalSubjectKind::Agent, "nobody", "kill_switch", "event-3").await.unwrap_err().code(),
+            Code::PermissionDenied
+        );
+    });
 }
 
 /// Without its store the server denies what needs it, and goes on with the rest.
@@ -856,112 +863,125 @@ async fn postgresql_is_reached_by_tls_and_only_if_it_proves_itself() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_shows_each_change_once_and_the_token_to_the_tool_service_alone() {
-    let app = App::start().await;
-    let issuer = Issuer::of(&app.data);
-    let mut desk = Desk::new(app.channel().await);
-    let first = desk.request(&credit(400)).await.unwrap();
-    let mut service = desk.approvals.watch_approvals(v1::WatchApprovalsRequest::default()).await.unwrap().into_inner();
-    let mut human =
-        desk.approvals.watch_approvals(bearer(v1::WatchApprovalsRequest::default(), &issuer.human("rep-2"))).await.unwrap().into_inner();
-    let mut other = desk.approvals.watch_approvals(v1::WatchApprovalsRequest { ids: vec!["apr_other".into()] }).await.unwrap().into_inner();
-    for watch in [&mut service, &mut human] {
-        let seen = watch.message().await.unwrap().unwrap();
-        assert_eq!((seen.approval.unwrap().state(), seen.token.as_str()), (v1::ApprovalState::Pending, ""));
-    }
-    desk.review(&first, true, &issuer.human("lead-1")).await.unwrap();
-    let seen = service.message().await.unwrap().unwrap();
-    assert_eq!(seen.approval.unwrap().state(), v1::ApprovalState::Approved);
-    let shown = human.message().await.unwrap().unwrap();
-    assert_eq!((shown.approval.unwrap().state(), shown.token.as_str()), (v1::ApprovalState::Approved, ""));
-    assert_eq!(desk.ask(&with_token(&credit(400), &seen.token, "op-1")).await.decision(), v1::Decision::Allow);
-    for watch in [&mut service, &mut human] {
-        assert_eq!(watch.message().await.unwrap().unwrap().approval.unwrap().state(), v1::ApprovalState::Consumed);
-    }
-    // A used approval that comes back is counted, for an alert.
-    desk.ask(&with_token(&credit(400), &seen.token, "op-2")).await;
-    let metrics = crate::harness::get(app.admin, "/metrics").await.1;
-    assert!(
-        metrics.lines().any(|line| line.starts_with("countersign_approvals_total{") && line.contains("replayed") && line.ends_with(" 1")),
-        "{metrics}"
-    );
-    // Another tenant's human sees nothing, and a stranger may not even watch.
-    let foreign = bearer(v1::WatchApprovalsRequest::default(), &issuer.human("globex-rep"));
-    let mut foreign = desk.approvals.watch_approvals(foreign).await.unwrap().into_inner();
-    let stranger = bearer(v1::WatchApprovalsRequest::default(), &issuer.human("nobody"));
-    assert_eq!(desk.approvals.watch_approvals(stranger).await.unwrap_err().code(), Code::Unauthenticated);
-    let quiet = |watch| tokio::time::timeout(std::time::Duration::from_millis(1200), watch);
-    assert!(
-        quiet(Box::pin(async { foreign.message().await.map(|_| ()) }) as std::pin::Pin<Box<dyn Future<Output = _> + Send>>).await.is_err()
-    );
-    assert!(quiet(Box::pin(async { other.message().await.map(|_| ()) })).await.is_err());
-    app.stop().await;
+    on_both_engines!(app, {
+        let issuer = Issuer::of(&app.data);
+        let mut desk = Desk::new(app.channel().await);
+        let first = desk.request(&credit(400)).await.unwrap();
+        let mut service = desk.approvals.watch_approvals(v1::WatchApprovalsRequest::default()).await.unwrap().into_inner();
+        let mut human = desk
+            .approvals
+            .watch_approvals(bearer(v1::WatchApprovalsRequest::default(), &issuer.human("rep-2")))
+            .await
+            .unwrap()
+            .into_inner();
+        let mut other =
+            desk.approvals.watch_approvals(v1::WatchApprovalsRequest { ids: vec!["apr_other".into()] }).await.unwrap().into_inner();
+        for watch in [&mut service, &mut human] {
+            let seen = watch.message().await.unwrap().unwrap();
+            assert_eq!((seen.approval.unwrap().state(), seen.token.as_str()), (v1::ApprovalState::Pending, ""));
+        }
+        desk.review(&first, true, &issuer.human("lead-1")).await.unwrap();
+        let seen = service.message().await.unwrap().unwrap();
+        assert_eq!(seen.approval.unwrap().state(), v1::ApprovalState::Approved);
+        let shown = human.message().await.unwrap().unwrap();
+        assert_eq!((shown.approval.unwrap().state(), shown.token.as_str()), (v1::ApprovalState::Approved, ""));
+        assert_eq!(desk.ask(&with_token(&credit(400), &seen.token, "op-1")).await.decision(), v1::Decision::Allow);
+        for watch in [&mut service, &mut human] {
+            assert_eq!(watch.message().await.unwrap().unwrap().approval.unwrap().state(), v1::ApprovalState::Consumed);
+        }
+        // A used approval that comes back is counted, for an alert.
+        desk.ask(&with_token(&credit(400), &seen.token, "op-2")).await;
+        let metrics = crate::harness::get(app.admin, "/metrics").await.1;
+        assert!(
+            metrics
+                .lines()
+                .any(|line| line.starts_with("countersign_approvals_total{") && line.contains("replayed") && line.ends_with(" 1")),
+            "{metrics}"
+        );
+        // Another tenant's human sees nothing, and a stranger may not even watch.
+        let foreign = bearer(v1::WatchApprovalsRequest::default(), &issuer.human("globex-rep"));
+        let mut foreign = desk.approvals.watch_approvals(foreign).await.unwrap().into_inner();
+        let stranger = bearer(v1::WatchApprovalsRequest::default(), &issuer.human("nobody"));
+        assert_eq!(desk.approvals.watch_approvals(stranger).await.unwrap_err().code(), Code::Unauthenticated);
+        let quiet = |watch| tokio::time::timeout(std::time::Duration::from_millis(1200), watch);
+        assert!(
+            quiet(Box::pin(async { foreign.message().await.map(|_| ()) }) as std::pin::Pin<Box<dyn Future<Output = _> + Send>>)
+                .await
+                .is_err()
+        );
+        assert!(quiet(Box::pin(async { other.message().await.map(|_| ()) })).await.is_err());
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_case_and_an_agent_have_so_many_requests_and_no_more() {
-    let app = App::start().await;
-    let mut desk = Desk::new(app.channel().await);
-    for amount in 1..=5 {
-        desk.request(&credit(amount)).await.unwrap();
-    }
-    let full = desk.request(&credit(6)).await.unwrap_err();
-    assert_eq!((full.code(), full.message()), (Code::ResourceExhausted, "the case has as many pending requests as it may have"));
-    for case in 2..=10 {
+    on_both_engines!(app, {
+        let mut desk = Desk::new(app.channel().await);
         for amount in 1..=5 {
-            let call =
-                v1::AuthorizeRequest { case: credit(1).case.map(|of| v1::Case { id: format!("case-{case}"), ..of }), ..credit(amount) };
-            desk.request(&call).await.unwrap();
+            desk.request(&credit(amount)).await.unwrap();
         }
-    }
-    let call = v1::AuthorizeRequest { case: credit(1).case.map(|of| v1::Case { id: "case-11".into(), ..of }), ..credit(1) };
-    let full = desk.request(&call).await.unwrap_err();
-    assert_eq!((full.code(), full.message()), (Code::ResourceExhausted, "the agent has as many pending requests as it may have"));
-    app.stop().await;
+        let full = desk.request(&credit(6)).await.unwrap_err();
+        assert_eq!((full.code(), full.message()), (Code::ResourceExhausted, "the case has as many pending requests as it may have"));
+        for case in 2..=10 {
+            for amount in 1..=5 {
+                let call =
+                    v1::AuthorizeRequest { case: credit(1).case.map(|of| v1::Case { id: format!("case-{case}"), ..of }), ..credit(amount) };
+                desk.request(&call).await.unwrap();
+            }
+        }
+        let call = v1::AuthorizeRequest { case: credit(1).case.map(|of| v1::Case { id: "case-11".into(), ..of }), ..credit(1) };
+        let full = desk.request(&call).await.unwrap_err();
+        assert_eq!((full.code(), full.message()), (Code::ResourceExhausted, "the agent has as many pending requests as it may have"));
+    });
 }
 
 /// Tokens of another environment, purpose, audience or generation: none of ours.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_approval_token_that_is_not_ours_is_unverifiable() {
-    let app = App::start().await;
-    let issuer = Issuer::of(&app.data);
-    let mut desk = Desk::new(app.channel().await);
-    let (wire, good) = desk.approved(&credit(400), &issuer).await;
-    let ring = |purpose| Keyring::read(&app.data.join("keys"), purpose).unwrap();
-    let claims = |more: serde_json::Value| {
-        let payload = good.split('.').nth(1).unwrap();
-        use base64::Engine;
-        let claims: serde_json::Value =
-            serde_json::from_slice(&base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap();
-        merged(claims, more)
-    };
-    let typ = "countersign-approval+jwt";
-    let approval = |name: &str, value: &str| {
-        let part = merged(claims(json!({}))["approval"].clone(), json!({name: value}));
-        ring(Purpose::Approval).sign(typ, &claims(json!({"approval": part}))).unwrap()
-    };
-    let unverifiable = v1::Reason::ApprovalUnverifiable;
-    for (what, token, reason) in [
-        ("another environment", ring(Purpose::Approval).sign(typ, &claims(json!({"iss": "countersign:staging"}))).unwrap(), unverifiable),
-        ("another purpose's key", ring(Purpose::Binding).sign(typ, &claims(json!({}))).unwrap(), unverifiable),
-        ("another type", ring(Purpose::Approval).sign("countersign-binding+jwt", &claims(json!({}))).unwrap(), unverifiable),
-        ("a member that nobody knows", ring(Purpose::Approval).sign(typ, &claims(json!({"x": 1}))).unwrap(), unverifiable),
-        (
-            "another tool service",
-            ring(Purpose::Approval).sign(typ, &claims(json!({"aud": "crm-tools"}))).unwrap(),
-            v1::Reason::ApprovalOutOfScope,
-        ),
-        ("another approval's id", ring(Purpose::Approval).sign(typ, &claims(json!({"jti": "apr_0"}))).unwrap(), unverifiable),
-        ("another generation", approval("generation", "x"), unverifiable),
-        ("another digest", approval("digest", "x"), unverifiable),
-        ("a human's token", issuer.human("lead-1"), unverifiable),
-        ("cut", good[..good.len() - 8].to_owned(), unverifiable),
-        ("none", "x".into(), unverifiable),
-    ] {
-        let answer = desk.ask(&with_token(&credit(400), &token, "op-1")).await;
-        assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, reason), "{what}");
-    }
-    let refused = desk.decisions.authorize(v1::AuthorizeRequest { approval_token: good.clone(), ..credit(400) }).await.unwrap_err();
-    assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, "`operation_id` is required with a token"));
-    assert_eq!(desk.ask(&with_token(&credit(400), &good, "op-1")).await.approval.unwrap().id, wire.id);
-    app.stop().await;
+    on_both_engines!(app, {
+        let issuer = Issuer::of(&app.data);
+        let mut desk = Desk::new(app.channel().await);
+        let (wire, good) = desk.approved(&credit(400), &issuer).await;
+        let ring = |purpose| Keyring::read(&app.data.join("keys"), purpose).unwrap();
+        let claims = |more: serde_json::Value| {
+            let payload = good.split('.').nth(1).unwrap();
+            use base64::Engine;
+            let claims: serde_json::Value =
+                serde_json::from_slice(&base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap();
+            merged(claims, more)
+        };
+        let typ = "countersign-approval+jwt";
+        let approval = |name: &str, value: &str| {
+            let part = merged(claims(json!({}))["approval"].clone(), json!({name: value}));
+            ring(Purpose::Approval).sign(typ, &claims(json!({"approval": part}))).unwrap()
+        };
+        let unverifiable = v1::Reason::ApprovalUnverifiable;
+        for (what, token, reason) in [
+            (
+                "another environment",
+                ring(Purpose::Approval).sign(typ, &claims(json!({"iss": "countersign:staging"}))).unwrap(),
+                unverifiable,
+            ),
+            ("another purpose's key", ring(Purpose::Binding).sign(typ, &claims(json!({}))).unwrap(), unverifiable),
+            ("another type", ring(Purpose::Approval).sign("countersign-binding+jwt", &claims(json!({}))).unwrap(), unverifiable),
+            ("a member that nobody knows", ring(Purpose::Approval).sign(typ, &claims(json!({"x": 1}))).unwrap(), unverifiable),
+            (
+                "another tool service",
+                ring(Purpose::Approval).sign(typ, &claims(json!({"aud": "crm-tools"}))).unwrap(),
+                v1::Reason::ApprovalOutOfScope,
+            ),
+            ("another approval's id", ring(Purpose::Approval).sign(typ, &claims(json!({"jti": "apr_0"}))).unwrap(), unverifiable),
+            ("another generation", approval("generation", "x"), unverifiable),
+            ("another digest", approval("digest", "x"), unverifiable),
+            ("a human's token", issuer.human("lead-1"), unverifiable),
+            ("cut", good[..good.len() - 8].to_owned(), unverifiable),
+            ("none", "x".into(), unverifiable),
+        ] {
+            let answer = desk.ask(&with_token(&credit(400), &token, "op-1")).await;
+            assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, reason), "{what}");
+        }
+        let refused = desk.decisions.authorize(v1::AuthorizeRequest { approval_token: good.clone(), ..credit(400) }).await.unwrap_err();
+        assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, "`operation_id` is required with a token"));
+        assert_eq!(desk.ask(&with_token(&credit(400), &good, "op-1")).await.approval.unwrap().id, wire.id);
+    });
 }
