@@ -175,13 +175,15 @@ impl Pdp {
         let display = visible(&format!("{} on {} {} of case {}", call.action, reference.kind, reference.id, call.case.id));
         let digest = self.audit.digest(&call.digest_input());
         let mut answer = self.answer(moment, judged, mode, (&call.correlation.request, display, digest))?;
+        if let Presented::Usable(approval) = &presented
+            && answer.allows()
+        {
+            answer.approval = Some(Box::new(used(approval)));
+        }
         self.sign(moment, (caller, &chain, call), &mut answer)?;
         let burn = match presented {
             Presented::Repeated(receipt) if answer.allows() => Some(Use::Again(Actor::service(caller), receipt)),
-            Presented::Usable(approval) if answer.allows() => {
-                answer.approval = Some(Box::new(used(&approval)));
-                Some(Use::now(caller, &chain, call, &approval, &self.options.environment))
-            }
+            Presented::Usable(approval) if answer.allows() => Some(Use::now(caller, &chain, call, &approval, &self.options.environment)),
             Presented::Denied(_) | Presented::None | Presented::Repeated(_) | Presented::Usable(_) => None,
         };
         let record = DecisionRecord::of(&answer, caller, &chain, call, self.surroundings(origin)?);

@@ -84,6 +84,9 @@ impl Pdp {
         more.push(("action", allowed.action.clone().into()));
         more.push(("tenant", allowed.tenant.clone().into()));
         more.push(("case", allowed.case.clone().into()));
+        if !allowed.approval.is_empty() {
+            more.push(("approval_used", allowed.approval.clone().into()));
+        }
         if let Some(check) = &check {
             more.push(("makes_check", check.kind.clone().into()));
             more.push(("check_expires", check.expires.to_string().into()));
