@@ -338,6 +338,22 @@ async fn rotated_keys_verify_what_they_signed_and_revoked_ones_nothing() {
     app.stop().await;
 }
 
+/// A data folder may be called anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_is_where_it_is_said_to_be_whatever_the_folder_is_called() {
+    let folder = temp();
+    let data = folder.path().join("a b%20c?d#e=ü&mode=memory");
+    let app = App::start_in(&data, |_, _| {}).await;
+    let issuer = Issuer::of(&data);
+    let (_, token) = Desk::new(app.channel().await).approved(&credit(400), &issuer).await;
+    app.stop().await;
+    assert!(std::fs::metadata(data.join("state/state.db")).unwrap().len() > 0);
+    let app = App::start_in(&data, |_, _| {}).await;
+    let used = Desk::new(app.channel().await).ask(&with_token(&credit(400), &token, "op-1")).await;
+    assert_eq!(used.decision(), v1::Decision::Allow, "it was kept");
+    app.stop().await;
+}
+
 // ---- the store against a plain model --------------------------------------------------------------------------------------
 
 #[derive(Clone, Debug)]

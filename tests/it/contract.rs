@@ -171,7 +171,8 @@ async fn the_audit_lines_of_an_approval() {
             Value::Array(items) => items.iter_mut().for_each(|item| constant(item, name)),
             _ => {
                 let varies =
-                    ["id", "evaluation_id", "digest", "generation", "nonce", "expires", "approved_at", "ts", "prev"].contains(&name);
+                    ["id", "evaluation_id", "digest", "generation", "nonce", "expires", "approved_at", "approval_used", "ts", "prev"]
+                        .contains(&name);
                 if varies || name.ends_with("_digest") && !value.as_str().is_some_and(str::is_empty) {
                     *value = format!("<{name}>").into();
                 }

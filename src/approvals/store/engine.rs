@@ -4,6 +4,7 @@
 use std::fs::OpenOptions;
 use std::future::Future;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -61,7 +62,7 @@ impl Engine {
                 // Made by us, so that nobody else may read it; SQLite gives its other files the same mode.
                 let made = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
                 made.map_err(|error| StoreError::Unreachable(format!("`{}`: {error}", path.display())))?;
-                let url = format!("sqlite://{}", path.display());
+                let url = url(path).map_err(|error| StoreError::Unreachable(format!("`{}`: {error}", path.display())))?;
                 let mut connection = AnyConnection::connect(&url).await?;
                 for pragma in ["PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "PRAGMA busy_timeout = 2000"] {
                     connection.execute(pragma).await?;
@@ -138,6 +139,16 @@ impl Engine {
             }
         }
     }
+}
+
+/// A file as SQLite's URL: absolute, and with every byte that a URL could misread written out.
+fn url(path: &Path) -> std::io::Result<String> {
+    use std::os::unix::ffi::OsStrExt;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/.-_".contains(&byte);
+    let path = std::path::absolute(path)?;
+    let encoded =
+        path.as_os_str().as_bytes().iter().map(|byte| if plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") });
+    Ok(format!("sqlite://{}", encoded.collect::<String>()))
 }
 
 /// SQLite's one writer.
