@@ -133,6 +133,8 @@ pub struct Pdp {
     rejected: ArcSwapOption<Rejected>,
     /// Held while a reload runs; the digest that the last poll saw first.
     reloading: tokio::sync::Mutex<String>,
+    /// Held while a record is made that another request or start left.
+    settling: tokio::sync::Mutex<()>,
     clock: Monotonic<Box<dyn Clock>>,
     entropy: Box<dyn Entropy>,
     audit: Audit,
@@ -180,6 +182,7 @@ impl Pdp {
             snapshot: ArcSwap::from_pointee(Snapshot::new(bundle, now)),
             rejected: ArcSwapOption::empty(),
             reloading: tokio::sync::Mutex::default(),
+            settling: tokio::sync::Mutex::default(),
             clock: parts.clock,
             entropy: parts.entropy,
             audit: parts.audit,

@@ -17,6 +17,8 @@ const ID_MAX: usize = 128;
 const TOKEN_MAX: usize = 16 * 1024;
 const SCOPES_MAX: usize = 64;
 const FIELDS_MAX: usize = 256;
+/// The most bytes of them, as JSON: an audit line holds them.
+const FIELDS_BYTES_MAX: usize = 16 * 1024;
 const UNTRUSTED_MAX: usize = 32;
 
 /// Reads one call.
@@ -71,10 +73,14 @@ pub fn outcome(message: v1::ReportOutcomeRequest) -> Result<Outcome, Refusal> {
     }
     let fields: Result<Vec<String>, Refusal> =
         message.fields_returned.iter().enumerate().map(|(index, name)| some_id(name, &format!("fields_returned[{index}]"))).collect();
+    let fields = fields?;
+    if json::canonical(&fields).len() > FIELDS_BYTES_MAX {
+        return Err(Refusal::invalid("fields_returned", "is longer than 16 KiB"));
+    }
     let hex = |digest: Option<[u8; 32]>| digest.iter().flatten().map(|byte| format!("{byte:02x}")).collect::<String>();
     let members = vec![
         ("status", status.into()),
-        ("fields_returned", fields?.into()),
+        ("fields_returned", fields.into()),
         ("output_digest", hex(optional_digest(&message.output_digest, "output_digest")?).into()),
         ("message_digest", hex(optional_digest(&message.message_digest, "message_digest")?).into()),
         ("external_reference", id(&message.external_reference, "external_reference")?.into()),

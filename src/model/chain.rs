@@ -43,6 +43,13 @@ pub struct Caller {
     pub certificate: Option<[u8; 32]>,
 }
 
+impl Caller {
+    /// True unless its trust domain speaks for other tenants alone.
+    pub fn speaks_for(&self, tenant: &str) -> bool {
+        self.tenants.as_ref().is_none_or(|tenants| tenants.iter().any(|own| own == tenant))
+    }
+}
+
 /// How a caller was authenticated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Authentication {

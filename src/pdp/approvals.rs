@@ -130,7 +130,9 @@ impl Pdp {
                 human.tenant == approval.binding.call.tenant
                     && self.may(moment, Right::ApprovalRead, &human.id, On::Approval(&approval.binding, of))
             }
-            Party::Service(caller) => caller.tool_service == approval.binding.call.audience,
+            Party::Service(caller) => {
+                caller.tool_service == approval.binding.call.audience && caller.speaks_for(&approval.binding.call.tenant)
+            }
         }
     }
 

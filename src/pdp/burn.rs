@@ -114,6 +114,8 @@ impl Pdp {
         };
         let claims = opened.claims().clone();
         let unavailable = Presented::Denied(Reason::StateUnavailable);
+        // In this order: if it is used by now, then the use's receipt is there, too.
+        let Ok(found) = self.store.approval(&claims.jti).await else { return unavailable };
         let Ok(receipt) = self.store.receipt(&receipt_key(caller, call, &claims.jti)).await else { return unavailable };
         if let Some(receipt) = receipt {
             return match receipt.call_digest == call_digest(environment, chain, call) {
@@ -121,7 +123,6 @@ impl Pdp {
                 false => Presented::Denied(Reason::ApprovalOutOfScope),
             };
         }
-        let Ok(found) = self.store.approval(&claims.jti).await else { return unavailable };
         let generation = self.store.seen().generation;
         let known = |approval: &Approval| {
             approval.generation == generation && claims.approval.generation == generation && approval.digest == claims.approval.digest
@@ -200,7 +201,7 @@ impl Pdp {
         burn.at = moment.now;
         burn.answer = serde_json::to_string(&keep(&answer)).map_err(|_| Refused(Refusal::Unavailable("the answer could not be kept")))?;
         burn.record = serde_json::to_value(Record::Decision(Box::new(record))).unwrap_or_default();
-        let (id, record) = (burn.id.clone(), burn.record.clone());
+        let (id, call_digest, record) = (burn.id.clone(), burn.call_digest.clone(), burn.record.clone());
         match self.store.burn(*burn).await {
             Ok(Burned::Now(revision)) => {
                 let left = Left { revision, record, replica: String::new(), boot: String::new(), at: moment.now, recorded: None };
@@ -208,7 +209,9 @@ impl Pdp {
                 self.telemetry.metrics.approval("consumed");
                 Ok(receipt.seal(answer))
             }
-            Ok(Burned::Repeated(receipt)) => self.repeat(moment, &by, &receipt, answer).await,
+            Ok(Burned::Repeated(receipt)) if receipt.call_digest == call_digest => self.repeat(moment, &by, &receipt, answer).await,
+            // Another call of the same operation came first, while this one was weighed.
+            Ok(Burned::Repeated(_)) => self.denied_late(moment, answer, record, Reason::ApprovalOutOfScope, Gate::Token).await,
             Ok(Burned::Lost) => {
                 let reason = self.lost(moment, &id).await;
                 tracing::error!(name: "approval.lost", evaluation_id, action, reason = reason.name(), "the approval was gone when it was to be used");
@@ -251,11 +254,12 @@ impl Pdp {
         }))
     }
 
-    /// Waits until the operation's record is durable, or records what nobody will record any more. The request's own timeout ends it.
+    /// Waits until the operation's record is durable, or records what nobody will record any more.
     async fn until_recorded(&self, revision: i64) -> Result<(String, u64), Refused> {
         const PERIOD: Duration = Duration::from_millis(25);
+        const TRIES: u32 = 200;
         let unavailable = || Refused(Refusal::Unavailable("the operation's record is not durable yet: try again"));
-        loop {
+        for _ in 0..TRIES {
             let left = self.store.left_at(revision).await.map_err(|_| unavailable())?.ok_or_else(unavailable)?;
             if let Some(recorded) = left.recorded {
                 return Ok(recorded);
@@ -263,6 +267,7 @@ impl Pdp {
             self.settle_left(&left).await.map_err(|_| unavailable())?;
             tokio::time::sleep(PERIOD).await;
         }
+        Err(unavailable())
     }
 
     /// Why an approval that could be used a moment ago can't be any more.

@@ -47,7 +47,8 @@ impl Pdp {
         let keys = self.keys.load();
         let binding = open_binding(&keys.binding, &self.options.environment, &asked.binding_token, moment.now);
         let binding = binding.map_err(|fault| Refusal::Precondition(fault.words()))?;
-        let ours = matches!(party, Party::Service(caller) if caller.tool_service == binding.call.audience);
+        let ours = matches!(party, Party::Service(caller)
+            if caller.tool_service == binding.call.audience && caller.speaks_for(&binding.call.tenant));
         if !ours || binding.evaluation_id != asked.evaluation_id {
             return Err(Refusal::Forbidden("the binding token is another caller's, or another evaluation's"));
         }

@@ -74,9 +74,11 @@ impl Pdp {
             Refusal::Forbidden("the outcome is not of a call that was allowed to this caller within the hour, or was reported before");
         let keys = self.keys.load();
         let allowed = binding::open_outcome(&keys.binding, &self.options.environment, &caller.tool_service, &outcome.token, moment.now);
-        let allowed = allowed.map_err(|_| NOT_YOURS).and_then(|allowed| match allowed.evaluation_id == outcome.evaluation_id {
-            true => Ok(allowed),
-            false => Err(NOT_YOURS),
+        let allowed = allowed.map_err(|_| NOT_YOURS).and_then(|allowed| {
+            match allowed.evaluation_id == outcome.evaluation_id && caller.speaks_for(&allowed.tenant) {
+                true => Ok(allowed),
+                false => Err(NOT_YOURS),
+            }
         })?;
         let check = if outcome.succeeded { made(moment, &allowed) } else { None };
         let mut more = outcome.members;
@@ -125,8 +127,7 @@ impl Pdp {
             return Err(Refusal::invalid("ttl", "must be more than 0 and at most 30 days"));
         }
         let tenant = self.tenant_of(moment, &signal.halt)?;
-        let proven = caller.tenants.as_ref().is_none_or(|tenants| tenants.contains(&tenant));
-        if !proven || !self.may(moment, Right::SignalReport, &caller.tool_service, On::Tenant(&tenant)) {
+        if !caller.speaks_for(&tenant) || !self.may(moment, Right::SignalReport, &caller.tool_service, On::Tenant(&tenant)) {
             return Err(Refusal::Forbidden("the caller may not report signals for this subject: no policy grants `signal.report`"));
         }
         let halt = Halt { tenant, until: moment.now.plus(signal.ttl), ..signal.halt };

@@ -41,7 +41,7 @@ impl Pdp {
         if let Ok(left) = self.store.left(now).await {
             for left in left {
                 // What a request of this process left, that request records, unless it gave up.
-                if self.settle_left(&left).await.is_err() {
+                if self.settle_left(&left).await.is_err() && !self.audit.healthy() {
                     break;
                 }
             }
@@ -62,7 +62,12 @@ impl Pdp {
         // A store that does not answer now is swept later.
         for left in self.store.left(now).await.unwrap_or_default() {
             if self.store.is_earlier_own(&left) {
-                self.settle_left(&left).await?;
+                match self.settle_left(&left).await {
+                    Err(down) if !self.audit.healthy() => return Err(down),
+                    // One that can't be recorded stops no other; the sweep tries it again.
+                    Err(_) => tracing::error!(name: "store.not_recorded", revision = left.revision, "what was left can't be recorded"),
+                    Ok(()) => {}
+                }
             }
         }
         Ok(())
@@ -73,7 +78,16 @@ impl Pdp {
     pub(super) async fn settle_left(&self, left: &Left) -> Result<(), AuditDown> {
         let now = self.clock.now();
         let abandoned = left.at.plus(TAKE_OVER) <= now;
-        if self.store.is_earlier_own(left) || (self.store.is_own(left) && abandoned) {
+        if !abandoned && !self.store.is_earlier_own(left) {
+            return Ok(());
+        }
+        // One at a time: whoever comes second finds it recorded. A store that does not answer now is asked again.
+        let _settling = self.settling.lock().await;
+        let Ok(Some(left)) = self.store.left_at(left.revision).await else { return Ok(()) };
+        if left.recorded.is_some() {
+            return Ok(());
+        }
+        if self.store.is_own(&left) || self.store.is_earlier_own(&left) {
             let generation = self.store.seen().generation;
             // Reads segments, which may be large.
             return match tokio::task::block_in_place(|| self.audit.line_of(&generation, left.revision, left.at)) {
@@ -82,10 +96,10 @@ impl Pdp {
                     let _noted = self.store.recorded(left.revision, self.audit.log(), line).await;
                     Ok(())
                 }
-                None => self.record_left(now, left).await.map(|_| ()),
+                None => self.record_left(now, &left).await.map(|_| ()),
             };
         }
-        if self.store.is_own(left) || !abandoned || !matches!(self.store.take_over(left).await, Ok(true)) {
+        if !matches!(self.store.take_over(&left).await, Ok(true)) {
             return Ok(());
         }
         let mut taken = left.clone();

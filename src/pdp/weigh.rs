@@ -135,7 +135,8 @@ impl Pdp {
 
     fn binding(&self, moment: &Moment, (_, chain, call): Asking<'_>, missing: &Missing, evaluation_id: &str) -> Option<Binding> {
         let bundle = &moment.snapshot.bundle;
-        let template = bundle.approvals.templates.get(&missing.template)?;
+        // Without a version nobody could tell whether the case changed since.
+        let template = bundle.approvals.templates.get(&missing.template).filter(|_| !call.case.version.is_empty())?;
         Some(Binding {
             evaluation_id: evaluation_id.to_owned(),
             template: missing.template.clone(),

@@ -497,6 +497,10 @@ async fn a_binding_token_serves_who_was_denied_for_what_was_denied() {
         let mut desk = Desk::new(app.channel().await);
         let denied = desk.ask(&credit(400)).await;
         let token = denied.access_request.clone().unwrap().binding_token;
+        // Without a version nobody could tell later whether the case changed.
+        let case = credit(400).case.map(|case| v1::Case { version: String::new(), ..case });
+        let unversioned = desk.ask(&v1::AuthorizeRequest { case, ..credit(400) }).await;
+        assert_eq!(unversioned.access_request.unwrap().binding_token, "");
         let keys = Keyring::read(&app.data.join("keys"), Purpose::Approval).unwrap();
         let binding = flood(1);
         let sign =
@@ -571,8 +575,17 @@ async fn a_verification_s_success_makes_a_check_and_nothing_else_does() {
         let denied =
             desk.ask(&v1::AuthorizeRequest { delegation: asserted("support-bot", "rep-1", "intake"), ..verification.clone() }).await;
         assert_eq!((denied.decision(), denied.outcome_token.as_str()), (v1::Decision::Deny, ""));
-        // The success, once.
+        // The success, once, and not with more than a record holds.
         let allowed = desk.ask(&verification).await;
+        let endless = v1::ReportOutcomeRequest {
+            evaluation_id: allowed.evaluation_id.clone(),
+            status: v1::OutcomeStatus::Succeeded.into(),
+            outcome_token: allowed.outcome_token.clone(),
+            fields_returned: vec!["\"".repeat(128); 256],
+            ..Default::default()
+        };
+        let refused = desk.decisions.report_outcome(endless).await.unwrap_err();
+        assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, "`fields_returned` is longer than 16 KiB"));
         assert_eq!(report(&mut desk, &allowed, v1::OutcomeStatus::Succeeded).await.unwrap().check, "identity_verification");
         assert_eq!(report(&mut desk, &allowed, v1::OutcomeStatus::Succeeded).await.unwrap_err().code(), Code::PermissionDenied);
         assert_eq!(desk.ask(&change).await.decision(), v1::Decision::Allow);
@@ -594,7 +607,7 @@ async fn a_verification_s_success_makes_a_check_and_nothing_else_does() {
     });
 }
 
-async fn signal(
+pub(crate) async fn signal(
     app: &App,
     kind: v1::SignalSubjectKind,
     subject: &str,

@@ -15,9 +15,10 @@ use countersign::model::time::Timestamp;
 use proptest::prelude::*;
 use serde_json::json;
 
+use crate::approvals::signal;
 use crate::harness::people::{Desk, Issuer, credit, with_token};
 use crate::harness::postgres::Postgres;
-use crate::harness::{App, Hands, Process, cases, channel, is_open, lines, temp, unprivileged};
+use crate::harness::{App, Hands, Process, cases, channel, is_open, lines, order_check, temp, unprivileged};
 
 /// Threat 5.
 #[tokio::test(flavor = "multi_thread")]
@@ -60,6 +61,32 @@ async fn a_thousand_burns_at_once_on_two_servers_give_exactly_one_allow() {
     assert_eq!(allows.iter().sum::<usize>(), 1);
     for server in servers {
         assert!(server.stop().success());
+    }
+}
+
+/// Calls of one operation that come at once, each with another amount that the approval would cover: one is the operation's.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_different_calls_of_one_operation_at_once_one_is_allowed() {
+    let postgres = Postgres::start();
+    for url in [None, Some(postgres.url())] {
+        let app = App::start_with(|config, _| config.store.url = url.clone()).await;
+        let issuer = Issuer::of(&app.data);
+        let mut desk = Desk::new(app.channel().await);
+        let (_, token) = desk.approved(&credit(400), &issuer).await;
+        let calls = (0..40).map(|index| {
+            let (mut client, call) = (desk.decisions.clone(), with_token(&credit(400 - index), &token, "op-1"));
+            tokio::spawn(async move { client.authorize(call).await.unwrap().into_inner() })
+        });
+        let mut allowed = 0;
+        for call in calls.collect::<Vec<_>>() {
+            let answer = call.await.unwrap();
+            allowed += usize::from(answer.decision() == v1::Decision::Allow);
+            let denied = [v1::Reason::ApprovalOutOfScope, v1::Reason::Unspecified];
+            assert!(denied.contains(&answer.reason()), "{:?}", answer.reason());
+        }
+        assert_eq!(allowed, 1);
+        assert_eq!(uses(&app.data).len(), 1);
+        app.stop().await;
     }
 }
 
@@ -273,6 +300,7 @@ async fn a_failover_to_an_older_state_voids_what_was_approved_before() {
     let issuer = Issuer::of(&app.data);
     let mut desk = Desk::new(app.channel().await);
     let (approval, token) = desk.approved(&credit(400), &issuer).await;
+    assert_eq!(desk.ask(&order_check()).await.decision(), v1::Decision::Allow);
     postgres.stop();
     postgres.back_up(&folder.path().join("backup"));
     postgres.resume();
@@ -284,6 +312,7 @@ async fn a_failover_to_an_older_state_voids_what_was_approved_before() {
         }
     };
     assert_eq!(used.decision(), v1::Decision::Allow);
+    signal(&app, v1::SignalSubjectKind::Agent, "support-bot", "kill_switch", "event-1").await.unwrap();
     postgres.stop();
     postgres.restore(&folder.path().join("backup"));
     postgres.resume();
@@ -295,8 +324,15 @@ async fn a_failover_to_an_older_state_voids_what_was_approved_before() {
     let answer = desk.ask(&with_token(&credit(400), &token, "op-5")).await;
     assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, v1::Reason::ApprovalUnverifiable));
     assert_eq!(desk.fetch(&approval.id).await.unwrap(), "");
-    let (_, token) = desk.approved(&credit(300), &issuer).await;
-    assert_eq!(desk.ask(&with_token(&credit(300), &token, "op-6")).await.decision(), v1::Decision::Allow);
+    // Who was stopped stays stopped, in the store too.
+    app.pdp.refresh().await;
+    assert_eq!(desk.ask(&order_check()).await.reason(), v1::Reason::NotPermitted);
+    // The case asks anew, for the same as before too.
+    app.pdp.sweep().await;
+    for (amount, operation) in [(300, "op-6"), (400, "op-7")] {
+        let (_, token) = desk.approved(&credit(amount), &issuer).await;
+        assert_eq!(desk.ask(&with_token(&credit(amount), &token, operation)).await.decision(), v1::Decision::Allow);
+    }
     app.stop().await;
 }
 

@@ -172,6 +172,33 @@ async fn a_proven_caller_with_a_bound_token_is_answered_and_its_chain_recorded()
     it.app.stop().await;
 }
 
+/// Two trust domains may share a tool service: what one may not speak for, it can't touch by the other's name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trust_domain_touches_nothing_of_anothers_tenant() {
+    const FOREIGN: &str = "spiffe://globex.example/tool/crm";
+    let it = Secure::start(|config, _| {
+        let own = config.callers.trust_domains[0].clone();
+        let foreign = TrustDomain { name: "globex.example".into(), tenants: vec!["globex".into()], ..own };
+        config.callers.trust_domains.push(foreign);
+        config.callers.identities.push(Identity { id: FOREIGN.into(), tool_service: "crm-tools".into() });
+    })
+    .await;
+    let crm = it.crm();
+    let allowed = ask(it.as_(&crm).await, ticket(token(it.delegation(&crm, json!({}))))).await.unwrap();
+    assert_eq!(allowed.decision(), v1::Decision::Allow);
+    let outcome = v1::ReportOutcomeRequest {
+        evaluation_id: allowed.evaluation_id,
+        status: v1::OutcomeStatus::Succeeded.into(),
+        outcome_token: allowed.outcome_token,
+        ..Default::default()
+    };
+    let report = async |svid: &Svid| DecisionServiceClient::new(it.as_(svid).await).report_outcome(outcome.clone()).await;
+    let foreign = it.authority.sign(&svid(FOREIGN));
+    assert_eq!(report(&foreign).await.unwrap_err().code(), Code::PermissionDenied);
+    report(&crm).await.unwrap();
+    it.app.stop().await;
+}
+
 /// Threat 11.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_proves_nothing_is_refused() {

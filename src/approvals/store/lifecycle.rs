@@ -62,9 +62,11 @@ impl Store {
     /// # Errors
     /// When the store does not answer.
     pub async fn expire(&self, at: Timestamp, record: fn(&Approval) -> serde_json::Value) -> Result<Vec<Transition>, StoreError> {
+        // Of an older generation, none can be used any more: its case asks anew.
         let over = "SELECT id FROM approvals WHERE (state = 'pending' AND review_until <= $1)
-            OR (state = 'approved' AND approved_until <= $1) LIMIT $2";
-        let due = sqlx::query(over).bind(at.micros()).bind(1_i64).fetch_optional(self.engine.readers()).await;
+            OR (state = 'approved' AND approved_until <= $1) OR (state IN ('pending', 'approved') AND generation <> $3) LIMIT $2";
+        let generation = self.seen().generation.clone();
+        let due = sqlx::query(over).bind(at.micros()).bind(1_i64).bind(generation.clone()).fetch_optional(self.engine.readers()).await;
         if self.noted(due.map_err(StoreError::from))?.is_none() {
             return Ok(vec![]);
         }
@@ -72,7 +74,7 @@ impl Store {
         self.write(move |connection| {
             Box::pin(async move {
                 let mut moved = vec![];
-                for row in sqlx::query(over).bind(at.micros()).bind(SWEEP_MAX).fetch_all(&mut *connection).await? {
+                for row in sqlx::query(over).bind(at.micros()).bind(SWEEP_MAX).bind(generation).fetch_all(&mut *connection).await? {
                     let id: String = row.try_get(0)?;
                     let Some(approval) = reads::approval(connection, &id).await? else { continue };
                     let revision = next(connection, &seen).await?;
@@ -227,13 +229,13 @@ pub(super) async fn end(
 
 async fn burn_once(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver, burn: Burn) -> Result<(bool, Burned), StoreError> {
     let revision = next(connection, seen).await?;
-    if let Some(receipt) = receipt(connection, &burn.key).await? {
-        return Ok((false, Burned::Repeated(receipt)));
-    }
     let [tenant, agent, supervisor, case, customer] = &burn.halted;
     let halted = Halted { tenant, agent, supervisor, case, customer, issued_at: burn.issued_at };
     if halted.stopped_by(&reads::halts(connection, Some(tenant)).await?, burn.at) {
         return Ok((false, Burned::Halted));
+    }
+    if let Some(receipt) = receipt(connection, &burn.key).await? {
+        return Ok((false, Burned::Repeated(receipt)));
     }
     let sql = "UPDATE approvals SET state = 'consumed', revision = $1, ended_at = $2
         WHERE id = $3 AND state = 'approved' AND generation = $4 AND approved_until > $2 RETURNING id";

@@ -96,26 +96,32 @@ impl Store {
             let found = Seen { generation: row.try_get(0)?, revision: row.try_get(1)? };
             Ok((found, halts(&mut connection, None).await?))
         });
-        let (found, halts) = read.await?;
+        let (found, mut halts) = read.await?;
         let seen = self.seen();
         if found.generation == seen.generation && found.revision >= seen.revision {
             self.saw(found.revision);
         } else {
+            // What was stopped stays stopped, though the store may have forgotten it.
+            let standing: Vec<Halt> = self.halts().halts.iter().filter(|halt| halt.until > now).cloned().collect();
             let renewed = self.write({
-                let seen = seen.clone();
+                let (seen, standing) = (seen.clone(), standing.clone());
                 move |connection| {
                     Box::pin(async move {
                         let sql = "UPDATE meta SET revision = revision WHERE one = 1 RETURNING generation, revision";
                         let row = sqlx::query(sql).fetch_one(&mut *connection).await?;
                         let found = Seen { generation: row.try_get(0)?, revision: row.try_get(1)? };
+                        for halt in &standing {
+                            super::signals::stand(connection, halt).await?;
+                        }
                         match schema::is_later(connection, &seen, &found).await? {
-                            true => Ok((false, found)),
+                            true => Ok((true, found)),
                             false => Ok((true, schema::renew(connection, &generation, &seen, &found).await?)),
                         }
                     })
                 }
             });
             self.seen.store(std::sync::Arc::new(renewed.await?));
+            halts.extend(standing);
         }
         self.halts.store(std::sync::Arc::new(Halts { halts, read_at: Some(now) }));
         Ok(self.seen())

@@ -103,7 +103,7 @@ async fn signal(
     new: NewSignal,
 ) -> Result<(bool, Result<Vec<i64>, SignalRefused>), StoreError> {
     let revision = next(connection, seen).await?;
-    let Halt { tenant, subject_kind, subject, kind, since, until } = &new.halt;
+    let Halt { tenant, subject_kind, subject, kind, since, .. } = &new.halt;
     let about = format!("{tenant}/{}/{}/{subject}", kind.name(), subject_kind.name());
     let known = sqlx::query("SELECT event_id FROM events WHERE reporter = $1 AND event_id = $2");
     if known.bind(new.reporter.clone()).bind(new.event_id.clone()).fetch_optional(&mut *connection).await?.is_some() {
@@ -117,20 +117,7 @@ async fn signal(
     let event = "INSERT INTO events (reporter, event_id, subject, event_time, at) VALUES ($1, $2, $3, $4, $5)";
     let event = sqlx::query(event).bind(new.reporter).bind(new.event_id).bind(about).bind(since.micros()).bind(new.at.micros());
     event.execute(&mut *connection).await?;
-    // A signal may only lower permission: one that ends earlier, or reaches back less far, takes nothing from one that stands.
-    let halt = "INSERT INTO halts (tenant, subject_kind, subject, kind, since, until) VALUES ($1, $2, $3, $4, $5, $6)
-        ON CONFLICT (tenant, subject_kind, subject, kind) DO UPDATE SET
-            since = CASE WHEN excluded.since > halts.since THEN excluded.since ELSE halts.since END,
-            until = CASE WHEN excluded.until > halts.until THEN excluded.until ELSE halts.until END";
-    sqlx::query(halt)
-        .bind(tenant.clone())
-        .bind(subject_kind.name())
-        .bind(subject.clone())
-        .bind(kind.name())
-        .bind(since.micros())
-        .bind(until.micros())
-        .execute(&mut *connection)
-        .await?;
+    stand(connection, &new.halt).await?;
     leave(connection, leaver, revision, "", &new.record, new.at).await?;
     let mut revisions = vec![revision];
     for id in ended_by(connection, tenant, *subject_kind, subject).await? {
@@ -141,6 +128,26 @@ async fn signal(
         }
     }
     Ok((true, Ok(revisions)))
+}
+
+/// Lets a halt stand.
+pub(super) async fn stand(connection: &mut AnyConnection, halt: &Halt) -> Result<(), StoreError> {
+    let Halt { tenant, subject_kind, subject, kind, since, until } = halt;
+    // A signal may only lower permission: one that ends earlier, or reaches back less far, takes nothing from one that stands.
+    let insert = "INSERT INTO halts (tenant, subject_kind, subject, kind, since, until) VALUES ($1, $2, $3, $4, $5, $6)
+        ON CONFLICT (tenant, subject_kind, subject, kind) DO UPDATE SET
+            since = CASE WHEN excluded.since > halts.since THEN excluded.since ELSE halts.since END,
+            until = CASE WHEN excluded.until > halts.until THEN excluded.until ELSE halts.until END";
+    sqlx::query(insert)
+        .bind(tenant.clone())
+        .bind(subject_kind.name())
+        .bind(subject.clone())
+        .bind(kind.name())
+        .bind(since.micros())
+        .bind(until.micros())
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// The approvals that could still be reviewed or used, and that a signal on this subject ends.
