@@ -93,9 +93,10 @@ impl Engine {
         let late = |_| StoreError::Unreachable("no answer in time".to_owned());
         match self {
             Self::Postgres(pool) => {
-                // Runs to its end even if the caller goes away: a burn that is half answered must be a whole one.
+                // Runs to its end even if the caller goes away: a burn that is half answered must be a whole one. Not for ever: a server
+                // that is gone without a word would keep the pool's connections.
                 let pool = pool.clone();
-                let running = tokio::spawn(async move {
+                let running = tokio::spawn(tokio::time::timeout(timeout * 4, async move {
                     let mut transaction = pool.begin().await?;
                     let (keep, value) = operation(&mut transaction).await?;
                     if keep {
@@ -104,9 +105,9 @@ impl Engine {
                         transaction.rollback().await?
                     }
                     Ok(value)
-                });
+                }));
                 let ended = tokio::time::timeout(timeout, running).await.map_err(late)?;
-                ended.map_err(|_| StoreError::Unreachable("the operation failed".to_owned()))?
+                ended.map_err(|_| StoreError::Unreachable("the operation failed".to_owned()))?.map_err(late)?
             }
             Self::Sqlite { writer, .. } => {
                 let slot = Arc::new(Mutex::new(None));

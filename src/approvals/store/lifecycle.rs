@@ -66,8 +66,8 @@ impl Store {
         let over = "SELECT id FROM approvals WHERE (state = 'pending' AND review_until <= $1)
             OR (state = 'approved' AND approved_until <= $1) OR (state IN ('pending', 'approved') AND generation <> $3) LIMIT $2";
         let generation = self.seen().generation.clone();
-        let due = sqlx::query(over).bind(at.micros()).bind(1_i64).bind(generation.clone()).fetch_optional(self.engine.readers()).await;
-        if self.noted(due.map_err(StoreError::from))?.is_none() {
+        let due = sqlx::query(over).bind(at.micros()).bind(1_i64).bind(generation.clone());
+        if self.read(|mut connection| async move { Ok(due.fetch_optional(&mut *connection).await?) }).await?.is_none() {
             return Ok(vec![]);
         }
         let (seen, leaver) = (self.seen(), self.leaver());

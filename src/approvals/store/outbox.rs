@@ -35,8 +35,9 @@ impl Store {
     /// # Errors
     /// When the store does not answer.
     pub async fn left(&self, before: Timestamp) -> Result<Vec<Left>, StoreError> {
-        let rows = sqlx::query(COLUMNS).bind(before.micros()).bind(SWEEP_MAX).fetch_all(self.engine.readers()).await;
-        self.noted(rows.map_err(StoreError::from).and_then(|rows| rows.iter().map(read).collect()))
+        let query = sqlx::query(COLUMNS).bind(before.micros()).bind(SWEEP_MAX);
+        let rows = self.read(|mut connection| async move { Ok(query.fetch_all(&mut *connection).await?) }).await?;
+        self.noted(rows.iter().map(read).collect())
     }
 
     /// The row of this revision.
@@ -45,8 +46,9 @@ impl Store {
     /// When the store does not answer.
     pub async fn left_at(&self, revision: i64) -> Result<Option<Left>, StoreError> {
         let sql = "SELECT revision, record, replica, boot, at, log, line FROM outbox WHERE revision = $1";
-        let row = sqlx::query(sql).bind(revision).fetch_optional(self.engine.readers()).await;
-        self.noted(row.map_err(StoreError::from).and_then(|row| row.as_ref().map(read).transpose()))
+        let query = sqlx::query(sql).bind(revision);
+        let row = self.read(|mut connection| async move { Ok(query.fetch_optional(&mut *connection).await?) }).await?;
+        self.noted(row.as_ref().map(read).transpose())
     }
 
     /// True when a transition of this approval is not recorded yet.
@@ -55,8 +57,8 @@ impl Store {
     /// When the store does not answer.
     pub async fn has_left(&self, approval: &str) -> Result<bool, StoreError> {
         let sql = "SELECT revision FROM outbox WHERE approval = $1 AND log = '' LIMIT 1";
-        let row = sqlx::query(sql).bind(approval.to_owned()).fetch_optional(self.engine.readers()).await;
-        Ok(self.noted(row.map_err(StoreError::from))?.is_some())
+        let query = sqlx::query(sql).bind(approval.to_owned());
+        Ok(self.read(|mut connection| async move { Ok(query.fetch_optional(&mut *connection).await?) }).await?.is_some())
     }
 
     /// True when this start of this replica left the row.

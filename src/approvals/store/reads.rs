@@ -66,7 +66,7 @@ impl Store {
         let [tenant, case, customer] = [tenant, case, customer].map(str::to_owned);
         let sql = "SELECT kind, expires FROM checks WHERE tenant = $1 AND case_id = $2 AND customer = $3 AND expires > $4";
         let query = sqlx::query(sql).bind(tenant.clone()).bind(case.clone()).bind(customer.clone()).bind(now.micros());
-        let rows = self.noted(query.fetch_all(self.engine.readers()).await.map_err(StoreError::from))?;
+        let rows = self.read(|mut connection| async move { Ok(query.fetch_all(&mut *connection).await?) }).await?;
         rows.iter()
             .map(|row| {
                 let expires = Timestamp::from_micros(row.try_get("expires")?);
@@ -81,7 +81,7 @@ impl Store {
     /// When the store does not answer.
     pub async fn pending(&self) -> Result<u64, StoreError> {
         let query = sqlx::query("SELECT COUNT(*) FROM approvals WHERE state = 'pending'");
-        let row = self.noted(query.fetch_one(self.engine.readers()).await.map_err(StoreError::from))?;
+        let row = self.read(|mut connection| async move { Ok(query.fetch_one(&mut *connection).await?) }).await?;
         Ok(u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or(0))
     }
 
@@ -127,7 +127,7 @@ impl Store {
         Ok(self.seen())
     }
 
-    async fn read<T, F>(&self, question: impl FnOnce(sqlx::pool::PoolConnection<sqlx::Any>) -> F) -> Result<T, StoreError>
+    pub(super) async fn read<T, F>(&self, question: impl FnOnce(sqlx::pool::PoolConnection<sqlx::Any>) -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
