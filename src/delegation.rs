@@ -164,7 +164,7 @@ fn delegated(caller: &Caller, issuer: &Issuer, claims: &Object, agent_certificat
     Ok(Chain {
         tool_service: caller.tool_service.clone(),
         tool_tenants: caller.tenants.clone(),
-        agent: required(actor, "sub")?.to_owned(),
+        agent: issuer.agent_id(&agent_issuer, required(actor, "sub")?),
         supervisor: issuer.entity_id(required(claims, "sub")?),
         step: required(claims, "step")?.to_owned(),
         scopes: Some(scope.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect()),

@@ -42,7 +42,8 @@ pub struct Issuer {
     /// Issuers of agents that its tokens may name in `act.iss`; its own name always.
     #[serde(default)]
     pub actor_issuers: Vec<String>,
-    /// Put before a human's `sub` to make the id of her entity; two issuers of one tenant must differ in it.
+    /// Put before the `sub` of a human, and of an agent that the issuer names as its own, to make the id of the entity; two issuers of
+    /// one tenant must differ in it. Agents of `actor_issuers` have their `sub` as it is.
     #[serde(default)]
     pub subject_prefix: String,
     /// Whether delegation tokens must be bound to a certificate by `cnf`.
@@ -59,7 +60,7 @@ fn yes() -> bool {
 }
 
 impl Issuer {
-    /// The id of a human's entity.
+    /// The id of the entity of a human, or of the issuer's own agent.
     pub fn entity_id(&self, subject: &str) -> String {
         format!("{}{subject}", self.subject_prefix)
     }
@@ -68,6 +69,11 @@ impl Issuer {
     pub(super) fn person(&self, claims: &Object) -> Option<String> {
         let person = claims.get(self.person_claim.as_ref()?).and_then(Value::as_str)?;
         (1..=128).contains(&person.len()).then(|| person.to_owned())
+    }
+
+    /// The id of an agent's entity.
+    pub(super) fn agent_id(&self, agent_issuer: &str, subject: &str) -> String {
+        if agent_issuer == self.issuer { self.entity_id(subject) } else { subject.to_owned() }
     }
 
     pub(super) fn may_name_actors_of(&self, issuer: &str) -> bool {

@@ -172,6 +172,22 @@ async fn a_proven_caller_with_a_bound_token_is_answered_and_its_chain_recorded()
     it.app.stop().await;
 }
 
+/// An issuer's own names are never those of others: its agents are under its prefix, as its humans are.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuers_own_agent_is_nobody_elses() {
+    let it = Secure::start(|config, _| config.issuers[0].subject_prefix = "rep-".into()).await;
+    let crm = it.crm();
+    for (agent_issuer, decision) in [("https://agents.acme.example", v1::Decision::Allow), ("https://idp.acme.example", v1::Decision::Deny)]
+    {
+        let act = json!({"iss": agent_issuer, "sub": "support-bot", "sub_profile": "ai_agent"});
+        let delegation = token(it.delegation(&crm, json!({"sub": "1", "act": act})));
+        assert_eq!(ask(it.as_(&crm).await, ticket(delegation)).await.unwrap().decision(), decision, "{agent_issuer}");
+    }
+    let line = lines(&it.app.data).pop().unwrap();
+    assert_eq!((&line["chain"]["supervisor"], &line["chain"]["agent"]), (&json!("rep-1"), &json!("rep-support-bot")));
+    it.app.stop().await;
+}
+
 /// Two trust domains may share a tool service: what one may not speak for, it can't touch by the other's name.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trust_domain_touches_nothing_of_anothers_tenant() {
