@@ -100,7 +100,7 @@ pub enum KeyringError {
     #[error("the next {0} key was published less than 10 minutes ago: wait, or say `--now` if the current one is compromised")]
     Early(&'static str),
     /// There are none.
-    #[error("there are no {0} keys in `{1}`: make them with `countersign keys generate`")]
+    #[error("there are no {0} keys in `{1}`: make them with `countersign keys generate --keys {1}`")]
     Missing(&'static str, PathBuf),
     /// The operating system refuses.
     #[error("`{0}` can't be read or written: {1}")]
