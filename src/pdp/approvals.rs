@@ -1,11 +1,11 @@
 //! The life of an approval: requested by the tool service that was denied, reviewed by humans, fetched by the tool service. Each
 //! transition is recorded before anything follows from it. Its use is in `burn.rs`.
 
-use crate::approvals::binding::{self};
-use crate::approvals::store::{Filter, Left, Transition, with_state};
+use crate::approvals::binding;
+use crate::approvals::store::{Filter, Transition, with_state};
 use crate::approvals::template::Template;
 use crate::audit::Recorded;
-use crate::audit::events::{self};
+use crate::audit::events;
 use crate::entities::direct::{OfRequest, On};
 use crate::jose;
 use crate::model::approval::{Approval, Binding, State};
@@ -45,10 +45,7 @@ impl Pdp {
             },
             Err(refusal) => Err(refusal),
         };
-        match found {
-            Ok(seen) => Ok(seen),
-            Err(refusal) => Err(self.refused(&moment, origin, party.actor(), refusal).await),
-        }
+        self.or_refused(&moment, origin, party.actor(), found).await
     }
 
     /// A page of those that a party may see, oldest first, and where the next one begins, if there may be one.
@@ -190,10 +187,8 @@ impl Pdp {
 
     /// Records a transition, before anything follows from it.
     pub(super) async fn follow(&self, moment: &Moment, transition: Transition, record: serde_json::Value) -> Result<Recorded<()>, Refusal> {
-        let record = with_state(record, transition.state);
-        let left =
-            Left { revision: transition.revision, record, replica: String::new(), boot: String::new(), at: moment.now, recorded: None };
-        let receipt = self.record_left(moment.now, &left).await.map_err(|down| Refused::from(down).0)?;
+        let recorded = self.record_left(moment.now, transition.revision, with_state(record, transition.state)).await;
+        let receipt = recorded.map_err(|down| Refused::from(down).0)?;
         Ok(receipt.seal(()))
     }
 }

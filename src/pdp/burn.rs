@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::approvals::binding::{self, APPROVAL_TOKEN};
-use crate::approvals::store::{Burn, Burned, Left, Receipt, ReceiptKey};
+use crate::approvals::store::{Burn, Burned, Receipt, ReceiptKey};
 use crate::audit::Recorded;
 use crate::audit::events::{self, Actor};
 use crate::audit::record::{DecisionRecord, Record};
@@ -204,8 +204,7 @@ impl Pdp {
         let (id, call_digest, record) = (burn.id.clone(), burn.call_digest.clone(), burn.record.clone());
         match self.store.burn(*burn).await {
             Ok(Burned::Now(revision)) => {
-                let left = Left { revision, record, replica: String::new(), boot: String::new(), at: moment.now, recorded: None };
-                let receipt = self.record_left(moment.now, &left).await?;
+                let receipt = self.record_left(moment.now, revision, record).await?;
                 self.telemetry.metrics.approval("consumed");
                 Ok(receipt.seal(answer))
             }

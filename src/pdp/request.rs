@@ -36,10 +36,8 @@ impl Pdp {
         let caller = self.service(&moment, origin)?;
         let by = Actor::service(&caller);
         let party = Party::Service(caller);
-        match self.requested(&moment, &party, &by, read).await {
-            Ok(seen) => Ok(seen),
-            Err(refusal) => Err(self.refused(&moment, origin, by, refusal).await),
-        }
+        let requested = self.requested(&moment, &party, &by, read).await;
+        self.or_refused(&moment, origin, by, requested).await
     }
 
     async fn requested(&self, moment: &Moment, party: &Party, by: &Actor, read: Result<ToRequest, Refusal>) -> Result<Seen, Refusal> {

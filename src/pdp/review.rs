@@ -45,10 +45,7 @@ impl Pdp {
             (Party::Service(_), _) => Err(Refusal::Forbidden("only a human reviews, by a token of her own")),
             (Party::Human(_), Err(refusal)) => Err(refusal),
         };
-        match reviewed {
-            Ok(seen) => Ok(seen),
-            Err(refusal) => Err(self.refused(&moment, origin, by, refusal).await),
-        }
+        self.or_refused(&moment, origin, by, reviewed).await
     }
 
     async fn reviewed(&self, moment: &Moment, human: &Human, by: &Actor, asked: ToReview) -> Result<Seen, Refusal> {
@@ -130,10 +127,7 @@ impl Pdp {
             Ok((id, reason)) => self.revoked(&moment, &party, &by, id, reason).await,
             Err(refusal) => Err(refusal),
         };
-        match revoked {
-            Ok(seen) => Ok(seen),
-            Err(refusal) => Err(self.refused(&moment, origin, by, refusal).await),
-        }
+        self.or_refused(&moment, origin, by, revoked).await
     }
 
     async fn revoked(&self, moment: &Moment, party: &Party, by: &Actor, id: String, reason: String) -> Result<Seen, Refusal> {

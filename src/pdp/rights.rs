@@ -115,6 +115,20 @@ impl Pdp {
         Refused(refusal)
     }
 
+    /// What somebody known is answered; a refusal is recorded.
+    pub(super) async fn or_refused<T>(
+        &self,
+        moment: &Moment,
+        origin: &Origin,
+        by: Actor,
+        answer: Result<T, Refusal>,
+    ) -> Result<T, Refused> {
+        match answer {
+            Ok(answer) => Ok(answer),
+            Err(refusal) => Err(self.refused(moment, origin, by, refusal).await),
+        }
+    }
+
     /// Records a refusal of somebody known.
     pub(super) async fn refused(&self, moment: &Moment, origin: &Origin, by: Actor, refusal: Refusal) -> Refused {
         let surroundings = match self.surroundings(origin) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::approvals::binding::{self, Allowed};
-use crate::approvals::store::{Check, Left, NewOutcome, NewSignal, SignalRefused, TTL_MAX};
+use crate::approvals::store::{Check, NewOutcome, NewSignal, SignalRefused, TTL_MAX};
 use crate::audit::Recorded;
 use crate::audit::events::{self, Actor};
 use crate::entities::direct::On;
@@ -63,10 +63,7 @@ impl Pdp {
             Ok(outcome) => self.reported(&moment, &caller, outcome).await,
             Err(refusal) => Err(refusal),
         };
-        match reported {
-            Ok(recorded) => Ok(recorded),
-            Err(refusal) => Err(self.refused(&moment, origin, Actor::service(&caller), refusal).await),
-        }
+        self.or_refused(&moment, origin, Actor::service(&caller), reported).await
     }
 
     async fn reported(&self, moment: &Moment, caller: &Caller, outcome: Outcome) -> Result<Recorded<Option<(String, Timestamp)>>, Refusal> {
@@ -97,8 +94,7 @@ impl Pdp {
         let made = check.as_ref().map(|check| (check.kind.clone(), check.expires));
         let new = NewOutcome { evaluation_id: allowed.evaluation_id, check, at: moment.now, record: record.clone() };
         let revision = self.store.outcome(new).await.map_err(unavailable)?.ok_or(NOT_YOURS)?;
-        let left = Left { revision, record, replica: String::new(), boot: String::new(), at: moment.now, recorded: None };
-        let receipt = self.record_left(moment.now, &left).await.map_err(|down| Refused::from(down).0)?;
+        let receipt = self.record_left(moment.now, revision, record).await.map_err(|down| Refused::from(down).0)?;
         Ok(receipt.seal(made))
     }
 
@@ -113,10 +109,7 @@ impl Pdp {
             Ok(signal) => self.taken(&moment, &caller, signal).await,
             Err(refusal) => Err(refusal),
         };
-        match taken {
-            Ok(recorded) => Ok(recorded),
-            Err(refusal) => Err(self.refused(&moment, origin, Actor::service(&caller), refusal).await),
-        }
+        self.or_refused(&moment, origin, Actor::service(&caller), taken).await
     }
 
     async fn taken(&self, moment: &Moment, caller: &Caller, signal: Signal) -> Result<Option<Recorded<()>>, Refusal> {
@@ -158,7 +151,7 @@ impl Pdp {
         let mut own = None;
         for revision in revisions {
             let left = self.store.left_at(revision).await.map_err(unavailable)?.ok_or(Refusal::Unavailable("the signal was not kept"))?;
-            let receipt = self.record_left(moment.now, &left).await.map_err(|down| Refused::from(down).0)?;
+            let receipt = self.record_left(moment.now, left.revision, left.record).await.map_err(|down| Refused::from(down).0)?;
             own = own.or(Some(receipt));
         }
         Ok(own.map(|receipt| receipt.seal(())))

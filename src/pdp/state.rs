@@ -35,7 +35,7 @@ impl Pdp {
         for moved in self.store.expire(now, expired).await.unwrap_or_default() {
             if let Ok(Some(left)) = self.store.left_at(moved.revision).await {
                 // As above.
-                let _recorded = self.record_left(now, &left).await;
+                let _recorded = self.record_left(now, left.revision, left.record).await;
             }
         }
         if let Ok(left) = self.store.left(now).await {
@@ -96,29 +96,29 @@ impl Pdp {
                     let _noted = self.store.recorded(left.revision, self.audit.log(), line).await;
                     Ok(())
                 }
-                None => self.record_left(now, &left).await.map(|_| ()),
+                None => self.record_left(now, left.revision, left.record).await.map(|_| ()),
             };
         }
         if !matches!(self.store.take_over(&left).await, Ok(true)) {
             return Ok(());
         }
-        let mut taken = left.clone();
-        if let Some(members) = taken.record.as_object_mut() {
+        let mut record = left.record;
+        if let Some(members) = record.as_object_mut() {
             // Its log may have the line, too: the evaluation's id tells that they are one.
-            members.insert("left_by".to_owned(), left.replica.clone().into());
+            members.insert("left_by".to_owned(), left.replica.into());
         }
-        self.record_left(now, &taken).await.map(|_| ())
+        self.record_left(now, left.revision, record).await.map(|_| ())
     }
 
     /// Makes the record of a transition durable, and notes where it stands.
-    pub(super) async fn record_left(&self, now: Timestamp, left: &Left) -> Result<Receipt, AuditDown> {
+    pub(super) async fn record_left(&self, now: Timestamp, revision: i64, record: serde_json::Value) -> Result<Receipt, AuditDown> {
         let nonce = crate::entropy::nonce(self.entropy.as_ref()).map_err(|_| AuditDown::Failed)?;
         let generation = self.store.seen().generation;
-        let record = events::stored(left.record.clone(), Some((&generation, left.revision)), nonce);
+        let record = events::stored(record, Some((&generation, revision)), nonce);
         let receipt = self.audit.append(now, record).await?;
-        if let Err(error) = self.store.recorded(left.revision, self.audit.log(), receipt.index().unwrap_or(0)).await {
+        if let Err(error) = self.store.recorded(revision, self.audit.log(), receipt.index().unwrap_or(0)).await {
             // The record is durable, and the answer may leave; a start finds the line by its transition.
-            tracing::warn!(name: "store.not_noted", revision = left.revision, error = %error);
+            tracing::warn!(name: "store.not_noted", revision, error = %error);
         }
         Ok(receipt)
     }
