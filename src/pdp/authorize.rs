@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::audit::Recorded;
 use crate::audit::events::Actor;
-use crate::audit::record::{DecisionRecord, Record, RefusalRecord, Surroundings};
+use crate::audit::record::{DecisionRecord, Record, Surroundings};
 use crate::caller::Peer;
 use crate::clock::Stopwatch;
 use crate::entities::direct::On;
@@ -88,7 +88,10 @@ impl Pdp {
         let development = moment.snapshot.bundle.manifest.development.as_ref();
         let caller = match self.callers.identify(&origin.peer, development, moment.now) {
             Ok(caller) => caller,
-            Err(refusal) => return Err(self.refuse_stranger(origin, span, &facts, refusal)),
+            Err(refusal) => {
+                self.end_refused(span, &facts, &refusal);
+                return Err(self.stranger(origin, refusal));
+            }
         };
         let request = match read {
             Ok(request) => request,
@@ -243,18 +246,7 @@ impl Pdp {
         refusal: Refusal,
     ) -> Result<T, Refused> {
         self.end_refused(span, &facts, &refusal);
-        let surroundings = self.surroundings(origin).map_err(Refused)?;
-        let record = RefusalRecord::of(&refusal, Actor::service(caller), &moment.snapshot.bundle.version, surroundings);
-        self.audit.append(moment.now, Record::Refusal(Box::new(record))).await?;
-        self.telemetry.metrics.refusal(refusal.kind());
-        Err(Refused(refusal))
-    }
-
-    /// Counts a refusal of a peer that is not authenticated: a stranger can't fill the log.
-    fn refuse_stranger(&self, origin: &Origin, span: Option<DecisionSpan>, facts: &CallFacts, refusal: Refusal) -> Refused {
-        self.end_refused(span, facts, &refusal);
-        self.count_stranger(origin.peer.host(), refusal.kind());
-        Refused(refusal)
+        Err(self.refused(moment, origin, Actor::service(caller), refusal).await)
     }
 
     pub(super) fn end_refused(&self, span: Option<DecisionSpan>, facts: &CallFacts, refusal: &Refusal) {

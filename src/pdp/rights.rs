@@ -110,7 +110,8 @@ impl Pdp {
         Ok(human)
     }
 
-    fn stranger(&self, origin: &Origin, refusal: Refusal) -> Refused {
+    /// Counts a refusal of a peer that is not authenticated: a stranger can't fill the log.
+    pub(super) fn stranger(&self, origin: &Origin, refusal: Refusal) -> Refused {
         self.count_stranger(origin.peer.host(), refusal.kind());
         Refused(refusal)
     }
@@ -135,10 +136,12 @@ impl Pdp {
             Ok(surroundings) => surroundings,
             Err(refusal) => return Refused(refusal),
         };
-        self.telemetry.metrics.refusal(refusal.kind());
         let record = RefusalRecord::of(&refusal, by, &moment.snapshot.bundle.version, surroundings);
         match self.audit.append(moment.now, Record::Refusal(Box::new(record))).await {
-            Ok(_) => Refused(refusal),
+            Ok(_) => {
+                self.telemetry.metrics.refusal(refusal.kind());
+                Refused(refusal)
+            }
             Err(down) => Refused::from(down),
         }
     }
