@@ -30,7 +30,7 @@ use countersign::model::chain::Credential;
 use countersign::model::time::Timestamp;
 use countersign::model::vouched::Vouched;
 use countersign::pdp::authorize::Request as Read;
-use countersign::pdp::judge::{judge, lowest_tier};
+use countersign::pdp::judge::{judge, calm};
 use tonic::transport::Channel;
 
 const CASE: &str = r#"{"customer":"customer-1","product":"phone","region":"eu","policy_set":"standard","currency":"EUR","status":"open","refund_status":"none","identity_check":"none","fraud_check":"none"}"#;
@@ -153,7 +153,7 @@ fn in_process() {
     let bundle = Bundle::load(&policies(), Reading::default()).unwrap();
     let roles = bundle.roles.clone().unwrap();
     let now = Timestamp::parse("2026-11-23T09:00:00Z").unwrap();
-    let vouched = Vouched::nothing(lowest_tier(&bundle.policies.shapes));
+    let vouched = calm(&bundle.policies.shapes);
     let (allowed, denied) = (call("enrichment"), call("intake"));
     let read = |message: &v1::AuthorizeRequest| match api::convert::request(message.clone()).unwrap() {
         Read::Call(call) => call,

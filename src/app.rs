@@ -34,6 +34,8 @@ use crate::model::time::Timestamp;
 use crate::pdp::reload::Trigger;
 use crate::pdp::{Keys, Options, Parts, Pdp};
 use crate::telemetry::export::{self, SetUpError, Telemetry};
+use crate::windows::Windows;
+use crate::windows::redis::AddressError;
 
 /// How long requests under way may take once the server is told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -94,6 +96,9 @@ pub enum StartError {
     /// The state store.
     #[error(transparent)]
     Store(#[from] store::OpenError),
+    /// The windows' server.
+    #[error(transparent)]
+    Windows(#[from] AddressError),
     /// Certificates and authorities.
     #[error(transparent)]
     Trust(#[from] TrustError),
@@ -152,6 +157,7 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
     let (audit, recovered) = tokio::task::block_in_place(|| Audit::open(config.audit(), key, seams.disk, clock.now()))?;
     let (keys, delegations) = identity(config, clock.now()).await?;
     let (store, replica) = state(config, seams.entropy.as_ref(), &audit).await?;
+    let windows = Windows::open(config.windows(nonce(seams.entropy.as_ref())?))?;
     let telemetry = Telemetry::start(&seams.telemetry)?;
     let options = Options {
         environment: config.environment.clone(),
@@ -162,9 +168,10 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
         development: config.development,
         keys: config.keys(),
     };
-    let parts = Parts { clock, entropy: seams.entropy, audit, callers: Arc::clone(&callers), delegations, keys, store, replica, telemetry };
+    let parts = Parts { clock, entropy: seams.entropy, audit, callers: Arc::clone(&callers), delegations, keys, store, windows, replica, telemetry };
     let pdp = Arc::new(Pdp::new(options, bundle, parts));
     start(&pdp, recovered).await?;
+    pdp.rebuild().await;
     let options = api::Options {
         concurrent_requests: config.limits.concurrent_requests,
         streams_per_connection: config.limits.streams_per_connection,
@@ -334,6 +341,7 @@ async fn tick(pdp: Arc<Pdp>) {
         period.tick().await;
         pdp.tick().await;
         pdp.sweep().await;
+        pdp.replay_lost();
         if second % PURGE_SECONDS == 0 {
             pdp.purge().await;
         }

@@ -12,6 +12,7 @@ pub mod operations;
 pub mod record;
 pub mod recover;
 pub mod refusals;
+pub mod replay;
 pub mod verify;
 mod writer;
 
@@ -215,6 +216,14 @@ impl Audit {
     /// is rare.
     pub fn line_of(&self, generation: &str, revision: i64, since: Timestamp) -> Option<u64> {
         recover::line_of(&self.options.folder, generation, revision, since)
+    }
+
+    /// Reads the lines since a time, in order. Reads files: call it from a blocking thread.
+    ///
+    /// # Errors
+    /// When they can't be read.
+    pub fn replay(&self, since: Timestamp, take: impl FnMut(replay::Line)) -> std::io::Result<()> {
+        replay::lines_since(&self.options.folder, since, take)
     }
 
     /// The keyed digest of a value: `hmac-sha256:` and hex over its canonical form.

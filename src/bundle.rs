@@ -2,12 +2,14 @@
 
 pub mod folder;
 pub mod manifest;
+pub mod rules;
 
 use std::path::Path;
 
 use crate::approvals::template::Templates;
 use crate::bundle::folder::Folder;
 use crate::bundle::manifest::{Manifest, yaml_fault};
+use crate::bundle::rules::Rules;
 use crate::model::answer::PolicyVersion;
 use crate::model::chain::DevelopmentDefaults;
 use crate::model::fault::Fault;
@@ -53,6 +55,8 @@ pub struct Bundle {
     pub policies: Policies,
     /// What is said of approvals.
     pub approvals: Templates,
+    /// What is remembered, and what it weighs.
+    pub rules: Rules,
     /// Test files: decision tables (`.yaml`) and Cedar's JSON tests (`.json`).
     pub tests: Vec<Source>,
 }
@@ -124,6 +128,7 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
     let mut tests = vec![];
     let mut manifest = None;
     let mut approvals = None;
+    let mut rules = rules::Files::default();
     let mut faults = vec![];
     for (file, bytes) in folder.files() {
         let Ok(text) = String::from_utf8(bytes.clone()) else {
@@ -133,6 +138,9 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
         let source = Source { file: file.clone(), text };
         match file.rsplit_once('/').map_or(("", file.as_str()), |parts| parts) {
             ("", "approvals.yaml") => approvals = Some(source),
+            ("", "rates.yaml") => rules.rates = Some(source),
+            ("", "risk.yaml") => rules.risk = Some(source),
+            ("detectors", name) if name.ends_with(".yaml") => rules.detectors.push(source),
             ("", "bundle.yaml") => manifest = Some(source),
             ("", "schema.cedarschema") => sources.schema = Some(source),
             ("", name) if name.ends_with(".cedar") => sources.policies.push(source),
@@ -141,7 +149,10 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
             ("", "README.md") => {}
             _ => faults.push(
                 Fault::whole(file, &source.text, "is no file of a bundle")
-                    .help("a bundle has bundle.yaml, approvals.yaml, schema.cedarschema, *.cedar, entities/*.json and tests/*.yaml"),
+                    .help(
+                        "a bundle has bundle.yaml, schema.cedarschema, *.cedar, approvals.yaml, rates.yaml, risk.yaml, detectors/*.yaml, \
+                         entities/*.json and tests/*.yaml",
+                    ),
             ),
         }
     }
@@ -169,8 +180,9 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
         }
     }
     let approvals = templates(&policies, roles.as_ref(), approvals.as_ref())?;
+    let rules = if roles.is_some() { rules::read(&policies, &rules)? } else { Rules::default() };
     let version = PolicyVersion { digest, version: manifest.version };
-    Ok(Bundle { manifest, roles, version, policies, approvals, tests })
+    Ok(Bundle { manifest, roles, version, policies, approvals, rules, tests })
 }
 
 /// Reads what is said of approvals: every template that a policy requires stands there, and what a template bounds can be bounded.

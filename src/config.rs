@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::audit::Durability;
 use crate::bundle::{Gates, Reading};
-use crate::config::identity::{Callers, Store, Tls};
+use crate::config::identity::{Callers, Store, Tls, Windows};
 use crate::delegation::issuers::Issuer;
 use crate::pdp::OnError;
 use crate::policy::Validation;
@@ -53,6 +53,8 @@ pub struct Config {
     pub audit: Audit,
     /// Bounds of load.
     pub limits: Limits,
+    /// Where rates, probing and the memory of cases are kept.
+    pub windows: Windows,
     /// Log filter: a level, or directives such as `info,countersign=debug`.
     pub log: String,
 }
@@ -132,6 +134,7 @@ impl Default for Config {
             engine: Engine::default(),
             audit: Audit::default(),
             limits: Limits::default(),
+            windows: Windows::default(),
             log: "info".into(),
         }
     }
@@ -234,6 +237,8 @@ impl Config {
             ("limits.request_timeout_ms", self.limits.request_timeout_ms, 10, 60_000),
             ("store.timeout_ms", self.store.timeout_ms, 100, 10_000),
             ("store.connections", u64::from(self.store.connections), 1, 100),
+            ("windows.timeout_ms", self.windows.timeout_ms, 5, 5000),
+            ("windows.entries_per_tenant", u64::try_from(self.windows.entries_per_tenant).unwrap_or(u64::MAX), 1000, 100_000_000),
             ("limits.connection_age_seconds", self.limits.connection_age_seconds, 60, 86_400),
         ];
         for (setting, value, lowest, highest) in bounds {

@@ -15,11 +15,15 @@ pub mod approvals;
 pub mod audit;
 pub mod bundle;
 pub mod caller;
+pub mod content;
 pub mod decision;
 pub mod delegation;
 pub mod entities;
 pub mod obligations;
 pub mod policy;
+pub mod rates;
+pub mod risk;
+pub mod windows;
 
 pub mod clock;
 pub mod entropy;

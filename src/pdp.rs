@@ -5,7 +5,10 @@ pub mod authorize;
 mod burn;
 mod gates;
 pub mod judge;
+mod limits;
+mod memory;
 pub mod plain;
+mod recover;
 pub mod reload;
 pub mod request;
 pub mod review;
@@ -35,8 +38,10 @@ use crate::jose::keyring::Keyring;
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::model::vouched::Vouched;
+use crate::pdp::memory::Memory;
 use crate::pdp::reload::Rejected;
 use crate::telemetry::export::Telemetry;
+use crate::windows::Windows;
 
 /// What an evaluation error means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -142,6 +147,8 @@ pub struct Pdp {
     delegations: Delegations,
     keys: ArcSwap<Keys>,
     store: Store,
+    windows: Windows,
+    memory: Memory,
     replica: Replica,
     strangers: RefusalCounter,
     in_flight: DashSet<(String, String)>,
@@ -167,6 +174,8 @@ pub struct Parts {
     pub keys: Keys,
     /// Approvals, receipts, checks, kill switches.
     pub store: Store,
+    /// What was seen a short while ago.
+    pub windows: Windows,
     /// What this replica remembers outside of the store.
     pub replica: Replica,
     /// Traces and metrics.
@@ -190,6 +199,8 @@ impl Pdp {
             delegations: parts.delegations,
             keys: ArcSwap::from_pointee(parts.keys),
             store: parts.store,
+            windows: parts.windows,
+            memory: Memory::default(),
             replica: parts.replica,
             strangers: RefusalCounter::default(),
             in_flight: DashSet::new(),
@@ -223,7 +234,7 @@ impl Pdp {
 
 impl Snapshot {
     fn new(bundle: Bundle, activated_at: Timestamp) -> Self {
-        let nothing = Vouched::nothing(judge::lowest_tier(&bundle.policies.shapes));
+        let nothing = judge::calm(&bundle.policies.shapes);
         Self { bundle, activated_at, nothing }
     }
 }

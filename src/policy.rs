@@ -14,6 +14,7 @@ use miette::Diagnostic;
 
 use crate::model::fault::Fault;
 use crate::model::roles::Roles;
+use crate::model::vouched::REMEMBERED;
 use crate::policy::engine::{Engine, id_text};
 use crate::policy::rule::Rule;
 use crate::policy::shape::Shapes;
@@ -57,8 +58,8 @@ pub struct Policies {
     /// Evaluates.
     pub engine: Engine,
     rules: HashMap<String, Rule>,
-    /// Actions by whose policies `context.checks` is read.
-    reads_checks: HashSet<String>,
+    /// Actions by whose policies a remembered member of `context` is read, by member.
+    readers: BTreeMap<&'static str, HashSet<String>>,
 }
 
 impl Policies {
@@ -89,13 +90,13 @@ impl Policies {
                 return Err(faults);
             }
         }
-        let reads_checks = lint::readers(&read, &shapes, "checks");
-        Ok(Self { schema, engine: Engine::new(read.set, &shapes), shapes, store, rules: read.rules, reads_checks })
+        let readers = REMEMBERED.into_iter().map(|member| (member, lint::readers(&read, &shapes, member))).collect();
+        Ok(Self { schema, engine: Engine::new(read.set, &shapes), shapes, store, rules: read.rules, readers })
     }
 
-    /// Whether a policy that covers this action reads the checks of the case: for other actions nobody need fetch them.
-    pub fn reads_checks(&self, action: &str) -> bool {
-        self.reads_checks.contains(action)
+    /// Whether a policy that covers this action reads a remembered member of `context`: for other actions nobody need know it.
+    pub fn reads(&self, action: &str, member: &str) -> bool {
+        self.readers.get(member).is_some_and(|actions| actions.contains(action))
     }
 
     /// A policy's annotations.

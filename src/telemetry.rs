@@ -15,7 +15,7 @@ pub const SCOPE: &str = "countersign";
 pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.44.0";
 
 /// Attributes that may leave the process on spans and events; others are removed before export.
-pub const ATTRIBUTES: [&str; 26] = [
+pub const ATTRIBUTES: [&str; 28] = [
     RPC_SYSTEM,
     RPC_METHOD,
     RPC_METHOD_ORIGINAL,
@@ -39,6 +39,8 @@ pub const ATTRIBUTES: [&str; 26] = [
     OUTCOME,
     APPROVAL_ID,
     REFUSAL_FIELD,
+    RISK_SCORE,
+    RISK_TIER,
     AGENT_ID,
     CONVERSATION_ID,
     TOOL_CALL_ID,
@@ -90,6 +92,10 @@ pub const OUTCOME: &str = "countersign.outcome";
 pub const APPROVAL_ID: &str = "countersign.approval.id";
 /// The field at fault in a refused request.
 pub const REFUSAL_FIELD: &str = "countersign.refusal.field";
+/// The score of the call, 0 to 100.
+pub const RISK_SCORE: &str = "countersign.risk.score";
+/// The tier that it is in.
+pub const RISK_TIER: &str = "countersign.risk.tier";
 /// The agent.
 pub const AGENT_ID: &str = "gen_ai.agent.id";
 /// The conversation.
@@ -128,5 +134,9 @@ pub const METRIC_APPROVALS: &str = "countersign.approvals";
 pub const METRIC_APPROVALS_PENDING: &str = "countersign.approvals.pending";
 /// Gauge: failed operations of the state store since start.
 pub const METRIC_STORE_FAILURES: &str = "countersign.store.failures";
+/// Counter of requests for which windows could not be asked.
+pub const METRIC_WINDOWS_FAILURES: &str = "countersign.windows.failures";
+/// Gauge: entries of windows kept in process.
+pub const METRIC_WINDOWS_ENTRIES: &str = "countersign.windows.entries";
 /// Counter of spans that an export lost.
 pub const METRIC_EXPORT_FAILED: &str = "countersign.telemetry.spans.export_failed";

@@ -9,7 +9,7 @@ use crate::api::convert::{id, some_id};
 use crate::api::front::origin;
 use crate::api::v1::signal_service_server::{SignalService, SignalServiceServer};
 use crate::api::{respond, status, v1};
-use crate::model::halt::{Halt, HaltKind, SubjectKind};
+use crate::model::halt::{Halt, HaltKind, Severity, SignalKind, SubjectKind};
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::pdp::authorize::Purpose;
@@ -46,19 +46,21 @@ fn read(message: v1::ReportSignalRequest) -> Result<Signal, Refusal> {
         v1::SignalSubjectKind::Agent => SubjectKind::Agent,
         v1::SignalSubjectKind::Case => SubjectKind::Case,
         v1::SignalSubjectKind::Customer => SubjectKind::Customer,
+        v1::SignalSubjectKind::Server => SubjectKind::Server,
         v1::SignalSubjectKind::Supervisor => SubjectKind::Supervisor,
         v1::SignalSubjectKind::Tenant => SubjectKind::Tenant,
         v1::SignalSubjectKind::Unspecified => return Err(Refusal::invalid("subject_kind", "is missing, or not known to this version")),
     };
-    let kind = HaltKind::named(&some_id(&message.kind, "kind")?);
-    let kind = kind.ok_or_else(|| Refusal::invalid("kind", "is not known to this version: `kill_switch` and `session_revoked` are"))?;
-    if kind == HaltKind::SessionRevoked && !matches!(subject_kind, SubjectKind::Agent | SubjectKind::Supervisor) {
-        return Err(Refusal::invalid("subject_kind", "has no sessions: `session_revoked` is of an agent or a supervisor"));
+    let kind = SignalKind::named(&some_id(&message.kind, "kind")?);
+    let kind = kind.ok_or_else(|| Refusal::invalid("kind", "is not known to this version: see `ReportSignalRequest.kind`"))?;
+    let severity = severity(message.severity)?;
+    let effect = kind.effect(severity);
+    if effect == HaltKind::SessionRevoked && !matches!(subject_kind, SubjectKind::Agent | SubjectKind::Supervisor) {
+        return Err(Refusal::invalid("subject_kind", "has no sessions: this kind is of an agent or a supervisor"));
     }
-    let severity = match v1::Severity::try_from(message.severity) {
-        Ok(severity) => severity.as_str_name(),
-        Err(_) => return Err(Refusal::invalid("severity", "is not known to this version")),
-    };
+    if effect != HaltKind::KillSwitch && subject_kind == SubjectKind::Server {
+        return Err(Refusal::invalid("subject_kind", "can only be stopped: `kill_switch`"));
+    }
     let ttl = message.ttl.ok_or_else(|| Refusal::invalid("ttl", "is missing"))?;
     let ttl = Duration::try_from(ttl).map_err(|_| Refusal::invalid("ttl", "must be more than 0 and at most 30 days"))?;
     let event_time = message.event_time.ok_or_else(|| Refusal::invalid("event_time", "is missing"))?;
@@ -68,11 +70,23 @@ fn read(message: v1::ReportSignalRequest) -> Result<Signal, Refusal> {
         tenant: id(&message.tenant, "tenant")?,
         subject_kind,
         subject: some_id(&message.subject_id, "subject_id")?,
-        kind,
+        kind: effect,
         since: Timestamp::from_micros(since),
         until: Timestamp::default(),
     };
-    Ok(Signal { halt, ttl, event_id: some_id(&message.event_id, "event_id")?, severity })
+    Ok(Signal { kind, severity, halt, ttl, event_id: some_id(&message.event_id, "event_id")? })
+}
+
+/// The zero value is read as the worst, as everywhere.
+fn severity(severity: i32) -> Result<Severity, Refusal> {
+    match v1::Severity::try_from(severity) {
+        Ok(v1::Severity::Critical | v1::Severity::Unspecified) => Ok(Severity::Critical),
+        Ok(v1::Severity::High) => Ok(Severity::High),
+        Ok(v1::Severity::Info) => Ok(Severity::Info),
+        Ok(v1::Severity::Low) => Ok(Severity::Low),
+        Ok(v1::Severity::Medium) => Ok(Severity::Medium),
+        Err(_) => Err(Refusal::invalid("severity", "is not known to this version")),
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ mod reads;
 pub mod replica;
 mod schema;
 mod signals;
+mod sums;
+mod windows;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,6 +34,8 @@ use crate::model::time::Timestamp;
 pub use crate::approvals::store::outbox::TAKE_OVER;
 pub use crate::approvals::store::reads::Filter;
 pub use crate::approvals::store::signals::{NewSignal, SignalRefused, TTL_MAX};
+pub use crate::approvals::store::sums::Reservation;
+pub use crate::approvals::store::windows::{Generation, Settling};
 
 /// Which engine keeps the state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,6 +183,10 @@ pub struct Burn {
     pub halted: [String; 5],
     /// When the credential was issued.
     pub issued_at: Option<Timestamp>,
+    /// What it adds to sums.
+    pub reservations: Vec<Reservation>,
+    /// The evaluation that they are of.
+    pub evaluation_id: String,
     /// Now.
     pub at: Timestamp,
 }
@@ -199,6 +207,8 @@ pub struct ReceiptKey {
 /// What became of a burn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Burned {
+    /// A sum would be exceeded.
+    Full,
     /// A kill switch or a revoked session stops it.
     Halted,
     /// The approval is not there to be used: used, revoked, expired, or of another generation.
@@ -259,6 +269,8 @@ pub struct NewOutcome {
     pub evaluation_id: String,
     /// The check that it makes.
     pub check: Option<Check>,
+    /// Whether the call was not made at all, so that what it reserved is free again.
+    pub releases: bool,
     /// When it was reported.
     pub at: Timestamp,
     /// The record of it.

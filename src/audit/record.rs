@@ -9,6 +9,7 @@ use crate::model::answer::{Answer, Obligation};
 use crate::model::call::{Call, Correlation, Model, PlainCall};
 use crate::model::chain::{Caller, Chain};
 use crate::model::refusal::Refusal;
+use crate::model::signals::Signals;
 use crate::model::verdict::LinkVerdict;
 
 /// The longest line, in bytes, without its newline.
@@ -103,6 +104,8 @@ pub struct DecisionRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
     case: Option<CaseRecord>,
     links: Vec<LinkRecord>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signals: Option<SignalsRecord>,
     obligations: Capped<String>,
     requires: Capped<String>,
     policy: PolicyReference,
@@ -160,6 +163,36 @@ struct CaseRecord {
     id: String,
     version: String,
     tenant: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    customer: String,
+}
+
+/// How unusual the call was.
+#[derive(Debug, Default, Serialize)]
+struct SignalsRecord {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    risk: Option<RiskRecord>,
+    /// Full windows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    full: Vec<String>,
+    /// Kinds that were found in this call's texts; their places stand in `findings`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    found: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    findings: Vec<String>,
+    screened: bool,
+    unscreened: bool,
+    hostile: bool,
+    unknown: bool,
+    reads_case: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct RiskRecord {
+    score: u32,
+    tier: String,
+    /// `factor:points`.
+    factors: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -221,7 +254,7 @@ impl DecisionRecord {
 
     /// The record of an answer to a call.
     pub fn of(answer: &Answer, caller: &Caller, chain: &Chain, call: &Call, surroundings: Surroundings) -> Self {
-        let case = CaseRecord { id: call.case.id.clone(), version: call.case.version.clone(), tenant: call.case.tenant.clone() };
+        let case = CaseRecord { id: call.case.id.clone(), version: call.case.version.clone(), tenant: call.case.tenant.clone(), customer: call.customer().chars().take(128).collect() };
         let reference = &call.resource.reference;
         let resource = ResourceRecord { r#type: reference.kind.clone(), id: reference.id.clone(), version: call.resource.version.clone() };
         let chain = ChainRecord {
@@ -245,6 +278,7 @@ impl DecisionRecord {
             action: call.action.clone(),
             resource,
             case: Some(case),
+            signals: signals(&answer.signals),
             untrusted: call.untrusted.len(),
             correlation: correlation(&call.correlation),
             model: call.model.clone(),
@@ -287,6 +321,25 @@ impl DecisionRecord {
             ..Self::default()
         }
     }
+}
+
+fn signals(signals: &Signals) -> Option<SignalsRecord> {
+    let findings = signals.screened.findings.iter().take(ITEMS_MAX);
+    (*signals != Signals::default()).then(|| SignalsRecord {
+        risk: signals.risk.as_ref().map(|risk| RiskRecord {
+            score: risk.score,
+            tier: risk.tier.clone(),
+            factors: risk.parts.iter().map(|part| format!("{}:{}", part.name, part.points)).collect(),
+        }),
+        full: signals.full.clone(),
+        found: signals.screened.kinds(),
+        findings: findings.map(|found| format!("{}/{} {}..{}", found.kind, found.code, found.span.0, found.span.1)).collect(),
+        screened: signals.screened.screened,
+        unscreened: signals.screened.unscreened,
+        hostile: signals.hostile,
+        unknown: signals.unknown,
+        reads_case: signals.reads_case,
+    })
 }
 
 fn correlation(correlation: &Correlation) -> CorrelationRecord {
@@ -382,7 +435,7 @@ mod tests {
             }),
             action: id(),
             resource: ResourceRecord { r#type: id(), id: id(), version: id() },
-            case: Some(CaseRecord { id: id(), version: id(), tenant: id() }),
+            case: Some(CaseRecord { id: id(), version: id(), tenant: id(), customer: id() }),
             links: vec![link(), link(), link()],
             obligations: worst(),
             requires: worst(),

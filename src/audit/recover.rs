@@ -153,7 +153,7 @@ pub(super) fn line_of(folder: &Path, generation: &str, revision: i64, since: Tim
 }
 
 /// The segments and the number of their first line, in order.
-fn segments(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+pub(super) fn segments(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut segments = vec![];
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();

@@ -15,8 +15,7 @@ use crate::model::call::Call;
 use crate::model::chain::{Asserted, Credential};
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
-use crate::model::vouched::Vouched;
-use crate::pdp::judge::{Judged, judge, lowest_tier};
+use crate::pdp::judge::{Judged, judge, calm};
 use crate::workbench::request::WrittenRequest;
 
 #[derive(Debug, clap::Args)]
@@ -179,7 +178,7 @@ fn decide(bundle: &Bundle, call: &Call, now: Timestamp) -> Result<Judged, Refusa
         Credential::Token { .. } => return Err(missing("a token is verified by a server alone: leave out `--local`")),
     };
     let chain = asserted_chain(&defaults.tool_service, &asserted, defaults);
-    let vouched = Vouched::nothing(lowest_tier(&bundle.policies.shapes));
+    let vouched = calm(&bundle.policies.shapes);
     judge(bundle, roles, &chain, call, &vouched, now)
 }
 

@@ -68,7 +68,8 @@ fn start_failure(error: StartError) -> Failure {
         | StartError::Socket(..)
         | StartError::Store(_)
         | StartError::Telemetry(_)
-        | StartError::Trust(_) => Failure::new(Exit::Failure, error),
+        | StartError::Trust(_)
+        | StartError::Windows(_) => Failure::new(Exit::Failure, error),
     }
 }
 

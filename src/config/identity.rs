@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +12,7 @@ use crate::config::{Config, ConfigError};
 use crate::delegation::Asserting;
 use crate::delegation::issuers::Issuer;
 use crate::jose::Algorithm;
+use crate::windows::{self, redis::Server};
 
 /// `iss` of the tokens that `keys dev-token` makes.
 pub const DEVELOPMENT_ISSUER: &str = "countersign:dev-token";
@@ -98,7 +100,67 @@ impl Default for Store {
     }
 }
 
+/// Where rates, probing and the memory of cases are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Windows {
+    /// For replicas: `redis://…` or `rediss://…` of one server, of sentinels or of a cluster's nodes (Redis 7 or Valkey); none: in
+    /// process, made anew from the audit log at start.
+    pub urls: Vec<String>,
+    /// What sentinels call the primary; absent: the URLs are no sentinels'.
+    pub master: Option<String>,
+    /// Whether the URLs are of a cluster's nodes.
+    pub cluster: bool,
+    /// How long a question may take, in milliseconds; 5 to 5,000.
+    pub timeout_ms: u64,
+    /// The most entries of one tenant in process; 1,000 to 100,000,000. A full table counts as the worst.
+    pub entries_per_tenant: usize,
+}
+
+impl Default for Windows {
+    fn default() -> Self {
+        Self { urls: vec![], master: None, cluster: false, timeout_ms: 250, entries_per_tenant: 2_000_000 }
+    }
+}
+
 impl Config {
+    /// How windows are kept.
+    pub fn windows(&self, boot: String) -> windows::Options {
+        let urls = self.windows.urls.clone();
+        let server = match (&self.windows.master, self.windows.cluster, urls.first()) {
+            (_, _, None) => None,
+            (Some(master), _, Some(_)) => Some(Server::Sentinel(urls, master.clone())),
+            (None, true, Some(_)) => Some(Server::Cluster(urls)),
+            (None, false, Some(url)) => Some(Server::Single(url.clone())),
+        };
+        windows::Options {
+            server,
+            timeout: Duration::from_millis(self.windows.timeout_ms),
+            entries_per_tenant: self.windows.entries_per_tenant,
+            boot,
+        }
+    }
+
+    fn check_windows(&self) -> Result<(), ConfigError> {
+        let refused = |problem: &str| Err(ConfigError::Refused { setting: "windows.urls", problem: problem.into() });
+        let Windows { urls, master, cluster, .. } = &self.windows;
+        let cluster = *cluster;
+        if urls.is_empty() && (master.is_some() || cluster) || master.is_some() && cluster {
+            return refused("must name the servers, with `master` for sentinels or `cluster: true` for a cluster, not both");
+        }
+        if urls.len() > 1 && master.is_none() && !cluster {
+            return refused("must be one, or of sentinels (`master`) or a cluster (`cluster: true`)");
+        }
+        for url in urls {
+            let plain = url.strip_prefix("redis://");
+            let Some(rest) = plain.or_else(|| url.strip_prefix("rediss://")) else { return refused("must be `redis://…` or `rediss://…`") };
+            if plain.is_some() && !is_here(rest) {
+                return refused("must be `rediss://…` for a server on another machine");
+            }
+        }
+        Ok(())
+    }
+
     /// What our tokens and those of issuers must name in `aud`.
     pub fn audience(&self) -> String {
         self.audience.clone().unwrap_or_else(|| format!("countersign:{}", self.environment))
@@ -153,6 +215,7 @@ impl Config {
         let refused = |setting, problem: String| Err(ConfigError::Refused { setting, problem });
         self.check_issuers()?;
         self.check_store()?;
+        self.check_windows()?;
         if self.tls.certificate.is_some() != self.tls.key.is_some() {
             return refused("tls", "must have both `certificate` and `key`".into());
         }
@@ -220,12 +283,16 @@ impl Config {
         let Some(rest) = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://")) else {
             return refused("must be `postgres://…`");
         };
-        let server = rest.split(['/', '?']).next().unwrap_or_default();
-        let host = server.rsplit_once('@').map_or(server, |(_, host)| host);
-        let here = ["localhost", "127.0.0.1", "[::1]", ""].iter().any(|name| host == *name || host.starts_with(&format!("{name}:")));
-        if !here && !["sslmode=verify-full", "sslmode=verify-ca"].iter().any(|mode| rest.contains(mode)) {
+        if !is_here(rest) && !["sslmode=verify-full", "sslmode=verify-ca"].iter().any(|mode| rest.contains(mode)) {
             return refused("must say `sslmode=verify-full` (with `sslrootcert`) for a server on another machine");
         }
         Ok(())
     }
+}
+
+/// Whether the server of a URL, without its scheme, is on this machine.
+fn is_here(rest: &str) -> bool {
+    let server = rest.split(['/', '?']).next().unwrap_or_default();
+    let host = server.rsplit_once('@').map_or(server, |(_, host)| host);
+    ["localhost", "127.0.0.1", "[::1]", ""].iter().any(|name| host == *name || host.starts_with(&format!("{name}:")))
 }

@@ -1,6 +1,9 @@
 //! The answer to a call.
 
+use std::time::Duration;
+
 use crate::model::approval::UsedApproval;
+use crate::model::signals::Signals;
 use crate::model::time::Timestamp;
 use crate::model::verdict::Verdict;
 
@@ -226,7 +229,9 @@ pub enum Gate {
     Existence,
     /// A kill switch or a revoked session.
     Halt,
-    /// Kill switches, checks or approvals can't be read.
+    /// A sum was used up while the call was weighed.
+    Rate,
+    /// Kill switches, checks, approvals or windows can't be read, and what policies say depends on it.
     State,
     /// The step does not cover the action, and no policy said so.
     Step,
@@ -244,6 +249,7 @@ impl Gate {
             Self::Case => "case",
             Self::Existence => "existence",
             Self::Halt => "halt",
+            Self::Rate => "rate",
             Self::State => "state",
             Self::Step => "step",
             Self::Tenant => "tenant",
@@ -278,6 +284,8 @@ pub struct Answer {
     pub verdict: Verdict,
     /// How binding it is.
     pub mode: Mode,
+    /// How unusual the call is.
+    pub signals: Box<Signals>,
     /// The call in plain words.
     pub display: String,
     /// Keyed digest of the call.
@@ -297,6 +305,12 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// How long to wait before a retry, where that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let waits = matches!(self.outcome.denied, Some(Reason::RateLimited | Reason::StateUnavailable));
+        self.signals.retry_after.filter(|_| waits)
+    }
+
     /// True when the call may be made: nothing denies, and the answer binds.
     pub fn allows(&self) -> bool {
         self.outcome.denied.is_none() && self.mode == Mode::Enforce

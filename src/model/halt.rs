@@ -1,32 +1,147 @@
-//! Kill switches and revoked sessions: what stops a chain before any policy is read.
+//! What other systems reported: kill switches and revoked sessions, which stop a chain before any policy is read, and raised risk.
 
 use crate::model::chain::{Chain, Human};
 use crate::model::time::Timestamp;
 
-/// What a halt stops.
+/// How bad, rising.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// For the record.
+    Info,
+    /// Of little weight.
+    Low,
+    /// Of some weight.
+    Medium,
+    /// Of much weight.
+    High,
+    /// Decisive.
+    Critical,
+}
+
+impl Severity {
+    /// The severities, rising.
+    pub const ALL: [Self; 5] = [Self::Info, Self::Low, Self::Medium, Self::High, Self::Critical];
+
+    /// The name in records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Critical => "critical",
+            Self::High => "high",
+            Self::Info => "info",
+            Self::Low => "low",
+            Self::Medium => "medium",
+        }
+    }
+
+    /// The severity of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|severity| severity.name() == name)
+    }
+}
+
+/// What a report does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HaltKind {
-    /// Everything, until it ends.
+    /// Stops everything, until it ends.
     KillSwitch,
-    /// Credentials that were issued before.
+    /// Stops nothing by itself: raises the score.
+    Risk(Severity),
+    /// Stops credentials that were issued before.
     SessionRevoked,
 }
 
 impl HaltKind {
-    /// The kinds, in alphabetical order.
-    pub const ALL: [Self; 2] = [Self::KillSwitch, Self::SessionRevoked];
-
-    /// The name on the wire and in records.
+    /// The name in the store and in records.
     pub fn name(self) -> &'static str {
         match self {
             Self::KillSwitch => "kill_switch",
+            Self::Risk(Severity::Critical) => "risk_critical",
+            Self::Risk(Severity::High) => "risk_high",
+            Self::Risk(Severity::Info) => "risk_info",
+            Self::Risk(Severity::Low) => "risk_low",
+            Self::Risk(Severity::Medium) => "risk_medium",
             Self::SessionRevoked => "session_revoked",
         }
     }
 
     /// The kind of this name.
     pub fn named(name: &str) -> Option<Self> {
+        let raising = Severity::ALL.into_iter().map(Self::Risk);
+        [Self::KillSwitch, Self::SessionRevoked].into_iter().chain(raising).find(|kind| kind.name() == name)
+    }
+
+    /// Whether it ends the approvals of its subject: whatever stops, and high risk.
+    pub fn ends_approvals(self) -> bool {
+        match self {
+            Self::KillSwitch | Self::SessionRevoked => true,
+            Self::Risk(severity) => severity >= Severity::High,
+        }
+    }
+}
+
+/// What was reported; CAEP's names (OpenID CAEP 1.0) where it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SignalKind {
+    /// Somebody authenticates less, or more, strongly than before.
+    AssuranceLevelChange,
+    /// A password, passkey or key was changed, revoked or added.
+    CredentialChange,
+    /// A device no longer complies.
+    DeviceComplianceChange,
+    /// A fraud system's suspicion.
+    FraudSuspected,
+    /// Stop.
+    KillSwitch,
+    /// A risk engine's opinion.
+    RiskLevelChange,
+    /// A session ended.
+    SessionRevoked,
+    /// What tokens say of somebody is no longer so.
+    TokenClaimsChange,
+}
+
+impl SignalKind {
+    /// The kinds, in alphabetical order.
+    pub const ALL: [Self; 8] = [
+        Self::AssuranceLevelChange,
+        Self::CredentialChange,
+        Self::DeviceComplianceChange,
+        Self::FraudSuspected,
+        Self::KillSwitch,
+        Self::RiskLevelChange,
+        Self::SessionRevoked,
+        Self::TokenClaimsChange,
+    ];
+
+    /// The name on the wire and in records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AssuranceLevelChange => "assurance_level_change",
+            Self::CredentialChange => "credential_change",
+            Self::DeviceComplianceChange => "device_compliance_change",
+            Self::FraudSuspected => "fraud_suspected",
+            Self::KillSwitch => "kill_switch",
+            Self::RiskLevelChange => "risk_level_change",
+            Self::SessionRevoked => "session_revoked",
+            Self::TokenClaimsChange => "token_claims_change",
+        }
+    }
+
+    /// The kind of this name.
+    pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// What it does.
+    pub fn effect(self, severity: Severity) -> HaltKind {
+        match self {
+            Self::AssuranceLevelChange | Self::DeviceComplianceChange | Self::FraudSuspected | Self::RiskLevelChange => {
+                HaltKind::Risk(severity)
+            }
+            Self::KillSwitch => HaltKind::KillSwitch,
+            // Tokens from before no longer say what is so.
+            Self::CredentialChange | Self::SessionRevoked | Self::TokenClaimsChange => HaltKind::SessionRevoked,
+        }
     }
 }
 
@@ -39,6 +154,8 @@ pub enum SubjectKind {
     Case,
     /// A customer.
     Customer,
+    /// Everything that this deployment decides.
+    Server,
     /// A supervising human.
     Supervisor,
     /// A tenant.
@@ -47,7 +164,7 @@ pub enum SubjectKind {
 
 impl SubjectKind {
     /// The kinds, in alphabetical order.
-    pub const ALL: [Self; 5] = [Self::Agent, Self::Case, Self::Customer, Self::Supervisor, Self::Tenant];
+    pub const ALL: [Self; 6] = [Self::Agent, Self::Case, Self::Customer, Self::Server, Self::Supervisor, Self::Tenant];
 
     /// The name in the store and in records.
     pub fn name(self) -> &'static str {
@@ -55,6 +172,7 @@ impl SubjectKind {
             Self::Agent => "agent",
             Self::Case => "case",
             Self::Customer => "customer",
+            Self::Server => "server",
             Self::Supervisor => "supervisor",
             Self::Tenant => "tenant",
         }
@@ -69,7 +187,7 @@ impl SubjectKind {
 /// One halt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Halt {
-    /// The tenant that it is in.
+    /// The tenant that it is in; empty where it is about the server.
     pub tenant: String,
     /// What kind of subject.
     pub subject_kind: SubjectKind,
@@ -115,18 +233,33 @@ impl<'a> Halted<'a> {
     /// Whether one of these halts stops it at this instant.
     pub fn stopped_by(&self, halts: &[Halt], now: Timestamp) -> bool {
         halts.iter().any(|halt| {
-            let subject = match halt.subject_kind {
-                SubjectKind::Agent => self.agent,
-                SubjectKind::Case => self.case,
-                SubjectKind::Customer => self.customer,
-                SubjectKind::Supervisor => self.supervisor,
-                SubjectKind::Tenant => self.tenant,
-            };
             let counts = match halt.kind {
                 HaltKind::KillSwitch => true,
+                HaltKind::Risk(_) => false,
                 HaltKind::SessionRevoked => self.issued_at.is_none_or(|issued| issued <= halt.since),
             };
-            now < halt.until && halt.tenant == self.tenant && !subject.is_empty() && halt.subject == subject && counts
+            counts && self.is_subject(halt, now)
         })
+    }
+
+    /// The worst that is reported of it at this instant.
+    pub fn reported_by(&self, halts: &[Halt], now: Timestamp) -> Option<Severity> {
+        let severities = halts.iter().filter_map(|halt| match halt.kind {
+            HaltKind::Risk(severity) if self.is_subject(halt, now) => Some(severity),
+            HaltKind::KillSwitch | HaltKind::Risk(_) | HaltKind::SessionRevoked => None,
+        });
+        severities.max()
+    }
+
+    fn is_subject(&self, halt: &Halt, now: Timestamp) -> bool {
+        let subject = match halt.subject_kind {
+            SubjectKind::Agent => self.agent,
+            SubjectKind::Case => self.case,
+            SubjectKind::Customer => self.customer,
+            SubjectKind::Server => return now < halt.until,
+            SubjectKind::Supervisor => self.supervisor,
+            SubjectKind::Tenant => self.tenant,
+        };
+        now < halt.until && halt.tenant == self.tenant && !subject.is_empty() && halt.subject == subject
     }
 }

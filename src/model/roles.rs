@@ -51,6 +51,9 @@ pub struct Roles {
     /// Actions that principals do on their own behalf, outside of any case: no chain, one principal.
     #[serde(default)]
     pub direct: Vec<String>,
+    /// The action that reads a case: only a chain that may do it writes what is remembered of the case. Empty: none does.
+    #[serde(default)]
+    pub case_read: String,
     /// The checks that actions make when their outcome is reported as a success, by action.
     #[serde(default)]
     pub checks: BTreeMap<String, CheckMade>,

@@ -17,15 +17,14 @@ pub const REMEMBERED: [&str; 7] = ["approval", "checks", "findings", "rates", "r
 pub struct Vouched(Object);
 
 impl Vouched {
-    /// What is known of a case of which nothing is remembered: no checks, no findings, no full window, the lowest risk tier.
-    pub fn nothing(lowest_tier: Option<&str>) -> Self {
+    /// What is known of a case of which nothing is remembered: no checks, no findings, no full window, this risk.
+    pub fn nothing(risk: Value) -> Self {
         let mut members = Object::new();
         for (name, empty) in [("checks", Value::Object(Object::new())), ("findings", Value::Array(vec![])), ("rates", Value::Array(vec![]))]
         {
             members.insert(name.to_owned(), empty);
         }
-        let risk = lowest_tier.map(|tier| ("tier".to_owned(), Value::from(tier)));
-        members.insert("risk".to_owned(), risk.into_iter().collect());
+        members.insert("risk".to_owned(), risk);
         Self(members)
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::approvals::store::Reservation;
 use crate::audit::Recorded;
 use crate::audit::events::Actor;
 use crate::audit::record::{DecisionRecord, Record, Surroundings};
@@ -14,6 +15,7 @@ use crate::model::call::{Call, PlainCall};
 use crate::model::chain::Caller;
 use crate::model::refusal::Refusal;
 use crate::model::right::Right;
+use crate::model::signals::Signals;
 use crate::model::text::visible;
 use crate::pdp::burn::{Presented, Use, used};
 use crate::pdp::judge::{self, Judged};
@@ -66,6 +68,8 @@ struct Evaluated {
     facts: CallFacts,
     /// The approval that an allow uses, and the operation that uses it.
     burn: Option<Use>,
+    /// What an allow without an approval adds to sums.
+    reservations: Vec<Reservation>,
 }
 
 impl Pdp {
@@ -111,7 +115,7 @@ impl Pdp {
         };
         let took = watch.elapsed();
 
-        let Evaluated { answer, record, facts: known, burn } = evaluated;
+        let Evaluated { answer, record, facts: known, burn, reservations } = evaluated;
         facts = known;
         let recorded = match burn {
             // To its end, even if the caller goes away: what is burned must be recorded.
@@ -119,7 +123,8 @@ impl Pdp {
                 let (pdp, moment) = (Arc::clone(self), moment.clone());
                 to_its_end(async move { pdp.burn(&moment, used, answer, record).await }).await
             }
-            None => self.record(moment, answer, record).await,
+            None if reservations.is_empty() => self.record(moment, answer, record).await,
+            None => self.reserve(moment, reservations, answer, record).await,
         };
         let recorded = match recorded {
             Ok(recorded) => recorded,
@@ -159,10 +164,11 @@ impl Pdp {
         if hypothetical && !self.may(moment, Right::DecisionExplain, &caller.tool_service, On::Tenant(&call.case.tenant)) {
             return Err(Refusal::Forbidden("the caller may not ask hypothetically for this tenant: no policy grants `decision.explain`"));
         }
-        let Weighed { mut judged, presented } = match gates::pass(&bundle.policies, roles, &chain, call) {
+        let Weighed { mut judged, presented, mut signals } = match gates::pass(&bundle.policies, roles, &chain, call) {
             Ok(named) => self.weigh(moment, roles, (caller, &chain, call), named, hypothetical).await?,
-            Err(stop) => Weighed { judged: judge::stopped(stop)?, presented: Presented::None },
+            Err(stop) => Weighed { judged: judge::stopped(stop)?, presented: Presented::None, signals: Signals::default() },
         };
+        self.remember(moment, &chain, call, judged.outcome.denied, &mut signals).await;
         let mut facts = CallFacts { principal_type: roles.agent.clone(), ..facts };
         if matches!(judged.gate, None | Some(Gate::Halt | Gate::State | Gate::Step | Gate::Token)) {
             facts.agent.clone_from(&chain.agent);
@@ -178,19 +184,24 @@ impl Pdp {
         let display = visible(&format!("{} on {} {} of case {}", call.action, reference.kind, reference.id, call.case.id));
         let digest = self.audit.digest(&call.digest_input());
         let mut answer = self.answer(moment, judged, mode, (&call.correlation.request, display, digest))?;
+        answer.signals = Box::new(signals);
         if let Presented::Usable(approval) = &presented
             && answer.allows()
         {
             answer.approval = Some(Box::new(used(approval)));
         }
         self.sign(moment, (caller, &chain, call), &mut answer)?;
+        let mut reservations = if answer.allows() { self.reservations(moment, &chain, call) } else { vec![] };
         let burn = match presented {
             Presented::Repeated(receipt) if answer.allows() => Some(Use::Again(Actor::service(caller), receipt)),
-            Presented::Usable(approval) if answer.allows() => Some(Use::now(caller, &chain, call, &approval, &self.options.environment)),
+            Presented::Usable(approval) if answer.allows() => {
+                let environment = &self.options.environment;
+                Some(Use::now((caller, &chain, call), &approval, environment, std::mem::take(&mut reservations)))
+            }
             Presented::Denied(_) | Presented::None | Presented::Repeated(_) | Presented::Usable(_) => None,
         };
         let record = DecisionRecord::of(&answer, caller, &chain, call, self.surroundings(origin)?);
-        Ok(Evaluated { answer, record, facts, burn })
+        Ok(Evaluated { answer, record, facts, burn, reservations })
     }
 
     fn evaluate_plain(
@@ -206,7 +217,7 @@ impl Pdp {
         let digest = self.audit.digest(&call.digest_input());
         let answer = self.answer(moment, judged, mode, (&call.correlation.request, String::new(), digest))?;
         let record = DecisionRecord::of_plain(&answer, caller, call, self.surroundings(origin)?);
-        Ok(Evaluated { answer, record, facts, burn: None })
+        Ok(Evaluated { answer, record, facts, burn: None, reservations: vec![] })
     }
 
     fn answer(&self, moment: &Moment, judged: Judged, mode: Mode, of: (&str, String, String)) -> Result<Answer, Refusal> {
@@ -220,6 +231,7 @@ impl Pdp {
             gate: judged.gate,
             verdict: judged.verdict,
             mode,
+            signals: Box::default(),
             display,
             call_digest,
             policy: moment.snapshot.bundle.version.clone(),

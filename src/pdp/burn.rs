@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::approvals::binding::{self, APPROVAL_TOKEN};
-use crate::approvals::store::{Burn, Burned, Receipt, ReceiptKey};
+use crate::approvals::store::{Burn, Burned, Receipt, ReceiptKey, Reservation};
 use crate::audit::Recorded;
 use crate::audit::events::{self, Actor};
 use crate::audit::record::{DecisionRecord, Record};
@@ -23,6 +23,7 @@ use crate::model::time::Timestamp;
 use crate::model::verdict::Verdict;
 use crate::pdp::authorize::no_entropy;
 use crate::pdp::judge::{approval as context_approval, limits};
+use crate::pdp::weigh::Asking;
 use crate::pdp::{Moment, Pdp, Refused};
 
 /// What became of a token that came with a call.
@@ -48,7 +49,7 @@ pub(super) enum Use {
 
 impl Use {
     /// An operation's first use.
-    pub(super) fn now(caller: &Caller, chain: &Chain, call: &Call, approval: &Approval, environment: &str) -> Self {
+    pub(super) fn now((caller, chain, call): Asking<'_>, approval: &Approval, environment: &str, reservations: Vec<Reservation>) -> Self {
         let halted = [&call.case.tenant, &chain.agent, &chain.supervisor, &call.case.id, call.customer()].map(|id: &str| id.to_owned());
         let burn = Burn {
             id: approval.id.clone(),
@@ -58,6 +59,8 @@ impl Use {
             record: serde_json::Value::Null,
             halted,
             issued_at: chain.token.issued_at,
+            reservations,
+            evaluation_id: String::new(),
             at: Timestamp::default(),
         };
         Self::Now(Actor::service(caller), Box::new(burn))
@@ -199,6 +202,7 @@ impl Pdp {
         }
         let (evaluation_id, action) = (answer.evaluation_id.clone(), record.action().to_owned());
         burn.at = moment.now;
+        burn.evaluation_id.clone_from(&evaluation_id);
         burn.answer = serde_json::to_string(&keep(&answer)).map_err(|_| Refused(Refusal::Unavailable("the answer could not be kept")))?;
         burn.record = serde_json::to_value(Record::Decision(Box::new(record))).unwrap_or_default();
         let (id, call_digest, record) = (burn.id.clone(), burn.call_digest.clone(), burn.record.clone());
@@ -216,6 +220,7 @@ impl Pdp {
                 tracing::error!(name: "approval.lost", evaluation_id, action, reason = reason.name(), "the approval was gone when it was to be used");
                 self.denied_late(moment, answer, record, reason, Gate::Token).await
             }
+            Ok(Burned::Full) => self.denied_late(moment, answer, record, Reason::RateLimited, Gate::Rate).await,
             Ok(Burned::Halted) => self.denied_late(moment, answer, record, Reason::NotPermitted, Gate::Halt).await,
             Err(_) => {
                 // It may have been used all the same, and its record, which the outbox then has, will be of this evaluation. The
@@ -225,6 +230,24 @@ impl Pdp {
                 self.denied_late(moment, answer, record, Reason::StateUnavailable, Gate::State).await
             }
         }
+    }
+
+    /// Reserves what an allowed call adds to sums, then records, then gives the answer.
+    pub(super) async fn reserve(
+        &self,
+        moment: &Moment,
+        reservations: Vec<Reservation>,
+        answer: Answer,
+        record: DecisionRecord,
+    ) -> Result<Recorded<Answer>, Refused> {
+        let (reason, gate) = match self.store.reserve(answer.evaluation_id.clone(), reservations, moment.now).await {
+            Ok(None) => return self.record(moment, answer, record).await,
+            // Others came first while this call was weighed.
+            Ok(Some(_)) => (Reason::RateLimited, Gate::Rate),
+            Err(_) => (Reason::StateUnavailable, Gate::State),
+        };
+        let record = serde_json::to_value(Record::Decision(Box::new(record))).unwrap_or_default();
+        self.denied_late(moment, answer, record, reason, gate).await
     }
 
     /// The answer of an operation, again: once its record is durable, and by a record of its own.

@@ -17,6 +17,7 @@ use crate::model::vouched::Vouched;
 use crate::obligations::{Lift, settle};
 use crate::pdp::gates;
 use crate::policy::shape::{Shape, Shapes};
+use crate::model::signals::Risk;
 
 /// How long what a what-if grants would last.
 const HYPOTHETICAL: Duration = Duration::from_secs(60);
@@ -134,7 +135,7 @@ fn what_if(
 /// The vouched members as they would be if nothing of the lift stood in the way.
 fn grant(shapes: &Shapes, lift: &Lift, arguments: &Object, vouched: &Vouched, now: Timestamp) -> Vouched {
     let mut granted = vouched.clone();
-    let calm = Vouched::nothing(lowest_tier(shapes));
+    let calm = calm(shapes);
     let expires = Value::String(now.plus(HYPOTHETICAL).to_string());
     if let Some((template, quorum)) = &lift.approval {
         let limits = limits(shapes, arguments);
@@ -185,11 +186,25 @@ pub(super) fn limits(shapes: &Shapes, arguments: &Object) -> Value {
     }
 }
 
-/// The first member of the risk tiers' type: they are declared in rising order.
-pub fn lowest_tier(shapes: &Shapes) -> Option<&str> {
-    let tier = shapes.actions.values().find_map(|action| shapes.follow(&action.context, &["risk", "tier"]));
-    match tier.map(|member| &member.shape) {
-        Some(Shape::Entity(entity)) => entity.choices.as_deref().and_then(<[String]>::first).map(String::as_str),
-        _ => None,
-    }
+/// What is vouched for when nothing is remembered.
+pub fn calm(shapes: &Shapes) -> Vouched {
+    let lowest = members(shapes, &["risk", "tier"]).first().cloned().unwrap_or_default();
+    Vouched::nothing(risk(shapes, &Risk { tier: lowest, ..Risk::default() }))
+}
+
+/// `context.risk` of a score: those of its members that the schema declares.
+pub(super) fn risk(shapes: &Shapes, risk: &Risk) -> Value {
+    let signals = risk.parts.iter().map(|part| Value::from(part.name.as_str())).collect();
+    let all = [
+        ("score", Value::Integer(i64::from(risk.score))),
+        ("signals", Value::Array(signals)),
+        ("tier", Value::from(risk.tier.as_str())),
+    ];
+    let declared = |name: &str| shapes.actions.values().any(|action| shapes.follow(&action.context, &["risk", name]).is_some());
+    all.into_iter().filter(|(name, _)| declared(name)).map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// The members of the enumerated type that stands at this path of `context`, in the order of their declaration; risk tiers rise.
+pub fn members<'a>(shapes: &'a Shapes, path: &[&str]) -> &'a [String] {
+    shapes.actions.values().find_map(|action| shapes.follow(&action.context, path)).map(|member| member.shape.choices()).unwrap_or_default()
 }

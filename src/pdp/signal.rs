@@ -9,7 +9,7 @@ use crate::audit::events::{self, Actor};
 use crate::entities::direct::On;
 use crate::model::approval::Approval;
 use crate::model::chain::Caller;
-use crate::model::halt::{Halt, SubjectKind};
+use crate::model::halt::{Halt, Severity, SignalKind, SubjectKind};
 use crate::model::refusal::Refusal;
 use crate::model::right::Right;
 use crate::model::time::Timestamp;
@@ -30,6 +30,8 @@ pub struct Outcome {
     pub token: String,
     /// Whether it was done.
     pub succeeded: bool,
+    /// Whether it was not tried: then what it reserved is free again.
+    pub releases: bool,
     /// What is recorded of it: status, digests, names.
     pub members: Vec<(&'static str, serde_json::Value)>,
 }
@@ -37,14 +39,16 @@ pub struct Outcome {
 /// A signal, as it was read.
 #[derive(Clone, Debug)]
 pub struct Signal {
-    /// What it stops; its tenant may be left to the subject.
+    /// What was reported.
+    pub kind: SignalKind,
+    /// How bad.
+    pub severity: Severity,
+    /// What it does; its tenant may be left to the subject.
     pub halt: Halt,
     /// How long it counts.
     pub ttl: Duration,
     /// The reporter's id of the event.
     pub event_id: String,
-    /// How bad, for the record.
-    pub severity: &'static str,
 }
 
 impl Pdp {
@@ -92,7 +96,7 @@ impl Pdp {
         }
         let record = events::event("outcome.reported", &Actor::service(caller), None, &more);
         let made = check.as_ref().map(|check| (check.kind.clone(), check.expires));
-        let new = NewOutcome { evaluation_id: allowed.evaluation_id, check, at: moment.now, record: record.clone() };
+        let new = NewOutcome { evaluation_id: allowed.evaluation_id, check, releases: outcome.releases, at: moment.now, record: record.clone() };
         let revision = self.store.outcome(new).await.map_err(unavailable)?.ok_or(NOT_YOURS)?;
         let receipt = self.record_left(moment.now, revision, record).await.map_err(|down| Refused::from(down).0)?;
         Ok(receipt.seal(made))
@@ -120,16 +124,17 @@ impl Pdp {
             return Err(Refusal::invalid("ttl", "must be more than 0 and at most 30 days"));
         }
         let tenant = self.tenant_of(moment, &signal.halt)?;
-        if !caller.speaks_for(&tenant) || !self.may(moment, Right::SignalReport, &caller.tool_service, On::Tenant(&tenant)) {
+        if !self.may_report(moment, caller, &signal.halt, &tenant) {
             return Err(Refusal::Forbidden("the caller may not report signals for this subject: no policy grants `signal.report`"));
         }
         let halt = Halt { tenant, until: moment.now.plus(signal.ttl), ..signal.halt };
         let more = [
-            ("kind", halt.kind.name().into()),
+            ("kind", signal.kind.name().into()),
+            ("effect", halt.kind.name().into()),
             ("subject_kind", halt.subject_kind.name().into()),
             ("subject", halt.subject.clone().into()),
             ("tenant", halt.tenant.clone().into()),
-            ("severity", signal.severity.into()),
+            ("severity", signal.severity.name().into()),
             ("event_id", signal.event_id.clone().into()),
             ("event_time", halt.since.to_string().into()),
             ("until", halt.until.to_string().into()),
@@ -138,6 +143,7 @@ impl Pdp {
         let new = NewSignal {
             reporter: caller.tool_service.clone(),
             event_id: signal.event_id,
+            kind: signal.kind,
             halt,
             at: moment.now,
             record,
@@ -157,6 +163,20 @@ impl Pdp {
         Ok(own.map(|receipt| receipt.seal(())))
     }
 
+    fn may_report(&self, moment: &Moment, caller: &Caller, halt: &Halt, tenant: &str) -> bool {
+        let may = |right, on: On<'_>| self.may(moment, right, &caller.tool_service, on);
+        match halt.subject_kind {
+            // By its name, so that nobody stops another deployment by mistake.
+            SubjectKind::Server => {
+                let environment = &self.options.environment;
+                halt.subject == *environment && may(Right::ServerOperate, On::Server(environment))
+            }
+            SubjectKind::Agent | SubjectKind::Case | SubjectKind::Customer | SubjectKind::Supervisor | SubjectKind::Tenant => {
+                caller.speaks_for(tenant) && may(Right::SignalReport, On::Tenant(tenant))
+            }
+        }
+    }
+
     /// The tenant that a signal's subject is in: an agent's, a supervisor's and a tenant's own; of what the PDP keeps nothing of, the
     /// reporter says it.
     fn tenant_of(&self, moment: &Moment, halt: &Halt) -> Result<String, Refusal> {
@@ -170,6 +190,8 @@ impl Pdp {
         let own = match halt.subject_kind {
             SubjectKind::Agent => entity_tenant(&roles.agent).ok_or_else(unknown)?,
             SubjectKind::Supervisor => entity_tenant(&roles.supervisor).ok_or_else(unknown)?,
+            // Who may stop everything, `server.operate` says.
+            SubjectKind::Server => return Ok(String::new()),
             SubjectKind::Tenant => halt.subject.clone(),
             SubjectKind::Case | SubjectKind::Customer if halt.tenant.is_empty() => {
                 return Err(Refusal::invalid("tenant", "is required for this kind of subject"));

@@ -28,6 +28,9 @@ impl Pdp {
     pub async fn sweep(&self) {
         let now = self.clock.now();
         self.telemetry.metrics.store_failures(self.store.failures());
+        self.telemetry.metrics.windows_entries(self.windows.entries());
+        // What can't be said now is said before the next question.
+        let _said = self.send_unsent().await;
         if !self.audit.healthy() {
             return;
         }
@@ -53,6 +56,7 @@ impl Pdp {
 
     /// To be called now and then: removes what nobody can ask for any more.
     pub async fn purge(&self) {
+        self.windows.purge(self.clock.now());
         // As above.
         let _purged = self.store.purge(self.clock.now()).await;
     }

@@ -13,11 +13,12 @@ use crate::model::chain::{Caller, Chain};
 use crate::model::halt::Halted;
 use crate::model::refusal::Refusal;
 use crate::model::roles::Roles;
+use crate::model::signals::Signals;
 use crate::model::time::Timestamp;
 use crate::model::vouched::Vouched;
 use crate::pdp::burn::Presented;
 use crate::pdp::judge::{Judged, judge_named};
-use crate::pdp::{Moment, Pdp};
+use crate::pdp::{Moment, Pdp, memory};
 
 /// How old the copy of the kill switches may be before nothing is changed any more.
 const HALTS_AGE: Duration = Duration::from_secs(5);
@@ -31,11 +32,13 @@ pub(super) struct Weighed {
     pub(super) judged: Judged,
     /// The approval that was presented, and how.
     pub(super) presented: Presented,
+    /// How unusual the call is.
+    pub(super) signals: Signals,
 }
 
 impl Weighed {
     fn stopped(gate: Gate, reason: Reason) -> Self {
-        Self { judged: Judged::stopped(gate, reason), presented: Presented::None }
+        Self { judged: Judged::stopped(gate, reason), presented: Presented::None, signals: Signals::default() }
     }
 }
 
@@ -69,14 +72,24 @@ impl Pdp {
             let gate = if reason == Reason::StateUnavailable { Gate::State } else { Gate::Token };
             return Ok(Weighed::stopped(gate, reason));
         }
+        let signals = self.recall(moment, chain, call, named.action).await;
         let mut vouched = moment.snapshot.nothing.clone();
         if let Presented::Usable(approval) = &presented {
             vouched.set("approval", self.context_of(moment, approval));
         }
-        let unread = bundle.policies.reads_checks(&call.action) && self.add_checks(&mut vouched, call, moment.now).await.is_err();
+        let unread = bundle.policies.reads(&call.action, "checks") && self.add_checks(&mut vouched, call, moment.now).await.is_err();
+        let calm = signals.unknown.then(|| (named.clone(), vouched.clone()));
+        memory::vouch(&mut vouched, &bundle.policies, &signals);
         let mut judged = judge_named(bundle, roles, named, chain, call, &vouched, moment.now)?;
+        if let Some((named, calm)) = calm.filter(|_| judged.outcome.denied.is_some() && judged.could_be_allowed()) {
+            // What can't be known is the worst. Is it the reason, or is there another that a better time would leave?
+            let calm = judge_named(bundle, roles, named, chain, call, &calm, moment.now)?;
+            if calm.outcome.denied != judged.outcome.denied {
+                judged = Judged::stopped(Gate::State, Reason::StateUnavailable);
+            }
+        }
         if unread && judged.could_be_allowed() {
-            return Ok(Weighed::stopped(Gate::State, Reason::StateUnavailable));
+            judged = Judged::stopped(Gate::State, Reason::StateUnavailable);
         }
         if matches!(presented, Presented::Repeated(_)) && judged.could_be_allowed() {
             // What the operation used is used up, and what it changed has changed: it was allowed then. Only what would stop it
@@ -84,7 +97,7 @@ impl Pdp {
             judged.outcome.denied = None;
             judged.outcome.missing = None;
         }
-        Ok(Weighed { judged, presented })
+        Ok(Weighed { judged, presented, signals })
     }
 
     /// Whether the copy of the kill switches is young enough to act on.

@@ -33,6 +33,17 @@ pub enum Shape {
     String,
 }
 
+impl Shape {
+    /// The members of an enumerated type, or of a set of it; else none.
+    pub fn choices(&self) -> &[String] {
+        match self {
+            Self::Entity(entity) => entity.choices.as_deref().unwrap_or_default(),
+            Self::Set(element) => element.choices(),
+            Self::Bool | Self::Datetime | Self::Decimal | Self::Duration | Self::Ip | Self::Long | Self::Record(_) | Self::String => &[],
+        }
+    }
+}
+
 /// A type of entity.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EntityShape {

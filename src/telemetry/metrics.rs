@@ -8,7 +8,7 @@ use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 use crate::telemetry::{
     METRIC_APPROVALS, METRIC_APPROVALS_PENDING, METRIC_AUDIT_FAILURES, METRIC_AUDIT_LOST, METRIC_AUDIT_SUPPRESSED,
     METRIC_DECISION_DURATION, METRIC_DECISIONS, METRIC_EXPORT_FAILED, METRIC_LAST_SUCCESS, METRIC_REFUSALS, METRIC_RELOADS, METRIC_RPC,
-    METRIC_STORE_FAILURES,
+    METRIC_STORE_FAILURES, METRIC_WINDOWS_ENTRIES, METRIC_WINDOWS_FAILURES,
 };
 
 /// 10 µs to 100 ms: the semantic conventions' own bounds begin at 5 ms.
@@ -30,6 +30,8 @@ pub struct Metrics {
     approvals: Counter<u64>,
     approvals_pending: Gauge<u64>,
     store_failures: Gauge<u64>,
+    windows_failures: Counter<u64>,
+    windows_entries: Gauge<u64>,
     pub(super) export_failed: Counter<u64>,
 }
 
@@ -63,6 +65,8 @@ impl Metrics {
                 .u64_gauge(METRIC_STORE_FAILURES)
                 .with_description("operations of the state store that failed since start")
                 .build(),
+            windows_failures: meter.u64_counter(METRIC_WINDOWS_FAILURES).with_description("requests for which windows could not be asked").build(),
+            windows_entries: meter.u64_gauge(METRIC_WINDOWS_ENTRIES).with_description("entries of windows kept in process").build(),
             export_failed: meter.u64_counter(METRIC_EXPORT_FAILED).with_description("spans that a failed export lost").build(),
         };
         // A counter that was never added to is not shown, and an alert on it would wait for the first loss.
@@ -71,6 +75,8 @@ impl Metrics {
         metrics.audit(0, 0);
         metrics.approvals_pending.record(0, &[]);
         metrics.store_failures(0);
+        metrics.windows_failures.add(0, &[]);
+        metrics.windows_entries(0);
         metrics
     }
 
@@ -123,6 +129,16 @@ impl Metrics {
     /// The state store's count since start.
     pub fn store_failures(&self, count: u64) {
         self.store_failures.record(count, &[]);
+    }
+
+    /// Windows could not be asked.
+    pub fn windows_failed(&self) {
+        self.windows_failures.add(1, &[]);
+    }
+
+    /// How many entries of windows are kept.
+    pub fn windows_entries(&self, count: usize) {
+        self.windows_entries.record(u64::try_from(count).unwrap_or(u64::MAX), &[]);
     }
 
     /// Refusals were counted and not written.

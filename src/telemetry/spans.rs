@@ -11,7 +11,7 @@ use crate::model::refusal::Refusal;
 use crate::telemetry::export::Telemetry;
 use crate::telemetry::{
     ACTION, AGENT_ID, APPROVAL_ID, CONVERSATION_ID, DECISION, ERROR_TYPE, EVALUATION_ID, EVENT_MATCHED, GATE, MODE, OUTCOME, PEER_ADDRESS,
-    PEER_PORT, POLICY_DIGEST, POLICY_IDS, POLICY_PREVIOUS, PRINCIPAL_TYPE, REASON, REFUSAL_FIELD, RESOURCE_TYPE, RPC_METHOD,
+    PEER_PORT, POLICY_DIGEST, POLICY_IDS, POLICY_PREVIOUS, PRINCIPAL_TYPE, REASON, REFUSAL_FIELD, RESOURCE_TYPE, RISK_SCORE, RISK_TIER, RPC_METHOD,
     RPC_METHOD_ORIGINAL, RPC_STATUS, RPC_SYSTEM, SPAN_AUTHORIZE, SPAN_RELOAD, STEP, TENANT, TOOL_CALL_ID,
 };
 
@@ -155,6 +155,10 @@ impl DecisionSpan {
         ]);
         if let Some(used) = &answer.approval {
             self.0.set_attribute(KeyValue::new(APPROVAL_ID, used.id.clone()));
+        }
+        if let Some(risk) = &answer.signals.risk {
+            self.0.set_attribute(KeyValue::new(RISK_SCORE, i64::from(risk.score)));
+            self.0.set_attribute(KeyValue::new(RISK_TIER, risk.tier.clone()));
         }
         self.facts(facts);
         for id in policies.into_iter().take(POLICIES_MAX) {

@@ -16,8 +16,8 @@ use crate::model::fault::Fault;
 use crate::model::refusal::Refusal;
 use crate::model::roles::Roles;
 use crate::model::time::Timestamp;
-use crate::model::vouched::{REMEMBERED, Vouched};
-use crate::pdp::judge::{Judged, judge, judge_by_policy_alone, lowest_tier};
+use crate::model::vouched::REMEMBERED;
+use crate::pdp::judge::{Judged, judge, judge_by_policy_alone, calm};
 use crate::policy::source::Source;
 use crate::workbench::request::{case as read_case, resource as read_resource};
 use crate::workbench::tables::form::{Case, Decision, Defaults, Expect, File, Fixtures, Names, Principal};
@@ -244,8 +244,8 @@ impl Runner<'_> {
         };
         let now = case.now.as_ref().unwrap_or(&self.file.now);
         let now = Timestamp::parse(now).ok_or_else(|| Refusal::invalid("now", "is not an RFC 3339 time"))?;
-        let mut vouched = Vouched::nothing(lowest_tier(&self.bundle.policies.shapes));
-        for name in &case.context {
+        let mut vouched = calm(&self.bundle.policies.shapes);
+        for name in self.file.context.iter().chain(&case.context) {
             let context = self.fixtures.contexts.get(name).ok_or_else(|| Refusal::invalid("context", "names no fixture"))?;
             for (member, value) in context {
                 if !REMEMBERED.contains(&member.as_str()) {

@@ -551,6 +551,8 @@ async fn walk(store: &Store, steps: &[Step]) -> Result<(), TestCaseError> {
                     record: json!({}),
                     halted: Default::default(),
                     issued_at: None,
+                    reservations: vec![],
+                    evaluation_id: String::new(),
                     at: Timestamp::from_seconds(now),
                 };
                 let burned = store.burn(burn).await.unwrap();

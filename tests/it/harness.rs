@@ -211,8 +211,14 @@ pub(crate) fn refund_request() -> v1::AuthorizeRequest {
         action: "refund.create_request".into(),
         arguments_json: r#"{"amount_minor":2500,"currency":"EUR"}"#.into(),
         model: Some(v1::Model { name: "test".into(), ..Default::default() }),
+        untrusted: calm_text(),
         ..order_check()
     }
+}
+
+/// A text that tries nothing: by it, a case's version is screened.
+pub(crate) fn calm_text() -> Vec<v1::UntrustedText> {
+    vec![v1::UntrustedText { source: "ticket.body".into(), text: "The phone does not charge any more.".into() }]
 }
 
 pub(crate) fn asserted(agent: &str, supervisor: &str, step: &str) -> Option<v1::Delegation> {

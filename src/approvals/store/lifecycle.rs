@@ -6,7 +6,7 @@ use sqlx::Row as _;
 use crate::approvals::store::engine::Operation;
 use crate::approvals::store::outbox::{Leaver, leave};
 use crate::approvals::store::reads::{self, receipt};
-use crate::approvals::store::{Burn, Burned, Moved, NewApproval, NewReview, Requested, Seen, Store, StoreError, Transition, with_state};
+use crate::approvals::store::{Burn, Burned, Moved, NewApproval, NewReview, Requested, Seen, Store, StoreError, Transition, sums, with_state};
 use crate::model::approval::{Approval, State};
 use crate::model::halt::Halted;
 use crate::model::time::Timestamp;
@@ -248,6 +248,9 @@ async fn burn_once(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver,
         .await?;
     if burnt.is_none() {
         return Ok((false, Burned::Lost));
+    }
+    if sums::add(connection, &burn.evaluation_id, &burn.reservations, burn.at).await?.is_some() {
+        return Ok((false, Burned::Full));
     }
     let receipt = "INSERT INTO receipts (tenant, caller, approval, operation, call_digest, answer, revision, at)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";

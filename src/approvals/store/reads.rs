@@ -91,6 +91,7 @@ impl Store {
     /// # Errors
     /// When the store does not answer.
     pub async fn refresh(&self, now: Timestamp, generation: String) -> Result<Seen, StoreError> {
+        let before = self.halts();
         let read = self.read(|mut connection| async move {
             let row = sqlx::query("SELECT generation, revision FROM meta WHERE one = 1").fetch_one(&mut *connection).await?;
             let found = Seen { generation: row.try_get(0)?, revision: row.try_get(1)? };
@@ -123,7 +124,8 @@ impl Store {
             self.seen.store(std::sync::Arc::new(renewed.await?));
             halts.extend(standing);
         }
-        self.halts.store(std::sync::Arc::new(Halts { halts, read_at: Some(now) }));
+        // A signal that was taken meanwhile may be missing in what was read: then its copy stays until the next time.
+        self.halts.compare_and_swap(&before, std::sync::Arc::new(Halts { halts, read_at: Some(now) }));
         Ok(self.seen())
     }
 
@@ -252,9 +254,9 @@ pub(super) async fn receipt(connection: &mut AnyConnection, key: &ReceiptKey) ->
     Ok(Some(Receipt { call_digest, answer, revision: row.try_get("revision")? }))
 }
 
-/// The halts of one tenant, or of all.
+/// The halts of one tenant and of the server, or of all.
 pub(super) async fn halts(connection: &mut AnyConnection, tenant: Option<&str>) -> Result<Vec<Halt>, StoreError> {
-    let sql = "SELECT tenant, subject_kind, subject, kind, since, until FROM halts WHERE $1 = '' OR tenant = $1";
+    let sql = "SELECT tenant, subject_kind, subject, kind, since, until FROM halts WHERE $1 = '' OR tenant = $1 OR tenant = ''";
     let rows = sqlx::query(sql).bind(tenant.unwrap_or_default().to_owned()).fetch_all(connection).await?;
     rows.iter()
         .map(|row| {

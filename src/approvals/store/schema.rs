@@ -7,7 +7,7 @@ use sqlx::{Executor as _, Row as _};
 use crate::approvals::store::{Location, OpenError, Options, Seen, StoreError};
 
 /// Each version's statements; a version, once released, is never changed.
-const MIGRATIONS: [&[&str]; 1] = [&[
+const MIGRATIONS: [&[&str]; 2] = [&[
     "CREATE TABLE approvals (
         id TEXT PRIMARY KEY, generation TEXT NOT NULL, revision BIGINT NOT NULL, state TEXT NOT NULL, tenant TEXT NOT NULL,
         template TEXT NOT NULL, digest TEXT NOT NULL, case_id TEXT NOT NULL, customer TEXT NOT NULL, agent TEXT NOT NULL,
@@ -42,6 +42,14 @@ const MIGRATIONS: [&[&str]; 1] = [&[
         reporter TEXT NOT NULL, event_id TEXT NOT NULL, subject TEXT NOT NULL, event_time BIGINT NOT NULL, at BIGINT NOT NULL,
         PRIMARY KEY (reporter, event_id))",
     "CREATE INDEX events_subject ON events (reporter, subject, event_time)",
+], &[
+    "CREATE TABLE sums (
+        evaluation_id TEXT NOT NULL, key TEXT NOT NULL, amount BIGINT NOT NULL, at BIGINT NOT NULL, until BIGINT NOT NULL,
+        PRIMARY KEY (evaluation_id, key))",
+    "CREATE INDEX sums_key ON sums (key, at)",
+    "CREATE INDEX sums_until ON sums (until)",
+    "CREATE TABLE windows (
+        tenant TEXT PRIMARY KEY, id TEXT NOT NULL, whole_from BIGINT NOT NULL, made_at BIGINT NOT NULL)",
 ]];
 
 /// Brings the tables up to date, and says which generation and revision the store is at.

@@ -7,9 +7,9 @@ use sqlx::Row as _;
 
 use crate::approvals::store::lifecycle::{self, next};
 use crate::approvals::store::outbox::{Leaver, leave};
-use crate::approvals::store::{Moved, NewOutcome, Seen, Store, StoreError, reads};
+use crate::approvals::store::{Moved, NewOutcome, Seen, Store, StoreError, reads, sums};
 use crate::model::approval::Approval;
-use crate::model::halt::{Halt, SubjectKind};
+use crate::model::halt::{Halt, SignalKind, SubjectKind};
 use crate::model::time::Timestamp;
 
 /// The most approvals that one signal revokes at once; more are stopped by the halt itself.
@@ -22,6 +22,8 @@ pub struct NewSignal {
     pub reporter: String,
     /// Its id of the event.
     pub event_id: String,
+    /// What was reported.
+    pub kind: SignalKind,
     /// What it does.
     pub halt: Halt,
     /// When it is taken.
@@ -78,6 +80,9 @@ async fn outcome(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver, n
     if inserted.rows_affected() == 0 {
         return Ok((false, None));
     }
+    if new.releases {
+        sums::release(connection, &new.evaluation_id).await?;
+    }
     if let Some(check) = new.check {
         let sql = "INSERT INTO checks (tenant, case_id, customer, kind, expires, evaluation_id) VALUES ($1, $2, $3, $4, $5, $6)
             ON CONFLICT (tenant, case_id, kind) DO UPDATE SET customer = excluded.customer, expires = excluded.expires,
@@ -104,7 +109,7 @@ async fn signal(
 ) -> Result<(bool, Result<Vec<i64>, SignalRefused>), StoreError> {
     let revision = next(connection, seen).await?;
     let Halt { tenant, subject_kind, subject, kind, since, .. } = &new.halt;
-    let about = format!("{tenant}/{}/{}/{subject}", kind.name(), subject_kind.name());
+    let about = format!("{tenant}/{}/{}/{subject}", new.kind.name(), subject_kind.name());
     let known = sqlx::query("SELECT event_id FROM events WHERE reporter = $1 AND event_id = $2");
     if known.bind(new.reporter.clone()).bind(new.event_id.clone()).fetch_optional(&mut *connection).await?.is_some() {
         return Ok((false, Err(SignalRefused::Known)));
@@ -120,7 +125,8 @@ async fn signal(
     stand(connection, &new.halt).await?;
     leave(connection, leaver, revision, "", &new.record, new.at).await?;
     let mut revisions = vec![revision];
-    for id in ended_by(connection, tenant, *subject_kind, subject).await? {
+    let ended = if kind.ends_approvals() { ended_by(connection, tenant, *subject_kind, subject).await? } else { vec![] };
+    for id in ended {
         let Some(approval) = reads::approval(connection, &id).await? else { continue };
         let record = (new.ended)(&approval);
         if let Moved::Done(moved) = lifecycle::end(connection, seen, leaver, (&id, kind.name()), new.at, record).await? {
@@ -158,6 +164,7 @@ async fn ended_by(connection: &mut AnyConnection, tenant: &str, kind: SubjectKin
         SubjectKind::Customer => {
             "SELECT id FROM approvals WHERE tenant = $1 AND state IN ('pending', 'approved') AND customer = $2 LIMIT $3"
         }
+        SubjectKind::Server => "SELECT id FROM approvals WHERE $1 = $1 AND $2 = $2 AND state IN ('pending', 'approved') LIMIT $3",
         SubjectKind::Supervisor => {
             "SELECT id FROM approvals WHERE tenant = $1 AND state IN ('pending', 'approved') AND (supervisor = $2
                 OR id IN (SELECT approval FROM reviews WHERE subject = $2)) LIMIT $3"

@@ -219,7 +219,7 @@ fn shape_of(name: &str, member: &Member, bundle: &Bundle<'_>) -> Option<&'static
             "case" => is(&member.shape, &roles.case),
             "step" => is(&member.shape, &roles.step),
             "chain" => matches!(&member.shape, Shape::Record(chain) if is_chain(chain, bundle)),
-            "risk" => matches!(&member.shape, Shape::Record(risk) if enumerated(risk.get("tier"), bundle.shapes)),
+            "risk" => matches!(&member.shape, Shape::Record(risk) if is_risk(risk, bundle)),
             "rates" | "findings" => {
                 matches!(&member.shape, Shape::Set(element) if matches!(&**element, Shape::Entity(entity) if entity.choices.is_some()))
             }
@@ -233,7 +233,7 @@ fn shape_of(name: &str, member: &Member, bundle: &Bundle<'_>) -> Option<&'static
         "case" => "the required case of the manifest's type",
         "step" => "the required step of the manifest's type",
         "chain" => "the required record {agent, supervisor, tool_service, scopes: Set<enumerated>, asserted: Bool} of the manifest's types",
-        "risk" => "the required record {tier: enumerated, lowest first}",
+        "risk" => "the required record {tier: enumerated, lowest first; and, if wished, score: Long, signals: Set<enumerated>}",
         "rates" | "findings" => "a required set of enumerated entities",
         "checks" => "the required record of optional members {expires: datetime}",
         "approval" => "the optional record {template: enumerated, approvers: Long, expires: datetime, limits: record of optional members}",
@@ -276,6 +276,16 @@ fn is_approval(approval: &Record, bundle: &Bundle<'_>) -> bool {
         && approval.get("approvers") == Some(&Member { shape: Shape::Long, required: true })
         && approval.get("expires") == Some(&Member { shape: Shape::Datetime, required: true })
         && matches!(approval.get("limits"), Some(Member { shape: Shape::Record(limits), required: true }) if optional(limits))
+}
+
+fn is_risk(risk: &Record, bundle: &Bundle<'_>) -> bool {
+    let fits = |(name, member): (&String, &Member)| match name.as_str() {
+        "score" => member.required && member.shape == Shape::Long,
+        "signals" => member.required && matches!(&member.shape, Shape::Set(element) if !element.choices().is_empty()),
+        "tier" => true,
+        _ => false,
+    };
+    enumerated(risk.get("tier"), bundle.shapes) && risk.iter().all(fits)
 }
 
 fn is_screening(screening: &Record) -> bool {

@@ -13,6 +13,9 @@ pub(super) struct File {
     pub(super) now: String,
     #[serde(default)]
     pub(super) fixtures: Fixtures,
+    /// Contexts that every case of the file has, before its own.
+    #[serde(default)]
+    pub(super) context: Vec<String>,
     #[serde(default)]
     pub(super) cases: Vec<Case>,
 }

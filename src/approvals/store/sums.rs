@@ -1,0 +1,109 @@
+//! Sums of an argument over allowed calls: reserved in the transaction that every writer waits for, so that they are never exceeded.
+
+use std::time::Duration;
+
+use sqlx::AnyConnection;
+use sqlx::Row as _;
+
+use crate::approvals::store::lifecycle::next;
+use crate::approvals::store::{Store, StoreError};
+use crate::model::time::Timestamp;
+
+/// What an allowed call adds to a sum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// The window's name.
+    pub window: String,
+    /// Whose sum it is.
+    pub key: String,
+    /// What it adds.
+    pub amount: i64,
+    /// The most that the sum may be.
+    pub most: i64,
+    /// Within this time.
+    pub within: Duration,
+}
+
+impl Store {
+    /// The sums that these would exceed now, and how long until they would not: a month when they never would.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn full_sums(&self, reservations: Vec<Reservation>, at: Timestamp) -> Result<Vec<(String, Duration)>, StoreError> {
+        self.read(move |mut connection| async move {
+            let mut full = vec![];
+            for reservation in &reservations {
+                if let Some(wait) = wait(&mut connection, reservation, at).await? {
+                    full.push((reservation.window.clone(), wait));
+                }
+            }
+            Ok(full)
+        })
+        .await
+    }
+
+    /// Adds to all of these sums, or to none: then the window that is full.
+    ///
+    /// # Errors
+    /// When the store does not answer; then they may have been added to.
+    pub async fn reserve(&self, evaluation_id: String, reservations: Vec<Reservation>, at: Timestamp) -> Result<Option<String>, StoreError> {
+        let seen = self.seen();
+        self.write(move |connection| {
+            Box::pin(async move {
+                next(connection, &seen).await?;
+                let full = add(connection, &evaluation_id, &reservations, at).await?;
+                Ok((full.is_none(), full))
+            })
+        })
+        .await
+    }
+}
+
+/// Adds to sums in the transaction of what they are for; the first window that is full ends it.
+pub(super) async fn add(
+    connection: &mut AnyConnection,
+    evaluation_id: &str,
+    reservations: &[Reservation],
+    at: Timestamp,
+) -> Result<Option<String>, StoreError> {
+    for reservation in reservations {
+        if wait(connection, reservation, at).await?.is_some() {
+            return Ok(Some(reservation.window.clone()));
+        }
+        let insert = "INSERT INTO sums (evaluation_id, key, amount, at, until) VALUES ($1, $2, $3, $4, $5)";
+        sqlx::query(insert)
+            .bind(evaluation_id.to_owned())
+            .bind(reservation.key.clone())
+            .bind(reservation.amount)
+            .bind(at.micros())
+            .bind(at.plus(reservation.within).micros())
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(None)
+}
+
+/// Takes back what a call reserved that was not made.
+pub(super) async fn release(connection: &mut AnyConnection, evaluation_id: &str) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM sums WHERE evaluation_id = $1").bind(evaluation_id.to_owned()).execute(connection).await?;
+    Ok(())
+}
+
+/// How long until a sum would take it; `None`: it does now.
+async fn wait(connection: &mut AnyConnection, reservation: &Reservation, at: Timestamp) -> Result<Option<Duration>, StoreError> {
+    const NEVER: Duration = Duration::from_secs(31 * 24 * 3600);
+    let since = at.minus(reservation.within).micros();
+    let sum = "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM sums WHERE key = $1 AND at > $2";
+    let sum: i64 = sqlx::query(sum).bind(reservation.key.clone()).bind(since).fetch_one(&mut *connection).await?.try_get(0)?;
+    let over = sum.saturating_add(reservation.amount).saturating_sub(reservation.most);
+    if over <= 0 {
+        return Ok(None);
+    }
+    // When enough of the earliest have left.
+    let freed = "SELECT at FROM (SELECT at, SUM(amount) OVER (ORDER BY at, evaluation_id ROWS UNBOUNDED PRECEDING) AS freed
+        FROM sums WHERE key = $1 AND at > $2) AS earliest WHERE freed >= $3 ORDER BY at LIMIT 1";
+    let freed = sqlx::query(freed).bind(reservation.key.clone()).bind(since).bind(over).fetch_optional(&mut *connection).await?;
+    let Some(row) = freed else { return Ok(Some(NEVER)) };
+    let left = Timestamp::from_micros(row.try_get(0)?).plus(reservation.within);
+    Ok(Some(Duration::from_micros(left.micros().saturating_sub(at.micros()).unsigned_abs())))
+}

@@ -1,0 +1,154 @@
+//! What happened, read back from the log: by it, what is remembered in process is made anew after a start.
+
+use std::io;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::audit::recover::segments;
+use crate::model::time::Timestamp;
+
+/// A line, as far as it is of interest here; members that it lacks are empty.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Line {
+    ts: String,
+    /// What the line records.
+    pub r#type: String,
+    /// A decision's: allow or deny. A review's: approve or deny.
+    pub decision: String,
+    /// A denial's reason.
+    pub reason: String,
+    /// The gate that denied.
+    pub gate: String,
+    /// The action.
+    pub action: String,
+    /// The caller.
+    pub caller: CallerLine,
+    /// The chain.
+    pub chain: ChainLine,
+    /// The resource.
+    pub resource: ResourceLine,
+    /// The case.
+    pub case: serde_json::Value,
+    /// How unusual the call was.
+    pub signals: SignalsLine,
+    /// The approval that the line is about.
+    pub approval: ApprovalLine,
+    /// What was cleared.
+    pub cleared: ClearedLine,
+}
+
+/// Who called.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct CallerLine {
+    /// The tool service.
+    pub tool_service: String,
+}
+
+/// On whose behalf.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ChainLine {
+    /// The agent.
+    pub agent: String,
+    /// The supervising human.
+    pub supervisor: String,
+}
+
+/// On what.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ResourceLine {
+    /// Its type.
+    pub r#type: String,
+    /// Its id.
+    pub id: String,
+}
+
+/// How unusual a call was.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct SignalsLine {
+    /// Kinds that were found in this call's texts.
+    pub found: Vec<String>,
+    /// Whether a text was screened.
+    pub screened: bool,
+    /// Whether one could not be.
+    pub unscreened: bool,
+    /// Whether the case's text tries to steer the agent.
+    pub hostile: bool,
+    /// Whether the chain may read the case.
+    pub reads_case: bool,
+}
+
+/// An approval.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ApprovalLine {
+    /// Its tenant.
+    pub tenant: String,
+    /// Its case.
+    pub case: String,
+}
+
+/// What a human cleared.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ClearedLine {
+    /// The tenant.
+    pub tenant: String,
+    /// The case; empty: none.
+    pub case: String,
+    /// The customer; empty: none.
+    pub customer: String,
+    /// The agent; empty: none.
+    pub agent: String,
+    /// The supervisor; empty: none.
+    pub supervisor: String,
+}
+
+impl Line {
+    /// When it was written.
+    pub fn at(&self) -> Timestamp {
+        Timestamp::parse(&self.ts).unwrap_or_default()
+    }
+
+    /// A member of a decision's case; empty if it has none.
+    pub fn case(&self, member: &str) -> &str {
+        self.case.get(member).and_then(serde_json::Value::as_str).unwrap_or_default()
+    }
+}
+
+/// Reads the lines since a time, in order. A line that can't be read is passed over: `verify` is what finds damage.
+///
+/// # Errors
+/// When the folder or a segment can't be read.
+pub(super) fn lines_since(folder: &Path, since: Timestamp, mut take: impl FnMut(Line)) -> io::Result<()> {
+    let all = segments(folder)?;
+    // A segment is of interest if the one after it begins late enough.
+    let begins = |path: &Path| -> io::Result<Option<Timestamp>> {
+        let mut first = String::new();
+        io::BufRead::read_line(&mut io::BufReader::new(std::fs::File::open(path)?), &mut first)?;
+        Ok(serde_json::from_str::<Line>(&first).ok().map(|line| line.at()))
+    };
+    let mut from = all.len().saturating_sub(1);
+    while let Some((_, path)) = all.get(from).filter(|_| from > 0) {
+        if begins(path)?.is_some_and(|begins| begins < since) {
+            break;
+        }
+        from -= 1;
+    }
+    for (_, path) in all.iter().skip(from) {
+        let lines = io::BufRead::lines(io::BufReader::new(std::fs::File::open(path)?));
+        for line in lines {
+            if let Ok(line) = serde_json::from_str::<Line>(&line?)
+                && line.at() >= since
+            {
+                take(line);
+            }
+        }
+    }
+    Ok(())
+}

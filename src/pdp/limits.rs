@@ -1,0 +1,65 @@
+//! How often and how much: what of `rates.yaml` covers a call. Calls are counted in the windows when they are made; sums are reserved in
+//! the transactional store when a call is allowed, so that none is forgotten and none exceeded.
+
+use std::time::Duration;
+
+use crate::approvals::store::{Reservation, StoreError};
+use crate::json::Value;
+use crate::model::call::Call;
+use crate::model::chain::Chain;
+use crate::pdp::{Moment, Pdp};
+use crate::policy::shape::Action;
+use crate::rates::{Per, Rates, covers};
+use crate::windows::{Take, Tenant};
+
+/// The call windows that cover an action, by name, and what one more call takes of each.
+pub(super) fn takes<'r>(rates: &'r Rates, action: &Action, tenant: Tenant, per: impl Fn(Per) -> String) -> Vec<(&'r str, Take)> {
+    let covering = rates.calls.iter().filter(|(_, rate)| covers(&rate.actions, action));
+    covering
+        .map(|(name, rate)| {
+            let apart: Vec<String> = rate.per.iter().map(|of| per(*of)).collect();
+            let whose: Vec<&str> = std::iter::once(name.as_str()).chain(apart.iter().map(String::as_str)).collect();
+            (name.as_str(), Take { key: tenant.key("rate", &whose), every: rate.every(), room: rate.room() })
+        })
+        .collect()
+}
+
+/// The sums that cover a call, and what it would add to each.
+pub(super) fn reservations(environment: &str, rates: &Rates, chain: &Chain, call: &Call, action: &Action) -> Vec<Reservation> {
+    let tenant = Tenant::of(environment, &call.case.tenant);
+    let covering = rates.sums.iter().filter(|(_, rate)| covers(&rate.actions, action));
+    covering
+        .map(|(name, rate)| {
+            // An argument that keeps sums apart may be of any type: its canonical form does.
+            let argument = |name: &String| String::from_utf8_lossy(&crate::json::canonical(&call.arguments.get(name))).into_owned();
+            let apart: Vec<String> = rate.per.iter().map(|of| of.of(chain, call).to_owned()).chain(rate.apart.iter().map(argument)).collect();
+            let whose: Vec<&str> = std::iter::once(name.as_str()).chain(apart.iter().map(String::as_str)).collect();
+            // The schema says that it is there; a negative one takes nothing back.
+            let amount = match call.arguments.get(&rate.argument) {
+                Some(Value::Integer(amount)) => (*amount).max(0),
+                Some(_) | None => i64::MAX,
+            };
+            let key = tenant.key("sum", &whose).to_string();
+            Reservation { window: name.clone(), key, amount, most: rate.most, within: rate.within() }
+        })
+        .collect()
+}
+
+impl Pdp {
+    /// What a call would add to sums.
+    pub(super) fn reservations(&self, moment: &Moment, chain: &Chain, call: &Call) -> Vec<Reservation> {
+        let bundle = &moment.snapshot.bundle;
+        let action = bundle.policies.shapes.actions.get(&call.action);
+        action.map(|action| reservations(&self.options.environment, &bundle.rules.rates, chain, call, action)).unwrap_or_default()
+    }
+
+    /// The sums that a call would exceed, and how long until it would not.
+    pub(super) async fn full_sums(&self, moment: &Moment, chain: &Chain, call: &Call, action: &Action) -> Result<Vec<(String, Duration)>, StoreError> {
+        let reservations = reservations(&self.options.environment, &moment.snapshot.bundle.rules.rates, chain, call, action);
+        // What a repeated operation reserved is its own: see where it is repeated.
+        if reservations.is_empty() {
+            return Ok(vec![]);
+        }
+        self.store.full_sums(reservations, moment.now).await
+    }
+}

@@ -1,0 +1,185 @@
+//! Windows that were lost: in process at every start, on a server when it lost them. What happened stands in the audit log, and is
+//! said again; until that is done, and on a server for a while longer, everything counts as the worst.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::approvals::store::{Generation, Settling};
+use crate::audit::replay::Line;
+use crate::model::answer::Reason;
+use crate::pdp::memory::{Happened, Places, Whose};
+use crate::pdp::rights::tenant_of;
+use crate::pdp::{Moment, Pdp, limits};
+use crate::rates::Per;
+use crate::risk::{APPROVALS_DENIED, is_probing};
+use crate::windows::{Change, Note, Tenant, Visit, Windows, WindowsDown};
+
+/// How long a start waits for what is read back; after it, it goes on beside the calls, which are denied what needs it.
+const START: Duration = Duration::from_secs(5);
+
+impl Pdp {
+    /// Reads back what happened before this start; for the engine in process.
+    pub(crate) async fn rebuild(self: &Arc<Self>) {
+        if !matches!(self.windows, Windows::InProcess(_)) {
+            return;
+        }
+        self.memory.rebuilding.store(true, Ordering::Release);
+        let pdp = Arc::clone(self);
+        let reading = tokio::spawn(async move {
+            pdp.replay(None).await;
+            pdp.memory.rebuilding.store(false, Ordering::Release);
+        });
+        if tokio::time::timeout(START, reading).await.is_err() {
+            tracing::warn!(name: "windows.rebuilding", "what happened is still read back from the audit log: until then, risk counts as the worst");
+        }
+    }
+
+    /// Makes a tenant's windows on a server anew, or finds that another replica did.
+    pub(super) async fn recover(&self, tenant: Tenant, moment: &Moment) -> Result<(), WindowsDown> {
+        let Windows::Redis(server) = &self.windows else { return Err(WindowsDown::Lost) };
+        let unreachable = |what: &str| WindowsDown::Unreachable(what.to_owned());
+        let recovering = tokio::time::timeout(server.timeout(), self.memory.recovering.lock()).await;
+        let _recovering = recovering.map_err(|_| unreachable("others wait for it, too"))?;
+        if server.knows(tenant) {
+            return Ok(());
+        }
+        let (found, lost) = server.found(tenant).await?;
+        let id = crate::entropy::nonce(self.entropy.as_ref()).map_err(|_| unreachable("no random source"))?;
+        let fresh = Generation { id: id.clone(), whole_from: moment.now.plus(moment.snapshot.bundle.rules.recovery()) };
+        let settling = Settling { tenant: tenant.tag(), found, lost, fresh, at: moment.now };
+        let settled = self.store.generation(settling).await.map_err(|_| unreachable("the state store does not answer"))?;
+        server.adopt(tenant, settled.id.clone()).await?;
+        if settled.whole_from > moment.now {
+            self.memory.worst_until.insert(tenant, settled.whole_from);
+            tracing::error!(name: "windows.lost", until = %settled.whole_from, "windows were lost: risk counts as the worst until then");
+            self.memory.replays.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(tenant);
+        } else {
+            self.memory.worst_until.remove(&tenant);
+        }
+        Ok(())
+    }
+
+    /// Says again to a server what this replica's log knows of tenants whose windows were lost; to be called every second.
+    pub(crate) fn replay_lost(self: &Arc<Self>) {
+        let lost = std::mem::take(&mut *self.memory.replays.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        for tenant in lost {
+            let pdp = Arc::clone(self);
+            tokio::spawn(async move { pdp.replay(Some(tenant)).await });
+        }
+    }
+
+    /// Says what stands in the log again, of one tenant or of all.
+    async fn replay(self: &Arc<Self>, only: Option<Tenant>) {
+        let moment = self.moment();
+        let Some(risk) = &moment.snapshot.bundle.rules.risk else { return };
+        let since = moment.now.minus(Duration::from_micros(risk.longest().unsigned_abs()));
+        let (sender, mut lines) = tokio::sync::mpsc::channel(1024);
+        let pdp = Arc::clone(self);
+        let reading = tokio::task::spawn_blocking(move || pdp.audit.replay(since, |line| drop(sender.blocking_send(line))));
+        while let Some(line) = lines.recv().await {
+            for (tenant, visit) in self.visits_of(&moment, &line) {
+                if only.is_some_and(|only| only != tenant) || visit.is_empty() {
+                    continue;
+                }
+                if let Err(down) = self.windows.visit(tenant, line.at(), &visit).await {
+                    tracing::error!(name: "windows.not_rebuilt", error = %down, "what happened before can't be said again");
+                    self.memory.worst_until.insert(tenant, moment.now.plus(moment.snapshot.bundle.rules.recovery()));
+                    return;
+                }
+            }
+        }
+        match reading.await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => tracing::error!(name: "windows.not_rebuilt", "the audit log can't be read back"),
+        }
+    }
+
+    /// What a line of the log says to the windows.
+    fn visits_of(&self, moment: &Moment, line: &Line) -> Vec<(Tenant, Visit)> {
+        let environment = &self.options.environment;
+        match line.r#type.as_str() {
+            "decision" => self.visits_of_decision(moment, line),
+            "approval.reviewed" if line.decision == "deny" => {
+                denied_approval(moment, environment, &line.approval.tenant, &line.approval.case).into_iter().collect()
+            }
+            "risk.cleared" => {
+                let cleared = &line.cleared;
+                let whose = Whose {
+                    case: &cleared.case,
+                    customer: &cleared.customer,
+                    agent: &cleared.agent,
+                    supervisor: &cleared.supervisor,
+                    ..Whose::nobody(&cleared.tenant)
+                };
+                let places = Places::of(environment, whose);
+                vec![(places.tenant, places.forget(whose))]
+            }
+            _ => vec![],
+        }
+    }
+
+    fn visits_of_decision(&self, moment: &Moment, line: &Line) -> Vec<(Tenant, Visit)> {
+        let bundle = &moment.snapshot.bundle;
+        let (Some(risk), Some(roles)) = (&bundle.rules.risk, &bundle.roles) else { return vec![] };
+        let uid = bundle.policies.shapes.uid(&roles.agent, &line.chain.agent);
+        let Some(tenant) = uid.and_then(|uid| bundle.policies.store.get(&uid)).and_then(tenant_of) else { return vec![] };
+        let whose = Whose {
+            tenant: &tenant,
+            case: line.case("id"),
+            case_version: line.case("version"),
+            customer: line.case("customer"),
+            agent: &line.chain.agent,
+            supervisor: &line.chain.supervisor,
+            action: &line.action,
+            resource: (&line.resource.r#type, &line.resource.id),
+        };
+        let places = Places::of(&self.options.environment, whose);
+        let mut visits = vec![];
+        let passed = ["", "rate", "state", "step"].contains(&line.gate.as_str());
+        if let Some(action) = bundle.policies.shapes.actions.get(&line.action).filter(|_| passed) {
+            let per = |per: Per| match per {
+                Per::Action => line.action.clone(),
+                Per::Agent => line.chain.agent.clone(),
+                Per::Case => line.case("id").to_owned(),
+                Per::Customer => line.case("customer").to_owned(),
+                Per::Supervisor => line.chain.supervisor.clone(),
+                Per::Tenant => line.case("tenant").to_owned(),
+                Per::ToolService => line.caller.tool_service.clone(),
+            };
+            let takes = limits::takes(&bundle.rules.rates, action, places.tenant, per);
+            visits.push((places.tenant, places.before(Some(risk), false, takes.iter().map(|(_, take)| *take).collect())));
+        }
+        let happened = Happened {
+            probing: Reason::named(&line.reason).is_some_and(is_probing),
+            hostile: line.signals.hostile,
+            reads_case: line.signals.reads_case,
+            kinds: line.signals.found.clone(),
+            screened: line.signals.screened,
+            unscreened: line.signals.unscreened,
+        };
+        visits.push((places.tenant, places.after(risk, &happened)));
+        visits
+    }
+}
+
+/// What a denied approval adds to its case.
+pub(super) fn denied_approval(moment: &Moment, environment: &str, tenant: &str, case: &str) -> Option<(Tenant, Visit)> {
+    let factor = moment.snapshot.bundle.rules.risk.as_ref()?.factor(APPROVALS_DENIED)?;
+    let places = Places::of(environment, Whose { case, ..Whose::nobody(tenant) });
+    let change = Change::Add { step: factor.micros(), reach: factor.reach() };
+    let note = Note { key: places.case, name: APPROVALS_DENIED.into(), change };
+    Some((places.tenant, Visit { notes: vec![note], ..Visit::default() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::time::Timestamp;
+
+    #[test]
+    fn a_line_without_the_members_of_a_decision_is_read_as_empty() {
+        let line: Line = serde_json::from_str(r#"{"ts":"2026-03-02T09:00:00Z","type":"server.started"}"#).expect("valid");
+        assert_eq!((line.at(), line.case("id")), (Timestamp::parse("2026-03-02T09:00:00Z").expect("valid"), ""));
+    }
+}

@@ -1,0 +1,166 @@
+//! `rates.yaml`: how often, and how much, within a time. Calls are counted by GCRA (the leaky bucket as one timestamp: ITU-T I.371),
+//! so that a burst and a sustained rate are one rule; sums add up an argument, such as an amount of money.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::model::call::Call;
+use crate::model::chain::Chain;
+use crate::policy::shape::{Action, Shape, Shapes};
+
+/// What a window is kept apart by; a window is always of one tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Per {
+    /// The action.
+    Action,
+    /// The agent.
+    Agent,
+    /// The case.
+    Case,
+    /// The case's customer.
+    Customer,
+    /// The supervising human.
+    Supervisor,
+    /// The tenant.
+    Tenant,
+    /// The tool service.
+    ToolService,
+}
+
+/// How often calls may be made.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallRate {
+    /// What it is kept apart by.
+    pub per: Vec<Per>,
+    /// Actions, or groups of them, that it counts.
+    pub actions: Vec<String>,
+    /// Calls in `minutes`, in the long run; 1 to 1,000,000.
+    pub sustained: u32,
+    /// 1 to 1,440.
+    pub minutes: u32,
+    /// Calls at once; 1 to 1,000,000.
+    pub burst: u32,
+}
+
+/// How much an integer argument may add up to over allowed calls.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SumRate {
+    /// What it is kept apart by.
+    pub per: Vec<Per>,
+    /// Actions, or groups of them, that it adds up.
+    pub actions: Vec<String>,
+    /// The argument that is added up: a `Long` of each action.
+    pub argument: String,
+    /// Arguments that keep sums apart, e.g. the currency of an amount.
+    #[serde(default)]
+    pub apart: Vec<String>,
+    /// The most that it may add up to.
+    pub most: i64,
+    /// Within these minutes; 1 to 44,640 (31 days).
+    pub minutes: u32,
+}
+
+/// All of `rates.yaml`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rates {
+    /// Windows that count calls, by name.
+    pub calls: BTreeMap<String, CallRate>,
+    /// Windows that add up an argument, by name.
+    pub sums: BTreeMap<String, SumRate>,
+}
+
+impl CallRate {
+    /// The time that one call takes up, in microseconds; rounded up, so that a window never gives more than its rule.
+    pub fn every(&self) -> i64 {
+        let period = i64::from(self.minutes) * 60_000_000;
+        let sustained = i64::from(self.sustained.max(1));
+        (period + sustained - 1) / sustained
+    }
+
+    /// How far ahead of now a window may be taken up, in microseconds.
+    pub fn room(&self) -> i64 {
+        self.every().saturating_mul(i64::from(self.burst))
+    }
+}
+
+impl SumRate {
+    /// Its length.
+    pub fn within(&self) -> Duration {
+        Duration::from_secs(u64::from(self.minutes) * 60)
+    }
+}
+
+impl Per {
+    /// What a call is counted under.
+    pub fn of<'a>(self, chain: &'a Chain, call: &'a Call) -> &'a str {
+        match self {
+            Self::Action => &call.action,
+            Self::Agent => &chain.agent,
+            Self::Case => &call.case.id,
+            Self::Customer => call.customer(),
+            Self::Supervisor => &chain.supervisor,
+            Self::Tenant => &call.case.tenant,
+            Self::ToolService => &chain.tool_service,
+        }
+    }
+}
+
+/// Whether a rule's list names an action, or a group that it is in.
+pub fn covers(listed: &[String], action: &Action) -> bool {
+    listed.iter().any(|name| name == action.uid.id().unescaped() || action.groups.contains(name))
+}
+
+impl Rates {
+    /// The names of all windows.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.calls.keys().chain(self.sums.keys())
+    }
+
+    /// What is out of bounds or names nothing, and the name to look for. `windows` are the members of the schema's type of windows.
+    pub fn faults(&self, shapes: &Shapes, windows: &[String]) -> Vec<(String, String)> {
+        let mut faults = vec![];
+        let mut fault = |name: &str, problem: String| faults.push((name.to_owned(), problem));
+        let within = |value: u32, most: u32| (1..=most).contains(&value);
+        for (name, rate) in &self.calls {
+            if !(within(rate.sustained, 1_000_000) && within(rate.burst, 1_000_000) && within(rate.minutes, 1440)) {
+                fault(name, format!("`{name}`: `sustained` and `burst` must be 1 to 1000000, `minutes` 1 to 1440"));
+            }
+        }
+        for (name, rate) in &self.sums {
+            if rate.most < 1 || !within(rate.minutes, 44_640) {
+                fault(name, format!("`{name}`: `most` must be 1 or more, `minutes` 1 to 44640"));
+            }
+            for action in shapes.actions.values().filter(|action| covers(&rate.actions, action)) {
+                let argument = |argument: &str| shapes.follow(&action.context, &["args", argument]).map(|member| (&member.shape, member.required));
+                if argument(&rate.argument) != Some((&Shape::Long, true)) {
+                    let id = action.uid.id().unescaped();
+                    fault(name, format!("`{name}`: `{}` is no required integer argument of action `{id}`", rate.argument));
+                }
+                if let Some(missing) = rate.apart.iter().find(|name| argument(name).is_none()) {
+                    fault(name, format!("`{name}`: `{missing}` is no argument of action `{}`", action.uid.id().unescaped()));
+                }
+            }
+        }
+        let listed = self.calls.iter().map(|(name, rate)| (name, &rate.actions)).chain(self.sums.iter().map(|(name, rate)| (name, &rate.actions)));
+        for (name, actions) in listed {
+            let known = |listed: &String| shapes.actions.values().any(|action| covers(std::slice::from_ref(listed), action));
+            for unknown in actions.iter().filter(|listed| !known(listed)) {
+                fault(name, format!("`{name}`: `{unknown}` is no action and no group of actions"));
+            }
+            if !windows.contains(name) {
+                fault(name, format!("`{name}` is no window of the schema: policies could not read it"));
+            }
+        }
+        let twice = self.calls.keys().filter(|name| self.sums.contains_key(*name));
+        faults.extend(twice.map(|name| (name.clone(), format!("`{name}` is the name of two windows"))));
+        let nothing = windows.iter().filter(|name| !self.names().any(|known| known == *name));
+        faults.extend(nothing.map(|name| (String::new(), format!("`{name}` is a window of the schema that stands nowhere here"))));
+        faults
+    }
+}

@@ -1,0 +1,110 @@
+//! How many different things there were within a time: exactly up to [`EXACT`], then by a sample of them.
+//!
+//! Wegman's adaptive sampling (Flajolet 1990, "On adaptive sampling"): when there are more than [`EXACT`] things, only those stay
+//! whose hash ends in one more zero bit, each of them standing for twice as many. Each thing keeps the time when it was last seen,
+//! so that the time slides, exactly. The standard error of a sampled count is 1.2/√512, 5.3 %. The sampling is not taken back before all
+//! things are over: what was not in the sample is not known.
+
+/// The most things that are kept; as many are counted exactly.
+pub const EXACT: usize = 512;
+/// The most zero bits: 2⁹ × 2²⁴ things.
+const LEVEL_MAX: u32 = 24;
+
+/// The different things of a time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Breadth {
+    level: u32,
+    /// Hash and when it was last seen, by hash.
+    things: Vec<(u64, i64)>,
+}
+
+impl Breadth {
+    /// One more thing, or none; then how many there are.
+    pub fn touch(&mut self, item: Option<u64>, now: i64, within: i64) -> u64 {
+        let over = now.saturating_sub(within);
+        self.things.retain(|(_, seen)| *seen > over);
+        if self.things.is_empty() {
+            self.level = 0;
+        }
+        if let Some(item) = item.filter(|item| in_sample(*item, self.level)) {
+            match self.things.binary_search_by_key(&item, |(thing, _)| *thing) {
+                Ok(found) => {
+                    if let Some((_, seen)) = self.things.get_mut(found) {
+                        *seen = now.max(*seen);
+                    }
+                }
+                Err(place) => self.things.insert(place, (item, now)),
+            }
+        }
+        while self.things.len() > EXACT && self.level < LEVEL_MAX {
+            self.level += 1;
+            let level = self.level;
+            self.things.retain(|(thing, _)| in_sample(*thing, level));
+        }
+        u64::try_from(self.things.len()).unwrap_or(u64::MAX) << self.level
+    }
+
+    /// When the last of it is over.
+    pub fn until(&self, within: i64) -> i64 {
+        self.things.iter().map(|(_, seen)| seen.saturating_add(within)).max().unwrap_or(0)
+    }
+}
+
+fn in_sample(item: u64, level: u32) -> bool {
+    item.trailing_zeros() >= level
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::windows::Key;
+
+    fn item(number: u64) -> u64 {
+        Key::of(&[&number.to_string()]).short()
+    }
+
+    proptest! {
+        #[test]
+        fn up_to_the_bound_it_counts_as_a_plain_map_does(steps in proptest::collection::vec((0_u64..100, 0_i64..50), 1..300)) {
+            let (mut breadth, mut model, mut now) = (Breadth::default(), HashMap::new(), 0);
+            for (number, later) in steps {
+                now += later;
+                model.insert(number, now);
+                let expected = model.values().filter(|seen| **seen > now - 500).count();
+                prop_assert_eq!(breadth.touch(Some(item(number)), now, 500), expected as u64);
+            }
+        }
+    }
+
+    #[test]
+    fn beyond_the_bound_it_errs_by_no_more_than_is_said() {
+        for things in [1_000_u64, 10_000, 100_000] {
+            let errors: Vec<f64> = (0..20)
+                .map(|round| {
+                    let mut breadth = Breadth::default();
+                    let count = (0..things).map(|number| breadth.touch(Some(item(round * things + number)), 0, 1)).last();
+                    count.unwrap_or_default() as f64 / things as f64 - 1.0
+                })
+                .collect();
+            let mean = errors.iter().sum::<f64>() / 20.0;
+            assert!(mean.abs() < 0.04, "{things}: biased by {mean}");
+            // Four standard errors.
+            assert!(errors.iter().all(|error| error.abs() < 0.213), "{things}: {errors:?}");
+        }
+    }
+
+    #[test]
+    fn it_is_bounded_and_forgets_all_of_a_time_together() {
+        let mut breadth = Breadth::default();
+        for number in 0..10_000 {
+            breadth.touch(Some(item(number)), 0, 10);
+            assert!(breadth.things.len() <= EXACT);
+        }
+        assert_eq!(breadth.touch(None, 10, 10), 0);
+        assert_eq!(breadth.touch(Some(1), 10, 10), 1, "the sampling ended with the last thing");
+    }
+}

@@ -1,0 +1,75 @@
+-- One visit of one tenant: the same arithmetic as the engine in process, on integers below 2^53.
+-- KEYS: generation, writes of the calling process, then those of each part in order. ARGV: generation, now, then each part's count
+-- and arguments. Answers nothing but 0 when the generation is another one.
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0} end
+local EXACT, LEVEL_MAX, SLACK_MS, WRITES_MS = 512, 24, 60000, 2678400000
+local now, key_at, arg_at = tonumber(ARGV[2]), 2, 2
+local function key() key_at = key_at + 1; return KEYS[key_at] end
+local function text() arg_at = arg_at + 1; return ARGV[arg_at] end
+local function number() return tonumber(text()) end
+local function milliseconds(micros) return math.ceil(micros / 1000) + SLACK_MS end
+local function sampled(item, level) return tonumber(string.sub(item, -6), 16) % 2 ^ level == 0 end
+
+local writes = redis.call('INCR', KEYS[2])
+redis.call('PEXPIRE', KEYS[2], WRITES_MS)
+
+for _ = 1, number() do redis.call('UNLINK', key()) end
+
+local memories = {}
+for index = 1, number() do
+  local times, live = redis.call('HGETALL', key()), {}
+  for at = 1, #times, 2 do
+    if tonumber(times[at + 1]) > now then
+      live[#live + 1] = times[at]
+      live[#live + 1] = times[at + 1]
+    end
+  end
+  memories[index] = live
+end
+
+local waits = {}
+for index = 1, number() do
+  local bucket, every, room = key(), number(), number()
+  local till = math.max(tonumber(redis.call('GET', bucket) or now), now) + every
+  local wait = math.max(till - now - room, 0)
+  if wait == 0 then redis.call('SET', bucket, till, 'PX', milliseconds(till - now)) end
+  waits[index] = wait
+end
+
+local counts = {}
+for index = 1, number() do
+  local things, level_key, item, within = key(), key(), text(), number()
+  redis.call('ZREMRANGEBYSCORE', things, '-inf', now - within)
+  local count = redis.call('ZCARD', things)
+  local level = count == 0 and 0 or tonumber(redis.call('GET', level_key) or 0)
+  if item ~= '' then
+    if sampled(item, level) then redis.call('ZADD', things, 'GT', now, item) end
+    count = redis.call('ZCARD', things)
+    while count > EXACT and level < LEVEL_MAX do
+      level = level + 1
+      for _, thing in ipairs(redis.call('ZRANGE', things, 0, -1)) do
+        if not sampled(thing, level) then redis.call('ZREM', things, thing) end
+      end
+      count = redis.call('ZCARD', things)
+    end
+    redis.call('PEXPIRE', things, milliseconds(within))
+    redis.call('SET', level_key, level, 'PX', milliseconds(within))
+  end
+  counts[index] = count * 2 ^ level
+end
+
+for _ = 1, number() do
+  local memory, name, kind, length, reach = key(), text(), text(), number(), number()
+  local was = tonumber(redis.call('HGET', memory, name) or now)
+  local till
+  if kind == 'add' then
+    till = math.max(math.min(math.max(was, now) + length, now + reach), was)
+  else
+    till = math.max(was, now + length)
+  end
+  redis.call('HSET', memory, name, till)
+  local keep = milliseconds(till - now)
+  if redis.call('PEXPIRE', memory, keep, 'NX') == 0 then redis.call('PEXPIRE', memory, keep, 'GT') end
+end
+
+return {1, writes, waits, counts, memories}
