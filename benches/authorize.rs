@@ -30,7 +30,7 @@ use countersign::model::chain::Credential;
 use countersign::model::time::Timestamp;
 use countersign::model::vouched::Vouched;
 use countersign::pdp::authorize::Request as Read;
-use countersign::pdp::judge::{judge, calm};
+use countersign::pdp::judge::{calm, judge};
 use tonic::transport::Channel;
 
 const CASE: &str = r#"{"customer":"customer-1","product":"phone","region":"eu","policy_set":"standard","currency":"EUR","status":"open","refund_status":"none","identity_check":"none","fraud_check":"none"}"#;

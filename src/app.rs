@@ -168,7 +168,18 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
         development: config.development,
         keys: config.keys(),
     };
-    let parts = Parts { clock, entropy: seams.entropy, audit, callers: Arc::clone(&callers), delegations, keys, store, windows, replica, telemetry };
+    let parts = Parts {
+        clock,
+        entropy: seams.entropy,
+        audit,
+        callers: Arc::clone(&callers),
+        delegations,
+        keys,
+        store,
+        windows,
+        replica,
+        telemetry,
+    };
     let pdp = Arc::new(Pdp::new(options, bundle, parts));
     start(&pdp, recovered).await?;
     pdp.rebuild().await;

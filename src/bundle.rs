@@ -147,13 +147,10 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
             ("entities", name) if name.ends_with(".json") => sources.entities.push(source),
             ("tests", name) if name.ends_with(".yaml") || name.ends_with(".json") => tests.push(source),
             ("", "README.md") => {}
-            _ => faults.push(
-                Fault::whole(file, &source.text, "is no file of a bundle")
-                    .help(
-                        "a bundle has bundle.yaml, schema.cedarschema, *.cedar, approvals.yaml, rates.yaml, risk.yaml, detectors/*.yaml, \
+            _ => faults.push(Fault::whole(file, &source.text, "is no file of a bundle").help(
+                "a bundle has bundle.yaml, schema.cedarschema, *.cedar, approvals.yaml, rates.yaml, risk.yaml, detectors/*.yaml, \
                          entities/*.json and tests/*.yaml",
-                    ),
-            ),
+            )),
         }
     }
     let written = manifest.clone();

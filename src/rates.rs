@@ -137,7 +137,8 @@ impl Rates {
                 fault(name, format!("`{name}`: `most` must be 1 or more, `minutes` 1 to 44640"));
             }
             for action in shapes.actions.values().filter(|action| covers(&rate.actions, action)) {
-                let argument = |argument: &str| shapes.follow(&action.context, &["args", argument]).map(|member| (&member.shape, member.required));
+                let argument =
+                    |argument: &str| shapes.follow(&action.context, &["args", argument]).map(|member| (&member.shape, member.required));
                 if argument(&rate.argument) != Some((&Shape::Long, true)) {
                     let id = action.uid.id().unescaped();
                     fault(name, format!("`{name}`: `{}` is no required integer argument of action `{id}`", rate.argument));
@@ -147,7 +148,8 @@ impl Rates {
                 }
             }
         }
-        let listed = self.calls.iter().map(|(name, rate)| (name, &rate.actions)).chain(self.sums.iter().map(|(name, rate)| (name, &rate.actions)));
+        let listed =
+            self.calls.iter().map(|(name, rate)| (name, &rate.actions)).chain(self.sums.iter().map(|(name, rate)| (name, &rate.actions)));
         for (name, actions) in listed {
             let known = |listed: &String| shapes.actions.values().any(|action| covers(std::slice::from_ref(listed), action));
             for unknown in actions.iter().filter(|listed| !known(listed)) {

@@ -246,7 +246,9 @@ impl RiskRules {
                 add(name.clone(), *count, factor.weigh(*count));
             }
         }
-        for (whose, breadth, counts) in [("agent", &self.probing.agent, known.agent), ("supervisor", &self.probing.supervisor, known.supervisor)] {
+        for (whose, breadth, counts) in
+            [("agent", &self.probing.agent, known.agent), ("supervisor", &self.probing.supervisor, known.supervisor)]
+        {
             for ((what, slope), count) in BREADTH.into_iter().zip(breadth.slopes()).zip(counts) {
                 add(format!("{whose}_{what}"), count, slope.weigh(count));
             }
@@ -325,7 +327,11 @@ impl RiskRules {
 /// Whether a denial is one that trying gives: what a normal course of work meets (a missing approval, a full window) is none.
 pub fn is_probing(reason: Reason) -> bool {
     match reason {
-        Reason::ApprovalOutOfScope | Reason::ApprovalUnverifiable | Reason::ApprovalUsed | Reason::NotPermitted | Reason::StepNotAllowed => true,
+        Reason::ApprovalOutOfScope
+        | Reason::ApprovalUnverifiable
+        | Reason::ApprovalUsed
+        | Reason::NotPermitted
+        | Reason::StepNotAllowed => true,
         Reason::ApprovalExpired
         | Reason::ApprovalRequired
         | Reason::ApprovalRevoked

@@ -15,6 +15,7 @@ use tonic::Status;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 
 const FACTS: &str = r#"{"customer":"customer-1","product":"phone","region":"eu","policy_set":"standard","currency":"EUR","status":"open","refund_status":"none","identity_check":"none","fraud_check":"none"}"#;
+const TICKET: &str = "My phone does not charge any more. Can you credit me?";
 const ACCOUNT: &str = r#"{"tenant":"acme","customer":"customer-1"}"#;
 
 /// A billing service that asks Countersign before each call. Reads one JSON request a line, answers with one line each.
@@ -100,6 +101,8 @@ impl Billing {
             arguments_json: call.get("arguments").unwrap_or(&Value::Null).to_string().into_bytes().into(),
             operation_id: if token.is_empty() { String::new() } else { text(call, "operation") },
             approval_token: token,
+            // What the customer wrote since: screened with the call, so that this version of the case may be written to.
+            untrusted: vec![v1::UntrustedText { source: "ticket.body".into(), text: TICKET.into() }],
             model: Some(v1::Model { name: "example".into(), ..Default::default() }),
             ..Default::default()
         };

@@ -33,6 +33,7 @@ from countersign.v1 import approval_pb2, approval_pb2_grpc, decision_pb2, decisi
 
 FACTS = {"customer": "customer-1", "product": "phone", "region": "eu", "policy_set": "standard", "currency": "EUR",
          "status": "open", "refund_status": "none", "identity_check": "none", "fraud_check": "none"}
+TICKET = "My phone does not charge any more. Can you credit me?"
 
 
 def connect(server):
@@ -68,6 +69,8 @@ class Billing:
             case=decision_pb2.Case(id=call["case"], version=str(version), tenant="acme", attributes_json=json.dumps(FACTS).encode()),
             arguments_json=json.dumps(call["arguments"]).encode(),
             approval_token=token, operation_id=call["operation"] if token else "",
+            # What the customer wrote since: screened with the call, so that this version of the case may be written to.
+            untrusted=[decision_pb2.UntrustedText(source="ticket.body", text=TICKET)],
             model=decision_pb2.Model(name="example"))
         return next(self.decisions).Authorize(request, timeout=10)
 

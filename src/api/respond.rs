@@ -34,10 +34,9 @@ pub fn response(recorded: &Recorded<Answer>, log: &str) -> v1::AuthorizeResponse
         access_request,
         next_action: next_action(denied.map_or(NextAction::None, Reason::next_action)).into(),
         // Rounded up: who comes a moment early is refused again.
-        retry_after: answer.retry_after().map(|wait| prost_types::Duration {
-            seconds: i64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(i64::MAX),
-            nanos: 0,
-        }),
+        retry_after: answer
+            .retry_after()
+            .map(|wait| prost_types::Duration { seconds: i64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(i64::MAX), nanos: 0 }),
         approval: answer.approval.as_ref().map(|used| v1::UsedApproval {
             id: used.id.clone(),
             approvers: used.approvers.iter().map(|subject| subject.sub.clone()).collect(),

@@ -1,15 +1,17 @@
 //! What a line says. Ids and names stand in clear; arguments, attributes and texts only as a keyed digest.
 
+mod signals;
+
 use serde::Serialize;
 
 use crate::audit::events::Actor;
 use crate::audit::operations::{PolicyRecord, RecoveredRecord, RefusalsRecord, ResumedRecord, ServerRecord};
+use crate::audit::record::signals::SignalsRecord;
 use crate::json;
 use crate::model::answer::{Answer, Obligation};
 use crate::model::call::{Call, Correlation, Model, PlainCall};
 use crate::model::chain::{Caller, Chain};
 use crate::model::refusal::Refusal;
-use crate::model::signals::Signals;
 use crate::model::verdict::LinkVerdict;
 
 /// The longest line, in bytes, without its newline.
@@ -167,34 +169,6 @@ struct CaseRecord {
     customer: String,
 }
 
-/// How unusual the call was.
-#[derive(Debug, Default, Serialize)]
-struct SignalsRecord {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    risk: Option<RiskRecord>,
-    /// Full windows.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    full: Vec<String>,
-    /// Kinds that were found in this call's texts; their places stand in `findings`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    found: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    findings: Vec<String>,
-    screened: bool,
-    unscreened: bool,
-    hostile: bool,
-    unknown: bool,
-    reads_case: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct RiskRecord {
-    score: u32,
-    tier: String,
-    /// `factor:points`.
-    factors: Vec<String>,
-}
-
 #[derive(Debug, Serialize)]
 struct LinkRecord {
     link: &'static str,
@@ -254,7 +228,12 @@ impl DecisionRecord {
 
     /// The record of an answer to a call.
     pub fn of(answer: &Answer, caller: &Caller, chain: &Chain, call: &Call, surroundings: Surroundings) -> Self {
-        let case = CaseRecord { id: call.case.id.clone(), version: call.case.version.clone(), tenant: call.case.tenant.clone(), customer: call.customer().chars().take(128).collect() };
+        let case = CaseRecord {
+            id: call.case.id.clone(),
+            version: call.case.version.clone(),
+            tenant: call.case.tenant.clone(),
+            customer: answer.signals.customer.clone(),
+        };
         let reference = &call.resource.reference;
         let resource = ResourceRecord { r#type: reference.kind.clone(), id: reference.id.clone(), version: call.resource.version.clone() };
         let chain = ChainRecord {
@@ -278,7 +257,7 @@ impl DecisionRecord {
             action: call.action.clone(),
             resource,
             case: Some(case),
-            signals: signals(&answer.signals),
+            signals: SignalsRecord::of(&answer.signals),
             untrusted: call.untrusted.len(),
             correlation: correlation(&call.correlation),
             model: call.model.clone(),
@@ -321,25 +300,6 @@ impl DecisionRecord {
             ..Self::default()
         }
     }
-}
-
-fn signals(signals: &Signals) -> Option<SignalsRecord> {
-    let findings = signals.screened.findings.iter().take(ITEMS_MAX);
-    (*signals != Signals::default()).then(|| SignalsRecord {
-        risk: signals.risk.as_ref().map(|risk| RiskRecord {
-            score: risk.score,
-            tier: risk.tier.clone(),
-            factors: risk.parts.iter().map(|part| format!("{}:{}", part.name, part.points)).collect(),
-        }),
-        full: signals.full.clone(),
-        found: signals.screened.kinds(),
-        findings: findings.map(|found| format!("{}/{} {}..{}", found.kind, found.code, found.span.0, found.span.1)).collect(),
-        screened: signals.screened.screened,
-        unscreened: signals.screened.unscreened,
-        hostile: signals.hostile,
-        unknown: signals.unknown,
-        reads_case: signals.reads_case,
-    })
 }
 
 fn correlation(correlation: &Correlation) -> CorrelationRecord {

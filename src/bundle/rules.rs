@@ -86,7 +86,8 @@ fn placed(source: &Source, faults: Vec<(String, String)>) -> Vec<Fault> {
 
 /// Windows whose fullness no policy could see at an action that they cover: they would limit nothing.
 fn unread(policies: &Policies, rates: &Rates) -> Vec<(String, String)> {
-    let listed = rates.calls.iter().map(|(name, rate)| (name, &rate.actions)).chain(rates.sums.iter().map(|(name, rate)| (name, &rate.actions)));
+    let listed =
+        rates.calls.iter().map(|(name, rate)| (name, &rate.actions)).chain(rates.sums.iter().map(|(name, rate)| (name, &rate.actions)));
     let reads = |actions: &[String]| {
         let covered = policies.shapes.actions.iter().filter(|(_, action)| crate::rates::covers(actions, action));
         covered.into_iter().any(|(id, action)| {
@@ -95,5 +96,6 @@ fn unread(policies: &Policies, rates: &Rates) -> Vec<(String, String)> {
         })
     };
     let deaf = listed.filter(|(_, actions)| !reads(actions));
-    deaf.map(|(name, _)| (name.clone(), format!("`{name}` limits nothing: no policy of the actions that it counts reads `context.rates`"))).collect()
+    deaf.map(|(name, _)| (name.clone(), format!("`{name}` limits nothing: no policy of the actions that it counts reads `context.rates`")))
+        .collect()
 }

@@ -15,7 +15,7 @@ use crate::model::call::Call;
 use crate::model::chain::{Asserted, Credential};
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
-use crate::pdp::judge::{Judged, judge, calm};
+use crate::pdp::judge::{Judged, calm, judge};
 use crate::workbench::request::WrittenRequest;
 
 #[derive(Debug, clap::Args)]

@@ -153,7 +153,9 @@ impl Config {
         }
         for url in urls {
             let plain = url.strip_prefix("redis://");
-            let Some(rest) = plain.or_else(|| url.strip_prefix("rediss://")) else { return refused("must be `redis://…` or `rediss://…`") };
+            let Some(rest) = plain.or_else(|| url.strip_prefix("rediss://")) else {
+                return refused("must be `redis://…` or `rediss://…`");
+            };
             if plain.is_some() && !is_here(rest) {
                 return refused("must be `rediss://…` for a server on another machine");
             }

@@ -56,4 +56,6 @@ pub struct Signals {
     pub unknown: bool,
     /// Whether the chain may read the case: only then does it write the case's memory.
     pub reads_case: bool,
+    /// Keyed digest of the case's customer; empty where nothing was asked of it.
+    pub customer: String,
 }

@@ -11,13 +11,13 @@ use crate::model::call::Call;
 use crate::model::chain::Chain;
 use crate::model::refusal::Refusal;
 use crate::model::roles::Roles;
+use crate::model::signals::Risk;
 use crate::model::time::Timestamp;
 use crate::model::verdict::Verdict;
 use crate::model::vouched::Vouched;
 use crate::obligations::{Lift, settle};
 use crate::pdp::gates;
 use crate::policy::shape::{Shape, Shapes};
-use crate::model::signals::Risk;
 
 /// How long what a what-if grants would last.
 const HYPOTHETICAL: Duration = Duration::from_secs(60);
@@ -195,11 +195,8 @@ pub fn calm(shapes: &Shapes) -> Vouched {
 /// `context.risk` of a score: those of its members that the schema declares.
 pub(super) fn risk(shapes: &Shapes, risk: &Risk) -> Value {
     let signals = risk.parts.iter().map(|part| Value::from(part.name.as_str())).collect();
-    let all = [
-        ("score", Value::Integer(i64::from(risk.score))),
-        ("signals", Value::Array(signals)),
-        ("tier", Value::from(risk.tier.as_str())),
-    ];
+    let all =
+        [("score", Value::Integer(i64::from(risk.score))), ("signals", Value::Array(signals)), ("tier", Value::from(risk.tier.as_str()))];
     let declared = |name: &str| shapes.actions.values().any(|action| shapes.follow(&action.context, &["risk", name]).is_some());
     all.into_iter().filter(|(name, _)| declared(name)).map(|(name, value)| (name.to_owned(), value)).collect()
 }

@@ -32,7 +32,8 @@ pub(super) fn reservations(environment: &str, rates: &Rates, chain: &Chain, call
         .map(|(name, rate)| {
             // An argument that keeps sums apart may be of any type: its canonical form does.
             let argument = |name: &String| String::from_utf8_lossy(&crate::json::canonical(&call.arguments.get(name))).into_owned();
-            let apart: Vec<String> = rate.per.iter().map(|of| of.of(chain, call).to_owned()).chain(rate.apart.iter().map(argument)).collect();
+            let apart: Vec<String> =
+                rate.per.iter().map(|of| of.of(chain, call).to_owned()).chain(rate.apart.iter().map(argument)).collect();
             let whose: Vec<&str> = std::iter::once(name.as_str()).chain(apart.iter().map(String::as_str)).collect();
             // The schema says that it is there; a negative one takes nothing back.
             let amount = match call.arguments.get(&rate.argument) {
@@ -54,7 +55,13 @@ impl Pdp {
     }
 
     /// The sums that a call would exceed, and how long until it would not.
-    pub(super) async fn full_sums(&self, moment: &Moment, chain: &Chain, call: &Call, action: &Action) -> Result<Vec<(String, Duration)>, StoreError> {
+    pub(super) async fn full_sums(
+        &self,
+        moment: &Moment,
+        chain: &Chain,
+        call: &Call,
+        action: &Action,
+    ) -> Result<Vec<(String, Duration)>, StoreError> {
         let reservations = reservations(&self.options.environment, &moment.snapshot.bundle.rules.rates, chain, call, action);
         // What a repeated operation reserved is its own: see where it is repeated.
         if reservations.is_empty() {

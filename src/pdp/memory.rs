@@ -1,6 +1,8 @@
 //! How unusual a call is: what was seen of its case, agent, human and tenant is asked before Cedar, and what came of it is added
 //! after. What can't be known counts as the worst.
 
+pub(super) mod places;
+
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -16,17 +18,15 @@ use crate::model::signals::{Screening, Signals};
 use crate::model::time::Timestamp;
 use crate::model::vouched::Vouched;
 use crate::pdp::judge::{self, judge_named};
+use crate::pdp::memory::places::{Happened, Places, SCREENED, UNSCREENED, Whose};
 use crate::pdp::rights::tenant_of;
 use crate::pdp::{Moment, Pdp, gates, limits};
 use crate::policy::Policies;
 use crate::policy::shape::Action;
-use crate::rates::covers;
-use crate::risk::{DENIALS, Known, PROVOKED_DENIALS, RiskRules, is_probing};
-use crate::windows::{Change, Key, Note, Take, Tenant, Touch, Visit, Visited, WindowsDown};
+use crate::rates::{Per, covers};
+use crate::risk::{Known, RiskRules, is_probing};
+use crate::windows::{Tenant, Visit, Visited, Windows, WindowsDown};
 
-/// The memory of a version of a case: it was screened, or could not be.
-const SCREENED: &str = "screened";
-const UNSCREENED: &str = "unscreened";
 /// How much may wait to be said to a server that does not answer.
 const UNSENT_MAX: usize = 10_000;
 
@@ -45,163 +45,24 @@ pub(super) struct Memory {
     unsent: Mutex<VecDeque<(Tenant, Timestamp, Visit)>>,
 }
 
-/// Where what is remembered of a call is kept.
-#[derive(Clone, Debug)]
-pub(super) struct Places {
-    pub(super) tenant: Tenant,
-    pub(super) case: Key,
-    case_version: Key,
-    /// Of the agent on the case.
-    pair: Key,
-    /// Of the agent for the customer.
-    customer: Key,
-    /// Different cases, resources and denied actions of the agent.
-    pub(super) agent: [Key; 3],
-    /// The same of the supervisor.
-    pub(super) supervisor: [Key; 3],
-    items: [u64; 3],
-}
-
-/// Whom and what a call is of.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Whose<'a> {
-    pub(super) tenant: &'a str,
-    pub(super) case: &'a str,
-    pub(super) case_version: &'a str,
-    pub(super) customer: &'a str,
-    pub(super) agent: &'a str,
-    pub(super) supervisor: &'a str,
-    pub(super) action: &'a str,
-    pub(super) resource: (&'a str, &'a str),
-}
-
-impl<'a> Whose<'a> {
-    /// Of a tenant, and nobody in it.
-    pub(super) fn nobody(tenant: &'a str) -> Self {
-        Self { tenant, case: "", case_version: "", customer: "", agent: "", supervisor: "", action: "", resource: ("", "") }
-    }
-
-    fn of(tenant: &'a str, chain: &'a Chain, call: &'a Call) -> Self {
-        let reference = &call.resource.reference;
-        Self {
-            tenant,
-            case: &call.case.id,
-            case_version: &call.case.version,
-            customer: call.customer(),
-            agent: &chain.agent,
-            supervisor: &chain.supervisor,
-            action: &call.action,
-            resource: (&reference.kind, &reference.id),
-        }
-    }
-}
-
-impl Places {
-    pub(super) fn of(environment: &str, whose: Whose<'_>) -> Self {
-        let tenant = Tenant::of(environment, whose.tenant);
-        let breadth = |of: &str, id: &str| ["cases", "resources", "denied"].map(|what| tenant.key(of, &[what, id]));
-        let item = |parts: &[&str]| tenant.key("item", parts).short();
-        Self {
-            tenant,
-            case: tenant.key("case", &[whose.case]),
-            case_version: tenant.key("version", &[whose.case, whose.case_version]),
-            pair: tenant.key("case-agent", &[whose.case, whose.agent]),
-            customer: tenant.key("customer-agent", &[whose.customer, whose.agent]),
-            agent: breadth("agent", whose.agent),
-            supervisor: breadth("supervisor", whose.supervisor),
-            items: [item(&[whose.case]), item(&[whose.resource.0, whose.resource.1]), item(&[whose.case, whose.action])],
-        }
-    }
-
-    /// What is asked and counted before the decision: the call in every window that covers it, and its case and resource.
-    /// What is remembered is read only where a policy reads it.
-    pub(super) fn before(&self, risk: Option<&RiskRules>, reads: bool, takes: Vec<Take>) -> Visit {
-        let mut visit = Visit { takes, ..Visit::default() };
-        if let Some(risk) = risk {
-            let within = risk.probing.micros();
-            let [case, resource, _] = self.items;
-            for [cases, resources, denied] in [self.agent, self.supervisor] {
-                visit.touches.push(Touch { key: cases, item: Some(case), within });
-                visit.touches.push(Touch { key: resources, item: Some(resource), within });
-                if reads {
-                    visit.touches.push(Touch { key: denied, item: None, within });
-                }
-            }
-            if reads {
-                visit.reads = vec![self.case, self.case_version, self.pair, self.customer];
-            }
-        }
-        visit
-    }
-
-    /// What a human clears: all that is remembered of those who are named.
-    pub(super) fn forget(&self, whose: Whose<'_>) -> Visit {
-        let named = |names: &[&str], keys: &[Key]| if names.iter().any(|name| name.is_empty()) { vec![] } else { keys.to_vec() };
-        let mut forgets = named(&[whose.case], &[self.case]);
-        forgets.extend(named(&[whose.case, whose.agent], &[self.pair]));
-        forgets.extend(named(&[whose.customer, whose.agent], &[self.customer]));
-        forgets.extend(named(&[whose.agent], &self.agent));
-        forgets.extend(named(&[whose.supervisor], &self.supervisor));
-        Visit { forgets, ..Visit::default() }
-    }
-
-    /// What is added after it.
-    pub(super) fn after(&self, risk: &RiskRules, happened: &Happened) -> Visit {
-        let mut visit = Visit::default();
-        let add = |key: Key, name: &str| {
-            let factor = risk.factor(name)?;
-            Some(Note { key, name: name.into(), change: Change::Add { step: factor.micros(), reach: factor.reach() } })
-        };
-        if happened.probing && happened.hostile {
-            // What the text did, the agent is not held to account for elsewhere.
-            visit.notes.extend(add(self.customer, PROVOKED_DENIALS));
-        } else if happened.probing {
-            let within = risk.probing.micros();
-            let [_, _, denied] = self.items;
-            for [_, _, key] in [self.agent, self.supervisor] {
-                visit.touches.push(Touch { key, item: Some(denied), within });
-            }
-        }
-        if !happened.reads_case {
-            return visit;
-        }
-        if happened.probing && !happened.hostile {
-            visit.notes.extend(add(self.pair, DENIALS));
-        }
-        visit.notes.extend(happened.kinds.iter().filter_map(|kind| add(self.case, kind)));
-        for (name, _) in [(SCREENED, happened.screened), (UNSCREENED, happened.unscreened)].into_iter().filter(|(_, is)| *is) {
-            let change = Change::For(i64::from(risk.screening_minutes) * 60_000_000);
-            visit.notes.push(Note { key: self.case_version, name: name.into(), change });
-        }
-        visit
-    }
-}
-
-/// What came of a call, as far as it is remembered.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Happened {
-    pub(super) probing: bool,
-    pub(super) hostile: bool,
-    pub(super) reads_case: bool,
-    pub(super) kinds: Vec<String>,
-    pub(super) screened: bool,
-    pub(super) unscreened: bool,
-}
-
 impl Pdp {
     /// What is known of a call that passed the gates. Counts it in the windows that cover it.
     pub(super) async fn recall(&self, moment: &Moment, chain: &Chain, call: &Call, action: &Action) -> Signals {
         let bundle = &moment.snapshot.bundle;
         let screened = bundle.rules.phrases.screen(&call.untrusted);
-        let places = Places::of(&self.options.environment, Whose::of(&call.case.tenant, chain, call));
-        let takes = limits::takes(&bundle.rules.rates, action, places.tenant, |per| per.of(chain, call).to_owned());
+        let customer = self.customer(call);
+        let places = Places::of(&self.options.environment, Whose::of(&call.case.tenant, chain, call, &customer));
+        let takes = limits::takes(&bundle.rules.rates, action, places.tenant, |per| match per {
+            Per::Customer => customer.clone(),
+            per => per.of(chain, call).to_owned(),
+        });
         let reads = ["findings", "risk", "screening"].into_iter().any(|member| bundle.policies.reads(&call.action, member));
         let visit = places.before(bundle.rules.risk.as_ref(), reads, takes.iter().map(|(_, take)| *take).collect());
         let sums = self.full_sums(moment, chain, call, action).await;
         let (Ok(visited), Ok(sums)) = (self.visit(places.tenant, moment, &visit).await, sums) else {
             return self.worst(moment, places.tenant, screened, action);
         };
-        let mut signals = Signals { screened, ..Signals::default() };
+        let mut signals = Signals { screened, customer: self.audit.digest(&Value::from(call.customer())), ..Signals::default() };
         let waits = takes.iter().zip(&visited.waits).filter(|(_, wait)| **wait > 0);
         let mut full: Vec<(String, Duration)> =
             waits.map(|((name, _), wait)| ((*name).to_owned(), Duration::from_micros(wait.unsigned_abs()))).collect();
@@ -215,6 +76,14 @@ impl Pdp {
             weigh(&mut signals, risk, &visited, moment.now, Known { reported, groups: action.groups.clone(), ..Known::default() });
         }
         signals
+    }
+
+    /// What a customer is remembered as: in process by the digest that stands in the log, so that the log tells of it again.
+    fn customer(&self, call: &Call) -> String {
+        match self.windows {
+            Windows::InProcess(_) => self.audit.digest(&Value::from(call.customer())),
+            Windows::Redis(_) => call.customer().to_owned(),
+        }
     }
 
     /// Asks the windows; what was lost counts as the worst for a while.
@@ -266,11 +135,19 @@ impl Pdp {
             screened,
             unknown: true,
             reads_case: false,
+            customer: String::new(),
         }
     }
 
     /// Adds what came of a call: of one that passed the gates to its case, of every one to its agent and human.
-    pub(super) async fn remember(&self, moment: &Moment, chain: &Chain, call: &Call, denied: Option<crate::model::answer::Reason>, signals: &mut Signals) {
+    pub(super) async fn remember(
+        &self,
+        moment: &Moment,
+        chain: &Chain,
+        call: &Call,
+        denied: Option<crate::model::answer::Reason>,
+        signals: &mut Signals,
+    ) {
         let bundle = &moment.snapshot.bundle;
         let (Some(risk), Some(roles)) = (&bundle.rules.risk, &bundle.roles) else { return };
         let agent = bundle.policies.shapes.uid(&roles.agent, &chain.agent).and_then(|uid| bundle.policies.store.get(&uid));
@@ -289,7 +166,8 @@ impl Pdp {
             screened: signals.screened.screened,
             unscreened: signals.screened.unscreened,
         };
-        let places = Places::of(&self.options.environment, Whose::of(&tenant, chain, call));
+        let customer = self.customer(call);
+        let places = Places::of(&self.options.environment, Whose::of(&tenant, chain, call, &customer));
         self.say(places.tenant, moment, places.after(risk, &happened)).await;
     }
 

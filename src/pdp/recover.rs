@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::approvals::store::{Generation, Settling};
 use crate::audit::replay::Line;
 use crate::model::answer::Reason;
-use crate::pdp::memory::{Happened, Places, Whose};
+use crate::pdp::memory::places::{Happened, Places, Whose};
 use crate::pdp::rights::tenant_of;
 use crate::pdp::{Moment, Pdp, limits};
 use crate::rates::Per;
@@ -151,7 +151,9 @@ impl Pdp {
             visits.push((places.tenant, places.before(Some(risk), false, takes.iter().map(|(_, take)| *take).collect())));
         }
         let happened = Happened {
-            probing: Reason::named(&line.reason).is_some_and(is_probing),
+            // A server's windows know customers by another name than the log does.
+            probing: Reason::named(&line.reason).is_some_and(is_probing)
+                && !(line.signals.hostile && matches!(self.windows, Windows::Redis(_))),
             hostile: line.signals.hostile,
             reads_case: line.signals.reads_case,
             kinds: line.signals.found.clone(),

@@ -96,7 +96,8 @@ impl Pdp {
         }
         let record = events::event("outcome.reported", &Actor::service(caller), None, &more);
         let made = check.as_ref().map(|check| (check.kind.clone(), check.expires));
-        let new = NewOutcome { evaluation_id: allowed.evaluation_id, check, releases: outcome.releases, at: moment.now, record: record.clone() };
+        let new =
+            NewOutcome { evaluation_id: allowed.evaluation_id, check, releases: outcome.releases, at: moment.now, record: record.clone() };
         let revision = self.store.outcome(new).await.map_err(unavailable)?.ok_or(NOT_YOURS)?;
         let receipt = self.record_left(moment.now, revision, record).await.map_err(|down| Refused::from(down).0)?;
         Ok(receipt.seal(made))

@@ -65,7 +65,10 @@ impl Metrics {
                 .u64_gauge(METRIC_STORE_FAILURES)
                 .with_description("operations of the state store that failed since start")
                 .build(),
-            windows_failures: meter.u64_counter(METRIC_WINDOWS_FAILURES).with_description("requests for which windows could not be asked").build(),
+            windows_failures: meter
+                .u64_counter(METRIC_WINDOWS_FAILURES)
+                .with_description("requests for which windows could not be asked")
+                .build(),
             windows_entries: meter.u64_gauge(METRIC_WINDOWS_ENTRIES).with_description("entries of windows kept in process").build(),
             export_failed: meter.u64_counter(METRIC_EXPORT_FAILED).with_description("spans that a failed export lost").build(),
         };

@@ -232,7 +232,8 @@ impl Line {
 
     /// A primary that went away, or is none any more, is looked for again.
     fn drop_after(&self, error: &RedisError) {
-        let gone = error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error() || error.code() == Some("READONLY");
+        let gone =
+            error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error() || error.code() == Some("READONLY");
         if gone {
             self.drop_stalled();
         }

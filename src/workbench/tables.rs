@@ -17,7 +17,7 @@ use crate::model::refusal::Refusal;
 use crate::model::roles::Roles;
 use crate::model::time::Timestamp;
 use crate::model::vouched::REMEMBERED;
-use crate::pdp::judge::{Judged, judge, judge_by_policy_alone, calm};
+use crate::pdp::judge::{Judged, calm, judge, judge_by_policy_alone};
 use crate::policy::source::Source;
 use crate::workbench::request::{case as read_case, resource as read_resource};
 use crate::workbench::tables::form::{Case, Decision, Defaults, Expect, File, Fixtures, Names, Principal};

@@ -718,6 +718,7 @@ async fn without_the_store_what_needs_it_is_denied_and_reads_go_on() {
     let issuer = Issuer::of(&app.data);
     let mut desk = Desk::new(app.channel().await);
     let (_, token) = desk.approved(&credit(400), &issuer).await;
+    let denied = desk.ask(&credit(100)).await;
     postgres.stop();
     let unavailable = v1::Reason::StateUnavailable;
     let used = desk.ask(&with_token(&credit(400), &token, "op-1")).await;
@@ -730,7 +731,8 @@ async fn without_the_store_what_needs_it_is_denied_and_reads_go_on() {
     assert_eq!(desk.ask(&email).await.reason(), unavailable, "it reads checks");
     assert_eq!(desk.ask(&order_check()).await.decision(), v1::Decision::Allow);
     assert_eq!(desk.ask(&refund_request()).await.decision(), v1::Decision::Allow, "a write, while kill switches are fresh");
-    assert_eq!(desk.request(&credit(100)).await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(desk.ask(&credit(100)).await.reason(), unavailable, "its sums can't be read");
+    assert_eq!(desk.request_of(denied).await.unwrap_err().code(), Code::Unavailable);
     // When kill switches can't be read for five seconds, nothing is written; reads go on.
     hands.forward(6);
     assert_eq!(desk.ask(&refund_request()).await.reason(), unavailable);

@@ -48,10 +48,13 @@ async fn a_thousand_burns_at_once_on_two_servers_give_exactly_one_allow() {
         *reasons.entry(what).or_default() += 1;
     }
     assert_eq!(reasons.get("allow"), Some(&1), "{reasons:?}");
-    // The others came too late; under such a load some could not be told so in time, and are denied all the same.
+    // The others came too late; some before that was known, when the case's writes were used up, and some could not be told in time.
     assert_eq!(reasons.values().sum::<usize>(), 1000, "{reasons:?}");
-    assert!(reasons.keys().all(|what| ["allow", "ApprovalUsed", "StateUnavailable"].contains(&what.as_str())), "{reasons:?}");
-    assert!(reasons.get("ApprovalUsed") > Some(&800), "{reasons:?}");
+    assert!(
+        reasons.keys().all(|what| ["allow", "ApprovalUsed", "RateLimited", "StateUnavailable"].contains(&what.as_str())),
+        "{reasons:?}"
+    );
+    assert!(reasons.get("ApprovalUsed") > Some(&500), "{reasons:?}");
     let allows = ["one", "two"].map(|name| {
         lines(&folder.path().join(name))
             .iter()
@@ -73,7 +76,7 @@ async fn of_different_calls_of_one_operation_at_once_one_is_allowed() {
         let issuer = Issuer::of(&app.data);
         let mut desk = Desk::new(app.channel().await);
         let (_, token) = desk.approved(&credit(400), &issuer).await;
-        let calls = (0..40).map(|index| {
+        let calls = (0..16).map(|index| {
             let (mut client, call) = (desk.decisions.clone(), with_token(&credit(400 - index), &token, "op-1"));
             tokio::spawn(async move { client.authorize(call).await.unwrap().into_inner() })
         });

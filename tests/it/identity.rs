@@ -243,7 +243,7 @@ async fn a_certificate_that_proves_nothing_is_refused() {
     ] {
         let refused = ask(it.as_(&it.authority.sign(&params)).await, ticket(delegation())).await.unwrap_err();
         // TLS itself refuses an authority as a client.
-        let by_tls = what == "an authority" && refused.code() == Code::Unknown && refused.message() == "transport error";
+        let by_tls = what == "an authority" && matches!(refused.code(), Code::Cancelled | Code::Unknown);
         assert!(by_tls || refused.code() == Code::Unauthenticated, "{what}: {refused:?}");
     }
     // By an authority that is trusted by nobody, the handshake fails; without a certificate nothing is proven.

@@ -25,8 +25,13 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("decision", &["model", "policy"]),
     ("obligations", &["decision", "model", "policy"]),
     ("audit", &["json", "model"]),
+    // How unusual a call is. What text tries, what was seen, how much and how often, and the score of all of it.
+    ("content", &["model"]),
+    ("rates", &["model", "policy"]),
+    ("risk", &["model"]),
+    ("windows", &["model"]),
     // The one place that knows a bundle's parts.
-    ("bundle", &["approvals", "model", "policy"]),
+    ("bundle", &["approvals", "content", "model", "policy", "rates", "risk"]),
     // The pipelines: the one place that knows the order of the steps.
     (
         "pdp",
@@ -45,7 +50,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "model",
             "obligations",
             "policy",
+            "rates",
+            "risk",
             "telemetry",
+            "windows",
         ],
     ),
     // The surfaces. `api` puts a recorded answer on the wire, so it names the proof of the record; its front times RPCs.
@@ -53,7 +61,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("admin", &["pdp"]),
     ("workbench", &["bundle", "entities", "json", "model", "pdp", "policy"]),
     // The wiring.
-    ("config", &["approvals", "audit", "bundle", "caller", "delegation", "jose", "pdp", "policy", "telemetry"]),
+    ("config", &["approvals", "audit", "bundle", "caller", "delegation", "jose", "pdp", "policy", "telemetry", "windows"]),
     (
         "app",
         &[
@@ -71,6 +79,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "model",
             "pdp",
             "telemetry",
+            "windows",
         ],
     ),
     // The command line: `authorize --local` walks the pipeline's own steps without a server.
@@ -95,6 +104,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("prometheus", &["telemetry"]),
     ("prost", &["api"]),
     ("prost_types", &["api"]),
+    ("redis", &["windows"]),
+    ("regex", &["content"]),
     ("reqwest", &["delegation"]),
     ("rustix", &["audit"]),
     ("rustls", &["caller"]),

@@ -3,12 +3,12 @@
 use std::sync::OnceLock;
 
 use countersign::bundle::Bundle;
-use countersign::json::{Object, read_object};
+use countersign::json::{Object, Value, read_object};
 use countersign::model::call::{Call, Case, Correlation, EntityReference, Model, Resource, Tokens};
 use countersign::model::chain::{Chain, Credential};
 use countersign::model::time::Timestamp;
 use countersign::model::vouched::Vouched;
-use countersign::pdp::judge::{Judged, judge, judge_by_policy_alone, calm};
+use countersign::pdp::judge::{Judged, calm, judge, judge_by_policy_alone};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -61,6 +61,7 @@ fn asked() -> impl Strategy<Value = Asked> {
                 ..Chain::default()
             };
             let mut vouched = calm(&bundle().policies.shapes);
+            vouched.set("screening", Value::Object(object(r#"{"tainted":false,"unscreened":false}"#)));
             let mut set = |text: String| object(&text).into_iter().for_each(|(name, value)| vouched.set(&name, value));
             set(format!(r#"{{"risk":{{"tier":"{tier}"}}}}"#));
             if checked {
@@ -201,7 +202,7 @@ proptest! {
         let mut riskier = asked.clone();
         riskier.vouched.set("risk", object(&format!(r#"{{"tier":"{tier}"}}"#)).into_iter().collect());
         riskier.vouched.set("findings", countersign::json::Value::Array(vec!["injection".into()]));
-        riskier.vouched.set("rates", countersign::json::Value::Array(["refunds_per_case", "writes_per_case", "cases_per_agent"].map(Into::into).into()));
+        riskier.vouched.set("rates", countersign::json::Value::Array(["refunds_per_case", "writes_per_case", "calls_per_agent"].map(Into::into).into()));
         if rank(&riskier.vouched) >= rank(&asked.vouched) {
             prop_assert!(allowed(&asked) || !allowed(&riskier));
         }

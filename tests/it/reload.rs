@@ -36,6 +36,7 @@ fn rounds() -> u64 {
 async fn a_thousand_reloads_good_and_bad_under_load_fail_no_request_and_mix_no_answer() {
     let folder = temp();
     copy(&policies(), folder.path());
+    crate::harness::lift_limits(folder.path());
     set_version(folder.path(), 2, true);
     let bundle = folder.path().to_owned();
     let app = App::start_with(move |config, _| config.bundle.path = bundle).await;

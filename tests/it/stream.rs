@@ -12,8 +12,10 @@ use tonic::Code;
 use crate::audit::Disk;
 use crate::harness::{App, asserted, lines, order_check, refund_request};
 
+/// Each of a case of its own: a case has only so many writes.
 fn named(id: &str, request: v1::AuthorizeRequest) -> v1::AuthorizeRequest {
-    v1::AuthorizeRequest { request_id: id.into(), ..request }
+    let case = request.case.clone().map(|case| v1::Case { id: format!("case-{id}"), ..case });
+    v1::AuthorizeRequest { request_id: id.into(), case, ..request }
 }
 
 fn denied() -> v1::AuthorizeRequest {

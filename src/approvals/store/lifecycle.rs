@@ -6,7 +6,9 @@ use sqlx::Row as _;
 use crate::approvals::store::engine::Operation;
 use crate::approvals::store::outbox::{Leaver, leave};
 use crate::approvals::store::reads::{self, receipt};
-use crate::approvals::store::{Burn, Burned, Moved, NewApproval, NewReview, Requested, Seen, Store, StoreError, Transition, sums, with_state};
+use crate::approvals::store::{
+    Burn, Burned, Moved, NewApproval, NewReview, Requested, Seen, Store, StoreError, Transition, sums, with_state,
+};
 use crate::model::approval::{Approval, State};
 use crate::model::halt::Halted;
 use crate::model::time::Timestamp;

@@ -7,50 +7,53 @@ use sqlx::{Executor as _, Row as _};
 use crate::approvals::store::{Location, OpenError, Options, Seen, StoreError};
 
 /// Each version's statements; a version, once released, is never changed.
-const MIGRATIONS: [&[&str]; 2] = [&[
-    "CREATE TABLE approvals (
+const MIGRATIONS: [&[&str]; 2] = [
+    &[
+        "CREATE TABLE approvals (
         id TEXT PRIMARY KEY, generation TEXT NOT NULL, revision BIGINT NOT NULL, state TEXT NOT NULL, tenant TEXT NOT NULL,
         template TEXT NOT NULL, digest TEXT NOT NULL, case_id TEXT NOT NULL, customer TEXT NOT NULL, agent TEXT NOT NULL,
         supervisor TEXT NOT NULL, tool_service TEXT NOT NULL, quorum BIGINT NOT NULL, body TEXT NOT NULL, requested_at BIGINT NOT NULL,
         review_until BIGINT NOT NULL, approved_at BIGINT NOT NULL, approved_until BIGINT NOT NULL, ended_at BIGINT NOT NULL,
         denial_reason TEXT NOT NULL, suggested TEXT NOT NULL)",
-    "CREATE UNIQUE INDEX approvals_waiting ON approvals (tenant, digest) WHERE state = 'pending'",
-    "CREATE INDEX approvals_digest ON approvals (tenant, digest, ended_at)",
-    "CREATE INDEX approvals_case ON approvals (tenant, case_id, state)",
-    "CREATE INDEX approvals_state ON approvals (state, tenant, template)",
-    "CREATE INDEX approvals_order ON approvals (requested_at, id)",
-    "CREATE INDEX approvals_changes ON approvals (revision)",
-    "CREATE TABLE reviews (
+        "CREATE UNIQUE INDEX approvals_waiting ON approvals (tenant, digest) WHERE state = 'pending'",
+        "CREATE INDEX approvals_digest ON approvals (tenant, digest, ended_at)",
+        "CREATE INDEX approvals_case ON approvals (tenant, case_id, state)",
+        "CREATE INDEX approvals_state ON approvals (state, tenant, template)",
+        "CREATE INDEX approvals_order ON approvals (requested_at, id)",
+        "CREATE INDEX approvals_changes ON approvals (revision)",
+        "CREATE TABLE reviews (
         approval TEXT NOT NULL, person TEXT NOT NULL, issuer TEXT NOT NULL, subject TEXT NOT NULL, approves BIGINT NOT NULL,
         at BIGINT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (approval, person))",
-    "CREATE TABLE receipts (
+        "CREATE TABLE receipts (
         tenant TEXT NOT NULL, caller TEXT NOT NULL, approval TEXT NOT NULL, operation TEXT NOT NULL, call_digest TEXT NOT NULL,
         answer TEXT NOT NULL, revision BIGINT NOT NULL, at BIGINT NOT NULL, PRIMARY KEY (tenant, caller, approval, operation))",
-    "CREATE TABLE outbox (
+        "CREATE TABLE outbox (
         revision BIGINT PRIMARY KEY, approval TEXT NOT NULL, record TEXT NOT NULL, replica TEXT NOT NULL, boot TEXT NOT NULL,
         at BIGINT NOT NULL, log TEXT NOT NULL, line BIGINT NOT NULL)",
-    "CREATE INDEX outbox_left ON outbox (at) WHERE log = ''",
-    "CREATE INDEX outbox_approval ON outbox (approval) WHERE log = ''",
-    "CREATE TABLE checks (
+        "CREATE INDEX outbox_left ON outbox (at) WHERE log = ''",
+        "CREATE INDEX outbox_approval ON outbox (approval) WHERE log = ''",
+        "CREATE TABLE checks (
         tenant TEXT NOT NULL, case_id TEXT NOT NULL, customer TEXT NOT NULL, kind TEXT NOT NULL, expires BIGINT NOT NULL,
         evaluation_id TEXT NOT NULL, PRIMARY KEY (tenant, case_id, kind))",
-    "CREATE TABLE outcomes (evaluation_id TEXT PRIMARY KEY, at BIGINT NOT NULL)",
-    "CREATE TABLE halts (
+        "CREATE TABLE outcomes (evaluation_id TEXT PRIMARY KEY, at BIGINT NOT NULL)",
+        "CREATE TABLE halts (
         tenant TEXT NOT NULL, subject_kind TEXT NOT NULL, subject TEXT NOT NULL, kind TEXT NOT NULL, since BIGINT NOT NULL,
         until BIGINT NOT NULL, PRIMARY KEY (tenant, subject_kind, subject, kind))",
-    "CREATE TABLE events (
+        "CREATE TABLE events (
         reporter TEXT NOT NULL, event_id TEXT NOT NULL, subject TEXT NOT NULL, event_time BIGINT NOT NULL, at BIGINT NOT NULL,
         PRIMARY KEY (reporter, event_id))",
-    "CREATE INDEX events_subject ON events (reporter, subject, event_time)",
-], &[
-    "CREATE TABLE sums (
+        "CREATE INDEX events_subject ON events (reporter, subject, event_time)",
+    ],
+    &[
+        "CREATE TABLE sums (
         evaluation_id TEXT NOT NULL, key TEXT NOT NULL, amount BIGINT NOT NULL, at BIGINT NOT NULL, until BIGINT NOT NULL,
         PRIMARY KEY (evaluation_id, key))",
-    "CREATE INDEX sums_key ON sums (key, at)",
-    "CREATE INDEX sums_until ON sums (until)",
-    "CREATE TABLE windows (
+        "CREATE INDEX sums_key ON sums (key, at)",
+        "CREATE INDEX sums_until ON sums (until)",
+        "CREATE TABLE windows (
         tenant TEXT PRIMARY KEY, id TEXT NOT NULL, whole_from BIGINT NOT NULL, made_at BIGINT NOT NULL)",
-]];
+    ],
+];
 
 /// Brings the tables up to date, and says which generation and revision the store is at.
 pub(super) async fn bring_up(connection: &mut AnyConnection, options: &Options) -> Result<Result<Seen, OpenError>, StoreError> {

@@ -46,7 +46,12 @@ impl Store {
     ///
     /// # Errors
     /// When the store does not answer; then they may have been added to.
-    pub async fn reserve(&self, evaluation_id: String, reservations: Vec<Reservation>, at: Timestamp) -> Result<Option<String>, StoreError> {
+    pub async fn reserve(
+        &self,
+        evaluation_id: String,
+        reservations: Vec<Reservation>,
+        at: Timestamp,
+    ) -> Result<Option<String>, StoreError> {
         let seen = self.seen();
         self.write(move |connection| {
             Box::pin(async move {

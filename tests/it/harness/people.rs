@@ -97,6 +97,7 @@ pub(crate) fn credit(amount: i64) -> v1::AuthorizeRequest {
         case: Some(v1::Case { id: "case-1".into(), version: "3".into(), tenant: "acme".into(), attributes_json: CASE.into() }),
         arguments_json: format!(r#"{{"amount_minor":{amount},"currency":"EUR"}}"#).into(),
         model: Some(v1::Model { name: "test".into(), ..Default::default() }),
+        untrusted: crate::harness::calm_text(),
         ..Default::default()
     }
 }
@@ -136,6 +137,11 @@ impl Desk {
     /// Denied; asks for the approval.
     pub(crate) async fn request(&mut self, call: &v1::AuthorizeRequest) -> Result<v1::Approval, Status> {
         let denied = self.ask(call).await;
+        self.request_of(denied).await
+    }
+
+    /// Asks for the approval that a denial names.
+    pub(crate) async fn request_of(&mut self, denied: v1::AuthorizeResponse) -> Result<v1::Approval, Status> {
         let request = v1::RequestApprovalRequest {
             evaluation_id: denied.evaluation_id.clone(),
             binding_token: denied.access_request.unwrap_or_else(|| panic!("not requestable: {:?}", denied.reason)).binding_token,

@@ -1,0 +1,58 @@
+//! What a decision's line says of how unusual the call was: kinds, places, points. Never a text.
+
+use serde::Serialize;
+
+use crate::model::signals::Signals;
+
+/// The most findings that stand in a line.
+const FINDINGS_MAX: usize = 64;
+
+/// How unusual the call was.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct SignalsRecord {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    risk: Option<RiskRecord>,
+    /// Full windows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    full: Vec<String>,
+    /// Kinds that were found in this call's texts; their places stand in `findings`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    found: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    findings: Vec<String>,
+    screened: bool,
+    unscreened: bool,
+    hostile: bool,
+    unknown: bool,
+    reads_case: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct RiskRecord {
+    score: u32,
+    tier: String,
+    /// `factor:points`.
+    factors: Vec<String>,
+}
+
+impl SignalsRecord {
+    /// The record of signals; none of a call of which there are none.
+    pub(super) fn of(signals: &Signals) -> Option<Self> {
+        let findings = signals.screened.findings.iter().take(FINDINGS_MAX);
+        (*signals != Signals::default()).then(|| SignalsRecord {
+            risk: signals.risk.as_ref().map(|risk| RiskRecord {
+                score: risk.score,
+                tier: risk.tier.clone(),
+                factors: risk.parts.iter().map(|part| format!("{}:{}", part.name, part.points)).collect(),
+            }),
+            full: signals.full.clone(),
+            found: signals.screened.kinds(),
+            findings: findings.map(|found| format!("{}/{} {}..{}", found.kind, found.code, found.span.0, found.span.1)).collect(),
+            screened: signals.screened.screened,
+            unscreened: signals.screened.unscreened,
+            hostile: signals.hostile,
+            unknown: signals.unknown,
+            reads_case: signals.reads_case,
+        })
+    }
+}

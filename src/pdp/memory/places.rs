@@ -1,0 +1,153 @@
+//! Where what is remembered of a call is kept, and what a call asks and adds there.
+
+use crate::model::call::Call;
+use crate::model::chain::Chain;
+use crate::risk::{DENIALS, PROVOKED_DENIALS, RiskRules};
+use crate::windows::{Change, Key, Note, Take, Tenant, Touch, Visit};
+
+/// The memory of a version of a case: it was screened, or could not be.
+pub(super) const SCREENED: &str = "screened";
+pub(super) const UNSCREENED: &str = "unscreened";
+
+/// Where what is remembered of a call is kept.
+#[derive(Clone, Debug)]
+pub(in crate::pdp) struct Places {
+    pub(in crate::pdp) tenant: Tenant,
+    pub(in crate::pdp) case: Key,
+    case_version: Key,
+    /// Of the agent on the case.
+    pair: Key,
+    /// Of the agent for the customer.
+    customer: Key,
+    /// Different cases, resources and denied actions of the agent.
+    pub(in crate::pdp) agent: [Key; 3],
+    /// The same of the supervisor.
+    pub(in crate::pdp) supervisor: [Key; 3],
+    items: [u64; 3],
+}
+
+/// Whom and what a call is of.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::pdp) struct Whose<'a> {
+    pub(in crate::pdp) tenant: &'a str,
+    pub(in crate::pdp) case: &'a str,
+    pub(in crate::pdp) case_version: &'a str,
+    pub(in crate::pdp) customer: &'a str,
+    pub(in crate::pdp) agent: &'a str,
+    pub(in crate::pdp) supervisor: &'a str,
+    pub(in crate::pdp) action: &'a str,
+    pub(in crate::pdp) resource: (&'a str, &'a str),
+}
+
+impl<'a> Whose<'a> {
+    /// Of a tenant, and nobody in it.
+    pub(in crate::pdp) fn nobody(tenant: &'a str) -> Self {
+        Self { tenant, case: "", case_version: "", customer: "", agent: "", supervisor: "", action: "", resource: ("", "") }
+    }
+
+    pub(in crate::pdp) fn of(tenant: &'a str, chain: &'a Chain, call: &'a Call, customer: &'a str) -> Self {
+        let reference = &call.resource.reference;
+        Self {
+            tenant,
+            case: &call.case.id,
+            case_version: &call.case.version,
+            customer,
+            agent: &chain.agent,
+            supervisor: &chain.supervisor,
+            action: &call.action,
+            resource: (&reference.kind, &reference.id),
+        }
+    }
+}
+
+impl Places {
+    pub(in crate::pdp) fn of(environment: &str, whose: Whose<'_>) -> Self {
+        let tenant = Tenant::of(environment, whose.tenant);
+        let breadth = |of: &str, id: &str| ["cases", "resources", "denied"].map(|what| tenant.key(of, &[what, id]));
+        let item = |parts: &[&str]| tenant.key("item", parts).short();
+        Self {
+            tenant,
+            case: tenant.key("case", &[whose.case]),
+            case_version: tenant.key("version", &[whose.case, whose.case_version]),
+            pair: tenant.key("case-agent", &[whose.case, whose.agent]),
+            customer: tenant.key("customer-agent", &[whose.customer, whose.agent]),
+            agent: breadth("agent", whose.agent),
+            supervisor: breadth("supervisor", whose.supervisor),
+            items: [item(&[whose.case]), item(&[whose.resource.0, whose.resource.1]), item(&[whose.case, whose.action])],
+        }
+    }
+
+    /// What is asked and counted before the decision: the call in every window that covers it, and its case and resource.
+    /// What is remembered is read only where a policy reads it.
+    pub(in crate::pdp) fn before(&self, risk: Option<&RiskRules>, reads: bool, takes: Vec<Take>) -> Visit {
+        let mut visit = Visit { takes, ..Visit::default() };
+        if let Some(risk) = risk {
+            let within = risk.probing.micros();
+            let [case, resource, _] = self.items;
+            for [cases, resources, denied] in [self.agent, self.supervisor] {
+                visit.touches.push(Touch { key: cases, item: Some(case), within });
+                visit.touches.push(Touch { key: resources, item: Some(resource), within });
+                if reads {
+                    visit.touches.push(Touch { key: denied, item: None, within });
+                }
+            }
+            if reads {
+                visit.reads = vec![self.case, self.case_version, self.pair, self.customer];
+            }
+        }
+        visit
+    }
+
+    /// What a human clears: all that is remembered of those who are named.
+    pub(in crate::pdp) fn forget(&self, whose: Whose<'_>) -> Visit {
+        let named = |names: &[&str], keys: &[Key]| if names.iter().any(|name| name.is_empty()) { vec![] } else { keys.to_vec() };
+        let mut forgets = named(&[whose.case], &[self.case]);
+        forgets.extend(named(&[whose.case, whose.agent], &[self.pair]));
+        forgets.extend(named(&[whose.customer, whose.agent], &[self.customer]));
+        forgets.extend(named(&[whose.agent], &self.agent));
+        forgets.extend(named(&[whose.supervisor], &self.supervisor));
+        Visit { forgets, ..Visit::default() }
+    }
+
+    /// What is added after it.
+    pub(in crate::pdp) fn after(&self, risk: &RiskRules, happened: &Happened) -> Visit {
+        let mut visit = Visit::default();
+        let add = |key: Key, name: &str| {
+            let factor = risk.factor(name)?;
+            Some(Note { key, name: name.into(), change: Change::Add { step: factor.micros(), reach: factor.reach() } })
+        };
+        if happened.probing && happened.hostile {
+            // What the text did, the agent is not held to account for elsewhere.
+            visit.notes.extend(add(self.customer, PROVOKED_DENIALS));
+        } else if happened.probing {
+            let within = risk.probing.micros();
+            let [_, _, denied] = self.items;
+            for [_, _, key] in [self.agent, self.supervisor] {
+                visit.touches.push(Touch { key, item: Some(denied), within });
+            }
+        }
+        if !happened.reads_case {
+            return visit;
+        }
+        if happened.probing && !happened.hostile {
+            visit.notes.extend(add(self.pair, DENIALS));
+        }
+        visit.notes.extend(happened.kinds.iter().filter_map(|kind| add(self.case, kind)));
+        for (name, _) in [(SCREENED, happened.screened), (UNSCREENED, happened.unscreened)].into_iter().filter(|(_, is)| *is) {
+            let change = Change::For(i64::from(risk.screening_minutes) * 60_000_000);
+            visit.notes.push(Note { key: self.case_version, name: name.into(), change });
+        }
+        visit
+    }
+}
+
+/// What came of a call, as far as it is remembered.
+#[derive(Clone, Debug, Default)]
+pub(in crate::pdp) struct Happened {
+    pub(in crate::pdp) probing: bool,
+    pub(in crate::pdp) hostile: bool,
+    pub(in crate::pdp) reads_case: bool,
+    pub(in crate::pdp) kinds: Vec<String>,
+    pub(in crate::pdp) screened: bool,
+    pub(in crate::pdp) unscreened: bool,
+}
