@@ -3,6 +3,7 @@
 pub(crate) mod people;
 pub(crate) mod pki;
 pub(crate) mod postgres;
+pub(crate) mod redis;
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -27,7 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::transport::Channel;
 
 /// The user that servers run as when the tests run as root.
-const NOBODY: u32 = 65534;
+pub(crate) const NOBODY: u32 = 65534;
 
 /// How many cases a property gets: `PROPTEST_CASES`, as `make soak` sets it, or this many.
 pub(crate) fn cases(default: u32) -> u32 {

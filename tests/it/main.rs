@@ -23,3 +23,4 @@ mod reload;
 mod story;
 mod stream;
 mod traces;
+mod windows;

@@ -1,0 +1,121 @@
+//! Redis or Valkey servers of a test's own, in temporary folders on free ports.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::{temp, unprivileged};
+
+/// The server's program.
+fn program() -> PathBuf {
+    let found = ["/usr/bin/redis-server", "/usr/bin/valkey-server", "/usr/local/bin/redis-server", "/usr/local/bin/valkey-server"];
+    let found = found.into_iter().map(PathBuf::from).find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("Redis is missing: run `scripts/setup-tests`, or `sudo apt-get install redis-server`"))
+}
+
+/// A running server; killed when dropped.
+pub(crate) struct Redis {
+    folder: TempDir,
+    pub(crate) port: u16,
+    more: Vec<String>,
+    server: Option<Child>,
+}
+
+impl Redis {
+    /// One that keeps nothing on disk.
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    pub(crate) fn start_with(more: &[&str]) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let more = more.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut redis = Self { folder: temp(), port, more, server: None };
+        redis.resume();
+        redis
+    }
+
+    /// A sentinel that watches a primary.
+    pub(crate) fn sentinel(primary: &Self) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let folder = temp();
+        let file = folder.path().join("sentinel.conf");
+        let text = format!(
+            "bind 127.0.0.1\nport {port}\nsentinel monitor main 127.0.0.1 {} 1\nsentinel down-after-milliseconds main 500\n\
+             sentinel failover-timeout main 2000\n",
+            primary.port
+        );
+        std::fs::File::create(&file).unwrap().write_all(text.as_bytes()).unwrap();
+        if super::is_root() {
+            std::os::unix::fs::chown(&file, Some(super::NOBODY), Some(super::NOBODY)).unwrap();
+        }
+        let mut sentinel = Self { folder, port, more: vec!["--sentinel".into()], server: None };
+        sentinel.spawn(&file, &["--sentinel".to_owned()]);
+        sentinel
+    }
+
+    /// Starts it, empty.
+    pub(crate) fn resume(&mut self) {
+        let file = self.folder.path().join("redis.conf");
+        std::fs::write(&file, format!("bind 127.0.0.1\nport {}\nsave \"\"\nappendonly no\n", self.port)).unwrap();
+        let more = self.more.clone();
+        self.spawn(&file, &more);
+    }
+
+    fn spawn(&mut self, file: &Path, more: &[String]) {
+        let mut command = Command::new(program());
+        command.arg(file).args(more).current_dir(self.folder.path()).stdout(Stdio::null()).env_clear();
+        unprivileged(&mut command);
+        self.server = Some(command.spawn().unwrap());
+        let began = Instant::now();
+        while !self.answers() {
+            assert!(began.elapsed() < Duration::from_secs(20), "the server of windows does not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn answers(&self) -> bool {
+        let asked = redis::Client::open(self.url()).and_then(|client| client.get_connection_with_timeout(Duration::from_millis(200)));
+        asked.and_then(|mut connection| redis::cmd("PING").query::<String>(&mut connection)).is_ok()
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    /// Runs a command on it.
+    pub(crate) fn run(&self, command: &[&str]) -> redis::Value {
+        let mut connection = redis::Client::open(self.url()).unwrap().get_connection().unwrap();
+        let mut asked = redis::cmd(command[0]);
+        command[1..].iter().for_each(|argument| {
+            asked.arg(*argument);
+        });
+        asked.query(&mut connection).unwrap()
+    }
+
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.kill().unwrap();
+            server.wait().unwrap();
+        }
+    }
+
+    /// Lets it stand still, or go on.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(self.server.as_ref().unwrap()), signal).unwrap();
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        if let Some(server) = &mut self.server {
+            // One that has ended is what we want.
+            let _ended = server.kill();
+            let _waited = server.wait();
+        }
+    }
+}
