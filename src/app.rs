@@ -22,6 +22,7 @@ use crate::audit::key::DigestKey;
 use crate::audit::recover::Recovered;
 use crate::audit::{Audit, OpenError};
 use crate::bundle::{Bundle, LoadError};
+use crate::caep::Transmitters;
 use crate::caller::Callers;
 use crate::caller::tls::TrustError;
 use crate::clock::{Clock, Monotonic, SystemClock};
@@ -29,6 +30,7 @@ use crate::config::{Config, ConfigError};
 use crate::delegation::Delegations;
 use crate::delegation::issuers::{IssuerError, Issuers};
 use crate::entropy::{Entropy, SystemEntropy, nonce};
+use crate::events;
 use crate::jose::keyring::{self, Keyring, KeyringError, Purpose};
 use crate::model::time::Timestamp;
 use crate::pdp::reload::Trigger;
@@ -134,9 +136,13 @@ pub struct Bound {
     pub grpc: SocketAddr,
     /// The admin address.
     pub admin: SocketAddr,
+    /// The address of `POST /events`, if events are taken.
+    pub events: Option<SocketAddr>,
     pdp: Arc<Pdp>,
     listeners: Listeners,
     admin_listener: TcpListener,
+    events_listener: Option<TcpListener>,
+    callers: Arc<Callers>,
     options: api::Options,
     poll: Duration,
 }
@@ -151,6 +157,10 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
     let callers = Arc::new(Callers::new(config.trusted())?);
     let (grpc_listener, grpc) = listen(config.listen.grpc, "--listen").await?;
     let (admin_listener, admin) = listen(config.listen.admin, "--admin-listen").await?;
+    let events = match config.events.listen {
+        Some(address) => Some(listen(address, "events.listen").await?),
+        None => None,
+    };
     let socket = socket(config)?;
     let clock = Monotonic::new(seams.clock);
     let key = digest_key(config, seams.entropy.as_ref())?;
@@ -167,13 +177,17 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
         warnings: config.warnings(),
         development: config.development,
         keys: config.keys(),
+        event_ttl: Duration::from_secs(config.events.ttl_hours * 3600),
     };
+    let transmitters = Transmitters::new(config.events.transmitters.clone(), config.audience())?;
+    let _faults = transmitters.refresh(clock.now()).await;
     let parts = Parts {
         clock,
         entropy: seams.entropy,
         audit,
         callers: Arc::clone(&callers),
         delegations,
+        transmitters,
         keys,
         store,
         windows,
@@ -191,8 +205,19 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
         bearer_in_plaintext: config.development || config.callers.jwt_svid.behind_tls_proxy,
     };
     let poll = Duration::from_secs(config.bundle.poll_seconds);
-    let listeners = Listeners { tcp: grpc_listener, unix: socket, callers };
-    Ok(Bound { grpc, admin, pdp, listeners, admin_listener, options, poll })
+    let listeners = Listeners { tcp: grpc_listener, unix: socket, callers: Arc::clone(&callers) };
+    Ok(Bound {
+        grpc,
+        admin,
+        events: events.as_ref().map(|(_, address)| *address),
+        pdp,
+        listeners,
+        admin_listener,
+        events_listener: events.map(|(listener, _)| listener),
+        callers,
+        options,
+        poll,
+    })
 }
 
 /// The signing keys, which a development server makes itself, and whose tokens are accepted.
@@ -304,13 +329,21 @@ impl Bound {
         let ticking = tokio::spawn(tick(Arc::clone(&pdp)));
         let refreshing = tokio::spawn(refresh(Arc::clone(&pdp)));
         let admin = tokio::spawn(admin::serve(Arc::clone(&pdp), self.admin_listener, until(stopped.clone())));
+        let events = self.events_listener.map(|listener| {
+            let serving = events::serve(Arc::clone(&pdp), listener, self.callers, until(stopped.clone()));
+            tokio::spawn(async move {
+                if let Err(error) = serving.await {
+                    tracing::error!(name: "events.failed", error = %error, "the listener of security events failed");
+                }
+            })
+        });
         let serving = api::serve(Arc::clone(&pdp), self.listeners, self.options, until(stopped.clone()));
         let served = tokio::select! {
             served = serving => served,
             // A health watch or an idle stream never ends by itself.
             () = async { until(stopped).await; tokio::time::sleep(DRAIN).await } => Ok(()),
         };
-        for task in [watching, ticking, refreshing] {
+        for task in [watching, ticking, refreshing].into_iter().chain(events) {
             task.abort();
         }
         draining.abort();

@@ -177,7 +177,7 @@ fn jwt_svid(trust: &Trust, token: &str, audience: &str, now: Timestamp) -> Resul
     }
     let typ = ["JWT", "JOSE"];
     for algorithm in [Algorithm::Es256, Algorithm::Rs256, Algorithm::Ps256] {
-        let expected = Expected { typ: &typ, typ_optional: true, bare_header: true, algorithm, issuer: None, audience };
+        let expected = Expected { typ: &typ, typ_optional: true, bare_header: true, algorithm, issuer: None, audience, event: false };
         for domain in trust.domains.iter() {
             let Some(keys) = &domain.jwt_keys else { continue };
             let opened = match jose::open::<Claims>(token, keys, &expected) {

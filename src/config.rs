@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::audit::Durability;
 use crate::bundle::{Gates, Reading};
-use crate::config::identity::{Callers, Store, Tls, Windows};
+use crate::config::identity::{Callers, Events, Store, Tls, Windows};
 use crate::delegation::issuers::Issuer;
 use crate::pdp::OnError;
 use crate::policy::Validation;
@@ -55,6 +55,8 @@ pub struct Config {
     pub limits: Limits,
     /// Where rates, probing and the memory of cases are kept.
     pub windows: Windows,
+    /// Security events from outside.
+    pub events: Events,
     /// Log filter: a level, or directives such as `info,countersign=debug`.
     pub log: String,
 }
@@ -135,6 +137,7 @@ impl Default for Config {
             audit: Audit::default(),
             limits: Limits::default(),
             windows: Windows::default(),
+            events: Events::default(),
             log: "info".into(),
         }
     }
@@ -237,6 +240,7 @@ impl Config {
             ("limits.request_timeout_ms", self.limits.request_timeout_ms, 10, 60_000),
             ("store.timeout_ms", self.store.timeout_ms, 100, 10_000),
             ("store.connections", u64::from(self.store.connections), 1, 100),
+            ("events.ttl_hours", self.events.ttl_hours, 1, 720),
             ("windows.timeout_ms", self.windows.timeout_ms, 5, 5000),
             ("windows.entries_per_tenant", u64::try_from(self.windows.entries_per_tenant).unwrap_or(u64::MAX), 1000, 100_000_000),
             ("limits.connection_age_seconds", self.limits.connection_age_seconds, 60, 86_400),

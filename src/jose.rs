@@ -71,12 +71,14 @@ pub struct Expected<'a> {
     pub issuer: Option<&'a str>,
     /// Claim `aud`, one string.
     pub audience: &'a str,
+    /// Whether it is a security event token (RFC 8417), which has neither `sub` nor `exp`.
+    pub event: bool,
 }
 
 impl<'a> Expected<'a> {
     /// A token of our own: ES256, this type and nothing else in the header.
     pub fn own(typ: &'a [&'a str], issuer: &'a str, audience: &'a str) -> Self {
-        Self { typ, typ_optional: false, bare_header: true, algorithm: Algorithm::Es256, issuer: Some(issuer), audience }
+        Self { typ, typ_optional: false, bare_header: true, algorithm: Algorithm::Es256, issuer: Some(issuer), audience, event: false }
     }
 }
 
@@ -183,9 +185,9 @@ impl<C> Opened<C> {
 #[derive(serde::Deserialize)]
 struct Registered {
     iss: Option<String>,
-    sub: String,
+    sub: Option<String>,
     aud: Audience,
-    exp: i64,
+    exp: Option<i64>,
     nbf: Option<i64>,
     iat: Option<i64>,
 }
@@ -222,9 +224,10 @@ pub fn open<C: DeserializeOwned>(token: &str, keys: &KeySet, expected: &Expected
     if audience != expected.audience {
         return Err(TokenFault::Audience);
     }
-    if registered.sub.is_empty() {
+    if !expected.event && registered.sub.is_none_or(|sub| sub.is_empty()) {
         return Err(TokenFault::Claims);
     }
+    let never = expected.event.then_some(i64::MAX);
     // JWT-SVIDs alone have no issuer, and need not say when they begin.
     let begins = |time: Option<i64>| match (time, expected.issuer) {
         (Some(time), _) => Ok(Timestamp::from_seconds(time)),
@@ -232,8 +235,8 @@ pub fn open<C: DeserializeOwned>(token: &str, keys: &KeySet, expected: &Expected
         (None, Some(_)) => Err(TokenFault::Claims),
     };
     let times = Times {
-        expires_at: Timestamp::from_seconds(registered.exp),
-        not_before: begins(registered.nbf)?,
+        expires_at: Timestamp::from_seconds(registered.exp.or(never).ok_or(TokenFault::Claims)?),
+        not_before: if expected.event { begins(registered.nbf.or(registered.iat))? } else { begins(registered.nbf)? },
         issued_at: begins(registered.iat)?,
     };
     let claims = serde_json::from_slice(&parts.payload).map_err(|_| TokenFault::Claims)?;

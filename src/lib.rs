@@ -7,6 +7,7 @@ pub mod config;
 
 pub mod admin;
 pub mod api;
+pub mod events;
 pub mod workbench;
 
 pub mod pdp;
@@ -14,6 +15,7 @@ pub mod pdp;
 pub mod approvals;
 pub mod audit;
 pub mod bundle;
+pub mod caep;
 pub mod caller;
 pub mod content;
 pub mod decision;

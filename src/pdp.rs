@@ -3,6 +3,7 @@
 pub mod approvals;
 pub mod authorize;
 mod burn;
+pub mod clear;
 mod gates;
 pub mod judge;
 mod limits;
@@ -21,6 +22,7 @@ mod weigh;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashSet;
@@ -30,6 +32,7 @@ use crate::approvals::store::replica::Replica;
 use crate::audit::refusals::RefusalCounter;
 use crate::audit::{Audit, AuditDown};
 use crate::bundle::{Bundle, Reading};
+use crate::caep::Transmitters;
 use crate::caller::Callers;
 use crate::clock::{Clock, Monotonic};
 use crate::delegation::Delegations;
@@ -71,6 +74,8 @@ pub struct Options {
     pub development: bool,
     /// Folder of the signing keys.
     pub keys: PathBuf,
+    /// How long a security event counts.
+    pub event_ttl: Duration,
 }
 
 /// The rings that sign tokens, each for its own purpose.
@@ -145,6 +150,7 @@ pub struct Pdp {
     audit: Audit,
     callers: Arc<Callers>,
     delegations: Delegations,
+    transmitters: Transmitters,
     keys: ArcSwap<Keys>,
     store: Store,
     windows: Windows,
@@ -170,6 +176,8 @@ pub struct Parts {
     pub callers: Arc<Callers>,
     /// On whose behalf.
     pub delegations: Delegations,
+    /// Who sends security events.
+    pub transmitters: Transmitters,
     /// The signing keys.
     pub keys: Keys,
     /// Approvals, receipts, checks, kill switches.
@@ -197,6 +205,7 @@ impl Pdp {
             audit: parts.audit,
             callers: parts.callers,
             delegations: parts.delegations,
+            transmitters: parts.transmitters,
             keys: ArcSwap::from_pointee(parts.keys),
             store: parts.store,
             windows: parts.windows,

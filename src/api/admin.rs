@@ -10,6 +10,7 @@ use crate::api::{convert, respond, status, v1};
 use crate::model::answer::Gate;
 use crate::model::chain::Link;
 use crate::model::right::Right;
+use crate::model::signals::Risk;
 use crate::model::verdict::LinkVerdict;
 use crate::pdp::authorize::{Origin, Purpose};
 use crate::pdp::reload::{Rejected, Reloaded, Trigger};
@@ -57,6 +58,7 @@ impl AdminService for Admin {
             }),
             not_ready: found.not_ready.into_iter().map(str::to_owned).collect(),
             warnings: found.warnings.into_iter().map(str::to_owned).collect(),
+            windows_engine: found.windows.to_owned(),
             store: Some(v1::StoreStatus { engine: found.store.to_owned(), healthy: found.store_healthy }),
         }))
     }
@@ -87,8 +89,17 @@ impl AdminService for Admin {
             response: Some(respond::response(&recorded, self.pdp.audit_log())),
             links,
             gate: recorded.value().gate.map_or("", Gate::name).to_owned(),
+            risk: recorded.value().signals.risk.as_ref().map(risk),
+            full_windows: recorded.value().signals.full.clone(),
+            windows_unknown: recorded.value().signals.unknown,
+            findings: recorded.value().signals.kinds.clone(),
         }))
     }
+}
+
+fn risk(risk: &Risk) -> v1::RiskExplanation {
+    let factors = risk.parts.iter().map(|part| v1::RiskFactor { name: part.name.clone(), count: part.count, points: part.points });
+    v1::RiskExplanation { score: risk.score, tier: risk.tier.clone(), factors: factors.collect() }
 }
 
 fn explain(moment: &Moment, verdict: &LinkVerdict) -> v1::LinkExplanation {

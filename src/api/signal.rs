@@ -13,8 +13,11 @@ use crate::model::halt::{Halt, HaltKind, Severity, SignalKind, SubjectKind};
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::pdp::authorize::Purpose;
+use crate::pdp::clear::Clear;
 use crate::pdp::signal::Signal;
 use crate::pdp::{Pdp, to_its_end};
+
+const REASON_MAX: usize = 1024;
 
 /// The service.
 pub(super) fn service(pdp: Arc<Pdp>) -> SignalServiceServer<Signals> {
@@ -39,6 +42,32 @@ impl SignalService for Signals {
             audit: recorded.as_ref().and_then(|recorded| respond::reference(recorded, self.pdp.audit_log())),
         }))
     }
+
+    async fn clear_risk(&self, request: Request<v1::ClearRiskRequest>) -> Result<Response<v1::ClearRiskResponse>, Status> {
+        let origin = origin(&request, Purpose::Authorize);
+        let (pdp, read) = (Arc::clone(&self.pdp), clear(request.into_inner()));
+        let cleared = to_its_end(async move { pdp.clear_risk(&origin, read).await }).await;
+        let recorded = cleared.map_err(|refused| status::status(refused.refusal()))?;
+        Ok(Response::new(v1::ClearRiskResponse { audit: respond::reference(&recorded, self.pdp.audit_log()) }))
+    }
+}
+
+fn clear(message: v1::ClearRiskRequest) -> Result<Clear, Refusal> {
+    let clear = Clear {
+        tenant: some_id(&message.tenant, "tenant")?,
+        case: id(&message.case_id, "case_id")?,
+        customer: id(&message.customer_id, "customer_id")?,
+        agent: id(&message.agent_id, "agent_id")?,
+        supervisor: id(&message.supervisor_id, "supervisor_id")?,
+        reason: message.reason,
+    };
+    if clear.reason.is_empty() || clear.reason.len() > REASON_MAX {
+        return Err(Refusal::invalid("reason", "must be 1 to 1024 bytes"));
+    }
+    if [&clear.case, &clear.customer, &clear.agent, &clear.supervisor].iter().all(|named| named.is_empty()) {
+        return Err(Refusal::invalid("case_id", "is missing, and so is every other subject"));
+    }
+    Ok(clear)
 }
 
 fn read(message: v1::ReportSignalRequest) -> Result<Signal, Refusal> {

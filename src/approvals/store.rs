@@ -33,7 +33,7 @@ use crate::model::time::Timestamp;
 
 pub use crate::approvals::store::outbox::TAKE_OVER;
 pub use crate::approvals::store::reads::Filter;
-pub use crate::approvals::store::signals::{NewSignal, SignalRefused, TTL_MAX};
+pub use crate::approvals::store::signals::{Cleared, NewSignal, SignalRefused, TTL_MAX};
 pub use crate::approvals::store::sums::Reservation;
 pub use crate::approvals::store::windows::{Generation, Settling};
 

@@ -63,6 +63,8 @@ pub struct Trust {
     pub domains: Vec<Domain>,
     /// How TLS is spoken; `None` when the server speaks none.
     pub server: Option<Arc<ServerConfig>>,
+    /// The same for the listener of events: HTTP/1.1, and nobody shows a certificate.
+    pub events: Option<Arc<ServerConfig>>,
     /// SHA-256 over all that was read.
     pub digest: Vec<u8>,
 }
@@ -102,15 +104,18 @@ impl Trust {
             };
             domains.push(Domain { name: domain.name.clone(), tenants: domain.tenants.clone(), jwt_keys, verifier });
         }
-        let server = match &options.server {
+        let (server, events) = match &options.server {
             Some((certificate, key)) => {
                 let chain = certificates(certificate, &read(certificate)?)?;
                 let key = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| TrustError::NoKey(key.clone()))?;
-                Some(Arc::new(server_config(chain, key, all).map_err(TrustError::Server)?))
+                let mut events = server_config(chain.clone(), key.clone_key(), RootCertStore::empty()).map_err(TrustError::Server)?;
+                events.alpn_protocols = vec![b"http/1.1".to_vec()];
+                let server = server_config(chain, key, all).map_err(TrustError::Server)?;
+                (Some(Arc::new(server)), Some(Arc::new(events)))
             }
-            None => None,
+            None => (None, None),
         };
-        Ok(Self { generation, domains, server, digest: hash.finish().as_ref().to_vec() })
+        Ok(Self { generation, domains, server, events, digest: hash.finish().as_ref().to_vec() })
     }
 
     /// Whether a peer's certificate is good at this instant: by its times, and by the authorities of its own trust domain alone.

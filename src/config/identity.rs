@@ -1,12 +1,14 @@
 //! Settings of identity and state: who is trusted, whose tokens are accepted, where approvals are kept.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::approvals::store::Location;
+use crate::caep::Transmitter;
 use crate::caller::{self, TrustDomain};
 use crate::config::{Config, ConfigError};
 use crate::delegation::Asserting;
@@ -100,6 +102,24 @@ impl Default for Store {
     }
 }
 
+/// Security events from outside (RFC 8935).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Events {
+    /// Address of `POST /events`; absent: no events are taken. TLS is spoken with the server's own certificate.
+    pub listen: Option<SocketAddr>,
+    /// Whose events are taken.
+    pub transmitters: Vec<Transmitter>,
+    /// How long an event counts, in hours; 1 to 720.
+    pub ttl_hours: u64,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self { listen: None, transmitters: vec![], ttl_hours: 24 }
+    }
+}
+
 /// Where rates, probing and the memory of cases are kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -139,6 +159,30 @@ impl Config {
             entries_per_tenant: self.windows.entries_per_tenant,
             boot,
         }
+    }
+
+    fn check_events(&self) -> Result<(), ConfigError> {
+        let refused = |problem: &str| Err(ConfigError::Refused { setting: "events", problem: problem.into() });
+        let Events { listen, transmitters, .. } = &self.events;
+        if listen.is_some() != !transmitters.is_empty() {
+            return refused("must have both `listen` and `transmitters`");
+        }
+        if listen.is_some() && self.tls.certificate.is_none() && !self.development {
+            return refused("needs `tls.certificate`: events come over TLS");
+        }
+        for (index, transmitter) in transmitters.iter().enumerate() {
+            let Transmitter { issuer, keys, tenant, tool_service, .. } = transmitter;
+            if [issuer, keys, tenant, tool_service].iter().any(|member| member.is_empty()) {
+                return refused("transmitters must each name `issuer`, `keys`, `tenant` and `tool_service`");
+            }
+            if keys.contains("://") && !keys.starts_with("https://") {
+                return refused("transmitters' `keys` must be a file or an `https://` URL");
+            }
+            if transmitters.iter().skip(index + 1).any(|other| other.issuer == *issuer) {
+                return refused("names a transmitter twice");
+            }
+        }
+        Ok(())
     }
 
     fn check_windows(&self) -> Result<(), ConfigError> {
@@ -218,6 +262,7 @@ impl Config {
         self.check_issuers()?;
         self.check_store()?;
         self.check_windows()?;
+        self.check_events()?;
         if self.tls.certificate.is_some() != self.tls.key.is_some() {
             return refused("tls", "must have both `certificate` and `key`".into());
         }

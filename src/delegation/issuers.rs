@@ -51,6 +51,9 @@ pub struct Issuer {
     pub bound: bool,
 }
 
+/// `typ` of security event tokens (RFC 8417).
+pub const SECURITY_EVENT: &str = "secevent+jwt";
+
 fn access_token() -> String {
     "at+jwt".to_owned()
 }
@@ -191,6 +194,7 @@ impl Issuers {
             algorithm: live.issuer.algorithm,
             issuer: Some(&live.issuer.issuer),
             audience: &self.audience,
+            event: live.issuer.typ == SECURITY_EVENT,
         };
         jose::open(token, &live.keys.load(), &expected)
     }

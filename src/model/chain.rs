@@ -55,6 +55,8 @@ impl Caller {
 pub enum Authentication {
     /// Not at all: any process on the loopback interface is trusted, in development mode alone.
     Development,
+    /// A security event token of a transmitter.
+    EventToken,
     /// A JWT-SVID, behind a proxy that ends TLS.
     JwtSvid,
     /// An X.509-SVID, by mTLS.
@@ -68,6 +70,7 @@ impl Authentication {
     pub fn name(self) -> &'static str {
         match self {
             Self::Development => "development",
+            Self::EventToken => "event_token",
             Self::JwtSvid => "jwt_svid",
             Self::Mtls => "mtls",
             Self::UnixPeer => "unix_peer",

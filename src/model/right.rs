@@ -14,6 +14,8 @@ pub enum Right {
     ApprovalRevoke,
     /// A tool service asks hypothetically, and why.
     DecisionExplain,
+    /// A human clears what is remembered of somebody.
+    RiskClear,
     /// A tool service reads the server's status.
     ServerObserve,
     /// A tool service reloads the bundle.
@@ -35,11 +37,12 @@ pub enum RightOn {
 
 impl Right {
     /// Every right.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::ApprovalRead,
         Self::ApprovalReview,
         Self::ApprovalRevoke,
         Self::DecisionExplain,
+        Self::RiskClear,
         Self::ServerObserve,
         Self::ServerOperate,
         Self::SignalReport,
@@ -52,6 +55,7 @@ impl Right {
             Self::ApprovalReview => "approval.review",
             Self::ApprovalRevoke => "approval.revoke",
             Self::DecisionExplain => "decision.explain",
+            Self::RiskClear => "risk.clear",
             Self::ServerObserve => "server.observe",
             Self::ServerOperate => "server.operate",
             Self::SignalReport => "signal.report",
@@ -66,7 +70,7 @@ impl Right {
     /// Whose it is: a human's or a tool service's.
     pub fn of(self) -> Link {
         match self {
-            Self::ApprovalRead | Self::ApprovalReview | Self::ApprovalRevoke => Link::Supervisor,
+            Self::ApprovalRead | Self::ApprovalReview | Self::ApprovalRevoke | Self::RiskClear => Link::Supervisor,
             Self::DecisionExplain | Self::ServerObserve | Self::ServerOperate | Self::SignalReport => Link::ToolService,
         }
     }
@@ -76,7 +80,7 @@ impl Right {
         match self {
             Self::ApprovalRead | Self::ApprovalReview | Self::ApprovalRevoke => RightOn::Approval,
             Self::ServerObserve | Self::ServerOperate => RightOn::Server,
-            Self::DecisionExplain | Self::SignalReport => RightOn::Tenant,
+            Self::DecisionExplain | Self::RiskClear | Self::SignalReport => RightOn::Tenant,
         }
     }
 }

@@ -50,7 +50,7 @@ impl Pdp {
     pub(super) async fn recall(&self, moment: &Moment, chain: &Chain, call: &Call, action: &Action) -> Signals {
         let bundle = &moment.snapshot.bundle;
         let screened = bundle.rules.phrases.screen(&call.untrusted);
-        let customer = self.customer(call);
+        let customer = self.remembered_as(call.customer());
         let places = Places::of(&self.options.environment, Whose::of(&call.case.tenant, chain, call, &customer));
         let takes = limits::takes(&bundle.rules.rates, action, places.tenant, |per| match per {
             Per::Customer => customer.clone(),
@@ -79,10 +79,10 @@ impl Pdp {
     }
 
     /// What a customer is remembered as: in process by the digest that stands in the log, so that the log tells of it again.
-    fn customer(&self, call: &Call) -> String {
+    pub(super) fn remembered_as(&self, customer: &str) -> String {
         match self.windows {
-            Windows::InProcess(_) => self.audit.digest(&Value::from(call.customer())),
-            Windows::Redis(_) => call.customer().to_owned(),
+            Windows::InProcess(_) => self.audit.digest(&Value::from(customer)),
+            Windows::Redis(_) => customer.to_owned(),
         }
     }
 
@@ -166,7 +166,7 @@ impl Pdp {
             screened: signals.screened.screened,
             unscreened: signals.screened.unscreened,
         };
-        let customer = self.customer(call);
+        let customer = self.remembered_as(call.customer());
         let places = Places::of(&self.options.environment, Whose::of(&tenant, chain, call, &customer));
         self.say(places.tenant, moment, places.after(risk, &happened)).await;
     }

@@ -12,6 +12,7 @@ use crate::model::refusal::Refusal;
 use crate::model::right::Right;
 use crate::pdp::approvals::{Seen, display_digest};
 use crate::pdp::authorize::Origin;
+use crate::pdp::recover::denied_approval;
 use crate::pdp::rights::Party;
 use crate::pdp::state::unavailable;
 use crate::pdp::{Moment, Pdp, Refused};
@@ -78,8 +79,14 @@ impl Pdp {
             usable: template.usable(),
             record: record.clone(),
         };
+        let denies = !new.review.approves;
         let moved = self.store.review(new).await.map_err(unavailable)?;
-        self.moved(moment, moved, &approval.id, record).await
+        let seen = self.moved(moment, moved, &approval.id, record).await?;
+        let call = &approval.binding.call;
+        if let Some((tenant, visit)) = denied_approval(moment, &self.options.environment, &call.tenant, &call.case).filter(|_| denies) {
+            self.say(tenant, moment, visit).await;
+        }
+        Ok(seen)
     }
 
     /// Whose review this would be: a person who may review it now.

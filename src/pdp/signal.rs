@@ -6,17 +6,20 @@ use crate::approvals::binding::{self, Allowed};
 use crate::approvals::store::{Check, NewOutcome, NewSignal, SignalRefused, TTL_MAX};
 use crate::audit::Recorded;
 use crate::audit::events::{self, Actor};
+use crate::caep::Event;
+use crate::caller::Peer;
 use crate::entities::direct::On;
 use crate::model::approval::Approval;
-use crate::model::chain::Caller;
+use crate::model::chain::{Authentication, Caller};
 use crate::model::halt::{Halt, Severity, SignalKind, SubjectKind};
 use crate::model::refusal::Refusal;
 use crate::model::right::Right;
 use crate::model::time::Timestamp;
-use crate::pdp::authorize::Origin;
+use crate::pdp::authorize::{Origin, Purpose};
 use crate::pdp::rights::tenant_of;
 use crate::pdp::state::unavailable;
 use crate::pdp::{Moment, Pdp, Refused};
+use crate::telemetry::spans::Trace;
 
 /// How far an event's time may be ahead of ours.
 const AHEAD: Duration = Duration::from_secs(30);
@@ -115,6 +118,53 @@ impl Pdp {
             Err(refusal) => Err(refusal),
         };
         self.or_refused(&moment, origin, Actor::service(&caller), taken).await
+    }
+
+    /// Takes a security event of a transmitter.
+    ///
+    /// # Errors
+    /// A refusal, recorded or counted.
+    pub async fn take_event(&self, from: std::net::SocketAddr, token: &str) -> Result<(), Refused> {
+        let moment = self.moment();
+        let origin = Origin { peer: Peer { address: Some(from), ..Peer::default() }, trace: Trace::default(), purpose: Purpose::Authorize };
+        let event = match self.transmitters.open(token, moment.now).await {
+            Ok(event) => event,
+            // Of nobody who is known: it can't fill the log.
+            Err(refusal) => return Err(self.stranger(&origin, refusal)),
+        };
+        let transmitter = &event.transmitter;
+        let caller = Caller {
+            tool_service: transmitter.tool_service.clone(),
+            by: Authentication::EventToken,
+            tenants: Some(vec![transmitter.tenant.clone()]),
+            certificate: None,
+        };
+        let taken = match &event.says {
+            Some(says) => {
+                let halt = Halt {
+                    tenant: transmitter.tenant.clone(),
+                    subject_kind: says.subject_kind,
+                    subject: says.subject.clone(),
+                    kind: says.kind.effect(says.severity),
+                    since: says.at,
+                    until: Timestamp::default(),
+                };
+                let (kind, severity) = (says.kind, says.severity);
+                let signal = Signal { kind, severity, halt, ttl: self.options.event_ttl, event_id: event.id.clone() };
+                self.taken(&moment, &caller, signal).await.map(|_| ())
+            }
+            None => self.noted_event(&moment, &caller, &event).await,
+        };
+        self.or_refused(&moment, &origin, Actor::service(&caller), taken).await
+    }
+
+    /// An event that changes nothing is recorded all the same.
+    async fn noted_event(&self, moment: &Moment, caller: &Caller, event: &Event) -> Result<(), Refusal> {
+        let more = [("kind", event.name.into()), ("event_id", event.id.clone().into())];
+        let record = events::event("event.acknowledged", &Actor::service(caller), None, &more);
+        let nonce = crate::entropy::nonce(self.entropy.as_ref()).map_err(crate::pdp::authorize::no_entropy)?;
+        let appended = self.audit.append(moment.now, events::stored(record, None, nonce)).await;
+        appended.map(|_| ()).map_err(|down| Refused::from(down).0)
     }
 
     async fn taken(&self, moment: &Moment, caller: &Caller, signal: Signal) -> Result<Option<Recorded<()>>, Refusal> {

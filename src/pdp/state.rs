@@ -135,7 +135,9 @@ impl Pdp {
             Ok(false) => {}
             Err(error) => tracing::error!(name: "trust.not_reloaded", error = %error, "what was trusted before stays"),
         }
-        for error in self.delegations.issuers.refresh(self.clock.now()).await {
+        let now = self.clock.now();
+        let faults = self.delegations.issuers.refresh(now).await.into_iter().chain(self.transmitters.refresh(now).await);
+        for error in faults {
             tracing::error!(name: "issuer.not_reloaded", error = %error, "the keys that are known stay");
         }
         match tokio::task::block_in_place(|| Keys::read(&self.options.keys)) {

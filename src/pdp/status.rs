@@ -42,6 +42,8 @@ pub struct Status {
     pub store: &'static str,
     /// Whether the state store answers. Without it calls that need it are denied, and others go on.
     pub store_healthy: bool,
+    /// The windows' engine.
+    pub windows: &'static str,
 }
 
 impl Pdp {
@@ -129,6 +131,7 @@ impl Pdp {
             warnings: self.options.warnings.clone(),
             store: self.store.engine(),
             store_healthy: self.has_state(),
+            windows: self.windows.engine(),
         }
     }
 

@@ -80,7 +80,7 @@ impl std::fmt::Debug for Redis {
 }
 
 /// The script's answer.
-type Reply = (i64, Option<i64>, Option<Vec<i64>>, Option<Vec<u64>>, Option<Vec<Vec<String>>>);
+type Reply = (i64, i64, Vec<i64>, Vec<u64>, Vec<Vec<String>>);
 
 impl Redis {
     /// Connects when it is first needed.
@@ -123,7 +123,6 @@ impl Redis {
         say(&mut call, tenant, visit);
         let (known, writes, waits, counts, memories): Reply = self.call(&call).await?;
         // What this process wrote before it asked must be there: a server that lost a write of ours counts fewer.
-        let writes = writes.unwrap_or_default();
         if known == 0 || writes <= before {
             if self.adopted.remove_if(&tenant, |_, known| Arc::ptr_eq(known, &adopted)).is_some() {
                 self.lost.insert(tenant, adopted.generation.clone());
@@ -131,9 +130,9 @@ impl Redis {
             return Err(WindowsDown::Lost);
         }
         adopted.writes.fetch_max(writes, Ordering::AcqRel);
-        let memories = memories.unwrap_or_default().into_iter().map(times).collect::<Option<Vec<_>>>();
+        let memories = memories.into_iter().map(times).collect::<Option<Vec<_>>>();
         let memories = memories.ok_or_else(|| WindowsDown::Unreachable("it answers what it was not asked".into()))?;
-        Ok(Visited { waits: waits.unwrap_or_default(), counts: counts.unwrap_or_default(), memories })
+        Ok(Visited { waits, counts, memories })
     }
 
     /// The generation of a tenant's windows that the server has, and the one that is not all there any more.

@@ -1,7 +1,7 @@
 -- One visit of one tenant: the same arithmetic as the engine in process, on integers below 2^53.
 -- KEYS: generation, writes of the calling process, then those of each part in order. ARGV: generation, now, then each part's count
--- and arguments. Answers nothing but 0 when the generation is another one.
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0} end
+-- and arguments. Answers 0 and nothing else when the generation is another one.
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, 0, {}, {}, {}} end
 local EXACT, LEVEL_MAX, SLACK_MS, WRITES_MS = 512, 24, 60000, 2678400000
 local now, key_at, arg_at = tonumber(ARGV[2]), 2, 2
 local function key() key_at = key_at + 1; return KEYS[key_at] end

@@ -90,6 +90,7 @@ pub(crate) fn config(data: &Path) -> Config {
 pub(crate) struct App {
     pub(crate) grpc: SocketAddr,
     pub(crate) admin: SocketAddr,
+    pub(crate) events: Option<SocketAddr>,
     pub(crate) pdp: Arc<Pdp>,
     pub(crate) data: PathBuf,
     _reload: mpsc::Sender<()>,
@@ -120,12 +121,12 @@ impl App {
         let bound = app::build(&config, seams).await.unwrap();
         let (stop, stopped) = oneshot::channel();
         let (reload, reloads) = mpsc::channel(1);
-        let (grpc, admin, pdp) = (bound.grpc, bound.admin, bound.pdp());
+        let (grpc, admin, events, pdp) = (bound.grpc, bound.admin, bound.events, bound.pdp());
         let shutdown = async {
             let _dropped = stopped.await;
         };
         let running = tokio::spawn(bound.run(shutdown, reloads));
-        Self { grpc, admin, pdp, data: data.to_owned(), _reload: reload, stop, running, _folder: None }
+        Self { grpc, admin, events, pdp, data: data.to_owned(), _reload: reload, stop, running, _folder: None }
     }
 
     pub(crate) async fn channel(&self) -> Channel {

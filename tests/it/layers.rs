@@ -18,6 +18,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     // Features: values in, values out. They don't know each other, the clock or the settings, but for the arrows written here.
     ("caller", &["jose", "model"]),
     ("delegation", &["jose", "json", "model"]),
+    // A transmitter's keys are an issuer's.
+    ("caep", &["delegation", "jose", "json", "model"]),
     // What a human said: the store is its own, so that a burn and its receipt are one transaction.
     ("approvals", &["jose", "json", "model"]),
     ("policy", &["model"]),
@@ -39,6 +41,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "approvals",
             "audit",
             "bundle",
+            "caep",
             "caller",
             "clock",
             "decision",
@@ -59,9 +62,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     // The surfaces. `api` puts a recorded answer on the wire, so it names the proof of the record; its front times RPCs.
     ("api", &["approvals", "audit", "caller", "clock", "json", "model", "pdp", "telemetry"]),
     ("admin", &["pdp"]),
+    ("events", &["caller", "json", "model", "pdp"]),
     ("workbench", &["bundle", "entities", "json", "model", "pdp", "policy"]),
     // The wiring.
-    ("config", &["approvals", "audit", "bundle", "caller", "delegation", "jose", "pdp", "policy", "telemetry", "windows"]),
+    ("config", &["approvals", "audit", "bundle", "caep", "caller", "delegation", "jose", "pdp", "policy", "telemetry", "windows"]),
     (
         "app",
         &[
@@ -70,11 +74,13 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "approvals",
             "audit",
             "bundle",
+            "caep",
             "caller",
             "clock",
             "config",
             "delegation",
             "entropy",
+            "events",
             "jose",
             "model",
             "pdp",
@@ -91,7 +97,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 
 /// (crate, modules that may use it). Crates that stand in no row may be used anywhere.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("axum", &["admin"]),
+    ("axum", &["admin", "events"]),
     ("aws_lc_rs", &["caller", "jose"]),
     ("base64", &["jose"]),
     ("cedar_policy", &["decision", "entities", "pdp", "policy", "workbench"]),
@@ -110,7 +116,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("rustix", &["audit"]),
     ("rustls", &["caller"]),
     ("sqlx", &["approvals"]),
-    ("tokio_rustls", &["api"]),
+    ("tokio_rustls", &["api", "events"]),
     ("tonic", &["api"]),
     ("tonic_health", &["api"]),
     ("tonic_reflection", &["api"]),

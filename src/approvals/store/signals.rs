@@ -34,6 +34,19 @@ pub struct NewSignal {
     pub ended: fn(&Approval) -> serde_json::Value,
 }
 
+/// Whose reports are to raise the score no longer.
+#[derive(Clone, Debug)]
+pub struct Cleared {
+    /// The tenant.
+    pub tenant: String,
+    /// Whose.
+    pub subjects: Vec<(SubjectKind, String)>,
+    /// When.
+    pub at: Timestamp,
+    /// The record of it.
+    pub record: serde_json::Value,
+}
+
 /// Why a signal changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignalRefused {
@@ -70,6 +83,29 @@ impl Store {
             });
         }
         Ok(taken)
+    }
+}
+
+impl Store {
+    /// Ends reports that raise the score; what stops, stays. Gives the outbox row.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn clear(&self, cleared: Cleared) -> Result<i64, StoreError> {
+        let (seen, leaver) = (self.seen(), self.leaver());
+        self.write(move |connection| {
+            Box::pin(async move {
+                let revision = next(connection, &seen).await?;
+                for (kind, subject) in &cleared.subjects {
+                    let sql = "DELETE FROM halts WHERE tenant = $1 AND subject_kind = $2 AND subject = $3 AND kind LIKE 'risk%'";
+                    let delete = sqlx::query(sql).bind(cleared.tenant.clone()).bind(kind.name()).bind(subject.clone());
+                    delete.execute(&mut *connection).await?;
+                }
+                leave(connection, &leaver, revision, "", &cleared.record, cleared.at).await?;
+                Ok((true, revision))
+            })
+        })
+        .await
     }
 }
 
