@@ -284,6 +284,8 @@ pub struct Halts {
     pub halts: Vec<Halt>,
     /// When the store was asked; `None` before the first answer.
     pub read_at: Option<Timestamp>,
+    /// How many signals this process has taken.
+    taken: u64,
 }
 
 /// The store.

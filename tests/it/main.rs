@@ -20,6 +20,7 @@ mod layers;
 mod properties;
 mod python;
 mod reload;
+mod risk;
 mod story;
 mod stream;
 mod traces;

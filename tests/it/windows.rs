@@ -308,9 +308,15 @@ async fn a_server_that_stalls_fills_or_dies_under_load_denies_and_recovers() {
     hands.forward(3601);
     app.pdp.refresh().await;
     assert_eq!(until_allowed(&mut client).await, [], "and is whole again after it");
-    // What its log knows, the replica has said again: the poisoned case is still one.
-    assert_eq!(client.authorize(calm).await.unwrap().into_inner().reason(), v1::Reason::RiskTooHigh);
-    app.stop().await;
+    // What its log knows, the replica says again within the time that everything counts as the worst: the poisoned case is still one.
+    for _ in 0..100 {
+        if client.authorize(calm.clone()).await.unwrap().into_inner().reason() == v1::Reason::RiskTooHigh {
+            app.stop().await;
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("what the log knows was not said again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -124,8 +124,13 @@ impl Store {
             self.seen.store(std::sync::Arc::new(renewed.await?));
             halts.extend(standing);
         }
-        // A signal that was taken meanwhile may be missing in what was read: then its copy stays until the next time.
-        self.halts.compare_and_swap(&before, std::sync::Arc::new(Halts { halts, read_at: Some(now) }));
+        // A signal that was taken meanwhile may be missing in what was read: then its copy stays until the next time. So does a copy
+        // that is younger than this one.
+        let read = std::sync::Arc::new(Halts { halts, read_at: Some(now), taken: before.taken });
+        self.halts.rcu(|copy| {
+            let newer = copy.taken == before.taken && copy.read_at <= read.read_at;
+            std::sync::Arc::clone(if newer { &read } else { copy })
+        });
         Ok(self.seen())
     }
 

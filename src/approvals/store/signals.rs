@@ -79,6 +79,7 @@ impl Store {
             self.halts.rcu(|copy| {
                 let mut halts = copy.as_ref().clone();
                 halts.halts.push(halt.clone());
+                halts.taken += 1;
                 halts
             });
         }
