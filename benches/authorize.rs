@@ -28,7 +28,6 @@ use countersign::jose::keyring::{self, Keyring, Purpose};
 use countersign::jose::{self, Expected};
 use countersign::model::chain::Credential;
 use countersign::model::time::Timestamp;
-use countersign::model::vouched::Vouched;
 use countersign::pdp::authorize::Request as Read;
 use countersign::pdp::judge::{calm, judge};
 use tonic::transport::Channel;
@@ -56,6 +55,23 @@ fn call(step: &str) -> v1::AuthorizeRequest {
 
 fn policies() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("policies")
+}
+
+/// The reference bundle with room for every call of the run.
+fn unlimited(folder: &Path) -> std::path::PathBuf {
+    let bundle = folder.join("policies");
+    for (name, bytes) in countersign::bundle::folder::Folder::read(&policies()).unwrap().files() {
+        let file = bundle.join(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, bytes).unwrap();
+    }
+    let rates = std::fs::read_to_string(bundle.join("rates.yaml")).unwrap();
+    let lifted = rates.lines().map(|line| match line.split_once("sustained:") {
+        Some((before, _)) => format!("{before}sustained: 1000000, minutes: 1, burst: 1000000}}\n"),
+        None => format!("{line}\n"),
+    });
+    std::fs::write(bundle.join("rates.yaml"), lifted.collect::<String>()).unwrap();
+    bundle
 }
 
 fn rounds() -> usize {
@@ -135,7 +151,7 @@ impl Naive {
         let context = serde_json::json!({
             "args": {}, "case": id("Case", &case.id), "step": id("Step", &chain.step), "now": "2026-11-23T09:00:00Z",
             "chain": {"agent": id("Agent", &chain.agent), "supervisor": id("Rep", &chain.supervisor), "tool_service": id("ToolService", "support-tools"), "scopes": scopes, "asserted": true},
-            "risk": {"tier": id("RiskTier", "low")}, "rates": [], "findings": [], "checks": {},
+            "risk": {"tier": id("RiskTier", "low"), "score": 0, "signals": []}, "rates": [], "findings": [], "checks": {},
         });
         [("ToolService", "support-tools"), ("Agent", chain.agent.as_str()), ("Rep", chain.supervisor.as_str())].iter().all(
             |(kind, name)| {
@@ -268,7 +284,7 @@ async fn ours(durability: Durability) -> (DecisionServiceClient<Channel>, tempfi
     let mut config = Config { development: true, data: folder.path().join("data"), ..Config::default() };
     config.listen.grpc.set_port(0);
     config.listen.admin.set_port(0);
-    config.bundle.path = policies();
+    config.bundle.path = unlimited(folder.path());
     config.audit.mode = durability;
     let bound = app::build(&config, Seams::system(Default::default())).await.unwrap();
     let address = bound.grpc;

@@ -6,9 +6,11 @@ use countersign::bundle::Bundle;
 use countersign::json::{Object, Value, read_object};
 use countersign::model::call::{Call, Case, Correlation, EntityReference, Model, Resource, Tokens};
 use countersign::model::chain::{Chain, Credential};
+use countersign::model::halt::Severity;
 use countersign::model::time::Timestamp;
 use countersign::model::vouched::Vouched;
 use countersign::pdp::judge::{Judged, calm, judge, judge_by_policy_alone};
+use countersign::risk::Known;
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -147,6 +149,24 @@ fn allowed(asked: &Asked) -> bool {
     judged(asked).outcome.denied.is_none()
 }
 
+/// Anything that could be known of a call.
+fn known() -> impl Strategy<Value = Known> {
+    let mut names: Vec<String> = bundle().rules.risk.as_ref().unwrap().findings.keys().cloned().collect();
+    names.extend(["denials", "provoked_denials", "approvals_denied"].map(str::to_owned));
+    let events = proptest::collection::btree_map(select(names), 0_u64..1000, 0..6);
+    let counts = || prop_oneof![0_u64..200, 0_u64..100_000];
+    let breadth = || [counts(), counts(), counts()];
+    let reported = select(vec![None, Some(Severity::Low), Some(Severity::Medium), Some(Severity::High), Some(Severity::Critical)]);
+    let groups = proptest::collection::vec(select(vec!["moves_money".to_owned(), "write".to_owned()]), 0..3);
+    (events, breadth(), breadth(), reported, groups).prop_map(|(events, agent, supervisor, reported, groups)| Known {
+        events,
+        agent,
+        supervisor,
+        reported,
+        groups,
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: crate::harness::cases(1500), ..ProptestConfig::default() })]
 
@@ -206,6 +226,62 @@ proptest! {
         if rank(&riskier.vouched) >= rank(&asked.vouched) {
             prop_assert!(allowed(&asked) || !allowed(&riskier));
         }
+    }
+
+    /// Threat 28: what the PDP remembers, and what it can't know, only takes away. A screening that is lost, spoilt or tainted, full
+    /// windows and any score permit no more than none of them.
+    #[test]
+    fn nothing_that_is_remembered_or_lost_ever_permits_more(
+        asked in asked(), tainted in any::<bool>(), unscreened in any::<bool>(), lost in any::<bool>(), windows in any::<u16>()
+    ) {
+        let mut worse = asked.clone();
+        if lost {
+            worse.vouched.remove("screening");
+        } else {
+            let screening = format!(r#"{{"tainted":{tainted},"unscreened":{unscreened}}}"#);
+            worse.vouched.set("screening", Value::Object(object(&screening)));
+        }
+        let names = &bundle().rules.rates;
+        let full = names.names().enumerate().filter(|(index, _)| windows >> index & 1 == 1).map(|(_, name)| Value::from(name.as_str()));
+        let before = asked.vouched.get("rates").and_then(|rates| match rates { Value::Array(rates) => Some(rates.clone()), _ => None });
+        worse.vouched.set("rates", Value::Array(full.chain(before.unwrap_or_default()).collect()));
+        prop_assert!(allowed(&asked) || !allowed(&worse));
+    }
+
+    /// More of anything never gives a lower score, nor a lower tier.
+    #[test]
+    fn more_of_anything_never_scores_less(known in known(), more in known()) {
+        let rules = bundle().rules.risk.as_ref().unwrap();
+        let mut raised = known.clone();
+        for (name, count) in more.events {
+            *raised.events.entry(name).or_default() += count;
+        }
+        for index in 0..3 {
+            raised.agent[index] += more.agent[index];
+            raised.supervisor[index] += more.supervisor[index];
+        }
+        raised.reported = raised.reported.max(more.reported);
+        raised.groups.extend(more.groups);
+        let (before, after) = (rules.score(&known), rules.score(&raised));
+        prop_assert!(before.score <= after.score && after.score <= 100, "{before:?} {after:?}");
+        let rank = |risk: &countersign::model::signals::Risk| rules.tiers.iter().position(|tier| tier.tier == risk.tier).unwrap();
+        prop_assert!(rank(&before) <= rank(&after) && rank(&after) <= rank(&rules.worst()));
+        let parts: u32 = after.parts.iter().map(|part| part.points).sum();
+        prop_assert_eq!(after.score, parts.min(100), "the explanation is the score");
+    }
+
+    /// Probing alone stops below the highest tier, however much there is of it; so does any one factor that is not decisive.
+    #[test]
+    fn no_single_noisy_signal_decides(known in known(), only in 0..4_usize) {
+        let rules = bundle().rules.risk.as_ref().unwrap();
+        let none = Known::default();
+        let alone = match only {
+            0 => Known { agent: known.agent, supervisor: known.supervisor, ..none },
+            1 => Known { events: known.events.into_iter().take(1).collect(), ..none },
+            2 => Known { reported: known.reported.min(Some(Severity::High)), ..none },
+            _ => Known { groups: known.groups, ..none },
+        };
+        prop_assert!(rules.score(&alone).tier != "critical", "{alone:?}");
     }
 
     /// What is called requestable is turned by what it asks for, and by nothing less.
