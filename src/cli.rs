@@ -8,6 +8,7 @@ mod connection;
 mod healthcheck;
 mod keys;
 mod serve;
+mod signals;
 mod test;
 
 use std::collections::BTreeMap;
@@ -76,6 +77,9 @@ enum Command {
     /// Review requests for approval, by a human with a token of her own
     #[command(subcommand)]
     Approvals(approvals::Command),
+    /// Report signals, kill switches among them, and clear what is remembered
+    #[command(subcommand)]
+    Signals(signals::Command),
     /// Make, rotate and list the keys that sign tokens
     #[command(subcommand)]
     Keys(keys::Command),
@@ -126,6 +130,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, variables: impl IntoIt
         Command::Test(arguments) => test::run(&environment, &arguments),
         Command::Authorize(arguments) => authorize::run(&environment, &arguments),
         Command::Approvals(command) => approvals::run(&environment, &command),
+        Command::Signals(command) => signals::run(&environment, &command),
         Command::Keys(command) => keys::run(&environment, &command),
         Command::Audit(command) => audit::run(&environment, &command),
         Command::Healthcheck(arguments) => healthcheck::run(&environment, &arguments),

@@ -12,6 +12,7 @@ use crate::api::front;
 use crate::api::v1;
 use crate::api::v1::approval_service_client::ApprovalServiceClient;
 use crate::api::v1::decision_service_client::DecisionServiceClient;
+use crate::api::v1::signal_service_client::SignalServiceClient;
 use crate::json::{Object, Value, canonical};
 use crate::model::call::{Call, EntityReference};
 use crate::model::chain::Credential;
@@ -125,6 +126,30 @@ pub async fn revoke(target: &Target, id: &str, reason: &str) -> Result<v1::Appro
     let request = with_token(target, v1::RevokeApprovalRequest { id: id.to_owned(), reason: reason.to_owned() })?;
     let answered = ApprovalServiceClient::new(connect(target).await?).revoke_approval(request).await;
     Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner().approval.unwrap_or_default())
+}
+
+/// Reports a signal, as a tool service.
+///
+/// # Errors
+/// When there is no answer.
+pub async fn report(target: &Target, request: v1::ReportSignalRequest) -> Result<v1::ReportSignalResponse, ClientError> {
+    let answered = SignalServiceClient::new(connect(target).await?).report_signal(request).await;
+    Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner())
+}
+
+/// Clears what is remembered, as a human.
+///
+/// # Errors
+/// When there is no answer.
+pub async fn clear(target: &Target, request: v1::ClearRiskRequest) -> Result<v1::ClearRiskResponse, ClientError> {
+    let request = with_token(target, request)?;
+    let answered = SignalServiceClient::new(connect(target).await?).clear_risk(request).await;
+    Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner())
+}
+
+/// A length of time on the wire.
+pub fn duration(length: Duration) -> prost_types::Duration {
+    prost_types::Duration { seconds: i64::try_from(length.as_secs()).unwrap_or(i64::MAX), nanos: 0 }
 }
 
 /// Hands each change to `see`, until the server ends the watch.

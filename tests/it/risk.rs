@@ -55,7 +55,7 @@ fn last(app: &App) -> Value {
     lines(&app.data).into_iter().rfind(|line| line["type"] == "decision").unwrap()
 }
 
-/// Threat 1 and 14: a calm call after a poisoned one does not get the calm call's rights.
+/// Threat 1: a calm call after a poisoned one does not get the calm call's rights.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_calm_call_after_a_poisoned_one_keeps_its_risk_until_its_time_is_over() {
     let hands = Hands::now();
@@ -473,6 +473,38 @@ async fn a_switch_stops_everything_for_who_operates_the_server() {
     signal(&app, kind, "development", "kill_switch", "e-3").await.unwrap();
     assert_eq!(ask(&mut client, order_check()).await, denied(v1::Reason::NotPermitted));
     app.stop().await;
+}
+
+/// The command line at 3 a.m.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_switch_and_a_clearing_by_the_command_line() {
+    let folder = temp();
+    let data = folder.path().join("data");
+    let server = crate::harness::Process::serve(&data, &[], |_| {});
+    let url = format!("http://{}", server.grpc);
+    let keys = data.join("keys");
+    let run = |arguments: &[&str], token: &str| {
+        let mut command = crate::harness::command(arguments);
+        command.env("COUNTERSIGN_TOKEN", token).current_dir("/");
+        let output = command.output().unwrap();
+        (output.status.code(), format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+    };
+    let mut client = DecisionServiceClient::new(crate::harness::channel(server.grpc).await);
+    let report = |more: &[&str]| run(&[&["signals", "report"], more, &["--server", &url]].concat(), "");
+    let (code, text) = report(&["fraud_suspected", "--case", "case-1", "--tenant", "acme", "--severity", "critical"]);
+    assert!(code == Some(0) && text.starts_with("taken, recorded in countersign/development at "), "{text}");
+    assert_eq!(ask(&mut client, order_check()).await, denied(v1::Reason::RiskTooHigh));
+    let lead = run(&["keys", "dev-token", "--principal", "lead-1", "--keys", keys.to_str().unwrap()], "").1.trim().to_owned();
+    let clear = ["signals", "clear", "--tenant", "acme", "--case", "case-1", "--reason", "a test", "--server", &url];
+    assert_eq!(run(&clear, &lead).0, Some(0));
+    assert_eq!(ask(&mut client, order_check()).await, ALLOWED);
+    assert_eq!(report(&["kill_switch", "--everything", "development"]).0, Some(0));
+    assert_eq!(ask(&mut client, order_check()).await, denied(v1::Reason::NotPermitted));
+    for wrong in [&["kill_switch"][..], &["kill_switch", "--case", "case-1"], &["mood_changed", "--agent", "support-bot"]] {
+        assert_eq!(report(wrong).0, Some(64), "{wrong:?}");
+    }
+    assert_eq!(report(&["kill_switch", "--everything", "production"]).0, Some(1), "another deployment's name");
+    assert!(server.stop().success());
 }
 
 /// A transmitter's key ring and its key set in a file.

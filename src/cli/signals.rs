@@ -1,0 +1,148 @@
+//! `countersign signals`
+
+use std::time::Duration;
+
+use super::connection::{Connection, HumanToken};
+use super::{Environment, Exit, Failure, client_failure, runtime};
+use crate::api::client::{self, Target};
+use crate::api::v1;
+use crate::clock::{Clock, SystemClock};
+use crate::entropy::{SystemEntropy, evaluation_id};
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Report a signal, as a tool service: it holds at once, on every replica within a second
+    Report(Report),
+    /// Clear what is remembered, as a human with a token of her own: kill switches and revoked sessions stay
+    Clear(Clear),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Report {
+    /// What happened
+    #[arg(value_parser = crate::model::halt::SignalKind::ALL.map(crate::model::halt::SignalKind::name))]
+    kind: String,
+    #[command(flatten)]
+    subject: Subject,
+    /// Tenant of the case or customer
+    #[arg(long)]
+    tenant: Option<String>,
+    /// How long it counts
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=43_200))]
+    minutes: u32,
+    /// How bad
+    #[arg(long, default_value = "high", value_parser = ["info", "low", "medium", "high", "critical"])]
+    severity: String,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Whom or what it is about.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Subject {
+    /// An agent
+    #[arg(long, value_name = "ID")]
+    agent: Option<String>,
+    /// A supervising human
+    #[arg(long, value_name = "ID")]
+    supervisor: Option<String>,
+    /// A case; with --tenant
+    #[arg(long, value_name = "ID", requires = "tenant")]
+    case: Option<String>,
+    /// A customer; with --tenant
+    #[arg(long, value_name = "ID", requires = "tenant")]
+    customer: Option<String>,
+    /// A whole tenant
+    #[arg(long, value_name = "ID")]
+    whole_tenant: Option<String>,
+    /// Everything that the deployment of this environment decides
+    #[arg(long, value_name = "ENVIRONMENT")]
+    everything: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Clear {
+    /// Tenant
+    #[arg(long)]
+    tenant: String,
+    /// A case
+    #[arg(long, value_name = "ID")]
+    case: Option<String>,
+    /// A customer
+    #[arg(long, value_name = "ID")]
+    customer: Option<String>,
+    /// An agent
+    #[arg(long, value_name = "ID")]
+    agent: Option<String>,
+    /// A supervising human
+    #[arg(long, value_name = "ID")]
+    supervisor: Option<String>,
+    /// Why
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    token: HumanToken,
+}
+
+pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, Failure> {
+    let (what, audit) = match command {
+        Command::Report(report) => {
+            let response = runtime()?.block_on(client::report(&report.connection.target()?, request(report)?)).map_err(client_failure)?;
+            (if response.duplicate { "known before" } else { "taken" }, response.audit)
+        }
+        Command::Clear(clear) => {
+            let target = Target { token: Some(clear.token.read(environment)?), ..clear.connection.target()? };
+            let named = |id: &Option<String>| id.clone().unwrap_or_default();
+            let request = v1::ClearRiskRequest {
+                tenant: clear.tenant.clone(),
+                case_id: named(&clear.case),
+                customer_id: named(&clear.customer),
+                agent_id: named(&clear.agent),
+                supervisor_id: named(&clear.supervisor),
+                reason: clear.reason.clone(),
+            };
+            ("cleared", runtime()?.block_on(client::clear(&target, request)).map_err(client_failure)?.audit)
+        }
+    };
+    let place = audit.map(|audit| format!(", recorded in {} at {}", audit.log, audit.index)).unwrap_or_default();
+    environment.print(&serde_json::json!({"outcome": what}), &format!("{what}{place}"));
+    Ok(Exit::Ok)
+}
+
+fn request(report: &Report) -> Result<v1::ReportSignalRequest, Failure> {
+    use v1::SignalSubjectKind as Kind;
+    let Subject { agent, supervisor, case, customer, whole_tenant, everything } = &report.subject;
+    let subjects = [
+        (Kind::Agent, agent),
+        (Kind::Supervisor, supervisor),
+        (Kind::Case, case),
+        (Kind::Customer, customer),
+        (Kind::Tenant, whole_tenant),
+        (Kind::Server, everything),
+    ];
+    let named = subjects.into_iter().find_map(|(kind, id)| Some((kind, id.clone()?)));
+    let (kind, subject_id) = named.ok_or_else(|| Failure::new(Exit::Usage, "name whom or what it is about"))?;
+    let severity = match report.severity.as_str() {
+        "critical" => v1::Severity::Critical,
+        "info" => v1::Severity::Info,
+        "low" => v1::Severity::Low,
+        "medium" => v1::Severity::Medium,
+        _ => v1::Severity::High,
+    };
+    let now = SystemClock.now();
+    let id = evaluation_id(&SystemEntropy, now).map_err(|error| Failure::new(Exit::Failure, error))?;
+    let ttl = Duration::from_secs(u64::from(report.minutes) * 60);
+    Ok(v1::ReportSignalRequest {
+        subject_kind: kind.into(),
+        subject_id,
+        kind: report.kind.clone(),
+        severity: severity.into(),
+        ttl: Some(client::duration(ttl)),
+        event_id: id.to_string(),
+        event_time: Some(crate::api::respond::time(now)),
+        tenant: report.tenant.clone().unwrap_or_default(),
+    })
+}
