@@ -43,6 +43,8 @@ use crate::windows::redis::AddressError;
 const DRAIN: Duration = Duration::from_secs(10);
 /// How often what nobody can ask for any more is removed.
 const PURGE_SECONDS: u64 = 600;
+/// How often a windows' server is looked after.
+const TEND_SECONDS: u64 = 10;
 
 /// What tests put other things in place of.
 #[derive(Debug)]
@@ -386,6 +388,9 @@ async fn tick(pdp: Arc<Pdp>) {
         pdp.tick().await;
         pdp.sweep().await;
         pdp.replay_lost();
+        if second % TEND_SECONDS == 0 {
+            pdp.tend_windows().await;
+        }
         if second % PURGE_SECONDS == 0 {
             pdp.purge().await;
         }

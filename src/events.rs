@@ -2,8 +2,11 @@
 //! certificate. 202 and nothing: it was taken, or known before.
 
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -13,9 +16,10 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::serve::Listener;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
 use crate::caller::Callers;
@@ -24,9 +28,10 @@ use crate::pdp::{Pdp, to_its_end};
 
 /// The largest event, in bytes.
 const EVENT_MAX: usize = 64 * 1024;
-/// Handshakes under way, and how long one may take.
-const HANDSHAKES_MAX: usize = 64;
+/// Connections at once, how long a handshake may take, and how long a connection may last: whoever is slow is cut off.
+const CONNECTIONS_MAX: usize = 256;
 const HANDSHAKE: Duration = Duration::from_secs(5);
+const CONNECTION: Duration = Duration::from_secs(30);
 /// How long to wait after the operating system gave no connection.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -35,6 +40,45 @@ trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 type Shaken = (Box<dyn Io>, SocketAddr);
+
+/// A connection that counts among those that there may be, and ends in time.
+struct Held<S> {
+    stream: S,
+    end: Pin<Box<Sleep>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl<S> Held<S> {
+    fn new(stream: S, permit: OwnedSemaphorePermit) -> Self {
+        Self { stream, end: Box::pin(tokio::time::sleep(CONNECTION)), _permit: permit }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.end.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.end.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
 
 /// Connections whose handshake is done.
 struct Connections {
@@ -64,7 +108,7 @@ impl Listener for Connections {
         }
     }
 
-    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
         Ok(self.address)
     }
 }
@@ -78,7 +122,7 @@ pub async fn serve(
     listener: TcpListener,
     callers: Arc<Callers>,
     shutdown: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
+) -> io::Result<()> {
     let (sender, shaken) = mpsc::channel(16);
     let connections = Connections { shaken, address: listener.local_addr()? };
     let accepting = tokio::spawn(accept(listener, callers, sender));
@@ -89,25 +133,24 @@ pub async fn serve(
 }
 
 async fn accept(listener: TcpListener, callers: Arc<Callers>, sender: mpsc::Sender<Shaken>) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok((stream, address)) = listener.accept().await else {
             tokio::time::sleep(PAUSE).await;
             continue;
         };
         let sender = sender.clone();
+        // More than can be served are let go: transmitters try again.
+        let Ok(permit) = Arc::clone(&connections).try_acquire_owned() else { continue };
         // In development mode alone there is no certificate.
         let Some(config) = callers.trust().events.clone() else {
-            let _stopped = sender.send((Box::new(stream), address)).await;
+            let _stopped = sender.send((Box::new(Held::new(stream, permit)), address)).await;
             continue;
         };
-        // More than can be served are let go: they try again.
-        let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else { continue };
         tokio::spawn(async move {
             let shaken = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await;
-            drop(permit);
             if let Ok(Ok(stream)) = shaken {
-                let _stopped = sender.send((Box::new(stream), address)).await;
+                let _stopped = sender.send((Box::new(Held::new(stream, permit)), address)).await;
             }
         });
     }

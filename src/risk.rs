@@ -22,6 +22,8 @@ pub const REPORTED: &str = "reported";
 /// What is asked for.
 pub const ASKED: &str = "asked";
 
+/// The highest count of different things that is exact; the windows' own bound.
+pub const EXACT: u64 = 512;
 /// The most that a score can be.
 pub const WORST: u32 = 100;
 
@@ -300,6 +302,9 @@ impl RiskRules {
             fault("probing", "probing alone must stop below the highest tier: it could be somebody else's doing".into());
         }
         let slopes = self.probing.agent.slopes().into_iter().chain(self.probing.supervisor.slopes());
+        if [self.probing.agent.denied, self.probing.supervisor.denied].iter().any(|slope| slope.to > EXACT) {
+            fault("probing", format!("`probing`: `denied.to` must be at most {EXACT}: up to there it is counted exactly"));
+        }
         if slopes.clone().any(|slope| slope.from >= slope.to) || !(1..=10_080).contains(&self.probing.minutes) {
             fault("probing", "`probing`: each `from` must be below its `to`, `minutes` 1 to 10080".into());
         }

@@ -124,7 +124,8 @@ impl Visit {
 /// What came of a visit, in its order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Visited {
-    /// How long until a call would fit, in microseconds; 0: it was counted.
+    /// How long until a call would fit, in microseconds. Only if all are 0 it was counted, in all: who is held back by one window
+    /// must not use up another that is shared.
     pub waits: Vec<i64>,
     /// How many different things there are, with the one that was touched.
     pub counts: Vec<u64>,
@@ -135,6 +136,9 @@ pub struct Visited {
 /// Why nothing can be known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WindowsDown {
+    /// The server may evict what counts.
+    #[error("the windows' server may evict keys: set its `maxmemory-policy` to `noeviction`")]
+    Evicts,
     /// The tenant's table is full, and nothing in it is over.
     #[error("the tenant's table of windows is full")]
     Full,
@@ -159,6 +163,11 @@ impl Tenant {
     /// Its name on servers.
     pub fn tag(self) -> String {
         self.0.to_string()
+    }
+
+    /// A thing to be counted; the engine keys it, so that nobody can choose what falls into a sample.
+    pub(crate) fn thing(seed: Key, item: u64) -> u64 {
+        Key::of(&[&seed.to_string(), &format!("{item:016x}")]).short()
     }
 
     /// A key of this tenant.
@@ -199,7 +208,7 @@ impl Windows {
     /// When the server's address can't be used.
     pub fn open(options: Options) -> Result<Self, redis::AddressError> {
         match &options.server {
-            None => Ok(Self::InProcess(InProcess::new(options.entries_per_tenant))),
+            None => Ok(Self::InProcess(InProcess::new(options.entries_per_tenant, &options.boot))),
             Some(_) => Ok(Self::Redis(Box::new(Redis::open(options)?))),
         }
     }

@@ -84,9 +84,6 @@ fn read(message: v1::ReportSignalRequest) -> Result<Signal, Refusal> {
     let kind = kind.ok_or_else(|| Refusal::invalid("kind", "is not known to this version: see `ReportSignalRequest.kind`"))?;
     let severity = severity(message.severity)?;
     let effect = kind.effect(severity);
-    if effect == HaltKind::SessionRevoked && !matches!(subject_kind, SubjectKind::Agent | SubjectKind::Supervisor) {
-        return Err(Refusal::invalid("subject_kind", "has no sessions: this kind is of an agent or a supervisor"));
-    }
     if effect != HaltKind::KillSwitch && subject_kind == SubjectKind::Server {
         return Err(Refusal::invalid("subject_kind", "can only be stopped: `kill_switch`"));
     }
@@ -103,7 +100,7 @@ fn read(message: v1::ReportSignalRequest) -> Result<Signal, Refusal> {
         since: Timestamp::from_micros(since),
         until: Timestamp::default(),
     };
-    Ok(Signal { kind, severity, halt, ttl, event_id: some_id(&message.event_id, "event_id")? })
+    Ok(Signal { kind, severity, halt, ttl, event_id: some_id(&message.event_id, "event_id")?, reporter: None })
 }
 
 /// The zero value is read as the worst, as everywhere.

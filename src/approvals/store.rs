@@ -281,11 +281,12 @@ pub struct NewOutcome {
 #[derive(Clone, Debug, Default)]
 pub struct Halts {
     /// The halts.
-    pub halts: Vec<Halt>,
+    pub halts: crate::model::halt::Halts,
     /// When the store was asked; `None` before the first answer.
     pub read_at: Option<Timestamp>,
-    /// How many signals this process has taken.
+    /// How many signals this process has taken, and those that may not stand in what was read last.
     taken: u64,
+    fresh: Vec<(u64, Halt)>,
 }
 
 /// The store.

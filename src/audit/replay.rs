@@ -79,6 +79,10 @@ pub struct SignalsLine {
     pub unscreened: bool,
     /// Whether the case's text tries to steer the agent.
     pub hostile: bool,
+    /// Whether the call was counted in its windows.
+    pub counted: bool,
+    /// Whether what came of it was remembered.
+    pub remembered: bool,
     /// Whether the chain may read the case.
     pub reads_case: bool,
 }
@@ -121,10 +125,10 @@ impl Line {
     }
 }
 
-/// Reads the lines since a time, in order. A line that can't be read is passed over: `verify` is what finds damage.
+/// Reads the lines since a time, in order.
 ///
 /// # Errors
-/// When the folder or a segment can't be read.
+/// When the folder, a segment or a line can't be read: what is missing then is not known.
 pub(super) fn lines_since(folder: &Path, since: Timestamp, mut take: impl FnMut(Line)) -> io::Result<()> {
     let all = segments(folder)?;
     // A segment is of interest if the one after it begins late enough.
@@ -141,11 +145,9 @@ pub(super) fn lines_since(folder: &Path, since: Timestamp, mut take: impl FnMut(
         from -= 1;
     }
     for (_, path) in all.iter().skip(from) {
-        let lines = io::BufRead::lines(io::BufReader::new(std::fs::File::open(path)?));
-        for line in lines {
-            if let Ok(line) = serde_json::from_str::<Line>(&line?)
-                && line.at() >= since
-            {
+        for text in io::BufRead::split(io::BufReader::new(std::fs::File::open(path)?), b'\n') {
+            let line: Line = serde_json::from_slice(&text?)?;
+            if line.at() >= since {
                 take(line);
             }
         }

@@ -23,6 +23,12 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// The longest that anything is remembered, in microseconds.
+    pub fn longest(&self) -> i64 {
+        let windows = self.rates.calls.values().map(crate::rates::CallRate::room).max().unwrap_or(0);
+        self.risk.as_ref().map_or(0, RiskRules::longest).max(windows)
+    }
+
     /// How long everything counts as the worst after windows were lost.
     pub fn recovery(&self) -> Duration {
         let minutes = self.risk.as_ref().map_or(60, |risk| risk.recovery_minutes);
@@ -53,8 +59,8 @@ pub(super) fn read(policies: &Policies, files: &Files) -> Result<Rules, Vec<Faul
     let risk: Option<RiskRules> = parse(files.risk.as_ref(), &mut faults);
     match (&risk, &files.risk) {
         (Some(risk), Some(source)) => faults.extend(placed(source, risk.faults(&tiers, &signals, &kinds))),
-        (None, None) if !tiers.is_empty() => {
-            faults.push(Fault::whole("risk.yaml", "", "is missing: the schema's actions take `risk`"));
+        (None, None) if !(tiers.is_empty() && kinds.is_empty() && files.detectors.is_empty()) => {
+            faults.push(Fault::whole("risk.yaml", "", "is missing: the schema's actions take `risk` or `findings`"));
         }
         (Some(_) | None, _) => {}
     }

@@ -267,7 +267,8 @@ impl Config {
             return refused("tls", "must have both `certificate` and `key`".into());
         }
         if self.development {
-            for (setting, address) in [("listen.grpc", self.listen.grpc), ("listen.admin", self.listen.admin)] {
+            let events = self.events.listen.map(|address| ("events.listen", address));
+            for (setting, address) in [("listen.grpc", self.listen.grpc), ("listen.admin", self.listen.admin)].into_iter().chain(events) {
                 if !address.ip().is_loopback() {
                     let problem = format!("must be on the loopback interface in development mode, and is `{address}`: use `127.0.0.1`");
                     return refused(setting, problem);

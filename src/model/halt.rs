@@ -1,5 +1,7 @@
 //! What other systems reported: kill switches and revoked sessions, which stop a chain before any policy is read, and raised risk.
 
+use std::collections::HashMap;
+
 use crate::model::chain::{Chain, Human};
 use crate::model::time::Timestamp;
 
@@ -201,6 +203,40 @@ pub struct Halt {
     pub until: Timestamp,
 }
 
+/// Halts by whom they are about: however many there are, a call looks at its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Halts {
+    by_subject: HashMap<(SubjectKind, String), Vec<Halt>>,
+    everything: Vec<Halt>,
+}
+
+impl Halts {
+    /// One more.
+    pub fn add(&mut self, halt: Halt) {
+        match halt.subject_kind {
+            SubjectKind::Server => self.everything.push(halt),
+            kind => self.by_subject.entry((kind, halt.subject.clone())).or_default().push(halt),
+        }
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Halt> {
+        self.by_subject.values().flatten().chain(&self.everything)
+    }
+
+    fn of(&self, kind: SubjectKind, subject: &str) -> &[Halt] {
+        self.by_subject.get(&(kind, subject.to_owned())).map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+impl FromIterator<Halt> for Halts {
+    fn from_iter<I: IntoIterator<Item = Halt>>(halts: I) -> Self {
+        let mut all = Self::default();
+        halts.into_iter().for_each(|halt| all.add(halt));
+        all
+    }
+}
+
 /// What of a call a halt may be about.
 #[derive(Clone, Copy, Debug)]
 pub struct Halted<'a> {
@@ -231,35 +267,35 @@ impl<'a> Halted<'a> {
     }
 
     /// Whether one of these halts stops it at this instant.
-    pub fn stopped_by(&self, halts: &[Halt], now: Timestamp) -> bool {
-        halts.iter().any(|halt| {
-            let counts = match halt.kind {
-                HaltKind::KillSwitch => true,
-                HaltKind::Risk(_) => false,
-                HaltKind::SessionRevoked => self.issued_at.is_none_or(|issued| issued <= halt.since),
-            };
-            counts && self.is_subject(halt, now)
+    pub fn stopped_by(&self, halts: &Halts, now: Timestamp) -> bool {
+        self.standing(halts, now).any(|halt| match halt.kind {
+            HaltKind::KillSwitch => true,
+            HaltKind::Risk(_) => false,
+            HaltKind::SessionRevoked => self.issued_at.is_none_or(|issued| issued <= halt.since),
         })
     }
 
     /// The worst that is reported of it at this instant.
-    pub fn reported_by(&self, halts: &[Halt], now: Timestamp) -> Option<Severity> {
-        let severities = halts.iter().filter_map(|halt| match halt.kind {
-            HaltKind::Risk(severity) if self.is_subject(halt, now) => Some(severity),
-            HaltKind::KillSwitch | HaltKind::Risk(_) | HaltKind::SessionRevoked => None,
+    pub fn reported_by(&self, halts: &Halts, now: Timestamp) -> Option<Severity> {
+        let severities = self.standing(halts, now).filter_map(|halt| match halt.kind {
+            HaltKind::Risk(severity) => Some(severity),
+            HaltKind::KillSwitch | HaltKind::SessionRevoked => None,
         });
         severities.max()
     }
 
-    fn is_subject(&self, halt: &Halt, now: Timestamp) -> bool {
-        let subject = match halt.subject_kind {
-            SubjectKind::Agent => self.agent,
-            SubjectKind::Case => self.case,
-            SubjectKind::Customer => self.customer,
-            SubjectKind::Server => return now < halt.until,
-            SubjectKind::Supervisor => self.supervisor,
-            SubjectKind::Tenant => self.tenant,
-        };
-        now < halt.until && halt.tenant == self.tenant && !subject.is_empty() && halt.subject == subject
+    /// The halts that are about it, and not over.
+    fn standing<'h>(&self, halts: &'h Halts, now: Timestamp) -> impl Iterator<Item = &'h Halt> {
+        let subjects = [
+            (SubjectKind::Agent, self.agent),
+            (SubjectKind::Case, self.case),
+            (SubjectKind::Customer, self.customer),
+            (SubjectKind::Supervisor, self.supervisor),
+            (SubjectKind::Tenant, self.tenant),
+        ];
+        let tenant = self.tenant.to_owned();
+        let own = subjects.into_iter().filter(|(_, subject)| !subject.is_empty()).flat_map(|(kind, subject)| halts.of(kind, subject));
+        let own = own.filter(move |halt| halt.tenant == tenant);
+        own.chain(&halts.everything).filter(move |halt| now < halt.until)
     }
 }

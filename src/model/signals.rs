@@ -54,6 +54,10 @@ pub struct Signals {
     pub hostile: bool,
     /// Whether the windows could not be asked, so that all of it is the worst.
     pub unknown: bool,
+    /// Whether the call was counted in the windows that cover it.
+    pub counted: bool,
+    /// Whether what came of the call is remembered.
+    pub remembered: bool,
     /// Whether the chain may read the case: only then does it write the case's memory.
     pub reads_case: bool,
     /// Keyed digest of the case's customer; empty where nothing was asked of it.

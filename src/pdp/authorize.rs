@@ -168,7 +168,7 @@ impl Pdp {
             Ok(named) => self.weigh(moment, roles, (caller, &chain, call), named, hypothetical).await?,
             Err(stop) => Weighed { judged: judge::stopped(stop)?, presented: Presented::None, signals: Signals::default() },
         };
-        self.remember(moment, &chain, call, judged.outcome.denied, &mut signals).await;
+        self.remember(moment, &chain, call, &judged, &mut signals).await;
         let mut facts = CallFacts { principal_type: roles.agent.clone(), ..facts };
         if matches!(judged.gate, None | Some(Gate::Halt | Gate::State | Gate::Step | Gate::Token)) {
             facts.agent.clone_from(&chain.agent);
@@ -193,7 +193,9 @@ impl Pdp {
         self.sign(moment, (caller, &chain, call), &mut answer)?;
         let mut reservations = if answer.allows() { self.reservations(moment, &chain, call) } else { vec![] };
         let burn = match presented {
-            Presented::Repeated(receipt) if answer.allows() => Some(Use::Again(Actor::service(caller), receipt)),
+            Presented::Repeated(receipt) if answer.allows() => {
+                Some(Use::Again(Actor::service(caller), receipt, std::mem::take(&mut reservations)))
+            }
             Presented::Usable(approval) if answer.allows() => {
                 let environment = &self.options.environment;
                 Some(Use::now((caller, &chain, call), &approval, environment, std::mem::take(&mut reservations)))

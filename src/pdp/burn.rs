@@ -41,8 +41,8 @@ pub(super) enum Presented {
 
 /// A use of an approval, or the repetition of one.
 pub(super) enum Use {
-    /// The operation again.
-    Again(Actor, Receipt),
+    /// The operation again, and what it adds to sums.
+    Again(Actor, Receipt, Vec<Reservation>),
     /// The operation's first use.
     Now(Actor, Box<Burn>),
 }
@@ -193,13 +193,17 @@ impl Pdp {
         record: DecisionRecord,
     ) -> Result<Recorded<Answer>, Refused> {
         let (by, mut burn) = match using {
-            Use::Again(by, receipt) => return self.repeat(moment, &by, &receipt, answer).await,
+            Use::Again(by, receipt, reservations) => {
+                let record = serde_json::to_value(Record::Decision(Box::new(record))).unwrap_or_default();
+                return self.repeat(moment, &by, &receipt, reservations, (answer, record)).await;
+            }
             Use::Now(by, burn) => (by, burn),
         };
         if !self.audit.healthy() {
             // What is burned must be recorded, and this could not be.
             return Err(Refused(Refusal::Unavailable("the audit log can't be written: no approval is used")));
         }
+        let reservations = burn.reservations.clone();
         let (evaluation_id, action) = (answer.evaluation_id.clone(), record.action().to_owned());
         burn.at = moment.now;
         burn.evaluation_id.clone_from(&evaluation_id);
@@ -212,7 +216,9 @@ impl Pdp {
                 self.telemetry.metrics.approval("consumed");
                 Ok(receipt.seal(answer))
             }
-            Ok(Burned::Repeated(receipt)) if receipt.call_digest == call_digest => self.repeat(moment, &by, &receipt, answer).await,
+            Ok(Burned::Repeated(receipt)) if receipt.call_digest == call_digest => {
+                self.repeat(moment, &by, &receipt, reservations, (answer, record)).await
+            }
             // Another call of the same operation came first, while this one was weighed.
             Ok(Burned::Repeated(_)) => self.denied_late(moment, answer, record, Reason::ApprovalOutOfScope, Gate::Token).await,
             Ok(Burned::Lost) => {
@@ -251,9 +257,24 @@ impl Pdp {
     }
 
     /// The answer of an operation, again: once its record is durable, and by a record of its own.
-    async fn repeat(&self, moment: &Moment, by: &Actor, receipt: &Receipt, answer: Answer) -> Result<Recorded<Answer>, Refused> {
+    async fn repeat(
+        &self,
+        moment: &Moment,
+        by: &Actor,
+        receipt: &Receipt,
+        reservations: Vec<Reservation>,
+        (answer, record): (Answer, serde_json::Value),
+    ) -> Result<Recorded<Answer>, Refused> {
         let unreadable = || Refused(Refusal::Unavailable("the operation's answer can't be read"));
         let kept: Kept = serde_json::from_str(&receipt.answer).map_err(|_| unreadable())?;
+        // Whoever reported that it was not made has given back what it reserved, and tries it again now.
+        let full = match reservations.is_empty() {
+            true => None,
+            false => self.store.reserve_again(kept.evaluation_id.clone(), reservations, moment.now).await.map_err(|_| unreadable())?,
+        };
+        if full.is_some() {
+            return self.denied_late(moment, answer, record, Reason::RateLimited, Gate::Rate).await;
+        }
         let recorded = self.until_recorded(receipt.revision).await?;
         let more = [("evaluation_id", kept.evaluation_id.clone().into()), ("transition_of", receipt.revision.into())];
         let event = events::event("operation.repeated", by, None, &more);

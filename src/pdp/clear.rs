@@ -82,7 +82,9 @@ impl Pdp {
         // Recorded first: nobody falls in risk unseen.
         let receipt = self.record_left(moment.now, revision, record).await.map_err(|down| Refused::from(down).0)?;
         let places = Places::of(&self.options.environment, whose);
-        self.say(places.tenant, moment, places.forget(whose)).await;
+        // Never kept for later: what came in between would be forgotten, too.
+        let forgotten = self.ask(places.tenant, moment, &places.forget(whose)).await;
+        forgotten.map_err(|_| Refusal::Unavailable("what is remembered can't be cleared now: try again"))?;
         self.refresh().await;
         Ok(receipt.seal(()))
     }

@@ -4,20 +4,24 @@
 pub(super) mod places;
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
 
+use crate::bundle::Bundle;
 use crate::json::{self, Value};
+use crate::model::answer::Gate;
 use crate::model::call::{Call, Resource};
 use crate::model::chain::Chain;
 use crate::model::finding::Screened;
 use crate::model::halt::Halted;
+use crate::model::roles::Roles;
 use crate::model::signals::{Screening, Signals};
 use crate::model::time::Timestamp;
 use crate::model::vouched::Vouched;
-use crate::pdp::judge::{self, judge_named};
+use crate::pdp::judge::{self, Judged, judge_named};
 use crate::pdp::memory::places::{Happened, Places, SCREENED, UNSCREENED, Whose};
 use crate::pdp::rights::tenant_of;
 use crate::pdp::{Moment, Pdp, gates, limits};
@@ -34,15 +38,42 @@ const UNSENT_MAX: usize = 10_000;
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     /// Until when a tenant's windows count as the worst, since they were lost.
-    pub(super) worst_until: DashMap<Tenant, Timestamp>,
+    worst_until: DashMap<Tenant, Timestamp>,
     /// Until when all do.
-    pub(super) rebuilding: std::sync::atomic::AtomicBool,
+    all_worst_until: AtomicI64,
+    /// While what happened before the start is read back.
+    pub(super) rebuilding: AtomicBool,
     /// Tenants whose past is to be said again.
     pub(super) replays: Mutex<Vec<Tenant>>,
     /// Held while lost windows are made anew.
     pub(super) recovering: tokio::sync::Mutex<()>,
     /// What the server was not told yet.
     unsent: Mutex<VecDeque<(Tenant, Timestamp, Visit)>>,
+    /// Held while it is told.
+    sending: tokio::sync::Mutex<()>,
+}
+
+impl Memory {
+    /// A tenant's windows count as the worst at least until then.
+    pub(super) fn worst_until(&self, tenant: Tenant, until: Timestamp) {
+        self.worst_until.entry(tenant).and_modify(|known| *known = until.max(*known)).or_insert(until);
+    }
+
+    /// All count as the worst at least until then.
+    pub(super) fn all_worst_until(&self, until: Timestamp) {
+        self.all_worst_until.fetch_max(until.micros(), Ordering::AcqRel);
+    }
+
+    /// Until when a tenant's windows count as the worst, if they do.
+    fn is_worst_until(&self, tenant: Tenant, now: Timestamp) -> Option<Timestamp> {
+        let all = Timestamp::from_micros(self.all_worst_until.load(Ordering::Acquire));
+        let own = self.worst_until.get(&tenant).map_or(all, |until| *until);
+        Some(own.max(all)).filter(|until| *until > now)
+    }
+
+    fn has_unsent(&self, tenant: Tenant) -> bool {
+        self.unsent.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|(of, ..)| *of == tenant)
+    }
 }
 
 impl Pdp {
@@ -60,9 +91,10 @@ impl Pdp {
         let visit = places.before(bundle.rules.risk.as_ref(), reads, takes.iter().map(|(_, take)| *take).collect());
         let sums = self.full_sums(moment, chain, call, action).await;
         let (Ok(visited), Ok(sums)) = (self.visit(places.tenant, moment, &visit).await, sums) else {
-            return self.worst(moment, places.tenant, screened, action);
+            return self.worst(moment, places.tenant, screened, (call, action));
         };
-        let mut signals = Signals { screened, customer: self.audit.digest(&Value::from(call.customer())), ..Signals::default() };
+        let mut signals =
+            Signals { screened, counted: true, customer: self.audit.digest(&Value::from(call.customer())), ..Signals::default() };
         let waits = takes.iter().zip(&visited.waits).filter(|(_, wait)| **wait > 0);
         let mut full: Vec<(String, Duration)> =
             waits.map(|((name, _), wait)| ((*name).to_owned(), Duration::from_micros(wait.unsigned_abs()))).collect();
@@ -94,36 +126,41 @@ impl Pdp {
             self.telemetry.metrics.windows_failed();
             tracing::warn!(name: "windows.failed", error = %down);
         }
-        let worst = self.memory.worst_until.get(&tenant).is_some_and(|until| moment.now < *until);
+        let worst = self.memory.is_worst_until(tenant, moment.now).is_some();
         visited.and_then(|visited| if worst { Err(WindowsDown::Lost) } else { Ok(visited) })
     }
 
     /// Asks the windows, and makes them anew when they were lost.
-    async fn ask(&self, tenant: Tenant, moment: &Moment, visit: &Visit) -> Result<Visited, WindowsDown> {
-        if self.memory.rebuilding.load(std::sync::atomic::Ordering::Acquire) {
+    pub(super) async fn ask(&self, tenant: Tenant, moment: &Moment, visit: &Visit) -> Result<Visited, WindowsDown> {
+        if self.memory.rebuilding.load(Ordering::Acquire) {
             return Err(WindowsDown::Lost);
         }
-        if self.has_unsent() && self.send_unsent().await.is_err() {
+        if self.memory.has_unsent(tenant) {
             return Err(WindowsDown::Unreachable("it was not told all yet".into()));
         }
-        match self.windows.visit(tenant, moment.now, visit).await {
+        self.tell(tenant, moment.now, visit).await
+    }
+
+    /// Asks the windows as they are at this instant, which may be past.
+    pub(super) async fn tell(&self, tenant: Tenant, at: Timestamp, visit: &Visit) -> Result<Visited, WindowsDown> {
+        match self.windows.visit(tenant, at, visit).await {
             Err(WindowsDown::Lost) => {
-                self.recover(tenant, moment).await?;
-                self.windows.visit(tenant, moment.now, visit).await
+                self.recover(tenant, &self.moment()).await?;
+                self.windows.visit(tenant, at, visit).await
             }
             visited => visited,
         }
     }
 
     /// Nothing can be known: everything is full, everything was found, nothing was screened.
-    fn worst(&self, moment: &Moment, tenant: Tenant, screened: Screened, action: &Action) -> Signals {
+    fn worst(&self, moment: &Moment, tenant: Tenant, screened: Screened, (call, action): (&Call, &Action)) -> Signals {
         let bundle = &moment.snapshot.bundle;
         let rates = &bundle.rules.rates;
         let calls = rates.calls.iter().filter(|(_, rate)| covers(&rate.actions, action)).map(|(name, _)| name);
         let sums = rates.sums.iter().filter(|(_, rate)| covers(&rate.actions, action)).map(|(name, _)| name);
         let mut full: Vec<String> = calls.chain(sums).cloned().collect();
         full.sort();
-        let until = self.memory.worst_until.get(&tenant).map(|until| *until).filter(|until| *until > moment.now);
+        let until = self.memory.is_worst_until(tenant, moment.now);
         let wait = until.map(|until| until.micros().saturating_sub(moment.now.micros()).unsigned_abs());
         Signals {
             risk: bundle.rules.risk.as_ref().map(RiskRules::worst),
@@ -134,41 +171,59 @@ impl Pdp {
             hostile: !screened.findings.is_empty(),
             screened,
             unknown: true,
+            counted: true,
+            remembered: false,
             reads_case: false,
-            customer: String::new(),
+            customer: self.audit.digest(&Value::from(call.customer())),
         }
     }
 
     /// Adds what came of a call: of one that passed the gates to its case, of every one to its agent and human.
-    pub(super) async fn remember(
-        &self,
-        moment: &Moment,
-        chain: &Chain,
-        call: &Call,
-        denied: Option<crate::model::answer::Reason>,
-        signals: &mut Signals,
-    ) {
+    pub(super) async fn remember(&self, moment: &Moment, chain: &Chain, call: &Call, judged: &Judged, signals: &mut Signals) {
         let bundle = &moment.snapshot.bundle;
-        let (Some(risk), Some(roles)) = (&bundle.rules.risk, &bundle.roles) else { return };
-        let agent = bundle.policies.shapes.uid(&roles.agent, &chain.agent).and_then(|uid| bundle.policies.store.get(&uid));
-        // Of an agent that is none there is nothing to remember.
-        let Some(tenant) = agent.and_then(tenant_of) else { return };
-        let probing = denied.is_some_and(is_probing);
+        let Some(risk) = &bundle.rules.risk else { return };
+        // Nobody else's agent, and none that is none: by a token of its own an issuer must not make another tenant's agent suspicious.
+        let Some(tenant) = own_tenant(bundle, chain, &chain.agent, |roles| &roles.agent) else { return };
+        let stopped = matches!(judged.gate, Some(Gate::Halt | Gate::Rate | Gate::State));
+        let probing = !stopped && judged.outcome.denied.is_some_and(is_probing);
         if !(probing || signals.screened.screened || signals.screened.unscreened) {
             return;
         }
+        let customer = self.remembered_as(call.customer());
+        let known = bundle.policies.shapes.actions.contains_key(&call.action);
+        // Names that nobody gave are one name.
+        let action = if known { call.action.as_str() } else { "" };
+        let whose = Whose { action, ..Whose::of(&tenant, chain, call, &customer) };
+        let places = Places::of(&self.options.environment, whose);
+        if !signals.counted {
+            self.glance(moment, &places, call, signals).await;
+        }
+        signals.remembered = true;
         signals.reads_case = tenant == call.case.tenant && self.reads_case(moment, chain, call);
         let happened = Happened {
             probing,
+            supervised: own_tenant(bundle, chain, &chain.supervisor, |roles| &roles.supervisor).as_ref() == Some(&tenant),
             hostile: signals.hostile,
             reads_case: signals.reads_case,
             kinds: signals.screened.kinds(),
             screened: signals.screened.screened,
             unscreened: signals.screened.unscreened,
         };
-        let customer = self.remembered_as(call.customer());
-        let places = Places::of(&self.options.environment, Whose::of(&tenant, chain, call, &customer));
         self.say(places.tenant, moment, places.after(risk, &happened)).await;
+    }
+
+    /// Of a call that a gate stopped: whether the text of its case is what made the agent try. The same for what is foreign and for what
+    /// is not there.
+    async fn glance(&self, moment: &Moment, places: &Places, call: &Call, signals: &mut Signals) {
+        let bundle = &moment.snapshot.bundle;
+        signals.screened = bundle.rules.phrases.screen(&call.untrusted);
+        signals.customer = self.audit.digest(&Value::from(call.customer()));
+        let read = Visit { reads: vec![places.case], ..Visit::default() };
+        // What can't be known is no excuse.
+        let remembered = self.visit(places.tenant, moment, &read).await.unwrap_or_default();
+        let findings = bundle.rules.risk.as_ref().map(|risk| &risk.findings);
+        let found = |name: &str| findings.is_some_and(|findings| findings.contains_key(name));
+        signals.hostile = !signals.screened.findings.is_empty() || remembered.memories.iter().flatten().any(|(name, _)| found(name));
     }
 
     /// Tells the windows; what they can't be told now, they are told before they are asked again.
@@ -179,45 +234,42 @@ impl Pdp {
         match self.ask(tenant, moment, &visit).await {
             // A full table counts as the worst by itself.
             Ok(_) | Err(WindowsDown::Full) => {}
-            Err(WindowsDown::Lost | WindowsDown::Unreachable(_)) => {
-                let mut unsent = self.memory.unsent.lock().unwrap_or_else(PoisonError::into_inner);
-                if unsent.len() < UNSENT_MAX {
-                    unsent.push_back((tenant, moment.now, visit));
-                } else {
-                    // More than can be kept: it counts as lost.
-                    let recovery = moment.snapshot.bundle.rules.recovery();
-                    self.memory.worst_until.insert(tenant, moment.now.plus(recovery));
-                }
-            }
+            Err(WindowsDown::Evicts | WindowsDown::Lost | WindowsDown::Unreachable(_)) => self.keep_unsent(tenant, moment, visit),
         }
     }
 
-    fn has_unsent(&self) -> bool {
-        !self.memory.unsent.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    /// Keeps what could not be said. A note on disk tells the next start of it.
+    fn keep_unsent(&self, tenant: Tenant, moment: &Moment, visit: Visit) {
+        let mut unsent = self.memory.unsent.lock().unwrap_or_else(PoisonError::into_inner);
+        if unsent.is_empty() && matches!(self.windows, Windows::Redis(_)) {
+            self.replica.note_unsent(true);
+        }
+        if unsent.len() < UNSENT_MAX {
+            unsent.push_back((tenant, moment.now, visit));
+        } else if let Windows::Redis(server) = &self.windows {
+            // More than can be kept: for every replica it counts as lost.
+            server.give_up(tenant);
+        } else {
+            self.memory.worst_until(tenant, moment.now.plus(moment.snapshot.bundle.rules.recovery()));
+        }
     }
 
-    /// Tells the windows what they could not be told before, in order.
-    ///
-    /// # Errors
-    /// When they still can't be.
-    pub(super) async fn send_unsent(&self) -> Result<(), WindowsDown> {
-        loop {
-            let next = self.memory.unsent.lock().unwrap_or_else(PoisonError::into_inner).front().cloned();
-            let Some((tenant, at, visit)) = next else { return Ok(()) };
-            match self.windows.visit(tenant, at, &visit).await {
+    /// To be called every second: tells the windows what they could not be told before, in order.
+    pub(super) async fn send_unsent(&self) {
+        let Ok(_sending) = self.memory.sending.try_lock() else { return };
+        let next = || self.memory.unsent.lock().unwrap_or_else(PoisonError::into_inner).front().cloned();
+        let mut sent = false;
+        while let Some((tenant, at, visit)) = next() {
+            match self.tell(tenant, at, &visit).await {
                 Ok(_) | Err(WindowsDown::Full) => {}
-                Err(WindowsDown::Lost) => {
-                    let moment = self.moment();
-                    self.recover(tenant, &moment).await?;
-                    self.windows.visit(tenant, at, &visit).await?;
-                }
-                Err(down) => return Err(down),
+                Err(WindowsDown::Evicts | WindowsDown::Lost | WindowsDown::Unreachable(_)) => return,
             }
-            // Twice is no harm: two that come here together may both tell it.
             let mut unsent = self.memory.unsent.lock().unwrap_or_else(PoisonError::into_inner);
-            if unsent.front().is_some_and(|(_, told_at, told)| (*told_at, told) == (at, &visit)) {
-                unsent.pop_front();
-            }
+            unsent.pop_front();
+            sent = unsent.is_empty();
+        }
+        if sent && matches!(self.windows, Windows::Redis(_)) {
+            self.replica.note_unsent(false);
         }
     }
 
@@ -246,6 +298,15 @@ impl Pdp {
             judged.is_ok_and(|judged| judged.outcome.denied.is_none())
         })
     }
+}
+
+/// The tenant of an entity of the chain, if what was proven of caller and token speaks for it.
+fn own_tenant(bundle: &Bundle, chain: &Chain, id: &str, kind: impl Fn(&Roles) -> &String) -> Option<String> {
+    let uid = bundle.policies.shapes.uid(kind(bundle.roles.as_ref()?), id)?;
+    let tenant = tenant_of(bundle.policies.store.get(&uid)?)?;
+    let proven = chain.token.tenant.as_ref().is_none_or(|proven| *proven == tenant)
+        && chain.tool_tenants.as_ref().is_none_or(|tenants| tenants.contains(&tenant));
+    proven.then_some(tenant)
 }
 
 /// The score of what was remembered, and what it says of the case's text.

@@ -1,27 +1,33 @@
 //! Windows that were lost: in process at every start, on a server when it lost them. What happened stands in the audit log, and is
 //! said again; until that is done, and on a server for a while longer, everything counts as the worst.
 
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::io;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use crate::approvals::store::{Generation, Settling};
 use crate::audit::replay::Line;
 use crate::model::answer::Reason;
+use crate::model::time::Timestamp;
 use crate::pdp::memory::places::{Happened, Places, Whose};
 use crate::pdp::rights::tenant_of;
 use crate::pdp::{Moment, Pdp, limits};
 use crate::rates::Per;
 use crate::risk::{APPROVALS_DENIED, is_probing};
-use crate::windows::{Change, Note, Tenant, Visit, Windows, WindowsDown};
+use crate::windows::{Change, Key, Note, Tenant, Visit, Windows, WindowsDown};
 
 /// How long a start waits for what is read back; after it, it goes on beside the calls, which are denied what needs it.
 const START: Duration = Duration::from_secs(5);
 
 impl Pdp {
-    /// Reads back what happened before this start; for the engine in process.
+    /// Reads back what happened before this start: for the engine in process, all of it; for a server, only if it was not told all.
     pub(crate) async fn rebuild(self: &Arc<Self>) {
-        if !matches!(self.windows, Windows::InProcess(_)) {
+        if matches!(self.windows, Windows::Redis(_)) && !self.replica.has_unsent() {
             return;
         }
         self.memory.rebuilding.store(true, Ordering::Release);
@@ -45,54 +51,101 @@ impl Pdp {
             return Ok(());
         }
         let (found, lost) = server.found(tenant).await?;
+        let was_lost = lost.is_some();
         let id = crate::entropy::nonce(self.entropy.as_ref()).map_err(|_| unreachable("no random source"))?;
         let fresh = Generation { id: id.clone(), whole_from: moment.now.plus(moment.snapshot.bundle.rules.recovery()) };
         let settling = Settling { tenant: tenant.tag(), found, lost, fresh, at: moment.now };
         let settled = self.store.generation(settling).await.map_err(|_| unreachable("the state store does not answer"))?;
         server.adopt(tenant, settled.id.clone()).await?;
+        if was_lost || settled.whole_from > moment.now {
+            // Said again by every replica that knew of it, also by one that was idle while another made the windows anew.
+            self.memory.replays.lock().unwrap_or_else(PoisonError::into_inner).push(tenant);
+        }
         if settled.whole_from > moment.now {
-            self.memory.worst_until.insert(tenant, settled.whole_from);
+            self.memory.worst_until(tenant, settled.whole_from);
             tracing::error!(name: "windows.lost", until = %settled.whole_from, "windows were lost: risk counts as the worst until then");
-            self.memory.replays.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(tenant);
-        } else {
-            self.memory.worst_until.remove(&tenant);
         }
         Ok(())
     }
 
+    /// To be called every ten seconds: asks the server of each tenant's windows, so that a loss is noticed by idle replicas, too, and an
+    /// eviction that was turned on meanwhile.
+    pub(crate) async fn tend_windows(&self) {
+        let Windows::Redis(server) = &self.windows else { return };
+        let moment = self.moment();
+        for tenant in server.tenants() {
+            if server.check(tenant).await.is_err() {
+                // As above; a server that does not answer is asked again.
+                let _recovered = self.recover(tenant, &moment).await;
+            }
+        }
+    }
+
     /// Says again to a server what this replica's log knows of tenants whose windows were lost; to be called every second.
     pub(crate) fn replay_lost(self: &Arc<Self>) {
-        let lost = std::mem::take(&mut *self.memory.replays.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let lost = std::mem::take(&mut *self.memory.replays.lock().unwrap_or_else(PoisonError::into_inner));
         for tenant in lost {
             let pdp = Arc::clone(self);
             tokio::spawn(async move { pdp.replay(Some(tenant)).await });
         }
     }
 
-    /// Says what stands in the log again, of one tenant or of all.
+    /// Says what stands in the log again, of one tenant or of all. Where that fails, everything counts as the worst for a while.
     async fn replay(self: &Arc<Self>, only: Option<Tenant>) {
         let moment = self.moment();
-        let Some(risk) = &moment.snapshot.bundle.rules.risk else { return };
-        let since = moment.now.minus(Duration::from_micros(risk.longest().unsigned_abs()));
-        let (sender, mut lines) = tokio::sync::mpsc::channel(1024);
-        let pdp = Arc::clone(self);
-        let reading = tokio::task::spawn_blocking(move || pdp.audit.replay(since, |line| drop(sender.blocking_send(line))));
-        while let Some(line) = lines.recv().await {
-            for (tenant, visit) in self.visits_of(&moment, &line) {
-                if only.is_some_and(|only| only != tenant) || visit.is_empty() {
-                    continue;
+        let until = moment.now.plus(moment.snapshot.bundle.rules.recovery());
+        match (self.say_again(&moment, only).await, only) {
+            (Ok(lost), _) => {
+                lost.iter().for_each(|tenant| self.memory.worst_until(*tenant, until));
+                if only.is_none() && lost.is_empty() {
+                    self.replica.note_unsent(false);
                 }
-                if let Err(down) = self.windows.visit(tenant, line.at(), &visit).await {
-                    tracing::error!(name: "windows.not_rebuilt", error = %down, "what happened before can't be said again");
-                    self.memory.worst_until.insert(tenant, moment.now.plus(moment.snapshot.bundle.rules.recovery()));
-                    return;
+            }
+            (Err(error), only) => {
+                tracing::error!(name: "windows.not_rebuilt", error = %error, until = %until, "risk counts as the worst until then");
+                match only {
+                    Some(tenant) => self.memory.worst_until(tenant, until),
+                    None => self.memory.all_worst_until(until),
                 }
             }
         }
-        match reading.await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => tracing::error!(name: "windows.not_rebuilt", "the audit log can't be read back"),
+    }
+
+    /// Says what stands in the log again; the tenants of which not all could be said.
+    async fn say_again(self: &Arc<Self>, moment: &Moment, only: Option<Tenant>) -> io::Result<HashSet<Tenant>> {
+        // What was cleared is left out. It is not cleared again: what other replicas know may have come later.
+        let mut cleared: HashMap<Key, Timestamp> = HashMap::new();
+        let (mut lines, reading) = self.read_back(moment);
+        while let Some(line) = lines.recv().await {
+            let forgotten = self.visits_of(moment, &line).into_iter().flat_map(|(_, visit)| visit.forgets);
+            cleared.extend(forgotten.map(|key| (key, line.at())));
         }
+        reading.await.map_err(io::Error::other)??;
+        let mut lost = HashSet::new();
+        let (mut lines, reading) = self.read_back(moment);
+        while let Some(line) = lines.recv().await {
+            let counts = |key: &Key| cleared.get(key).is_none_or(|at| line.at() > *at);
+            for (tenant, mut visit) in self.visits_of(moment, &line) {
+                visit.forgets.clear();
+                visit.notes.retain(|note| counts(&note.key));
+                visit.touches.retain(|touch| counts(&touch.key));
+                let wanted = only.is_none_or(|only| only == tenant) && !visit.is_empty() && !lost.contains(&tenant);
+                if wanted && self.tell(tenant, line.at(), &visit).await.is_err() {
+                    lost.insert(tenant);
+                }
+            }
+        }
+        reading.await.map_err(io::Error::other)??;
+        Ok(lost)
+    }
+
+    /// The log's lines, as far back as anything counts.
+    fn read_back(self: &Arc<Self>, moment: &Moment) -> (mpsc::Receiver<Line>, JoinHandle<io::Result<()>>) {
+        let since = moment.now.minus(Duration::from_micros(moment.snapshot.bundle.rules.longest().unsigned_abs()));
+        let (sender, lines) = mpsc::channel(1024);
+        let pdp = Arc::clone(self);
+        // A receiver that is gone wants no more.
+        (lines, tokio::task::spawn_blocking(move || pdp.audit.replay(since, |line| drop(sender.blocking_send(line)))))
     }
 
     /// What a line of the log says to the windows.
@@ -121,7 +174,8 @@ impl Pdp {
 
     fn visits_of_decision(&self, moment: &Moment, line: &Line) -> Vec<(Tenant, Visit)> {
         let bundle = &moment.snapshot.bundle;
-        let (Some(risk), Some(roles)) = (&bundle.rules.risk, &bundle.roles) else { return vec![] };
+        let Some(roles) = &bundle.roles else { return vec![] };
+        let risk = bundle.rules.risk.as_ref();
         let uid = bundle.policies.shapes.uid(&roles.agent, &line.chain.agent);
         let Some(tenant) = uid.and_then(|uid| bundle.policies.store.get(&uid)).and_then(tenant_of) else { return vec![] };
         let whose = Whose {
@@ -131,13 +185,12 @@ impl Pdp {
             customer: line.case("customer"),
             agent: &line.chain.agent,
             supervisor: &line.chain.supervisor,
-            action: &line.action,
+            action: if bundle.policies.shapes.actions.contains_key(&line.action) { &line.action } else { "" },
             resource: (&line.resource.r#type, &line.resource.id),
         };
         let places = Places::of(&self.options.environment, whose);
         let mut visits = vec![];
-        let passed = ["", "rate", "state", "step"].contains(&line.gate.as_str());
-        if let Some(action) = bundle.policies.shapes.actions.get(&line.action).filter(|_| passed) {
+        if let Some(action) = bundle.policies.shapes.actions.get(&line.action).filter(|_| line.signals.counted) {
             let per = |per: Per| match per {
                 Per::Action => line.action.clone(),
                 Per::Agent => line.chain.agent.clone(),
@@ -148,11 +201,17 @@ impl Pdp {
                 Per::ToolService => line.caller.tool_service.clone(),
             };
             let takes = limits::takes(&bundle.rules.rates, action, places.tenant, per);
-            visits.push((places.tenant, places.before(Some(risk), false, takes.iter().map(|(_, take)| *take).collect())));
+            visits.push((places.tenant, places.before(risk, false, takes.iter().map(|(_, take)| *take).collect())));
         }
+        let Some(risk) = risk.filter(|_| line.signals.remembered) else { return visits };
+        let stopped = ["halt", "rate", "state"].contains(&line.gate.as_str());
+        let supervisor = bundle.policies.shapes.uid(&roles.supervisor, &line.chain.supervisor);
+        let supervisor = supervisor.and_then(|uid| bundle.policies.store.get(&uid)).and_then(tenant_of);
         let happened = Happened {
+            supervised: supervisor.as_ref() == Some(&tenant),
             // A server's windows know customers by another name than the log does.
-            probing: Reason::named(&line.reason).is_some_and(is_probing)
+            probing: !stopped
+                && Reason::named(&line.reason).is_some_and(is_probing)
                 && !(line.signals.hostile && matches!(self.windows, Windows::Redis(_))),
             hostile: line.signals.hostile,
             reads_case: line.signals.reads_case,
@@ -177,7 +236,6 @@ pub(super) fn denied_approval(moment: &Moment, environment: &str, tenant: &str, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::time::Timestamp;
 
     #[test]
     fn a_line_without_the_members_of_a_decision_is_read_as_empty() {

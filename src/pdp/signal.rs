@@ -11,7 +11,7 @@ use crate::caller::Peer;
 use crate::entities::direct::On;
 use crate::model::approval::Approval;
 use crate::model::chain::{Authentication, Caller};
-use crate::model::halt::{Halt, Severity, SignalKind, SubjectKind};
+use crate::model::halt::{Halt, HaltKind, Severity, SignalKind, SubjectKind};
 use crate::model::refusal::Refusal;
 use crate::model::right::Right;
 use crate::model::time::Timestamp;
@@ -52,6 +52,8 @@ pub struct Signal {
     pub ttl: Duration,
     /// The reporter's id of the event.
     pub event_id: String,
+    /// Whose ids of events those are, if another's than the caller's.
+    pub reporter: Option<String>,
 }
 
 impl Pdp {
@@ -150,7 +152,14 @@ impl Pdp {
                     until: Timestamp::default(),
                 };
                 let (kind, severity) = (says.kind, says.severity);
-                let signal = Signal { kind, severity, halt, ttl: self.options.event_ttl, event_id: event.id.clone() };
+                let signal = Signal {
+                    kind,
+                    severity,
+                    halt,
+                    ttl: self.options.event_ttl,
+                    event_id: event.id.clone(),
+                    reporter: Some(transmitter.issuer.clone()),
+                };
                 self.taken(&moment, &caller, signal).await.map(|_| ())
             }
             None => self.noted_event(&moment, &caller, &event).await,
@@ -174,16 +183,25 @@ impl Pdp {
         if signal.ttl.is_zero() || signal.ttl > TTL_MAX {
             return Err(Refusal::invalid("ttl", "must be more than 0 and at most 30 days"));
         }
+        if signal.halt.kind == HaltKind::SessionRevoked && !matches!(signal.halt.subject_kind, SubjectKind::Agent | SubjectKind::Supervisor)
+        {
+            return Err(Refusal::invalid("subject_kind", "has no sessions: this kind is of an agent or a supervisor"));
+        }
         let tenant = self.tenant_of(moment, &signal.halt)?;
         if !self.may_report(moment, caller, &signal.halt, &tenant) {
             return Err(Refusal::Forbidden("the caller may not report signals for this subject: no policy grants `signal.report`"));
         }
         let halt = Halt { tenant, until: moment.now.plus(signal.ttl), ..signal.halt };
+        // A customer stands in the log as everywhere in it: by a keyed digest.
+        let subject = match halt.subject_kind {
+            SubjectKind::Customer => self.audit.digest(&crate::json::Value::from(halt.subject.as_str())),
+            _ => halt.subject.clone(),
+        };
         let more = [
             ("kind", signal.kind.name().into()),
             ("effect", halt.kind.name().into()),
             ("subject_kind", halt.subject_kind.name().into()),
-            ("subject", halt.subject.clone().into()),
+            ("subject", subject.into()),
             ("tenant", halt.tenant.clone().into()),
             ("severity", signal.severity.name().into()),
             ("event_id", signal.event_id.clone().into()),
@@ -192,7 +210,7 @@ impl Pdp {
         ];
         let record = events::event("signal.reported", &Actor::service(caller), None, &more);
         let new = NewSignal {
-            reporter: caller.tool_service.clone(),
+            reporter: signal.reporter.unwrap_or_else(|| caller.tool_service.clone()),
             event_id: signal.event_id,
             kind: signal.kind,
             halt,
@@ -202,6 +220,7 @@ impl Pdp {
         };
         let revisions = match self.store.signal(new).await.map_err(unavailable)? {
             Ok(revisions) => revisions,
+            Err(SignalRefused::Full) => return Err(Refusal::Exhausted("too many reports of this tenant stand: 10,000")),
             Err(SignalRefused::Known) => return Ok(None),
             Err(SignalRefused::Old) => return Err(Refusal::invalid("event_time", "is before that of an event reported earlier")),
         };

@@ -29,8 +29,7 @@ impl Pdp {
         let now = self.clock.now();
         self.telemetry.metrics.store_failures(self.store.failures());
         self.telemetry.metrics.windows_entries(self.windows.entries());
-        // What can't be said now is said before the next question.
-        let _said = self.send_unsent().await;
+        self.send_unsent().await;
         if !self.audit.healthy() {
             return;
         }

@@ -68,6 +68,7 @@ impl Pdp {
         let now = self.clock.now();
         let stopped = runtime.block_on(async {
             self.tick().await;
+            self.send_unsent().await;
             self.refresh().await;
             self.store.close().await;
             self.audit.append(now, Record::Stopped(self.server_record())).await

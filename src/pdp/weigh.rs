@@ -61,8 +61,11 @@ impl Pdp {
         if halted.stopped_by(&self.store.halts().halts, moment.now) {
             return Ok(Weighed::stopped(Gate::Halt, Reason::NotPermitted));
         }
+        // Counted before anything that a caller can get wrong.
+        let signals = self.recall(moment, chain, call, named.action).await;
+        let stopped = |gate, reason, signals| Ok(Weighed { signals, ..Weighed::stopped(gate, reason) });
         if call.tokens.release.is_some() {
-            return Ok(Weighed::stopped(Gate::Token, Reason::ApprovalUnverifiable));
+            return stopped(Gate::Token, Reason::ApprovalUnverifiable, signals);
         }
         let presented = match &call.tokens.approval {
             Some(token) if !hypothetical => self.present(moment, caller, chain, call, token).await,
@@ -70,9 +73,8 @@ impl Pdp {
         };
         if let Presented::Denied(reason) = presented {
             let gate = if reason == Reason::StateUnavailable { Gate::State } else { Gate::Token };
-            return Ok(Weighed::stopped(gate, reason));
+            return stopped(gate, reason, signals);
         }
-        let signals = self.recall(moment, chain, call, named.action).await;
         let mut vouched = moment.snapshot.nothing.clone();
         if let Presented::Usable(approval) = &presented {
             vouched.set("approval", self.context_of(moment, approval));

@@ -36,6 +36,7 @@ pub struct InProcess {
     owners: DashMap<Tenant, (u32, Arc<AtomicUsize>)>,
     numbers: AtomicU32,
     most: usize,
+    seed: Key,
     /// When a full table was last purged: not for every call that finds it full.
     purged: AtomicI64,
 }
@@ -51,9 +52,16 @@ struct Owner {
 }
 
 impl InProcess {
-    /// An empty table, of at most so many entries of each tenant.
-    pub fn new(most: usize) -> Self {
-        Self { held: DashMap::new(), owners: DashMap::new(), numbers: AtomicU32::new(0), most, purged: AtomicI64::new(i64::MIN) }
+    /// An empty table, of at most so many entries of each tenant. The seed is this process's secret.
+    pub fn new(most: usize, seed: &str) -> Self {
+        Self {
+            held: DashMap::new(),
+            owners: DashMap::new(),
+            numbers: AtomicU32::new(0),
+            most,
+            seed: Key::of(&[seed]),
+            purged: AtomicI64::new(i64::MIN),
+        }
     }
 
     /// Asks and says all of a request. Nothing of it waits.
@@ -69,8 +77,11 @@ impl InProcess {
             }
         }
         let mut visited = Visited { memories: visit.reads.iter().map(|key| self.read(*key, now)).collect(), ..Visited::default() };
-        for asked in &visit.takes {
-            visited.waits.push(self.take(&owner, now, asked)?);
+        visited.waits = visit.takes.iter().map(|asked| self.wait(now, asked)).collect();
+        if visited.waits.iter().all(|wait| *wait == 0) {
+            for (asked, wait) in visit.takes.iter().zip(&mut visited.waits) {
+                *wait = self.take(&owner, now, asked)?;
+            }
         }
         for touch in &visit.touches {
             visited.counts.push(self.touch(&owner, now, touch)?);
@@ -113,6 +124,12 @@ impl InProcess {
         }
     }
 
+    /// How long a call would have to wait, without counting it.
+    fn wait(&self, now: i64, asked: &Take) -> i64 {
+        let until = self.held.get(&asked.key).map_or(now, |held| held.until);
+        take(until, now, asked).1
+    }
+
     fn take(&self, owner: &Owner, now: i64, asked: &Take) -> Result<i64, WindowsDown> {
         self.change(owner, asked.key, now, |held| {
             if !matches!(held.kept, Kept::Bucket) {
@@ -133,7 +150,7 @@ impl InProcess {
                 held.kept = Kept::Breadth(Box::default());
             }
             let Kept::Breadth(breadth) = &mut held.kept else { return 0 };
-            let count = breadth.touch(touch.item, now, touch.within);
+            let count = breadth.touch(touch.item.map(|item| Tenant::thing(self.seed, item)), now, touch.within);
             held.until = breadth.until(touch.within);
             count
         })

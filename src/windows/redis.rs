@@ -120,13 +120,11 @@ impl Redis {
         let mut call = self.visiting.prepare_invoke();
         call.key(generation_key(tenant)).key(format!("countersign:{{{}}}:writes:{}", tenant.0, self.boot));
         call.arg(&adopted.generation).arg(now.micros());
-        say(&mut call, tenant, visit);
+        say(&mut call, tenant, Key::of(&[&adopted.generation]), visit);
         let (known, writes, waits, counts, memories): Reply = self.call(&call).await?;
         // What this process wrote before it asked must be there: a server that lost a write of ours counts fewer.
         if known == 0 || writes <= before {
-            if self.adopted.remove_if(&tenant, |_, known| Arc::ptr_eq(known, &adopted)).is_some() {
-                self.lost.insert(tenant, adopted.generation.clone());
-            }
+            self.forsake(tenant, &adopted);
             return Err(WindowsDown::Lost);
         }
         adopted.writes.fetch_max(writes, Ordering::AcqRel);
@@ -147,6 +145,44 @@ impl Redis {
     /// Whether the tenant's generation is known.
     pub fn knows(&self, tenant: Tenant) -> bool {
         self.adopted.contains_key(&tenant)
+    }
+
+    /// The tenants whose generation is known.
+    pub fn tenants(&self) -> Vec<Tenant> {
+        self.adopted.iter().map(|adopted| *adopted.key()).collect()
+    }
+
+    /// Whether a tenant's windows are still those that are known.
+    ///
+    /// # Errors
+    /// When they are not, the server may evict keys, or does not answer.
+    pub async fn check(&self, tenant: Tenant) -> Result<(), WindowsDown> {
+        let adopted = self.adopted.get(&tenant).map(|adopted| Arc::clone(&adopted)).ok_or(WindowsDown::Lost)?;
+        match self.adopting(tenant, "").await {
+            Ok(found) if found.as_ref() == Some(&adopted.generation) => Ok(()),
+            Ok(_) => {
+                self.forsake(tenant, &adopted);
+                Err(WindowsDown::Lost)
+            }
+            Err(WindowsDown::Evicts) => {
+                self.forsake(tenant, &adopted);
+                Err(WindowsDown::Evicts)
+            }
+            Err(down) => Err(down),
+        }
+    }
+
+    /// Calls a tenant's windows lost, for every replica.
+    pub fn give_up(&self, tenant: Tenant) {
+        if let Some(adopted) = self.adopted.get(&tenant).map(|adopted| Arc::clone(&adopted)) {
+            self.forsake(tenant, &adopted);
+        }
+    }
+
+    fn forsake(&self, tenant: Tenant, adopted: &Arc<Adopted>) {
+        if self.adopted.remove_if(&tenant, |_, known| Arc::ptr_eq(known, adopted)).is_some() {
+            self.lost.insert(tenant, adopted.generation.clone());
+        }
     }
 
     /// How long a visit may take.
@@ -172,7 +208,7 @@ impl Redis {
         if evicts == 0 {
             return Ok(found);
         }
-        Err(WindowsDown::Unreachable("it may evict keys: set its `maxmemory-policy` to `noeviction`".into()))
+        Err(WindowsDown::Evicts)
     }
 
     /// Runs a script within the time that there is.
@@ -251,7 +287,7 @@ fn generation_key(tenant: Tenant) -> String {
 }
 
 /// Writes a visit as the script reads it.
-fn say(call: &mut ::redis::ScriptInvocation<'_>, tenant: Tenant, visit: &Visit) {
+fn say(call: &mut ::redis::ScriptInvocation<'_>, tenant: Tenant, seed: Key, visit: &Visit) {
     let key = |key: Key| format!("countersign:{{{}}}:{key}", tenant.0);
     call.arg(visit.forgets.len());
     for forgotten in &visit.forgets {
@@ -267,7 +303,7 @@ fn say(call: &mut ::redis::ScriptInvocation<'_>, tenant: Tenant, visit: &Visit) 
     }
     call.arg(visit.touches.len());
     for touch in &visit.touches {
-        let item = touch.item.map(|item| format!("{item:016x}")).unwrap_or_default();
+        let item = touch.item.map(|item| format!("{:016x}", Tenant::thing(seed, item))).unwrap_or_default();
         call.key(key(touch.key)).key(key(touch.key) + ":level").arg(item).arg(touch.within);
     }
     call.arg(visit.notes.len());

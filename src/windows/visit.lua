@@ -27,12 +27,21 @@ for index = 1, number() do
   memories[index] = live
 end
 
-local waits = {}
-for index = 1, number() do
-  local bucket, every, room = key(), number(), number()
+-- A call that finds one bucket full is counted in none: who is held back by its own limit must not use up what others share.
+local waits, takes, full = {}, {}, false
+local function take(bucket, every, room)
   local till = math.max(tonumber(redis.call('GET', bucket) or now), now) + every
-  local wait = math.max(till - now - room, 0)
-  if wait == 0 then redis.call('SET', bucket, till, 'PX', milliseconds(till - now)) end
+  return till, math.max(till - now - room, 0)
+end
+for index = 1, number() do
+  takes[index] = {key(), number(), number()}
+  local _, wait = take(unpack(takes[index]))
+  waits[index] = wait
+  full = full or wait > 0
+end
+for index = 1, full and 0 or #takes do
+  local till, wait = take(unpack(takes[index]))
+  if wait == 0 then redis.call('SET', takes[index][1], till, 'PX', milliseconds(till - now)) end
   waits[index] = wait
 end
 

@@ -329,6 +329,11 @@ async fn a_sum_is_never_exceeded_and_is_free_again_when_its_day_is_over() {
         };
         desk.decisions.report_outcome(report).await.unwrap();
         assert_eq!(desk.ask(&again()).await.decision(), v1::Decision::Allow);
+        // And if it is tried again after all, it must find room again.
+        let (first, _) = answers.iter().enumerate().find(|(_, answer)| answer.decision() == v1::Decision::Allow).unwrap();
+        let (of, first) = &tokens[first];
+        let retried = desk.ask(&with_token(&call(*of, 500), first, &format!("op-{of}"))).await;
+        assert_eq!((retried.decision(), retried.reason()), (v1::Decision::Deny, v1::Reason::RateLimited));
         // Another currency is another sum.
         let dollars = |text: &[u8]| String::from_utf8_lossy(text).replace("EUR", "USD").into_bytes();
         let other = call(50, 500);

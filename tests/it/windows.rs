@@ -58,14 +58,17 @@ impl Model {
             counts.sort();
             visited.memories.push(counts);
         }
-        for take in &visit.takes {
-            // A bucket that leaks all the time: how full is it, in time, and does one more fit?
-            let filled = (self.taken.get(&take.key).copied().unwrap_or(now) - now).max(0);
-            let over = filled + take.every - take.room;
-            if over <= 0 {
-                self.taken.insert(take.key, now + filled + take.every);
+        // A bucket that leaks all the time: how full is it, in time, and does one more fit? If one does not, none takes it.
+        let filled = |taken: &HashMap<Key, i64>, take: &Take| (taken.get(&take.key).copied().unwrap_or(now) - now).max(0);
+        visited.waits = visit.takes.iter().map(|take| (filled(&self.taken, take) + take.every - take.room).max(0)).collect();
+        if visited.waits.iter().all(|wait| *wait == 0) {
+            for (take, wait) in visit.takes.iter().zip(&mut visited.waits) {
+                let filled = filled(&self.taken, take);
+                *wait = (filled + take.every - take.room).max(0);
+                if *wait == 0 {
+                    self.taken.insert(take.key, now + filled + take.every);
+                }
             }
-            visited.waits.push(over.max(0));
         }
         for touch in &visit.touches {
             let things = self.things.entry(touch.key).or_default();
@@ -160,7 +163,7 @@ async fn agree(windows: &Windows, tenant: Tenant, history: u64) {
 }
 
 fn options(url: Option<String>) -> Options {
-    Options { server: url.map(Server::Single), timeout: Duration::from_secs(5), entries_per_tenant: 2_000_000, boot: "boot".into() }
+    Options { server: url.map(Server::Single), timeout: Duration::from_secs(5), entries_per_tenant: 2_000_000, boot: "generation".into() }
 }
 
 /// Beyond the exact bound both engines sample alike.

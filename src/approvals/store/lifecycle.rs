@@ -10,7 +10,7 @@ use crate::approvals::store::{
     Burn, Burned, Moved, NewApproval, NewReview, Requested, Seen, Store, StoreError, Transition, sums, with_state,
 };
 use crate::model::approval::{Approval, State};
-use crate::model::halt::Halted;
+use crate::model::halt::{Halted, Halts};
 use crate::model::time::Timestamp;
 
 /// The most approvals that one sweep lets expire.
@@ -233,7 +233,8 @@ async fn burn_once(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver,
     let revision = next(connection, seen).await?;
     let [tenant, agent, supervisor, case, customer] = &burn.halted;
     let halted = Halted { tenant, agent, supervisor, case, customer, issued_at: burn.issued_at };
-    if halted.stopped_by(&reads::halts(connection, Some(tenant)).await?, burn.at) {
+    let halts: Halts = reads::halts(connection, Some(tenant)).await?.into_iter().collect();
+    if halted.stopped_by(&halts, burn.at) {
         return Ok((false, Burned::Halted));
     }
     if let Some(receipt) = receipt(connection, &burn.key).await? {

@@ -124,12 +124,16 @@ impl Store {
             self.seen.store(std::sync::Arc::new(renewed.await?));
             halts.extend(standing);
         }
-        // A signal that was taken meanwhile may be missing in what was read: then its copy stays until the next time. So does a copy
-        // that is younger than this one.
-        let read = std::sync::Arc::new(Halts { halts, read_at: Some(now), taken: before.taken });
+        let read: crate::model::halt::Halts = halts.into_iter().collect();
         self.halts.rcu(|copy| {
-            let newer = copy.taken == before.taken && copy.read_at <= read.read_at;
-            std::sync::Arc::clone(if newer { &read } else { copy })
+            if copy.read_at > Some(now) {
+                return copy.as_ref().clone();
+            }
+            // A signal that was taken since the question was asked may be missing in the answer.
+            let fresh: Vec<(u64, Halt)> = copy.fresh.iter().filter(|(taken, _)| *taken > before.taken).cloned().collect();
+            let mut halts = read.clone();
+            fresh.iter().for_each(|(_, halt)| halts.add(halt.clone()));
+            Halts { halts, read_at: Some(now), taken: copy.taken, fresh }
         });
         Ok(self.seen())
     }
@@ -259,9 +263,10 @@ pub(super) async fn receipt(connection: &mut AnyConnection, key: &ReceiptKey) ->
     Ok(Some(Receipt { call_digest, answer, revision: row.try_get("revision")? }))
 }
 
-/// The halts of one tenant and of the server, or of all.
+/// Of one tenant and of the server, what stops; or of all tenants, all.
 pub(super) async fn halts(connection: &mut AnyConnection, tenant: Option<&str>) -> Result<Vec<Halt>, StoreError> {
-    let sql = "SELECT tenant, subject_kind, subject, kind, since, until FROM halts WHERE $1 = '' OR tenant = $1 OR tenant = ''";
+    let sql = "SELECT tenant, subject_kind, subject, kind, since, until FROM halts
+        WHERE $1 = '' OR ((tenant = $1 OR tenant = '') AND kind NOT LIKE 'risk%')";
     let rows = sqlx::query(sql).bind(tenant.unwrap_or_default().to_owned()).fetch_all(connection).await?;
     rows.iter()
         .map(|row| {

@@ -9,6 +9,9 @@ use std::sync::Mutex;
 
 use crate::approvals::store::Seen;
 
+/// The file that stands while the windows' server was not told all.
+const UNSENT: &str = "windows-unsent";
+
 /// A replica's own file, `replica.json`.
 #[derive(Debug)]
 pub struct Replica {
@@ -67,6 +70,26 @@ impl Replica {
             *noted = Some(seen.clone());
         }
         Ok(())
+    }
+
+    /// Whether the windows' server had not been told all when this replica ended.
+    pub fn has_unsent(&self) -> bool {
+        self.path.with_file_name(UNSENT).exists()
+    }
+
+    /// Notes whether there is something that the windows' server was not told.
+    pub fn note_unsent(&self, unsent: bool) {
+        let path = self.path.with_file_name(UNSENT);
+        let noted = match unsent {
+            true => File::create(&path).and_then(|file| file.sync_all()),
+            false => fs::remove_file(&path),
+        };
+        match noted {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::error!(name: "windows.unsent_not_noted", error = %error, "a restart now might forget what the windows were not told");
+            }
+            Ok(()) | Err(_) => {}
+        }
     }
 
     fn write(&self, seen: Option<&Seen>) -> io::Result<()> {

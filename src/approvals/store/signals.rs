@@ -9,11 +9,14 @@ use crate::approvals::store::lifecycle::{self, next};
 use crate::approvals::store::outbox::{Leaver, leave};
 use crate::approvals::store::{Moved, NewOutcome, Seen, Store, StoreError, reads, sums};
 use crate::model::approval::Approval;
-use crate::model::halt::{Halt, SignalKind, SubjectKind};
+use crate::model::halt::{Halt, HaltKind, Severity, SignalKind, SubjectKind};
 use crate::model::time::Timestamp;
 
 /// The most approvals that one signal revokes at once; more are stopped by the halt itself.
 const CASCADE_MAX: i64 = 1000;
+
+/// The most reports of one tenant that raise a score: each replica keeps a copy of them.
+const REPORTS_MAX: i64 = 10_000;
 
 /// A signal to be taken.
 #[derive(Clone, Debug)]
@@ -50,6 +53,8 @@ pub struct Cleared {
 /// Why a signal changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignalRefused {
+    /// Too many reports of the tenant stand.
+    Full,
     /// The event was taken before.
     Known,
     /// The reporter has reported a later event of this kind on this subject.
@@ -78,8 +83,9 @@ impl Store {
         if taken.is_ok() {
             self.halts.rcu(|copy| {
                 let mut halts = copy.as_ref().clone();
-                halts.halts.push(halt.clone());
                 halts.taken += 1;
+                halts.fresh.push((halts.taken, halt.clone()));
+                halts.halts.add(halt.clone());
                 halts
             });
         }
@@ -159,7 +165,12 @@ async fn signal(
     let event = "INSERT INTO events (reporter, event_id, subject, event_time, at) VALUES ($1, $2, $3, $4, $5)";
     let event = sqlx::query(event).bind(new.reporter).bind(new.event_id).bind(about).bind(since.micros()).bind(new.at.micros());
     event.execute(&mut *connection).await?;
-    stand(connection, &new.halt).await?;
+    match kind {
+        // For the record alone.
+        HaltKind::Risk(Severity::Info) => {}
+        HaltKind::Risk(_) if reports(connection, tenant, new.at).await? >= REPORTS_MAX => return Ok((false, Err(SignalRefused::Full))),
+        HaltKind::KillSwitch | HaltKind::Risk(_) | HaltKind::SessionRevoked => stand(connection, &new.halt).await?,
+    }
     leave(connection, leaver, revision, "", &new.record, new.at).await?;
     let mut revisions = vec![revision];
     let ended = if kind.ends_approvals() { ended_by(connection, tenant, *subject_kind, subject).await? } else { vec![] };
@@ -171,6 +182,12 @@ async fn signal(
         }
     }
     Ok((true, Ok(revisions)))
+}
+
+/// How many reports of a tenant raise a score.
+async fn reports(connection: &mut AnyConnection, tenant: &str, at: Timestamp) -> Result<i64, StoreError> {
+    let sql = "SELECT COUNT(*) FROM halts WHERE tenant = $1 AND kind LIKE 'risk%' AND until > $2";
+    Ok(sqlx::query(sql).bind(tenant.to_owned()).bind(at.micros()).fetch_one(connection).await?.try_get(0)?)
 }
 
 /// Lets a halt stand.

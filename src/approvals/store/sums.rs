@@ -64,6 +64,33 @@ impl Store {
     }
 }
 
+impl Store {
+    /// As [`Store::reserve`], but of an operation that may have reserved already: what stands, stands.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn reserve_again(
+        &self,
+        evaluation_id: String,
+        reservations: Vec<Reservation>,
+        at: Timestamp,
+    ) -> Result<Option<String>, StoreError> {
+        let seen = self.seen();
+        self.write(move |connection| {
+            Box::pin(async move {
+                next(connection, &seen).await?;
+                let stands = sqlx::query("SELECT key FROM sums WHERE evaluation_id = $1").bind(evaluation_id.clone());
+                if stands.fetch_optional(&mut *connection).await?.is_some() {
+                    return Ok((false, None));
+                }
+                let full = add(connection, &evaluation_id, &reservations, at).await?;
+                Ok((full.is_none(), full))
+            })
+        })
+        .await
+    }
+}
+
 /// Adds to sums in the transaction of what they are for; the first window that is full ends it.
 pub(super) async fn add(
     connection: &mut AnyConnection,

@@ -24,6 +24,8 @@ pub(super) struct SignalsRecord {
     unscreened: bool,
     hostile: bool,
     unknown: bool,
+    counted: bool,
+    remembered: bool,
     reads_case: bool,
 }
 
@@ -52,6 +54,8 @@ impl SignalsRecord {
             unscreened: signals.screened.unscreened,
             hostile: signals.hostile,
             unknown: signals.unknown,
+            counted: signals.counted,
+            remembered: signals.remembered,
             reads_case: signals.reads_case,
         })
     }

@@ -122,7 +122,7 @@ impl Places {
         } else if happened.probing {
             let within = risk.probing.micros();
             let [_, _, denied] = self.items;
-            for [_, _, key] in [self.agent, self.supervisor] {
+            for [_, _, key] in [Some(self.agent), happened.supervised.then_some(self.supervisor)].into_iter().flatten() {
                 visit.touches.push(Touch { key, item: Some(denied), within });
             }
         }
@@ -145,6 +145,8 @@ impl Places {
 #[derive(Clone, Debug, Default)]
 pub(in crate::pdp) struct Happened {
     pub(in crate::pdp) probing: bool,
+    /// Whether the supervisor is one of the agent's tenant.
+    pub(in crate::pdp) supervised: bool,
     pub(in crate::pdp) hostile: bool,
     pub(in crate::pdp) reads_case: bool,
     pub(in crate::pdp) kinds: Vec<String>,
