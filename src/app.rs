@@ -1,5 +1,7 @@
 //! The wiring: settings and seams in, a bound server out.
 
+mod beside;
+
 use std::fs;
 use std::future::Future;
 use std::io;
@@ -33,7 +35,6 @@ use crate::entropy::{Entropy, SystemEntropy, nonce};
 use crate::events;
 use crate::jose::keyring::{self, Keyring, KeyringError, Purpose};
 use crate::model::time::Timestamp;
-use crate::pdp::reload::Trigger;
 use crate::pdp::{Keys, Options, Parts, Pdp};
 use crate::telemetry::export::{self, SetUpError, Telemetry};
 use crate::windows::Windows;
@@ -41,10 +42,6 @@ use crate::windows::redis::AddressError;
 
 /// How long requests under way may take once the server is told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
-/// How often what nobody can ask for any more is removed.
-const PURGE_SECONDS: u64 = 600;
-/// How often a windows' server is looked after.
-const TEND_SECONDS: u64 = 10;
 
 /// What tests put other things in place of.
 #[derive(Debug)]
@@ -171,16 +168,6 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
     let (store, replica) = state(config, seams.entropy.as_ref(), &audit).await?;
     let windows = Windows::open(config.windows(nonce(seams.entropy.as_ref())?))?;
     let telemetry = Telemetry::start(&seams.telemetry)?;
-    let options = Options {
-        environment: config.environment.clone(),
-        bundle: config.bundle.path.clone(),
-        reading: config.reading(),
-        on_error: config.engine.on_error,
-        warnings: config.warnings(),
-        development: config.development,
-        keys: config.keys(),
-        event_ttl: Duration::from_secs(config.events.ttl_hours * 3600),
-    };
     let transmitters = Transmitters::new(config.events.transmitters.clone(), config.audience())?;
     let _faults = transmitters.refresh(clock.now()).await;
     let parts = Parts {
@@ -196,7 +183,7 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
         replica,
         telemetry,
     };
-    let pdp = Arc::new(Pdp::new(options, bundle, parts));
+    let pdp = Arc::new(Pdp::new(options(config), bundle, parts));
     start(&pdp, recovered).await?;
     pdp.rebuild().await;
     let options = api::Options {
@@ -220,6 +207,20 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
         options,
         poll,
     })
+}
+
+/// What the pipelines are told.
+fn options(config: &Config) -> Options {
+    Options {
+        environment: config.environment.clone(),
+        bundle: config.bundle.path.clone(),
+        reading: config.reading(),
+        on_error: config.engine.on_error,
+        warnings: config.warnings(),
+        development: config.development,
+        keys: config.keys(),
+        event_ttl: Duration::from_secs(config.events.ttl_hours * 3600),
+    }
 }
 
 /// The signing keys, which a development server makes itself, and whose tokens are accepted.
@@ -327,9 +328,9 @@ impl Bound {
                 stop.send_replace(true);
             }
         });
-        let watching = tokio::spawn(watch_bundle(Arc::clone(&pdp), self.poll, reload));
-        let ticking = tokio::spawn(tick(Arc::clone(&pdp)));
-        let refreshing = tokio::spawn(refresh(Arc::clone(&pdp)));
+        let watching = tokio::spawn(beside::watch_bundle(Arc::clone(&pdp), self.poll, reload));
+        let ticking = tokio::spawn(beside::tick(Arc::clone(&pdp)));
+        let refreshing = tokio::spawn(beside::refresh(Arc::clone(&pdp)));
         let admin = tokio::spawn(admin::serve(Arc::clone(&pdp), self.admin_listener, until(stopped.clone())));
         let events = self.events_listener.map(|listener| {
             let serving = events::serve(Arc::clone(&pdp), listener, self.callers, until(stopped.clone()));
@@ -359,50 +360,5 @@ impl Bound {
         served?;
         admin.map_err(io::Error::other)??;
         Ok(ended.map_err(io::Error::other)?)
-    }
-}
-
-/// Reads the bundle when its content changes, and when asked. A hash of the content works on any file system, and with
-/// Kubernetes' symbolic links; events of the file system don't.
-async fn watch_bundle(pdp: Arc<Pdp>, poll: Duration, mut reload: tokio::sync::mpsc::Receiver<()>) {
-    let never = Duration::from_secs(u64::from(u32::MAX));
-    let mut period = tokio::time::interval(if poll.is_zero() { never } else { poll });
-    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    period.tick().await;
-    loop {
-        let trigger = tokio::select! {
-            _ = period.tick() => Trigger::Polled,
-            Some(()) = reload.recv() => Trigger::Asked,
-        };
-        if let Err(refused) = pdp.reload(trigger).await {
-            tracing::error!(name: "bundle.reload_failed", error = %refused.refusal());
-        }
-    }
-}
-
-async fn tick(pdp: Arc<Pdp>) {
-    let mut period = tokio::time::interval(Duration::from_secs(1));
-    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    for second in 0_u64.. {
-        period.tick().await;
-        pdp.tick().await;
-        pdp.sweep().await;
-        pdp.replay_lost();
-        if second % TEND_SECONDS == 0 {
-            pdp.tend_windows().await;
-        }
-        if second % PURGE_SECONDS == 0 {
-            pdp.purge().await;
-        }
-    }
-}
-
-/// Kill switches take effect on every replica within a second, so their copy is read twice in one.
-async fn refresh(pdp: Arc<Pdp>) {
-    let mut period = tokio::time::interval(Duration::from_millis(500));
-    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        period.tick().await;
-        pdp.refresh().await;
     }
 }

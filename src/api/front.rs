@@ -26,7 +26,7 @@ use crate::pdp::authorize::{Origin, Purpose};
 use crate::telemetry::spans::Trace;
 
 /// Every method of ours, as it may stand in spans and metrics.
-pub const METHODS: [&str; 16] = [
+pub const METHODS: [&str; 17] = [
     "countersign.v1.AdminService/ExplainDecision",
     "countersign.v1.AdminService/GetStatus",
     "countersign.v1.AdminService/ReloadBundle",
@@ -42,6 +42,7 @@ pub const METHODS: [&str; 16] = [
     "countersign.v1.DecisionService/EvaluateOutput",
     "countersign.v1.DecisionService/PrepareContext",
     "countersign.v1.DecisionService/ReportOutcome",
+    "countersign.v1.SignalService/ClearRisk",
     "countersign.v1.SignalService/ReportSignal",
 ];
 const OTHER: &str = "_OTHER";
