@@ -164,7 +164,7 @@ impl Config {
     fn check_events(&self) -> Result<(), ConfigError> {
         let refused = |problem: &str| Err(ConfigError::Refused { setting: "events", problem: problem.into() });
         let Events { listen, transmitters, .. } = &self.events;
-        if listen.is_some() != !transmitters.is_empty() {
+        if listen.is_some() == transmitters.is_empty() {
             return refused("must have both `listen` and `transmitters`");
         }
         if listen.is_some() && self.tls.certificate.is_none() && !self.development {

@@ -55,7 +55,7 @@ struct Adopted {
 
 /// How the server is reached.
 enum Line {
-    Cluster(ClusterClient, OnceCell<ClusterConnection>),
+    Cluster(Box<ClusterClient>, OnceCell<ClusterConnection>),
     Sentinel(Box<Mutex<SentinelClient>>, ArcSwapOption<MultiplexedConnection>),
     Single(Box<Client>, OnceCell<ConnectionManager>),
 }
@@ -91,7 +91,7 @@ impl Redis {
         let line = match options.server.ok_or(AddressError)? {
             Server::Cluster(urls) => {
                 let client = ClusterClient::builder(urls).connection_timeout(options.timeout).response_timeout(options.timeout);
-                Line::Cluster(client.retries(1).build()?, OnceCell::new())
+                Line::Cluster(Box::new(client.retries(1).build()?), OnceCell::new())
             }
             Server::Sentinel(urls, master) => {
                 let tls = urls.iter().any(|url| url.starts_with("rediss://"));

@@ -496,7 +496,6 @@ async fn three_processes_share_a_rate_and_a_kill_switch() {
     assert!(allowed >= most * 0.99 - 12.0, "{allowed} of {most}");
     // A kill switch on one stops all.
     let mut signals = SignalServiceClient::new(crate::harness::channel(servers[0].grpc).await);
-    let now = std::time::SystemTime::now();
     let signal = v1::ReportSignalRequest {
         subject_kind: v1::SignalSubjectKind::Agent.into(),
         subject_id: "support-bot".into(),
@@ -504,7 +503,7 @@ async fn three_processes_share_a_rate_and_a_kill_switch() {
         severity: v1::Severity::High.into(),
         ttl: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
         event_id: "e-1".into(),
-        event_time: Some(now.into()),
+        event_time: Some(prost_types::Timestamp { seconds: crate::harness::people::seconds(), nanos: 0 }),
         ..Default::default()
     };
     signals.report_signal(signal).await.unwrap();
