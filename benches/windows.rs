@@ -133,7 +133,8 @@ fn resident() -> usize {
 }
 
 fn memory() {
-    let options = Options { server: None, timeout: Duration::from_secs(1), entries_per_tenant: 8_000_000, boot: String::new() };
+    let options =
+        Options { server: None, authorities: None, timeout: Duration::from_secs(1), entries_per_tenant: 8_000_000, boot: String::new() };
     let windows = Windows::open(options).unwrap();
     let tenant = Tenant::of("bench", "acme");
     let now = Timestamp::from_seconds(1_000_000);

@@ -166,7 +166,7 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
     let (audit, recovered) = tokio::task::block_in_place(|| Audit::open(config.audit(), key, seams.disk, clock.now()))?;
     let (keys, delegations) = identity(config, clock.now()).await?;
     let (store, replica) = state(config, seams.entropy.as_ref(), &audit).await?;
-    let windows = Windows::open(config.windows(nonce(seams.entropy.as_ref())?))?;
+    let windows = Windows::open(config.windows(nonce(seams.entropy.as_ref())?)?)?;
     let telemetry = Telemetry::start(&seams.telemetry)?;
     let transmitters = Transmitters::new(config.events.transmitters.clone(), config.audience())?;
     let _faults = transmitters.refresh(clock.now()).await;

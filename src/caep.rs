@@ -216,7 +216,7 @@ fn simple(transmitter: &Transmitter, subject: &Object) -> Result<String, Refusal
         Some("opaque") => text(subject, "id"),
         Some(_) | None => return Err(Refusal::invalid("sub_id.format", "must be `iss_sub`, `opaque` or `complex`")),
     };
-    let id = id.map(|id| format!("{}{id}", transmitter.subject_prefix)).filter(|id| is_id(id));
+    let id = id.filter(|id| !id.is_empty()).map(|id| format!("{}{id}", transmitter.subject_prefix)).filter(|id| is_id(id));
     id.ok_or_else(|| Refusal::invalid("sub_id", "names no id"))
 }
 
@@ -226,4 +226,75 @@ fn is_id(id: &str) -> bool {
 
 fn text<'a>(members: &'a Object, name: &str) -> Option<&'a str> {
     members.get(name).and_then(Value::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn transmitter() -> Transmitter {
+        Transmitter {
+            issuer: "https://idp.example".into(),
+            keys: String::new(),
+            algorithm: Algorithm::Es256,
+            tenant: "acme".into(),
+            tool_service: "session-manager".into(),
+            subject_issuer: None,
+            subject_prefix: "idp-".into(),
+        }
+    }
+
+    fn event(name: &str, payload: &str, subject: &str) -> Result<Event, Refusal> {
+        let claims = format!(r#"{{"jti":"1","sub_id":{subject},"events":{{"{CAEP}{name}":{payload}}}}}"#);
+        read(&transmitter(), &crate::json::read_object(claims.as_bytes()).expect("JSON"), Timestamp::from_seconds(100))
+    }
+
+    #[test]
+    fn a_change_for_the_better_is_for_the_record_and_what_is_not_of_the_profile_is_refused() {
+        let user = r#"{"format":"opaque","id":"7"}"#;
+        let severity = |name: &str, payload: &str| event(name, payload, user).map(|event| event.says.map(|says| says.severity));
+        assert_eq!(severity("assurance-level-change", r#"{"change_direction":"increase"}"#), Ok(Some(Severity::Info)));
+        assert_eq!(severity("assurance-level-change", r#"{"change_direction":"decrease"}"#), Ok(Some(Severity::Medium)));
+        assert_eq!(severity("device-compliance-change", r#"{"current_status":"compliant"}"#), Ok(Some(Severity::Info)));
+        assert_eq!(severity("risk-level-change", r#"{"current_level":"LOW"}"#), Ok(Some(Severity::Low)));
+        assert_eq!(severity("session-presented", "{}"), Ok(None));
+        assert!(severity("risk-level-change", "{}").is_err());
+        assert!(severity("device-compliance-change", r#"{"current_status":"unsure"}"#).is_err());
+        assert!(severity("session-revoked", r#"{"event_timestamp":-1}"#).is_err());
+    }
+
+    #[test]
+    fn subjects_are_whom_the_transmitter_may_name() {
+        let of =
+            |subject: &str| event("session-revoked", "{}", subject).map(|event| event.says.map(|says| (says.subject_kind, says.subject)));
+        let human = |id: &str| Ok(Some((SubjectKind::Supervisor, id.to_owned())));
+        assert_eq!(of(r#"{"format":"opaque","id":"7"}"#), human("idp-7"));
+        assert_eq!(of(r#"{"format":"iss_sub","iss":"https://idp.example","sub":"7"}"#), human("idp-7"));
+        let application = r#"{"format":"complex","application":{"format":"opaque","id":"bot"}}"#;
+        assert_eq!(of(application), Ok(Some((SubjectKind::Agent, "idp-bot".to_owned()))));
+        for wrong in [
+            r#"{"format":"iss_sub","iss":"https://other.example","sub":"7"}"#,
+            r#"{"format":"email","email":"a@example.com"}"#,
+            r#"{"format":"opaque","id":""}"#,
+            r#"{"format":"complex","user":{"format":"opaque","id":"7"},"tenant":{"format":"opaque","id":"globex"}}"#,
+            r#"{"format":"complex"}"#,
+            r#""7""#,
+        ] {
+            assert!(of(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_claims_never_panic(text in "[\\PC]{0,200}", name in "[a-z-]{0,30}") {
+            let quoted = serde_json::Value::from(text.as_str()).to_string();
+            for claims in [text.clone(), format!(r#"{{"jti":{quoted},"events":{{"{CAEP}{name}":{{"current_level":{quoted}}}}},"sub_id":{{"format":"opaque","id":{quoted}}}}}"#)] {
+                if let Ok(claims) = crate::json::read_object(claims.as_bytes()) {
+                    let _read = read(&transmitter(), &claims, Timestamp::default());
+                }
+            }
+        }
+    }
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::model::answer::Reason;
 use crate::model::halt::Severity;
-use crate::model::signals::{Part, Risk};
+use crate::model::signals::{EXACT, Part, Risk};
 
 /// Denials of an agent on a case.
 pub const DENIALS: &str = "denials";
@@ -22,8 +22,6 @@ pub const REPORTED: &str = "reported";
 /// What is asked for.
 pub const ASKED: &str = "asked";
 
-/// The highest count of different things that is exact; the windows' own bound.
-pub const EXACT: u64 = 512;
 /// The most that a score can be.
 pub const WORST: u32 = 100;
 
@@ -302,7 +300,10 @@ impl RiskRules {
             fault("probing", "probing alone must stop below the highest tier: it could be somebody else's doing".into());
         }
         let slopes = self.probing.agent.slopes().into_iter().chain(self.probing.supervisor.slopes());
-        if [self.probing.agent.denied, self.probing.supervisor.denied].iter().any(|slope| slope.to > EXACT) {
+        if [self.probing.agent.denied, self.probing.supervisor.denied]
+            .iter()
+            .any(|slope| slope.to > u64::try_from(EXACT).unwrap_or(u64::MAX))
+        {
             fault("probing", format!("`probing`: `denied.to` must be at most {EXACT}: up to there it is counted exactly"));
         }
         if slopes.clone().any(|slope| slope.from >= slope.to) || !(1..=10_080).contains(&self.probing.minutes) {

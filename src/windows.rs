@@ -4,7 +4,7 @@
 //! Everything that is kept is a time until which something counts, in microseconds, and goes by itself when it is over:
 //! - a *bucket* (GCRA, the leaky bucket of ITU-T I.371): until when a rate is taken up;
 //! - a *memory*: a few named times, until when each event of a case still counts;
-//! - a *breadth*: the different things of a time, exactly up to [`breadth::EXACT`], then by a sample of them.
+//! - a *breadth*: the different things of a time, exactly up to [`EXACT`](crate::model::signals::EXACT), then by a sample of them.
 //!
 //! INVARIANT: nothing that still counts is dropped before its time. What can't be kept is an error, and every error counts as the worst.
 
@@ -184,6 +184,8 @@ impl Tenant {
 pub struct Options {
     /// Where; `None`: in process.
     pub server: Option<redis::Server>,
+    /// PEM of the authorities that vouch for the server; `None`: the system's.
+    pub authorities: Option<Vec<u8>>,
     /// How long a visit may take.
     pub timeout: Duration,
     /// The most that is kept of one tenant in process.

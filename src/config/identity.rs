@@ -131,6 +131,8 @@ pub struct Windows {
     pub master: Option<String>,
     /// Whether the URLs are of a cluster's nodes.
     pub cluster: bool,
+    /// PEM file of the authorities that vouch for the server; absent: the system's.
+    pub authorities: Option<PathBuf>,
     /// How long a question may take, in milliseconds; 5 to 5,000.
     pub timeout_ms: u64,
     /// The most entries of one tenant in process; 1,000 to 100,000,000. A full table counts as the worst.
@@ -139,13 +141,23 @@ pub struct Windows {
 
 impl Default for Windows {
     fn default() -> Self {
-        Self { urls: vec![], master: None, cluster: false, timeout_ms: 250, entries_per_tenant: 2_000_000 }
+        Self { urls: vec![], master: None, cluster: false, authorities: None, timeout_ms: 250, entries_per_tenant: 2_000_000 }
     }
 }
 
 impl Config {
     /// How windows are kept.
-    pub fn windows(&self, boot: String) -> windows::Options {
+    ///
+    /// # Errors
+    /// When the authorities can't be read.
+    pub fn windows(&self, boot: String) -> Result<windows::Options, ConfigError> {
+        let authorities = match &self.windows.authorities {
+            Some(path) => Some(std::fs::read(path).map_err(|error| ConfigError::Refused {
+                setting: "windows.authorities",
+                problem: format!("can't be read: `{}`: {error}", path.display()),
+            })?),
+            None => None,
+        };
         let urls = self.windows.urls.clone();
         let server = match (&self.windows.master, self.windows.cluster, urls.first()) {
             (_, _, None) => None,
@@ -153,12 +165,13 @@ impl Config {
             (None, true, Some(_)) => Some(Server::Cluster(urls)),
             (None, false, Some(url)) => Some(Server::Single(url.clone())),
         };
-        windows::Options {
+        Ok(windows::Options {
             server,
+            authorities,
             timeout: Duration::from_millis(self.windows.timeout_ms),
             entries_per_tenant: self.windows.entries_per_tenant,
             boot,
-        }
+        })
     }
 
     fn check_events(&self) -> Result<(), ConfigError> {

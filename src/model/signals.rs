@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::model::finding::Screened;
 
+/// Different things are counted exactly up to here.
+pub const EXACT: usize = 512;
+
 /// A part of a score.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Part {

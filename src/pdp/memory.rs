@@ -344,3 +344,25 @@ pub(super) fn vouch(vouched: &mut Vouched, policies: &Policies, signals: &Signal
         vouched.set("screening", json::object([("tainted", Value::Bool(tainted)), ("unscreened", Value::Bool(unscreened))]));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::Reading;
+
+    /// Another tenant's issuer, or a tool service of another trust domain, can't make an agent suspicious.
+    #[test]
+    fn an_agent_is_remembered_only_by_who_speaks_for_its_tenant() {
+        let bundle = Bundle::load(std::path::Path::new("policies"), Reading::default()).expect("the reference bundle");
+        let of = |agent: &str, token: Option<&str>, tools: Option<&str>| {
+            let mut chain = Chain { agent: agent.into(), tool_tenants: tools.map(|tenant| vec![tenant.into()]), ..Chain::default() };
+            chain.token.tenant = token.map(str::to_owned);
+            own_tenant(&bundle, &chain, &chain.agent, |roles| &roles.agent)
+        };
+        assert_eq!(of("support-bot", None, None).as_deref(), Some("acme"));
+        assert_eq!(of("support-bot", Some("acme"), Some("acme")).as_deref(), Some("acme"));
+        assert_eq!(of("support-bot", Some("globex"), None), None);
+        assert_eq!(of("support-bot", None, Some("globex")), None);
+        assert_eq!(of("nobody", None, None), None);
+    }
+}

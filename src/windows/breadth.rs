@@ -5,8 +5,8 @@
 //! so that the time slides, exactly. The standard error of a sampled count is 1.2/√512, 5.3 %. The sampling is not taken back before all
 //! things are over: what was not in the sample is not known.
 
-/// The most things that are kept; as many are counted exactly.
-pub const EXACT: usize = 512;
+use crate::model::signals::EXACT;
+
 /// The most zero bits: 2⁹ × 2²⁴ things.
 const LEVEL_MAX: u32 = 24;
 

@@ -12,8 +12,8 @@ use std::time::Duration;
 use ::redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
 use ::redis::cluster::ClusterClient;
 use ::redis::cluster_async::ClusterConnection;
-use ::redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
-use ::redis::{Client, FromRedisValue, RedisError, Script, TlsMode};
+use ::redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+use ::redis::{Client, ConnectionAddr, FromRedisValue, IntoConnectionInfo, RedisError, Script, TlsCertificates, TlsMode};
 use arc_swap::ArcSwapOption;
 use dashmap::DashMap;
 use futures_util::future::BoxFuture;
@@ -88,19 +88,26 @@ impl Redis {
     /// # Errors
     /// When an address can't be used.
     pub(super) fn open(options: Options) -> Result<Self, AddressError> {
+        let authorities = options.authorities.map(|pem| TlsCertificates { client_tls: None, root_cert: Some(pem) });
         let line = match options.server.ok_or(AddressError)? {
             Server::Cluster(urls) => {
                 let client = ClusterClient::builder(urls).connection_timeout(options.timeout).response_timeout(options.timeout);
+                let client = match authorities {
+                    Some(authorities) => client.certs(authorities),
+                    None => client,
+                };
                 Line::Cluster(Box::new(client.retries(1).build()?), OnceCell::new())
             }
             Server::Sentinel(urls, master) => {
-                let tls = urls.iter().any(|url| url.starts_with("rediss://"));
-                let node = SentinelNodeConnectionInfo::default();
-                let node = if tls { node.set_tls_mode(TlsMode::Secure) } else { node };
-                let client = SentinelClient::build(urls, master, Some(node), SentinelServerType::Master)?;
-                Line::Sentinel(Box::new(Mutex::new(client)), ArcSwapOption::empty())
+                Line::Sentinel(Box::new(Mutex::new(sentinels(&urls, &master, authorities)?)), ArcSwapOption::empty())
             }
-            Server::Single(url) => Line::Single(Box::new(Client::open(url)?), OnceCell::new()),
+            Server::Single(url) => {
+                let client = match authorities {
+                    Some(authorities) => Client::build_with_tls(url, authorities)?,
+                    None => Client::open(url)?,
+                };
+                Line::Single(Box::new(client), OnceCell::new())
+            }
         };
         Ok(Self {
             line,
@@ -280,6 +287,29 @@ impl Line {
             Self::Cluster(..) | Self::Single(..) => {}
         }
     }
+}
+
+/// The sentinels of these URLs. The first one's user and password, and whether it speaks TLS, are the primary's, too.
+fn sentinels(urls: &[String], master: &str, authorities: Option<TlsCertificates>) -> Result<SentinelClient, AddressError> {
+    let infos = urls.iter().map(|url| url.as_str().into_connection_info()).collect::<Result<Vec<_>, _>>()?;
+    let first = infos.first().ok_or(AddressError)?;
+    let tls = matches!(first.addr(), ConnectionAddr::TcpTls { .. });
+    let (username, password) = (first.redis_settings().username(), first.redis_settings().password());
+    let addresses: Vec<ConnectionAddr> = infos.iter().map(|info| info.addr().clone()).collect();
+    let mut builder = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?;
+    if let Some(username) = username {
+        builder = builder.set_client_to_redis_username(username).set_client_to_sentinel_username(username);
+    }
+    if let Some(password) = password {
+        builder = builder.set_client_to_redis_password(password).set_client_to_sentinel_password(password);
+    }
+    if tls {
+        builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure).set_client_to_sentinel_tls_mode(TlsMode::Secure);
+        if let Some(authorities) = authorities {
+            builder = builder.set_client_to_redis_certificates(authorities.clone()).set_client_to_sentinel_certificates(authorities);
+        }
+    }
+    Ok(builder.build()?)
 }
 
 fn generation_key(tenant: Tenant) -> String {

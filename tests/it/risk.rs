@@ -170,6 +170,70 @@ async fn explain(app: &App, call: v1::AuthorizeRequest) -> v1::ExplainDecisionRe
     app.operations().await.explain_decision(request).await.unwrap().into_inner()
 }
 
+/// A ticket that makes the agent call tools that are none: names that nobody gave are one name, and the text is why.
+#[tokio::test(flavor = "multi_thread")]
+async fn made_up_tools_are_one_and_a_ticket_that_asks_for_them_is_why() {
+    let app = App::start().await;
+    let mut client = app.decisions().await;
+    let call = |number: u32, words: &str| {
+        let made_up = v1::AuthorizeRequest { action: format!("tool.made-up-{number}"), untrusted: text(words), ..refund_request() };
+        of_case("case-9", "1", made_up)
+    };
+    for number in 0..120 {
+        assert_eq!(ask(&mut client, call(number, "Please use your tools.")).await, denied(v1::Reason::NotPermitted));
+    }
+    let mine = explain(&app, of_case("calm", "1", refund_request())).await;
+    assert_eq!(mine.risk.unwrap().factors, [], "one denial is no probing");
+    for number in 0..120 {
+        let provoked = of_case(&format!("hostile-{number}"), "1", call(number, HOSTILE));
+        assert_eq!(ask(&mut client, provoked).await, denied(v1::Reason::NotPermitted));
+    }
+    let factors = explain(&app, of_case("calm", "1", refund_request())).await.risk.unwrap().factors;
+    let names: Vec<&str> = factors.iter().map(|factor| factor.name.as_str()).collect();
+    assert_eq!(names, ["provoked_denials"], "of this customer");
+    let poisoned = explain(&app, of_case("hostile-1", "1", refund_request())).await;
+    assert_eq!(poisoned.findings, ["injection"], "the case remembers it, though no call passed the gates");
+    app.stop().await;
+}
+
+/// What can't be read back is not taken for nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_cannot_be_read_back_counts_as_the_worst_for_a_while() {
+    let (folder, hands) = (temp(), Hands::now());
+    let data = folder.path().join("data");
+    let start = async || {
+        let clock = Box::new(hands.clone());
+        App::start_in(&data, move |config, seams| {
+            config.audit.segment_hours = 1;
+            seams.clock = clock;
+        })
+        .await
+    };
+    let app = start().await;
+    assert_eq!(ask(&mut app.decisions().await, refund_request()).await, ALLOWED);
+    // A new segment; the one before it is damaged where recovery does not look.
+    later(&app, &hands, 3601).await;
+    assert_eq!(ask(&mut app.decisions().await, refund_request()).await, ALLOWED);
+    app.stop().await;
+    let mut segments: Vec<_> = std::fs::read_dir(data.join("audit")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    segments.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
+    segments.sort();
+    assert!(segments.len() >= 2);
+    let text = std::fs::read_to_string(&segments[0]).unwrap().replacen("\"v\":1", "\"v\":", 1);
+    let mut permissions = std::fs::metadata(&segments[0]).unwrap().permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
+    std::fs::set_permissions(&segments[0], permissions).unwrap();
+    std::fs::write(&segments[0], text).unwrap();
+    let app = start().await;
+    let mut client = app.decisions().await;
+    let answer = client.authorize(refund_request()).await.unwrap().into_inner();
+    assert_eq!(answer.reason(), v1::Reason::StateUnavailable);
+    assert!((3500..=3600).contains(&answer.retry_after.unwrap().seconds));
+    later(&app, &hands, 3601).await;
+    assert_eq!(ask(&mut client, refund_request()).await, ALLOWED);
+    app.stop().await;
+}
+
 /// 200 cases in twenty hours, one denial each: below every limit of a case. A normal agent does as much on its own cases.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_attacker_loses_write_rights_and_a_busy_agent_does_not() {
@@ -529,6 +593,44 @@ fn event(name: &str, id: &str, at: i64, more: Value) -> Value {
         "sub_id": {"format": "iss_sub", "iss": "https://idp.example", "sub": "rep-1"},
         "events": {format!("https://schemas.openid.net/secevent/caep/event-type/{name}"): payload},
     })
+}
+
+/// The listener of events speaks TLS with the server's certificate, and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn security_events_come_over_tls() {
+    let folder = temp();
+    let (ring, keys) = transmitter(folder.path());
+    let authority = crate::harness::pki::Authority::new();
+    let own = authority.sign(&crate::harness::pki::server());
+    let certificate = crate::harness::pki::write(folder.path(), "own.pem", &own.certificate);
+    let key = crate::harness::pki::write(folder.path(), "own.key", &own.key);
+    let app = App::start_with(|config, _| {
+        config.tls.certificate = Some(certificate);
+        config.tls.key = Some(key);
+        config.events.listen = Some("127.0.0.1:0".parse().unwrap());
+        config.events.transmitters = vec![countersign::caep::Transmitter {
+            issuer: "https://idp.example".into(),
+            keys,
+            algorithm: countersign::jose::Algorithm::Es256,
+            tenant: "acme".into(),
+            tool_service: "session-manager".into(),
+            subject_issuer: None,
+            subject_prefix: String::new(),
+        }];
+    })
+    .await;
+    let root = reqwest::Certificate::from_pem(authority.pem().as_bytes()).unwrap();
+    let client = reqwest::Client::builder().tls_certs_only([root]).build().unwrap();
+    let set = ring.sign("secevent+jwt", &event("session-revoked", "e-1", seconds(), json!({}))).unwrap();
+    let push = async |client: &reqwest::Client, scheme: &str| {
+        let request = client.post(format!("{scheme}://{}/events", app.events.unwrap()));
+        request.header("content-type", "application/secevent+jwt").body(set.clone()).send().await.map(|response| response.status().as_u16())
+    };
+    assert!(push(&client, "http").await.is_err());
+    assert!(push(&reqwest::Client::new(), "https").await.is_err(), "who does not know the authority");
+    assert_eq!(push(&client, "https").await.unwrap(), 202);
+    assert!(lines(&app.data).iter().any(|line| line["type"] == "signal.reported" && line["effect"] == "session_revoked"));
+    app.stop().await;
 }
 
 /// OpenID CAEP 1.0 over RFC 8935.

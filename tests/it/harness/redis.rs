@@ -39,6 +39,24 @@ impl Redis {
         redis
     }
 
+    /// One that speaks TLS with this certificate, and nothing else.
+    pub(crate) fn start_tls(own: &super::pki::Svid, authority: &str) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let folder = temp();
+        for (name, text) in [("own.pem", own.certificate.as_str()), ("own.key", &own.key), ("authority.pem", authority)] {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let file = folder.path().join("redis.conf");
+        let text = format!(
+            "bind 127.0.0.1\nport 0\ntls-port {port}\ntls-cert-file own.pem\ntls-key-file own.key\ntls-ca-cert-file authority.pem\n\
+             tls-auth-clients no\nsave \"\"\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let mut redis = Self { folder, port, more: vec![], server: None };
+        redis.launch(&file, &[]);
+        redis
+    }
+
     /// A sentinel that watches a primary.
     pub(crate) fn sentinel(primary: &Self) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -66,11 +84,15 @@ impl Redis {
         self.spawn(&file, &more);
     }
 
-    fn spawn(&mut self, file: &Path, more: &[String]) {
+    fn launch(&mut self, file: &Path, more: &[String]) {
         let mut command = Command::new(program());
         command.arg(file).args(more).current_dir(self.folder.path()).stdout(Stdio::null()).env_clear();
         unprivileged(&mut command);
         self.server = Some(command.spawn().unwrap());
+    }
+
+    fn spawn(&mut self, file: &Path, more: &[String]) {
+        self.launch(file, more);
         for _ in 0..1000 {
             if self.answers() {
                 return;
