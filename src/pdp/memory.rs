@@ -206,7 +206,8 @@ impl Pdp {
             hostile: signals.hostile,
             reads_case: signals.reads_case,
             kinds: signals.screened.kinds(),
-            screened: signals.screened.screened,
+            // Of a case without a version nobody could tell whether a later call is of the same one.
+            screened: signals.screened.screened && !call.case.version.is_empty(),
             unscreened: signals.screened.unscreened,
         };
         self.say(places.tenant, moment, places.after(risk, &happened)).await;

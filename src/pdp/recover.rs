@@ -216,7 +216,7 @@ impl Pdp {
             hostile: line.signals.hostile,
             reads_case: line.signals.reads_case,
             kinds: line.signals.found.clone(),
-            screened: line.signals.screened,
+            screened: line.signals.screened && !line.case("version").is_empty(),
             unscreened: line.signals.unscreened,
         };
         visits.push((places.tenant, places.after(risk, &happened)));

@@ -94,6 +94,8 @@ async fn a_write_needs_a_screening_of_this_version_and_all_of_it() {
     assert_eq!(ask(&mut client, v1::AuthorizeRequest { untrusted: calm_text(), ..order_check() }).await, ALLOWED);
     assert_eq!(ask(&mut client, unscreened.clone()).await, ALLOWED);
     assert_eq!(ask(&mut client, of_case("case-1", "4", unscreened.clone())).await, required, "another version");
+    assert_eq!(ask(&mut client, of_case("case-2", "", refund_request())).await, ALLOWED);
+    assert_eq!(ask(&mut client, of_case("case-2", "", unscreened.clone())).await, required, "without a version none can be told from another");
     // One that is too long to be screened spoils it, for as long as it counts.
     let long = v1::AuthorizeRequest { untrusted: text(&"a".repeat(64 * 1024 + 1)), ..order_check() };
     assert_eq!(ask(&mut client, long).await, ALLOWED);

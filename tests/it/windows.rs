@@ -634,7 +634,7 @@ async fn three_processes_share_a_rate_and_a_kill_switch() {
     assert!(allowed <= most * 1.01 + 1.0, "{allowed} of {most}");
     let refused = answers.len() as f64 - allowed;
     assert!(refused > 100.0, "the window was never full: {allowed} of {most}");
-    assert!(allowed >= most * 0.99 - 12.0, "{allowed} of {most}");
+    assert!(allowed >= most * 0.99 - 2.0, "{allowed} of {most}");
     // A kill switch on one stops all.
     let mut signals = SignalServiceClient::new(crate::harness::channel(servers[0].grpc).await);
     let signal = v1::ReportSignalRequest {
