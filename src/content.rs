@@ -57,19 +57,28 @@ impl Phrases {
                 fault("has no example, or no counter-example".into());
             }
             let pattern = RegexBuilder::new(&rule.pattern).case_insensitive(true).size_limit(PATTERN_BYTES_MAX).build();
-            let Ok(pattern) = pattern else {
-                fault("`pattern` is no regular expression of the `regex` crate, or too large".into());
-                continue;
+            let pattern = match pattern {
+                Ok(pattern) => pattern,
+                Err(error) => {
+                    let text = error.to_string();
+                    fault(format!("`pattern` can't be used: {}", text.lines().last().unwrap_or_default().trim_start_matches("error: ")));
+                    continue;
+                }
             };
-            for (index, _) in rule.examples.iter().enumerate().filter(|(_, text)| !pattern.is_match(text)) {
-                fault(format!("does not find its example {}", index + 1));
+            for example in rule.examples.iter().filter(|text| !pattern.is_match(text)) {
+                fault(format!("does not find its example \"{example}\""));
             }
-            for (index, _) in rule.counter_examples.iter().enumerate().filter(|(_, text)| pattern.is_match(text)) {
-                fault(format!("finds its counter-example {}", index + 1));
+            for example in rule.counter_examples.iter().filter(|text| pattern.is_match(text)) {
+                fault(format!("finds its counter-example \"{example}\""));
             }
             self.0.push(Phrase { code: rule.code, kind: rule.kind, pattern });
         }
         Ok(faults)
+    }
+
+    /// Whether a rule finds this kind.
+    pub fn finds(&self, kind: &str) -> bool {
+        self.0.iter().any(|phrase| phrase.kind == kind)
     }
 
     /// Screens the texts of a call.

@@ -23,6 +23,7 @@ use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
 use crate::caller::Callers;
+use crate::jose::TokenFault;
 use crate::model::refusal::Refusal;
 use crate::pdp::{Pdp, to_its_end};
 
@@ -171,12 +172,30 @@ async fn take(State(pdp): State<Arc<Pdp>>, ConnectInfo(From(address)): ConnectIn
 /// RFC 8935, section 2.4: what a transmitter may not send again is 400 and a code; what it should is 503.
 fn answer(refusal: &Refusal) -> Response {
     match refusal {
-        Refusal::Unauthenticated(words) => refused("authentication_failed", words),
+        Refusal::Unauthenticated(words) => refused(code(words), words),
         Refusal::Forbidden(words) => refused("access_denied", words),
         Refusal::Invalid { field, problem, .. } => refused("invalid_request", &format!("`{field}` {problem}")),
         Refusal::NotFound | Refusal::Precondition(_) => refused("invalid_request", "the event can't be taken"),
         Refusal::Deadline | Refusal::Exhausted(_) | Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
+}
+
+/// RFC 8935's code of what is wrong with a token.
+fn code(words: &str) -> &'static str {
+    let is = |faults: &[TokenFault]| faults.iter().any(|fault| fault.words() == words);
+    if is(&[TokenFault::Audience]) {
+        return "invalid_audience";
+    }
+    if is(&[TokenFault::Issuer]) {
+        return "invalid_issuer";
+    }
+    if is(&[TokenFault::Algorithm, TokenFault::Key, TokenFault::Revoked, TokenFault::Signature]) {
+        return "invalid_key";
+    }
+    if is(&[TokenFault::Claims, TokenFault::Header, TokenFault::Malformed, TokenFault::Type]) {
+        return "invalid_request";
+    }
+    "authentication_failed"
 }
 
 fn refused(code: &str, words: &str) -> Response {

@@ -276,7 +276,7 @@ impl RiskRules {
         let mut fault = |name: &str, problem: String| faults.push((name.to_owned(), problem));
         let own: Vec<&String> = self.tiers.iter().map(|tier| &tier.tier).collect();
         if own != tiers.iter().collect::<Vec<_>>() {
-            fault("tiers", "`tiers` must be the members of the schema's type of tiers, in its order".into());
+            fault("tiers", format!("`tiers` must be the members of the schema's type of tiers, in its order: {}", tiers.join(", ")));
         }
         let rising = self.tiers.windows(2).all(|pair| matches!(pair, [one, next] if one.from < next.from));
         if self.tiers.first().is_none_or(|first| first.from != 0) || !rising || self.tiers.last().is_some_and(|last| last.from > WORST) {
@@ -319,7 +319,11 @@ impl RiskRules {
         let mut expected = signals.to_vec();
         expected.sort();
         if expected != self.names() {
-            fault("findings", format!("the schema's type of risk signals must have the members {}", self.names().join(", ")));
+            let names = self.names();
+            let missing: Vec<&str> = names.iter().filter(|name| !signals.contains(name)).map(String::as_str).collect();
+            let much: Vec<&str> = signals.iter().filter(|name| !names.contains(name)).map(String::as_str).collect();
+            let list = |names: &[&str]| if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+            fault("findings", format!("the schema's type of risk signals lacks {}, and has too much {}", list(&missing), list(&much)));
         }
         let mut kinds = kinds.to_vec();
         kinds.sort();

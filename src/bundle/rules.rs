@@ -58,23 +58,39 @@ pub(super) fn read(policies: &Policies, files: &Files) -> Result<Rules, Vec<Faul
     let (windows, kinds) = (choices(&["rates"]), choices(&["findings"]));
     let risk: Option<RiskRules> = parse(files.risk.as_ref(), &mut faults);
     match (&risk, &files.risk) {
-        (Some(risk), Some(source)) => faults.extend(placed(source, risk.faults(&tiers, &signals, &kinds))),
+        (Some(risk), Some(source)) => {
+            faults.extend(placed(source, risk.faults(&tiers, &signals, &kinds)));
+            faults.extend(placed(source, unasked(policies, risk)));
+        }
         (None, None) if !(tiers.is_empty() && kinds.is_empty() && files.detectors.is_empty()) => {
             faults.push(Fault::whole("risk.yaml", "", "is missing: the schema's actions take `risk` or `findings`"));
         }
         (Some(_) | None, _) => {}
     }
-    let rates: Rates = parse(files.rates.as_ref(), &mut faults).unwrap_or_default();
     let nothing = Source { file: "rates.yaml".into(), text: String::new() };
     let source = files.rates.as_ref().unwrap_or(&nothing);
-    faults.extend(placed(source, rates.faults(&policies.shapes, &windows)));
-    faults.extend(placed(source, unread(policies, &rates)));
+    let read: Option<Rates> = parse(files.rates.as_ref(), &mut faults);
+    // Of a file that can't be read nothing else can be said.
+    if read.is_some() || files.rates.is_none() {
+        let rates = read.clone().unwrap_or_default();
+        faults.extend(placed(source, rates.faults(&policies.shapes, &windows)));
+        faults.extend(placed(source, unread(policies, &rates)));
+    }
+    let rates = read.unwrap_or_default();
     let mut phrases = Phrases::default();
     for source in &files.detectors {
         match phrases.read(&source.text, &kinds) {
             Ok(found) => faults.extend(placed(source, found)),
             Err(error) => faults.push(yaml_fault(source, &error)),
         }
+    }
+    if faults.is_empty() {
+        let blind = kinds.iter().filter(|kind| !phrases.finds(kind));
+        faults.extend(blind.map(|kind| {
+            let message =
+                format!("no rule of detectors/*.yaml finds `{kind}`, a kind of finding of the schema: its absence would mean nothing");
+            Fault::whole("detectors", "", message)
+        }));
     }
     if faults.is_empty() { Ok(Rules { risk, rates, phrases }) } else { Err(faults) }
 }
@@ -88,6 +104,13 @@ fn parse<T: serde::de::DeserializeOwned>(source: Option<&Source>, faults: &mut V
 fn placed(source: &Source, faults: Vec<(String, String)>) -> Vec<Fault> {
     let at = |name: &str| source.text.find(name).unwrap_or(0);
     faults.into_iter().map(|(name, message)| Fault::new(&source.file, &source.text, (at(&name), name.len()), message)).collect()
+}
+
+/// Groups of `asked` that are none.
+fn unasked(policies: &Policies, risk: &RiskRules) -> Vec<(String, String)> {
+    let known = |group: &String| policies.shapes.actions.values().any(|action| action.groups.contains(group));
+    let unknown = risk.asked.keys().filter(|group| !known(group));
+    unknown.map(|group| (group.clone(), format!("`asked`: `{group}` is no group of actions"))).collect()
 }
 
 /// Windows whose fullness no policy could see at an action that they cover: they would limit nothing.

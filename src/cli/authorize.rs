@@ -15,7 +15,7 @@ use crate::model::call::Call;
 use crate::model::chain::{Asserted, Credential};
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
-use crate::pdp::judge::{Judged, calm, judge};
+use crate::pdp::judge::{Judged, calm, judge, vouch_for_texts};
 use crate::workbench::request::WrittenRequest;
 
 #[derive(Debug, clap::Args)]
@@ -178,7 +178,8 @@ fn decide(bundle: &Bundle, call: &Call, now: Timestamp) -> Result<Judged, Refusa
         Credential::Token { .. } => return Err(missing("a token is verified by a server alone: leave out `--local`")),
     };
     let chain = asserted_chain(&defaults.tool_service, &asserted, defaults);
-    let vouched = calm(&bundle.policies.shapes);
+    let mut vouched = calm(&bundle.policies.shapes);
+    vouch_for_texts(bundle, call, &mut vouched);
     judge(bundle, roles, &chain, call, &vouched, now)
 }
 

@@ -85,6 +85,7 @@ fn greet(environment: &Environment, config: &Config, bound: &Bound) {
     let started = serde_json::json!({
         "grpc": bound.grpc.to_string(),
         "admin": bound.admin.to_string(),
+        "events": bound.events.map(|address| address.to_string()),
         "bundle": {"name": bundle.manifest.name, "version": bundle.version.version, "digest": bundle.version.digest},
         "data": config.data.display().to_string(),
         "environment": config.environment,

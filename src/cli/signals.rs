@@ -107,8 +107,9 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
             ("cleared", runtime()?.block_on(client::clear(&target, request)).map_err(client_failure)?.audit)
         }
     };
+    let json = serde_json::json!({"outcome": what, "audit": audit.as_ref().map(|audit| serde_json::json!({"log": audit.log, "index": audit.index}))});
     let place = audit.map(|audit| format!(", recorded in {} at {}", audit.log, audit.index)).unwrap_or_default();
-    environment.print(&serde_json::json!({"outcome": what}), &format!("{what}{place}"));
+    environment.print(&json, &format!("{what}{place}"));
     Ok(Exit::Ok)
 }
 

@@ -16,7 +16,7 @@ use crate::model::time::Timestamp;
 use crate::model::verdict::Verdict;
 use crate::model::vouched::Vouched;
 use crate::obligations::{Lift, settle};
-use crate::pdp::gates;
+use crate::pdp::{gates, memory};
 use crate::policy::shape::{Shape, Shapes};
 
 /// How long what a what-if grants would last.
@@ -184,6 +184,15 @@ pub(super) fn limits(shapes: &Shapes, arguments: &Object) -> Value {
         }
         _ => Value::Object(Object::new()),
     }
+}
+
+/// Vouches for what the texts of a call try, as if nothing else were remembered; for tables, and for requests without a server.
+pub fn vouch_for_texts(bundle: &Bundle, call: &Call, vouched: &mut Vouched) {
+    if call.untrusted.is_empty() {
+        return;
+    }
+    let signals = memory::alone(bundle, call);
+    memory::vouch(vouched, &bundle.policies, &signals);
 }
 
 /// What is vouched for when nothing is remembered.

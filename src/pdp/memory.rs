@@ -22,7 +22,7 @@ use crate::model::signals::{Screening, Signals};
 use crate::model::time::Timestamp;
 use crate::model::vouched::Vouched;
 use crate::pdp::judge::{self, Judged, judge_named};
-use crate::pdp::memory::places::{Happened, Places, SCREENED, UNSCREENED, Whose};
+use crate::pdp::memory::places::{Happened, Places, VersionNames, Whose};
 use crate::pdp::rights::tenant_of;
 use crate::pdp::{Moment, Pdp, gates, limits};
 use crate::policy::Policies;
@@ -105,7 +105,13 @@ impl Pdp {
         if let Some(risk) = bundle.rules.risk.as_ref().filter(|_| reads) {
             let halted = Halted::call(chain, &call.case.tenant, &call.case.id, call.customer());
             let reported = halted.reported_by(&self.store.halts().halts, moment.now);
-            weigh(&mut signals, risk, &visited, moment.now, Known { reported, groups: action.groups.clone(), ..Known::default() });
+            weigh(
+                &mut signals,
+                risk,
+                (&visited, places.version()),
+                moment.now,
+                Known { reported, groups: action.groups.clone(), ..Known::default() },
+            );
         }
         signals
     }
@@ -122,12 +128,13 @@ impl Pdp {
     async fn visit(&self, tenant: Tenant, moment: &Moment, visit: &Visit) -> Result<Visited, WindowsDown> {
         // They are asked in that time, too: what is said then must be there when they count again.
         let visited = self.ask(tenant, moment, visit).await;
+        let worst = self.memory.is_worst_until(tenant, moment.now).is_some();
+        let visited = visited.and_then(|visited| if worst { Err(WindowsDown::Lost) } else { Ok(visited) });
         if let Err(down) = &visited {
             self.telemetry.metrics.windows_failed();
             tracing::warn!(name: "windows.failed", error = %down);
         }
-        let worst = self.memory.is_worst_until(tenant, moment.now).is_some();
-        visited.and_then(|visited| if worst { Err(WindowsDown::Lost) } else { Ok(visited) })
+        visited
     }
 
     /// Asks the windows, and makes them anew when they were lost.
@@ -136,7 +143,7 @@ impl Pdp {
             return Err(WindowsDown::Lost);
         }
         if self.memory.has_unsent(tenant) {
-            return Err(WindowsDown::Unreachable("it was not told all yet".into()));
+            return Err(WindowsDown::Unreachable("what it could not be told before waits to be said".into()));
         }
         self.tell(tenant, moment.now, visit).await
     }
@@ -311,8 +318,8 @@ fn own_tenant(bundle: &Bundle, chain: &Chain, id: &str, kind: impl Fn(&Roles) ->
 }
 
 /// The score of what was remembered, and what it says of the case's text.
-fn weigh(signals: &mut Signals, risk: &RiskRules, visited: &Visited, now: Timestamp, mut known: Known) {
-    let [case, version, pair, customer] = [0, 1, 2, 3].map(|index| visited.memories.get(index).map(Vec::as_slice).unwrap_or_default());
+fn weigh(signals: &mut Signals, risk: &RiskRules, (visited, version): (&Visited, &VersionNames), now: Timestamp, mut known: Known) {
+    let [case, pair, customer] = [0, 1, 2].map(|index| visited.memories.get(index).map(Vec::as_slice).unwrap_or_default());
     for (name, until) in case.iter().chain(pair).chain(customer) {
         if let Some(factor) = risk.factor(name) {
             *known.events.entry(name.to_string()).or_default() += factor.count(*until, now.micros());
@@ -326,11 +333,27 @@ fn weigh(signals: &mut Signals, risk: &RiskRules, visited: &Visited, now: Timest
     known.supervisor = [count(3), count(4), count(5)];
     signals.kinds = risk.findings.keys().filter(|kind| known.events.contains_key(*kind)).cloned().collect();
     signals.hostile = !signals.kinds.is_empty();
-    let before = |name: &str| version.iter().any(|(known, _)| known == name);
-    let was_screened = signals.screened.screened || before(SCREENED);
-    let unscreened = signals.screened.unscreened || before(UNSCREENED);
+    let before = |name: &str| case.iter().any(|(known, _)| known == name);
+    let was_screened = signals.screened.screened || before(&version.screened);
+    let unscreened = signals.screened.unscreened || before(&version.unscreened);
     signals.screening = (was_screened || unscreened).then_some(Screening { tainted: signals.hostile, unscreened });
     signals.risk = Some(risk.score(&known));
+}
+
+/// What is known of a call of which nothing is remembered.
+pub(super) fn alone(bundle: &Bundle, call: &Call) -> Signals {
+    let mut signals = Signals { screened: bundle.rules.phrases.screen(&call.untrusted), ..Signals::default() };
+    let groups = bundle.policies.shapes.actions.get(&call.action).map(|action| action.groups.clone()).unwrap_or_default();
+    if let Some(risk) = &bundle.rules.risk {
+        weigh(
+            &mut signals,
+            risk,
+            (&Visited::default(), &VersionNames::default()),
+            Timestamp::default(),
+            Known { groups, ..Known::default() },
+        );
+    }
+    signals
 }
 
 /// Vouches for what is known of a call.
@@ -339,7 +362,9 @@ pub(super) fn vouch(vouched: &mut Vouched, policies: &Policies, signals: &Signal
         vouched.set("risk", judge::risk(&policies.shapes, risk));
     }
     let list = |names: &[String]| Value::Array(names.iter().map(|name| Value::from(name.as_str())).collect());
-    vouched.set("rates", list(&signals.full));
+    if signals.counted {
+        vouched.set("rates", list(&signals.full));
+    }
     vouched.set("findings", list(&signals.kinds));
     if let Some(Screening { tainted, unscreened }) = signals.screening {
         vouched.set("screening", json::object([("tainted", Value::Bool(tainted)), ("unscreened", Value::Bool(unscreened))]));

@@ -105,7 +105,7 @@ impl Pdp {
         }
         self.fresh_halts(moment.now).map_err(|()| Refusal::Unavailable("kill switches can't be read now"))?;
         if Halted::human(&human).stopped_by(&self.store.halts().halts, moment.now) {
-            return Err(Refusal::Unauthenticated("the session was revoked"));
+            return Err(Refusal::Unauthenticated("a kill switch or a revoked session stops this human"));
         }
         Ok(human)
     }

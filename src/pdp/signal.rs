@@ -21,6 +21,9 @@ use crate::pdp::state::unavailable;
 use crate::pdp::{Moment, Pdp, Refused};
 use crate::telemetry::spans::Trace;
 
+/// One answer for what is not allowed and for what is not there.
+const MAY_NOT_REPORT: &str = "no policy lets the caller report signals for this subject (`signal.report`; for everything: \
+                              `server.operate`), or there is no such agent, human, tenant or environment";
 /// How far an event's time may be ahead of ours.
 const AHEAD: Duration = Duration::from_secs(30);
 
@@ -189,7 +192,7 @@ impl Pdp {
         }
         let tenant = self.tenant_of(moment, &signal.halt)?;
         if !self.may_report(moment, caller, &signal.halt, &tenant) {
-            return Err(Refusal::Forbidden("the caller may not report signals for this subject: no policy grants `signal.report`"));
+            return Err(Refusal::Forbidden(MAY_NOT_REPORT));
         }
         let halt = Halt { tenant, until: moment.now.plus(signal.ttl), ..signal.halt };
         // A customer stands in the log as everywhere in it: by a keyed digest.
@@ -251,7 +254,7 @@ impl Pdp {
     /// reporter says it.
     fn tenant_of(&self, moment: &Moment, halt: &Halt) -> Result<String, Refusal> {
         let bundle = &moment.snapshot.bundle;
-        let unknown = || Refusal::Forbidden("the caller may not report signals for this subject: no policy grants `signal.report`");
+        let unknown = || Refusal::Forbidden(MAY_NOT_REPORT);
         let roles = bundle.roles.as_ref().ok_or_else(unknown)?;
         let entity_tenant = |kind: &str| {
             let uid = bundle.policies.shapes.uid(kind, &halt.subject)?;

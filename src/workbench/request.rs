@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use crate::json::Object;
-use crate::model::call::{Call, Case, Correlation, EntityReference, Model, Resource, Tokens};
+use crate::model::call::{Call, Case, Correlation, EntityReference, Model, Resource, Tokens, Untrusted};
 use crate::model::chain::{Asserted, Credential};
 
 /// An entity of a request, written out.
@@ -52,6 +52,9 @@ pub struct WrittenRequest {
     pub arguments: Object,
     /// Further facts.
     pub facts: Option<Object>,
+    /// Untrusted texts to be screened.
+    #[serde(default)]
+    pub untrusted: Vec<WrittenText>,
     /// The model behind the agent.
     pub model: Option<WrittenModel>,
     /// The caller's id of the request.
@@ -76,6 +79,16 @@ pub struct WrittenModel {
     pub version: String,
 }
 
+/// An untrusted text, written out.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenText {
+    /// Where it came from.
+    pub source: String,
+    /// The text.
+    pub text: String,
+}
+
 impl WrittenRequest {
     /// The call that it writes out.
     pub fn call(self) -> Call {
@@ -88,13 +101,18 @@ impl WrittenRequest {
             case: case(self.case),
             arguments: self.arguments,
             facts: self.facts,
-            untrusted: vec![],
+            untrusted: texts(self.untrusted),
             tokens: Tokens::default(),
             model: self.model.map(|model| Model { provider: model.provider, name: model.name, version: model.version }),
             correlation: Correlation { request: self.request_id, ..Correlation::default() },
             dry_run: self.dry_run,
         }
     }
+}
+
+/// Texts that were written out.
+pub fn texts(written: Vec<WrittenText>) -> Vec<Untrusted> {
+    written.into_iter().map(|written| Untrusted { source: written.source, text: written.text }).collect()
 }
 
 /// A resource that was written out.

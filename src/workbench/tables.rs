@@ -17,9 +17,9 @@ use crate::model::refusal::Refusal;
 use crate::model::roles::Roles;
 use crate::model::time::Timestamp;
 use crate::model::vouched::REMEMBERED;
-use crate::pdp::judge::{Judged, calm, judge, judge_by_policy_alone};
+use crate::pdp::judge::{Judged, calm, judge, judge_by_policy_alone, vouch_for_texts};
 use crate::policy::source::Source;
-use crate::workbench::request::{case as read_case, resource as read_resource};
+use crate::workbench::request::{case as read_case, resource as read_resource, texts};
 use crate::workbench::tables::form::{Case, Decision, Defaults, Expect, File, Fixtures, Names, Principal};
 
 /// The file that fixtures become when the bundle is read for its tests.
@@ -236,7 +236,7 @@ impl Runner<'_> {
             case: read_case(fixture(of, "case")?),
             arguments: case.arguments.clone().or_else(|| defaults.arguments.clone()).unwrap_or_default(),
             facts: case.facts.clone().or_else(|| defaults.facts.clone()),
-            untrusted: vec![],
+            untrusted: texts(case.untrusted.clone()),
             tokens: Tokens::default(),
             model: (!case.without_model).then(|| Model { name: "test".into(), ..Model::default() }),
             correlation: Correlation::default(),
@@ -246,7 +246,12 @@ impl Runner<'_> {
         let now = Timestamp::parse(now).ok_or_else(|| Refusal::invalid("now", "is not an RFC 3339 time"))?;
         let mut vouched = calm(&self.bundle.policies.shapes);
         for name in self.file.context.iter().chain(&case.context) {
-            let context = self.fixtures.contexts.get(name).ok_or_else(|| Refusal::invalid("context", "names no fixture"))?;
+            let context = self.fixtures.contexts.get(name).ok_or_else(|| Refusal::Invalid {
+                field: "context".to_owned(),
+                below: String::new(),
+                problem: "names no fixture",
+                unknown: Some(name.clone()),
+            })?;
             for (member, value) in context {
                 if !REMEMBERED.contains(&member.as_str()) {
                     return Err(Refusal::invalid(format!("context.{member}"), "is nothing that the PDP vouches for"));
@@ -254,6 +259,7 @@ impl Runner<'_> {
                 vouched.set(member, value.clone());
             }
         }
+        vouch_for_texts(self.bundle, &call, &mut vouched);
         let judge = if case.policy_alone { judge_by_policy_alone } else { judge };
         judge(self.bundle, self.roles, chain, &call, &vouched, now)
     }

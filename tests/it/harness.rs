@@ -269,7 +269,9 @@ pub(crate) fn open_root() -> &'static Path {
         let folder = std::env::temp_dir().join("countersign-tests");
         copy(&policies(), &folder.join("policies"));
         std::fs::create_dir_all(folder.join("examples")).unwrap();
-        std::fs::copy(project.join("examples/authorize.yaml"), folder.join("examples/authorize.yaml")).unwrap();
+        for example in ["examples/authorize.yaml", "examples/write.yaml"] {
+            std::fs::copy(project.join(example), folder.join(example)).unwrap();
+        }
         folder
     })
 }

@@ -62,7 +62,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     // The surfaces. `api` puts a recorded answer on the wire, so it names the proof of the record; its front times RPCs.
     ("api", &["approvals", "audit", "caller", "clock", "json", "model", "pdp", "telemetry"]),
     ("admin", &["pdp"]),
-    ("events", &["caller", "json", "model", "pdp"]),
+    ("events", &["caller", "jose", "json", "model", "pdp"]),
     ("workbench", &["bundle", "entities", "json", "model", "pdp", "policy"]),
     // The wiring.
     ("config", &["approvals", "audit", "bundle", "caep", "caller", "delegation", "jose", "pdp", "policy", "telemetry", "windows"]),

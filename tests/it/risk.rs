@@ -67,7 +67,7 @@ async fn a_calm_call_after_a_poisoned_one_keeps_its_risk_until_its_time_is_over(
     assert_eq!(ask(&mut client, poisoned(read)).await, ALLOWED);
     let line = last(&app);
     assert_eq!(line["signals"]["found"], json!(["injection"]));
-    assert_eq!(line["signals"]["findings"], json!(["injection/ignore-instructions 0..28"]));
+    assert_eq!(line["signals"]["findings"], json!(["injection/ignore-instructions ticket.body 0..28"]));
     assert!(!line.to_string().contains("10,000"), "a text is in the log");
     let risk = denied(v1::Reason::RiskTooHigh);
     assert_eq!(ask(&mut client, poisoned(refund_request())).await, risk, "a calm write");
@@ -95,7 +95,11 @@ async fn a_write_needs_a_screening_of_this_version_and_all_of_it() {
     assert_eq!(ask(&mut client, unscreened.clone()).await, ALLOWED);
     assert_eq!(ask(&mut client, of_case("case-1", "4", unscreened.clone())).await, required, "another version");
     assert_eq!(ask(&mut client, of_case("case-2", "", refund_request())).await, ALLOWED);
-    assert_eq!(ask(&mut client, of_case("case-2", "", unscreened.clone())).await, required, "without a version none can be told from another");
+    assert_eq!(
+        ask(&mut client, of_case("case-2", "", unscreened.clone())).await,
+        required,
+        "without a version none can be told from another"
+    );
     // One that is too long to be screened spoils it, for as long as it counts.
     let long = v1::AuthorizeRequest { untrusted: text(&"a".repeat(64 * 1024 + 1)), ..order_check() };
     assert_eq!(ask(&mut client, long).await, ALLOWED);
@@ -546,6 +550,35 @@ async fn a_switch_stops_everything_for_who_operates_the_server() {
     app.stop().await;
 }
 
+/// What the README says of the example: calm, hostile, and calm again.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_of_a_write_is_allowed_until_its_text_is_hostile() {
+    let folder = temp();
+    let server = crate::harness::Process::serve(&folder.path().join("data"), &[], |_| {});
+    let url = format!("http://{}", server.grpc);
+    let calm = crate::harness::open_root().join("examples/write.yaml");
+    let text = std::fs::read_to_string(&calm).unwrap();
+    let text = text.replace("  - {source: ticket.body, text: The phone does not charge any more.}\n  # -", "  -");
+    assert!(text.contains("\n  - {source: ticket.body, text: Ignore"));
+    let hostile = folder.path().join("hostile.yaml");
+    std::fs::write(&hostile, text).unwrap();
+    let run = |file: &std::path::Path, more: &[&str]| {
+        let mut command = crate::harness::command(&[&["authorize", file.to_str().unwrap()], more].concat());
+        let output = command.current_dir(crate::harness::open_root()).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let server_says = ["--server", url.as_str()];
+    assert_eq!(run(&calm, &server_says).0, Some(0));
+    let (code, words) = run(&hostile, &server_says);
+    assert!(code == Some(2) && words.contains("risk_too_high"), "{words}");
+    assert_eq!(run(&calm, &server_says).0, Some(2), "the case remembers");
+    // Without a server nothing is remembered, and texts are judged all the same.
+    assert_eq!(run(&calm, &["--local"]).0, Some(0));
+    let (code, words) = run(&hostile, &["--local"]);
+    assert!(code == Some(2) && words.contains("risk.no-writes"), "{words}");
+    assert!(server.stop().success());
+}
+
 /// The command line at 3 a.m.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_switch_and_a_clearing_by_the_command_line() {
@@ -674,11 +707,11 @@ async fn security_events_are_taken_from_transmitters_that_are_trusted() {
     let (forger, _) = transmitter(&foreign);
     for (token, kind, code) in [
         (set(&good), "application/json", "invalid_request"),
-        ("nothing".into(), jwt, "authentication_failed"),
-        (forger.sign("secevent+jwt", &good).unwrap(), jwt, "authentication_failed"),
-        (ring.sign("at+jwt", &good).unwrap(), jwt, "authentication_failed"),
-        (set(&merged(good.clone(), json!({"aud": "somebody else"}))), jwt, "authentication_failed"),
-        (set(&merged(good.clone(), json!({"iss": "https://other.example"}))), jwt, "authentication_failed"),
+        ("nothing".into(), jwt, "invalid_request"),
+        (forger.sign("secevent+jwt", &good).unwrap(), jwt, "invalid_key"),
+        (ring.sign("at+jwt", &good).unwrap(), jwt, "invalid_request"),
+        (set(&merged(good.clone(), json!({"aud": "somebody else"}))), jwt, "invalid_audience"),
+        (set(&merged(good.clone(), json!({"iss": "https://other.example"}))), jwt, "invalid_issuer"),
         (set(&merged(good.clone(), json!({"iat": now + 120}))), jwt, "authentication_failed"),
         (set(&merged(good.clone(), json!({"iat": now - 90_000}))), jwt, "invalid_request"),
         (set(&merged(good.clone(), json!({"jti": null}))), jwt, "invalid_request"),

@@ -22,6 +22,9 @@ pub(super) struct SignalsRecord {
     findings: Vec<String>,
     screened: bool,
     unscreened: bool,
+    /// Whether text of this version of the case, now or before, could not be screened.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    case_unscreened: bool,
     hostile: bool,
     unknown: bool,
     counted: bool,
@@ -42,16 +45,20 @@ impl SignalsRecord {
     pub(super) fn of(signals: &Signals) -> Option<Self> {
         let findings = signals.screened.findings.iter().take(FINDINGS_MAX);
         (*signals != Signals::default()).then(|| SignalsRecord {
-            risk: signals.risk.as_ref().map(|risk| RiskRecord {
+            // Where nothing could be known, the worst was put in its place: that is no finding of ours.
+            risk: signals.risk.as_ref().filter(|_| !signals.unknown).map(|risk| RiskRecord {
                 score: risk.score,
                 tier: risk.tier.clone(),
                 factors: risk.parts.iter().map(|part| format!("{}:{}", part.name, part.points)).collect(),
             }),
-            full: signals.full.clone(),
+            full: if signals.unknown { vec![] } else { signals.full.clone() },
             found: signals.screened.kinds(),
-            findings: findings.map(|found| format!("{}/{} {}..{}", found.kind, found.code, found.span.0, found.span.1)).collect(),
+            findings: findings
+                .map(|found| format!("{}/{} {} {}..{}", found.kind, found.code, found.source, found.span.0, found.span.1))
+                .collect(),
             screened: signals.screened.screened,
             unscreened: signals.screened.unscreened,
+            case_unscreened: signals.screening.is_some_and(|screening| screening.unscreened),
             hostile: signals.hostile,
             unknown: signals.unknown,
             counted: signals.counted,

@@ -1,20 +1,25 @@
 //! Where what is remembered of a call is kept, and what a call asks and adds there.
 
+use smol_str::SmolStr;
+
 use crate::model::call::Call;
 use crate::model::chain::Chain;
 use crate::risk::{DENIALS, PROVOKED_DENIALS, RiskRules};
 use crate::windows::{Change, Key, Note, Take, Tenant, Touch, Visit};
 
-/// The memory of a version of a case: it was screened, or could not be.
-pub(super) const SCREENED: &str = "screened";
-pub(super) const UNSCREENED: &str = "unscreened";
+/// What a case's memory says of its versions: which were screened, and of which there is text that could not be.
+#[derive(Clone, Debug, Default)]
+pub(super) struct VersionNames {
+    pub(super) screened: SmolStr,
+    pub(super) unscreened: SmolStr,
+}
 
 /// Where what is remembered of a call is kept.
 #[derive(Clone, Debug)]
 pub(in crate::pdp) struct Places {
     pub(in crate::pdp) tenant: Tenant,
     pub(in crate::pdp) case: Key,
-    case_version: Key,
+    version: VersionNames,
     /// Of the agent on the case.
     pair: Key,
     /// Of the agent for the customer.
@@ -65,10 +70,12 @@ impl Places {
         let tenant = Tenant::of(environment, whose.tenant);
         let breadth = |of: &str, id: &str| ["cases", "resources", "denied"].map(|what| tenant.key(of, &[what, id]));
         let item = |parts: &[&str]| tenant.key("item", parts).short();
+        // Short enough to stand without a heap.
+        let version = |what: &str| SmolStr::new(format!("{what}:{:016x}", item(&["version", whose.case_version])));
         Self {
             tenant,
             case: tenant.key("case", &[whose.case]),
-            case_version: tenant.key("version", &[whose.case, whose.case_version]),
+            version: VersionNames { screened: version("s"), unscreened: version("u") },
             pair: tenant.key("case-agent", &[whose.case, whose.agent]),
             customer: tenant.key("customer-agent", &[whose.customer, whose.agent]),
             agent: breadth("agent", whose.agent),
@@ -78,6 +85,11 @@ impl Places {
     }
 
     /// What is asked and counted before the decision: the call in every window that covers it, and its case and resource.
+    /// The names of this version in the case's memory.
+    pub(super) fn version(&self) -> &VersionNames {
+        &self.version
+    }
+
     /// What is remembered is read only where a policy reads it.
     pub(in crate::pdp) fn before(&self, risk: Option<&RiskRules>, reads: bool, takes: Vec<Take>) -> Visit {
         let mut visit = Visit { takes, ..Visit::default() };
@@ -92,7 +104,7 @@ impl Places {
                 }
             }
             if reads {
-                visit.reads = vec![self.case, self.case_version, self.pair, self.customer];
+                visit.reads = vec![self.case, self.pair, self.customer];
             }
         }
         visit
@@ -133,9 +145,10 @@ impl Places {
             visit.notes.extend(add(self.pair, DENIALS));
         }
         visit.notes.extend(happened.kinds.iter().filter_map(|kind| add(self.case, kind)));
-        for (name, _) in [(SCREENED, happened.screened), (UNSCREENED, happened.unscreened)].into_iter().filter(|(_, is)| *is) {
+        let versions = [(&self.version.screened, happened.screened), (&self.version.unscreened, happened.unscreened)];
+        for (name, _) in versions.into_iter().filter(|(_, is)| *is) {
             let change = Change::For(i64::from(risk.screening_minutes) * 60_000_000);
-            visit.notes.push(Note { key: self.case_version, name: name.into(), change });
+            visit.notes.push(Note { key: self.case, name: name.clone(), change });
         }
         visit
     }

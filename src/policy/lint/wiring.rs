@@ -24,6 +24,7 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<Fault> {
     messages.extend(contexts(bundle));
     messages.extend(steps(bundle));
     messages.extend(templates(bundle));
+    messages.extend(case_read(bundle));
     messages.extend(direct::faults(bundle));
     messages.into_iter().map(|message| place(bundle.schema, message)).collect()
 }
@@ -305,6 +306,35 @@ fn steps(bundle: &Bundle<'_>) -> Vec<String> {
     let unknown = bundle.roles.case_bound_steps.iter().filter(|step| !steps.contains(step));
     faults.extend(unknown.map(|step| format!("`case_bound_steps` names `{step}`, which is no step")));
     faults
+}
+
+/// Who may read a case writes what is remembered of it: without such an action nothing would be remembered, and nobody would notice.
+fn case_read(bundle: &Bundle<'_>) -> Vec<String> {
+    let roles = bundle.roles;
+    let remembers = |name: &str| bundle.case_actions().any(|(_, action)| action.context.contains_key(name));
+    if roles.case_read.is_empty() {
+        let needed = ["findings", "risk", "screening"].into_iter().find(|name| remembers(name));
+        return needed
+            .map(|name| format!("`case_read` is missing in the manifest: name the action that reads a case, or nothing of a case is remembered, and `{name}` says nothing"))
+            .into_iter()
+            .collect();
+    }
+    let reads = bundle.case_actions().find(|(id, _)| **id == roles.case_read).map(|(_, action)| action);
+    let fits = reads.is_some_and(|action| {
+        let of_cases = action.resources.iter().any(|kind| kind.to_string() == roles.case);
+        let asks_nothing = match action.context.get("args").map(|member| &member.shape) {
+            Some(Shape::Record(arguments)) => arguments.values().all(|argument| !argument.required),
+            Some(_) | None => true,
+        };
+        of_cases && asks_nothing && !roles.writes.iter().any(|group| action.groups.contains(group))
+    });
+    match fits {
+        true => vec![],
+        false => vec![format!(
+            "`case_read` names `{}`, which must be an action on `{}` without required arguments that writes nothing",
+            roles.case_read, roles.case
+        )],
+    }
 }
 
 /// One template an action: the what-if grants one approval, and so does a human.

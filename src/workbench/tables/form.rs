@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use crate::json::{Object, Value};
-use crate::workbench::request::Written;
+use crate::workbench::request::{Written, WrittenText};
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -100,6 +100,9 @@ pub(super) struct Case {
     pub(super) policy_alone: bool,
     #[serde(default)]
     pub(super) context: Vec<String>,
+    /// Untrusted texts of the call: by them, findings, screening and risk are as a server would vouch for them.
+    #[serde(default)]
+    pub(super) untrusted: Vec<WrittenText>,
     pub(super) expect: Expect,
 }
 
