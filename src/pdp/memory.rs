@@ -4,7 +4,7 @@
 pub(super) mod places;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -49,8 +49,12 @@ pub(super) struct Memory {
     pub(super) recovering: tokio::sync::Mutex<()>,
     /// What the server was not told yet.
     unsent: Mutex<VecDeque<(Tenant, Timestamp, Visit)>>,
+    /// How much of it there is: calls look at this alone.
+    waiting: AtomicUsize,
     /// Held while it is told.
     sending: tokio::sync::Mutex<()>,
+    /// When a failure was logged last.
+    logged: AtomicI64,
 }
 
 impl Memory {
@@ -72,7 +76,8 @@ impl Memory {
     }
 
     fn has_unsent(&self, tenant: Tenant) -> bool {
-        self.unsent.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|(of, ..)| *of == tenant)
+        self.waiting.load(Ordering::Acquire) > 0
+            && self.unsent.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|(of, ..)| *of == tenant)
     }
 }
 
@@ -126,13 +131,20 @@ impl Pdp {
 
     /// Asks the windows; what was lost counts as the worst for a while.
     async fn visit(&self, tenant: Tenant, moment: &Moment, visit: &Visit) -> Result<Visited, WindowsDown> {
+        if visit.is_empty() {
+            return Ok(Visited::default());
+        }
         // They are asked in that time, too: what is said then must be there when they count again.
         let visited = self.ask(tenant, moment, visit).await;
         let worst = self.memory.is_worst_until(tenant, moment.now).is_some();
         let visited = visited.and_then(|visited| if worst { Err(WindowsDown::Lost) } else { Ok(visited) });
         if let Err(down) = &visited {
             self.telemetry.metrics.windows_failed();
-            tracing::warn!(name: "windows.failed", error = %down);
+            // Each is counted, and one a second is logged.
+            let (second, now) = (1_000_000, moment.now.micros());
+            if self.memory.logged.fetch_max(now - now.rem_euclid(second), Ordering::AcqRel) + second <= now {
+                tracing::warn!(name: "windows.failed", error = %down, "what can't be known counts as the worst");
+            }
         }
         visited
     }
@@ -240,9 +252,11 @@ impl Pdp {
             return;
         }
         match self.ask(tenant, moment, &visit).await {
-            // A full table counts as the worst by itself.
-            Ok(_) | Err(WindowsDown::Full) => {}
-            Err(WindowsDown::Evicts | WindowsDown::Lost | WindowsDown::Unreachable(_)) => self.keep_unsent(tenant, moment, visit),
+            Ok(_) => {}
+            // Of a full table, too: until it could be said, the tenant's windows count as the worst.
+            Err(WindowsDown::Evicts | WindowsDown::Full | WindowsDown::Lost | WindowsDown::Unreachable(_)) => {
+                self.keep_unsent(tenant, moment, visit);
+            }
         }
     }
 
@@ -254,6 +268,7 @@ impl Pdp {
         }
         if unsent.len() < UNSENT_MAX {
             unsent.push_back((tenant, moment.now, visit));
+            self.memory.waiting.store(unsent.len(), Ordering::Release);
         } else if let Windows::Redis(server) = &self.windows {
             // More than can be kept: for every replica it counts as lost.
             server.give_up(tenant);
@@ -262,22 +277,24 @@ impl Pdp {
         }
     }
 
-    /// To be called every second: tells the windows what they could not be told before, in order.
+    /// To be called every second: tells the windows what they could not be told before. What still can't be told waits on, behind the
+    /// others: one tenant's holds up no other's.
     pub(super) async fn send_unsent(&self) {
         let Ok(_sending) = self.memory.sending.try_lock() else { return };
-        let next = || self.memory.unsent.lock().unwrap_or_else(PoisonError::into_inner).front().cloned();
-        let mut sent = false;
-        while let Some((tenant, at, visit)) = next() {
-            match self.tell(tenant, at, &visit).await {
-                Ok(_) | Err(WindowsDown::Full) => {}
-                Err(WindowsDown::Evicts | WindowsDown::Lost | WindowsDown::Unreachable(_)) => return,
-            }
+        let front = || self.memory.unsent.lock().unwrap_or_else(PoisonError::into_inner).front().cloned();
+        for _ in 0..self.memory.waiting.load(Ordering::Acquire) {
+            let Some((tenant, at, visit)) = front() else { break };
+            let told = self.tell(tenant, at, &visit).await;
             let mut unsent = self.memory.unsent.lock().unwrap_or_else(PoisonError::into_inner);
-            unsent.pop_front();
-            sent = unsent.is_empty();
-        }
-        if sent && matches!(self.windows, Windows::Redis(_)) {
-            self.replica.note_unsent(false);
+            let waits = unsent.pop_front().filter(|_| told.is_err());
+            unsent.extend(waits);
+            self.memory.waiting.store(unsent.len(), Ordering::Release);
+            if unsent.is_empty() && matches!(self.windows, Windows::Redis(_)) {
+                self.replica.note_unsent(false);
+            }
+            if matches!(told, Err(WindowsDown::Unreachable(_))) {
+                return;
+            }
         }
     }
 

@@ -550,6 +550,64 @@ async fn a_switch_stops_everything_for_who_operates_the_server() {
     app.stop().await;
 }
 
+/// Threat 22: names that callers make up reach no label.
+#[tokio::test(flavor = "multi_thread")]
+async fn made_up_names_make_no_series() {
+    let app = App::start().await;
+    let mut client = app.decisions().await;
+    let mut series = vec![];
+    for round in 0..2 {
+        for number in 0..200 {
+            let of = of_case(&format!("case-{round}-{number}"), "1", order_check());
+            let call = v1::AuthorizeRequest { action: format!("tool.{round}-{number}"), ..of.clone() };
+            assert_eq!(ask(&mut client, call).await.0, v1::Decision::Deny);
+            let agent = by(&format!("agent-{round}-{number}"), "rep-1", "enrichment", of);
+            assert_eq!(ask(&mut client, agent).await.0, v1::Decision::Deny);
+        }
+        let (_, text) = crate::harness::get(app.admin, "/metrics").await;
+        series.push(text.lines().filter(|line| !line.starts_with('#')).count());
+    }
+    assert_eq!(series[0], series[1]);
+    app.stop().await;
+}
+
+/// A tenant's table that is full counts as the worst until all could be said; what it holds is not dropped for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_table_is_the_worst_until_there_is_room_again() {
+    let hands = Hands::now();
+    let clock = Box::new(hands.clone());
+    let app = App::start_with(move |config, seams| {
+        config.windows.entries_per_tenant = 1000;
+        seams.clock = clock;
+    })
+    .await;
+    let mut client = app.decisions().await;
+    let poisoned = v1::AuthorizeRequest { untrusted: text(HOSTILE), ..of_case("poisoned", "1", order_check()) };
+    assert_eq!(ask(&mut client, poisoned).await, ALLOWED);
+    // Windows of many cases fill the table; nothing of these calls is remembered.
+    let mut answer = denied(v1::Reason::ScreeningRequired);
+    for number in 0..900 {
+        let supervisor = ["rep-1", "rep-2", "lead-1", "lead-2", "junior-lead"][number % 5];
+        let call = v1::AuthorizeRequest { untrusted: vec![], ..of_case(&format!("many-{number}"), "1", refund_request()) };
+        answer = ask(&mut client, by("support-bot", supervisor, "action", call)).await;
+        if answer != denied(v1::Reason::ScreeningRequired) {
+            break;
+        }
+    }
+    assert_eq!(answer, denied(v1::Reason::StateUnavailable));
+    let hostile = v1::AuthorizeRequest { untrusted: text(HOSTILE), ..of_case("late", "1", order_check()) };
+    assert_eq!(ask(&mut client, hostile).await, ALLOWED, "a read, of which nothing new had to be kept but what was found");
+    assert_eq!(ask(&mut client, order_check()).await, denied(v1::Reason::StateUnavailable), "from then on");
+    // An hour later buckets are over, but what was found counts on, also what could not be said then.
+    later(&app, &hands, 3700).await;
+    app.pdp.purge().await;
+    app.pdp.sweep().await;
+    for case in ["poisoned", "late"] {
+        assert_eq!(ask(&mut client, of_case(case, "1", refund_request())).await, denied(v1::Reason::RiskTooHigh), "{case}");
+    }
+    app.stop().await;
+}
+
 /// What the README says of the example: calm, hostile, and calm again.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_example_of_a_write_is_allowed_until_its_text_is_hostile() {
