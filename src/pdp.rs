@@ -41,7 +41,7 @@ use crate::jose::keyring::Keyring;
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::model::vouched::Vouched;
-use crate::pdp::memory::Memory;
+use crate::pdp::memory::unsent::Memory;
 use crate::pdp::reload::Rejected;
 use crate::telemetry::export::Telemetry;
 use crate::windows::Windows;

@@ -58,7 +58,7 @@ impl AdminService for Admin {
             }),
             not_ready: found.not_ready.into_iter().map(str::to_owned).collect(),
             warnings: found.warnings.into_iter().map(str::to_owned).collect(),
-            windows_engine: found.windows.to_owned(),
+            windows: Some(v1::WindowsStatus { engine: found.windows.to_owned(), healthy: found.windows_healthy }),
             store: Some(v1::StoreStatus { engine: found.store.to_owned(), healthy: found.store_healthy }),
         }))
     }

@@ -2,13 +2,10 @@
 //! after. What can't be known counts as the worst.
 
 pub(super) mod places;
+pub(super) mod unsent;
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-
-use dashmap::DashMap;
 
 use crate::bundle::Bundle;
 use crate::json::{self, Value};
@@ -30,56 +27,6 @@ use crate::policy::shape::Action;
 use crate::rates::{Per, covers};
 use crate::risk::{Known, RiskRules, is_probing};
 use crate::windows::{Tenant, Visit, Visited, Windows, WindowsDown};
-
-/// How much may wait to be said to a server that does not answer.
-const UNSENT_MAX: usize = 10_000;
-
-/// What this replica knows of its windows.
-#[derive(Debug, Default)]
-pub(super) struct Memory {
-    /// Until when a tenant's windows count as the worst, since they were lost.
-    worst_until: DashMap<Tenant, Timestamp>,
-    /// Until when all do.
-    all_worst_until: AtomicI64,
-    /// While what happened before the start is read back.
-    pub(super) rebuilding: AtomicBool,
-    /// Tenants whose past is to be said again.
-    pub(super) replays: Mutex<Vec<Tenant>>,
-    /// Held while lost windows are made anew.
-    pub(super) recovering: tokio::sync::Mutex<()>,
-    /// What the server was not told yet.
-    unsent: Mutex<VecDeque<(Tenant, Timestamp, Visit)>>,
-    /// How much of it there is: calls look at this alone.
-    waiting: AtomicUsize,
-    /// Held while it is told.
-    sending: tokio::sync::Mutex<()>,
-    /// When a failure was logged last.
-    logged: AtomicI64,
-}
-
-impl Memory {
-    /// A tenant's windows count as the worst at least until then.
-    pub(super) fn worst_until(&self, tenant: Tenant, until: Timestamp) {
-        self.worst_until.entry(tenant).and_modify(|known| *known = until.max(*known)).or_insert(until);
-    }
-
-    /// All count as the worst at least until then.
-    pub(super) fn all_worst_until(&self, until: Timestamp) {
-        self.all_worst_until.fetch_max(until.micros(), Ordering::AcqRel);
-    }
-
-    /// Until when a tenant's windows count as the worst, if they do.
-    fn is_worst_until(&self, tenant: Tenant, now: Timestamp) -> Option<Timestamp> {
-        let all = Timestamp::from_micros(self.all_worst_until.load(Ordering::Acquire));
-        let own = self.worst_until.get(&tenant).map_or(all, |until| *until);
-        Some(own.max(all)).filter(|until| *until > now)
-    }
-
-    fn has_unsent(&self, tenant: Tenant) -> bool {
-        self.waiting.load(Ordering::Acquire) > 0
-            && self.unsent.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|(of, ..)| *of == tenant)
-    }
-}
 
 impl Pdp {
     /// What is known of a call that passed the gates. Counts it in the windows that cover it.
@@ -244,58 +191,6 @@ impl Pdp {
         let findings = bundle.rules.risk.as_ref().map(|risk| &risk.findings);
         let found = |name: &str| findings.is_some_and(|findings| findings.contains_key(name));
         signals.hostile = !signals.screened.findings.is_empty() || remembered.memories.iter().flatten().any(|(name, _)| found(name));
-    }
-
-    /// Tells the windows; what they can't be told now, they are told before they are asked again.
-    pub(super) async fn say(&self, tenant: Tenant, moment: &Moment, visit: Visit) {
-        if visit.is_empty() {
-            return;
-        }
-        match self.ask(tenant, moment, &visit).await {
-            Ok(_) => {}
-            // Of a full table, too: until it could be said, the tenant's windows count as the worst.
-            Err(WindowsDown::Evicts | WindowsDown::Full | WindowsDown::Lost | WindowsDown::Unreachable(_)) => {
-                self.keep_unsent(tenant, moment, visit);
-            }
-        }
-    }
-
-    /// Keeps what could not be said. A note on disk tells the next start of it.
-    fn keep_unsent(&self, tenant: Tenant, moment: &Moment, visit: Visit) {
-        let mut unsent = self.memory.unsent.lock().unwrap_or_else(PoisonError::into_inner);
-        if unsent.is_empty() && matches!(self.windows, Windows::Redis(_)) {
-            self.replica.note_unsent(true);
-        }
-        if unsent.len() < UNSENT_MAX {
-            unsent.push_back((tenant, moment.now, visit));
-            self.memory.waiting.store(unsent.len(), Ordering::Release);
-        } else if let Windows::Redis(server) = &self.windows {
-            // More than can be kept: for every replica it counts as lost.
-            server.give_up(tenant);
-        } else {
-            self.memory.worst_until(tenant, moment.now.plus(moment.snapshot.bundle.rules.recovery()));
-        }
-    }
-
-    /// To be called every second: tells the windows what they could not be told before. What still can't be told waits on, behind the
-    /// others: one tenant's holds up no other's.
-    pub(super) async fn send_unsent(&self) {
-        let Ok(_sending) = self.memory.sending.try_lock() else { return };
-        let front = || self.memory.unsent.lock().unwrap_or_else(PoisonError::into_inner).front().cloned();
-        for _ in 0..self.memory.waiting.load(Ordering::Acquire) {
-            let Some((tenant, at, visit)) = front() else { break };
-            let told = self.tell(tenant, at, &visit).await;
-            let mut unsent = self.memory.unsent.lock().unwrap_or_else(PoisonError::into_inner);
-            let waits = unsent.pop_front().filter(|_| told.is_err());
-            unsent.extend(waits);
-            self.memory.waiting.store(unsent.len(), Ordering::Release);
-            if unsent.is_empty() && matches!(self.windows, Windows::Redis(_)) {
-                self.replica.note_unsent(false);
-            }
-            if matches!(told, Err(WindowsDown::Unreachable(_))) {
-                return;
-            }
-        }
     }
 
     /// Whether the chain may read the case, in whatever step: only such a chain writes what is remembered of it.

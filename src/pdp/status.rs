@@ -44,6 +44,8 @@ pub struct Status {
     pub store_healthy: bool,
     /// The windows' engine.
     pub windows: &'static str,
+    /// Whether they could be asked of late, and were told all.
+    pub windows_healthy: bool,
 }
 
 impl Pdp {
@@ -133,6 +135,7 @@ impl Pdp {
             store: self.store.engine(),
             store_healthy: self.has_state(),
             windows: self.windows.engine(),
+            windows_healthy: self.memory.is_healthy(self.clock.now()),
         }
     }
 

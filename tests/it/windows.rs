@@ -307,6 +307,13 @@ async fn a_server_that_stalls_fills_or_dies_under_load_denies_and_recovers() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     assert!((3500..=3600).contains(&worst.retry_after.unwrap().seconds), "as `recovery_minutes` says");
+    let healthy = async || {
+        let status = app.operations().await.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
+        let windows = status.windows.unwrap();
+        assert_eq!(windows.engine, "redis");
+        windows.healthy
+    };
+    assert!(!healthy().await);
     app.pdp.sweep().await;
     done.store(true, Ordering::Relaxed);
     for seen in load {
@@ -317,6 +324,7 @@ async fn a_server_that_stalls_fills_or_dies_under_load_denies_and_recovers() {
     hands.forward(3601);
     app.pdp.refresh().await;
     assert_eq!(until_allowed(&mut client).await, [], "and is whole again after it");
+    assert!(healthy().await);
     // What its log knows, the replica says again within the time that everything counts as the worst: the poisoned case is still one.
     for _ in 0..100 {
         if client.authorize(calm.clone()).await.unwrap().into_inner().reason() == v1::Reason::RiskTooHigh {
