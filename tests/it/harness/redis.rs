@@ -111,14 +111,20 @@ impl Redis {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
-    /// Runs a command on it.
+    /// Runs a command on it. A sentinel that makes a server the primary cuts its connections: it is asked again then.
     pub(crate) fn run(&self, command: &[&str]) -> redis::Value {
-        let mut connection = redis::Client::open(self.url()).unwrap().get_connection().unwrap();
         let mut asked = redis::cmd(command[0]);
         command[1..].iter().for_each(|argument| {
             asked.arg(*argument);
         });
-        asked.query(&mut connection).unwrap()
+        let ask = || asked.query::<redis::Value>(&mut redis::Client::open(self.url())?.get_connection()?);
+        for _ in 0..100 {
+            if let Ok(answer) = ask() {
+                return answer;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("the server of windows does not answer {command:?}")
     }
 
     pub(crate) fn kill(&mut self) {
