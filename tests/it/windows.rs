@@ -323,7 +323,11 @@ async fn a_server_that_stalls_fills_or_dies_under_load_denies_and_recovers() {
     }
     hands.forward(3601);
     app.pdp.refresh().await;
-    assert_eq!(until_allowed(&mut client).await, [], "and is whole again after it");
+    // And it is whole again after that, once it was told what waited.
+    let reasons = until_allowed(&mut client).await;
+    assert!(reasons.iter().all(|reason| *reason == unavailable), "{reasons:?}");
+    hands.forward(11);
+    app.pdp.refresh().await;
     assert!(healthy().await);
     // What its log knows, the replica says again within the time that everything counts as the worst: the poisoned case is still one.
     for _ in 0..100 {
