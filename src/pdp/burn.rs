@@ -270,7 +270,7 @@ impl Pdp {
         // Whoever reported that it was not made has given back what it reserved, and tries it again now.
         let full = match reservations.is_empty() {
             true => None,
-            false => self.store.reserve_again(kept.evaluation_id.clone(), reservations, moment.now).await.map_err(|_| unreadable())?,
+            false => self.store.reserve(kept.evaluation_id.clone(), reservations, moment.now).await.map_err(|_| unreadable())?,
         };
         if full.is_some() {
             return self.denied_late(moment, answer, record, Reason::RateLimited, Gate::Rate).await;

@@ -24,46 +24,34 @@ pub(super) fn takes<'r>(rates: &'r Rates, action: &Action, tenant: Tenant, per: 
         .collect()
 }
 
-/// The sums that cover a call, and what it would add to each.
-pub(super) fn reservations(environment: &str, rates: &Rates, chain: &Chain, call: &Call, action: &Action) -> Vec<Reservation> {
-    let tenant = Tenant::of(environment, &call.case.tenant);
-    let covering = rates.sums.iter().filter(|(_, rate)| covers(&rate.actions, action));
-    covering
-        .map(|(name, rate)| {
-            // An argument that keeps sums apart may be of any type: its canonical form does.
-            let argument = |name: &String| String::from_utf8_lossy(&crate::json::canonical(&call.arguments.get(name))).into_owned();
-            let apart: Vec<String> =
-                rate.per.iter().map(|of| of.of(chain, call).to_owned()).chain(rate.apart.iter().map(argument)).collect();
-            let whose: Vec<&str> = std::iter::once(name.as_str()).chain(apart.iter().map(String::as_str)).collect();
-            // The schema says that it is there; a negative one takes nothing back.
-            let amount = match call.arguments.get(&rate.argument) {
-                Some(Value::Integer(amount)) => (*amount).max(0),
-                Some(_) | None => i64::MAX,
-            };
-            let key = tenant.key("sum", &whose).to_string();
-            Reservation { window: name.clone(), key, amount, most: rate.most, within: rate.within() }
-        })
-        .collect()
-}
-
 impl Pdp {
-    /// What a call would add to sums.
+    /// The sums that cover a call, and what it would add to each.
     pub(super) fn reservations(&self, moment: &Moment, chain: &Chain, call: &Call) -> Vec<Reservation> {
         let bundle = &moment.snapshot.bundle;
-        let action = bundle.policies.shapes.actions.get(&call.action);
-        action.map(|action| reservations(&self.options.environment, &bundle.rules.rates, chain, call, action)).unwrap_or_default()
+        let Some(action) = bundle.policies.shapes.actions.get(&call.action) else { return vec![] };
+        let tenant = Tenant::of(&self.options.environment, &call.case.tenant);
+        let covering = bundle.rules.rates.sums.iter().filter(|(_, rate)| covers(&rate.actions, action));
+        covering
+            .map(|(name, rate)| {
+                // An argument that keeps sums apart may be of any type: its canonical form does.
+                let argument = |name: &String| String::from_utf8_lossy(&crate::json::canonical(&call.arguments.get(name))).into_owned();
+                let apart: Vec<String> =
+                    rate.per.iter().map(|of| of.of(chain, call).to_owned()).chain(rate.apart.iter().map(argument)).collect();
+                let whose: Vec<&str> = std::iter::once(name.as_str()).chain(apart.iter().map(String::as_str)).collect();
+                // The schema says that it is there; a negative one takes nothing back.
+                let amount = match call.arguments.get(&rate.argument) {
+                    Some(Value::Integer(amount)) => (*amount).max(0),
+                    Some(_) | None => i64::MAX,
+                };
+                let key = tenant.key("sum", &whose).to_string();
+                Reservation { window: name.clone(), key, amount, most: rate.most, within: rate.within() }
+            })
+            .collect()
     }
 
     /// The sums that a call would exceed, and how long until it would not.
-    pub(super) async fn full_sums(
-        &self,
-        moment: &Moment,
-        chain: &Chain,
-        call: &Call,
-        action: &Action,
-    ) -> Result<Vec<(String, Duration)>, StoreError> {
-        let reservations = reservations(&self.options.environment, &moment.snapshot.bundle.rules.rates, chain, call, action);
-        // What a repeated operation reserved is its own: see where it is repeated.
+    pub(super) async fn full_sums(&self, moment: &Moment, chain: &Chain, call: &Call) -> Result<Vec<(String, Duration)>, StoreError> {
+        let reservations = self.reservations(moment, chain, call);
         if reservations.is_empty() {
             return Ok(vec![]);
         }

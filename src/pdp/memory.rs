@@ -41,7 +41,7 @@ impl Pdp {
         });
         let reads = ["findings", "risk", "screening"].into_iter().any(|member| bundle.policies.reads(&call.action, member));
         let visit = places.before(bundle.rules.risk.as_ref(), reads, takes.iter().map(|(_, take)| *take).collect());
-        let sums = self.full_sums(moment, chain, call, action).await;
+        let sums = self.full_sums(moment, chain, call).await;
         let (Ok(visited), Ok(sums)) = (self.visit(places.tenant, moment, &visit).await, sums) else {
             return self.worst(moment, places.tenant, screened, (call, action));
         };

@@ -42,34 +42,11 @@ impl Store {
         .await
     }
 
-    /// Adds to all of these sums, or to none: then the window that is full.
+    /// Adds to all of these sums, or to none: then the window that is full. What this evaluation added already stands as it is.
     ///
     /// # Errors
     /// When the store does not answer; then they may have been added to.
     pub async fn reserve(
-        &self,
-        evaluation_id: String,
-        reservations: Vec<Reservation>,
-        at: Timestamp,
-    ) -> Result<Option<String>, StoreError> {
-        let seen = self.seen();
-        self.write(move |connection| {
-            Box::pin(async move {
-                next(connection, &seen).await?;
-                let full = add(connection, &evaluation_id, &reservations, at).await?;
-                Ok((full.is_none(), full))
-            })
-        })
-        .await
-    }
-}
-
-impl Store {
-    /// As [`Store::reserve`], but of an operation that may have reserved already: what stands, stands.
-    ///
-    /// # Errors
-    /// When the store does not answer.
-    pub async fn reserve_again(
         &self,
         evaluation_id: String,
         reservations: Vec<Reservation>,

@@ -84,12 +84,12 @@ impl Places {
         }
     }
 
-    /// What is asked and counted before the decision: the call in every window that covers it, and its case and resource.
     /// The names of this version in the case's memory.
     pub(super) fn version(&self) -> &VersionNames {
         &self.version
     }
 
+    /// What is asked and counted before the decision: the call in every window that covers it, and its case and resource.
     /// What is remembered is read only where a policy reads it.
     pub(in crate::pdp) fn before(&self, risk: Option<&RiskRules>, reads: bool, takes: Vec<Take>) -> Visit {
         let mut visit = Visit { takes, ..Visit::default() };
