@@ -18,15 +18,18 @@ use serde_json::json;
 use crate::approvals::signal;
 use crate::harness::people::{Desk, Issuer, credit, with_token};
 use crate::harness::postgres::Postgres;
-use crate::harness::{App, Hands, Process, cases, channel, is_open, lines, order_check, temp, unprivileged};
+use crate::harness::{App, Hands, Process, cases, channel, copy, is_open, lift_limits, lines, order_check, policies, temp, unprivileged};
 
 /// Threat 5.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_burns_at_once_on_two_servers_give_exactly_one_allow() {
     let (postgres, folder) = (Postgres::start(), temp());
-    let keys = folder.path().join("keys");
+    let (keys, bundle) = (folder.path().join("keys"), folder.path().join("bundle"));
+    // So that the burn decides, not the case's own window.
+    copy(&policies(), &bundle);
+    lift_limits(&bundle);
     let serve = |name: &str| {
-        Process::serve(&folder.path().join(name), &[], |command| {
+        Process::serve(&folder.path().join(name), &["--bundle", bundle.to_str().unwrap()], |command| {
             command.env("COUNTERSIGN__STORE__URL", postgres.url()).env("COUNTERSIGN__KEYS", &keys).env("COUNTERSIGN__LOG", "off");
             command.env("COUNTERSIGN__LIMITS__REQUEST_TIMEOUT_MS", "60000").env("COUNTERSIGN__STORE__TIMEOUT_MS", "10000");
             command.env("COUNTERSIGN__LIMITS__STREAMS_PER_CONNECTION", "1000");
@@ -48,13 +51,10 @@ async fn a_thousand_burns_at_once_on_two_servers_give_exactly_one_allow() {
         *reasons.entry(what).or_default() += 1;
     }
     assert_eq!(reasons.get("allow"), Some(&1), "{reasons:?}");
-    // The others came too late; some before that was known, when the case's writes were used up, and some could not be told in time.
+    // The others came too late; a machine that is busy with other things could not tell some of them in time.
     assert_eq!(reasons.values().sum::<usize>(), 1000, "{reasons:?}");
-    assert!(
-        reasons.keys().all(|what| ["allow", "ApprovalUsed", "RateLimited", "StateUnavailable"].contains(&what.as_str())),
-        "{reasons:?}"
-    );
-    assert!(reasons.get("ApprovalUsed") > Some(&500), "{reasons:?}");
+    assert!(reasons.keys().all(|what| ["allow", "ApprovalUsed", "StateUnavailable"].contains(&what.as_str())), "{reasons:?}");
+    assert!(reasons.get("ApprovalUsed") > Some(&100), "{reasons:?}");
     let allows = ["one", "two"].map(|name| {
         lines(&folder.path().join(name))
             .iter()
