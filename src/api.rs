@@ -10,7 +10,7 @@ pub mod listen;
 pub mod respond;
 mod signal;
 pub mod status;
-mod unbuilt;
+mod texts;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -164,7 +164,7 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
     let clock = Monotonic::new(seams.clock);
     let key = digest_key(config, seams.entropy.as_ref())?;
     let (audit, recovered) = tokio::task::block_in_place(|| Audit::open(config.audit(), key, seams.disk, clock.now()))?;
-    let (keys, delegations) = identity(config, clock.now()).await?;
+    let (keys, delegations) = identity(config, seams.entropy.as_ref(), clock.now()).await?;
     let (store, replica) = state(config, seams.entropy.as_ref(), &audit).await?;
     let windows = Windows::open(config.windows(nonce(seams.entropy.as_ref())?)?)?;
     let telemetry = Telemetry::start(&seams.telemetry)?;
@@ -224,13 +224,16 @@ fn options(config: &Config) -> Options {
 }
 
 /// The signing keys, which a development server makes itself, and whose tokens are accepted.
-async fn identity(config: &Config, now: Timestamp) -> Result<(Keys, Delegations), StartError> {
+async fn identity(config: &Config, entropy: &dyn Entropy, now: Timestamp) -> Result<(Keys, Delegations), StartError> {
     let folder = config.keys();
     let mut issuers = Issuers::new(config.issuers.clone(), config.audience())?;
     if config.development {
         for purpose in [Purpose::Approval, Purpose::Binding, Purpose::Development] {
             keyring::generate(&folder, purpose, now)?;
         }
+        let mut fresh = [0; 32];
+        entropy.fill(&mut fresh)?;
+        DigestKey::read_or_create(&folder.join(Keys::VALUES), fresh).map_err(|error| KeyringError::Io(folder.join(Keys::VALUES), error))?;
         issuers.add(Config::development_issuer(), Keyring::read(&folder, Purpose::Development)?.set);
     }
     // What a URL does not give now is asked for again when a token needs it.

@@ -4,6 +4,7 @@
 //! a reviewer is shown, `store.rs` the one place that remembers. The order of the steps is the pipelines'.
 
 pub mod binding;
+pub mod release;
 pub mod store;
 pub mod template;
 pub mod view;

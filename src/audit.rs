@@ -5,6 +5,7 @@
 //! torn tail can be told from damage. Why a hash in each line and not a database: a stream check needs `sha256sum` alone, and what
 //! was cut or changed shows. Segments are named by their first `seq`, closed segments are read-only.
 
+pub mod content;
 pub mod disk;
 pub mod events;
 pub mod key;

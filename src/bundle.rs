@@ -1,5 +1,6 @@
 //! A folder → a [`Bundle`]: read whole or not at all.
 
+pub mod constraints;
 pub mod folder;
 pub mod manifest;
 pub mod rules;
@@ -140,6 +141,9 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
             ("", "approvals.yaml") => approvals = Some(source),
             ("", "rates.yaml") => rules.rates = Some(source),
             ("", "risk.yaml") => rules.risk = Some(source),
+            ("", "constraints.yaml") => rules.constraints = Some(source),
+            ("detectors", "settings.yaml") => rules.settings = Some(source),
+            ("detectors", "injection.model") => rules.model = Some(source),
             ("detectors", name) if name.ends_with(".yaml") => rules.detectors.push(source),
             ("", "bundle.yaml") => manifest = Some(source),
             ("", "schema.cedarschema") => sources.schema = Some(source),
@@ -148,8 +152,8 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
             ("tests", name) if name.ends_with(".yaml") || name.ends_with(".json") => tests.push(source),
             ("", "README.md") => {}
             _ => faults.push(Fault::whole(file, &source.text, "is no file of a bundle").help(
-                "a bundle has bundle.yaml, schema.cedarschema, *.cedar, approvals.yaml, rates.yaml, risk.yaml, detectors/*.yaml, \
-                         entities/*.json and tests/*.yaml",
+                "a bundle has bundle.yaml, schema.cedarschema, *.cedar, approvals.yaml, constraints.yaml, rates.yaml, risk.yaml, \
+                 detectors/*.yaml, detectors/injection.model, entities/*.json and tests/*.yaml",
             )),
         }
     }
@@ -177,7 +181,10 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
         }
     }
     let approvals = templates(&policies, roles.as_ref(), approvals.as_ref())?;
-    let rules = if roles.is_some() { rules::read(&policies, &rules)? } else { Rules::default() };
+    let rules = match &roles {
+        Some(roles) => rules::read(&policies, roles, &rules)?,
+        None => Rules::default(),
+    };
     let version = PolicyVersion { digest, version: manifest.version };
     Ok(Bundle { manifest, roles, version, policies, approvals, rules, tests })
 }

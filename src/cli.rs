@@ -5,6 +5,7 @@ mod audit;
 mod authorize;
 mod check;
 mod connection;
+mod detectors;
 mod healthcheck;
 mod keys;
 mod serve;
@@ -80,6 +81,9 @@ enum Command {
     /// Report signals, kill switches among them, and clear what is remembered
     #[command(subcommand)]
     Signals(signals::Command),
+    /// Measure, explain and train what is found in texts
+    #[command(subcommand)]
+    Detectors(detectors::Command),
     /// Make, rotate and list the keys that sign tokens
     #[command(subcommand)]
     Keys(keys::Command),
@@ -131,6 +135,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, variables: impl IntoIt
         Command::Authorize(arguments) => authorize::run(&environment, &arguments),
         Command::Approvals(command) => approvals::run(&environment, &command),
         Command::Signals(command) => signals::run(&environment, &command),
+        Command::Detectors(command) => detectors::run(&environment, &command),
         Command::Keys(command) => keys::run(&environment, &command),
         Command::Audit(command) => audit::run(&environment, &command),
         Command::Healthcheck(arguments) => healthcheck::run(&environment, &arguments),

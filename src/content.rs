@@ -1,87 +1,89 @@
-//! What untrusted text tries: phrases of the bundle, `detectors/*.yaml`. Each rule carries its own examples and counter-examples, and a
-//! bundle in which one fails is refused. Patterns are of the `regex` crate: linear in the text, bounded in size.
+//! Texts: what untrusted ones try, what must not be passed on, what drafts say. Detectors find, with kinds and places; policies judge.
+//!
+//! Every detector works on the same views of a text ([`normalise`]), in time linear in it.
 
-use regex::{Regex, RegexBuilder};
+pub mod drafts;
+pub mod grounding;
+pub mod injection;
+pub mod normalise;
+mod phone;
+pub mod private;
+pub mod rules;
+pub mod values;
+
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::Deserialize;
 
+use crate::content::drafts::{Draft, Judged};
+use crate::content::injection::Injection;
+use crate::content::normalise::Views;
+use crate::content::private::Located;
+use crate::content::rules::Rules;
+use crate::content::values::{ValueKey, Values};
 use crate::model::call::Untrusted;
-use crate::model::finding::{Finding, Screened};
+use crate::model::finding::{Finding, Private, Screened};
+use crate::model::halt::Severity;
 
 /// The longest text that is screened; a longer one counts as unscreened.
 pub const TEXT_MAX: usize = 64 * 1024;
-/// The largest compiled pattern, in bytes.
-const PATTERN_BYTES_MAX: usize = 1024 * 1024;
-/// The most findings of one rule in one text: more of the same say nothing more.
-const FINDINGS_MAX: usize = 16;
+/// The kind of what the linear model finds, and its code.
+pub const INJECTION: &str = "injection";
+/// The code of what the linear model finds.
+pub const MODEL: &str = "model";
 
-/// A rule as it is written.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+/// `detectors/settings.yaml`: what is not a rule.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
-    code: String,
-    kind: String,
-    pattern: String,
-    examples: Vec<String>,
-    counter_examples: Vec<String>,
+pub struct Settings {
+    /// How sure the model must be of each channel's texts; the first is that of sources that no channel names.
+    pub channels: Vec<ChannelSettings>,
+    /// A draft whose model is less sure of it than this, in percent, is found to be of low confidence.
+    #[serde(default)]
+    pub confidence_below: u32,
+    /// Values that everybody may see: one's own telephone numbers, addresses, links.
+    #[serde(default)]
+    pub public: Vec<String>,
 }
 
-/// A rule.
-#[derive(Clone, Debug)]
-struct Phrase {
-    code: String,
-    kind: String,
-    pattern: Regex,
+/// How texts of one kind of source are judged.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChannelSettings {
+    /// Its name.
+    pub channel: String,
+    /// Sources, as tool services call them; `*` at the end stands for anything.
+    #[serde(default)]
+    pub sources: Vec<String>,
+    /// The score from which the model finds an injection, in thousandths.
+    pub threshold: u16,
 }
 
-/// The rules of a bundle.
+/// All detectors of a bundle.
 #[derive(Clone, Debug, Default)]
-pub struct Phrases(Vec<Phrase>);
+pub struct Detectors {
+    /// What incoming texts try.
+    pub incoming: Rules,
+    /// What must not be passed on.
+    pub private: Rules,
+    /// What drafts say.
+    pub draft: Rules,
+    /// The linear model of injections.
+    pub injection: Option<Injection>,
+    /// The languages that the draft rules are in, as primary subtags.
+    pub languages: BTreeSet<String>,
+    settings: Settings,
+    public: Values,
+}
 
-impl Phrases {
-    /// Reads a file of rules into the others. `kinds` are the members of the schema's type of findings.
-    ///
-    /// # Errors
-    /// The YAML error as it is.
-    pub fn read(&mut self, text: &str, kinds: &[String]) -> Result<Vec<(String, String)>, serde_saphyr::Error> {
-        let written: Vec<Written> = serde_saphyr::from_str(text)?;
-        let mut faults = vec![];
-        for rule in written {
-            let mut fault = |problem: String| faults.push((rule.code.clone(), format!("rule `{}`: {problem}", rule.code)));
-            if !kinds.contains(&rule.kind) {
-                fault(format!("`{}` is no kind of finding of the schema", rule.kind));
-            }
-            if self.0.iter().any(|known| known.code == rule.code) {
-                fault("there is another of this code".into());
-            }
-            if rule.examples.is_empty() || rule.counter_examples.is_empty() {
-                fault("has no example, or no counter-example".into());
-            }
-            let pattern = RegexBuilder::new(&rule.pattern).case_insensitive(true).size_limit(PATTERN_BYTES_MAX).build();
-            let pattern = match pattern {
-                Ok(pattern) => pattern,
-                Err(error) => {
-                    let text = error.to_string();
-                    fault(format!("`pattern` can't be used: {}", text.lines().last().unwrap_or_default().trim_start_matches("error: ")));
-                    continue;
-                }
-            };
-            for example in rule.examples.iter().filter(|text| !pattern.is_match(text)) {
-                fault(format!("does not find its example \"{example}\""));
-            }
-            for example in rule.counter_examples.iter().filter(|text| pattern.is_match(text)) {
-                fault(format!("finds its counter-example \"{example}\""));
-            }
-            self.0.push(Phrase { code: rule.code, kind: rule.kind, pattern });
-        }
-        Ok(faults)
+impl Detectors {
+    /// Takes the settings over.
+    pub fn set(&mut self, settings: Settings) {
+        settings.public.iter().for_each(|value| self.public.add(value, Private::Record));
+        self.settings = settings;
     }
 
-    /// Whether a rule finds this kind.
-    pub fn finds(&self, kind: &str) -> bool {
-        self.0.iter().any(|phrase| phrase.kind == kind)
-    }
-
-    /// Screens the texts of a call.
+    /// Screens the untrusted texts of a call.
     pub fn screen(&self, texts: &[Untrusted]) -> Screened {
         let mut screened = Screened::default();
         for text in texts {
@@ -90,16 +92,81 @@ impl Phrases {
                 continue;
             }
             screened.screened = true;
-            for phrase in &self.0 {
-                let found = phrase.pattern.find_iter(&text.text).take(FINDINGS_MAX);
-                screened.findings.extend(found.map(|found| Finding {
-                    kind: phrase.kind.clone(),
-                    code: phrase.code.clone(),
-                    source: text.source.clone(),
-                    span: (found.start(), found.end()),
-                }));
-            }
+            screened.findings.extend(self.screen_text(&text.source, &text.text, &Views::of(&text.text)));
         }
         screened
+    }
+
+    /// What one text tries.
+    pub(crate) fn screen_text(&self, source: &str, text: &str, views: &Views) -> Vec<Finding> {
+        let mut found: BTreeMap<(String, String, usize), Finding> = BTreeMap::new();
+        let mut add = |(kind, code): (&str, &str), severity, confidence, span: (usize, usize)| {
+            if span.0 < span.1 && text.get(span.0..span.1).is_some() {
+                let finding =
+                    Finding { kind: kind.into(), code: code.into(), severity, confidence, source: source.into(), span: Some(span) };
+                found.entry((kind.into(), code.into(), span.0)).or_insert(finding);
+            }
+        };
+        for view in views.all() {
+            self.incoming.find(view.text(), |(rule, span)| add((&rule.kind, &rule.code), rule.severity, 100, view.original(span)));
+        }
+        let threshold = self.threshold(source);
+        if let Some(model) = &self.injection {
+            let windows = views.all().filter_map(|view| Some((view, model.worst(view.text())?)));
+            let worst = windows.max_by(|(_, one), (_, other)| one.score.cmp(&other.score));
+            if let Some((view, window)) = worst.filter(|(_, window)| window.score >= threshold) {
+                let confidence = u8::try_from(window.score / 10).unwrap_or(100);
+                add((INJECTION, MODEL), Severity::High, confidence, view.original(window.span));
+            }
+        }
+        found.into_values().collect()
+    }
+
+    /// The score from which the model finds an injection in texts of this source, in thousandths.
+    pub fn threshold(&self, source: &str) -> u16 {
+        let names = |listed: &String| match listed.strip_suffix('*') {
+            Some(beginning) => source.starts_with(beginning),
+            None => listed == source,
+        };
+        let channels = &self.settings.channels;
+        let channel = channels.iter().find(|channel| channel.sources.iter().any(names)).or(channels.first());
+        channel.map_or(u16::MAX, |channel| channel.threshold)
+    }
+
+    /// What of a text must not be passed on. `turn` is the turn before, for bare replies; `values` are known already.
+    pub fn private(&self, text: &str, turn: &str, values: (&Values, &ValueKey)) -> Vec<Located> {
+        let turn = Views::of(turn.get(..TEXT_MAX.min(turn.len())).unwrap_or_default());
+        let found = private::find(&self.private, text, &Views::of(text), turn.folded.text(), values);
+        found.into_iter().filter(|located| located.kind.is_secret() || !self.is_public(text, located.span)).collect()
+    }
+
+    /// Judges a draft.
+    pub fn draft(&self, draft: &Draft<'_>) -> Judged {
+        drafts::judge(self, draft)
+    }
+
+    /// What to do about a finding in a draft, in words for the model; of its rule, or of its kind.
+    pub fn suggestion(&self, finding: &Finding) -> String {
+        let rule = self.draft.suggestion(&finding.code).filter(|words| !words.is_empty());
+        rule.map_or_else(|| drafts::suggestion(&finding.kind).to_owned(), str::to_owned)
+    }
+
+    /// Whether the value at this place is one that everybody may see.
+    pub(crate) fn is_public(&self, text: &str, (start, end): (usize, usize)) -> bool {
+        let mut public = false;
+        let views = Views::of(text.get(start..end).unwrap_or_default());
+        self.public.find(&views.folded, &ValueKey::new([0; 16]), |_, _| public = true);
+        public
+    }
+
+    /// Whether drafts in this language can be judged; without a tag they are taken to be in one that can.
+    pub(crate) fn reads(&self, locale: &str) -> bool {
+        let language = locale.split(['-', '_']).next().unwrap_or_default().to_ascii_lowercase();
+        language.is_empty() || self.languages.contains(&language)
+    }
+
+    /// Below which confidence of its model a draft is found to be of low confidence.
+    pub(crate) fn confidence_below(&self) -> u32 {
+        self.settings.confidence_below
     }
 }

@@ -24,6 +24,7 @@ pub mod entities;
 pub mod obligations;
 pub mod policy;
 pub mod rates;
+pub mod redact;
 pub mod risk;
 pub mod windows;
 

@@ -4,6 +4,7 @@ pub mod answer;
 pub mod approval;
 pub mod call;
 pub mod chain;
+pub mod content;
 pub mod fault;
 pub mod finding;
 pub mod halt;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::decision::WhatIf;
 use crate::model::answer::{Missing, Obligation, Outcome, Reason};
+use crate::model::content::Disposition;
 use crate::model::verdict::Verdict;
 use crate::policy::Policies;
 use crate::policy::rule::{Requirement, Rule};
@@ -43,6 +44,21 @@ pub fn settle(policies: &Policies, verdict: &Verdict, what_if: impl FnOnce(&Lift
         }
         Some(_) | None => Outcome::denied(Reason::NotPermitted),
     }
+}
+
+/// What becomes of a draft: the strictest of what the determining forbids say. What nothing permits, or can't be evaluated, is blocked.
+pub fn disposition(policies: &Policies, verdict: &Verdict) -> Disposition {
+    if verdict.has_errors() {
+        return Disposition::Block;
+    }
+    if verdict.permits() {
+        return Disposition::Release;
+    }
+    if verdict.links.iter().any(|link| !link.permitted && link.determining.is_empty()) {
+        return Disposition::Block;
+    }
+    let forbids = verdict.determining().into_iter().filter_map(|id| policies.rule(id)).filter(|rule| rule.forbids);
+    forbids.map(|rule| rule.disposition).max().unwrap_or_default()
 }
 
 fn lift(forbids: &[&Rule]) -> Lift {

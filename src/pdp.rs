@@ -4,10 +4,12 @@ pub mod approvals;
 pub mod authorize;
 mod burn;
 pub mod clear;
+pub mod context;
 mod gates;
 pub mod judge;
 mod limits;
 mod memory;
+pub mod output;
 pub mod plain;
 mod recover;
 pub mod reload;
@@ -29,12 +31,14 @@ use dashmap::DashSet;
 
 use crate::approvals::store::Store;
 use crate::approvals::store::replica::Replica;
+use crate::audit::key::DigestKey;
 use crate::audit::refusals::RefusalCounter;
 use crate::audit::{Audit, AuditDown};
 use crate::bundle::{Bundle, Reading};
 use crate::caep::Transmitters;
 use crate::caller::Callers;
 use crate::clock::{Clock, Monotonic};
+use crate::content::values::ValueKey;
 use crate::delegation::Delegations;
 use crate::entropy::Entropy;
 use crate::jose::keyring::Keyring;
@@ -83,8 +87,12 @@ pub struct Options {
 pub struct Keys {
     /// Approval tokens.
     pub approval: Keyring,
-    /// Binding tokens of denials, outcome tokens of allows.
+    /// Binding tokens of denials, outcome tokens of allows, releases.
     pub binding: Keyring,
+    /// By what values and sources are known again, on every replica.
+    pub values: DigestKey,
+    /// By what values are, too: derived from it.
+    pub values_key: ValueKey,
 }
 
 /// The bundle in force.

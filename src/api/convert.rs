@@ -94,7 +94,7 @@ pub fn outcome(message: v1::ReportOutcomeRequest) -> Result<Outcome, Refusal> {
     })
 }
 
-fn credential(delegation: Option<v1::Delegation>) -> Result<Credential, Refusal> {
+pub(super) fn credential(delegation: Option<v1::Delegation>) -> Result<Credential, Refusal> {
     let v1::Delegation { agent_certificate_sha256, credential } = delegation.unwrap_or_default();
     let agent_certificate = optional_digest(&agent_certificate_sha256, "delegation.agent_certificate_sha256")?;
     match credential {
@@ -135,7 +135,7 @@ fn resource(resource: Option<v1::Resource>) -> Result<Resource, Refusal> {
     })
 }
 
-fn case(case: Option<v1::Case>) -> Result<Case, Refusal> {
+pub(super) fn case(case: Option<v1::Case>) -> Result<Case, Refusal> {
     let case = case.ok_or_else(|| Refusal::invalid("case", "is missing"))?;
     Ok(Case {
         id: some_id(&case.id, "case.id")?,
@@ -145,7 +145,7 @@ fn case(case: Option<v1::Case>) -> Result<Case, Refusal> {
     })
 }
 
-fn untrusted(items: Vec<v1::UntrustedText>) -> Result<Vec<Untrusted>, Refusal> {
+pub(super) fn untrusted(items: Vec<v1::UntrustedText>) -> Result<Vec<Untrusted>, Refusal> {
     if items.len() > UNTRUSTED_MAX {
         return Err(Refusal::invalid("untrusted", "has more than 32 items"));
     }
@@ -165,10 +165,13 @@ fn tokens(approval: &str, release: &str, operation: &str) -> Result<Tokens, Refu
     if tokens.operation.is_empty() && (tokens.approval.is_some() || tokens.release.is_some()) {
         return Err(Refusal::invalid("operation_id", "is required with a token"));
     }
+    if tokens.approval.is_some() && tokens.release.is_some() {
+        return Err(Refusal::invalid("release_token", "is not taken beside an approval token: an approval is enough by itself"));
+    }
     Ok(tokens)
 }
 
-fn model(model: v1::Model) -> Result<Model, Refusal> {
+pub(super) fn model(model: v1::Model) -> Result<Model, Refusal> {
     Ok(Model {
         provider: id(&model.provider, "model.provider")?,
         name: some_id(&model.name, "model.name")?,
@@ -191,7 +194,7 @@ fn plain_call(plain: &v1::PlainRequest, correlation: Correlation) -> Result<Plai
     })
 }
 
-fn object(text: &[u8], field: &str) -> Result<Object, Refusal> {
+pub(super) fn object(text: &[u8], field: &str) -> Result<Object, Refusal> {
     json::read_object(text).map_err(|fault| Refusal::Invalid {
         field: field.to_owned(),
         below: fault.path,

@@ -10,7 +10,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::api::front::{self, origin};
 use crate::api::v1::decision_service_server::{DecisionService, DecisionServiceServer};
-use crate::api::{MESSAGE_MAX, Options, convert, respond, status, unbuilt, v1};
+use crate::api::{MESSAGE_MAX, Options, convert, respond, status, texts, v1};
 use crate::json::has_duplicates;
 use crate::model::refusal::Refusal;
 use crate::pdp::authorize::{Origin, Purpose, Request as Read};
@@ -93,11 +93,17 @@ impl DecisionService for Decisions {
     }
 
     async fn prepare_context(&self, request: Request<v1::PrepareContextRequest>) -> Result<Response<v1::PrepareContextResponse>, Status> {
-        Err(unbuilt::answer(&self.pdp, &request))
+        let origin = origin(&request, Purpose::PrepareContext);
+        let prepared = self.pdp.prepare_context(&origin, texts::to_prepare(request.into_inner())).await;
+        let prepared = prepared.map_err(|refused| status::status(refused.refusal()))?;
+        Ok(Response::new(texts::prepared(&prepared, self.pdp.audit_log())))
     }
 
     async fn evaluate_output(&self, request: Request<v1::EvaluateOutputRequest>) -> Result<Response<v1::EvaluateOutputResponse>, Status> {
-        Err(unbuilt::answer(&self.pdp, &request))
+        let origin = origin(&request, Purpose::EvaluateOutput);
+        let evaluated = self.pdp.evaluate_output(&origin, texts::to_evaluate(request.into_inner())).await;
+        let evaluated = evaluated.map_err(|refused| status::status(refused.refusal()))?;
+        Ok(Response::new(texts::evaluated(&evaluated, self.pdp.audit_log())))
     }
 
     async fn report_outcome(&self, request: Request<v1::ReportOutcomeRequest>) -> Result<Response<v1::ReportOutcomeResponse>, Status> {

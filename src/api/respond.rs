@@ -13,15 +13,6 @@ pub fn response(recorded: &Recorded<Answer>, log: &str) -> v1::AuthorizeResponse
     let answer = recorded.value();
     let denied = answer.outcome.denied;
     let decision = |allowed| if allowed { v1::Decision::Allow } else { v1::Decision::Deny };
-    let missing = answer.outcome.missing.as_ref();
-    let access_request = missing.map(|missing| v1::AccessRequest {
-        template: missing.template.clone(),
-        expires_at: Some(time(answer.evaluated_at.plus(REQUESTABLE))),
-        binding_token: answer.binding_token.clone(),
-        display: answer.display.clone(),
-        requires: missing.requires.clone(),
-        quorum: missing.quorum,
-    });
     v1::AuthorizeResponse {
         request_id: answer.request_id.clone(),
         decision: decision(answer.allows()).into(),
@@ -31,12 +22,9 @@ pub fn response(recorded: &Recorded<Answer>, log: &str) -> v1::AuthorizeResponse
         reason_user: denied.map(Reason::text).unwrap_or_default().to_owned(),
         obligations: obligations(&answer.outcome.obligations),
         advice: obligations(&answer.outcome.advice),
-        access_request,
+        access_request: access_request(answer),
         next_action: next_action(denied.map_or(NextAction::None, Reason::next_action)).into(),
-        // Rounded up: who comes a moment early is refused again.
-        retry_after: answer
-            .retry_after()
-            .map(|wait| prost_types::Duration { seconds: i64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(i64::MAX), nanos: 0 }),
+        retry_after: retry_after(answer),
         approval: answer.approval.as_ref().map(|used| v1::UsedApproval {
             id: used.id.clone(),
             approvers: used.approvers.iter().map(|subject| subject.sub.clone()).collect(),
@@ -65,6 +53,25 @@ pub fn response(recorded: &Recorded<Answer>, log: &str) -> v1::AuthorizeResponse
     }
 }
 
+/// What a human or a check must still say.
+pub(super) fn access_request(answer: &Answer) -> Option<v1::AccessRequest> {
+    let missing = answer.outcome.missing.as_ref()?;
+    Some(v1::AccessRequest {
+        template: missing.template.clone(),
+        expires_at: Some(time(answer.evaluated_at.plus(REQUESTABLE))),
+        binding_token: answer.binding_token.clone(),
+        display: answer.display.clone(),
+        requires: missing.requires.clone(),
+        quorum: missing.quorum,
+    })
+}
+
+/// How long to wait before a retry. Rounded up: who comes a moment early is refused again.
+pub(super) fn retry_after(answer: &Answer) -> Option<prost_types::Duration> {
+    let wait = answer.retry_after()?;
+    Some(prost_types::Duration { seconds: i64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(i64::MAX), nanos: 0 })
+}
+
 /// Where something is recorded; none in best-effort mode, where it is not written yet.
 pub fn reference<T>(recorded: &Recorded<T>, log: &str) -> Option<v1::AuditReference> {
     recorded.index().map(|index| v1::AuditReference { log: log.to_owned(), index })
@@ -81,7 +88,7 @@ pub fn time(time: Timestamp) -> WireTime {
     WireTime { seconds, nanos }
 }
 
-fn obligations(obligations: &[Obligation]) -> Vec<v1::Obligation> {
+pub(super) fn obligations(obligations: &[Obligation]) -> Vec<v1::Obligation> {
     let numbered = obligations.iter().enumerate();
     numbered
         .map(|(index, obligation)| v1::Obligation {
@@ -100,7 +107,7 @@ fn next_action(action: NextAction) -> v1::NextAction {
     }
 }
 
-fn reason(reason: Reason) -> v1::Reason {
+pub(super) fn reason(reason: Reason) -> v1::Reason {
     match reason {
         Reason::ApprovalExpired => v1::Reason::ApprovalExpired,
         Reason::ApprovalOutOfScope => v1::Reason::ApprovalOutOfScope,

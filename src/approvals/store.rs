@@ -166,10 +166,21 @@ pub enum Moved {
     Twice,
 }
 
-/// A use of an approval.
+/// What is used once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Burnable {
+    /// An approval.
+    Approval,
+    /// A released draft.
+    Release,
+}
+
+/// A use of an approval, or of a released draft.
 #[derive(Clone, Debug)]
 pub struct Burn {
-    /// Approval id.
+    /// What is used.
+    pub what: Burnable,
+    /// The approval's id, or the release's evaluation id.
     pub id: String,
     /// The operation that uses it.
     pub key: ReceiptKey,
@@ -198,7 +209,7 @@ pub struct ReceiptKey {
     pub tenant: String,
     /// Tool service.
     pub caller: String,
-    /// Approval id.
+    /// What is used: an approval's id, or a release's evaluation id.
     pub approval: String,
     /// Operation id.
     pub operation: String,
@@ -211,7 +222,7 @@ pub enum Burned {
     Full,
     /// A kill switch or a revoked session stops it.
     Halted,
-    /// The approval is not there to be used: used, revoked, expired, or of another generation.
+    /// It is not there to be used: used, revoked, expired, or of another generation.
     Lost,
     /// It was used, by this operation, now; the outbox row to be recorded.
     Now(i64),

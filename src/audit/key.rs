@@ -26,28 +26,51 @@ impl DigestKey {
         Self(bytes)
     }
 
+    /// Reads the key file.
+    ///
+    /// # Errors
+    /// When the file can't be read, or is not a key.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        let bytes = fs::read(path)?.try_into();
+        Ok(Self(bytes.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "is not a key of 32 bytes"))?))
+    }
+
     /// Reads the key file, or writes a new one, readable by its owner alone.
     ///
     /// # Errors
     /// When the file can't be read or written, or is not a key.
     pub fn read_or_create(path: &Path, fresh: [u8; 32]) -> io::Result<Self> {
-        match fs::read(path) {
-            Ok(bytes) => {
-                let bytes = bytes.try_into().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "is not a key of 32 bytes"))?;
-                Ok(Self(bytes))
-            }
+        match Self::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Renamed into its place when it is whole: a crash leaves no key that is too short.
-                let new = path.with_extension("new");
+                // Linked into its place when it is whole: a crash leaves no key that is too short, and whoever comes second, no second
+                // key.
+                let new = path.with_extension(format!("new-{}", std::process::id()));
                 let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
                 file.write_all(&fresh)?;
                 file.sync_all()?;
-                fs::rename(&new, path)?;
+                let linked = fs::hard_link(&new, path);
+                fs::remove_file(&new)?;
+                match linked {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                    Ok(()) | Err(_) => {}
+                }
                 fs::File::open(path.parent().unwrap_or(path))?.sync_all()?;
-                Ok(Self(fresh))
+                Self::read(path)
             }
-            Err(error) => Err(error),
+            read => read,
         }
+    }
+
+    /// 128 bits that follow from the key, for a purpose of this name.
+    pub fn derived(&self, purpose: &str) -> [u8; 16] {
+        let mut derived = [0; 16];
+        if let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) {
+            mac.update(purpose.as_bytes());
+            for (byte, made) in derived.iter_mut().zip(mac.finalize().into_bytes()) {
+                *byte = made;
+            }
+        }
+        derived
     }
 
     /// `hmac-sha256:` and hex over the value's canonical form.

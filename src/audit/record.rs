@@ -4,6 +4,7 @@ mod signals;
 
 use serde::Serialize;
 
+use crate::audit::content::{ContextRecord, OutputRecord};
 use crate::audit::events::Actor;
 use crate::audit::operations::{PolicyRecord, RecoveredRecord, RefusalsRecord, ResumedRecord, ServerRecord};
 use crate::audit::record::signals::SignalsRecord;
@@ -108,6 +109,12 @@ pub struct DecisionRecord {
     links: Vec<LinkRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     signals: Option<SignalsRecord>,
+    /// What a context was made of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context: Option<Box<ContextRecord>>,
+    /// What was found in a draft.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<Box<OutputRecord>>,
     obligations: Capped<String>,
     requires: Capped<String>,
     policy: PolicyReference,
@@ -224,6 +231,18 @@ impl DecisionRecord {
     /// The action that was decided.
     pub fn action(&self) -> &str {
         &self.action
+    }
+
+    /// The same, of a context.
+    #[must_use]
+    pub fn with_context(self, context: ContextRecord) -> Self {
+        Self { context: Some(Box::new(context)), ..self }
+    }
+
+    /// The same, of a draft.
+    #[must_use]
+    pub fn with_output(self, output: OutputRecord) -> Self {
+        Self { output: Some(Box::new(output)), ..self }
     }
 
     /// The record of an answer to a call.

@@ -37,6 +37,22 @@ pub struct Line {
     pub approval: ApprovalLine,
     /// What was cleared.
     pub cleared: ClearedLine,
+    /// The evaluation.
+    pub evaluation_id: String,
+    /// What a decision was for.
+    pub purpose: String,
+    /// What was found in a draft.
+    pub output: OutputLine,
+    /// Redacted values, by what they are known again by.
+    pub values: Vec<String>,
+}
+
+/// A draft.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct OutputLine {
+    /// Whether it repeated a redacted value.
+    pub repeats: bool,
 }
 
 /// Who called.

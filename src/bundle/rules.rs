@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
+use crate::bundle::constraints::{self, Constraint};
 use crate::bundle::manifest::yaml_fault;
-use crate::content::Phrases;
+use crate::content::injection::Injection;
+use crate::content::rules::{File, Judges};
+use crate::content::{Detectors, Settings, drafts};
 use crate::model::fault::Fault;
+use crate::model::finding::Private;
+use crate::model::roles::Roles;
 use crate::policy::Policies;
 use crate::policy::shape::Shape;
 use crate::policy::source::Source;
@@ -18,8 +23,10 @@ pub struct Rules {
     pub risk: Option<RiskRules>,
     /// The windows.
     pub rates: Rates,
-    /// What untrusted text tries.
-    pub phrases: Phrases,
+    /// What is found in texts.
+    pub detectors: Detectors,
+    /// What the model is told.
+    pub constraints: Vec<Constraint>,
 }
 
 impl Rules {
@@ -42,13 +49,16 @@ pub(super) struct Files {
     pub(super) risk: Option<Source>,
     pub(super) rates: Option<Source>,
     pub(super) detectors: Vec<Source>,
+    pub(super) model: Option<Source>,
+    pub(super) settings: Option<Source>,
+    pub(super) constraints: Option<Source>,
 }
 
 /// Reads the rules and holds them against the schema.
 ///
 /// # Errors
 /// Every fault.
-pub(super) fn read(policies: &Policies, files: &Files) -> Result<Rules, Vec<Fault>> {
+pub(super) fn read(policies: &Policies, roles: &Roles, files: &Files) -> Result<Rules, Vec<Fault>> {
     let mut faults = vec![];
     let choices = |path: &[&str]| {
         let members = policies.shapes.actions.values().find_map(|action| policies.shapes.follow(&action.context, path));
@@ -77,22 +87,78 @@ pub(super) fn read(policies: &Policies, files: &Files) -> Result<Rules, Vec<Faul
         faults.extend(placed(source, unread(policies, &rates)));
     }
     let rates = read.unwrap_or_default();
-    let mut phrases = Phrases::default();
+    let detectors = detectors(policies, files, &mut faults);
+    let constraints = constraints::read(policies, roles, files.constraints.as_ref()).unwrap_or_else(|found| {
+        faults.extend(found);
+        vec![]
+    });
+    if faults.is_empty() { Ok(Rules { risk, rates, detectors, constraints }) } else { Err(faults) }
+}
+
+/// Reads what is found in texts: every kind that the schema declares is found by something.
+fn detectors(policies: &Policies, files: &Files, faults: &mut Vec<Fault>) -> Detectors {
+    let choices = |member: &str| {
+        let members = policies.shapes.actions.values().find_map(|action| policies.shapes.follow(&action.context, &[member]));
+        members.map(|member| member.shape.choices().to_vec()).unwrap_or_default()
+    };
+    let (incoming, drafted, claims) = (choices("findings"), choices("draft"), choices("claims"));
+    let mut detectors = Detectors::default();
     for source in &files.detectors {
-        match phrases.read(&source.text, &kinds) {
-            Ok(found) => faults.extend(placed(source, found)),
-            Err(error) => faults.push(yaml_fault(source, &error)),
+        let file: File = match serde_saphyr::from_str(&source.text) {
+            Ok(file) => file,
+            Err(error) => {
+                faults.push(yaml_fault(source, &error));
+                continue;
+            }
+        };
+        let found = match file.judges {
+            Judges::Draft => {
+                detectors.languages.insert(file.language.split('-').next().unwrap_or_default().to_ascii_lowercase());
+                detectors.draft.read(file, |kind, code| match kind {
+                    drafts::CLAIM => (!claims.iter().any(|claim| claim == code)).then(|| format!("`{code}` is no claim of the schema")),
+                    kind => no_kind(&drafted, kind)
+                        .or_else(|| drafts::OWN_KINDS.contains(&kind).then(|| format!("`{kind}` is found by the server itself"))),
+                })
+            }
+            Judges::Incoming => detectors.incoming.read(file, |kind, _| no_kind(&incoming, kind)),
+            Judges::Private => detectors.private.read(file, |kind, _| {
+                Private::named(kind).is_none().then(|| {
+                    let names: Vec<&str> = Private::ALL.iter().map(|kind| kind.name()).collect();
+                    format!("`{kind}` is no kind of private value: {}", names.join(", "))
+                })
+            }),
+        };
+        faults.extend(placed(source, found));
+    }
+    if let Some(source) = &files.model {
+        match Injection::read(&source.text) {
+            Ok(model) => detectors.injection = Some(model),
+            Err(problem) => faults.push(Fault::whole(&source.file, &source.text, problem)),
         }
     }
-    if faults.is_empty() {
-        let blind = kinds.iter().filter(|kind| !phrases.finds(kind));
-        faults.extend(blind.map(|kind| {
-            let message =
-                format!("no rule of detectors/*.yaml finds `{kind}`, a kind of finding of the schema: its absence would mean nothing");
-            Fault::whole("detectors", "", message)
-        }));
+    if let Some(settings) = parse::<Settings>(files.settings.as_ref(), faults) {
+        detectors.set(settings);
     }
-    if faults.is_empty() { Ok(Rules { risk, rates, phrases }) } else { Err(faults) }
+    if faults.is_empty() {
+        let blind = |kind: &String, what: &str| {
+            let message = format!("no rule of detectors/*.yaml finds `{kind}`, {what} of the schema: its absence would mean nothing");
+            Fault::whole("detectors", "", message)
+        };
+        faults.extend(incoming.iter().filter(|kind| !detectors.incoming.finds(kind)).map(|kind| blind(kind, "a kind of finding")));
+        let own = |kind: &str| drafts::OWN_KINDS.contains(&kind);
+        faults.extend(
+            drafted.iter().filter(|kind| !own(kind) && !detectors.draft.finds(kind)).map(|kind| blind(kind, "a kind of finding in drafts")),
+        );
+        let claimed: Vec<&str> = detectors.draft.codes(drafts::CLAIM).collect();
+        faults.extend(claims.iter().filter(|claim| !claimed.contains(&claim.as_str())).map(|claim| blind(claim, "a claim")));
+        let missing = drafts::OWN_KINDS.iter().filter(|own| !drafted.is_empty() && !drafted.iter().any(|kind| kind == *own));
+        faults.extend(missing.map(|kind| Fault::whole("schema.cedarschema", "", format!("the type of findings in drafts lacks `{kind}`"))));
+    }
+    detectors
+}
+
+fn no_kind(kinds: &[String], kind: &str) -> Option<String> {
+    (!kinds.iter().any(|known| known == kind)).then(|| format!("`{kind}` is no kind of finding of the schema"))
 }
 
 fn parse<T: serde::de::DeserializeOwned>(source: Option<&Source>, faults: &mut Vec<Fault>) -> Option<T> {

@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::config::identity::DEVELOPMENT_ISSUER;
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::jose::keyring::{self, Keyring, KeyringError, Listed, Purpose};
+use crate::pdp::Keys;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -76,7 +77,8 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
             for purpose in Purpose::DEPLOYED {
                 keyring::generate(&folder_of(folder), purpose, now).map_err(failed)?;
             }
-            digest_key(&config)?;
+            digest_key(&config.data.join("keys"), "audit-digest.key")?;
+            digest_key(&folder_of(folder), Keys::VALUES)?;
             list(environment, &config, &folder_of(folder))?;
         }
         Command::List(folder) => list(environment, &config, &folder_of(folder))?,
@@ -108,14 +110,13 @@ fn listed(folder: &Path) -> Result<Vec<Listed>, Failure> {
     Ok(all.map_err(failed)?.concat())
 }
 
-/// The key of digests in the audit log: each data folder's own.
-fn digest_key(config: &Config) -> Result<DigestKey, Failure> {
-    let folder = config.data.join("keys");
+/// A key of digests: of the audit log, each data folder's own; of values, each deployment's.
+fn digest_key(folder: &Path, name: &str) -> Result<DigestKey, Failure> {
     let unusable = |error: &dyn std::fmt::Display| Failure::new(Exit::Failure, format!("`{}` can't be used: {error}", folder.display()));
     let mut fresh = [0; 32];
     SystemEntropy.fill(&mut fresh).map_err(|error| unusable(&error))?;
-    std::fs::create_dir_all(&folder).map_err(|error| unusable(&error))?;
-    DigestKey::read_or_create(&folder.join("audit-digest.key"), fresh).map_err(|error| unusable(&error))
+    std::fs::create_dir_all(folder).map_err(|error| unusable(&error))?;
+    DigestKey::read_or_create(&folder.join(name), fresh).map_err(|error| unusable(&error))
 }
 
 fn list(environment: &Environment, config: &Config, folder: &Path) -> Result<(), Failure> {
@@ -128,9 +129,10 @@ fn list(environment: &Environment, config: &Config, folder: &Path) -> Result<(),
         format!("{:<12}{:<10}{}  {}", key.purpose.name(), status, key.kid, key.since)
     };
     let mut lines: Vec<String> = keys.iter().map(line).collect();
-    let digest = config.data.join("keys/audit-digest.key");
-    if digest.exists() {
-        lines.push(format!("{:<12}{:<10}{}", "audit", "current", digest.display()));
+    for (purpose, path) in [("audit", config.data.join("keys/audit-digest.key")), ("values", folder.join(Keys::VALUES))] {
+        if path.exists() {
+            lines.push(format!("{:<12}{:<10}{}", purpose, "current", path.display()));
+        }
     }
     environment.print(&keys, &lines.join("\n"));
     Ok(())

@@ -44,6 +44,17 @@ impl Refusal {
         Self::Invalid { field: field.into(), below: String::new(), problem, unknown: None }
     }
 
+    /// The same of a field that stands elsewhere in the request.
+    pub fn below(self, own: &str, place: &str) -> Self {
+        match self {
+            Self::Invalid { field, below, problem, unknown } => {
+                let field = field.strip_prefix(own).map_or(field.clone(), |rest| format!("{place}{rest}"));
+                Self::Invalid { field, below, problem, unknown }
+            }
+            other => other,
+        }
+    }
+
     /// The words with the name of an unknown member, for whoever wrote the request.
     pub fn in_full(&self) -> String {
         match self {

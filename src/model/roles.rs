@@ -54,9 +54,32 @@ pub struct Roles {
     /// The action that reads a case: only a chain that may do it writes what is remembered of the case. Empty: none does.
     #[serde(default)]
     pub case_read: String,
+    /// What governs texts; without it, the server prepares no contexts and checks no drafts.
+    #[serde(default)]
+    pub content: Option<ContentRoles>,
     /// The checks that actions make when their outcome is reported as a success, by action.
     #[serde(default)]
     pub checks: BTreeMap<String, CheckMade>,
+}
+
+/// The parts that types and actions play where texts are governed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContentRoles {
+    /// Type of a record's fields, which the bundle supplies; an id is the field's path.
+    pub field: String,
+    /// The action that shows a field as it is.
+    pub field_read: String,
+    /// The action that shows a field masked.
+    pub field_read_masked: String,
+    /// The action that shows an article.
+    pub article_read: String,
+    /// The action that lets a draft go; takes `channel` and `recipient`.
+    pub release: String,
+    /// The action that sends what was let go, or approved; takes `channel`, `recipient` and `draft_digest`.
+    pub send: String,
+    /// The approval template by which a human lets a draft go.
+    pub template: String,
 }
 
 /// A check that an action's success makes.

@@ -1,6 +1,6 @@
 //! What the PDP vouches for in `context`; callers reach `args` and `facts` alone.
 
-use crate::json::{Object, Value};
+use crate::json::{self, Object, Value};
 
 /// The members of `context` that callers fill.
 pub const CLAIMED: [&str; 2] = ["args", "facts"];
@@ -9,7 +9,8 @@ pub const CLAIMED: [&str; 2] = ["args", "facts"];
 pub const DERIVED: [&str; 4] = ["case", "chain", "now", "step"];
 
 /// The members of `context` that the PDP fills from its own state.
-pub const REMEMBERED: [&str; 7] = ["approval", "checks", "findings", "rates", "release", "risk", "screening"];
+pub const REMEMBERED: [&str; 12] =
+    ["approval", "checks", "claims", "confidence", "draft", "findings", "grounding", "prepared", "rates", "release", "risk", "screening"];
 
 /// What the PDP remembers of the case, agent and supervisor, by member of `context`. A member that the action's context does
 /// not declare is not given to Cedar.
@@ -20,8 +21,18 @@ impl Vouched {
     /// What is known of a case of which nothing is remembered: no checks, no findings, no full window, this risk.
     pub fn nothing(risk: Value) -> Self {
         let mut members = Object::new();
-        for (name, empty) in [("checks", Value::Object(Object::new())), ("findings", Value::Array(vec![])), ("rates", Value::Array(vec![]))]
-        {
+        let none = || Value::Array(vec![]);
+        let grounding = json::object([("sources", Value::Integer(0)), ("ungrounded", Value::Integer(0))]);
+        for (name, empty) in [
+            ("checks", Value::Object(Object::new())),
+            ("claims", none()),
+            ("confidence", Value::Integer(0)),
+            ("draft", none()),
+            ("findings", none()),
+            ("grounding", grounding),
+            ("prepared", Value::Bool(false)),
+            ("rates", none()),
+        ] {
             members.insert(name.to_owned(), empty);
         }
         members.insert("risk".to_owned(), risk);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::approvals::store::Reservation;
+use crate::approvals::store::{Burnable, Reservation};
 use crate::audit::Recorded;
 use crate::audit::events::Actor;
 use crate::audit::record::{DecisionRecord, Record, Surroundings};
@@ -12,15 +12,14 @@ use crate::entities::direct::On;
 use crate::entropy::{evaluation_id, nonce};
 use crate::model::answer::{Answer, Gate, Mode};
 use crate::model::call::{Call, PlainCall};
-use crate::model::chain::Caller;
+use crate::model::chain::{Caller, Chain};
 use crate::model::refusal::Refusal;
 use crate::model::right::Right;
-use crate::model::signals::Signals;
 use crate::model::text::visible;
 use crate::pdp::burn::{Presented, Use, used};
-use crate::pdp::judge::{self, Judged};
-use crate::pdp::weigh::Weighed;
-use crate::pdp::{Moment, Pdp, Refused, gates, to_its_end};
+use crate::pdp::judge::Judged;
+use crate::pdp::weigh::{About, Weighed};
+use crate::pdp::{Moment, Pdp, Refused, to_its_end};
 use crate::telemetry::spans::{CallFacts, DecisionSpan, Trace};
 
 /// A request as it was read.
@@ -37,15 +36,21 @@ pub enum Request {
 pub enum Purpose {
     /// To be acted on.
     Authorize,
+    /// To say whether a draft may be sent.
+    EvaluateOutput,
     /// To be understood; its answer never permits.
     Explain,
+    /// To say what a model may see.
+    PrepareContext,
 }
 
 impl Purpose {
     fn name(self) -> &'static str {
         match self {
             Self::Authorize => "authorize",
+            Self::EvaluateOutput => "evaluate_output",
             Self::Explain => "explain",
+            Self::PrepareContext => "prepare_context",
         }
     }
 }
@@ -164,17 +169,10 @@ impl Pdp {
         if hypothetical && !self.may(moment, Right::DecisionExplain, &caller.tool_service, On::Tenant(&call.case.tenant)) {
             return Err(Refusal::Forbidden("the caller may not ask hypothetically for this tenant: no policy grants `decision.explain`"));
         }
-        let Weighed { mut judged, presented, mut signals } = match gates::pass(&bundle.policies, roles, &chain, call) {
-            Ok(named) => self.weigh(moment, roles, (caller, &chain, call), named, hypothetical).await?,
-            Err(stop) => Weighed { judged: judge::stopped(stop)?, presented: Presented::None, signals: Signals::default() },
-        };
-        self.remember(moment, &chain, call, &judged, &mut signals).await;
+        let about = About { hypothetical, ..About::default() };
+        let Weighed { mut judged, presented, signals } = self.weighed(moment, roles, (caller, &chain, call), about).await?;
         let mut facts = CallFacts { principal_type: roles.agent.clone(), ..facts };
-        if matches!(judged.gate, None | Some(Gate::Halt | Gate::State | Gate::Step | Gate::Token)) {
-            facts.agent.clone_from(&chain.agent);
-            facts.step.clone_from(&chain.step);
-            facts.tenant.clone_from(&call.case.tenant);
-        }
+        known(&mut facts, &chain, call, &judged);
         if chain.asserted && !self.options.development {
             // A chain that nobody signed asks no human.
             judged.outcome.missing = None;
@@ -198,9 +196,14 @@ impl Pdp {
             }
             Presented::Usable(approval) if answer.allows() => {
                 let environment = &self.options.environment;
-                Some(Use::now((caller, &chain, call), &approval, environment, std::mem::take(&mut reservations)))
+                let used = (Burnable::Approval, approval.id.as_str());
+                Some(Use::now((caller, &chain, call), used, environment, std::mem::take(&mut reservations)))
             }
-            Presented::Denied(_) | Presented::None | Presented::Repeated(_) | Presented::Usable(_) => None,
+            Presented::Released(claims) if answer.allows() => {
+                let used = (Burnable::Release, claims.jti.as_str());
+                Some(Use::now((caller, &chain, call), used, &self.options.environment, std::mem::take(&mut reservations)))
+            }
+            Presented::Denied(_) | Presented::None | Presented::Released(_) | Presented::Repeated(_) | Presented::Usable(_) => None,
         };
         let record = DecisionRecord::of(&answer, caller, &chain, call, self.surroundings(origin)?);
         Ok(Evaluated { answer, record, facts, burn, reservations })
@@ -222,7 +225,7 @@ impl Pdp {
         Ok(Evaluated { answer, record, facts, burn: None, reservations: vec![] })
     }
 
-    fn answer(&self, moment: &Moment, judged: Judged, mode: Mode, of: (&str, String, String)) -> Result<Answer, Refusal> {
+    pub(super) fn answer(&self, moment: &Moment, judged: Judged, mode: Mode, of: (&str, String, String)) -> Result<Answer, Refusal> {
         let (request_id, display, call_digest) = of;
         let id = evaluation_id(self.entropy.as_ref(), moment.now).map_err(no_entropy)?;
         Ok(Answer {
@@ -251,7 +254,7 @@ impl Pdp {
     }
 
     /// Records a refusal of a known caller's request, one line each.
-    async fn refuse<T>(
+    pub(super) async fn refuse<T>(
         &self,
         moment: &Moment,
         origin: &Origin,
@@ -295,6 +298,15 @@ impl Drop for Flight<'_> {
 
 pub(super) fn no_entropy(_: crate::entropy::NoEntropy) -> Refusal {
     Refusal::Unavailable("the operating system's random source failed")
+}
+
+/// What a span may say of a call once it is known that its names are of the bundle.
+pub(super) fn known(facts: &mut CallFacts, chain: &Chain, call: &Call, judged: &Judged) {
+    if matches!(judged.gate, None | Some(Gate::Halt | Gate::State | Gate::Step | Gate::Token)) {
+        facts.agent.clone_from(&chain.agent);
+        facts.step.clone_from(&chain.step);
+        facts.tenant.clone_from(&call.case.tenant);
+    }
 }
 
 fn request_id(request: &Request) -> &str {

@@ -1,4 +1,4 @@
-//! What a human said, and its use: verify before Cedar, burn after it, record, and only then answer. One operation uses an approval;
+//! What a human said, or the output check, and its use: verify before Cedar, burn after it, record, and only then answer. One operation uses an approval;
 //! the same operation gets the same answer again.
 
 use std::time::Duration;
@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::approvals::binding::{self, APPROVAL_TOKEN};
-use crate::approvals::store::{Burn, Burned, Receipt, ReceiptKey, Reservation};
+use crate::approvals::release::{RELEASE, Release, ReleaseClaims, open_release};
+use crate::approvals::store::{Burn, Burnable, Burned, Receipt, ReceiptKey, Reservation};
 use crate::audit::Recorded;
 use crate::audit::events::{self, Actor};
 use crate::audit::record::{DecisionRecord, Record};
@@ -33,6 +34,8 @@ pub(super) enum Presented {
     Denied(Reason),
     /// None came, or its approval is over: policies say what is missing.
     None,
+    /// A draft was released, and can be sent.
+    Released(Box<ReleaseClaims>),
     /// The same operation used it before.
     Repeated(Receipt),
     /// It can be used.
@@ -49,11 +52,18 @@ pub(super) enum Use {
 
 impl Use {
     /// An operation's first use.
-    pub(super) fn now((caller, chain, call): Asking<'_>, approval: &Approval, environment: &str, reservations: Vec<Reservation>) -> Self {
+    pub(super) fn now(
+        (caller, chain, call): Asking<'_>,
+        used: (Burnable, &str),
+        environment: &str,
+        reservations: Vec<Reservation>,
+    ) -> Self {
+        let (what, id) = used;
         let halted = [&call.case.tenant, &chain.agent, &chain.supervisor, &call.case.id, call.customer()].map(|id: &str| id.to_owned());
         let burn = Burn {
-            id: approval.id.clone(),
-            key: receipt_key(caller, call, &approval.id),
+            what,
+            id: id.to_owned(),
+            key: receipt_key(caller, call, id),
             call_digest: call_digest(environment, chain, call),
             answer: String::new(),
             record: serde_json::Value::Null,
@@ -78,7 +88,8 @@ struct Kept {
     display: String,
     call_digest: String,
     policy: PolicyVersion,
-    approval: UsedApproval,
+    /// Absent when a release was used.
+    approval: Option<UsedApproval>,
     outcome_token: String,
 }
 
@@ -148,6 +159,62 @@ impl Pdp {
         self.in_scope(moment, chain, call, approval)
     }
 
+    /// Verifies the release token that came with a call. Nothing is used yet.
+    pub(super) async fn present_release(&self, moment: &Moment, (caller, chain, call): Asking<'_>, token: &str) -> Presented {
+        let environment = &self.options.environment;
+        let keys = self.keys.load();
+        let opened = match open_release(&keys.binding, environment, &caller.tool_service, token) {
+            Ok(opened) => opened,
+            Err(TokenFault::Audience) => return Presented::Denied(Reason::ApprovalOutOfScope),
+            Err(_) => return Presented::Denied(Reason::ApprovalUnverifiable),
+        };
+        let claims = opened.claims().clone();
+        let Ok(receipt) = self.store.receipt(&receipt_key(caller, call, &claims.jti)).await else {
+            return Presented::Denied(Reason::StateUnavailable);
+        };
+        if let Some(receipt) = receipt {
+            return match receipt.call_digest == call_digest(environment, chain, call) {
+                true => Presented::Repeated(receipt),
+                false => Presented::Denied(Reason::ApprovalOutOfScope),
+            };
+        }
+        let released = &claims.release;
+        if released.generation != self.store.seen().generation {
+            return Presented::Denied(Reason::ApprovalUnverifiable);
+        }
+        let now = self.released(moment, chain, call);
+        match now {
+            Some(now) if now == Release { case_version: now.case_version.clone(), ..released.clone() } => {
+                if now.case_version != released.case_version {
+                    return Presented::Denied(Reason::CaseChanged);
+                }
+            }
+            Some(_) | None => return Presented::Denied(Reason::ApprovalOutOfScope),
+        }
+        match opened.at(moment.now, LEEWAY_OWN, RELEASE) {
+            Ok(claims) => Presented::Released(Box::new(claims)),
+            Err(TokenFault::Expired) => Presented::Denied(Reason::ApprovalExpired),
+            Err(_) => Presented::Denied(Reason::ApprovalUnverifiable),
+        }
+    }
+
+    /// The release that would let this call send its draft; `None` if it is no call that sends one.
+    pub(super) fn released(&self, moment: &Moment, chain: &Chain, call: &Call) -> Option<Release> {
+        moment.snapshot.bundle.roles.as_ref()?.content.as_ref().filter(|content| content.send == call.action)?;
+        let argument = |name: &str| call.arguments.get(name).and_then(Value::as_str).map(str::to_owned);
+        Some(Release {
+            generation: self.store.seen().generation,
+            tenant: call.case.tenant.clone(),
+            case: call.case.id.clone(),
+            case_version: call.case.version.clone(),
+            agent: Subject { iss: chain.token.agent_issuer.clone(), sub: chain.agent.clone() },
+            supervisor: Subject { iss: chain.token.supervisor_issuer.clone(), sub: chain.supervisor.clone() },
+            draft_digest: argument("draft_digest")?,
+            channel: argument("channel")?,
+            recipient: argument("recipient")?,
+        })
+    }
+
     /// Whether the approval is of this call, and its approvers may still approve it.
     fn in_scope(&self, moment: &Moment, chain: &Chain, call: &Call, approval: Approval) -> Presented {
         let bound = &approval.binding.call;
@@ -209,11 +276,11 @@ impl Pdp {
         burn.evaluation_id.clone_from(&evaluation_id);
         burn.answer = serde_json::to_string(&keep(&answer)).map_err(|_| Refused(Refusal::Unavailable("the answer could not be kept")))?;
         burn.record = serde_json::to_value(Record::Decision(Box::new(record))).unwrap_or_default();
-        let (id, call_digest, record) = (burn.id.clone(), burn.call_digest.clone(), burn.record.clone());
+        let (what, id, call_digest, record) = (burn.what, burn.id.clone(), burn.call_digest.clone(), burn.record.clone());
         match self.store.burn(*burn).await {
             Ok(Burned::Now(revision)) => {
                 let receipt = self.record_left(moment.now, revision, record).await?;
-                self.telemetry.metrics.approval("consumed");
+                self.telemetry.metrics.approval(if what == Burnable::Approval { "consumed" } else { "sent" });
                 Ok(receipt.seal(answer))
             }
             Ok(Burned::Repeated(receipt)) if receipt.call_digest == call_digest => {
@@ -222,7 +289,7 @@ impl Pdp {
             // Another call of the same operation came first, while this one was weighed.
             Ok(Burned::Repeated(_)) => self.denied_late(moment, answer, record, Reason::ApprovalOutOfScope, Gate::Token).await,
             Ok(Burned::Lost) => {
-                let reason = self.lost(moment, &id).await;
+                let reason = if what == Burnable::Approval { self.lost(moment, &id).await } else { Reason::ApprovalUsed };
                 tracing::error!(name: "approval.lost", evaluation_id, action, reason = reason.name(), "the approval was gone when it was to be used");
                 self.denied_late(moment, answer, record, reason, Gate::Token).await
             }
@@ -289,7 +356,7 @@ impl Pdp {
             display: kept.display,
             call_digest: kept.call_digest,
             policy: kept.policy,
-            approval: Some(Box::new(kept.approval)),
+            approval: kept.approval.map(Box::new),
             binding_token: String::new(),
             outcome_token: kept.outcome_token,
             repeats: Some(Box::new(recorded)),
@@ -374,7 +441,7 @@ fn keep(answer: &Answer) -> Kept {
         display: answer.display.clone(),
         call_digest: answer.call_digest.clone(),
         policy: answer.policy.clone(),
-        approval: answer.approval.as_deref().cloned().unwrap_or_default(),
+        approval: answer.approval.as_deref().cloned(),
         outcome_token: answer.outcome_token.clone(),
     }
 }

@@ -103,6 +103,32 @@ pub(super) fn judge_named(
     Ok(Judged { outcome, gate: None, verdict })
 }
 
+/// Whether a call is permitted; what is missing where it is not, nobody asks.
+///
+/// # Errors
+/// When the call can't be read.
+pub(super) fn permits(
+    bundle: &Bundle,
+    roles: &Roles,
+    chain: &Chain,
+    call: &Call,
+    vouched: &Vouched,
+    now: Timestamp,
+) -> Result<bool, Refusal> {
+    let asked = gates::pass(&bundle.policies, roles, chain, call).and_then(|named| {
+        let covers_step = named.action.groups.contains(&format!("in_{}", chain.step));
+        Ok((covers_step, Asked::prepare(&bundle.policies, roles, named, chain, call, now)?))
+    });
+    match asked {
+        Ok((covers_step, asked)) => {
+            let verdict = decide(&bundle.policies.engine, &asked.requests(&chain.step, vouched)?, &asked.entities);
+            Ok(covers_step && verdict.permits() && !verdict.has_errors())
+        }
+        Err(Stop::Denied(_)) => Ok(false),
+        Err(Stop::Refused(refusal)) => Err(refusal),
+    }
+}
+
 /// What a gate's denial means.
 pub(super) fn stopped(stop: Stop) -> Result<Judged, Refusal> {
     match stop {

@@ -2,6 +2,7 @@
 //! after. What can't be known counts as the worst.
 
 pub(super) mod places;
+pub(super) mod redacted;
 pub(super) mod unsent;
 
 use std::sync::atomic::Ordering;
@@ -30,16 +31,19 @@ use crate::windows::{Tenant, Visit, Visited, Windows, WindowsDown};
 
 impl Pdp {
     /// What is known of a call that passed the gates. Counts it in the windows that cover it.
-    pub(super) async fn recall(&self, moment: &Moment, chain: &Chain, call: &Call, action: &Action) -> Signals {
+    /// `also` are further actions that are judged by it.
+    pub(super) async fn recall(&self, moment: &Moment, chain: &Chain, call: &Call, action: &Action, also: &[&str]) -> Signals {
         let bundle = &moment.snapshot.bundle;
-        let screened = bundle.rules.phrases.screen(&call.untrusted);
+        let screened = bundle.rules.detectors.screen(&call.untrusted);
         let customer = self.remembered_as(call.customer());
         let places = Places::of(&self.options.environment, Whose::of(&call.case.tenant, chain, call, &customer));
         let takes = limits::takes(&bundle.rules.rates, action, places.tenant, |per| match per {
             Per::Customer => customer.clone(),
             per => per.of(chain, call).to_owned(),
         });
-        let reads = ["findings", "risk", "screening"].into_iter().any(|member| bundle.policies.reads(&call.action, member));
+        let reads = ["findings", "risk", "screening"].into_iter().any(|member| {
+            std::iter::once(call.action.as_str()).chain(also.iter().copied()).any(|action| bundle.policies.reads(action, member))
+        });
         let visit = places.before(bundle.rules.risk.as_ref(), reads, takes.iter().map(|(_, take)| *take).collect());
         let sums = self.full_sums(moment, chain, call).await;
         let (Ok(visited), Ok(sums)) = (self.visit(places.tenant, moment, &visit).await, sums) else {
@@ -77,7 +81,7 @@ impl Pdp {
     }
 
     /// Asks the windows; what was lost counts as the worst for a while.
-    async fn visit(&self, tenant: Tenant, moment: &Moment, visit: &Visit) -> Result<Visited, WindowsDown> {
+    pub(super) async fn visit(&self, tenant: Tenant, moment: &Moment, visit: &Visit) -> Result<Visited, WindowsDown> {
         if visit.is_empty() {
             return Ok(Visited::default());
         }
@@ -183,7 +187,7 @@ impl Pdp {
     /// is not there.
     async fn glance(&self, moment: &Moment, places: &Places, call: &Call, signals: &mut Signals) {
         let bundle = &moment.snapshot.bundle;
-        signals.screened = bundle.rules.phrases.screen(&call.untrusted);
+        signals.screened = bundle.rules.detectors.screen(&call.untrusted);
         signals.customer = self.audit.digest(&Value::from(call.customer()));
         let read = Visit { reads: vec![places.case], ..Visit::default() };
         // What can't be known is no excuse.
@@ -254,7 +258,7 @@ fn weigh(signals: &mut Signals, risk: &RiskRules, (visited, version): (&Visited,
 
 /// What is known of a call of which nothing is remembered.
 pub(super) fn alone(bundle: &Bundle, call: &Call) -> Signals {
-    let mut signals = Signals { screened: bundle.rules.phrases.screen(&call.untrusted), ..Signals::default() };
+    let mut signals = Signals { screened: bundle.rules.detectors.screen(&call.untrusted), ..Signals::default() };
     let groups = bundle.policies.shapes.actions.get(&call.action).map(|action| action.groups.clone()).unwrap_or_default();
     if let Some(risk) = &bundle.rules.risk {
         weigh(

@@ -14,7 +14,9 @@ use crate::approvals::store::{Generation, Settling};
 use crate::audit::replay::Line;
 use crate::model::answer::Reason;
 use crate::model::time::Timestamp;
+use crate::pdp::context::remembers;
 use crate::pdp::memory::places::{Happened, Places, Whose};
+use crate::pdp::memory::redacted::{PREPARED, context_key, repeat, values_key};
 use crate::pdp::rights::tenant_of;
 use crate::pdp::{Moment, Pdp, limits};
 use crate::rates::Per;
@@ -152,7 +154,17 @@ impl Pdp {
     fn visits_of(&self, moment: &Moment, line: &Line) -> Vec<(Tenant, Visit)> {
         let environment = &self.options.environment;
         match line.r#type.as_str() {
-            "decision" => self.visits_of_decision(moment, line),
+            "decision" => {
+                let mut visits = self.visits_of_decision(moment, line);
+                visits.extend(told_of_texts(moment, environment, line));
+                visits
+            }
+            "redactions" => {
+                let (tenant, micros) = (Tenant::of(environment, line.case("tenant")), remembers(moment));
+                let key = values_key(tenant, line.case("id"));
+                let note = |name: &String| Note { key, name: name.into(), change: Change::For(micros) };
+                vec![(tenant, Visit { notes: line.values.iter().map(note).collect(), ..Visit::default() })]
+            }
             "approval.reviewed" if line.decision == "deny" => {
                 denied_approval(moment, environment, &line.approval.tenant, &line.approval.case).into_iter().collect()
             }
@@ -222,6 +234,20 @@ impl Pdp {
         visits.push((places.tenant, places.after(risk, &happened)));
         visits
     }
+}
+
+/// What a context or a draft adds to what is remembered of its case's texts.
+fn told_of_texts(moment: &Moment, environment: &str, line: &Line) -> Option<(Tenant, Visit)> {
+    let (tenant, case, micros) = (Tenant::of(environment, line.case("tenant")), line.case("id"), remembers(moment));
+    let note = match (line.purpose.as_str(), line.decision.as_str()) {
+        ("prepare_context", "allow") => {
+            let key = context_key(tenant, case, &line.evaluation_id);
+            Note { key, name: PREPARED.into(), change: Change::For(micros) }
+        }
+        ("evaluate_output", _) if line.output.repeats => repeat(values_key(tenant, case), &line.evaluation_id, micros),
+        _ => return None,
+    };
+    Some((tenant, Visit { notes: vec![note], ..Visit::default() }))
 }
 
 /// What a denied approval adds to its case.

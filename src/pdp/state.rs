@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use crate::approvals::store::{Left, StoreError, TAKE_OVER};
 use crate::audit::events::{self, Actor};
+use crate::audit::key::DigestKey;
 use crate::audit::{AuditDown, Receipt};
+use crate::content::values::ValueKey;
 use crate::jose::keyring::{Keyring, KeyringError, Purpose};
 use crate::model::approval::Approval;
 use crate::model::time::Timestamp;
@@ -160,12 +162,23 @@ impl Pdp {
 }
 
 impl Keys {
-    /// Reads the rings of a deployment.
+    /// The file of the secret by which values are known again.
+    pub const VALUES: &str = "values.key";
+
+    /// Reads the rings of a deployment, and its secret.
     ///
     /// # Errors
     /// When one is missing or damaged, or its current key was revoked.
     pub fn read(folder: &std::path::Path) -> Result<Self, KeyringError> {
-        Ok(Self { approval: Keyring::read(folder, Purpose::Approval)?, binding: Keyring::read(folder, Purpose::Binding)? })
+        let (approval, binding) = (Keyring::read(folder, Purpose::Approval)?, Keyring::read(folder, Purpose::Binding)?);
+        let path = folder.join(Self::VALUES);
+        let values = DigestKey::read(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => KeyringError::Missing("value", folder.to_owned()),
+            std::io::ErrorKind::InvalidData => KeyringError::Damaged(path),
+            _ => KeyringError::Io(path, error),
+        })?;
+        let values_key = ValueKey::new(values.derived("values"));
+        Ok(Self { approval, binding, values, values_key })
     }
 }
 

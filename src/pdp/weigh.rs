@@ -26,6 +26,17 @@ const HALTS_AGE: Duration = Duration::from_secs(5);
 /// A call with who makes it: caller, chain, call.
 pub(super) type Asking<'a> = (&'a Caller, &'a Chain, &'a Call);
 
+/// What a call is weighed for, beside itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct About<'a> {
+    /// It is asked hypothetically: no token is used.
+    pub(super) hypothetical: bool,
+    /// Further actions that are judged by what is known of this call.
+    pub(super) also: &'a [&'a str],
+    /// What was found in a draft.
+    pub(super) draft: &'a [(&'static str, Value)],
+}
+
 /// What judging gave.
 pub(super) struct Weighed {
     /// Outcome, gate, verdict.
@@ -37,8 +48,13 @@ pub(super) struct Weighed {
 }
 
 impl Weighed {
+    /// A call that was judged before anything was known of it.
+    pub(super) fn judged(judged: Judged) -> Self {
+        Self { judged, presented: Presented::None, signals: Signals::default() }
+    }
+
     fn stopped(gate: Gate, reason: Reason) -> Self {
-        Self { judged: Judged::stopped(gate, reason), presented: Presented::None, signals: Signals::default() }
+        Self::judged(Judged::stopped(gate, reason))
     }
 }
 
@@ -50,7 +66,7 @@ impl Pdp {
         roles: &Roles,
         (caller, chain, call): Asking<'_>,
         named: Named<'_>,
-        hypothetical: bool,
+        about: About<'_>,
     ) -> Result<Weighed, Refusal> {
         let bundle = &moment.snapshot.bundle;
         let writes = roles.writes.iter().any(|group| named.action.groups.contains(group));
@@ -62,23 +78,29 @@ impl Pdp {
             return Ok(Weighed::stopped(Gate::Halt, Reason::NotPermitted));
         }
         // Counted before anything that a caller can get wrong.
-        let signals = self.recall(moment, chain, call, named.action).await;
+        let signals = self.recall(moment, chain, call, named.action, about.also).await;
         let stopped = |gate, reason, signals| Ok(Weighed { signals, ..Weighed::stopped(gate, reason) });
-        if call.tokens.release.is_some() {
-            return stopped(Gate::Token, Reason::ApprovalUnverifiable, signals);
-        }
-        let presented = match &call.tokens.approval {
-            Some(token) if !hypothetical => self.present(moment, caller, chain, call, token).await,
-            Some(_) | None => Presented::None,
+        let presented = match (&call.tokens.approval, &call.tokens.release) {
+            (Some(token), None) if !about.hypothetical => self.present(moment, caller, chain, call, token).await,
+            (None, Some(token)) if !about.hypothetical => self.present_release(moment, (caller, chain, call), token).await,
+            // Both: refused when the request was read.
+            (Some(_), Some(_)) => Presented::Denied(Reason::ApprovalUnverifiable),
+            (None | Some(_), None) | (None, Some(_)) => Presented::None,
         };
         if let Presented::Denied(reason) = presented {
             let gate = if reason == Reason::StateUnavailable { Gate::State } else { Gate::Token };
             return stopped(gate, reason, signals);
         }
         let mut vouched = moment.snapshot.nothing.clone();
-        if let Presented::Usable(approval) = &presented {
-            vouched.set("approval", self.context_of(moment, approval));
+        match &presented {
+            Presented::Usable(approval) => vouched.set("approval", self.context_of(moment, approval)),
+            Presented::Released(claims) => {
+                let expires = Timestamp::from_seconds(claims.exp).to_string();
+                vouched.set("release", json::object([("expires", Value::String(expires))]));
+            }
+            Presented::Denied(_) | Presented::None | Presented::Repeated(_) => {}
         }
+        about.draft.iter().for_each(|(name, value)| vouched.set(name, value.clone()));
         let unread = bundle.policies.reads(&call.action, "checks") && self.add_checks(&mut vouched, call, moment.now).await.is_err();
         let calm = signals.unknown.then(|| (named.clone(), vouched.clone()));
         memory::vouch(&mut vouched, &bundle.policies, &signals);
@@ -109,7 +131,12 @@ impl Pdp {
     }
 
     /// Vouches for the checks of the call's case and customer.
-    async fn add_checks(&self, vouched: &mut Vouched, call: &Call, now: Timestamp) -> Result<(), crate::approvals::store::StoreError> {
+    pub(super) async fn add_checks(
+        &self,
+        vouched: &mut Vouched,
+        call: &Call,
+        now: Timestamp,
+    ) -> Result<(), crate::approvals::store::StoreError> {
         for check in self.store.checks(&call.case.tenant, &call.case.id, call.customer(), now).await? {
             let done = json::object([("expires", Value::String(check.expires.to_string()))]);
             vouched.set("checks", json::object([(check.kind.as_str(), done)]));
@@ -148,7 +175,7 @@ impl Pdp {
         signed.map_err(|_| Refusal::Unavailable("the answer could not be signed"))
     }
 
-    fn binding(&self, moment: &Moment, (_, chain, call): Asking<'_>, missing: &Missing, evaluation_id: &str) -> Option<Binding> {
+    pub(super) fn binding(&self, moment: &Moment, (_, chain, call): Asking<'_>, missing: &Missing, evaluation_id: &str) -> Option<Binding> {
         let bundle = &moment.snapshot.bundle;
         // Without a version nobody could tell whether the case changed since.
         let template = bundle.approvals.templates.get(&missing.template).filter(|_| !call.case.version.is_empty())?;

@@ -1,5 +1,6 @@
 //! The rules of a readable, provable bundle that Cedar's validator doesn't know. One function a rule; each fault names its policy.
 
+mod content;
 mod direct;
 mod paths;
 mod wiring;

@@ -3,6 +3,7 @@
 use cedar_policy::{Effect, Policy};
 
 use crate::model::answer::{Obligation, Reason};
+use crate::model::content::Disposition;
 use crate::policy::engine::id_text;
 
 /// The annotations that a policy may carry.
@@ -50,6 +51,8 @@ pub struct Rule {
     pub requires: Option<Requirement>,
     /// How many humans the approval that lifts it takes.
     pub quorum: u32,
+    /// What becomes of a draft that it forbids.
+    pub disposition: Disposition,
     /// What must follow when it determines.
     pub obligations: Vec<Obligation>,
     /// What may follow when it determines.
@@ -102,9 +105,9 @@ impl Rule {
         if !matches!(quorum, Ok(1..=9)) || (readable && policy.annotation("quorum").is_some() && class != Reason::ApprovalRequired) {
             faults.push("`@quorum` must be a number from 1 to 9 beside `@requires(\"approval:…\")`".to_owned());
         }
-        if let Some(disposition) = policy.annotation("disposition")
-            && !(forbids && ["block", "human_review", "revise"].contains(&disposition))
-        {
+        let disposition = policy.annotation("disposition").map_or(Some(Disposition::Block), Disposition::named);
+        let forbidding = disposition.filter(|disposition| *disposition != Disposition::Release);
+        if forbidding.is_none() || (policy.annotation("disposition").is_some() && !forbids) {
             faults.push("`@disposition` must be `block`, `human_review` or `revise`, on a `forbid`".to_owned());
         }
         if !faults.is_empty() {
@@ -116,6 +119,7 @@ impl Rule {
             class,
             requires,
             quorum: quorum.unwrap_or(1),
+            disposition: forbidding.unwrap_or_default(),
             obligations: obligations(&text("obligation")),
             advice: obligations(&text("advice")),
             doc: text("doc"),

@@ -8,20 +8,27 @@ use std::collections::BTreeSet;
 use crate::bundle::folder::Folder;
 use crate::bundle::manifest::yaml_fault;
 use crate::bundle::{Bundle, LoadError, Reading};
+use crate::content::drafts::{Draft, Judged as Found};
+use crate::content::values::{ValueKey, Values};
 use crate::json::{self, Value};
 use crate::model::answer::Obligation;
 use crate::model::call::{Call, Correlation, Model, Tokens};
 use crate::model::chain::{Chain, Credential};
+use crate::model::content::Disposition;
 use crate::model::fault::Fault;
+use crate::model::finding::Private;
 use crate::model::refusal::Refusal;
 use crate::model::roles::Roles;
 use crate::model::time::Timestamp;
 use crate::model::vouched::REMEMBERED;
 use crate::pdp::judge::{Judged, calm, judge, judge_by_policy_alone, vouch_for_texts};
+use crate::pdp::output;
 use crate::policy::source::Source;
 use crate::workbench::request::{case as read_case, resource as read_resource, texts};
 use crate::workbench::tables::form::{Case, Decision, Defaults, Expect, File, Fixtures, Names, Principal};
 
+/// The confidence of a draft's model, if a case doesn't say.
+const CONFIDENCE: u32 = 90;
 /// The file that fixtures become when the bundle is read for its tests.
 const FIXTURES: &str = "entities/test-fixtures.json";
 
@@ -88,7 +95,8 @@ pub fn run(folder: &Folder, reading: Reading) -> Result<Report, LoadError> {
                 if let Ok(judged) = &decided.judged {
                     reached.extend(judged.verdict.determining().into_iter().map(str::to_owned));
                 }
-                let differences = differences(&case.expect, &decided.judged);
+                let mut differences = differences(&case.expect, &decided.judged);
+                differences.extend(decided.draft.iter().flat_map(|draft| in_draft(&case.expect, draft)));
                 if !differences.is_empty() {
                     report.failures.push(Failure { file: source.file.clone(), case: decided.name, differences });
                 }
@@ -151,28 +159,32 @@ struct Decided {
     action: String,
     step: String,
     judged: Result<Judged, Refusal>,
+    /// What was found in a draft, and what may be done with it.
+    draft: Option<(Found, Disposition)>,
 }
 
 impl Runner<'_> {
     /// Every decision of a case.
     fn case(&self, case: &Case) -> Vec<Decided> {
-        if case.action.0.iter().all(|action| self.roles.is_direct(action)) {
+        if !case.action.0.is_empty() && case.action.0.iter().all(|action| self.roles.is_direct(action)) {
             return self.direct(case);
         }
         if case.case.0.is_empty() {
             let judged = Err(Refusal::invalid("case", "is missing"));
-            return vec![Decided { name: case.name.clone(), action: String::new(), step: String::new(), judged }];
+            return vec![Decided { name: case.name.clone(), action: String::new(), step: String::new(), judged, draft: None }];
         }
         let defaults = self.bundle.manifest.development.as_ref();
         let or = |names: &Option<Names>, default: Option<&String>| match names {
             Some(names) => names.0.clone(),
             None => default.cloned().into_iter().collect(),
         };
+        // A draft is judged in a step that lets drafts go.
+        let drafting = case.draft.as_ref().and_then(|_| self.drafting());
         let mut decided = vec![];
         for caller in or(&case.caller, defaults.map(|defaults| &defaults.tool_service)) {
             for agent in or(&case.agent, defaults.map(|defaults| &defaults.agent)) {
                 for supervisor in or(&case.supervisor, defaults.map(|defaults| &defaults.supervisor)) {
-                    for step in or(&case.step, defaults.map(|defaults| &defaults.step)) {
+                    for step in or(&case.step, drafting.as_ref().or(defaults.map(|defaults| &defaults.step))) {
                         let chain = Chain {
                             tool_service: caller.clone(),
                             agent: agent.clone(),
@@ -190,9 +202,18 @@ impl Runner<'_> {
         decided
     }
 
+    fn drafting(&self) -> Option<String> {
+        let shapes = &self.bundle.policies.shapes;
+        let release = shapes.actions.get(&self.roles.content.as_ref()?.release)?;
+        let covers = |step: &&String| release.groups.contains(&format!("in_{step}"));
+        shapes.choices(&self.roles.step).iter().find(covers).cloned()
+    }
+
     fn calls(&self, case: &Case, chain: &Chain) -> Vec<Decided> {
         let mut decided = vec![];
-        for action in &case.action.0 {
+        let release = self.roles.content.as_ref().map(|content| content.release.clone());
+        let actions = if case.action.0.is_empty() { release.into_iter().collect() } else { case.action.0.clone() };
+        for action in &actions {
             let defaults = self.fixtures.calls.get(action).cloned().unwrap_or_default();
             let own = Names(defaults.resource.clone().into_iter().collect());
             for resource in &case.resource.as_ref().unwrap_or(&own).0 {
@@ -201,8 +222,11 @@ impl Runner<'_> {
                         "{} [{} {} {} {} {action} {resource} {of}]",
                         case.name, chain.tool_service, chain.agent, chain.supervisor, chain.step
                     );
-                    let judged = self.judge(case, chain, (action, resource, of), &defaults);
-                    decided.push(Decided { name, action: action.clone(), step: chain.step.clone(), judged });
+                    let (judged, draft) = match self.judge(case, chain, (action, resource, of), &defaults) {
+                        Ok((judged, draft)) => (Ok(judged), draft),
+                        Err(refusal) => (Err(refusal), None),
+                    };
+                    decided.push(Decided { name, action: action.clone(), step: chain.step.clone(), judged, draft });
                 }
             }
         }
@@ -215,7 +239,7 @@ impl Runner<'_> {
         chain: &Chain,
         (action, resource, of): (&str, &str, &str),
         defaults: &Defaults,
-    ) -> Result<Judged, Refusal> {
+    ) -> Result<(Judged, Option<(Found, Disposition)>), Refusal> {
         let fixture = |name: &str, field: &'static str| {
             self.fixtures.resources.get(name).cloned().ok_or(Refusal::Invalid {
                 field: field.to_owned(),
@@ -229,11 +253,13 @@ impl Runner<'_> {
             // A case as a resource takes its attributes from the call's case.
             target.attributes = None;
         }
+        let mut of = read_case(fixture(of, "case")?);
+        of.attributes.extend(case.attributes.clone());
         let call = Call {
             credential: Credential::None,
             action: action.to_owned(),
             resource: read_resource(target),
-            case: read_case(fixture(of, "case")?),
+            case: of,
             arguments: case.arguments.clone().or_else(|| defaults.arguments.clone()).unwrap_or_default(),
             facts: case.facts.clone().or_else(|| defaults.facts.clone()),
             untrusted: texts(case.untrusted.clone()),
@@ -260,9 +286,49 @@ impl Runner<'_> {
             }
         }
         vouch_for_texts(self.bundle, &call, &mut vouched);
+        let found = case.draft.as_ref().map(|text| self.found(case, text, &call));
+        if let Some(found) = &found {
+            let (sources, confidence) = (case.sources.len(), case.confidence.unwrap_or(CONFIDENCE));
+            output::members(found, sources, !case.unprepared, confidence).into_iter().for_each(|(name, value)| vouched.set(name, value));
+        }
         let judge = if case.policy_alone { judge_by_policy_alone } else { judge };
-        judge(self.bundle, self.roles, chain, &call, &vouched, now)
+        let judged = judge(self.bundle, self.roles, chain, &call, &vouched, now)?;
+        let draft = found.map(|found| (found, output::verdict(&self.bundle.policies, &judged, !case.unprepared)));
+        Ok((judged, draft))
     }
+
+    /// What is found in a draft: its sources are what they say, and the case's facts are one.
+    fn found(&self, case: &Case, text: &str, call: &Call) -> Found {
+        let (key, mut values) = (ValueKey::new([0; 16]), Values::default());
+        case.redacted.iter().for_each(|value| values.add(value, Private::Record));
+        let facts = output::case_facts(&call.case);
+        let draft = Draft {
+            text,
+            sources: case.sources.iter().map(String::as_str).chain([facts.as_str()]).collect(),
+            unknown_source: false,
+            confidence: case.confidence.unwrap_or(CONFIDENCE),
+            locale: &case.locale,
+            redacted: (&values, &key),
+        };
+        self.bundle.rules.detectors.draft(&draft)
+    }
+}
+
+/// What differs of a draft.
+fn in_draft(expect: &Expect, (found, disposition): &(Found, Disposition)) -> Vec<String> {
+    let mut differences = vec![];
+    if let Some(expected) = expect.disposition.filter(|expected| expected != disposition) {
+        differences.push(format!("disposition: expected {}, found {}", expected.name(), disposition.name()));
+    }
+    let claims = found.claims().into_iter().map(|claim| format!("claim/{claim}"));
+    let all: BTreeSet<String> = claims.chain(found.kinds().into_iter().map(str::to_owned)).collect();
+    let list = |items: BTreeSet<String>| format!("[{}]", items.into_iter().collect::<Vec<_>>().join(", "));
+    if let Some(expected) = &expect.findings
+        && expected.iter().cloned().collect::<BTreeSet<_>>() != all
+    {
+        differences.push(format!("findings: expected {}, found {}", list(expected.iter().cloned().collect()), list(all)));
+    }
+    differences
 }
 
 fn differences(expect: &Expect, judged: &Result<Judged, Refusal>) -> Vec<String> {

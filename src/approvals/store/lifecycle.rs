@@ -7,7 +7,7 @@ use crate::approvals::store::engine::Operation;
 use crate::approvals::store::outbox::{Leaver, leave};
 use crate::approvals::store::reads::{self, receipt};
 use crate::approvals::store::{
-    Burn, Burned, Moved, NewApproval, NewReview, Requested, Seen, Store, StoreError, Transition, sums, with_state,
+    Burn, Burnable, Burned, Moved, NewApproval, NewReview, Requested, Seen, Store, StoreError, Transition, sums, with_state,
 };
 use crate::model::approval::{Approval, State};
 use crate::model::halt::{Halted, Halts};
@@ -240,16 +240,7 @@ async fn burn_once(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver,
     if let Some(receipt) = receipt(connection, &burn.key).await? {
         return Ok((false, Burned::Repeated(receipt)));
     }
-    let sql = "UPDATE approvals SET state = 'consumed', revision = $1, ended_at = $2
-        WHERE id = $3 AND state = 'approved' AND generation = $4 AND approved_until > $2 RETURNING id";
-    let burnt = sqlx::query(sql)
-        .bind(revision)
-        .bind(burn.at.micros())
-        .bind(burn.id.clone())
-        .bind(seen.generation.clone())
-        .fetch_optional(&mut *connection)
-        .await?;
-    if burnt.is_none() {
+    if !use_up(connection, seen, &burn, revision).await? {
         return Ok((false, Burned::Lost));
     }
     if sums::add(connection, &burn.evaluation_id, &burn.reservations, burn.at).await?.is_some() {
@@ -270,4 +261,28 @@ async fn burn_once(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver,
         .await?;
     leave(connection, leaver, revision, &burn.id, &burn.record, burn.at).await?;
     Ok((true, Burned::Now(revision)))
+}
+
+/// Uses it, if it is there to be used.
+async fn use_up(connection: &mut AnyConnection, seen: &Seen, burn: &Burn, revision: i64) -> Result<bool, StoreError> {
+    let sql = match burn.what {
+        Burnable::Approval => {
+            "UPDATE approvals SET state = 'consumed', revision = $1, ended_at = $2
+            WHERE id = $3 AND state = 'approved' AND generation = $4 AND approved_until > $2 RETURNING id"
+        }
+        // Its token says the rest: it is used when it stands here.
+        Burnable::Release => {
+            let sql = "INSERT INTO releases (id, at) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING id";
+            let inserted = sqlx::query(sql).bind(burn.id.clone()).bind(burn.at.micros()).fetch_optional(connection).await?;
+            return Ok(inserted.is_some());
+        }
+    };
+    let used = sqlx::query(sql)
+        .bind(revision)
+        .bind(burn.at.micros())
+        .bind(burn.id.clone())
+        .bind(seen.generation.clone())
+        .fetch_optional(connection)
+        .await?;
+    Ok(used.is_some())
 }

@@ -124,6 +124,7 @@ impl Store {
                     ("DELETE FROM events WHERE at < $1", month),
                     ("DELETE FROM halts WHERE until < $1", day),
                     ("DELETE FROM checks WHERE expires < $1", day),
+                    ("DELETE FROM releases WHERE at < $1", day),
                     ("DELETE FROM sums WHERE until < $1", day),
                 ] {
                     sqlx::query(sql).bind(before).execute(&mut *connection).await?;

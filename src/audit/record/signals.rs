@@ -54,7 +54,10 @@ impl SignalsRecord {
             full: if signals.unknown { vec![] } else { signals.full.clone() },
             found: signals.screened.kinds(),
             findings: findings
-                .map(|found| format!("{}/{} {} {}..{}", found.kind, found.code, found.source, found.span.0, found.span.1))
+                .map(|found| {
+                    let (start, end) = found.span.unwrap_or_default();
+                    format!("{}/{} {} {start}..{end}", found.kind, found.code, found.source)
+                })
                 .collect(),
             screened: signals.screened.screened,
             unscreened: signals.screened.unscreened,

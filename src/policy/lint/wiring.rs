@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cedar_policy::{EntityUid, EvalResult};
 
-use super::{Bundle, direct};
+use super::{Bundle, content, direct};
 use crate::model::chain::Link;
 use crate::model::fault::Fault;
 use crate::model::roles::Supplier;
@@ -25,6 +25,7 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<Fault> {
     messages.extend(steps(bundle));
     messages.extend(templates(bundle));
     messages.extend(case_read(bundle));
+    messages.extend(content::faults(bundle));
     messages.extend(direct::faults(bundle));
     messages.into_iter().map(|message| place(bundle.schema, message)).collect()
 }
@@ -221,9 +222,12 @@ fn shape_of(name: &str, member: &Member, bundle: &Bundle<'_>) -> Option<&'static
             "step" => is(&member.shape, &roles.step),
             "chain" => matches!(&member.shape, Shape::Record(chain) if is_chain(chain, bundle)),
             "risk" => matches!(&member.shape, Shape::Record(risk) if is_risk(risk, bundle)),
-            "rates" | "findings" => {
+            "claims" | "draft" | "findings" | "rates" => {
                 matches!(&member.shape, Shape::Set(element) if matches!(&**element, Shape::Entity(entity) if entity.choices.is_some()))
             }
+            "confidence" => member.shape == Shape::Long,
+            "prepared" => member.shape == Shape::Bool,
+            "grounding" => matches!(&member.shape, Shape::Record(grounding) if is_grounding(grounding)),
             "checks" => matches!(&member.shape, Shape::Record(checks) if checks.values().all(is_check)),
             "approval" => matches!(&member.shape, Shape::Record(approval) if is_approval(approval, bundle)),
             "screening" => matches!(&member.shape, Shape::Record(screening) if is_screening(screening)),
@@ -235,7 +239,10 @@ fn shape_of(name: &str, member: &Member, bundle: &Bundle<'_>) -> Option<&'static
         "step" => "the required step of the manifest's type",
         "chain" => "the required record {agent, supervisor, tool_service, scopes: Set<enumerated>, asserted: Bool} of the manifest's types",
         "risk" => "the required record {tier: enumerated, lowest first; and, if wished, score: Long, signals: Set<enumerated>}",
-        "rates" | "findings" => "a required set of enumerated entities",
+        "claims" | "draft" | "findings" | "rates" => "a required set of enumerated entities",
+        "confidence" => "a required `Long`",
+        "prepared" => "a required `Bool`",
+        "grounding" => "the required record {sources: Long, ungrounded: Long}",
         "checks" => "the required record of optional members {expires: datetime}",
         "approval" => "the optional record {template: enumerated, approvers: Long, expires: datetime, limits: record of optional members}",
         "screening" => "the optional record {tainted: Bool, unscreened: Bool}",
@@ -287,6 +294,11 @@ fn is_risk(risk: &Record, bundle: &Bundle<'_>) -> bool {
         _ => false,
     };
     enumerated(risk.get("tier"), bundle.shapes) && risk.iter().all(fits)
+}
+
+fn is_grounding(grounding: &Record) -> bool {
+    let required = Member { shape: Shape::Long, required: true };
+    grounding.len() == 2 && ["sources", "ungrounded"].iter().all(|name| grounding.get(*name) == Some(&required))
 }
 
 fn is_screening(screening: &Record) -> bool {

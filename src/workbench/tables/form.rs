@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use crate::json::{Object, Value};
+use crate::model::content::Disposition;
 use crate::workbench::request::{Written, WrittenText};
 
 #[derive(Clone, Debug, Deserialize)]
@@ -79,6 +80,8 @@ pub(super) struct Case {
     pub(super) agent: Option<Names>,
     pub(super) supervisor: Option<Names>,
     pub(super) step: Option<Names>,
+    /// Of a draft, if it doesn't say: the action that lets drafts go.
+    #[serde(default)]
     pub(super) action: Names,
     #[serde(default)]
     pub(super) scopes: Vec<String>,
@@ -103,6 +106,24 @@ pub(super) struct Case {
     /// Untrusted texts of the call: by them, findings, screening and risk are as a server would vouch for them.
     #[serde(default)]
     pub(super) untrusted: Vec<WrittenText>,
+    /// A draft to be judged, with what it was written from.
+    pub(super) draft: Option<String>,
+    #[serde(default)]
+    pub(super) sources: Vec<String>,
+    /// The model's confidence in it, in percent; 90 if it doesn't say.
+    pub(super) confidence: Option<u32>,
+    /// BCP 47 tag of its language.
+    #[serde(default)]
+    pub(super) locale: String,
+    /// Whether the context that it was written from is not known.
+    #[serde(default)]
+    pub(super) unprepared: bool,
+    /// Values that were redacted before.
+    #[serde(default)]
+    pub(super) redacted: Vec<String>,
+    /// Attributes of the case that are other than its fixture's.
+    #[serde(default)]
+    pub(super) attributes: Object,
     pub(super) expect: Expect,
 }
 
@@ -115,6 +136,10 @@ pub(super) struct Expect {
     pub(super) policies: Option<Vec<String>>,
     pub(super) obligations: Option<Vec<String>>,
     pub(super) gate: Option<String>,
+    /// What may be done with a draft.
+    pub(super) disposition: Option<Disposition>,
+    /// What is found in a draft: kinds, and claims as `claim/<code>`.
+    pub(super) findings: Option<Vec<String>>,
     /// The field of an INVALID_ARGUMENT.
     pub(super) invalid: Option<String>,
 }

@@ -1,0 +1,246 @@
+//! Messages ↔ model of governed texts: contexts and drafts.
+
+use prost::Message;
+
+use crate::api::convert::{case, credential, id, model, object, optional_object, some_id, untrusted};
+use crate::api::{respond, v1};
+use crate::audit::Recorded;
+use crate::model::answer::{Answer, Reason};
+use crate::model::call::EntityReference;
+use crate::model::content::{Article, Channel, Disposition, Shown};
+use crate::model::halt::Severity;
+use crate::model::refusal::Refusal;
+use crate::model::text::is_unprintable;
+use crate::pdp::context::{Prepared, ToPrepare};
+use crate::pdp::output::{Evaluated, ToEvaluate};
+
+/// The largest request, in bytes.
+const REQUEST_MAX: usize = 1024 * 1024;
+const TEXT_MAX: usize = 64 * 1024;
+const LIST_MAX: usize = 64;
+const RECIPIENT_MAX: usize = 320;
+const LOCALE_MAX: usize = 35;
+
+/// Reads what shall be put before a model.
+///
+/// # Errors
+/// INVALID_ARGUMENT naming the first field at fault, or RESOURCE_EXHAUSTED for a request over 1 MiB.
+pub(super) fn to_prepare(message: v1::PrepareContextRequest) -> Result<ToPrepare, Refusal> {
+    if message.encoded_len() > REQUEST_MAX {
+        return Err(Refusal::Exhausted("the request is larger than 1 MiB"));
+    }
+    if message.articles.len() > LIST_MAX {
+        return Err(Refusal::invalid("articles", "has more than 64 items"));
+    }
+    let articles = message.articles.into_iter().enumerate().map(|(index, article)| {
+        let field = |name: &str| format!("articles[{index}].{name}");
+        let reference = article.r#ref.ok_or_else(|| Refusal::invalid(field("ref"), "is missing"))?;
+        let reference =
+            EntityReference { kind: some_id(&reference.r#type, &field("ref.type"))?, id: some_id(&reference.id, &field("ref.id"))? };
+        Ok(Article { reference, attributes: optional_object(&article.attributes_json, &field("attributes_json"))?, text: article.text })
+    });
+    Ok(ToPrepare {
+        articles: articles.collect::<Result<_, Refusal>>()?,
+        credential: credential(message.delegation)?,
+        case: case(message.case)?,
+        model: message.model.map(model).transpose()?,
+        record: object(&message.record_json, "record_json")?,
+        untrusted: untrusted(message.untrusted)?,
+        previous_turn: text(message.previous_turn, "previous_turn", TEXT_MAX, "is longer than 64 KiB")?,
+        max_bytes: usize::try_from(message.max_bytes).unwrap_or(usize::MAX),
+        conversation: id(&message.conversation_id, "conversation_id")?,
+    })
+}
+
+/// Reads a draft to be judged.
+///
+/// # Errors
+/// As [`to_prepare`].
+pub(super) fn to_evaluate(message: v1::EvaluateOutputRequest) -> Result<ToEvaluate, Refusal> {
+    if message.encoded_len() > REQUEST_MAX {
+        return Err(Refusal::Exhausted("the request is larger than 1 MiB"));
+    }
+    if message.draft.is_empty() {
+        return Err(Refusal::invalid("draft", "is missing"));
+    }
+    if message.model_confidence > 100 {
+        return Err(Refusal::invalid("model_confidence", "is more than 100"));
+    }
+    for (field, length) in [("citations", message.citations.len()), ("sources", message.sources.len())] {
+        if length > LIST_MAX {
+            return Err(Refusal::invalid(field, "has more than 64 items"));
+        }
+    }
+    let sources = message.sources.into_iter().enumerate().map(|(index, source)| {
+        let field = |name: &str| format!("sources[{index}].{name}");
+        Ok((some_id(&source.id, &field("id"))?, text(source.text, &field("text"), TEXT_MAX, "is longer than 64 KiB")?))
+    });
+    let citations = message.citations.iter().enumerate().map(|(index, cited)| some_id(cited, &format!("citations[{index}]")));
+    if message.recipient.is_empty() {
+        return Err(Refusal::invalid("recipient", "is missing"));
+    }
+    let recipient = text(message.recipient, "recipient", RECIPIENT_MAX, "is longer than 320 bytes")?;
+    let locale = text(message.locale, "locale", LOCALE_MAX, "is longer than 35 bytes")?;
+    for (field, value) in [("recipient", &recipient), ("locale", &locale)] {
+        if value.chars().any(is_unprintable) {
+            return Err(Refusal::invalid(field, "holds a control or invisible character"));
+        }
+    }
+    Ok(ToEvaluate {
+        sources: sources.collect::<Result<_, Refusal>>()?,
+        citations: citations.collect::<Result<_, Refusal>>()?,
+        credential: credential(message.delegation)?,
+        case: case(message.case)?,
+        model: model(message.model.ok_or_else(|| Refusal::invalid("model", "is missing"))?)?,
+        draft: text(message.draft, "draft", TEXT_MAX, "is longer than 64 KiB")?,
+        channel: some_id(&message.channel, "channel")?,
+        recipient,
+        locale,
+        confidence: message.model_confidence,
+        context: id(&message.context_evaluation_id, "context_evaluation_id")?,
+        conversation: id(&message.conversation_id, "conversation_id")?,
+    })
+}
+
+fn text(text: String, field: &str, most: usize, problem: &'static str) -> Result<String, Refusal> {
+    if text.len() > most { Err(Refusal::invalid(field, problem)) } else { Ok(text) }
+}
+
+/// A prepared context, as it leaves: only a recorded one can.
+pub(super) fn prepared(recorded: &Recorded<(Answer, Prepared)>, log: &str) -> v1::PrepareContextResponse {
+    let (answer, prepared) = recorded.value();
+    let denied = answer.outcome.denied;
+    // Of a case that the chain may not read, nothing is told.
+    let found = answer.signals.screened.findings.iter().filter(|_| denied.is_none());
+    v1::PrepareContextResponse {
+        evaluation_id: answer.evaluation_id.clone(),
+        segments: prepared
+            .segments
+            .iter()
+            .map(|segment| v1::Segment {
+                channel: match segment.channel {
+                    Channel::Constraint => v1::Channel::Constraint,
+                    Channel::Fact => v1::Channel::Fact,
+                    Channel::Untrusted => v1::Channel::Untrusted,
+                }
+                .into(),
+                source: segment.source.clone(),
+                text: segment.text.clone(),
+                source_id: segment.source_id.clone(),
+            })
+            .collect(),
+        fields: prepared
+            .fields
+            .iter()
+            .map(|field| v1::FieldVerdict {
+                path: field.path.clone(),
+                disposition: match field.shown {
+                    Shown::Excluded => v1::FieldDisposition::Excluded,
+                    Shown::Included => v1::FieldDisposition::Included,
+                    Shown::Masked => v1::FieldDisposition::Masked,
+                }
+                .into(),
+                rule: field.rule.clone(),
+            })
+            .collect(),
+        redactions: prepared
+            .redactions
+            .iter()
+            .map(|redaction| v1::Redaction {
+                kind: redaction.kind.name().to_owned(),
+                source: redaction.source.clone(),
+                path: redaction.path.clone(),
+                span: Some(span(redaction.span)),
+                count: 1,
+            })
+            .collect(),
+        signals: found
+            .map(|found| v1::ContentSignal {
+                kind: found.kind.clone(),
+                source: found.source.clone(),
+                span: found.span.map(span),
+                code: found.code.clone(),
+                confidence: u32::from(found.confidence),
+            })
+            .collect(),
+        truncated: prepared.truncated,
+        policy: Some(respond::policy(&answer.policy)),
+        audit: respond::reference(recorded, log),
+        warnings: answer.warnings.iter().map(ToString::to_string).collect(),
+        reason: denied.map_or(v1::Reason::Unspecified, respond::reason).into(),
+        reason_user: denied.map(Reason::text).unwrap_or_default().to_owned(),
+        retry_after: respond::retry_after(answer),
+    }
+}
+
+/// The verdict on a draft, as it leaves: only a recorded one can.
+pub(super) fn evaluated(recorded: &Recorded<(Answer, Evaluated)>, log: &str) -> v1::EvaluateOutputResponse {
+    let (answer, evaluated) = recorded.value();
+    let denied = answer.outcome.denied;
+    let (release_token, release_expires_at) = evaluated.release.clone().unzip();
+    let findings = evaluated.findings.iter().map(|(finding, suggestion)| v1::Finding {
+        kind: finding.kind.clone(),
+        code: finding.code.clone(),
+        severity: severity(finding.severity).into(),
+        span: finding.span.map(span),
+        message: message(&finding.kind).to_owned(),
+        suggestion: suggestion.clone(),
+        confidence: u32::from(finding.confidence),
+    });
+    v1::EvaluateOutputResponse {
+        evaluation_id: answer.evaluation_id.clone(),
+        disposition: match evaluated.disposition {
+            Disposition::Block => v1::Disposition::Block,
+            Disposition::HumanReview => v1::Disposition::HumanReview,
+            Disposition::Release => v1::Disposition::Release,
+            Disposition::Revise => v1::Disposition::Revise,
+        }
+        .into(),
+        findings: findings.collect(),
+        obligations: respond::obligations(&answer.outcome.obligations),
+        reason: denied.map_or(v1::Reason::Unspecified, respond::reason).into(),
+        redacted_draft: evaluated.redacted_draft.clone(),
+        release_token: release_token.unwrap_or_default(),
+        access_request: respond::access_request(answer),
+        policy: Some(respond::policy(&answer.policy)),
+        audit: respond::reference(recorded, log),
+        warnings: answer.warnings.iter().map(ToString::to_string).collect(),
+        draft_digest: evaluated.draft_digest.clone(),
+        release_expires_at: release_expires_at.map(respond::time),
+        reason_user: denied.map(Reason::text).unwrap_or_default().to_owned(),
+        retry_after: respond::retry_after(answer),
+    }
+}
+
+fn span((start, end): (usize, usize)) -> v1::Span {
+    let byte = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+    v1::Span { start: byte(start), end: byte(end) }
+}
+
+fn severity(severity: Severity) -> v1::Severity {
+    match severity {
+        Severity::Critical => v1::Severity::Critical,
+        Severity::High => v1::Severity::High,
+        Severity::Info => v1::Severity::Info,
+        Severity::Low => v1::Severity::Low,
+        Severity::Medium => v1::Severity::Medium,
+    }
+}
+
+/// What is wrong, in constant words: the text itself is not repeated.
+fn message(kind: &str) -> &'static str {
+    match kind {
+        "claim" => "the draft says that something is so, or was done",
+        "credential_request" => "the draft asks the customer for a credential",
+        "injection_echo" => "the draft carries text that tries to steer a model",
+        "internal_identifier" => "the draft names an internal system",
+        "low_confidence" => "the model is not sure of the draft",
+        "personal_data" => "the draft has personal data that no source holds",
+        "redacted_value_repeated" => "the draft repeats a value that was removed from the context",
+        "secret" => "the draft has a secret",
+        "tone" => "the draft's tone could hurt",
+        "unchecked_language" => "the draft is in a language without rules",
+        "ungrounded" => "the draft states what no source holds",
+        _ => "the bundle's rules found something",
+    }
+}

@@ -1,0 +1,157 @@
+//! What lines say of governed texts: kinds, places, digests. Never a text, and of names below a record's fields only those that look like
+//! names.
+
+use serde::Serialize;
+use serde_json::json;
+
+use crate::audit::record::Record;
+use crate::model::call::Case;
+use crate::model::content::{Disposition, Redaction, Shown};
+use crate::model::finding::Finding;
+
+/// The most findings that stand in a line.
+const FINDINGS_MAX: usize = 64;
+/// The most bytes of redactions in a line: the line has room for the rest.
+const ITEMS_BYTES_MAX: usize = 32 * 1024;
+
+/// What a context's line says.
+#[derive(Debug, Serialize)]
+pub struct ContextRecord {
+    /// Untrusted texts that came.
+    untrusted: usize,
+    segments: usize,
+    included: usize,
+    masked: usize,
+    excluded: usize,
+    /// Each of them stands in a line of type `redactions`.
+    redactions: usize,
+    truncated: bool,
+}
+
+impl ContextRecord {
+    /// Of a context with so many segments, what became of its fields, and so many redactions.
+    pub fn of(untrusted: usize, segments: usize, shown: impl Iterator<Item = Shown>, redactions: usize, truncated: bool) -> Self {
+        let mut counts = [0; 3];
+        for shown in shown {
+            let [excluded, masked, included] = &mut counts;
+            *(match shown {
+                Shown::Excluded => excluded,
+                Shown::Included => included,
+                Shown::Masked => masked,
+            }) += 1;
+        }
+        let [excluded, masked, included] = counts;
+        Self { untrusted, segments, included, masked, excluded, redactions, truncated }
+    }
+}
+
+/// What a draft's line says.
+#[derive(Debug, Serialize)]
+pub struct OutputRecord {
+    disposition: &'static str,
+    /// SHA-256 of the draft: a short one could be guessed from it, so it is what `reply.send` and its approval name, and no more.
+    draft_digest: String,
+    /// Evaluation id of the context that it was written from.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    context: String,
+    findings: Vec<String>,
+    #[serde(skip_serializing_if = "is_zero")]
+    more_findings: usize,
+    /// Whether it repeated a redacted value.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    repeats: bool,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+impl OutputRecord {
+    /// Of a draft.
+    pub fn of(draft_digest: &str, disposition: Disposition, findings: &[Finding], context: &str) -> Self {
+        let written = |finding: &Finding| {
+            let place = finding.span.map_or(String::new(), |(start, end)| format!(" {start}..{end}"));
+            format!("{}/{} {}{place}", finding.kind, finding.code, finding.severity.name())
+        };
+        Self {
+            disposition: disposition.name(),
+            draft_digest: draft_digest.to_owned(),
+            context: context.to_owned(),
+            findings: findings.iter().take(FINDINGS_MAX).map(written).collect(),
+            more_findings: findings.len().saturating_sub(FINDINGS_MAX),
+            repeats: findings.iter().any(|finding| finding.kind == "redacted_value_repeated"),
+        }
+    }
+}
+
+/// Lines that say what was redacted: every redaction by kind, source, path and span, and every value that is remembered by what it is
+/// known again by, which says nothing without the deployment's key.
+pub fn redactions(
+    evaluation_id: &str,
+    case: &Case,
+    redactions: &[Redaction],
+    values: &[String],
+    nonce: impl Fn() -> String,
+) -> Vec<Record> {
+    let items = redactions.iter().map(|redaction| {
+        let (start, end) = redaction.span;
+        let mut item = json!({"kind": redaction.kind.name(), "source": redaction.source, "span": format!("{start}..{end}")});
+        if let (false, Some(members)) = (redaction.path.is_empty(), item.as_object_mut()) {
+            members.insert("path".to_owned(), visible_path(&redaction.path).into());
+        }
+        ("items", item)
+    });
+    let mut lines: Vec<Record> = vec![];
+    let mut line = Line::default();
+    for (list, item) in items.chain(values.iter().map(|value| ("values", json!(value)))) {
+        line.bytes += item.to_string().len() + 1;
+        (if list == "items" { &mut line.items } else { &mut line.values }).push(item);
+        if line.bytes > ITEMS_BYTES_MAX {
+            lines.push(std::mem::take(&mut line).record(evaluation_id, case, nonce()));
+        }
+    }
+    if line.bytes > 0 {
+        lines.push(line.record(evaluation_id, case, nonce()));
+    }
+    lines
+}
+
+#[derive(Default)]
+struct Line {
+    items: Vec<serde_json::Value>,
+    values: Vec<serde_json::Value>,
+    bytes: usize,
+}
+
+impl Line {
+    fn record(self, evaluation_id: &str, case: &Case, nonce: String) -> Record {
+        Record::Stored(json!({
+            "type": "redactions", "evaluation_id": evaluation_id, "nonce": nonce, "case": {"id": case.id, "tenant": case.tenant},
+            "items": self.items, "values": self.values,
+        }))
+    }
+}
+
+/// A path of which only names that look like names are shown: a caller's own name may be a value.
+fn visible_path(path: &str) -> String {
+    let shown = path.split('.').take(16).map(|name| {
+        let plain = name.split('[').next().unwrap_or_default();
+        let is_name = plain.len() <= 64
+            && plain.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+            && plain.chars().all(|sign| sign.is_ascii_alphanumeric() || sign == '_');
+        if is_name && name.len() <= 128 { name } else { "?" }
+    });
+    shown.collect::<Vec<_>>().join(".")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_shows_names_alone() {
+        assert_eq!(visible_path("customer.orders[2].total"), "customer.orders[2].total");
+        assert_eq!(visible_path("emails.jane@example.com"), "emails.?.com");
+        assert_eq!(visible_path("cards.4111111111111111"), "cards.?");
+    }
+}

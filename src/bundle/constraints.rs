@@ -1,0 +1,83 @@
+//! `constraints.yaml`: what the model is told, by step and by what the case is. It stands first in every context, and is never cut.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::bundle::manifest::yaml_fault;
+use crate::json::{Object, Value};
+use crate::model::fault::Fault;
+use crate::model::roles::Roles;
+use crate::policy::Policies;
+use crate::policy::source::Source;
+
+/// The longest text of a constraint, in bytes.
+const TEXT_MAX: usize = 2000;
+/// The most constraints of a bundle.
+const CONSTRAINTS_MAX: usize = 256;
+
+/// Something that the model is told.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Constraint {
+    /// Its own name.
+    pub id: String,
+    /// The steps in which it is told; none: all.
+    #[serde(default)]
+    steps: Vec<String>,
+    /// The cases of which it is told: attributes, and the values that each may have.
+    #[serde(default)]
+    when: BTreeMap<String, Vec<String>>,
+    /// What is told.
+    pub text: String,
+}
+
+impl Constraint {
+    /// Whether it is told of a case with these attributes in this step.
+    pub fn applies(&self, step: &str, case: &Object) -> bool {
+        let has = |(attribute, values): (&String, &Vec<String>)| {
+            case.get(attribute).and_then(Value::as_str).is_some_and(|value| values.iter().any(|listed| listed == value))
+        };
+        (self.steps.is_empty() || self.steps.iter().any(|listed| listed == step)) && self.when.iter().all(has)
+    }
+}
+
+/// Reads the file and holds it against the schema.
+///
+/// # Errors
+/// Every fault.
+pub(super) fn read(policies: &Policies, roles: &Roles, source: Option<&Source>) -> Result<Vec<Constraint>, Vec<Fault>> {
+    let Some(source) = source else { return Ok(vec![]) };
+    let read: Vec<Constraint> = serde_saphyr::from_str(&source.text).map_err(|error| vec![yaml_fault(source, &error)])?;
+    let mut faults = vec![];
+    let mut fault = |name: &str, problem: String| {
+        let at = source.text.find(name).unwrap_or(0);
+        faults.push(Fault::new(&source.file, &source.text, (at, name.len()), problem));
+    };
+    if read.len() > CONSTRAINTS_MAX {
+        fault("", format!("has more than {CONSTRAINTS_MAX} constraints"));
+    }
+    let (steps, case) = (policies.shapes.choices(&roles.step), policies.shapes.entities.get(&roles.case));
+    for (index, constraint) in read.iter().enumerate() {
+        let id = constraint.id.as_str();
+        if read.iter().take(index).any(|other| other.id == id) {
+            fault(id, format!("constraint `{id}` stands there twice"));
+        }
+        if constraint.text.trim().is_empty() || constraint.text.len() > TEXT_MAX {
+            fault(id, format!("constraint `{id}`: `text` must have 1 to {TEXT_MAX} bytes"));
+        }
+        for step in constraint.steps.iter().filter(|step| !steps.contains(step)) {
+            fault(step, format!("constraint `{id}`: `{step}` is no step"));
+        }
+        for (attribute, values) in &constraint.when {
+            let choices = case.and_then(|case| case.attributes.get(attribute)).map(|member| member.shape.choices()).unwrap_or_default();
+            if choices.is_empty() {
+                fault(attribute, format!("constraint `{id}`: `{attribute}` is no enumerated attribute of `{}`", roles.case));
+            }
+            for value in values.iter().filter(|value| !choices.is_empty() && !choices.contains(value)) {
+                fault(value, format!("constraint `{id}`: `{value}` is no value of `{attribute}`"));
+            }
+        }
+    }
+    if faults.is_empty() { Ok(read) } else { Err(faults) }
+}

@@ -1,0 +1,148 @@
+//! `countersign detectors`
+
+use std::path::PathBuf;
+
+use super::{Environment, Exit, Failure, print};
+use crate::bundle::Bundle;
+use crate::content::injection::Injection;
+use crate::content::normalise::Views;
+use crate::content::{Detectors, INJECTION};
+use crate::workbench::detectors::corpus::{Part, Row, read};
+use crate::workbench::detectors::evaluate::{Measure, evaluate};
+use crate::workbench::detectors::train::train;
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Measure what a bundle's detectors find in folders of JSON Lines (docs/detectors.md says which)
+    Evaluate(Evaluate),
+    /// Say what is found in a text, and the n-grams that the model of injections goes by
+    Explain(Explain),
+    /// Train the model of injections on folders of JSON Lines
+    Train(Train),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Half {
+    /// Lines whose hash is even
+    First,
+    /// Lines whose hash is odd
+    Second,
+}
+
+impl From<Half> for Part {
+    fn from(half: Half) -> Self {
+        match half {
+            Half::First => Self::First,
+            Half::Second => Self::Second,
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Corpora {
+    /// Folders with *.jsonl files
+    #[arg(required = true)]
+    folders: Vec<PathBuf>,
+    /// Only half of the lines, by their hash: train on one, evaluate on the other
+    #[arg(long)]
+    half: Option<Half>,
+}
+
+impl Corpora {
+    fn read(&self) -> Result<Vec<Row>, Failure> {
+        let part = self.half.map_or(Part::All, Part::from);
+        let rows: Result<Vec<Vec<Row>>, _> = self.folders.iter().map(|folder| read(folder, part)).collect();
+        Ok(rows.map_err(|error| Failure::new(Exit::Failure, error))?.concat())
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Evaluate {
+    #[command(flatten)]
+    corpora: Corpora,
+    /// Folder of the policy bundle [default: policies, or that of the settings]
+    #[arg(long)]
+    bundle: Option<PathBuf>,
+    /// A model instead of the bundle's own
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Explain {
+    /// The text
+    text: String,
+    /// Where it came from: the channel's threshold follows from it
+    #[arg(long, default_value = "chat")]
+    source: String,
+    /// Folder of the policy bundle [default: policies, or that of the settings]
+    #[arg(long)]
+    bundle: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Train {
+    #[command(flatten)]
+    corpora: Corpora,
+    /// Where the model goes; a bundle's is detectors/injection.model
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Evaluate(arguments) => {
+            let mut detectors = detectors(environment, arguments.bundle.as_ref())?;
+            if let Some(path) = &arguments.model {
+                let failed = |problem: String| Failure::new(Exit::Failure, format!("`{}`: {problem}", path.display()));
+                let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+                detectors.injection = Some(Injection::read(&text).map_err(failed)?);
+            }
+            let measures = evaluate(&detectors, &arguments.corpora.read()?);
+            environment.print(&measures, &table(&measures));
+        }
+        Command::Explain(arguments) => explain(environment, arguments)?,
+        Command::Train(arguments) => {
+            let rows = arguments.corpora.read()?;
+            let model = train(&rows);
+            let failed = |error| Failure::new(Exit::Failure, format!("`{}` can't be written: {error}", arguments.out.display()));
+            std::fs::write(&arguments.out, model.written()).map_err(failed)?;
+            let text = format!("trained on {} texts, sha256:{}: {}", model.header.texts, model.header.data, arguments.out.display());
+            environment.print(&model.header, &text);
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn detectors(environment: &Environment, bundle: Option<&PathBuf>) -> Result<Detectors, Failure> {
+    let config = environment.config()?;
+    let path = bundle.unwrap_or(&config.bundle.path);
+    Ok(Bundle::load(path, config.reading())?.rules.detectors)
+}
+
+fn table(measures: &[Measure]) -> String {
+    let width = measures.iter().map(|measure| measure.name.len()).max().unwrap_or(0);
+    let mut text = format!("{:<width$}  {:>6} of {:<6} {:>7}   95 %\n", "", "", "", "share");
+    for measure in measures {
+        let Measure { name, found, of, share, low, high } = measure;
+        text.push_str(&format!("{name:<width$}  {found:>6} of {of:<6} {share:>7.4}   {low:.4} to {high:.4}\n"));
+    }
+    text.trim_end().to_owned()
+}
+
+fn explain(environment: &Environment, arguments: &Explain) -> Result<(), Failure> {
+    let detectors = detectors(environment, arguments.bundle.as_ref())?;
+    let views = Views::of(&arguments.text);
+    for finding in detectors.screen_text(&arguments.source, &arguments.text, &views) {
+        let shown = finding.span.and_then(|(start, end)| arguments.text.get(start..end)).unwrap_or_default();
+        print(&format!("{}/{} {} %: {shown}", finding.kind, finding.code, finding.confidence));
+    }
+    if let Some(model) = &detectors.injection {
+        let score = model.worst(views.folded.text()).map_or(0, |window| window.score);
+        print(&format!("{INJECTION}: {score} of 1000, threshold {}; by", detectors.threshold(&arguments.source)));
+        for (feature, weight) in model.explain(views.folded.text(), 10) {
+            print(&format!("  {weight:>7.3}  {feature:?}"));
+        }
+    }
+    Ok(())
+}

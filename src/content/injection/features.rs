@@ -1,0 +1,206 @@
+//! What the linear model sees of a text: hashed words, two and three of them in a row, and three to five characters in a row, chunk by
+//! chunk. Training and scoring share this file: a feature means the same to both.
+
+/// How many features there are: words and what is in a row of them in the first half, characters in the second.
+pub const FEATURES: usize = 2 << 16;
+/// Characters of a chunk; it ends at the next space.
+const CHUNK: usize = 96;
+const HASH_START: u64 = 0xCBF2_9CE4_8422_2325;
+const HASH_PRIME: u64 = 0x0100_0000_01B3;
+const SEED_WORDS: u64 = 0x776F_7264;
+const SEED_CHARACTERS: u64 = 0x6368_6172;
+
+/// A text as the model reads it: small letters, any number as 0, one space between words; and where each character stood.
+#[derive(Clone, Debug, Default)]
+pub struct Canonical {
+    characters: Vec<char>,
+    places: Vec<usize>,
+    end: usize,
+}
+
+impl Canonical {
+    /// Reads a folded text.
+    pub fn of(text: &str) -> Self {
+        let mut read = Self { characters: Vec::with_capacity(text.len()), places: Vec::with_capacity(text.len()), end: text.len() };
+        let mut push = |character, at| {
+            let last = read.characters.last().copied();
+            let repeats = (character == ' ' && last.is_none_or(|last| last == ' ')) || (character == '0' && last == Some('0'));
+            if !repeats {
+                read.characters.push(character);
+                read.places.push(at);
+            }
+        };
+        for (at, character) in text.char_indices() {
+            match character {
+                '0'..='9' => push('0', at),
+                white if white.is_whitespace() => push(' ', at),
+                character => character.to_lowercase().for_each(|lower| push(lower, at)),
+            }
+        }
+        if read.characters.last() == Some(&' ') {
+            read.characters.pop();
+            read.places.pop();
+        }
+        read
+    }
+
+    /// The bytes of the text that characters stand for.
+    pub fn place(&self, (from, to): (usize, usize)) -> (usize, usize) {
+        let start = self.places.get(from).copied().unwrap_or(self.end);
+        (start, self.places.get(to).copied().unwrap_or(self.end).max(start))
+    }
+
+    /// The characters between two places.
+    pub fn text(&self, (from, to): (usize, usize)) -> String {
+        self.characters.get(from..to.min(self.characters.len())).unwrap_or_default().iter().collect()
+    }
+
+    /// Chunks of about [`CHUNK`] characters that are the text, end to end: a long benign text can't hide a short other one.
+    pub fn chunks(&self) -> Vec<(usize, usize)> {
+        let length = self.characters.len();
+        let (mut chunks, mut start) = (vec![], 0);
+        while start < length {
+            let mut end = (start + CHUNK).min(length);
+            if end < length {
+                let latest = (start + CHUNK + CHUNK / 2).min(length);
+                let space = self.characters.get(end..latest).unwrap_or_default().iter().position(|character| *character == ' ');
+                end = space.map_or(latest, |space| end + space + 1);
+            }
+            if length - end < CHUNK / 4 {
+                end = length;
+            }
+            chunks.push((start, end));
+            start = end;
+        }
+        if chunks.is_empty() { vec![(0, 0)] } else { chunks }
+    }
+
+    /// Every feature, with the chunk that it begins in and the characters that it is of.
+    pub fn features(&self, chunks: &[(usize, usize)], mut each: impl FnMut(usize, u32, (usize, usize))) {
+        let chunk_of = |at: usize| chunks.partition_point(|(_, end)| *end <= at).min(chunks.len().saturating_sub(1));
+        self.rows_of_characters(|index, span| each(chunk_of(span.0), index, span));
+        self.rows_of_words(|index, span| each(chunk_of(span.0), index, span));
+    }
+
+    fn rows_of_characters(&self, mut each: impl FnMut(u32, (usize, usize))) {
+        let at = |position: usize| match position.checked_sub(1) {
+            Some(position) => self.characters.get(position).copied().unwrap_or(' '),
+            None => ' ',
+        };
+        // A space stands before the first and after the last.
+        let length = self.characters.len() + 2;
+        for first in 0..length {
+            let mut hash = HASH_START ^ SEED_CHARACTERS;
+            for row in 1..=5 {
+                let Some(position) = Some(first + row - 1).filter(|position| *position < length) else { break };
+                hash = (hash ^ u64::from(u32::from(at(position)))).wrapping_mul(HASH_PRIME);
+                if row >= 3 {
+                    let start = first.saturating_sub(1);
+                    each(slot(hash, row) + (1 << 16), (start, (first + row - 1).min(self.characters.len())));
+                }
+            }
+        }
+    }
+
+    fn rows_of_words(&self, mut each: impl FnMut(u32, (usize, usize))) {
+        let words = self.words();
+        for first in 0..words.len() {
+            let mut hash = HASH_START ^ SEED_WORDS;
+            let mut start = None;
+            for (before, (from, to, word)) in words.iter().skip(first).take(3).enumerate() {
+                hash = (hash ^ word).wrapping_mul(HASH_PRIME);
+                hash ^= hash >> 29;
+                each(slot(hash, before + 1), (*start.get_or_insert(*from), *to));
+            }
+        }
+    }
+
+    /// Words and rows of signs, each with its place and hash.
+    fn words(&self) -> Vec<(usize, usize, u64)> {
+        let class = |character: char| match character {
+            '_' => 2,
+            character if character.is_alphanumeric() => 1,
+            character if character.is_whitespace() => 0,
+            _ => 3,
+        };
+        let mut words = vec![];
+        let mut start = 0;
+        while let Some(first) = self.characters.get(start) {
+            let kind = class(*first);
+            let mut end = start + 1;
+            let run = |from: usize| self.characters.iter().skip(from).take_while(|character| class(**character) == kind).count();
+            end += run(end);
+            // One apostrophe within a word is the word's.
+            if kind == 1 && self.characters.get(end) == Some(&'\'') {
+                let after = run(end + 1);
+                end += if after > 0 { after + 1 } else { 0 };
+            }
+            if kind != 0 {
+                let longest = if kind == 1 { 24 } else { 3 };
+                let hash = self.characters.iter().take(end).skip(start).take(longest).fold(HASH_START, |hash, character| {
+                    let mut bytes = [0; 4];
+                    character.encode_utf8(&mut bytes).bytes().fold(hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(HASH_PRIME))
+                });
+                words.push((start, end, hash));
+            }
+            start = end;
+        }
+        words
+    }
+}
+
+/// The feature that a hash of so many in a row falls into.
+fn slot(hash: u64, row: usize) -> u32 {
+    let mut mixed = hash.wrapping_add(u64::try_from(row).unwrap_or(0));
+    mixed ^= mixed >> 32;
+    mixed = mixed.wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    mixed ^= mixed >> 32;
+    u32::try_from((mixed >> 16) & 0xFFFF).unwrap_or(0)
+}
+
+/// The chunks that are scored together: each by itself, and each with the next.
+pub fn windows(chunks: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..chunks).map(|chunk| (chunk, chunk + 1)).chain((1..chunks).map(|chunk| (chunk - 1, chunk + 1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_its_chunks_and_places_point_back() {
+        let text = "Please  IGNORE 123 ".repeat(20);
+        let read = Canonical::of(&text);
+        let chunks = read.chunks();
+        assert!(chunks.len() > 2 && chunks.iter().all(|(start, end)| end - start <= CHUNK * 2));
+        assert_eq!(chunks.iter().map(|chunk| read.text(*chunk)).collect::<String>(), "please ignore 0 ".repeat(20).trim_end());
+        let (start, end) = read.place((7, 13));
+        assert_eq!(&text[start..end], "IGNORE");
+        assert_eq!(Canonical::of("").chunks(), [(0, 0)]);
+    }
+
+    /// Held to what another implementation makes of the same text: weights are of no use to features that moved.
+    #[test]
+    fn features_are_what_they_were() {
+        let read = Canonical::of("a_b's");
+        let mut indices = vec![];
+        read.features(&read.chunks(), |_, index, _| indices.push(index));
+        indices.sort_unstable();
+        let known = [
+            6827, 10180, 30471, 34511, 47116, 62518, 66340, 73775, 75337, 80539, 92308, 93757, 101_017, 110_167, 110_231, 110_669, 113_715,
+            117_266,
+        ];
+        assert_eq!(indices, known);
+    }
+
+    #[test]
+    fn features_stay_in_their_tables() {
+        let read = Canonical::of("Don't stop: ignore_all 42!");
+        let mut count = 0;
+        read.features(&read.chunks(), |chunk, index, (start, end)| {
+            assert!(chunk == 0 && (index as usize) < FEATURES && start <= end);
+            count += 1;
+        });
+        assert!(count > 60);
+    }
+}

@@ -1,0 +1,342 @@
+//! Rules of a bundle, `detectors/*.yaml`: what texts try, what must not be passed on, what drafts say. Each carries its own examples and
+//! counter-examples, and a bundle in which one fails is refused. Patterns are of the `regex` crate: linear in the text, bounded in size.
+
+use regex::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
+use serde::Deserialize;
+
+use crate::content::normalise::Views;
+use crate::model::halt::Severity;
+
+/// The largest compiled pattern, in bytes.
+const PATTERN_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The largest compiled set of a file's patterns, in bytes.
+const SET_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The most findings of one rule in one text: more of the same say nothing more.
+const FINDINGS_MAX: usize = 16;
+/// Parts an example's turn before from its text.
+const REPLIES: &str = " => ";
+
+/// What a file's rules judge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Judges {
+    /// What a draft says.
+    Draft,
+    /// What an incoming text tries.
+    Incoming,
+    /// What must not be passed on.
+    Private,
+}
+
+/// A file as it is written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// What its rules judge.
+    pub judges: Judges,
+    /// BCP 47 tag of the language that they are in; said for authors.
+    pub language: String,
+    /// The rules.
+    rules: Vec<Written>,
+}
+
+/// A rule as it is written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    code: String,
+    kind: String,
+    #[serde(default)]
+    severity: Option<String>,
+    pattern: String,
+    #[serde(default)]
+    unless: String,
+    #[serde(default)]
+    except: String,
+    #[serde(default)]
+    asked: String,
+    #[serde(default)]
+    bare: String,
+    #[serde(default)]
+    generic: bool,
+    #[serde(default)]
+    suggestion: String,
+    examples: Vec<String>,
+    counter_examples: Vec<String>,
+}
+
+/// A rule.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Its own name.
+    pub code: String,
+    /// The kind of what it finds.
+    pub kind: String,
+    /// How bad that is.
+    pub severity: Severity,
+    /// What to write instead, in words for the model; may be empty.
+    pub suggestion: String,
+    /// Whether it says nothing where another rule of its kind finds something in the same sentence.
+    generic: bool,
+    pattern: Regex,
+    unless: Option<Regex>,
+    /// Values that are none, by how they begin.
+    except: Option<Regex>,
+    /// What the turn before asks for, and what then counts in the reply.
+    asked: Option<(Regex, Regex)>,
+}
+
+impl Rule {
+    /// Where a pattern matches: its group `value`, if it has one, and that is no exception.
+    fn spans(&self, pattern: &Regex, text: &str) -> Vec<(usize, usize)> {
+        let named = pattern.capture_names().flatten().any(|name| name == "value");
+        let whole = |found: regex::Match<'_>| (found.start(), found.end());
+        let found: Vec<(usize, usize)> = match named {
+            false => pattern.find_iter(text).take(FINDINGS_MAX).map(whole).collect(),
+            true => pattern.captures_iter(text).take(FINDINGS_MAX).filter_map(|captures| captures.name("value")).map(whole).collect(),
+        };
+        let counts = |(start, end): &(usize, usize)| {
+            let value = text.get(*start..*end).unwrap_or_default();
+            !value.is_empty() && !self.except.as_ref().is_some_and(|except| except.is_match(value))
+        };
+        found.into_iter().filter(counts).collect()
+    }
+}
+
+/// The rules that judge one thing.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    rules: Vec<Rule>,
+    set: RegexSet,
+    /// Whether a rule and its exceptions hold for one sentence each.
+    by_sentence: bool,
+}
+
+/// Where a rule found something in a view.
+pub type Found<'r> = (&'r Rule, (usize, usize));
+
+impl Rules {
+    /// Reads a file's rules into the others; `fits` says what is wrong with a rule's kind and code.
+    pub fn read(&mut self, file: File, fits: impl Fn(&str, &str) -> Option<String>) -> Vec<(String, String)> {
+        self.by_sentence = file.judges == Judges::Draft;
+        let mut faults = vec![];
+        for written in file.rules {
+            let code = written.code.clone();
+            let mut fault = |problem: String| faults.push((code.clone(), format!("rule `{code}`: {problem}")));
+            if let Some(problem) = fits(&written.kind, &written.code) {
+                fault(problem);
+            }
+            if self.rules.iter().any(|known| known.code == written.code) {
+                fault("there is another of this code".into());
+            }
+            if written.examples.is_empty() || written.counter_examples.is_empty() {
+                fault("has no example, or no counter-example".into());
+            }
+            match rule(&written) {
+                Ok(rule) => {
+                    let alone = Self::of(vec![rule.clone()], self.by_sentence);
+                    for example in written.examples.iter().filter(|example| !alone.finds_example(example)) {
+                        fault(format!("does not find its example \"{example}\""));
+                    }
+                    for example in written.counter_examples.iter().filter(|example| alone.finds_example(example)) {
+                        fault(format!("finds its counter-example \"{example}\""));
+                    }
+                    self.rules.push(rule);
+                }
+                Err(problem) => fault(problem),
+            }
+        }
+        match set(&self.rules) {
+            Ok(set) => self.set = set,
+            Err(problem) => faults.push((String::new(), format!("the rules together {problem}"))),
+        }
+        faults
+    }
+
+    fn of(rules: Vec<Rule>, by_sentence: bool) -> Self {
+        let set = set(&rules).unwrap_or_default();
+        Self { rules, set, by_sentence }
+    }
+
+    /// Whether a rule finds this kind.
+    pub fn finds(&self, kind: &str) -> bool {
+        self.rules.iter().any(|rule| rule.kind == kind)
+    }
+
+    /// What the rule of this code suggests.
+    pub fn suggestion(&self, code: &str) -> Option<&str> {
+        self.rules.iter().find(|rule| rule.code == code).map(|rule| rule.suggestion.as_str())
+    }
+
+    /// The codes of the rules of a kind.
+    pub fn codes<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a str> {
+        self.rules.iter().filter(move |rule| rule.kind == kind).map(|rule| rule.code.as_str())
+    }
+
+    /// What the rules find in a view of a text.
+    pub fn find<'r>(&'r self, text: &str, mut found: impl FnMut(Found<'r>)) {
+        let sentences = if self.by_sentence { sentences(text) } else { vec![(0, text.len())] };
+        for (start, end) in sentences {
+            let Some(sentence) = text.get(start..end) else { continue };
+            let excepted = |rule: &&Rule| self.by_sentence && rule.unless.as_ref().is_some_and(|unless| unless.is_match(sentence));
+            let matching = self.set.matches(sentence).into_iter().filter_map(|index| self.rules.get(index));
+            let all: Vec<(&Rule, Vec<(usize, usize)>)> = matching
+                .filter(|rule| !excepted(rule))
+                .map(|rule| (rule, rule.spans(&rule.pattern, sentence)))
+                .filter(|(_, spans)| !spans.is_empty())
+                .collect();
+            let told = |rule: &Rule| rule.generic && all.iter().any(|(other, _)| !other.generic && other.kind == rule.kind);
+            for (rule, spans) in all.iter().filter(|(rule, _)| !told(rule)) {
+                spans.iter().for_each(|span| found((rule, (start + span.0, start + span.1))));
+            }
+        }
+    }
+
+    /// What a reply gives that the turn before it asked for. Both folded.
+    pub fn replied<'r>(&'r self, turn: &str, text: &str, mut found: impl FnMut(Found<'r>)) {
+        for rule in &self.rules {
+            let Some((asked, bare)) = &rule.asked else { continue };
+            if asked.is_match(turn) && !rule.unless.as_ref().is_some_and(|unless| unless.is_match(text)) {
+                rule.spans(bare, text).into_iter().for_each(|span| found((rule, span)));
+            }
+        }
+    }
+
+    fn finds_example(&self, example: &str) -> bool {
+        let (turn, text) = example.split_once(REPLIES).unwrap_or(("", example));
+        let (turn, views) = (Views::of(turn), Views::of(text));
+        let mut finds = false;
+        views.all().for_each(|view| self.find(view.text(), |_| finds = true));
+        self.replied(turn.folded.text(), views.folded.text(), |_| finds = true);
+        finds
+    }
+}
+
+fn rule(written: &Written) -> Result<Rule, String> {
+    let severity = match &written.severity {
+        None => Severity::Medium,
+        Some(name) => Severity::named(name).ok_or("`severity` must be info, low, medium, high or critical")?,
+    };
+    let optional = |name: &str, text: &str| if text.is_empty() { Ok(None) } else { pattern(name, text).map(Some) };
+    let asked = match (optional("asked", &written.asked)?, optional("bare", &written.bare)?) {
+        (Some(asked), Some(bare)) => Some((asked, bare)),
+        (None, None) => None,
+        (Some(_), None) | (None, Some(_)) => return Err("`asked` and `bare` go together".into()),
+    };
+    Ok(Rule {
+        code: written.code.clone(),
+        kind: written.kind.clone(),
+        severity,
+        suggestion: written.suggestion.clone(),
+        generic: written.generic,
+        pattern: pattern("pattern", &written.pattern)?,
+        unless: optional("unless", &written.unless)?,
+        except: optional("except", &written.except)?,
+        asked,
+    })
+}
+
+fn pattern(name: &str, text: &str) -> Result<Regex, String> {
+    let built = RegexBuilder::new(text).case_insensitive(true).size_limit(PATTERN_BYTES_MAX).build();
+    let pattern = built.map_err(|error| {
+        let text = error.to_string();
+        format!("`{name}` can't be used: {}", text.lines().last().unwrap_or_default().trim_start_matches("error: "))
+    })?;
+    if pattern.is_match("") { Err(format!("`{name}` matches nothing at all")) } else { Ok(pattern) }
+}
+
+fn set(rules: &[Rule]) -> Result<RegexSet, String> {
+    let patterns = rules.iter().map(|rule| rule.pattern.as_str());
+    let built = RegexSetBuilder::new(patterns).case_insensitive(true).size_limit(SET_BYTES_MAX).build();
+    built.map_err(|_| "are too large".to_owned())
+}
+
+/// The sentences of a text: they end at `.`, `!`, `?`, `;`, a new line, and before "but" and "however". Their last sign is theirs; a dot
+/// within a number or a name ends none.
+pub fn sentences(text: &str) -> Vec<(usize, usize)> {
+    let mut cuts = vec![];
+    let mut following = text.char_indices().peekable();
+    while let Some((at, character)) = following.next() {
+        let ends = match character {
+            '.' => following.peek().is_none_or(|(_, next)| !next.is_alphanumeric()),
+            '!' | '?' | ';' | '\n' => true,
+            _ => false,
+        };
+        if ends {
+            cuts.push(at + character.len_utf8());
+        } else if character == ' ' {
+            let rest = text.get(at + 1..).unwrap_or_default();
+            if ["but ", "however ", "however,"].iter().any(|word| rest.starts_with(word)) {
+                cuts.push(at);
+            }
+        }
+    }
+    cuts.push(text.len());
+    let mut start = 0;
+    let mut found = vec![];
+    for end in cuts {
+        if start < end {
+            found.push((start, end));
+        }
+        start = end;
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> (Rules, Vec<(String, String)>) {
+        let mut rules = Rules::default();
+        let faults = rules.read(serde_saphyr::from_str(text).expect("a file"), |_, _| None);
+        (rules, faults)
+    }
+
+    #[test]
+    fn sentences_are_the_text_and_a_dot_in_a_number_ends_none() {
+        let text = "It is 4.20 here. Yes! But why? a.b\nno but yes";
+        let found: Vec<&str> = sentences(text).into_iter().map(|(start, end)| &text[start..end]).collect();
+        assert_eq!(found, ["It is 4.20 here.", " Yes!", " But why?", " a.b\n", "no", " but yes"]);
+        assert_eq!(found.concat(), text);
+    }
+
+    #[test]
+    fn an_exception_holds_for_its_own_sentence() {
+        let (rules, faults) = read(
+            "judges: draft\nlanguage: en\nrules:\n- {code: c, kind: claim, pattern: 'is approved', unless: '\\bnot\\b', examples: ['It is approved.'], counter_examples: ['It not is approved.']}\n",
+        );
+        assert_eq!(faults, []);
+        let mut found = vec![];
+        rules.find("it is not. it is approved. not that it is approved", |(_, span)| found.push(span));
+        assert_eq!(found, [(14, 25)]);
+    }
+
+    #[test]
+    fn a_bare_reply_counts_when_it_was_asked_for() {
+        let (rules, faults) = read(
+            "judges: private\nlanguage: en\nrules:\n- {code: pin, kind: pin, pattern: 'pin is (?P<value>\\d+)', asked: 'your pin', bare: '^(?P<value>\\d{4})$', examples: ['pin is 4215', 'Your PIN? => 4215'], counter_examples: ['4215', 'Your name? => 4215']}\n",
+        );
+        assert_eq!(faults, []);
+        let mut found = vec![];
+        rules.find("my pin is 4215.", |(_, span)| found.push(span));
+        assert_eq!(found, [(10, 14)]);
+    }
+
+    #[test]
+    fn rules_that_would_mislead_are_refused() {
+        for (rule, problem) in [
+            ("{code: c, kind: k, pattern: 'x', examples: ['y'], counter_examples: ['z']}", "does not find its example"),
+            ("{code: c, kind: k, pattern: 'x', examples: ['x'], counter_examples: ['xx']}", "finds its counter-example"),
+            ("{code: c, kind: k, pattern: '(', examples: ['x'], counter_examples: ['y']}", "can't be used"),
+            ("{code: c, kind: k, pattern: 'x*', examples: ['x'], counter_examples: ['y']}", "matches nothing at all"),
+            ("{code: c, kind: k, pattern: 'x', examples: [], counter_examples: ['y']}", "has no example"),
+            ("{code: c, kind: k, severity: bad, pattern: 'x', examples: ['x'], counter_examples: ['y']}", "`severity`"),
+            ("{code: c, kind: k, pattern: 'x', asked: 'x', examples: ['x'], counter_examples: ['y']}", "go together"),
+            ("{code: c, kind: k, pattern: '(\\w{200}){200}', examples: ['x'], counter_examples: ['y']}", "can't be used"),
+        ] {
+            let (_, faults) = read(&format!("judges: incoming\nlanguage: en\nrules:\n- {rule}\n"));
+            assert!(faults.iter().any(|(_, fault)| fault.contains(problem)), "{rule}: {faults:?}");
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! One PrepareContext, top to bottom: may the chain read the case; what it may see of each field, by policy; what no model may see,
+//! redacted; and all of it remembered for the case, by digests.
+
+mod budget;
+mod facts;
+mod texts;
+
+use std::sync::Arc;
+
+use crate::audit::Recorded;
+use crate::audit::content::{ContextRecord, redactions};
+use crate::audit::record::{DecisionRecord, Record};
+use crate::clock::Stopwatch;
+use crate::json::{Object, Value};
+use crate::model::answer::{Answer, Mode};
+use crate::model::call::{Call, Case, Correlation, EntityReference, Model, Resource, Tokens, Untrusted};
+use crate::model::chain::{Caller, Chain, Credential};
+use crate::model::content::{Article, Channel, FieldVerdict, Redaction, Segment};
+use crate::model::refusal::Refusal;
+use crate::model::roles::{ContentRoles, Roles};
+use crate::model::vouched::Vouched;
+use crate::pdp::authorize::Origin;
+use crate::pdp::judge::Judged;
+use crate::pdp::memory::redacted::{PREPARED, Remembered, context_key, values_key};
+use crate::pdp::weigh::{About, Weighed};
+use crate::pdp::{Moment, Pdp, Refused, memory};
+use crate::telemetry::spans::CallFacts;
+use crate::windows::{Change, Note, Tenant, Visit};
+
+/// What shall be put before the model, as it was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToPrepare {
+    /// On whose behalf.
+    pub credential: Credential,
+    /// The case.
+    pub case: Case,
+    /// The model that will read it.
+    pub model: Option<Model>,
+    /// Fields of the case as the tool service has them.
+    pub record: Object,
+    /// Untrusted text.
+    pub untrusted: Vec<Untrusted>,
+    /// The turn before.
+    pub previous_turn: String,
+    /// Articles to be judged one by one.
+    pub articles: Vec<Article>,
+    /// Upper bound of the returned text in bytes; 0: none.
+    pub max_bytes: usize,
+    /// Conversation id.
+    pub conversation: String,
+}
+
+/// What the model may see.
+#[derive(Clone, Debug, Default)]
+pub struct Prepared {
+    /// The context, in order; none if the chain may not read the case.
+    pub segments: Vec<Segment>,
+    /// What became of each field.
+    pub fields: Vec<FieldVerdict>,
+    /// What was taken out.
+    pub redactions: Vec<Redaction>,
+    /// Whether `max_bytes` cut something.
+    pub truncated: bool,
+}
+
+/// What a context is made of and by.
+struct Making<'a> {
+    moment: &'a Moment,
+    roles: &'a Roles,
+    content: &'a ContentRoles,
+    chain: &'a Chain,
+    /// The call that reads the case, without its texts: what calls on fields and articles are made from.
+    reading: &'a Call,
+    vouched: Vouched,
+    evaluation_id: &'a str,
+}
+
+impl Pdp {
+    /// Prepares what a model may see.
+    ///
+    /// # Errors
+    /// A refusal, recorded or counted; or UNAVAILABLE, when the audit log can't take the record.
+    pub async fn prepare_context(
+        self: &Arc<Self>,
+        origin: &Origin,
+        read: Result<ToPrepare, Refusal>,
+    ) -> Result<Recorded<(Answer, Prepared)>, Refused> {
+        let watch = Stopwatch::start();
+        let moment = self.moment();
+        let caller = self.service(&moment, origin)?;
+        let span = self.telemetry.start_decision(&origin.trace, "PrepareContext");
+        let mut facts = CallFacts::default();
+        let made = match read {
+            Ok(asked) => self.make_context(&moment, origin, &caller, asked, &mut facts).await,
+            Err(refusal) => Err(refusal),
+        };
+        let (answer, prepared, records) = match made {
+            Ok(made) => made,
+            Err(refusal) => return self.refuse(&moment, origin, &caller, (span, facts), refusal).await,
+        };
+        let took = watch.elapsed();
+        self.record_all(&moment, (answer, prepared), records, (span, facts), took).await
+    }
+
+    async fn make_context(
+        self: &Arc<Self>,
+        moment: &Moment,
+        origin: &Origin,
+        caller: &Caller,
+        asked: ToPrepare,
+        facts: &mut CallFacts,
+    ) -> Result<(Answer, Prepared, Vec<Record>), Refusal> {
+        let bundle = &moment.snapshot.bundle;
+        let (roles, content) = content_roles(moment)?;
+        let chain = self.delegations.chain(caller, &asked.credential, bundle.manifest.development.as_ref(), moment.now).await?;
+        let mut call = reading(roles, &asked);
+        call.untrusted.clone_from(&asked.untrusted);
+        let also = [content.field_read.as_str(), &content.field_read_masked, &content.article_read];
+        let about = About { also: &also, ..About::default() };
+        let Weighed { judged, signals, .. } = self.weighed(moment, roles, (caller, &chain, &call), about).await?;
+        *facts = self.call_facts(roles, &chain, &call, &judged);
+        let digest = self.audit.digest(&call.digest_input());
+        let mut answer = self.answer(moment, judged, Mode::Enforce, ("", String::new(), digest))?;
+        answer.signals = Box::new(signals);
+        let mut prepared = Prepared::default();
+        let mut records = vec![];
+        if answer.allows() {
+            call.untrusted.clear();
+            let mut vouched = moment.snapshot.nothing.clone();
+            // Checks that can't be read are not there.
+            let _unread = self.add_checks(&mut vouched, &call, moment.now).await;
+            memory::vouch(&mut vouched, &bundle.policies, &answer.signals);
+            let making = Making { moment, roles, content, chain: &chain, reading: &call, vouched, evaluation_id: &answer.evaluation_id };
+            let names;
+            (prepared, names) = self.make(&making, &asked).await?;
+            let nonce = self.surroundings(origin)?.nonce;
+            records = redactions(&answer.evaluation_id, &call.case, &prepared.redactions, &names, || nonce.clone());
+        }
+        let shown = prepared.fields.iter().map(|field| field.shown);
+        let (segments, redacted) = (prepared.segments.len(), prepared.redactions.len());
+        let context = ContextRecord::of(asked.untrusted.len(), segments, shown, redacted, prepared.truncated);
+        let record = DecisionRecord::of(&answer, caller, &chain, &call, self.surroundings(origin)?);
+        records.push(Record::Decision(Box::new(record.with_context(context))));
+        Ok((answer, prepared, records))
+    }
+
+    /// Makes the context of a case that may be read; with what is remembered of its redacted values.
+    async fn make(&self, making: &Making<'_>, asked: &ToPrepare) -> Result<(Prepared, Vec<String>), Refusal> {
+        let tenant = Tenant::of(&self.options.environment, &asked.case.tenant);
+        let key = values_key(tenant, &asked.case.id);
+        let read = Visit { reads: vec![key], ..Visit::default() };
+        let visited = self.ask(tenant, making.moment, &read).await;
+        // Numbers would not be the same; drafts are judged by what could not be known then.
+        let times = visited.map(|visited| visited.memories.into_iter().flatten().collect::<Vec<_>>()).unwrap_or_default();
+        let mut remembered = Remembered::of(&times);
+        let before = remembered.values.len();
+
+        let mut prepared = Prepared::default();
+        let mut hidden = vec![];
+        let mut lines = self.facts(making, &asked.record, &mut remembered, &mut prepared, &mut hidden)?;
+        let articles = self.articles(making, &asked.articles, &mut remembered, &mut prepared)?;
+        let texts = self.texts(making, asked, &hidden, &mut remembered, &mut prepared);
+        let constraints = constraints(making);
+        budget::fit(asked.max_bytes, &constraints, (&mut lines, articles, texts), &mut prepared);
+        for segment in &mut prepared.segments {
+            segment.source_id = self.source_id(&asked.case, making.evaluation_id, &segment.text);
+        }
+        let names: Vec<String> = remembered.values.iter().map(super::memory::redacted::Redacted::name).collect();
+        let micros = remembers(making.moment);
+        // Those that count long enough stay as they are.
+        let fresh = if remembered.until < making.moment.now.micros() + micros / 2 { 0 } else { before };
+        let mut notes = remembered.notes(key, micros).split_off(fresh.min(remembered.values.len()));
+        let prepared_note = context_key(tenant, &asked.case.id, making.evaluation_id);
+        notes.push(Note { key: prepared_note, name: PREPARED.into(), change: Change::For(micros) });
+        self.say(tenant, making.moment, Visit { notes, ..Visit::default() }).await;
+        Ok((prepared, names.into_iter().skip(fresh).collect()))
+    }
+
+    /// By what a draft's sources name a segment: a digest that only this case, this evaluation and this text have.
+    pub(super) fn source_id(&self, case: &Case, evaluation_id: &str, text: &str) -> String {
+        let parts = [self.options.environment.as_str(), &case.tenant, &case.id, evaluation_id, text];
+        let digest = self.keys.load().values.digest(&Value::Array(parts.into_iter().map(Value::from).collect()));
+        digest.rsplit(':').next().unwrap_or_default().chars().take(32).collect()
+    }
+
+    /// Weighs a call, or stops it at a gate, and remembers what came of it.
+    pub(super) async fn weighed(
+        &self,
+        moment: &Moment,
+        roles: &Roles,
+        (caller, chain, call): super::weigh::Asking<'_>,
+        about: About<'_>,
+    ) -> Result<Weighed, Refusal> {
+        let mut weighed = match super::gates::pass(&moment.snapshot.bundle.policies, roles, chain, call) {
+            Ok(named) => self.weigh(moment, roles, (caller, chain, call), named, about).await?,
+            Err(stop) => Weighed::judged(super::judge::stopped(stop)?),
+        };
+        self.remember(moment, chain, call, &weighed.judged, &mut weighed.signals).await;
+        Ok(weighed)
+    }
+
+    /// What a span may say of a call.
+    pub(super) fn call_facts(&self, roles: &Roles, chain: &Chain, call: &Call, judged: &Judged) -> CallFacts {
+        let mut facts = CallFacts {
+            action: call.action.clone(),
+            resource_type: call.resource.reference.kind.clone(),
+            principal_type: roles.agent.clone(),
+            conversation: call.correlation.conversation.clone(),
+            ..CallFacts::default()
+        };
+        super::authorize::known(&mut facts, chain, call, judged);
+        facts
+    }
+
+    /// Makes records durable, the answer's own last, and ends its span.
+    pub(super) async fn record_all<T>(
+        &self,
+        moment: &Moment,
+        (answer, content): (Answer, T),
+        records: Vec<Record>,
+        (span, facts): (Option<crate::telemetry::spans::DecisionSpan>, CallFacts),
+        took: std::time::Duration,
+    ) -> Result<Recorded<(Answer, T)>, Refused> {
+        let mut receipt = None;
+        for record in records {
+            match self.audit.append(moment.now, record).await {
+                Ok(durable) => receipt = Some(durable),
+                Err(down) => {
+                    let refused = Refused::from(down);
+                    self.telemetry.metrics.refusal(refused.refusal().kind());
+                    self.end_refused(span, &facts, refused.refusal());
+                    return Err(refused);
+                }
+            }
+        }
+        let reason = answer.outcome.denied.map_or("", |reason| reason.name());
+        self.telemetry.metrics.decision(answer.allows(), reason, answer.mode.name(), took);
+        if let Some(span) = span {
+            span.answered(&facts, &answer);
+        }
+        let receipt = receipt.ok_or(Refused(Refusal::Unavailable("the answer has no record")))?;
+        Ok(receipt.seal((answer, content)))
+    }
+}
+
+/// The parts that govern texts.
+///
+/// # Errors
+/// FAILED_PRECONDITION when the bundle has none.
+pub(super) fn content_roles(moment: &Moment) -> Result<(&Roles, &ContentRoles), Refusal> {
+    let roles = moment.snapshot.bundle.roles.as_ref();
+    let found = roles.and_then(|roles| Some((roles, roles.content.as_ref()?)));
+    found.ok_or(Refusal::Precondition("the bundle governs no texts: its manifest has no `content`"))
+}
+
+/// How long redacted values and prepared contexts are remembered, in microseconds.
+pub(super) fn remembers(moment: &Moment) -> i64 {
+    let minutes = moment.snapshot.bundle.rules.risk.as_ref().map_or(1440, |risk| risk.screening_minutes);
+    i64::from(minutes) * 60_000_000
+}
+
+/// The call that reads a case.
+fn reading(roles: &Roles, asked: &ToPrepare) -> Call {
+    let reference = EntityReference { kind: roles.case.clone(), id: asked.case.id.clone() };
+    Call {
+        credential: asked.credential.clone(),
+        action: roles.case_read.clone(),
+        resource: Resource { reference, version: String::new(), attributes: None },
+        case: asked.case.clone(),
+        arguments: Object::new(),
+        facts: None,
+        untrusted: vec![],
+        tokens: Tokens::default(),
+        model: asked.model.clone(),
+        correlation: Correlation { conversation: asked.conversation.clone(), ..Correlation::default() },
+        dry_run: false,
+    }
+}
+
+/// What the bundle tells the model of this case in this step.
+fn constraints(making: &Making<'_>) -> Vec<Segment> {
+    let case = &making.reading.case.attributes;
+    let told = making.moment.snapshot.bundle.rules.constraints.iter().filter(|constraint| constraint.applies(&making.chain.step, case));
+    told.map(|constraint| segment(Channel::Constraint, format!("constraint:{}", constraint.id), constraint.text.clone())).collect()
+}
+
+fn segment(channel: Channel, source: String, text: String) -> Segment {
+    Segment { channel, source, text, source_id: String::new() }
+}

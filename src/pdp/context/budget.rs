@@ -1,0 +1,44 @@
+//! What fits into a bound: the least needed goes first, and the constraints never.
+
+use crate::model::content::{Channel, Segment, Shown};
+use crate::pdp::context::facts::Line;
+use crate::pdp::context::{Prepared, segment};
+
+/// The source of the record's segment.
+const RECORD: &str = "record";
+
+/// Puts the context together within so many bytes, 0 for any: articles go first, then lines of the record, then untrusted texts; of each
+/// the last one first.
+pub(super) fn fit(
+    max_bytes: usize,
+    constraints: &[Segment],
+    (lines, mut articles, mut texts): (&mut Vec<Line>, Vec<Segment>, Vec<Segment>),
+    prepared: &mut Prepared,
+) {
+    let length = |segments: &[Segment]| segments.iter().map(|segment| segment.text.len()).sum::<usize>();
+    let record = |lines: &[Line]| lines.iter().map(|line| line.text.len() + 1).sum::<usize>().saturating_sub(1);
+    let most = if max_bytes == 0 { usize::MAX } else { max_bytes };
+    while length(constraints) + record(lines) + length(&articles) + length(&texts) > most {
+        prepared.truncated = true;
+        if articles.pop().is_some() {
+            continue;
+        }
+        if let Some(line) = lines.pop() {
+            for verdict in prepared.fields.iter_mut().filter(|verdict| verdict.path == line.path) {
+                verdict.shown = Shown::Excluded;
+                "max_bytes".clone_into(&mut verdict.rule);
+            }
+            continue;
+        }
+        if texts.pop().is_none() {
+            break;
+        }
+    }
+    prepared.segments = constraints.to_vec();
+    if !lines.is_empty() {
+        let text = lines.iter().map(|line| line.text.as_str()).collect::<Vec<_>>().join("\n");
+        prepared.segments.push(segment(Channel::Fact, RECORD.to_owned(), text));
+    }
+    prepared.segments.append(&mut articles);
+    prepared.segments.append(&mut texts);
+}

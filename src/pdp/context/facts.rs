@@ -1,0 +1,168 @@
+//! What of a record and of articles the model may see: each field and each article by policy, in nested records and lists by path.
+
+use std::collections::HashMap;
+
+use crate::content::normalise::Views;
+use crate::content::values::compact;
+use crate::json::{self, Object, Value};
+use crate::model::call::{Call, EntityReference, Resource};
+use crate::model::content::{Article, Channel, FieldVerdict, Redaction, Segment, Shown};
+use crate::model::finding::Private;
+use crate::model::refusal::Refusal;
+use crate::pdp::Pdp;
+use crate::pdp::context::{Making, Prepared, segment};
+use crate::pdp::judge;
+use crate::pdp::memory::redacted::{From, Remembered};
+use crate::redact::masked;
+
+/// The most different fields of a record, and the most values.
+const FIELDS_MAX: usize = 256;
+const VALUES_MAX: usize = 4096;
+const ARTICLE_MAX: usize = 16 * 1024;
+
+/// A line of the record as the model sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) path: String,
+    pub(super) text: String,
+}
+
+/// A value of a record: its path, the field that the path is of, and the value.
+struct Leaf<'a> {
+    path: String,
+    field: String,
+    value: &'a Value,
+}
+
+impl Pdp {
+    /// The lines of a record that may be seen. What is kept back is remembered as redacted, and stands in `hidden`.
+    pub(super) fn facts(
+        &self,
+        making: &Making<'_>,
+        record: &Object,
+        remembered: &mut Remembered,
+        prepared: &mut Prepared,
+        hidden: &mut Vec<String>,
+    ) -> Result<Vec<Line>, Refusal> {
+        let mut leaves = vec![];
+        for (name, value) in record {
+            collect(name.clone(), name.clone(), value, &mut leaves);
+        }
+        if leaves.len() > VALUES_MAX {
+            return Err(Refusal::invalid("record_json", "has more than 4096 values"));
+        }
+        let mut known: HashMap<String, (Shown, String)> = HashMap::new();
+        let mut lines = vec![];
+        for leaf in leaves {
+            if !known.contains_key(&leaf.field) {
+                if known.len() >= FIELDS_MAX {
+                    return Err(Refusal::invalid("record_json", "has more than 256 different fields"));
+                }
+                known.insert(leaf.field.clone(), self.shown(making, &leaf.field)?);
+            }
+            let (shown, rule) = known.get(&leaf.field).cloned().unwrap_or((Shown::Excluded, "none".into()));
+            prepared.fields.push(FieldVerdict { path: leaf.path.clone(), shown, rule });
+            let written = written(leaf.value);
+            let text = match shown {
+                Shown::Excluded => None,
+                Shown::Included => Some(match leaf.value {
+                    Value::String(text) => Value::String(self.without_secrets(making, &leaf.path, text, remembered, prepared)),
+                    value => value.clone(),
+                }),
+                Shown::Masked => Some(Value::String(masked(&written))),
+            };
+            if shown != Shown::Included && self.keep_back(&leaf.path, &written, remembered, prepared) {
+                hidden.push(written);
+            }
+            lines.extend(text.map(|text| {
+                let text = format!("{}: {}", leaf.path, String::from_utf8_lossy(&json::canonical(&text)));
+                Line { path: leaf.path, text }
+            }));
+        }
+        Ok(lines)
+    }
+
+    /// What may be seen of a field.
+    fn shown(&self, making: &Making<'_>, field: &str) -> Result<(Shown, String), Refusal> {
+        let content = making.content;
+        let reference = || EntityReference { kind: content.field.clone(), id: field.to_owned() };
+        for (action, shown) in [(&content.field_read, Shown::Included), (&content.field_read_masked, Shown::Masked)] {
+            let resource = Resource { reference: reference(), version: String::new(), attributes: None };
+            let call = Call { action: action.clone(), resource, ..making.reading.clone() };
+            if self.permits(making, &call)? {
+                return Ok((shown, action.clone()));
+            }
+        }
+        Ok((Shown::Excluded, "none".to_owned()))
+    }
+
+    fn permits(&self, making: &Making<'_>, call: &Call) -> Result<bool, Refusal> {
+        judge::permits(&making.moment.snapshot.bundle, making.roles, making.chain, call, &making.vouched, making.moment.now)
+    }
+
+    /// Remembers a value that is kept back; false for one that is in every text.
+    fn keep_back(&self, path: &str, written: &str, remembered: &mut Remembered, prepared: &mut Prepared) -> bool {
+        let Some(compact) = compact(&Views::of(written).folded) else { return false };
+        remembered.of_value(&self.keys.load().values_key, From::Record, Private::Record, &compact);
+        let span = (0, written.len());
+        prepared.redactions.push(Redaction { kind: Private::Record, source: "record".into(), path: path.to_owned(), span });
+        true
+    }
+
+    /// A field that may be seen, without the secrets that somebody wrote into it.
+    fn without_secrets(&self, making: &Making<'_>, path: &str, text: &str, remembered: &mut Remembered, prepared: &mut Prepared) -> String {
+        let from = super::texts::Within { from: From::Record, source: "record", path, secrets_alone: true };
+        self.redacted(making, text, ("", &[]), &from, (remembered, prepared))
+    }
+
+    /// The articles that may be seen, redacted.
+    pub(super) fn articles(
+        &self,
+        making: &Making<'_>,
+        articles: &[Article],
+        remembered: &mut Remembered,
+        prepared: &mut Prepared,
+    ) -> Result<Vec<Segment>, Refusal> {
+        let mut segments = vec![];
+        for (index, article) in articles.iter().enumerate() {
+            if article.text.len() > ARTICLE_MAX {
+                return Err(Refusal::invalid(format!("articles[{index}].text"), "is longer than 16 KiB"));
+            }
+            let resource =
+                Resource { reference: article.reference.clone(), version: String::new(), attributes: article.attributes.clone() };
+            let call = Call { action: making.content.article_read.clone(), resource, ..making.reading.clone() };
+            let permitted = self.permits(making, &call).map_err(|refusal| refusal.below("resource", &format!("articles[{index}]")))?;
+            if !permitted {
+                continue;
+            }
+            let source = format!("article:{}", article.reference.id);
+            let within = super::texts::Within { from: From::Record, source: &source, path: "", secrets_alone: false };
+            let text = self.redacted(making, &article.text, ("", &[]), &within, (remembered, prepared));
+            segments.push(segment(Channel::Fact, source, text));
+        }
+        Ok(segments)
+    }
+}
+
+fn collect<'a>(path: String, field: String, value: &'a Value, leaves: &mut Vec<Leaf<'a>>) {
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members {
+                collect(format!("{path}.{name}"), format!("{field}.{name}"), member, leaves);
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                collect(format!("{path}[{index}]"), field.clone(), item, leaves);
+            }
+        }
+        Value::Bool(_) | Value::Float(_) | Value::Integer(_) | Value::Null | Value::String(_) => leaves.push(Leaf { path, field, value }),
+    }
+}
+
+fn written(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        value => String::from_utf8_lossy(&json::canonical(value)).into_owned(),
+    }
+}

@@ -1,0 +1,153 @@
+//! What was redacted on a case, as it is remembered: kind, number, length and keyed hash of each value; and which contexts were prepared.
+//! Values are in no store and no record.
+
+use smol_str::SmolStr;
+
+use crate::content::values::{Digest, ValueKey, Values};
+use crate::model::finding::Private;
+use crate::windows::{Change, Key, Note, Tenant};
+
+/// The most values of a case that are remembered: past it, not all that a draft repeats could be told.
+pub(in crate::pdp) const VALUES_MAX: usize = 512;
+/// How many repeats of a redacted value a case may have before nothing more is said of its drafts.
+pub(in crate::pdp) const REPEATS_MAX: usize = 3;
+
+/// Where a value came from: text and record never share a number, so that nobody learns that a text names a value of the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::pdp) enum From {
+    Record,
+    Text,
+}
+
+/// A value that was redacted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::pdp) struct Redacted {
+    pub(in crate::pdp) from: From,
+    pub(in crate::pdp) kind: Private,
+    /// 0 for secrets, which have none.
+    pub(in crate::pdp) number: u32,
+    pub(in crate::pdp) digest: Digest,
+}
+
+impl Redacted {
+    /// As a memory and the log name it.
+    pub(in crate::pdp) fn name(&self) -> String {
+        let from = if self.from == From::Record { 'r' } else { 't' };
+        format!("{from}{}.{}.{}.{:016x}", self.kind.name(), self.number, self.digest.length, self.digest.hash)
+    }
+
+    /// What a name stands for.
+    pub(in crate::pdp) fn named(name: &str) -> Option<Self> {
+        let from = match name.get(..1)? {
+            "r" => From::Record,
+            "t" => From::Text,
+            _ => return None,
+        };
+        let mut parts = name.get(1..)?.split('.');
+        let kind = Private::named(parts.next()?)?;
+        let number = parts.next()?.parse().ok()?;
+        let length = parts.next()?.parse().ok()?;
+        let hash = u64::from_str_radix(parts.next()?, 16).ok()?;
+        Some(Self { from, kind, number, digest: Digest { length, hash } })
+    }
+}
+
+/// Where a case's redacted values are remembered.
+pub(in crate::pdp) fn values_key(tenant: Tenant, case: &str) -> Key {
+    tenant.key("case-values", &[case])
+}
+
+/// Where it is remembered that a context was prepared.
+pub(in crate::pdp) fn context_key(tenant: Tenant, case: &str, evaluation_id: &str) -> Key {
+    tenant.key("context", &[case, evaluation_id])
+}
+
+/// The name under [`context_key`].
+pub(in crate::pdp) const PREPARED: &str = "prepared";
+/// The name of a case whose values are too many.
+pub(in crate::pdp) const TOO_MANY: &str = "too_many";
+
+/// The note that a draft of this evaluation repeated a value.
+pub(in crate::pdp) fn repeat(key: Key, evaluation_id: &str, micros: i64) -> Note {
+    Note { key, name: SmolStr::new(format!("x{evaluation_id}")), change: Change::For(micros) }
+}
+
+/// What is remembered of a case's values.
+#[derive(Clone, Debug, Default)]
+pub(in crate::pdp) struct Remembered {
+    pub(in crate::pdp) values: Vec<Redacted>,
+    /// How many drafts repeated one.
+    pub(in crate::pdp) repeats: usize,
+    /// Whether there are more than are remembered.
+    pub(in crate::pdp) too_many: bool,
+    /// Until when each counts.
+    pub(in crate::pdp) until: i64,
+}
+
+impl Remembered {
+    /// Reads a memory.
+    pub(in crate::pdp) fn of(times: &[(SmolStr, i64)]) -> Self {
+        let mut remembered = Self { until: i64::MAX, ..Self::default() };
+        for (name, until) in times {
+            if let Some(redacted) = Redacted::named(name) {
+                remembered.values.push(redacted);
+                remembered.until = remembered.until.min(*until);
+            }
+            remembered.repeats += usize::from(name.starts_with('x'));
+            remembered.too_many |= name == TOO_MANY;
+        }
+        remembered
+    }
+
+    /// The values, to be found again.
+    pub(in crate::pdp) fn values(&self) -> Values {
+        let mut values = Values::default();
+        self.values.iter().for_each(|redacted| values.add_digest(redacted.digest, redacted.kind));
+        values
+    }
+
+    /// The value of these letters and digits: the one that is remembered, or a new one with the next number of its kind.
+    pub(in crate::pdp) fn of_value(&mut self, key: &ValueKey, from: From, kind: Private, compact: &str) -> Redacted {
+        let digest = key.digest(compact);
+        let known = self.values.iter().find(|known| known.digest == digest && known.from == from && known.kind == kind);
+        if let Some(known) = known {
+            return *known;
+        }
+        let highest = self.values.iter().filter(|known| known.kind == kind).map(|known| known.number).max().unwrap_or(0);
+        let number = if kind.is_secret() { 0 } else { highest + 1 };
+        let redacted = Redacted { from, kind, number, digest };
+        if self.values.len() < VALUES_MAX {
+            self.values.push(redacted);
+        } else {
+            self.too_many = true;
+        }
+        redacted
+    }
+
+    /// All of it as notes that count for so long.
+    pub(in crate::pdp) fn notes(&self, key: Key, micros: i64) -> Vec<Note> {
+        let names = self.values.iter().map(|redacted| SmolStr::new(redacted.name()));
+        let too_many = self.too_many.then(|| SmolStr::new(TOO_MANY));
+        names.chain(too_many).map(|name| Note { key, name, change: Change::For(micros) }).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_keeps_its_number_and_text_and_record_share_none() {
+        let (key, mut remembered) = (ValueKey::new([1; 16]), Remembered::default());
+        let mut number = |from, kind, value| remembered.of_value(&key, from, kind, value).number;
+        assert_eq!(number(From::Text, Private::Email, "ab@c"), 1);
+        assert_eq!(number(From::Text, Private::Email, "de@f"), 2);
+        assert_eq!(number(From::Record, Private::Email, "ab@c"), 3);
+        assert_eq!(number(From::Text, Private::Email, "ab@c"), 1);
+        assert_eq!(number(From::Text, Private::Phone, "4930123"), 1);
+        assert_eq!(number(From::Text, Private::Pin, "4215"), 0);
+        let notes = remembered.notes(Key::of(&["k"]), 60);
+        let times: Vec<(SmolStr, i64)> = notes.into_iter().map(|note| (note.name, 1)).collect();
+        assert_eq!(Remembered::of(&times).values, remembered.values);
+    }
+}

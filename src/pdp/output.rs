@@ -1,0 +1,338 @@
+//! One EvaluateOutput, top to bottom: what a draft says is found, policy judges it with the case's own facts, and only what is released
+//! gets a token to be sent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::approvals::binding;
+use crate::approvals::release::{draft_digest, sign_release};
+use crate::audit::Recorded;
+use crate::audit::content::OutputRecord;
+use crate::audit::record::{DecisionRecord, Record};
+use crate::clock::Stopwatch;
+use crate::content::drafts::{Draft, Judged as Found};
+use crate::content::values::Values;
+use crate::json::{self, Object, Value};
+use crate::model::answer::{Answer, Missing, Mode, Outcome, Reason};
+use crate::model::call::{Call, Case, Correlation, EntityReference, Model, Resource, Tokens};
+use crate::model::chain::{Caller, Chain, Credential};
+use crate::model::content::Disposition;
+use crate::model::finding::Finding;
+use crate::model::refusal::Refusal;
+use crate::model::roles::{ContentRoles, Roles};
+use crate::model::time::Timestamp;
+use crate::obligations::disposition;
+use crate::pdp::authorize::Origin;
+use crate::pdp::context::{content_roles, remembers};
+use crate::pdp::judge::Judged;
+use crate::pdp::memory::redacted::{PREPARED, REPEATS_MAX, Remembered, context_key, repeat, values_key};
+use crate::pdp::weigh::{About, Asking, Weighed};
+use crate::pdp::{Moment, Pdp, Refused, gates};
+use crate::policy::Policies;
+use crate::policy::rule::Requirement;
+use crate::redact::{Replaced, placeholder, redact};
+use crate::telemetry::spans::CallFacts;
+use crate::windows::{Tenant, Visit};
+
+/// The kinds of finding that a redacted draft is without.
+const REDACTABLE: [&str; 2] = ["internal_identifier", "personal_data"];
+
+/// A draft to be judged, as it was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToEvaluate {
+    /// On whose behalf.
+    pub credential: Credential,
+    /// The case with its facts.
+    pub case: Case,
+    /// The model that wrote it.
+    pub model: Model,
+    /// The draft.
+    pub draft: String,
+    /// Channel that it would be sent on.
+    pub channel: String,
+    /// Who would get it.
+    pub recipient: String,
+    /// BCP 47 tag of its language; empty: one of the bundle's.
+    pub locale: String,
+    /// What it was written from: id and text.
+    pub sources: Vec<(String, String)>,
+    /// Ids of the sources that it cites.
+    pub citations: Vec<String>,
+    /// The model's own confidence, in percent.
+    pub confidence: u32,
+    /// Evaluation id of the PrepareContext that it was written from.
+    pub context: String,
+    /// Conversation id.
+    pub conversation: String,
+}
+
+/// What may be done with a draft.
+#[derive(Clone, Debug, Default)]
+pub struct Evaluated {
+    /// What may be done with it.
+    pub disposition: Disposition,
+    /// What was found, with what to do about it.
+    pub findings: Vec<(Finding, String)>,
+    /// The draft redacted, where that is all that it needs.
+    pub redacted_draft: String,
+    /// `sha256:` and hex of the draft: what the call that sends it names.
+    pub draft_digest: String,
+    /// The token of a release, and until when it may be used.
+    pub release: Option<(String, Timestamp)>,
+}
+
+/// What is known of a draft before policies judge it.
+#[derive(Default)]
+struct Known {
+    found: Found,
+    sources: usize,
+    /// Whether the context that it was written from is known, and all that was redacted.
+    prepared: bool,
+    repeats: usize,
+}
+
+impl Pdp {
+    /// Judges a draft before the customer sees it.
+    ///
+    /// # Errors
+    /// A refusal, recorded or counted; or UNAVAILABLE, when the audit log can't take the record.
+    pub async fn evaluate_output(
+        self: &Arc<Self>,
+        origin: &Origin,
+        read: Result<ToEvaluate, Refusal>,
+    ) -> Result<Recorded<(Answer, Evaluated)>, Refused> {
+        let watch = Stopwatch::start();
+        let moment = self.moment();
+        let caller = self.service(&moment, origin)?;
+        let span = self.telemetry.start_decision(&origin.trace, "EvaluateOutput");
+        let mut facts = CallFacts::default();
+        let judged = match read {
+            Ok(asked) => self.judge_draft(&moment, origin, &caller, &asked, &mut facts).await,
+            Err(refusal) => Err(refusal),
+        };
+        let (answer, evaluated, record) = match judged {
+            Ok(judged) => judged,
+            Err(refusal) => return self.refuse(&moment, origin, &caller, (span, facts), refusal).await,
+        };
+        let took = watch.elapsed();
+        self.record_all(&moment, (answer, evaluated), vec![record], (span, facts), took).await
+    }
+
+    async fn judge_draft(
+        &self,
+        moment: &Moment,
+        origin: &Origin,
+        caller: &Caller,
+        asked: &ToEvaluate,
+        facts: &mut CallFacts,
+    ) -> Result<(Answer, Evaluated, Record), Refusal> {
+        let policies = &moment.snapshot.bundle.policies;
+        let (roles, content) = content_roles(moment)?;
+        let chain =
+            self.delegations.chain(caller, &asked.credential, moment.snapshot.bundle.manifest.development.as_ref(), moment.now).await?;
+        let call = releasing(roles, content, asked);
+        let known = match gates::pass(policies, roles, &chain, &call) {
+            Ok(_) => self.know(moment, asked).await,
+            Err(_) => Known::default(),
+        };
+        let members = members(&known.found, known.sources, known.prepared, asked.confidence);
+        let about = About { draft: &members, ..About::default() };
+        let Weighed { judged, signals, .. } = self.weighed(moment, roles, (caller, &chain, &call), about).await?;
+        *facts = self.call_facts(roles, &chain, &call, &judged);
+        let verdict = verdict(policies, &judged, known.prepared);
+        let digest = self.audit.digest(&digest_input(&call, asked));
+        let mut answer = self.answer(moment, judged, Mode::Enforce, ("", String::new(), digest))?;
+        answer.signals = Box::new(signals);
+        let mut evaluated = Evaluated { disposition: verdict, draft_digest: draft_digest(&asked.draft), ..Evaluated::default() };
+        self.settle(moment, (caller, &chain, &call), asked, &known, (&mut answer, &mut evaluated))?;
+        let record = DecisionRecord::of(&answer, caller, &chain, &call, self.surroundings(origin)?);
+        let output = OutputRecord::of(&evaluated.draft_digest, evaluated.disposition, &known.found.findings, &asked.context);
+        self.note_repeat(moment, asked, &known, &answer).await;
+        Ok((answer, evaluated, Record::Decision(Box::new(record.with_output(output)))))
+    }
+
+    /// What is found in a draft, and what is remembered of its case.
+    async fn know(&self, moment: &Moment, asked: &ToEvaluate) -> Known {
+        let tenant = Tenant::of(&self.options.environment, &asked.case.tenant);
+        let reads = vec![values_key(tenant, &asked.case.id), context_key(tenant, &asked.case.id, &asked.context)];
+        let visited = self.visit(tenant, moment, &Visit { reads, ..Visit::default() }).await;
+        let memories = visited.map(|visited| visited.memories).unwrap_or_default();
+        let [values, context] = [0, 1].map(|index| memories.get(index).map(Vec::as_slice).unwrap_or_default());
+        let remembered = Remembered::of(values);
+        let genuine = |(id, text): &&(String, String)| self.source_id(&asked.case, &asked.context, text) == *id;
+        let sources: Vec<&(String, String)> = asked.sources.iter().filter(genuine).collect();
+        let cited = |id: &String| sources.iter().any(|(known, _)| known == id);
+        let facts = case_facts(&asked.case);
+        let values: Values = remembered.values();
+        let draft = Draft {
+            text: &asked.draft,
+            sources: sources.iter().map(|(_, text)| text.as_str()).chain([facts.as_str()]).collect(),
+            unknown_source: sources.len() < asked.sources.len() || !asked.citations.iter().all(cited),
+            confidence: asked.confidence,
+            locale: &asked.locale,
+            redacted: (&values, &self.keys.load().values_key),
+        };
+        Known {
+            found: moment.snapshot.bundle.rules.detectors.draft(&draft),
+            sources: sources.len(),
+            prepared: context.iter().any(|(name, _)| name == PREPARED) && !remembered.too_many,
+            repeats: remembered.repeats,
+        }
+    }
+
+    /// What follows from the verdict: tokens, words, or silence.
+    fn settle(
+        &self,
+        moment: &Moment,
+        (caller, chain, call): Asking<'_>,
+        asked: &ToEvaluate,
+        known: &Known,
+        (answer, evaluated): (&mut Answer, &mut Evaluated),
+    ) -> Result<(), Refusal> {
+        answer.outcome.missing = None;
+        if known.repeats >= REPEATS_MAX {
+            // Whoever tries values one after the other learns nothing more.
+            evaluated.disposition = Disposition::Block;
+            answer.outcome = Outcome::denied(Reason::NotPermitted);
+            return Ok(());
+        }
+        let detectors = &moment.snapshot.bundle.rules.detectors;
+        evaluated.findings = known.found.findings.iter().map(|finding| (finding.clone(), detectors.suggestion(finding))).collect();
+        match evaluated.disposition {
+            Disposition::Block => {}
+            Disposition::HumanReview => {
+                answer.outcome.denied = Some(Reason::ApprovalRequired);
+                self.ask_human(moment, (caller, chain, call), asked, answer);
+            }
+            Disposition::Release => {
+                let send = sending(call, &evaluated.draft_digest, moment);
+                let release = self.released(moment, chain, &send).ok_or(Refusal::Unavailable("the release could not be made"))?;
+                let keys = self.keys.load();
+                let (environment, id) = (&self.options.environment, &answer.evaluation_id);
+                let signed = sign_release(&keys.binding, environment, &caller.tool_service, id, release, moment.now);
+                evaluated.release = Some(signed.map_err(|_| Refusal::Unavailable("the release could not be signed"))?);
+            }
+            Disposition::Revise => {
+                if known.found.findings.iter().all(|finding| REDACTABLE.contains(&finding.kind.as_str())) {
+                    evaluated.redacted_draft = redacted(&asked.draft, &known.found);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Signs what turns this into a request that a human lets exactly this draft go.
+    fn ask_human(&self, moment: &Moment, (caller, chain, call): Asking<'_>, asked: &ToEvaluate, answer: &mut Answer) {
+        let Ok((roles, content)) = content_roles(moment) else { return };
+        if chain.asserted && !self.options.development {
+            return;
+        }
+        let shapes = &moment.snapshot.bundle.policies.shapes;
+        let send = sending(call, &draft_digest(&asked.draft), moment);
+        let covers = |step: &String| shapes.actions.get(&content.send).is_some_and(|send| send.groups.contains(&format!("in_{step}")));
+        let own = Some(&chain.step).filter(|step| covers(step));
+        let step = own.or_else(|| shapes.choices(&roles.step).iter().find(|step| covers(step))).cloned().unwrap_or_default();
+        let chain = Chain { step, ..chain.clone() };
+        let requires = vec![Requirement::Approval(content.template.clone()).to_string()];
+        let missing = Missing { template: content.template.clone(), requires, quorum: 1 };
+        let bound = self.binding(moment, (caller, &chain, &send), &missing, &answer.evaluation_id);
+        let token = bound.and_then(|bound| binding::sign_binding(&self.keys.load().binding, bound, moment.now).ok());
+        answer.binding_token = token.unwrap_or_default();
+        answer.display = format!("{} on {} {}", content.send, roles.case, asked.case.id);
+        answer.outcome.missing = Some(missing);
+    }
+
+    /// Remembers that a draft of the case repeated a redacted value.
+    async fn note_repeat(&self, moment: &Moment, asked: &ToEvaluate, known: &Known, answer: &Answer) {
+        if known.found.kinds().contains("redacted_value_repeated") && known.repeats < REPEATS_MAX {
+            let tenant = Tenant::of(&self.options.environment, &asked.case.tenant);
+            let note = repeat(values_key(tenant, &asked.case.id), &answer.evaluation_id, remembers(moment));
+            self.say(tenant, moment, Visit { notes: vec![note], ..Visit::default() }).await;
+        }
+    }
+}
+
+/// What was found in a draft, as policies see it.
+pub fn members(found: &Found, sources: usize, prepared: bool, confidence: u32) -> [(&'static str, Value); 5] {
+    let list = |names: BTreeSet<&str>| Value::Array(names.into_iter().map(Value::from).collect());
+    let count = |count: usize| Value::Integer(i64::try_from(count).unwrap_or(i64::MAX));
+    [
+        ("claims", list(found.claims())),
+        ("confidence", Value::Integer(i64::from(confidence))),
+        ("draft", list(found.kinds())),
+        ("grounding", json::object([("sources", count(sources)), ("ungrounded", count(found.ungrounded))])),
+        ("prepared", Value::Bool(prepared)),
+    ]
+}
+
+/// What may be done with a draft. Where it is not known what was redacted, a human reads it at least: it could repeat a value, and nobody
+/// would see.
+pub fn verdict(policies: &Policies, judged: &Judged, prepared: bool) -> Disposition {
+    let said = match (judged.gate, judged.outcome.denied) {
+        (Some(_), _) => Disposition::Block,
+        (None, None) => Disposition::Release,
+        (None, Some(_)) => disposition(policies, &judged.verdict),
+    };
+    if prepared { said } else { said.max(Disposition::HumanReview) }
+}
+
+/// The call that lets a draft go.
+fn releasing(roles: &Roles, content: &ContentRoles, asked: &ToEvaluate) -> Call {
+    let reference = EntityReference { kind: roles.case.clone(), id: asked.case.id.clone() };
+    let arguments = [("channel", &asked.channel), ("recipient", &asked.recipient)];
+    Call {
+        credential: asked.credential.clone(),
+        action: content.release.clone(),
+        resource: Resource { reference, version: String::new(), attributes: None },
+        case: asked.case.clone(),
+        arguments: arguments.into_iter().map(|(name, value)| (name.to_owned(), Value::from(value.as_str()))).collect(),
+        facts: None,
+        untrusted: vec![],
+        tokens: Tokens::default(),
+        model: Some(asked.model.clone()),
+        correlation: Correlation { conversation: asked.conversation.clone(), ..Correlation::default() },
+        dry_run: false,
+    }
+}
+
+/// The call that sends it.
+fn sending(releasing: &Call, draft_digest: &str, moment: &Moment) -> Call {
+    let action = content_roles(moment).map(|(_, content)| content.send.clone()).unwrap_or_default();
+    let mut call = Call { action, ..releasing.clone() };
+    call.arguments.insert("draft_digest".to_owned(), Value::from(draft_digest));
+    call
+}
+
+/// The draft without what must not be in it.
+fn redacted(draft: &str, found: &Found) -> String {
+    let mut replaced: BTreeMap<(usize, usize), String> = BTreeMap::new();
+    for finding in found.findings.iter().filter(|finding| finding.kind == "internal_identifier") {
+        replaced.extend(finding.span.map(|span| (span, "[internal detail removed]".to_owned())));
+    }
+    replaced.extend(found.private.iter().map(|located| (located.span, placeholder(located.kind, None))));
+    let replaced: Vec<Replaced> = replaced.into_iter().map(|(span, placeholder)| Replaced { span, placeholder }).collect();
+    redact(draft, &replaced)
+}
+
+/// The facts of a case as a source: what the tool service vouches for.
+pub fn case_facts(case: &Case) -> String {
+    let mut facts = format!("case {}", case.id);
+    for (name, value) in &case.attributes {
+        facts.push_str(&format!("\n{name}: {}", String::from_utf8_lossy(&json::canonical(value))));
+    }
+    facts
+}
+
+/// All that the decision and its record depend on, to be digested.
+fn digest_input(call: &Call, asked: &ToEvaluate) -> Value {
+    let text = |text: &str| Value::from(text);
+    let sources = asked.sources.iter().map(|(id, source)| json::object([("id", text(id)), ("text", text(source))]));
+    let mut input: Object = Object::new();
+    input.insert("call".into(), call.digest_input());
+    input.insert("draft".into(), text(&asked.draft));
+    input.insert("sources".into(), Value::Array(sources.collect()));
+    input.insert("citations".into(), Value::Array(asked.citations.iter().map(|id| text(id)).collect()));
+    input.insert("confidence".into(), Value::Integer(i64::from(asked.confidence)));
+    input.insert("context".into(), text(&asked.context));
+    Value::Object(input)
+}

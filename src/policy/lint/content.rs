@@ -1,0 +1,47 @@
+//! Rules on the parts that govern texts.
+
+use super::Bundle;
+use crate::model::roles::Supplier;
+use crate::policy::shape::{Action, Shape};
+
+/// What governs texts: the field's type and the five actions, each with what the pipelines fill and read.
+pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<String> {
+    let Some(content) = &bundle.roles.content else { return vec![] };
+    let mut faults = vec![];
+    let takes = |id: &str| bundle.case_actions().find(|(known, _)| *known == id).map(|(_, action)| action);
+    let of = |action: &Action, kind: &str| action.resources.iter().any(|taken| taken.to_string() == kind);
+    let arguments = |action: &Action| match action.context.get("args").map(|member| &member.shape) {
+        Some(Shape::Record(arguments)) => {
+            arguments.iter().filter(|(_, argument)| argument.required).map(|(name, _)| name.clone()).collect::<Vec<_>>()
+        }
+        Some(_) | None => vec![],
+    };
+    let case = bundle.roles.case.as_str();
+    for (part, id, kind, expected) in [
+        ("field_read", &content.field_read, content.field.as_str(), vec![]),
+        ("field_read_masked", &content.field_read_masked, content.field.as_str(), vec![]),
+        ("article_read", &content.article_read, "", vec![]),
+        ("release", &content.release, case, vec!["channel", "recipient"]),
+        ("send", &content.send, case, vec!["channel", "draft_digest", "recipient"]),
+    ] {
+        let fits = takes(id).is_some_and(|action| (kind.is_empty() || of(action, kind)) && arguments(action) == expected);
+        if !fits {
+            let resource = if kind.is_empty() { "shared articles" } else { kind };
+            let list = if expected.is_empty() { "none".to_owned() } else { expected.join(", ") };
+            faults.push(format!(
+                "`content.{part}` names `{id}`, which must be an action on `{resource}` with these required arguments: {list}"
+            ));
+        }
+    }
+    if bundle.roles.supplier(&content.field) != Some(Supplier::Bundle) {
+        faults.push(format!(
+            "`content.field` names `{}`, which the bundle must supply: whoever supplies it says what may be seen",
+            content.field
+        ));
+    }
+    let reads = |name: &str| takes(&content.release).is_some_and(|action| action.context.contains_key(name));
+    for name in ["claims", "confidence", "draft", "grounding", "prepared"].into_iter().filter(|name| !reads(name)) {
+        faults.push(format!("the context of action `{}` must declare `{name}`: drafts are judged by it", content.release));
+    }
+    faults
+}

@@ -1,0 +1,108 @@
+//! Values → placeholders: typed, and numbered so that the same value is called the same within a case. Secrets have no number: nobody
+//! shall tell whether two are the same.
+
+use crate::model::finding::Private;
+
+/// A value to be replaced, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replaced {
+    /// Where it stands, in bytes of the text.
+    pub span: (usize, usize),
+    /// What stands there instead.
+    pub placeholder: String,
+}
+
+/// What stands for a value: `[email removed #1]`, `[verification code removed]`.
+pub fn placeholder(kind: Private, number: Option<u32>) -> String {
+    match number {
+        Some(number) => format!("[{} removed #{number}]", kind.words()),
+        None => format!("[{} removed]", kind.words()),
+    }
+}
+
+/// The text with its values replaced. Brackets that would make text look like a placeholder are made round.
+///
+/// INVARIANT: nothing of a replaced span is in what is returned.
+pub fn redact(text: &str, replaced: &[Replaced]) -> String {
+    let mut redacted = String::with_capacity(text.len());
+    let mut from = 0;
+    for value in replaced {
+        redacted.push_str(&without_placeholders(text.get(from..value.span.0).unwrap_or_default()));
+        redacted.push_str(&value.placeholder);
+        from = value.span.1.max(from);
+    }
+    redacted.push_str(&without_placeholders(text.get(from..).unwrap_or_default()));
+    redacted
+}
+
+/// The text without anything that reads as a placeholder: `[email removed #2]` of a customer's own must not stand for a value of ours.
+fn without_placeholders(text: &str) -> String {
+    let mut changed = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(open) = rest.find('[') {
+        let (before, bracketed) = rest.split_at(open);
+        changed.push_str(before);
+        let close = bracketed.find(']').filter(|close| is_like_ours(bracketed.get(1..*close).unwrap_or_default()));
+        match close {
+            Some(close) => {
+                changed.push('(');
+                changed.push_str(bracketed.get(1..close).unwrap_or_default());
+                changed.push(')');
+                rest = bracketed.get(close + 1..).unwrap_or_default();
+            }
+            None => {
+                changed.push('[');
+                rest = bracketed.get(1..).unwrap_or_default();
+            }
+        }
+    }
+    changed.push_str(rest);
+    changed
+}
+
+fn is_like_ours(inner: &str) -> bool {
+    let words = inner.trim_end_matches(|end: char| end.is_ascii_digit()).trim_end_matches(" #");
+    words.strip_suffix(" removed").is_some_and(|words| Private::ALL.iter().any(|kind| kind.words().eq_ignore_ascii_case(words)))
+}
+
+/// A value of a record as far as it may be seen: the first letter of each word. How long it is can't be told.
+pub fn masked(value: &str) -> String {
+    let words = value.split(|sign: char| !sign.is_alphanumeric());
+    let mut shown = String::new();
+    let mut at = 0;
+    for word in words {
+        if let Some(first) = word.chars().next() {
+            shown.push(first);
+            shown.push_str("***");
+        }
+        at += word.len();
+        // The sign that ended it.
+        if let Some(sign) = value.get(at..).and_then(|rest| rest.chars().next()) {
+            shown.push(sign);
+            at += sign.len_utf8();
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_replaced_and_nothing_else_reads_as_one() {
+        let replaced = [Replaced { span: (8, 15), placeholder: placeholder(Private::Email, Some(1)) }];
+        assert_eq!(redact("Mail to a@b.com now", &replaced), "Mail to [email removed #1] now");
+        assert_eq!(redact("[Email removed #1] and [PIN removed] and [1] [", &[]), "(Email removed #1) and (PIN removed) and [1] [");
+        assert_eq!(placeholder(Private::VerificationCode, None), "[verification code removed]");
+    }
+
+    #[test]
+    fn a_masked_value_shows_first_letters_alone() {
+        assert_eq!(masked("jane.doe@example.com"), "j***.d***@e***.c***");
+        assert_eq!(masked("Jane Doe"), "J*** D***");
+        assert_eq!(masked("+49 30 1234567"), "+4*** 3*** 1***");
+        assert_eq!(masked("ü"), "ü***");
+        assert_eq!(masked(""), "");
+    }
+}

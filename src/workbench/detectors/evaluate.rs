@@ -1,0 +1,193 @@
+//! Measures what detectors find in corpora: shares with their confidence intervals (Wilson, 95 %).
+
+mod evasions;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::content::Detectors;
+use crate::content::drafts::Draft;
+use crate::content::normalise::Views;
+use crate::content::values::{ValueKey, Values};
+use crate::model::finding::Private;
+use crate::workbench::detectors::corpus::{Row, Span};
+use crate::workbench::detectors::evaluate::evasions::EVASIONS;
+
+/// The source that texts of corpora are screened as.
+const SOURCE: &str = "chat";
+/// How many words may stand beside a value in a bare reply.
+const BARE_WORDS: usize = 3;
+
+/// A share of a corpus.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Measure {
+    /// What was measured.
+    pub name: String,
+    /// How many of them.
+    pub found: usize,
+    /// Of how many.
+    pub of: usize,
+    /// The share.
+    pub share: f64,
+    /// The interval that the true share is in, 95 times of 100.
+    pub low: f64,
+    /// Its upper end.
+    pub high: f64,
+}
+
+/// Counts, by name, in the order of their names.
+#[derive(Default)]
+struct Counts(BTreeMap<String, (usize, usize)>);
+
+impl Counts {
+    fn add(&mut self, name: impl Into<String>, found: bool) {
+        let (all, of) = self.0.entry(name.into()).or_default();
+        *all += usize::from(found);
+        *of += 1;
+    }
+
+    fn measures(self) -> Vec<Measure> {
+        self.0.into_iter().map(|(name, (found, of))| measure(name, found, of)).collect()
+    }
+}
+
+fn measure(name: String, found: usize, of: usize) -> Measure {
+    let float = |count: usize| u32::try_from(count).map_or(f64::MAX, f64::from);
+    let (share, total, z) = (float(found) / float(of).max(1.0), float(of).max(1.0), 1.96_f64);
+    let middle = (share + z * z / (2.0 * total)) / (1.0 + z * z / total);
+    let half = z / (1.0 + z * z / total) * (share * (1.0 - share) / total + z * z / (4.0 * total * total)).sqrt();
+    Measure { name, found, of, share, low: (middle - half).max(0.0), high: (middle + half).min(1.0) }
+}
+
+/// Measures all that lines of these shapes show.
+pub fn evaluate(detectors: &Detectors, rows: &[Row]) -> Vec<Measure> {
+    let mut counts = Counts::default();
+    for row in rows {
+        match row {
+            Row { right_answer, .. } if !right_answer.is_empty() => answers(detectors, row, &mut counts),
+            Row { status, .. } if !status.is_empty() => outcomes(detectors, row, &mut counts),
+            Row { spans: Some(spans), .. } => values(detectors, row, spans, &mut counts),
+            Row { label: Some(1), .. } => injections(detectors, row, &mut counts),
+            Row { .. } => benign(detectors, row, &mut counts),
+        }
+    }
+    counts.measures()
+}
+
+fn injections(detectors: &Detectors, row: &Row, counts: &mut Counts) {
+    let found = |text: &str| screened(detectors, text).iter().any(|kind| kind == crate::content::INJECTION);
+    let plain = found(&row.text);
+    counts.add("injection: recall", plain);
+    if !row.src.is_empty() {
+        counts.add(format!("injection: recall of {}", row.src), plain);
+    }
+    for (name, evade) in EVASIONS {
+        counts.add(format!("injection: recall under {name}"), found(&evade(&row.text)));
+    }
+}
+
+fn benign(detectors: &Detectors, row: &Row, counts: &mut Counts) {
+    let kinds = screened(detectors, &row.text);
+    let source = if row.src.is_empty() { "benign texts" } else { &row.src };
+    counts.add("injection: false positives", kinds.iter().any(|kind| kind == crate::content::INJECTION));
+    counts.add(format!("injection: false positives in {source}"), kinds.iter().any(|kind| kind == crate::content::INJECTION));
+    for kind in kinds.iter().filter(|kind| *kind != crate::content::INJECTION) {
+        counts.add(format!("{kind}: found in {source}"), true);
+    }
+    // Only messages are benign of values, too: a labelled corpus says nothing of them.
+    if row.label.is_none() {
+        let found = private(detectors, &row.text, "");
+        counts.add("values: false redactions", !found.is_empty());
+        for (kind, _) in found {
+            counts.add(format!("values: false redactions as {}", kind.name()), true);
+        }
+    }
+}
+
+fn screened(detectors: &Detectors, text: &str) -> Vec<String> {
+    let mut kinds: Vec<String> = detectors.screen_text(SOURCE, text, &Views::of(text)).into_iter().map(|finding| finding.kind).collect();
+    kinds.sort();
+    kinds.dedup();
+    kinds
+}
+
+fn private(detectors: &Detectors, text: &str, turn: &str) -> Vec<(Private, (usize, usize))> {
+    let (values, key) = (Values::default(), ValueKey::new([0; 16]));
+    detectors.private(text, turn, (&values, &key)).into_iter().map(|located| (located.kind, located.span)).collect()
+}
+
+/// What a corpus calls the kinds that are measured, what a text that names one holds, and how the turn before asks for it.
+const LABELS: [(&str, &[&str], &[&str], &str); 9] = [
+    ("account_number", &["account_number", "target_account_number"], &["account"], "account number"),
+    ("card_number", &["card_number", "credit_card"], &["card", "credit", "debit", "visa"], "card number"),
+    ("email", &["email", "email_address"], &["@"], "e-mail address"),
+    ("iban", &["iban", "iban_code"], &["iban"], "IBAN"),
+    ("ip_address", &["ip_address"], &["."], "IP address"),
+    ("password", &["password"], &["passw", "pwd", "passcode", "pass word"], "password"),
+    ("phone", &["phone_number", "phonenumber", "phone"], &["phone", "mobile", "cell", "call", "contact", "tel", "number"], "phone number"),
+    ("pin", &["pin"], &["pin"], "PIN"),
+    ("ssn", &["ssn", "us_ssn"], &["ssn", "social", "security"], "social security number"),
+];
+
+fn values(detectors: &Detectors, row: &Row, spans: &[Span], counts: &mut Counts) {
+    let places: Vec<usize> = row.text.char_indices().map(|(at, _)| at).chain([row.text.len()]).collect();
+    let mut labelled = false;
+    for span in spans {
+        let kind = span.r#type.to_lowercase();
+        let Some((name, _, keywords, words)) = LABELS.iter().find(|(_, labels, ..)| labels.contains(&kind.as_str())) else { continue };
+        let (Some(start), Some(end)) = (places.get(span.start), places.get(span.end)) else { continue };
+        labelled = true;
+        let around = format!("{} {}", row.text.get(..*start).unwrap_or_default(), row.text.get(*end..).unwrap_or_default());
+        let bare = around.split_whitespace().count() <= BARE_WORDS;
+        let asked = format!("What is your {words}?");
+        let turn = if row.previous_turn.is_empty() && bare { &asked } else { &row.previous_turn };
+        let found = private(detectors, &row.text, turn).iter().any(|(_, (from, to))| from < end && start < to);
+        let lower = around.to_lowercase();
+        let named = keywords.iter().any(|keyword| lower.contains(keyword) || row.text.contains('@') && *keyword == "@");
+        let how = match (named, bare) {
+            (true, _) => "with a keyword",
+            (false, true) => "as a bare reply",
+            (false, false) => "without a keyword",
+        };
+        counts.add(format!("{name}: recall {how}"), found);
+    }
+    if spans.is_empty() && !labelled {
+        counts.add("values: redactions in texts without a label", !private(detectors, &row.text, "").is_empty());
+    }
+}
+
+fn answers(detectors: &Detectors, row: &Row, counts: &mut Counts) {
+    let flagged = |answer: &str| judged(detectors, answer, vec![&row.knowledge, &row.question]).contains(&"ungrounded".to_owned());
+    counts.add("ungrounded: wrong answers flagged", flagged(&row.hallucinated_answer));
+    counts.add("ungrounded: right answers flagged", flagged(&row.right_answer));
+}
+
+fn outcomes(detectors: &Detectors, row: &Row, counts: &mut Counts) {
+    let claims = judged(detectors, &row.text, vec![]).contains(&crate::content::drafts::CLAIM.to_owned());
+    let name = if row.status == "success" { "claim: messages after a success found" } else { "claim: messages after a failure flagged" };
+    counts.add(name, claims);
+}
+
+fn judged(detectors: &Detectors, text: &str, sources: Vec<&str>) -> Vec<String> {
+    let (values, key) = (Values::default(), ValueKey::new([0; 16]));
+    let draft = Draft { text, sources, unknown_source: false, confidence: 100, locale: "", redacted: (&values, &key) };
+    detectors.draft(&draft).findings.into_iter().map(|finding| finding.kind).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_holds_its_share_and_narrows_with_numbers() {
+        let (few, many) = (measure("few".into(), 8, 10), measure("many".into(), 800, 1000));
+        for measure in [&few, &many] {
+            assert!(measure.low < 0.8 && 0.8 < measure.high);
+        }
+        assert!(many.high - many.low < few.high - few.low);
+        assert!((few.low - 0.490).abs() < 0.001 && (few.high - 0.943).abs() < 0.001, "{few:?}");
+        let none = measure("none".into(), 0, 1000);
+        assert!(none.low == 0.0 && none.high < 0.004);
+    }
+}
