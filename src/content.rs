@@ -77,6 +77,21 @@ pub struct Detectors {
 }
 
 impl Detectors {
+    /// Makes what is made at the first use, so that no request waits for it.
+    pub fn warm(&self) {
+        let (values, key) = (Values::default(), ValueKey::new([0; 16]));
+        let draft = Draft {
+            text: "We wrote to Jane Doe about 20 EUR on 2 May 2026, see https://example.org or call +1 212 555 0123.",
+            sources: vec!["20 EUR"],
+            has_sources: true,
+            unknown_source: false,
+            confidence: 100,
+            locale: "",
+            redacted: (&values, &key),
+        };
+        let _judged = self.draft(&draft);
+    }
+
     /// Takes the settings over.
     pub fn set(&mut self, settings: Settings) {
         settings.public.iter().for_each(|value| self.public.add(value, Private::Record));

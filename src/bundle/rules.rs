@@ -92,7 +92,11 @@ pub(super) fn read(policies: &Policies, roles: &Roles, files: &Files) -> Result<
         faults.extend(found);
         vec![]
     });
-    if faults.is_empty() { Ok(Rules { risk, rates, detectors, constraints }) } else { Err(faults) }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    detectors.warm();
+    Ok(Rules { risk, rates, detectors, constraints })
 }
 
 /// Reads what is found in texts: every kind that the schema declares is found by something.

@@ -27,6 +27,8 @@ pub struct Draft<'a> {
     pub text: &'a str,
     /// The sources that are known to be what the model was shown, and the facts of the case.
     pub sources: Vec<&'a str>,
+    /// Whether the caller gave any: without them a draft's ordinary words are not held to anything.
+    pub has_sources: bool,
     /// Whether it names or cites a source that is none of them.
     pub unknown_source: bool,
     /// The model's confidence in percent.
@@ -72,7 +74,9 @@ pub(super) fn judge(detectors: &Detectors, draft: &Draft<'_>) -> Judged {
     for finding in detectors.screen_text(DRAFT, draft.text, &views).into_iter().filter(|finding| finding.kind == INJECTION) {
         found.add(("injection_echo", &finding.code), Severity::High, finding.confidence, finding.span);
     }
-    let held = Held::of(&draft.sources);
+    let folded: Vec<Views> = draft.sources.iter().map(|source| Views::of(source)).collect();
+    let sources: Vec<&str> = folded.iter().map(|views| views.folded.text()).collect();
+    let held = Held::of(&sources);
     let private: Vec<Located> = private::find(&detectors.private, draft.text, &views, "", (&Values::default(), draft.redacted.1))
         .into_iter()
         .filter(|located| {
@@ -89,14 +93,17 @@ pub(super) fn judge(detectors: &Detectors, draft: &Draft<'_>) -> Judged {
         // No place: it would tell which value it was.
         found.add(("redacted_value_repeated", "redacted_value"), Severity::Critical, 100, None);
     }
-    let atoms = grounding::find(draft.text, &draft.sources);
+    // What is a name, or an ordinary word, is known of languages that there are rules for.
+    let readable = detectors.reads(draft.locale);
+    let mut atoms = if readable { grounding::find(views.folded.text(), &sources) } else { vec![] };
+    atoms.retain(|(code, _)| *code != grounding::CONTENT || draft.has_sources);
     for (code, span) in &atoms {
-        found.add(("ungrounded", code), Severity::Medium, 100, Some(*span));
+        found.add(("ungrounded", code), Severity::Medium, 100, Some(views.folded.original(*span)));
     }
     if draft.unknown_source {
         found.add(("ungrounded", "unknown_source"), Severity::High, 100, None);
     }
-    if !detectors.reads(draft.locale) {
+    if !readable {
         found.add(("unchecked_language", "no_rules"), Severity::Medium, 100, None);
     }
     if draft.confidence < detectors.confidence_below() {
@@ -142,6 +149,7 @@ impl Found<'_> {
 struct Held(Vec<String>);
 
 impl Held {
+    /// Of folded texts.
     fn of(sources: &[&str]) -> Self {
         let letters = |text: &&str| {
             Views::of(text).folded.text().chars().filter(|sign| sign.is_alphanumeric()).flat_map(char::to_lowercase).collect()

@@ -185,8 +185,8 @@ mod tests {
 
     #[test]
     fn the_logistic_is_one() {
-        for margin in [-40.0, -3.0, -0.5, 0.0, 0.5, 3.0, 40.0] {
-            assert!((logistic(margin) - 1.0 / (1.0 + (-margin as f64).exp())).abs() < 0.01, "{margin}");
+        for margin in [-40.0_f64, -3.0, -0.5, 0.0, 0.5, 3.0, 40.0] {
+            assert!((logistic(margin) - 1.0 / (1.0 + (-margin).exp())).abs() < 0.01, "{margin}");
         }
         assert_eq!((thousandths(-40.0), thousandths(0.0), thousandths(40.0)), (0, 500, 1000));
     }

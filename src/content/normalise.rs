@@ -141,6 +141,11 @@ fn is_invisible(character: char) -> bool {
 
 /// The ASCII that a character looks like; itself if it looks like none.
 fn like(character: char, mut push: impl FnMut(char)) {
+    // Money has no look-alike.
+    if matches!(character, '€' | '£' | '¥' | '\u{20A0}'..='\u{20CF}') {
+        push(character);
+        return;
+    }
     let spelled = match character {
         'ß' | 'ẞ' => "ss",
         'æ' | 'Æ' => "ae",

@@ -167,6 +167,7 @@ impl Pdp {
         let draft = Draft {
             text: &asked.draft,
             sources: sources.iter().map(|(_, text)| text.as_str()).chain([facts.as_str()]).collect(),
+            has_sources: !sources.is_empty(),
             unknown_source: sources.len() < asked.sources.len() || !asked.citations.iter().all(cited),
             confidence: asked.confidence,
             locale: &asked.locale,

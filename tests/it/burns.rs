@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign::api::v1;
-use countersign::approvals::store::{Burn, Burned, Location, Moved, NewApproval, NewReview, Options, ReceiptKey, Requested, Store};
+use countersign::approvals::store::{
+    Burn, Burnable, Burned, Location, Moved, NewApproval, NewReview, Options, ReceiptKey, Requested, Store,
+};
 use countersign::audit::disk::{Disk, Segment, SystemDisk};
 use countersign::model::approval::{Approval, Binding, BoundCall, Justification, Review, State, Subject};
 use countersign::model::time::Timestamp;
@@ -547,6 +549,7 @@ async fn walk(store: &Store, steps: &[Step]) -> Result<(), TestCaseError> {
                     operation: format!("op{operation}"),
                 };
                 let burn = Burn {
+                    what: Burnable::Approval,
                     id: format!("apr_{index}"),
                     key,
                     call_digest: format!("call{digest}"),

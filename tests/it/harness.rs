@@ -1,5 +1,6 @@
 //! Starts the app in process or as a real process, each in a temporary folder on free ports; makes the requests that tests vary.
 
+pub(crate) mod content;
 pub(crate) mod people;
 pub(crate) mod pki;
 pub(crate) mod postgres;

@@ -23,5 +23,6 @@ mod reload;
 mod risk;
 mod story;
 mod stream;
+mod texts;
 mod traces;
 mod windows;

@@ -17,7 +17,7 @@ use crate::harness::{App, CASE, ORDER, Process, asserted, channel, lines, order_
 
 /// A collector that keeps what it receives, or never answers.
 #[derive(Clone, Debug, Default)]
-struct Collector {
+pub(crate) struct Collector {
     received: Arc<Mutex<Vec<ExportTraceServiceRequest>>>,
     hangs: bool,
 }
@@ -34,7 +34,7 @@ impl TraceService for Collector {
 }
 
 impl Collector {
-    async fn start(hangs: bool) -> (Self, SocketAddr) {
+    pub(crate) async fn start(hangs: bool) -> (Self, SocketAddr) {
         let collector = Self { hangs, ..Self::default() };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -43,7 +43,7 @@ impl Collector {
         (collector, address)
     }
 
-    fn spans(&self) -> Vec<Span> {
+    pub(crate) fn spans(&self) -> Vec<Span> {
         let received = self.received.lock().unwrap();
         received
             .iter()

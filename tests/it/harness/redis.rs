@@ -127,6 +127,30 @@ impl Redis {
         panic!("the server of windows does not answer {command:?}")
     }
 
+    /// All that it holds, in clear.
+    pub(crate) fn dump(&self) -> String {
+        let redis::Value::Array(keys) = self.run(&["KEYS", "*"]) else { panic!("no list of keys") };
+        let mut dump = format!("{keys:?}");
+        for key in keys {
+            let redis::Value::BulkString(key) = key else { continue };
+            let key = String::from_utf8(key).unwrap();
+            let held = match self.run(&["TYPE", &key]) {
+                redis::Value::SimpleString(kind) if kind == "hash" => self.run(&["HGETALL", &key]),
+                redis::Value::SimpleString(kind) if kind == "zset" => self.run(&["ZRANGE", &key, "0", "-1"]),
+                redis::Value::SimpleString(kind) if kind == "set" => self.run(&["SMEMBERS", &key]),
+                _ => self.run(&["GET", &key]),
+            };
+            let texts = format!("{held:?}");
+            let bytes = match held {
+                redis::Value::BulkString(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+                redis::Value::Array(items) => items.iter().map(shown).collect::<Vec<_>>().join(" "),
+                _ => String::new(),
+            };
+            dump.push_str(&format!("{texts} {bytes}\n"));
+        }
+        dump
+    }
+
     pub(crate) fn kill(&mut self) {
         if let Some(mut server) = self.server.take() {
             server.kill().unwrap();
@@ -147,5 +171,12 @@ impl Drop for Redis {
             let _ended = server.kill();
             let _waited = server.wait();
         }
+    }
+}
+
+fn shown(value: &redis::Value) -> String {
+    match value {
+        redis::Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        other => format!("{other:?}"),
     }
 }

@@ -1,0 +1,337 @@
+//! Numbers and amounts, in digits and in words, with what they count.
+
+use std::sync::LazyLock;
+
+use crate::content::grounding::words::{
+    Pattern, Span, Token, is_any, matches, meaning, meanings, pattern, sign_after, sign_before, word_after, word_before,
+};
+
+/// How far apart the same values may be: fractions are not exact.
+const EXACT: (f64, f64) = (1.0 - 1e-9, 1.0 + 1e-9);
+/// The most amounts of a draft that it may add up.
+const SHOWN_MAX: usize = 16;
+/// The most ranges of the sources that a number may be within.
+const RANGES_MAX: usize = 64;
+
+static DIGITS: Pattern = LazyLock::new(|| pattern(r"\b(?:[0-9]{1,3}(?:[,.' ][0-9]{3})+(?:[.,][0-9]{1,2})?\b|[0-9]+(?:[.,][0-9]+)?)"));
+
+/// What a number counts, and how much of the dimension's smallest unit that is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Unit {
+    pub(super) dimension: &'static str,
+    pub(super) size: f64,
+}
+
+/// A number of a text.
+#[derive(Clone, Debug)]
+pub(super) struct Number {
+    pub(super) span: Span,
+    /// What it may mean: `1.000` is 1 or 1000.
+    pub(super) values: Vec<f64>,
+    /// Of an amount its currency; codes of dollars end with `$`.
+    pub(super) currency: Option<&'static str>,
+    pub(super) unit: Option<Unit>,
+    /// Whether it says which, not how many.
+    pub(super) is_ordinal: bool,
+    /// Whether it is written in words.
+    pub(super) is_spelled: bool,
+    /// Where the range begins that it ends.
+    from: Option<f64>,
+}
+
+impl Number {
+    /// The largest that it may mean.
+    pub(super) fn value(&self) -> f64 {
+        self.values.iter().copied().fold(0.0, f64::max)
+    }
+
+    /// Reads what stands around a number; `None` if it is a part of something else.
+    fn read(text: &str, span: Span, values: Vec<f64>, (is_ordinal, is_spelled): (bool, bool)) -> Option<Self> {
+        let mut number = Self { span, values, currency: None, unit: None, is_ordinal, is_spelled, from: None };
+        let (mut word, mut end) = word_after(text, span.1);
+        let is_glued = !is_spelled && sign_after(text, span.1).is_some_and(|next| next.is_alphabetic() || next == '_');
+        let unit = unit_after(text, span.1);
+        if is_glued && ["st", "nd", "rd", "th"].contains(&word) {
+            (number.is_ordinal, number.span.1) = (true, end);
+        } else if !is_spelled && let Some(size) = meaning("magnitudes", word).and_then(|size| size.parse::<f64>().ok()) {
+            let large: Vec<f64> = number.values.iter().map(|value| value * size).collect();
+            // `5m` may be metres.
+            number.values.retain(|_| word.len() == 1);
+            number.values.extend(large);
+            number.span.1 = end;
+            (word, end) = word_after(text, end);
+        } else if is_glued && unit.is_none() && meaning("currencies", word).is_none() {
+            return None;
+        }
+        let before = text.get(..span.0).unwrap_or_default();
+        let before = before.strip_suffix(' ').unwrap_or(before);
+        if let Some((start, currency)) = currency_before(before) {
+            (number.span.0, number.currency) = (start, Some(currency));
+        } else if let Some(currency) = meaning("currencies", word) {
+            (number.span.1, number.currency) = (end, Some(currency));
+        }
+        let is_percent = word == "%" || word == "percent" || word == "per" && word_after(text, end).0 == "cent";
+        if number.currency.is_none() && !number.is_ordinal {
+            number.unit = unit.or_else(|| unit_after(text, number.span.1));
+            if is_percent {
+                number.unit = Some(Unit { dimension: "%", size: 1.0 });
+            }
+        }
+        if ["cents", "minor"].contains(&word_before(text, number.span.0).0.as_str()) {
+            number.values.extend(number.values.clone().iter().map(|value| value / 100.0));
+        }
+        Some(number)
+    }
+}
+
+/// The currency that stands last in a text, as a sign or as a word, and where it begins.
+fn currency_before(before: &str) -> Option<(usize, &'static str)> {
+    let starts = before.char_indices().rev().take(6).map(|(at, _)| at);
+    let known = |start: usize| {
+        let written = before.get(start..)?;
+        let is_word = written.starts_with(char::is_alphabetic);
+        let is_part = is_word && sign_before(before, start).is_some_and(char::is_alphanumeric);
+        meaning("currencies", written.trim_end_matches('.'))
+            .filter(|_| !is_part && !written.starts_with('.'))
+            .map(|currency| (start, currency))
+    };
+    starts.filter_map(known).last()
+}
+
+/// The unit that follows here, `business days` being days.
+pub(super) fn unit_after(text: &str, at: usize) -> Option<Unit> {
+    let (word, end) = word_after(text, at);
+    let word = if is_any(&["fillers"], &word.to_lowercase()) { word_after(text, end).0 } else { word };
+    let (dimension, size) = meaning("units", word)?.split_once('*')?;
+    Some(Unit { dimension, size: size.parse().ok()? })
+}
+
+/// What digits mean with this sign between thousands and this one before the fraction.
+fn reading(written: &str, grouping: char, point: char) -> Option<f64> {
+    let (whole, fraction) = written.split_once(point).unwrap_or((written, "0"));
+    let mut groups = whole.split([grouping, ' ', '\'']);
+    let first = groups.next()?;
+    let rest: Vec<&str> = groups.collect();
+    let is_grouped = rest.is_empty() || first.len() <= 3 && rest.iter().all(|group| group.len() == 3);
+    let is_fraction = point == '.' || fraction.len() != 3;
+    if is_grouped && is_fraction { format!("{first}{}.{fraction}", rest.concat()).parse().ok() } else { None }
+}
+
+/// The numbers of a text, in order.
+pub(super) fn numbers(text: &str, tokens: &[Token<'_>]) -> Vec<Number> {
+    let mut found = spelled(text, tokens);
+    for digits in matches(&DIGITS, text) {
+        let values: Vec<f64> =
+            [(',', '.'), ('.', ',')].iter().filter_map(|(grouping, point)| reading(digits.as_str(), *grouping, *point)).collect();
+        if sign_before(text, digits.start()) != Some('.') {
+            found.extend(Number::read(text, (digits.start(), digits.end()), values, (false, false)));
+        }
+    }
+    found.sort_by_key(|number| number.span);
+    let mut paired: Vec<Number> = vec![];
+    for mut number in found {
+        if let Some(last) = paired.last_mut()
+            && let Some(between) = text.get(last.span.1..number.span.0).map(str::trim)
+            && ["-", "to", "through", "and", "or"].contains(&between)
+        {
+            // Both share what they count.
+            if last.unit.is_none() && last.currency.is_none() && !last.is_ordinal {
+                (last.unit, last.currency) = (number.unit, number.currency);
+            } else if number.unit.is_none() && number.currency.is_none() {
+                number.currency = last.currency;
+            }
+            number.from = last.values.iter().copied().reduce(f64::min).filter(|_| !["and", "or"].contains(&between));
+        }
+        paired.push(number);
+    }
+    paired
+}
+
+/// The numbers that are written in words: `two hundred and five`, `a million`, `twentieth`.
+fn spelled(text: &str, tokens: &[Token<'_>]) -> Vec<Number> {
+    let mut found = vec![];
+    let mut rest = tokens;
+    while let Some((first, following)) = rest.split_first() {
+        let (mut sum, mut part, mut end, mut is_ordinal) = (0.0, 0.0, None, false);
+        let mut last = first.span.0;
+        for token in rest {
+            let word = meanings("numbers", &token.word).next();
+            let is_near = text.get(last..token.span.0).is_some_and(|between| between.chars().all(|sign| " -".contains(sign)));
+            let goes_on = word.is_some() || token.word == "and" && part >= 100.0;
+            if !is_near || !goes_on || is_ordinal {
+                break;
+            }
+            last = token.span.1;
+            let Some(word) = word else { continue };
+            let size = word.strip_prefix('*').and_then(|size| size.parse::<f64>().ok());
+            let value = word.trim_start_matches('*').trim_end_matches("th").parse::<f64>().unwrap_or_default();
+            let fits = part == 0.0 || part % 100.0 == 0.0 || part % 10.0 == 0.0 && part % 100.0 >= 20.0 && value < 10.0;
+            match size {
+                Some(size) if size < 1000.0 => part = f64::max(part, 1.0) * size,
+                Some(size) => (sum, part) = (sum + f64::max(part, 1.0) * size, 0.0),
+                None if fits => part += value,
+                None => break,
+            }
+            is_ordinal = word.ends_with("th");
+            end = Some(token.span.1);
+        }
+        let is_bare = meanings("numbers", &first.word).any(|word| word.starts_with('*'));
+        let counts = !is_bare || ["a", "per"].contains(&word_before(text, first.span.0).0.as_str());
+        rest = following;
+        if let Some(end) = end {
+            rest = rest.get(rest.partition_point(|token| token.span.0 < end)..).unwrap_or_default();
+            found.extend(Number::read(text, (first.span.0, end), vec![sum + part], (is_ordinal, true)).filter(|_| counts));
+        }
+    }
+    found
+}
+
+/// A value that a source holds, as it is written (no dimension) or in the smallest unit of its dimension.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Known {
+    dimension: &'static str,
+    value: f64,
+    currency: Option<&'static str>,
+    has_unit: bool,
+}
+
+impl Known {
+    /// Whether it may be a number of the same currency or unit; what has none may be of any.
+    fn agrees(&self, number: &Number) -> bool {
+        let same = |one: &str, other: &str| one == other || (one == "$" || other == "$") && one.ends_with('$') && other.ends_with('$');
+        match (self.currency, number.currency) {
+            (Some(one), Some(other)) => same(one, other),
+            (Some(_), None) => number.unit.is_none(),
+            (None, Some(_)) => !self.has_unit,
+            (None, None) => !self.has_unit || number.unit.is_none(),
+        }
+    }
+}
+
+/// The numbers of the sources.
+#[derive(Debug, Default)]
+pub(super) struct Numbers {
+    /// Sorted by value.
+    known: Vec<Known>,
+    ranges: Vec<(f64, f64)>,
+}
+
+impl Numbers {
+    /// Those of all sources.
+    pub(super) fn of(numbers: &[Number]) -> Self {
+        let mut known = vec![];
+        for number in numbers {
+            for value in &number.values {
+                let (currency, has_unit) = (number.currency, number.unit.is_some());
+                known.push(Known { dimension: "", value: *value, currency, has_unit });
+                known.extend(number.unit.map(|unit| Known { dimension: unit.dimension, value: value * unit.size, currency, has_unit }));
+            }
+        }
+        known.sort_by(|one, other| one.value.total_cmp(&other.value));
+        known.dedup();
+        let ranges = numbers.iter().filter_map(|number| Some((number.from?, number.value()))).take(RANGES_MAX).collect();
+        Self { known, ranges }
+    }
+
+    fn between(&self, dimension: &'static str, (low, high): (f64, f64)) -> impl Iterator<Item = &Known> {
+        let first = self.known.partition_point(|known| known.value < low);
+        let known = self.known.iter().skip(first).take_while(move |known| known.value <= high);
+        known.filter(move |known| known.dimension == dimension)
+    }
+
+    /// Whether a source has a number, in its unit or another of the same dimension.
+    pub(super) fn has(&self, number: &Number, (lowest, highest): (f64, f64)) -> bool {
+        number.values.iter().any(|value| {
+            let scaled = |scale: f64| (value * scale * lowest * EXACT.0, value * scale * highest * EXACT.1);
+            let is_share = |known: &Known| known.value < 1.0 && known.currency.is_none() && !known.has_unit;
+            self.between("", scaled(1.0)).any(|known| known.agrees(number))
+                || number.unit.is_some_and(|unit| {
+                    self.between(unit.dimension, scaled(unit.size)).next().is_some()
+                        || unit.dimension == "%" && self.between("", scaled(0.01)).any(is_share)
+                })
+        })
+    }
+
+    /// Whether a source has this value, whatever it counts there.
+    pub(super) fn has_value(&self, value: u32) -> bool {
+        let value = f64::from(value);
+        self.between("", (value * EXACT.0, value * EXACT.1)).next().is_some()
+    }
+
+    /// Whether a value is within a range of a source.
+    pub(super) fn is_within(&self, value: f64) -> bool {
+        self.ranges.iter().any(|(low, high)| (*low..=*high).contains(&value))
+    }
+
+    /// Whether a draft shows how it came to an amount: the sum or the difference of others that it states and a source has.
+    pub(super) fn is_shown(&self, amount: &Number, all: &[Number]) -> bool {
+        let others = all.iter().filter(|other| other.span != amount.span && other.currency.is_some()).take(SHOWN_MAX);
+        let values: Vec<f64> = others.filter(|other| self.has(other, (1.0, 1.0))).map(Number::value).collect();
+        let is = |value: f64| (value * EXACT.0..=value * EXACT.1).contains(&amount.value());
+        let pair = |(at, one): (usize, &f64)| values.iter().skip(at + 1).any(|other| is(one + other) || is((one - other).abs()));
+        values.iter().enumerate().any(pair) || values.len() > 2 && is(values.iter().sum())
+    }
+}
+
+/// How far below and above a number the source's may be, by the words before it: `about`, `more than`, `up to`.
+pub(super) fn tolerance(text: &str, number: &Number) -> (f64, f64) {
+    let (word, start) = word_before(text, number.span.0);
+    let (before, _) = word_before(text, start);
+    match (before.as_str(), word.as_str()) {
+        (_, "about" | "around" | "approximately" | "roughly" | "nearly" | "almost" | "approx" | "some" | "circa") => (0.95, 1.05),
+        (_, "over" | "above" | "exceeding") | ("more", "than") | ("at", "least") => (1.0, 1.1),
+        (_, "under" | "below") | ("less" | "fewer", "than") | ("up", "to") => (0.9, 1.0),
+        _ if sign_after(text, number.span.1) == Some('+') => (1.0, 1.1),
+        _ => (1.0, 1.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::grounding::words::tokens;
+
+    fn all(text: &str) -> Vec<Number> {
+        numbers(text, &tokens(text))
+    }
+
+    #[test]
+    fn numbers_are_read_with_what_they_count() {
+        let shown = |text: &str| {
+            let unit = |number: &Number| number.unit.map(|unit| unit.dimension).or(number.currency).unwrap_or("-");
+            all(text).iter().map(|number| format!("{} {}", number.value(), unit(number))).collect::<Vec<_>>()
+        };
+        for (text, expected) in [
+            ("$1,234.50 or 1.234,50 EUR", vec!["1234.5 $", "1234.5 EUR"]),
+            ("US$5 million, €3k", vec!["5000000 USD$", "3000 EUR"]),
+            ("5-7 business days", vec!["5 time", "7 time"]),
+            ("two hundred and five items, a dozen, the twentieth", vec!["205 -", "12 -", "20 -"]),
+            ("twenty-five percent, 10GB, 3rd", vec!["25 %", "10 data", "3 -"]),
+            ("v2, 4215A, x.5", vec![]),
+        ] {
+            assert_eq!(shown(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_the_same_in_other_units() {
+        for (draft, source, known) in [
+            ("14 days", "2 weeks", true),
+            ("a two-year warranty", "24 months", true),
+            ("10,240 MB", "10 GB", true),
+            ("20%", "a rate of 0.2", true),
+            ("$15", "15 AUD", true),
+            ("$15", "15 EUR", false),
+            ("5 days", "5 hours", false),
+            ("€5", "5 days", false),
+            ("about 95 km", "97.5 kilometres", true),
+            ("more than 100 people", "104 people", true),
+            ("more than 100 people", "150 people", false),
+            ("$19.99", "amount_cents: 1999", true),
+        ] {
+            let held = Numbers::of(&all(source));
+            assert_eq!(all(draft).iter().all(|number| held.has(number, tolerance(draft, number))), known, "{draft} in {source}");
+        }
+        assert!(Numbers::of(&all("rows 1 to 5")).is_within(4.0));
+    }
+}

@@ -1,0 +1,307 @@
+//! Words as the grounding check compares them, its word lists, and the words of the sources.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
+
+use regex::{Match, Regex};
+
+/// Bytes of a text, from and to.
+pub(super) type Span = (usize, usize);
+/// A pattern; `None` if it were none, which tests rule out.
+pub(super) type Pattern = LazyLock<Option<Regex>>;
+
+/// One list a line, `name: entries`. An entry is words parted by `|`, which may have a meaning, `meaning=words`; `_` stands for a space.
+const LISTS: &str = include_str!("lists.txt");
+/// Words that are ordinary English: with a capital they need not be a name.
+const ORDINARY: &str = include_str!("ordinary.txt");
+/// The most words in a row that are also known run together, as codes and telephone numbers are.
+const ROW_MAX: usize = 6;
+/// The most letters of an abbreviation by initials.
+const INITIALS_MAX: usize = 6;
+/// The most words of the sources that one word is held against for a slip of the pen.
+const SLIPS_MAX: usize = 256;
+
+static TOKEN: Pattern = LazyLock::new(|| pattern(r"(?:[A-Za-z]\.){2,}|[^\W_]+(?:'[^\W_]+)*"));
+/// Of each word the lists that it is in, with what they say it means.
+static BY_WORD: LazyLock<HashMap<&str, Vec<(&str, &str)>>> = LazyLock::new(|| {
+    let mut by_word: HashMap<&str, Vec<(&str, &str)>> = HashMap::new();
+    for (list, entries) in LISTS.lines().filter_map(|line| line.split_once(": ")) {
+        for entry in entries.split(' ') {
+            let (meaning, words) = entry.split_once('=').unwrap_or((entry, entry));
+            words.split('|').for_each(|word| by_word.entry(word).or_default().push((list, meaning)));
+        }
+    }
+    by_word
+});
+static ORDINARY_WORDS: LazyLock<HashSet<&str>> = LazyLock::new(|| ORDINARY.split_whitespace().collect());
+static ORDINARY_STEMS: LazyLock<HashSet<String>> =
+    LazyLock::new(|| ORDINARY_WORDS.iter().filter(|word| word.len() > 4).map(|word| stem(word)).collect());
+static SUFFIXES: LazyLock<Vec<&str>> = LazyLock::new(|| words_of("suffixes"));
+
+/// A pattern in which `\b` knows the words of ASCII alone, which is much faster in other texts.
+pub(super) fn pattern(written: &str) -> Option<Regex> {
+    Regex::new(&written.replace(r"\b", r"(?-u:\b)")).ok()
+}
+
+/// All words of a list, in its order.
+pub(super) fn words_of(list: &str) -> Vec<&'static str> {
+    let line = LISTS.lines().filter_map(|line| line.split_once(": ")).find(|(name, _)| *name == list);
+    let entries = line.into_iter().flat_map(|(_, entries)| entries.split(' '));
+    entries.flat_map(|entry| entry.split_once('=').map_or(entry, |(_, words)| words).split('|')).collect()
+}
+
+/// The words of a list as alternatives of a pattern, the longest first.
+pub(super) fn alternatives(list: &str) -> String {
+    let mut words: Vec<String> = words_of(list).into_iter().map(|word| regex::escape(word).replace('_', " ")).collect();
+    words.sort_by_key(|word| std::cmp::Reverse(word.len()));
+    words.join("|")
+}
+
+/// What a list says a word in small letters means, in any of its entries.
+pub(super) fn meanings(list: &str, word: &str) -> impl Iterator<Item = &'static str> {
+    BY_WORD.get(word).into_iter().flatten().filter(move |(of, _)| *of == list).map(|(_, meaning)| *meaning)
+}
+
+/// What a list says a word means first, whatever its letters' case.
+pub(super) fn meaning(list: &str, word: &str) -> Option<&'static str> {
+    meanings(list, &word.to_lowercase()).next()
+}
+
+/// Whether a word in small letters is in one of these lists.
+pub(super) fn is_any(lists: &[&str], word: &str) -> bool {
+    BY_WORD.get(word).is_some_and(|entries| entries.iter().any(|(list, _)| lists.contains(list)))
+}
+
+/// Whether a word is ordinary English.
+pub(super) fn is_ordinary(word: &str) -> bool {
+    ORDINARY_WORDS.contains(word) || ORDINARY_WORDS.contains(&*singular(word)) || ORDINARY_STEMS.contains(&stem(word))
+}
+
+/// Where a pattern matches.
+pub(super) fn matches<'t>(pattern: &'static Pattern, text: &'t str) -> impl Iterator<Item = Match<'t>> {
+    pattern.as_ref().into_iter().flat_map(|pattern| pattern.find_iter(text))
+}
+
+/// The character that ends here.
+pub(super) fn sign_before(text: &str, at: usize) -> Option<char> {
+    text.get(..at)?.chars().next_back()
+}
+
+/// The character that begins here.
+pub(super) fn sign_after(text: &str, at: usize) -> Option<char> {
+    text.get(at..)?.chars().next()
+}
+
+/// The word before this place in small letters, and where it begins.
+pub(super) fn word_before(text: &str, at: usize) -> (String, usize) {
+    let before = text.get(..at).unwrap_or_default().trim_end_matches(|sign: char| sign.is_whitespace() || "\"':=(".contains(sign));
+    let rest = before.trim_end_matches(char::is_alphanumeric);
+    (before.get(rest.len()..).unwrap_or_default().to_lowercase(), rest.len())
+}
+
+/// The word, or else the one sign, that follows here after at most one space or hyphen; and where it ends.
+pub(super) fn word_after(text: &str, at: usize) -> (&str, usize) {
+    let rest = text.get(at..).unwrap_or_default();
+    let word = rest.strip_prefix([' ', '-']).unwrap_or(rest);
+    let letters = word.len() - word.trim_start_matches(char::is_alphabetic).len();
+    let length = if letters == 0 { word.chars().next().map_or(0, char::len_utf8) } else { letters };
+    (word.get(..length).unwrap_or_default(), at + rest.len() - word.len() + length)
+}
+
+/// A word of a text.
+#[derive(Clone, Debug)]
+pub(super) struct Token<'t> {
+    /// Where it stands.
+    pub(super) span: Span,
+    /// As it stands there.
+    pub(super) written: &'t str,
+    /// As it is compared: in small letters, without dots, apostrophes and the genitive.
+    pub(super) word: String,
+}
+
+impl Token<'_> {
+    /// Whether it begins with a capital.
+    pub(super) fn is_capital(&self) -> bool {
+        self.written.chars().next().is_some_and(char::is_uppercase)
+    }
+}
+
+/// The words of a text.
+pub(super) fn tokens(text: &str) -> Vec<Token<'_>> {
+    let token = |found: Match<'_>| {
+        let mut word = found.as_str().to_lowercase();
+        if word.contains(['.', '\'']) {
+            word = word.strip_suffix("'s").unwrap_or(&word).replace(['.', '\''], "");
+        }
+        word
+    };
+    matches(&TOKEN, text).map(|found| Token { span: (found.start(), found.end()), written: found.as_str(), word: token(found) }).collect()
+}
+
+/// A word without the plural's ending.
+pub(super) fn singular(word: &str) -> Cow<'_, str> {
+    let ends = |endings: &[&str]| endings.iter().any(|ending| word.ends_with(ending));
+    match word.len() {
+        5.. if ends(&["ies"]) => Cow::Owned(format!("{}y", word.strip_suffix("ies").unwrap_or(word))),
+        5.. if ends(&["ses", "xes", "zes", "ches", "shes"]) => Cow::Borrowed(word.strip_suffix("es").unwrap_or(word)),
+        4.. if !ends(&["ss", "us", "is"]) => Cow::Borrowed(word.strip_suffix('s').unwrap_or(word)),
+        _ => Cow::Borrowed(word),
+    }
+}
+
+/// What a word and those made of it have in common, roughly.
+pub(super) fn stem(word: &str) -> String {
+    let word = singular(word);
+    let cut = SUFFIXES.iter().find_map(|suffix| word.strip_suffix(suffix).filter(|rest| rest.len() >= 4));
+    let mut stem = cut.unwrap_or(&word).to_owned();
+    let mut last = stem.chars().rev();
+    if stem.len() > 4 && last.next().is_some_and(|sign| !"aeiou".contains(sign) && last.next() == Some(sign)) {
+        stem.pop();
+    }
+    if stem.len() > 4 { stem.trim_end_matches('e').to_owned() } else { stem }
+}
+
+/// Whether one letter more, less, other or two swapped make one word of the other.
+fn is_slip(one: &str, other: &str) -> bool {
+    let same = one.bytes().zip(other.bytes()).take_while(|(one, other)| one == other).count();
+    let (one, other) = (one.as_bytes(), other.as_bytes());
+    let is_rest = |from: usize, of: usize| one.get(from..).unwrap_or_default() == other.get(of..).unwrap_or_default();
+    let swapped = || one.get(same) == other.get(same + 1) && one.get(same + 1) == other.get(same) && is_rest(same + 2, same + 2);
+    is_rest(same + 1, same + 1) || is_rest(same, same + 1) || is_rest(same + 1, same) || swapped()
+}
+
+/// The words of the sources.
+#[derive(Debug, Default)]
+pub(super) struct Words {
+    words: HashSet<String>,
+    /// Words in a row run together, initials, singulars, the numbers of ordinals.
+    rows: HashSet<String>,
+    stems: HashSet<String>,
+    beginnings: HashSet<String>,
+    /// Long words by their first letter and length.
+    long: HashMap<(char, usize), Vec<String>>,
+}
+
+impl Words {
+    /// Adds those of a text: each by itself, run together with the next, in a row with digits, and as initials.
+    pub(super) fn add(&mut self, tokens: &[Token<'_>]) {
+        let mut initials = String::new();
+        self.rows.reserve(tokens.len() * 2);
+        for (position, token) in tokens.iter().enumerate() {
+            self.add_word(&token.word);
+            let has_digit = |token: &Token<'_>| token.word.bytes().any(|sign| sign.is_ascii_digit());
+            let most = if tokens.iter().skip(position).take(ROW_MAX).any(has_digit) { ROW_MAX } else { 2 };
+            let mut row = token.word.clone();
+            for next in tokens.iter().skip(position + 1).take(most - 1) {
+                row.push_str(&next.word);
+                self.rows.insert(row.clone());
+            }
+            if token.is_capital() {
+                initials.extend(token.word.chars().next());
+            } else if !["of", "and", "for", "the", "de", "in"].contains(&token.word.as_str()) {
+                initials.clear();
+            }
+            let starts = initials.char_indices().rev().skip(1).take(INITIALS_MAX - 1).filter_map(|(at, _)| initials.get(at..));
+            self.rows.extend(starts.map(str::to_owned));
+        }
+    }
+
+    fn add_word(&mut self, word: &str) {
+        if !self.words.insert(word.to_owned()) {
+            return;
+        }
+        self.stems.insert(stem(word));
+        let one = singular(word);
+        if one != word {
+            self.rows.insert(one.into_owned());
+        }
+        if word.starts_with(|first: char| first.is_ascii_digit()) {
+            self.rows.insert(word.trim_end_matches(char::is_alphabetic).to_owned());
+        }
+        self.beginnings.extend(beginning(word).map(str::to_owned));
+        if let Some(first) = word.chars().next().filter(|_| word.len() >= 6) {
+            self.long.entry((first, word.len())).or_default().push(word.to_owned());
+        }
+    }
+
+    /// Whether this stands in a source as it is.
+    pub(super) fn contains(&self, word: &str) -> bool {
+        self.words.contains(word) || self.rows.contains(word)
+    }
+
+    /// Whether a source has a word: in the plural or not, by an equivalent, by its initials, or but for a slip of the pen.
+    pub(super) fn has(&self, word: &str) -> bool {
+        let equivalent = || meanings("equivalents", word).flat_map(|group| group.split('|')).any(|other| self.contains(other));
+        self.contains(word) || self.contains(&singular(word)) || equivalent() || self.has_slip(word)
+    }
+
+    fn has_slip(&self, word: &str) -> bool {
+        let Some(first) = word.chars().next().filter(|_| word.len() >= 7 && word.chars().all(char::is_alphabetic)) else { return false };
+        let like = (word.len() - 1..=word.len() + 1).filter_map(|length| self.long.get(&(first, length)));
+        like.flat_map(|words| words.iter().take(SLIPS_MAX)).any(|other| is_slip(word, other))
+    }
+
+    /// Whether a source has a word, or one made of the same.
+    pub(super) fn has_like(&self, word: &str) -> bool {
+        self.has(word) || self.stems.contains(&stem(word)) || beginning(word).is_some_and(|start| self.beginnings.contains(start))
+    }
+}
+
+/// The five letters that words made of the same begin with.
+fn beginning(word: &str) -> Option<&str> {
+    word.char_indices().nth(4).and_then(|(at, last)| word.get(..at + last.len_utf8()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_read() {
+        for list in [
+            "equivalents",
+            "greetings",
+            "months",
+            "units",
+            "endings",
+            "suffixes",
+            "domains",
+            "person",
+            "verbs",
+            "attribute",
+            "fillers",
+            "codes",
+        ] {
+            assert!(words_of(list).len() > 8, "{list}");
+        }
+        assert_eq!(meaning("currencies", "Euros"), Some("EUR"));
+        assert_eq!(meanings("equivalents", "british").count(), 2);
+        assert!(is_ordinary("deliveries") && !is_ordinary("swiftship"));
+        assert!(LISTS.lines().all(|line| line.contains(": ") && !line.contains("  ") && !line.ends_with(' ')));
+    }
+
+    #[test]
+    fn words_have_one_form() {
+        let words = |text: &'static str| tokens(text).into_iter().map(|token| token.word).collect::<Vec<_>>();
+        assert_eq!(
+            words("The U.S. store's staff don't re-use O'Hara_2"),
+            ["the", "us", "store", "staff", "dont", "re", "use", "ohara", "2"]
+        );
+        for (word, one) in [("policies", "policy"), ("boxes", "box"), ("shoes", "shoe"), ("address", "address"), ("status", "status")] {
+            assert_eq!(singular(word), one);
+        }
+        assert_eq!(stem("shipping"), stem("shipped"));
+    }
+
+    #[test]
+    fn a_source_has_words_in_other_forms() {
+        let mut held = Words::default();
+        held.add(&tokens("Bill ordered the order AB-12-34 from Harbour Freight Union in the United States."));
+        for word in ["william", "orders", "ab1234", "hfu", "american", "harbuor", "freigth"] {
+            assert!(held.has(word), "{word}");
+        }
+        assert!(!held.has("robert") && !held.has("harbinger") && !held.has("german"));
+        assert!(held.has_like("unions") && held.has_like("ordering") && !held.has_like("shipping"));
+    }
+}
