@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""Writes injections.jsonl, hard_negatives.jsonl and structured.jsonl from src/*.txt (written by hand) and the templates below.
-Deterministic: fixed seed, own generator."""
+"""Writes texts/*.jsonl from src/*.txt (written one by one) and the templates below. Deterministic: fixed seed, own generator."""
 import json, os
 HERE = os.path.dirname(os.path.abspath(__file__))
 M = (1 << 64) - 1
@@ -122,10 +121,10 @@ def write(name, rows):
     for t, y in rows:
         if t in seen: continue
         seen.add(t); out.append(J({"text": t, "label": y}))
-    open(f"{HERE}/{name}.jsonl", "w", encoding="utf-8").write("\n".join(out) + "\n"); print(name, len(out))
+    with open(f"{HERE}/texts/{name}.jsonl", "w", encoding="utf-8", newline="\n") as file: file.write("\n".join(out) + "\n")
+    print(name, len(out))
 
 write("injections", [(t, 1) for t in hand("injections.txt") + gen(INJ)])
 write("hard_negatives", [(t, 0) for t in hand("hard_negatives.txt") + gen(NEG)])
-hs = hand("structured.txt") if os.path.exists(f"{HERE}/src/structured.txt") else []
-write("structured", [(t[2:], int(t[0])) for t in hs] + [(structured(0, k), 0) for k in range(192)] + [(structured(1, k), 1) for k in range(132)])
+write("structured", [(structured(0, k), 0) for k in range(192)] + [(structured(1, k), 1) for k in range(132)])
 write("injections2", [(t, 1) for t in hand("injections2.txt")])   # written after looking at held-out misses: kept out of every held-out figure

@@ -110,8 +110,8 @@ fn text(text: String, field: &str, most: usize, problem: &'static str) -> Result
 pub(super) fn prepared(recorded: &Recorded<(Answer, Prepared)>, log: &str) -> v1::PrepareContextResponse {
     let (answer, prepared) = recorded.value();
     let denied = answer.outcome.denied;
-    // Of a case that the chain may not read, nothing is told.
-    let found = answer.signals.screened.findings.iter().filter(|_| denied.is_none());
+    // Of a case that is not the chain's, nothing is told.
+    let found = answer.signals.screened.findings.iter().filter(|_| answer.gate.is_none());
     v1::PrepareContextResponse {
         evaluation_id: answer.evaluation_id.clone(),
         segments: prepared

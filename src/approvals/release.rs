@@ -46,6 +46,8 @@ pub struct ReleaseClaims {
     iss: String,
     /// The one tool service that may use it.
     aud: String,
+    /// The supervising human, for whom it was written.
+    sub: String,
     /// Evaluation id of the release.
     pub jti: String,
     iat: i64,
@@ -78,8 +80,17 @@ pub fn sign_release(
 ) -> Result<(String, Timestamp), SignFault> {
     let expires = Timestamp::from_seconds(now.plus(RELEASE).seconds());
     let (iat, exp) = (now.seconds(), expires.seconds());
-    let claims =
-        ReleaseClaims { iss: issuer(environment), aud: audience.to_owned(), jti: evaluation_id.to_owned(), iat, nbf: iat, exp, release };
+    let sub = release.supervisor.sub.clone();
+    let claims = ReleaseClaims {
+        iss: issuer(environment),
+        aud: audience.to_owned(),
+        sub,
+        jti: evaluation_id.to_owned(),
+        iat,
+        nbf: iat,
+        exp,
+        release,
+    };
     Ok((keys.sign(RELEASE_TYPE, &claims)?, expires))
 }
 

@@ -97,8 +97,13 @@ pub(super) fn judge(detectors: &Detectors, draft: &Draft<'_>) -> Judged {
     let readable = detectors.reads(draft.locale);
     let mut atoms = if readable { grounding::find(views.folded.text(), &sources) } else { vec![] };
     atoms.retain(|(code, _)| *code != grounding::CONTENT || draft.has_sources);
+    // What another finding names is not named twice.
+    let told: Vec<(usize, usize)> =
+        found.findings.iter().filter(|finding| finding.kind != CLAIM).filter_map(|finding| finding.span).collect();
+    let placed = atoms.into_iter().map(|(code, span)| (code, views.folded.original(span)));
+    let atoms: Vec<_> = placed.filter(|(_, (start, end))| !told.iter().any(|(from, to)| from < end && start < to)).collect();
     for (code, span) in &atoms {
-        found.add(("ungrounded", code), Severity::Medium, 100, Some(views.folded.original(*span)));
+        found.add(("ungrounded", code), Severity::Medium, 100, Some(*span));
     }
     if draft.unknown_source {
         found.add(("ungrounded", "unknown_source"), Severity::High, 100, None);

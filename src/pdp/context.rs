@@ -195,7 +195,9 @@ impl Pdp {
             Ok(named) => self.weigh(moment, roles, (caller, chain, call), named, about).await?,
             Err(stop) => Weighed::judged(super::judge::stopped(stop)?),
         };
-        self.remember(moment, chain, call, &weighed.judged, &mut weighed.signals).await;
+        // A draft that has to be written anew is no attempt at anything; one for a case that is not the chain's is.
+        let tries = about.draft.is_empty() || weighed.judged.gate.is_some();
+        self.remember(moment, chain, call, (&weighed.judged, tries), &mut weighed.signals).await;
         Ok(weighed)
     }
 

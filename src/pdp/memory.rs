@@ -149,13 +149,21 @@ impl Pdp {
     }
 
     /// Adds what came of a call: of one that passed the gates to its case, of every one to its agent and human.
-    pub(super) async fn remember(&self, moment: &Moment, chain: &Chain, call: &Call, judged: &Judged, signals: &mut Signals) {
+    /// A denial of a call that `tries` nothing is no probing.
+    pub(super) async fn remember(
+        &self,
+        moment: &Moment,
+        chain: &Chain,
+        call: &Call,
+        (judged, tries): (&Judged, bool),
+        signals: &mut Signals,
+    ) {
         let bundle = &moment.snapshot.bundle;
         let Some(risk) = &bundle.rules.risk else { return };
         // Nobody else's agent, and none that is none: by a token of its own an issuer must not make another tenant's agent suspicious.
         let Some(tenant) = own_tenant(bundle, chain, &chain.agent, |roles| &roles.agent) else { return };
         let stopped = matches!(judged.gate, Some(Gate::Halt | Gate::Rate | Gate::State));
-        let probing = !stopped && judged.outcome.denied.is_some_and(is_probing);
+        let probing = tries && !stopped && judged.outcome.denied.is_some_and(is_probing);
         if !(probing || signals.screened.screened || signals.screened.unscreened) {
             return;
         }

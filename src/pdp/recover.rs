@@ -223,6 +223,7 @@ impl Pdp {
             supervised: supervisor.as_ref() == Some(&tenant),
             // A server's windows know customers by another name than the log does.
             probing: !stopped
+                && (line.purpose != "evaluate_output" || !line.gate.is_empty())
                 && Reason::named(&line.reason).is_some_and(is_probing)
                 && !(line.signals.hostile && matches!(self.windows, Windows::Redis(_))),
             hostile: line.signals.hostile,

@@ -137,7 +137,7 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
         "type `Article` must either have the attribute `tenant` or stand in `shared`",
     ),
     ("bundle.yaml", "roles:", "rolls:", "rolls"),
-    ("bundle.yaml", "  agent: support-bot", "  agent: suport-bot", "bundle.yaml:32:10: `suport-bot` is defined nowhere in the bundle"),
+    ("bundle.yaml", "  agent: support-bot", "  agent: suport-bot", "bundle.yaml:41:10: `suport-bot` is defined nowhere in the bundle"),
     ("bundle.yaml", "  step: intake", "  step: intak", "`intak` is defined nowhere in the bundle"),
     (
         "entities/reps.json",

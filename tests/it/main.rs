@@ -9,6 +9,7 @@ mod authorize;
 mod bundle;
 mod burns;
 mod cli;
+mod compromised;
 mod conformance;
 mod contract;
 mod crash;
