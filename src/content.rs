@@ -38,6 +38,8 @@ pub const MODEL: &str = "model";
 pub struct Settings {
     /// How sure the model must be of each channel's texts; the first is that of sources that no channel names.
     pub channels: Vec<ChannelSettings>,
+    /// The score from which the model finds an injection in a draft, in thousandths; it has seen no drafts.
+    pub draft_threshold: u16,
     /// A draft whose model is less sure of it than this, in percent, is found to be of low confidence.
     #[serde(default)]
     pub confidence_below: u32,
@@ -114,6 +116,15 @@ impl Detectors {
 
     /// What one text tries.
     pub(crate) fn screen_text(&self, source: &str, text: &str, views: &Views) -> Vec<Finding> {
+        self.screen_at(self.threshold(source), source, text, views)
+    }
+
+    /// What a draft carries of it.
+    pub(crate) fn screen_draft(&self, text: &str, views: &Views) -> Vec<Finding> {
+        self.screen_at(self.settings.draft_threshold, drafts::DRAFT, text, views)
+    }
+
+    fn screen_at(&self, threshold: u16, source: &str, text: &str, views: &Views) -> Vec<Finding> {
         let mut found: BTreeMap<(String, String, usize), Finding> = BTreeMap::new();
         let mut add = |(kind, code): (&str, &str), severity, confidence, span: (usize, usize)| {
             if span.0 < span.1 && text.get(span.0..span.1).is_some() {
@@ -125,7 +136,6 @@ impl Detectors {
         for view in views.all() {
             self.incoming.find(view.text(), |(rule, span)| add((&rule.kind, &rule.code), rule.severity, 100, view.original(span)));
         }
-        let threshold = self.threshold(source);
         if let Some(model) = &self.injection {
             let windows = views.all().filter_map(|view| Some((view, model.worst(view.text())?)));
             let worst = windows.max_by(|(_, one), (_, other)| one.score.cmp(&other.score));

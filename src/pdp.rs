@@ -12,6 +12,7 @@ mod memory;
 pub mod output;
 pub mod plain;
 mod recover;
+mod release;
 pub mod reload;
 pub mod request;
 pub mod review;

@@ -71,7 +71,7 @@ pub(super) fn judge(detectors: &Detectors, draft: &Draft<'_>) -> Judged {
             found.add((&rule.kind, &rule.code), rule.severity, 100, Some(view.original(span)));
         });
     }
-    for finding in detectors.screen_text(DRAFT, draft.text, &views).into_iter().filter(|finding| finding.kind == INJECTION) {
+    for finding in detectors.screen_draft(draft.text, &views).into_iter().filter(|finding| finding.kind == INJECTION) {
         found.add(("injection_echo", &finding.code), Severity::High, finding.confidence, finding.span);
     }
     let folded: Vec<Views> = draft.sources.iter().map(|source| Views::of(source)).collect();

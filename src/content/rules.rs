@@ -34,7 +34,7 @@ pub enum Judges {
 pub struct File {
     /// What its rules judge.
     pub judges: Judges,
-    /// BCP 47 tag of the language that they are in; said for authors.
+    /// BCP 47 tag of the language that they are in. Each language has its own rule of a code.
     pub language: String,
     /// The rules.
     rules: Vec<Written>,
@@ -72,6 +72,8 @@ pub struct Rule {
     pub code: String,
     /// The kind of what it finds.
     pub kind: String,
+    /// BCP 47 tag of its language.
+    language: String,
     /// How bad that is.
     pub severity: Severity,
     /// What to write instead, in words for the model; may be empty.
@@ -126,13 +128,13 @@ impl Rules {
             if let Some(problem) = fits(&written.kind, &written.code) {
                 fault(problem);
             }
-            if self.rules.iter().any(|known| known.code == written.code) {
-                fault("there is another of this code".into());
+            if self.rules.iter().any(|known| known.code == written.code && known.language == file.language) {
+                fault("there is another of this code, in this language".into());
             }
             if written.examples.is_empty() || written.counter_examples.is_empty() {
                 fault("has no example, or no counter-example".into());
             }
-            match rule(&written) {
+            match rule(&written, &file.language) {
                 Ok(rule) => {
                     let alone = Self::of(vec![rule.clone()], self.by_sentence);
                     for example in written.examples.iter().filter(|example| !alone.finds_example(example)) {
@@ -212,7 +214,7 @@ impl Rules {
     }
 }
 
-fn rule(written: &Written) -> Result<Rule, String> {
+fn rule(written: &Written, language: &str) -> Result<Rule, String> {
     let severity = match &written.severity {
         None => Severity::Medium,
         Some(name) => Severity::named(name).ok_or("`severity` must be info, low, medium, high or critical")?,
@@ -226,6 +228,7 @@ fn rule(written: &Written) -> Result<Rule, String> {
     Ok(Rule {
         code: written.code.clone(),
         kind: written.kind.clone(),
+        language: language.to_owned(),
         severity,
         suggestion: written.suggestion.clone(),
         generic: written.generic,

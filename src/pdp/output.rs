@@ -25,7 +25,7 @@ use crate::obligations::disposition;
 use crate::pdp::authorize::Origin;
 use crate::pdp::context::{content_roles, remembers};
 use crate::pdp::judge::Judged;
-use crate::pdp::memory::redacted::{PREPARED, REPEATS_MAX, Remembered, context_key, repeat, values_key};
+use crate::pdp::memory::redacted::{PREPARED, REPEATS_MAX, Remembered, context_key, repeat, repeats_key, values_key};
 use crate::pdp::weigh::{About, Asking, Weighed};
 use crate::pdp::{Moment, Pdp, Refused, gates};
 use crate::policy::Policies;
@@ -154,10 +154,11 @@ impl Pdp {
     /// What is found in a draft, and what is remembered of its case.
     async fn know(&self, moment: &Moment, asked: &ToEvaluate) -> Known {
         let tenant = Tenant::of(&self.options.environment, &asked.case.tenant);
-        let reads = vec![values_key(tenant, &asked.case.id), context_key(tenant, &asked.case.id, &asked.context)];
+        let case = asked.case.id.as_str();
+        let reads = vec![values_key(tenant, case), context_key(tenant, case, &asked.context), repeats_key(tenant, case)];
         let visited = self.visit(tenant, moment, &Visit { reads, ..Visit::default() }).await;
         let memories = visited.map(|visited| visited.memories).unwrap_or_default();
-        let [values, context] = [0, 1].map(|index| memories.get(index).map(Vec::as_slice).unwrap_or_default());
+        let [values, context, repeats] = [0, 1, 2].map(|index| memories.get(index).map(Vec::as_slice).unwrap_or_default());
         let remembered = Remembered::of(values);
         let genuine = |(id, text): &&(String, String)| self.source_id(&asked.case, &asked.context, text) == *id;
         let sources: Vec<&(String, String)> = asked.sources.iter().filter(genuine).collect();
@@ -177,7 +178,7 @@ impl Pdp {
             found: moment.snapshot.bundle.rules.detectors.draft(&draft),
             sources: sources.len(),
             prepared: context.iter().any(|(name, _)| name == PREPARED) && !remembered.too_many,
-            repeats: remembered.repeats,
+            repeats: repeats.len(),
         }
     }
 
@@ -247,7 +248,7 @@ impl Pdp {
     async fn note_repeat(&self, moment: &Moment, asked: &ToEvaluate, known: &Known, answer: &Answer) {
         if known.found.kinds().contains("redacted_value_repeated") && known.repeats < REPEATS_MAX {
             let tenant = Tenant::of(&self.options.environment, &asked.case.tenant);
-            let note = repeat(values_key(tenant, &asked.case.id), &answer.evaluation_id, remembers(moment));
+            let note = repeat(repeats_key(tenant, &asked.case.id), &answer.evaluation_id, remembers(moment));
             self.say(tenant, moment, Visit { notes: vec![note], ..Visit::default() }).await;
         }
     }

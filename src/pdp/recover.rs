@@ -16,7 +16,7 @@ use crate::model::answer::Reason;
 use crate::model::time::Timestamp;
 use crate::pdp::context::remembers;
 use crate::pdp::memory::places::{Happened, Places, Whose};
-use crate::pdp::memory::redacted::{PREPARED, context_key, repeat, values_key};
+use crate::pdp::memory::redacted::{PREPARED, context_key, repeat, repeats_key, values_key};
 use crate::pdp::rights::tenant_of;
 use crate::pdp::{Moment, Pdp, limits};
 use crate::rates::Per;
@@ -245,7 +245,7 @@ fn told_of_texts(moment: &Moment, environment: &str, line: &Line) -> Option<(Ten
             let key = context_key(tenant, case, &line.evaluation_id);
             Note { key, name: PREPARED.into(), change: Change::For(micros) }
         }
-        ("evaluate_output", _) if line.output.repeats => repeat(values_key(tenant, case), &line.evaluation_id, micros),
+        ("evaluate_output", _) if line.output.repeats => repeat(repeats_key(tenant, case), &line.evaluation_id, micros),
         _ => return None,
     };
     Some((tenant, Visit { notes: vec![note], ..Visit::default() }))

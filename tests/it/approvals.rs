@@ -293,7 +293,7 @@ async fn letters_that_look_alike_are_other_arguments() {
                 r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }),
                 ..Default::default()
             }),
-            arguments_json: json!({"channel": "email", "draft_digest": digest}).to_string().into(),
+            arguments_json: json!({"channel": "email", "recipient": "customer-1", "draft_digest": digest}).to_string().into(),
             ..credit(1)
         };
         let (_, token) = desk.approved(&reply("caf\u{e9}"), &issuer).await;
@@ -396,7 +396,9 @@ async fn the_reviewers_view_is_whole_and_hides_nothing() {
             r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }),
             ..Default::default()
         }),
-        arguments_json: json!({"channel": "email", "draft_digest": format!("{hostile}{long}")}).to_string().into(),
+        arguments_json: json!({"channel": "email", "recipient": "customer-1", "draft_digest": format!("{hostile}{long}")})
+            .to_string()
+            .into(),
         ..credit(1)
     };
     let approval = desk.request(&call).await.unwrap();

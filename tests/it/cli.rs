@@ -44,7 +44,7 @@ fn check_says_what_a_bundle_is_or_where_it_is_wrong() {
     let path = bundle.path().to_str().unwrap();
     let valid = run(&["check", path, "-o", "json"]);
     let found: Value = serde_json::from_str(&out(&valid)).unwrap();
-    assert_eq!((code(&valid), found["valid"].as_bool(), found["policies"].as_u64()), (0, Some(true), Some(91)));
+    assert_eq!((code(&valid), found["valid"].as_bool(), found["policies"].as_u64()), (0, Some(true), Some(117)));
     std::fs::write(bundle.path().join("steps.cedar"), "permit (principal, action,, resource);").unwrap();
     let broken = run(&["check", path]);
     assert_eq!(code(&broken), 3);
@@ -213,7 +213,7 @@ fn keys_are_made_listed_rotated_and_revoked_and_no_private_part_is_shown() {
     assert_eq!(exit, 0, "{said}");
     assert_eq!(
         made.lines().map(|line| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ")).collect::<Vec<_>>(),
-        ["approval current", "approval next", "binding current", "binding next", "audit current"]
+        ["approval current", "approval next", "binding current", "binding next", "audit current", "values current"]
     );
     assert_eq!(run(&["keys", "generate"]).1, made, "keys that are there stay");
     let (exit, _, said) = run(&["keys", "rotate"]);

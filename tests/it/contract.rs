@@ -76,7 +76,7 @@ fn the_reasons() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_methods_that_are_not_built() {
+async fn every_method_is_built() {
     let app = App::start().await;
     let mut grpc = tonic::client::Grpc::new(app.channel().await);
     let mut unbuilt = vec![];
@@ -91,7 +91,7 @@ async fn the_methods_that_are_not_built() {
             unbuilt.push(method);
         }
     }
-    insta::assert_snapshot!("unbuilt", unbuilt.join("\n"));
+    assert_eq!(unbuilt, Vec::<&str>::new());
     app.stop().await;
 }
 

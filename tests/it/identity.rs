@@ -80,6 +80,7 @@ fn secure(config: &mut Config, folder: &Path, authority: &Authority, keys: Strin
     for purpose in Purpose::DEPLOYED {
         keyring::generate(&keys, purpose, Timestamp::from_seconds(seconds())).unwrap();
     }
+    countersign::audit::key::DigestKey::read_or_create(&keys.join(countersign::pdp::Keys::VALUES), [7; 32]).unwrap();
 }
 
 impl Secure {

@@ -29,11 +29,12 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("audit", &["json", "model"]),
     // How unusual a call is. What text tries, what was seen, how much and how often, and the score of all of it.
     ("content", &["model"]),
+    ("redact", &["model"]),
     ("rates", &["model", "policy"]),
     ("risk", &["model"]),
     ("windows", &["model"]),
     // The one place that knows a bundle's parts.
-    ("bundle", &["approvals", "content", "model", "policy", "rates", "risk"]),
+    ("bundle", &["approvals", "content", "json", "model", "policy", "rates", "risk"]),
     // The pipelines: the one place that knows the order of the steps.
     (
         "pdp",
@@ -44,6 +45,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "caep",
             "caller",
             "clock",
+            "content",
             "decision",
             "delegation",
             "entities",
@@ -54,6 +56,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "obligations",
             "policy",
             "rates",
+            "redact",
             "risk",
             "telemetry",
             "windows",
@@ -63,7 +66,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("api", &["approvals", "audit", "caller", "clock", "json", "model", "pdp", "telemetry"]),
     ("admin", &["pdp"]),
     ("events", &["caller", "jose", "json", "model", "pdp"]),
-    ("workbench", &["bundle", "entities", "json", "model", "pdp", "policy"]),
+    ("workbench", &["bundle", "content", "entities", "json", "model", "pdp", "policy"]),
     // The wiring.
     ("config", &["approvals", "audit", "bundle", "caep", "caller", "delegation", "jose", "pdp", "policy", "telemetry", "windows"]),
     (
@@ -91,7 +94,22 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     // The command line: `authorize --local` walks the pipeline's own steps without a server.
     (
         "cli",
-        &["api", "app", "audit", "bundle", "clock", "config", "delegation", "entropy", "jose", "model", "pdp", "telemetry", "workbench"],
+        &[
+            "api",
+            "app",
+            "audit",
+            "bundle",
+            "clock",
+            "config",
+            "content",
+            "delegation",
+            "entropy",
+            "jose",
+            "model",
+            "pdp",
+            "telemetry",
+            "workbench",
+        ],
     ),
 ];
 
@@ -99,14 +117,17 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 const MAY_USE: &[(&str, &[&str])] = &[
     ("axum", &["admin", "events"]),
     ("aws_lc_rs", &["caller", "jose"]),
-    ("base64", &["jose"]),
+    ("base64", &["content", "jose", "workbench"]),
+    ("cerberust", &["content"]),
     ("cedar_policy", &["decision", "entities", "pdp", "policy", "workbench"]),
     ("cedar_policy_core", &["policy"]),
     ("clap", &["cli"]),
+    ("decancer", &["content"]),
     ("getrandom", &["entropy"]),
     ("opentelemetry", &["api", "telemetry"]),
     ("opentelemetry_otlp", &["telemetry"]),
     ("opentelemetry_sdk", &["telemetry"]),
+    ("phonenumber", &["content"]),
     ("prometheus", &["telemetry"]),
     ("prost", &["api"]),
     ("prost_types", &["api"]),
@@ -115,6 +136,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("reqwest", &["delegation"]),
     ("rustix", &["audit"]),
     ("rustls", &["caller"]),
+    ("siphasher", &["content"]),
     ("sqlx", &["approvals"]),
     ("tokio_rustls", &["api", "events"]),
     ("tonic", &["api"]),
@@ -123,6 +145,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("tonic_types", &["api"]),
     ("tower", &["api"]),
     ("tracing_subscriber", &["telemetry"]),
+    ("unicode_normalization", &["content"]),
+    ("unicode_security", &["content"]),
     ("x509_parser", &["caller"]),
 ];
 

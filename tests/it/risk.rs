@@ -67,7 +67,7 @@ async fn a_calm_call_after_a_poisoned_one_keeps_its_risk_until_its_time_is_over(
     assert_eq!(ask(&mut client, poisoned(read)).await, ALLOWED);
     let line = last(&app);
     assert_eq!(line["signals"]["found"], json!(["injection"]));
-    assert_eq!(line["signals"]["findings"], json!(["injection/ignore-instructions ticket.body 0..28"]));
+    assert_eq!(line["signals"]["findings"][0], "injection/ignore-instructions ticket.body 0..28");
     assert!(!line.to_string().contains("10,000"), "a text is in the log");
     let risk = denied(v1::Reason::RiskTooHigh);
     assert_eq!(ask(&mut client, poisoned(refund_request())).await, risk, "a calm write");

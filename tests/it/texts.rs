@@ -186,7 +186,7 @@ async fn release_for_draft_a_then_reply_send_with_draft_b_is_denied() {
     }
     // Without a token it takes a human.
     assert_eq!(ask(to_send(digest, "", "")).await, denied(Reason::ApprovalRequired));
-    hands.forward(301);
+    hands.forward(330);
     app.pdp.refresh().await;
     assert_eq!(ask(send).await, denied(Reason::ApprovalExpired));
     app.stop().await;

@@ -67,7 +67,11 @@ impl Pdp {
                 Shown::Excluded => None,
                 Shown::Included => Some(match leaf.value {
                     Value::String(text) => Value::String(self.without_secrets(making, &leaf.path, text, remembered, prepared)),
-                    value => value.clone(),
+                    // A card number may come as a number.
+                    value => match self.without_secrets(making, &leaf.path, &written, remembered, prepared) {
+                        same if same == written => value.clone(),
+                        redacted => Value::String(redacted),
+                    },
                 }),
                 Shown::Masked => Some(Value::String(masked(&written))),
             };

@@ -4,6 +4,7 @@ use smol_str::SmolStr;
 
 use crate::model::call::Call;
 use crate::model::chain::Chain;
+use crate::pdp::memory::redacted::repeats_key;
 use crate::risk::{DENIALS, PROVOKED_DENIALS, RiskRules};
 use crate::windows::{Change, Key, Note, Take, Tenant, Touch, Visit};
 
@@ -113,7 +114,7 @@ impl Places {
     /// What a human clears: all that is remembered of those who are named.
     pub(in crate::pdp) fn forget(&self, whose: Whose<'_>) -> Visit {
         let named = |names: &[&str], keys: &[Key]| if names.iter().any(|name| name.is_empty()) { vec![] } else { keys.to_vec() };
-        let mut forgets = named(&[whose.case], &[self.case]);
+        let mut forgets = named(&[whose.case], &[self.case, repeats_key(self.tenant, whose.case)]);
         forgets.extend(named(&[whose.case, whose.agent], &[self.pair]));
         forgets.extend(named(&[whose.customer, whose.agent], &[self.customer]));
         forgets.extend(named(&[whose.agent], &self.agent));

@@ -57,6 +57,11 @@ pub(in crate::pdp) fn values_key(tenant: Tenant, case: &str) -> Key {
     tenant.key("case-values", &[case])
 }
 
+/// Where it is remembered which drafts of a case repeated a value. A human may clear it.
+pub(in crate::pdp) fn repeats_key(tenant: Tenant, case: &str) -> Key {
+    tenant.key("case-repeats", &[case])
+}
+
 /// Where it is remembered that a context was prepared.
 pub(in crate::pdp) fn context_key(tenant: Tenant, case: &str, evaluation_id: &str) -> Key {
     tenant.key("context", &[case, evaluation_id])
@@ -69,15 +74,13 @@ pub(in crate::pdp) const TOO_MANY: &str = "too_many";
 
 /// The note that a draft of this evaluation repeated a value.
 pub(in crate::pdp) fn repeat(key: Key, evaluation_id: &str, micros: i64) -> Note {
-    Note { key, name: SmolStr::new(format!("x{evaluation_id}")), change: Change::For(micros) }
+    Note { key, name: SmolStr::new(evaluation_id), change: Change::For(micros) }
 }
 
 /// What is remembered of a case's values.
 #[derive(Clone, Debug, Default)]
 pub(in crate::pdp) struct Remembered {
     pub(in crate::pdp) values: Vec<Redacted>,
-    /// How many drafts repeated one.
-    pub(in crate::pdp) repeats: usize,
     /// Whether there are more than are remembered.
     pub(in crate::pdp) too_many: bool,
     /// Until when each counts.
@@ -93,7 +96,6 @@ impl Remembered {
                 remembered.values.push(redacted);
                 remembered.until = remembered.until.min(*until);
             }
-            remembered.repeats += usize::from(name.starts_with('x'));
             remembered.too_many |= name == TOO_MANY;
         }
         remembered

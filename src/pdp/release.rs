@@ -1,0 +1,70 @@
+//! The release of a draft, when it is used: the token is verified before Cedar, against the very call that sends the draft.
+
+use crate::approvals::release::{RELEASE, Release, open_release};
+use crate::jose::{LEEWAY_OWN, TokenFault};
+use crate::json::Value;
+use crate::model::answer::Reason;
+use crate::model::approval::Subject;
+use crate::model::call::Call;
+use crate::model::chain::Chain;
+use crate::pdp::burn::{Presented, call_digest, receipt_key};
+use crate::pdp::weigh::Asking;
+use crate::pdp::{Moment, Pdp};
+
+impl Pdp {
+    /// Verifies the release token that came with a call. Nothing is used yet.
+    pub(super) async fn present_release(&self, moment: &Moment, (caller, chain, call): Asking<'_>, token: &str) -> Presented {
+        let environment = &self.options.environment;
+        let keys = self.keys.load();
+        let opened = match open_release(&keys.binding, environment, &caller.tool_service, token) {
+            Ok(opened) => opened,
+            Err(TokenFault::Audience) => return Presented::Denied(Reason::ApprovalOutOfScope),
+            Err(_) => return Presented::Denied(Reason::ApprovalUnverifiable),
+        };
+        let claims = opened.claims().clone();
+        let Ok(receipt) = self.store.receipt(&receipt_key(caller, call, &claims.jti)).await else {
+            return Presented::Denied(Reason::StateUnavailable);
+        };
+        if let Some(receipt) = receipt {
+            return match receipt.call_digest == call_digest(environment, chain, call) {
+                true => Presented::Repeated(receipt),
+                false => Presented::Denied(Reason::ApprovalOutOfScope),
+            };
+        }
+        let released = &claims.release;
+        if released.generation != self.store.seen().generation {
+            return Presented::Denied(Reason::ApprovalUnverifiable);
+        }
+        let now = self.released(moment, chain, call);
+        match now {
+            Some(now) if now == Release { case_version: now.case_version.clone(), ..released.clone() } => {
+                if now.case_version != released.case_version {
+                    return Presented::Denied(Reason::CaseChanged);
+                }
+            }
+            Some(_) | None => return Presented::Denied(Reason::ApprovalOutOfScope),
+        }
+        match opened.at(moment.now, LEEWAY_OWN, RELEASE) {
+            Ok(claims) => Presented::Released(Box::new(claims)),
+            Err(TokenFault::Expired) => Presented::Denied(Reason::ApprovalExpired),
+            Err(_) => Presented::Denied(Reason::ApprovalUnverifiable),
+        }
+    }
+
+    /// The release that would let this call send its draft; `None` if it is no call that sends one.
+    pub(super) fn released(&self, moment: &Moment, chain: &Chain, call: &Call) -> Option<Release> {
+        moment.snapshot.bundle.roles.as_ref()?.content.as_ref().filter(|content| content.send == call.action)?;
+        let argument = |name: &str| call.arguments.get(name).and_then(Value::as_str).map(str::to_owned);
+        Some(Release {
+            generation: self.store.seen().generation,
+            tenant: call.case.tenant.clone(),
+            case: call.case.id.clone(),
+            case_version: call.case.version.clone(),
+            agent: Subject { iss: chain.token.agent_issuer.clone(), sub: chain.agent.clone() },
+            supervisor: Subject { iss: chain.token.supervisor_issuer.clone(), sub: chain.supervisor.clone() },
+            draft_digest: argument("draft_digest")?,
+            channel: argument("channel")?,
+            recipient: argument("recipient")?,
+        })
+    }
+}
