@@ -61,7 +61,9 @@ fn bundles(folder: &Path) -> [std::path::PathBuf; 2] {
             Some(_) | None => format!("{line}\n"),
         });
         write(&with, name, &lifted.collect::<String>());
-        let reads = ["risk.cedar", "risk.yaml", "rates.yaml"].contains(&name.as_str()) || name.starts_with("detectors/");
+        let reads = ["risk.cedar", "risk.yaml", "rates.yaml", "detectors/incoming.yaml"].contains(&name.as_str());
+        let at_risk = text.find("@id(\"draft.at-risk\")").zip(text.find("@id(\"draft.tainted\")"));
+        let text = at_risk.map_or(text.clone(), |(from, to)| text[..from].to_owned() + &text[to..]);
         if !reads {
             write(&without, name, &text.replace("risk: Risk, rates: Set<RateWindow>, findings: Set<FindingKind>, ", ""));
         }

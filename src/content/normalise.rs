@@ -257,8 +257,11 @@ fn de_leeted(folded: &View) -> Option<View> {
     };
     let is_leet = |word: &str| {
         let letters = word.bytes().filter(u8::is_ascii_alphabetic).count();
+        // An address is none.
+        let address = word.split_once('@').is_some_and(|(_, host)| host.contains('.'));
         letters >= 2
             && word.len() <= 24
+            && !address
             && word.trim_end_matches(|last: char| !last.is_alphanumeric()).chars().any(|character| stands_for(character).is_some())
     };
     if !words(&folded.text).any(|(_, word)| is_leet(word)) {

@@ -77,40 +77,36 @@ impl Canonical {
 
     /// Every feature, with the chunk that it begins in and the characters that it is of.
     pub fn features(&self, chunks: &[(usize, usize)], mut each: impl FnMut(usize, u32, (usize, usize))) {
-        let chunk_of = |at: usize| chunks.partition_point(|(_, end)| *end <= at).min(chunks.len().saturating_sub(1));
-        self.rows_of_characters(|index, span| each(chunk_of(span.0), index, span));
-        self.rows_of_words(|index, span| each(chunk_of(span.0), index, span));
+        self.rows_of_characters(Chunks::of(chunks), &mut each);
+        self.rows_of_words(Chunks::of(chunks), &mut each);
     }
 
-    fn rows_of_characters(&self, mut each: impl FnMut(u32, (usize, usize))) {
-        let at = |position: usize| match position.checked_sub(1) {
-            Some(position) => self.characters.get(position).copied().unwrap_or(' '),
-            None => ' ',
-        };
+    fn rows_of_characters(&self, mut chunks: Chunks<'_>, each: &mut impl FnMut(usize, u32, (usize, usize))) {
         // A space stands before the first and after the last.
-        let length = self.characters.len() + 2;
-        for first in 0..length {
+        let padded: Vec<u64> =
+            [' '].iter().chain(&self.characters).chain(&[' ']).map(|character| u64::from(u32::from(*character))).collect();
+        for first in 0..padded.len() {
+            let start = first.saturating_sub(1);
+            let chunk = chunks.at(start);
             let mut hash = HASH_START ^ SEED_CHARACTERS;
-            for row in 1..=5 {
-                let Some(position) = Some(first + row - 1).filter(|position| *position < length) else { break };
-                hash = (hash ^ u64::from(u32::from(at(position)))).wrapping_mul(HASH_PRIME);
-                if row >= 3 {
-                    let start = first.saturating_sub(1);
-                    each(slot(hash, row) + (1 << 16), (start, (first + row - 1).min(self.characters.len())));
+            for (before, character) in padded.iter().skip(first).take(5).enumerate() {
+                hash = (hash ^ character).wrapping_mul(HASH_PRIME);
+                if before >= 2 {
+                    each(chunk, slot(hash, before + 1) + (1 << 16), (start, (first + before).min(self.characters.len())));
                 }
             }
         }
     }
 
-    fn rows_of_words(&self, mut each: impl FnMut(u32, (usize, usize))) {
+    fn rows_of_words(&self, mut chunks: Chunks<'_>, each: &mut impl FnMut(usize, u32, (usize, usize))) {
         let words = self.words();
-        for first in 0..words.len() {
+        for (first, (start, ..)) in words.iter().enumerate() {
+            let chunk = chunks.at(*start);
             let mut hash = HASH_START ^ SEED_WORDS;
-            let mut start = None;
-            for (before, (from, to, word)) in words.iter().skip(first).take(3).enumerate() {
+            for (before, (_, end, word)) in words.iter().skip(first).take(3).enumerate() {
                 hash = (hash ^ word).wrapping_mul(HASH_PRIME);
                 hash ^= hash >> 29;
-                each(slot(hash, before + 1), (*start.get_or_insert(*from), *to));
+                each(chunk, slot(hash, before + 1), (*start, *end));
             }
         }
     }
@@ -146,6 +142,25 @@ impl Canonical {
             start = end;
         }
         words
+    }
+}
+
+/// Which chunk a place is in, for places that rise.
+struct Chunks<'a> {
+    chunks: &'a [(usize, usize)],
+    now: usize,
+}
+
+impl<'a> Chunks<'a> {
+    fn of(chunks: &'a [(usize, usize)]) -> Self {
+        Self { chunks, now: 0 }
+    }
+
+    fn at(&mut self, place: usize) -> usize {
+        while self.now + 1 < self.chunks.len() && self.chunks.get(self.now).is_some_and(|(_, end)| *end <= place) {
+            self.now += 1;
+        }
+        self.now
     }
 }
 

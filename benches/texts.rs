@@ -1,0 +1,244 @@
+//! What governing texts costs: whole PrepareContexts and EvaluateOutputs over gRPC for texts of 1, 2 and 16 KB, beside an Authorize in
+//! the same interleaved run; and each detector by itself, in microseconds a KB.
+//!
+//! `cargo bench --bench texts` (or `make bench`). Set `COUNTERSIGN_BENCH_ROUNDS` for more rounds.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a benchmark measures, prints and stops at a fault"
+)]
+
+use std::path::Path;
+use std::time::Instant;
+
+use countersign::api::v1;
+use countersign::api::v1::decision_service_client::DecisionServiceClient;
+use countersign::app::{self, Seams};
+use countersign::audit::Durability;
+use countersign::bundle::{Bundle, Reading};
+use countersign::config::Config;
+use countersign::content::Detectors;
+use countersign::content::drafts::Draft;
+use countersign::content::normalise::Views;
+use countersign::content::values::{ValueKey, Values};
+use countersign::model::call::Untrusted;
+use tokio::sync::oneshot;
+use tonic::transport::{Channel, Endpoint};
+
+const CASE: &str = r#"{"customer":"customer-1","product":"phone","region":"eu","policy_set":"standard","currency":"EUR","status":"open","refund_status":"none","identity_check":"none","fraud_check":"none"}"#;
+const SENTENCES: [&str; 8] = [
+    "Hello, I bought the phone three weeks ago in your shop in Berlin and it does not charge any more.",
+    "I tried another cable and another socket, as your article says, but nothing changes.",
+    "The order number is 48213 and I paid 499 EUR by card.",
+    "Please tell me whether I have to send it in, and how long that takes.",
+    "My address has not changed since then, and you reach me at jane.doe@example.org.",
+    "I would rather have a new one than wait for weeks.",
+    "A friend of mine had the same problem and it was the battery.",
+    "Thank you for your help, and have a nice day.",
+];
+const CALLS: usize = 100;
+
+fn text(bytes: usize) -> String {
+    let mut text = String::new();
+    for sentence in SENTENCES.iter().cycle() {
+        if text.len() + sentence.len() > bytes {
+            return text;
+        }
+        text.push_str(sentence);
+        text.push(' ');
+    }
+    text
+}
+
+fn delegation(step: &str) -> Option<v1::Delegation> {
+    let chain = v1::AssertedChain { agent: "support-bot".into(), supervisor: "rep-1".into(), step: step.into(), scopes: vec![] };
+    Some(v1::Delegation { credential: Some(v1::delegation::Credential::Asserted(chain)), ..Default::default() })
+}
+
+fn case(index: usize) -> Option<v1::Case> {
+    Some(v1::Case { id: format!("case-{index}"), version: "3".into(), tenant: "acme".into(), attributes_json: CASE.into() })
+}
+
+fn model() -> Option<v1::Model> {
+    Some(v1::Model { name: "m".into(), ..Default::default() })
+}
+
+fn to_prepare(index: usize, bytes: usize) -> v1::PrepareContextRequest {
+    v1::PrepareContextRequest {
+        delegation: delegation("drafting"),
+        case: case(index),
+        model: model(),
+        record_json: r#"{"product":"phone","status":"open","customer":{"name":"Jane Doe","email":"jane.doe@example.org"},"orders":[{"order_id":"48213","total":"499 EUR"}]}"#.into(),
+        untrusted: vec![v1::UntrustedText { source: "ticket.body".into(), text: text(bytes) }],
+        ..Default::default()
+    }
+}
+
+fn to_evaluate(prepared: &v1::PrepareContextResponse, index: usize, bytes: usize) -> v1::EvaluateOutputRequest {
+    let sources = prepared.segments.iter().filter(|segment| segment.channel() != v1::Channel::Constraint);
+    v1::EvaluateOutputRequest {
+        delegation: delegation("drafting"),
+        case: case(index),
+        model: model(),
+        draft: text(bytes),
+        channel: "email".into(),
+        recipient: "customer-1".into(),
+        model_confidence: 90,
+        context_evaluation_id: prepared.evaluation_id.clone(),
+        sources: sources.map(|segment| v1::Source { id: segment.source_id.clone(), text: segment.text.clone() }).collect(),
+        ..Default::default()
+    }
+}
+
+fn to_authorize(index: usize) -> v1::AuthorizeRequest {
+    let order = r#"{"tenant":"acme","customer":"customer-1","currency":"EUR","paid_minor":9000,"refunded_minor":0}"#;
+    v1::AuthorizeRequest {
+        delegation: delegation("enrichment"),
+        action: "order.check".into(),
+        resource: Some(v1::Resource {
+            r#ref: Some(v1::EntityReference { r#type: "Order".into(), id: "order-1".into() }),
+            attributes_json: order.into(),
+            ..Default::default()
+        }),
+        case: case(index),
+        ..Default::default()
+    }
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+fn rounds() -> usize {
+    std::env::var_os("COUNTERSIGN_BENCH_ROUNDS").and_then(|rounds| rounds.to_str()?.parse().ok()).unwrap_or(9)
+}
+
+async fn calls(mut client: DecisionServiceClient<Channel>) {
+    let sizes = [1024, 2048, 16 * 1024];
+    let mut times: Vec<Vec<f64>> = vec![vec![]; 1 + 2 * sizes.len()];
+    for round in 0..=rounds() {
+        let mut took = vec![];
+        let start = Instant::now();
+        for index in 0..CALLS {
+            client.authorize(to_authorize(index)).await.unwrap();
+        }
+        took.push(start.elapsed());
+        for bytes in sizes {
+            let start = Instant::now();
+            let mut prepared = vec![];
+            for index in 0..CALLS {
+                prepared.push(client.prepare_context(to_prepare(index, bytes)).await.unwrap().into_inner());
+            }
+            took.push(start.elapsed());
+            let drafts: Vec<_> = prepared.iter().enumerate().map(|(index, prepared)| to_evaluate(prepared, index, bytes)).collect();
+            let start = Instant::now();
+            for draft in drafts {
+                client.evaluate_output(draft).await.unwrap();
+            }
+            took.push(start.elapsed());
+        }
+        // The first round warms up.
+        if round > 0 {
+            times.iter_mut().zip(took).for_each(|(times, took)| times.push(took.as_secs_f64() * 1e6 / CALLS as f64));
+        }
+    }
+    let medians: Vec<f64> = times.into_iter().map(median).collect();
+    let names = [
+        "Authorize",
+        "PrepareContext  1 KB",
+        "EvaluateOutput  1 KB",
+        "PrepareContext  2 KB",
+        "EvaluateOutput  2 KB",
+        "PrepareContext 16 KB",
+        "EvaluateOutput 16 KB",
+    ];
+    println!("over gRPC, best effort, one after the other; relative to an Authorize of the same run");
+    for (name, took) in names.iter().zip(&medians) {
+        println!("  {name:<22} {took:>9.0} µs  {:>6.2} ×", took / medians[0]);
+    }
+}
+
+fn detectors(detectors: &Detectors) {
+    let text = text(16 * 1024);
+    let kilobytes = text.len() as f64 / 1024.0;
+    let views = Views::of(&text);
+    let (values, key) = (Values::default(), ValueKey::new([1; 16]));
+    let mut redacted = Values::default();
+    (0..64).for_each(|index| redacted.add(&format!("value number {index}"), countersign::model::finding::Private::Record));
+    let untrusted = [Untrusted { source: "ticket.body".into(), text: text.clone() }];
+    let folded = views.folded.text();
+    let draft = |sources: Vec<&str>| {
+        let has_sources = !sources.is_empty();
+        let draft =
+            Draft { text: &text, sources, has_sources, unknown_source: false, confidence: 90, locale: "", redacted: (&values, &key) };
+        detectors.draft(&draft).findings.len()
+    };
+    let stages: [(&str, &dyn Fn() -> usize); 9] = [
+        ("views", &|| Views::of(&text).bytes()),
+        ("incoming rules", &|| count(|found| detectors.incoming.find(folded, |_| found()))),
+        ("injection model", &|| detectors.injection.as_ref().and_then(|model| model.worst(folded)).map_or(0, |window| window.span.0)),
+        ("incoming, whole", &|| detectors.screen(&untrusted).findings.len()),
+        ("private rules", &|| count(|found| detectors.private.find(folded, |_| found()))),
+        ("known values (64)", &|| count(|found| redacted.find(&views.folded, &key, |_, _| found()))),
+        ("private, whole", &|| detectors.private(&text, "", (&values, &key)).len()),
+        ("draft rules", &|| count(|found| detectors.draft.find(folded, |_| found()))),
+        ("draft, whole", &|| draft(vec![&text])),
+    ];
+    println!("detectors, a text of 16 KB");
+    for (name, stage) in stages {
+        let times = (0..=rounds()).map(|_| {
+            let start = Instant::now();
+            std::hint::black_box(stage());
+            start.elapsed().as_secs_f64() * 1e6 / kilobytes
+        });
+        println!("  {name:<22} {:>7.1} µs/KB", median(times.skip(1).collect()));
+    }
+}
+
+fn count(run: impl Fn(&mut dyn FnMut())) -> usize {
+    let mut all = 0;
+    run(&mut || all += 1);
+    all
+}
+
+fn main() {
+    let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
+    detectors(&Bundle::load(&policies, Reading::default()).unwrap().rules.detectors);
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = folder.path().join("policies");
+    for (name, bytes) in countersign::bundle::folder::Folder::read(&policies).unwrap().files() {
+        // Room for every call.
+        let lifted = |line: &str| match line.split_once("sustained:") {
+            Some((before, _)) if name == "rates.yaml" => format!("{before}sustained: 1000000, minutes: 1, burst: 1000000}}\n"),
+            Some(_) | None => format!("{line}\n"),
+        };
+        let file = bundle.join(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, String::from_utf8(bytes.clone()).unwrap().lines().map(lifted).collect::<String>()).unwrap();
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(8 << 20).build().unwrap();
+    runtime.block_on(async {
+        let mut config = Config { development: true, data: folder.path().join("data"), ..Config::default() };
+        config.listen.grpc.set_port(0);
+        config.listen.admin.set_port(0);
+        config.bundle.path = bundle;
+        config.audit.mode = Durability::BestEffort;
+        let bound = app::build(&config, Seams::system(Default::default())).await.unwrap();
+        let address = bound.grpc;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (_reload, reloads) = tokio::sync::mpsc::channel(1);
+        let running = tokio::spawn(bound.run(
+            async {
+                let _dropped = stopped.await;
+            },
+            reloads,
+        ));
+        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+        calls(DecisionServiceClient::new(channel)).await;
+        stop.send(()).unwrap();
+        running.await.unwrap().unwrap();
+    });
+}
