@@ -172,8 +172,16 @@ fn detectors(detectors: &Detectors) {
     let folded = views.folded.text();
     let draft = |sources: Vec<&str>| {
         let has_sources = !sources.is_empty();
-        let draft =
-            Draft { text: &text, sources, has_sources, unknown_source: false, confidence: 90, locale: "", redacted: (&values, &key) };
+        let draft = Draft {
+            text: &text,
+            sources,
+            customer: vec![],
+            has_sources,
+            unknown_source: false,
+            confidence: 90,
+            locale: "",
+            redacted: (&values, &key),
+        };
         detectors.draft(&draft).findings.len()
     };
     let stages: [(&str, &dyn Fn() -> usize); 9] = [

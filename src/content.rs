@@ -22,7 +22,7 @@ use crate::content::private::Located;
 use crate::content::rules::Rules;
 use crate::content::values::{ValueKey, Values};
 use crate::model::call::Untrusted;
-use crate::model::finding::{Finding, Private, Screened};
+use crate::model::finding::{Finding, Screened};
 use crate::model::halt::Severity;
 
 /// The longest text that is screened; a longer one counts as unscreened.
@@ -75,7 +75,7 @@ pub struct Detectors {
     /// The languages that the draft rules are in, as primary subtags.
     pub languages: BTreeSet<String>,
     settings: Settings,
-    public: Values,
+    public: BTreeSet<String>,
 }
 
 impl Detectors {
@@ -85,6 +85,7 @@ impl Detectors {
         let draft = Draft {
             text: "We wrote to Jane Doe about 20 EUR on 2 May 2026, see https://example.org or call +1 212 555 0123.",
             sources: vec!["20 EUR"],
+            customer: vec![],
             has_sources: true,
             unknown_source: false,
             confidence: 100,
@@ -96,7 +97,7 @@ impl Detectors {
 
     /// Takes the settings over.
     pub fn set(&mut self, settings: Settings) {
-        settings.public.iter().for_each(|value| self.public.add(value, Private::Record));
+        self.public = settings.public.iter().filter_map(|value| values::compact(&Views::of(value).folded)).collect();
         self.settings = settings;
     }
 
@@ -178,10 +179,8 @@ impl Detectors {
 
     /// Whether the value at this place is one that everybody may see.
     pub(crate) fn is_public(&self, text: &str, (start, end): (usize, usize)) -> bool {
-        let mut public = false;
         let views = Views::of(text.get(start..end).unwrap_or_default());
-        self.public.find(&views.folded, &ValueKey::new([0; 16]), |_, _| public = true);
-        public
+        values::compact(&views.folded).is_some_and(|value| self.public.contains(&value))
     }
 
     /// Whether drafts in this language can be judged; without a tag they are taken to be in one that can.

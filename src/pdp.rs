@@ -39,7 +39,6 @@ use crate::bundle::{Bundle, Reading};
 use crate::caep::Transmitters;
 use crate::caller::Callers;
 use crate::clock::{Clock, Monotonic};
-use crate::content::values::ValueKey;
 use crate::delegation::Delegations;
 use crate::entropy::Entropy;
 use crate::jose::keyring::Keyring;
@@ -92,8 +91,6 @@ pub struct Keys {
     pub binding: Keyring,
     /// By what values and sources are known again, on every replica.
     pub values: DigestKey,
-    /// By what values are, too: derived from it.
-    pub values_key: ValueKey,
 }
 
 /// The bundle in force.

@@ -39,20 +39,22 @@ pub fn redact(text: &str, replaced: &[Replaced]) -> String {
 fn without_placeholders(text: &str) -> String {
     let mut changed = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(open) = rest.find('[') {
+    while let Some((open, bracket)) = rest.char_indices().find(|(_, sign)| OPEN.contains(sign)) {
         let (before, bracketed) = rest.split_at(open);
         changed.push_str(before);
-        let close = bracketed.find(']').filter(|close| is_like_ours(bracketed.get(1..*close).unwrap_or_default()));
-        match close {
-            Some(close) => {
+        let within = bracketed.get(bracket.len_utf8()..).unwrap_or_default();
+        // Ours are short: no further than they could be.
+        let close = within.char_indices().take(LONGEST).find(|(_, sign)| CLOSE.contains(sign));
+        match close.filter(|(close, _)| is_like_ours(within.get(..*close).unwrap_or_default())) {
+            Some((close, sign)) => {
                 changed.push('(');
-                changed.push_str(bracketed.get(1..close).unwrap_or_default());
+                changed.push_str(within.get(..close).unwrap_or_default());
                 changed.push(')');
-                rest = bracketed.get(close + 1..).unwrap_or_default();
+                rest = within.get(close + sign.len_utf8()..).unwrap_or_default();
             }
             None => {
-                changed.push('[');
-                rest = bracketed.get(1..).unwrap_or_default();
+                changed.push(bracket);
+                rest = within;
             }
         }
     }
@@ -60,7 +62,15 @@ fn without_placeholders(text: &str) -> String {
     changed
 }
 
+/// Brackets that read as ours.
+const OPEN: [char; 4] = ['[', '\u{FF3B}', '\u{3010}', '\u{27E6}'];
+const CLOSE: [char; 4] = [']', '\u{FF3D}', '\u{3011}', '\u{27E7}'];
+/// The most characters of a placeholder, with what could be put between its words.
+const LONGEST: usize = 96;
+
 fn is_like_ours(inner: &str) -> bool {
+    let spaced = inner.split(|sign: char| sign.is_whitespace() || crate::model::text::is_unprintable(sign)).filter(|word| !word.is_empty());
+    let inner = spaced.collect::<Vec<_>>().join(" ");
     let words = inner.trim_end_matches(|end: char| end.is_ascii_digit()).trim_end_matches(" #");
     words.strip_suffix(" removed").is_some_and(|words| Private::ALL.iter().any(|kind| kind.words().eq_ignore_ascii_case(words)))
 }
@@ -71,8 +81,10 @@ pub fn masked(value: &str) -> String {
     let mut shown = String::new();
     let mut at = 0;
     for word in words {
-        if let Some(first) = word.chars().next() {
-            shown.push(first);
+        // Of digits and short words nothing.
+        let first = word.chars().next().filter(|first| first.is_alphabetic() && word.chars().count() > 2);
+        if !word.is_empty() {
+            shown.extend(first);
             shown.push_str("***");
         }
         at += word.len();
@@ -101,8 +113,8 @@ mod tests {
     fn a_masked_value_shows_first_letters_alone() {
         assert_eq!(masked("jane.doe@example.com"), "j***.d***@e***.c***");
         assert_eq!(masked("Jane Doe"), "J*** D***");
-        assert_eq!(masked("+49 30 1234567"), "+4*** 3*** 1***");
-        assert_eq!(masked("ü"), "ü***");
+        assert_eq!(masked("+49 30 1234567"), "+*** *** ***");
+        assert_eq!(masked("ü"), "***");
         assert_eq!(masked(""), "");
     }
 }

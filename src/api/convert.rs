@@ -14,6 +14,8 @@ use crate::pdp::signal::Outcome;
 /// The largest call, in bytes.
 const CALL_MAX: usize = 1024 * 1024;
 const ID_MAX: usize = 128;
+/// The most digits in a row of a label.
+const LABEL_DIGITS_MAX: usize = 5;
 const TOKEN_MAX: usize = 16 * 1024;
 const SCOPES_MAX: usize = 64;
 const FIELDS_MAX: usize = 256;
@@ -151,7 +153,7 @@ pub(super) fn untrusted(items: Vec<v1::UntrustedText>) -> Result<Vec<Untrusted>,
     }
     let items = items.into_iter().enumerate();
     items
-        .map(|(index, item)| Ok(Untrusted { source: some_id(&item.source, &format!("untrusted[{index}].source"))?, text: item.text }))
+        .map(|(index, item)| Ok(Untrusted { source: label(&item.source, &format!("untrusted[{index}].source"))?, text: item.text }))
         .collect()
 }
 
@@ -219,6 +221,17 @@ pub(super) fn id(text: &str, field: &str) -> Result<String, Refusal> {
 /// An id that must not be empty.
 pub(super) fn some_id(text: &str, field: &str) -> Result<String, Refusal> {
     if text.is_empty() { Err(Refusal::invalid(field, "is missing")) } else { id(text, field) }
+}
+
+/// What a tool service calls a source: a name, not what somebody else wrote. It goes to the model and into the log as it is.
+fn label(text: &str, field: &str) -> Result<String, Refusal> {
+    let text = some_id(text, field)?;
+    let fits = text.chars().all(|sign| sign.is_ascii_alphanumeric() || "._:#/-[]".contains(sign));
+    let digits = text.split(|sign: char| !sign.is_ascii_digit()).map(str::len).max().unwrap_or(0);
+    match fits && digits <= LABEL_DIGITS_MAX {
+        true => Ok(text),
+        false => Err(Refusal::invalid(field, "must be a label: letters, digits (at most five in a row) and . _ : # / - [ ]")),
+    }
 }
 
 /// SHA-256, or nothing.

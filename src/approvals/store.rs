@@ -182,6 +182,8 @@ pub struct Burn {
     pub what: Burnable,
     /// The approval's id, or the release's evaluation id.
     pub id: String,
+    /// The generation that a release was given in; of approvals the store knows it.
+    pub generation: String,
     /// The operation that uses it.
     pub key: ReceiptKey,
     /// Digest of the whole call.

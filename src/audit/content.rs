@@ -17,6 +17,8 @@ const ITEMS_BYTES_MAX: usize = 32 * 1024;
 /// What a context's line says.
 #[derive(Debug, Serialize)]
 pub struct ContextRecord {
+    /// Which secret values are known again by.
+    secret: String,
     /// Untrusted texts that came.
     untrusted: usize,
     segments: usize,
@@ -30,7 +32,13 @@ pub struct ContextRecord {
 
 impl ContextRecord {
     /// Of a context with so many segments, what became of its fields, and so many redactions.
-    pub fn of(untrusted: usize, segments: usize, shown: impl Iterator<Item = Shown>, redactions: usize, truncated: bool) -> Self {
+    pub fn of(
+        secret: &str,
+        untrusted: usize,
+        segments: usize,
+        shown: impl Iterator<Item = Shown>,
+        (redactions, truncated): (usize, bool),
+    ) -> Self {
         let mut counts = [0; 3];
         for shown in shown {
             let [excluded, masked, included] = &mut counts;
@@ -41,7 +49,7 @@ impl ContextRecord {
             }) += 1;
         }
         let [excluded, masked, included] = counts;
-        Self { untrusted, segments, included, masked, excluded, redactions, truncated }
+        Self { secret: secret.to_owned(), untrusted, segments, included, masked, excluded, redactions, truncated }
     }
 }
 
@@ -57,7 +65,9 @@ pub struct OutputRecord {
     findings: Vec<String>,
     #[serde(skip_serializing_if = "is_zero")]
     more_findings: usize,
-    /// Whether it repeated a redacted value.
+    /// Whether the chain may let drafts of this case go at all: else nothing is found in them, nor remembered.
+    entitled: bool,
+    /// Whether it was remembered that it repeated a redacted value.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     repeats: bool,
 }
@@ -68,7 +78,13 @@ fn is_zero(count: &usize) -> bool {
 
 impl OutputRecord {
     /// Of a draft.
-    pub fn of(draft_digest: &str, disposition: Disposition, findings: &[Finding], context: &str) -> Self {
+    pub fn of(
+        draft_digest: &str,
+        disposition: Disposition,
+        findings: &[Finding],
+        context: &str,
+        (entitled, repeats): (bool, bool),
+    ) -> Self {
         let written = |finding: &Finding| {
             let place = finding.span.map_or(String::new(), |(start, end)| format!(" {start}..{end}"));
             format!("{}/{} {}{place}", finding.kind, finding.code, finding.severity.name())
@@ -79,7 +95,8 @@ impl OutputRecord {
             context: context.to_owned(),
             findings: findings.iter().take(FINDINGS_MAX).map(written).collect(),
             more_findings: findings.len().saturating_sub(FINDINGS_MAX),
-            repeats: findings.iter().any(|finding| finding.kind == "redacted_value_repeated"),
+            entitled,
+            repeats,
         }
     }
 }

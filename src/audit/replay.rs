@@ -41,17 +41,29 @@ pub struct Line {
     pub evaluation_id: String,
     /// What a decision was for.
     pub purpose: String,
+    /// What a context was made of.
+    pub context: ContextLine,
     /// What was found in a draft.
     pub output: OutputLine,
     /// Redacted values, by what they are known again by.
     pub values: Vec<String>,
 }
 
+/// A context.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ContextLine {
+    /// Which secret its values are known again by.
+    pub secret: String,
+}
+
 /// A draft.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct OutputLine {
-    /// Whether it repeated a redacted value.
+    /// Whether the chain may let drafts of the case go at all.
+    pub entitled: bool,
+    /// Whether it was remembered that it repeated a redacted value.
     pub repeats: bool,
 }
 

@@ -87,7 +87,7 @@ pub(super) fn read(policies: &Policies, roles: &Roles, files: &Files) -> Result<
         faults.extend(placed(source, unread(policies, &rates)));
     }
     let rates = read.unwrap_or_default();
-    let detectors = detectors(policies, files, &mut faults);
+    let detectors = detectors(policies, roles, files, &mut faults);
     let constraints = constraints::read(policies, roles, files.constraints.as_ref()).unwrap_or_else(|found| {
         faults.extend(found);
         vec![]
@@ -100,7 +100,7 @@ pub(super) fn read(policies: &Policies, roles: &Roles, files: &Files) -> Result<
 }
 
 /// Reads what is found in texts: every kind that the schema declares is found by something.
-fn detectors(policies: &Policies, files: &Files, faults: &mut Vec<Fault>) -> Detectors {
+fn detectors(policies: &Policies, roles: &Roles, files: &Files, faults: &mut Vec<Fault>) -> Detectors {
     let choices = |member: &str| {
         let members = policies.shapes.actions.values().find_map(|action| policies.shapes.follow(&action.context, &[member]));
         members.map(|member| member.shape.choices().to_vec()).unwrap_or_default()
@@ -140,9 +140,16 @@ fn detectors(policies: &Policies, files: &Files, faults: &mut Vec<Fault>) -> Det
             Err(problem) => faults.push(Fault::whole(&source.file, &source.text, problem)),
         }
     }
-    if let Some(settings) = parse::<Settings>(files.settings.as_ref(), faults) {
-        detectors.set(settings);
+    let settings = parse::<Settings>(files.settings.as_ref(), faults);
+    let governs = roles.content.is_some();
+    if governs && settings.as_ref().is_none_or(|settings| settings.channels.is_empty()) && faults.is_empty() {
+        let message = "is missing, or names no channel: without a threshold the model of injections finds nothing";
+        faults.push(Fault::whole("detectors/settings.yaml", "", message));
     }
+    if governs && files.model.is_none() {
+        faults.push(Fault::whole("detectors/injection.model", "", "is missing: `countersign detectors train` makes one"));
+    }
+    detectors.set(settings.unwrap_or_default());
     if faults.is_empty() {
         let blind = |kind: &String, what: &str| {
             let message = format!("no rule of detectors/*.yaml finds `{kind}`, {what} of the schema: its absence would mean nothing");

@@ -1,13 +1,13 @@
 //! What a draft says: claims, requests for credentials, tone and internal names by the bundle's rules; secrets, personal data and redacted
 //! values; what no source holds; what an injected text would have it say.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::content::normalise::Views;
 use crate::content::private::Located;
-use crate::content::values::{ValueKey, Values, compact};
+use crate::content::values::{self, ValueKey, Values};
 use crate::content::{Detectors, INJECTION, grounding, private};
-use crate::model::finding::Finding;
+use crate::model::finding::{Finding, Private};
 use crate::model::halt::Severity;
 
 /// The kind of what a draft claims; its codes are the schema's claims.
@@ -17,16 +17,20 @@ pub const OWN_KINDS: [&str; 7] =
     ["injection_echo", "low_confidence", "personal_data", "redacted_value_repeated", "secret", "unchecked_language", "ungrounded"];
 /// The source that findings in drafts name.
 pub const DRAFT: &str = "draft";
-/// The most findings of a draft.
-const FINDINGS_MAX: usize = 256;
+/// The most findings of one kind and code: more of the same say nothing more.
+const FINDINGS_MAX: usize = 16;
+/// How many numbers a draft or text may have before it is a list to be tried out.
+pub(super) const NUMBERS_MAX: usize = 32;
 
 /// A draft with what it was written from.
 #[derive(Clone, Debug)]
 pub struct Draft<'a> {
     /// The draft.
     pub text: &'a str,
-    /// The sources that are known to be what the model was shown, and the facts of the case.
+    /// The sources that are known to be what the model was shown, but for what the customer wrote, and the facts of the case.
     pub sources: Vec<&'a str>,
+    /// What the customer wrote: it grounds no link and no amount.
+    pub customer: Vec<&'a str>,
     /// Whether the caller gave any: without them a draft's ordinary words are not held to anything.
     pub has_sources: bool,
     /// Whether it names or cites a source that is none of them.
@@ -65,7 +69,7 @@ impl Judged {
 /// Judges a draft.
 pub(super) fn judge(detectors: &Detectors, draft: &Draft<'_>) -> Judged {
     let views = Views::of(draft.text);
-    let mut found = Found { text: draft.text, findings: BTreeSet::new() };
+    let mut found = Found { text: draft.text, findings: BTreeSet::new(), counts: BTreeMap::new() };
     for view in views.all() {
         detectors.draft.find(view.text(), |(rule, span)| {
             found.add((&rule.kind, &rule.code), rule.severity, 100, Some(view.original(span)));
@@ -76,18 +80,20 @@ pub(super) fn judge(detectors: &Detectors, draft: &Draft<'_>) -> Judged {
     }
     let folded: Vec<Views> = draft.sources.iter().map(|source| Views::of(source)).collect();
     let sources: Vec<&str> = folded.iter().map(|views| views.folded.text()).collect();
-    let held = Held::of(&sources);
+    let customer: Vec<Views> = draft.customer.iter().map(|source| Views::of(source)).collect();
+    let all: Vec<&str> = sources.iter().copied().chain(customer.iter().map(|views| views.folded.text())).collect();
     let private: Vec<Located> = private::find(&detectors.private, draft.text, &views, "", (&Values::default(), draft.redacted.1))
         .into_iter()
         .filter(|located| {
-            !detectors.is_public(draft.text, located.span) && (located.kind.is_secret() || !held.holds(draft.text, located.span))
+            !detectors.is_public(draft.text, located.span) && (located.kind.is_secret() || !holds(&folded, draft.text, located.span))
         })
         .collect();
     for located in &private {
         let (kind, severity) = if located.kind.is_secret() { ("secret", Severity::Critical) } else { ("personal_data", Severity::High) };
         found.add((kind, located.kind.name()), severity, 100, Some(located.span));
     }
-    let mut repeats = false;
+    // Who lists numbers tries them out.
+    let mut repeats = !draft.redacted.0.is_empty() && values::numbers(&views.folded).len() > NUMBERS_MAX;
     views.all().for_each(|view| draft.redacted.0.find(view, draft.redacted.1, |_, _| repeats = true));
     if repeats {
         // No place: it would tell which value it was.
@@ -95,7 +101,13 @@ pub(super) fn judge(detectors: &Detectors, draft: &Draft<'_>) -> Judged {
     }
     // What is a name, or an ordinary word, is known of languages that there are rules for.
     let readable = detectors.reads(draft.locale);
-    let mut atoms = if readable { grounding::find(views.folded.text(), &sources) } else { vec![] };
+    let mut atoms = if readable { grounding::find(views.folded.text(), &all) } else { vec![] };
+    if readable && !customer.is_empty() {
+        // What only the customer says is no reason to send a link or name a sum.
+        let vouched = grounding::find(views.folded.text(), &sources);
+        let more: Vec<_> = vouched.into_iter().filter(|atom| ["amount", "link"].contains(&atom.0) && !atoms.contains(atom)).collect();
+        atoms.extend(more);
+    }
     atoms.retain(|(code, _)| *code != grounding::CONTENT || draft.has_sources);
     // What another finding names is not named twice.
     let told: Vec<(usize, usize)> =
@@ -114,7 +126,7 @@ pub(super) fn judge(detectors: &Detectors, draft: &Draft<'_>) -> Judged {
     if draft.confidence < detectors.confidence_below() {
         found.add(("low_confidence", "model_confidence"), Severity::Medium, 100, None);
     }
-    Judged { findings: found.findings.into_iter().take(FINDINGS_MAX).collect(), private, ungrounded: atoms.len() }
+    Judged { findings: found.findings.into_iter().collect(), private, ungrounded: atoms.len() }
 }
 
 /// What to do about a finding of this kind, in words for the model.
@@ -138,32 +150,26 @@ pub(super) fn suggestion(kind: &str) -> &'static str {
 struct Found<'a> {
     text: &'a str,
     findings: BTreeSet<Finding>,
+    counts: BTreeMap<(String, String), usize>,
 }
 
 impl Found<'_> {
     fn add(&mut self, (kind, code): (&str, &str), severity: Severity, confidence: u8, span: Option<(usize, usize)>) {
         let whole = span.is_none_or(|(start, end)| self.text.get(start..end).is_some_and(|text| !text.is_empty()));
-        if whole {
+        let count = self.counts.entry((kind.to_owned(), code.to_owned())).or_default();
+        if whole && *count < FINDINGS_MAX {
+            *count += 1;
             let (kind, code) = (kind.to_owned(), code.to_owned());
             self.findings.insert(Finding { kind, code, severity, confidence, source: DRAFT.to_owned(), span });
         }
     }
 }
 
-/// What sources hold, by letters and digits alone.
-struct Held(Vec<String>);
-
-impl Held {
-    /// Of folded texts.
-    fn of(sources: &[&str]) -> Self {
-        let letters = |text: &&str| {
-            Views::of(text).folded.text().chars().filter(|sign| sign.is_alphanumeric()).flat_map(char::to_lowercase).collect()
-        };
-        Self(sources.iter().map(letters).collect())
-    }
-
-    fn holds(&self, text: &str, (start, end): (usize, usize)) -> bool {
-        let value = compact(&Views::of(text.get(start..end).unwrap_or_default()).folded);
-        value.is_some_and(|value| self.0.iter().any(|source| source.contains(&value)))
-    }
+/// Whether a source has this value, however it is written.
+fn holds(sources: &[Views], text: &str, (start, end): (usize, usize)) -> bool {
+    let mut value = Values::default();
+    value.add(text.get(start..end).unwrap_or_default(), Private::Record);
+    let mut held = false;
+    sources.iter().for_each(|source| value.find(&source.folded, &ValueKey::new([0; 16]), |_, _| held = true));
+    held
 }

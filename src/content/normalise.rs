@@ -5,9 +5,10 @@
 //!   keys are told by them, and rules don't look at them;
 //! - *joined*: single letters and digits that were spelled apart (`p-a-s-s`), together;
 //! - *de-leeted*: digits and signs that stand for letters (`1gn0re`), as letters;
+//! - *unmarked*: without Markdown's emphasis and HTML's tags, its character references as what they stand for;
 //! - *decoded*: runs of base64 as the text that they hold, folded.
 //!
-//! The last three are made only where there is something to undo. Time and memory are linear in the text: each view is made once, by
+//! The last four are made only where there is something to undo. Time and memory are linear in the text: each view is made once, by
 //! one walk, and none is longer than [`GROWTH_MAX`] times the text.
 
 use base64::Engine as _;
@@ -84,7 +85,7 @@ impl Views {
     /// Makes the views of a text, of at most 4 GiB.
     pub fn of(text: &str) -> Self {
         let folded = fold(text, |start, end| (start, end));
-        let undone = [joined(&folded), de_leeted(&folded), decoded(text)].into_iter().flatten().collect();
+        let undone = [joined(&folded), de_leeted(&folded), unmarked(&folded), decoded(text)].into_iter().flatten().collect();
         Self { folded, undone }
     }
 
@@ -106,7 +107,8 @@ fn span(start: usize, end: usize) -> (u32, u32) {
 /// The folded view. `place` says which bytes of the text a character at these bytes stands for.
 fn fold(text: &str, place: impl Fn(u32, u32) -> (u32, u32)) -> View {
     let mut view = View { text: String::with_capacity(text.len()), map: vec![] };
-    if text.is_ascii() && place(0, 1) == (0, 1) {
+    let controls = |byte: u8| byte.is_ascii_control() && !matches!(byte, b'\t' | b'\n' | b'\r');
+    if text.is_ascii() && !text.bytes().any(controls) && place(0, 1) == (0, 1) {
         view.text.push_str(text);
         return view;
     }
@@ -115,7 +117,9 @@ fn fold(text: &str, place: impl Fn(u32, u32) -> (u32, u32)) -> View {
         let (start, end) = span(at, at + character.len_utf8());
         let (start, end) = place(start, end);
         if character.is_ascii() {
-            view.push(character, (start, end));
+            if !u8::try_from(character).is_ok_and(controls) {
+                view.push(character, (start, end));
+            }
             continue;
         }
         // Unicode's tags spell ASCII that nobody sees.
@@ -144,6 +148,10 @@ fn like(character: char, mut push: impl FnMut(char)) {
     // Money has no look-alike.
     if matches!(character, '€' | '£' | '¥' | '\u{20A0}'..='\u{20CF}') {
         push(character);
+        return;
+    }
+    if let Some(digit) = digit(character) {
+        push(digit);
         return;
     }
     let spelled = match character {
@@ -183,6 +191,17 @@ fn like(character: char, mut push: impl FnMut(char)) {
         decancer::Translation::String(looks) if !looks.is_empty() && looks.is_ascii() => looks.chars().for_each(push),
         decancer::Translation::Character(_) | decancer::Translation::String(_) | decancer::Translation::None => push(character),
     }
+}
+
+/// The ASCII digit of a decimal digit of another script.
+fn digit(character: char) -> Option<char> {
+    const ZEROS: [u32; 20] = [
+        0x660, 0x6F0, 0x7C0, 0x966, 0x9E6, 0xA66, 0xAE6, 0xB66, 0xBE6, 0xC66, 0xCE6, 0xD66, 0xE50, 0xED0, 0xF20, 0x1040, 0x17E0, 0x1810,
+        0x1946, 0xA620,
+    ];
+    let code = u32::from(character);
+    let zero = ZEROS.into_iter().find(|zero| (*zero..zero + 10).contains(&code))?;
+    char::from_digit(code - zero, 10)
 }
 
 /// Characters of a view by themselves, each with its bytes in the view.
@@ -278,6 +297,57 @@ fn de_leeted(folded: &View) -> Option<View> {
     Some(view)
 }
 
+/// A view without emphasis, tags and character references; `None` if there is none.
+fn unmarked(folded: &View) -> Option<View> {
+    let marks = ["*", "_", "`", "~~", "</", "<b", "<i", "<s", "<e", "<u", "&#", "&amp;", "&nbsp;"];
+    if !marks.iter().any(|mark| folded.text.contains(mark)) {
+        return None;
+    }
+    let mut view = View::default();
+    let mut rest = folded.text.as_str();
+    let mut at = 0;
+    while let Some(character) = rest.chars().next() {
+        let (length, shown) = match character {
+            '*' | '_' | '`' | '~' => (1, None),
+            // A tag is short, and closed.
+            '<' => match rest.bytes().take(64).position(|byte| byte == b'>') {
+                Some(close) => (close + 1, None),
+                None => (1, Some('<')),
+            },
+            '&' => reference(rest).map_or((1, Some('&')), |(length, shown)| (length, Some(shown))),
+            other => (other.len_utf8(), Some(other)),
+        };
+        if let Some(shown) = shown {
+            view.push(shown, place_in(folded, at, length));
+        }
+        at += length;
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    Some(view)
+}
+
+/// The character that a reference at the beginning of a text stands for, and how long the reference is.
+fn reference(text: &str) -> Option<(usize, char)> {
+    let end = text.bytes().take(10).position(|byte| byte == b';')?;
+    let inner = text.get(1..end)?;
+    let shown = match inner {
+        "amp" => '&',
+        "lt" => '<',
+        "gt" => '>',
+        "quot" => '"',
+        "nbsp" => ' ',
+        number => {
+            let number = number.strip_prefix('#')?;
+            let code = match number.strip_prefix(['x', 'X']) {
+                Some(hex) => u32::from_str_radix(hex, 16).ok()?,
+                None => number.parse().ok()?,
+            };
+            char::from_u32(code).filter(|character| !character.is_control())?
+        }
+    };
+    Some((end + 1, shown))
+}
+
 /// Words and the white space between them, with where they begin: all of the text.
 fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut at = 0;
@@ -355,6 +425,10 @@ mod tests {
                 "\u{E0069}\u{E0067}\u{E006E}\u{E006F}\u{E0072}\u{E0065}",
             ),
             ("Ⓘⓖⓝⓞⓡⓔ", "ignore", "Ⓘⓖⓝⓞⓡⓔ"),
+            ("please ig**no**re this", "ignore", "ig**no**re"),
+            ("please &#105;gnore <b>this</b>", "ignore", "&#105;gnore"),
+            ("please ig\u{1}nore this", "ignore", "ig\u{1}nore"),
+            ("pin ٤٢١٥ it", "4215", "٤٢١٥"),
         ] {
             let (start, end) = finds(text, word).unwrap_or_else(|| panic!("{text}: {:?}", Views::of(text)));
             assert_eq!(&text[start..end], shown, "{text}");
@@ -372,7 +446,7 @@ mod tests {
         #[test]
         fn every_span_of_every_view_maps_to_whole_characters_of_the_text(text in "\\PC{0,200}|[a-z0-9 \\-]{0,100}|[A-Za-z0-9+/]{24,100}", cuts in (0.0f64..1.0, 0.0f64..1.0)) {
             let views = Views::of(&text);
-            prop_assert!(views.bytes() <= text.len() * 4 * GROWTH_MAX + 3);
+            prop_assert!(views.bytes() <= text.len() * 5 * GROWTH_MAX + 3);
             for view in views.all() {
                 let bounds: Vec<usize> = view.text().char_indices().map(|(at, _)| at).chain([view.text().len()]).collect();
                 let pick = |part: f64| bounds[((bounds.len() - 1) as f64 * part) as usize];

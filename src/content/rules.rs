@@ -93,7 +93,7 @@ pub struct Rule {
 
 impl Rule {
     /// Where a pattern matches: its group `value`, if it has one, and that is no exception.
-    fn spans(&self, pattern: &Regex, text: &str) -> Vec<(usize, usize)> {
+    fn spans(&self, pattern: &Regex, text: &str, most: usize) -> Vec<(usize, usize)> {
         let named = pattern.capture_names().flatten().any(|name| name == "value");
         // Of a character, all of it.
         let whole = |found: Match<'_>| {
@@ -102,14 +102,14 @@ impl Rule {
         };
         let bytes = text.as_bytes();
         let found: Vec<(usize, usize)> = match named {
-            false => pattern.find_iter(bytes).take(FINDINGS_MAX).map(whole).collect(),
-            true => pattern.captures_iter(bytes).take(FINDINGS_MAX).filter_map(|captures| captures.name("value")).map(whole).collect(),
+            false => pattern.find_iter(bytes).take(most).map(whole).collect(),
+            true => pattern.captures_iter(bytes).filter_map(|captures| captures.name("value")).map(whole).collect(),
         };
         let counts = |(start, end): &(usize, usize)| {
             let value = text.get(*start..*end).unwrap_or_default();
             !value.is_empty() && !self.except.as_ref().is_some_and(|except| except.is_match(value.as_bytes()))
         };
-        found.into_iter().filter(counts).collect()
+        found.into_iter().filter(counts).take(most).collect()
     }
 }
 
@@ -120,6 +120,8 @@ pub struct Rules {
     set: RegexSet,
     /// Whether a rule and its exceptions hold for one sentence each.
     by_sentence: bool,
+    /// Whether every match counts: what is not found is passed on.
+    all: bool,
 }
 
 /// Where a rule found something in a view.
@@ -129,6 +131,7 @@ impl Rules {
     /// Reads a file's rules into the others; `fits` says what is wrong with a rule's kind and code.
     pub fn read(&mut self, file: File, fits: impl Fn(&str, &str) -> Option<String>) -> Vec<(String, String)> {
         self.by_sentence = file.judges == Judges::Draft;
+        self.all = file.judges == Judges::Private;
         let mut faults = vec![];
         for written in file.rules {
             let code = written.code.clone();
@@ -144,7 +147,7 @@ impl Rules {
             }
             match rule(&written, &file.language) {
                 Ok(rule) => {
-                    let alone = Self::of(vec![rule.clone()], self.by_sentence);
+                    let alone = Self { all: self.all, ..Self::of(vec![rule.clone()], self.by_sentence) };
                     for example in written.examples.iter().filter(|example| !alone.finds_example(example)) {
                         fault(format!("does not find its example \"{example}\""));
                     }
@@ -165,7 +168,11 @@ impl Rules {
 
     fn of(rules: Vec<Rule>, by_sentence: bool) -> Self {
         let set = set(&rules).unwrap_or_default();
-        Self { rules, set, by_sentence }
+        Self { rules, set, by_sentence, all: false }
+    }
+
+    fn most(&self) -> usize {
+        if self.all { usize::MAX } else { FINDINGS_MAX }
     }
 
     /// Whether a rule finds this kind.
@@ -188,12 +195,15 @@ impl Rules {
         let sentences = if self.by_sentence { sentences(text) } else { vec![(0, text.len())] };
         for (start, end) in sentences {
             let Some(sentence) = text.get(start..end) else { continue };
+            // A line that goes on is no end.
+            let unwrapped = self.by_sentence.then(|| sentence.replace(['\n', '\r', '\t'], " "));
+            let sentence = unwrapped.as_deref().unwrap_or(sentence);
             let excepted =
                 |rule: &&Rule| self.by_sentence && rule.unless.as_ref().is_some_and(|unless| unless.is_match(sentence.as_bytes()));
             let matching = self.set.matches(sentence.as_bytes()).into_iter().filter_map(|index| self.rules.get(index));
             let all: Vec<(&Rule, Vec<(usize, usize)>)> = matching
                 .filter(|rule| !excepted(rule))
-                .map(|rule| (rule, rule.spans(&rule.pattern, sentence)))
+                .map(|rule| (rule, rule.spans(&rule.pattern, sentence, self.most())))
                 .filter(|(_, spans)| !spans.is_empty())
                 .collect();
             let told = |rule: &Rule| rule.generic && all.iter().any(|(other, _)| !other.generic && other.kind == rule.kind);
@@ -208,7 +218,7 @@ impl Rules {
         for rule in &self.rules {
             let Some((asked, bare)) = &rule.asked else { continue };
             if asked.is_match(turn.as_bytes()) && !rule.unless.as_ref().is_some_and(|unless| unless.is_match(text.as_bytes())) {
-                rule.spans(bare, text).into_iter().for_each(|span| found((rule, span)));
+                rule.spans(bare, text, self.most()).into_iter().for_each(|span| found((rule, span)));
             }
         }
     }
@@ -268,7 +278,7 @@ fn set(rules: &[Rule]) -> Result<RegexSet, String> {
     built.map_err(|_| "are too large".to_owned())
 }
 
-/// The sentences of a text: they end at `.`, `!`, `?`, `;`, a new line, and before "but" and "however". Their last sign is theirs; a dot
+/// The sentences of a text: they end at `.`, `!`, `?`, an empty line, and before "but" and "however". Their last sign is theirs; a dot
 /// within a number or a name ends none.
 pub fn sentences(text: &str) -> Vec<(usize, usize)> {
     let mut cuts = vec![];
@@ -276,7 +286,8 @@ pub fn sentences(text: &str) -> Vec<(usize, usize)> {
     while let Some((at, character)) = following.next() {
         let ends = match character {
             '.' => following.peek().is_none_or(|(_, next)| !next.is_alphanumeric()),
-            '!' | '?' | ';' | '\n' => true,
+            '!' | '?' => true,
+            '\n' => following.peek().is_some_and(|(_, next)| matches!(next, '\n' | '\r' | '-' | '*' | '•')),
             _ => false,
         };
         if ends {
@@ -314,7 +325,7 @@ mod tests {
     fn sentences_are_the_text_and_a_dot_in_a_number_ends_none() {
         let text = "It is 4.20 here. Yes! But why? a.b\nno but yes";
         let found: Vec<&str> = sentences(text).into_iter().map(|(start, end)| &text[start..end]).collect();
-        assert_eq!(found, ["It is 4.20 here.", " Yes!", " But why?", " a.b\n", "no", " but yes"]);
+        assert_eq!(found, ["It is 4.20 here.", " Yes!", " But why?", " a.b\nno", " but yes"]);
         assert_eq!(found.concat(), text);
     }
 
@@ -350,7 +361,7 @@ mod tests {
             ("{code: c, kind: k, pattern: 'x', examples: [], counter_examples: ['y']}", "has no example"),
             ("{code: c, kind: k, severity: bad, pattern: 'x', examples: ['x'], counter_examples: ['y']}", "`severity`"),
             ("{code: c, kind: k, pattern: 'x', asked: 'x', examples: ['x'], counter_examples: ['y']}", "go together"),
-            ("{code: c, kind: k, pattern: '(\\w{200}){200}', examples: ['x'], counter_examples: ['y']}", "can't be used"),
+            ("{code: c, kind: k, pattern: '(\\w{600}){600}', examples: ['x'], counter_examples: ['y']}", "can't be used"),
         ] {
             let (_, faults) = read(&format!("judges: incoming\nlanguage: en\nrules:\n- {rule}\n"));
             assert!(faults.iter().any(|(_, fault)| fault.contains(problem)), "{rule}: {faults:?}");

@@ -69,14 +69,21 @@ impl Values {
         let folded = super::normalise::Views::of(value).folded;
         if let Some(compact) = compact(&folded) {
             self.lengths.insert(compact.len());
-            self.plain.insert(compact, kind);
+            let known = self.plain.entry(compact).or_insert(kind);
+            if kind.is_secret() {
+                *known = kind;
+            }
         }
     }
 
     /// Knows a value by its digest.
     pub fn add_digest(&mut self, digest: Digest, kind: Private) {
         self.lengths.insert(usize::from(digest.length));
-        self.digests.insert(digest, kind);
+        let known = self.digests.entry(digest).or_insert(kind);
+        // Of two kinds, that of which nothing is told.
+        if kind.is_secret() {
+            *known = kind;
+        }
     }
 
     /// Whether none is known.
@@ -101,6 +108,17 @@ impl Values {
             }
         }
     }
+}
+
+/// Where words of at least [`VALUE_MIN`] digits stand in a view.
+pub(super) fn numbers(view: &View) -> Vec<(usize, usize)> {
+    let mut at = 0;
+    let words = view.text().split_inclusive(|sign: char| !sign.is_alphanumeric()).map(|word| {
+        at += word.len();
+        (at - word.len(), word.trim_end_matches(|sign: char| !sign.is_alphanumeric()))
+    });
+    let long = words.filter(|(_, word)| word.bytes().filter(u8::is_ascii_digit).count() >= VALUE_MIN);
+    long.map(|(start, word)| (start, start + word.len())).collect()
 }
 
 /// A view's letters and digits, with where its words begin and end.

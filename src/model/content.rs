@@ -15,6 +15,17 @@ pub enum Channel {
     Untrusted,
 }
 
+impl Channel {
+    /// The name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Constraint => "constraint",
+            Self::Fact => "fact",
+            Self::Untrusted => "untrusted",
+        }
+    }
+}
+
 /// A piece of a prepared context.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {

@@ -196,11 +196,11 @@ impl Pdp {
             }
             Presented::Usable(approval) if answer.allows() => {
                 let environment = &self.options.environment;
-                let used = (Burnable::Approval, approval.id.as_str());
+                let used = (Burnable::Approval, approval.id.as_str(), approval.generation.as_str());
                 Some(Use::now((caller, &chain, call), used, environment, std::mem::take(&mut reservations)))
             }
             Presented::Released(claims) if answer.allows() => {
-                let used = (Burnable::Release, claims.jti.as_str());
+                let used = (Burnable::Release, claims.jti.as_str(), claims.release.generation.as_str());
                 Some(Use::now((caller, &chain, call), used, &self.options.environment, std::mem::take(&mut reservations)))
             }
             Presented::Denied(_) | Presented::None | Presented::Released(_) | Presented::Repeated(_) | Presented::Usable(_) => None,

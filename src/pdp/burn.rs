@@ -54,15 +54,16 @@ impl Use {
     /// An operation's first use.
     pub(super) fn now(
         (caller, chain, call): Asking<'_>,
-        used: (Burnable, &str),
+        used: (Burnable, &str, &str),
         environment: &str,
         reservations: Vec<Reservation>,
     ) -> Self {
-        let (what, id) = used;
+        let (what, id, generation) = used;
         let halted = [&call.case.tenant, &chain.agent, &chain.supervisor, &call.case.id, call.customer()].map(|id: &str| id.to_owned());
         let burn = Burn {
             what,
             id: id.to_owned(),
+            generation: generation.to_owned(),
             key: receipt_key(caller, call, id),
             call_digest: call_digest(environment, chain, call),
             answer: String::new(),

@@ -133,12 +133,14 @@ impl Pdp {
             let making = Making { moment, roles, content, chain: &chain, reading: &call, vouched, evaluation_id: &answer.evaluation_id };
             let names;
             (prepared, names) = self.make(&making, &asked).await?;
-            let nonce = self.surroundings(origin)?.nonce;
-            records = redactions(&answer.evaluation_id, &call.case, &prepared.redactions, &names, || nonce.clone());
+            // Each line has its own; the answer's record fails if there is no random source.
+            let nonce = || crate::entropy::nonce(self.entropy.as_ref()).unwrap_or_default();
+            records = redactions(&answer.evaluation_id, &call.case, &prepared.redactions, &names, nonce);
         }
         let shown = prepared.fields.iter().map(|field| field.shown);
         let (segments, redacted) = (prepared.segments.len(), prepared.redactions.len());
-        let context = ContextRecord::of(asked.untrusted.len(), segments, shown, redacted, prepared.truncated);
+        let context =
+            ContextRecord::of(&self.keys.load().values_id(), asked.untrusted.len(), segments, shown, (redacted, prepared.truncated));
         let record = DecisionRecord::of(&answer, caller, &chain, &call, self.surroundings(origin)?);
         records.push(Record::Decision(Box::new(record.with_context(context))));
         Ok((answer, prepared, records))
@@ -163,22 +165,23 @@ impl Pdp {
         let constraints = constraints(making);
         budget::fit(asked.max_bytes, &constraints, (&mut lines, articles, texts), &mut prepared);
         for segment in &mut prepared.segments {
-            segment.source_id = self.source_id(&asked.case, making.evaluation_id, &segment.text);
+            segment.source_id = self.source_id(&asked.case, making.evaluation_id, segment.channel, &segment.text);
         }
-        let names: Vec<String> = remembered.values.iter().map(super::memory::redacted::Redacted::name).collect();
         let micros = remembers(making.moment);
-        // Those that count long enough stay as they are.
-        let fresh = if remembered.until < making.moment.now.micros() + micros / 2 { 0 } else { before };
-        let mut notes = remembered.notes(key, micros).split_off(fresh.min(remembered.values.len()));
-        let prepared_note = context_key(tenant, &asked.case.id, making.evaluation_id);
-        notes.push(Note { key: prepared_note, name: PREPARED.into(), change: Change::For(micros) });
+        let left = remembered.until.saturating_sub(making.moment.now.micros());
+        // Those that count long enough stay as they are; and the context is known no longer than they are.
+        let renews = left < micros / 2;
+        let mut notes = remembered.notes(key, micros).split_off(if renews { 0 } else { before.min(remembered.values.len()) });
+        let names = notes.iter().map(|note| note.name.to_string()).collect();
+        let known = context_key(tenant, &asked.case.id, making.evaluation_id, &self.keys.load().values_id());
+        notes.push(Note { key: known, name: PREPARED.into(), change: Change::For(if renews { micros } else { left.min(micros) }) });
         self.say(tenant, making.moment, Visit { notes, ..Visit::default() }).await;
-        Ok((prepared, names.into_iter().skip(fresh).collect()))
+        Ok((prepared, names))
     }
 
     /// By what a draft's sources name a segment: a digest that only this case, this evaluation and this text have.
-    pub(super) fn source_id(&self, case: &Case, evaluation_id: &str, text: &str) -> String {
-        let parts = [self.options.environment.as_str(), &case.tenant, &case.id, evaluation_id, text];
+    pub(super) fn source_id(&self, case: &Case, evaluation_id: &str, channel: Channel, text: &str) -> String {
+        let parts = [self.options.environment.as_str(), &case.tenant, &case.id, evaluation_id, channel.name(), text];
         let digest = self.keys.load().values.digest(&Value::Array(parts.into_iter().map(Value::from).collect()));
         digest.rsplit(':').next().unwrap_or_default().chars().take(32).collect()
     }
@@ -195,8 +198,8 @@ impl Pdp {
             Ok(named) => self.weigh(moment, roles, (caller, chain, call), named, about).await?,
             Err(stop) => Weighed::judged(super::judge::stopped(stop)?),
         };
-        // A draft that has to be written anew is no attempt at anything; one for a case that is not the chain's is.
-        let tries = about.draft.is_empty() || weighed.judged.gate.is_some();
+        // A draft that has to be written anew is no attempt at anything; one that the chain may not write at all is.
+        let tries = about.draft.is_empty() || !super::output::is_entitled(&moment.snapshot.bundle.policies, chain, call, &weighed.judged);
         self.remember(moment, chain, call, (&weighed.judged, tries), &mut weighed.signals).await;
         Ok(weighed)
     }

@@ -17,7 +17,7 @@ use crate::model::verdict::Verdict;
 use crate::model::vouched::Vouched;
 use crate::obligations::{Lift, settle};
 use crate::pdp::{gates, memory};
-use crate::policy::shape::{Shape, Shapes};
+use crate::policy::shape::{Action, Shape, Shapes};
 
 /// How long what a what-if grants would last.
 const HYPOTHETICAL: Duration = Duration::from_secs(60);
@@ -88,7 +88,7 @@ pub(super) fn judge_named(
     now: Timestamp,
 ) -> Result<Judged, Refusal> {
     let policies = &bundle.policies;
-    let covers_step = named.action.groups.contains(&format!("in_{}", chain.step));
+    let covers_step = covers(named.action, &chain.step);
     let asked = match Asked::prepare(policies, roles, named, chain, call, now) {
         Ok(asked) => asked,
         Err(stop) => return stopped(stop),
@@ -116,7 +116,7 @@ pub(super) fn permits(
     now: Timestamp,
 ) -> Result<bool, Refusal> {
     let asked = gates::pass(&bundle.policies, roles, chain, call).and_then(|named| {
-        let covers_step = named.action.groups.contains(&format!("in_{}", chain.step));
+        let covers_step = covers(named.action, &chain.step);
         Ok((covers_step, Asked::prepare(&bundle.policies, roles, named, chain, call, now)?))
     });
     match asked {
@@ -127,6 +127,11 @@ pub(super) fn permits(
         Err(Stop::Denied(_)) => Ok(false),
         Err(Stop::Refused(refusal)) => Err(refusal),
     }
+}
+
+/// Whether a step covers an action: the step gate, which no policy can open.
+pub(super) fn covers(action: &Action, step: &str) -> bool {
+    action.groups.contains(&format!("in_{step}"))
 }
 
 /// What a gate's denial means.

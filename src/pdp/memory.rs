@@ -206,7 +206,7 @@ impl Pdp {
     }
 
     /// Whether the chain may read the case, in whatever step: only such a chain writes what is remembered of it.
-    fn reads_case(&self, moment: &Moment, chain: &Chain, call: &Call) -> bool {
+    pub(super) fn reads_case(&self, moment: &Moment, chain: &Chain, call: &Call) -> bool {
         let bundle = &moment.snapshot.bundle;
         let Some(roles) = bundle.roles.as_ref().filter(|roles| !roles.case_read.is_empty()) else { return false };
         let reference = crate::model::call::EntityReference { kind: roles.case.clone(), id: call.case.id.clone() };

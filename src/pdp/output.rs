@@ -16,7 +16,7 @@ use crate::json::{self, Object, Value};
 use crate::model::answer::{Answer, Missing, Mode, Outcome, Reason};
 use crate::model::call::{Call, Case, Correlation, EntityReference, Model, Resource, Tokens};
 use crate::model::chain::{Caller, Chain, Credential};
-use crate::model::content::Disposition;
+use crate::model::content::{Channel, Disposition};
 use crate::model::finding::Finding;
 use crate::model::refusal::Refusal;
 use crate::model::roles::{ContentRoles, Roles};
@@ -24,7 +24,7 @@ use crate::model::time::Timestamp;
 use crate::obligations::disposition;
 use crate::pdp::authorize::Origin;
 use crate::pdp::context::{content_roles, remembers};
-use crate::pdp::judge::Judged;
+use crate::pdp::judge::{Judged, covers};
 use crate::pdp::memory::redacted::{PREPARED, REPEATS_MAX, Remembered, context_key, repeat, repeats_key, values_key};
 use crate::pdp::weigh::{About, Asking, Weighed};
 use crate::pdp::{Moment, Pdp, Refused, gates};
@@ -140,14 +140,18 @@ impl Pdp {
         let Weighed { judged, signals, .. } = self.weighed(moment, roles, (caller, &chain, &call), about).await?;
         *facts = self.call_facts(roles, &chain, &call, &judged);
         let verdict = verdict(policies, &judged, known.prepared);
+        // Of a draft that the chain may not let go at all, nothing is told and nothing remembered.
+        let entitled = is_entitled(policies, &chain, &call, &judged);
+        let known = if entitled { known } else { Known { prepared: known.prepared, ..Known::default() } };
         let digest = self.audit.digest(&digest_input(&call, asked));
         let mut answer = self.answer(moment, judged, Mode::Enforce, ("", String::new(), digest))?;
         answer.signals = Box::new(signals);
         let mut evaluated = Evaluated { disposition: verdict, draft_digest: draft_digest(&asked.draft), ..Evaluated::default() };
         self.settle(moment, (caller, &chain, &call), asked, &known, (&mut answer, &mut evaluated))?;
         let record = DecisionRecord::of(&answer, caller, &chain, &call, self.surroundings(origin)?);
-        let output = OutputRecord::of(&evaluated.draft_digest, evaluated.disposition, &known.found.findings, &asked.context);
-        self.note_repeat(moment, asked, &known, &answer).await;
+        let repeats = entitled && self.note_repeat(moment, (&chain, &call), asked, &known, &answer).await;
+        let found = (entitled, repeats);
+        let output = OutputRecord::of(&evaluated.draft_digest, evaluated.disposition, &known.found.findings, &asked.context, found);
         Ok((answer, evaluated, Record::Decision(Box::new(record.with_output(output)))))
     }
 
@@ -155,28 +159,35 @@ impl Pdp {
     async fn know(&self, moment: &Moment, asked: &ToEvaluate) -> Known {
         let tenant = Tenant::of(&self.options.environment, &asked.case.tenant);
         let case = asked.case.id.as_str();
-        let reads = vec![values_key(tenant, case), context_key(tenant, case, &asked.context), repeats_key(tenant, case)];
+        let keys = self.keys.load();
+        let context = context_key(tenant, case, &asked.context, &keys.values_id());
+        let reads = vec![values_key(tenant, case), context, repeats_key(tenant, case)];
         let visited = self.visit(tenant, moment, &Visit { reads, ..Visit::default() }).await;
         let memories = visited.map(|visited| visited.memories).unwrap_or_default();
         let [values, context, repeats] = [0, 1, 2].map(|index| memories.get(index).map(Vec::as_slice).unwrap_or_default());
         let remembered = Remembered::of(values);
-        let genuine = |(id, text): &&(String, String)| self.source_id(&asked.case, &asked.context, text) == *id;
-        let sources: Vec<&(String, String)> = asked.sources.iter().filter(genuine).collect();
-        let cited = |id: &String| sources.iter().any(|(known, _)| known == id);
+        let genuine = |channel: Channel| {
+            let of = move |(id, text): &&(String, String)| self.source_id(&asked.case, &asked.context, channel, text) == *id;
+            asked.sources.iter().filter(of)
+        };
+        let sources: Vec<&(String, String)> = genuine(Channel::Constraint).chain(genuine(Channel::Fact)).collect();
+        let customer: Vec<&(String, String)> = genuine(Channel::Untrusted).collect();
+        let cited = |id: &String| sources.iter().chain(&customer).any(|(known, _)| known == id);
         let facts = case_facts(&asked.case);
         let values: Values = remembered.values();
         let draft = Draft {
             text: &asked.draft,
             sources: sources.iter().map(|(_, text)| text.as_str()).chain([facts.as_str()]).collect(),
-            has_sources: !sources.is_empty(),
-            unknown_source: sources.len() < asked.sources.len() || !asked.citations.iter().all(cited),
+            customer: customer.iter().map(|(_, text)| text.as_str()).collect(),
+            has_sources: !asked.sources.is_empty(),
+            unknown_source: sources.len() + customer.len() < asked.sources.len() || !asked.citations.iter().all(cited),
             confidence: asked.confidence,
             locale: &asked.locale,
-            redacted: (&values, &self.keys.load().values_key),
+            redacted: (&values, &keys.of_case(&asked.case.tenant, case)),
         };
         Known {
             found: moment.snapshot.bundle.rules.detectors.draft(&draft),
-            sources: sources.len(),
+            sources: sources.len() + customer.len(),
             prepared: context.iter().any(|(name, _)| name == PREPARED) && !remembered.too_many,
             repeats: repeats.len(),
         }
@@ -244,14 +255,30 @@ impl Pdp {
         answer.outcome.missing = Some(missing);
     }
 
-    /// Remembers that a draft of the case repeated a redacted value.
-    async fn note_repeat(&self, moment: &Moment, asked: &ToEvaluate, known: &Known, answer: &Answer) {
-        if known.found.kinds().contains("redacted_value_repeated") && known.repeats < REPEATS_MAX {
+    /// Remembers that a draft of the case repeated a redacted value; only of a chain that may read the case.
+    async fn note_repeat(
+        &self,
+        moment: &Moment,
+        (chain, call): (&Chain, &Call),
+        asked: &ToEvaluate,
+        known: &Known,
+        answer: &Answer,
+    ) -> bool {
+        let counts =
+            known.found.kinds().contains("redacted_value_repeated") && known.repeats < REPEATS_MAX && self.reads_case(moment, chain, call);
+        if counts {
             let tenant = Tenant::of(&self.options.environment, &asked.case.tenant);
             let note = repeat(repeats_key(tenant, &asked.case.id), &answer.evaluation_id, remembers(moment));
             self.say(tenant, moment, Visit { notes: vec![note], ..Visit::default() }).await;
         }
+        counts
     }
+}
+
+/// Whether the chain may let drafts of the case go at all: no gate stops it, its step covers it, and every link has a permit.
+pub(super) fn is_entitled(policies: &Policies, chain: &Chain, call: &Call, judged: &Judged) -> bool {
+    let covers_step = policies.shapes.actions.get(&call.action).is_some_and(|action| covers(action, &chain.step));
+    covers_step && judged.gate.is_none() && judged.verdict.links.iter().all(|link| link.permitted || !link.determining.is_empty())
 }
 
 /// What was found in a draft, as policies see it.

@@ -223,7 +223,7 @@ impl Pdp {
             supervised: supervisor.as_ref() == Some(&tenant),
             // A server's windows know customers by another name than the log does.
             probing: !stopped
-                && (line.purpose != "evaluate_output" || !line.gate.is_empty())
+                && (line.purpose != "evaluate_output" || !line.output.entitled)
                 && Reason::named(&line.reason).is_some_and(is_probing)
                 && !(line.signals.hostile && matches!(self.windows, Windows::Redis(_))),
             hostile: line.signals.hostile,
@@ -242,7 +242,7 @@ fn told_of_texts(moment: &Moment, environment: &str, line: &Line) -> Option<(Ten
     let (tenant, case, micros) = (Tenant::of(environment, line.case("tenant")), line.case("id"), remembers(moment));
     let note = match (line.purpose.as_str(), line.decision.as_str()) {
         ("prepare_context", "allow") => {
-            let key = context_key(tenant, case, &line.evaluation_id);
+            let key = context_key(tenant, case, &line.evaluation_id, &line.context.secret);
             Note { key, name: PREPARED.into(), change: Change::For(micros) }
         }
         ("evaluate_output", _) if line.output.repeats => repeat(repeats_key(tenant, case), &line.evaluation_id, micros),

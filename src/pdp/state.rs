@@ -165,6 +165,16 @@ impl Keys {
     /// The file of the secret by which values are known again.
     pub const VALUES: &str = "values.key";
 
+    /// By what the values of a case are known again: of another case, the same value is another.
+    pub fn of_case(&self, tenant: &str, case: &str) -> ValueKey {
+        ValueKey::new(self.values.derived(&format!("values\0{tenant}\0{case}")))
+    }
+
+    /// Which secret it is, without telling it.
+    pub fn values_id(&self) -> String {
+        self.values.derived("id").iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Reads the rings of a deployment, and its secret.
     ///
     /// # Errors
@@ -177,8 +187,7 @@ impl Keys {
             std::io::ErrorKind::InvalidData => KeyringError::Damaged(path),
             _ => KeyringError::Io(path, error),
         })?;
-        let values_key = ValueKey::new(values.derived("values"));
-        Ok(Self { approval, binding, values, values_key })
+        Ok(Self { approval, binding, values })
     }
 }
 

@@ -305,6 +305,7 @@ impl Runner<'_> {
         let draft = Draft {
             text,
             sources: case.sources.iter().map(String::as_str).chain([facts.as_str()]).collect(),
+            customer: vec![],
             has_sources: !case.sources.is_empty(),
             unknown_source: false,
             confidence: case.confidence.unwrap_or(CONFIDENCE),

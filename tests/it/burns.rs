@@ -550,6 +550,7 @@ async fn walk(store: &Store, steps: &[Step]) -> Result<(), TestCaseError> {
                 };
                 let burn = Burn {
                     what: Burnable::Approval,
+                    generation: String::new(),
                     id: format!("apr_{index}"),
                     key,
                     call_digest: format!("call{digest}"),

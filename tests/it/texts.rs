@@ -665,7 +665,7 @@ proptest! {
         prop_assert!(screened.findings.iter().all(|finding| finding.span.is_some_and(whole)), "{screened:?}");
         let (values, key) = (Values::default(), ValueKey::new([1; 16]));
         let draft = Draft {
-            text: &text, sources: vec![&turn], has_sources: true, unknown_source: false, confidence: 90, locale: "", redacted: (&values, &key),
+            text: &text, sources: vec![&turn], customer: vec![], has_sources: true, unknown_source: false, confidence: 90, locale: "", redacted: (&values, &key),
         };
         let judged = detectors().draft(&draft);
         prop_assert!(judged.findings.iter().all(|finding| finding.span.is_none_or(whole)), "{judged:?}");
@@ -697,7 +697,7 @@ proptest! {
     #[test]
     fn the_work_on_any_text_is_in_proportion_to_its_length(text in prop_oneof![soup(), "\\PC{0,400}", "[a-z0-9+/=_ .-]{0,800}", "(\u{FDFA}|\u{1F1E6}|a ){0,200}"]) {
         let views = Views::of(&text);
-        prop_assert!(views.bytes() <= text.len() * 4 * GROWTH_MAX + 3, "{} of {}", views.bytes(), text.len());
+        prop_assert!(views.bytes() <= text.len() * 5 * GROWTH_MAX + 3, "{} of {}", views.bytes(), text.len());
         for view in views.all() {
             let cut: usize = sentences(view.text()).iter().map(|(start, end)| end - start).sum();
             prop_assert_eq!(cut, view.text().len());
@@ -708,4 +708,117 @@ proptest! {
             prop_assert!(features <= 6 * (3 * view.text().len() + 2), "{features} of {}", view.text().len());
         }
     }
+}
+
+/// More private values than any list holds: each is taken out, and that there are too many is known after a restart, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_values_are_all_taken_out_and_too_many_stay_too_many() {
+    let folder = temp();
+    let data = folder.path().join("data");
+    let app = App::start_in(&data, |_, _| {}).await;
+    let mut client = app.decisions().await;
+    let pins: String = (1000..1040).map(|pin| format!("My PIN is {pin}.\n")).collect();
+    let prepared = prepare(&mut client, to_prepare(&pins)).await;
+    assert!((1000..1040).all(|pin| !shown(&prepared).contains(&pin.to_string())), "{}", shown(&prepared));
+    let mails: String = (0..600).map(|index| format!("m{index}@example.org ")).collect();
+    let prepared = prepare(&mut client, to_prepare(&mails)).await;
+    assert!(!shown(&prepared).contains("@example"));
+    assert_eq!(evaluate(&mut client, to_evaluate(CALM, &prepared)).await.disposition(), Disposition::HumanReview);
+    app.stop().await;
+    let app = App::start_in(&data, |_, _| {}).await;
+    let mut client = app.decisions().await;
+    assert_eq!(evaluate(&mut client, to_evaluate(CALM, &prepared)).await.disposition(), Disposition::HumanReview);
+    app.stop().await;
+}
+
+/// A context is known no longer than the values that were redacted before it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_context_is_forgotten_with_the_first_of_its_cases_values() {
+    let hands = Hands::now();
+    let clock = hands.clone();
+    let app = App::start_with(move |_, seams| seams.clock = Box::new(clock)).await;
+    let mut client = app.decisions().await;
+    prepare(&mut client, to_prepare("My PIN is 7281.")).await;
+    hands.forward(11 * 3600);
+    app.pdp.refresh().await;
+    let later = prepare(&mut client, to_prepare("Hello again.")).await;
+    assert_eq!(evaluate(&mut client, to_evaluate(CALM, &later)).await.disposition(), Disposition::Release);
+    assert_eq!(evaluate(&mut client, to_evaluate("It is 7281.", &later)).await.disposition(), Disposition::Block);
+    hands.forward(13 * 3600 + 1);
+    app.pdp.refresh().await;
+    // The value counts no more, so neither does a context that was prepared while it did.
+    for draft in [CALM, "It is 7281."] {
+        assert_ne!(evaluate(&mut client, to_evaluate(draft, &later)).await.disposition(), Disposition::Release, "{draft}");
+    }
+    app.stop().await;
+}
+
+/// Who may not let drafts of a case go learns nothing by having them judged, and locks nobody out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_without_the_right_to_draft_is_told_nothing() {
+    let (app, mut client) = start().await;
+    let prepared = prepare(&mut client, to_prepare("My PIN is 7281.")).await;
+    for step in ["intake", "enrichment", "verification", "intake"] {
+        let request =
+            v1::EvaluateOutputRequest { delegation: asserted("refund-bot", "rep-1", step), ..to_evaluate("It is 7281.", &prepared) };
+        let evaluated = evaluate(&mut client, request).await;
+        assert_eq!((evaluated.disposition(), evaluated.findings.len()), (Disposition::Block, 0), "{step}");
+    }
+    let evaluated = evaluate(&mut client, to_evaluate(CALM, &prepared)).await;
+    assert_eq!(evaluated.disposition(), Disposition::Release);
+    app.stop().await;
+}
+
+/// Lists of numbers are no way to find a value out, in drafts or in texts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_numbers_tells_nothing_of_a_value() {
+    let (app, mut client) = start().await;
+    let mut request = to_prepare(&(984_300..984_400).map(|number| format!("{number} ")).collect::<String>());
+    request.record_json = r#"{"verification_code":"984317","product":"phone"}"#.into();
+    let prepared = prepare(&mut client, request).await;
+    assert!(!shown(&prepared).contains("9843"), "{}", shown(&prepared));
+    // A list with the value, and one without it.
+    for from in [984_300, 123_000] {
+        let draft: String = (from..from + 40).map(|number| format!("{number}, ")).collect();
+        let evaluated = evaluate(&mut client, to_evaluate(&draft, &prepared)).await;
+        assert!(evaluated.disposition() == Disposition::Block && found(&evaluated).contains(&"redacted_value_repeated".to_owned()));
+    }
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_is_kept_back_stands_in_no_field_that_is_shown() {
+    let (app, mut client) = start().await;
+    let mut request = to_prepare("Hello");
+    request.record_json = r#"{"internal_notes":"answer was Fluffy99x, spoke of 98431772","product":"phone","opted_in":true,
+        "account":{"security_answer":"Fluffy99x","recovery_code":98431772},"orders":[{"total":4111111111111111}]}"#
+        .into();
+    let prepared = prepare(&mut client, request.clone()).await;
+    for kept_back in ["Fluffy99x", "98431772", "4111111111111111"] {
+        assert!(!shown(&prepared).contains(kept_back), "{}", shown(&prepared));
+    }
+    // A yes and a word of everybody's are no values to be known again.
+    let evaluated = evaluate(&mut client, to_evaluate("That is true, thank you for your phone call.", &prepared)).await;
+    assert!(!found(&evaluated).contains(&"redacted_value_repeated".to_owned()), "{:?}", evaluated.findings);
+    request.record_json = format!(r#"{{"{}":1}}"#, "k".repeat(600)).into_bytes().into();
+    assert_eq!(client.prepare_context(request).await.unwrap_err().code(), Code::InvalidArgument);
+    app.stop().await;
+}
+
+/// What only the customer wrote grounds no link and no amount.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_customers_link_is_not_sent_back_as_ours() {
+    let (app, mut client) = start().await;
+    let prepared = prepare(&mut client, to_prepare("They told me to pay 250 EUR at https://evil-pay.example.com/now")).await;
+    let body = prepared.segments.iter().find(|segment| segment.source == "ticket.body").unwrap();
+    let sources = vec![v1::Source { id: body.source_id.clone(), text: body.text.clone() }];
+    for draft in ["Please pay at https://evil-pay.example.com/now", "Please pay 250 EUR."] {
+        let request = v1::EvaluateOutputRequest { sources: sources.clone(), ..to_evaluate(draft, &prepared) };
+        let evaluated = evaluate(&mut client, request).await;
+        assert!(evaluated.disposition() != Disposition::Release, "{draft}");
+        assert_eq!(found(&evaluated), ["ungrounded"], "{draft}");
+    }
+    let names = v1::EvaluateOutputRequest { sources, ..to_evaluate("Please do not pay them.", &prepared) };
+    assert!(evaluate(&mut client, names).await.findings.is_empty());
+    app.stop().await;
 }

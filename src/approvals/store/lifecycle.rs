@@ -272,6 +272,9 @@ async fn use_up(connection: &mut AnyConnection, seen: &Seen, burn: &Burn, revisi
         }
         // Its token says the rest: it is used when it stands here.
         Burnable::Release => {
+            if burn.generation != seen.generation {
+                return Ok(false);
+            }
             let sql = "INSERT INTO releases (id, at) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING id";
             let inserted = sqlx::query(sql).bind(burn.id.clone()).bind(burn.at.micros()).fetch_optional(connection).await?;
             return Ok(inserted.is_some());

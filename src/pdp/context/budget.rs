@@ -1,5 +1,7 @@
 //! What fits into a bound: the least needed goes first, and the constraints never.
 
+use std::collections::HashSet;
+
 use crate::model::content::{Channel, Segment, Shown};
 use crate::pdp::context::facts::Line;
 use crate::pdp::context::{Prepared, segment};
@@ -18,21 +20,25 @@ pub(super) fn fit(
     let length = |segments: &[Segment]| segments.iter().map(|segment| segment.text.len()).sum::<usize>();
     let record = |lines: &[Line]| lines.iter().map(|line| line.text.len() + 1).sum::<usize>().saturating_sub(1);
     let most = if max_bytes == 0 { usize::MAX } else { max_bytes };
-    while length(constraints) + record(lines) + length(&articles) + length(&texts) > most {
+    let mut total = length(constraints) + record(lines) + length(&articles) + length(&texts);
+    let mut cut = HashSet::new();
+    while total > most {
         prepared.truncated = true;
-        if articles.pop().is_some() {
-            continue;
-        }
-        if let Some(line) = lines.pop() {
-            for verdict in prepared.fields.iter_mut().filter(|verdict| verdict.path == line.path) {
-                verdict.shown = Shown::Excluded;
-                "max_bytes".clone_into(&mut verdict.rule);
-            }
-            continue;
-        }
-        if texts.pop().is_none() {
+        if let Some(article) = articles.pop() {
+            total -= article.text.len();
+        } else if let Some(line) = lines.pop() {
+            // With the sign that parts it from the line before, if there is one.
+            total -= line.text.len() + usize::from(!lines.is_empty());
+            cut.insert(line.path);
+        } else if let Some(text) = texts.pop() {
+            total -= text.text.len();
+        } else {
             break;
         }
+    }
+    for verdict in prepared.fields.iter_mut().filter(|verdict| cut.contains(&verdict.path)) {
+        verdict.shown = Shown::Excluded;
+        "max_bytes".clone_into(&mut verdict.rule);
     }
     prepared.segments = constraints.to_vec();
     if !lines.is_empty() {

@@ -1,6 +1,6 @@
 //! What of a record and of articles the model may see: each field and each article by policy, in nested records and lists by path.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::content::normalise::Views;
 use crate::content::values::compact;
@@ -19,6 +19,8 @@ use crate::redact::masked;
 const FIELDS_MAX: usize = 256;
 const VALUES_MAX: usize = 4096;
 const ARTICLE_MAX: usize = 16 * 1024;
+/// The longest path of a value.
+const PATH_MAX: usize = 512;
 
 /// A line of the record as the model sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,46 +44,51 @@ impl Pdp {
         record: &Object,
         remembered: &mut Remembered,
         prepared: &mut Prepared,
-        hidden: &mut Vec<String>,
+        hidden: &mut Vec<(String, Private)>,
     ) -> Result<Vec<Line>, Refusal> {
         let mut leaves = vec![];
         for (name, value) in record {
-            collect(name.clone(), name.clone(), value, &mut leaves);
-        }
-        if leaves.len() > VALUES_MAX {
-            return Err(Refusal::invalid("record_json", "has more than 4096 values"));
+            collect((name.clone(), name.clone()), value, &mut leaves)?;
         }
         let mut known: HashMap<String, (Shown, String)> = HashMap::new();
-        let mut lines = vec![];
-        for leaf in leaves {
+        for leaf in &leaves {
             if !known.contains_key(&leaf.field) {
                 if known.len() >= FIELDS_MAX {
                     return Err(Refusal::invalid("record_json", "has more than 256 different fields"));
                 }
                 known.insert(leaf.field.clone(), self.shown(making, &leaf.field)?);
             }
-            let (shown, rule) = known.get(&leaf.field).cloned().unwrap_or((Shown::Excluded, "none".into()));
+        }
+        let shown = |leaf: &Leaf<'_>| known.get(&leaf.field).cloned().unwrap_or((Shown::Excluded, "none".into()));
+        // What is kept back is known first: a note that may be seen could name it.
+        let open: HashSet<String> = leaves.iter().filter(|leaf| shown(leaf).0 == Shown::Included).map(|leaf| written(leaf.value)).collect();
+        for leaf in &leaves {
+            let (shown, rule) = shown(leaf);
             prepared.fields.push(FieldVerdict { path: leaf.path.clone(), shown, rule });
+            let telling = matches!(leaf.value, Value::Float(_) | Value::Integer(_) | Value::String(_));
             let written = written(leaf.value);
-            let text = match shown {
-                Shown::Excluded => None,
-                Shown::Included => Some(match leaf.value {
-                    Value::String(text) => Value::String(self.without_secrets(making, &leaf.path, text, remembered, prepared)),
-                    // A card number may come as a number.
-                    value => match self.without_secrets(making, &leaf.path, &written, remembered, prepared) {
-                        same if same == written => value.clone(),
-                        redacted => Value::String(redacted),
-                    },
-                }),
-                Shown::Masked => Some(Value::String(masked(&written))),
-            };
-            if shown != Shown::Included && self.keep_back(&leaf.path, &written, remembered, prepared) {
-                hidden.push(written);
+            let elsewhere =
+                open.contains(&written) || making.reading.case.attributes.values().any(|value| value.as_str() == Some(&written));
+            if shown != Shown::Included && telling && !elsewhere {
+                let kind = if shown == Shown::Excluded { Private::Secret } else { Private::Record };
+                self.keep_back(making, (&leaf.path, &written, kind), remembered, prepared);
+                hidden.push((written, kind));
             }
-            lines.extend(text.map(|text| {
-                let text = format!("{}: {}", leaf.path, String::from_utf8_lossy(&json::canonical(&text)));
-                Line { path: leaf.path, text }
-            }));
+        }
+        let mut lines = vec![];
+        for leaf in &leaves {
+            let written = written(leaf.value);
+            let text = match shown(leaf).0 {
+                Shown::Excluded => continue,
+                // A card number may come as a number.
+                Shown::Included => match self.without_secrets(making, (&leaf.path, &written), hidden, remembered, prepared) {
+                    same if same == written => leaf.value.clone(),
+                    redacted => Value::String(redacted),
+                },
+                Shown::Masked => Value::String(masked(&written)),
+            };
+            let text = format!("{}: {}", leaf.path, String::from_utf8_lossy(&json::canonical(&text)));
+            lines.push(Line { path: leaf.path.clone(), text });
         }
         Ok(lines)
     }
@@ -104,19 +111,31 @@ impl Pdp {
         judge::permits(&making.moment.snapshot.bundle, making.roles, making.chain, call, &making.vouched, making.moment.now)
     }
 
-    /// Remembers a value that is kept back; false for one that is in every text.
-    fn keep_back(&self, path: &str, written: &str, remembered: &mut Remembered, prepared: &mut Prepared) -> bool {
-        let Some(compact) = compact(&Views::of(written).folded) else { return false };
-        remembered.of_value(&self.keys.load().values_key, From::Record, Private::Record, &compact);
+    /// Remembers a value that is kept back.
+    fn keep_back(
+        &self,
+        making: &Making<'_>,
+        (path, written, kind): (&str, &str, Private),
+        remembered: &mut Remembered,
+        prepared: &mut Prepared,
+    ) {
+        let Some(compact) = compact(&Views::of(written).folded) else { return };
+        remembered.of_value(&self.key_of(making), From::Record, kind, &compact);
         let span = (0, written.len());
-        prepared.redactions.push(Redaction { kind: Private::Record, source: "record".into(), path: path.to_owned(), span });
-        true
+        prepared.redactions.push(Redaction { kind, source: "record".into(), path: path.to_owned(), span });
     }
 
-    /// A field that may be seen, without the secrets that somebody wrote into it.
-    fn without_secrets(&self, making: &Making<'_>, path: &str, text: &str, remembered: &mut Remembered, prepared: &mut Prepared) -> String {
-        let from = super::texts::Within { from: From::Record, source: "record", path, secrets_alone: true };
-        self.redacted(making, text, ("", &[]), &from, (remembered, prepared))
+    /// A field that may be seen, without the secrets that somebody wrote into it, and without what is kept back.
+    fn without_secrets(
+        &self,
+        making: &Making<'_>,
+        (path, text): (&str, &str),
+        hidden: &[(String, Private)],
+        remembered: &mut Remembered,
+        prepared: &mut Prepared,
+    ) -> String {
+        let within = super::texts::Within { from: From::Record, source: "record", path, secrets_alone: true };
+        self.redacted(making, text, ("", hidden), &within, (remembered, prepared))
     }
 
     /// The articles that may be seen, redacted.
@@ -148,20 +167,29 @@ impl Pdp {
     }
 }
 
-fn collect<'a>(path: String, field: String, value: &'a Value, leaves: &mut Vec<Leaf<'a>>) {
+fn collect<'a>((path, field): (String, String), value: &'a Value, leaves: &mut Vec<Leaf<'a>>) -> Result<(), Refusal> {
+    if path.len() > PATH_MAX {
+        return Err(Refusal::invalid("record_json", "has a path of more than 512 bytes"));
+    }
     match value {
         Value::Object(members) => {
             for (name, member) in members {
-                collect(format!("{path}.{name}"), format!("{field}.{name}"), member, leaves);
+                collect((format!("{path}.{name}"), format!("{field}.{name}")), member, leaves)?;
             }
         }
         Value::Array(items) => {
             for (index, item) in items.iter().enumerate() {
-                collect(format!("{path}[{index}]"), field.clone(), item, leaves);
+                collect((format!("{path}[{index}]"), field.clone()), item, leaves)?;
             }
         }
-        Value::Bool(_) | Value::Float(_) | Value::Integer(_) | Value::Null | Value::String(_) => leaves.push(Leaf { path, field, value }),
+        Value::Bool(_) | Value::Float(_) | Value::Integer(_) | Value::Null | Value::String(_) => {
+            if leaves.len() >= VALUES_MAX {
+                return Err(Refusal::invalid("record_json", "has more than 4096 values"));
+            }
+            leaves.push(Leaf { path, field, value });
+        }
     }
+    Ok(())
 }
 
 fn written(value: &Value) -> String {

@@ -3,7 +3,7 @@
 use crate::content::TEXT_MAX;
 use crate::content::normalise::Views;
 use crate::content::private::Located;
-use crate::content::values::{Values, compact};
+use crate::content::values::{ValueKey, Values, compact};
 use crate::model::content::{Channel, Redaction, Segment};
 use crate::model::finding::Private;
 use crate::pdp::Pdp;
@@ -29,7 +29,7 @@ impl Pdp {
         &self,
         making: &Making<'_>,
         asked: &ToPrepare,
-        hidden: &[String],
+        hidden: &[(String, Private)],
         remembered: &mut Remembered,
         prepared: &mut Prepared,
     ) -> Vec<Segment> {
@@ -47,21 +47,27 @@ impl Pdp {
         segments
     }
 
+    /// By what values of the case are known again.
+    pub(super) fn key_of(&self, making: &Making<'_>) -> ValueKey {
+        self.keys.load().of_case(&making.reading.case.tenant, &making.reading.case.id)
+    }
+
     /// A text without what must not be passed on. Each value is remembered, and listed.
     pub(super) fn redacted(
         &self,
         making: &Making<'_>,
         text: &str,
-        (turn, hidden): (&str, &[String]),
+        (turn, hidden): (&str, &[(String, Private)]),
         within: &Within<'_>,
         (remembered, prepared): (&mut Remembered, &mut Prepared),
     ) -> String {
         let detectors = &making.moment.snapshot.bundle.rules.detectors;
-        let key = self.keys.load().values_key;
+        let key = self.key_of(making);
         let mut values = if within.secrets_alone { Values::default() } else { remembered.values() };
-        hidden.iter().for_each(|value| values.add(value, Private::Record));
+        hidden.iter().for_each(|(value, kind)| values.add(value, *kind));
         let found = detectors.private(text, turn, (&values, &key));
-        let wanted = found.into_iter().filter(|located| located.kind.is_secret() || !within.secrets_alone);
+        let kept_back = |kind: Private| kind.is_secret() || kind == Private::Record;
+        let wanted = found.into_iter().filter(|located| kept_back(located.kind) || !within.secrets_alone);
         let mut replaced = vec![];
         for Located { span, kind } in wanted {
             let value = text.get(span.0..span.1).unwrap_or_default();

@@ -62,9 +62,9 @@ pub(in crate::pdp) fn repeats_key(tenant: Tenant, case: &str) -> Key {
     tenant.key("case-repeats", &[case])
 }
 
-/// Where it is remembered that a context was prepared.
-pub(in crate::pdp) fn context_key(tenant: Tenant, case: &str, evaluation_id: &str) -> Key {
-    tenant.key("context", &[case, evaluation_id])
+/// Where it is remembered that a context was prepared. By another secret (`secret` is its id) its values are not known again, nor is it.
+pub(in crate::pdp) fn context_key(tenant: Tenant, case: &str, evaluation_id: &str, secret: &str) -> Key {
+    tenant.key("context", &[case, evaluation_id, secret])
 }
 
 /// The name under [`context_key`].
@@ -116,12 +116,13 @@ impl Remembered {
             return *known;
         }
         let highest = self.values.iter().filter(|known| known.kind == kind).map(|known| known.number).max().unwrap_or(0);
-        let number = if kind.is_secret() { 0 } else { highest + 1 };
+        let full = self.values.len() >= VALUES_MAX;
+        let number = if kind.is_secret() || full { 0 } else { highest + 1 };
         let redacted = Redacted { from, kind, number, digest };
-        if self.values.len() < VALUES_MAX {
-            self.values.push(redacted);
-        } else {
+        if full {
             self.too_many = true;
+        } else {
+            self.values.push(redacted);
         }
         redacted
     }

@@ -12,7 +12,7 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<String> {
     let of = |action: &Action, kind: &str| action.resources.iter().any(|taken| taken.to_string() == kind);
     let arguments = |action: &Action| match action.context.get("args").map(|member| &member.shape) {
         Some(Shape::Record(arguments)) => {
-            arguments.iter().filter(|(_, argument)| argument.required).map(|(name, _)| name.clone()).collect::<Vec<_>>()
+            arguments.iter().map(|(name, argument)| if argument.required { name.clone() } else { format!("{name}?") }).collect::<Vec<_>>()
         }
         Some(_) | None => vec![],
     };
@@ -24,12 +24,15 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<String> {
         ("release", &content.release, case, vec!["channel", "recipient"]),
         ("send", &content.send, case, vec!["channel", "draft_digest", "recipient"]),
     ] {
-        let fits = takes(id).is_some_and(|action| (kind.is_empty() || of(action, kind)) && arguments(action) == expected);
+        // What is released is these arguments and nothing beside them.
+        let fits = takes(id).is_some_and(|action| {
+            (kind.is_empty() || of(action, kind)) && arguments(action) == expected && !action.context.contains_key("facts")
+        });
         if !fits {
             let resource = if kind.is_empty() { "shared articles" } else { kind };
             let list = if expected.is_empty() { "none".to_owned() } else { expected.join(", ") };
             faults.push(format!(
-                "`content.{part}` names `{id}`, which must be an action on `{resource}` with these required arguments: {list}"
+                "`content.{part}` names `{id}`, which must be an action on `{resource}` with these arguments and no other, and without `facts`: {list}"
             ));
         }
     }
