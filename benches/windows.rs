@@ -47,7 +47,7 @@ fn call(case: usize) -> v1::AuthorizeRequest {
     }
 }
 
-/// The reference bundle with room for every call, and the same without risk, rates and findings.
+/// The reference bundle with room for every call, and the same without risk, rates, findings and what governs texts.
 fn bundles(folder: &Path) -> [std::path::PathBuf; 2] {
     let reference = Folder::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("policies")).unwrap();
     let (with, without) = (folder.join("with"), folder.join("without"));
@@ -61,11 +61,12 @@ fn bundles(folder: &Path) -> [std::path::PathBuf; 2] {
             Some(_) | None => format!("{line}\n"),
         });
         write(&with, name, &lifted.collect::<String>());
-        let reads = ["risk.cedar", "risk.yaml", "rates.yaml", "detectors/incoming.yaml"].contains(&name.as_str());
-        let at_risk = text.find("@id(\"draft.at-risk\")").zip(text.find("@id(\"draft.tainted\")"));
-        let text = at_risk.map_or(text.clone(), |(from, to)| text[..from].to_owned() + &text[to..]);
-        if !reads {
-            write(&without, name, &text.replace("risk: Risk, rates: Set<RateWindow>, findings: Set<FindingKind>, ", ""));
+        let files = ["risk.cedar", "risk.yaml", "rates.yaml", "constraints.yaml", "replies.cedar"];
+        if !files.contains(&name.as_str()) && !name.starts_with("detectors/") {
+            let content = text.find("  content:\n").zip(text.find("  approval_request:"));
+            let text = content.map_or(text.clone(), |(from, to)| text[..from].to_owned() + &text[to..]);
+            let text = text.replace("risk: Risk, rates: Set<RateWindow>, findings: Set<FindingKind>, ", "");
+            write(&without, name, &text.replace("claims: Set<Claim>, draft: Set<DraftFinding>, ", ""));
         }
     }
     [with, without]
