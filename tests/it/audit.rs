@@ -11,7 +11,7 @@ use countersign::audit::disk::{self, Segment, SystemDisk};
 use countersign::audit::verify::{VerifyError, verify};
 use tonic::Code;
 
-use crate::harness::{App, get, lines, order_check, temp};
+use crate::harness::{App, RoomyDisk, get, lines, order_check, temp};
 
 /// What the disk does next.
 const WORKS: u32 = 0;
@@ -92,7 +92,7 @@ impl disk::Disk for Disk {
     }
 
     fn free(&self, path: &Path) -> Option<(u64, u64)> {
-        self.free.lock().unwrap().or_else(|| SystemDisk.free(path))
+        self.free.lock().unwrap().or_else(|| RoomyDisk.free(path))
     }
 }
 

@@ -18,6 +18,7 @@ use countersign::api::v1;
 use countersign::api::v1::admin_service_client::AdminServiceClient;
 use countersign::api::v1::decision_service_client::DecisionServiceClient;
 use countersign::app::{self, Seams};
+use countersign::audit::disk::{Disk, Segment, SystemDisk};
 use countersign::bundle::folder::Folder;
 use countersign::bundle::{Bundle, Reading};
 use countersign::config::Config;
@@ -100,6 +101,24 @@ pub(crate) struct App {
     _folder: Option<TempDir>,
 }
 
+/// The machine's disk, but never short of room: how full it happens to be decides no test.
+#[derive(Debug)]
+pub(crate) struct RoomyDisk;
+
+impl Disk for RoomyDisk {
+    fn open(&self, path: &Path) -> std::io::Result<Box<dyn Segment>> {
+        SystemDisk.open(path)
+    }
+
+    fn sync_folder(&self, path: &Path) -> std::io::Result<()> {
+        SystemDisk.sync_folder(path)
+    }
+
+    fn free(&self, _path: &Path) -> Option<(u64, u64)> {
+        Some((1 << 30, 1 << 30))
+    }
+}
+
 impl App {
     pub(crate) async fn start() -> Self {
         Self::start_with(|_, _| {}).await
@@ -118,6 +137,7 @@ impl App {
     pub(crate) async fn start_in(data: &Path, change: impl FnOnce(&mut Config, &mut Seams)) -> Self {
         let mut config = config(data);
         let mut seams = Seams::system(export::Options { service_name: "countersign".into(), ..export::Options::default() });
+        seams.disk = Arc::new(RoomyDisk);
         change(&mut config, &mut seams);
         let bound = app::build(&config, seams).await.unwrap();
         let (stop, stopped) = oneshot::channel();
