@@ -19,10 +19,13 @@ use crate::api;
 use crate::api::listen::Listeners;
 use crate::approvals::store::replica::Replica;
 use crate::approvals::store::{self, Seen, Store};
-use crate::audit::disk::{Disk, SystemDisk};
+use crate::audit::disk::{Disk, SystemDisk, create_folder};
 use crate::audit::key::DigestKey;
+use crate::audit::operations::LossRecord;
+use crate::audit::record::Record;
 use crate::audit::recover::Recovered;
-use crate::audit::{Audit, OpenError};
+use crate::audit::witness::Witness;
+use crate::audit::{Audit, NotedHead, OpenError};
 use crate::bundle::{Bundle, LoadError};
 use crate::caep::Transmitters;
 use crate::caller::Callers;
@@ -115,6 +118,9 @@ pub enum StartError {
     /// Telemetry.
     #[error(transparent)]
     Telemetry(#[from] SetUpError),
+    /// The witness' client.
+    #[error("the witness of the audit log can't be asked: {0}: see `audit.witness`")]
+    Witness(#[from] reqwest::Error),
 }
 
 /// A server that can't go on.
@@ -163,9 +169,18 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
     let socket = socket(config)?;
     let clock = Monotonic::new(seams.clock);
     let key = digest_key(config, seams.entropy.as_ref())?;
-    let (audit, recovered) = tokio::task::block_in_place(|| Audit::open(config.audit(), key, seams.disk, clock.now()))?;
+    let replica = replica(config, seams.entropy.as_ref())?;
+    let witness = config.audit.witness.as_deref().map(Witness::new).transpose()?;
+    let noted = noted(config, &replica, witness.as_ref())?;
+    let (audit, recovered) = tokio::task::block_in_place(|| Audit::open(config.audit(), key, seams.disk, &noted, clock.now()))?;
     let (keys, delegations) = identity(config, seams.entropy.as_ref(), clock.now()).await?;
-    let (store, replica) = state(config, seams.entropy.as_ref(), &audit).await?;
+    let store = state(config, seams.entropy.as_ref(), &audit, &replica).await?;
+    if let Some(noted) = noted_in_store(&store).await?
+        && !tokio::task::block_in_place(|| audit.has(&noted.head)).unwrap_or(false)
+    {
+        let (folder, index, place) = (config.audit().folder.display().to_string(), noted.head.index, noted.place);
+        return Err(OpenError::Behind { folder, index, place }.into());
+    }
     let windows = Windows::open(config.windows(nonce(seams.entropy.as_ref())?)?)?;
     let telemetry = Telemetry::start(&seams.telemetry)?;
     let transmitters = Transmitters::new(config.events.transmitters.clone(), config.audience())?;
@@ -181,6 +196,7 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
         store,
         windows,
         replica,
+        witness,
         telemetry,
     };
     let pdp = Arc::new(Pdp::new(options(config), bundle, parts));
@@ -238,34 +254,100 @@ async fn identity(config: &Config, entropy: &dyn Entropy, now: Timestamp) -> Res
     }
     // What a URL does not give now is asked for again when a token needs it.
     let _faults = issuers.refresh(now).await;
-    let delegations = Delegations { issuers, asserting: config.callers.asserting.clone(), development: config.development };
+    let delegations = Delegations {
+        issuers,
+        asserting: config.callers.asserting.clone(),
+        certificate_reporters: config.callers.certificate_reporters.clone(),
+        development: config.development,
+    };
     Ok((Keys::read(&folder)?, delegations))
 }
 
-/// The state store, and what this replica has seen of it: in its own file, and in its audit log.
-async fn state(config: &Config, entropy: &dyn Entropy, audit: &Audit) -> Result<(Store, Replica), StartError> {
+/// Takes up an audit log that lost lines which were noted elsewhere: the loss is recorded in the log, which goes on behind them. Only
+/// while no server runs on the data folder. Returns the record's index.
+///
+/// # Errors
+/// When nothing is missing, or the log, the state or the notes can't be used.
+pub async fn accept_loss(config: &Config, seams: Seams, reason: &str) -> Result<u64, StartError> {
+    let clock = Monotonic::new(seams.clock);
+    let key = digest_key(config, seams.entropy.as_ref())?;
+    let replica = replica(config, seams.entropy.as_ref())?;
+    let witness = config.audit.witness.as_deref().map(Witness::new).transpose()?;
+    let mut noted = noted(config, &replica, witness.as_ref())?;
+    let options = store::Options { seen: replica.seen(), ..store_options(config, seams.entropy.as_ref(), &replica)? };
+    let store = Store::open(options).await?;
+    noted.extend(noted_in_store(&store).await?);
+    let now = clock.now();
+    let (audit, recovered) = tokio::task::block_in_place(|| Audit::open_after_loss(config.audit(), key, seams.disk, &noted, now))?;
+    let heads = noted.into_iter().map(|noted| noted.head).collect();
+    let found = audit.head();
+    let loss = LossRecord { reason: reason.to_owned(), found, noted: heads };
+    let index = audit.append(now, Record::LossAccepted(loss)).await.map_err(|_| StartError::Record)?.index();
+    if let Some(recovered) = recovered {
+        audit.append(now, Record::Recovered(recovered)).await.map_err(|_| StartError::Record)?;
+    }
+    let audit = tokio::task::spawn_blocking(move || {
+        audit.close();
+        audit
+    });
+    let audit = audit.await.map_err(|_| StartError::Record)?;
+    if let Some(head) = audit.head() {
+        replica.note_head(&head).map_err(|error| StartError::Data(config.data.clone(), error))?;
+        store.note_head(head.clone()).await.map_err(store::OpenError::from)?;
+        if let Some(witness) = &witness {
+            let told = witness.append(replica.id(), audit.log(), &head, &now.to_string()).await;
+            told.map_err(|error| StartError::Data(config.data.clone(), error))?;
+        }
+    }
+    store.close().await;
+    Ok(index.unwrap_or_default())
+}
+
+/// This replica's own file.
+fn replica(config: &Config, entropy: &dyn Entropy) -> Result<Replica, StartError> {
     let folder = config.data.join("state");
     let failed = |error| StartError::Data(config.data.clone(), error);
-    fs::create_dir_all(&folder).map_err(failed)?;
-    let replica = Replica::read_or_create(&folder, &nonce(entropy)?).map_err(failed)?;
+    create_folder(&folder).map_err(failed)?;
+    Replica::read_or_create(&folder, &nonce(entropy)?).map_err(failed)
+}
+
+/// The heads of the audit log that were noted in files.
+fn noted(config: &Config, replica: &Replica, witness: Option<&Witness>) -> Result<Vec<NotedHead>, StartError> {
+    let own = replica.head().map(|head| NotedHead { head, place: format!("`{}`", replica.path().display()) });
+    let witnessed = witness.map(|witness| witness.last(replica.id())).transpose();
+    let witnessed = witnessed.map_err(|error| StartError::Data(config.data.clone(), error))?;
+    Ok(own.into_iter().chain(witnessed.flatten()).collect())
+}
+
+async fn noted_in_store(store: &Store) -> Result<Option<NotedHead>, StartError> {
+    let head = store.head().await.map_err(store::OpenError::from)?;
+    Ok(head.map(|head| NotedHead { head, place: "the state store".to_owned() }))
+}
+
+/// The state store, held against what this replica has seen of it: in its own file, and in its audit log.
+async fn state(config: &Config, entropy: &dyn Entropy, audit: &Audit, replica: &Replica) -> Result<Store, StartError> {
+    let failed = |error| StartError::Data(config.data.clone(), error);
     let logged = audit.last_transition().map(|(generation, revision)| Seen { generation: generation.clone(), revision: *revision });
     let seen = match (replica.seen(), logged) {
         (Some(noted), Some(logged)) if noted.generation == logged.generation && logged.revision > noted.revision => Some(logged),
         (Some(noted), _) => Some(noted),
         (None, logged) => logged,
     };
-    let options = store::Options {
+    let store = Store::open(store::Options { seen, ..store_options(config, entropy, replica)? }).await?;
+    replica.note(&store.seen()).map_err(failed)?;
+    Ok(store)
+}
+
+fn store_options(config: &Config, entropy: &dyn Entropy, replica: &Replica) -> Result<store::Options, StartError> {
+    Ok(store::Options {
         location: config.location(),
         timeout: Duration::from_millis(config.store.timeout_ms),
         connections: config.store.connections,
         replica: replica.id().to_owned(),
         boot: nonce(entropy)?,
         generation: nonce(entropy)?,
-        seen,
-    };
-    let store = Store::open(options).await?;
-    replica.note(&store.seen()).map_err(failed)?;
-    Ok((store, replica))
+        seen: None,
+    })
 }
 
 fn socket(config: &Config) -> Result<Option<UnixListener>, StartError> {
@@ -295,7 +377,7 @@ async fn listen(address: SocketAddr, setting: &'static str) -> Result<(TcpListen
 fn digest_key(config: &Config, entropy: &dyn Entropy) -> Result<DigestKey, StartError> {
     let folder = config.data.join("keys");
     let failed = |error| StartError::Data(config.data.clone(), error);
-    fs::create_dir_all(&folder).map_err(failed)?;
+    create_folder(&folder).map_err(failed)?;
     let mut fresh = [0; 32];
     entropy.fill(&mut fresh)?;
     DigestKey::read_or_create(&folder.join("audit-digest.key"), fresh).map_err(failed)
@@ -334,6 +416,7 @@ impl Bound {
         let watching = tokio::spawn(beside::watch_bundle(Arc::clone(&pdp), self.poll, reload));
         let ticking = tokio::spawn(beside::tick(Arc::clone(&pdp)));
         let refreshing = tokio::spawn(beside::refresh(Arc::clone(&pdp)));
+        let witnessing = tokio::spawn(beside::witness(Arc::clone(&pdp)));
         let admin = tokio::spawn(admin::serve(Arc::clone(&pdp), self.admin_listener, until(stopped.clone())));
         let events = self.events_listener.map(|listener| {
             let serving = events::serve(Arc::clone(&pdp), listener, self.callers, until(stopped.clone()));
@@ -349,7 +432,7 @@ impl Bound {
             // A health watch or an idle stream never ends by itself.
             () = async { until(stopped).await; tokio::time::sleep(DRAIN).await } => Ok(()),
         };
-        for task in [watching, ticking, refreshing].into_iter().chain(events) {
+        for task in [watching, ticking, refreshing, witnessing].into_iter().chain(events) {
             task.abort();
         }
         draining.abort();

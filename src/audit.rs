@@ -1,9 +1,13 @@
 //! The record of every decision and refusal: one JSON line each, chained by hash, durable before the answer leaves.
 //!
-//! The format (`v` 1): JCS (RFC 8785), at most 65,535 bytes a line; `seq` counts from 0 without gaps; `prev` is the SHA-256 of the
-//! line before without its newline; `durable` is the last `seq` that was known to be on disk when the line was written, so that a
-//! torn tail can be told from damage. Why a hash in each line and not a database: a stream check needs `sha256sum` alone, and what
-//! was cut or changed shows. Segments are named by their first `seq`, closed segments are read-only.
+//! The format (`v` 2): JCS (RFC 8785), at most 65,535 bytes a line; `seq` counts from 0 without gaps; `prev` is the SHA-256 of the
+//! line before without its newline; `mac` is HMAC-SHA256 under the deployment's key over the line with 64 zeros in the place of `mac`;
+//! `durable` is the last `seq` that was known to be on disk when the line was written, so that a torn tail can be told from damage.
+//! Segments are named by their first `seq`, closed segments are read-only.
+//!
+//! Why a hash and a MAC in each line, and not a database: the hashes alone show to everybody that nothing between two known lines
+//! changed, with `sha256sum`. Whoever can write the files can compute hashes again, but not MACs. Neither shows that the last lines
+//! are missing, so the head is noted outside of the log: in the replica's own file, in the state store, and with a witness.
 
 pub mod content;
 pub mod disk;
@@ -15,6 +19,7 @@ pub mod recover;
 pub mod refusals;
 pub mod replay;
 pub mod verify;
+pub mod witness;
 mod writer;
 
 use std::path::PathBuf;
@@ -29,10 +34,13 @@ use crate::audit::key::DigestKey;
 use crate::audit::record::Record;
 use crate::audit::recover::Recovered;
 use crate::json::Value;
+use crate::model::head::Head;
 use crate::model::time::Timestamp;
 
 /// `prev` of the first line.
-const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+const GENESIS: &str = ZEROS;
+/// What stands in the place of a line's MAC while the MAC is made.
+const ZEROS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 /// How many records may wait for the disk before requests are refused.
 const QUEUE_MAX: usize = 8192;
 
@@ -72,9 +80,34 @@ pub struct Options {
     pub segment_seconds: u64,
 }
 
+/// A head as it was noted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotedHead {
+    /// The head.
+    pub head: Head,
+    /// Where it was noted, for messages.
+    pub place: String,
+}
+
 /// Why the log can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// The log lacks a line that was noted elsewhere.
+    #[error(
+        "the audit log in `{folder}` does not have line {index} as {place} notes it: lines were cut off, or the log was replaced or \
+         rewritten. Restore the log. If the lines are lost for good, run `countersign audit accept-loss --reason …`, which is recorded"
+    )]
+    Behind {
+        /// The log's folder.
+        folder: String,
+        /// The line.
+        index: u64,
+        /// Where it was noted.
+        place: String,
+    },
+    /// There is no loss to accept.
+    #[error("the audit log in `{0}` has every line that was noted: there is no loss to accept")]
+    Complete(String),
     /// A line that was durable is damaged.
     #[error(
         "the audit log is damaged at {place}: see `countersign audit verify {folder}`; restore it, or move the folder away and keep it"
@@ -88,6 +121,18 @@ pub enum OpenError {
     /// The clock stands before the last record.
     #[error("the clock stands more than 60 s before the last audit record ({0}): set it right")]
     Clock(Timestamp),
+    /// The last segment is of an earlier format.
+    #[error("the audit log in `{0}` was written by an earlier version: move the folder away and keep it; `countersign audit verify` reads it")]
+    Format(String),
+    /// A line's MAC is not by this key.
+    #[error(
+        "{place} of the audit log was not written with this deployment's key: the line was changed, or `keys/audit-digest.key` in the \
+         data folder was replaced. Restore the log or the key"
+    )]
+    Foreign {
+        /// File and line.
+        place: String,
+    },
     /// The operating system refuses.
     #[error("the audit log at `{0}` can't be opened: {1}")]
     Io(PathBuf, std::io::Error),
@@ -164,6 +209,7 @@ struct Health {
     last: AtomicU64,
     failures: AtomicU64,
     lost: AtomicU64,
+    head: std::sync::Mutex<Option<Head>>,
 }
 
 /// The audit log. Cheap to share: records go to one writer thread, which commits in groups.
@@ -179,12 +225,44 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// Opens the folder, takes its lock, cuts a torn tail and starts the writer.
+    /// Opens the folder, takes its lock, cuts a torn tail and starts the writer. `noted` are heads that the log must have.
     ///
     /// # Errors
-    /// When the folder can't be used, or what was durable is damaged.
-    pub fn open(options: Options, key: DigestKey, disk: Arc<dyn Disk>, now: Timestamp) -> Result<(Self, Option<Recovered>), OpenError> {
-        let (writer, recovered) = writer::Writer::open(&options, Arc::clone(&disk), now)?;
+    /// When the folder can't be used, what was durable is damaged, or a noted head is missing.
+    pub fn open(
+        options: Options,
+        key: DigestKey,
+        disk: Arc<dyn Disk>,
+        noted: &[NotedHead],
+        now: Timestamp,
+    ) -> Result<(Self, Option<Recovered>), OpenError> {
+        let (writer, recovered) = writer::Writer::open(&options, Arc::clone(&disk), key.clone(), writer::Start::Checked(noted), now)?;
+        Self::start(options, key, disk, writer, recovered)
+    }
+
+    /// Opens a log that lacks lines which were noted: it goes on behind the last noted index, so that no index is given twice. The
+    /// caller must record the loss first.
+    ///
+    /// # Errors
+    /// When the folder can't be used, what is there is damaged, or nothing is missing.
+    pub fn open_after_loss(
+        options: Options,
+        key: DigestKey,
+        disk: Arc<dyn Disk>,
+        noted: &[NotedHead],
+        now: Timestamp,
+    ) -> Result<(Self, Option<Recovered>), OpenError> {
+        let (writer, recovered) = writer::Writer::open(&options, Arc::clone(&disk), key.clone(), writer::Start::AfterLoss(noted), now)?;
+        Self::start(options, key, disk, writer, recovered)
+    }
+
+    fn start(
+        options: Options,
+        key: DigestKey,
+        disk: Arc<dyn Disk>,
+        writer: writer::Writer,
+        recovered: Option<Recovered>,
+    ) -> Result<(Self, Option<Recovered>), OpenError> {
         let health = writer.health();
         let transition = writer.transition.clone();
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
@@ -225,6 +303,19 @@ impl Audit {
     /// When they can't be read.
     pub fn replay(&self, since: Timestamp, take: impl FnMut(replay::Line)) -> std::io::Result<()> {
         replay::lines_since(&self.options.folder, since, take)
+    }
+
+    /// The last line that is known to be durable; `None` of an empty log.
+    pub fn head(&self) -> Option<Head> {
+        self.health.head.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Returns whether the log has a line. Reads files: for what is rare.
+    ///
+    /// # Errors
+    /// When they can't be read.
+    pub fn has(&self, head: &Head) -> std::io::Result<bool> {
+        Ok(recover::hash_of(&self.options.folder, head.index)?.as_deref() == Some(head.hash.as_str()))
     }
 
     /// The keyed digest of a value: `hmac-sha256:` and hex over its canonical form.

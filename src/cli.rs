@@ -137,7 +137,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, variables: impl IntoIt
         Command::Signals(command) => signals::run(&environment, &command),
         Command::Detectors(command) => detectors::run(&environment, &command),
         Command::Keys(command) => keys::run(&environment, &command),
-        Command::Audit(command) => audit::run(&environment, &command),
+        Command::Audit(command) => audit::run(&environment, command),
         Command::Healthcheck(arguments) => healthcheck::run(&environment, &arguments),
     };
     ended.unwrap_or_else(|failure| failure.report()).into()

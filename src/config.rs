@@ -94,7 +94,7 @@ pub struct Engine {
 }
 
 /// The audit log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Audit {
     /// `strict`: no answer without a durable record; `best_effort`: stamped in each line and answer.
@@ -103,6 +103,9 @@ pub struct Audit {
     pub segment_mib: u64,
     /// A segment is closed after this many hours; 1 to 720.
     pub segment_hours: u64,
+    /// Where the log's head is appended every ten seconds: the path of a file, or an `https://` URL. Shows that a whole data folder was
+    /// put back to an earlier day, so keep it where whoever can write the data folder can't.
+    pub witness: Option<String>,
 }
 
 /// Bounds of load; none is unlimited.
@@ -157,7 +160,7 @@ impl Default for BundleConfig {
 
 impl Default for Audit {
     fn default() -> Self {
-        Self { mode: Durability::Strict, segment_mib: 256, segment_hours: 24 }
+        Self { mode: Durability::Strict, segment_mib: 256, segment_hours: 24, witness: None }
     }
 }
 

@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use crate::content::drafts::{Draft, Judged};
 use crate::content::injection::Injection;
-use crate::content::normalise::Views;
+use crate::content::normalise::{View, Views};
 use crate::content::private::Located;
 use crate::content::rules::Rules;
 use crate::content::values::{ValueKey, Values};
@@ -81,7 +81,8 @@ pub struct Detectors {
 impl Detectors {
     /// Makes what is made at the first use, so that no request waits for it.
     pub fn warm(&self) {
-        let (values, key) = (Values::default(), ValueKey::new([0; 16]));
+        normalise::warm();
+        let values = Values::new(ValueKey::new([0; 16]));
         let draft = Draft {
             text: "We wrote to Jane Doe about 20 EUR on 2 May 2026, see https://example.org or call +1 212 555 0123.",
             sources: vec!["20 EUR"],
@@ -90,14 +91,15 @@ impl Detectors {
             unknown_source: false,
             confidence: 100,
             locale: "",
-            redacted: (&values, &key),
+            redacted: &values,
         };
         let _judged = self.draft(&draft);
+        let _private = self.private(draft.text, draft.text, &values);
     }
 
     /// Takes the settings over.
     pub fn set(&mut self, settings: Settings) {
-        self.public = settings.public.iter().filter_map(|value| values::compact(&Views::of(value).folded)).collect();
+        self.public = settings.public.iter().filter_map(|value| values::compact(&View::folded(value))).collect();
         self.settings = settings;
     }
 
@@ -160,10 +162,19 @@ impl Detectors {
     }
 
     /// What of a text must not be passed on. `turn` is the turn before, for bare replies; `values` are known already.
-    pub fn private(&self, text: &str, turn: &str, values: (&Values, &ValueKey)) -> Vec<Located> {
-        let turn = Views::of(turn.get(..TEXT_MAX.min(turn.len())).unwrap_or_default());
-        let found = private::find(&self.private, text, &Views::of(text), turn.folded.text(), values);
+    pub fn private(&self, text: &str, turn: &str, values: &Values) -> Vec<Located> {
+        let turn = View::folded(turn.get(..TEXT_MAX.min(turn.len())).unwrap_or_default());
+        let found = private::find(&self.private, text, &Views::of(text), turn.text(), values);
         found.into_iter().filter(|located| located.kind.is_secret() || !self.is_public(text, located.span)).collect()
+    }
+
+    /// What of many short texts must not be passed on, for each of them.
+    pub fn private_parts(&self, parts: &[&str], values: &Values) -> Vec<Vec<Located>> {
+        let mut found = private::find_in_parts(&self.private, parts, values);
+        for (text, located) in parts.iter().zip(&mut found) {
+            located.retain(|located| located.kind.is_secret() || !self.is_public(text, located.span));
+        }
+        found
     }
 
     /// Judges a draft.
@@ -179,8 +190,8 @@ impl Detectors {
 
     /// Whether the value at this place is one that everybody may see.
     pub(crate) fn is_public(&self, text: &str, (start, end): (usize, usize)) -> bool {
-        let views = Views::of(text.get(start..end).unwrap_or_default());
-        values::compact(&views.folded).is_some_and(|value| self.public.contains(&value))
+        let value = View::folded(text.get(start..end).unwrap_or_default());
+        values::compact(&value).is_some_and(|value| self.public.contains(&value))
     }
 
     /// Whether drafts in this language can be judged; without a tag they are taken to be in one that can.

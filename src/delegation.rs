@@ -44,6 +44,8 @@ pub struct Delegations {
     pub issuers: Issuers,
     /// The callers that may assert chains.
     pub asserting: Vec<Asserting>,
+    /// Tool services whose reports of agents' certificates are accepted.
+    pub certificate_reporters: Vec<String>,
     /// Whether every caller may assert any chain.
     pub development: bool,
 }
@@ -68,7 +70,8 @@ impl Delegations {
                 let (issuer, opened) = self.issuers.open(token, now).await?;
                 let claims =
                     opened.at(now, jose::LEEWAY_ISSUERS, DELEGATION_MAX).map_err(|fault| Refusal::Unauthenticated(fault.words()))?;
-                delegated(caller, &issuer, &claims, agent_certificate.as_ref())
+                let trusted = self.development || self.certificate_reporters.contains(&caller.tool_service);
+                delegated(caller, &issuer, &claims, Presenter { reported: agent_certificate.as_ref(), trusted })
             }
         }
     }
@@ -135,8 +138,15 @@ pub fn asserted_chain(tool_service: &str, asserted: &Asserted, defaults: &Develo
     }
 }
 
+/// The agent's certificate as the caller reports it, and whether the settings trust this caller's reports.
+#[derive(Clone, Copy, Debug)]
+struct Presenter<'a> {
+    reported: Option<&'a [u8; 32]>,
+    trusted: bool,
+}
+
 /// The chain that a token's claims say.
-fn delegated(caller: &Caller, issuer: &Issuer, claims: &Object, agent_certificate: Option<&[u8; 32]>) -> Result<Chain, Refusal> {
+fn delegated(caller: &Caller, issuer: &Issuer, claims: &Object, presenter: Presenter<'_>) -> Result<Chain, Refusal> {
     let refused = |words| Err(Refusal::Unauthenticated(words));
     if text(claims, "sub_profile") != Some("user") {
         return refused("the token's `sub` must be a human: `sub_profile` must be `user`");
@@ -155,7 +165,7 @@ fn delegated(caller: &Caller, issuer: &Issuer, claims: &Object, agent_certificat
     if text(actor, "sub_profile") != Some("ai_agent") {
         return refused("the token's `act` must be an agent: `act.sub_profile` must be `ai_agent`");
     }
-    confirm(caller, issuer, claims, agent_certificate)?;
+    confirm(caller, issuer, claims, presenter)?;
     let case = match claims.get("case") {
         None => None,
         Some(_) => Some(required(claims, "case")?.to_owned()),
@@ -180,9 +190,10 @@ fn delegated(caller: &Caller, issuer: &Issuer, claims: &Object, agent_certificat
     })
 }
 
-/// `cnf` (RFC 8705) belongs to the agent: its certificate is the one that the tool service saw in its own handshake. A tool service
-/// that exchanged the agent's token for one of its own is the peer itself.
-fn confirm(caller: &Caller, issuer: &Issuer, claims: &Object, agent_certificate: Option<&[u8; 32]>) -> Result<(), Refusal> {
+/// Compares the token's `cnf` (RFC 8705) with a certificate. A tool service that exchanged the agent's token for its own is the bound
+/// peer itself. Only where the settings trust its reports may a tool service name another certificate, the one that it saw in its
+/// handshake with the agent: anybody could copy the digest out of the token.
+fn confirm(caller: &Caller, issuer: &Issuer, claims: &Object, presenter: Presenter<'_>) -> Result<(), Refusal> {
     let bound = match claims.get("cnf") {
         Some(Value::Object(members)) => {
             let digest = text(members, "x5t#S256").and_then(jose::read_digest);
@@ -192,8 +203,13 @@ fn confirm(caller: &Caller, issuer: &Issuer, claims: &Object, agent_certificate:
         None if issuer.bound => return Err(Refusal::Unauthenticated("the token is bound to no certificate: it has no `cnf`")),
         None => return Ok(()),
     };
-    let seen = agent_certificate.or(caller.certificate.as_ref());
-    match seen {
+    let own = caller.certificate.as_ref();
+    if presenter.reported.is_some_and(|reported| Some(reported) != own) && !presenter.trusted {
+        return Err(Refusal::Unauthenticated(
+            "the caller may not report the agent's certificate: it is not listed in `callers.certificate_reporters`",
+        ));
+    }
+    match presenter.reported.or(own) {
         Some(seen) if *seen == bound => Ok(()),
         Some(_) => Err(Refusal::Unauthenticated("the token is bound to another certificate than the agent's")),
         None => Err(Refusal::Unauthenticated("the token is bound to a certificate, and the caller reports none of the agent")),

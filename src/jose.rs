@@ -26,8 +26,8 @@ pub const LEEWAY_OWN: Duration = Duration::from_secs(5);
 /// Leeway on tokens of issuers, whose clocks are not ours.
 pub const LEEWAY_ISSUERS: Duration = Duration::from_secs(30);
 
-/// The longest token that is read, in bytes: a binding token holds a call's arguments.
-const TOKEN_MAX: usize = 160 * 1024;
+/// The longest token that is read, in bytes: a binding token holds a call's arguments, attributes and facts.
+const TOKEN_MAX: usize = 400 * 1024;
 /// Members that may not stand in a header: each would let the token choose how it is checked.
 const REFUSED_HEADERS: [&str; 7] = ["b64", "crit", "jku", "jwk", "x5c", "x5u", "zip"];
 
@@ -208,7 +208,7 @@ pub fn open<C: DeserializeOwned>(token: &str, keys: &KeySet, expected: &Expected
     let kid = header(&parts.header, expected)?;
     let key = keys.get(&kid).ok_or(if keys.is_revoked(&kid) { TokenFault::Revoked } else { TokenFault::Key })?;
     key.verify(expected.algorithm, parts.signed.as_bytes(), &parts.signature)?;
-    let registered: Registered = serde_json::from_slice(&parts.payload).map_err(|_| TokenFault::Claims)?;
+    let registered: Registered = json::read_as(&parts.payload).map_err(|_| TokenFault::Claims)?;
     if let Some(issuer) = expected.issuer
         && registered.iss.as_deref().ok_or(TokenFault::Claims)? != issuer
     {
@@ -250,7 +250,7 @@ pub fn claimed_issuer(token: &str) -> Option<(String, Option<String>)> {
         iss: String,
     }
     let parts = parts(token).ok()?;
-    let issuer: Issuer = serde_json::from_slice(&parts.payload).ok()?;
+    let issuer: Issuer = json::read_as(&parts.payload).ok()?;
     let kid = parts.header.get("kid").and_then(Value::as_str).map(str::to_owned);
     Some((issuer.iss, kid))
 }

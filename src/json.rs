@@ -53,13 +53,38 @@ pub struct Fault {
 /// # Errors
 /// The first fault, in reading order.
 pub fn read_object(text: &[u8]) -> Result<Object, Fault> {
-    if text.is_empty() {
-        return Ok(Object::new());
+    match text {
+        [] => Ok(Object::new()),
+        text if text.len() > BYTES_MAX => Err(Fault { path: String::new(), problem: "is longer than 65536 bytes" }),
+        text => read_whole(text),
     }
+}
+
+/// Reads a text whose length the caller has bounded, as strictly as [`read_object`], into a type of the caller's.
+///
+/// # Errors
+/// The first fault, in reading order.
+pub fn read_as<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T, Fault> {
+    // A type's own reader takes the last of two members of the same name, so the strict reader sees the text first.
+    read_whole(text)?;
+    serde_json::from_slice(text).map_err(|_| Fault { path: String::new(), problem: "lacks a member, or has one of another type" })
+}
+
+/// Checks that no object of a text has two members of one name; for JSON of a bundle, whose integers may be larger than I-JSON's and
+/// whose form its own reader checks.
+///
+/// # Errors
+/// The first duplicate.
+pub fn check_members(text: &str) -> Result<(), Fault> {
+    let mut place = Place { lenient: true, ..Place::default() };
+    match (Node { place: &mut place }).deserialize(&mut serde_json::Deserializer::from_str(text)) {
+        Ok(_) => Ok(()),
+        Err(_) => place.fault.map_or(Ok(()), Err),
+    }
+}
+
+fn read_whole(text: &[u8]) -> Result<Object, Fault> {
     let whole = |problem| Fault { path: String::new(), problem };
-    if text.len() > BYTES_MAX {
-        return Err(whole("is longer than 65536 bytes"));
-    }
     if std::str::from_utf8(text).is_err() {
         return Err(whole("is not UTF-8"));
     }
@@ -89,6 +114,8 @@ pub fn shown_name(name: &str) -> &str {
 
 #[derive(Default)]
 struct Place {
+    /// Whether only duplicate members are refused.
+    lenient: bool,
     path: Vec<String>,
     fault: Option<Fault>,
 }
@@ -108,7 +135,7 @@ impl<'de> DeserializeSeed<'de> for Node<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        if self.place.path.len() > DEPTH_MAX {
+        if !self.place.lenient && self.place.path.len() > DEPTH_MAX {
             return Err(self.place.refuse("is nested deeper than 16"));
         }
         deserializer.deserialize_any(self)
@@ -127,7 +154,7 @@ impl<'de> Visitor<'de> for Node<'_> {
     }
 
     fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Value, E> {
-        if value.unsigned_abs() > INTEGER_MAX.unsigned_abs() {
+        if !self.place.lenient && value.unsigned_abs() > INTEGER_MAX.unsigned_abs() {
             return Err(self.place.refuse("is an integer beyond ±(2^53-1)"));
         }
         Ok(Value::Integer(value))
@@ -136,13 +163,14 @@ impl<'de> Visitor<'de> for Node<'_> {
     fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
         match i64::try_from(value) {
             Ok(value) => self.visit_i64(value),
+            Err(_) if self.place.lenient => Ok(Value::Integer(i64::MAX)),
             Err(_) => Err(self.place.refuse("is an integer beyond ±(2^53-1)")),
         }
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
         // An integer beyond 64 bits reaches serde as a float.
-        if value.abs() >= INTEGER_MAX as f64 {
+        if !self.place.lenient && value.abs() >= INTEGER_MAX as f64 {
             return Err(self.place.refuse("is a number beyond ±(2^53-1)"));
         }
         Ok(Value::Float(value))

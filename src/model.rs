@@ -8,6 +8,7 @@ pub mod content;
 pub mod fault;
 pub mod finding;
 pub mod halt;
+pub mod head;
 pub mod refusal;
 pub mod right;
 pub mod roles;

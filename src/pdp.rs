@@ -5,6 +5,7 @@ pub mod authorize;
 mod burn;
 pub mod clear;
 pub mod context;
+mod evidence;
 mod gates;
 pub mod judge;
 mod limits;
@@ -34,6 +35,7 @@ use crate::approvals::store::Store;
 use crate::approvals::store::replica::Replica;
 use crate::audit::key::DigestKey;
 use crate::audit::refusals::RefusalCounter;
+use crate::audit::witness::Witness;
 use crate::audit::{Audit, AuditDown};
 use crate::bundle::{Bundle, Reading};
 use crate::caep::Transmitters;
@@ -162,6 +164,7 @@ pub struct Pdp {
     windows: Windows,
     memory: Memory,
     replica: Replica,
+    witness: Option<Witness>,
     strangers: RefusalCounter,
     in_flight: DashSet<(String, String)>,
     telemetry: Telemetry,
@@ -190,8 +193,10 @@ pub struct Parts {
     pub store: Store,
     /// What was seen a short while ago.
     pub windows: Windows,
-    /// What this replica remembers outside of the store.
+    /// What this replica notes outside of the store.
     pub replica: Replica,
+    /// Where heads of the audit log are appended.
+    pub witness: Option<Witness>,
     /// Traces and metrics.
     pub telemetry: Telemetry,
 }
@@ -217,6 +222,7 @@ impl Pdp {
             windows: parts.windows,
             memory: Memory::default(),
             replica: parts.replica,
+            witness: parts.witness,
             strangers: RefusalCounter::default(),
             in_flight: DashSet::new(),
             telemetry: parts.telemetry,

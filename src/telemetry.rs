@@ -136,6 +136,8 @@ pub const METRIC_APPROVALS_PENDING: &str = "countersign.approvals.pending";
 pub const METRIC_STORE_FAILURES: &str = "countersign.store.failures";
 /// Counter of requests for which windows could not be asked.
 pub const METRIC_WINDOWS_FAILURES: &str = "countersign.windows.failures";
+/// Heads of the audit log that its witness did not take.
+pub const METRIC_WITNESS_FAILURES: &str = "countersign.audit.witness_failures";
 /// Gauge: entries of windows kept in process.
 pub const METRIC_WINDOWS_ENTRIES: &str = "countersign.windows.entries";
 /// Counter of spans that an export lost.

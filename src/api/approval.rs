@@ -23,8 +23,8 @@ use crate::pdp::request::ToRequest;
 use crate::pdp::review::ToReview;
 use crate::pdp::{Pdp, Refused, to_its_end};
 
-/// The longest binding token: it holds a call's arguments.
-const BINDING_MAX: usize = 128 * 1024;
+/// The longest binding token: it holds a call's arguments, attributes and facts.
+const BINDING_MAX: usize = 400 * 1024;
 /// The longest reason.
 const REASON_MAX: usize = 2000;
 /// The most pieces of evidence, and the most ids that are watched.

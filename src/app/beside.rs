@@ -10,6 +10,8 @@ use crate::pdp::reload::Trigger;
 const PURGE_SECONDS: u64 = 600;
 /// How often a windows' server is looked after.
 const TEND_SECONDS: u64 = 10;
+/// How often the witness of the audit log is told its head.
+const WITNESS_SECONDS: u64 = 10;
 
 /// Reads the bundle when its content changes, and when asked. A hash of the content works on any file system, and with
 /// Kubernetes' symbolic links; events of the file system don't.
@@ -35,6 +37,7 @@ pub(super) async fn tick(pdp: Arc<Pdp>) {
     for second in 0_u64.. {
         period.tick().await;
         pdp.tick().await;
+        pdp.note_head().await;
         pdp.sweep().await;
         pdp.replay_lost();
         if second % TEND_SECONDS == 0 {
@@ -43,6 +46,16 @@ pub(super) async fn tick(pdp: Arc<Pdp>) {
         if second % PURGE_SECONDS == 0 {
             pdp.purge().await;
         }
+    }
+}
+
+/// Tells the witness, beside the clock's own work: a service may be slow.
+pub(super) async fn witness(pdp: Arc<Pdp>) {
+    let mut period = tokio::time::interval(Duration::from_secs(WITNESS_SECONDS));
+    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        period.tick().await;
+        pdp.tell_witness().await;
     }
 }
 

@@ -20,7 +20,7 @@ pub const APPROVAL_TOKEN: Duration = Duration::from_secs(120);
 /// How long the outcome of an allowed call may be reported.
 pub const REPORTABLE: Duration = Duration::from_secs(3600);
 /// `v` of [`BoundCall`].
-const FORMAT: &str = "countersign.call/1";
+const FORMAT: &str = "countersign.call/2";
 
 const BINDING_TYPE: &str = "countersign-binding+jwt";
 const APPROVAL_TYPE: &str = "countersign-approval+jwt";
@@ -49,6 +49,9 @@ pub fn bound_call(environment: &str, chain: &Chain, call: &Call, at_most: &[Stri
         resource_version: call.resource.version.clone(),
         exact: split(false),
         at_most: split(true),
+        case_attributes: call.case.attributes.clone(),
+        resource_attributes: call.resource.attributes.clone().unwrap_or_default(),
+        facts: call.facts.clone().unwrap_or_default(),
     }
 }
 

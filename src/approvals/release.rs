@@ -25,6 +25,9 @@ pub struct Release {
     pub tenant: String,
     /// Case id.
     pub case: String,
+    /// The case's customer; empty if the case names none.
+    #[serde(default)]
+    pub customer: String,
     /// The version of the case that the draft was checked against.
     pub case_version: String,
     /// The agent that wrote it.

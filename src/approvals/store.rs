@@ -10,6 +10,7 @@
 //! gets a new generation, which no earlier approval or token belongs to.
 
 mod engine;
+mod heads;
 mod lifecycle;
 mod outbox;
 mod reads;

@@ -23,9 +23,18 @@ pub fn display(binding: &Binding, template: &Template) -> String {
     line("tenant", &call.tenant);
     line("environment", &call.environment);
     line("case", &format!("{} version {}", call.case, call.case_version));
+    for (name, value) in &call.case_attributes {
+        line(&format!("case {}", visible(name)), &text_of(value));
+    }
     line("action", &call.action);
     let version = if call.resource_version.is_empty() { String::new() } else { format!(" version {}", call.resource_version) };
     line("on", &format!("{} {}{version}", call.resource_type, call.resource_id));
+    for (name, value) in &call.resource_attributes {
+        line(&format!("{} {}", visible(&call.resource_type), visible(name)), &text_of(value));
+    }
+    for (name, value) in &call.facts {
+        line(&format!("fact {}", visible(name)), &text_of(value));
+    }
     for (name, value) in &call.at_most {
         line(&format!("argument {} at most", visible(name)), &text_of(value));
     }

@@ -3,7 +3,12 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+
+/// Permissions of a segment that is written, and of the folders of the data: readable by the group, by nobody else.
+const SEGMENT_MODE: u32 = 0o640;
+const FOLDER_MODE: u32 = 0o750;
 
 /// A segment that is being written.
 pub trait Segment: fmt::Debug + Send {
@@ -22,6 +27,12 @@ pub trait Segment: fmt::Debug + Send {
     /// # Errors
     /// As the operating system says.
     fn set_len(&mut self, length: u64) -> io::Result<()>;
+    /// Returns whether the file at this path is still the one that is written, and has this length. A file that was deleted, replaced
+    /// or cut by somebody else goes on taking writes that nobody will find.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn is_at(&self, path: &Path, length: u64) -> io::Result<bool>;
 }
 
 /// A file system.
@@ -46,7 +57,7 @@ pub struct SystemDisk;
 
 impl Disk for SystemDisk {
     fn open(&self, path: &Path) -> io::Result<Box<dyn Segment>> {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let file = OpenOptions::new().create(true).append(true).mode(SEGMENT_MODE).open(path)?;
         Ok(Box::new(SystemSegment(file)))
     }
 
@@ -75,4 +86,21 @@ impl Segment for SystemSegment {
     fn set_len(&mut self, length: u64) -> io::Result<()> {
         self.0.set_len(length)
     }
+
+    fn is_at(&self, path: &Path, length: u64) -> io::Result<bool> {
+        let (own, named) = match (self.0.metadata(), fs::symlink_metadata(path)) {
+            (own, Ok(named)) => (own?, named),
+            (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            (_, Err(error)) => return Err(error),
+        };
+        Ok((own.dev(), own.ino(), own.len()) == (named.dev(), named.ino(), length))
+    }
+}
+
+/// Makes a folder of the data, and those above it, unless they are there.
+///
+/// # Errors
+/// As the operating system says.
+pub fn create_folder(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path)
 }

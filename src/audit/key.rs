@@ -10,6 +10,9 @@ use sha2::Sha256;
 
 use crate::json::{self, Value};
 
+/// What stands before a line when its MAC is made.
+const LINE_PREFIX: &[u8] = b"countersign audit line\0";
+
 /// A 256-bit HMAC key. Its `Debug` shows no byte of it.
 #[derive(Clone)]
 pub struct DigestKey([u8; 32]);
@@ -75,9 +78,19 @@ impl DigestKey {
 
     /// `hmac-sha256:` and hex over the value's canonical form.
     pub fn digest(&self, value: &Value) -> String {
-        let mut text = "hmac-sha256:".to_owned();
+        format!("hmac-sha256:{}", self.hex(b"", &json::canonical(value)))
+    }
+
+    /// The MAC of a log's line, in hex. Its own prefix keeps it apart from digests, which are of JSON.
+    pub(super) fn line(&self, line: &[u8]) -> String {
+        self.hex(LINE_PREFIX, line)
+    }
+
+    fn hex(&self, prefix: &[u8], bytes: &[u8]) -> String {
+        let mut text = String::with_capacity(64);
         if let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) {
-            mac.update(&json::canonical(value));
+            mac.update(prefix);
+            mac.update(bytes);
             for byte in mac.finalize().into_bytes() {
                 text.push_str(&format!("{byte:02x}"));
             }

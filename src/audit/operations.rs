@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::audit::record::{Capped, Engine};
 use crate::model::answer::PolicyVersion;
+use crate::model::head::Head;
 
 /// Refusals of peers that were not authenticated, within one second.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -64,6 +65,17 @@ pub struct RecoveredRecord {
     pub bytes: u64,
     /// SHA-256 of them, in hex.
     pub digest: String,
+}
+
+/// Lines that were noted elsewhere are lost.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct LossRecord {
+    /// Why it was accepted, in a human's words.
+    pub reason: String,
+    /// The last line that the log still had; `None` if it had none.
+    pub found: Option<Head>,
+    /// The heads that it lacked.
+    pub noted: Vec<Head>,
 }
 
 /// The log can be written again.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::audit::content::{ContextRecord, OutputRecord};
 use crate::audit::events::Actor;
-use crate::audit::operations::{PolicyRecord, RecoveredRecord, RefusalsRecord, ResumedRecord, ServerRecord};
+use crate::audit::operations::{LossRecord, PolicyRecord, RecoveredRecord, RefusalsRecord, ResumedRecord, ServerRecord};
 use crate::audit::record::signals::SignalsRecord;
 use crate::json;
 use crate::model::answer::{Answer, Obligation};
@@ -34,6 +34,9 @@ pub enum Record {
     /// A bundle was refused.
     #[serde(rename = "policy.rejected")]
     PolicyRejected(PolicyRecord),
+    /// Lines that were noted elsewhere are lost, and a human accepted it.
+    #[serde(rename = "log.loss_accepted")]
+    LossAccepted(LossRecord),
     /// The log was cut behind the last durable batch.
     #[serde(rename = "log.recovered")]
     Recovered(RecoveredRecord),

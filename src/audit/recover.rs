@@ -10,8 +10,14 @@ use serde::Deserialize;
 
 use crate::audit::operations::RecoveredRecord;
 use crate::audit::record::LINE_MAX;
-use crate::audit::{GENESIS, OpenError, hash};
+use crate::audit::key::DigestKey;
+use crate::audit::{GENESIS, OpenError, ZEROS, hash};
 use crate::model::time::Timestamp;
+
+/// `v` of a line.
+pub(super) const FORMAT: u8 = 2;
+/// The type of a line that says that lines before it were lost.
+pub(super) const LOSS: &str = "log.loss_accepted";
 
 /// What was cut.
 pub type Recovered = RecoveredRecord;
@@ -26,6 +32,8 @@ pub(super) struct Tail {
     pub(super) opened: Option<Timestamp>,
     pub(super) last: Option<Timestamp>,
     pub(super) recovered: Option<Recovered>,
+    /// Whether the last line is one that the log has, so that it can be noted as the head.
+    pub(super) segment_is_whole: bool,
     /// The state store's generation and revision that the last line of a transition names.
     pub(super) transition: Option<(String, i64)>,
 }
@@ -33,8 +41,10 @@ pub(super) struct Tail {
 /// The members of a line that recovery reads.
 #[derive(Deserialize)]
 struct Place {
+    v: u8,
     seq: u64,
     prev: String,
+    r#type: String,
     ts: String,
     durable: Option<u64>,
     generation: Option<String>,
@@ -42,12 +52,20 @@ struct Place {
 }
 
 /// Reads the tail of a log.
-pub(super) fn read_tail(folder: &Path, now: Timestamp) -> Result<Tail, OpenError> {
+pub(super) fn read_tail(folder: &Path, key: &DigestKey, now: Timestamp) -> Result<Tail, OpenError> {
     let io = |error| OpenError::Io(folder.to_owned(), error);
     let segments = segments(folder).map_err(io)?;
     let Some((first, path)) = segments.last().cloned() else { return Ok(Tail::default()) };
-    let mut tail = Tail { segment: Some(path.clone()), next: first, ..Tail::default() };
-    if first > 0 {
+    let mut tail = Tail { segment: Some(path.clone()), next: first, segment_is_whole: true, ..Tail::default() };
+    let bytes = fs::read(&path).map_err(io)?;
+    let begins = bytes.split(|byte| *byte == b'\n').next().and_then(|line| serde_json::from_slice::<Place>(line).ok());
+    if begins.as_ref().is_some_and(|place| place.v != FORMAT) {
+        return Err(OpenError::Format(folder.display().to_string()));
+    }
+    if let Some(place) = begins.filter(|place| place.r#type == LOSS) {
+        // It goes on behind lines that are lost. That it may, its MAC shows.
+        tail.prev = Some(place.prev);
+    } else if first > 0 {
         // A segment is begun when the one before it is durable to its end. If that end is not there, nothing here can be judged.
         let before = segments.iter().rev().nth(1).map(|(_, path)| path);
         let end = before.map(|path| last_line(path)).transpose().map_err(io)?.flatten();
@@ -55,11 +73,13 @@ pub(super) fn read_tail(folder: &Path, now: Timestamp) -> Result<Tail, OpenError
         tail.prev = Some(hash(&line));
         tail.last = Timestamp::parse(&place.ts);
     }
-    let bytes = fs::read(&path).map_err(io)?;
     let mut durable = None;
     let mut starts = vec![];
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
         let Some(place) = intact(line, tail.next, tail.prev.as_deref().unwrap_or(GENESIS)) else { break };
+        if !is_own(line.strip_suffix(b"\n").unwrap_or(line), key) {
+            return Err(OpenError::Foreign { place: format!("{}:{}", path.display(), starts.len() + 1) });
+        }
         starts.push((tail.next, tail.length));
         durable = place.durable;
         tail.prev = Some(hash(line.strip_suffix(b"\n").unwrap_or(line)));
@@ -97,6 +117,42 @@ fn length(bytes: &[u8]) -> u64 {
 fn intact(line: &[u8], seq: u64, prev: &str) -> Option<Place> {
     let place: Place = serde_json::from_slice(line.strip_suffix(b"\n")?).ok()?;
     (place.seq == seq && place.prev == prev).then_some(place)
+}
+
+/// Where a line's MAC stands. Quotes in strings are escaped, so no value of a caller's can look like the member.
+pub(super) fn mac_place(line: &[u8]) -> Option<std::ops::Range<usize>> {
+    const MEMBER: &[u8] = b"\"mac\":\"";
+    let start = line.windows(MEMBER.len()).position(|bytes| bytes == MEMBER)? + MEMBER.len();
+    (line.get(start + ZEROS.len()) == Some(&b'"')).then_some(start..start + ZEROS.len())
+}
+
+/// Whether a line's MAC is by this key.
+fn is_own(line: &[u8], key: &DigestKey) -> bool {
+    let Some(place) = mac_place(line) else { return false };
+    let mut blank = line.to_vec();
+    if let Some(mac) = blank.get_mut(place.clone()) {
+        mac.copy_from_slice(ZEROS.as_bytes());
+    }
+    line.get(place) == Some(key.line(&blank).as_bytes())
+}
+
+/// The hash of a line; `None` if the log has no line of this number.
+pub(super) fn hash_of(folder: &Path, index: u64) -> io::Result<Option<String>> {
+    let segments = segments(folder)?;
+    let Some((first, path)) = segments.iter().rev().find(|(first, _)| *first <= index) else { return Ok(None) };
+    let mut at = *first;
+    for line in io::BufRead::split(io::BufReader::new(fs::File::open(path)?), b'\n') {
+        let line = line?;
+        if at == index {
+            return Ok(intact_line(&line, index).then(|| hash(&line)));
+        }
+        at += 1;
+    }
+    Ok(None)
+}
+
+fn intact_line(line: &[u8], index: u64) -> bool {
+    serde_json::from_slice::<Place>(line).is_ok_and(|place| place.seq == index)
 }
 
 /// Writes what no later line calls durable once more, in its place: after a failed sync it may be in the page cache alone, where a

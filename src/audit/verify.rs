@@ -4,8 +4,34 @@ use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
+use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+
+/// What stands before a line when its MAC is made, and in the place of the MAC.
+const MAC_PREFIX: &[u8] = b"countersign audit line\0";
+const MAC_MEMBER: &[u8] = b"\"mac\":\"";
+const MAC_LENGTH: usize = 64;
+
+/// What a log is checked against, beside itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// The deployment's key: without it nobody can tell a log that was rewritten and hashed again from the one that was written.
+    pub key: Option<[u8; 32]>,
+    /// Hashes of lines that were noted earlier, in hex. The log must have each of them.
+    pub heads: Vec<String>,
+}
+
+/// Lines that a human accepted as lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Loss {
+    /// The first line that is missing.
+    pub from: u64,
+    /// The line that says so, the first one behind the gap.
+    pub until: u64,
+    /// When it was accepted.
+    pub at: String,
+}
 
 /// What was found in an intact log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -26,6 +52,10 @@ pub struct Report {
     pub best_effort: u64,
     /// Bytes of an unfinished last line: a write under way, or a tail that the next start will cut.
     pub unfinished: usize,
+    /// Whether every line's MAC was checked with the deployment's key.
+    pub keyed: bool,
+    /// Gaps that a human accepted.
+    pub losses: Vec<Loss>,
 }
 
 /// The first thing that is wrong with a log.
@@ -58,7 +88,7 @@ pub enum VerifyError {
 ///
 /// # Errors
 /// At the first fault.
-pub fn verify(folder: &Path) -> Result<Report, VerifyError> {
+pub fn verify(folder: &Path, expected: &Expected) -> Result<Report, VerifyError> {
     let unreadable = |path: &Path| {
         let path = path.to_owned();
         move |error| VerifyError::Unreadable(path, error)
@@ -75,7 +105,14 @@ pub fn verify(folder: &Path) -> Result<Report, VerifyError> {
     if names.is_empty() {
         return Err(VerifyError::Missing(folder.to_owned()));
     }
-    let mut walk = Walk { prev: "0".repeat(64), report: Report { segments: names.len(), ..Report::default() } };
+    let mut walk = Walk {
+        prev: "0".repeat(MAC_LENGTH),
+        next: 0,
+        format: None,
+        key: expected.key,
+        heads: expected.heads.iter().map(String::as_str).collect(),
+        report: Report { segments: names.len(), ..Report::default() },
+    };
     let last = names.len() - 1;
     for (index, (name, path)) in names.iter().enumerate() {
         let file = fs::File::open(path).map_err(unreadable(path))?;
@@ -84,6 +121,12 @@ pub fn verify(folder: &Path) -> Result<Report, VerifyError> {
             Fault::Io(error) => VerifyError::Unreadable(path.clone(), error),
         })?;
     }
+    if let Some(head) = walk.heads.first() {
+        let problem = format!("no line has the hash {head} that was noted: lines were cut off, or the log was replaced or rewritten");
+        let file = names.last().map(|(name, _)| name.clone()).unwrap_or_default();
+        return Err(VerifyError::Broken(Broken { file, line: 0, problem }));
+    }
+    walk.report.keyed = walk.key.is_some() && walk.format == Some(2);
     Ok(walk.report)
 }
 
@@ -92,18 +135,24 @@ enum Fault {
     Io(io::Error),
 }
 
-struct Walk {
+struct Walk<'a> {
     prev: String,
+    /// The number of the next line.
+    next: u64,
+    /// `v` of the lines so far. A log has one: lines without a MAC must not stand among lines that have one.
+    format: Option<u64>,
+    key: Option<[u8; 32]>,
+    /// Noted hashes that no line had so far.
+    heads: Vec<&'a str>,
     report: Report,
 }
 
-impl Walk {
+impl Walk<'_> {
     fn segment(&mut self, name: &str, mut reader: impl BufRead, is_last: bool) -> Result<(), Fault> {
-        if name != format!("seg-{:020}.jsonl", self.report.lines) {
-            return Err(Fault::Broken(
-                0,
-                format!("the segment must begin with line {} and be named after it: a segment is missing", self.report.lines),
-            ));
+        let named = name.strip_prefix("seg-").and_then(|name| name.strip_suffix(".jsonl")).and_then(|first| first.parse::<u64>().ok());
+        // A segment may begin later only with the line that says so: the line is checked below.
+        if named.is_none_or(|first| first < self.next) || name != format!("seg-{:020}.jsonl", named.unwrap_or_default()) {
+            return Err(Fault::Broken(0, format!("the segment must begin with line {} and be named after it", self.next)));
         }
         let mut number = 0;
         let mut bytes = Vec::new();
@@ -136,14 +185,22 @@ impl Walk {
         }
         let text = |member: &str| value.get(member).and_then(Value::as_str).ok_or_else(|| format!("the line has no `{member}`"));
         let number = |member: &str| value.get(member).and_then(Value::as_u64).ok_or_else(|| format!("the line has no `{member}`"));
-        if number("v")? != 1 {
+        let format = number("v")?;
+        if !(1..=2).contains(&format) {
             return Err("the line's format is not known to this version".into());
         }
-        let (seq, expected) = (number("seq")?, self.report.lines);
-        if seq != expected {
-            return Err(format!("the line says that it is number {seq}, and it is number {expected}: lines are missing or out of order"));
+        if *self.format.get_or_insert(format) != format {
+            return Err("the line is of another format than those before".into());
         }
-        if text("prev")? != self.prev {
+        if format == 2 {
+            self.mac(bytes)?;
+        }
+        let (seq, expected) = (number("seq")?, self.next);
+        if format == 2 && text("type")? == "log.loss_accepted" && seq >= expected {
+            self.report.losses.push(Loss { from: expected, until: seq, at: text("ts")?.to_owned() });
+        } else if seq != expected {
+            return Err(format!("the line says that it is number {seq}, and it is number {expected}: lines are missing or out of order"));
+        } else if text("prev")? != self.prev {
             return Err("`prev` is not the hash of the line before: one of the two was changed".into());
         }
         if value.get("durable").and_then(Value::as_u64).is_some_and(|durable| durable >= seq) {
@@ -157,8 +214,29 @@ impl Walk {
         self.report.best_effort += u64::from(text("durability")? == "best_effort");
         self.report.last = time;
         self.report.lines += 1;
+        self.next = seq + 1;
         self.prev = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         self.report.head.clone_from(&self.prev);
+        let own = self.prev.as_str();
+        self.heads.retain(|head| *head != own);
         Ok(())
+    }
+
+    /// Checks a line's MAC: HMAC-SHA256 over the line with zeros in its place.
+    fn mac(&self, bytes: &[u8]) -> Result<(), String> {
+        let place = bytes.windows(MAC_MEMBER.len()).position(|window| window == MAC_MEMBER).map(|at| at + MAC_MEMBER.len());
+        let found = place.and_then(|at| bytes.get(at..at + MAC_LENGTH)).filter(|found| found.iter().all(u8::is_ascii_hexdigit));
+        let (Some(at), Some(found)) = (place, found) else { return Err("the line has no `mac`".into()) };
+        let Some(key) = &self.key else { return Ok(()) };
+        let mut blank = bytes.to_vec();
+        blank.iter_mut().skip(at).take(MAC_LENGTH).for_each(|byte| *byte = b'0');
+        let mut mac = Hmac::<Sha256>::new_from_slice(key).map_err(|_| "the key can't be used".to_owned())?;
+        mac.update(MAC_PREFIX);
+        mac.update(&blank);
+        let expected: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        match expected.as_bytes() == found {
+            true => Ok(()),
+            false => Err("`mac` is not by the deployment's key: the line was changed, or the key is another".into()),
+        }
     }
 }

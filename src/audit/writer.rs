@@ -10,11 +10,13 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::audit::disk::{Disk, Segment};
+use crate::audit::disk::{Disk, Segment, create_folder};
+use crate::audit::key::DigestKey;
 use crate::audit::record::{LINE_MAX, Record};
-use crate::audit::recover::{self, Recovered};
-use crate::audit::{AuditDown, Durability, GENESIS, Health, Message, OpenError, Options, Pending, hash};
+use crate::audit::recover::{self, Recovered, Tail};
+use crate::audit::{AuditDown, Durability, GENESIS, Health, Message, NotedHead, OpenError, Options, Pending, ZEROS, hash};
 use crate::json;
+use crate::model::head::Head;
 use crate::model::time::Timestamp;
 
 /// The most records of one batch.
@@ -30,6 +32,7 @@ struct Line<'a> {
     v: u8,
     seq: u64,
     prev: &'a str,
+    mac: &'a str,
     ts: String,
     durable: Option<u64>,
     durability: &'static str,
@@ -45,9 +48,19 @@ enum Failure {
     Poisoned,
 }
 
+/// How a log is opened.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Start<'a> {
+    /// It must have these heads.
+    Checked(&'a [NotedHead]),
+    /// It lacks some of these, and goes on behind all of them.
+    AfterLoss(&'a [NotedHead]),
+}
+
 /// Writes batches.
 pub(super) struct Writer {
     options: Options,
+    key: DigestKey,
     disk: Arc<dyn Disk>,
     _lock: fs::File,
     segment: Box<dyn Segment>,
@@ -64,15 +77,30 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Takes the lock, reads the tail and opens the segment to write.
-    pub(super) fn open(options: &Options, disk: Arc<dyn Disk>, now: Timestamp) -> Result<(Self, Option<Recovered>), OpenError> {
+    pub(super) fn open(
+        options: &Options,
+        disk: Arc<dyn Disk>,
+        key: DigestKey,
+        start: Start<'_>,
+        now: Timestamp,
+    ) -> Result<(Self, Option<Recovered>), OpenError> {
         let io = |error| OpenError::Io(options.folder.clone(), error);
-        fs::create_dir_all(&options.folder).map_err(io)?;
+        create_folder(&options.folder).map_err(io)?;
         let lock = fs::OpenOptions::new().create(true).append(true).open(options.folder.join("lock")).map_err(io)?;
         lock.try_lock().map_err(|error| match error {
             fs::TryLockError::WouldBlock => OpenError::Locked(options.folder.parent().unwrap_or(&options.folder).to_owned()),
             fs::TryLockError::Error(error) => OpenError::Io(options.folder.clone(), error),
         })?;
-        let tail = recover::read_tail(&options.folder, now)?;
+        let tail = recover::read_tail(&options.folder, &key, now)?;
+        let tail = match start {
+            Start::Checked(noted) => match missing(&options.folder, noted).map_err(io)?.into_iter().next() {
+                Some(NotedHead { head, place }) => {
+                    return Err(OpenError::Behind { folder: options.folder.display().to_string(), index: head.index, place });
+                }
+                None => tail,
+            },
+            Start::AfterLoss(noted) => after_loss(&options.folder, noted, tail)?,
+        };
         if tail.last.is_some_and(|last| now.plus(CLOCK_SLACK) < last) {
             return Err(OpenError::Clock(tail.last.unwrap_or_default()));
         }
@@ -84,8 +112,11 @@ impl Writer {
         }
         let health = Arc::new(Health::default());
         health.last.store(tail.next.saturating_sub(1), Ordering::Release);
+        let head = tail.next.checked_sub(1).zip(tail.prev.clone()).filter(|_| tail.segment_is_whole);
+        *health.head.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = head.map(|(index, hash)| Head { index, hash });
         let writer = Self {
             options: options.clone(),
+            key,
             disk,
             _lock: lock,
             segment,
@@ -154,9 +185,13 @@ impl Writer {
             return;
         }
         let written = if self.poisoned { Err(Failure::Poisoned) } else { self.write(&text, newest) };
-        if written.is_ok() {
+        if let Ok(durable) = written {
             self.next = next;
             self.prev = prev;
+            if durable {
+                let head = Head { index: next.saturating_sub(1), hash: self.prev.clone() };
+                *self.health.head.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(head);
+            }
             self.health.last.store(next.saturating_sub(1), Ordering::Release);
             self.health.failed.store(false, Ordering::Release);
         } else {
@@ -171,19 +206,26 @@ impl Writer {
     }
 
     fn line(&self, seq: u64, prev: &str, pending: &Pending) -> Vec<u8> {
-        json::canonical(&Line {
-            v: 1,
+        let mut line = json::canonical(&Line {
+            v: recover::FORMAT,
             seq,
             prev,
+            mac: ZEROS,
             ts: pending.at.to_string(),
             durable: self.next.checked_sub(1),
             durability: self.options.durability.name(),
             record: &pending.record,
-        })
+        });
+        let mac = self.key.line(&line);
+        if let Some(place) = recover::mac_place(&line).and_then(|place| line.get_mut(place)) {
+            place.copy_from_slice(mac.as_bytes());
+        }
+        line
     }
 
-    /// Writes and syncs. After a failed write the file is cut back to what was durable, so that a retry can't tear the chain.
-    fn write(&mut self, text: &[u8], now: Timestamp) -> Result<(), Failure> {
+    /// Writes and, when it is due, syncs; returns whether it did. After a failed write the file is cut back to what was durable, so
+    /// that a retry can't tear the chain.
+    fn write(&mut self, text: &[u8], now: Timestamp) -> Result<bool, Failure> {
         self.rotate_if_due(now)?;
         if self.segment.write_all(text).is_err() {
             return Err(match self.segment.set_len(self.length).and_then(|()| self.segment.sync()) {
@@ -192,13 +234,23 @@ impl Writer {
             });
         }
         // In best-effort mode a sync a second: one for each batch would make the next one wait.
-        if self.options.durability == Durability::Strict || self.synced.plus(BEST_EFFORT_SYNC) <= now {
+        let length = self.length + u64::try_from(text.len()).unwrap_or(0);
+        let due = self.options.durability == Durability::Strict || self.synced.plus(BEST_EFFORT_SYNC) <= now;
+        if due {
             // The kernel drops dirty pages after a failed sync, and a second one would succeed without them.
             self.segment.sync().map_err(|_| Failure::Poisoned)?;
+            if !self.segment.is_at(&self.path, length).unwrap_or(false) {
+                // The records went to a file that nobody will find, or into one that somebody else writes.
+                tracing::error!(
+                    name: "audit.segment_replaced", path = %self.path.display(),
+                    "the open segment was deleted, replaced or changed: no answers are given until the server is restarted"
+                );
+                return Err(Failure::Poisoned);
+            }
             self.synced = now;
         }
-        self.length += u64::try_from(text.len()).unwrap_or(0);
-        Ok(())
+        self.length = length;
+        Ok(due)
     }
 
     fn rotate_if_due(&mut self, now: Timestamp) -> Result<(), Failure> {
@@ -216,6 +268,26 @@ impl Writer {
         let _kept = fs::set_permissions(closed, fs::Permissions::from_mode(0o440));
         Ok(())
     }
+}
+
+/// The noted heads that the log does not have.
+fn missing(folder: &std::path::Path, noted: &[NotedHead]) -> std::io::Result<Vec<NotedHead>> {
+    let mut missing = vec![];
+    for noted in noted {
+        if recover::hash_of(folder, noted.head.index)?.as_deref() != Some(noted.head.hash.as_str()) {
+            missing.push(noted.clone());
+        }
+    }
+    Ok(missing)
+}
+
+/// Where a log goes on that lost lines: in a new segment, behind all that was noted and all that is there.
+fn after_loss(folder: &std::path::Path, noted: &[NotedHead], tail: Tail) -> Result<Tail, OpenError> {
+    let missing = missing(folder, noted).map_err(|error| OpenError::Io(folder.to_owned(), error))?;
+    let Some(last) = missing.iter().map(|noted| noted.head.index).max() else {
+        return Err(OpenError::Complete(folder.display().to_string()));
+    };
+    Ok(Tail { segment: None, length: 0, next: tail.next.max(last + 1), opened: None, segment_is_whole: false, ..tail })
 }
 
 fn segment_path(folder: &std::path::Path, first: u64) -> PathBuf {

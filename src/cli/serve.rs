@@ -69,7 +69,8 @@ fn start_failure(error: StartError) -> Failure {
         | StartError::Store(_)
         | StartError::Telemetry(_)
         | StartError::Trust(_)
-        | StartError::Windows(_) => Failure::new(Exit::Failure, error),
+        | StartError::Windows(_)
+        | StartError::Witness(_) => Failure::new(Exit::Failure, error),
     }
 }
 

@@ -43,6 +43,9 @@ pub struct Callers {
     pub jwt_svid: JwtSvid,
     /// Callers that may assert chains without a delegation token.
     pub asserting: Vec<Asserting>,
+    /// Tool services that may report the certificate that an agent showed them. For all others a token's `cnf` must be the caller's
+    /// own certificate.
+    pub certificate_reporters: Vec<String>,
 }
 
 /// A SPIFFE id and the tool service that it is.

@@ -1,9 +1,10 @@
 //! What a draft says: claims, requests for credentials, tone and internal names by the bundle's rules; secrets, personal data and redacted
 //! values; what no source holds; what an injected text would have it say.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use crate::content::normalise::Views;
+use crate::content::grounding::Places;
+use crate::content::normalise::{View, Views};
 use crate::content::private::Located;
 use crate::content::values::{self, ValueKey, Values};
 use crate::content::{Detectors, INJECTION, grounding, private};
@@ -40,7 +41,7 @@ pub struct Draft<'a> {
     /// BCP 47 tag of its language; empty: one that can be judged.
     pub locale: &'a str,
     /// What was redacted before on the case.
-    pub redacted: (&'a Values, &'a ValueKey),
+    pub redacted: &'a Values,
 }
 
 /// What was found in a draft.
@@ -78,42 +79,39 @@ pub(super) fn judge(detectors: &Detectors, draft: &Draft<'_>) -> Judged {
     for finding in detectors.screen_draft(draft.text, &views).into_iter().filter(|finding| finding.kind == INJECTION) {
         found.add(("injection_echo", &finding.code), Severity::High, finding.confidence, finding.span);
     }
-    let folded: Vec<Views> = draft.sources.iter().map(|source| Views::of(source)).collect();
-    let sources: Vec<&str> = folded.iter().map(|views| views.folded.text()).collect();
-    let customer: Vec<Views> = draft.customer.iter().map(|source| Views::of(source)).collect();
-    let all: Vec<&str> = sources.iter().copied().chain(customer.iter().map(|views| views.folded.text())).collect();
-    let private: Vec<Located> = private::find(&detectors.private, draft.text, &views, "", (&Values::default(), draft.redacted.1))
-        .into_iter()
-        .filter(|located| {
-            !detectors.is_public(draft.text, located.span) && (located.kind.is_secret() || !holds(&folded, draft.text, located.span))
-        })
-        .collect();
+    let folded: Vec<View> = draft.sources.iter().map(|source| View::folded(source)).collect();
+    let sources: Vec<&str> = folded.iter().map(View::text).collect();
+    let customer: Vec<View> = draft.customer.iter().map(|source| View::folded(source)).collect();
+    let customer: Vec<&str> = customer.iter().map(View::text).collect();
+    let mut private = private::find(&detectors.private, draft.text, &views, "", &Values::new(*draft.redacted.key()));
+    private.retain(|located| !detectors.is_public(draft.text, located.span));
+    let held = held(&folded, draft.text, &private);
+    private.retain(|located| located.kind.is_secret() || !held.contains(&located.span));
     for located in &private {
         let (kind, severity) = if located.kind.is_secret() { ("secret", Severity::Critical) } else { ("personal_data", Severity::High) };
         found.add((kind, located.kind.name()), severity, 100, Some(located.span));
     }
     // Who lists numbers tries them out.
-    let mut repeats = !draft.redacted.0.is_empty() && values::numbers(&views.folded).len() > NUMBERS_MAX;
-    views.all().for_each(|view| draft.redacted.0.find(view, draft.redacted.1, |_, _| repeats = true));
+    let mut repeats = !draft.redacted.is_empty() && values::numbers(&views.folded).len() > NUMBERS_MAX;
+    for view in views.all() {
+        let mut found = false;
+        let looked_at = draft.redacted.find(view, |_| found = true);
+        // A draft that has too many places to look at may repeat a value.
+        repeats |= found || looked_at.is_err();
+    }
     if repeats {
         // No place: it would tell which value it was.
         found.add(("redacted_value_repeated", "redacted_value"), Severity::Critical, 100, None);
     }
     // What is a name, or an ordinary word, is known of languages that there are rules for.
     let readable = detectors.reads(draft.locale);
-    let mut atoms = if readable { grounding::find(views.folded.text(), &all) } else { vec![] };
-    if readable && !customer.is_empty() {
-        // What only the customer says is no reason to send a link or name a sum.
-        let vouched = grounding::find(views.folded.text(), &sources);
-        let more: Vec<_> = vouched.into_iter().filter(|atom| ["amount", "link"].contains(&atom.0) && !atoms.contains(atom)).collect();
-        atoms.extend(more);
-    }
+    let mut atoms = if readable { grounding::find(views.folded.text(), &sources, &customer) } else { vec![] };
     atoms.retain(|(code, _)| *code != grounding::CONTENT || draft.has_sources);
     // What another finding names is not named twice.
-    let told: Vec<(usize, usize)> =
-        found.findings.iter().filter(|finding| finding.kind != CLAIM).filter_map(|finding| finding.span).collect();
+    let mut told = Places::of(draft.text);
+    found.findings.iter().filter(|finding| finding.kind != CLAIM).filter_map(|finding| finding.span).for_each(|span| told.mark(span));
     let placed = atoms.into_iter().map(|(code, span)| (code, views.folded.original(span)));
-    let atoms: Vec<_> = placed.filter(|(_, (start, end))| !told.iter().any(|(from, to)| from < end && start < to)).collect();
+    let atoms: Vec<_> = placed.filter(|(_, span)| !told.any(*span)).collect();
     for (code, span) in &atoms {
         found.add(("ungrounded", code), Severity::Medium, 100, Some(*span));
     }
@@ -165,11 +163,21 @@ impl Found<'_> {
     }
 }
 
-/// Whether a source has this value, however it is written.
-fn holds(sources: &[Views], text: &str, (start, end): (usize, usize)) -> bool {
-    let mut value = Values::default();
-    value.add(text.get(start..end).unwrap_or_default(), Private::Record);
-    let mut held = false;
-    sources.iter().for_each(|source| value.find(&source.folded, &ValueKey::new([0; 16]), |_, _| held = true));
+/// The places of a draft's values that a source has, however they are written there. Each source is read once for all values.
+fn held(sources: &[View], text: &str, private: &[Located]) -> HashSet<(usize, usize)> {
+    let mut values = Values::new(ValueKey::new([0; 16]));
+    let mut places: HashMap<String, Vec<(usize, usize)>> = HashMap::new();
+    for Located { span, .. } in private.iter().filter(|located| !located.kind.is_secret()) {
+        let value = View::folded(text.get(span.0..span.1).unwrap_or_default());
+        if let Some(compact) = values::compact(&value) {
+            values.add_digest(values.key().digest(&compact), Private::Record);
+            places.entry(compact).or_default().push(*span);
+        }
+    }
+    let mut held = HashSet::new();
+    for source in sources {
+        // Of a source that has too many places to look at, what was found before that is held.
+        let _all = values.find(source, |found| held.extend(places.remove(found.compact).into_iter().flatten()));
+    }
     held
 }

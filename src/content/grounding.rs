@@ -3,6 +3,7 @@
 //! The sources are read once; each atom of the draft is then looked up, so the work is linear in both.
 
 mod dates;
+mod hash;
 mod names;
 mod numbers;
 mod words;
@@ -16,8 +17,9 @@ use crate::content::grounding::words::{
     Pattern, Span, Token, Words, alternatives, is_any, matches, meaning, pattern, sign_after, sign_before, word_before,
 };
 
-/// The most quotes of a draft that are looked up: each is sought in all of the sources.
-const QUOTES_MAX: usize = 64;
+/// The most pieces of quotes of a draft that are looked up, since each is sought in all of the sources. Further ones count as
+/// ungrounded.
+const QUOTE_PARTS_MAX: usize = 64;
 /// The most beginnings of a link of a source that count as links of it.
 const LINK_PARTS_MAX: usize = 16;
 /// Words before a weekday that wish, not state: `Happy Friday`.
@@ -40,10 +42,13 @@ static CODE: Pattern = LazyLock::new(|| pattern(r"#?\b[A-Za-z0-9]+(?:-[A-Za-z0-9
 /// The code of ordinary words that no source has, in a draft that is one bare statement of fact.
 pub(super) const CONTENT: &str = "content";
 
-/// Where atoms stand that no source holds: code and place. All texts are folded.
-pub(super) fn find(draft: &str, sources: &[&str]) -> Vec<(&'static str, Span)> {
-    let held = Held::of(sources);
-    let mut draft = Draft { text: draft, tokens: words::tokens(draft), held: &held, taken: Places::of(draft), found: vec![] };
+/// Finds what no source holds: code and place. `customer` is what the customer wrote: it grounds all but links and amounts, because what
+/// only the customer says is no reason to send a link or to name a sum. All texts are folded.
+pub(super) fn find(draft: &str, sources: &[&str], customer: &[&str]) -> Vec<(&'static str, Span)> {
+    let (sources, customer) = (Held::of(sources), Held::of(customer));
+    let tokens = words::tokens(draft);
+    let taken = Places::of(draft);
+    let mut draft = Draft { text: draft, tokens, sources: &sources, customer: &customer, taken, quote_parts: 0, found: vec![] };
     draft.links();
     draft.listings();
     draft.quotes();
@@ -61,21 +66,23 @@ pub(super) fn find(draft: &str, sources: &[&str]) -> Vec<(&'static str, Span)> {
 
 /// Bytes of a text, each marked or not.
 #[derive(Debug)]
-struct Places(Vec<bool>);
+pub(super) struct Places(Vec<bool>);
 
 impl Places {
-    fn of(text: &str) -> Self {
+    /// None marked.
+    pub(super) fn of(text: &str) -> Self {
         Self(vec![false; text.len()])
     }
 
-    fn mark(&mut self, (start, end): Span) {
+    /// Marks these.
+    pub(super) fn mark(&mut self, (start, end): Span) {
         if let Some(places) = self.0.get_mut(start..end) {
             places.fill(true);
         }
     }
 
     /// Whether any byte there is marked.
-    fn any(&self, (start, end): Span) -> bool {
+    pub(super) fn any(&self, (start, end): Span) -> bool {
         self.0.get(start..end).is_some_and(|places| places.contains(&true))
     }
 }
@@ -117,14 +124,14 @@ impl Held {
     fn has_row(&self, text: &str) -> bool {
         let tokens = words::tokens(text);
         let row = stream(&tokens);
-        let together = || self.words.contains(&tokens.iter().map(|token| token.word.as_str()).collect::<String>());
+        let together = || self.words.contains(&tokens.iter().map(|token| &*token.word).collect::<String>());
         row.trim().is_empty() || self.streams.iter().any(|stream| stream.contains(&row)) || together()
     }
 }
 
 fn stream(tokens: &[Token<'_>]) -> String {
     let mut stream = String::from(" ");
-    for token in tokens.iter().filter(|token| !["a", "an", "the"].contains(&token.word.as_str())) {
+    for token in tokens.iter().filter(|token| !["a", "an", "the"].contains(&&*token.word)) {
         stream.push_str(&token.word);
         stream.push(' ');
     }
@@ -189,13 +196,21 @@ fn is_phone(text: &str, (start, end): Span) -> bool {
 struct Draft<'a> {
     text: &'a str,
     tokens: Vec<Token<'a>>,
-    held: &'a Held,
+    sources: &'a Held,
+    customer: &'a Held,
     /// What is judged already.
     taken: Places,
+    /// How many pieces of quotes were looked up.
+    quote_parts: usize,
     found: Vec<(&'static str, Span)>,
 }
 
 impl Draft<'_> {
+    /// Whether a source or the customer holds something.
+    fn is_held(&self, has: impl Fn(&Held) -> bool) -> bool {
+        has(self.sources) || has(self.customer)
+    }
+
     fn flag(&mut self, code: &'static str, span: Span) {
         self.found.push((code, span));
         self.taken.mark(span);
@@ -211,7 +226,7 @@ impl Draft<'_> {
 
     fn links(&mut self) {
         for (span, link) in links(self.text) {
-            let has = |link: &str| self.held.links.contains(link) || self.held.words.contains(link);
+            let has = |link: &str| self.sources.links.contains(link) || self.sources.words.contains(link);
             let is_grounded = has(&link) || local(&link).is_some_and(has);
             self.judge("link", span, is_grounded);
         }
@@ -221,17 +236,23 @@ impl Draft<'_> {
     fn listings(&mut self) {
         for listing in matches(&LISTING, self.text) {
             let is_always = listing.as_str().starts_with("24");
-            let is_grounded = !is_always || ["247", "24x7", "24hours", "theclock"].iter().any(|word| self.held.words.contains(word));
+            let is_grounded = !is_always || ["247", "24x7", "24hours", "theclock"].iter().any(|word| self.is_held(|held| held.words.contains(word)));
             self.judge("time", (listing.start(), listing.end()), is_grounded);
         }
     }
 
     /// A quote is from one source, or, between its commas, from any.
     fn quotes(&mut self) {
-        for quote in matches(&QUOTE, self.text).take(QUOTES_MAX) {
+        for quote in matches(&QUOTE, self.text) {
             let is_courtesy = |part: &str| words::tokens(part).iter().all(|token| is_any(&["function", "courtesy"], &token.word));
             let mut parts = quote.as_str().split(['…', ',', ';', '(']).flat_map(|part| part.split("..."));
-            if !parts.all(|part| self.held.has_row(part) || is_courtesy(part)) {
+            let mut looked_up = self.quote_parts;
+            let is_grounded = parts.all(|part| {
+                looked_up += 1;
+                looked_up <= QUOTE_PARTS_MAX && self.is_held(|held| held.has_row(part)) || is_courtesy(part)
+            });
+            self.quote_parts = looked_up;
+            if !is_grounded {
                 self.flag("quote", (quote.start(), quote.end()));
             }
         }
@@ -240,7 +261,7 @@ impl Draft<'_> {
     fn times(&mut self) {
         for (span, minute, says_half) in dates::times(self.text) {
             if !self.taken.any(span) {
-                self.judge("time", span, self.held.dates.has_time(minute, says_half));
+                self.judge("time", span, self.is_held(|held| held.dates.has_time(minute, says_half)));
             }
         }
     }
@@ -256,7 +277,8 @@ impl Draft<'_> {
                 .and_then(|written| written.split(|sign: char| !sign.is_alphabetic()).find(|word| word.len() > 2));
             let is_word = letters.is_some_and(|word| !word.starts_with(char::is_uppercase));
             if !self.taken.any(span) && !is_count && !is_word {
-                let is_grounded = self.held.dates.has_date(&readings) || year.is_some_and(|year| self.held.numbers.has_value(year));
+                let is_grounded = self
+                    .is_held(|held| held.dates.has_date(&readings) || year.is_some_and(|year| held.numbers.has_value(year)));
                 self.judge("date", span, is_grounded);
             }
         }
@@ -269,7 +291,7 @@ impl Draft<'_> {
             self.tokens.iter().filter(named).map(|token| (token.span, words::singular(&token.word).into_owned())).collect();
         for (span, name) in days.into_iter().filter(|(span, _)| !self.taken.any(*span)).collect::<Vec<_>>() {
             let is_wish = WISHES.contains(&word_before(self.text, span.0).0.as_str());
-            self.judge("date", span, is_wish || self.held.dates.has_weekday(&name));
+            self.judge("date", span, is_wish || self.is_held(|held| held.dates.has_weekday(&name)));
         }
     }
 
@@ -281,7 +303,8 @@ impl Draft<'_> {
                 || sign_after(self.text, span.1) == Some('@');
             if !is_part && !self.taken.any(span) && is_code(code.as_str()) {
                 let compact: String = code.as_str().chars().filter(char::is_ascii_alphanumeric).collect();
-                self.judge("identifier", span, self.held.words.contains(&compact.to_lowercase()));
+                let compact = compact.to_lowercase();
+                self.judge("identifier", span, self.is_held(|held| held.words.contains(&compact)));
             }
         }
     }
@@ -292,8 +315,9 @@ impl Draft<'_> {
             if self.taken.any(number.span) {
                 continue;
             }
-            let is_grounded =
-                self.is_small(number) || self.holds(number) || number.currency.is_some() && self.held.numbers.is_shown(number, &numbers);
+            let is_grounded = self.is_small(number)
+                || self.holds(number)
+                || number.currency.is_some() && self.sources.numbers.is_shown(number, &numbers);
             if !is_grounded {
                 self.flag(if number.currency.is_some() { "amount" } else { "number" }, number.span);
             } else if !number.is_spelled {
@@ -306,9 +330,13 @@ impl Draft<'_> {
         let is_plain = number.currency.is_none() && number.unit.is_none();
         let digits =
             || self.text.get(number.span.0..number.span.1).unwrap_or_default().chars().filter(char::is_ascii_digit).collect::<String>();
-        self.held.numbers.has(number, numbers::tolerance(self.text, number))
-            || is_plain && !number.is_ordinal && self.held.numbers.is_within(number.value())
-            || is_plain && number.value() >= 10_000.0 && self.held.words.contains(&digits())
+        let tolerance = numbers::tolerance(self.text, number);
+        if number.currency.is_some() {
+            return self.sources.numbers.has(number, tolerance);
+        }
+        self.is_held(|held| held.numbers.has(number, tolerance))
+            || is_plain && !number.is_ordinal && self.is_held(|held| held.numbers.is_within(number.value()))
+            || is_plain && number.value() >= 10_000.0 && self.is_held(|held| held.words.contains(&digits()))
     }
 
     /// Whether a number is so small that it says little: up to three of anything, a few minutes.
@@ -345,7 +373,7 @@ mod tests {
     use super::*;
 
     fn found(draft: &str, sources: &[&str]) -> Vec<String> {
-        find(draft, sources).into_iter().map(|(code, (start, end))| format!("{code} {}", &draft[start..end])).collect()
+        find(draft, sources, &[]).into_iter().map(|(code, (start, end))| format!("{code} {}", &draft[start..end])).collect()
     }
 
     const ORDER: &str =
@@ -419,7 +447,7 @@ mod tests {
             "...",
         ] {
             for source in ["", draft, "May 0, 1000", "-"] {
-                find(draft, &[source]);
+                find(draft, &[source], &[source]);
             }
         }
     }

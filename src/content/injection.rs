@@ -108,12 +108,23 @@ impl Injection {
         let read = Canonical::of(text);
         let chunks = read.chunks();
         let mut sums = vec![(0_i64, 0_u32); chunks.len()];
-        read.features(&chunks, |chunk, index, _| {
+        let mut add = |chunk: usize, (more, many): (i64, u32)| {
             if let Some((sum, count)) = sums.get_mut(chunk) {
-                *sum += self.weight(index);
-                *count += 1;
+                *sum += more;
+                *count += many;
             }
+        };
+        // Features come chunk by chunk, so that a chunk's are summed up before they are put in their place.
+        let mut now = (0, (0, 0));
+        read.features(&chunks, |chunk, index, _| {
+            if chunk != now.0 {
+                add(now.0, now.1);
+                now = (chunk, (0, 0));
+            }
+            now.1.0 += self.weight(index);
+            now.1.1 += 1;
         });
+        add(now.0, now.1);
         let scored = windows(chunks.len()).filter_map(|(from, to)| {
             let (sum, count) = sums.get(from..to)?.iter().fold((0, 0), |(sum, count), (more, many)| (sum + more, count + many));
             let (start, end) = (chunks.get(from)?.0, chunks.get(to - 1)?.1);

@@ -1,81 +1,281 @@
-//! Telephone numbers: candidates by their look, then read and held to the numbering plan of their country (`phonenumber`, a port of
-//! libphonenumber). Ten digits in a row are none without a word that says so: order and policy numbers look the same.
+//! Telephone numbers: groups of digits as people write them, held to the shapes of numbering plans. International numbers follow
+//! ITU-T E.164; national ones are those of plans in which a leading zero, or groups of 3, 3 and 4 digits, mark a number. Words nearby
+//! decide the rest, because order and policy numbers look the same.
+//!
+//! One pass over the bytes finds the groups. Each group is tried as a beginning with at most [`GROUPS_MAX`] groups after it and
+//! [`BEFORE`] bytes before it, so the work is linear in the text.
 
-use std::sync::LazyLock;
-
-use phonenumber::country::Id;
-use regex::Regex;
-
-/// What may be a number: an international one, or groups of digits as national ones are written; and an extension.
-static CANDIDATE: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    compile(
-        r#"(?:^|[^0-9A-Za-z_+#$€£./\-])(?P<value>(?:\+|00)\d{1,3}(?:[ .\-/]{0,2}\(?\d{1,5}\)?){2,6}|\(\+?\d{1,5}\)[ .\-/]{0,2}\d{2,5}(?:[ .\-/]?\d{2,5}){1,3}|(?:1[ .\-])?[2-9]\d{2}[ .\-]\d{3}[ .\-]\d{4}|0\d{1,4}[ .\-/]\d{2,8}(?:[ .\-]?\d{2,4}){0,4}|0\d{9,10}|[6-9]\d{4}[ \-]\d{5})(?:\s?(?:x|ext\.?|#)\s?\d{1,6})?(?:[\s,;:!?)"'\\]|[.\-](?:\D|$)|$)"#,
-    )
-});
-
-/// Groups of digits that are a number only beside a word that says so.
-static LOCAL: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    compile(r#"(?:^|[^0-9A-Za-z_+#$€£./\-])(?P<value>\d{2,4}[ \-]\d{2,4}(?:[ \-]\d{2,4}){0,3})(?:[\s,;:!?)"']|[.\-](?:\D|$)|$)"#)
-});
-
-/// Words before a number that say that it is one.
-static SAYS_SO: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    compile(
-        r"(?i)\b(?:phone|mobile|mob|cell|tel|telephone|contact|whats ?app|landline|fax|ph|call|calling|text me|ring|dial|reach|answer(?:ing)?|sms|number)\b[^\n]{0,40}$",
-    )
-});
-
-/// Words and signs before digits that say that they are something else.
-static SAYS_OTHER: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    compile(
-        r"(?i)(?:\b(?:order|booking|claim|policy|invoice|ticket|tracking|reference|ref|item|product|model|serial|account|acct|card|credit|debit|iban|ssn|social|zip|isbn|case|flight|confirmation|transaction|code|pin|password|otp|id)s?\b\W{0,3}(?:(?:number|no|num|is|was|id|#|:)\W{0,2}){0,3}|[#$€£]|\d[ \-]|[A-Z]{1,3}\d{1,3} ?)$",
-    )
-});
-
-/// Digits that are a date.
-static DATE: LazyLock<Option<Regex>> =
-    LazyLock::new(|| compile(r"^(?:\d{1,2}[ ./\-]\d{1,2}[ ./\-](?:19|20)\d\d|(?:19|20)\d\d[ ./\-]\d{1,2}[ ./\-]\d{1,2})(?:\D|$)"));
-
-/// The countries whose plans a number without a country code is held to.
-const HOME: [Id; 14] = [Id::US, Id::GB, Id::DE, Id::FR, Id::IN, Id::AU, Id::NL, Id::ES, Id::IT, Id::SE, Id::CH, Id::AT, Id::BE, Id::IE];
+/// The most groups of one number.
+const GROUPS_MAX: usize = 8;
+/// The fewest and the most digits of a number (E.164).
+const DIGITS_MIN: usize = 7;
+const DIGITS_MAX: usize = 15;
 /// How far before a number words are looked at, in bytes.
 const BEFORE: usize = 45;
+/// An international number of fewer digits needs a calling code of [`SHORT_PLANS`].
+const INTERNATIONAL_MIN: usize = 9;
+/// Calling codes of countries whose numbers have four or five digits.
+const SHORT_PLANS: [&[u8]; 9] = [b"247", b"290", b"500", b"677", b"682", b"683", b"685", b"686", b"690"];
+/// How many digits a national number has with its leading zero.
+const WITH_ZERO: std::ops::RangeInclusive<usize> = 9..=12;
 
-fn compile(pattern: &str) -> Option<Regex> {
-    Regex::new(pattern).ok()
+/// Words before a number that say that it is one.
+const SAYS_SO: [&str; 21] = [
+    "answer", "answering", "call", "calling", "cell", "contact", "dial", "fax", "landline", "mob", "mobile", "number", "ph", "phone", "reach",
+    "ring", "sms", "tel", "telephone", "whatsapp", "whats",
+];
+/// Words directly before digits that say that they are something else; also with a plural's `s`.
+const SAYS_OTHER: [&str; 32] = [
+    "account", "acct", "booking", "card", "case", "claim", "code", "confirmation", "credit", "debit", "flight", "iban", "id", "invoice",
+    "isbn", "item", "model", "order", "otp", "password", "pin", "policy", "product", "ref", "reference", "serial", "social", "ssn", "ticket",
+    "tracking", "transaction", "zip",
+];
+/// Words that may stand between those and the digits.
+const FILLERS: [&str; 6] = ["id", "is", "no", "num", "number", "was"];
+
+/// A group of digits.
+#[derive(Clone, Copy, Debug, Default)]
+struct Group {
+    start: usize,
+    end: usize,
+    bracketed: bool,
+    /// How many signs stand between the group before it and this one, brackets aside, and the first of them.
+    gap: usize,
+    sign: u8,
 }
 
-/// Where numbers stand in a text.
+impl Group {
+    fn length(&self) -> usize {
+        self.end - self.start
+    }
+}
+
+/// Finds where numbers stand in a text.
 pub(super) fn find(text: &str, mut found: impl FnMut((usize, usize))) {
-    for (pattern, local) in [(&CANDIDATE, false), (&LOCAL, true)] {
-        let Some(pattern) = pattern.as_ref() else { continue };
-        let mut from = 0;
-        // From the end of each value, since the sign after it may stand before the next one.
-        while let Some(value) = pattern.captures_at(text, from).and_then(|captures| captures.name("value")) {
-            from = value.end();
-            if is_number(text, (value.start(), value.end()), local) {
-                found((value.start(), value.end()));
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        let opens = matches!(byte, b'+' | b'(') && bytes.get(at + 1).is_some_and(|next| b"+0123456789".contains(next));
+        if !opens && !byte.is_ascii_digit() {
+            at += 1;
+            continue;
+        }
+        match may_begin(bytes, at).then(|| number(bytes, at)).flatten() {
+            Some(end) => {
+                found((at, end));
+                at = end;
             }
+            None if opens => at += 1,
+            // A group that begins no number is stepped over whole.
+            None => at += run(bytes, at, bytes.len()),
         }
     }
 }
 
-fn is_number(text: &str, (start, end): (usize, usize), local: bool) -> bool {
-    let written = text.get(start..end).unwrap_or_default();
-    let from = (start.saturating_sub(BEFORE)..=start).find(|at| text.is_char_boundary(*at)).unwrap_or(start);
-    let before = text.get(from..start).unwrap_or_default();
-    let says = |pattern: &LazyLock<Option<Regex>>, text: &str| pattern.as_ref().is_some_and(|pattern| pattern.is_match(text));
-    let digits = written.bytes().filter(u8::is_ascii_digit).count();
-    let plain = !written.starts_with(['+', '(']);
-    let named = says(&SAYS_SO, before);
-    if !(7..=15).contains(&digits) || says(&DATE, written) || (plain && says(&SAYS_OTHER, before)) || (local && !named) {
-        return false;
+/// How many digits stand here in a row, counted up to `most`.
+fn run(bytes: &[u8], at: usize, most: usize) -> usize {
+    bytes.get(at..).unwrap_or_default().iter().take(most).take_while(|byte| byte.is_ascii_digit()).count()
+}
+
+/// Whether the sign before lets a number begin here.
+fn may_begin(bytes: &[u8], at: usize) -> bool {
+    let before = bytes.get(..at).unwrap_or_default();
+    let joined = before.last().is_some_and(|last| last.is_ascii_alphanumeric() || b"_+#$./-".contains(last));
+    !joined && !before.ends_with("€".as_bytes()) && !before.ends_with("£".as_bytes())
+}
+
+/// The end of the number that begins here.
+fn number(bytes: &[u8], start: usize) -> Option<usize> {
+    let mut all = [Group::default(); GROUPS_MAX];
+    let count = read_groups(bytes, start, &mut all);
+    let groups = all.get(..count)?;
+    let first = groups.first()?;
+    let plus = bytes.get(start..first.start).is_some_and(|signs| signs.contains(&b'+'));
+    let zeros = bytes.get(first.start..first.start + 2) == Some(b"00");
+    let before = bytes.get(start.saturating_sub(BEFORE)..start).unwrap_or_default();
+    let is_plain = !plus && !first.bracketed;
+    if is_plain && says_other(before) {
+        return None;
     }
-    let abroad = written.strip_prefix("00").map(|rest| format!("+{rest}"));
-    let number = abroad.as_deref().unwrap_or(written);
-    let valid = |country: Option<Id>| phonenumber::parse(country, number).is_ok_and(|number| number.is_valid());
-    // A word or a country code says so: its length alone is enough, since many are mistyped.
-    named || (number.starts_with('+') && (valid(None) || digits >= 9)) || HOME.iter().any(|home| valid(Some(*home)))
+    let named = says_so(before);
+    let taken = longest(groups, bytes, |groups| match (plus || zeros, first.bracketed) {
+        (true, _) => named || is_international(groups, bytes, zeros),
+        (false, true) => is_bracketed(groups) && (named || has_plan(groups, bytes)),
+        (false, false) => (is_national(groups, bytes) && (named || has_plan(groups, bytes))) || (named && is_local(groups)),
+    });
+    taken.map(|last| last.end + usize::from(last.bracketed))
+}
+
+/// Reads the groups from here on: digits in brackets or not, with at most two signs between them. Returns how many.
+fn read_groups(bytes: &[u8], start: usize, groups: &mut [Group; GROUPS_MAX]) -> usize {
+    let (mut at, mut gap, mut sign) = (start, 0, b' ');
+    let mut count = 0;
+    for group in groups.iter_mut() {
+        let signs = if count == 0 { b"(+".as_slice() } else { b"(" };
+        let opening = bytes.get(at..).unwrap_or_default().iter().take(2).take_while(|byte| signs.contains(byte)).count();
+        let opened = bytes.get(at..at + opening).is_some_and(|signs| signs.contains(&b'('));
+        let from = at + opening;
+        let end = from + run(bytes, from, DIGITS_MAX + 1);
+        let bracketed = opened && bytes.get(end) == Some(&b')');
+        if end == from || opened != bracketed {
+            break;
+        }
+        *group = Group { start: from, end, bracketed, gap, sign };
+        count += 1;
+        at = end + usize::from(bracketed);
+        gap = bytes.get(at..).unwrap_or_default().iter().take(3).take_while(|byte| b" .-/".contains(byte)).count();
+        sign = bytes.get(at).copied().unwrap_or(b' ');
+        at += gap;
+        if gap > 2 {
+            break;
+        }
+    }
+    count
+}
+
+/// The last group of the longest beginning of these groups that is a number and ends like one.
+fn longest<'g>(groups: &'g [Group], bytes: &[u8], is: impl Fn(&[Group]) -> bool) -> Option<&'g Group> {
+    (1..=groups.len()).rev().find_map(|count| {
+        let taken = groups.get(..count)?;
+        let last = taken.last()?;
+        let counts = (DIGITS_MIN..=DIGITS_MAX).contains(&digits(taken)) && ends(bytes, last) && !is_date(taken, bytes);
+        (counts && is(taken)).then_some(last)
+    })
+}
+
+fn digits(groups: &[Group]) -> usize {
+    groups.iter().map(Group::length).sum()
+}
+
+/// Whether a number may end with this group: before white space or punctuation, or with an extension (`ext. 12`).
+fn ends(bytes: &[u8], last: &Group) -> bool {
+    let rest = bytes.get(last.end + usize::from(last.bracketed)..).unwrap_or_default();
+    match rest {
+        [] => true,
+        [sign, ..] if sign.is_ascii_whitespace() || b",;:!?)\"'\\".contains(sign) => true,
+        [b'.' | b'-', next @ ..] => next.first().is_none_or(|next| !next.is_ascii_digit()),
+        [b'x' | b'#', next @ ..] => next.first().is_some_and(u8::is_ascii_digit),
+        _ => false,
+    }
+}
+
+/// Whether digits are written as a date: `2.5.2026`, `2026-05-02`.
+fn is_date(groups: &[Group], bytes: &[u8]) -> bool {
+    let century = |group: &Group| bytes.get(group.start..group.start + 2).unwrap_or_default();
+    let year = |group: &Group| group.length() == 4 && matches!(century(group), b"19" | b"20");
+    let short = |group: &Group| group.length() <= 2;
+    match groups {
+        [day, month, last] if short(day) && short(month) => year(last),
+        [first, month, day, ..] if short(month) && short(day) => year(first),
+        _ => false,
+    }
+}
+
+fn is_international(groups: &[Group], bytes: &[u8], zeros: bool) -> bool {
+    let digits = digits(groups) - if zeros { 2 } else { 0 };
+    let first = groups.first().map_or(0, |first| first.start) + if zeros { 2 } else { 0 };
+    let code = bytes.get(first..).unwrap_or_default();
+    // No calling code begins with a zero.
+    code.first() != Some(&b'0') && (digits >= INTERNATIONAL_MIN || SHORT_PLANS.iter().any(|plan| code.starts_with(plan)))
+}
+
+/// Groups as a national number is written whose area code is in brackets.
+fn is_bracketed(groups: &[Group]) -> bool {
+    (2..=5).contains(&groups.len())
+        && groups.first().is_some_and(|first| first.length() <= 5)
+        && groups.iter().skip(1).all(|group| group.gap <= 2 && (2..=8).contains(&group.length()))
+}
+
+/// Groups as a national number is written without brackets.
+fn is_national(groups: &[Group], bytes: &[u8]) -> bool {
+    let zero = groups.first().is_some_and(|first| bytes.get(first.start) == Some(&b'0'));
+    let single = groups.iter().skip(1).all(|group| group.gap == 1 && !group.bracketed);
+    let lengths = |expected: &[usize]| groups.iter().map(Group::length).eq(expected.iter().copied());
+    if zero {
+        return single && groups.iter().skip(1).all(|group| group.length() >= 2) && (groups.len() > 1 || matches!(digits(groups), 10 | 11));
+    }
+    single && (lengths(&[3, 3, 4]) || lengths(&[1, 3, 3, 4]) || lengths(&[5, 5]))
+}
+
+/// Groups that are a number only beside a word that says so.
+fn is_local(groups: &[Group]) -> bool {
+    (2..=5).contains(&groups.len())
+        && groups.iter().all(|group| !group.bracketed && (2..=4).contains(&group.length()))
+        && groups.iter().skip(1).all(|group| group.gap == 1 && b" -".contains(&group.sign))
+}
+
+/// Whether a national number fits the plan that its form belongs to.
+fn has_plan(groups: &[Group], bytes: &[u8]) -> bool {
+    let first = groups.iter().find(|group| !(group.length() == 1 && bytes.get(group.start) == Some(&b'1')));
+    let Some(first) = first else { return false };
+    let sign = |at: usize| bytes.get(at).copied().unwrap_or(b' ');
+    match (sign(first.start), groups.len()) {
+        // A trunk prefix, and an area that does not begin with another zero.
+        (b'0', _) => WITH_ZERO.contains(&digits(groups)) && (first.length() == 1 || sign(first.start + 1) != b'0'),
+        // Two groups of five: Indian mobile numbers.
+        (b'6'..=b'9', 2) if first.length() == 5 => true,
+        // North America: neither area nor exchange begins with 0 or 1, and neither is a service such as 911.
+        (b'2'..=b'9', _) => {
+            let exchange = groups.iter().skip_while(|group| group.start != first.start).nth(1);
+            let is_code = |group: &Group| {
+                group.length() == 3 && (b'2'..=b'9').contains(&sign(group.start)) && bytes.get(group.start + 1..group.end) != Some(b"11")
+            };
+            is_code(first) && sign(first.start + 1) != b'9' && exchange.is_some_and(is_code)
+        }
+        _ => false,
+    }
+}
+
+/// Whether a word shortly before, on the same line, says that a number follows.
+fn says_so(before: &[u8]) -> bool {
+    let line = before.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+    let mut words = line.rsplit(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_').filter(|word| !word.is_empty()).peekable();
+    let mut last: &[u8] = b"";
+    words.any(|word| {
+        let is = is_any(&SAYS_SO, word) || word.eq_ignore_ascii_case(b"text") && last.eq_ignore_ascii_case(b"me");
+        last = word;
+        is
+    })
+}
+
+/// Whether the words and signs directly before digits say that they are something else.
+fn says_other(before: &[u8]) -> bool {
+    match before {
+        [.., b'#' | b'$'] | [.., b'0'..=b'9', b' ' | b'-'] => return true,
+        _ => {}
+    }
+    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    let mut rest = before;
+    for _ in 0..=3 {
+        let signs = rest.iter().rev().take(4).take_while(|byte| !is_word(byte)).count();
+        if signs > 3 {
+            return false;
+        }
+        rest = rest.get(..rest.len() - signs).unwrap_or_default();
+        let length = rest.iter().rev().take(16).take_while(|byte| is_word(byte)).count();
+        let (before, word) = rest.split_at(rest.len() - length);
+        if word.is_empty() {
+            return false;
+        }
+        let one = word.strip_suffix(b"s").or(word.strip_suffix(b"S")).unwrap_or(word);
+        if is_any(&SAYS_OTHER, word) || is_any(&SAYS_OTHER, one) {
+            return true;
+        }
+        // `AB12` and the like are the beginning of a longer code.
+        let letters = word.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
+        if (1..=3).contains(&letters) && (letters + 1..=letters + 3).contains(&word.len()) && signs <= 1 {
+            return word.iter().skip(letters).all(u8::is_ascii_digit);
+        }
+        if !is_any(&FILLERS, word) {
+            return false;
+        }
+        rest = before;
+    }
+    false
+}
+
+fn is_any(words: &[&str], word: &[u8]) -> bool {
+    words.iter().any(|listed| listed.as_bytes().eq_ignore_ascii_case(word))
 }
 
 #[cfg(test)]
@@ -90,14 +290,26 @@ mod tests {
 
     #[test]
     fn numbers_are_found_as_people_write_them() {
-        for number in
-            ["+49 30 1234567", "(555) 123-4567", "0049 30 1234567", "212.555.0123", "020 7946 0018", "+91-98765 43210", "+33 1 23 45 67 89"]
-        {
+        for number in [
+            "+49 30 1234567",
+            "(555) 123-4567",
+            "0049 30 1234567",
+            "212.555.0123",
+            "020 7946 0018",
+            "+91-98765 43210",
+            "+33 1 23 45 67 89",
+            "+44 (0)20 7946 0018",
+            "01 23 45 67 89",
+            "(030) 1234567",
+            "1-800-555-0199",
+        ] {
             let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
-            let text = format!("call me at {number}, please");
-            assert_eq!(all(&text).first().map(|found| digits(found)), Some(digits(number)), "{text}");
+            for text in [format!("call me at {number}, please"), format!("{number} is mine"), format!("({number})")] {
+                assert_eq!(all(&text).first().map(|found| digits(found)), Some(digits(number)), "{text}");
+            }
         }
         assert_eq!(all("my phone number is 9469 9966."), ["9469 9966"]);
+        assert_eq!(all("212-555-0123, 212-555-0124 and 212-555-0125 ext 3").len(), 3);
     }
 
     #[test]
@@ -110,6 +322,9 @@ mod tests {
             "9876543210",
             "2026-05-02 10:00",
             "card 4111 1111 1111 1111",
+            "tickets: 020 7946 0018",
+            "from 100-200-3000 to 111-222-3333",
+            "+12 34",
         ] {
             assert!(all(text).is_empty(), "{text}: {:?}", all(text));
         }

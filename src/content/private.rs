@@ -1,13 +1,15 @@
 //! What must not be passed on, found in a text: secrets by their shape, secrets in conversation by the bundle's rules and the turn before,
 //! data by which a person is known, and values that are known already.
 
+use std::borrow::Cow;
+
 use cerberust::scanner::detect::{detect_secrets, detect_structured};
 
 use crate::content::drafts::NUMBERS_MAX;
 use crate::content::normalise::{View, Views};
 use crate::content::phone;
 use crate::content::rules::Rules;
-use crate::content::values::{self, ValueKey, Values};
+use crate::content::values::{self, TooManyPlaces, Values};
 use crate::model::finding::Private;
 
 /// A value in a text that must not be passed on.
@@ -19,18 +21,75 @@ pub struct Located {
     pub kind: Private,
 }
 
+/// Stands between parts of a text that are read together. No rule reads on over it: it is neither white space nor punctuation that may
+/// stand between a keyword and a value.
+const BETWEEN_PARTS: &str = "\n;;\n";
+
 /// Finds what must not be passed on; sorted, and none within another. `turn` is the folded turn before.
-pub(super) fn find(rules: &Rules, text: &str, views: &Views, turn: &str, known: (&Values, &ValueKey)) -> Vec<Located> {
-    let mut all = vec![];
-    let mut add = |view: &View, kind: Private, span: (usize, usize)| {
-        let (start, end) = view.original(span);
-        // Of a view's character, all that it stands for.
-        if start < end && text.is_char_boundary(start) && text.is_char_boundary(end) {
-            all.push(Located { span: (start, end), kind });
-        }
-    };
+pub(super) fn find(rules: &Rules, text: &str, views: &Views, turn: &str, known: &Values) -> Vec<Located> {
+    let mut all = located(rules, text, views, known);
     let folded = &views.folded;
-    for found in detect_structured(folded.text()) {
+    if !known.is_empty() {
+        all.extend(listed(text, folded));
+    }
+    if !turn.is_empty() {
+        rules.replied(turn, folded.text(), |(rule, span)| all.extend(place(text, folded, kind(&rule.kind), span)));
+    }
+    without_placeholders(text, &mut all);
+    resolved(all)
+}
+
+/// Finds what must not be passed on in each of many short texts, which are read as one: the detectors' cost of a call counts once.
+pub(super) fn find_in_parts(rules: &Rules, parts: &[&str], known: &Values) -> Vec<Vec<Located>> {
+    let text = parts.join(BETWEEN_PARTS);
+    let mut all = located(rules, &text, &Views::of(&text), known);
+    without_placeholders(&text, &mut all);
+    let all = resolved(all);
+    let mut start = 0;
+    let mut following = all.as_slice();
+    let mut found = Vec::with_capacity(parts.len());
+    for part in parts {
+        let end = start + part.len();
+        let first = following.partition_point(|located| located.span.1 <= start);
+        following = following.get(first..).unwrap_or_default();
+        let within = following.iter().take_while(|located| located.span.0 < end);
+        let clipped = |located: &Located| Located { span: (located.span.0.max(start) - start, located.span.1.min(end) - start), ..*located };
+        let mut own: Vec<Located> = within.map(clipped).collect();
+        if !known.is_empty() {
+            own.extend(listed(part, &View::folded(part)));
+        }
+        found.push(resolved(own));
+        start = end + BETWEEN_PARTS.len();
+    }
+    found
+}
+
+fn kind(code: &str) -> Private {
+    Private::named(code).unwrap_or(Private::Secret)
+}
+
+/// A place of a view in the text that it is of; whole characters.
+fn place(text: &str, view: &View, kind: Private, span: (usize, usize)) -> Option<Located> {
+    let (start, end) = view.original(span);
+    (start < end && text.is_char_boundary(start) && text.is_char_boundary(end)).then_some(Located { span: (start, end), kind })
+}
+
+/// All numbers of a text that lists them: were one of many withheld, the others would tell which one it is.
+fn listed(text: &str, folded: &View) -> Vec<Located> {
+    let numbers = values::numbers(folded);
+    if numbers.len() <= NUMBERS_MAX {
+        return vec![];
+    }
+    numbers.into_iter().filter_map(|span| place(text, folded, Private::Secret, span)).collect()
+}
+
+/// What the detectors find; in any order, and values may overlap.
+fn located(rules: &Rules, text: &str, views: &Views, known: &Values) -> Vec<Located> {
+    let mut all = vec![];
+    let mut add = |view: &View, kind: Private, span: (usize, usize)| all.extend(place(text, view, kind, span));
+    let folded = &views.folded;
+    let ascii = ascii(folded.text());
+    for found in detect_structured(&ascii) {
         let kind = match found.ty.as_str() {
             "CREDIT_CARD" => Private::CardNumber,
             "EMAIL" => Private::Email,
@@ -42,29 +101,50 @@ pub(super) fn find(rules: &Rules, text: &str, views: &Views, turn: &str, known: 
         };
         add(folded, kind, (found.start, found.end));
     }
-    for found in detect_secrets(folded.text()) {
+    for found in detect_secrets(&ascii) {
         add(folded, Private::Secret, (found.start, found.end));
     }
     phone::find(folded.text(), |span| add(folded, Private::Phone, span));
-    let kind = |code: &str| Private::named(code).unwrap_or(Private::Secret);
     for view in views.all() {
         rules.find(view.text(), |(rule, span)| add(view, kind(&rule.kind), span));
-        known.0.find(view, known.1, |kind, span| add(view, kind, span));
+        if let Err(TooManyPlaces(rest)) = known.find(view, |found| add(view, found.kind, found.span)) {
+            // What was not looked at may hold a known value.
+            add(view, Private::Secret, (rest, view.text().len()));
+        }
     }
-    let numbers = values::numbers(folded);
-    if !known.0.is_empty() && numbers.len() > NUMBERS_MAX {
-        // A list in which one number is missing would tell which one it is.
-        numbers.into_iter().for_each(|span| add(folded, Private::Secret, span));
-    }
-    if !turn.is_empty() {
-        rules.replied(turn, folded.text(), |(rule, span)| add(folded, kind(&rule.kind), span));
-    }
-    let placeholders = placeholders(text);
-    all.retain(|located| !placeholders.iter().any(|(from, to)| *from <= located.span.0 && located.span.1 <= *to));
-    resolved(all)
+    all
 }
 
-/// Where placeholders of ours stand: in a text that was redacted before, they are no values.
+/// A text of the same length in ASCII, for detectors of what is ASCII: their patterns know Unicode's words, which costs them a
+/// hundredfold in other texts. Letters of other scripts become letters that no value has, other signs one that parts values.
+fn ascii(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() {
+        return Cow::Borrowed(text);
+    }
+    let mut ascii = String::with_capacity(text.len());
+    for character in text.chars() {
+        let shown = match character {
+            character if character.is_ascii() => character,
+            character if character.is_alphanumeric() => '_',
+            _ => '|',
+        };
+        (0..character.len_utf8()).for_each(|_| ascii.push(shown));
+    }
+    Cow::Owned(ascii)
+}
+
+/// Drops what stands in placeholders of ours: in a text that was redacted before, they are no values.
+fn without_placeholders(text: &str, all: &mut Vec<Located>) {
+    let placeholders = placeholders(text);
+    all.retain(|located| {
+        // They follow each other: the only one that a value can be in is the last that begins before it.
+        let next = placeholders.partition_point(|(from, _)| *from <= located.span.0);
+        let before = next.checked_sub(1).and_then(|last| placeholders.get(last));
+        before.is_none_or(|(_, to)| located.span.1 > *to)
+    });
+}
+
+/// Where placeholders of ours stand.
 fn placeholders(text: &str) -> Vec<(usize, usize)> {
     let length = |rest: &str| {
         let words = Private::ALL.iter().map(|kind| kind.words()).find(|words| rest.starts_with(*words))?;

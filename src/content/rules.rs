@@ -16,6 +16,13 @@ const SET_BYTES_MAX: usize = 64 * 1024 * 1024;
 const DFA_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// The most findings of one rule in one text: more of the same say nothing more.
 const FINDINGS_MAX: usize = 16;
+/// The most matches of one rule whose value is parted from the words around it. Of further ones all is withheld: to part them costs
+/// more than to find them.
+const PARTED_MAX: usize = 64;
+/// The most sentences of a draft that are judged one by one. Behind them text is judged in pieces of [`PIECE`] bytes, and exceptions,
+/// which hold for one sentence, are not heard.
+const SENTENCES_MAX: usize = 512;
+const PIECE: usize = 4096;
 /// Parts an example's turn before from its text.
 const REPLIES: &str = " => ";
 
@@ -101,15 +108,30 @@ impl Rule {
             (start, (found.end()..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len()))
         };
         let bytes = text.as_bytes();
-        let found: Vec<(usize, usize)> = match named {
-            false => pattern.find_iter(bytes).take(most).map(whole).collect(),
-            true => pattern.captures_iter(bytes).filter_map(|captures| captures.name("value")).map(whole).collect(),
-        };
         let counts = |(start, end): &(usize, usize)| {
             let value = text.get(*start..*end).unwrap_or_default();
             !value.is_empty() && !self.except.as_ref().is_some_and(|except| except.is_match(value.as_bytes()))
         };
-        found.into_iter().filter(counts).take(most).collect()
+        if !named {
+            return pattern.find_iter(bytes).map(whole).filter(counts).take(most).collect();
+        }
+        let mut end = 0;
+        let mut parted = 0;
+        let mut found = vec![];
+        for captures in pattern.captures_iter(bytes).take(PARTED_MAX) {
+            parted += 1;
+            end = captures.get(0).map_or(end, |all| all.end());
+            found.extend(captures.name("value").map(whole).filter(counts));
+            if found.len() >= most {
+                return found;
+            }
+        }
+        while parted == PARTED_MAX && found.len() < most {
+            let Some(all) = pattern.find_at(bytes, end) else { break };
+            end = all.end();
+            found.push(whole(all));
+        }
+        found
     }
 }
 
@@ -192,14 +214,16 @@ impl Rules {
 
     /// What the rules find in a view of a text.
     pub fn find<'r>(&'r self, text: &str, mut found: impl FnMut(Found<'r>)) {
-        let sentences = if self.by_sentence { sentences(text) } else { vec![(0, text.len())] };
-        for (start, end) in sentences {
+        let sentences = if self.by_sentence { bounded(text, sentences(text)) } else { vec![(0, text.len())] };
+        for (index, (start, end)) in sentences.into_iter().enumerate() {
+            let is_sentence = index < SENTENCES_MAX;
             let Some(sentence) = text.get(start..end) else { continue };
             // A line that goes on is no end.
             let unwrapped = self.by_sentence.then(|| sentence.replace(['\n', '\r', '\t'], " "));
             let sentence = unwrapped.as_deref().unwrap_or(sentence);
-            let excepted =
-                |rule: &&Rule| self.by_sentence && rule.unless.as_ref().is_some_and(|unless| unless.is_match(sentence.as_bytes()));
+            let excepted = |rule: &&Rule| {
+                self.by_sentence && is_sentence && rule.unless.as_ref().is_some_and(|unless| unless.is_match(sentence.as_bytes()))
+            };
             let matching = self.set.matches(sentence.as_bytes()).into_iter().filter_map(|index| self.rules.get(index));
             let all: Vec<(&Rule, Vec<(usize, usize)>)> = matching
                 .filter(|rule| !excepted(rule))
@@ -276,6 +300,18 @@ fn set(rules: &[Rule]) -> Result<RegexSet, String> {
         .dfa_size_limit(DFA_BYTES_MAX)
         .build();
     built.map_err(|_| "are too large".to_owned())
+}
+
+/// The first [`SENTENCES_MAX`] sentences as they are, and the rest of the text in pieces.
+fn bounded(text: &str, mut sentences: Vec<(usize, usize)>) -> Vec<(usize, usize)> {
+    let Some((mut start, _)) = sentences.get(SENTENCES_MAX).copied() else { return sentences };
+    sentences.truncate(SENTENCES_MAX);
+    while start < text.len() {
+        let end = (start + PIECE..=text.len()).find(|end| text.is_char_boundary(*end)).unwrap_or(text.len());
+        sentences.push((start, end));
+        start = end;
+    }
+    sentences
 }
 
 /// The sentences of a text: they end at `.`, `!`, `?`, an empty line, and before "but" and "however". Their last sign is theirs; a dot

@@ -1,7 +1,7 @@
 //! Values that are known, found again however they are written: by the letters and digits of a text alone, from the beginning of a word
 //! to the end of one. They are known as they are, or, when they were seen before, by keyed digests alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::HashMap;
 use std::hash::Hasher as _;
 
 use siphasher::sip::SipHasher24;
@@ -40,9 +40,13 @@ impl ValueKey {
 
     /// The digest of a value's letters and digits.
     pub fn digest(&self, compact: &str) -> Digest {
-        let mut hasher = SipHasher24::new_with_key(&self.0);
+        let mut hasher = self.hasher();
         hasher.write(compact.as_bytes());
-        Digest { length: u8::try_from(compact.len()).unwrap_or(u8::MAX), hash: hasher.finish() }
+        Digest::new(compact.len(), hasher.finish())
+    }
+
+    fn hasher(&self) -> SipHasher24 {
+        SipHasher24::new_with_key(&self.0)
     }
 }
 
@@ -55,30 +59,57 @@ pub struct Digest {
     pub hash: u64,
 }
 
-/// Values to be found again.
-#[derive(Clone, Debug, Default)]
-pub struct Values {
-    plain: BTreeMap<String, Private>,
-    digests: BTreeMap<Digest, Private>,
-    lengths: BTreeSet<usize>,
+impl Digest {
+    fn new(length: usize, hash: u64) -> Self {
+        Self { length: u8::try_from(length).unwrap_or(u8::MAX), hash }
+    }
 }
 
+/// Values to be found again, each by its digest under one key.
+#[derive(Clone, Debug)]
+pub struct Values {
+    key: ValueKey,
+    digests: HashMap<Digest, Private>,
+    /// Bit `n` is set if a value is known by `n + 1` bytes.
+    lengths: u64,
+}
+
+/// A value that was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found<'a> {
+    /// What it is.
+    pub kind: Private,
+    /// Where it stands in the view.
+    pub span: (usize, usize),
+    /// Its letters and digits.
+    pub compact: &'a str,
+}
+
+/// A view has more places where a value could stand than are looked at. Holds where in the view the rest begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooManyPlaces(pub usize);
+
 impl Values {
-    /// Knows a value as it is.
+    /// None yet.
+    pub fn new(key: ValueKey) -> Self {
+        Self { key, digests: HashMap::new(), lengths: 0 }
+    }
+
+    /// The key of the digests.
+    pub fn key(&self) -> &ValueKey {
+        &self.key
+    }
+
+    /// Knows a value.
     pub fn add(&mut self, value: &str, kind: Private) {
-        let folded = super::normalise::Views::of(value).folded;
-        if let Some(compact) = compact(&folded) {
-            self.lengths.insert(compact.len());
-            let known = self.plain.entry(compact).or_insert(kind);
-            if kind.is_secret() {
-                *known = kind;
-            }
+        if let Some(compact) = compact(&View::folded(value)) {
+            self.add_digest(self.key.digest(&compact), kind);
         }
     }
 
     /// Knows a value by its digest.
     pub fn add_digest(&mut self, digest: Digest, kind: Private) {
-        self.lengths.insert(usize::from(digest.length));
+        self.lengths |= bit(usize::from(digest.length));
         let known = self.digests.entry(digest).or_insert(kind);
         // Of two kinds, that of which nothing is told.
         if kind.is_secret() {
@@ -88,26 +119,48 @@ impl Values {
 
     /// Whether none is known.
     pub fn is_empty(&self) -> bool {
-        self.lengths.is_empty()
+        self.lengths == 0
     }
 
-    /// Where values stand in a view of a text.
-    pub fn find(&self, view: &View, key: &ValueKey, mut found: impl FnMut(Private, (usize, usize))) {
+    /// Finds where values stand in a view of a text.
+    ///
+    /// # Errors
+    /// When more places than [`places_max`] would have to be looked at, as in a text of single letters beside values of many lengths.
+    pub fn find(&self, view: &View, mut found: impl FnMut(Found<'_>)) -> Result<(), TooManyPlaces> {
         if self.is_empty() {
-            return;
+            return Ok(());
         }
         let text = Compact::of(view);
+        let mut left = places_max(view.text().len());
         for (start, at) in &text.starts {
-            for length in &self.lengths {
-                let Some((known, end)) = text.window(*start, *length) else { continue };
-                let kind =
-                    self.plain.get(known).or_else(|| if self.digests.is_empty() { None } else { self.digests.get(&key.digest(known)) });
-                if let Some(kind) = kind {
-                    found(*kind, (*at, end));
+            let mut ends = text.ends_behind(*start) & self.lengths;
+            // What longer values begin with is hashed once.
+            let mut hasher = self.key.hasher();
+            let mut hashed = *start;
+            while ends != 0 {
+                let length = usize::try_from(ends.trailing_zeros()).unwrap_or(0) + 1;
+                ends &= ends - 1;
+                left = left.checked_sub(1).ok_or(TooManyPlaces(*at))?;
+                let Some((compact, end)) = text.window(*start, length) else { break };
+                hasher.write(text.text.get(hashed..start + length).unwrap_or_default().as_bytes());
+                hashed = start + length;
+                if let Some(kind) = self.digests.get(&Digest::new(length, hasher.finish())) {
+                    found(Found { kind: *kind, span: (*at, end), compact });
                 }
             }
         }
+        Ok(())
     }
+}
+
+fn bit(length: usize) -> u64 {
+    u32::try_from(length.saturating_sub(1)).ok().and_then(|place| 1_u64.checked_shl(place)).unwrap_or(0)
+}
+
+/// At how many places of a view of so many bytes it is looked whether a value stands there. Texts that people write have less than one
+/// place a byte, even where values of forty lengths are known.
+pub fn places_max(bytes: usize) -> usize {
+    4096 + 2 * bytes
 }
 
 /// Where words of at least [`VALUE_MIN`] digits stand in a view.
@@ -126,64 +179,123 @@ struct Compact {
     text: String,
     /// Where words begin: here, and in the view.
     starts: Vec<(usize, usize)>,
-    /// Where words end: here, and in the view.
-    ends: Vec<(usize, usize)>,
-    /// Where characters end, for values that are known by their beginning.
-    places: Vec<(usize, usize)>,
+    /// Bit `n` is set if a word ends behind byte `n` of the text, or, for values that are known by their beginning, a character.
+    word_ends: Vec<u64>,
+    character_ends: Vec<u64>,
+    /// Where in the view the character ends that byte `n` of the text belongs to.
+    places: Vec<u32>,
 }
 
 impl Compact {
     fn of(view: &View) -> Self {
-        let mut compact = Self { text: String::with_capacity(view.text().len()), starts: vec![], ends: vec![], places: vec![] };
+        let bytes = view.text().len();
+        let mut compact = Self {
+            text: String::with_capacity(bytes),
+            starts: Vec::with_capacity(bytes / 5),
+            word_ends: vec![0; bytes / 64 + 2],
+            character_ends: vec![0; bytes / 64 + 2],
+            places: Vec::with_capacity(bytes),
+        };
         let mut within = false;
+        if view.text().is_ascii() {
+            for (at, byte) in (0_u32..).zip(view.text().bytes()) {
+                let belongs = byte.is_ascii_alphanumeric();
+                if belongs {
+                    if !within {
+                        compact.starts.push((compact.text.len(), usize::try_from(at).unwrap_or(usize::MAX)));
+                    }
+                    compact.text.push(char::from(byte.to_ascii_lowercase()));
+                    compact.places.push(at + 1);
+                } else if within {
+                    set(&mut compact.word_ends, compact.text.len() - 1);
+                }
+                within = belongs;
+            }
+            if within {
+                set(&mut compact.word_ends, compact.text.len() - 1);
+            }
+            // Each byte is a character.
+            compact.character_ends.fill(u64::MAX);
+            return compact;
+        }
         for (at, character) in view.text().char_indices() {
             let belongs = character.is_alphanumeric();
             match (within, belongs) {
                 (false, true) => compact.starts.push((compact.text.len(), at)),
-                (true, false) => compact.ends.push((compact.text.len(), at)),
+                (true, false) => set(&mut compact.word_ends, compact.text.len() - 1),
                 (true, true) | (false, false) => {}
             }
             within = belongs;
             if belongs {
-                compact.text.extend(character.to_lowercase());
-                compact.places.push((compact.text.len(), at + character.len_utf8()));
+                if character.is_ascii() {
+                    compact.text.push(character.to_ascii_lowercase());
+                } else {
+                    compact.text.extend(character.to_lowercase());
+                }
+                let end = u32::try_from(at + character.len_utf8()).unwrap_or(u32::MAX);
+                compact.places.resize(compact.text.len(), end);
+                set(&mut compact.character_ends, compact.text.len() - 1);
             }
         }
         if within {
-            compact.ends.push((compact.text.len(), view.text().len()));
+            set(&mut compact.word_ends, compact.text.len() - 1);
         }
         compact
     }
 
-    /// The letters and digits from here, so many bytes of them, if a word ends there; and where it ends in the view.
-    fn window(&self, start: usize, length: usize) -> Option<(&str, usize)> {
-        let end = start.checked_add(length)?;
-        // What is longer than it is known by ends anywhere.
-        let (ends, known) = if length + 4 > VALUE_MAX { (&self.places, length) } else { (&self.ends, length) };
-        let index = ends.binary_search_by_key(&end, |(end, _)| *end).ok()?;
-        let (_, at) = ends.get(index)?;
-        Some((self.text.get(start..start + known)?, *at))
+    /// Bit `n` is set if a value of `n + 1` bytes may stand here.
+    fn ends_behind(&self, start: usize) -> u64 {
+        // Values longer than `VALUE_MAX` are stored as their beginnings, so a match of that length may end inside a word.
+        const WHOLE: u64 = u64::MAX >> 4;
+        (behind(&self.word_ends, start) & WHOLE) | (behind(&self.character_ends, start) & !WHOLE)
     }
+
+    /// The letters and digits from here, so many bytes of them; and where they end in the view.
+    fn window(&self, start: usize, length: usize) -> Option<(&str, usize)> {
+        let end = start + length;
+        let place = self.places.get(end.checked_sub(1)?)?;
+        Some((self.text.get(start..end)?, usize::try_from(*place).unwrap_or(usize::MAX)))
+    }
+}
+
+/// Sets a bit.
+fn set(bits: &mut Vec<u64>, place: usize) {
+    if place / 64 >= bits.len() {
+        bits.resize(place / 64 + 1, 0);
+    }
+    if let Some(word) = bits.get_mut(place / 64) {
+        *word |= 1 << (place % 64);
+    }
+}
+
+/// The 64 bits from a place on.
+fn behind(bits: &[u64], place: usize) -> u64 {
+    let word = |index: usize| bits.get(index).copied().unwrap_or(0);
+    let (index, shift) = (place / 64, place % 64);
+    if shift == 0 { word(index) } else { (word(index) >> shift) | (word(index + 1) << (64 - shift)) }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::content::normalise::Views;
 
     fn found(values: &Values, text: &str) -> Vec<String> {
         let view = Views::of(text).folded;
         let mut found = vec![];
-        values.find(&view, &ValueKey::new([7; 16]), |_, span| {
-            let (start, end) = view.original(span);
+        let all = values.find(&view, |value| {
+            let (start, end) = view.original(value.span);
             found.push(text[start..end].to_owned());
         });
+        assert_eq!(all, Ok(()));
         found
     }
 
     #[test]
     fn a_value_is_found_however_it_is_written() {
-        let mut values = Values::default();
+        let mut values = Values::new(ValueKey::new([7; 16]));
         values.add("Jane O'Doe", Private::Record);
         values.add_digest(ValueKey::new([7; 16]).digest("4215"), Private::VerificationCode);
         let long = format!("sk_live_{}", "a1b2c3d4".repeat(12));
@@ -201,5 +313,45 @@ mod tests {
         }
         assert_eq!(found(&values, &format!("<{long}>")).len(), 1);
         assert_eq!(found(&values, "421"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_text_of_single_letters_is_looked_at_a_bounded_number_of_times() {
+        let key = ValueKey::new([7; 16]);
+        let mut values = Values::new(key);
+        (VALUE_MIN..=VALUE_MAX).for_each(|length| values.add_digest(key.digest(&"x".repeat(length)), Private::Secret));
+        let text = "a ".repeat(32 * 1024);
+        let mut all = 0;
+        let Err(TooManyPlaces(rest)) = values.find(&Views::of(&text).folded, |_| all += 1) else { panic!("it has too many") };
+        assert!(rest > 0 && rest < text.len() / 2 && all == 0, "{rest} {all}");
+    }
+
+    proptest! {
+        /// Against a plain model: every row of whole words of the text that is a value.
+        #[test]
+        fn values_are_found_as_a_plain_search_finds_them(text in "[a-c1 é\\-]{0,120}", known in proptest::collection::vec("[a-c1é]{4,9}", 0..8)) {
+            let key = ValueKey::new([7; 16]);
+            let mut values = Values::new(key);
+            for (index, value) in known.iter().enumerate() {
+                let Some(compact) = compact(&Views::of(value).folded) else { continue };
+                if index % 2 == 0 { values.add(value, Private::Record) } else { values.add_digest(key.digest(&compact), Private::Record) }
+            }
+            let view = Views::of(&text).folded;
+            let mut found = vec![];
+            prop_assert_eq!(values.find(&view, |value| found.push(value.span)), Ok(()));
+            let words: Vec<(usize, &str)> = view.text().split(|sign: char| !sign.is_alphanumeric()).map(|word| (word.as_ptr() as usize - view.text().as_ptr() as usize, word)).filter(|(_, word)| !word.is_empty()).collect();
+            let compacts: Vec<String> = known.iter().filter_map(|value| compact(&Views::of(value).folded)).collect();
+            let mut expected = vec![];
+            for first in 0..words.len() {
+                let mut row = String::new();
+                for (at, word) in &words[first..] {
+                    row.push_str(&word.to_lowercase());
+                    if compacts.contains(&row) {
+                        expected.push((words[first].0, at + word.len()));
+                    }
+                }
+            }
+            prop_assert_eq!(found, expected);
+        }
     }
 }

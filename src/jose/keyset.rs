@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 
 use crate::jose::{Algorithm, TokenFault};
+use crate::json;
 
 /// The largest key set that is read, in bytes.
 pub const BYTES_MAX: usize = 256 * 1024;
@@ -64,8 +65,11 @@ impl KeySet {
     /// # Errors
     /// When it is no JWK set, or no key of it can be used.
     pub fn read(text: &[u8]) -> Result<Self, KeySetFault> {
-        let read: Jwks = serde_json::from_slice(text).map_err(|_| KeySetFault::Unreadable)?;
-        if text.len() > BYTES_MAX || read.keys.len() > KEYS_MAX {
+        if text.len() > BYTES_MAX {
+            return Err(KeySetFault::Unreadable);
+        }
+        let read: Jwks = json::read_as(text).map_err(|_| KeySetFault::Unreadable)?;
+        if read.keys.len() > KEYS_MAX {
             return Err(KeySetFault::Unreadable);
         }
         let mut set = Self::default();

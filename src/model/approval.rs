@@ -101,8 +101,17 @@ pub struct BoundCall {
     pub resource_version: String,
     /// Arguments that must be the same.
     pub exact: Object,
-    /// Arguments that may be at most this; integers alone.
+    /// Arguments that may be at most this; integers only.
     pub at_most: Object,
+    /// Attributes of the case, its customer among them.
+    #[serde(default)]
+    pub case_attributes: Object,
+    /// Attributes of the resource.
+    #[serde(default)]
+    pub resource_attributes: Object,
+    /// Further facts that the tool service reported.
+    #[serde(default)]
+    pub facts: Object,
 }
 
 impl BoundCall {
@@ -111,14 +120,22 @@ impl BoundCall {
         self.exact.iter().chain(&self.at_most).map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
-    /// The call without what `at_most` bounds and without the case's version, which have reasons of their own.
+    /// The case's customer; empty if the case names none.
+    pub fn customer(&self) -> &str {
+        self.case_attributes.get("customer").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// Returns whether an approval of this call is one of `call`: every member is the same, except that bounded arguments may be
+    /// smaller. The case's version and attributes are left to the caller, because their change has a reason of its own; the
+    /// customer is compared here.
     pub fn covers(&self, call: &Self) -> bool {
-        let rest = |call: &Self| Self { at_most: Object::new(), case_version: String::new(), ..call.clone() };
+        let rest =
+            |call: &Self| Self { at_most: Object::new(), case_version: String::new(), case_attributes: Object::new(), ..call.clone() };
         let within = self.at_most.iter().all(|(name, most)| match (most, call.at_most.get(name)) {
             (Value::Integer(most), Some(Value::Integer(value))) => value <= most,
             _ => false,
         });
-        rest(self) == rest(call) && self.at_most.len() == call.at_most.len() && within
+        rest(self) == rest(call) && self.customer() == call.customer() && self.at_most.len() == call.at_most.len() && within
     }
 }
 

@@ -9,9 +9,9 @@ use crate::audit::record::{DecisionRecord, Record, Surroundings};
 use crate::caller::Peer;
 use crate::clock::Stopwatch;
 use crate::entities::direct::On;
-use crate::entropy::{evaluation_id, nonce};
+use crate::entropy::nonce;
 use crate::model::answer::{Answer, Gate, Mode};
-use crate::model::call::{Call, PlainCall};
+use crate::model::call::{Call, Case, PlainCall};
 use crate::model::chain::{Caller, Chain};
 use crate::model::refusal::Refusal;
 use crate::model::right::Right;
@@ -181,7 +181,7 @@ impl Pdp {
         let reference = &call.resource.reference;
         let display = visible(&format!("{} on {} {} of case {}", call.action, reference.kind, reference.id, call.case.id));
         let digest = self.audit.digest(&call.digest_input());
-        let mut answer = self.answer(moment, judged, mode, (&call.correlation.request, display, digest))?;
+        let mut answer = self.answer(moment, judged, mode, (Some(&call.case), &call.correlation.request, display, digest))?;
         answer.signals = Box::new(signals);
         if let Presented::Usable(approval) = &presented
             && answer.allows()
@@ -220,17 +220,22 @@ impl Pdp {
         let judged = self.judge_plain(moment, call)?;
         let mode = if origin.purpose == Purpose::Explain { Mode::DryRun } else { Mode::Enforce };
         let digest = self.audit.digest(&call.digest_input());
-        let answer = self.answer(moment, judged, mode, (&call.correlation.request, String::new(), digest))?;
+        let answer = self.answer(moment, judged, mode, (None, &call.correlation.request, String::new(), digest))?;
         let record = DecisionRecord::of_plain(&answer, caller, call, self.surroundings(origin)?);
         Ok(Evaluated { answer, record, facts, burn: None, reservations: vec![] })
     }
 
-    pub(super) fn answer(&self, moment: &Moment, judged: Judged, mode: Mode, of: (&str, String, String)) -> Result<Answer, Refusal> {
-        let (request_id, display, call_digest) = of;
-        let id = evaluation_id(self.entropy.as_ref(), moment.now).map_err(no_entropy)?;
+    pub(super) fn answer(
+        &self,
+        moment: &Moment,
+        judged: Judged,
+        mode: Mode,
+        of: (Option<&Case>, &str, String, String),
+    ) -> Result<Answer, Refusal> {
+        let (case, request_id, display, call_digest) = of;
         Ok(Answer {
             request_id: request_id.to_owned(),
-            evaluation_id: id.to_string(),
+            evaluation_id: self.evaluation_id(case, moment.now)?,
             evaluated_at: moment.now,
             outcome: judged.outcome,
             gate: judged.gate,

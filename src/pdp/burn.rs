@@ -13,9 +13,9 @@ use crate::audit::events::{self, Actor};
 use crate::audit::record::{DecisionRecord, Record};
 use crate::entities::direct::{OfRequest, On};
 use crate::jose::{LEEWAY_OWN, TokenFault};
-use crate::json::Value;
+use crate::json::{Object, Value};
 use crate::model::answer::{Answer, Gate, Obligation, Outcome, PolicyVersion, Reason};
-use crate::model::approval::{Approval, State, Subject, UsedApproval};
+use crate::model::approval::{Approval, BoundCall, State, Subject, UsedApproval};
 use crate::model::call::Call;
 use crate::model::chain::{Caller, Chain};
 use crate::model::refusal::Refusal;
@@ -103,9 +103,13 @@ pub(super) fn receipt_key(caller: &Caller, call: &Call, approval: &str) -> Recei
     }
 }
 
-/// The digest that makes two calls of an operation the same: all of what is bound, with every argument as it is.
+/// Digests a call so that a retry of an operation can be told from another call under the same operation id. Attributes and facts
+/// are left out, except the customer, because the operation itself may have changed them before its retry.
 pub(super) fn call_digest(environment: &str, chain: &Chain, call: &Call) -> String {
-    binding::digest(&binding::bound_call(environment, chain, call, &[]))
+    let bound = binding::bound_call(environment, chain, call, &[]);
+    let customer = bound.case_attributes.get_key_value("customer").map(|(name, value)| (name.clone(), value.clone()));
+    let (resource_attributes, facts) = (Object::new(), Object::new());
+    binding::digest(&BoundCall { case_attributes: customer.into_iter().collect(), resource_attributes, facts, ..bound })
 }
 
 /// The approval as an answer shows it.
@@ -170,6 +174,11 @@ impl Pdp {
         }
         if bound.case_version != now.case_version {
             return Presented::Denied(Reason::CaseChanged);
+        }
+        // The tool service reports the case and the person behind the supervisor with each call. Under the same version and subject
+        // both must be what the reviewer was shown.
+        if bound.case_attributes != now.case_attributes || approval.binding.supervisor_person != chain.token.supervisor_person {
+            return Presented::Denied(Reason::ApprovalOutOfScope);
         }
         if self.eligible(moment, &approval) < approval.binding.quorum {
             return Presented::Denied(Reason::ApprovalRevoked);

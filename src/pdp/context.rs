@@ -20,6 +20,7 @@ use crate::model::refusal::Refusal;
 use crate::model::roles::{ContentRoles, Roles};
 use crate::model::vouched::Vouched;
 use crate::pdp::authorize::Origin;
+use crate::pdp::context::texts::CaseValues;
 use crate::pdp::judge::Judged;
 use crate::pdp::memory::redacted::{PREPARED, Remembered, context_key, values_key};
 use crate::pdp::weigh::{About, Weighed};
@@ -120,7 +121,7 @@ impl Pdp {
         let Weighed { judged, signals, .. } = self.weighed(moment, roles, (caller, &chain, &call), about).await?;
         *facts = self.call_facts(roles, &chain, &call, &judged);
         let digest = self.audit.digest(&call.digest_input());
-        let mut answer = self.answer(moment, judged, Mode::Enforce, ("", String::new(), digest))?;
+        let mut answer = self.answer(moment, judged, Mode::Enforce, (Some(&call.case), "", String::new(), digest))?;
         answer.signals = Box::new(signals);
         let mut prepared = Prepared::default();
         let mut records = vec![];
@@ -154,14 +155,16 @@ impl Pdp {
         let visited = self.ask(tenant, making.moment, &read).await;
         // Numbers would not be the same; drafts are judged by what could not be known then.
         let times = visited.map(|visited| visited.memories.into_iter().flatten().collect::<Vec<_>>()).unwrap_or_default();
-        let mut remembered = Remembered::of(&times);
+        let remembered = Remembered::of(&times);
         let before = remembered.values.len();
+        let key_of_case = self.keys.load().of_case(&asked.case.tenant, &asked.case.id);
+        let mut values = CaseValues::new(key_of_case, remembered);
 
         let mut prepared = Prepared::default();
-        let mut hidden = vec![];
-        let mut lines = self.facts(making, &asked.record, &mut remembered, &mut prepared, &mut hidden)?;
-        let articles = self.articles(making, &asked.articles, &mut remembered, &mut prepared)?;
-        let texts = self.texts(making, asked, &hidden, &mut remembered, &mut prepared);
+        let mut lines = facts::facts(making, &asked.record, &mut values, &mut prepared)?;
+        let articles = facts::articles(making, &asked.articles, &mut values, &mut prepared)?;
+        let texts = texts::texts(making, asked, &mut values, &mut prepared);
+        let remembered = values.remembered;
         let constraints = constraints(making);
         budget::fit(asked.max_bytes, &constraints, (&mut lines, articles, texts), &mut prepared);
         for segment in &mut prepared.segments {

@@ -144,7 +144,7 @@ impl Pdp {
         let entitled = is_entitled(policies, &chain, &call, &judged);
         let known = if entitled { known } else { Known { prepared: known.prepared, ..Known::default() } };
         let digest = self.audit.digest(&digest_input(&call, asked));
-        let mut answer = self.answer(moment, judged, Mode::Enforce, ("", String::new(), digest))?;
+        let mut answer = self.answer(moment, judged, Mode::Enforce, (Some(&call.case), "", String::new(), digest))?;
         answer.signals = Box::new(signals);
         let mut evaluated = Evaluated { disposition: verdict, draft_digest: draft_digest(&asked.draft), ..Evaluated::default() };
         self.settle(moment, (caller, &chain, &call), asked, &known, (&mut answer, &mut evaluated))?;
@@ -174,7 +174,7 @@ impl Pdp {
         let customer: Vec<&(String, String)> = genuine(Channel::Untrusted).collect();
         let cited = |id: &String| sources.iter().chain(&customer).any(|(known, _)| known == id);
         let facts = case_facts(&asked.case);
-        let values: Values = remembered.values();
+        let values: Values = remembered.values(keys.of_case(&asked.case.tenant, case));
         let draft = Draft {
             text: &asked.draft,
             sources: sources.iter().map(|(_, text)| text.as_str()).chain([facts.as_str()]).collect(),
@@ -183,7 +183,7 @@ impl Pdp {
             unknown_source: sources.len() + customer.len() < asked.sources.len() || !asked.citations.iter().all(cited),
             confidence: asked.confidence,
             locale: &asked.locale,
-            redacted: (&values, &keys.of_case(&asked.case.tenant, case)),
+            redacted: &values,
         };
         Known {
             found: moment.snapshot.bundle.rules.detectors.draft(&draft),

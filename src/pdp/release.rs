@@ -59,6 +59,7 @@ impl Pdp {
             generation: self.store.seen().generation,
             tenant: call.case.tenant.clone(),
             case: call.case.id.clone(),
+            customer: call.customer().to_owned(),
             case_version: call.case.version.clone(),
             agent: Subject { iss: chain.token.agent_issuer.clone(), sub: chain.agent.clone() },
             supervisor: Subject { iss: chain.token.supervisor_issuer.clone(), sub: chain.supervisor.clone() },

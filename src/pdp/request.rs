@@ -52,6 +52,11 @@ impl Pdp {
         }
         let template = self.template(moment, &binding)?;
         justified(&asked.justification, template)?;
+        for (index, id) in asked.justification.evidence.iter().enumerate() {
+            if !self.is_evaluation_of(id, &binding.call.tenant, &binding.call.case) {
+                return Err(Refusal::invalid(format!("justification.evidence[{index}]"), "is not an evaluation of this case"));
+            }
+        }
         self.not_halted(moment, &binding)?;
         let templates = &moment.snapshot.bundle.approvals;
         let approval = self.pending(moment, binding, asked.justification, template)?;

@@ -26,6 +26,29 @@ impl Pdp {
         }
     }
 
+    /// To be called every second: notes the head of the audit log outside of the log, so that a start sees whether the log lost its end.
+    pub async fn note_head(&self) {
+        let Some(head) = self.audit.head().filter(|head| self.replica.head().as_ref() != Some(head)) else { return };
+        // The store first: what stands in the replica's file is not noted again. A store that fails is logged there.
+        let in_store = self.store.note_head(head.clone()).await;
+        match self.replica.note_head(&head) {
+            Err(error) => tracing::error!(name: "audit.head_not_noted", error = %error, "a restart might not see that the log lost lines"),
+            Ok(()) if in_store.is_err() => tracing::warn!(name: "audit.head_not_in_store", "the next head is noted there"),
+            Ok(()) => {}
+        }
+    }
+
+    /// To be called every few seconds: tells the witness the head of the audit log. Returns whether there is a witness and it was told.
+    pub async fn tell_witness(&self) -> bool {
+        let (Some(witness), Some(head)) = (&self.witness, self.audit.head()) else { return true };
+        let told = witness.append(self.replica.id(), self.audit.log(), &head, &self.clock.now().to_string()).await;
+        if let Err(error) = &told {
+            self.telemetry.metrics.witness_failed();
+            tracing::error!(name: "audit.witness_not_told", error = %error, "the witness of the audit log does not take its head");
+        }
+        told.is_ok()
+    }
+
     /// To be called every second: lets approvals expire, and records what was left unrecorded.
     pub async fn sweep(&self) {
         let now = self.clock.now();

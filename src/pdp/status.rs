@@ -72,8 +72,11 @@ impl Pdp {
             self.tick().await;
             self.send_unsent().await;
             self.refresh().await;
+            let stopped = self.audit.append(now, Record::Stopped(self.server_record())).await;
+            self.note_head().await;
+            self.tell_witness().await;
             self.store.close().await;
-            self.audit.append(now, Record::Stopped(self.server_record())).await
+            stopped
         });
         if let Err(error) = stopped {
             tracing::error!(name: "audit.stop_not_recorded", error = %error);

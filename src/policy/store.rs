@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use cedar_policy::{Entities, Entity, EntityUid, Schema};
 use serde_json::value::RawValue;
 
+use crate::json;
 use crate::model::fault::Fault;
 use crate::model::roles::{Roles, Supplier};
 use crate::policy::source::Source;
@@ -118,6 +119,10 @@ fn read(source: &Source, schema: Option<&Schema>) -> Result<Vec<Found>, Vec<Faul
         // The raw value is a slice of the text, so the difference of their addresses is its offset.
         let at = raw.get().as_ptr().addr().saturating_sub(source.text.as_ptr().addr());
         let span = (at, raw.get().lines().next().map_or(1, str::len));
+        if let Err(fault) = json::check_members(raw.get()) {
+            faults.push(Fault::new(&source.file, &source.text, span, format!("`{}` {}", fault.path, fault.problem)));
+            continue;
+        }
         let value = serde_json::from_str(raw.get()).map_err(|error| error.to_string());
         match value.and_then(|value: serde_json::Value| Entity::from_json_value(value, schema).map_err(|error| chain(&error))) {
             Ok(entity) => found.push((span, entity)),

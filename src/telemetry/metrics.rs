@@ -8,7 +8,7 @@ use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 use crate::telemetry::{
     METRIC_APPROVALS, METRIC_APPROVALS_PENDING, METRIC_AUDIT_FAILURES, METRIC_AUDIT_LOST, METRIC_AUDIT_SUPPRESSED,
     METRIC_DECISION_DURATION, METRIC_DECISIONS, METRIC_EXPORT_FAILED, METRIC_LAST_SUCCESS, METRIC_REFUSALS, METRIC_RELOADS, METRIC_RPC,
-    METRIC_STORE_FAILURES, METRIC_WINDOWS_ENTRIES, METRIC_WINDOWS_FAILURES,
+    METRIC_STORE_FAILURES, METRIC_WINDOWS_ENTRIES, METRIC_WINDOWS_FAILURES, METRIC_WITNESS_FAILURES,
 };
 
 /// 10 µs to 100 ms: the semantic conventions' own bounds begin at 5 ms.
@@ -27,6 +27,7 @@ pub struct Metrics {
     audit_failures: Gauge<u64>,
     audit_lost: Gauge<u64>,
     audit_suppressed: Counter<u64>,
+    witness_failures: Counter<u64>,
     approvals: Counter<u64>,
     approvals_pending: Gauge<u64>,
     store_failures: Gauge<u64>,
@@ -59,6 +60,10 @@ impl Metrics {
                 .u64_counter(METRIC_AUDIT_SUPPRESSED)
                 .with_description("refusals of unknown peers that were counted and not written, for want of space")
                 .build(),
+            witness_failures: meter
+                .u64_counter(METRIC_WITNESS_FAILURES)
+                .with_description("heads of the audit log that its witness did not take")
+                .build(),
             approvals: meter.u64_counter(METRIC_APPROVALS).with_description("transitions and uses of approvals").build(),
             approvals_pending: meter.u64_gauge(METRIC_APPROVALS_PENDING).with_description("approvals that wait for reviewers").build(),
             store_failures: meter
@@ -75,6 +80,7 @@ impl Metrics {
         // A counter that was never added to is not shown, and an alert on it would wait for the first loss.
         metrics.export_failed.add(0, &[]);
         metrics.audit_suppressed.add(0, &[]);
+        metrics.witness_failures.add(0, &[]);
         metrics.audit(0, 0);
         metrics.approvals_pending.record(0, &[]);
         metrics.store_failures(0);
@@ -117,6 +123,11 @@ impl Metrics {
     pub fn audit(&self, failures: u64, lost: u64) {
         self.audit_failures.record(failures, &[]);
         self.audit_lost.record(lost, &[]);
+    }
+
+    /// The witness of the audit log did not take its head.
+    pub fn witness_failed(&self) {
+        self.witness_failures.add(1, &[]);
     }
 
     /// An approval was requested, approved, denied, consumed, repeated, replayed or ended.

@@ -299,7 +299,7 @@ impl Runner<'_> {
 
     /// What is found in a draft: its sources are what they say, and the case's facts are one.
     fn found(&self, case: &Case, text: &str, call: &Call) -> Found {
-        let (key, mut values) = (ValueKey::new([0; 16]), Values::default());
+        let mut values = Values::new(ValueKey::new([0; 16]));
         case.redacted.iter().for_each(|value| values.add(value, Private::Record));
         let facts = output::case_facts(&call.case);
         let draft = Draft {
@@ -310,7 +310,7 @@ impl Runner<'_> {
             unknown_source: false,
             confidence: case.confidence.unwrap_or(CONFIDENCE),
             locale: &case.locale,
-            redacted: (&values, &key),
+            redacted: &values,
         };
         self.bundle.rules.detectors.draft(&draft)
     }

@@ -66,7 +66,7 @@ async fn a_denial_is_requested_reviewed_fetched_and_used_once_and_each_step_is_r
         // What was said stands nowhere in clear.
         let text = serde_json::to_string(&lines).unwrap();
         assert!(!text.contains("asks for a credit") && !text.contains("because") && !text.contains(&token), "{text}");
-        countersign::audit::verify::verify(&app.data.join("audit")).unwrap();
+        crate::harness::verify(&app.data.join("audit")).unwrap();
     });
 }
 
@@ -475,7 +475,7 @@ async fn a_flood_of_requests_stays_within_its_caps_and_loses_none() {
 /// A binding of its own: three to a case, a hundred agents.
 fn flood(index: usize) -> Binding {
     let call: BoundCall = serde_json::from_value(json!({
-        "v": "countersign.call/1", "environment": "development", "tenant": "acme", "case": format!("case-{}", index / 3), "case_version": "1",
+        "v": "countersign.call/2", "environment": "development", "tenant": "acme", "case": format!("case-{}", index / 3), "case_version": "1",
         "step": "action", "supervisor": {"iss": "", "sub": "rep-1"}, "agent": {"iss": "", "sub": format!("bot-{}", index % 100)},
         "audience": "support-tools", "action": "account.credit", "resource_type": "Account", "resource_id": format!("account-{index}"),
         "resource_version": "", "exact": {"currency": "EUR"}, "at_most": {"amount_minor": 1},

@@ -148,6 +148,10 @@ impl Segment for KillingSegment {
     fn set_len(&mut self, length: u64) -> std::io::Result<()> {
         self.below.set_len(length)
     }
+
+    fn is_at(&self, path: &Path, length: u64) -> std::io::Result<bool> {
+        self.below.is_at(path, length)
+    }
 }
 
 /// A server in a process of its own that is killed at its first use of an approval; started by the tests below.
@@ -214,7 +218,7 @@ async fn a_server_killed_between_burn_record_and_answer_gives_the_one_answer_whe
         let again = desk.ask(&with_token(&credit(400), &token, "op-1")).await;
         assert_eq!((again.evaluation_id.as_str(), &again.audit), (answer.evaluation_id.as_str(), &answer.audit));
         assert_eq!(uses(&data), [answer.evaluation_id], "one record: {kill}");
-        countersign::audit::verify::verify(&data.join("audit")).unwrap();
+        crate::harness::verify(&data.join("audit")).unwrap();
         app.stop().await;
     }
 }

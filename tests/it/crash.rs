@@ -8,11 +8,10 @@ use std::process::Command;
 
 use countersign::api::v1;
 use countersign::api::v1::decision_service_client::DecisionServiceClient;
-use countersign::audit::verify::verify;
 use rustix::process::Signal;
 use tonic::Code;
 
-use crate::harness::{Process, channel, is_root, lines, open_root, order_check, program, temp};
+use crate::harness::{Process, channel, is_root, lines, open_root, order_check, program, temp, verify};
 
 /// Rounds of kill and restart; more in a soak.
 fn rounds() -> usize {

@@ -19,6 +19,7 @@ use countersign::api::v1::admin_service_client::AdminServiceClient;
 use countersign::api::v1::decision_service_client::DecisionServiceClient;
 use countersign::app::{self, Seams};
 use countersign::audit::disk::{Disk, Segment, SystemDisk};
+use countersign::audit::verify::{Expected, Report, VerifyError};
 use countersign::bundle::folder::Folder;
 use countersign::bundle::{Bundle, Reading};
 use countersign::config::Config;
@@ -216,6 +217,12 @@ pub(crate) fn lines(data: &Path) -> Vec<Value> {
     segments.sort();
     let text: String = segments.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Checks an audit log with the key that stands beside it, as `countersign audit verify` does.
+pub(crate) fn verify(audit: &Path) -> Result<Report, VerifyError> {
+    let key = std::fs::read(audit.parent().unwrap().join("keys/audit-digest.key")).unwrap();
+    countersign::audit::verify::verify(audit, &Expected { key: Some(key.try_into().unwrap()), heads: vec![] })
 }
 
 /// Case facts of the reference bundle.

@@ -22,7 +22,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("caep", &["delegation", "jose", "json", "model"]),
     // What a human said: the store is its own, so that a burn and its receipt are one transaction.
     ("approvals", &["jose", "json", "model"]),
-    ("policy", &["model"]),
+    // Entities of a bundle are JSON, too.
+    ("policy", &["json", "model"]),
     ("entities", &["json", "model", "policy"]),
     ("decision", &["model", "policy"]),
     ("obligations", &["decision", "model", "policy"]),
@@ -133,7 +134,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("prost_types", &["api"]),
     ("redis", &["windows"]),
     ("regex", &["content"]),
-    ("reqwest", &["delegation"]),
+    ("reqwest", &["app", "audit", "delegation"]),
     ("rustix", &["audit"]),
     ("rustls", &["caller"]),
     ("siphasher", &["content"]),

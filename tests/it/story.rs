@@ -272,7 +272,7 @@ async fn an_agent_proposes_a_credit_a_human_approves_it_and_it_happens_once() {
         drop(tool);
         for (server, name) in world.servers.into_iter().zip(["one", "two"]) {
             assert!(server.stop().success());
-            countersign::audit::verify::verify(&world.folder.path().join(name).join("audit")).unwrap();
+            crate::harness::verify(&world.folder.path().join(name).join("audit")).unwrap();
         }
         drop(world.postgres);
     }

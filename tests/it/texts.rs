@@ -589,7 +589,7 @@ fn detectors() -> &'static Detectors {
 }
 
 fn private(text: &str, turn: &str) -> Vec<Located> {
-    detectors().private(text, turn, (&Values::default(), &ValueKey::new([1; 16])))
+    detectors().private(text, turn, &Values::new(ValueKey::new([1; 16])))
 }
 
 fn redacted(text: &str, turn: &str) -> String {
@@ -663,9 +663,9 @@ proptest! {
         prop_assert!(found.windows(2).all(|pair| pair[0].span.1 <= pair[1].span.0), "{found:?}");
         let screened = detectors().screen(&[Untrusted { source: "chat".into(), text: text.clone() }]);
         prop_assert!(screened.findings.iter().all(|finding| finding.span.is_some_and(whole)), "{screened:?}");
-        let (values, key) = (Values::default(), ValueKey::new([1; 16]));
+        let values = Values::new(ValueKey::new([1; 16]));
         let draft = Draft {
-            text: &text, sources: vec![&turn], customer: vec![], has_sources: true, unknown_source: false, confidence: 90, locale: "", redacted: (&values, &key),
+            text: &text, sources: vec![&turn], customer: vec![], has_sources: true, unknown_source: false, confidence: 90, locale: "", redacted: &values,
         };
         let judged = detectors().draft(&draft);
         prop_assert!(judged.findings.iter().all(|finding| finding.span.is_none_or(whole)), "{judged:?}");

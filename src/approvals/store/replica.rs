@@ -1,13 +1,14 @@
-//! What a replica remembers outside of the store: its own name, and the highest revision that it has seen. So a store that went back
-//! in time is recognized, even if every server was stopped meanwhile.
+//! What a replica notes in a file of its own: its name, the highest revision of the store that it has seen, and the head of its audit
+//! log. A store that went back in time, and a log that lost its end, are recognized at the next start by what is noted here.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use crate::approvals::store::Seen;
+use crate::model::head::Head;
 
 /// The file that stands while the windows' server was not told all.
 const UNSENT: &str = "windows-unsent";
@@ -17,7 +18,14 @@ const UNSENT: &str = "windows-unsent";
 pub struct Replica {
     path: PathBuf,
     id: String,
-    seen: Mutex<Option<Seen>>,
+    noted: Mutex<Noted>,
+}
+
+/// What is noted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Noted {
+    seen: Option<Seen>,
+    head: Option<Head>,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -25,6 +33,8 @@ pub struct Replica {
 struct Written {
     replica: String,
     seen: Option<Seen>,
+    #[serde(default)]
+    head: Option<Head>,
 }
 
 impl Replica {
@@ -38,11 +48,12 @@ impl Replica {
             Ok(text) => {
                 let written: Written =
                     serde_json::from_slice(&text).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "`replica.json` is damaged"))?;
-                Ok(Self { path, id: written.replica, seen: Mutex::new(written.seen) })
+                let noted = Noted { seen: written.seen, head: written.head };
+                Ok(Self { path, id: written.replica, noted: Mutex::new(noted) })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let replica = Self { path, id: fresh.to_owned(), seen: Mutex::default() };
-                replica.write(None)?;
+                let replica = Self { path, id: fresh.to_owned(), noted: Mutex::default() };
+                replica.write(&Noted::default())?;
                 Ok(replica)
             }
             Err(error) => Err(error),
@@ -56,18 +67,46 @@ impl Replica {
 
     /// The highest revision that it has seen.
     pub fn seen(&self) -> Option<Seen> {
-        self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.noted().seen.clone()
     }
 
-    /// Notes what was seen.
+    /// The head of the audit log that was noted last.
+    pub fn head(&self) -> Option<Head> {
+        self.noted().head.clone()
+    }
+
+    /// The file's path, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Notes a revision of the store.
     ///
     /// # Errors
     /// When it can't be written.
     pub fn note(&self, seen: &Seen) -> io::Result<()> {
-        let mut noted = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if noted.as_ref() != Some(seen) {
-            self.write(Some(seen))?;
-            *noted = Some(seen.clone());
+        self.change(|noted| noted.seen = Some(seen.clone()))
+    }
+
+    /// Notes the head of the audit log.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn note_head(&self, head: &Head) -> io::Result<()> {
+        self.change(|noted| noted.head = Some(head.clone()))
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Noted> {
+        self.noted.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Noted)) -> io::Result<()> {
+        let mut noted = self.noted();
+        let mut changed = noted.clone();
+        change(&mut changed);
+        if *noted != changed {
+            self.write(&changed)?;
+            *noted = changed;
         }
         Ok(())
     }
@@ -92,8 +131,8 @@ impl Replica {
         }
     }
 
-    fn write(&self, seen: Option<&Seen>) -> io::Result<()> {
-        let written = Written { replica: self.id.clone(), seen: seen.cloned() };
+    fn write(&self, noted: &Noted) -> io::Result<()> {
+        let written = Written { replica: self.id.clone(), seen: noted.seen.clone(), head: noted.head.clone() };
         let new = self.path.with_extension("new");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(&serde_json::to_vec(&written).unwrap_or_default())?;

@@ -7,7 +7,7 @@ use sqlx::{Executor as _, Row as _};
 use crate::approvals::store::{Location, OpenError, Options, Seen, StoreError};
 
 /// Each version's statements; a version, once released, is never changed.
-const MIGRATIONS: [&[&str]; 3] = [
+const MIGRATIONS: [&[&str]; 4] = [
     &[
         "CREATE TABLE approvals (
         id TEXT PRIMARY KEY, generation TEXT NOT NULL, revision BIGINT NOT NULL, state TEXT NOT NULL, tenant TEXT NOT NULL,
@@ -55,6 +55,8 @@ const MIGRATIONS: [&[&str]; 3] = [
     ],
     // Released drafts that were sent. They are forgotten when no token of theirs can be alive.
     &["CREATE TABLE releases (id TEXT PRIMARY KEY, at BIGINT NOT NULL)"],
+    // The head of each replica's audit log.
+    &["CREATE TABLE heads (replica TEXT PRIMARY KEY, line BIGINT NOT NULL, hash TEXT NOT NULL)"],
 ];
 
 /// Brings the tables up to date, and says which generation and revision the store is at.

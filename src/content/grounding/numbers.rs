@@ -1,5 +1,6 @@
 //! Numbers and amounts, in digits and in words, with what they count.
 
+use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use crate::content::grounding::words::{
@@ -86,6 +87,11 @@ impl Number {
 
 /// The currency that stands last in a text, as a sign or as a word, and where it begins.
 fn currency_before(before: &str) -> Option<(usize, &'static str)> {
+    // A currency ends with a letter, its sign, or a dot.
+    let last = before.chars().next_back()?;
+    if last.is_whitespace() || last.is_ascii_digit() || last.is_ascii_punctuation() && !matches!(last, '$' | '.') {
+        return None;
+    }
     let starts = before.char_indices().rev().take(6).map(|(at, _)| at);
     let known = |start: usize| {
         let written = before.get(start..)?;
@@ -108,6 +114,9 @@ pub(super) fn unit_after(text: &str, at: usize) -> Option<Unit> {
 
 /// What digits mean with this sign between thousands and this one before the fraction.
 fn reading(written: &str, grouping: char, point: char) -> Option<f64> {
+    if written.bytes().all(|byte| byte.is_ascii_digit()) {
+        return written.parse().ok();
+    }
     let (whole, fraction) = written.split_once(point).unwrap_or((written, "0"));
     let mut groups = whole.split([grouping, ' ', '\'']);
     let first = groups.next()?;
@@ -186,76 +195,91 @@ fn spelled(text: &str, tokens: &[Token<'_>]) -> Vec<Number> {
     found
 }
 
-/// A value that a source holds, as it is written (no dimension) or in the smallest unit of its dimension.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Known {
-    dimension: &'static str,
-    value: f64,
-    currency: Option<&'static str>,
-    has_unit: bool,
-}
+/// Values in order.
+#[derive(Debug, Default)]
+struct Sorted(Vec<f64>);
 
-impl Known {
-    /// Whether it may be a number of the same currency or unit; what has none may be of any.
-    fn agrees(&self, number: &Number) -> bool {
-        let same = |one: &str, other: &str| one == other || (one == "$" || other == "$") && one.ends_with('$') && other.ends_with('$');
-        match (self.currency, number.currency) {
-            (Some(one), Some(other)) => same(one, other),
-            (Some(_), None) => number.unit.is_none(),
-            (None, Some(_)) => !self.has_unit,
-            (None, None) => !self.has_unit || number.unit.is_none(),
-        }
+impl Sorted {
+    fn sort(&mut self) {
+        self.0.sort_by(f64::total_cmp);
+    }
+
+    /// Whether a value is between these, both included.
+    fn any(&self, (low, high): (f64, f64)) -> bool {
+        self.0.get(self.0.partition_point(|value| *value < low)).is_some_and(|value| *value <= high)
     }
 }
 
-/// The numbers of the sources.
+/// The numbers of the sources, by what they count: one look-up answers whether a number of a draft is among them.
 #[derive(Debug, Default)]
 pub(super) struct Numbers {
-    /// Sorted by value.
-    known: Vec<Known>,
+    all: Sorted,
+    /// Without currency and unit: they may be of any.
+    plain: Sorted,
+    /// Amounts of each currency, and of all that are dollars.
+    by_currency: HashMap<&'static str, Sorted>,
+    dollars: Sorted,
+    /// In the smallest unit of each dimension.
+    by_dimension: HashMap<&'static str, Sorted>,
     ranges: Vec<(f64, f64)>,
 }
 
 impl Numbers {
     /// Those of all sources.
     pub(super) fn of(numbers: &[Number]) -> Self {
-        let mut known = vec![];
+        let mut known = Self::default();
         for number in numbers {
             for value in &number.values {
-                let (currency, has_unit) = (number.currency, number.unit.is_some());
-                known.push(Known { dimension: "", value: *value, currency, has_unit });
-                known.extend(number.unit.map(|unit| Known { dimension: unit.dimension, value: value * unit.size, currency, has_unit }));
+                known.all.0.push(*value);
+                if let Some(currency) = number.currency {
+                    known.by_currency.entry(currency).or_default().0.push(*value);
+                    if currency.ends_with('$') {
+                        known.dollars.0.push(*value);
+                    }
+                } else if number.unit.is_none() {
+                    known.plain.0.push(*value);
+                }
+                if let Some(unit) = number.unit {
+                    known.by_dimension.entry(unit.dimension).or_default().0.push(value * unit.size);
+                }
             }
         }
-        known.sort_by(|one, other| one.value.total_cmp(&other.value));
-        known.dedup();
-        let ranges = numbers.iter().filter_map(|number| Some((number.from?, number.value()))).take(RANGES_MAX).collect();
-        Self { known, ranges }
-    }
-
-    fn between(&self, dimension: &'static str, (low, high): (f64, f64)) -> impl Iterator<Item = &Known> {
-        let first = self.known.partition_point(|known| known.value < low);
-        let known = self.known.iter().skip(first).take_while(move |known| known.value <= high);
-        known.filter(move |known| known.dimension == dimension)
+        let lists = [&mut known.all, &mut known.plain, &mut known.dollars];
+        lists.into_iter().chain(known.by_currency.values_mut()).chain(known.by_dimension.values_mut()).for_each(Sorted::sort);
+        known.ranges = numbers.iter().filter_map(|number| Some((number.from?, number.value()))).take(RANGES_MAX).collect();
+        known
     }
 
     /// Whether a source has a number, in its unit or another of the same dimension.
     pub(super) fn has(&self, number: &Number, (lowest, highest): (f64, f64)) -> bool {
         number.values.iter().any(|value| {
             let scaled = |scale: f64| (value * scale * lowest * EXACT.0, value * scale * highest * EXACT.1);
-            let is_share = |known: &Known| known.value < 1.0 && known.currency.is_none() && !known.has_unit;
-            self.between("", scaled(1.0)).any(|known| known.agrees(number))
-                || number.unit.is_some_and(|unit| {
-                    self.between(unit.dimension, scaled(unit.size)).next().is_some()
-                        || unit.dimension == "%" && self.between("", scaled(0.01)).any(is_share)
-                })
+            let in_unit = |unit: Unit| {
+                let share = scaled(0.01);
+                self.by_dimension.get(unit.dimension).is_some_and(|known| known.any(scaled(unit.size)))
+                    || unit.dimension == "%" && share.0 < 1.0 && self.plain.any((share.0, share.1.min(1.0 - f64::EPSILON)))
+            };
+            self.has_amount(number, scaled(1.0)) || number.unit.is_some_and(in_unit)
         })
+    }
+
+    /// Whether a source has such a value of the same currency or unit; what has none may be of any.
+    fn has_amount(&self, number: &Number, range: (f64, f64)) -> bool {
+        match (number.currency, number.unit) {
+            (Some("$"), _) => self.dollars.any(range) || self.plain.any(range),
+            (Some(currency), _) => {
+                let any_dollar = currency.ends_with('$') && self.by_currency.get("$").is_some_and(|known| known.any(range));
+                any_dollar || self.by_currency.get(currency).is_some_and(|known| known.any(range)) || self.plain.any(range)
+            }
+            (None, Some(_)) => self.plain.any(range),
+            (None, None) => self.all.any(range),
+        }
     }
 
     /// Whether a source has this value, whatever it counts there.
     pub(super) fn has_value(&self, value: u32) -> bool {
         let value = f64::from(value);
-        self.between("", (value * EXACT.0, value * EXACT.1)).next().is_some()
+        self.all.any((value * EXACT.0, value * EXACT.1))
     }
 
     /// Whether a value is within a range of a source.

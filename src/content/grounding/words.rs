@@ -1,10 +1,12 @@
 //! Words as the grounding check compares them, its word lists, and the words of the sources.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::LazyLock;
 
 use regex::{Match, Regex};
+
+use crate::content::grounding::hash::{Hash, Hashes};
 
 /// Bytes of a text, from and to.
 pub(super) type Span = (usize, usize);
@@ -19,10 +21,12 @@ const ORDINARY: &str = include_str!("ordinary.txt");
 const ROW_MAX: usize = 6;
 /// The most letters of an abbreviation by initials.
 const INITIALS_MAX: usize = 6;
-/// The most words of the sources that one word is held against for a slip of the pen.
-const SLIPS_MAX: usize = 256;
+/// The shortest and the longest word that may be another one but for a slip of the pen, in bytes.
+const SLIP_MIN: usize = 7;
+const SLIP_MAX: usize = 24;
+/// The longest word or phrase of the lists, in bytes.
+const LISTED_MAX: usize = 32;
 
-static TOKEN: Pattern = LazyLock::new(|| pattern(r"(?:[A-Za-z]\.){2,}|[^\W_]+(?:'[^\W_]+)*"));
 /// Of each word the lists that it is in, with what they say it means.
 static BY_WORD: LazyLock<HashMap<&str, Vec<(&str, &str)>>> = LazyLock::new(|| {
     let mut by_word: HashMap<&str, Vec<(&str, &str)>> = HashMap::new();
@@ -65,7 +69,18 @@ pub(super) fn meanings(list: &str, word: &str) -> impl Iterator<Item = &'static 
 
 /// What a list says a word means first, whatever its letters' case.
 pub(super) fn meaning(list: &str, word: &str) -> Option<&'static str> {
-    meanings(list, &word.to_lowercase()).next()
+    // Most words are not listed, and most of those show it by their length or first sign.
+    if word.len() > LISTED_MAX || word.starts_with(|first: char| first.is_ascii_digit() || first.is_whitespace()) {
+        return None;
+    }
+    let mut lower = [0; LISTED_MAX];
+    let lower = lower.get_mut(..word.len())?;
+    lower.copy_from_slice(word.as_bytes());
+    lower.make_ascii_lowercase();
+    match std::str::from_utf8(lower) {
+        Ok(lower) if lower.is_ascii() => meanings(list, lower).next(),
+        Ok(_) | Err(_) => meanings(list, &word.to_lowercase()).next(),
+    }
 }
 
 /// Whether a word in small letters is in one of these lists.
@@ -117,7 +132,9 @@ pub(super) struct Token<'t> {
     /// As it stands there.
     pub(super) written: &'t str,
     /// As it is compared: in small letters, without dots, apostrophes and the genitive.
-    pub(super) word: String,
+    pub(super) word: Cow<'t, str>,
+    /// The hash of that.
+    hash: Hash,
 }
 
 impl Token<'_> {
@@ -127,16 +144,56 @@ impl Token<'_> {
     }
 }
 
-/// The words of a text.
+/// The words of a text: rows of letters and digits, which an apostrophe may join, and abbreviations such as `U.S.`.
 pub(super) fn tokens(text: &str) -> Vec<Token<'_>> {
-    let token = |found: Match<'_>| {
-        let mut word = found.as_str().to_lowercase();
-        if word.contains(['.', '\'']) {
-            word = word.strip_suffix("'s").unwrap_or(&word).replace(['.', '\''], "");
+    let mut tokens = Vec::with_capacity(text.len() / 5);
+    let mut at = 0;
+    while let Some(first) = text.get(at..).and_then(|rest| rest.chars().next()) {
+        if !first.is_alphanumeric() {
+            at += first.len_utf8();
+            continue;
         }
-        word
-    };
-    matches(&TOKEN, text).map(|found| Token { span: (found.start(), found.end()), written: found.as_str(), word: token(found) }).collect()
+        let end = abbreviation(text, at).unwrap_or_else(|| word(text, at));
+        let written = text.get(at..end).unwrap_or_default();
+        let word = compared(written);
+        tokens.push(Token { span: (at, end), written, hash: Hash::of(&word), word });
+        at = end.max(at + 1);
+    }
+    tokens
+}
+
+/// Where an abbreviation ends that begins here: at least two letters, each with a dot.
+fn abbreviation(text: &str, at: usize) -> Option<usize> {
+    let pairs = text.as_bytes().get(at..)?.chunks_exact(2).take_while(|pair| matches!(pair, [letter, b'.'] if letter.is_ascii_alphabetic()));
+    let count = pairs.count();
+    (count >= 2).then_some(at + 2 * count)
+}
+
+/// Where a word ends that begins here.
+fn word(text: &str, at: usize) -> usize {
+    let mut end = at;
+    let mut rest = text.get(at..).unwrap_or_default().chars().peekable();
+    while let Some(sign) = rest.next() {
+        let joins = sign == '\'' && rest.peek().is_some_and(|next| next.is_alphanumeric());
+        if !sign.is_alphanumeric() && !joins {
+            break;
+        }
+        end += sign.len_utf8();
+    }
+    end
+}
+
+/// A word in the form in which words are compared.
+fn compared(written: &str) -> Cow<'_, str> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    if written.bytes().all(plain) {
+        return Cow::Borrowed(written);
+    }
+    let mut word = written.to_lowercase();
+    if word.contains(['.', '\'']) {
+        word = word.strip_suffix("'s").unwrap_or(&word).replace(['.', '\''], "");
+    }
+    Cow::Owned(word)
 }
 
 /// A word without the plural's ending.
@@ -162,72 +219,77 @@ pub(super) fn stem(word: &str) -> String {
     if stem.len() > 4 { stem.trim_end_matches('e').to_owned() } else { stem }
 }
 
-/// Whether one letter more, less, other or two swapped make one word of the other.
-fn is_slip(one: &str, other: &str) -> bool {
-    let same = one.bytes().zip(other.bytes()).take_while(|(one, other)| one == other).count();
-    let (one, other) = (one.as_bytes(), other.as_bytes());
-    let is_rest = |from: usize, of: usize| one.get(from..).unwrap_or_default() == other.get(of..).unwrap_or_default();
-    let swapped = || one.get(same) == other.get(same + 1) && one.get(same + 1) == other.get(same) && is_rest(same + 2, same + 2);
-    is_rest(same + 1, same + 1) || is_rest(same, same + 1) || is_rest(same + 1, same) || swapped()
-}
-
-/// The words of the sources.
+/// The words of the sources, each by a hash: only whether one is there is ever asked.
 #[derive(Debug, Default)]
 pub(super) struct Words {
-    words: HashSet<String>,
+    words: Hashes,
     /// Words in a row run together, initials, singulars, the numbers of ordinals.
-    rows: HashSet<String>,
-    stems: HashSet<String>,
-    beginnings: HashSet<String>,
-    /// Long words by their first letter and length.
-    long: HashMap<(char, usize), Vec<String>>,
+    rows: Hashes,
+    stems: Hashes,
+    beginnings: Hashes,
+    /// Long words without one of their letters: two words that differ by one slip have such a form in common.
+    slips: Hashes,
 }
 
 impl Words {
     /// Adds those of a text: each by itself, run together with the next, in a row with digits, and as initials.
     pub(super) fn add(&mut self, tokens: &[Token<'_>]) {
-        let mut initials = String::new();
-        self.rows.reserve(tokens.len() * 2);
+        let mut initials: VecDeque<Hash> = VecDeque::with_capacity(INITIALS_MAX);
+        let has_digit = |token: &Token<'_>| token.word.bytes().any(|sign| sign.is_ascii_digit());
+        // How many words with digits are among those from here on that a row may hold.
+        let mut digits = tokens.iter().take(ROW_MAX).filter(|token| has_digit(token)).count();
         for (position, token) in tokens.iter().enumerate() {
-            self.add_word(&token.word);
-            let has_digit = |token: &Token<'_>| token.word.bytes().any(|sign| sign.is_ascii_digit());
-            let most = if tokens.iter().skip(position).take(ROW_MAX).any(has_digit) { ROW_MAX } else { 2 };
-            let mut row = token.word.clone();
+            self.add_word(token);
+            let most = if digits > 0 { ROW_MAX } else { 2 };
+            digits -= usize::from(has_digit(token));
+            digits += usize::from(tokens.get(position + ROW_MAX).is_some_and(has_digit));
+            let mut row = token.hash;
             for next in tokens.iter().skip(position + 1).take(most - 1) {
-                row.push_str(&next.word);
-                self.rows.insert(row.clone());
+                row = row.then(next.hash);
+                self.rows.insert(row.finish());
             }
             if token.is_capital() {
-                initials.extend(token.word.chars().next());
-            } else if !["of", "and", "for", "the", "de", "in"].contains(&token.word.as_str()) {
+                if initials.len() == INITIALS_MAX {
+                    initials.pop_front();
+                }
+                initials.extend(token.word.chars().next().map(|first| Hash::of(first.encode_utf8(&mut [0; 4]))));
+            } else if !["of", "and", "for", "the", "de", "in"].contains(&&*token.word) {
                 initials.clear();
             }
-            let starts = initials.char_indices().rev().skip(1).take(INITIALS_MAX - 1).filter_map(|(at, _)| initials.get(at..));
-            self.rows.extend(starts.map(str::to_owned));
+            let mut latest = initials.iter().rev();
+            if let Some(last) = latest.next() {
+                let mut abbreviation = *last;
+                for earlier in latest {
+                    abbreviation = earlier.then(abbreviation);
+                    self.rows.insert(abbreviation.finish());
+                }
+            }
         }
     }
 
-    fn add_word(&mut self, word: &str) {
-        if !self.words.insert(word.to_owned()) {
+    fn add_word(&mut self, token: &Token<'_>) {
+        let word = &*token.word;
+        if !self.words.insert(token.hash.finish()) {
             return;
         }
-        self.stems.insert(stem(word));
+        self.stems.insert(Hash::of(&stem(word)).finish());
         let one = singular(word);
         if one != word {
-            self.rows.insert(one.into_owned());
+            self.rows.insert(Hash::of(&one).finish());
         }
         if word.starts_with(|first: char| first.is_ascii_digit()) {
-            self.rows.insert(word.trim_end_matches(char::is_alphabetic).to_owned());
+            self.rows.insert(Hash::of(word.trim_end_matches(char::is_alphabetic)).finish());
         }
-        self.beginnings.extend(beginning(word).map(str::to_owned));
-        if let Some(first) = word.chars().next().filter(|_| word.len() >= 6) {
-            self.long.entry((first, word.len())).or_default().push(word.to_owned());
+        self.beginnings.extend(beginning(word).map(|start| Hash::of(start).finish()));
+        if (SLIP_MIN - 1..=SLIP_MAX).contains(&word.len()) {
+            self.slips.extend(without_one_letter(word));
         }
     }
 
     /// Whether this stands in a source as it is.
     pub(super) fn contains(&self, word: &str) -> bool {
-        self.words.contains(word) || self.rows.contains(word)
+        let hash = Hash::of(word).finish();
+        self.words.contains(&hash) || self.rows.contains(&hash)
     }
 
     /// Whether a source has a word: in the plural or not, by an equivalent, by its initials, or but for a slip of the pen.
@@ -237,15 +299,23 @@ impl Words {
     }
 
     fn has_slip(&self, word: &str) -> bool {
-        let Some(first) = word.chars().next().filter(|_| word.len() >= 7 && word.chars().all(char::is_alphabetic)) else { return false };
-        let like = (word.len() - 1..=word.len() + 1).filter_map(|length| self.long.get(&(first, length)));
-        like.flat_map(|words| words.iter().take(SLIPS_MAX)).any(|other| is_slip(word, other))
+        (SLIP_MIN..=SLIP_MAX).contains(&word.len())
+            && word.chars().all(char::is_alphabetic)
+            && without_one_letter(word).any(|form| self.slips.contains(&form))
     }
 
     /// Whether a source has a word, or one made of the same.
     pub(super) fn has_like(&self, word: &str) -> bool {
-        self.has(word) || self.stems.contains(&stem(word)) || beginning(word).is_some_and(|start| self.beginnings.contains(start))
+        let is = |set: &Hashes, form: &str| set.contains(&Hash::of(form).finish());
+        self.has(word) || is(&self.stems, &stem(word)) || beginning(word).is_some_and(|start| is(&self.beginnings, start))
     }
+}
+
+/// Hashes of a word itself, and of it without each of its letters but the first.
+fn without_one_letter(word: &str) -> impl Iterator<Item = u64> {
+    let letters = word.char_indices().skip(1).map(|(at, letter)| (at, at + letter.len_utf8()));
+    let without = letters.filter_map(|(from, to)| Some(Hash::of(word.get(..from)?).then(Hash::of(word.get(to..)?)).finish()));
+    std::iter::once(Hash::of(word).finish()).chain(without)
 }
 
 /// The five letters that words made of the same begin with.

@@ -33,6 +33,7 @@ impl Canonical {
         for (at, character) in text.char_indices() {
             match character {
                 '0'..='9' => push('0', at),
+                ascii if ascii.is_ascii_graphic() => push(ascii.to_ascii_lowercase(), at),
                 white if white.is_whitespace() => push(' ', at),
                 character => character.to_lowercase().for_each(|lower| push(lower, at)),
             }
@@ -82,17 +83,26 @@ impl Canonical {
     }
 
     fn rows_of_characters(&self, mut chunks: Chunks<'_>, each: &mut impl FnMut(usize, u32, (usize, usize))) {
-        // A space stands before the first and after the last.
-        let padded: Vec<u64> =
-            [' '].iter().chain(&self.characters).chain(&[' ']).map(|character| u64::from(u32::from(*character))).collect();
-        for first in 0..padded.len() {
+        // A space stands before the first and after the last; zeros behind it fill the last rows up.
+        let length = self.characters.len();
+        let characters = self.characters.iter().map(|character| u64::from(u32::from(*character)));
+        let mut padded: Vec<u64> = Vec::with_capacity(length + 6);
+        padded.push(u64::from(b' '));
+        padded.extend(characters);
+        padded.push(u64::from(b' '));
+        padded.extend([0; 4]);
+        for (first, row) in padded.windows(5).enumerate() {
+            let [one, two, three, four, five] = row else { continue };
             let start = first.saturating_sub(1);
             let chunk = chunks.at(start);
-            let mut hash = HASH_START ^ SEED_CHARACTERS;
-            for (before, character) in padded.iter().skip(first).take(5).enumerate() {
-                hash = (hash ^ character).wrapping_mul(HASH_PRIME);
-                if before >= 2 {
-                    each(chunk, slot(hash, before + 1) + (1 << 16), (start, (first + before).min(self.characters.len())));
+            let add = |hash: u64, character: &u64| (hash ^ character).wrapping_mul(HASH_PRIME);
+            let of_three = add(add(add(HASH_START ^ SEED_CHARACTERS, one), two), three);
+            let of_four = add(of_three, four);
+            let of_five = add(of_four, five);
+            for (hash, of) in [(of_three, 3), (of_four, 4), (of_five, 5)] {
+                // Rows that end behind the last space are none.
+                if first + of <= length + 2 {
+                    each(chunk, slot(hash, of) + (1 << 16), (start, (first + of - 1).min(length)));
                 }
             }
         }
@@ -114,6 +124,8 @@ impl Canonical {
     /// Words and rows of signs, each with its place and hash.
     fn words(&self) -> Vec<(usize, usize, u64)> {
         let class = |character: char| match character {
+            'a'..='z' | '0' => 1,
+            ' ' => 0,
             '_' => 2,
             character if character.is_alphanumeric() => 1,
             character if character.is_whitespace() => 0,
@@ -133,9 +145,11 @@ impl Canonical {
             }
             if kind != 0 {
                 let longest = if kind == 1 { 24 } else { 3 };
-                let hash = self.characters.iter().take(end).skip(start).take(longest).fold(HASH_START, |hash, character| {
-                    let mut bytes = [0; 4];
-                    character.encode_utf8(&mut bytes).bytes().fold(hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(HASH_PRIME))
+                let add = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(HASH_PRIME);
+                let word = self.characters.get(start..end.min(start + longest)).unwrap_or_default();
+                let hash = word.iter().fold(HASH_START, |hash, character| match u8::try_from(*character) {
+                    Ok(byte) if byte.is_ascii() => add(hash, byte),
+                    Ok(_) | Err(_) => character.encode_utf8(&mut [0; 4]).bytes().fold(hash, add),
                 });
                 words.push((start, end, hash));
             }

@@ -1,81 +1,110 @@
 //! Untrusted texts as the model may see them: without what must not be passed on.
 
 use crate::content::TEXT_MAX;
-use crate::content::normalise::Views;
+use crate::content::normalise::View;
 use crate::content::private::Located;
 use crate::content::values::{ValueKey, Values, compact};
 use crate::model::content::{Channel, Redaction, Segment};
 use crate::model::finding::Private;
-use crate::pdp::Pdp;
 use crate::pdp::context::{Making, Prepared, ToPrepare, segment};
-use crate::pdp::memory::redacted::{From, Remembered};
+use crate::pdp::memory::redacted::{From, Redacted, Remembered};
 use crate::redact::{Replaced, placeholder, redact};
 
 /// What stands for a text that is too long to be screened.
 const TOO_LONG: &str = "[text too long: not shown]";
+/// The most values that a call redacts one by one. Behind the last of them the rest of a text is withheld as one.
+const REDACTIONS_MAX: usize = 512;
 
-/// The text that is redacted, and by what.
+/// Where a text comes from, and what it may keep.
+#[derive(Clone, Copy)]
 pub(super) struct Within<'a> {
     pub(super) from: From,
     pub(super) source: &'a str,
     pub(super) path: &'a str,
-    /// Whether personal data may stay: policy said that the field may be seen.
-    pub(super) secrets_alone: bool,
 }
 
-impl Pdp {
-    /// The untrusted texts, redacted. `hidden` are the record's values that policy kept back.
-    pub(super) fn texts(
-        &self,
-        making: &Making<'_>,
-        asked: &ToPrepare,
-        hidden: &[(String, Private)],
-        remembered: &mut Remembered,
-        prepared: &mut Prepared,
-    ) -> Vec<Segment> {
-        let mut segments = vec![];
-        for untrusted in &asked.untrusted {
-            let source = untrusted.source.clone();
-            if untrusted.text.len() > TEXT_MAX {
-                segments.push(segment(Channel::Untrusted, source, TOO_LONG.to_owned()));
-                continue;
-            }
-            let within = Within { from: From::Text, source: &untrusted.source, path: "", secrets_alone: false };
-            let text = self.redacted(making, &untrusted.text, (&asked.previous_turn, hidden), &within, (remembered, prepared));
-            segments.push(segment(Channel::Untrusted, source, text));
-        }
-        segments
+/// The values of a case that are known while its context is made.
+#[derive(Debug)]
+pub(super) struct CaseValues {
+    pub(super) remembered: Remembered,
+    /// The record's values that policy withheld.
+    hidden: Values,
+    /// Those, and all that is remembered.
+    all: Values,
+    /// How many values may still be redacted one by one.
+    left: usize,
+}
+
+impl CaseValues {
+    pub(super) fn new(key: ValueKey, remembered: Remembered) -> Self {
+        Self { all: remembered.values(key), hidden: Values::new(key), remembered, left: REDACTIONS_MAX }
     }
 
-    /// By what values of the case are known again.
-    pub(super) fn key_of(&self, making: &Making<'_>) -> ValueKey {
-        self.keys.load().of_case(&making.reading.case.tenant, &making.reading.case.id)
+    /// Knows a value of the record that policy withholds; `None` if it is too short to be known again.
+    pub(super) fn withhold(&mut self, written: &str, kind: Private) -> Option<Redacted> {
+        let compact = compact(&View::folded(written))?;
+        let digest = self.all.key().digest(&compact);
+        self.hidden.add_digest(digest, kind);
+        self.all.add_digest(digest, kind);
+        Some(self.remembered.of_value(From::Record, kind, digest))
     }
 
-    /// A text without what must not be passed on. Each value is remembered, and listed.
-    pub(super) fn redacted(
-        &self,
-        making: &Making<'_>,
-        text: &str,
-        (turn, hidden): (&str, &[(String, Private)]),
-        within: &Within<'_>,
-        (remembered, prepared): (&mut Remembered, &mut Prepared),
-    ) -> String {
-        let detectors = &making.moment.snapshot.bundle.rules.detectors;
-        let key = self.key_of(making);
-        let mut values = if within.secrets_alone { Values::default() } else { remembered.values() };
-        hidden.iter().for_each(|(value, kind)| values.add(value, *kind));
-        let found = detectors.private(text, turn, (&values, &key));
-        let kept_back = |kind: Private| kind.is_secret() || kind == Private::Record;
-        let wanted = found.into_iter().filter(|located| kept_back(located.kind) || !within.secrets_alone);
+    pub(super) fn hidden(&self) -> &Values {
+        &self.hidden
+    }
+
+    fn remember(&mut self, from: From, kind: Private, written: &str) -> Option<Redacted> {
+        let compact = compact(&View::folded(written))?;
+        let digest = self.all.key().digest(&compact);
+        self.all.add_digest(digest, kind);
+        Some(self.remembered.of_value(from, kind, digest))
+    }
+
+    /// A text without what was located in it. Each value is remembered, and listed.
+    pub(super) fn redact(&mut self, text: &str, located: Vec<Located>, within: Within<'_>, prepared: &mut Prepared) -> String {
         let mut replaced = vec![];
-        for Located { span, kind } in wanted {
+        for Located { span, kind } in located {
+            // Behind the bound nothing of the text is shown, so that a text costs a bounded number of records.
+            let last = self.left == 0;
+            let (span, kind) = if last { ((span.0, text.len()), Private::Secret) } else { (span, kind) };
+            self.left = self.left.saturating_sub(1);
             let value = text.get(span.0..span.1).unwrap_or_default();
-            let compact = compact(&Views::of(value).folded);
-            let number = compact.map(|compact| remembered.of_value(&key, within.from, kind, &compact).number);
+            let number = if last { None } else { self.remember(within.from, kind, value).map(|redacted| redacted.number) };
             replaced.push(Replaced { span, placeholder: placeholder(kind, number.filter(|number| *number > 0)) });
             prepared.redactions.push(Redaction { kind, source: within.source.to_owned(), path: within.path.to_owned(), span });
+            if last {
+                break;
+            }
         }
         redact(text, &replaced)
     }
+}
+
+/// The untrusted texts, redacted.
+pub(super) fn texts(making: &Making<'_>, asked: &ToPrepare, values: &mut CaseValues, prepared: &mut Prepared) -> Vec<Segment> {
+    let mut segments = vec![];
+    for untrusted in &asked.untrusted {
+        let text = match untrusted.text.len() > TEXT_MAX {
+            true => TOO_LONG.to_owned(),
+            false => {
+                let within = Within { from: From::Text, source: &untrusted.source, path: "" };
+                redacted(making, &untrusted.text, &asked.previous_turn, within, values, prepared)
+            }
+        };
+        segments.push(segment(Channel::Untrusted, untrusted.source.clone(), text));
+    }
+    segments
+}
+
+/// A text without what must not be passed on.
+pub(super) fn redacted(
+    making: &Making<'_>,
+    text: &str,
+    turn: &str,
+    within: Within<'_>,
+    values: &mut CaseValues,
+    prepared: &mut Prepared,
+) -> String {
+    let found = making.moment.snapshot.bundle.rules.detectors.private(text, turn, &values.all);
+    values.redact(text, found, within, prepared)
 }

@@ -1,6 +1,8 @@
 //! What was redacted on a case, as it is remembered: kind, number, length and keyed hash of each value; and which contexts were prepared.
 //! Values are in no store and no record.
 
+use std::collections::HashMap;
+
 use smol_str::SmolStr;
 
 use crate::content::values::{Digest, ValueKey, Values};
@@ -13,7 +15,7 @@ pub(in crate::pdp) const VALUES_MAX: usize = 512;
 pub(in crate::pdp) const REPEATS_MAX: usize = 3;
 
 /// Where a value came from: text and record never share a number, so that nobody learns that a text names a value of the record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in crate::pdp) enum From {
     Record,
     Text,
@@ -81,6 +83,9 @@ pub(in crate::pdp) fn repeat(key: Key, evaluation_id: &str, micros: i64) -> Note
 #[derive(Clone, Debug, Default)]
 pub(in crate::pdp) struct Remembered {
     pub(in crate::pdp) values: Vec<Redacted>,
+    /// Where a value is in the list, and the highest number of each kind: a text may hold thousands.
+    places: HashMap<(From, Private, Digest), usize>,
+    highest: HashMap<Private, u32>,
     /// Whether there are more than are remembered.
     pub(in crate::pdp) too_many: bool,
     /// Until when each counts.
@@ -93,7 +98,7 @@ impl Remembered {
         let mut remembered = Self { until: i64::MAX, ..Self::default() };
         for (name, until) in times {
             if let Some(redacted) = Redacted::named(name) {
-                remembered.values.push(redacted);
+                remembered.push(redacted);
                 remembered.until = remembered.until.min(*until);
             }
             remembered.too_many |= name == TOO_MANY;
@@ -102,29 +107,34 @@ impl Remembered {
     }
 
     /// The values, to be found again.
-    pub(in crate::pdp) fn values(&self) -> Values {
-        let mut values = Values::default();
+    pub(in crate::pdp) fn values(&self, key: ValueKey) -> Values {
+        let mut values = Values::new(key);
         self.values.iter().for_each(|redacted| values.add_digest(redacted.digest, redacted.kind));
         values
     }
 
-    /// The value of these letters and digits: the one that is remembered, or a new one with the next number of its kind.
-    pub(in crate::pdp) fn of_value(&mut self, key: &ValueKey, from: From, kind: Private, compact: &str) -> Redacted {
-        let digest = key.digest(compact);
-        let known = self.values.iter().find(|known| known.digest == digest && known.from == from && known.kind == kind);
-        if let Some(known) = known {
+    /// The value of this digest: the one that is remembered, or a new one with the next number of its kind.
+    pub(in crate::pdp) fn of_value(&mut self, from: From, kind: Private, digest: Digest) -> Redacted {
+        if let Some(known) = self.places.get(&(from, kind, digest)).and_then(|place| self.values.get(*place)) {
             return *known;
         }
-        let highest = self.values.iter().filter(|known| known.kind == kind).map(|known| known.number).max().unwrap_or(0);
+        let highest = self.highest.get(&kind).copied().unwrap_or(0);
         let full = self.values.len() >= VALUES_MAX;
         let number = if kind.is_secret() || full { 0 } else { highest + 1 };
         let redacted = Redacted { from, kind, number, digest };
         if full {
             self.too_many = true;
         } else {
-            self.values.push(redacted);
+            self.push(redacted);
         }
         redacted
+    }
+
+    fn push(&mut self, redacted: Redacted) {
+        self.places.insert((redacted.from, redacted.kind, redacted.digest), self.values.len());
+        let highest = self.highest.entry(redacted.kind).or_default();
+        *highest = redacted.number.max(*highest);
+        self.values.push(redacted);
     }
 
     /// All of it as notes that count for so long.
@@ -142,7 +152,7 @@ mod tests {
     #[test]
     fn a_value_keeps_its_number_and_text_and_record_share_none() {
         let (key, mut remembered) = (ValueKey::new([1; 16]), Remembered::default());
-        let mut number = |from, kind, value| remembered.of_value(&key, from, kind, value).number;
+        let mut number = |from, kind, value| remembered.of_value(from, kind, key.digest(value)).number;
         assert_eq!(number(From::Text, Private::Email, "ab@c"), 1);
         assert_eq!(number(From::Text, Private::Email, "de@f"), 2);
         assert_eq!(number(From::Record, Private::Email, "ab@c"), 3);

@@ -113,8 +113,8 @@ fn screened(detectors: &Detectors, text: &str) -> Vec<String> {
 }
 
 fn private(detectors: &Detectors, text: &str, turn: &str) -> Vec<(Private, (usize, usize))> {
-    let (values, key) = (Values::default(), ValueKey::new([0; 16]));
-    detectors.private(text, turn, (&values, &key)).into_iter().map(|located| (located.kind, located.span)).collect()
+    let values = Values::new(ValueKey::new([0; 16]));
+    detectors.private(text, turn, &values).into_iter().map(|located| (located.kind, located.span)).collect()
 }
 
 /// What a corpus calls the kinds that are measured, what a text that names one holds, and how the turn before asks for it.
@@ -170,7 +170,7 @@ fn outcomes(detectors: &Detectors, row: &Row, counts: &mut Counts) {
 }
 
 fn judged(detectors: &Detectors, text: &str, sources: Vec<&str>) -> Vec<String> {
-    let (values, key) = (Values::default(), ValueKey::new([0; 16]));
+    let values = Values::new(ValueKey::new([0; 16]));
     let has_sources = !sources.is_empty();
     let draft = Draft {
         text,
@@ -180,7 +180,7 @@ fn judged(detectors: &Detectors, text: &str, sources: Vec<&str>) -> Vec<String> 
         unknown_source: false,
         confidence: 100,
         locale: "",
-        redacted: (&values, &key),
+        redacted: &values,
     };
     detectors.draft(&draft).findings.into_iter().map(|finding| finding.kind).collect()
 }

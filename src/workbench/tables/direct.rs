@@ -91,6 +91,9 @@ fn binding(fixture: &Written, attributes: &Object) -> Binding {
         resource_version: String::new(),
         exact: Object::new(),
         at_most: limits,
+        case_attributes: Object::new(),
+        resource_attributes: Object::new(),
+        facts: Object::new(),
     };
     Binding {
         evaluation_id: fixture.id.clone(),

@@ -1,0 +1,39 @@
+//! The heads of the replicas' audit logs. A log that was cut or replaced while its server was stopped is behind its head here.
+
+use sqlx::Row as _;
+
+use crate::approvals::store::{Store, StoreError};
+use crate::model::head::Head;
+
+impl Store {
+    /// Notes the head of this replica's log; an older one changes nothing.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn note_head(&self, head: Head) -> Result<(), StoreError> {
+        let replica = self.options.replica.clone();
+        let line = i64::try_from(head.index).unwrap_or(i64::MAX);
+        self.write(move |connection| {
+            Box::pin(async move {
+                let sql = "INSERT INTO heads (replica, line, hash) VALUES ($1, $2, $3) ON CONFLICT (replica)
+                    DO UPDATE SET line = excluded.line, hash = excluded.hash WHERE excluded.line > heads.line";
+                sqlx::query(sql).bind(replica).bind(line).bind(head.hash).execute(connection).await?;
+                Ok((true, ()))
+            })
+        })
+        .await
+    }
+
+    /// The head of this replica's log that was noted last.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn head(&self) -> Result<Option<Head>, StoreError> {
+        let noted = sqlx::query("SELECT line, hash FROM heads WHERE replica = $1").bind(self.options.replica.clone());
+        self.read(|mut connection| async move {
+            let row = noted.fetch_optional(&mut *connection).await?;
+            row.map(|row| Ok(Head { index: u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or(0), hash: row.try_get(1)? })).transpose()
+        })
+        .await
+    }
+}
