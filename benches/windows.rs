@@ -110,6 +110,7 @@ fn decisions() {
         peer: Peer { address: Some("127.0.0.1:1".parse().unwrap()), ..Peer::default() },
         trace: countersign::telemetry::spans::Trace::default(),
         purpose: Purpose::Authorize,
+        waits: false,
     };
     let rounds = std::env::var_os("COUNTERSIGN_BENCH_ROUNDS").and_then(|rounds| rounds.to_str()?.parse().ok()).unwrap_or(15);
     let mut times = [vec![], vec![]];

@@ -1,16 +1,23 @@
 //! The admin HTTP port: `/livez`, `/readyz`, `/metrics`, `/jwks.json`. Not audited, and says nothing of requests.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use tokio::net::TcpListener;
+use axum::serve::Listener;
+use tokio::net::{TcpListener, TcpStream};
 
+use crate::connections::{Bounded, Bounds, Connections};
 use crate::pdp::Pdp;
+
+/// How long to wait after the operating system gave no connection.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until `shutdown` resolves.
 ///
@@ -19,7 +26,36 @@ use crate::pdp::Pdp;
 pub async fn serve(pdp: Arc<Pdp>, listener: TcpListener, shutdown: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
     let routes = Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(ready)).route("/metrics", get(metrics));
     let routes = routes.route("/jwks.json", get(jwks));
+    let listener = Port { listener, connections: Connections::new(Bounds::of_port()) };
     axum::serve(listener, routes.with_state(pdp)).with_graceful_shutdown(shutdown).await
+}
+
+/// The port, on which the oldest connection makes room when there are too many: whoever opens some and sends nothing hides no readiness.
+struct Port {
+    listener: TcpListener,
+    connections: Connections,
+}
+
+impl Listener for Port {
+    type Io = Bounded<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, address)) => {
+                    if let Some(place) = self.connections.admit() {
+                        return (Bounded::new(stream, place), address);
+                    }
+                }
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
 }
 
 /// 200 when requests are answered; else 503 and why not, a word a line.

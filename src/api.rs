@@ -14,9 +14,9 @@ mod texts;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
@@ -55,8 +55,8 @@ const SERVICES: [&str; 5] =
 /// Bounds of load; none is unlimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Requests under way over all connections; more are refused with RESOURCE_EXHAUSTED.
-    pub concurrent_requests: usize,
+    /// Whether anybody may ask for the protocol's description; else only known callers.
+    pub reflects_to_all: bool,
     /// HTTP/2 streams of one connection.
     pub streams_per_connection: u32,
     /// How long a request may take.
@@ -95,13 +95,13 @@ pub async fn serve(pdp: Arc<Pdp>, listeners: Listeners, options: Options, shutdo
             }
         }
     });
-    let permits = Arc::new(Semaphore::new(options.concurrent_requests));
+    let unknown = Arc::new(AtomicUsize::new(0));
     let reflection = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
     let routes = Routes::new(health_service)
         .add_service(reflection().build_v1()?)
         // grpcurl before 1.9 and Python's grpcio-reflection ask for this one.
         .add_service(reflection().build_v1alpha()?)
-        .add_service(decision::service(Arc::clone(&pdp), options, Arc::clone(&permits)))
+        .add_service(decision::service(Arc::clone(&pdp), options))
         .add_service(admin::service(Arc::clone(&pdp)))
         .add_service(approval::service(Arc::clone(&pdp)))
         .add_service(signal::service(Arc::clone(&pdp)));
@@ -110,7 +110,7 @@ pub async fn serve(pdp: Arc<Pdp>, listeners: Listeners, options: Options, shutdo
         .max_concurrent_streams(options.streams_per_connection)
         .max_connection_age(options.connection_age)
         .max_connection_age_grace(GRACE)
-        .layer(tower::layer::layer_fn(move |inner| Front::new(inner, Arc::clone(&pdp), options, Arc::clone(&permits))))
+        .layer(tower::layer::layer_fn(move |inner| Front::new(inner, Arc::clone(&pdp), options, Arc::clone(&unknown))))
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, shutdown)
         .await;

@@ -1,6 +1,7 @@
 //! The wiring: settings and seams in, a bound server out.
 
 mod beside;
+pub mod log;
 
 use std::fs;
 use std::future::Future;
@@ -19,13 +20,11 @@ use crate::api;
 use crate::api::listen::Listeners;
 use crate::approvals::store::replica::Replica;
 use crate::approvals::store::{self, Seen, Store};
-use crate::audit::disk::{Disk, SystemDisk, create_folder};
+use crate::audit::disk::{Disk, SystemDisk};
 use crate::audit::key::DigestKey;
-use crate::audit::operations::LossRecord;
-use crate::audit::record::Record;
 use crate::audit::recover::Recovered;
 use crate::audit::witness::Witness;
-use crate::audit::{Audit, NotedHead, OpenError};
+use crate::audit::{Audit, OpenError};
 use crate::bundle::{Bundle, LoadError};
 use crate::caep::Transmitters;
 use crate::caller::Callers;
@@ -115,6 +114,9 @@ pub enum StartError {
     /// The first records.
     #[error("the audit log can't be written: free some space, or give another folder with `--data`")]
     Record,
+    /// The threads that read texts.
+    #[error("the threads that read texts can't be started: {0}")]
+    Threads(io::Error),
     /// Telemetry.
     #[error(transparent)]
     Telemetry(#[from] SetUpError),
@@ -168,19 +170,14 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
     };
     let socket = socket(config)?;
     let clock = Monotonic::new(seams.clock);
-    let key = digest_key(config, seams.entropy.as_ref())?;
-    let replica = replica(config, seams.entropy.as_ref())?;
+    let key = log::digest_key(config, seams.entropy.as_ref())?;
+    let replica = log::replica(config, seams.entropy.as_ref())?;
     let witness = config.audit.witness.as_deref().map(Witness::new).transpose()?;
-    let noted = noted(config, &replica, witness.as_ref())?;
+    let noted = log::noted(config, &replica, witness.as_ref())?;
     let (audit, recovered) = tokio::task::block_in_place(|| Audit::open(config.audit(), key, seams.disk, &noted, clock.now()))?;
     let (keys, delegations) = identity(config, seams.entropy.as_ref(), clock.now()).await?;
     let store = state(config, seams.entropy.as_ref(), &audit, &replica).await?;
-    if let Some(noted) = noted_in_store(&store).await?
-        && !tokio::task::block_in_place(|| audit.has(&noted.head)).unwrap_or(false)
-    {
-        let (folder, index, place) = (config.audit().folder.display().to_string(), noted.head.index, noted.place);
-        return Err(OpenError::Behind { folder, index, place }.into());
-    }
+    log::check(config, &audit, &store).await?;
     let windows = Windows::open(config.windows(nonce(seams.entropy.as_ref())?)?)?;
     let telemetry = Telemetry::start(&seams.telemetry)?;
     let transmitters = Transmitters::new(config.events.transmitters.clone(), config.audience())?;
@@ -199,11 +196,11 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
         witness,
         telemetry,
     };
-    let pdp = Arc::new(Pdp::new(options(config), bundle, parts));
+    let pdp = Arc::new(Pdp::new(options(config), bundle, parts).map_err(StartError::Threads)?);
     start(&pdp, recovered).await?;
     pdp.rebuild().await;
     let options = api::Options {
-        concurrent_requests: config.limits.concurrent_requests,
+        reflects_to_all: config.development,
         streams_per_connection: config.limits.streams_per_connection,
         request_timeout: config.request_timeout(),
         connection_age: Duration::from_secs(config.limits.connection_age_seconds),
@@ -236,6 +233,7 @@ fn options(config: &Config) -> Options {
         development: config.development,
         keys: config.keys(),
         event_ttl: Duration::from_secs(config.events.ttl_hours * 3600),
+        concurrent_requests: config.limits.concurrent_requests,
     }
 }
 
@@ -263,67 +261,6 @@ async fn identity(config: &Config, entropy: &dyn Entropy, now: Timestamp) -> Res
     Ok((Keys::read(&folder)?, delegations))
 }
 
-/// Takes up an audit log that lost lines which were noted elsewhere: the loss is recorded in the log, which goes on behind them. Only
-/// while no server runs on the data folder. Returns the record's index.
-///
-/// # Errors
-/// When nothing is missing, or the log, the state or the notes can't be used.
-pub async fn accept_loss(config: &Config, seams: Seams, reason: &str) -> Result<u64, StartError> {
-    let clock = Monotonic::new(seams.clock);
-    let key = digest_key(config, seams.entropy.as_ref())?;
-    let replica = replica(config, seams.entropy.as_ref())?;
-    let witness = config.audit.witness.as_deref().map(Witness::new).transpose()?;
-    let mut noted = noted(config, &replica, witness.as_ref())?;
-    let options = store::Options { seen: replica.seen(), ..store_options(config, seams.entropy.as_ref(), &replica)? };
-    let store = Store::open(options).await?;
-    noted.extend(noted_in_store(&store).await?);
-    let now = clock.now();
-    let (audit, recovered) = tokio::task::block_in_place(|| Audit::open_after_loss(config.audit(), key, seams.disk, &noted, now))?;
-    let heads = noted.into_iter().map(|noted| noted.head).collect();
-    let found = audit.head();
-    let loss = LossRecord { reason: reason.to_owned(), found, noted: heads };
-    let index = audit.append(now, Record::LossAccepted(loss)).await.map_err(|_| StartError::Record)?.index();
-    if let Some(recovered) = recovered {
-        audit.append(now, Record::Recovered(recovered)).await.map_err(|_| StartError::Record)?;
-    }
-    let audit = tokio::task::spawn_blocking(move || {
-        audit.close();
-        audit
-    });
-    let audit = audit.await.map_err(|_| StartError::Record)?;
-    if let Some(head) = audit.head() {
-        replica.note_head(&head).map_err(|error| StartError::Data(config.data.clone(), error))?;
-        store.note_head(head.clone()).await.map_err(store::OpenError::from)?;
-        if let Some(witness) = &witness {
-            let told = witness.append(replica.id(), audit.log(), &head, &now.to_string()).await;
-            told.map_err(|error| StartError::Data(config.data.clone(), error))?;
-        }
-    }
-    store.close().await;
-    Ok(index.unwrap_or_default())
-}
-
-/// This replica's own file.
-fn replica(config: &Config, entropy: &dyn Entropy) -> Result<Replica, StartError> {
-    let folder = config.data.join("state");
-    let failed = |error| StartError::Data(config.data.clone(), error);
-    create_folder(&folder).map_err(failed)?;
-    Replica::read_or_create(&folder, &nonce(entropy)?).map_err(failed)
-}
-
-/// The heads of the audit log that were noted in files.
-fn noted(config: &Config, replica: &Replica, witness: Option<&Witness>) -> Result<Vec<NotedHead>, StartError> {
-    let own = replica.head().map(|head| NotedHead { head, place: format!("`{}`", replica.path().display()) });
-    let witnessed = witness.map(|witness| witness.last(replica.id())).transpose();
-    let witnessed = witnessed.map_err(|error| StartError::Data(config.data.clone(), error))?;
-    Ok(own.into_iter().chain(witnessed.flatten()).collect())
-}
-
-async fn noted_in_store(store: &Store) -> Result<Option<NotedHead>, StartError> {
-    let head = store.head().await.map_err(store::OpenError::from)?;
-    Ok(head.map(|head| NotedHead { head, place: "the state store".to_owned() }))
-}
-
 /// The state store, held against what this replica has seen of it: in its own file, and in its audit log.
 async fn state(config: &Config, entropy: &dyn Entropy, audit: &Audit, replica: &Replica) -> Result<Store, StartError> {
     let failed = |error| StartError::Data(config.data.clone(), error);
@@ -333,21 +270,9 @@ async fn state(config: &Config, entropy: &dyn Entropy, audit: &Audit, replica: &
         (Some(noted), _) => Some(noted),
         (None, logged) => logged,
     };
-    let store = Store::open(store::Options { seen, ..store_options(config, entropy, replica)? }).await?;
+    let store = Store::open(store::Options { seen, ..log::store_options(config, entropy, replica)? }).await?;
     replica.note(&store.seen()).map_err(failed)?;
     Ok(store)
-}
-
-fn store_options(config: &Config, entropy: &dyn Entropy, replica: &Replica) -> Result<store::Options, StartError> {
-    Ok(store::Options {
-        location: config.location(),
-        timeout: Duration::from_millis(config.store.timeout_ms),
-        connections: config.store.connections,
-        replica: replica.id().to_owned(),
-        boot: nonce(entropy)?,
-        generation: nonce(entropy)?,
-        seen: None,
-    })
 }
 
 fn socket(config: &Config) -> Result<Option<UnixListener>, StartError> {
@@ -372,15 +297,6 @@ async fn listen(address: SocketAddr, setting: &'static str) -> Result<(TcpListen
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))
-}
-
-fn digest_key(config: &Config, entropy: &dyn Entropy) -> Result<DigestKey, StartError> {
-    let folder = config.data.join("keys");
-    let failed = |error| StartError::Data(config.data.clone(), error);
-    create_folder(&folder).map_err(failed)?;
-    let mut fresh = [0; 32];
-    entropy.fill(&mut fresh)?;
-    DigestKey::read_or_create(&folder.join("audit-digest.key"), fresh).map_err(failed)
 }
 
 impl Bound {

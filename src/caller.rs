@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -36,6 +37,8 @@ pub struct Peer {
     pub fault: Option<&'static str>,
     /// The `authorization: Bearer` token of the request; verified by whoever uses it.
     pub bearer: Option<String>,
+    /// Whether a request of the connection was identified: what is bounded for unknown peers is not bounded for it any more.
+    pub known: Arc<AtomicBool>,
 }
 
 impl Peer {
@@ -130,11 +133,27 @@ impl Callers {
         self.options.jwt_audience.is_some()
     }
 
+    /// Whose a connection is, as far as its transport proves it: a certificate of a trusted authority that is listed, a listed user of
+    /// a Unix socket, or anybody on the loopback interface in development mode.
+    pub fn owner(&self, peer: &Peer) -> Option<&str> {
+        match (&peer.svid, peer.user) {
+            (Some(svid), _) => self.options.identities.get(svid.id.as_str()).map(String::as_str),
+            (None, Some(user)) => self.options.users.get(&user).map(String::as_str),
+            (None, None) => (self.options.development && peer.is_loopback()).then_some(NAMELESS),
+        }
+    }
+
     /// Says who calls, at this instant: a certificate that was good in the handshake may be over, or its authority revoked.
     ///
     /// # Errors
     /// UNAUTHENTICATED, when nothing proves it.
     pub fn identify(&self, peer: &Peer, development: Option<&DevelopmentDefaults>, now: Timestamp) -> Result<Caller, Refusal> {
+        let identified = self.identified(peer, development, now);
+        peer.known.fetch_or(identified.is_ok(), Ordering::AcqRel);
+        identified
+    }
+
+    fn identified(&self, peer: &Peer, development: Option<&DevelopmentDefaults>, now: Timestamp) -> Result<Caller, Refusal> {
         let trust = self.trust.load();
         if let Some(svid) = &peer.svid {
             let domain = trust.judge(svid, now).map_err(Refusal::Unauthenticated)?;

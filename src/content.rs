@@ -94,7 +94,6 @@ impl Detectors {
             redacted: &values,
         };
         let _judged = self.draft(&draft);
-        let _private = self.private(draft.text, draft.text, &values);
     }
 
     /// Takes the settings over.

@@ -4,9 +4,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -16,23 +14,21 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::serve::Listener;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::Sleep;
+use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 use crate::caller::Callers;
+use crate::connections::{Bounded, Bounds, Connections};
 use crate::jose::TokenFault;
 use crate::model::refusal::Refusal;
 use crate::pdp::{Pdp, to_its_end};
 
 /// The largest event, in bytes.
 const EVENT_MAX: usize = 64 * 1024;
-/// Connections at once, how long a handshake may take, and how long a connection may last: whoever is slow is cut off.
-const CONNECTIONS_MAX: usize = 256;
+/// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-const CONNECTION: Duration = Duration::from_secs(30);
 /// How long to wait after the operating system gave no connection.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -42,47 +38,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 type Shaken = (Box<dyn Io>, SocketAddr);
 
-/// A connection that counts among those that there may be, and ends in time.
-struct Held<S> {
-    stream: S,
-    end: Pin<Box<Sleep>>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl<S> Held<S> {
-    fn new(stream: S, permit: OwnedSemaphorePermit) -> Self {
-        Self { stream, end: Box::pin(tokio::time::sleep(CONNECTION)), _permit: permit }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.end.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.end.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
 /// Connections whose handshake is done.
-struct Connections {
+struct Handshakes {
     shaken: mpsc::Receiver<Shaken>,
     address: SocketAddr,
 }
@@ -91,13 +48,13 @@ struct Connections {
 #[derive(Clone, Copy, Debug)]
 struct From(SocketAddr);
 
-impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, Connections>> for From {
-    fn connect_info(stream: axum::serve::IncomingStream<'_, Connections>) -> Self {
+impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, Handshakes>> for From {
+    fn connect_info(stream: axum::serve::IncomingStream<'_, Handshakes>) -> Self {
         Self(*stream.remote_addr())
     }
 }
 
-impl Listener for Connections {
+impl Listener for Handshakes {
     type Io = Box<dyn Io>;
     type Addr = SocketAddr;
 
@@ -125,7 +82,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let (sender, shaken) = mpsc::channel(16);
-    let connections = Connections { shaken, address: listener.local_addr()? };
+    let connections = Handshakes { shaken, address: listener.local_addr()? };
     let accepting = tokio::spawn(accept(listener, callers, sender));
     let routes = Router::new().route("/events", post(take)).layer(DefaultBodyLimit::max(EVENT_MAX)).with_state(pdp);
     let served = axum::serve(connections, routes.into_make_service_with_connect_info::<From>()).with_graceful_shutdown(shutdown).await;
@@ -134,24 +91,24 @@ pub async fn serve(
 }
 
 async fn accept(listener: TcpListener, callers: Arc<Callers>, sender: mpsc::Sender<Shaken>) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    // Who is slow, or too many, makes room for the next: transmitters try again.
+    let connections = Connections::new(Bounds::of_port());
     loop {
         let Ok((stream, address)) = listener.accept().await else {
             tokio::time::sleep(PAUSE).await;
             continue;
         };
         let sender = sender.clone();
-        // More than can be served are let go: transmitters try again.
-        let Ok(permit) = Arc::clone(&connections).try_acquire_owned() else { continue };
+        let Some(mut place) = connections.admit() else { continue };
         // In development mode alone there is no certificate.
         let Some(config) = callers.trust().events.clone() else {
-            let _stopped = sender.send((Box::new(Held::new(stream, permit)), address)).await;
+            let _stopped = sender.send((Box::new(Bounded::new(stream, place)), address)).await;
             continue;
         };
         tokio::spawn(async move {
-            let shaken = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await;
-            if let Ok(Ok(stream)) = shaken {
-                let _stopped = sender.send((Box::new(Held::new(stream, permit)), address)).await;
+            let shaking = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream));
+            if let Some(Ok(Ok(stream))) = place.unless_closed(shaking).await {
+                let _stopped = sender.send((Box::new(Bounded::new(stream, place)), address)).await;
             }
         });
     }

@@ -406,6 +406,20 @@ mod tests {
         assert_eq!(under(&ring(), r#"{"alg":"ES256","kid":"KID","typ":"t+jwt"}"#), Ok(()));
     }
 
+    #[test]
+    fn claims_that_say_something_twice_are_refused_however_deep() {
+        let ring = ring();
+        let whole = claims().to_string();
+        for twice in [r#""aud":"us","aud":"us""#, r#""aud":"us","x":{"y":1,"y":1}"#, r#""aud":"us","x":[{"y":1,"y":2}]"#] {
+            let text = whole.replacen(r#""aud":"us""#, twice, 1);
+            let header = format!(r#"{{"alg":"ES256","kid":"{}","typ":"t+jwt"}}"#, ring.kid().expect("a current key"));
+            let signed = format!("{}.{}", BASE64.encode(header), BASE64.encode(&text));
+            let signature = ring.sign_bytes(signed.as_bytes()).expect("signed");
+            assert_eq!(judged(&format!("{signed}.{}", BASE64.encode(signature)), &ring.set), Err(TokenFault::Claims), "{text}");
+            assert_eq!(claimed_issuer(&format!("{signed}.x")), None);
+        }
+    }
+
     // What the JWT library let through until it was told otherwise, each by its name.
 
     #[test]

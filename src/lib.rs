@@ -29,6 +29,7 @@ pub mod risk;
 pub mod windows;
 
 pub mod clock;
+pub mod connections;
 pub mod entropy;
 pub mod jose;
 pub mod json;

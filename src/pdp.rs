@@ -18,9 +18,11 @@ pub mod reload;
 pub mod request;
 pub mod review;
 pub mod rights;
+pub mod shares;
 pub mod signal;
 mod state;
 pub mod status;
+mod text_pool;
 mod weigh;
 
 use std::path::PathBuf;
@@ -49,6 +51,8 @@ use crate::model::time::Timestamp;
 use crate::model::vouched::Vouched;
 use crate::pdp::memory::unsent::Memory;
 use crate::pdp::reload::Rejected;
+use crate::pdp::shares::Shares;
+use crate::pdp::text_pool::TextPool;
 use crate::telemetry::export::Telemetry;
 use crate::windows::Windows;
 
@@ -82,6 +86,8 @@ pub struct Options {
     pub keys: PathBuf,
     /// How long a security event counts.
     pub event_ttl: Duration,
+    /// How many requests are decided at the same time.
+    pub concurrent_requests: usize,
 }
 
 /// The rings that sign tokens, each for its own purpose.
@@ -162,6 +168,9 @@ pub struct Pdp {
     keys: ArcSwap<Keys>,
     store: Store,
     windows: Windows,
+    texts: TextPool,
+    shares: Shares,
+    streams: Shares,
     memory: Memory,
     replica: Replica,
     witness: Option<Witness>,
@@ -203,9 +212,14 @@ pub struct Parts {
 
 impl Pdp {
     /// A PDP that serves this bundle. Its activation must be recorded before the first call: see [`Pdp::start`].
-    pub fn new(options: Options, bundle: Bundle, parts: Parts) -> Self {
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub fn new(options: Options, bundle: Bundle, parts: Parts) -> std::io::Result<Self> {
         let now = parts.clock.now();
-        Self {
+        let texts = TextPool::start()?;
+        let (shares, streams) = (Shares::new(options.concurrent_requests), Shares::new(options.concurrent_requests));
+        Ok(Self {
             options,
             snapshot: ArcSwap::from_pointee(Snapshot::new(bundle, now)),
             rejected: ArcSwapOption::empty(),
@@ -220,6 +234,9 @@ impl Pdp {
             keys: ArcSwap::from_pointee(parts.keys),
             store: parts.store,
             windows: parts.windows,
+            texts,
+            shares,
+            streams,
             memory: Memory::default(),
             replica: parts.replica,
             witness: parts.witness,
@@ -228,7 +245,7 @@ impl Pdp {
             telemetry: parts.telemetry,
             started_at: now,
             draining: AtomicBool::new(false),
-        }
+        })
     }
 
     /// Reads the snapshot and the clock: once a request, at its top.

@@ -15,10 +15,9 @@ pub const SCOPE: &str = "countersign";
 pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.44.0";
 
 /// Attributes that may leave the process on spans and events; others are removed before export.
-pub const ATTRIBUTES: [&str; 28] = [
+pub const ATTRIBUTES: [&str; 27] = [
     RPC_SYSTEM,
     RPC_METHOD,
-    RPC_METHOD_ORIGINAL,
     RPC_STATUS,
     ERROR_TYPE,
     PEER_ADDRESS,
@@ -50,8 +49,6 @@ pub const ATTRIBUTES: [&str; 28] = [
 pub const RPC_SYSTEM: &str = "rpc.system.name";
 /// Fully-qualified method, or `_OTHER`.
 pub const RPC_METHOD: &str = "rpc.method";
-/// A method that is not ours.
-pub const RPC_METHOD_ORIGINAL: &str = "rpc.method_original";
 /// gRPC status by name.
 pub const RPC_STATUS: &str = "rpc.response.status_code";
 /// Class of an error.

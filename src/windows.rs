@@ -112,12 +112,14 @@ pub struct Visit {
     pub reads: Vec<Key>,
     /// What is to be forgotten, first: a human said so.
     pub forgets: Vec<Key>,
+    /// Who asks: of a tenant's table in process, one tool service fills no more than half.
+    pub by: Option<Key>,
 }
 
 impl Visit {
     /// Whether it asks and says nothing.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        *self == Self { by: self.by, ..Self::default() }
     }
 }
 
@@ -127,7 +129,8 @@ pub struct Visited {
     /// How long until a call would fit, in microseconds. Only if all are 0 it was counted, in all: who is held back by one window
     /// must not use up another that is shared.
     pub waits: Vec<i64>,
-    /// How many different things there are, with the one that was touched.
+    /// How many different things there are, with the one that was touched. A call that a window held back touches nothing, and changes
+    /// no memory.
     pub counts: Vec<u64>,
     /// The times of each memory that still count.
     pub memories: Vec<Vec<(SmolStr, i64)>>,

@@ -110,8 +110,14 @@ impl ApprovalService for Approvals {
         }
         // Who may not watch learns so at once.
         self.pdp.changed_approvals(&origin, i64::MAX, 1).await.map_err(refused)?;
+        let share = self.pdp.open_stream(&origin, false).await.map_err(refused)?;
         let (sender, receiver) = mpsc::channel(16);
-        tokio::spawn(watch(Arc::clone(&self.pdp), origin, ids, sender));
+        let watching = watch(Arc::clone(&self.pdp), origin, ids, sender);
+        tokio::spawn(async move {
+            watching.await;
+            // Held as long as the stream.
+            drop(share);
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 

@@ -33,8 +33,8 @@ pub fn request(message: v1::AuthorizeRequest) -> Result<Request, Refusal> {
     }
     let correlation = Correlation {
         request: id(&message.request_id, "request_id")?,
-        conversation: id(&message.conversation_id, "conversation_id")?,
-        tool_call: id(&message.tool_call_id, "tool_call_id")?,
+        conversation: correlation_id(&message.conversation_id, "conversation_id")?,
+        tool_call: correlation_id(&message.tool_call_id, "tool_call_id")?,
     };
     if let Some(plain) = &message.plain {
         let alone = v1::AuthorizeRequest { request_id: message.request_id.clone(), plain: Some(plain.clone()), ..Default::default() };
@@ -221,6 +221,15 @@ pub(super) fn id(text: &str, field: &str) -> Result<String, Refusal> {
 /// An id that must not be empty.
 pub(super) fn some_id(text: &str, field: &str) -> Result<String, Refusal> {
     if text.is_empty() { Err(Refusal::invalid(field, "is missing")) } else { id(text, field) }
+}
+
+/// An id that traces show: a name, not what somebody wrote. May be empty.
+pub(super) fn correlation_id(text: &str, field: &str) -> Result<String, Refusal> {
+    let text = bounded(text, ID_MAX, field)?;
+    match text.chars().all(|sign| sign.is_ascii_alphanumeric() || "._:#/-".contains(sign)) {
+        true => Ok(text),
+        false => Err(Refusal::invalid(field, "must be an id: letters, digits and . _ : # / -")),
+    }
 }
 
 /// What a tool service calls a source: a name, not what somebody else wrote. It goes to the model and into the log as it is.

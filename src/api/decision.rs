@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::api::front::{self, origin};
@@ -24,17 +23,16 @@ const STREAM_CONCURRENCY: usize = 16;
 const STREAM_AGE: Duration = Duration::from_secs(3600);
 
 /// The service.
-pub(super) fn service(pdp: Arc<Pdp>, options: Options, permits: Arc<Semaphore>) -> DecisionServiceServer<Decisions> {
+pub(super) fn service(pdp: Arc<Pdp>, options: Options) -> DecisionServiceServer<Decisions> {
     let item_timeout = options.request_timeout;
     let stream_age = STREAM_AGE.min(options.connection_age);
-    DecisionServiceServer::new(Decisions { pdp, permits, item_timeout, stream_age }).max_decoding_message_size(MESSAGE_MAX)
+    DecisionServiceServer::new(Decisions { pdp, item_timeout, stream_age }).max_decoding_message_size(MESSAGE_MAX)
 }
 
 /// The handlers.
 #[derive(Clone, Debug)]
 pub(super) struct Decisions {
     pdp: Arc<Pdp>,
-    permits: Arc<Semaphore>,
     item_timeout: Duration,
     stream_age: Duration,
 }
@@ -52,7 +50,7 @@ impl DecisionService for Decisions {
     }
 
     async fn authorize_batch(&self, request: Request<v1::AuthorizeBatchRequest>) -> Result<Response<v1::AuthorizeBatchResponse>, Status> {
-        let origin = origin(&request, Purpose::Authorize);
+        let origin = Origin { waits: true, ..origin(&request, Purpose::Authorize) };
         let batch = request.into_inner();
         let moment = self.pdp.moment();
         if let Err(refusal) = check(&batch) {
@@ -78,10 +76,13 @@ impl DecisionService for Decisions {
     type AuthorizeStreamStream = Items;
 
     async fn authorize_stream(&self, request: Request<Streaming<v1::AuthorizeStreamRequest>>) -> Result<Response<Items>, Status> {
-        let origin = origin(&request, Purpose::Authorize);
+        let origin = Origin { waits: true, ..origin(&request, Purpose::Authorize) };
+        let share = self.pdp.open_stream(&origin, true).await.map_err(|refused| status::status(refused.refusal()))?;
         let decisions = self.clone();
         let incoming = request.into_inner().take_until(tokio::time::sleep(self.stream_age));
         let answers = incoming.map(move |item| {
+            // Held as long as the stream.
+            let _open = &share;
             let (decisions, origin) = (decisions.clone(), origin.clone());
             async move {
                 // A stream that can't be read on ends with its status.
@@ -133,15 +134,18 @@ impl Decisions {
 
     /// A stream's message that no method could read: counted, in the contract's words.
     fn unreadable(&self, origin: &Origin, status: Status) -> Status {
+        let status = match status.code() {
+            Code::OutOfRange => front::too_large(),
+            Code::Internal => front::undecodable(),
+            _ => status,
+        };
         front::count(&self.pdp, &origin.peer, status.code());
-        if status.code() == Code::OutOfRange { front::too_large() } else { status }
+        status
     }
 
     async fn stream_item(&self, origin: Origin, message: v1::AuthorizeRequest) -> v1::AuthorizeResult {
         let request_id = message.request_id.clone();
         let decided = async {
-            // Waits rather than refuses: a stream is flow-controlled. The semaphore is never closed.
-            let _permit = self.permits.acquire().await;
             let read = match request_id.is_empty() {
                 true => Err(Refusal::invalid("request_id", "is required on a stream")),
                 false => read_item(message),

@@ -1,18 +1,17 @@
-//! What stands before every method: a server span, bounds of load and time, no panic on the wire, and a count of what no method
-//! ever saw.
+//! What stands before every method: a server span, bounds of what unknown peers may send, a bound of time, no panic on the wire, and a
+//! count of what no method ever saw.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body::Frame;
 use opentelemetry::context::FutureExt as _;
-use tokio::sync::Semaphore;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::Service;
@@ -21,6 +20,7 @@ use crate::api::Options;
 use crate::api::listen::Connection;
 use crate::caller::Peer;
 use crate::clock::Stopwatch;
+use crate::connections::{InFlight, Standing};
 use crate::pdp::Pdp;
 use crate::pdp::authorize::{Origin, Purpose};
 use crate::telemetry::spans::Trace;
@@ -46,6 +46,10 @@ pub const METHODS: [&str; 17] = [
     "countersign.v1.SignalService/ReportSignal",
 ];
 const OTHER: &str = "_OTHER";
+/// Requests under way that one connection of an unknown peer may have, and all such connections together. They have these from their
+/// headers on; requests of known callers take their permits later, when their message was read.
+const UNKNOWN_PER_CONNECTION: usize = 16;
+const UNKNOWN_MAX: usize = 256;
 
 /// Set by a method once it has the message: from then on the pipelines record what becomes of it.
 #[derive(Clone, Debug, Default)]
@@ -66,7 +70,7 @@ pub(super) fn origin<T>(request: &tonic::Request<T>, purpose: Purpose) -> Origin
     let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
     let bearer = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
     let bearer = bearer.and_then(|value| value.strip_prefix("Bearer ")).filter(|_| connection.takes_bearer).map(str::to_owned);
-    Origin { peer: Peer { bearer, ..connection.peer }, trace: Trace::current(), purpose }
+    Origin { peer: Peer { bearer, ..connection.peer }, trace: Trace::current(), purpose, waits: false }
 }
 
 /// The layer.
@@ -75,13 +79,42 @@ pub struct Front<S> {
     inner: S,
     pdp: Arc<Pdp>,
     options: Options,
-    permits: Arc<Semaphore>,
+    /// Requests under way on connections of unknown peers.
+    unknown: Arc<AtomicUsize>,
 }
 
 impl<S> Front<S> {
-    /// Puts the layer before a service.
-    pub fn new(inner: S, pdp: Arc<Pdp>, options: Options, permits: Arc<Semaphore>) -> Self {
-        Self { inner, pdp, options, permits }
+    /// Puts the layer before a service. `unknown` counts the requests of unknown peers on all connections.
+    pub fn new(inner: S, pdp: Arc<Pdp>, options: Options, unknown: Arc<AtomicUsize>) -> Self {
+        Self { inner, pdp, options, unknown }
+    }
+
+    /// Counts a request on its connection, and among those of unknown peers; `None` if they have too many.
+    fn begin(&self, standing: &Standing) -> Option<UnderWay> {
+        let unknown = (!standing.is_known()).then(|| Unknown::begin(&self.unknown));
+        let is_over = unknown.is_some() && (standing.in_flight() >= UNKNOWN_PER_CONNECTION || self.unknown.load(Ordering::Acquire) > UNKNOWN_MAX);
+        (!is_over).then(|| UnderWay { _in_flight: standing.begin(), _unknown: unknown })
+    }
+}
+
+/// A request that is under way, until its answer's body has ended.
+struct UnderWay {
+    _in_flight: InFlight,
+    _unknown: Option<Unknown>,
+}
+
+struct Unknown(Arc<AtomicUsize>);
+
+impl Unknown {
+    fn begin(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Unknown {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -103,15 +136,25 @@ where
         let unready = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, unready);
         let path = request.uri().path().trim_start_matches('/').to_owned();
+        let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
+        let peer = connection.peer;
+        let under_way = self.begin(&connection.standing);
         if path.starts_with("grpc.health.") || path.starts_with("grpc.reflection.") {
-            return Box::pin(inner.call(request));
+            let may = self.options.reflects_to_all || path.starts_with("grpc.health.") || self.pdp.knows(&with_bearer(&request, peer));
+            let (Some(under_way), true) = (under_way, may) else {
+                let status = if may { too_many() } else { Status::unauthenticated("the protocol is described to known callers") };
+                return Box::pin(std::future::ready(Ok(status.into_http())));
+            };
+            let answered = inner.call(request);
+            return Box::pin(async move {
+                let answered: Result<Response<Body>, Infallible> = answered.await;
+                answered.map(|response| response.map(|body| Body::new(Watched { body, ending: None, _under_way: under_way })))
+            });
         }
         let method = METHODS.into_iter().find(|method| *method == path);
-        let peer = request.extensions().get::<Connection>().map(|connection| connection.peer.clone()).unwrap_or_default();
         let seen = Seen::default();
         request.extensions_mut().insert(seen.clone());
-        let original = method.is_none().then_some(path.as_str());
-        let trace = self.pdp.telemetry().start_rpc(method.unwrap_or(OTHER), original, request.headers(), peer.address);
+        let trace = self.pdp.telemetry().start_rpc(method.unwrap_or(OTHER), request.headers(), peer.address);
         let ending = Ending {
             pdp: Arc::clone(&self.pdp),
             trace: trace.clone(),
@@ -119,11 +162,11 @@ where
             watch: Stopwatch::start(),
             done: false,
         };
-        let (permits, timeout) = (Arc::clone(&self.permits), self.options.request_timeout);
+        let Some(under_way) = under_way else {
+            return Box::pin(std::future::ready(Ok(refused(too_many(), ending, &peer))));
+        };
+        let timeout = self.options.request_timeout;
         let answered = async move {
-            let Ok(_permit) = permits.try_acquire() else {
-                return Status::resource_exhausted("too many requests are under way").into_http();
-            };
             let handled = std::panic::AssertUnwindSafe(inner.call(request)).catch_unwind();
             match tokio::time::timeout(timeout, handled).await {
                 Ok(Ok(Ok(response))) => response,
@@ -135,20 +178,40 @@ where
                 Err(_elapsed) => Status::deadline_exceeded("the decision was not recorded in time").into_http(),
             }
         };
-        Box::pin(async move { Ok(end(answered.with_context(trace.context()).await, ending, &seen, &peer)) })
+        Box::pin(async move { Ok(end(answered.with_context(trace.context()).await, ending, &seen, &peer, under_way)) })
     }
 }
 
+/// A peer with the bearer token of its request, where tokens may travel.
+fn with_bearer(request: &Request<Body>, peer: Peer) -> Peer {
+    let takes_bearer = request.extensions().get::<Connection>().is_some_and(|connection| connection.takes_bearer);
+    let bearer = request.headers().get("authorization").and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    Peer { bearer: bearer.filter(|_| takes_bearer).map(str::to_owned), ..peer }
+}
+
+fn too_many() -> Status {
+    Status::resource_exhausted("too many requests of unknown callers are under way")
+}
+
+/// A request that no method ever sees.
+fn refused(status: Status, mut ending: Ending, peer: &Peer) -> Response<Body> {
+    count(&ending.pdp, peer, status.code());
+    ending.end(status.code());
+    status.into_http()
+}
+
 /// Ends the span with the status in the headers, or hands it to the body to end it with the trailers.
-fn end(response: Response<Body>, mut ending: Ending, seen: &Seen, peer: &Peer) -> Response<Body> {
+fn end(response: Response<Body>, mut ending: Ending, seen: &Seen, peer: &Peer, under_way: UnderWay) -> Response<Body> {
     let Some(mut code) = response.headers().get("grpc-status").map(|value| Code::from_bytes(value.as_bytes())) else {
-        return response.map(|body| Body::new(Watched { body, ending }));
+        return response.map(|body| Body::new(Watched { body, ending: Some(ending), _under_way: under_way }));
     };
     let mut response = response;
-    if code == Code::OutOfRange {
+    match (seen.0.load(Ordering::Relaxed), code) {
         // tonic's word for a message over the limit; the contract has another, and nothing of ours says this one.
-        code = Code::ResourceExhausted;
-        response = too_large().into_http();
+        (_, Code::OutOfRange) => (code, response) = (Code::ResourceExhausted, too_large().into_http()),
+        // tonic's word for a message that it can't decode; a method that never saw one has not failed.
+        (false, Code::Internal) => (code, response) = (Code::InvalidArgument, undecodable().into_http()),
+        _ => {}
     }
     // What a method has is recorded by the pipelines, but for an answer that was cut off.
     match (seen.0.load(Ordering::Relaxed), code) {
@@ -189,7 +252,9 @@ impl Drop for Ending {
 /// A body whose trailers end the span.
 struct Watched {
     body: Body,
-    ending: Ending,
+    /// None for what is not measured.
+    ending: Option<Ending>,
+    _under_way: UnderWay,
 }
 
 impl http_body::Body for Watched {
@@ -202,7 +267,9 @@ impl http_body::Body for Watched {
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(status) = frame.trailers_ref().and_then(|trailers| trailers.get("grpc-status"))
         {
-            this.ending.end(Code::from_bytes(status.as_bytes()));
+            if let Some(ending) = &mut this.ending {
+                ending.end(Code::from_bytes(status.as_bytes()));
+            }
         }
         polled
     }
@@ -242,6 +309,11 @@ pub(super) fn name(code: Code) -> &'static str {
 /// The contract's word for a message over the limit.
 pub(super) fn too_large() -> Status {
     Status::resource_exhausted("the message is larger than 4 MiB")
+}
+
+/// The contract's word for a message that is none of the protocol's.
+pub(super) fn undecodable() -> Status {
+    Status::invalid_argument("the message can't be decoded: it is not of this method's type")
 }
 
 /// Counts a request that no pipeline recorded.

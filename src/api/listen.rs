@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -16,9 +16,8 @@ use tonic::transport::server::Connected;
 
 use crate::caller::svid::Svid;
 use crate::caller::{Callers, Peer};
+use crate::connections::{Bounded, Bounds, Connections, Place, Standing};
 
-/// Handshakes under way; a client that stalls holds one for [`HANDSHAKE`].
-const HANDSHAKES_MAX: usize = 256;
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long to wait after the operating system gave no connection, for want of descriptors, say.
@@ -42,6 +41,8 @@ pub struct Connection {
     pub peer: Peer,
     /// Whether tokens may travel on it.
     pub takes_bearer: bool,
+    /// What is known of it while it is open.
+    pub standing: Standing,
 }
 
 enum Stream {
@@ -52,26 +53,46 @@ enum Stream {
 
 /// A connection that was accepted.
 pub(super) struct Accepted {
-    stream: Stream,
+    stream: Bounded<Stream>,
     connection: Connection,
+}
+
+impl Accepted {
+    /// Puts together what was accepted; `None` if its owner has too many connections.
+    fn new(stream: Stream, peer: Peer, takes_bearer: bool, place: Place, callers: &Callers) -> Option<Self> {
+        if let Some(owner) = callers.owner(&peer)
+            && !place.prove(owner)
+        {
+            return None;
+        }
+        let standing = place.standing.clone();
+        let peer = Peer { known: Arc::clone(&standing.known), ..peer };
+        Some(Self { stream: Bounded::new(stream, place), connection: Connection { peer, takes_bearer, standing } })
+    }
 }
 
 impl Listeners {
     /// Accepts until the stream is dropped.
     pub(super) fn accept(self, bearer_in_plaintext: bool) -> ReceiverStream<io::Result<Accepted>> {
         let (sender, receiver) = mpsc::channel(16);
-        tokio::spawn(accept_tcp(self.tcp, self.callers, bearer_in_plaintext, sender.clone()));
+        let connections = Connections::new(Bounds::of_calls());
         if let Some(unix) = self.unix {
-            tokio::spawn(accept_unix(unix, sender));
+            tokio::spawn(accept_unix(unix, Arc::clone(&self.callers), connections.clone(), sender.clone()));
         }
+        tokio::spawn(accept_tcp(self.tcp, self.callers, bearer_in_plaintext, connections, sender));
         ReceiverStream::new(receiver)
     }
 }
 
 type Sender = mpsc::Sender<io::Result<Accepted>>;
 
-async fn accept_tcp(listener: TcpListener, callers: Arc<Callers>, bearer_in_plaintext: bool, sender: Sender) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+async fn accept_tcp(
+    listener: TcpListener,
+    callers: Arc<Callers>,
+    bearer_in_plaintext: bool,
+    connections: Connections,
+    sender: Sender,
+) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -81,23 +102,24 @@ async fn accept_tcp(listener: TcpListener, callers: Arc<Callers>, bearer_in_plai
             tokio::time::sleep(PAUSE).await;
             continue;
         };
+        // Without room it is closed at once, so that its descriptor is free for those who are known.
+        let Some(mut place) = connections.admit() else { continue };
         // Without it, trailers wait for the acknowledgement of the message: 40 ms a call. A socket that refuses it works all the same.
         let _slower = stream.set_nodelay(true);
         let peer = Peer { address: Some(address), ..Peer::default() };
+        let (sender, callers) = (sender.clone(), Arc::clone(&callers));
         let Some(config) = callers.trust().server.clone() else {
-            let connection = Connection { peer, takes_bearer: bearer_in_plaintext };
-            if sender.send(Ok(Accepted { stream: Stream::Plain(stream), connection })).await.is_err() {
+            if let Some(accepted) = Accepted::new(Stream::Plain(stream), peer, bearer_in_plaintext, place, &callers)
+                && sender.send(Ok(accepted)).await.is_err()
+            {
                 return;
             }
             continue;
         };
-        // The semaphore is never closed.
-        let permit = Arc::clone(&handshakes).acquire_owned().await;
-        let sender = sender.clone();
+        // Each handshake by itself: one that stalls holds a place of unknown peers, and nobody else's handshake.
         tokio::spawn(async move {
-            let shaken = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await;
-            drop(permit);
-            let Ok(Ok(stream)) = shaken else {
+            let shaking = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream));
+            let Some(Ok(Ok(stream))) = place.unless_closed(shaking).await else {
                 tracing::debug!(name: "tls.handshake_failed", peer = %address.ip());
                 return;
             };
@@ -106,14 +128,15 @@ async fn accept_tcp(listener: TcpListener, callers: Arc<Callers>, bearer_in_plai
                 Some(Err(fault)) => Peer { fault: Some(fault), ..peer },
                 None => peer,
             };
-            let connection = Connection { peer, takes_bearer: true };
-            // A server that has stopped takes no more connections.
-            let _stopped = sender.send(Ok(Accepted { stream: Stream::Tls(Box::new(stream)), connection })).await;
+            if let Some(accepted) = Accepted::new(Stream::Tls(Box::new(stream)), peer, true, place, &callers) {
+                // A server that has stopped takes no more connections.
+                let _stopped = sender.send(Ok(accepted)).await;
+            }
         });
     }
 }
 
-async fn accept_unix(listener: UnixListener, sender: Sender) {
+async fn accept_unix(listener: UnixListener, callers: Arc<Callers>, connections: Connections, sender: Sender) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -123,9 +146,12 @@ async fn accept_unix(listener: UnixListener, sender: Sender) {
             tokio::time::sleep(PAUSE).await;
             continue;
         };
+        let Some(place) = connections.admit() else { continue };
         let user = stream.peer_cred().map(|credentials| credentials.uid()).ok();
-        let connection = Connection { peer: Peer { user, ..Peer::default() }, takes_bearer: true };
-        if sender.send(Ok(Accepted { stream: Stream::Unix(stream), connection })).await.is_err() {
+        let peer = Peer { user, ..Peer::default() };
+        if let Some(accepted) = Accepted::new(Stream::Unix(stream), peer, true, place, &callers)
+            && sender.send(Ok(accepted)).await.is_err()
+        {
             return;
         }
     }
@@ -141,52 +167,80 @@ impl Connected for Accepted {
 
 impl AsyncRead for Accepted {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Stream::Tls(stream) => Pin::new(stream.as_mut()).poll_read(context, buffer),
-            Stream::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for Accepted {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Stream::Tls(stream) => Pin::new(stream.as_mut()).poll_write(context, bytes),
-            Stream::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(context, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(context, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Stream::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(context),
-            Stream::Unix(stream) => Pin::new(stream).poll_flush(context),
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(context),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Stream::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(context),
-            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(context),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-            Stream::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(context, slices),
-            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(context, slices),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.stream {
-            Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Tls(stream) => stream.is_write_vectored(),
-            Stream::Unix(stream) => stream.is_write_vectored(),
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Unix(stream) => stream.is_write_vectored(),
         }
     }
 }

@@ -9,11 +9,17 @@ use crate::model::refusal::Refusal;
 /// The domain of `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "countersign";
 
+/// When a caller may try again whom a bound of load stopped.
+const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// The status of a refusal.
 pub fn status(refusal: &Refusal) -> Status {
     let mut details = ErrorDetails::with_error_info(refusal.kind().to_uppercase(), DOMAIN, std::collections::HashMap::new());
     if let Some(field) = field(refusal) {
         details.add_bad_request_violation(field, words(refusal));
+    }
+    if matches!(refusal, Refusal::Exhausted(_)) {
+        details.set_retry_info(Some(RETRY_AFTER));
     }
     let message = match field(refusal) {
         Some(field) => format!("`{field}` {}", words(refusal)),

@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use crate::api::convert::{case, credential, id, model, object, optional_object, some_id, untrusted};
+use crate::api::convert::{case, correlation_id, credential, id, model, object, optional_object, some_id, untrusted};
 use crate::api::{respond, v1};
 use crate::audit::Recorded;
 use crate::model::answer::{Answer, Reason};
@@ -48,7 +48,7 @@ pub(super) fn to_prepare(message: v1::PrepareContextRequest) -> Result<ToPrepare
         untrusted: untrusted(message.untrusted)?,
         previous_turn: text(message.previous_turn, "previous_turn", TEXT_MAX, "is longer than 64 KiB")?,
         max_bytes: usize::try_from(message.max_bytes).unwrap_or(usize::MAX),
-        conversation: id(&message.conversation_id, "conversation_id")?,
+        conversation: correlation_id(&message.conversation_id, "conversation_id")?,
     })
 }
 
@@ -98,7 +98,7 @@ pub(super) fn to_evaluate(message: v1::EvaluateOutputRequest) -> Result<ToEvalua
         locale,
         confidence: message.model_confidence,
         context: id(&message.context_evaluation_id, "context_evaluation_id")?,
-        conversation: id(&message.conversation_id, "conversation_id")?,
+        conversation: correlation_id(&message.conversation_id, "conversation_id")?,
     })
 }
 

@@ -1,9 +1,8 @@
 //! What must not be lost: approvals, burned tokens, receipts, checks, kill switches. One port, two engines, one SQL.
 //!
-//! SQLite (WAL, `synchronous=FULL`) has one writer that commits in groups, so that many burns share one sync; PostgreSQL has a pool.
+//! SQLite (WAL, `synchronous=FULL`) has one writer that commits in groups, so that many burns share a sync; PostgreSQL has a pool.
 //! An approval is usable because it is *present* as approved: what is absent, unreadable or of another generation denies. Every
-//! transition counts the store's revision up in its own transaction and leaves a row in the outbox: the record of it, which is to be
-//! in the audit log before anything follows from it.
+//! transition counts the store's revision up in its own transaction and leaves its record in the outbox, for the audit log.
 //!
 //! A store that went back in time (an old backup, a failover to an older replica) would hold burned approvals as unburned. So the
 //! highest revision ever seen is kept outside of it, too, and every write states it: behind it, nothing is written, and the store

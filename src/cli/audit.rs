@@ -64,7 +64,7 @@ fn accept_loss(environment: &Environment, reason: &str) -> Result<Exit, Failure>
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Failure, error))?;
     let seams = Seams::system(crate::telemetry::export::Options::default());
-    let index = runtime.block_on(app::accept_loss(&config, seams, reason)).map_err(|error| Failure::new(Exit::Failure, error))?;
+    let index = runtime.block_on(app::log::accept_loss(&config, seams, reason)).map_err(|error| Failure::new(Exit::Failure, error))?;
     environment.print(&serde_json::json!({"index": index}), &format!("recorded as line {index}; the server can be started"));
     Ok(Exit::Ok)
 }

@@ -68,6 +68,7 @@ fn start_failure(error: StartError) -> Failure {
         | StartError::Socket(..)
         | StartError::Store(_)
         | StartError::Telemetry(_)
+        | StartError::Threads(_)
         | StartError::Trust(_)
         | StartError::Windows(_)
         | StartError::Witness(_) => Failure::new(Exit::Failure, error),

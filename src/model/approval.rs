@@ -244,3 +244,91 @@ pub struct UsedApproval {
     /// When the quorum was reached.
     pub approved_at: Timestamp,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(name: &str, value: i64) -> Object {
+        Object::from([(name.to_owned(), Value::Integer(value))])
+    }
+
+    fn subject(sub: &str) -> Subject {
+        Subject { iss: "i".into(), sub: sub.into() }
+    }
+
+    fn call(text: &str, number: i64) -> BoundCall {
+        let own = || text.to_owned();
+        BoundCall {
+            v: own(),
+            environment: own(),
+            tenant: own(),
+            case: own(),
+            case_version: own(),
+            step: own(),
+            supervisor: subject(text),
+            agent: subject(text),
+            audience: own(),
+            action: own(),
+            resource_type: own(),
+            resource_id: own(),
+            resource_version: own(),
+            exact: object("exact", number),
+            at_most: object("most", number),
+            case_attributes: Object::from([("customer".to_owned(), Value::from(text))]),
+            resource_attributes: object("attribute", number),
+            facts: object("fact", number),
+        }
+    }
+
+    /// Each member in turn is another call's. A member that is added does not compile here until it has a row.
+    #[test]
+    fn a_call_covers_none_that_differs_in_any_member() {
+        let (own, other) = (call("a", 1), call("b", 2));
+        assert!(own.covers(&own));
+        let BoundCall {
+            v,
+            environment,
+            tenant,
+            case,
+            case_version,
+            step,
+            supervisor,
+            agent,
+            audience,
+            action,
+            resource_type,
+            resource_id,
+            resource_version,
+            exact,
+            at_most,
+            case_attributes,
+            resource_attributes,
+            facts,
+        } = other;
+        for changed in [
+            BoundCall { v, ..own.clone() },
+            BoundCall { environment, ..own.clone() },
+            BoundCall { tenant, ..own.clone() },
+            BoundCall { case, ..own.clone() },
+            BoundCall { step, ..own.clone() },
+            BoundCall { supervisor, ..own.clone() },
+            BoundCall { agent, ..own.clone() },
+            BoundCall { audience, ..own.clone() },
+            BoundCall { action, ..own.clone() },
+            BoundCall { resource_type, ..own.clone() },
+            BoundCall { resource_id, ..own.clone() },
+            BoundCall { resource_version, ..own.clone() },
+            BoundCall { exact, ..own.clone() },
+            BoundCall { at_most, ..own.clone() },
+            BoundCall { case_attributes, ..own.clone() },
+            BoundCall { resource_attributes, ..own.clone() },
+            BoundCall { facts, ..own.clone() },
+        ] {
+            assert!(!own.covers(&changed), "{changed:?}");
+        }
+        // The case's version has a reason of its own, and less than what was approved is covered.
+        assert!(own.covers(&BoundCall { case_version, ..own.clone() }));
+        assert!(own.covers(&BoundCall { at_most: object("most", 0), ..own.clone() }));
+    }
+}

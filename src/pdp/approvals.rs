@@ -38,6 +38,7 @@ impl Pdp {
     pub async fn get_approval(&self, origin: &Origin, read: Result<String, Refusal>) -> Result<Seen, Refused> {
         let moment = self.moment();
         let party = self.party(&moment, origin).await?;
+        let _share = self.party_share(origin, &party).await?;
         let found = match read {
             Ok(id) => match self.readable(&moment, &party, &id).await {
                 Ok(approval) => self.seen_by(&moment, &party, approval).await,
@@ -59,6 +60,7 @@ impl Pdp {
     ) -> Result<(Vec<Seen>, Option<(i64, String)>), Refused> {
         let moment = self.moment();
         let party = self.party(&moment, origin).await?;
+        let _share = self.party_share(origin, &party).await?;
         let listed = match read {
             Ok(filter) => self.listed(&party, filter).await,
             Err(refusal) => Err(refusal),
@@ -80,6 +82,7 @@ impl Pdp {
     pub async fn changed_approvals(&self, origin: &Origin, after: i64, most: i64) -> Result<(Vec<Seen>, i64), Refused> {
         let moment = self.moment();
         let party = self.party(&moment, origin).await?;
+        let _share = self.party_share(origin, &party).await?;
         let filter = Filter { changed_after: Some(after), most, ..Filter::default() };
         let (approvals, _) = self.listed(&party, filter).await.map_err(Refused)?;
         let highest = approvals.last().map_or(after, |last| last.revision);

@@ -64,6 +64,8 @@ pub struct Origin {
     pub trace: Trace,
     /// What it is for.
     pub purpose: Purpose,
+    /// Whether it waits for its permit, as what comes on a stream or in a batch does.
+    pub waits: bool,
 }
 
 /// An evaluated call, before its record.
@@ -99,6 +101,14 @@ impl Pdp {
             Ok(caller) => caller,
             Err(refusal) => {
                 self.end_refused(span, &facts, &refusal);
+                return Err(self.stranger(origin, refusal));
+            }
+        };
+        let _share = match self.shares.take(&caller.tool_service, origin.waits).await {
+            Ok(share) => share,
+            Err(refusal) => {
+                self.end_refused(span, &facts, &refusal);
+                // Counted, not recorded one by one: a caller can ask faster than the log is written.
                 return Err(self.stranger(origin, refusal));
             }
         };
@@ -170,7 +180,7 @@ impl Pdp {
             return Err(Refusal::Forbidden("the caller may not ask hypothetically for this tenant: no policy grants `decision.explain`"));
         }
         let about = About { hypothetical, ..About::default() };
-        let Weighed { mut judged, presented, signals } = self.weighed(moment, roles, (caller, &chain, call), about).await?;
+        let Weighed { mut judged, presented, signals, .. } = self.weighed(moment, roles, (caller, &chain, call), about).await?;
         let mut facts = CallFacts { principal_type: roles.agent.clone(), ..facts };
         known(&mut facts, &chain, call, &judged);
         if chain.asserted && !self.options.development {

@@ -39,6 +39,7 @@ impl Pdp {
     pub async fn clear_risk(&self, origin: &Origin, read: Result<Clear, Refusal>) -> Result<Recorded<()>, Refused> {
         let moment = self.moment();
         let party = self.party(&moment, origin).await?;
+        let _share = self.party_share(origin, &party).await?;
         let by = party.actor();
         let cleared = match read {
             Ok(clear) => self.cleared(&moment, &party, &by, clear).await,
@@ -83,7 +84,7 @@ impl Pdp {
         let receipt = self.record_left(moment.now, revision, record).await.map_err(|down| Refused::from(down).0)?;
         let places = Places::of(&self.options.environment, whose);
         // Never kept for later: what came in between would be forgotten, too.
-        let forgotten = self.ask(places.tenant, moment, &places.forget(whose)).await;
+        let forgotten = self.ask(places.tenant, moment, &places.forget(whose, self.tool_services(moment).iter().map(String::as_str))).await;
         forgotten.map_err(|_| Refusal::Unavailable("what is remembered can't be cleared now: try again"))?;
         self.refresh().await;
         Ok(receipt.seal(()))

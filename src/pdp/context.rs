@@ -24,7 +24,7 @@ use crate::pdp::context::texts::CaseValues;
 use crate::pdp::judge::Judged;
 use crate::pdp::memory::redacted::{PREPARED, Remembered, context_key, values_key};
 use crate::pdp::weigh::{About, Weighed};
-use crate::pdp::{Moment, Pdp, Refused, memory};
+use crate::pdp::{Keys, Moment, Pdp, Refused, memory};
 use crate::telemetry::spans::CallFacts;
 use crate::windows::{Change, Note, Tenant, Visit};
 
@@ -64,16 +64,20 @@ pub struct Prepared {
     pub truncated: bool,
 }
 
-/// What a context is made of and by.
-struct Making<'a> {
-    moment: &'a Moment,
-    roles: &'a Roles,
-    content: &'a ContentRoles,
-    chain: &'a Chain,
+/// What a context is made of and by. Owned, since it is made on threads of its own.
+struct Making {
+    moment: Moment,
+    chain: Chain,
     /// The call that reads the case, without its texts: what calls on fields and articles are made from.
-    reading: &'a Call,
+    reading: Call,
     vouched: Vouched,
-    evaluation_id: &'a str,
+    asked: ToPrepare,
+}
+
+/// A context while it is made, step by step.
+struct Unfinished {
+    values: CaseValues,
+    prepared: Prepared,
 }
 
 impl Pdp {
@@ -89,6 +93,7 @@ impl Pdp {
         let watch = Stopwatch::start();
         let moment = self.moment();
         let caller = self.service(&moment, origin)?;
+        let _share = self.share(origin, &caller.tool_service).await?;
         let span = self.telemetry.start_decision(&origin.trace, "PrepareContext");
         let mut facts = CallFacts::default();
         let made = match read {
@@ -123,6 +128,7 @@ impl Pdp {
         let digest = self.audit.digest(&call.digest_input());
         let mut answer = self.answer(moment, judged, Mode::Enforce, (Some(&call.case), "", String::new(), digest))?;
         answer.signals = Box::new(signals);
+        let untrusted = asked.untrusted.len();
         let mut prepared = Prepared::default();
         let mut records = vec![];
         if answer.allows() {
@@ -131,9 +137,9 @@ impl Pdp {
             // Checks that can't be read are not there.
             let _unread = self.add_checks(&mut vouched, &call, moment.now).await;
             memory::vouch(&mut vouched, &bundle.policies, &answer.signals);
-            let making = Making { moment, roles, content, chain: &chain, reading: &call, vouched, evaluation_id: &answer.evaluation_id };
+            let making = Making { moment: moment.clone(), chain: chain.clone(), reading: call.clone(), vouched, asked };
             let names;
-            (prepared, names) = self.make(&making, &asked).await?;
+            (prepared, names) = self.make(&Arc::new(making), &answer.evaluation_id).await?;
             // Each line has its own; the answer's record fails if there is no random source.
             let nonce = || crate::entropy::nonce(self.entropy.as_ref()).unwrap_or_default();
             records = redactions(&answer.evaluation_id, &call.case, &prepared.redactions, &names, nonce);
@@ -141,52 +147,72 @@ impl Pdp {
         let shown = prepared.fields.iter().map(|field| field.shown);
         let (segments, redacted) = (prepared.segments.len(), prepared.redactions.len());
         let context =
-            ContextRecord::of(&self.keys.load().values_id(), asked.untrusted.len(), segments, shown, (redacted, prepared.truncated));
+            ContextRecord::of(&self.keys.load().values_id(), untrusted, segments, shown, (redacted, prepared.truncated));
         let record = DecisionRecord::of(&answer, caller, &chain, &call, self.surroundings(origin)?);
         records.push(Record::Decision(Box::new(record.with_context(context))));
         Ok((answer, prepared, records))
     }
 
     /// Makes the context of a case that may be read; with what is remembered of its redacted values.
-    async fn make(&self, making: &Making<'_>, asked: &ToPrepare) -> Result<(Prepared, Vec<String>), Refusal> {
+    async fn make(&self, making: &Arc<Making>, evaluation_id: &str) -> Result<(Prepared, Vec<String>), Refusal> {
+        let (asked, moment) = (&making.asked, &making.moment);
         let tenant = Tenant::of(&self.options.environment, &asked.case.tenant);
         let key = values_key(tenant, &asked.case.id);
         let read = Visit { reads: vec![key], ..Visit::default() };
-        let visited = self.ask(tenant, making.moment, &read).await;
+        let visited = self.ask(tenant, moment, &read).await;
         // Numbers would not be the same; drafts are judged by what could not be known then.
         let times = visited.map(|visited| visited.memories.into_iter().flatten().collect::<Vec<_>>()).unwrap_or_default();
         let remembered = Remembered::of(&times);
         let before = remembered.values.len();
         let key_of_case = self.keys.load().of_case(&asked.case.tenant, &asked.case.id);
-        let mut values = CaseValues::new(key_of_case, remembered);
-
-        let mut prepared = Prepared::default();
-        let mut lines = facts::facts(making, &asked.record, &mut values, &mut prepared)?;
-        let articles = facts::articles(making, &asked.articles, &mut values, &mut prepared)?;
-        let texts = texts::texts(making, asked, &mut values, &mut prepared);
-        let remembered = values.remembered;
+        let unfinished = Unfinished { values: CaseValues::new(key_of_case, remembered), prepared: Prepared::default() };
+        // Each step in its turn, so that a context of many texts holds nobody else's up.
+        let (mut unfinished, mut lines) = self.step(making, unfinished, facts::facts).await?;
+        let (mut articles, mut texts) = (vec![], vec![]);
+        for index in 0..asked.articles.len() {
+            let segment;
+            (unfinished, segment) = self.step(making, unfinished, move |making, context| facts::article(making, index, context)).await?;
+            articles.extend(segment);
+        }
+        for index in 0..asked.untrusted.len() {
+            let segment;
+            (unfinished, segment) = self.step(making, unfinished, move |making, context| Ok(texts::text(making, index, context))).await?;
+            texts.extend(segment);
+        }
+        let Unfinished { values: CaseValues { remembered, .. }, mut prepared } = unfinished;
         let constraints = constraints(making);
         budget::fit(asked.max_bytes, &constraints, (&mut lines, articles, texts), &mut prepared);
         for segment in &mut prepared.segments {
-            segment.source_id = self.source_id(&asked.case, making.evaluation_id, segment.channel, &segment.text);
+            let case = &asked.case;
+            segment.source_id = self.keys.load().source_id(&self.options.environment, case, evaluation_id, segment.channel, &segment.text);
         }
-        let micros = remembers(making.moment);
-        let left = remembered.until.saturating_sub(making.moment.now.micros());
+        let micros = remembers(moment);
+        let left = remembered.until.saturating_sub(moment.now.micros());
         // Those that count long enough stay as they are; and the context is known no longer than they are.
         let renews = left < micros / 2;
         let mut notes = remembered.notes(key, micros).split_off(if renews { 0 } else { before.min(remembered.values.len()) });
         let names = notes.iter().map(|note| note.name.to_string()).collect();
-        let known = context_key(tenant, &asked.case.id, making.evaluation_id, &self.keys.load().values_id());
+        let known = context_key(tenant, &asked.case.id, evaluation_id, &self.keys.load().values_id());
         notes.push(Note { key: known, name: PREPARED.into(), change: Change::For(if renews { micros } else { left.min(micros) }) });
-        self.say(tenant, making.moment, Visit { notes, ..Visit::default() }).await;
+        self.say(tenant, moment, Visit { notes, ..Visit::default() }).await;
         Ok((prepared, names))
     }
 
-    /// By what a draft's sources name a segment: a digest that only this case, this evaluation and this text have.
-    pub(super) fn source_id(&self, case: &Case, evaluation_id: &str, channel: Channel, text: &str) -> String {
-        let parts = [self.options.environment.as_str(), &case.tenant, &case.id, evaluation_id, channel.name(), text];
-        let digest = self.keys.load().values.digest(&Value::Array(parts.into_iter().map(Value::from).collect()));
-        digest.rsplit(':').next().unwrap_or_default().chars().take(32).collect()
+    /// One step of a context, on a thread for texts.
+    async fn step<T: Send + 'static>(
+        &self,
+        making: &Arc<Making>,
+        mut unfinished: Unfinished,
+        step: impl FnOnce(&Making, &mut Unfinished) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<(Unfinished, T), Refusal> {
+        let caller = making.chain.tool_service.clone();
+        let making = Arc::clone(making);
+        let stepped = self.texts.run(&caller, move || {
+            let made = step(&making, &mut unfinished);
+            (unfinished, made)
+        });
+        let (unfinished, made) = stepped.await?;
+        Ok((unfinished, made?))
     }
 
     /// Weighs a call, or stops it at a gate, and remembers what came of it.
@@ -202,8 +228,8 @@ impl Pdp {
             Err(stop) => Weighed::judged(super::judge::stopped(stop)?),
         };
         // A draft that has to be written anew is no attempt at anything; one that the chain may not write at all is.
-        let tries = about.draft.is_empty() || !super::output::is_entitled(&moment.snapshot.bundle.policies, chain, call, &weighed.judged);
-        self.remember(moment, chain, call, (&weighed.judged, tries), &mut weighed.signals).await;
+        let tries = about.draft.is_none() || !super::output::is_entitled(&moment.snapshot.bundle.policies, chain, call, &weighed.judged);
+        self.remember(moment, chain, call, (&weighed.judged, tries), &mut weighed.signals).await?;
         Ok(weighed)
     }
 
@@ -251,6 +277,15 @@ impl Pdp {
     }
 }
 
+impl Keys {
+    /// By what a draft's sources name a segment: a digest that only this case, this evaluation and this text have.
+    pub(super) fn source_id(&self, environment: &str, case: &Case, evaluation_id: &str, channel: Channel, text: &str) -> String {
+        let parts = [environment, &case.tenant, &case.id, evaluation_id, channel.name(), text];
+        let digest = self.values.digest(&Value::Array(parts.into_iter().map(Value::from).collect()));
+        digest.rsplit(':').next().unwrap_or_default().chars().take(32).collect()
+    }
+}
+
 /// The parts that govern texts.
 ///
 /// # Errors
@@ -286,7 +321,7 @@ fn reading(roles: &Roles, asked: &ToPrepare) -> Call {
 }
 
 /// What the bundle tells the model of this case in this step.
-fn constraints(making: &Making<'_>) -> Vec<Segment> {
+fn constraints(making: &Making) -> Vec<Segment> {
     let case = &making.reading.case.attributes;
     let told = making.moment.snapshot.bundle.rules.constraints.iter().filter(|constraint| constraint.applies(&making.chain.step, case));
     told.map(|constraint| segment(Channel::Constraint, format!("constraint:{}", constraint.id), constraint.text.clone())).collect()

@@ -5,16 +5,18 @@ pub(super) mod places;
 pub(super) mod redacted;
 pub(super) mod unsent;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::bundle::Bundle;
 use crate::json::{self, Value};
 use crate::model::answer::Gate;
-use crate::model::call::{Call, Resource};
-use crate::model::chain::Chain;
+use crate::model::call::{Call, Resource, Untrusted};
+use crate::model::chain::{Chain, Link};
 use crate::model::finding::Screened;
 use crate::model::halt::Halted;
+use crate::model::refusal::Refusal;
 use crate::model::roles::Roles;
 use crate::model::signals::{Screening, Signals};
 use crate::model::time::Timestamp;
@@ -30,11 +32,20 @@ use crate::risk::{Known, RiskRules, is_probing};
 use crate::windows::{Tenant, Visit, Visited, Windows, WindowsDown};
 
 impl Pdp {
-    /// What is known of a call that passed the gates. Counts it in the windows that cover it.
-    /// `also` are further actions that are judged by it.
-    pub(super) async fn recall(&self, moment: &Moment, chain: &Chain, call: &Call, action: &Action, also: &[&str]) -> Signals {
+    /// What is known of a call that passed the gates. Counts it in the windows that cover it, and reads its texts, unless
+    /// `is_refused` says that what is known without them refuses the call. `also` are further actions that are judged by it.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED, when too many texts wait to be read.
+    pub(super) async fn recall(
+        &self,
+        moment: &Moment,
+        (chain, call): (&Chain, &Call),
+        action: &Action,
+        also: &[&str],
+        is_refused: impl Fn(&Signals) -> bool,
+    ) -> Result<Signals, Refusal> {
         let bundle = &moment.snapshot.bundle;
-        let screened = bundle.rules.detectors.screen(&call.untrusted);
         let customer = self.remembered_as(call.customer());
         let places = Places::of(&self.options.environment, Whose::of(&call.case.tenant, chain, call, &customer));
         let takes = limits::takes(&bundle.rules.rates, action, places.tenant, |per| match per {
@@ -47,10 +58,17 @@ impl Pdp {
         let visit = places.before(bundle.rules.risk.as_ref(), reads, takes.iter().map(|(_, take)| *take).collect());
         let sums = self.full_sums(moment, chain, call).await;
         let (Ok(visited), Ok(sums)) = (self.visit(places.tenant, moment, &visit).await, sums) else {
-            return self.worst(moment, places.tenant, screened, (call, action));
+            let mut signals = self.worst(moment, places.tenant, (call, action));
+            if !is_refused(&signals) {
+                signals.screened = self.screen(moment, &chain.tool_service, &call.untrusted).await?;
+                let screening = Screening { tainted: true, unscreened: signals.screened.unscreened };
+                signals.screening = signals.screened.screened.then_some(screening);
+                signals.hostile = !signals.screened.findings.is_empty();
+            }
+            return Ok(signals);
         };
-        let mut signals =
-            Signals { screened, counted: true, customer: self.audit.digest(&Value::from(call.customer())), ..Signals::default() };
+        let customer = self.audit.digest(&Value::from(call.customer()));
+        let mut signals = Signals { counted: true, customer, ..Signals::default() };
         let waits = takes.iter().zip(&visited.waits).filter(|(_, wait)| **wait > 0);
         let mut full: Vec<(String, Duration)> =
             waits.map(|((name, _), wait)| ((*name).to_owned(), Duration::from_micros(wait.unsigned_abs()))).collect();
@@ -58,6 +76,10 @@ impl Pdp {
         full.sort();
         signals.retry_after = full.iter().map(|(_, wait)| *wait).max();
         signals.full = full.into_iter().map(|(name, _)| name).collect();
+        if is_refused(&signals) {
+            return Ok(signals);
+        }
+        signals.screened = self.screen(moment, &chain.tool_service, &call.untrusted).await?;
         if let Some(risk) = bundle.rules.risk.as_ref().filter(|_| reads) {
             let halted = Halted::call(chain, &call.case.tenant, &call.case.id, call.customer());
             let reported = halted.reported_by(&self.store.halts().halts, moment.now);
@@ -69,7 +91,20 @@ impl Pdp {
                 Known { reported, groups: action.groups.clone(), ..Known::default() },
             );
         }
-        signals
+        Ok(signals)
+    }
+
+    /// Screens untrusted texts, each when it is the caller's turn.
+    async fn screen(&self, moment: &Moment, caller: &str, texts: &[Untrusted]) -> Result<Screened, Refusal> {
+        let mut screened = Screened::default();
+        for text in texts {
+            let (snapshot, text) = (Arc::clone(&moment.snapshot), text.clone());
+            let one = self.texts.run(caller, move || snapshot.bundle.rules.detectors.screen(&[text])).await?;
+            screened.screened |= one.screened;
+            screened.unscreened |= one.unscreened;
+            screened.findings.extend(one.findings);
+        }
+        Ok(screened)
     }
 
     /// What a customer is remembered as: in process by the digest that stands in the log, so that the log tells of it again.
@@ -123,7 +158,7 @@ impl Pdp {
     }
 
     /// Nothing can be known: everything is full, everything was found, nothing was screened.
-    fn worst(&self, moment: &Moment, tenant: Tenant, screened: Screened, (call, action): (&Call, &Action)) -> Signals {
+    fn worst(&self, moment: &Moment, tenant: Tenant, (call, action): (&Call, &Action)) -> Signals {
         let bundle = &moment.snapshot.bundle;
         let rates = &bundle.rules.rates;
         let calls = rates.calls.iter().filter(|(_, rate)| covers(&rate.actions, action)).map(|(name, _)| name);
@@ -137,9 +172,9 @@ impl Pdp {
             full,
             retry_after: Some(wait.map_or(Duration::from_secs(1), Duration::from_micros)),
             kinds: bundle.rules.risk.iter().flat_map(|risk| risk.findings.keys().cloned()).collect(),
-            screening: screened.screened.then_some(Screening { tainted: true, unscreened: screened.unscreened }),
-            hostile: !screened.findings.is_empty(),
-            screened,
+            screening: None,
+            hostile: false,
+            screened: Screened::default(),
             unknown: true,
             counted: true,
             remembered: false,
@@ -157,15 +192,15 @@ impl Pdp {
         call: &Call,
         (judged, tries): (&Judged, bool),
         signals: &mut Signals,
-    ) {
+    ) -> Result<(), Refusal> {
         let bundle = &moment.snapshot.bundle;
-        let Some(risk) = &bundle.rules.risk else { return };
+        let Some(risk) = &bundle.rules.risk else { return Ok(()) };
         // Nobody else's agent, and none that is none: by a token of its own an issuer must not make another tenant's agent suspicious.
-        let Some(tenant) = own_tenant(bundle, chain, &chain.agent, |roles| &roles.agent) else { return };
+        let Some(tenant) = own_tenant(bundle, chain, &chain.agent, |roles| &roles.agent) else { return Ok(()) };
         let stopped = matches!(judged.gate, Some(Gate::Halt | Gate::Rate | Gate::State));
-        let probing = tries && !stopped && judged.outcome.denied.is_some_and(is_probing);
+        let probing = tries && !stopped && judged.outcome.denied.is_some_and(is_probing) && !is_service_alone(judged);
         if !(probing || signals.screened.screened || signals.screened.unscreened) {
-            return;
+            return Ok(());
         }
         let customer = self.remembered_as(call.customer());
         let known = bundle.policies.shapes.actions.contains_key(&call.action);
@@ -174,7 +209,7 @@ impl Pdp {
         let whose = Whose { action, ..Whose::of(&tenant, chain, call, &customer) };
         let places = Places::of(&self.options.environment, whose);
         if !signals.counted {
-            self.glance(moment, &places, call, signals).await;
+            self.glance(moment, &places, (chain, call), signals).await?;
         }
         signals.remembered = true;
         signals.reads_case = tenant == call.case.tenant && self.reads_case(moment, chain, call);
@@ -189,13 +224,20 @@ impl Pdp {
             unscreened: signals.screened.unscreened,
         };
         self.say(places.tenant, moment, places.after(risk, &happened)).await;
+        Ok(())
     }
 
     /// Of a call that a gate stopped: whether the text of its case is what made the agent try. The same for what is foreign and for what
     /// is not there.
-    async fn glance(&self, moment: &Moment, places: &Places, call: &Call, signals: &mut Signals) {
+    async fn glance(
+        &self,
+        moment: &Moment,
+        places: &Places,
+        (chain, call): (&Chain, &Call),
+        signals: &mut Signals,
+    ) -> Result<(), Refusal> {
         let bundle = &moment.snapshot.bundle;
-        signals.screened = bundle.rules.detectors.screen(&call.untrusted);
+        signals.screened = self.screen(moment, &chain.tool_service, &call.untrusted).await?;
         signals.customer = self.audit.digest(&Value::from(call.customer()));
         let read = Visit { reads: vec![places.case], ..Visit::default() };
         // What can't be known is no excuse.
@@ -203,6 +245,7 @@ impl Pdp {
         let findings = bundle.rules.risk.as_ref().map(|risk| &risk.findings);
         let found = |name: &str| findings.is_some_and(|findings| findings.contains_key(name));
         signals.hostile = !signals.screened.findings.is_empty() || remembered.memories.iter().flatten().any(|(name, _)| found(name));
+        Ok(())
     }
 
     /// Whether the chain may read the case, in whatever step: only such a chain writes what is remembered of it.
@@ -230,6 +273,15 @@ impl Pdp {
             judged.is_ok_and(|judged| judged.outcome.denied.is_none())
         })
     }
+}
+
+/// Whether only the tool service lacks a permit: that it asks for what it may never do says nothing of the agent and the human.
+fn is_service_alone(judged: &Judged) -> bool {
+    let lacks = |link: Link| judged.verdict.links.iter().any(|verdict| verdict.link == link && !verdict.permitted && verdict.determining.is_empty());
+    let others = [Link::Agent, Link::Supervisor].into_iter().any(|link| {
+        judged.verdict.links.iter().any(|verdict| verdict.link == link && !verdict.permitted)
+    });
+    lacks(Link::ToolService) && !others
 }
 
 /// The tenant of an entity of the chain, if what was proven of caller and token speaks for it.

@@ -1,7 +1,7 @@
 //! One EvaluateOutput, top to bottom: what a draft says is found, policy judges it with the case's own facts, and only what is released
 //! gets a token to be sent.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use crate::approvals::binding;
@@ -10,6 +10,7 @@ use crate::audit::Recorded;
 use crate::audit::content::OutputRecord;
 use crate::audit::record::{DecisionRecord, Record};
 use crate::clock::Stopwatch;
+use crate::content::Detectors;
 use crate::content::drafts::{Draft, Judged as Found};
 use crate::content::values::Values;
 use crate::json::{self, Object, Value};
@@ -27,7 +28,7 @@ use crate::pdp::context::{content_roles, remembers};
 use crate::pdp::judge::{Judged, covers};
 use crate::pdp::memory::redacted::{PREPARED, REPEATS_MAX, Remembered, context_key, repeat, repeats_key, values_key};
 use crate::pdp::weigh::{About, Asking, Weighed};
-use crate::pdp::{Moment, Pdp, Refused, gates};
+use crate::pdp::{Moment, Pdp, Refused};
 use crate::policy::Policies;
 use crate::policy::rule::Requirement;
 use crate::redact::{Replaced, placeholder, redact};
@@ -81,13 +82,13 @@ pub struct Evaluated {
     pub release: Option<(String, Timestamp)>,
 }
 
-/// What is known of a draft before policies judge it.
-#[derive(Default)]
-struct Known {
-    found: Found,
-    sources: usize,
+/// What was found in a draft, and what is known of its case, before policies judge it.
+#[derive(Debug, Default)]
+pub(super) struct DraftFacts {
+    pub(super) found: Found,
+    pub(super) sources: usize,
     /// Whether the context that it was written from is known, and all that was redacted.
-    prepared: bool,
+    pub(super) prepared: bool,
     repeats: usize,
 }
 
@@ -104,10 +105,11 @@ impl Pdp {
         let watch = Stopwatch::start();
         let moment = self.moment();
         let caller = self.service(&moment, origin)?;
+        let _share = self.share(origin, &caller.tool_service).await?;
         let span = self.telemetry.start_decision(&origin.trace, "EvaluateOutput");
         let mut facts = CallFacts::default();
         let judged = match read {
-            Ok(asked) => self.judge_draft(&moment, origin, &caller, &asked, &mut facts).await,
+            Ok(asked) => self.judge_draft(&moment, origin, &caller, &Arc::new(asked), &mut facts).await,
             Err(refusal) => Err(refusal),
         };
         let (answer, evaluated, record) = match judged {
@@ -123,7 +125,7 @@ impl Pdp {
         moment: &Moment,
         origin: &Origin,
         caller: &Caller,
-        asked: &ToEvaluate,
+        asked: &Arc<ToEvaluate>,
         facts: &mut CallFacts,
     ) -> Result<(Answer, Evaluated, Record), Refusal> {
         let policies = &moment.snapshot.bundle.policies;
@@ -131,18 +133,13 @@ impl Pdp {
         let chain =
             self.delegations.chain(caller, &asked.credential, moment.snapshot.bundle.manifest.development.as_ref(), moment.now).await?;
         let call = releasing(roles, content, asked);
-        let known = match gates::pass(policies, roles, &chain, &call) {
-            Ok(_) => self.know(moment, asked).await,
-            Err(_) => Known::default(),
-        };
-        let members = members(&known.found, known.sources, known.prepared, asked.confidence);
-        let about = About { draft: &members, ..About::default() };
-        let Weighed { judged, signals, .. } = self.weighed(moment, roles, (caller, &chain, &call), about).await?;
+        let about = About { draft: Some(asked), ..About::default() };
+        let Weighed { judged, signals, draft: known, .. } = self.weighed(moment, roles, (caller, &chain, &call), about).await?;
         *facts = self.call_facts(roles, &chain, &call, &judged);
         let verdict = verdict(policies, &judged, known.prepared);
         // Of a draft that the chain may not let go at all, nothing is told and nothing remembered.
         let entitled = is_entitled(policies, &chain, &call, &judged);
-        let known = if entitled { known } else { Known { prepared: known.prepared, ..Known::default() } };
+        let known = if entitled { known } else { DraftFacts { prepared: known.prepared, ..DraftFacts::default() } };
         let digest = self.audit.digest(&digest_input(&call, asked));
         let mut answer = self.answer(moment, judged, Mode::Enforce, (Some(&call.case), "", String::new(), digest))?;
         answer.signals = Box::new(signals);
@@ -155,42 +152,29 @@ impl Pdp {
         Ok((answer, evaluated, Record::Decision(Box::new(record.with_output(output)))))
     }
 
-    /// What is found in a draft, and what is remembered of its case.
-    async fn know(&self, moment: &Moment, asked: &ToEvaluate) -> Known {
+    /// Reads a draft, on a thread for texts, with what is remembered of its case.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED, when too many texts wait to be read.
+    pub(super) async fn read_draft(&self, moment: &Moment, caller: &str, asked: &Arc<ToEvaluate>) -> Result<DraftFacts, Refusal> {
         let tenant = Tenant::of(&self.options.environment, &asked.case.tenant);
         let case = asked.case.id.as_str();
-        let keys = self.keys.load();
+        let keys = self.keys.load_full();
         let context = context_key(tenant, case, &asked.context, &keys.values_id());
         let reads = vec![values_key(tenant, case), context, repeats_key(tenant, case)];
         let visited = self.visit(tenant, moment, &Visit { reads, ..Visit::default() }).await;
         let memories = visited.map(|visited| visited.memories).unwrap_or_default();
         let [values, context, repeats] = [0, 1, 2].map(|index| memories.get(index).map(Vec::as_slice).unwrap_or_default());
         let remembered = Remembered::of(values);
-        let genuine = |channel: Channel| {
-            let of = move |(id, text): &&(String, String)| self.source_id(&asked.case, &asked.context, channel, text) == *id;
-            asked.sources.iter().filter(of)
-        };
-        let sources: Vec<&(String, String)> = genuine(Channel::Constraint).chain(genuine(Channel::Fact)).collect();
-        let customer: Vec<&(String, String)> = genuine(Channel::Untrusted).collect();
-        let cited = |id: &String| sources.iter().chain(&customer).any(|(known, _)| known == id);
-        let facts = case_facts(&asked.case);
-        let values: Values = remembered.values(keys.of_case(&asked.case.tenant, case));
-        let draft = Draft {
-            text: &asked.draft,
-            sources: sources.iter().map(|(_, text)| text.as_str()).chain([facts.as_str()]).collect(),
-            customer: customer.iter().map(|(_, text)| text.as_str()).collect(),
-            has_sources: !asked.sources.is_empty(),
-            unknown_source: sources.len() + customer.len() < asked.sources.len() || !asked.citations.iter().all(cited),
-            confidence: asked.confidence,
-            locale: &asked.locale,
-            redacted: &values,
-        };
-        Known {
-            found: moment.snapshot.bundle.rules.detectors.draft(&draft),
-            sources: sources.len() + customer.len(),
-            prepared: context.iter().any(|(name, _)| name == PREPARED) && !remembered.too_many,
-            repeats: repeats.len(),
-        }
+        let prepared = context.iter().any(|(name, _)| name == PREPARED) && !remembered.too_many;
+        let values = remembered.values(keys.of_case(&asked.case.tenant, case));
+        let (environment, snapshot, asked) = (self.options.environment.clone(), Arc::clone(&moment.snapshot), Arc::clone(asked));
+        let read = self.texts.run(caller, move || {
+            let id_of = |channel, text: &str| keys.source_id(&environment, &asked.case, &asked.context, channel, text);
+            find_in_draft(&snapshot.bundle.rules.detectors, &asked, &values, id_of)
+        });
+        let (found, sources) = read.await?;
+        Ok(DraftFacts { found, sources, prepared, repeats: repeats.len() })
     }
 
     /// What follows from the verdict: tokens, words, or silence.
@@ -199,7 +183,7 @@ impl Pdp {
         moment: &Moment,
         (caller, chain, call): Asking<'_>,
         asked: &ToEvaluate,
-        known: &Known,
+        known: &DraftFacts,
         (answer, evaluated): (&mut Answer, &mut Evaluated),
     ) -> Result<(), Refusal> {
         answer.outcome.missing = None;
@@ -261,7 +245,7 @@ impl Pdp {
         moment: &Moment,
         (chain, call): (&Chain, &Call),
         asked: &ToEvaluate,
-        known: &Known,
+        known: &DraftFacts,
         answer: &Answer,
     ) -> bool {
         let counts =
@@ -273,6 +257,34 @@ impl Pdp {
         }
         counts
     }
+}
+
+/// What is found in a draft, held to the sources that are genuine: those whose id is that of their text in the prepared context.
+fn find_in_draft(
+    detectors: &Detectors,
+    asked: &ToEvaluate,
+    values: &Values,
+    id_of: impl Fn(Channel, &str) -> String,
+) -> (Found, usize) {
+    let genuine = |channel: Channel| {
+        let id_of = &id_of;
+        asked.sources.iter().filter(move |(id, text)| id_of(channel, text) == *id)
+    };
+    let sources: Vec<&(String, String)> = genuine(Channel::Constraint).chain(genuine(Channel::Fact)).collect();
+    let customer: Vec<&(String, String)> = genuine(Channel::Untrusted).collect();
+    let known: HashSet<&str> = sources.iter().chain(&customer).map(|(id, _)| id.as_str()).collect();
+    let facts = case_facts(&asked.case);
+    let draft = Draft {
+        text: &asked.draft,
+        sources: sources.iter().map(|(_, text)| text.as_str()).chain([facts.as_str()]).collect(),
+        customer: customer.iter().map(|(_, text)| text.as_str()).collect(),
+        has_sources: !asked.sources.is_empty(),
+        unknown_source: sources.len() + customer.len() < asked.sources.len() || !asked.citations.iter().all(|id| known.contains(id.as_str())),
+        confidence: asked.confidence,
+        locale: &asked.locale,
+        redacted: values,
+    };
+    (detectors.draft(&draft), sources.len() + customer.len())
 }
 
 /// Whether the chain may let drafts of the case go at all: no gate stops it, its step covers it, and every link has a permit.

@@ -178,7 +178,7 @@ impl Pdp {
                     ..Whose::nobody(&cleared.tenant)
                 };
                 let places = Places::of(environment, whose);
-                vec![(places.tenant, places.forget(whose))]
+                vec![(places.tenant, places.forget(whose, self.tool_services(moment).iter().map(String::as_str)))]
             }
             _ => vec![],
         }
@@ -197,6 +197,7 @@ impl Pdp {
             customer: line.case("customer"),
             agent: &line.chain.agent,
             supervisor: &line.chain.supervisor,
+            tool_service: &line.caller.tool_service,
             action: if bundle.policies.shapes.actions.contains_key(&line.action) { &line.action } else { "" },
             resource: (&line.resource.r#type, &line.resource.id),
         };

@@ -34,6 +34,7 @@ impl Pdp {
     pub async fn request_approval(&self, origin: &Origin, read: Result<ToRequest, Refusal>) -> Result<Seen, Refused> {
         let moment = self.moment();
         let caller = self.service(&moment, origin)?;
+        let _share = self.share(origin, &caller.tool_service).await?;
         let by = Actor::service(&caller);
         let party = Party::Service(caller);
         let requested = self.requested(&moment, &party, &by, read).await;

@@ -40,6 +40,7 @@ impl Pdp {
     pub async fn review_approval(&self, origin: &Origin, read: Result<ToReview, Refusal>) -> Result<Seen, Refused> {
         let moment = self.moment();
         let party = self.party(&moment, origin).await?;
+        let _share = self.party_share(origin, &party).await?;
         let by = party.actor();
         let reviewed = match (&party, read) {
             (Party::Human(human), Ok(review)) => self.reviewed(&moment, human, &by, review).await,
@@ -129,6 +130,7 @@ impl Pdp {
     pub async fn revoke_approval(&self, origin: &Origin, read: Result<(String, String), Refusal>) -> Result<Seen, Refused> {
         let moment = self.moment();
         let party = self.party(&moment, origin).await?;
+        let _share = self.party_share(origin, &party).await?;
         let by = party.actor();
         let revoked = match read {
             Ok((id, reason)) => self.revoked(&moment, &party, &by, id, reason).await,

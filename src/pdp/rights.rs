@@ -1,5 +1,8 @@
 //! What principals do on their own behalf: one Cedar evaluation, one principal.
 
+use std::sync::atomic::Ordering;
+
+use crate::caller::Peer;
 use crate::audit::events::Actor;
 use crate::audit::record::{Record, RefusalRecord};
 use crate::bundle::Bundle;
@@ -13,6 +16,7 @@ use crate::model::roles::Roles;
 use crate::model::time::Timestamp;
 use crate::model::verdict::LinkVerdict;
 use crate::pdp::authorize::Origin;
+use crate::pdp::shares::Share;
 use crate::pdp::{Moment, Pdp, Refused};
 
 /// Who asks on her own behalf.
@@ -72,6 +76,53 @@ impl Pdp {
         self.callers.identify(&origin.peer, development, moment.now).map_err(|refusal| self.stranger(origin, refusal))
     }
 
+    /// The tool services of the bundle.
+    pub(super) fn tool_services(&self, moment: &Moment) -> Vec<String> {
+        let bundle = &moment.snapshot.bundle;
+        let Some(roles) = &bundle.roles else { return vec![] };
+        let services = bundle.policies.store.entities().map(|entity| entity.uid()).filter(|uid| uid.type_name().to_string() == roles.tool_service);
+        services.map(|uid| uid.id().unescaped().to_owned()).collect()
+    }
+
+    /// A permit for a known caller's request.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED, counted and not recorded one by one: a caller can ask faster than the log is written.
+    pub(super) async fn share(&self, origin: &Origin, caller: &str) -> Result<Share, Refused> {
+        self.shares.take(caller, origin.waits).await.map_err(|refusal| self.stranger(origin, refusal))
+    }
+
+    /// A permit for a known party's request.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED, counted.
+    pub(super) async fn party_share(&self, origin: &Origin, party: &Party) -> Result<Share, Refused> {
+        match party {
+            Party::Human(human) => self.share(origin, &human.id).await,
+            Party::Service(caller) => self.share(origin, &caller.tool_service).await,
+        }
+    }
+
+    /// A place among the streams that may be open, for a party that is known; of streams of calls, a tool service.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED or RESOURCE_EXHAUSTED, counted.
+    pub async fn open_stream(&self, origin: &Origin, of_calls: bool) -> Result<Share, Refused> {
+        let moment = self.moment();
+        let party = if of_calls { Party::Service(self.service(&moment, origin)?) } else { self.party(&moment, origin).await? };
+        let id = match &party {
+            Party::Human(human) => &human.id,
+            Party::Service(caller) => &caller.tool_service,
+        };
+        self.streams.take(id, false).await.map_err(|refusal| self.stranger(origin, refusal))
+    }
+
+    /// Whether a peer is a known caller: what only those may see is not audited.
+    pub fn knows(&self, peer: &Peer) -> bool {
+        let moment = self.moment();
+        self.callers.identify(peer, moment.snapshot.bundle.manifest.development.as_ref(), moment.now).is_ok()
+    }
+
     /// Who calls: a human if the bearer token is of a trusted issuer, else a tool service.
     ///
     /// # Errors
@@ -80,6 +131,7 @@ impl Pdp {
         match &origin.peer.bearer {
             Some(token) if jose::claimed_issuer(token).is_some_and(|(issuer, _)| self.delegations.issuers.trusts(&issuer)) => {
                 let human = self.human(moment, token).await.map_err(|refusal| self.stranger(origin, refusal))?;
+                origin.peer.known.store(true, Ordering::Release);
                 Ok(Party::Human(human))
             }
             // A token that is nobody's must not be passed over: its sender meant to be somebody.

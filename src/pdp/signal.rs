@@ -71,6 +71,7 @@ impl Pdp {
     ) -> Result<Recorded<Option<(String, Timestamp)>>, Refused> {
         let moment = self.moment();
         let caller = self.service(&moment, origin)?;
+        let _share = self.share(origin, &caller.tool_service).await?;
         let reported = match read {
             Ok(outcome) => self.reported(&moment, &caller, outcome).await,
             Err(refusal) => Err(refusal),
@@ -118,6 +119,7 @@ impl Pdp {
     pub async fn report_signal(&self, origin: &Origin, read: Result<Signal, Refusal>) -> Result<Option<Recorded<()>>, Refused> {
         let moment = self.moment();
         let caller = self.service(&moment, origin)?;
+        let _share = self.share(origin, &caller.tool_service).await?;
         let taken = match read {
             Ok(signal) => self.taken(&moment, &caller, signal).await,
             Err(refusal) => Err(refusal),
@@ -131,7 +133,8 @@ impl Pdp {
     /// A refusal, recorded or counted.
     pub async fn take_event(&self, from: std::net::SocketAddr, token: &str) -> Result<(), Refused> {
         let moment = self.moment();
-        let origin = Origin { peer: Peer { address: Some(from), ..Peer::default() }, trace: Trace::default(), purpose: Purpose::Authorize };
+        let peer = Peer { address: Some(from), ..Peer::default() };
+        let origin = Origin { peer, trace: Trace::default(), purpose: Purpose::Authorize, waits: false };
         let event = match self.transmitters.open(token, moment.now).await {
             Ok(event) => event,
             // Of nobody who is known: it can't fill the log.
@@ -223,7 +226,7 @@ impl Pdp {
         };
         let revisions = match self.store.signal(new).await.map_err(unavailable)? {
             Ok(revisions) => revisions,
-            Err(SignalRefused::Full) => return Err(Refusal::Exhausted("too many reports of this tenant stand: 10,000")),
+            Err(SignalRefused::Full) => return Err(Refusal::Exhausted("10,000 reports of this tenant are in force, and all of them weigh more than this one")),
             Err(SignalRefused::Known) => return Ok(None),
             Err(SignalRefused::Old) => return Err(Refusal::invalid("event_time", "is before that of an event reported earlier")),
         };

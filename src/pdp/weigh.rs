@@ -1,5 +1,6 @@
 //! What the PDP itself knows of a call that passed the gates: kill switches, what a human said, which checks were made. Then Cedar.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::approvals::binding::{self, Allowed};
@@ -18,6 +19,7 @@ use crate::model::time::Timestamp;
 use crate::model::vouched::Vouched;
 use crate::pdp::burn::Presented;
 use crate::pdp::judge::{Judged, judge_named};
+use crate::pdp::output::{DraftFacts, ToEvaluate, is_entitled, members};
 use crate::pdp::{Moment, Pdp, memory};
 
 /// How old the copy of the kill switches may be before nothing is changed any more.
@@ -33,8 +35,8 @@ pub(super) struct About<'a> {
     pub(super) hypothetical: bool,
     /// Further actions that are judged by what is known of this call.
     pub(super) also: &'a [&'a str],
-    /// What was found in a draft.
-    pub(super) draft: &'a [(&'static str, Value)],
+    /// The draft that the call would let go.
+    pub(super) draft: Option<&'a Arc<ToEvaluate>>,
 }
 
 /// What judging gave.
@@ -45,12 +47,14 @@ pub(super) struct Weighed {
     pub(super) presented: Presented,
     /// How unusual the call is.
     pub(super) signals: Signals,
+    /// What was found in the draft; nothing if it was not read.
+    pub(super) draft: DraftFacts,
 }
 
 impl Weighed {
     /// A call that was judged before anything was known of it.
     pub(super) fn judged(judged: Judged) -> Self {
-        Self { judged, presented: Presented::None, signals: Signals::default() }
+        Self { judged, presented: Presented::None, signals: Signals::default(), draft: DraftFacts::default() }
     }
 
     fn stopped(gate: Gate, reason: Reason) -> Self {
@@ -77,8 +81,26 @@ impl Pdp {
         if halted.stopped_by(&self.store.halts().halts, moment.now) {
             return Ok(Weighed::stopped(Gate::Halt, Reason::NotPermitted));
         }
+        // A text costs more than all else, so it is read only if what is known without it does not refuse the call.
+        let early = |signals: &Signals| {
+            let mut vouched = moment.snapshot.nothing.clone();
+            memory::vouch(&mut vouched, &bundle.policies, signals);
+            judge_named(bundle, roles, named.clone(), chain, call, &vouched, moment.now).ok()
+        };
+        let is_limited = |judged: &Judged| judged.outcome.denied == Some(Reason::RateLimited);
+        let is_refused = |signals: &Signals| {
+            let has_texts = !call.untrusted.is_empty() || about.draft.is_some();
+            has_texts && !signals.full.is_empty() && early(signals).as_ref().is_some_and(is_limited)
+        };
         // Counted before anything that a caller can get wrong.
-        let signals = self.recall(moment, chain, call, named.action, about.also).await;
+        let signals = self.recall(moment, (chain, call), named.action, about.also, is_refused).await?;
+        if is_refused(&signals) || about.draft.is_some() {
+            let judged = early(&signals).unwrap_or_default();
+            let is_entitled = is_entitled(&bundle.policies, chain, call, &judged);
+            if is_limited(&judged) && !signals.full.is_empty() || about.draft.is_some() && !is_entitled {
+                return Ok(Weighed { signals, ..Weighed::judged(judged) });
+            }
+        }
         let stopped = |gate, reason, signals| Ok(Weighed { signals, ..Weighed::stopped(gate, reason) });
         let presented = match (&call.tokens.approval, &call.tokens.release) {
             (Some(token), None) if !about.hypothetical => self.present(moment, caller, chain, call, token).await,
@@ -100,7 +122,15 @@ impl Pdp {
             }
             Presented::Denied(_) | Presented::None | Presented::Repeated(_) => {}
         }
-        about.draft.iter().for_each(|(name, value)| vouched.set(name, value.clone()));
+        let draft = match about.draft {
+            Some(draft) => self.read_draft(moment, &chain.tool_service, draft).await?,
+            None => DraftFacts::default(),
+        };
+        if let Some(asked) = about.draft {
+            for (name, value) in members(&draft.found, draft.sources, draft.prepared, asked.confidence) {
+                vouched.set(name, value);
+            }
+        }
         let unread = bundle.policies.reads(&call.action, "checks") && self.add_checks(&mut vouched, call, moment.now).await.is_err();
         let calm = signals.unknown.then(|| (named.clone(), vouched.clone()));
         memory::vouch(&mut vouched, &bundle.policies, &signals);
@@ -121,7 +151,7 @@ impl Pdp {
             judged.outcome.denied = None;
             judged.outcome.missing = None;
         }
-        Ok(Weighed { judged, presented, signals })
+        Ok(Weighed { judged, presented, signals, draft })
     }
 
     /// Whether the copy of the kill switches is young enough to act on.

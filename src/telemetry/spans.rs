@@ -12,7 +12,7 @@ use crate::telemetry::export::Telemetry;
 use crate::telemetry::{
     ACTION, AGENT_ID, APPROVAL_ID, CONVERSATION_ID, DECISION, ERROR_TYPE, EVALUATION_ID, EVENT_MATCHED, GATE, MODE, OUTCOME, PEER_ADDRESS,
     PEER_PORT, POLICY_DIGEST, POLICY_IDS, POLICY_PREVIOUS, PRINCIPAL_TYPE, REASON, REFUSAL_FIELD, RESOURCE_TYPE, RISK_SCORE, RISK_TIER,
-    RPC_METHOD, RPC_METHOD_ORIGINAL, RPC_STATUS, RPC_SYSTEM, SPAN_AUTHORIZE, SPAN_RELOAD, STEP, TENANT, TOOL_CALL_ID,
+    RPC_METHOD, RPC_STATUS, RPC_SYSTEM, SPAN_AUTHORIZE, SPAN_RELOAD, STEP, TENANT, TOOL_CALL_ID,
 };
 
 /// The most policies that a span names.
@@ -45,7 +45,8 @@ struct Headers<'a>(&'a HeaderMap);
 
 impl Extractor for Headers<'_> {
     fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).and_then(|value| value.to_str().ok())
+        // `tracestate` is free text of whoever calls, and would be exported as it came.
+        self.0.get(key).filter(|_| key == "traceparent").and_then(|value| value.to_str().ok())
     }
 
     fn keys(&self) -> Vec<&str> {
@@ -54,20 +55,14 @@ impl Extractor for Headers<'_> {
 }
 
 impl Telemetry {
-    /// Starts the server span of an RPC below the caller's W3C context (`traceparent`, `tracestate`; never baggage).
-    pub fn start_rpc(
-        &self,
-        method: &'static str,
-        original: Option<&str>,
-        headers: &HeaderMap,
-        peer: Option<std::net::SocketAddr>,
-    ) -> Trace {
+    /// Starts the server span of an RPC below the caller's W3C context (`traceparent`; neither `tracestate` nor baggage). A path that is
+    /// no method's is not exported: a stranger chose it.
+    pub fn start_rpc(&self, method: &'static str, headers: &HeaderMap, peer: Option<std::net::SocketAddr>) -> Trace {
         let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers));
         let Some(tracer) = &self.tracer else { return Trace(parent) };
         // Short, for a tree's column: the package is in `rpc.method`.
         let name = method.strip_prefix("countersign.v1.").unwrap_or(method);
         let mut attributes = vec![KeyValue::new(RPC_SYSTEM, "grpc"), KeyValue::new(RPC_METHOD, method)];
-        attributes.extend(original.map(|original| KeyValue::new(RPC_METHOD_ORIGINAL, original.chars().take(128).collect::<String>())));
         if let Some(peer) = peer {
             attributes.push(KeyValue::new(PEER_ADDRESS, peer.ip().to_string()));
             attributes.push(KeyValue::new(PEER_PORT, i64::from(peer.port())));

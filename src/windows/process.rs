@@ -20,20 +20,31 @@ enum Kept {
     Memory(Vec<(SmolStr, i64)>),
 }
 
-/// What is kept, until when it counts, and whose it is.
+/// What is kept, until when it counts, and whose it is: a tenant's, and which tool service's call brought it.
 #[derive(Debug)]
 struct Held {
     until: i64,
-    owner: u32,
+    tenant: u32,
+    by: u32,
     kept: Kept,
+}
+
+impl Held {
+    /// How much of the table it takes up.
+    fn size(&self) -> usize {
+        match &self.kept {
+            Kept::Breadth(_) | Kept::Bucket => 1,
+            Kept::Memory(times) => times.len().max(1),
+        }
+    }
 }
 
 /// Windows in process.
 #[derive(Debug)]
 pub struct InProcess {
     held: DashMap<Key, Held>,
-    /// How much each tenant holds, and its number.
-    owners: DashMap<Tenant, (u32, Arc<AtomicUsize>)>,
+    /// How much each tenant holds, and each tool service of it, and its number.
+    owners: DashMap<(Tenant, Option<Key>), (u32, Arc<AtomicUsize>)>,
     numbers: AtomicU32,
     most: usize,
     seed: Key,
@@ -44,11 +55,28 @@ pub struct InProcess {
 /// How long a full table is left as it is.
 const PURGE_MICROS: i64 = 1_000_000;
 
-/// How a tenant's new entries are counted.
+/// The most times of one memory: more versions of a case than it has in years.
+const TIMES_MAX: usize = 512;
+
+/// How new entries are counted: for their tenant, and for the tool service that brings them.
 struct Owner {
-    number: u32,
-    holds: Arc<AtomicUsize>,
+    tenant: (u32, Arc<AtomicUsize>),
+    by: (u32, Arc<AtomicUsize>),
     most: usize,
+}
+
+impl Owner {
+    fn holds(&self, more: usize) {
+        self.tenant.1.fetch_add(more, Ordering::Relaxed);
+        self.by.1.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// Whether there is no room for another entry: in all, or in the tool service's half. A quarter is kept for rates.
+    fn is_full(&self, is_rate: bool) -> bool {
+        let [all, own] = [&self.tenant, &self.by].map(|(_, holds)| holds.load(Ordering::Relaxed));
+        let most = if is_rate { self.most } else { self.most - self.most / 4 };
+        all >= most || self.by.0 != self.tenant.0 && own >= most.div_ceil(2)
+    }
 }
 
 impl InProcess {
@@ -70,23 +98,26 @@ impl InProcess {
     /// When the tenant's table is full.
     pub fn visit(&self, tenant: Tenant, now: Timestamp, visit: &Visit) -> Result<Visited, WindowsDown> {
         let now = now.micros();
-        let owner = self.owner(tenant);
-        for key in &visit.forgets {
-            if self.held.remove(key).is_some() {
-                owner.holds.fetch_sub(1, Ordering::Relaxed);
-            }
+        let owner = self.owner(tenant, visit.by);
+        let forgotten: Vec<Held> = visit.forgets.iter().filter_map(|key| Some(self.held.remove(key)?.1)).collect();
+        if !forgotten.is_empty() {
+            let owners = self.owners();
+            forgotten.iter().for_each(|held| free(&owners, held, held.size()));
         }
         let mut visited = Visited { memories: visit.reads.iter().map(|key| self.read(*key, now)).collect(), ..Visited::default() };
         visited.waits = visit.takes.iter().map(|asked| self.wait(now, asked)).collect();
-        if visited.waits.iter().all(|wait| *wait == 0) {
+        // A call that is held back leaves nothing behind.
+        let is_held_back = visited.waits.iter().any(|wait| *wait > 0);
+        if !is_held_back {
             for (asked, wait) in visit.takes.iter().zip(&mut visited.waits) {
                 *wait = self.take(&owner, now, asked)?;
             }
         }
         for touch in &visit.touches {
-            visited.counts.push(self.touch(&owner, now, touch)?);
+            let touch = if is_held_back { Touch { item: None, ..*touch } } else { *touch };
+            visited.counts.push(self.touch(&owner, now, &touch)?);
         }
-        for note in &visit.notes {
+        for note in visit.notes.iter().filter(|_| !is_held_back) {
             self.note(&owner, now, note)?;
         }
         Ok(visited)
@@ -94,11 +125,11 @@ impl InProcess {
 
     /// Drops what is over.
     pub fn purge(&self, now: Timestamp) {
-        let owners: HashMap<u32, Arc<AtomicUsize>> = self.owners.iter().map(|owner| owner.value().clone()).collect();
+        let owners = self.owners();
         self.held.retain(|_, held| {
             let counts = held.until > now.micros();
-            if !counts && let Some(holds) = owners.get(&held.owner) {
-                holds.fetch_sub(1, Ordering::Relaxed);
+            if !counts {
+                free(&owners, held, held.size());
             }
             counts
         });
@@ -109,12 +140,21 @@ impl InProcess {
         self.held.len()
     }
 
-    fn owner(&self, tenant: Tenant) -> Owner {
-        if let Some(owner) = self.owners.get(&tenant) {
-            return Owner { number: owner.0, holds: Arc::clone(&owner.1), most: self.most };
-        }
-        let owner = self.owners.entry(tenant).or_insert_with(|| (self.numbers.fetch_add(1, Ordering::Relaxed), Arc::default()));
-        Owner { number: owner.0, holds: Arc::clone(&owner.1), most: self.most }
+    fn owner(&self, tenant: Tenant, by: Option<Key>) -> Owner {
+        let of = |whose: (Tenant, Option<Key>)| {
+            if let Some(owner) = self.owners.get(&whose) {
+                return owner.clone();
+            }
+            self.owners.entry(whose).or_insert_with(|| (self.numbers.fetch_add(1, Ordering::Relaxed), Arc::default())).clone()
+        };
+        let all = of((tenant, None));
+        // What nobody in particular brings is counted once.
+        let own = by.map_or_else(|| (all.0, Arc::default()), |by| of((tenant, Some(by))));
+        Owner { tenant: all, by: own, most: self.most }
+    }
+
+    fn owners(&self) -> HashMap<u32, Arc<AtomicUsize>> {
+        self.owners.iter().map(|owner| owner.value().clone()).collect()
     }
 
     fn read(&self, key: Key, now: i64) -> Vec<(SmolStr, i64)> {
@@ -131,9 +171,9 @@ impl InProcess {
     }
 
     fn take(&self, owner: &Owner, now: i64, asked: &Take) -> Result<i64, WindowsDown> {
-        self.change(owner, asked.key, now, |held| {
+        self.change(owner, (asked.key, true), now, |held| {
             if !matches!(held.kept, Kept::Bucket) {
-                *held = Held { until: now, owner: owner.number, kept: Kept::Bucket };
+                (held.until, held.kept) = (now, Kept::Bucket);
             }
             let (until, wait) = take(held.until, now, asked);
             held.until = until;
@@ -145,7 +185,7 @@ impl InProcess {
         if touch.item.is_none() && !self.held.contains_key(&touch.key) {
             return Ok(0);
         }
-        self.change(owner, touch.key, now, |held| {
+        self.change(owner, (touch.key, false), now, |held| {
             if !matches!(held.kept, Kept::Breadth(_)) {
                 held.kept = Kept::Breadth(Box::default());
             }
@@ -157,43 +197,75 @@ impl InProcess {
     }
 
     fn note(&self, owner: &Owner, now: i64, note: &Note) -> Result<(), WindowsDown> {
-        self.change(owner, note.key, now, |held| {
+        let mut is_full = false;
+        let noted = self.change(owner, (note.key, false), now, |held| {
             if !matches!(held.kept, Kept::Memory(_)) {
                 held.kept = Kept::Memory(Vec::with_capacity(1));
             }
             let Kept::Memory(times) = &mut held.kept else { return };
             times.retain(|(_, until)| *until > now);
+            let has_room = times.len() < TIMES_MAX;
             match times.iter_mut().find(|(name, _)| *name == note.name) {
                 Some((_, until)) => *until = change(*until, now, note.change),
+                // Who makes up versions of a case spoils the memory of that case, and no other.
+                None if !has_room => is_full = true,
                 None => {
                     times.reserve_exact(1);
                     times.push((note.name.clone(), change(now, now, note.change)));
                 }
             }
             held.until = times.iter().map(|(_, until)| *until).max().unwrap_or(now);
-        })
+        });
+        if is_full { Err(WindowsDown::Full) } else { noted }
     }
 
-    /// Changes what is held under a key, or begins to hold it. A full table is purged once before it is called full.
-    fn change<T>(&self, owner: &Owner, key: Key, now: i64, change: impl FnOnce(&mut Held) -> T) -> Result<T, WindowsDown> {
-        if owner.holds.load(Ordering::Relaxed) >= owner.most && !self.held.contains_key(&key) {
+    /// Changes what is held under a key, or begins to hold it; what it grows by is counted. A full table is purged once before it is
+    /// called full.
+    fn change<T>(
+        &self,
+        owner: &Owner,
+        (key, is_rate): (Key, bool),
+        now: i64,
+        change: impl FnOnce(&mut Held) -> T,
+    ) -> Result<T, WindowsDown> {
+        if owner.is_full(is_rate) && !self.held.contains_key(&key) {
             if self.purged.load(Ordering::Relaxed).saturating_add(PURGE_MICROS) <= now {
                 self.purged.store(now, Ordering::Relaxed);
                 self.purge(Timestamp::from_micros(now));
             }
-            if owner.holds.load(Ordering::Relaxed) >= owner.most {
+            if owner.is_full(is_rate) {
                 return Err(WindowsDown::Full);
             }
         }
         match self.held.entry(key) {
-            Entry::Occupied(mut held) => Ok(change(held.get_mut())),
+            Entry::Occupied(mut held) => {
+                let held = held.get_mut();
+                let before = held.size();
+                let changed = change(held);
+                let after = held.size();
+                if after > before {
+                    owner.holds(after - before);
+                } else if after < before {
+                    free(&self.owners(), held, before - after);
+                }
+                Ok(changed)
+            }
             Entry::Vacant(place) => {
-                let mut held = Held { until: now, owner: owner.number, kept: Kept::Bucket };
+                let mut held = Held { until: now, tenant: owner.tenant.0, by: owner.by.0, kept: Kept::Bucket };
                 let changed = change(&mut held);
+                owner.holds(held.size());
                 place.insert(held);
-                owner.holds.fetch_add(1, Ordering::Relaxed);
                 Ok(changed)
             }
         }
+    }
+}
+
+/// Takes entries from what their owners hold.
+fn free(owners: &HashMap<u32, Arc<AtomicUsize>>, held: &Held, entries: usize) {
+    let by = Some(held.by).filter(|by| *by != held.tenant);
+    for holds in [Some(held.tenant), by].into_iter().flatten().filter_map(|owner| owners.get(&owner)) {
+        // What another caller added is counted for who began the entry's list; none goes below zero.
+        let _counted = holds.try_update(Ordering::Relaxed, Ordering::Relaxed, |holds| Some(holds.saturating_sub(entries)));
     }
 }

@@ -51,7 +51,7 @@ for index = 1, number() do
   redis.call('ZREMRANGEBYSCORE', things, '-inf', now - within)
   local count = redis.call('ZCARD', things)
   local level = count == 0 and 0 or tonumber(redis.call('GET', level_key) or 0)
-  if item ~= '' then
+  if item ~= '' and not full then
     if sampled(item, level) then redis.call('ZADD', things, 'GT', now, item) end
     count = redis.call('ZCARD', things)
     while count > EXACT and level < LEVEL_MAX do
@@ -67,7 +67,8 @@ for index = 1, number() do
   counts[index] = count * 2 ^ level
 end
 
-for _ = 1, number() do
+-- What a window holds back leaves nothing behind.
+for _ = 1, full and 0 or number() do
   local memory, name, kind, length, reach = key(), text(), text(), number(), number()
   local was = tonumber(redis.call('HGET', memory, name) or now)
   local till

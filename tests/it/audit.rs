@@ -297,7 +297,7 @@ async fn damage_to_what_was_durable_refuses_the_start() {
     let text = std::fs::read_to_string(&segment).unwrap();
     std::fs::write(&segment, text.replacen("\"decision\":\"allow\"", "\"decision\":\"DENY!\"", 1)).unwrap();
     let error = refused(&folder.path().join("data")).await;
-    assert!(error.contains("the audit log is damaged at") && error.contains(":4"), "{error}");
+    assert!(error.contains("was not written with this deployment's key") && error.contains(":3"), "{error}");
     assert_eq!(std::fs::read_to_string(&segment).unwrap().len(), text.len(), "nothing was cut");
 }
 
@@ -458,4 +458,160 @@ async fn every_change_of_a_closed_log_is_detected() {
     }
     std::fs::write(&segment, &text).unwrap();
     verify(&audit).unwrap();
+}
+
+/// The lines of a log, each with its hashes and numbers made anew, as whoever has no key would do it.
+fn rehashed(text: &str) -> String {
+    use sha2::Digest;
+    let mut prev = "0".repeat(64);
+    let mut made = String::new();
+    for line in text.lines() {
+        let mut value: serde_json::Value = serde_json::from_str(line).unwrap();
+        value["prev"] = prev.into();
+        let line = String::from_utf8(serde_json_canonicalizer::to_vec(&value).unwrap()).unwrap();
+        prev = sha2::Sha256::digest(&line).iter().map(|byte| format!("{byte:02x}")).collect();
+        writeln!(made, "{line}").unwrap();
+    }
+    made
+}
+
+/// Threat 25: what was written can't be cut off, taken away or rewritten without the next start seeing it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_lost_lines_or_was_rewritten_refuses_the_start() {
+    let folder = log(6).await;
+    let (data, segment) = (folder.path().join("data"), segment(folder.path()));
+    let whole = std::fs::read_to_string(&segment).unwrap();
+    let lines: Vec<&str> = whole.lines().collect();
+    let cut = lines[..lines.len() - 3].iter().fold(String::new(), |text, line| text + *line + "\n");
+    let rewritten = rehashed(&whole.replace("\"decision\":\"allow\"", "\"decision\":\"deny\""));
+    for (what, text, words) in [
+        ("cut", Some(cut), "does not have line"),
+        ("gone", None, "does not have line"),
+        ("emptied", Some(String::new()), "does not have line"),
+        ("rewritten", Some(rewritten), "was not written with this deployment's key"),
+    ] {
+        match &text {
+            Some(text) => std::fs::write(&segment, text).unwrap(),
+            None => std::fs::remove_file(&segment).unwrap(),
+        }
+        let error = refused(&data).await;
+        assert!(error.contains(words), "{what}: {error}");
+        if what == "cut" {
+            // By itself it is intact; what was noted tells.
+            verify(&data.join("audit")).unwrap();
+            assert!(error.contains("replica.json") && error.contains("accept-loss"), "{error}");
+        }
+        std::fs::write(&segment, &whole).unwrap();
+    }
+    // The replica's own note is gone, too: the state store has another.
+    std::fs::remove_file(&segment).unwrap();
+    let note = data.join("state/replica.json");
+    let mut noted: serde_json::Value = serde_json::from_slice(&std::fs::read(&note).unwrap()).unwrap();
+    noted["head"] = serde_json::Value::Null;
+    std::fs::write(&note, noted.to_string()).unwrap();
+    assert!(refused(&data).await.contains("as the state store notes it"));
+    std::fs::write(&segment, &whole).unwrap();
+    App::start_in(&data, |_, _| {}).await.stop().await;
+    verify(&data.join("audit")).unwrap();
+}
+
+/// A loss that a human accepts stands in the log, and no index is given twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_accepted_loss_is_recorded_and_no_index_is_given_twice() {
+    for all in [false, true] {
+        let folder = log(6).await;
+        let (data, segment) = (folder.path().join("data"), segment(folder.path()));
+        let whole = std::fs::read_to_string(&segment).unwrap();
+        let kept = if all { 0 } else { 4 };
+        let lost = whole.lines().count();
+        std::fs::write(&segment, whole.lines().take(kept).fold(String::new(), |text, line| text + line + "\n")).unwrap();
+        let config = crate::harness::config(&data);
+        let seams = || countersign::app::Seams::system(Default::default());
+        let index = countersign::app::log::accept_loss(&config, seams(), "the disk was replaced").await.unwrap();
+        assert_eq!(index, lost as u64);
+        let nothing = countersign::app::log::accept_loss(&config, seams(), "again").await.unwrap_err();
+        assert!(nothing.to_string().contains("there is no loss to accept"), "{nothing}");
+        let app = App::start_in(&data, |_, _| {}).await;
+        let next = app.decisions().await.authorize(order_check()).await.unwrap().into_inner().audit.unwrap().index;
+        assert!(next > index, "{next}");
+        app.stop().await;
+        let report = verify(&data.join("audit")).unwrap();
+        assert_eq!((report.losses.len(), report.losses[0].from, report.losses[0].until), (1, kept as u64, index));
+        let line = lines(&data).into_iter().find(|line| line["type"] == "log.loss_accepted").unwrap();
+        assert_eq!((line["reason"].as_str(), line["noted"][0]["index"].as_u64()), (Some("the disk was replaced"), Some(index - 1)));
+    }
+}
+
+/// INVARIANT 1: records of a file that nobody finds are no records.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_that_is_taken_away_under_the_server_ends_its_answers() {
+    for taken in ["deleted", "renamed", "replaced", "cut"] {
+        let app = App::start().await;
+        let mut client = app.decisions().await;
+        client.authorize(order_check()).await.unwrap();
+        let open = app.data.join("audit/seg-00000000000000000000.jsonl");
+        let text = std::fs::read(&open).unwrap();
+        match taken {
+            "deleted" => std::fs::remove_file(&open).unwrap(),
+            "renamed" => std::fs::rename(&open, open.with_extension("old")).unwrap(),
+            "replaced" => {
+                std::fs::remove_file(&open).unwrap();
+                std::fs::write(&open, &text).unwrap();
+            }
+            _ => std::fs::OpenOptions::new().write(true).open(&open).unwrap().set_len(10).unwrap(),
+        }
+        for _ in 0..3 {
+            assert_eq!(client.authorize(order_check()).await.unwrap_err().code(), Code::Unavailable, "{taken}");
+        }
+        assert_eq!(get(app.admin, "/readyz").await, (503, "audit\n".into()), "{taken}");
+        app.stop().await;
+    }
+}
+
+/// A data folder that was put back whole to an earlier day agrees with itself; the witness does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_snapshot_is_seen_by_the_witness() {
+    fn copy_all(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            let target = to.join(path.file_name().unwrap());
+            if path.is_dir() { copy_all(&path, &target) } else { std::fs::copy(&path, &target).map(|_| ()).unwrap() }
+        }
+    }
+    let folder = temp();
+    let (data, snapshot, witness) = (folder.path().join("data"), folder.path().join("snapshot"), folder.path().join("heads"));
+    let named = witness.to_str().unwrap().to_owned();
+    let start = async || App::start_in(&data, |config, _| config.audit.witness = Some(named.clone())).await;
+    start().await.stop().await;
+    copy_all(&data, &snapshot);
+    let app = start().await;
+    app.decisions().await.authorize(order_check()).await.unwrap();
+    app.stop().await;
+    std::fs::remove_dir_all(&data).unwrap();
+    copy_all(&snapshot, &data);
+    let seams = countersign::app::Seams::system(Default::default());
+    let config = countersign::config::Config {
+        audit: countersign::config::Audit { witness: Some(named.clone()), ..Default::default() },
+        ..crate::harness::config(&data)
+    };
+    let error = countersign::app::build(&config, seams).await.unwrap_err().to_string();
+    assert!(error.contains("as the witness"), "{error}");
+    // What an auditor has: the log is intact, and not the one that was witnessed.
+    let heads = countersign::audit::witness::read(&witness).unwrap();
+    let expected = |hash: &str| countersign::audit::verify::Expected { key: None, heads: vec![hash.to_owned()] };
+    let verified = |hash: &str| countersign::audit::verify::verify(&data.join("audit"), &expected(hash));
+    assert!(verified(&heads.first().unwrap().1.hash).is_ok());
+    assert!(matches!(verified(&heads.last().unwrap().1.hash), Err(VerifyError::Broken(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_readable_by_its_group_and_nobody_else() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = log(1).await;
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&segment(folder.path())) & 0o037, 0);
+    for name in ["audit", "state", "keys"] {
+        assert_eq!(mode(&folder.path().join("data").join(name)) & 0o027, 0, "{name}");
+    }
 }

@@ -156,7 +156,7 @@ async fn a_running_server_is_asked_by_authorize_healthcheck_and_verify() {
     let text = std::fs::read_to_string(&segment).unwrap();
     std::fs::write(&segment, text.replacen("\"allow\"", "\"ALLOW\"", 1)).unwrap();
     let broken = run(&["audit", "verify", audit.to_str().unwrap()]);
-    assert!(code(&broken) == 3 && error(&broken).contains("seg-00000000000000000000.jsonl:4: `prev`"), "{}", error(&broken));
+    assert!(code(&broken) == 3 && error(&broken).contains("seg-00000000000000000000.jsonl:3: `mac`"), "{}", error(&broken));
     assert_eq!(code(&run(&["audit", "verify", "/nowhere"])), 1);
 }
 

@@ -59,7 +59,7 @@ async fn every_acknowledged_decision_survives_a_kill_under_load() {
     assert!(acknowledged.len() > rounds() * 20);
 }
 
-/// A shell line that gives the server a disk of 256 KiB: a small tmpfs in a mount namespace of its own; where namespaces are not
+/// A shell line that gives the server a disk of 384 KiB: a small tmpfs in a mount namespace of its own; where namespaces are not
 /// allowed, a limit on the size of its files, whose signal is ignored so that the write fails instead.
 fn small_disk(mount: &Path) -> Command {
     let namespace = |command: &mut Command| {
@@ -79,9 +79,9 @@ fn small_disk(mount: &Path) -> Command {
     let mut command = Command::new(if allowed { "unshare" } else { "sh" });
     if allowed {
         namespace(&mut command);
-        command.args(["sh", "-c", &format!("mount -t tmpfs -o size=256k,mode=777 tmpfs {} && exec {serve}", mount.display())]);
+        command.args(["sh", "-c", &format!("mount -t tmpfs -o size=384k,mode=777 tmpfs {} && exec {serve}", mount.display())]);
     } else {
-        command.args(["-c", &format!("trap '' XFSZ; ulimit -f 512; exec {serve}")]);
+        command.args(["-c", &format!("trap '' XFSZ; ulimit -f 768; exec {serve}")]);
     }
     command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").process_group(0);
     command

@@ -1,7 +1,15 @@
 //! Bad input over the wire: each gets its own typed error that names the field and never echoes the value.
 
+mod shapes;
+
 use bytes::Bytes;
 use countersign::api::v1;
+use countersign::content::drafts::Draft;
+use countersign::content::normalise::{GROWTH_MAX, Views};
+use countersign::content::values::{ValueKey, Values};
+use countersign::model::call::Untrusted;
+use countersign::model::finding::Private;
+use rustix::time::{ClockId, clock_gettime};
 use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -315,4 +323,86 @@ async fn a_flood_of_large_deep_and_long_requests_stays_within_its_memory() {
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
     assert!(kib < 400 << 10, "{kib} KiB at the peak");
+}
+
+/// A call with texts that each hold thousands of telephone numbers: what it makes of them is bounded, and nothing of them is shown.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_context_of_numbers_has_a_bounded_record_and_shows_none_of_them() {
+    let app = App::start().await;
+    let text = "+49 30 1234567, ".repeat(4 * 1024);
+    let untrusted = (0..4).map(|_| v1::UntrustedText { source: "ticket.body".into(), text: text.clone() }).collect();
+    let request = v1::PrepareContextRequest {
+        delegation: asserted("support-bot", "rep-1", "drafting"),
+        case: order_check().case,
+        model: Some(v1::Model { name: "m".into(), ..Default::default() }),
+        untrusted,
+        ..Default::default()
+    };
+    let prepared = app.decisions().await.prepare_context(request).await.unwrap().into_inner();
+    assert_eq!(prepared.segments.iter().filter(|segment| segment.channel() == v1::Channel::Untrusted).count(), 4);
+    assert!(prepared.segments.iter().all(|segment| !segment.text.contains("1234567")));
+    // 512 one by one, and the rest of each text as one.
+    assert_eq!(prepared.redactions.len(), 512 + 4);
+    let recorded: usize = lines(&app.data).iter().filter(|line| line["type"] == "redactions").map(|line| line.to_string().len()).sum();
+    assert!(recorded < 128 * 1024, "{recorded}");
+    app.stop().await;
+}
+
+/// Each detector's worst texts: what they are turned into is bounded, and places are whole characters of the text.
+#[test]
+fn the_worst_texts_have_bounded_results() {
+    let detectors = crate::texts::detectors();
+    let key = ValueKey::new([1; 16]);
+    let mut values = Values::new(key);
+    (4..64).for_each(|length| values.add_digest(key.digest(&"x1".repeat(32)[..length]), Private::Secret));
+    let shapes = shapes::shapes(&crate::harness::policies());
+    assert!(shapes.len() >= 300, "{}", shapes.len());
+    for shape in shapes {
+        let text = shape.text(512);
+        let views = Views::of(&text);
+        assert!(views.folded.text().len() <= text.len() * GROWTH_MAX && views.undone.len() <= 2, "{}", shape.name);
+        let untrusted = Untrusted { source: "ticket.body".into(), text: text.clone() };
+        assert!(detectors.screen(&[untrusted]).findings.len() <= 512, "{}", shape.name);
+        let located = detectors.private(&text, "What is your password?", &values);
+        assert!(located.windows(2).all(|pair| pair[0].span.1 <= pair[1].span.0), "{}", shape.name);
+        assert!(located.iter().all(|located| text.get(located.span.0..located.span.1).is_some_and(|value| !value.is_empty())));
+        let draft = Draft {
+            text: &text,
+            sources: vec![&text],
+            customer: vec![&text],
+            has_sources: true,
+            unknown_source: false,
+            confidence: 90,
+            locale: "",
+            redacted: &values,
+        };
+        assert!(detectors.draft(&draft).findings.len() <= 1024, "{}", shape.name);
+    }
+}
+
+/// Four times the text costs about four times the CPU time of its thread: 8 is far from both 4 and a quadratic 16, so that no machine's
+/// speed decides. Some shapes in `make test`, all and longer ones in `make soak`.
+#[test]
+fn no_text_costs_more_than_linear_time() {
+    let (step, bytes) = if std::env::var_os("COUNTERSIGN_SOAK").is_some() { (1, 16 * 1024) } else { (16, 2048) };
+    let detectors = crate::texts::detectors();
+    let values = Values::new(ValueKey::new([1; 16]));
+    let cpu = || {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+    };
+    for shape in shapes::shapes(&crate::harness::policies()).into_iter().step_by(step) {
+        let took = |bytes: usize| {
+            let text = shape.text(bytes);
+            let once = || {
+                let start = cpu();
+                let untrusted = Untrusted { source: "ticket.body".into(), text: text.clone() };
+                std::hint::black_box((detectors.screen(&[untrusted]), detectors.private(&text, "", &values)));
+                cpu() - start
+            };
+            (0..5).map(|_| once()).fold(f64::MAX, f64::min)
+        };
+        let growth = took(4 * bytes) / took(bytes);
+        assert!(growth < 8.0, "{}: four times the text costs {growth:.1} times as much", shape.name);
+    }
 }

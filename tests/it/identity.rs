@@ -18,7 +18,7 @@ use countersign::model::time::Timestamp;
 use countersign::pdp::reload::Trigger;
 use serde_json::{Value, json};
 use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 use crate::harness::people::{bearer, merged, seconds, token};
 use crate::harness::pki::{Authority, Svid, connect, server, svid, write};
@@ -143,7 +143,7 @@ async fn ask(channel: Channel, request: v1::AuthorizeRequest) -> Result<v1::Auth
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proven_caller_with_a_bound_token_is_answered_and_its_chain_recorded() {
-    let it = Secure::start(|_, _| {}).await;
+    let it = Secure::start(|config, _| config.callers.certificate_reporters = vec!["crm-tools".into()]).await;
     let (crm, agent) = (it.crm(), it.authority.sign(&svid("spiffe://acme.example/agent/support")));
     // Bound to the agent's certificate, which the tool service reports; or, for an exchanged token, to the tool service's own.
     let reported = token(it.delegation(&agent, json!({}))).map(|mut delegation| {
@@ -666,4 +666,114 @@ fn a_server_without_proof_or_in_plaintext_does_not_start() {
         assert_eq!(output.status.code(), Some(64), "{error}");
         assert!(error.contains(expected) && error.lines().count() == 1, "{error}");
     }
+}
+
+/// A token is bound to a certificate; whoever was handed the token can read the digest in it, and is not the agent.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_listed_tool_service_reports_an_agents_certificate() {
+    let it = Secure::start(|config, _| config.callers.certificate_reporters = vec!["support-tools".into()]).await;
+    let (crm, agent) = (it.crm(), it.authority.sign(&svid("spiffe://acme.example/agent/support")));
+    let support = it.authority.sign(&svid("spiffe://acme.example/tool/support"));
+    let reporting = |bound: &Svid, seen: &Svid| {
+        token(it.delegation(bound, json!({}))).map(|mut delegation| {
+            delegation.agent_certificate_sha256 = seen.digest.clone().into();
+            delegation
+        })
+    };
+    for (caller, delegation, code) in [
+        (&crm, reporting(&agent, &agent), Some(Code::Unauthenticated)),
+        (&crm, reporting(&support, &support), Some(Code::Unauthenticated)),
+        (&crm, token(it.delegation(&support, json!({}))), Some(Code::Unauthenticated)),
+        (&crm, reporting(&crm, &crm), None),
+        (&support, reporting(&agent, &agent), None),
+        (&support, reporting(&agent, &crm), Some(Code::Unauthenticated)),
+    ] {
+        let answer = ask(it.as_(caller).await, ticket(delegation)).await;
+        assert_eq!(answer.err().map(|status| status.code()), code);
+    }
+    it.app.stop().await;
+}
+
+/// Peers that prove nothing take no permits, no streams and no connections from those who do.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_hold_nobody_up() {
+    let it = Secure::start(|config, _| config.limits.concurrent_requests = 4).await;
+    let crm = it.crm();
+    // Connections that open streams, send headers and nothing more.
+    let mut waiting = vec![];
+    for _ in 0..6 {
+        let channel = connect(it.app.grpc, &it.authority.pem(), None).await.unwrap();
+        for _ in 0..12 {
+            let mut client = tonic::client::Grpc::new(channel.clone());
+            waiting.push(tokio::spawn(async move {
+                client.ready().await.unwrap();
+                let codec = tonic_prost::ProstCodec::<v1::AuthorizeRequest, v1::AuthorizeResponse>::default();
+                let path = http::uri::PathAndQuery::from_static("/countersign.v1.DecisionService/Authorize");
+                client.client_streaming(Request::new(futures_util::stream::pending()), path, codec).await.map(|_| ())
+            }));
+        }
+    }
+    // Connections that say nothing at all.
+    let mut silent = vec![];
+    for _ in 0..100 {
+        silent.push(tokio::net::TcpStream::connect(it.app.grpc).await.unwrap());
+    }
+    // A stream of calls is for known callers.
+    let stranger = connect(it.app.grpc, &it.authority.pem(), None).await.unwrap();
+    let opened = DecisionServiceClient::new(stranger.clone()).authorize_stream(futures_util::stream::pending()).await;
+    assert_eq!(opened.unwrap_err().code(), Code::Unauthenticated);
+    for round in 0..20 {
+        let channel = it.as_(&crm).await;
+        let answer = ask(channel, ticket(token(it.delegation(&crm, json!({}))))).await;
+        assert_eq!(answer.unwrap().decision(), v1::Decision::Allow, "{round}");
+    }
+    for waiting in waiting {
+        waiting.abort();
+    }
+    drop(silent);
+    it.app.stop().await;
+}
+
+/// Outside of development mode the protocol is described to known callers.
+#[tokio::test(flavor = "multi_thread")]
+async fn reflection_is_for_known_callers() {
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    let it = Secure::start(|_, _| {}).await;
+    let crm = it.crm();
+    let list = || {
+        let request = ServerReflectionRequest { host: String::new(), message_request: Some(MessageRequest::ListServices(String::new())) };
+        futures_util::stream::iter([request])
+    };
+    let stranger = connect(it.app.grpc, &it.authority.pem(), None).await.unwrap();
+    let refused = ServerReflectionClient::new(stranger).server_reflection_info(list()).await;
+    assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
+    let mut described = ServerReflectionClient::new(it.as_(&crm).await).server_reflection_info(list()).await.unwrap().into_inner();
+    assert!(described.message().await.unwrap().is_some());
+    it.app.stop().await;
+}
+
+/// One tool service's reports of an agent weigh on no other tool service's calls.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_tool_service_locks_an_agent_out_nowhere_else() {
+    let it = Secure::start(|_, _| {}).await;
+    let (crm, support) = (it.crm(), it.authority.sign(&svid("spiffe://acme.example/tool/support")));
+    let of = |caller: &Svid, step: &str, scope: &str| token(it.delegation(caller, json!({"step": step, "scope": scope})));
+    let on = |index: usize, call: v1::AuthorizeRequest| {
+        let case = v1::Case { id: format!("made-up-{index}"), ..call.case.clone().unwrap() };
+        v1::AuthorizeRequest { case: Some(case), ..call }
+    };
+    // Refunds are nothing that the ticket system may ask about: each is a denial, on a case that it made up.
+    let channel = it.as_(&crm).await;
+    let denied = v1::AuthorizeRequest { delegation: of(&crm, "action", "refunds"), ..crate::harness::refund_request() };
+    for index in 0..120 {
+        let answer = ask(channel.clone(), on(index, denied.clone())).await.unwrap();
+        assert_eq!(answer.decision(), v1::Decision::Deny, "{answer:?}");
+    }
+    // Neither here nor elsewhere does that say anything of the agent.
+    let elsewhere = v1::AuthorizeRequest { delegation: of(&support, "action", "refunds"), ..crate::harness::refund_request() };
+    let answer = ask(it.as_(&support).await, elsewhere).await.unwrap();
+    assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Allow, v1::Reason::Unspecified));
+    it.app.stop().await;
 }

@@ -225,7 +225,7 @@ async fn a_log_that_cannot_be_read_back_counts_as_the_worst_for_a_while() {
     segments.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
     segments.sort();
     assert!(segments.len() >= 2);
-    let text = std::fs::read_to_string(&segments[0]).unwrap().replacen("\"v\":1", "\"v\":", 1);
+    let text = std::fs::read_to_string(&segments[0]).unwrap().replacen("\"v\":2", "\"v\":", 1);
     let mut permissions = std::fs::metadata(&segments[0]).unwrap().permissions();
     std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
     std::fs::set_permissions(&segments[0], permissions).unwrap();

@@ -122,6 +122,7 @@ impl World {
                     {"id": "spiffe://acme.example/tool/crm", "tool_service": "crm-tools"},
                     {"id": "spiffe://acme.example/sessions", "tool_service": "session-manager"},
                 ],
+                "certificate_reporters": ["billing-tools", "crm-tools"],
             },
             "issuers": TENANTS.map(issuer),
             "keys": folder.path().join("keys"),

@@ -111,6 +111,7 @@ async fn an_id_that_is_still_in_flight_is_refused_and_free_once_it_is_answered()
         peer: Peer { address: Some(app.grpc), ..Peer::default() },
         trace: countersign::telemetry::spans::Trace::default(),
         purpose: Purpose::Authorize,
+        waits: false,
     };
     let pdp = Arc::clone(&app.pdp);
     let moment = pdp.moment();

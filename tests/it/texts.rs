@@ -583,7 +583,7 @@ fn files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
 }
 
 /// The reference bundle's detectors.
-fn detectors() -> &'static Detectors {
+pub(crate) fn detectors() -> &'static Detectors {
     static DETECTORS: OnceLock<Detectors> = OnceLock::new();
     DETECTORS.get_or_init(|| crate::harness::bundle_with(&[]).rules.detectors)
 }

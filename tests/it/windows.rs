@@ -10,6 +10,7 @@ use countersign::api::v1::decision_service_client::DecisionServiceClient;
 use countersign::api::v1::signal_service_client::SignalServiceClient;
 use countersign::config::Config;
 use countersign::model::time::Timestamp;
+use countersign::windows::process::InProcess;
 use countersign::windows::redis::Server;
 use countersign::windows::{Change, Key, Note, Options, Take, Tenant, Touch, Visit, Visited, Windows, WindowsDown};
 use rustix::process::Signal;
@@ -61,7 +62,8 @@ impl Model {
         // A bucket that leaks all the time: how full is it, in time, and does one more fit? If one does not, none takes it.
         let filled = |taken: &HashMap<Key, i64>, take: &Take| (taken.get(&take.key).copied().unwrap_or(now) - now).max(0);
         visited.waits = visit.takes.iter().map(|take| (filled(&self.taken, take) + take.every - take.room).max(0)).collect();
-        if visited.waits.iter().all(|wait| *wait == 0) {
+        let held_back = visited.waits.iter().any(|wait| *wait > 0);
+        if !held_back {
             for (take, wait) in visit.takes.iter().zip(&mut visited.waits) {
                 let filled = filled(&self.taken, take);
                 *wait = (filled + take.every - take.room).max(0);
@@ -72,11 +74,12 @@ impl Model {
         }
         for touch in &visit.touches {
             let things = self.things.entry(touch.key).or_default();
-            things.extend(touch.item.map(|item| (item, now)));
+            // What is held back leaves nothing behind.
+            things.extend(touch.item.filter(|_| !held_back).map(|item| (item, now)));
             let recent: HashSet<u64> = things.iter().filter(|(_, at)| *at > now - touch.within).map(|(item, _)| *item).collect();
             visited.counts.push(recent.len() as u64);
         }
-        for note in &visit.notes {
+        for note in visit.notes.iter().filter(|_| !held_back) {
             let until = self.times.entry((note.key, note.name.to_string())).or_insert(now);
             let left = (*until - now).max(0);
             *until = match note.change {
@@ -677,5 +680,78 @@ async fn three_processes_share_a_rate_and_a_kill_switch() {
     }
     for server in servers {
         assert!(server.stop().success());
+    }
+}
+
+/// A table of so many entries, and a visit of a tool service that begins so many memories.
+fn filled(by: &str, names: std::ops::Range<u32>) -> Visit {
+    let note = |number: u32| Note { key: Key::of(&[by, &number.to_string()]), name: "a".into(), change: Change::For(1_000_000) };
+    Visit { notes: names.map(note).collect(), by: Some(Key::of(&[by])), ..Visit::default() }
+}
+
+/// What one tool service fills a tenant's table with is its own share; rates have room that nothing else takes.
+#[test]
+fn one_tool_service_fills_half_of_a_table_and_rates_have_room() {
+    let windows = InProcess::new(1000, "seed");
+    let (tenant, now) = (Tenant::of("test", "acme"), Timestamp::from_micros(1));
+    assert_eq!(windows.visit(tenant, now, &filled("one", 0..600)).unwrap_err(), WindowsDown::Full);
+    assert_eq!(windows.entries(), 500);
+    // What it has already can still be changed, and others have their own share, up to what is kept for rates.
+    assert!(windows.visit(tenant, now, &filled("one", 0..500)).is_ok());
+    assert!(windows.visit(tenant, now, &filled("two", 0..250)).is_ok());
+    assert_eq!(windows.visit(tenant, now, &filled("two", 250..260)).unwrap_err(), WindowsDown::Full);
+    let take = |number: u32| Take { key: Key::of(&["rate", &number.to_string()]), every: 1, room: 10 };
+    let rates = Visit { takes: (0..250).map(take).collect(), by: Some(Key::of(&["two"])), ..Visit::default() };
+    assert_eq!(windows.visit(tenant, now, &rates).unwrap().waits, vec![0; 250]);
+    // All of it is free again when it is over.
+    windows.purge(Timestamp::from_micros(10_000_000));
+    assert_eq!(windows.entries(), 0);
+    assert!(windows.visit(tenant, Timestamp::from_micros(10_000_000), &filled("one", 0..500)).is_ok());
+}
+
+/// Entries within one memory are counted, too: versions of a case that somebody made up.
+#[test]
+fn the_versions_of_one_case_are_entries_and_bounded() {
+    let windows = InProcess::new(1000, "seed");
+    let (tenant, now) = (Tenant::of("test", "acme"), Timestamp::from_micros(1));
+    let version = |key: &str, number: u32| {
+        let note = Note { key: Key::of(&[key]), name: format!("s:{number}").into(), change: Change::For(1_000_000) };
+        windows.visit(tenant, now, &Visit { notes: vec![note], ..Visit::default() })
+    };
+    for number in 0..512 {
+        version("case", number).unwrap();
+    }
+    assert_eq!(version("case", 512).unwrap_err(), WindowsDown::Full, "the case's memory is full");
+    for number in 0..238 {
+        version("another", number).unwrap();
+    }
+    assert_eq!(version("a third", 0).unwrap_err(), WindowsDown::Full, "750 entries are held");
+    windows.purge(Timestamp::from_micros(10_000_000));
+    version("a third", 0).unwrap();
+}
+
+/// A call that its window holds back leaves nothing behind, in both engines.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_held_back_leaves_nothing_behind() {
+    let redis = Redis::start();
+    let server = Windows::open(options(Some(redis.url()))).unwrap();
+    let Windows::Redis(adopting) = &server else { panic!("a server was asked for") };
+    adopting.adopt(Tenant::of("test", "acme"), "generation".into()).await.unwrap();
+    for windows in [Windows::open(options(None)).unwrap(), server] {
+        let (tenant, now) = (Tenant::of("test", "acme"), Timestamp::from_micros(1_000_000));
+        let key = |name: &str| Key::of(&["held-back", name]);
+        let visit = |item: u64| Visit {
+            takes: vec![Take { key: key("bucket"), every: 1_000, room: 1_000 }],
+            touches: vec![Touch { key: key("breadth"), item: Some(item), within: 60_000_000 }],
+            notes: vec![Note { key: key(&format!("memory-{item}")), name: "a".into(), change: Change::For(60_000_000) }],
+            ..Visit::default()
+        };
+        let first = windows.visit(tenant, now, &visit(1)).await.unwrap();
+        let second = windows.visit(tenant, now, &visit(2)).await.unwrap();
+        assert_eq!((first.waits[0], first.counts[0]), (0, 1));
+        assert!(second.waits[0] > 0 && second.counts[0] == 1, "{second:?}");
+        let read = Visit { reads: vec![key("memory-1"), key("memory-2")], ..Visit::default() };
+        let memories = windows.visit(tenant, now, &read).await.unwrap().memories;
+        assert_eq!(memories.iter().map(Vec::len).collect::<Vec<_>>(), [1, 0]);
     }
 }

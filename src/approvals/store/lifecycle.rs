@@ -141,6 +141,23 @@ async fn request(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver, n
             new.caps.2,
         ),
     ];
+    // One tool service may fill half of an agent's requests and of a template's queue: the other half is left to others.
+    let by = [
+        ("SELECT COUNT(*) FROM approvals WHERE tenant = $1 AND agent = $2 AND tool_service = $3 AND state = 'pending'", &call.agent.sub),
+        (
+            "SELECT COUNT(*) FROM approvals WHERE tenant = $1 AND template = $2 AND tool_service = $3 AND state = 'pending'",
+            &approval.binding.template,
+        ),
+    ];
+    for ((sql, value), (most, full)) in
+        by.into_iter().zip([(new.caps.1, Requested::AgentFull), (new.caps.2, Requested::QueueFull)])
+    {
+        let own = sqlx::query(sql).bind(call.tenant.clone()).bind(value.clone()).bind(call.audience.clone());
+        let own: i64 = own.fetch_one(&mut *connection).await?.try_get(0)?;
+        if own >= (most + 1) / 2 {
+            return Ok((false, full));
+        }
+    }
     for (index, (sql, value, most)) in waiting.into_iter().enumerate() {
         if count(connection, sql, [&call.tenant, value]).await? >= most {
             let full = [Requested::CaseFull, Requested::AgentFull, Requested::QueueFull].into_iter().nth(index);

@@ -168,7 +168,13 @@ async fn signal(
     match kind {
         // For the record alone.
         HaltKind::Risk(Severity::Info) => {}
-        HaltKind::Risk(_) if reports(connection, tenant, new.at).await? >= REPORTS_MAX => return Ok((false, Err(SignalRefused::Full))),
+        HaltKind::Risk(severity) if reports(connection, tenant, new.at).await? >= REPORTS_MAX => {
+            // The lightest report makes room, of those the one that ends first; a lighter one than all that are there is not kept.
+            if !evict(connection, tenant, *severity, new.at).await? {
+                return Ok((false, Err(SignalRefused::Full)));
+            }
+            stand(connection, &new.halt).await?;
+        }
         HaltKind::KillSwitch | HaltKind::Risk(_) | HaltKind::SessionRevoked => stand(connection, &new.halt).await?,
     }
     leave(connection, leaver, revision, "", &new.record, new.at).await?;
@@ -188,6 +194,22 @@ async fn signal(
 async fn reports(connection: &mut AnyConnection, tenant: &str, at: Timestamp) -> Result<i64, StoreError> {
     let sql = "SELECT COUNT(*) FROM halts WHERE tenant = $1 AND kind LIKE 'risk%' AND until > $2";
     Ok(sqlx::query(sql).bind(tenant.to_owned()).bind(at.micros()).fetch_one(connection).await?.try_get(0)?)
+}
+
+/// Ends the lightest report of a tenant that is no heavier than a new one; false if there is none.
+async fn evict(connection: &mut AnyConnection, tenant: &str, severity: Severity, at: Timestamp) -> Result<bool, StoreError> {
+    for lighter in [Severity::Low, Severity::Medium, Severity::High, Severity::Critical].into_iter().filter(|lighter| *lighter <= severity) {
+        let kind = HaltKind::Risk(lighter).name();
+        let sql = "SELECT subject_kind, subject FROM halts WHERE tenant = $1 AND kind = $2 AND until > $3 ORDER BY until, subject LIMIT 1";
+        let oldest = sqlx::query(sql).bind(tenant.to_owned()).bind(kind).bind(at.micros()).fetch_optional(&mut *connection).await?;
+        let Some(oldest) = oldest else { continue };
+        let (subject_kind, subject): (String, String) = (oldest.try_get(0)?, oldest.try_get(1)?);
+        let sql = "DELETE FROM halts WHERE tenant = $1 AND kind = $2 AND subject_kind = $3 AND subject = $4";
+        let delete = sqlx::query(sql).bind(tenant.to_owned()).bind(kind).bind(subject_kind).bind(subject);
+        delete.execute(&mut *connection).await?;
+        return Ok(true);
+    }
+    Ok(false)
 }
 
 /// Lets a halt stand.

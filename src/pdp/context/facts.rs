@@ -3,13 +3,13 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::content::private::Located;
-use crate::json::{self, Object, Value};
+use crate::json::{self, Value};
 use crate::model::call::{Call, EntityReference, Resource};
-use crate::model::content::{Article, Channel, FieldVerdict, Redaction, Segment, Shown};
+use crate::model::content::{Channel, FieldVerdict, Redaction, Segment, Shown};
 use crate::model::finding::Private;
 use crate::model::refusal::Refusal;
 use crate::pdp::context::texts::{CaseValues, Within, redacted};
-use crate::pdp::context::{Making, Prepared, segment};
+use crate::pdp::context::{Making, Prepared, Unfinished, content_roles, segment};
 use crate::pdp::judge;
 use crate::pdp::memory::redacted::From;
 use crate::redact::masked;
@@ -38,14 +38,10 @@ struct Leaf<'a> {
 }
 
 /// The lines of a record that may be seen. What is withheld is remembered as redacted.
-pub(super) fn facts(
-    making: &Making<'_>,
-    record: &Object,
-    values: &mut CaseValues,
-    prepared: &mut Prepared,
-) -> Result<Vec<Line>, Refusal> {
+pub(super) fn facts(making: &Making, context: &mut Unfinished) -> Result<Vec<Line>, Refusal> {
+    let Unfinished { values, prepared } = context;
     let mut leaves = vec![];
-    for (name, value) in record {
+    for (name, value) in &making.asked.record {
         collect((name.clone(), name.clone()), value, &mut leaves)?;
     }
     let mut known: HashMap<&str, (Shown, String)> = HashMap::new();
@@ -79,7 +75,7 @@ pub(super) fn facts(
 
 /// The lines of what may be seen, without the secrets that somebody wrote into it, and without what is withheld.
 fn lines(
-    making: &Making<'_>,
+    making: &Making,
     leaves: &[Leaf<'_>],
     shown: impl Fn(&Leaf<'_>) -> Shown,
     values: &mut CaseValues,
@@ -115,8 +111,8 @@ fn lines(
 }
 
 /// What may be seen of a field.
-fn shown(making: &Making<'_>, field: &str) -> Result<(Shown, String), Refusal> {
-    let content = making.content;
+fn shown(making: &Making, field: &str) -> Result<(Shown, String), Refusal> {
+    let (_, content) = content_roles(&making.moment)?;
     let reference = || EntityReference { kind: content.field.clone(), id: field.to_owned() };
     for (action, shown) in [(&content.field_read, Shown::Included), (&content.field_read_masked, Shown::Masked)] {
         let resource = Resource { reference: reference(), version: String::new(), attributes: None };
@@ -128,34 +124,27 @@ fn shown(making: &Making<'_>, field: &str) -> Result<(Shown, String), Refusal> {
     Ok((Shown::Excluded, "none".to_owned()))
 }
 
-fn permits(making: &Making<'_>, call: &Call) -> Result<bool, Refusal> {
-    judge::permits(&making.moment.snapshot.bundle, making.roles, making.chain, call, &making.vouched, making.moment.now)
+fn permits(making: &Making, call: &Call) -> Result<bool, Refusal> {
+    let (roles, _) = content_roles(&making.moment)?;
+    judge::permits(&making.moment.snapshot.bundle, roles, &making.chain, call, &making.vouched, making.moment.now)
 }
 
-/// The articles that may be seen, redacted.
-pub(super) fn articles(
-    making: &Making<'_>,
-    articles: &[Article],
-    values: &mut CaseValues,
-    prepared: &mut Prepared,
-) -> Result<Vec<Segment>, Refusal> {
-    let mut segments = vec![];
-    for (index, article) in articles.iter().enumerate() {
-        if article.text.len() > ARTICLE_MAX {
-            return Err(Refusal::invalid(format!("articles[{index}].text"), "is longer than 16 KiB"));
-        }
-        let resource = Resource { reference: article.reference.clone(), version: String::new(), attributes: article.attributes.clone() };
-        let call = Call { action: making.content.article_read.clone(), resource, ..making.reading.clone() };
-        let permitted = permits(making, &call).map_err(|refusal| refusal.below("resource", &format!("articles[{index}]")))?;
-        if !permitted {
-            continue;
-        }
-        let source = format!("article:{}", article.reference.id);
-        let within = Within { from: From::Record, source: &source, path: "" };
-        let text = redacted(making, &article.text, "", within, values, prepared);
-        segments.push(segment(Channel::Fact, source, text));
+/// One of the articles, redacted; `None` if the chain may not see it.
+pub(super) fn article(making: &Making, index: usize, context: &mut Unfinished) -> Result<Option<Segment>, Refusal> {
+    let Some(article) = making.asked.articles.get(index) else { return Ok(None) };
+    if article.text.len() > ARTICLE_MAX {
+        return Err(Refusal::invalid(format!("articles[{index}].text"), "is longer than 16 KiB"));
     }
-    Ok(segments)
+    let (_, content) = content_roles(&making.moment)?;
+    let resource = Resource { reference: article.reference.clone(), version: String::new(), attributes: article.attributes.clone() };
+    let call = Call { action: content.article_read.clone(), resource, ..making.reading.clone() };
+    if !permits(making, &call).map_err(|refusal| refusal.below("resource", &format!("articles[{index}]")))? {
+        return Ok(None);
+    }
+    let source = format!("article:{}", article.reference.id);
+    let within = Within { from: From::Record, source: &source, path: "" };
+    let text = redacted(making, &article.text, "", within, context);
+    Ok(Some(segment(Channel::Fact, source, text)))
 }
 
 fn collect<'a>((path, field): (String, String), value: &'a Value, leaves: &mut Vec<Leaf<'a>>) -> Result<(), Refusal> {

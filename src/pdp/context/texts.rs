@@ -6,7 +6,7 @@ use crate::content::private::Located;
 use crate::content::values::{ValueKey, Values, compact};
 use crate::model::content::{Channel, Redaction, Segment};
 use crate::model::finding::Private;
-use crate::pdp::context::{Making, Prepared, ToPrepare, segment};
+use crate::pdp::context::{Making, Prepared, Unfinished, segment};
 use crate::pdp::memory::redacted::{From, Redacted, Remembered};
 use crate::redact::{Replaced, placeholder, redact};
 
@@ -80,31 +80,21 @@ impl CaseValues {
     }
 }
 
-/// The untrusted texts, redacted.
-pub(super) fn texts(making: &Making<'_>, asked: &ToPrepare, values: &mut CaseValues, prepared: &mut Prepared) -> Vec<Segment> {
-    let mut segments = vec![];
-    for untrusted in &asked.untrusted {
-        let text = match untrusted.text.len() > TEXT_MAX {
-            true => TOO_LONG.to_owned(),
-            false => {
-                let within = Within { from: From::Text, source: &untrusted.source, path: "" };
-                redacted(making, &untrusted.text, &asked.previous_turn, within, values, prepared)
-            }
-        };
-        segments.push(segment(Channel::Untrusted, untrusted.source.clone(), text));
-    }
-    segments
+/// One of the untrusted texts, redacted.
+pub(super) fn text(making: &Making, index: usize, context: &mut Unfinished) -> Option<Segment> {
+    let untrusted = making.asked.untrusted.get(index)?;
+    let text = match untrusted.text.len() > TEXT_MAX {
+        true => TOO_LONG.to_owned(),
+        false => {
+            let within = Within { from: From::Text, source: &untrusted.source, path: "" };
+            redacted(making, &untrusted.text, &making.asked.previous_turn, within, context)
+        }
+    };
+    Some(segment(Channel::Untrusted, untrusted.source.clone(), text))
 }
 
 /// A text without what must not be passed on.
-pub(super) fn redacted(
-    making: &Making<'_>,
-    text: &str,
-    turn: &str,
-    within: Within<'_>,
-    values: &mut CaseValues,
-    prepared: &mut Prepared,
-) -> String {
-    let found = making.moment.snapshot.bundle.rules.detectors.private(text, turn, &values.all);
-    values.redact(text, found, within, prepared)
+pub(super) fn redacted(making: &Making, text: &str, turn: &str, within: Within<'_>, context: &mut Unfinished) -> String {
+    let found = making.moment.snapshot.bundle.rules.detectors.private(text, turn, &context.values.all);
+    context.values.redact(text, found, within, &mut context.prepared)
 }

@@ -25,11 +25,14 @@ pub(in crate::pdp) struct Places {
     pair: Key,
     /// Of the agent for the customer.
     customer: Key,
-    /// Different cases, resources and denied actions of the agent.
+    /// Different cases and resources of the agent, and its denied actions through this tool service: what one tool service reports of
+    /// an agent weighs on no other's calls.
     pub(in crate::pdp) agent: [Key; 3],
     /// The same of the supervisor.
     pub(in crate::pdp) supervisor: [Key; 3],
     items: [u64; 3],
+    /// The tool service, as the windows count what it brings.
+    by: Key,
 }
 
 /// Whom and what a call is of.
@@ -41,6 +44,7 @@ pub(in crate::pdp) struct Whose<'a> {
     pub(in crate::pdp) customer: &'a str,
     pub(in crate::pdp) agent: &'a str,
     pub(in crate::pdp) supervisor: &'a str,
+    pub(in crate::pdp) tool_service: &'a str,
     pub(in crate::pdp) action: &'a str,
     pub(in crate::pdp) resource: (&'a str, &'a str),
 }
@@ -48,7 +52,7 @@ pub(in crate::pdp) struct Whose<'a> {
 impl<'a> Whose<'a> {
     /// Of a tenant, and nobody in it.
     pub(in crate::pdp) fn nobody(tenant: &'a str) -> Self {
-        Self { tenant, case: "", case_version: "", customer: "", agent: "", supervisor: "", action: "", resource: ("", "") }
+        Self { tenant, case: "", case_version: "", customer: "", agent: "", supervisor: "", tool_service: "", action: "", resource: ("", "") }
     }
 
     pub(in crate::pdp) fn of(tenant: &'a str, chain: &'a Chain, call: &'a Call, customer: &'a str) -> Self {
@@ -60,6 +64,7 @@ impl<'a> Whose<'a> {
             customer,
             agent: &chain.agent,
             supervisor: &chain.supervisor,
+            tool_service: &chain.tool_service,
             action: &call.action,
             resource: (&reference.kind, &reference.id),
         }
@@ -69,7 +74,10 @@ impl<'a> Whose<'a> {
 impl Places {
     pub(in crate::pdp) fn of(environment: &str, whose: Whose<'_>) -> Self {
         let tenant = Tenant::of(environment, whose.tenant);
-        let breadth = |of: &str, id: &str| ["cases", "resources", "denied"].map(|what| tenant.key(of, &[what, id]));
+        let breadth = |of: &str, id: &str| {
+            let [cases, resources] = ["cases", "resources"].map(|what| tenant.key(of, &[what, id]));
+            [cases, resources, denied_key(tenant, of, id, whose.tool_service)]
+        };
         let item = |parts: &[&str]| tenant.key("item", parts).short();
         // Short enough to stand without a heap.
         let version = |what: &str| SmolStr::new(format!("{what}:{:016x}", item(&["version", whose.case_version])));
@@ -81,6 +89,7 @@ impl Places {
             customer: tenant.key("customer-agent", &[whose.customer, whose.agent]),
             agent: breadth("agent", whose.agent),
             supervisor: breadth("supervisor", whose.supervisor),
+            by: tenant.key("tool-service", &[whose.tool_service]),
             items: [item(&[whose.case]), item(&[whose.resource.0, whose.resource.1]), item(&[whose.case, whose.action])],
         }
     }
@@ -93,7 +102,7 @@ impl Places {
     /// What is asked and counted before the decision: the call in every window that covers it, and its case and resource.
     /// What is remembered is read only where a policy reads it.
     pub(in crate::pdp) fn before(&self, risk: Option<&RiskRules>, reads: bool, takes: Vec<Take>) -> Visit {
-        let mut visit = Visit { takes, ..Visit::default() };
+        let mut visit = Visit { takes, by: Some(self.by), ..Visit::default() };
         if let Some(risk) = risk {
             let within = risk.probing.micros();
             let [case, resource, _] = self.items;
@@ -112,19 +121,24 @@ impl Places {
     }
 
     /// What a human clears: all that is remembered of those who are named.
-    pub(in crate::pdp) fn forget(&self, whose: Whose<'_>) -> Visit {
+    pub(in crate::pdp) fn forget<'s>(&self, whose: Whose<'_>, tool_services: impl Iterator<Item = &'s str>) -> Visit {
         let named = |names: &[&str], keys: &[Key]| if names.iter().any(|name| name.is_empty()) { vec![] } else { keys.to_vec() };
         let mut forgets = named(&[whose.case], &[self.case, repeats_key(self.tenant, whose.case)]);
         forgets.extend(named(&[whose.case, whose.agent], &[self.pair]));
         forgets.extend(named(&[whose.customer, whose.agent], &[self.customer]));
         forgets.extend(named(&[whose.agent], &self.agent));
         forgets.extend(named(&[whose.supervisor], &self.supervisor));
+        for tool_service in tool_services {
+            let denied = |of: &str, id: &str| denied_key(self.tenant, of, id, tool_service);
+            forgets.extend(named(&[whose.agent], &[denied("agent", whose.agent)]));
+            forgets.extend(named(&[whose.supervisor], &[denied("supervisor", whose.supervisor)]));
+        }
         Visit { forgets, ..Visit::default() }
     }
 
     /// What is added after it.
     pub(in crate::pdp) fn after(&self, risk: &RiskRules, happened: &Happened) -> Visit {
-        let mut visit = Visit::default();
+        let mut visit = Visit { by: Some(self.by), ..Visit::default() };
         let add = |key: Key, name: &str| {
             let factor = risk.factor(name)?;
             Some(Note { key, name: name.into(), change: Change::Add { step: factor.micros(), reach: factor.reach() } })
@@ -153,6 +167,11 @@ impl Places {
         }
         visit
     }
+}
+
+/// Where the denied actions of a principal through a tool service are counted.
+fn denied_key(tenant: Tenant, of: &str, id: &str, tool_service: &str) -> Key {
+    tenant.key(of, &["denied", id, tool_service])
 }
 
 /// What came of a call, as far as it is remembered.

@@ -1,0 +1,111 @@
+//! The audit log and what was noted of it elsewhere: in the replica's file, in the state store, with a witness.
+
+use std::time::Duration;
+
+use crate::app::{Seams, StartError};
+use crate::approvals::store::replica::Replica;
+use crate::approvals::store::{self, Store};
+use crate::audit::disk::create_folder;
+use crate::audit::key::DigestKey;
+use crate::audit::operations::LossRecord;
+use crate::audit::record::Record;
+use crate::audit::witness::Witness;
+use crate::audit::{Audit, NotedHead, OpenError};
+use crate::clock::Monotonic;
+use crate::config::Config;
+use crate::entropy::{Entropy, nonce};
+
+/// Takes up an audit log that lost lines which were noted elsewhere: the loss is recorded in the log, which goes on behind them. Only
+/// while no server runs on the data folder. Returns the record's index.
+///
+/// # Errors
+/// When nothing is missing, or the log, the state or the notes can't be used.
+pub async fn accept_loss(config: &Config, seams: Seams, reason: &str) -> Result<u64, StartError> {
+    let clock = Monotonic::new(seams.clock);
+    let key = digest_key(config, seams.entropy.as_ref())?;
+    let replica = replica(config, seams.entropy.as_ref())?;
+    let witness = config.audit.witness.as_deref().map(Witness::new).transpose()?;
+    let mut noted = noted(config, &replica, witness.as_ref())?;
+    let options = store::Options { seen: replica.seen(), ..store_options(config, seams.entropy.as_ref(), &replica)? };
+    let store = Store::open(options).await?;
+    noted.extend(noted_in_store(&store).await?);
+    let now = clock.now();
+    let (audit, recovered) = tokio::task::block_in_place(|| Audit::open_after_loss(config.audit(), key, seams.disk, &noted, now))?;
+    let heads = noted.into_iter().map(|noted| noted.head).collect();
+    let found = audit.head();
+    let loss = LossRecord { reason: reason.to_owned(), found, noted: heads };
+    let index = audit.append(now, Record::LossAccepted(loss)).await.map_err(|_| StartError::Record)?.index();
+    if let Some(recovered) = recovered {
+        audit.append(now, Record::Recovered(recovered)).await.map_err(|_| StartError::Record)?;
+    }
+    let audit = tokio::task::spawn_blocking(move || {
+        audit.close();
+        audit
+    });
+    let audit = audit.await.map_err(|_| StartError::Record)?;
+    if let Some(head) = audit.head() {
+        replica.note_head(&head).map_err(|error| StartError::Data(config.data.clone(), error))?;
+        store.note_head(head.clone()).await.map_err(store::OpenError::from)?;
+        if let Some(witness) = &witness {
+            let told = witness.append(replica.id(), audit.log(), &head, &now.to_string()).await;
+            told.map_err(|error| StartError::Data(config.data.clone(), error))?;
+        }
+    }
+    store.close().await;
+    Ok(index.unwrap_or_default())
+}
+
+/// This replica's own file.
+pub(super) fn replica(config: &Config, entropy: &dyn Entropy) -> Result<Replica, StartError> {
+    let folder = config.data.join("state");
+    let failed = |error| StartError::Data(config.data.clone(), error);
+    create_folder(&folder).map_err(failed)?;
+    Replica::read_or_create(&folder, &nonce(entropy)?).map_err(failed)
+}
+
+/// The heads of the audit log that were noted in files.
+pub(super) fn noted(config: &Config, replica: &Replica, witness: Option<&Witness>) -> Result<Vec<NotedHead>, StartError> {
+    let own = replica.head().map(|head| NotedHead { head, place: format!("`{}`", replica.path().display()) });
+    let witnessed = witness.map(|witness| witness.last(replica.id())).transpose();
+    let witnessed = witnessed.map_err(|error| StartError::Data(config.data.clone(), error))?;
+    Ok(own.into_iter().chain(witnessed.flatten()).collect())
+}
+
+async fn noted_in_store(store: &Store) -> Result<Option<NotedHead>, StartError> {
+    let head = store.head().await.map_err(store::OpenError::from)?;
+    Ok(head.map(|head| NotedHead { head, place: "the state store".to_owned() }))
+}
+
+/// Holds the log against the head that the state store has of it.
+///
+/// # Errors
+/// When the log lacks it, or the store does not answer.
+pub(super) async fn check(config: &Config, audit: &Audit, store: &Store) -> Result<(), StartError> {
+    let Some(NotedHead { head, place }) = noted_in_store(store).await? else { return Ok(()) };
+    match tokio::task::block_in_place(|| audit.has(&head)) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(OpenError::Behind { folder: config.audit().folder.display().to_string(), index: head.index, place }.into()),
+        Err(error) => Err(StartError::Data(config.data.clone(), error)),
+    }
+}
+
+pub(super) fn store_options(config: &Config, entropy: &dyn Entropy, replica: &Replica) -> Result<store::Options, StartError> {
+    Ok(store::Options {
+        location: config.location(),
+        timeout: Duration::from_millis(config.store.timeout_ms),
+        connections: config.store.connections,
+        replica: replica.id().to_owned(),
+        boot: nonce(entropy)?,
+        generation: nonce(entropy)?,
+        seen: None,
+    })
+}
+
+pub(super) fn digest_key(config: &Config, entropy: &dyn Entropy) -> Result<DigestKey, StartError> {
+    let folder = config.data.join("keys");
+    let failed = |error| StartError::Data(config.data.clone(), error);
+    create_folder(&folder).map_err(failed)?;
+    let mut fresh = [0; 32];
+    entropy.fill(&mut fresh)?;
+    DigestKey::read_or_create(&folder.join("audit-digest.key"), fresh).map_err(failed)
+}

@@ -1,0 +1,141 @@
+//! What a character looks like: decomposed, without marks, as ASCII where it looks like ASCII.
+
+use std::sync::LazyLock;
+
+use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::is_combining_mark;
+
+/// The most characters of a view for one of the text. Compatibility decomposition makes up to 18 of one, but no word that people write
+/// needs more than four.
+pub(super) const UNFOLDED_MAX: usize = 4;
+
+/// A character as it looks.
+pub(super) fn of(character: char) -> impl Iterator<Item = char> {
+    UNFOLDED.of(character)
+}
+
+/// What each character looks like, made once: decompositions and look-alikes are several look-ups each, and a text may be full of them.
+static UNFOLDED: LazyLock<Unfolded> = LazyLock::new(Unfolded::new);
+
+/// The characters above it are ideographs, which look like nothing else, and tags.
+const LISTED_MAX: u32 = 0x2_0000;
+
+struct Unfolded {
+    /// For each character where its look begins in `looks`, and how many characters that has; [`ITSELF`] if it looks like itself.
+    places: Vec<(u32, u8)>,
+    looks: Vec<char>,
+}
+
+/// Stands for a character that looks like itself.
+const ITSELF: u8 = u8::MAX;
+
+impl Unfolded {
+    fn new() -> Self {
+        let mut unfolded = Self { places: vec![], looks: vec![] };
+        for code in 0..LISTED_MAX {
+            let looks: Vec<char> = char::from_u32(code).map(unfold).unwrap_or_default();
+            let itself = matches!(looks.as_slice(), [one] if u32::from(*one) == code);
+            let place = u32::try_from(unfolded.looks.len()).unwrap_or(u32::MAX);
+            unfolded.places.push((place, if itself { ITSELF } else { u8::try_from(looks.len()).unwrap_or(0) }));
+            if !itself {
+                unfolded.looks.extend(looks);
+            }
+        }
+        unfolded
+    }
+
+    fn of(&self, character: char) -> impl Iterator<Item = char> {
+        let listed = usize::try_from(u32::from(character)).ok().and_then(|code| self.places.get(code));
+        let (itself, looks) = match listed {
+            None => (!is_invisible(character), [].as_slice()),
+            Some((_, ITSELF)) => (true, [].as_slice()),
+            Some((place, count)) => {
+                let start = usize::try_from(*place).unwrap_or(usize::MAX);
+                (false, self.looks.get(start..start + usize::from(*count)).unwrap_or_default())
+            }
+        };
+        itself.then_some(character).into_iter().chain(looks.iter().copied())
+    }
+}
+
+/// Makes what is made at the first use.
+pub(super) fn warm() {
+    LazyLock::force(&UNFOLDED);
+}
+
+/// A character as it looks. Compatibility decomposition leaves the marks apart: they and what can't be seen are left out.
+fn unfold(character: char) -> Vec<char> {
+    let mut looks = vec![];
+    for decomposed in std::iter::once(character).nfkd().filter(|part| !is_combining_mark(*part) && !is_invisible(*part)) {
+        like(decomposed, |look| looks.push(look));
+    }
+    looks.truncate(UNFOLDED_MAX);
+    looks
+}
+
+/// Characters that are not seen: zero-width, bidi and other format characters, variation selectors, controls but for white space.
+fn is_invisible(character: char) -> bool {
+    crate::model::text::is_unprintable(character) && !character.is_whitespace()
+        || matches!(character, '\u{FE00}'..='\u{FE0F}' | '\u{E0100}'..='\u{E01EF}' | '\u{115F}' | '\u{1160}' | '\u{3164}' | '\u{FFA0}' | '\u{034F}' | '\u{2800}')
+}
+
+/// The ASCII that a character looks like; itself if it looks like none.
+fn like(character: char, mut push: impl FnMut(char)) {
+    // Money has no look-alike.
+    if matches!(character, '€' | '£' | '¥' | '\u{20A0}'..='\u{20CF}') {
+        push(character);
+        return;
+    }
+    if let Some(digit) = digit(character) {
+        push(digit);
+        return;
+    }
+    let spelled = match character {
+        'ß' | 'ẞ' => "ss",
+        'æ' | 'Æ' => "ae",
+        'œ' | 'Œ' => "oe",
+        'ø' | 'Ø' => "o",
+        'ı' => "i",
+        'ł' | 'Ł' => "l",
+        'đ' | 'Đ' => "d",
+        '\u{2018}'..='\u{201B}' | '\u{2032}' | '\u{02BC}' => "'",
+        '\u{201C}'..='\u{201F}' | '\u{2033}' | '«' | '»' => "\"",
+        '\u{2010}'..='\u{2015}' | '\u{2212}' => "-",
+        '\u{2044}' | '\u{2215}' => "/",
+        _ => "",
+    };
+    if !spelled.is_empty() {
+        spelled.chars().for_each(push);
+        return;
+    }
+    if character.is_ascii() {
+        push(character);
+        return;
+    }
+    if character.is_whitespace() {
+        push(if character == '\u{2028}' || character == '\u{2029}' { '\n' } else { ' ' });
+        return;
+    }
+    let mut buffer = [0; 4];
+    let skeleton: String = unicode_security::skeleton(character.encode_utf8(&mut buffer)).take(4).collect();
+    if !skeleton.is_empty() && skeleton.is_ascii() {
+        skeleton.chars().for_each(push);
+        return;
+    }
+    match decancer::cure_char(character, decancer::Options::default()) {
+        decancer::Translation::Character(looks) if looks.is_ascii() && !looks.is_ascii_control() => push(looks),
+        decancer::Translation::String(looks) if !looks.is_empty() && looks.is_ascii() => looks.chars().for_each(push),
+        decancer::Translation::Character(_) | decancer::Translation::String(_) | decancer::Translation::None => push(character),
+    }
+}
+
+/// The ASCII digit of a decimal digit of another script.
+fn digit(character: char) -> Option<char> {
+    const ZEROS: [u32; 20] = [
+        0x660, 0x6F0, 0x7C0, 0x966, 0x9E6, 0xA66, 0xAE6, 0xB66, 0xBE6, 0xC66, 0xCE6, 0xD66, 0xE50, 0xED0, 0xF20, 0x1040, 0x17E0, 0x1810,
+        0x1946, 0xA620,
+    ];
+    let code = u32::from(character);
+    let zero = ZEROS.into_iter().find(|zero| (*zero..zero + 10).contains(&code))?;
+    char::from_digit(code - zero, 10)
+}
