@@ -71,10 +71,13 @@ fn operations(detectors: &Detectors) -> Vec<Operation<'_>> {
         std::hint::black_box(detectors.draft(&draft));
     };
     vec![
-        ("screen", Box::new(move |text| {
-            std::hint::black_box(detectors.screen(&untrusted(text)));
-            text.len()
-        })),
+        (
+            "screen",
+            Box::new(move |text| {
+                std::hint::black_box(detectors.screen(&untrusted(text)));
+                text.len()
+            }),
+        ),
         ("private", {
             let none = none.clone();
             Box::new(move |text| {
@@ -89,16 +92,22 @@ fn operations(detectors: &Detectors) -> Vec<Operation<'_>> {
                 text.len()
             })
         }),
-        ("draft", Box::new(move |text| {
-            draft(detectors, text, vec![], &none);
-            text.len()
-        })),
-        ("draft, as much of sources", Box::new(move |text| {
-            let sources: Vec<&str> = text.as_bytes().chunks(SOURCE).filter_map(|part| std::str::from_utf8(part).ok()).collect();
-            let bytes = text.len() + sources.iter().map(|source| source.len()).sum::<usize>();
-            draft(detectors, text, sources, &some);
-            bytes
-        })),
+        (
+            "draft",
+            Box::new(move |text| {
+                draft(detectors, text, vec![], &none);
+                text.len()
+            }),
+        ),
+        (
+            "draft, as much of sources",
+            Box::new(move |text| {
+                let sources: Vec<&str> = text.as_bytes().chunks(SOURCE).filter_map(|part| std::str::from_utf8(part).ok()).collect();
+                let bytes = text.len() + sources.iter().map(|source| source.len()).sum::<usize>();
+                draft(detectors, text, sources, &some);
+                bytes
+            }),
+        ),
     ]
 }
 
@@ -108,8 +117,9 @@ fn main() {
     let detectors = &bundle.rules.detectors;
     detectors.warm();
     let only = std::env::args().nth(1).filter(|only| !only.starts_with('-'));
-    let longest = std::env::var("COUNTERSIGN_BENCH_BYTES").ok().and_then(|bytes| bytes.parse().ok()).unwrap_or(LONGEST);
-    let all: Vec<Shape> = shapes::shapes(&policies).into_iter().filter(|shape| only.as_ref().is_none_or(|only| shape.name.contains(only))).collect();
+    let longest = std::env::var_os("COUNTERSIGN_BENCH_BYTES").and_then(|bytes| bytes.to_str()?.parse().ok()).unwrap_or(LONGEST);
+    let all: Vec<Shape> =
+        shapes::shapes(&policies).into_iter().filter(|shape| only.as_ref().is_none_or(|only| shape.name.contains(only))).collect();
     println!("{} shapes of {longest} bytes, CPU of one thread", all.len());
     for (name, run) in operations(detectors) {
         let mut rows: Vec<(f64, f64, &str)> = vec![];

@@ -190,9 +190,11 @@ fn detectors(detectors: &Detectors) {
         ("injection model", &|| detectors.injection.as_ref().and_then(|model| model.worst(folded)).map_or(0, |window| window.span.0)),
         ("incoming, whole", &|| detectors.screen(&untrusted).findings.len()),
         ("private rules", &|| count(|found| detectors.private.find(folded, |_| found()))),
-        ("known values (64)", &|| count(|found| {
+        ("known values (64)", &|| {
+            count(|found| {
                 let _all = redacted.find(&views.folded, |_| found());
-            })),
+            })
+        }),
         ("private, whole", &|| detectors.private(&text, "", &values).len()),
         ("draft rules", &|| count(|found| detectors.draft.find(folded, |_| found()))),
         ("draft, whole", &|| draft(vec![&text])),

@@ -122,7 +122,9 @@ pub enum OpenError {
     #[error("the clock stands more than 60 s before the last audit record ({0}): set it right")]
     Clock(Timestamp),
     /// The last segment is of an earlier format.
-    #[error("the audit log in `{0}` was written by an earlier version: move the folder away and keep it; `countersign audit verify` reads it")]
+    #[error(
+        "the audit log in `{0}` was written by an earlier version: move the folder away and keep it; `countersign audit verify` reads it"
+    )]
     Format(String),
     /// A line's MAC is not by this key.
     #[error(

@@ -92,7 +92,8 @@ impl<S> Front<S> {
     /// Counts a request on its connection, and among those of unknown peers; `None` if they have too many.
     fn begin(&self, standing: &Standing) -> Option<UnderWay> {
         let unknown = (!standing.is_known()).then(|| Unknown::begin(&self.unknown));
-        let is_over = unknown.is_some() && (standing.in_flight() >= UNKNOWN_PER_CONNECTION || self.unknown.load(Ordering::Acquire) > UNKNOWN_MAX);
+        let is_over =
+            unknown.is_some() && (standing.in_flight() >= UNKNOWN_PER_CONNECTION || self.unknown.load(Ordering::Acquire) > UNKNOWN_MAX);
         (!is_over).then(|| UnderWay { _in_flight: standing.begin(), _unknown: unknown })
     }
 }
@@ -266,10 +267,9 @@ impl http_body::Body for Watched {
         let polled = Pin::new(&mut this.body).poll_frame(context);
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(status) = frame.trailers_ref().and_then(|trailers| trailers.get("grpc-status"))
+            && let Some(ending) = &mut this.ending
         {
-            if let Some(ending) = &mut this.ending {
-                ending.end(Code::from_bytes(status.as_bytes()));
-            }
+            ending.end(Code::from_bytes(status.as_bytes()));
         }
         polled
     }

@@ -86,13 +86,7 @@ impl Listeners {
 
 type Sender = mpsc::Sender<io::Result<Accepted>>;
 
-async fn accept_tcp(
-    listener: TcpListener,
-    callers: Arc<Callers>,
-    bearer_in_plaintext: bool,
-    connections: Connections,
-    sender: Sender,
-) {
+async fn accept_tcp(listener: TcpListener, callers: Arc<Callers>, bearer_in_plaintext: bool, connections: Connections, sender: Sender) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::audit::key::DigestKey;
 use crate::audit::operations::RecoveredRecord;
 use crate::audit::record::LINE_MAX;
-use crate::audit::key::DigestKey;
 use crate::audit::{GENESIS, OpenError, ZEROS, hash};
 use crate::model::time::Timestamp;
 
@@ -140,15 +140,10 @@ fn is_own(line: &[u8], key: &DigestKey) -> bool {
 pub(super) fn hash_of(folder: &Path, index: u64) -> io::Result<Option<String>> {
     let segments = segments(folder)?;
     let Some((first, path)) = segments.iter().rev().find(|(first, _)| *first <= index) else { return Ok(None) };
-    let mut at = *first;
-    for line in io::BufRead::split(io::BufReader::new(fs::File::open(path)?), b'\n') {
-        let line = line?;
-        if at == index {
-            return Ok(intact_line(&line, index).then(|| hash(&line)));
-        }
-        at += 1;
-    }
-    Ok(None)
+    let lines = io::BufRead::split(io::BufReader::new(fs::File::open(path)?), b'\n');
+    let Some((_, line)) = (*first..).zip(lines).find(|(at, line)| *at == index || line.is_err()) else { return Ok(None) };
+    let line = line?;
+    Ok(intact_line(&line, index).then(|| hash(&line)))
 }
 
 fn intact_line(line: &[u8], index: u64) -> bool {

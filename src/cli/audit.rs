@@ -44,9 +44,8 @@ pub(super) fn run(environment: &Environment, command: Command) -> Result<Exit, F
             };
             let mut expected = Expected { key: read_key(&folder, key)?, heads: expect_head.iter().map(|head| plain(head)).collect() };
             if let (Some(file), Some(replica)) = (&witness, &replica) {
-                let heads = witness::read(file).map_err(|error| {
-                    Failure::new(Exit::Failure, format!("the witness `{}` can't be read: {error}", file.display()))
-                })?;
+                let heads = witness::read(file)
+                    .map_err(|error| Failure::new(Exit::Failure, format!("the witness `{}` can't be read: {error}", file.display())))?;
                 expected.heads.extend(heads.into_iter().filter(|(of, _)| of == replica).map(|(_, head)| head.hash));
             }
             let report = verify(&folder, &expected).map_err(|error| match error {
@@ -88,7 +87,9 @@ fn text(report: &Report) -> String {
         report.lines, report.segments, report.decisions, report.first, report.last, report.head
     );
     if !report.keyed {
-        text.push_str("\nthe lines were not checked with a key: whoever can write the files could have rewritten all of them (see `--key`)");
+        text.push_str(
+            "\nthe lines were not checked with a key: whoever can write the files could have rewritten all of them (see `--key`)",
+        );
     }
     for loss in &report.losses {
         text.push_str(&format!("\nlines {} to {} are lost, as was accepted at {}", loss.from, loss.until.saturating_sub(1), loss.at));

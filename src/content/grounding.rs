@@ -236,7 +236,8 @@ impl Draft<'_> {
     fn listings(&mut self) {
         for listing in matches(&LISTING, self.text) {
             let is_always = listing.as_str().starts_with("24");
-            let is_grounded = !is_always || ["247", "24x7", "24hours", "theclock"].iter().any(|word| self.is_held(|held| held.words.contains(word)));
+            let is_grounded =
+                !is_always || ["247", "24x7", "24hours", "theclock"].iter().any(|word| self.is_held(|held| held.words.contains(word)));
             self.judge("time", (listing.start(), listing.end()), is_grounded);
         }
     }
@@ -277,8 +278,8 @@ impl Draft<'_> {
                 .and_then(|written| written.split(|sign: char| !sign.is_alphabetic()).find(|word| word.len() > 2));
             let is_word = letters.is_some_and(|word| !word.starts_with(char::is_uppercase));
             if !self.taken.any(span) && !is_count && !is_word {
-                let is_grounded = self
-                    .is_held(|held| held.dates.has_date(&readings) || year.is_some_and(|year| held.numbers.has_value(year)));
+                let is_grounded =
+                    self.is_held(|held| held.dates.has_date(&readings) || year.is_some_and(|year| held.numbers.has_value(year)));
                 self.judge("date", span, is_grounded);
             }
         }
@@ -315,9 +316,8 @@ impl Draft<'_> {
             if self.taken.any(number.span) {
                 continue;
             }
-            let is_grounded = self.is_small(number)
-                || self.holds(number)
-                || number.currency.is_some() && self.sources.numbers.is_shown(number, &numbers);
+            let is_grounded =
+                self.is_small(number) || self.holds(number) || number.currency.is_some() && self.sources.numbers.is_shown(number, &numbers);
             if !is_grounded {
                 self.flag(if number.currency.is_some() { "amount" } else { "number" }, number.span);
             } else if !number.is_spelled {

@@ -53,7 +53,8 @@ pub(super) fn find_in_parts(rules: &Rules, parts: &[&str], known: &Values) -> Ve
         let first = following.partition_point(|located| located.span.1 <= start);
         following = following.get(first..).unwrap_or_default();
         let within = following.iter().take_while(|located| located.span.0 < end);
-        let clipped = |located: &Located| Located { span: (located.span.0.max(start) - start, located.span.1.min(end) - start), ..*located };
+        let clipped =
+            |located: &Located| Located { span: (located.span.0.max(start) - start, located.span.1.min(end) - start), ..*located };
         let mut own: Vec<Located> = within.map(clipped).collect();
         if !known.is_empty() {
             own.extend(listed(part, &View::folded(part)));

@@ -18,6 +18,7 @@ use crate::model::right::Right;
 use crate::model::text::visible;
 use crate::pdp::burn::{Presented, Use, used};
 use crate::pdp::judge::Judged;
+use crate::pdp::shares::Share;
 use crate::pdp::weigh::{About, Weighed};
 use crate::pdp::{Moment, Pdp, Refused, to_its_end};
 use crate::telemetry::spans::{CallFacts, DecisionSpan, Trace};
@@ -96,19 +97,11 @@ impl Pdp {
         let mut facts = facts(moment, read.as_ref().ok());
         let span = self.telemetry.start_decision(&origin.trace, if facts.action.is_empty() { "_OTHER" } else { &facts.action });
 
-        let development = moment.snapshot.bundle.manifest.development.as_ref();
-        let caller = match self.callers.identify(&origin.peer, development, moment.now) {
-            Ok(caller) => caller,
+        let (caller, _share) = match self.identify(moment, origin).await {
+            Ok(admitted) => admitted,
             Err(refusal) => {
                 self.end_refused(span, &facts, &refusal);
-                return Err(self.stranger(origin, refusal));
-            }
-        };
-        let _share = match self.shares.take(&caller.tool_service, origin.waits).await {
-            Ok(share) => share,
-            Err(refusal) => {
-                self.end_refused(span, &facts, &refusal);
-                // Counted, not recorded one by one: a caller can ask faster than the log is written.
+                // Counted, not recorded one by one: anybody can ask faster than the log is written.
                 return Err(self.stranger(origin, refusal));
             }
         };
@@ -156,6 +149,14 @@ impl Pdp {
             span.answered(&facts, answer);
         }
         Ok(recorded)
+    }
+
+    /// Who asks, with a share of the permits.
+    async fn identify(&self, moment: &Moment, origin: &Origin) -> Result<(Caller, Share), Refusal> {
+        let development = moment.snapshot.bundle.manifest.development.as_ref();
+        let caller = self.callers.identify(&origin.peer, development, moment.now)?;
+        let share = self.shares.take(&caller.tool_service, origin.waits).await?;
+        Ok((caller, share))
     }
 
     /// Makes an answer's record durable.

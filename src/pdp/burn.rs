@@ -1,5 +1,4 @@
-//! What a human said, or the output check, and its use: verify before Cedar, burn after it, record, and only then answer. One operation uses an approval;
-//! the same operation gets the same answer again.
+//! What a human said, or the output check, and its use: verified before Cedar, burned after it, recorded, and only then answered.
 
 use std::time::Duration;
 

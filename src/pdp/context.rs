@@ -146,8 +146,7 @@ impl Pdp {
         }
         let shown = prepared.fields.iter().map(|field| field.shown);
         let (segments, redacted) = (prepared.segments.len(), prepared.redactions.len());
-        let context =
-            ContextRecord::of(&self.keys.load().values_id(), untrusted, segments, shown, (redacted, prepared.truncated));
+        let context = ContextRecord::of(&self.keys.load().values_id(), untrusted, segments, shown, (redacted, prepared.truncated));
         let record = DecisionRecord::of(&answer, caller, &chain, &call, self.surroundings(origin)?);
         records.push(Record::Decision(Box::new(record.with_context(context))));
         Ok((answer, prepared, records))

@@ -39,6 +39,11 @@ impl Judged {
         Self { outcome: Outcome::denied(reason), gate: Some(gate), verdict: Verdict::default() }
     }
 
+    /// True when a rate alone stands in the way.
+    pub(super) fn is_limited(&self) -> bool {
+        self.outcome.denied == Some(Reason::RateLimited)
+    }
+
     /// True when it is allowed, or only circumstances stand in the way.
     pub(super) fn could_be_allowed(&self) -> bool {
         self.outcome.denied.is_none_or(|reason| Reason::LIFTABLE.contains(&reason))

@@ -229,13 +229,7 @@ impl Pdp {
 
     /// Of a call that a gate stopped: whether the text of its case is what made the agent try. The same for what is foreign and for what
     /// is not there.
-    async fn glance(
-        &self,
-        moment: &Moment,
-        places: &Places,
-        (chain, call): (&Chain, &Call),
-        signals: &mut Signals,
-    ) -> Result<(), Refusal> {
+    async fn glance(&self, moment: &Moment, places: &Places, (chain, call): (&Chain, &Call), signals: &mut Signals) -> Result<(), Refusal> {
         let bundle = &moment.snapshot.bundle;
         signals.screened = self.screen(moment, &chain.tool_service, &call.untrusted).await?;
         signals.customer = self.audit.digest(&Value::from(call.customer()));
@@ -277,10 +271,12 @@ impl Pdp {
 
 /// Whether only the tool service lacks a permit: that it asks for what it may never do says nothing of the agent and the human.
 fn is_service_alone(judged: &Judged) -> bool {
-    let lacks = |link: Link| judged.verdict.links.iter().any(|verdict| verdict.link == link && !verdict.permitted && verdict.determining.is_empty());
-    let others = [Link::Agent, Link::Supervisor].into_iter().any(|link| {
-        judged.verdict.links.iter().any(|verdict| verdict.link == link && !verdict.permitted)
-    });
+    let lacks = |link: Link| {
+        judged.verdict.links.iter().any(|verdict| verdict.link == link && !verdict.permitted && verdict.determining.is_empty())
+    };
+    let others = [Link::Agent, Link::Supervisor]
+        .into_iter()
+        .any(|link| judged.verdict.links.iter().any(|verdict| verdict.link == link && !verdict.permitted));
     lacks(Link::ToolService) && !others
 }
 

@@ -260,12 +260,7 @@ impl Pdp {
 }
 
 /// What is found in a draft, held to the sources that are genuine: those whose id is that of their text in the prepared context.
-fn find_in_draft(
-    detectors: &Detectors,
-    asked: &ToEvaluate,
-    values: &Values,
-    id_of: impl Fn(Channel, &str) -> String,
-) -> (Found, usize) {
+fn find_in_draft(detectors: &Detectors, asked: &ToEvaluate, values: &Values, id_of: impl Fn(Channel, &str) -> String) -> (Found, usize) {
     let genuine = |channel: Channel| {
         let id_of = &id_of;
         asked.sources.iter().filter(move |(id, text)| id_of(channel, text) == *id)
@@ -279,7 +274,8 @@ fn find_in_draft(
         sources: sources.iter().map(|(_, text)| text.as_str()).chain([facts.as_str()]).collect(),
         customer: customer.iter().map(|(_, text)| text.as_str()).collect(),
         has_sources: !asked.sources.is_empty(),
-        unknown_source: sources.len() + customer.len() < asked.sources.len() || !asked.citations.iter().all(|id| known.contains(id.as_str())),
+        unknown_source: sources.len() + customer.len() < asked.sources.len()
+            || !asked.citations.iter().all(|id| known.contains(id.as_str())),
         confidence: asked.confidence,
         locale: &asked.locale,
         redacted: values,

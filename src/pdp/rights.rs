@@ -2,10 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::caller::Peer;
 use crate::audit::events::Actor;
 use crate::audit::record::{Record, RefusalRecord};
 use crate::bundle::Bundle;
+use crate::caller::Peer;
 use crate::entities::direct::{self, On};
 use crate::jose;
 use crate::model::chain::{Caller, Human};
@@ -80,7 +80,8 @@ impl Pdp {
     pub(super) fn tool_services(&self, moment: &Moment) -> Vec<String> {
         let bundle = &moment.snapshot.bundle;
         let Some(roles) = &bundle.roles else { return vec![] };
-        let services = bundle.policies.store.entities().map(|entity| entity.uid()).filter(|uid| uid.type_name().to_string() == roles.tool_service);
+        let services =
+            bundle.policies.store.entities().map(|entity| entity.uid()).filter(|uid| uid.type_name().to_string() == roles.tool_service);
         services.map(|uid| uid.id().unescaped().to_owned()).collect()
     }
 

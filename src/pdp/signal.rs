@@ -226,7 +226,9 @@ impl Pdp {
         };
         let revisions = match self.store.signal(new).await.map_err(unavailable)? {
             Ok(revisions) => revisions,
-            Err(SignalRefused::Full) => return Err(Refusal::Exhausted("10,000 reports of this tenant are in force, and all of them weigh more than this one")),
+            Err(SignalRefused::Full) => {
+                return Err(Refusal::Exhausted("10,000 reports of this tenant are in force, and all of them weigh more than this one"));
+            }
             Err(SignalRefused::Known) => return Ok(None),
             Err(SignalRefused::Old) => return Err(Refusal::invalid("event_time", "is before that of an event reported earlier")),
         };

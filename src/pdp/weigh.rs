@@ -82,24 +82,18 @@ impl Pdp {
             return Ok(Weighed::stopped(Gate::Halt, Reason::NotPermitted));
         }
         // A text costs more than all else, so it is read only if what is known without it does not refuse the call.
-        let early = |signals: &Signals| {
+        let unread = |signals: &Signals| {
             let mut vouched = moment.snapshot.nothing.clone();
             memory::vouch(&mut vouched, &bundle.policies, signals);
-            judge_named(bundle, roles, named.clone(), chain, call, &vouched, moment.now).ok()
+            judge_named(bundle, roles, named.clone(), chain, call, &vouched, moment.now).unwrap_or_default()
         };
-        let is_limited = |judged: &Judged| judged.outcome.denied == Some(Reason::RateLimited);
-        let is_refused = |signals: &Signals| {
-            let has_texts = !call.untrusted.is_empty() || about.draft.is_some();
-            has_texts && !signals.full.is_empty() && early(signals).as_ref().is_some_and(is_limited)
-        };
+        let limited = |signals: &Signals| (!signals.full.is_empty()).then(|| unread(signals)).filter(Judged::is_limited);
+        let is_refused = |signals: &Signals| (!call.untrusted.is_empty() || about.draft.is_some()) && limited(signals).is_some();
         // Counted before anything that a caller can get wrong.
         let signals = self.recall(moment, (chain, call), named.action, about.also, is_refused).await?;
-        if is_refused(&signals) || about.draft.is_some() {
-            let judged = early(&signals).unwrap_or_default();
-            let is_entitled = is_entitled(&bundle.policies, chain, call, &judged);
-            if is_limited(&judged) && !signals.full.is_empty() || about.draft.is_some() && !is_entitled {
-                return Ok(Weighed { signals, ..Weighed::judged(judged) });
-            }
+        if is_refused(&signals) || about.draft.is_some() && !is_entitled(&bundle.policies, chain, call, &unread(&signals)) {
+            let judged = unread(&signals);
+            return Ok(Weighed { signals, ..Weighed::judged(judged) });
         }
         let stopped = |gate, reason, signals| Ok(Weighed { signals, ..Weighed::stopped(gate, reason) });
         let presented = match (&call.tokens.approval, &call.tokens.release) {
@@ -113,15 +107,7 @@ impl Pdp {
             let gate = if reason == Reason::StateUnavailable { Gate::State } else { Gate::Token };
             return stopped(gate, reason, signals);
         }
-        let mut vouched = moment.snapshot.nothing.clone();
-        match &presented {
-            Presented::Usable(approval) => vouched.set("approval", self.context_of(moment, approval)),
-            Presented::Released(claims) => {
-                let expires = Timestamp::from_seconds(claims.exp).to_string();
-                vouched.set("release", json::object([("expires", Value::String(expires))]));
-            }
-            Presented::Denied(_) | Presented::None | Presented::Repeated(_) => {}
-        }
+        let mut vouched = self.vouch_for(moment, &presented);
         let draft = match about.draft {
             Some(draft) => self.read_draft(moment, &chain.tool_service, draft).await?,
             None => DraftFacts::default(),
@@ -131,7 +117,7 @@ impl Pdp {
                 vouched.set(name, value);
             }
         }
-        let unread = bundle.policies.reads(&call.action, "checks") && self.add_checks(&mut vouched, call, moment.now).await.is_err();
+        let unknown = bundle.policies.reads(&call.action, "checks") && self.add_checks(&mut vouched, call, moment.now).await.is_err();
         let calm = signals.unknown.then(|| (named.clone(), vouched.clone()));
         memory::vouch(&mut vouched, &bundle.policies, &signals);
         let mut judged = judge_named(bundle, roles, named, chain, call, &vouched, moment.now)?;
@@ -142,7 +128,7 @@ impl Pdp {
                 judged = Judged::stopped(Gate::State, Reason::StateUnavailable);
             }
         }
-        if unread && judged.could_be_allowed() {
+        if unknown && judged.could_be_allowed() {
             judged = Judged::stopped(Gate::State, Reason::StateUnavailable);
         }
         if matches!(presented, Presented::Repeated(_)) && judged.could_be_allowed() {
@@ -152,6 +138,20 @@ impl Pdp {
             judged.outcome.missing = None;
         }
         Ok(Weighed { judged, presented, signals, draft })
+    }
+
+    /// What policies are told of what a human said, or of a release.
+    fn vouch_for(&self, moment: &Moment, presented: &Presented) -> Vouched {
+        let mut vouched = moment.snapshot.nothing.clone();
+        match presented {
+            Presented::Usable(approval) => vouched.set("approval", self.context_of(moment, approval)),
+            Presented::Released(claims) => {
+                let expires = Timestamp::from_seconds(claims.exp).to_string();
+                vouched.set("release", json::object([("expires", Value::String(expires))]));
+            }
+            Presented::Denied(_) | Presented::None | Presented::Repeated(_) => {}
+        }
+        vouched
     }
 
     /// Whether the copy of the kill switches is young enough to act on.

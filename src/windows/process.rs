@@ -55,8 +55,8 @@ pub struct InProcess {
 /// How long a full table is left as it is.
 const PURGE_MICROS: i64 = 1_000_000;
 
-/// The most times of one memory: more versions of a case than it has in years.
-const TIMES_MAX: usize = 512;
+/// The most times of one memory: twice the values that a case may have, and more versions than it has in years. `visit.lua` has it, too.
+const TIMES_MAX: usize = 1024;
 
 /// How new entries are counted: for their tenant, and for the tool service that brings them.
 struct Owner {

@@ -1,8 +1,8 @@
 -- One visit of one tenant: the same arithmetic as the engine in process, on integers below 2^53.
 -- KEYS: generation, writes of the calling process, then those of each part in order. ARGV: generation, now, then each part's count
--- and arguments. Answers 0 and nothing else when the generation is another one.
+-- and arguments. Answers 0 and nothing else when the generation is another one, and 2 when a memory has no room for another time.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, 0, {}, {}, {}} end
-local EXACT, LEVEL_MAX, SLACK_MS, WRITES_MS = 512, 24, 60000, 2678400000
+local EXACT, LEVEL_MAX, SLACK_MS, WRITES_MS, TIMES_MAX = 512, 24, 60000, 2678400000, 1024
 local now, key_at, arg_at = tonumber(ARGV[2]), 2, 2
 local function key() key_at = key_at + 1; return KEYS[key_at] end
 local function text() arg_at = arg_at + 1; return ARGV[arg_at] end
@@ -67,11 +67,26 @@ for index = 1, number() do
   counts[index] = count * 2 ^ level
 end
 
+-- Whether a memory has room for another time, when what is over was taken out.
+local function has_room(memory)
+  if redis.call('HLEN', memory) < TIMES_MAX then return true end
+  local times = redis.call('HGETALL', memory)
+  for at = 1, #times, 2 do
+    if tonumber(times[at + 1]) <= now then redis.call('HDEL', memory, times[at]) end
+  end
+  return redis.call('HLEN', memory) < TIMES_MAX
+end
+
 -- What a window holds back leaves nothing behind.
+local answer = 1
 for _ = 1, full and 0 or number() do
   local memory, name, kind, length, reach = key(), text(), text(), number(), number()
-  local was = tonumber(redis.call('HGET', memory, name) or now)
-  local till
+  local held = redis.call('HGET', memory, name)
+  if not held and not has_room(memory) then
+    answer = 2
+    break
+  end
+  local was, till = tonumber(held or now), nil
   if kind == 'add' then
     till = math.max(math.min(math.max(was, now) + length, now + reach), was)
   else
@@ -82,4 +97,4 @@ for _ = 1, full and 0 or number() do
   if redis.call('PEXPIRE', memory, keep, 'NX') == 0 then redis.call('PEXPIRE', memory, keep, 'GT') end
 end
 
-return {1, writes, waits, counts, memories}
+return {answer, writes, waits, counts, memories}

@@ -229,7 +229,7 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
     ("risk.yaml", "denied: {from: 20, to: 100, most: 60}", "denied: {from: 20, to: 20, most: 60}", "each `from` must be below its `to`"),
     ("rates.yaml", "actions: [scope_refunds]", "actions: [scope_refund]", "`scope_refund` is no action and no group of actions"),
     ("rates.yaml", "refunds_per_case:", "refunds_by_case:", "`refunds_by_case` is no window of the schema"),
-    ("rates.yaml", "per: [agent]", "per: [robot]", "robot"),
+    ("rates.yaml", "per: [agent, tool_service]", "per: [robot, tool_service]", "robot"),
     ("rates.yaml", "burst: 10}", "burst: 0}", "`sustained` and `burst` must be 1 to 1000000"),
     ("rates.yaml", "argument: amount_minor", "argument: amount", "`amount` is no required integer argument of action `account.credit`"),
     ("rates.yaml", "apart: [currency]", "apart: [curency]", "`curency` is no argument of action `account.credit`"),

@@ -443,7 +443,7 @@ impl Model {
     }
 }
 
-fn pending(index: usize, now: i64) -> Approval {
+pub(crate) fn pending(index: usize, now: i64) -> Approval {
     let call: BoundCall = serde_json::from_value(json!({
         "v": "", "environment": "", "tenant": "acme", "case": "c", "case_version": "", "step": "", "supervisor": {"iss": "", "sub": "s"},
         "agent": {"iss": "", "sub": "a"}, "audience": "t", "action": "x", "resource_type": "", "resource_id": "", "resource_version": "",

@@ -104,6 +104,7 @@ fn still(line: &Value) -> Value {
     for (member, constant) in [
         ("ts", "<time>"),
         ("prev", "<hash>"),
+        ("mac", "<mac>"),
         ("evaluation_id", "<uuid>"),
         ("nonce", "<nonce>"),
         ("input_digest", "<digest>"),
@@ -185,6 +186,7 @@ async fn the_audit_lines_of_an_approval() {
                     "approval_used",
                     "ts",
                     "prev",
+                    "mac",
                 ]
                 .contains(&name);
                 if varies || name.ends_with("_digest") && !value.as_str().is_some_and(str::is_empty) {

@@ -9,8 +9,8 @@ use countersign::content::normalise::{GROWTH_MAX, Views};
 use countersign::content::values::{ValueKey, Values};
 use countersign::model::call::Untrusted;
 use countersign::model::finding::Private;
-use rustix::time::{ClockId, clock_gettime};
 use prost::Message;
+use rustix::time::{ClockId, clock_gettime};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 

@@ -759,21 +759,20 @@ async fn reflection_is_for_known_callers() {
 async fn one_tool_service_locks_an_agent_out_nowhere_else() {
     let it = Secure::start(|_, _| {}).await;
     let (crm, support) = (it.crm(), it.authority.sign(&svid("spiffe://acme.example/tool/support")));
-    let of = |caller: &Svid, step: &str, scope: &str| token(it.delegation(caller, json!({"step": step, "scope": scope})));
-    let on = |index: usize, call: v1::AuthorizeRequest| {
-        let case = v1::Case { id: format!("made-up-{index}"), ..call.case.clone().unwrap() };
-        v1::AuthorizeRequest { case: Some(case), ..call }
+    let refund = |caller: &Svid, case: &str| {
+        let call = crate::harness::refund_request();
+        let claims = json!({"step": "action", "scope": "refunds", "case": case});
+        let case = v1::Case { id: case.to_owned(), ..call.case.clone().unwrap() };
+        v1::AuthorizeRequest { delegation: token(it.delegation(caller, claims)), case: Some(case), ..call }
     };
     // Refunds are nothing that the ticket system may ask about: each is a denial, on a case that it made up.
     let channel = it.as_(&crm).await;
-    let denied = v1::AuthorizeRequest { delegation: of(&crm, "action", "refunds"), ..crate::harness::refund_request() };
     for index in 0..120 {
-        let answer = ask(channel.clone(), on(index, denied.clone())).await.unwrap();
+        let answer = ask(channel.clone(), refund(&crm, &format!("made-up-{index}"))).await.unwrap();
         assert_eq!(answer.decision(), v1::Decision::Deny, "{answer:?}");
     }
     // Neither here nor elsewhere does that say anything of the agent.
-    let elsewhere = v1::AuthorizeRequest { delegation: of(&support, "action", "refunds"), ..crate::harness::refund_request() };
-    let answer = ask(it.as_(&support).await, elsewhere).await.unwrap();
+    let answer = ask(it.as_(&support).await, refund(&support, "case-1")).await.unwrap();
     assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Allow, v1::Reason::Unspecified));
     it.app.stop().await;
 }

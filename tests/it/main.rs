@@ -20,6 +20,7 @@ mod identity;
 mod layers;
 mod properties;
 mod python;
+mod queues;
 mod reload;
 mod risk;
 mod story;

@@ -152,8 +152,8 @@ async fn a_hostile_ticket_cannot_lock_out_an_agent_that_others_share() {
     let app = App::start().await;
     let mut client = app.decisions().await;
     let forbidden = by("support-bot", "rep-1", "intake", refund_request());
-    for case in 0..120 {
-        // 120 tickets of one customer, each with a text that makes the agent try what it may not.
+    for case in 0..300 {
+        // 300 tickets of one customer, each with a text that makes the agent try what it may not.
         let call = v1::AuthorizeRequest { untrusted: text(HOSTILE), ..of_case(&format!("hostile-{case}"), "1", forbidden.clone()) };
         assert_eq!(ask(&mut client, call).await.0, v1::Decision::Deny);
     }
@@ -161,13 +161,16 @@ async fn a_hostile_ticket_cannot_lock_out_an_agent_that_others_share() {
     let risk = explained.risk.unwrap();
     let names: Vec<&str> = risk.factors.iter().map(|factor| factor.name.as_str()).collect();
     assert_eq!((risk.tier.as_str(), names), ("medium", vec!["provoked_denials"]), "this customer's own cases");
-    let other = |call: v1::AuthorizeRequest| {
-        let swap = |text: &[u8]| String::from_utf8_lossy(text).replace("customer-1", "customer-2").into_bytes();
+    let other = |number: usize, call: v1::AuthorizeRequest| {
+        let swap = |text: &[u8]| String::from_utf8_lossy(text).replace("customer-1", &format!("customer-{number}")).into_bytes();
         let case = call.case.clone().map(|case| v1::Case { attributes_json: swap(&case.attributes_json).into(), ..case });
         let resource = call.resource.clone().map(|of| v1::Resource { attributes_json: swap(&of.attributes_json).into(), ..of });
         v1::AuthorizeRequest { case, resource, ..call }
     };
-    assert_eq!(ask(&mut client, other(of_case("calm-2", "1", refund_request()))).await, ALLOWED, "another customer's");
+    for number in 2..22 {
+        let calm = other(number, of_case(&format!("calm-{number}"), "1", refund_request()));
+        assert_eq!(ask(&mut client, calm).await, ALLOWED, "another customer's: {number}");
+    }
     app.stop().await;
 }
 

@@ -201,18 +201,19 @@ async fn a_full_table_keeps_what_counts_and_says_that_it_is_full() {
         notes: vec![Note { key: Key::of(&[&number.to_string()]), name: "injection".into(), change: Change::For(60_000_000) }],
         ..Visit::default()
     };
-    for number in 0..1000 {
+    // A quarter is kept for rates.
+    for number in 0..750 {
         windows.visit(one, now, &note(number)).await.unwrap();
     }
-    for number in 1000..3000 {
+    for number in 750..3000 {
         assert_eq!(windows.visit(one, now, &note(number)).await, Err(WindowsDown::Full));
     }
     assert!(windows.visit(other, now, &note(5000)).await.is_ok());
-    for number in 0..1000 {
+    for number in 0..750 {
         let read = Visit { reads: vec![Key::of(&[&number.to_string()])], ..Visit::default() };
         assert_eq!(windows.visit(one, now, &read).await.unwrap().memories[0].len(), 1, "{number}");
     }
-    assert_eq!(windows.entries(), 1001);
+    assert_eq!(windows.entries(), 751);
     // When their time is over there is room again.
     assert!(windows.visit(one, now.plus(Duration::from_secs(61)), &note(5001)).await.is_ok());
     assert!(windows.entries() <= 2);
@@ -709,25 +710,38 @@ fn one_tool_service_fills_half_of_a_table_and_rates_have_room() {
     assert!(windows.visit(tenant, Timestamp::from_micros(10_000_000), &filled("one", 0..500)).is_ok());
 }
 
-/// Entries within one memory are counted, too: versions of a case that somebody made up.
-#[test]
-fn the_versions_of_one_case_are_entries_and_bounded() {
-    let windows = InProcess::new(1000, "seed");
-    let (tenant, now) = (Tenant::of("test", "acme"), Timestamp::from_micros(1));
-    let version = |key: &str, number: u32| {
-        let note = Note { key: Key::of(&[key]), name: format!("s:{number}").into(), change: Change::For(1_000_000) };
-        windows.visit(tenant, now, &Visit { notes: vec![note], ..Visit::default() })
+/// Entries within one memory are bounded, too, in both engines: versions of a case that somebody made up.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_versions_of_one_case_are_entries_and_bounded() {
+    let redis = Redis::start();
+    let server = Windows::open(options(Some(redis.url()))).unwrap();
+    let Windows::Redis(adopting) = &server else { panic!("a server was asked for") };
+    let tenant = Tenant::of("test", "acme");
+    adopting.adopt(tenant, "generation".into()).await.unwrap();
+    let process = Windows::open(Options { entries_per_tenant: 1500, ..options(None) }).unwrap();
+    let visit = |key: &str, numbers: std::ops::Range<u32>| {
+        let note = |number| Note { key: Key::of(&[key]), name: format!("s:{number}").into(), change: Change::For(1_000_000) };
+        Visit { notes: numbers.map(note).collect(), ..Visit::default() }
     };
-    for number in 0..512 {
-        version("case", number).unwrap();
+    let now = Timestamp::from_micros(1);
+    for windows in [&process, &server] {
+        windows.visit(tenant, now, &visit("case", 0..1024)).await.unwrap();
+        assert_eq!(
+            windows.visit(tenant, now, &visit("case", 1024..1025)).await.unwrap_err(),
+            WindowsDown::Full,
+            "the case's memory is full"
+        );
+        windows.visit(tenant, now, &visit("case", 0..1024)).await.unwrap();
+        windows.visit(tenant, now, &visit("another", 0..101)).await.unwrap();
     }
-    assert_eq!(version("case", 512).unwrap_err(), WindowsDown::Full, "the case's memory is full");
-    for number in 0..238 {
-        version("another", number).unwrap();
+    assert_eq!(process.entries(), 1125, "all but what is kept for rates");
+    assert_eq!(process.visit(tenant, now, &visit("a third", 0..1)).await.unwrap_err(), WindowsDown::Full);
+    // What is over makes room.
+    let later = Timestamp::from_micros(1_000_002);
+    for windows in [&process, &server] {
+        windows.visit(tenant, later, &visit("case", 2000..3000)).await.unwrap();
+        windows.visit(tenant, later, &visit("a third", 0..1)).await.unwrap();
     }
-    assert_eq!(version("a third", 0).unwrap_err(), WindowsDown::Full, "750 entries are held");
-    windows.purge(Timestamp::from_micros(10_000_000));
-    version("a third", 0).unwrap();
 }
 
 /// A call that its window holds back leaves nothing behind, in both engines.

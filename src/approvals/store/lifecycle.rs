@@ -149,9 +149,7 @@ async fn request(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver, n
             &approval.binding.template,
         ),
     ];
-    for ((sql, value), (most, full)) in
-        by.into_iter().zip([(new.caps.1, Requested::AgentFull), (new.caps.2, Requested::QueueFull)])
-    {
+    for ((sql, value), (most, full)) in by.into_iter().zip([(new.caps.1, Requested::AgentFull), (new.caps.2, Requested::QueueFull)]) {
         let own = sqlx::query(sql).bind(call.tenant.clone()).bind(value.clone()).bind(call.audience.clone());
         let own: i64 = own.fetch_one(&mut *connection).await?.try_get(0)?;
         if own >= (most + 1) / 2 {

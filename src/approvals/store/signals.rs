@@ -198,7 +198,8 @@ async fn reports(connection: &mut AnyConnection, tenant: &str, at: Timestamp) ->
 
 /// Ends the lightest report of a tenant that is no heavier than a new one; false if there is none.
 async fn evict(connection: &mut AnyConnection, tenant: &str, severity: Severity, at: Timestamp) -> Result<bool, StoreError> {
-    for lighter in [Severity::Low, Severity::Medium, Severity::High, Severity::Critical].into_iter().filter(|lighter| *lighter <= severity) {
+    for lighter in [Severity::Low, Severity::Medium, Severity::High, Severity::Critical].into_iter().filter(|lighter| *lighter <= severity)
+    {
         let kind = HaltKind::Risk(lighter).name();
         let sql = "SELECT subject_kind, subject FROM halts WHERE tenant = $1 AND kind = $2 AND until > $3 ORDER BY until, subject LIMIT 1";
         let oldest = sqlx::query(sql).bind(tenant.to_owned()).bind(kind).bind(at.micros()).fetch_optional(&mut *connection).await?;

@@ -34,10 +34,7 @@ impl Hash {
 
     /// The hash of this text and another one behind it.
     pub(super) fn then(self, next: Self) -> Self {
-        Self {
-            value: self.value.wrapping_mul(next.power).wrapping_add(next.value),
-            power: self.power.wrapping_mul(next.power),
-        }
+        Self { value: self.value.wrapping_mul(next.power).wrapping_add(next.value), power: self.power.wrapping_mul(next.power) }
     }
 
     /// The hash as it stands in a set.

@@ -164,7 +164,8 @@ pub(super) fn tokens(text: &str) -> Vec<Token<'_>> {
 
 /// Where an abbreviation ends that begins here: at least two letters, each with a dot.
 fn abbreviation(text: &str, at: usize) -> Option<usize> {
-    let pairs = text.as_bytes().get(at..)?.chunks_exact(2).take_while(|pair| matches!(pair, [letter, b'.'] if letter.is_ascii_alphabetic()));
+    let pairs =
+        text.as_bytes().get(at..)?.chunks_exact(2).take_while(|pair| matches!(pair, [letter, b'.'] if letter.is_ascii_alphabetic()));
     let count = pairs.count();
     (count >= 2).then_some(at + 2 * count)
 }

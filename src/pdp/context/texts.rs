@@ -69,6 +69,8 @@ impl CaseValues {
             let (span, kind) = if last { ((span.0, text.len()), Private::Secret) } else { (span, kind) };
             self.left = self.left.saturating_sub(1);
             let value = text.get(span.0..span.1).unwrap_or_default();
+            // What is withheld unread may hold more than is remembered.
+            self.remembered.too_many |= last;
             let number = if last { None } else { self.remember(within.from, kind, value).map(|redacted| redacted.number) };
             replaced.push(Replaced { span, placeholder: placeholder(kind, number.filter(|number| *number > 0)) });
             prepared.redactions.push(Redaction { kind, source: within.source.to_owned(), path: within.path.to_owned(), span });

@@ -52,7 +52,17 @@ pub(in crate::pdp) struct Whose<'a> {
 impl<'a> Whose<'a> {
     /// Of a tenant, and nobody in it.
     pub(in crate::pdp) fn nobody(tenant: &'a str) -> Self {
-        Self { tenant, case: "", case_version: "", customer: "", agent: "", supervisor: "", tool_service: "", action: "", resource: ("", "") }
+        Self {
+            tenant,
+            case: "",
+            case_version: "",
+            customer: "",
+            agent: "",
+            supervisor: "",
+            tool_service: "",
+            action: "",
+            resource: ("", ""),
+        }
     }
 
     pub(in crate::pdp) fn of(tenant: &'a str, chain: &'a Chain, call: &'a Call, customer: &'a str) -> Self {

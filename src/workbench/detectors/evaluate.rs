@@ -172,16 +172,8 @@ fn outcomes(detectors: &Detectors, row: &Row, counts: &mut Counts) {
 fn judged(detectors: &Detectors, text: &str, sources: Vec<&str>) -> Vec<String> {
     let values = Values::new(ValueKey::new([0; 16]));
     let has_sources = !sources.is_empty();
-    let draft = Draft {
-        text,
-        sources,
-        customer: vec![],
-        has_sources,
-        unknown_source: false,
-        confidence: 100,
-        locale: "",
-        redacted: &values,
-    };
+    let draft =
+        Draft { text, sources, customer: vec![], has_sources, unknown_source: false, confidence: 100, locale: "", redacted: &values };
     detectors.draft(&draft).findings.into_iter().map(|finding| finding.kind).collect()
 }
 
