@@ -223,6 +223,7 @@ pub struct Bounded<S> {
     place: Place,
     period: Interval,
     life: Life,
+    is_over: bool,
 }
 
 /// How long a connection has been open, and without a request.
@@ -249,7 +250,7 @@ impl<S> Bounded<S> {
     pub fn new(stream: S, place: Place) -> Self {
         let mut period = interval(PERIOD);
         period.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { stream, place, period, life: Life::default() }
+        Self { stream, place, period, life: Life::default(), is_over: false }
     }
 
     /// What is known of the connection.
@@ -257,37 +258,33 @@ impl<S> Bounded<S> {
         &self.place.standing
     }
 
-    /// Whether it is over. Registers to be woken when it is.
-    fn is_over(&mut self, context: &mut Context<'_>) -> bool {
-        if Pin::new(&mut self.place.closed).poll(context).is_ready() {
-            return true;
+    /// Fails when it is over; registers to be woken when it is. Reading and writing both look: a peer that reads nothing keeps a
+    /// connection writing.
+    fn goes_on(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        let Self { place, life, period, is_over, .. } = self;
+        *is_over = *is_over || Pin::new(&mut place.closed).poll(context).is_ready();
+        while !*is_over && period.poll_tick(context).is_ready() {
+            *is_over = life.passes(&place.standing, &place.connections.bounds);
         }
-        let bounds = self.place.connections.bounds;
-        while self.period.poll_tick(context).is_ready() {
-            let Self { place, life, .. } = self;
-            if life.passes(&place.standing, &bounds) {
-                return true;
-            }
-        }
-        false
+        if *is_over { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.is_over(context) {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
+        self.goes_on(context)?;
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.goes_on(context)?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.goes_on(context)?;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
@@ -296,6 +293,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.goes_on(context)?;
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 
@@ -306,7 +304,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -378,7 +376,19 @@ mod tests {
         let reading = tokio::spawn(async move { stream.read_u8().await.map_err(|error| error.kind()) });
         let mut shaking = connections.admit().expect("the first one goes");
         assert_eq!(reading.await.expect("no panic"), Err(io::ErrorKind::TimedOut));
-        let _next = connections.admit().expect("the second one goes");
-        assert_eq!(shaking.unless_closed(std::future::pending::<()>()).await, None);
+        let shaken = tokio::spawn(async move { shaking.unless_closed(std::future::pending::<()>()).await });
+        tokio::task::yield_now().await;
+        // One that writes to a peer that reads nothing ends, too, and stays ended.
+        let (near, _far) = tokio::io::duplex(4);
+        let mut stream = Bounded::new(near, connections.admit().expect("the second one goes"));
+        assert_eq!(shaken.await.expect("no panic"), None);
+        let writing = tokio::spawn(async move {
+            let written = stream.write_all(b"more than it holds").await.map_err(|error| error.kind());
+            (written, stream.flush().await.map_err(|error| error.kind()))
+        });
+        tokio::task::yield_now().await;
+        let _next = connections.admit().expect("the third one goes");
+        let over = Err(io::ErrorKind::TimedOut);
+        assert_eq!(writing.await.expect("no panic"), (over, over));
     }
 }

@@ -85,6 +85,17 @@ pub struct Note {
     pub change: Change,
 }
 
+impl Note {
+    /// How long it counts at most, from now on.
+    pub fn reach(&self) -> Duration {
+        let micros = match self.change {
+            Change::Add { reach, .. } => reach,
+            Change::For(micros) => micros,
+        };
+        Duration::from_micros(micros.unsigned_abs())
+    }
+}
+
 /// What happens to a time. It never moves back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -136,6 +147,13 @@ pub struct Visited {
     pub memories: Vec<Vec<(SmolStr, i64)>>,
 }
 
+impl Visited {
+    /// Whether one of the memories lacks something that it was told.
+    pub fn is_overfull(&self) -> bool {
+        self.memories.iter().flatten().any(|(name, _)| name == OVERFULL)
+    }
+}
+
 /// Why nothing can be known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WindowsDown {
@@ -152,6 +170,9 @@ pub enum WindowsDown {
     #[error("the windows' server does not answer: {0}")]
     Unreachable(String),
 }
+
+/// The name under which a memory says that it was full, so that something it was told is missing. `visit.lua` has it, too.
+pub const OVERFULL: &str = "!";
 
 /// A tenant: what its keys are kept together by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

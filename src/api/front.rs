@@ -46,6 +46,7 @@ pub const METHODS: [&str; 17] = [
     "countersign.v1.SignalService/ReportSignal",
 ];
 const OTHER: &str = "_OTHER";
+const HEALTH_CHECK: &str = "grpc.health.v1.Health/Check";
 /// Requests under way that one connection of an unknown peer may have, and all such connections together. They have these from their
 /// headers on; requests of known callers take their permits later, when their message was read.
 const UNKNOWN_PER_CONNECTION: usize = 16;
@@ -90,7 +91,11 @@ impl<S> Front<S> {
     }
 
     /// Counts a request on its connection, and among those of unknown peers; `None` if they have too many.
-    fn begin(&self, standing: &Standing) -> Option<UnderWay> {
+    fn begin(&self, standing: &Standing, path: &str) -> Option<UnderWay> {
+        // Whether the server is well can always be asked: an orchestrator would restart one that strangers keep busy.
+        if path == HEALTH_CHECK && standing.in_flight() < UNKNOWN_PER_CONNECTION {
+            return Some(UnderWay { _in_flight: standing.begin(), _unknown: None });
+        }
         let unknown = (!standing.is_known()).then(|| Unknown::begin(&self.unknown));
         let is_over =
             unknown.is_some() && (standing.in_flight() >= UNKNOWN_PER_CONNECTION || self.unknown.load(Ordering::Acquire) > UNKNOWN_MAX);
@@ -139,16 +144,18 @@ where
         let path = request.uri().path().trim_start_matches('/').to_owned();
         let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
         let peer = connection.peer;
-        let under_way = self.begin(&connection.standing);
+        let under_way = self.begin(&connection.standing, &path);
+        let is_known = connection.standing.is_known();
         if path.starts_with("grpc.health.") || path.starts_with("grpc.reflection.") {
-            let may = self.options.reflects_to_all || path.starts_with("grpc.health.") || self.pdp.knows(&with_bearer(&request, peer));
+            let may = self.options.reflects_to_all || path == HEALTH_CHECK || is_known || self.pdp.knows(&with_bearer(&request, peer));
             let (Some(under_way), true) = (under_way, may) else {
-                let status = if may { too_many() } else { Status::unauthenticated("the protocol is described to known callers") };
+                let status = if may { too_many() } else { Status::unauthenticated("only known callers may watch, or see the protocol") };
                 return Box::pin(std::future::ready(Ok(status.into_http())));
             };
-            let answered = inner.call(request);
+            let answered = tokio::time::timeout(self.options.request_timeout, inner.call(request));
             return Box::pin(async move {
-                let answered: Result<Response<Body>, Infallible> = answered.await;
+                let late = |_| Ok(Status::deadline_exceeded("the request's message did not come in time").into_http());
+                let answered: Result<Response<Body>, Infallible> = answered.await.unwrap_or_else(late);
                 answered.map(|response| response.map(|body| Body::new(Watched { body, ending: None, _under_way: under_way })))
             });
         }

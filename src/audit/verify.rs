@@ -192,16 +192,19 @@ impl Walk<'_> {
         if *self.format.get_or_insert(format) != format {
             return Err("the line is of another format than those before".into());
         }
-        if format == 2 {
-            self.mac(bytes)?;
+        match (format, &self.key) {
+            (2, _) => self.mac(bytes)?,
+            (_, Some(_)) => return Err("the line's format has no `mac`: without the key it could have been rewritten".into()),
+            (_, None) => {}
         }
         let (seq, expected) = (number("seq")?, self.next);
+        if text("prev")? != self.prev {
+            return Err("`prev` is not the hash of the line before: one of the two was changed, or lines are missing".into());
+        }
         if format == 2 && text("type")? == "log.loss_accepted" && seq >= expected {
             self.report.losses.push(Loss { from: expected, until: seq, at: text("ts")?.to_owned() });
         } else if seq != expected {
             return Err(format!("the line says that it is number {seq}, and it is number {expected}: lines are missing or out of order"));
-        } else if text("prev")? != self.prev {
-            return Err("`prev` is not the hash of the line before: one of the two was changed".into());
         }
         if value.get("durable").and_then(Value::as_u64).is_some_and(|durable| durable >= seq) {
             return Err("`durable` names this line or a later one".into());

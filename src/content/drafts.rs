@@ -18,6 +18,8 @@ pub const OWN_KINDS: [&str; 7] =
     ["injection_echo", "low_confidence", "personal_data", "redacted_value_repeated", "secret", "unchecked_language", "ungrounded"];
 /// The source that findings in drafts name.
 pub const DRAFT: &str = "draft";
+/// The kind of names that customers must not see.
+pub const INTERNAL: &str = "internal_identifier";
 /// The most findings of one kind and code: more of the same say nothing more.
 const FINDINGS_MAX: usize = 16;
 /// How many numbers a draft or text may have before it is a list to be tried out.
@@ -51,6 +53,8 @@ pub struct Judged {
     pub findings: Vec<Finding>,
     /// What must not be passed on.
     pub private: Vec<Located>,
+    /// Whether it may hold more internal names than the findings show.
+    pub has_more_names: bool,
     /// How many atoms of it no source holds.
     pub ungrounded: usize,
 }
@@ -124,7 +128,8 @@ pub(super) fn judge(detectors: &Detectors, draft: &Draft<'_>) -> Judged {
     if draft.confidence < detectors.confidence_below() {
         found.add(("low_confidence", "model_confidence"), Severity::Medium, 100, None);
     }
-    Judged { findings: found.findings.into_iter().collect(), private, ungrounded: atoms.len() }
+    let has_more_names = found.counts.iter().any(|((kind, _), count)| kind == INTERNAL && *count >= FINDINGS_MAX);
+    Judged { findings: found.findings.into_iter().collect(), private, has_more_names, ungrounded: atoms.len() }
 }
 
 /// What to do about a finding of this kind, in words for the model.

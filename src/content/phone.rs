@@ -239,6 +239,8 @@ fn is_national(groups: &[Group], bytes: &[u8]) -> bool {
     let zero = groups.first().is_some_and(|first| bytes.get(first.start) == Some(&b'0'));
     let single = groups.iter().skip(1).all(|group| group.gap == 1 && !group.bracketed);
     let lengths = |expected: &[usize]| groups.iter().map(Group::length).eq(expected.iter().copied());
+    // A slash stands behind the area code alone.
+    let single = single && groups.iter().skip(2).all(|group| group.sign != b'/');
     if zero {
         return single && groups.iter().skip(1).all(|group| group.length() >= 2) && (groups.len() > 1 || matches!(digits(groups), 10 | 11));
     }
@@ -373,6 +375,7 @@ mod tests {
             "tickets: 020 7946 0018",
             "from 100-200-3000 to 111-222-3333",
             "+12 34",
+            "form 0736/19/71892",
         ] {
             assert!(all(text).is_empty(), "{text}: {:?}", all(text));
         }

@@ -134,6 +134,9 @@ fn ascii(text: &str) -> Cow<'_, str> {
     Cow::Owned(ascii)
 }
 
+/// The most digits of a placeholder's number: a case has so many values, and no value of any kind is as short.
+const PLACEHOLDER_DIGITS: usize = 3;
+
 /// Drops what stands in placeholders of ours: in a text that was redacted before, they are no values.
 fn without_placeholders(text: &str, all: &mut Vec<Located>) {
     let placeholders = placeholders(text);
@@ -150,8 +153,11 @@ fn placeholders(text: &str) -> Vec<(usize, usize)> {
     let length = |rest: &str| {
         let words = Private::ALL.iter().map(|kind| kind.words()).find(|words| rest.starts_with(*words))?;
         let after = rest.get(words.len()..)?.strip_prefix(" removed")?;
-        let number = after.strip_prefix(" #").map_or(after, |number| number.trim_start_matches(|sign: char| sign.is_ascii_digit()));
-        number.starts_with(']').then_some(rest.len() - number.len() + 1)
+        let number = after.strip_prefix(" #").unwrap_or(after);
+        let digits = number.bytes().take_while(u8::is_ascii_digit).count();
+        // More digits than the number of a placeholder has may be the value itself.
+        let end = number.get(digits..).filter(|end| digits <= PLACEHOLDER_DIGITS && end.starts_with(']'))?;
+        Some(rest.len() - end.len() + 1)
     };
     let brackets = text.match_indices('[');
     brackets.filter_map(|(open, _)| Some((open, open + 1 + length(text.get(open + 1..)?)?))).collect()

@@ -23,6 +23,8 @@ const PARTED_MAX: usize = 64;
 /// which hold for one sentence, are not heard.
 const SENTENCES_MAX: usize = 512;
 const PIECE: usize = 4096;
+/// How much of a piece the next one has, too, in bytes.
+const OVERLAP: usize = 512;
 /// Parts an example's turn before from its text.
 const REPLIES: &str = " => ";
 
@@ -128,7 +130,7 @@ impl Rule {
         }
         while parted == PARTED_MAX && found.len() < most {
             let Some(all) = pattern.find_at(bytes, end) else { break };
-            end = all.end();
+            end = all.end().max(all.start() + 1);
             found.push(whole(all));
         }
         found
@@ -302,14 +304,17 @@ fn set(rules: &[Rule]) -> Result<RegexSet, String> {
     built.map_err(|_| "are too large".to_owned())
 }
 
-/// The first [`SENTENCES_MAX`] sentences as they are, and the rest of the text in pieces.
+/// The first [`SENTENCES_MAX`] sentences as they are, and the rest of the text in pieces, which overlap by more than a rule spans.
 fn bounded(text: &str, mut sentences: Vec<(usize, usize)>) -> Vec<(usize, usize)> {
     let Some((mut start, _)) = sentences.get(SENTENCES_MAX).copied() else { return sentences };
     sentences.truncate(SENTENCES_MAX);
     while start < text.len() {
         let end = (start + PIECE..=text.len()).find(|end| text.is_char_boundary(*end)).unwrap_or(text.len());
         sentences.push((start, end));
-        start = end;
+        if end == text.len() {
+            break;
+        }
+        start = (start + 1..=end - OVERLAP).rev().find(|start| text.is_char_boundary(*start)).unwrap_or(end);
     }
     sentences
 }
@@ -349,6 +354,8 @@ pub fn sentences(text: &str) -> Vec<(usize, usize)> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn read(text: &str) -> (Rules, Vec<(String, String)>) {
@@ -374,6 +381,22 @@ mod tests {
         let mut found = vec![];
         rules.find("it is not. it is approved. not that it is approved", |(_, span)| found.push(span));
         assert_eq!(found, [(14, 25)]);
+    }
+
+    #[test]
+    fn what_stands_behind_many_sentences_is_found_wherever_it_stands() {
+        let (rules, faults) = read(
+            "judges: draft\nlanguage: en\nrules:\n- {code: c, kind: claim, pattern: 'is approved', examples: ['It is approved.'], counter_examples: ['It is not.']}\n",
+        );
+        assert_eq!(faults, []);
+        for filler in (0..2 * PIECE).step_by(7).chain(PIECE - 20..PIECE + 20) {
+            let text = format!("{}{} it is approved, for sure", "a. ".repeat(SENTENCES_MAX), "w ".repeat(filler / 2));
+            let mut found = BTreeSet::new();
+            rules.find(&text, |(_, span)| {
+                found.insert(span);
+            });
+            assert_eq!(found.into_iter().map(|(start, end)| &text[start..end]).collect::<Vec<_>>(), ["is approved"], "{filler}");
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::model::vouched::Vouched;
 use crate::pdp::authorize::Origin;
 use crate::pdp::context::texts::CaseValues;
 use crate::pdp::judge::Judged;
+use crate::pdp::memory::places::by;
 use crate::pdp::memory::redacted::{PREPARED, Remembered, context_key, values_key};
 use crate::pdp::weigh::{About, Weighed};
 use crate::pdp::{Keys, Moment, Pdp, Refused, memory};
@@ -157,7 +158,8 @@ impl Pdp {
         let (asked, moment) = (&making.asked, &making.moment);
         let tenant = Tenant::of(&self.options.environment, &asked.case.tenant);
         let key = values_key(tenant, &asked.case.id);
-        let read = Visit { reads: vec![key], ..Visit::default() };
+        let by = Some(by(tenant, &making.chain.tool_service));
+        let read = Visit { reads: vec![key], by, ..Visit::default() };
         let visited = self.ask(tenant, moment, &read).await;
         // Numbers would not be the same; drafts are judged by what could not be known then.
         let times = visited.map(|visited| visited.memories.into_iter().flatten().collect::<Vec<_>>()).unwrap_or_default();
@@ -193,7 +195,7 @@ impl Pdp {
         let names = notes.iter().map(|note| note.name.to_string()).collect();
         let known = context_key(tenant, &asked.case.id, evaluation_id, &self.keys.load().values_id());
         notes.push(Note { key: known, name: PREPARED.into(), change: Change::For(if renews { micros } else { left.min(micros) }) });
-        self.say(tenant, moment, Visit { notes, ..Visit::default() }).await;
+        self.say(tenant, moment, Visit { notes, by, ..Visit::default() }).await;
         Ok((prepared, names))
     }
 

@@ -123,7 +123,12 @@ impl Pdp {
         // They are asked in that time, too: what is said then must be there when they count again.
         let visited = self.ask(tenant, moment, visit).await;
         let worst = self.memory.is_worst_until(tenant, moment.now).is_some();
-        let visited = visited.and_then(|visited| if worst { Err(WindowsDown::Lost) } else { Ok(visited) });
+        let full = self.memory.is_full(tenant, visit.by, moment.now);
+        let visited = visited.and_then(|visited| match () {
+            () if worst => Err(WindowsDown::Lost),
+            () if full || visited.is_overfull() => Err(WindowsDown::Full),
+            () => Ok(visited),
+        });
         if let Err(down) = &visited {
             self.telemetry.metrics.windows_failed();
             // Each is counted, and one a second is logged.
@@ -233,7 +238,7 @@ impl Pdp {
         let bundle = &moment.snapshot.bundle;
         signals.screened = self.screen(moment, &chain.tool_service, &call.untrusted).await?;
         signals.customer = self.audit.digest(&Value::from(call.customer()));
-        let read = Visit { reads: vec![places.case], ..Visit::default() };
+        let read = Visit { reads: vec![places.case], by: Some(places.by), ..Visit::default() };
         // What can't be known is no excuse.
         let remembered = self.visit(places.tenant, moment, &read).await.unwrap_or_default();
         let findings = bundle.rules.risk.as_ref().map(|risk| &risk.findings);

@@ -11,7 +11,7 @@ use crate::audit::content::OutputRecord;
 use crate::audit::record::{DecisionRecord, Record};
 use crate::clock::Stopwatch;
 use crate::content::Detectors;
-use crate::content::drafts::{Draft, Judged as Found};
+use crate::content::drafts::{Draft, INTERNAL, Judged as Found};
 use crate::content::values::Values;
 use crate::json::{self, Object, Value};
 use crate::model::answer::{Answer, Missing, Mode, Outcome, Reason};
@@ -26,6 +26,7 @@ use crate::obligations::disposition;
 use crate::pdp::authorize::Origin;
 use crate::pdp::context::{content_roles, remembers};
 use crate::pdp::judge::{Judged, covers};
+use crate::pdp::memory::places::by;
 use crate::pdp::memory::redacted::{PREPARED, REPEATS_MAX, Remembered, context_key, repeat, repeats_key, values_key};
 use crate::pdp::weigh::{About, Asking, Weighed};
 use crate::pdp::{Moment, Pdp, Refused};
@@ -162,7 +163,7 @@ impl Pdp {
         let keys = self.keys.load_full();
         let context = context_key(tenant, case, &asked.context, &keys.values_id());
         let reads = vec![values_key(tenant, case), context, repeats_key(tenant, case)];
-        let visited = self.visit(tenant, moment, &Visit { reads, ..Visit::default() }).await;
+        let visited = self.visit(tenant, moment, &Visit { reads, by: Some(by(tenant, caller)), ..Visit::default() }).await;
         let memories = visited.map(|visited| visited.memories).unwrap_or_default();
         let [values, context, repeats] = [0, 1, 2].map(|index| memories.get(index).map(Vec::as_slice).unwrap_or_default());
         let remembered = Remembered::of(values);
@@ -210,7 +211,8 @@ impl Pdp {
                 evaluated.release = Some(signed.map_err(|_| Refusal::Unavailable("the release could not be signed"))?);
             }
             Disposition::Revise => {
-                if known.found.findings.iter().all(|finding| REDACTABLE.contains(&finding.kind.as_str())) {
+                let all = known.found.findings.iter().all(|finding| REDACTABLE.contains(&finding.kind.as_str()));
+                if all && !known.found.has_more_names {
                     evaluated.redacted_draft = redacted(&asked.draft, &known.found);
                 }
             }
@@ -253,7 +255,7 @@ impl Pdp {
         if counts {
             let tenant = Tenant::of(&self.options.environment, &asked.case.tenant);
             let note = repeat(repeats_key(tenant, &asked.case.id), &answer.evaluation_id, remembers(moment));
-            self.say(tenant, moment, Visit { notes: vec![note], ..Visit::default() }).await;
+            self.say(tenant, moment, Visit { notes: vec![note], by: Some(by(tenant, &chain.tool_service)), ..Visit::default() }).await;
         }
         counts
     }
@@ -343,7 +345,7 @@ fn sending(releasing: &Call, draft_digest: &str, moment: &Moment) -> Call {
 /// The draft without what must not be in it.
 fn redacted(draft: &str, found: &Found) -> String {
     let mut replaced: BTreeMap<(usize, usize), String> = BTreeMap::new();
-    for finding in found.findings.iter().filter(|finding| finding.kind == "internal_identifier") {
+    for finding in found.findings.iter().filter(|finding| finding.kind == INTERNAL) {
         replaced.extend(finding.span.map(|span| (span, "[internal detail removed]".to_owned())));
     }
     replaced.extend(found.private.iter().map(|located| (located.span, placeholder(located.kind, None))));

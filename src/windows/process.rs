@@ -1,6 +1,6 @@
 //! The engine in process: a sharded table, bounded by tenant. Each key is locked by itself and for no longer than its own arithmetic.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize, Ordering};
 
@@ -10,7 +10,7 @@ use smol_str::SmolStr;
 
 use crate::model::time::Timestamp;
 use crate::windows::breadth::Breadth;
-use crate::windows::{Key, Note, Take, Tenant, Touch, Visit, Visited, WindowsDown, change, take};
+use crate::windows::{Key, Note, OVERFULL, Take, Tenant, Touch, Visit, Visited, WindowsDown, change, take};
 
 /// What is kept under a key.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ pub struct InProcess {
 /// How long a full table is left as it is.
 const PURGE_MICROS: i64 = 1_000_000;
 
-/// The most times of one memory: twice the values that a case may have, and more versions than it has in years. `visit.lua` has it, too.
+/// The most times of one memory, [`OVERFULL`] among them: twice the values that a case may have, and more versions than it has in years. `visit.lua` has it, too.
 const TIMES_MAX: usize = 1024;
 
 /// How new entries are counted: for their tenant, and for the tool service that brings them.
@@ -71,11 +71,11 @@ impl Owner {
         self.by.1.fetch_add(more, Ordering::Relaxed);
     }
 
-    /// Whether there is no room for another entry: in all, or in the tool service's half. A quarter is kept for rates.
-    fn is_full(&self, is_rate: bool) -> bool {
+    /// Whether there is no room for so many more: in all, or in the tool service's half. A quarter is kept for rates.
+    fn is_full(&self, is_rate: bool, more: usize) -> bool {
         let [all, own] = [&self.tenant, &self.by].map(|(_, holds)| holds.load(Ordering::Relaxed));
         let most = if is_rate { self.most } else { self.most - self.most / 4 };
-        all >= most || self.by.0 != self.tenant.0 && own >= most.div_ceil(2)
+        all + more > most || self.by.0 != self.tenant.0 && own + more > most.div_ceil(2)
     }
 }
 
@@ -109,18 +109,34 @@ impl InProcess {
         // A call that is held back leaves nothing behind.
         let is_held_back = visited.waits.iter().any(|wait| *wait > 0);
         if !is_held_back {
+            self.has_room(&owner, now, visit)?;
             for (asked, wait) in visit.takes.iter().zip(&mut visited.waits) {
-                *wait = self.take(&owner, now, asked)?;
+                *wait = self.take(&owner, now, asked);
             }
         }
         for touch in &visit.touches {
             let touch = if is_held_back { Touch { item: None, ..*touch } } else { *touch };
-            visited.counts.push(self.touch(&owner, now, &touch)?);
+            visited.counts.push(self.touch(&owner, now, &touch));
         }
         for note in visit.notes.iter().filter(|_| !is_held_back) {
-            self.note(&owner, now, note)?;
+            self.note(&owner, now, note);
         }
         Ok(visited)
+    }
+
+    /// Whether there is room for all that a visit says: all of it is kept, or nothing. A full table is purged once before it is called
+    /// full.
+    fn has_room(&self, owner: &Owner, now: i64, visit: &Visit) -> Result<(), WindowsDown> {
+        let new = |key: &&Key| !self.held.contains_key(*key);
+        let touched = visit.touches.iter().filter(|touch| touch.item.is_some()).map(|touch| &touch.key);
+        let noted: HashSet<&Key> = visit.notes.iter().map(|note| &note.key).chain(touched).filter(new).collect();
+        let rates = visit.takes.iter().map(|take| &take.key).filter(new).count();
+        let is_full = || !noted.is_empty() && owner.is_full(false, noted.len()) || rates > 0 && owner.is_full(true, noted.len() + rates);
+        if is_full() && self.purged.load(Ordering::Relaxed).saturating_add(PURGE_MICROS) <= now {
+            self.purged.store(now, Ordering::Relaxed);
+            self.purge(Timestamp::from_micros(now));
+        }
+        if is_full() { Err(WindowsDown::Full) } else { Ok(()) }
     }
 
     /// Drops what is over.
@@ -170,8 +186,8 @@ impl InProcess {
         take(until, now, asked).1
     }
 
-    fn take(&self, owner: &Owner, now: i64, asked: &Take) -> Result<i64, WindowsDown> {
-        self.change(owner, (asked.key, true), now, |held| {
+    fn take(&self, owner: &Owner, now: i64, asked: &Take) -> i64 {
+        self.change(owner, asked.key, now, |held| {
             if !matches!(held.kept, Kept::Bucket) {
                 (held.until, held.kept) = (now, Kept::Bucket);
             }
@@ -181,11 +197,11 @@ impl InProcess {
         })
     }
 
-    fn touch(&self, owner: &Owner, now: i64, touch: &Touch) -> Result<u64, WindowsDown> {
+    fn touch(&self, owner: &Owner, now: i64, touch: &Touch) -> u64 {
         if touch.item.is_none() && !self.held.contains_key(&touch.key) {
-            return Ok(0);
+            return 0;
         }
-        self.change(owner, (touch.key, false), now, |held| {
+        self.change(owner, touch.key, now, |held| {
             if !matches!(held.kept, Kept::Breadth(_)) {
                 held.kept = Kept::Breadth(Box::default());
             }
@@ -196,66 +212,53 @@ impl InProcess {
         })
     }
 
-    fn note(&self, owner: &Owner, now: i64, note: &Note) -> Result<(), WindowsDown> {
-        let mut is_full = false;
-        let noted = self.change(owner, (note.key, false), now, |held| {
+    fn note(&self, owner: &Owner, now: i64, note: &Note) {
+        self.change(owner, note.key, now, |held| {
             if !matches!(held.kept, Kept::Memory(_)) {
                 held.kept = Kept::Memory(Vec::with_capacity(1));
             }
             let Kept::Memory(times) = &mut held.kept else { return };
             times.retain(|(_, until)| *until > now);
-            let has_room = times.len() < TIMES_MAX;
-            match times.iter_mut().find(|(name, _)| *name == note.name) {
+            let has = |name: &str| times.iter().position(|(known, _)| known == name);
+            let (known, name) = match has(&note.name) {
+                // Who makes up versions of a case spoils the memory of that case, and no other: its last time says so.
+                None if times.len() + 1 >= TIMES_MAX => (has(OVERFULL), SmolStr::new_static(OVERFULL)),
+                known => (known, note.name.clone()),
+            };
+            match known.and_then(|known| times.get_mut(known)) {
                 Some((_, until)) => *until = change(*until, now, note.change),
-                // Who makes up versions of a case spoils the memory of that case, and no other.
-                None if !has_room => is_full = true,
                 None => {
                     times.reserve_exact(1);
-                    times.push((note.name.clone(), change(now, now, note.change)));
+                    times.push((name, change(now, now, note.change)));
                 }
             }
             held.until = times.iter().map(|(_, until)| *until).max().unwrap_or(now);
-        });
-        if is_full { Err(WindowsDown::Full) } else { noted }
+        })
     }
 
-    /// Changes what is held under a key, or begins to hold it; what it grows by is counted. A full table is purged once before it is
-    /// called full.
-    fn change<T>(
-        &self,
-        owner: &Owner,
-        (key, is_rate): (Key, bool),
-        now: i64,
-        change: impl FnOnce(&mut Held) -> T,
-    ) -> Result<T, WindowsDown> {
-        if owner.is_full(is_rate) && !self.held.contains_key(&key) {
-            if self.purged.load(Ordering::Relaxed).saturating_add(PURGE_MICROS) <= now {
-                self.purged.store(now, Ordering::Relaxed);
-                self.purge(Timestamp::from_micros(now));
-            }
-            if owner.is_full(is_rate) {
-                return Err(WindowsDown::Full);
-            }
-        }
+    /// Changes what is held under a key, or begins to hold it; what it grows by is counted for who began it.
+    fn change<T>(&self, owner: &Owner, key: Key, now: i64, change: impl FnOnce(&mut Held) -> T) -> T {
         match self.held.entry(key) {
             Entry::Occupied(mut held) => {
                 let held = held.get_mut();
                 let before = held.size();
                 let changed = change(held);
                 let after = held.size();
-                if after > before {
+                if after > before && held.by == owner.by.0 {
                     owner.holds(after - before);
+                } else if after > before {
+                    count(&self.owners(), held, |holds| holds.saturating_add(after - before));
                 } else if after < before {
                     free(&self.owners(), held, before - after);
                 }
-                Ok(changed)
+                changed
             }
             Entry::Vacant(place) => {
                 let mut held = Held { until: now, tenant: owner.tenant.0, by: owner.by.0, kept: Kept::Bucket };
                 let changed = change(&mut held);
                 owner.holds(held.size());
                 place.insert(held);
-                Ok(changed)
+                changed
             }
         }
     }
@@ -263,9 +266,13 @@ impl InProcess {
 
 /// Takes entries from what their owners hold.
 fn free(owners: &HashMap<u32, Arc<AtomicUsize>>, held: &Held, entries: usize) {
+    count(owners, held, |holds| holds.saturating_sub(entries));
+}
+
+/// Counts anew what the owners of an entry hold.
+fn count(owners: &HashMap<u32, Arc<AtomicUsize>>, held: &Held, count: impl Fn(usize) -> usize) {
     let by = Some(held.by).filter(|by| *by != held.tenant);
     for holds in [Some(held.tenant), by].into_iter().flatten().filter_map(|owner| owners.get(&owner)) {
-        // What another caller added is counted for who began the entry's list; none goes below zero.
-        let _counted = holds.try_update(Ordering::Relaxed, Ordering::Relaxed, |holds| Some(holds.saturating_sub(entries)));
+        holds.update(Ordering::Relaxed, Ordering::Relaxed, &count);
     }
 }

@@ -128,16 +128,13 @@ impl Redis {
         call.key(generation_key(tenant)).key(format!("countersign:{{{}}}:writes:{}", tenant.0, self.boot));
         call.arg(&adopted.generation).arg(now.micros());
         say(&mut call, tenant, Key::of(&[&adopted.generation]), visit);
-        let (answer, writes, waits, counts, memories): Reply = self.call(&call).await?;
+        let (known, writes, waits, counts, memories): Reply = self.call(&call).await?;
         // What this process wrote before it asked must be there: a server that lost a write of ours counts fewer.
-        if answer == 0 || writes <= before {
+        if known == 0 || writes <= before {
             self.forsake(tenant, &adopted);
             return Err(WindowsDown::Lost);
         }
         adopted.writes.fetch_max(writes, Ordering::AcqRel);
-        if answer == 2 {
-            return Err(WindowsDown::Full);
-        }
         let memories = memories.into_iter().map(times).collect::<Option<Vec<_>>>();
         let memories = memories.ok_or_else(|| WindowsDown::Unreachable("it answers what it was not asked".into()))?;
         Ok(Visited { waits, counts, memories })

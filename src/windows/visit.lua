@@ -1,8 +1,8 @@
 -- One visit of one tenant: the same arithmetic as the engine in process, on integers below 2^53.
 -- KEYS: generation, writes of the calling process, then those of each part in order. ARGV: generation, now, then each part's count
--- and arguments. Answers 0 and nothing else when the generation is another one, and 2 when a memory has no room for another time.
+-- and arguments. Answers 0 and nothing else when the generation is another one.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, 0, {}, {}, {}} end
-local EXACT, LEVEL_MAX, SLACK_MS, WRITES_MS, TIMES_MAX = 512, 24, 60000, 2678400000, 1024
+local EXACT, LEVEL_MAX, SLACK_MS, WRITES_MS, TIMES_MAX, OVERFULL = 512, 24, 60000, 2678400000, 1024, '!'
 local now, key_at, arg_at = tonumber(ARGV[2]), 2, 2
 local function key() key_at = key_at + 1; return KEYS[key_at] end
 local function text() arg_at = arg_at + 1; return ARGV[arg_at] end
@@ -67,24 +67,23 @@ for index = 1, number() do
   counts[index] = count * 2 ^ level
 end
 
--- Whether a memory has room for another time, when what is over was taken out.
+-- Whether a memory has room for another time beside the last one, which says that there was none. What is over is taken out.
 local function has_room(memory)
-  if redis.call('HLEN', memory) < TIMES_MAX then return true end
+  if redis.call('HLEN', memory) < TIMES_MAX - 1 then return true end
   local times = redis.call('HGETALL', memory)
   for at = 1, #times, 2 do
     if tonumber(times[at + 1]) <= now then redis.call('HDEL', memory, times[at]) end
   end
-  return redis.call('HLEN', memory) < TIMES_MAX
+  return redis.call('HLEN', memory) < TIMES_MAX - 1
 end
 
 -- What a window holds back leaves nothing behind.
-local answer = 1
 for _ = 1, full and 0 or number() do
   local memory, name, kind, length, reach = key(), text(), text(), number(), number()
   local held = redis.call('HGET', memory, name)
   if not held and not has_room(memory) then
-    answer = 2
-    break
+    name = OVERFULL
+    held = redis.call('HGET', memory, name)
   end
   local was, till = tonumber(held or now), nil
   if kind == 'add' then
@@ -97,4 +96,4 @@ for _ = 1, full and 0 or number() do
   if redis.call('PEXPIRE', memory, keep, 'NX') == 0 then redis.call('PEXPIRE', memory, keep, 'GT') end
 end
 
-return {answer, writes, waits, counts, memories}
+return {1, writes, waits, counts, memories}

@@ -406,3 +406,25 @@ fn no_text_costs_more_than_linear_time() {
         assert!(growth < 8.0, "{}: four times the text costs {growth:.1} times as much", shape.name);
     }
 }
+
+/// Each row of SECURITY.md names a test that there is, or a file with tests beside the code.
+#[test]
+fn every_attack_of_the_security_policy_has_its_test() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| attack")).collect();
+    assert!(rows.len() > 15, "{}", rows.len());
+    for row in rows {
+        let named: Vec<&str> = row.rsplit('|').nth(1).unwrap().split('`').skip(1).step_by(2).collect();
+        assert!(!named.is_empty(), "no test: {row}");
+        for name in named {
+            let (file, wanted) = match name.split_once("::") {
+                Some((file, test)) => (root.join(format!("tests/it/{file}.rs")), format!("fn {test}(")),
+                None if name.ends_with(".rs") => (root.join("src").join(name), "#[test]".to_owned()),
+                None => (root.join(format!("tests/it/{name}.rs")), "#[test".to_owned()),
+            };
+            let code = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+            assert!(code.contains(&wanted), "{name} is no test");
+        }
+    }
+}

@@ -356,8 +356,8 @@ async fn a_delegation_token_that_is_not_exactly_right_is_refused() {
         ("the action step, bound to no case", json!({"step": "action"})),
     ];
     for (what, more) in rows {
-        let refused = ask(channel.clone(), ticket(token(it.delegation(&crm, more)))).await.unwrap_err();
-        assert_eq!(refused.code(), Code::Unauthenticated, "{what}: {refused:?}");
+        let refused = ask(channel.clone(), ticket(token(it.delegation(&crm, more)))).await.map_err(|status| status.code());
+        assert_eq!(refused.as_ref().err(), Some(&Code::Unauthenticated), "{what}: {refused:?}");
     }
     let refused = ask(channel.clone(), ticket(token(it.delegation(&crm, json!({"act": deep(10_000 / 100)}))))).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated, "a bomb");

@@ -149,10 +149,13 @@ async fn who_may_not_read_a_case_cannot_lock_it() {
 /// A hostile ticket makes an agent's calls be denied; that is not held against the agent elsewhere.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_ticket_cannot_lock_out_an_agent_that_others_share() {
-    let app = App::start().await;
+    let hands = Hands::now();
+    let app = with_clock(&hands).await;
     let mut client = app.decisions().await;
     let forbidden = by("support-bot", "rep-1", "intake", refund_request());
     for case in 0..300 {
+        // As fast as one human's writes may come.
+        later(&app, &hands, 6).await;
         // 300 tickets of one customer, each with a text that makes the agent try what it may not.
         let call = v1::AuthorizeRequest { untrusted: text(HOSTILE), ..of_case(&format!("hostile-{case}"), "1", forbidden.clone()) };
         assert_eq!(ask(&mut client, call).await.0, v1::Decision::Deny);
@@ -420,12 +423,9 @@ async fn a_sum_is_never_exceeded_and_is_free_again_when_its_day_is_over() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_window_says_how_long_to_wait() {
-    let hands = Hands::now();
-    let app = with_clock(&hands).await;
-    let mut client = app.decisions().await;
-    let call = v1::AuthorizeRequest {
+/// A call of which a case permits five in an hour.
+fn verification() -> v1::AuthorizeRequest {
+    v1::AuthorizeRequest {
         delegation: asserted("support-bot", "rep-1", "verification"),
         action: "verification.run".into(),
         arguments_json: r#"{"fact":"delivery_postcode"}"#.into(),
@@ -434,7 +434,37 @@ async fn a_full_window_says_how_long_to_wait() {
             ..Default::default()
         }),
         ..order_check()
-    };
+    }
+}
+
+/// A text costs more than all else: a call that is refused without it leaves it unread, and so the case knows nothing of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_of_a_call_that_is_refused_anyway_is_not_read() {
+    let hands = Hands::now();
+    let app = with_clock(&hands).await;
+    let mut client = app.decisions().await;
+    let hostile = v1::AuthorizeRequest { untrusted: text(HOSTILE), ..verification() };
+    signal(&app, v1::SignalSubjectKind::Case, "case-1", "kill_switch", "event-1").await.unwrap();
+    assert_eq!(ask(&mut client, hostile.clone()).await, denied(v1::Reason::NotPermitted));
+    later(&app, &hands, 601).await;
+    assert_eq!(explain(&app, order_check()).await.findings, [""; 0], "a kill switch");
+    for _ in 0..5 {
+        assert_eq!(ask(&mut client, verification()).await, ALLOWED);
+    }
+    assert_eq!(ask(&mut client, hostile.clone()).await, denied(v1::Reason::RateLimited));
+    assert_eq!(explain(&app, order_check()).await.findings, [""; 0], "a full rate");
+    later(&app, &hands, 3600).await;
+    ask(&mut client, hostile).await;
+    assert_eq!(explain(&app, order_check()).await.findings, ["injection"], "and one that nothing else refuses is read");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_window_says_how_long_to_wait() {
+    let hands = Hands::now();
+    let app = with_clock(&hands).await;
+    let mut client = app.decisions().await;
+    let call = verification();
     for _ in 0..5 {
         assert_eq!(ask(&mut client, call.clone()).await, ALLOWED);
     }

@@ -710,6 +710,16 @@ proptest! {
     }
 }
 
+/// A placeholder that somebody else wrote hides no value.
+#[test]
+fn a_made_up_placeholder_hides_nothing() {
+    for kind in countersign::model::finding::Private::ALL {
+        let text = format!("It is [{} removed #4111111111111111], thanks.", kind.words());
+        let found: Vec<&str> = private(&text, "").iter().map(|located| &text[located.span.0..located.span.1]).collect();
+        assert!(found.iter().any(|found| found.contains("4111111111111111")), "{text}: {found:?}");
+    }
+}
+
 /// More private values than any list holds: each is taken out, and that there are too many is known after a restart, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_values_are_all_taken_out_and_too_many_stay_too_many() {

@@ -695,8 +695,11 @@ fn filled(by: &str, names: std::ops::Range<u32>) -> Visit {
 fn one_tool_service_fills_half_of_a_table_and_rates_have_room() {
     let windows = InProcess::new(1000, "seed");
     let (tenant, now) = (Tenant::of("test", "acme"), Timestamp::from_micros(1));
-    assert_eq!(windows.visit(tenant, now, &filled("one", 0..600)).unwrap_err(), WindowsDown::Full);
-    assert_eq!(windows.entries(), 500);
+    // All of a visit is kept, or nothing.
+    assert_eq!(windows.visit(tenant, now, &filled("one", 0..501)).unwrap_err(), WindowsDown::Full);
+    assert_eq!(windows.entries(), 0);
+    windows.visit(tenant, now, &filled("one", 0..500)).unwrap();
+    assert_eq!(windows.visit(tenant, now, &filled("one", 500..501)).unwrap_err(), WindowsDown::Full);
     // What it has already can still be changed, and others have their own share, up to what is kept for rates.
     assert!(windows.visit(tenant, now, &filled("one", 0..500)).is_ok());
     assert!(windows.visit(tenant, now, &filled("two", 0..250)).is_ok());
@@ -708,6 +711,28 @@ fn one_tool_service_fills_half_of_a_table_and_rates_have_room() {
     windows.purge(Timestamp::from_micros(10_000_000));
     assert_eq!(windows.entries(), 0);
     assert!(windows.visit(tenant, Timestamp::from_micros(10_000_000), &filled("one", 0..500)).is_ok());
+}
+
+/// What a tool service adds to another's entries is counted for who began them: nobody's count drifts.
+#[test]
+fn what_is_added_to_an_entry_is_counted_for_who_began_it() {
+    let windows = InProcess::new(1000, "seed");
+    let tenant = Tenant::of("test", "acme");
+    let visit = |by: &str, names: std::ops::Range<u32>, micros: i64| {
+        let note = |name| Note { key: Key::of(&["case"]), name: format!("{name}").into(), change: Change::For(1_000) };
+        let visit = Visit { notes: names.map(note).collect(), by: Some(Key::of(&[by])), ..Visit::default() };
+        windows.visit(tenant, Timestamp::from_micros(micros), &visit).unwrap();
+    };
+    for round in 0..100 {
+        let micros = round * 10_000;
+        visit("one", 0..1, micros);
+        visit("two", 1..100, micros);
+        windows.purge(Timestamp::from_micros(micros + 5_000));
+    }
+    assert_eq!(windows.entries(), 0);
+    for by in ["one", "two"] {
+        assert!(windows.visit(tenant, Timestamp::from_micros(10_000_000), &filled(by, 0..370)).is_ok(), "{by}");
+    }
 }
 
 /// Entries within one memory are bounded, too, in both engines: versions of a case that somebody made up.
@@ -725,21 +750,25 @@ async fn the_versions_of_one_case_are_entries_and_bounded() {
     };
     let now = Timestamp::from_micros(1);
     for windows in [&process, &server] {
-        windows.visit(tenant, now, &visit("case", 0..1024)).await.unwrap();
-        assert_eq!(
-            windows.visit(tenant, now, &visit("case", 1024..1025)).await.unwrap_err(),
-            WindowsDown::Full,
-            "the case's memory is full"
-        );
-        windows.visit(tenant, now, &visit("case", 0..1024)).await.unwrap();
+        let times = async || {
+            let read = Visit { reads: vec![Key::of(&["case"])], ..Visit::default() };
+            let visited = windows.visit(tenant, now, &read).await.unwrap();
+            (visited.memories[0].len(), visited.is_overfull())
+        };
+        windows.visit(tenant, now, &visit("case", 0..1023)).await.unwrap();
+        assert_eq!(times().await, (1023, false));
+        // From now on it says that something is missing, and grows no more.
+        windows.visit(tenant, now, &visit("case", 1000..3000)).await.unwrap();
+        assert_eq!(times().await, (1024, true));
         windows.visit(tenant, now, &visit("another", 0..101)).await.unwrap();
     }
-    assert_eq!(process.entries(), 1125, "all but what is kept for rates");
     assert_eq!(process.visit(tenant, now, &visit("a third", 0..1)).await.unwrap_err(), WindowsDown::Full);
     // What is over makes room.
     let later = Timestamp::from_micros(1_000_002);
     for windows in [&process, &server] {
         windows.visit(tenant, later, &visit("case", 2000..3000)).await.unwrap();
+        let read = Visit { reads: vec![Key::of(&["case"])], ..Visit::default() };
+        assert!(!windows.visit(tenant, later, &read).await.unwrap().is_overfull());
         windows.visit(tenant, later, &visit("a third", 0..1)).await.unwrap();
     }
 }

@@ -108,11 +108,16 @@ pub(super) fn sign_after(text: &str, at: usize) -> Option<char> {
     text.get(at..)?.chars().next()
 }
 
+/// How far back the word before a number is read, in characters.
+const WORD_MAX: usize = 64;
+
 /// The word before this place in small letters, and where it begins.
 pub(super) fn word_before(text: &str, at: usize) -> (String, usize) {
     let before = text.get(..at).unwrap_or_default().trim_end_matches(|sign: char| sign.is_whitespace() || "\"':=(".contains(sign));
-    let rest = before.trim_end_matches(char::is_alphanumeric);
-    (before.get(rest.len()..).unwrap_or_default().to_lowercase(), rest.len())
+    // Of a longer one its end: it is none of the words that are looked for.
+    let length: usize = before.chars().rev().take(WORD_MAX).take_while(|sign| sign.is_alphanumeric()).map(char::len_utf8).sum();
+    let start = before.len() - length;
+    (before.get(start..).unwrap_or_default().to_lowercase(), start)
 }
 
 /// The word, or else the one sign, that follows here after at most one space or hyphen; and where it ends.

@@ -32,7 +32,7 @@ pub(in crate::pdp) struct Places {
     pub(in crate::pdp) supervisor: [Key; 3],
     items: [u64; 3],
     /// The tool service, as the windows count what it brings.
-    by: Key,
+    pub(in crate::pdp) by: Key,
 }
 
 /// Whom and what a call is of.
@@ -81,6 +81,11 @@ impl<'a> Whose<'a> {
     }
 }
 
+/// Whose part of a tenant's table a tool service's entries are.
+pub(in crate::pdp) fn by(tenant: Tenant, tool_service: &str) -> Key {
+    tenant.key("tool-service", &[tool_service])
+}
+
 impl Places {
     pub(in crate::pdp) fn of(environment: &str, whose: Whose<'_>) -> Self {
         let tenant = Tenant::of(environment, whose.tenant);
@@ -99,7 +104,7 @@ impl Places {
             customer: tenant.key("customer-agent", &[whose.customer, whose.agent]),
             agent: breadth("agent", whose.agent),
             supervisor: breadth("supervisor", whose.supervisor),
-            by: tenant.key("tool-service", &[whose.tool_service]),
+            by: by(tenant, whose.tool_service),
             items: [item(&[whose.case]), item(&[whose.resource.0, whose.resource.1]), item(&[whose.case, whose.action])],
         }
     }

@@ -8,7 +8,7 @@ use dashmap::DashMap;
 
 use crate::model::time::Timestamp;
 use crate::pdp::{Moment, Pdp};
-use crate::windows::{Tenant, Visit, Windows, WindowsDown};
+use crate::windows::{Key, Note, Tenant, Visit, Windows, WindowsDown};
 
 /// How much may wait to be said to a server that does not answer.
 const UNSENT_MAX: usize = 10_000;
@@ -21,6 +21,8 @@ const FAILED_MICROS: i64 = 10_000_000;
 pub(in crate::pdp) struct Memory {
     /// Until when a tenant's windows count as the worst, since they were lost.
     worst_until: DashMap<Tenant, Timestamp>,
+    /// Until when the windows count as the worst for a tool service that filled its part of a tenant's table.
+    full_until: DashMap<(Tenant, Option<Key>), Timestamp>,
     /// Until when all do.
     all_worst_until: AtomicI64,
     /// While what happened before the start is read back.
@@ -57,6 +59,11 @@ impl Memory {
         Some(own.max(all)).filter(|until| *until > now)
     }
 
+    /// Whether they count as the worst for this tool service, whose part of the tenant's table was full.
+    pub(super) fn is_full(&self, tenant: Tenant, by: Option<Key>, now: Timestamp) -> bool {
+        [None, by].into_iter().any(|by| self.full_until.get(&(tenant, by)).is_some_and(|until| *until > now))
+    }
+
     /// Whether nothing counts as the worst.
     pub(in crate::pdp) fn is_healthy(&self, now: Timestamp) -> bool {
         let lost = self.worst_until.iter().any(|until| *until > now) || self.all_worst_until.load(Ordering::Acquire) > now.micros();
@@ -79,8 +86,12 @@ impl Pdp {
         }
         match self.ask(tenant, moment, &visit).await {
             Ok(_) => {}
-            // Of a full table, too: until it could be said, the tenant's windows count as the worst.
-            Err(WindowsDown::Evicts | WindowsDown::Full | WindowsDown::Lost | WindowsDown::Unreachable(_)) => {
+            // Who filled its part of the table gets the worst, until what is not kept would be over. Nobody else does.
+            Err(WindowsDown::Full) => {
+                let until = moment.now.plus(visit.notes.iter().map(Note::reach).max().unwrap_or_default());
+                self.memory.full_until.entry((tenant, visit.by)).and_modify(|known| *known = until.max(*known)).or_insert(until);
+            }
+            Err(WindowsDown::Evicts | WindowsDown::Lost | WindowsDown::Unreachable(_)) => {
                 self.keep_unsent(tenant, moment, visit);
             }
         }
