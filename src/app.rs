@@ -114,6 +114,12 @@ pub enum StartError {
     /// The first records.
     #[error("the audit log can't be written: free some space, or give another folder with `--data`")]
     Record,
+    /// The replica's file, beside an audit log.
+    #[error(
+        "`{0}` is missing, though the audit log has lines: without it nobody can tell whether the log has all of them. Put the file back; \
+         or, if it is lost, move the log's folder to a safe place and begin a new log"
+    )]
+    Unnoted(PathBuf),
     /// The threads that read texts.
     #[error("the threads that read texts can't be started: {0}")]
     Threads(io::Error),

@@ -1,9 +1,10 @@
 //! The audit log and what was noted of it elsewhere: in the replica's file, in the state store, with a witness.
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::app::{Seams, StartError};
-use crate::approvals::store::replica::Replica;
+use crate::approvals::store::replica::{FILE, Replica};
 use crate::approvals::store::{self, Store};
 use crate::audit::disk::create_folder;
 use crate::audit::key::DigestKey;
@@ -60,7 +61,21 @@ pub(super) fn replica(config: &Config, entropy: &dyn Entropy) -> Result<Replica,
     let folder = config.data.join("state");
     let failed = |error| StartError::Data(config.data.clone(), error);
     create_folder(&folder).map_err(failed)?;
+    let file = folder.join(FILE);
+    // Who takes lines from the log must not be able to take the note of them, too.
+    if !file.exists() && has_lines(&config.audit().folder) {
+        return Err(StartError::Unnoted(file));
+    }
     Replica::read_or_create(&folder, &nonce(entropy)?).map_err(failed)
+}
+
+/// Whether an audit log was begun in a folder.
+fn has_lines(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| {
+        let is_segment = entry.path().extension().is_some_and(|extension| extension == "jsonl");
+        is_segment && entry.metadata().is_ok_and(|file| file.len() > 0)
+    })
 }
 
 /// The heads of the audit log that were noted in files.

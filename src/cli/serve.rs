@@ -70,6 +70,7 @@ fn start_failure(error: StartError) -> Failure {
         | StartError::Telemetry(_)
         | StartError::Threads(_)
         | StartError::Trust(_)
+        | StartError::Unnoted(_)
         | StartError::Windows(_)
         | StartError::Witness(_) => Failure::new(Exit::Failure, error),
     }

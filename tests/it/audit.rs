@@ -510,6 +510,16 @@ async fn a_log_that_lost_lines_or_was_rewritten_refuses_the_start() {
     noted["head"] = serde_json::Value::Null;
     std::fs::write(&note, noted.to_string()).unwrap();
     assert!(refused(&data).await.contains("as the state store notes it"));
+    // The note under another replica's name, or none at all.
+    noted["replica"] = "another".into();
+    std::fs::write(&note, noted.to_string()).unwrap();
+    assert!(refused(&data).await.contains("as the state store notes it"));
+    std::fs::write(&segment, &whole).unwrap();
+    let text = std::fs::read(&note).unwrap();
+    std::fs::remove_file(&note).unwrap();
+    let error = refused(&data).await;
+    assert!(error.contains("replica.json` is missing") && error.contains("Put the file back"), "{error}");
+    std::fs::write(&note, text).unwrap();
     std::fs::write(&segment, &whole).unwrap();
     App::start_in(&data, |_, _| {}).await.stop().await;
     verify(&data.join("audit")).unwrap();

@@ -2,7 +2,7 @@
 
 use sqlx::Row as _;
 
-use crate::approvals::store::{Store, StoreError};
+use crate::approvals::store::{Location, Store, StoreError};
 use crate::model::head::Head;
 
 impl Store {
@@ -29,7 +29,10 @@ impl Store {
     /// # Errors
     /// When the store does not answer.
     pub async fn head(&self) -> Result<Option<Head>, StoreError> {
-        let noted = sqlx::query("SELECT line, hash FROM heads WHERE replica = $1").bind(self.options.replica.clone());
+        // A file has one replica: a note under another name is of the same log.
+        let any = i64::from(matches!(self.options.location, Location::Sqlite(_)));
+        let sql = "SELECT line, hash FROM heads WHERE replica = $1 OR $2 = 1 ORDER BY line DESC LIMIT 1";
+        let noted = sqlx::query(sql).bind(self.options.replica.clone()).bind(any);
         self.read(|mut connection| async move {
             let row = noted.fetch_optional(&mut *connection).await?;
             row.map(|row| Ok(Head { index: u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or(0), hash: row.try_get(1)? })).transpose()

@@ -28,6 +28,9 @@ struct Noted {
     head: Option<Head>,
 }
 
+/// The file's name, in the folder of the state.
+pub const FILE: &str = "replica.json";
+
 #[derive(serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -43,7 +46,7 @@ impl Replica {
     /// # Errors
     /// When it can't be read or written, or is damaged: then nobody could tell whether the store went back in time.
     pub fn read_or_create(folder: &Path, fresh: &str) -> io::Result<Self> {
-        let path = folder.join("replica.json");
+        let path = folder.join(FILE);
         match fs::read(&path) {
             Ok(text) => {
                 let written: Written =
