@@ -145,9 +145,7 @@ impl Pdp {
         if self.memory.rebuilding.load(Ordering::Acquire) {
             return Err(WindowsDown::Lost);
         }
-        if self.memory.has_unsent(tenant) {
-            return Err(WindowsDown::Unreachable("what it could not be told before waits to be said".into()));
-        }
+        self.memory.lacks(tenant, visit.by)?;
         self.tell(tenant, moment.now, visit).await
     }
 

@@ -96,13 +96,7 @@ impl Pdp {
             return Ok(Weighed { signals, ..Weighed::judged(judged) });
         }
         let stopped = |gate, reason, signals| Ok(Weighed { signals, ..Weighed::stopped(gate, reason) });
-        let presented = match (&call.tokens.approval, &call.tokens.release) {
-            (Some(token), None) if !about.hypothetical => self.present(moment, caller, chain, call, token).await,
-            (None, Some(token)) if !about.hypothetical => self.present_release(moment, (caller, chain, call), token).await,
-            // Both: refused when the request was read.
-            (Some(_), Some(_)) => Presented::Denied(Reason::ApprovalUnverifiable),
-            (None | Some(_), None) | (None, Some(_)) => Presented::None,
-        };
+        let presented = self.presented(moment, (caller, chain, call), about.hypothetical).await;
         if let Presented::Denied(reason) = presented {
             let gate = if reason == Reason::StateUnavailable { Gate::State } else { Gate::Token };
             return stopped(gate, reason, signals);
@@ -138,6 +132,17 @@ impl Pdp {
             judged.outcome.missing = None;
         }
         Ok(Weighed { judged, presented, signals, draft })
+    }
+
+    /// What became of the token that came with a call.
+    async fn presented(&self, moment: &Moment, (caller, chain, call): Asking<'_>, hypothetical: bool) -> Presented {
+        match (&call.tokens.approval, &call.tokens.release) {
+            (Some(token), None) if !hypothetical => self.present(moment, caller, chain, call, token).await,
+            (None, Some(token)) if !hypothetical => self.present_release(moment, (caller, chain, call), token).await,
+            // Both: refused when the request was read.
+            (Some(_), Some(_)) => Presented::Denied(Reason::ApprovalUnverifiable),
+            (None | Some(_), None) | (None, Some(_)) => Presented::None,
+        }
     }
 
     /// What policies are told of what a human said, or of a release.

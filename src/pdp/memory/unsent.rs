@@ -13,6 +13,9 @@ use crate::windows::{Key, Note, Tenant, Visit, Windows, WindowsDown};
 /// How much may wait to be said to a server that does not answer.
 const UNSENT_MAX: usize = 10_000;
 
+/// How much of it may be what one tool service's part of a table has no room for.
+const UNSENT_OF_PART_MAX: usize = 256;
+
 /// How long a failure shows in the status.
 const FAILED_MICROS: i64 = 10_000_000;
 
@@ -32,13 +35,22 @@ pub(in crate::pdp) struct Memory {
     /// Held while lost windows are made anew.
     pub(in crate::pdp) recovering: tokio::sync::Mutex<()>,
     /// What the server was not told yet.
-    unsent: Mutex<VecDeque<(Tenant, Timestamp, Visit)>>,
+    unsent: Mutex<VecDeque<Unsent>>,
     /// How much of it there is: calls look at this alone.
     waiting: AtomicUsize,
     /// Held while it is told.
     sending: tokio::sync::Mutex<()>,
     /// When a failure was logged last.
     pub(super) logged: AtomicI64,
+}
+
+/// What could not be said, of when, and whether that says something of all of the tenant's windows, or of a tool service's part alone.
+#[derive(Clone, Debug)]
+struct Unsent {
+    tenant: Tenant,
+    at: Timestamp,
+    visit: Visit,
+    of_all: bool,
 }
 
 impl Memory {
@@ -72,9 +84,21 @@ impl Memory {
         told && !lost && !failed
     }
 
-    pub(super) fn has_unsent(&self, tenant: Tenant) -> bool {
-        self.waiting.load(Ordering::Acquire) > 0
-            && self.unsent.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|(of, ..)| *of == tenant)
+    /// Why what a tenant's windows know is not all, for this tool service.
+    pub(super) fn lacks(&self, tenant: Tenant, by: Option<Key>) -> Result<(), WindowsDown> {
+        if self.waiting.load(Ordering::Acquire) == 0 {
+            return Ok(());
+        }
+        let unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut own = unsent.iter().filter(|unsent| unsent.tenant == tenant).peekable();
+        match own.peek().is_some() {
+            false => Ok(()),
+            true if own.clone().any(|unsent| unsent.of_all) => {
+                Err(WindowsDown::Unreachable("what it could not be told before waits to be said".into()))
+            }
+            true if own.any(|unsent| unsent.visit.by == by) => Err(WindowsDown::Full),
+            true => Ok(()),
+        }
     }
 }
 
@@ -86,14 +110,26 @@ impl Pdp {
         }
         match self.ask(tenant, moment, &visit).await {
             Ok(_) => {}
-            // Who filled its part of the table gets the worst, until what is not kept would be over. Nobody else does.
-            Err(WindowsDown::Full) => {
-                let until = moment.now.plus(visit.notes.iter().map(Note::reach).max().unwrap_or_default());
-                self.memory.full_until.entry((tenant, visit.by)).and_modify(|known| *known = until.max(*known)).or_insert(until);
-            }
+            // Who filled its part of the table gets the worst until it could be said. Nobody else does.
+            Err(WindowsDown::Full) => self.keep_of_part(Unsent { tenant, at: moment.now, visit, of_all: false }),
             Err(WindowsDown::Evicts | WindowsDown::Lost | WindowsDown::Unreachable(_)) => {
                 self.keep_unsent(tenant, moment, visit);
             }
+        }
+    }
+
+    /// Keeps what a tool service's part of the table had no room for; if there is more of it than can be kept, that part counts as the
+    /// worst until it would be over.
+    fn keep_of_part(&self, new: Unsent) {
+        let mut unsent = self.memory.unsent.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_same = |kept: &&Unsent| kept.tenant == new.tenant && kept.visit.by == new.visit.by;
+        if unsent.len() < UNSENT_MAX && unsent.iter().filter(is_same).count() < UNSENT_OF_PART_MAX {
+            unsent.push_back(new);
+            self.memory.waiting.store(unsent.len(), Ordering::Release);
+        } else {
+            let until = new.at.plus(new.visit.notes.iter().map(Note::reach).max().unwrap_or_default());
+            let part = (new.tenant, new.visit.by);
+            self.memory.full_until.entry(part).and_modify(|known| *known = until.max(*known)).or_insert(until);
         }
     }
 
@@ -104,7 +140,7 @@ impl Pdp {
             self.replica.note_unsent(true);
         }
         if unsent.len() < UNSENT_MAX {
-            unsent.push_back((tenant, moment.now, visit));
+            unsent.push_back(Unsent { tenant, at: moment.now, visit, of_all: true });
             self.memory.waiting.store(unsent.len(), Ordering::Release);
         } else if let Windows::Redis(server) = &self.windows {
             // More than can be kept: for every replica it counts as lost.
@@ -120,7 +156,7 @@ impl Pdp {
         let Ok(_sending) = self.memory.sending.try_lock() else { return };
         let front = || self.memory.unsent.lock().unwrap_or_else(PoisonError::into_inner).front().cloned();
         for _ in 0..self.memory.waiting.load(Ordering::Acquire) {
-            let Some((tenant, at, visit)) = front() else { break };
+            let Some(Unsent { tenant, at, visit, .. }) = front() else { break };
             let told = self.tell(tenant, at, &visit).await;
             let mut unsent = self.memory.unsent.lock().unwrap_or_else(PoisonError::into_inner);
             let waits = unsent.pop_front().filter(|_| told.is_err());
