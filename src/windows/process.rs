@@ -75,7 +75,7 @@ impl Owner {
     fn is_full(&self, is_rate: bool, more: usize) -> bool {
         let [all, own] = [&self.tenant, &self.by].map(|(_, holds)| holds.load(Ordering::Relaxed));
         let most = if is_rate { self.most } else { self.most - self.most / 4 };
-        all + more > most || self.by.0 != self.tenant.0 && own + more > most.div_ceil(2)
+        all + more > most || self.by.0 != self.tenant.0 && own + more > self.most.div_ceil(2)
     }
 }
 
