@@ -1,4 +1,4 @@
-//! What the worst texts cost: nanoseconds of CPU a byte, and by how much a text of twice the length costs more.
+//! Measures the worst texts: nanoseconds of CPU per byte, and how much more a text of twice the length costs.
 //!
 //! `cargo bench --bench adversarial` (or `make bench`) prints each operation's worst shapes; with `COUNTERSIGN_BENCH_ALL` every one.
 #![expect(
@@ -40,7 +40,7 @@ fn measure(run: impl Fn() -> usize) -> (f64, usize) {
         (cpu() - start, read)
     };
     let (first, read) = once();
-    // What takes long is measured once.
+    // A slow operation is measured once, a fast one several times.
     let times = if first > 3e8 { 0 } else { 2 };
     ((0..times).map(|_| once().0).fold(first, f64::min), read)
 }

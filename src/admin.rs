@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::connections::{Bounded, Bounds, Connections};
 use crate::pdp::Pdp;
 
-/// How long to wait after the operating system gave no connection.
+/// Pause after `accept` failed, so that a lack of descriptors causes no busy loop.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until `shutdown` resolves.
@@ -30,7 +30,7 @@ pub async fn serve(pdp: Arc<Pdp>, listener: TcpListener, shutdown: impl Future<O
     axum::serve(listener, routes.with_state(pdp)).with_graceful_shutdown(shutdown).await
 }
 
-/// The port, on which the oldest connection makes room when there are too many: whoever opens some and sends nothing hides no readiness.
+/// The admin port. When it has too many connections it closes the oldest one, so that idle clients can't block `/readyz`.
 struct Port {
     listener: TcpListener,
     connections: Connections,

@@ -29,7 +29,7 @@ use crate::pdp::{Pdp, to_its_end};
 const EVENT_MAX: usize = 64 * 1024;
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// How long to wait after the operating system gave no connection.
+/// Pause after `accept` failed, so that a lack of descriptors causes no busy loop.
 const PAUSE: Duration = Duration::from_millis(50);
 
 trait Io: AsyncRead + AsyncWrite + Unpin + Send {}

@@ -223,7 +223,7 @@ pub(super) fn some_id(text: &str, field: &str) -> Result<String, Refusal> {
     if text.is_empty() { Err(Refusal::invalid(field, "is missing")) } else { id(text, field) }
 }
 
-/// An id that traces show: a name, not what somebody wrote. May be empty.
+/// Reads an id that is exported in traces. It may be empty, and holds no free text.
 pub(super) fn correlation_id(text: &str, field: &str) -> Result<String, Refusal> {
     let text = bounded(text, ID_MAX, field)?;
     match text.chars().all(|sign| sign.is_ascii_alphanumeric() || "._:#/-".contains(sign)) {

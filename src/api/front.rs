@@ -318,7 +318,7 @@ pub(super) fn too_large() -> Status {
     Status::resource_exhausted("the message is larger than 4 MiB")
 }
 
-/// The contract's word for a message that is none of the protocol's.
+/// The status for a message that can't be decoded: INVALID_ARGUMENT.
 pub(super) fn undecodable() -> Status {
     Status::invalid_argument("the message can't be decoded: it is not of this method's type")
 }

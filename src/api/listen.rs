@@ -41,7 +41,7 @@ pub struct Connection {
     pub peer: Peer,
     /// Whether tokens may travel on it.
     pub takes_bearer: bool,
-    /// What is known of it while it is open.
+    /// The state of the connection while it is open.
     pub standing: Standing,
 }
 
