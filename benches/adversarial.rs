@@ -41,7 +41,7 @@ fn measure(run: impl Fn() -> usize) -> (f64, usize) {
     };
     let (first, read) = once();
     // A slow operation is measured once, a fast one several times.
-    let times = if first > 3e8 { 0 } else { 2 };
+    let times = if first > 3e8 { 0 } else { 4 };
     ((0..times).map(|_| once().0).fold(first, f64::min), read)
 }
 

@@ -7,6 +7,7 @@ pub mod grounding;
 pub mod injection;
 pub mod normalise;
 mod phone;
+mod phrases;
 pub mod private;
 pub mod rules;
 pub mod values;

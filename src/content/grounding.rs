@@ -17,6 +17,10 @@ use crate::content::grounding::words::{
     Pattern, Span, Token, Words, alternatives, is_any, matches, meaning, pattern, sign_after, sign_before, word_before,
 };
 
+/// The most atoms of a draft that are judged, and of a source that a draft's are held to. What stands behind the last of them counts as
+/// ungrounded in a draft, and is not there in a source. A page of text has about fifty.
+const DRAFT_ATOMS_MAX: usize = 512;
+const SOURCE_ATOMS_MAX: usize = 2048;
 /// The most pieces of quotes of a draft that are looked up, since each is sought in all of the sources. Further ones count as
 /// ungrounded.
 const QUOTE_PARTS_MAX: usize = 64;
@@ -37,16 +41,17 @@ static LISTING: Pattern = LazyLock::new(|| {
     pattern(r"(?i)(?:^|\n|[.:;] )\s*(?:\(?[0-9]{1,2}[.)]|#[0-9]{1,2})\s|\b(?:step|option|point|part)s? [0-9]{1,2}\b|\b24 ?[/x] ?7\b")
 });
 static QUOTE: Pattern = LazyLock::new(|| pattern("\"[^\"\n]{1,300}\""));
-static CODE: Pattern = LazyLock::new(|| pattern(r"#?\b[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*\b"));
 
+/// The code of what stands behind the last atom that is judged.
+const UNJUDGED: &str = "too_many";
 /// The code of ordinary words that no source has, in a draft that is one bare statement of fact.
 pub(super) const CONTENT: &str = "content";
 
 /// Finds what no source holds: code and place. `customer` is what the customer wrote: it grounds all but links and amounts, because what
 /// only the customer says is no reason to send a link or to name a sum. All texts are folded.
-pub(super) fn find(draft: &str, sources: &[&str], customer: &[&str]) -> Vec<(&'static str, Span)> {
+pub(super) fn find(whole: &str, sources: &[&str], customer: &[&str]) -> Vec<(&'static str, Span)> {
     let (sources, customer) = (Held::of(sources), Held::of(customer));
-    let tokens = words::tokens(draft);
+    let (draft, tokens) = judged(whole, words::tokens(whole), DRAFT_ATOMS_MAX);
     let taken = Places::of(draft);
     let mut draft = Draft { text: draft, tokens, sources: &sources, customer: &customer, taken, quote_parts: 0, found: vec![] };
     draft.links();
@@ -61,7 +66,25 @@ pub(super) fn find(draft: &str, sources: &[&str], customer: &[&str]) -> Vec<(&'s
     names.into_iter().for_each(|span| draft.flag("name", span));
     let content = names::content(&draft);
     content.into_iter().for_each(|span| draft.flag(CONTENT, span));
+    if draft.text.len() < whole.len() {
+        draft.found.push((UNJUDGED, (draft.text.len(), whole.len())));
+    }
     draft.found
+}
+
+/// A text and its words up to the place where an atom begins that is one too many. An atom begins with a capital or a digit, is a word
+/// for a number or a month, or stands around one of the signs that join an address.
+fn judged<'t>(text: &'t str, mut tokens: Vec<Token<'t>>, most: usize) -> (&'t str, Vec<Token<'t>>) {
+    let begins = |token: &Token<'_>| {
+        let is_joined = text.as_bytes().get(token.span.0.wrapping_sub(1)).is_some_and(|sign| matches!(sign, b'.' | b'@' | b'/' | b'"'));
+        is_joined || token.written.starts_with(|first: char| first.is_uppercase() || first.is_ascii_digit()) || token.is_listed(&["numbers", "months"])
+    };
+    let Some((at, cut)) = tokens.iter().enumerate().filter(|(_, token)| begins(token)).map(|(at, token)| (at, token.span.0)).nth(most)
+    else {
+        return (text, tokens);
+    };
+    tokens.truncate(at);
+    (text.get(..cut).unwrap_or(text), tokens)
 }
 
 /// Bytes of a text, each marked or not.
@@ -106,6 +129,7 @@ impl Held {
             let tokens = words::tokens(source);
             held.words.add(&tokens);
             held.streams.push(stream(&tokens));
+            let (source, tokens) = judged(source, tokens, SOURCE_ATOMS_MAX);
             held.dates.add(source, &tokens);
             numbers.extend(numbers::numbers(source, &tokens));
             for (_, link) in links(source) {
@@ -298,13 +322,12 @@ impl Draft<'_> {
 
     /// Codes of letters and digits, and numbers after `#`.
     fn codes(&mut self) {
-        for code in matches(&CODE, self.text) {
-            let span = (code.start(), code.end());
+        for span in rows_with_digits(self.text) {
+            let written = self.text.get(span.0..span.1).unwrap_or_default();
             let is_part = sign_before(self.text, span.0).is_some_and(|before| before.is_alphanumeric() || "_@/.".contains(before))
-                || sign_after(self.text, span.1) == Some('@');
-            if !is_part && !self.taken.any(span) && is_code(code.as_str()) {
-                let compact: String = code.as_str().chars().filter(char::is_ascii_alphanumeric).collect();
-                let compact = compact.to_lowercase();
+                || sign_after(self.text, span.1).is_some_and(|next| "_@".contains(next));
+            if !is_part && !self.taken.any(span) && is_code(written) {
+                let compact: String = written.chars().filter(char::is_ascii_alphanumeric).map(|sign| sign.to_ascii_lowercase()).collect();
                 self.judge("identifier", span, self.is_held(|held| held.words.contains(&compact)));
             }
         }
@@ -350,6 +373,32 @@ impl Draft<'_> {
             (Some(_), _) | (None, Some(_)) => false,
         }
     }
+}
+
+/// Rows of letters and digits that single hyphens join, with a digit among them. A `#` before one is its own.
+fn rows_with_digits(text: &str) -> Vec<Span> {
+    let bytes = text.as_bytes();
+    let belongs = |byte: &&u8| byte.is_ascii_alphanumeric() || **byte == b'-';
+    let mut found = vec![];
+    let mut at = 0;
+    while let Some(rest) = bytes.get(at..)
+        && let Some(digit) = rest.iter().position(u8::is_ascii_digit)
+    {
+        let (before, behind) = rest.split_at(digit);
+        let start = at + digit - before.iter().rev().take_while(belongs).count();
+        at += digit + behind.iter().take_while(belongs).count();
+        let mut from = start;
+        for row in text.get(start..at).unwrap_or_default().split("--") {
+            let trimmed = row.trim_matches('-');
+            let begin = from + row.len() - row.trim_start_matches('-').len();
+            let is_marked = begin.checked_sub(1).is_some_and(|sign| bytes.get(sign) == Some(&b'#'));
+            if trimmed.bytes().any(|byte| byte.is_ascii_digit()) {
+                found.push((begin - usize::from(is_marked), begin + trimmed.len()));
+            }
+            from += row.len() + 2;
+        }
+    }
+    found
 }
 
 /// Whether letters and digits are a code, not `5th`, `30-day`, `covid-19` or `10GB`.
@@ -426,6 +475,25 @@ mod tests {
         let sources = ["Ship to Elm Road 4, Leeds", "The postcode is LS1 4AB"];
         assert_eq!(found("It goes to \"Elm Road 4, Leeds, LS1 4AB\".", &sources), Vec::<String>::new());
         assert_eq!(found("It goes to \"Elm Road 5, Leeds\".", &sources), ["quote \"Elm Road 5, Leeds\""]);
+    }
+
+    #[test]
+    fn what_stands_behind_too_many_atoms_is_not_judged_and_grounds_nothing() {
+        // Of an order number its letters and its digits begin an atom each.
+        let atoms = |count: usize, more: &str| format!("{}{more}", "ORD-7731 and ".repeat(count / 2));
+        assert_eq!(found(&atoms(DRAFT_ATOMS_MAX, "so on"), &[ORDER]), Vec::<String>::new());
+        assert_eq!(found(&atoms(DRAFT_ATOMS_MAX, "Nora and $84.50"), &[ORDER]), ["too_many Nora and $84.50"]);
+        let fee = |before: usize| found("The fee is $48.50.", &[&atoms(before, "a fee of $48.50")]);
+        assert_eq!(fee(SOURCE_ATOMS_MAX - 2), Vec::<String>::new());
+        assert_eq!(fee(SOURCE_ATOMS_MAX), ["amount $48.50"]);
+    }
+
+    #[test]
+    fn rows_of_letters_and_digits_are_read_whole() {
+        let rows = |text: &'static str| rows_with_digits(text).into_iter().map(|(start, end)| &text[start..end]).collect::<Vec<_>>();
+        assert_eq!(rows("ORD-7731, #42. a-b c3--4d- -e5 é6"), ["ORD-7731", "#42", "c3", "4d", "e5", "6"]);
+        assert_eq!(rows("no digits - at all"), Vec::<&str>::new());
+        assert_eq!(rows("7"), ["7"]);
     }
 
     #[test]

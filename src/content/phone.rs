@@ -136,7 +136,8 @@ fn may_begin(bytes: &[u8], at: usize) -> bool {
 fn number(bytes: &[u8], start: usize) -> Option<usize> {
     let mut all = [Group::default(); GROUPS_MAX];
     let count = read_groups(bytes, start, &mut all);
-    let groups = all.get(..count)?;
+    // Most digits are too few, and show it before any word is looked at.
+    let groups = all.get(..count).filter(|groups| digits(groups) >= DIGITS_MIN)?;
     let first = groups.first()?;
     let plus = bytes.get(start..first.start).is_some_and(|signs| signs.contains(&b'+'));
     let zeros = bytes.get(first.start..first.start + 2) == Some(b"00");

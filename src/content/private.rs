@@ -7,9 +7,9 @@ use cerberust::scanner::detect::{detect_secrets, detect_structured};
 
 use crate::content::drafts::NUMBERS_MAX;
 use crate::content::normalise::{View, Views};
-use crate::content::phone;
 use crate::content::rules::Rules;
 use crate::content::values::{self, TooManyPlaces, Values};
+use crate::content::{phone, phrases};
 use crate::model::finding::Private;
 
 /// A value in a text that must not be passed on.
@@ -102,7 +102,9 @@ fn located(rules: &Rules, text: &str, views: &Views, known: &Values) -> Vec<Loca
         };
         add(folded, kind, (found.start, found.end));
     }
-    for found in detect_secrets(&ascii) {
+    let phrases = phrases::unchecked(&ascii);
+    phrases.iter().for_each(|span| add(folded, Private::Secret, *span));
+    for found in detect_secrets(&without(ascii, &phrases)) {
         add(folded, Private::Secret, (found.start, found.end));
     }
     phone::find(folded.text(), |span| add(folded, Private::Phone, span));
@@ -132,6 +134,22 @@ fn ascii(text: &str) -> Cow<'_, str> {
         (0..character.len_utf8()).for_each(|_| ascii.push(shown));
     }
     Cow::Owned(ascii)
+}
+
+/// A text of ASCII in which no word stands at these places.
+fn without<'t>(text: Cow<'t, str>, places: &[(usize, usize)]) -> Cow<'t, str> {
+    if places.is_empty() {
+        return text;
+    }
+    let mut rest = String::with_capacity(text.len());
+    let mut last = 0;
+    for (start, end) in places {
+        rest.push_str(text.get(last..*start).unwrap_or_default());
+        (*start..*end).for_each(|_| rest.push('|'));
+        last = *end;
+    }
+    rest.push_str(text.get(last..).unwrap_or_default());
+    Cow::Owned(rest)
 }
 
 /// The most digits of a placeholder's number: a case has so many values, and no value of any kind is as short.

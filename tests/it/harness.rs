@@ -33,6 +33,9 @@ use tonic::transport::Channel;
 /// The user that servers run as when the tests run as root.
 pub(crate) const NOBODY: u32 = 65534;
 
+/// A server's timeout in tests, so long that a slow disk fails none. Tests of timeouts set their own.
+const REQUEST_TIMEOUT_MS: u64 = 60_000;
+
 /// How many cases a property gets: `PROPTEST_CASES`, as `make soak` sets it, or this many.
 pub(crate) fn cases(default: u32) -> u32 {
     std::env::var_os("PROPTEST_CASES").and_then(|cases| cases.to_str()?.parse().ok()).unwrap_or(default)
@@ -86,6 +89,7 @@ pub(crate) fn config(data: &Path) -> Config {
     config.listen.admin.set_port(0);
     config.bundle.path = policies();
     config.bundle.poll_seconds = 0;
+    config.limits.request_timeout_ms = REQUEST_TIMEOUT_MS;
     config
 }
 
@@ -314,10 +318,10 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// The program as a command, unprivileged, in an empty environment.
+/// The program as a command, unprivileged, in an environment that holds one setting.
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(program());
-    command.args(arguments).env_clear();
+    command.args(arguments).env_clear().env("COUNTERSIGN__LIMITS__REQUEST_TIMEOUT_MS", REQUEST_TIMEOUT_MS.to_string());
     unprivileged(&mut command);
     command
 }

@@ -1,12 +1,13 @@
 //! Words as the grounding check compares them, its word lists, and the words of the sources.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasherDefault;
 use std::sync::LazyLock;
 
 use regex::{Match, Regex};
 
-use crate::content::grounding::hash::{Hash, Hashes};
+use crate::content::grounding::hash::{Finished, Hash, Hashes};
 
 /// Bytes of a text, from and to.
 pub(super) type Span = (usize, usize);
@@ -27,20 +28,23 @@ const SLIP_MAX: usize = 24;
 /// The longest word or phrase of the lists, in bytes.
 const LISTED_MAX: usize = 32;
 
-/// Of each word the lists that it is in, with what they say it means.
-static BY_WORD: LazyLock<HashMap<&str, Vec<(&str, &str)>>> = LazyLock::new(|| {
-    let mut by_word: HashMap<&str, Vec<(&str, &str)>> = HashMap::new();
+/// A list's name, and what it says a word means.
+type Entry = (&'static str, &'static str);
+
+/// The lists that each word is in. The key is the word's hash.
+static BY_WORD: LazyLock<HashMap<u64, Vec<Entry>, BuildHasherDefault<Finished>>> = LazyLock::new(|| {
+    let mut by_word: HashMap<u64, Vec<Entry>, _> = HashMap::default();
     for (list, entries) in LISTS.lines().filter_map(|line| line.split_once(": ")) {
         for entry in entries.split(' ') {
             let (meaning, words) = entry.split_once('=').unwrap_or((entry, entry));
-            words.split('|').for_each(|word| by_word.entry(word).or_default().push((list, meaning)));
+            words.split('|').for_each(|word| by_word.entry(hash(word)).or_default().push((list, meaning)));
         }
     }
     by_word
 });
-static ORDINARY_WORDS: LazyLock<HashSet<&str>> = LazyLock::new(|| ORDINARY.split_whitespace().collect());
-static ORDINARY_STEMS: LazyLock<HashSet<String>> =
-    LazyLock::new(|| ORDINARY_WORDS.iter().filter(|word| word.len() > 4).map(|word| stem(word)).collect());
+static ORDINARY_WORDS: LazyLock<Hashes> = LazyLock::new(|| ORDINARY.split_whitespace().map(hash).collect());
+static ORDINARY_STEMS: LazyLock<Hashes> =
+    LazyLock::new(|| ORDINARY.split_whitespace().filter(|word| word.len() > 4).map(|word| hash(&stem(word))).collect());
 static SUFFIXES: LazyLock<Vec<&str>> = LazyLock::new(|| words_of("suffixes"));
 
 /// A pattern in which `\b` knows the words of ASCII alone, which is much faster in other texts.
@@ -64,7 +68,7 @@ pub(super) fn alternatives(list: &str) -> String {
 
 /// What a list says a word in small letters means, in any of its entries.
 pub(super) fn meanings(list: &str, word: &str) -> impl Iterator<Item = &'static str> {
-    BY_WORD.get(word).into_iter().flatten().filter(move |(of, _)| *of == list).map(|(_, meaning)| *meaning)
+    BY_WORD.get(&hash(word)).into_iter().flatten().filter(move |(of, _)| *of == list).map(|(_, meaning)| *meaning)
 }
 
 /// What a list says a word means first, whatever its letters' case.
@@ -85,12 +89,18 @@ pub(super) fn meaning(list: &str, word: &str) -> Option<&'static str> {
 
 /// Whether a word in small letters is in one of these lists.
 pub(super) fn is_any(lists: &[&str], word: &str) -> bool {
-    BY_WORD.get(word).is_some_and(|entries| entries.iter().any(|(list, _)| lists.contains(list)))
+    BY_WORD.get(&hash(word)).is_some_and(|entries| entries.iter().any(|(list, _)| lists.contains(list)))
 }
 
 /// Whether a word is ordinary English.
 pub(super) fn is_ordinary(word: &str) -> bool {
-    ORDINARY_WORDS.contains(word) || ORDINARY_WORDS.contains(&*singular(word)) || ORDINARY_STEMS.contains(&stem(word))
+    let known = |words: &Hashes, word: &str| words.contains(&hash(word));
+    known(&ORDINARY_WORDS, word) || known(&ORDINARY_WORDS, &singular(word)) || known(&ORDINARY_STEMS, &stem(word))
+}
+
+/// A word's hash as it stands in sets.
+fn hash(word: &str) -> u64 {
+    Hash::of(word).finish()
 }
 
 /// Where a pattern matches.
@@ -146,6 +156,11 @@ impl Token<'_> {
     /// Whether it begins with a capital.
     pub(super) fn is_capital(&self) -> bool {
         self.written.chars().next().is_some_and(char::is_uppercase)
+    }
+
+    /// Whether it is in one of these lists.
+    pub(super) fn is_listed(&self, lists: &[&str]) -> bool {
+        BY_WORD.get(&self.hash.finish()).is_some_and(|entries| entries.iter().any(|(list, _)| lists.contains(list)))
     }
 }
 
@@ -278,15 +293,15 @@ impl Words {
         if !self.words.insert(token.hash.finish()) {
             return;
         }
-        self.stems.insert(Hash::of(&stem(word)).finish());
+        self.stems.insert(hash(&stem(word)));
         let one = singular(word);
         if one != word {
-            self.rows.insert(Hash::of(&one).finish());
+            self.rows.insert(hash(&one));
         }
         if word.starts_with(|first: char| first.is_ascii_digit()) {
             self.rows.insert(Hash::of(word.trim_end_matches(char::is_alphabetic)).finish());
         }
-        self.beginnings.extend(beginning(word).map(|start| Hash::of(start).finish()));
+        self.beginnings.extend(beginning(word).map(|start| hash(start)));
         if (SLIP_MIN - 1..=SLIP_MAX).contains(&word.len()) {
             self.slips.extend(without_one_letter(word));
         }
@@ -294,7 +309,7 @@ impl Words {
 
     /// Whether this stands in a source as it is.
     pub(super) fn contains(&self, word: &str) -> bool {
-        let hash = Hash::of(word).finish();
+        let hash = hash(word);
         self.words.contains(&hash) || self.rows.contains(&hash)
     }
 
@@ -312,7 +327,7 @@ impl Words {
 
     /// Whether a source has a word, or one made of the same.
     pub(super) fn has_like(&self, word: &str) -> bool {
-        let is = |set: &Hashes, form: &str| set.contains(&Hash::of(form).finish());
+        let is = |set: &Hashes, form: &str| set.contains(&hash(form));
         self.has(word) || is(&self.stems, &stem(word)) || beginning(word).is_some_and(|start| is(&self.beginnings, start))
     }
 }
@@ -321,7 +336,7 @@ impl Words {
 fn without_one_letter(word: &str) -> impl Iterator<Item = u64> {
     let letters = word.char_indices().skip(1).map(|(at, letter)| (at, at + letter.len_utf8()));
     let without = letters.filter_map(|(from, to)| Some(Hash::of(word.get(..from)?).then(Hash::of(word.get(to..)?)).finish()));
-    std::iter::once(Hash::of(word).finish()).chain(without)
+    std::iter::once(hash(word)).chain(without)
 }
 
 /// The five letters that words made of the same begin with.
