@@ -78,19 +78,36 @@ pub(super) fn origin<T>(request: &tonic::Request<T>, purpose: Purpose) -> Origin
 #[derive(Clone, Debug)]
 pub struct Front<S> {
     inner: S,
+    gate: Gate,
+}
+
+impl<S> Front<S> {
+    /// Puts the layer before a service. `unknown` counts the requests of unknown peers on all connections.
+    pub fn new(inner: S, pdp: Arc<Pdp>, options: Options, unknown: Arc<AtomicUsize>) -> Self {
+        Self { inner, gate: Gate { pdp, options, unknown } }
+    }
+}
+
+/// Decides which requests of unknown peers are taken.
+#[derive(Clone, Debug)]
+struct Gate {
     pdp: Arc<Pdp>,
     options: Options,
     /// Requests under way on connections of unknown peers.
     unknown: Arc<AtomicUsize>,
 }
 
-impl<S> Front<S> {
-    /// Puts the layer before a service. `unknown` counts the requests of unknown peers on all connections.
-    pub fn new(inner: S, pdp: Arc<Pdp>, options: Options, unknown: Arc<AtomicUsize>) -> Self {
-        Self { inner, pdp, options, unknown }
+impl Gate {
+    /// Counts a request on its connection, and among those of unknown peers; `None` if they have too many. A caller that proves itself by
+    /// a token is known from then on, so that strangers can't keep it out.
+    async fn admit(&self, standing: &Standing, path: &str, caller: &Peer) -> Option<UnderWay> {
+        if let Some(under_way) = self.begin(standing, path) {
+            return Some(under_way);
+        }
+        let proves = caller.bearer.is_some() && !standing.is_known() && self.pdp.knows(caller).await;
+        if proves { self.begin(standing, path) } else { None }
     }
 
-    /// Counts a request on its connection, and among those of unknown peers; `None` if they have too many.
     fn begin(&self, standing: &Standing, path: &str) -> Option<UnderWay> {
         // Whether the server is well can always be asked: an orchestrator would restart one that strangers keep busy.
         if path == HEALTH_CHECK && standing.in_flight() < UNKNOWN_PER_CONNECTION {
@@ -141,52 +158,47 @@ where
         // Only the service that `poll_ready` was asked of may be called.
         let unready = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, unready);
-        let path = request.uri().path().trim_start_matches('/').to_owned();
-        let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
-        let peer = connection.peer;
-        let under_way = self.begin(&connection.standing, &path);
-        let is_known = connection.standing.is_known();
-        if path.starts_with("grpc.health.") || path.starts_with("grpc.reflection.") {
-            let may = self.options.reflects_to_all || path == HEALTH_CHECK || is_known || self.pdp.knows(&with_bearer(&request, peer));
-            let (Some(under_way), true) = (under_way, may) else {
-                let status = if may { too_many() } else { Status::unauthenticated("only known callers may watch, or see the protocol") };
-                return Box::pin(std::future::ready(Ok(status.into_http())));
-            };
-            let answered = tokio::time::timeout(self.options.request_timeout, inner.call(request));
-            return Box::pin(async move {
+        let gate = self.gate.clone();
+        Box::pin(async move {
+            let path = request.uri().path().trim_start_matches('/').to_owned();
+            let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
+            let caller = with_bearer(&request, connection.peer.clone());
+            let under_way = gate.admit(&connection.standing, &path, &caller).await;
+            let timeout = gate.options.request_timeout;
+            if path.starts_with("grpc.health.") || path.starts_with("grpc.reflection.") {
+                let may = gate.options.reflects_to_all || path == HEALTH_CHECK || gate.pdp.knows(&caller).await;
+                let (Some(under_way), true) = (under_way, may) else {
+                    let status =
+                        if may { too_many() } else { Status::unauthenticated("only known callers may watch, or see the protocol") };
+                    return Ok(status.into_http());
+                };
                 let late = |_| Ok(Status::deadline_exceeded("the request's message did not come in time").into_http());
-                let answered: Result<Response<Body>, Infallible> = answered.await.unwrap_or_else(late);
-                answered.map(|response| response.map(|body| Body::new(Watched { body, ending: None, _under_way: under_way })))
-            });
-        }
-        let method = METHODS.into_iter().find(|method| *method == path);
-        let seen = Seen::default();
-        request.extensions_mut().insert(seen.clone());
-        let trace = self.pdp.telemetry().start_rpc(method.unwrap_or(OTHER), request.headers(), peer.address);
-        let ending = Ending {
-            pdp: Arc::clone(&self.pdp),
-            trace: trace.clone(),
-            method: method.unwrap_or(OTHER),
-            watch: Stopwatch::start(),
-            done: false,
-        };
-        let Some(under_way) = under_way else {
-            return Box::pin(std::future::ready(Ok(refused(too_many(), ending, &peer))));
-        };
-        let timeout = self.options.request_timeout;
-        let answered = async move {
-            let handled = std::panic::AssertUnwindSafe(inner.call(request)).catch_unwind();
-            match tokio::time::timeout(timeout, handled).await {
-                Ok(Ok(Ok(response))) => response,
-                Ok(Ok(Err(never))) => match never {},
-                Ok(Err(_panic)) => {
-                    tracing::error!(name: "rpc.panicked", method = method.unwrap_or(OTHER));
-                    Status::internal("the request could not be handled").into_http()
-                }
-                Err(_elapsed) => Status::deadline_exceeded("the decision was not recorded in time").into_http(),
+                let answered: Result<Response<Body>, Infallible> =
+                    tokio::time::timeout(timeout, inner.call(request)).await.unwrap_or_else(late);
+                return answered.map(|response| response.map(|body| Body::new(Watched { body, ending: None, _under_way: under_way })));
             }
-        };
-        Box::pin(async move { Ok(end(answered.with_context(trace.context()).await, ending, &seen, &peer, under_way)) })
+            let peer = connection.peer;
+            let method = METHODS.into_iter().find(|method| *method == path);
+            let seen = Seen::default();
+            request.extensions_mut().insert(seen.clone());
+            let trace = gate.pdp.telemetry().start_rpc(method.unwrap_or(OTHER), request.headers(), peer.address);
+            let ending =
+                Ending { pdp: gate.pdp, trace: trace.clone(), method: method.unwrap_or(OTHER), watch: Stopwatch::start(), done: false };
+            let Some(under_way) = under_way else { return Ok(refused(too_many(), ending, &peer)) };
+            let answered = async move {
+                let handled = std::panic::AssertUnwindSafe(inner.call(request)).catch_unwind();
+                match tokio::time::timeout(timeout, handled).await {
+                    Ok(Ok(Ok(response))) => response,
+                    Ok(Ok(Err(never))) => match never {},
+                    Ok(Err(_panic)) => {
+                        tracing::error!(name: "rpc.panicked", method = method.unwrap_or(OTHER));
+                        Status::internal("the request could not be handled").into_http()
+                    }
+                    Err(_elapsed) => Status::deadline_exceeded("the decision was not recorded in time").into_http(),
+                }
+            };
+            Ok(end(answered.with_context(trace.context()).await, ending, &seen, &peer, under_way))
+        })
     }
 }
 

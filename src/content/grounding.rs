@@ -77,7 +77,9 @@ pub(super) fn find(whole: &str, sources: &[&str], customer: &[&str]) -> Vec<(&'s
 fn judged<'t>(text: &'t str, mut tokens: Vec<Token<'t>>, most: usize) -> (&'t str, Vec<Token<'t>>) {
     let begins = |token: &Token<'_>| {
         let is_joined = text.as_bytes().get(token.span.0.wrapping_sub(1)).is_some_and(|sign| matches!(sign, b'.' | b'@' | b'/' | b'"'));
-        is_joined || token.written.starts_with(|first: char| first.is_uppercase() || first.is_ascii_digit()) || token.is_listed(&["numbers", "months"])
+        is_joined
+            || token.written.starts_with(|first: char| first.is_uppercase() || first.is_ascii_digit())
+            || token.is_listed(&["numbers", "months"])
     };
     let Some((at, cut)) = tokens.iter().enumerate().filter(|(_, token)| begins(token)).map(|(at, token)| (at, token.span.0)).nth(most)
     else {

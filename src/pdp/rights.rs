@@ -118,10 +118,23 @@ impl Pdp {
         self.streams.take(id, false).await.map_err(|refusal| self.stranger(origin, refusal))
     }
 
-    /// Whether a peer is a known caller: what only those may see is not audited.
-    pub fn knows(&self, peer: &Peer) -> bool {
+    /// Whether a peer is a known caller, a tool service or a human. Nothing is counted: what only those may see is not audited.
+    pub async fn knows(&self, peer: &Peer) -> bool {
         let moment = self.moment();
-        self.callers.identify(peer, moment.snapshot.bundle.manifest.development.as_ref(), moment.now).is_ok()
+        match self.human_token(peer) {
+            Some(token) => {
+                let is_known = self.human(&moment, token).await.is_ok();
+                peer.known.fetch_or(is_known, Ordering::AcqRel);
+                is_known
+            }
+            None => self.callers.identify(peer, moment.snapshot.bundle.manifest.development.as_ref(), moment.now).is_ok(),
+        }
+    }
+
+    /// The bearer token, if it says that it is of an issuer of humans' tokens.
+    fn human_token<'p>(&self, peer: &'p Peer) -> Option<&'p str> {
+        let trusts = |token: &&str| jose::claimed_issuer(token).is_some_and(|(issuer, _)| self.delegations.issuers.trusts(&issuer));
+        peer.bearer.as_deref().filter(trusts)
     }
 
     /// Who calls: a human if the bearer token is of a trusted issuer, else a tool service.
@@ -129,18 +142,16 @@ impl Pdp {
     /// # Errors
     /// UNAUTHENTICATED, counted.
     pub(super) async fn party(&self, moment: &Moment, origin: &Origin) -> Result<Party, Refused> {
-        match &origin.peer.bearer {
-            Some(token) if jose::claimed_issuer(token).is_some_and(|(issuer, _)| self.delegations.issuers.trusts(&issuer)) => {
-                let human = self.human(moment, token).await.map_err(|refusal| self.stranger(origin, refusal))?;
-                origin.peer.known.store(true, Ordering::Release);
-                Ok(Party::Human(human))
-            }
-            // A token that is nobody's must not be passed over: its sender meant to be somebody.
-            Some(_) if !self.callers.takes_jwt_svids() => {
-                Err(self.stranger(origin, Refusal::Unauthenticated("the bearer token is of no issuer that is trusted")))
-            }
-            Some(_) | None => self.service(moment, origin).map(Party::Service),
+        if let Some(token) = self.human_token(&origin.peer) {
+            let human = self.human(moment, token).await.map_err(|refusal| self.stranger(origin, refusal))?;
+            origin.peer.known.store(true, Ordering::Release);
+            return Ok(Party::Human(human));
         }
+        // A token that is nobody's must not be passed over: its sender meant to be somebody.
+        if origin.peer.bearer.is_some() && !self.callers.takes_jwt_svids() {
+            return Err(self.stranger(origin, Refusal::Unauthenticated("the bearer token is of no issuer that is trusted")));
+        }
+        self.service(moment, origin).map(Party::Service)
     }
 
     /// The human whose token this is: she is an entity of the bundle, of the tenant that her issuer speaks for, and not stopped.

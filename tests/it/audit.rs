@@ -525,6 +525,25 @@ async fn a_log_that_lost_lines_or_was_rewritten_refuses_the_start() {
     verify(&data.join("audit")).unwrap();
 }
 
+/// Lines of the first format have no MAC: whoever has a key is told that it proves nothing of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_key_a_log_without_macs_is_not_intact() {
+    let folder = log(3).await;
+    let (audit, segment) = (folder.path().join("data/audit"), segment(folder.path()));
+    let strip = |line: &str| {
+        let mut value: serde_json::Value = serde_json::from_str(line).unwrap();
+        value["v"] = 1.into();
+        value.as_object_mut().unwrap().remove("mac");
+        value.to_string() + "\n"
+    };
+    let text = std::fs::read_to_string(&segment).unwrap();
+    std::fs::write(&segment, rehashed(&text.lines().map(strip).collect::<String>())).unwrap();
+    let error = verify(&audit).unwrap_err().to_string();
+    assert!(error.contains("has no `mac`"), "{error}");
+    let without_key = countersign::audit::verify::Expected { key: None, heads: vec![] };
+    assert!(!countersign::audit::verify::verify(&audit, &without_key).unwrap().keyed);
+}
+
 /// A loss that a human accepts stands in the log, and no index is given twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_accepted_loss_is_recorded_and_no_index_is_given_twice() {
@@ -549,6 +568,14 @@ async fn an_accepted_loss_is_recorded_and_no_index_is_given_twice() {
         assert_eq!((report.losses.len(), report.losses[0].from, report.losses[0].until), (1, kept as u64, index));
         let line = lines(&data).into_iter().find(|line| line["type"] == "log.loss_accepted").unwrap();
         assert_eq!((line["reason"].as_str(), line["noted"][0]["index"].as_u64()), (Some("the disk was replaced"), Some(index - 1)));
+        // The line continues the chain of those before it.
+        let newest = data.join(format!("audit/seg-{index:020}.jsonl"));
+        let text = std::fs::read_to_string(&newest).unwrap();
+        let prev = line["prev"].as_str().unwrap();
+        std::fs::write(&newest, text.replacen(prev, &"f".repeat(prev.len()), 1)).unwrap();
+        let expected = countersign::audit::verify::Expected { key: None, heads: vec![] };
+        let error = countersign::audit::verify::verify(&data.join("audit"), &expected).unwrap_err().to_string();
+        assert!(error.contains(":1: `prev` is not the hash of the line before"), "{error}");
     }
 }
 

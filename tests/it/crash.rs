@@ -135,6 +135,33 @@ async fn sigterm_answers_what_is_under_way_and_closes_the_log() {
     assert_eq!(key.permissions().mode() & 0o777, 0o600);
 }
 
+/// Connections that do nothing take no descriptor from readiness, reloads or the audit log.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_few_descriptors_some_are_kept_back() {
+    let folder = temp();
+    let data = folder.path().join("data");
+    let server = Process::serve(&data, &[], |command| {
+        let arguments: Vec<_> = command.get_args().map(std::ffi::OsStr::to_owned).collect();
+        let program = command.get_program().to_owned();
+        *command = std::process::Command::new("/bin/sh");
+        command.args(["-c", "ulimit -n 400; exec \"$0\" \"$@\""]).arg(program).args(arguments).env_clear();
+        crate::harness::unprivileged(command);
+    });
+    let mut idle = vec![];
+    for _ in 0..450 {
+        idle.push(tokio::net::TcpStream::connect(server.grpc).await.unwrap());
+    }
+    let (status, _) = crate::harness::get(server.admin, "/readyz").await;
+    assert_eq!(status, 200);
+    let mut client = DecisionServiceClient::new(channel(server.grpc).await);
+    assert_eq!(client.authorize(order_check()).await.unwrap().into_inner().decision(), v1::Decision::Allow);
+    let mut admin = v1::admin_service_client::AdminServiceClient::new(channel(server.grpc).await);
+    let reloaded = admin.reload_bundle(v1::ReloadBundleRequest {}).await.unwrap().into_inner();
+    assert_eq!(reloaded.outcome(), v1::ReloadOutcome::Unchanged);
+    drop(idle);
+    assert!(server.stop().success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_waits_for_no_stream_that_never_ends() {
     let folder = temp();

@@ -572,8 +572,9 @@ async fn unknown_keys_ask_the_issuers_url_once() {
     let authority = Authority::new();
     let (ring, jwks) = provider(folder.path(), "idp");
     let own = authority.sign(&server());
-    let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let address = key_server(&own, std::fs::read_to_string(jwks).unwrap(), Arc::clone(&asked)).await;
+    let requests = Requests::default();
+    let address = https_server(&own, std::fs::read_to_string(jwks).unwrap(), Arc::clone(&requests)).await;
+    let asked = || requests.lock().unwrap().len();
     // The process trusts the test's authority; it fetches at start, and then again for a key that it does not know.
     let config = write(folder.path(), "countersign.yaml", &json!({
         "environment": "test",
@@ -603,17 +604,46 @@ async fn unknown_keys_ask_the_issuers_url_once() {
     let channel = connect(server.grpc, &authority.pem(), Some(&crm)).await.unwrap();
     let good = ring.sign("at+jwt", &claims(&crm)).unwrap();
     assert_eq!(ask(channel.clone(), ticket(token(good))).await.unwrap().decision(), v1::Decision::Allow);
-    let before = asked.load(std::sync::atomic::Ordering::SeqCst);
+    let before = asked();
     let (stranger, _) = provider(folder.path(), "stranger");
     for _ in 0..20 {
         let refused = ask(channel.clone(), ticket(token(stranger.sign("at+jwt", &claims(&crm)).unwrap()))).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated);
     }
-    assert!(asked.load(std::sync::atomic::Ordering::SeqCst) <= before + 1, "a flood of forged tokens is no flood of requests");
+    assert!(asked() <= before + 1, "a flood of forged tokens is no flood of requests");
 }
 
+/// The witness may be a service: it is sent each head, and has the last one when the server has stopped.
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_are_sent_to_a_witness_behind_a_url() {
+    let folder = temp();
+    let authority = Authority::new();
+    let own = authority.sign(&server());
+    let requests = Arc::default();
+    let address = https_server(&own, String::new(), Arc::clone(&requests)).await;
+    let roots = write(folder.path(), "ca.pem", &authority.pem());
+    let data = folder.path().join("data");
+    let server = crate::harness::Process::serve(&data, &[], |command| {
+        command.env("SSL_CERT_FILE", roots).env("COUNTERSIGN__AUDIT__WITNESS", format!("https://{address}/heads"));
+    });
+    let mut client = DecisionServiceClient::new(crate::harness::channel(server.grpc).await);
+    client.authorize(crate::harness::order_check()).await.unwrap();
+    assert!(tokio::task::spawn_blocking(move || server.stop()).await.unwrap().success());
+    let last = lines(&data).pop().unwrap()["seq"].as_u64().unwrap();
+    let requests = requests.lock().unwrap();
+    let (head, body) = requests.last().unwrap().split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("POST /heads HTTP/1.1"), "{head}");
+    let statement: Value = serde_json::from_str(body).unwrap();
+    assert_eq!(statement["index"].as_u64(), Some(last));
+    let expected = countersign::audit::verify::Expected { key: None, heads: vec![statement["hash"].as_str().unwrap().into()] };
+    countersign::audit::verify::verify(&data.join("audit"), &expected).unwrap();
+}
+
+/// What an HTTPS server was sent, request by request.
+type Requests = Arc<std::sync::Mutex<Vec<String>>>;
+
 /// An HTTPS server of one answer.
-async fn key_server(own: &Svid, body: String, asked: Arc<std::sync::atomic::AtomicUsize>) -> SocketAddr {
+async fn https_server(own: &Svid, body: String, requests: Requests) -> SocketAddr {
     use rustls::pki_types::pem::PemObject;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let chain = vec![rustls::pki_types::CertificateDer::from_pem_slice(own.certificate.as_bytes()).unwrap()];
@@ -626,9 +656,15 @@ async fn key_server(own: &Svid, body: String, asked: Arc<std::sync::atomic::Atom
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut text = String::new();
             let mut buffer = [0; 4096];
-            if stream.read(&mut buffer).await.is_ok() {
-                asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            // A request ends with its head, or with the JSON behind it.
+            while !(text.starts_with("GET") && text.ends_with("\r\n\r\n") || text.ends_with('}')) {
+                let Ok(length @ 1..) = stream.read(&mut buffer).await else { break };
+                text.push_str(&String::from_utf8_lossy(&buffer[..length]));
+            }
+            if !text.is_empty() {
+                requests.lock().unwrap().push(text);
                 let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
                 // A client that is gone needs no answer.
                 let _gone = stream.write_all(answer.as_bytes()).await;
@@ -731,6 +767,51 @@ async fn strangers_hold_nobody_up() {
         waiting.abort();
     }
     drop(silent);
+    it.app.stop().await;
+}
+
+/// However many requests strangers hold, whoever proves itself by a token gets in on a new connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_keep_no_token_out() {
+    let it = Secure::start(|_, _| {}).await;
+    let mut waiting = vec![];
+    for _ in 0..17 {
+        let channel = connect(it.app.grpc, &it.authority.pem(), None).await.unwrap();
+        for _ in 0..16 {
+            let mut client = tonic::client::Grpc::new(channel.clone());
+            waiting.push(tokio::spawn(async move {
+                client.ready().await.unwrap();
+                let codec = tonic_prost::ProstCodec::<v1::AuthorizeRequest, v1::AuthorizeResponse>::default();
+                let path = http::uri::PathAndQuery::from_static("/countersign.v1.DecisionService/Authorize");
+                client.client_streaming(Request::new(futures_util::stream::pending()), path, codec).await.map(|_| ())
+            }));
+        }
+    }
+    let bare = async || ApprovalServiceClient::new(connect(it.app.grpc, &it.authority.pem(), None).await.unwrap());
+    let list = v1::ListApprovalsRequest::default;
+    // The bound is reached when a stranger's request is refused for it, not for what it lacks.
+    while bare().await.list_approvals(list()).await.unwrap_err().code() != Code::ResourceExhausted {}
+    let own = json!({"act": null, "step": null, "scope": null, "cnf": null, "amr": ["hwk"]});
+    let human = it.issuer.sign("at+jwt", &merged(claims(&it.crm()), own)).unwrap();
+    assert_eq!(bare().await.list_approvals(bearer(list(), &human)).await.unwrap().into_inner().approvals.len(), 0);
+    let forged = bare().await.list_approvals(bearer(list(), "x.y.z")).await;
+    assert_eq!(forged.unwrap_err().code(), Code::ResourceExhausted);
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    it.app.stop().await;
+}
+
+/// A watch never ends, so only known callers may have one.
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_watched_by_known_callers() {
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_client::HealthClient;
+    let it = Secure::start(|_, _| {}).await;
+    let crm = it.crm();
+    let mut stranger = HealthClient::new(connect(it.app.grpc, &it.authority.pem(), None).await.unwrap());
+    assert_eq!(stranger.watch(HealthCheckRequest::default()).await.unwrap_err().code(), Code::Unauthenticated);
+    assert!(stranger.check(HealthCheckRequest::default()).await.is_ok());
+    let mut known = HealthClient::new(it.as_(&crm).await).watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert!(known.message().await.unwrap().is_some());
     it.app.stop().await;
 }
 

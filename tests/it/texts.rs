@@ -443,6 +443,12 @@ async fn a_redacted_draft_is_offered_where_that_is_all_that_it_needs() {
     assert_eq!(evaluated.redacted_draft, "We will write to [email removed] from now on.");
     let both = judged(&mut client, "Your refund is approved, write to jane.doe@example.org.", &[]).await;
     assert_eq!((both.disposition(), both.redacted_draft.as_str()), (Disposition::Revise, ""));
+    // More names of one rule than are found one by one: those behind them would stay.
+    let hosts = |count: u8| (b'a'..b'a' + count).map(|letter| format!("{}.corp and ", char::from(letter))).collect::<String>() + "so on.";
+    let few = judged(&mut client, &hosts(3), &[]).await;
+    assert!(few.redacted_draft.ends_with("so on.") && !few.redacted_draft.contains("corp"), "{few:?}");
+    let many = judged(&mut client, &hosts(17), &[]).await;
+    assert_eq!((many.disposition(), many.redacted_draft.as_str()), (Disposition::Revise, ""));
     app.stop().await;
 }
 

@@ -301,7 +301,7 @@ impl Words {
         if word.starts_with(|first: char| first.is_ascii_digit()) {
             self.rows.insert(Hash::of(word.trim_end_matches(char::is_alphabetic)).finish());
         }
-        self.beginnings.extend(beginning(word).map(|start| hash(start)));
+        self.beginnings.extend(beginning(word).map(hash));
         if (SLIP_MIN - 1..=SLIP_MAX).contains(&word.len()) {
             self.slips.extend(without_one_letter(word));
         }
@@ -370,6 +370,13 @@ mod tests {
         assert_eq!(meanings("equivalents", "british").count(), 2);
         assert!(is_ordinary("deliveries") && !is_ordinary("swiftship"));
         assert!(LISTS.lines().all(|line| line.contains(": ") && !line.contains("  ") && !line.ends_with(' ')));
+    }
+
+    #[test]
+    fn the_word_before_a_place_is_read_only_so_far_back() {
+        assert_eq!(word_before("wait for: ", 10), ("for".into(), 5));
+        let long = "w".repeat(10 * WORD_MAX);
+        assert_eq!(word_before(&long, long.len()), ("w".repeat(WORD_MAX), 9 * WORD_MAX));
     }
 
     #[test]

@@ -80,8 +80,9 @@ impl Memory {
     pub(in crate::pdp) fn is_healthy(&self, now: Timestamp) -> bool {
         let lost = self.worst_until.iter().any(|until| *until > now) || self.all_worst_until.load(Ordering::Acquire) > now.micros();
         let failed = self.logged.load(Ordering::Acquire).saturating_add(FAILED_MICROS) > now.micros();
-        let told = self.waiting.load(Ordering::Acquire) == 0 && !self.rebuilding.load(Ordering::Acquire);
-        told && !lost && !failed
+        // What one tool service's part has no room for says nothing of the windows.
+        let told = || !self.unsent.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|unsent| unsent.of_all);
+        !lost && !failed && !self.rebuilding.load(Ordering::Acquire) && (self.waiting.load(Ordering::Acquire) == 0 || told())
     }
 
     /// Why what a tenant's windows know is not all, for this tool service.
