@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use http::{Request, Response};
@@ -108,6 +109,14 @@ impl Gate {
         if proves { self.begin(standing, path) } else { None }
     }
 
+    /// Whether a caller may ask for health or reflection: only known ones see the protocol, or watch.
+    async fn may_watch(&self, path: &str, caller: &Peer, under_way: Option<UnderWay>) -> Result<UnderWay, Status> {
+        if !(self.options.reflects_to_all || path == HEALTH_CHECK || self.pdp.knows(caller).await) {
+            return Err(Status::unauthenticated("only known callers may watch, or see the protocol"));
+        }
+        under_way.ok_or_else(too_many)
+    }
+
     fn begin(&self, standing: &Standing, path: &str) -> Option<UnderWay> {
         // Whether the server is well can always be asked: an orchestrator would restart one that strangers keep busy.
         if path == HEALTH_CHECK && standing.in_flight() < UNKNOWN_PER_CONNECTION {
@@ -166,11 +175,9 @@ where
             let under_way = gate.admit(&connection.standing, &path, &caller).await;
             let timeout = gate.options.request_timeout;
             if path.starts_with("grpc.health.") || path.starts_with("grpc.reflection.") {
-                let may = gate.options.reflects_to_all || path == HEALTH_CHECK || gate.pdp.knows(&caller).await;
-                let (Some(under_way), true) = (under_way, may) else {
-                    let status =
-                        if may { too_many() } else { Status::unauthenticated("only known callers may watch, or see the protocol") };
-                    return Ok(status.into_http());
+                let under_way = match gate.may_watch(&path, &caller, under_way).await {
+                    Ok(under_way) => under_way,
+                    Err(status) => return Ok(status.into_http()),
                 };
                 let late = |_| Ok(Status::deadline_exceeded("the request's message did not come in time").into_http());
                 let answered: Result<Response<Body>, Infallible> =
@@ -178,27 +185,32 @@ where
                 return answered.map(|response| response.map(|body| Body::new(Watched { body, ending: None, _under_way: under_way })));
             }
             let peer = connection.peer;
-            let method = METHODS.into_iter().find(|method| *method == path);
+            let method = METHODS.into_iter().find(|method| *method == path).unwrap_or(OTHER);
             let seen = Seen::default();
             request.extensions_mut().insert(seen.clone());
-            let trace = gate.pdp.telemetry().start_rpc(method.unwrap_or(OTHER), request.headers(), peer.address);
-            let ending =
-                Ending { pdp: gate.pdp, trace: trace.clone(), method: method.unwrap_or(OTHER), watch: Stopwatch::start(), done: false };
+            let trace = gate.pdp.telemetry().start_rpc(method, request.headers(), peer.address);
+            let ending = Ending { pdp: gate.pdp, trace: trace.clone(), method, watch: Stopwatch::start(), done: false };
             let Some(under_way) = under_way else { return Ok(refused(too_many(), ending, &peer)) };
-            let answered = async move {
-                let handled = std::panic::AssertUnwindSafe(inner.call(request)).catch_unwind();
-                match tokio::time::timeout(timeout, handled).await {
-                    Ok(Ok(Ok(response))) => response,
-                    Ok(Ok(Err(never))) => match never {},
-                    Ok(Err(_panic)) => {
-                        tracing::error!(name: "rpc.panicked", method = method.unwrap_or(OTHER));
-                        Status::internal("the request could not be handled").into_http()
-                    }
-                    Err(_elapsed) => Status::deadline_exceeded("the decision was not recorded in time").into_http(),
-                }
-            };
-            Ok(end(answered.with_context(trace.context()).await, ending, &seen, &peer, under_way))
+            let answered = answered(method, timeout, async move { inner.call(request).await }).with_context(trace.context()).await;
+            Ok(end(answered, ending, &seen, &peer, under_way))
         })
+    }
+}
+
+/// A method's answer, within the time that it has. A panic ends on the wire as an error.
+async fn answered(
+    method: &'static str,
+    timeout: Duration,
+    call: impl Future<Output = Result<Response<Body>, Infallible>> + Send,
+) -> Response<Body> {
+    match tokio::time::timeout(timeout, std::panic::AssertUnwindSafe(call).catch_unwind()).await {
+        Ok(Ok(Ok(response))) => response,
+        Ok(Ok(Err(never))) => match never {},
+        Ok(Err(_panic)) => {
+            tracing::error!(name: "rpc.panicked", method);
+            Status::internal("the request could not be handled").into_http()
+        }
+        Err(_elapsed) => Status::deadline_exceeded("the decision was not recorded in time").into_http(),
     }
 }
 

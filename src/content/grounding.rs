@@ -2,8 +2,10 @@
 //!
 //! The sources are read once; each atom of the draft is then looked up, so the work is linear in both.
 
+mod codes;
 mod dates;
 mod hash;
+mod links;
 mod names;
 mod numbers;
 mod words;
@@ -11,10 +13,12 @@ mod words;
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
+use crate::content::grounding::codes::{is_code, rows_with_digits};
 use crate::content::grounding::dates::Dates;
+use crate::content::grounding::links::{links, local};
 use crate::content::grounding::numbers::{Number, Numbers};
 use crate::content::grounding::words::{
-    Pattern, Span, Token, Words, alternatives, is_any, matches, meaning, pattern, sign_after, sign_before, word_before,
+    Pattern, Span, Token, Words, is_any, matches, meaning, pattern, sign_after, sign_before, word_before,
 };
 
 /// The most atoms of a draft that are judged, and of a source that a draft's are held to. What stands behind the last of them counts as
@@ -31,12 +35,6 @@ const WISHES: [&str; 6] = ["good", "great", "happy", "lovely", "nice", "wonderfu
 /// Words before a few minutes that are no promise: `in 2 minutes`.
 const SOON: [&str; 9] = ["about", "another", "for", "in", "just", "me", "next", "wait", "within"];
 
-static MAIL: Pattern = LazyLock::new(|| pattern(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"));
-static LINK: Pattern = LazyLock::new(|| {
-    let path = r#"[^\s<>"')\]]"#;
-    pattern(&format!(r"(?i:https?://|\bwww\.){path}+|\b(?:[A-Za-z0-9-]+\.)+(?:{})\b(?:[/?]{path}*)?", alternatives("domains")))
-});
-static PHONE: Pattern = LazyLock::new(|| pattern(r"\+?\(?[0-9][0-9() ./-]{5,18}[0-9]\b"));
 static LISTING: Pattern = LazyLock::new(|| {
     pattern(r"(?i)(?:^|\n|[.:;] )\s*(?:\(?[0-9]{1,2}[.)]|#[0-9]{1,2})\s|\b(?:step|option|point|part)s? [0-9]{1,2}\b|\b24 ?[/x] ?7\b")
 });
@@ -162,59 +160,6 @@ fn stream(tokens: &[Token<'_>]) -> String {
         stream.push(' ');
     }
     stream
-}
-
-/// Addresses, links and telephone numbers of a text, each as it is compared.
-fn links(text: &str) -> Vec<(Span, String)> {
-    let mut found: Vec<(Span, String)> = vec![];
-    let mut taken = Places::of(text);
-    let mut add = |span: Span, link: String| {
-        if !taken.any(span) {
-            taken.mark(span);
-            found.push((span, link));
-        }
-    };
-    for mail in matches(&MAIL, text) {
-        let trimmed = mail.as_str().trim_end_matches(['.', '-']);
-        add((mail.start(), mail.start() + trimmed.len()), trimmed.to_lowercase());
-    }
-    for link in matches(&LINK, text) {
-        let trimmed = link.as_str().trim_end_matches(['.', ',', ':', ';', '!', '?', '*', '_']);
-        let lower = trimmed.to_lowercase();
-        let bare = lower.split_once("://").map_or(lower.as_str(), |(_, rest)| rest);
-        let bare = bare.strip_prefix("www.").unwrap_or(bare).split('#').next().unwrap_or_default().trim_end_matches('/');
-        if sign_before(text, link.start()).is_none_or(|before| !"@.-_".contains(before)) {
-            add((link.start(), link.start() + trimmed.len()), bare.to_owned());
-        }
-    }
-    for phone in matches(&PHONE, text).filter(|phone| is_phone(text, (phone.start(), phone.end()))) {
-        let digits: String = phone.as_str().chars().filter(char::is_ascii_digit).collect();
-        add((phone.start(), phone.end()), digits.trim_start_matches('0').to_owned());
-    }
-    found
-}
-
-/// Of a long telephone number what it is known by without its country's code.
-fn local(digits: &str) -> Option<&str> {
-    let is_long = digits.len() > 8 && digits.bytes().all(|sign| sign.is_ascii_digit());
-    digits.get(digits.len().checked_sub(8)?..).filter(|_| is_long)
-}
-
-/// Whether digits are written as a telephone number, not as a date, a range or an amount.
-fn is_phone(text: &str, (start, end): Span) -> bool {
-    let written = text.get(start..end).unwrap_or_default();
-    let lengths: Vec<usize> = written.split(|sign: char| !sign.is_ascii_digit()).map(str::len).filter(|length| *length > 0).collect();
-    let has_plus = written.starts_with('+');
-    let is_date = matches!(lengths.as_slice(), [4, 1 | 2, 1 | 2, ..] | [1 | 2, 1 | 2, 2 | 4]);
-    let is_grouped = !written.contains('-') && lengths.iter().skip(1).all(|length| *length == 3);
-    let is_formed = match lengths.as_slice() {
-        [3, 4] => true,
-        [_, _, _, ..] => !is_date && (!is_grouped || written.starts_with('0')),
-        _ => false,
-    };
-    let is_part = sign_before(text, start).is_some_and(|before| before.is_alphanumeric() || "_.,/#-$€£".contains(before))
-        || sign_after(text, end).is_some_and(|next| "%-".contains(next));
-    !is_part && (7..=15).contains(&lengths.iter().sum::<usize>()) && (has_plus || is_formed || written.contains('('))
 }
 
 /// A draft while it is judged.
@@ -377,48 +322,6 @@ impl Draft<'_> {
     }
 }
 
-/// Rows of letters and digits that single hyphens join, with a digit among them. A `#` before one is its own.
-fn rows_with_digits(text: &str) -> Vec<Span> {
-    let bytes = text.as_bytes();
-    let belongs = |byte: &&u8| byte.is_ascii_alphanumeric() || **byte == b'-';
-    let mut found = vec![];
-    let mut at = 0;
-    while let Some(rest) = bytes.get(at..)
-        && let Some(digit) = rest.iter().position(u8::is_ascii_digit)
-    {
-        let (before, behind) = rest.split_at(digit);
-        let start = at + digit - before.iter().rev().take_while(belongs).count();
-        at += digit + behind.iter().take_while(belongs).count();
-        let mut from = start;
-        for row in text.get(start..at).unwrap_or_default().split("--") {
-            let trimmed = row.trim_matches('-');
-            let begin = from + row.len() - row.trim_start_matches('-').len();
-            let is_marked = begin.checked_sub(1).is_some_and(|sign| bytes.get(sign) == Some(&b'#'));
-            if trimmed.bytes().any(|byte| byte.is_ascii_digit()) {
-                found.push((begin - usize::from(is_marked), begin + trimmed.len()));
-            }
-            from += row.len() + 2;
-        }
-    }
-    found
-}
-
-/// Whether letters and digits are a code, not `5th`, `30-day`, `covid-19` or `10GB`.
-fn is_code(written: &str) -> bool {
-    let lower = written.trim_start_matches('#').to_lowercase();
-    let has = |part: &str, is: fn(&u8) -> bool| part.bytes().any(|sign| is(&sign));
-    let is_mixed = |part: &str| {
-        let letters = part.trim_start_matches(|sign: char| sign.is_ascii_digit());
-        let is_count = letters.len() < part.len() && !has(letters, u8::is_ascii_digit);
-        let is_unit = is_any(&["units", "magnitudes", "currencies"], letters) || ["st", "nd", "rd", "th", "s"].contains(&letters);
-        has(part, u8::is_ascii_digit) && has(part, u8::is_ascii_alphabetic) && !(is_count && is_unit)
-    };
-    let parts: Vec<&str> = lower.split('-').collect();
-    let is_numbered = parts.windows(2).any(|pair| matches!(pair, [name, number] if has(name, u8::is_ascii_alphabetic) && number.len() > 2 && !has(number, u8::is_ascii_alphabetic)));
-    let is_numeral = written.starts_with('#') && has(&lower, u8::is_ascii_digit);
-    !is_any(&["codes"], &lower) && (is_numeral || is_numbered || parts.into_iter().any(is_mixed))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -488,14 +391,6 @@ mod tests {
         let fee = |before: usize| found("The fee is $48.50.", &[&atoms(before, "a fee of $48.50")]);
         assert_eq!(fee(SOURCE_ATOMS_MAX - 2), Vec::<String>::new());
         assert_eq!(fee(SOURCE_ATOMS_MAX), ["amount $48.50"]);
-    }
-
-    #[test]
-    fn rows_of_letters_and_digits_are_read_whole() {
-        let rows = |text: &'static str| rows_with_digits(text).into_iter().map(|(start, end)| &text[start..end]).collect::<Vec<_>>();
-        assert_eq!(rows("ORD-7731, #42. a-b c3--4d- -e5 é6"), ["ORD-7731", "#42", "c3", "4d", "e5", "6"]);
-        assert_eq!(rows("no digits - at all"), Vec::<&str>::new());
-        assert_eq!(rows("7"), ["7"]);
     }
 
     #[test]
