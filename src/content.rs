@@ -2,6 +2,7 @@
 //!
 //! Every detector works on the same views of a text ([`normalise`]), in time linear in it.
 
+mod active;
 pub mod drafts;
 pub mod grounding;
 pub mod injection;

@@ -230,6 +230,7 @@ fn severity(severity: Severity) -> v1::Severity {
 /// What is wrong, in constant words: the text itself is not repeated.
 fn message(kind: &str) -> &'static str {
     match kind {
+        "active_content" => "the draft has something that a program would run, load or submit",
         "claim" => "the draft says that something is so, or was done",
         "credential_request" => "the draft asks the customer for a credential",
         "injection_echo" => "the draft carries text that tries to steer a model",

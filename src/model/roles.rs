@@ -37,8 +37,9 @@ pub struct Roles {
     pub shared: Vec<String>,
     /// Who supplies entities, by type; every standard type stands here once.
     pub supplied_by: BTreeMap<Supplier, Vec<String>>,
-    /// Action groups that change something: their calls must name the model, and are denied while kill switches can't be read.
-    pub writes: Vec<String>,
+    /// Action groups that change something: their calls must name the model, and are denied while kill switches can't be read. Each with
+    /// the attributes of the case that a `forbid` must look at before such a call is allowed.
+    pub writes: BTreeMap<String, Vec<String>>,
     /// Steps whose delegation tokens must be bound to a case.
     #[serde(default)]
     pub case_bound_steps: Vec<String>,
@@ -110,6 +111,11 @@ impl Roles {
             RightOn::Server => &self.server,
             RightOn::Tenant => &self.tenant,
         }
+    }
+
+    /// Whether an action in these groups changes something.
+    pub fn is_write(&self, groups: &[String]) -> bool {
+        self.writes.keys().any(|group| groups.contains(group))
     }
 
     /// True for an action that a principal does on its own behalf.

@@ -2,22 +2,37 @@
 
 use std::fmt::Write as _;
 
-/// Characters that could forge a line, or the look of one: controls, line separators, bidi marks, zero-width characters, tags.
+use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory};
+use icu_properties::{CodePointMapData, CodePointSetData};
+
+/// Characters that could forge a line, or the look of one, by their Unicode properties: controls, format characters, line and paragraph
+/// separators, and whatever is not drawn unless a font knows it (Default_Ignorable_Code_Point).
 pub fn is_unprintable(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}'
-            | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e01ef}')
+    let of = CodePointMapData::<GeneralCategory>::new().get(character);
+    matches!(of, GeneralCategory::Control | GeneralCategory::Format | GeneralCategory::LineSeparator | GeneralCategory::ParagraphSeparator)
+        || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(character)
 }
+
+/// Whether a character may look like nothing, like a blank, or like anything: what has no look of its own everywhere. The space is the one
+/// blank that a reader expects.
+fn is_misleading(character: char) -> bool {
+    let of = CodePointMapData::<GeneralCategory>::new().get(character);
+    let blank = of == GeneralCategory::SpaceSeparator && character != ' ' || character == BRAILLE_BLANK;
+    is_unprintable(character) || blank || matches!(of, GeneralCategory::PrivateUse | GeneralCategory::Surrogate | GeneralCategory::Unassigned)
+}
+
+/// A Braille pattern without dots: a symbol by its properties, a blank by its look.
+pub const BRAILLE_BLANK: char = '\u{2800}';
 
 /// The text with every such character written out, so that a reader sees all of it and is misled by none.
 pub fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
-        if is_unprintable(character) {
+        if character.is_ascii() && !character.is_ascii_control() || !is_misleading(character) {
+            shown.push(character);
+        } else {
             // Writing to a string can't fail.
             let _written = write!(shown, "\\u{{{:x}}}", u32::from(character));
-        } else {
-            shown.push(character);
         }
     }
     shown
@@ -32,5 +47,18 @@ mod tests {
         assert_eq!(visible("pay \u{202e}0001\u{202c} EUR\n\u{1b}[31m"), "pay \\u{202e}0001\\u{202c} EUR\\u{a}\\u{1b}[31m");
         assert_eq!(visible("<b>größer</b> 100 €"), "<b>größer</b> 100 €");
         assert_eq!(visible(&"\u{200b}".repeat(3)), "\\u{200b}\\u{200b}\\u{200b}");
+    }
+
+    #[test]
+    fn whatever_has_no_look_of_its_own_is_written_out() {
+        for character in [
+            '\u{1bca0}', '\u{1d173}', '\u{115f}', '\u{3164}', '\u{ffa0}', '\u{2800}', '\u{3000}', '\u{a0}', '\u{2003}', '\u{e000}', '\u{f0000}', '\u{378}',
+            '\u{34f}', '\u{17b4}', '\u{2028}', '\u{85}', '\u{e0041}', '\u{fe0f}',
+        ] {
+            assert_eq!(visible(&format!("a{character}b")), format!("a\\u{{{:x}}}b", u32::from(character)));
+        }
+        for text in ["größer 100 €", "Жук", "日本語", "हिन्दी", "a\u{301}", "😀"] {
+            assert_eq!(visible(text), text);
+        }
     }
 }

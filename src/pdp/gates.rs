@@ -37,7 +37,7 @@ pub(super) fn find<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain, cal
     if !action.resources.iter().any(|taken| taken.to_string() == *kind) {
         return Err(Stop::Denied(Gate::Action));
     }
-    if call.model.is_none() && roles.writes.iter().any(|group| action.groups.contains(group)) {
+    if call.model.is_none() && roles.is_write(&action.groups) {
         return Err(Refusal::invalid("model", "is required for this action").into());
     }
     if !policies.shapes.choices(&roles.step).contains(&chain.step) {

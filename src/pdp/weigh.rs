@@ -73,8 +73,7 @@ impl Pdp {
         about: About<'_>,
     ) -> Result<Weighed, Refusal> {
         let bundle = &moment.snapshot.bundle;
-        let writes = roles.writes.iter().any(|group| named.action.groups.contains(group));
-        if writes && self.fresh_halts(moment.now).is_err() {
+        if roles.is_write(&named.action.groups) && self.fresh_halts(moment.now).is_err() {
             return Ok(Weighed::stopped(Gate::State, Reason::StateUnavailable));
         }
         let halted = Halted::call(chain, &call.case.tenant, &call.case.id, call.customer());

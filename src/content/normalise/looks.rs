@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
+use crate::model::text::{BRAILLE_BLANK, is_unprintable};
+
 /// The most characters of a view for one of the text. Compatibility decomposition makes up to 18 of one, but no word that people write
 /// needs more than four.
 pub(super) const UNFOLDED_MAX: usize = 4;
@@ -73,10 +75,9 @@ fn unfold(character: char) -> Vec<char> {
     looks
 }
 
-/// Characters that are not seen: zero-width, bidi and other format characters, variation selectors, controls but for white space.
+/// Characters that are not seen, but for white space.
 fn is_invisible(character: char) -> bool {
-    crate::model::text::is_unprintable(character) && !character.is_whitespace()
-        || matches!(character, '\u{FE00}'..='\u{FE0F}' | '\u{E0100}'..='\u{E01EF}' | '\u{115F}' | '\u{1160}' | '\u{3164}' | '\u{FFA0}' | '\u{034F}' | '\u{2800}')
+    is_unprintable(character) && !character.is_whitespace() || character == BRAILLE_BLANK
 }
 
 /// The ASCII that a character looks like; itself if it looks like none.

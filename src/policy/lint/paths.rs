@@ -96,6 +96,14 @@ pub(super) fn reads(expression: &ast::Expr, member: &str) -> bool {
     }
 }
 
+/// Whether a policy's conditions read this path of `context`.
+pub(super) fn looks_at(policy: &ast::Policy, steps: &[&str]) -> bool {
+    let expressions = policy.non_scope_constraints().map(super::flatten).unwrap_or_default();
+    expressions.into_iter().any(|expression| {
+        path(expression).is_some_and(|(variable, found)| variable == ast::Var::Context && found.iter().map(String::as_str).eq(steps.iter().copied()))
+    })
+}
+
 /// The variable and the attributes of `variable.a.b`.
 fn path(expression: &ast::Expr) -> Option<(ast::Var, Vec<String>)> {
     let mut steps = vec![];

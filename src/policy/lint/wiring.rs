@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use cedar_policy::{EntityUid, EvalResult};
 
-use super::{Bundle, content, direct};
+use super::{Bundle, content, direct, paths};
 use crate::model::chain::Link;
 use crate::model::fault::Fault;
 use crate::model::roles::Supplier;
 use crate::model::vouched::{CLAIMED, DERIVED, REMEMBERED};
 use crate::policy::engine::id_text;
 use crate::policy::rule::Requirement;
-use crate::policy::shape::{Member, Record, Shape, Shapes};
+use crate::policy::shape::{Action, Member, Record, Shape, Shapes};
 use crate::policy::source::Source;
 
 /// All faults of schema and manifest together.
@@ -144,7 +144,7 @@ fn supplied(bundle: &Bundle<'_>) -> Vec<String> {
                 ));
             }
         }
-        let writes = action.groups.iter().any(|group| bundle.roles.writes.contains(group));
+        let writes = bundle.roles.is_write(&action.groups);
         for kind in action.resources.iter().map(ToString::to_string).filter(|kind| writes && bundle.roles.shared.contains(kind)) {
             faults.push(format!("action `{id}` writes the shared type `{kind}`, which is read only"));
         }
@@ -312,11 +312,36 @@ fn steps(bundle: &Bundle<'_>) -> Vec<String> {
     let stepless = bundle.case_actions().filter(|(_, action)| !action.groups.iter().any(|group| groups.contains(group)));
     let mut faults: Vec<String> = stepless.map(|(id, _)| format!("action `{id}` is in no group of {}", groups.join(", "))).collect();
     let known = |group: &String| bundle.shapes.actions.values().any(|action| action.groups.contains(group));
-    let unknown = bundle.roles.writes.iter().filter(|group| !known(group));
+    let unknown = bundle.roles.writes.keys().filter(|group| !known(group));
     faults.extend(unknown.map(|group| format!("`writes` names `{group}`, which is no group of actions")));
+    faults.extend(unguarded(bundle));
     let steps = bundle.shapes.choices(&bundle.roles.step);
     let unknown = bundle.roles.case_bound_steps.iter().filter(|step| !steps.contains(step));
     faults.extend(unknown.map(|step| format!("`case_bound_steps` names `{step}`, which is no step")));
+    faults
+}
+
+/// Of each action that changes something, the attributes of the case that no `forbid` looks at, though the manifest says that one must.
+fn unguarded(bundle: &Bundle<'_>) -> Vec<String> {
+    let mut faults = vec![];
+    for (group, attributes) in &bundle.roles.writes {
+        for attribute in attributes {
+            let is_guard = |policy: &&cedar_policy::Policy| {
+                let placed = bundle.read.placed.get(&id_text(policy.id())).map(|(_, placed)| placed);
+                policy.effect() == cedar_policy::Effect::Forbid
+                    && matches!(policy.principal_constraint(), cedar_policy::PrincipalConstraint::Any)
+                    && placed.is_some_and(|placed| paths::looks_at(placed.policy.as_ref(), &["case", attribute]))
+            };
+            let guards: Vec<_> = bundle.read.set.policies().filter(is_guard).collect();
+            let guarded = |action: &Action| guards.iter().any(|policy| super::covered(policy, bundle.shapes).iter().any(|covered| covered.uid == action.uid));
+            for (id, _) in bundle.case_actions().filter(|(_, action)| action.groups.contains(group) && !guarded(action)) {
+                faults.push(format!(
+                    "action `{id}` is in `{group}`, and no `forbid` for all principals looks at `context.case.{attribute}` there: \
+                     the manifest's `writes` asks for one"
+                ));
+            }
+        }
+    }
     faults
 }
 
@@ -338,7 +363,7 @@ fn case_read(bundle: &Bundle<'_>) -> Vec<String> {
             Some(Shape::Record(arguments)) => arguments.values().all(|argument| !argument.required),
             Some(_) | None => true,
         };
-        of_cases && asks_nothing && !roles.writes.iter().any(|group| action.groups.contains(group))
+        of_cases && asks_nothing && !roles.is_write(&action.groups)
     });
     match fits {
         true => vec![],
