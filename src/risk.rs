@@ -17,6 +17,8 @@ pub const DENIALS: &str = "denials";
 pub const PROVOKED_DENIALS: &str = "provoked_denials";
 /// Requests for approval on a case that a human denied.
 pub const APPROVALS_DENIED: &str = "approvals_denied";
+/// Drafts of a case in which something was found that no mistake explains.
+pub const UNSAFE_DRAFTS: &str = "unsafe_drafts";
 /// What other systems reported.
 pub const REPORTED: &str = "reported";
 /// What is asked for.
@@ -118,6 +120,10 @@ pub struct RiskRules {
     pub provoked_denials: Factor,
     /// What denied approvals of a case weigh.
     pub approvals_denied: Factor,
+    /// What unsafe drafts of a case weigh.
+    pub unsafe_drafts: Factor,
+    /// The kinds of findings that make a draft unsafe.
+    pub unsafe_findings: Vec<String>,
     /// What reports of other systems weigh.
     pub reported: Reported,
     /// What is asked for weighs, by action group; of several groups the heaviest.
@@ -210,13 +216,15 @@ impl RiskRules {
             APPROVALS_DENIED => Some(&self.approvals_denied),
             DENIALS => Some(&self.denials),
             PROVOKED_DENIALS => Some(&self.provoked_denials),
+            UNSAFE_DRAFTS => Some(&self.unsafe_drafts),
             kind => self.findings.get(kind),
         }
     }
 
     /// Every factor's name: the members of the schema's type of risk signals.
     pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = [APPROVALS_DENIED, ASKED, DENIALS, PROVOKED_DENIALS, REPORTED].map(str::to_owned).into();
+        let mut names: Vec<String> =
+            [APPROVALS_DENIED, ASKED, DENIALS, PROVOKED_DENIALS, REPORTED, UNSAFE_DRAFTS].map(str::to_owned).into();
         names.extend(self.findings.keys().cloned());
         for whose in ["agent", "supervisor"] {
             names.extend(BREADTH.map(|what| format!("{whose}_{what}")));
@@ -227,10 +235,15 @@ impl RiskRules {
 
     /// The longest that anything is remembered, in microseconds.
     pub fn longest(&self) -> i64 {
-        let factors = self.findings.values().chain([&self.denials, &self.provoked_denials, &self.approvals_denied]);
+        let factors = self.findings.values().chain([&self.denials, &self.provoked_denials, &self.approvals_denied, &self.unsafe_drafts]);
         let longest = factors.map(Factor::reach).max().unwrap_or(0);
         let minutes = i64::from(self.screening_minutes.max(self.probing.minutes));
         longest.max(minutes * 60_000_000)
+    }
+
+    /// Whether a draft in which these kinds were found is unsafe.
+    pub fn is_unsafe<'k>(&self, mut kinds: impl Iterator<Item = &'k str>) -> bool {
+        kinds.any(|kind| self.unsafe_findings.iter().any(|listed| listed == kind))
     }
 
     /// The score of what is known.
@@ -283,7 +296,12 @@ impl RiskRules {
             fault("tiers", "`tiers` must rise, from 0 to at most 100".into());
         }
         let highest = self.tiers.last().map_or(0, |tier| tier.from);
-        let named = [(APPROVALS_DENIED, &self.approvals_denied), (DENIALS, &self.denials), (PROVOKED_DENIALS, &self.provoked_denials)];
+        let named = [
+            (APPROVALS_DENIED, &self.approvals_denied),
+            (DENIALS, &self.denials),
+            (PROVOKED_DENIALS, &self.provoked_denials),
+            (UNSAFE_DRAFTS, &self.unsafe_drafts),
+        ];
         for (name, factor) in named.into_iter().chain(self.findings.iter().map(|(name, factor)| (name.as_str(), factor))) {
             if factor.points == 0 || factor.points > WORST || !(1..=44_640).contains(&factor.minutes) {
                 fault(name, format!("`{name}`: `points` must be 1 to 100, `minutes` 1 to 44640"));

@@ -119,6 +119,7 @@ pub(super) fn prepared(recorded: &Recorded<(Answer, Prepared)>, log: &str) -> v1
             .iter()
             .map(|segment| v1::Segment {
                 channel: match segment.channel {
+                    Channel::Article => v1::Channel::Article,
                     Channel::Constraint => v1::Channel::Constraint,
                     Channel::Fact => v1::Channel::Fact,
                     Channel::Untrusted => v1::Channel::Untrusted,

@@ -113,6 +113,8 @@ pub struct SignalsLine {
     pub remembered: bool,
     /// Whether the chain may read the case.
     pub reads_case: bool,
+    /// Whether the call is a draft in which something was found that no mistake explains.
+    pub unsafe_draft: bool,
 }
 
 /// An approval.

@@ -71,6 +71,10 @@ pub(super) fn read(policies: &Policies, roles: &Roles, files: &Files) -> Result<
         (Some(risk), Some(source)) => {
             faults.extend(placed(source, risk.faults(&tiers, &signals, &kinds)));
             faults.extend(placed(source, unasked(policies, risk)));
+            let drafted = choices(&["draft"]);
+            let unknown = risk.unsafe_findings.iter().filter(|kind| !drafted.is_empty() && !drafted.contains(kind));
+            let problem = |kind: &String| format!("`unsafe_findings`: `{kind}` is no kind of finding in drafts");
+            faults.extend(placed(source, unknown.map(|kind| (kind.clone(), problem(kind))).collect()));
         }
         (None, None) if !(tiers.is_empty() && kinds.is_empty() && files.detectors.is_empty()) => {
             faults.push(Fault::whole("risk.yaml", "", "is missing: the schema's actions take `risk` or `findings`"));

@@ -179,7 +179,7 @@ fn decide(bundle: &Bundle, call: &Call, now: Timestamp) -> Result<Judged, Refusa
     };
     let chain = asserted_chain(&defaults.tool_service, &asserted, defaults);
     let mut vouched = calm(&bundle.policies.shapes);
-    vouch_for_texts(bundle, call, &mut vouched);
+    let _kinds = vouch_for_texts(bundle, call, &[], &mut vouched);
     judge(bundle, roles, &chain, call, &vouched, now)
 }
 

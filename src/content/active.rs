@@ -13,9 +13,8 @@ const SCHEMES: [&str; 3] = ["https", "mailto", "tel"];
 const SCHEME_MAX: usize = 32;
 
 /// Schemes that run or load something wherever a program makes a link of them, even without `//`.
-const RUNS: [&str; 12] = [
-    "about", "blob", "data", "file", "filesystem", "intent", "jar", "javascript", "livescript", "mhtml", "vbscript", "view-source",
-];
+const RUNS: [&str; 12] =
+    ["about", "blob", "data", "file", "filesystem", "intent", "jar", "javascript", "livescript", "mhtml", "vbscript", "view-source"];
 
 /// Named character references that browsers drop from a scheme, or read as a part of it (HTML Living Standard, section 13.5).
 const REFERENCES: [(&str, &str); 3] = [("&tab;", ""), ("&newline;", ""), ("&colon;", ":")];
@@ -26,10 +25,12 @@ static ELEMENT: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(&format!(r"</?(?:{names})(?:[ \t\n\r\x0c/>]|$)")).ok()
 });
 /// An event handler within an element.
-static HANDLER: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r#"<[a-z!/][^<>]{0,512}[ \t\n\r\x0c/"'`]on[a-z]{3,24}[ \t\n\r\x0c]*="#).ok());
+static HANDLER: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new(r#"<[a-z!/][^<>]{0,512}[ \t\n\r\x0c/"'`]on[a-z]{3,24}[ \t\n\r\x0c]*="#).ok());
 /// A place whose text is a link, whatever its scheme.
 static LINKED: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    Regex::new(r#"(?:\]\(|\]:|(?-u:\b)(?:href|src|action|formaction|background|poster|srcdoc) *=) *["'`<]? *([a-z][a-z0-9+.-]{0,31}):"#).ok()
+    Regex::new(r#"(?:\]\(|\]:|(?-u:\b)(?:href|src|action|formaction|background|poster|srcdoc) *=) *["'`<]? *([a-z][a-z0-9+.-]{0,31}):"#)
+        .ok()
 });
 
 /// The codes of the active content of a view of a draft, each with the places where it stands.
@@ -54,7 +55,8 @@ pub(super) fn find(text: &str, mut found: impl FnMut(&'static str, (usize, usize
         let length = before.iter().rev().take_while(|byte| byte.is_ascii_alphanumeric() || b"+.-".contains(byte)).count();
         let scheme = plain.get(colon - length..colon).unwrap_or_default().trim_start_matches(|sign: char| !sign.is_ascii_alphabetic());
         let rest = plain.get(colon + 1..).unwrap_or_default();
-        let is_link = rest.starts_with("//") && scheme.len() > 1 || RUNS.contains(&scheme) && rest.starts_with(|next: char| !next.is_whitespace());
+        let is_link =
+            rest.starts_with("//") && scheme.len() > 1 || RUNS.contains(&scheme) && rest.starts_with(|next: char| !next.is_whitespace());
         if is_link && !SCHEMES.contains(&scheme) {
             found("scheme", (place(colon - scheme.len()), place(colon)));
         }
@@ -109,9 +111,11 @@ mod tests {
 
     fn codes(text: &str) -> BTreeSet<&'static str> {
         let mut codes = BTreeSet::new();
-        Views::of(text).all().for_each(|view| find(view.text(), |code, _| {
-            codes.insert(code);
-        }));
+        Views::of(text).all().for_each(|view| {
+            find(view.text(), |code, _| {
+                codes.insert(code);
+            })
+        });
         codes
     }
 
@@ -140,7 +144,15 @@ mod tests {
         ] {
             assert!(codes(text).contains("scheme"), "{text}: {:?}", codes(text));
         }
-        for text in ["<script>x</script>", "<SCRIPT src=//x>", "<iframe src=x>", "<form action=x>", "<svg/onload=x>", "</form >", "<meta http-equiv=refresh>"] {
+        for text in [
+            "<script>x</script>",
+            "<SCRIPT src=//x>",
+            "<iframe src=x>",
+            "<form action=x>",
+            "<svg/onload=x>",
+            "</form >",
+            "<meta http-equiv=refresh>",
+        ] {
             assert!(codes(text).contains("element"), "{text}: {:?}", codes(text));
         }
         for text in ["<img src=x onerror=alert(1)>", "<a\nonmouseover='x'>", "<b/onclick =x>", "<p title=\"a\"onfocus=x>"] {

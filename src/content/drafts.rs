@@ -14,8 +14,16 @@ use crate::model::halt::Severity;
 /// The kind of what a draft claims; its codes are the schema's claims.
 pub const CLAIM: &str = "claim";
 /// The kinds that no rule of a bundle finds: the engine does.
-pub const OWN_KINDS: [&str; 8] =
-    ["active_content", "injection_echo", "low_confidence", "personal_data", "redacted_value_repeated", "secret", "unchecked_language", "ungrounded"];
+pub const OWN_KINDS: [&str; 8] = [
+    "active_content",
+    "injection_echo",
+    "low_confidence",
+    "personal_data",
+    "redacted_value_repeated",
+    "secret",
+    "unchecked_language",
+    "ungrounded",
+];
 /// The kind of what a program that shows the reply would run, load or submit.
 const ACTIVE: &str = "active_content";
 /// The source that findings in drafts name.

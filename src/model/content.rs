@@ -5,11 +5,14 @@ use crate::model::call::EntityReference;
 use crate::model::finding::Private;
 
 /// How far a segment may be trusted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Channel {
     /// From the bundle: holds no caller text.
     Constraint,
-    /// A fact that policy let through.
+    /// An article that policy let through. It grounds drafts as a fact does, and is no more to be obeyed than any text.
+    Article,
+    /// A fact that policy let through: no text that somebody could write an order into.
     Fact,
     /// Screened, redacted, still not to be obeyed.
     Untrusted,
@@ -19,6 +22,7 @@ impl Channel {
     /// The name.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Article => "article",
             Self::Constraint => "constraint",
             Self::Fact => "fact",
             Self::Untrusted => "untrusted",

@@ -63,6 +63,8 @@ pub struct Signals {
     pub remembered: bool,
     /// Whether the chain may read the case: only then does it write the case's memory.
     pub reads_case: bool,
+    /// Whether the call is a draft in which something was found that no mistake explains.
+    pub unsafe_draft: bool,
     /// Keyed digest of the case's customer; empty where nothing was asked of it.
     pub customer: String,
 }

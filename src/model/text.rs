@@ -18,7 +18,9 @@ pub fn is_unprintable(character: char) -> bool {
 fn is_misleading(character: char) -> bool {
     let of = CodePointMapData::<GeneralCategory>::new().get(character);
     let blank = of == GeneralCategory::SpaceSeparator && character != ' ' || character == BRAILLE_BLANK;
-    is_unprintable(character) || blank || matches!(of, GeneralCategory::PrivateUse | GeneralCategory::Surrogate | GeneralCategory::Unassigned)
+    is_unprintable(character)
+        || blank
+        || matches!(of, GeneralCategory::PrivateUse | GeneralCategory::Surrogate | GeneralCategory::Unassigned)
 }
 
 /// A Braille pattern without dots: a symbol by its properties, a blank by its look.
@@ -52,8 +54,24 @@ mod tests {
     #[test]
     fn whatever_has_no_look_of_its_own_is_written_out() {
         for character in [
-            '\u{1bca0}', '\u{1d173}', '\u{115f}', '\u{3164}', '\u{ffa0}', '\u{2800}', '\u{3000}', '\u{a0}', '\u{2003}', '\u{e000}', '\u{f0000}', '\u{378}',
-            '\u{34f}', '\u{17b4}', '\u{2028}', '\u{85}', '\u{e0041}', '\u{fe0f}',
+            '\u{1bca0}',
+            '\u{1d173}',
+            '\u{115f}',
+            '\u{3164}',
+            '\u{ffa0}',
+            '\u{2800}',
+            '\u{3000}',
+            '\u{a0}',
+            '\u{2003}',
+            '\u{e000}',
+            '\u{f0000}',
+            '\u{378}',
+            '\u{34f}',
+            '\u{17b4}',
+            '\u{2028}',
+            '\u{85}',
+            '\u{e0041}',
+            '\u{fe0f}',
         ] {
             assert_eq!(visible(&format!("a{character}b")), format!("a\\u{{{:x}}}b", u32::from(character)));
         }

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use crate::audit::Recorded;
 use crate::audit::content::{ContextRecord, redactions};
 use crate::audit::record::{DecisionRecord, Record};
+use crate::bundle::Bundle;
 use crate::clock::Stopwatch;
+use crate::content::values::ValueKey;
 use crate::json::{Object, Value};
 use crate::model::answer::{Answer, Mode};
 use crate::model::call::{Call, Case, Correlation, EntityReference, Model, Resource, Tokens, Untrusted};
@@ -123,7 +125,8 @@ impl Pdp {
         let mut call = reading(roles, &asked);
         call.untrusted.clone_from(&asked.untrusted);
         let also = [content.field_read.as_str(), &content.field_read_masked, &content.article_read];
-        let about = About { also: &also, ..About::default() };
+        let texts = facts::free_texts(bundle, content, &asked.record, &asked.articles)?;
+        let about = About { also: &also, texts: &texts, ..About::default() };
         let Weighed { judged, signals, .. } = self.weighed(moment, roles, (caller, &chain, &call), about).await?;
         *facts = self.call_facts(roles, &chain, &call, &judged);
         let digest = self.audit.digest(&call.digest_input());
@@ -168,8 +171,8 @@ impl Pdp {
         let key_of_case = self.keys.load().of_case(&asked.case.tenant, &asked.case.id);
         let unfinished = Unfinished { values: CaseValues::new(key_of_case, remembered), prepared: Prepared::default() };
         // Each step in its turn, so that a context of many texts holds nobody else's up.
-        let (mut unfinished, mut lines) = self.step(making, unfinished, facts::facts).await?;
-        let (mut articles, mut texts) = (vec![], vec![]);
+        let (mut unfinished, (mut lines, mut texts)) = self.step(making, unfinished, facts::facts).await?;
+        let mut articles = vec![];
         for index in 0..asked.articles.len() {
             let segment;
             (unfinished, segment) = self.step(making, unfinished, move |making, context| facts::article(making, index, context)).await?;
@@ -228,8 +231,13 @@ impl Pdp {
             Ok(named) => self.weigh(moment, roles, (caller, chain, call), named, about).await?,
             Err(stop) => Weighed::judged(super::judge::stopped(stop)?),
         };
-        // A draft that has to be written anew is no attempt at anything; one that the chain may not write at all is.
-        let tries = about.draft.is_none() || !super::output::is_entitled(&moment.snapshot.bundle.policies, chain, call, &weighed.judged);
+        let bundle = &moment.snapshot.bundle;
+        let rules = bundle.rules.risk.as_ref();
+        weighed.signals.unsafe_draft = rules.is_some_and(|risk| risk.is_unsafe(weighed.draft.found.kinds().into_iter()));
+        // A draft that has to be written anew is no attempt at anything; one that the chain may not write at all, or an unsafe one, is.
+        let tries = about.draft.is_none()
+            || weighed.signals.unsafe_draft
+            || !super::output::is_entitled(&bundle.policies, chain, call, &weighed.judged);
         self.remember(moment, chain, call, (&weighed.judged, tries), &mut weighed.signals).await?;
         Ok(weighed)
     }
@@ -284,6 +292,38 @@ impl Keys {
         let parts = [environment, &case.tenant, &case.id, evaluation_id, channel.name(), text];
         let digest = self.values.digest(&Value::Array(parts.into_iter().map(Value::from).collect()));
         digest.rsplit(':').next().unwrap_or_default().chars().take(32).collect()
+    }
+}
+
+/// The context of a case of which nothing is remembered, as decision tables ask for it: what was found in its texts is vouched for already.
+///
+/// # Errors
+/// What can't be read of the record or of an article.
+pub fn compose(moment: Moment, chain: Chain, vouched: Vouched, asked: ToPrepare) -> Result<Prepared, Refusal> {
+    let (roles, _) = content_roles(&moment)?;
+    let reading = reading(roles, &asked);
+    let making = Making { moment, chain, reading, vouched, asked };
+    let values = CaseValues::new(ValueKey::new([0; 16]), Remembered::default());
+    let mut context = Unfinished { values, prepared: Prepared::default() };
+    let (mut lines, mut texts) = facts::facts(&making, &mut context)?;
+    let mut articles = vec![];
+    for index in 0..making.asked.articles.len() {
+        articles.extend(facts::article(&making, index, &mut context)?);
+    }
+    texts.extend((0..making.asked.untrusted.len()).filter_map(|index| texts::text(&making, index, &mut context)));
+    let constraints = constraints(&making);
+    budget::fit(making.asked.max_bytes, &constraints, (&mut lines, articles, texts), &mut context.prepared);
+    Ok(context.prepared)
+}
+
+/// The free text of a record and its articles, to be screened.
+///
+/// # Errors
+/// When the record has too many values, or too long paths.
+pub fn free_texts(bundle: &Bundle, record: &Object, articles: &[Article]) -> Result<Vec<Untrusted>, Refusal> {
+    match bundle.roles.as_ref().and_then(|roles| roles.content.as_ref()) {
+        Some(content) => facts::free_texts(bundle, content, record, articles),
+        None => Ok(vec![]),
     }
 }
 

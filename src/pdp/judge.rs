@@ -7,7 +7,7 @@ use crate::decision::{WhatIf, decide};
 use crate::entities::{Asked, Named, Stop};
 use crate::json::{self, Object, Value};
 use crate::model::answer::{Gate, Outcome, Reason};
-use crate::model::call::Call;
+use crate::model::call::{Call, Untrusted};
 use crate::model::chain::Chain;
 use crate::model::refusal::Refusal;
 use crate::model::roles::Roles;
@@ -223,12 +223,14 @@ pub(super) fn limits(shapes: &Shapes, arguments: &Object) -> Value {
 }
 
 /// Vouches for what the texts of a call try, as if nothing else were remembered; for tables, and for requests without a server.
-pub fn vouch_for_texts(bundle: &Bundle, call: &Call, vouched: &mut Vouched) {
-    if call.untrusted.is_empty() {
-        return;
+/// `more` are further texts of the case. Returns the kinds that were found.
+pub fn vouch_for_texts(bundle: &Bundle, call: &Call, more: &[Untrusted], vouched: &mut Vouched) -> Vec<String> {
+    if call.untrusted.is_empty() && more.is_empty() {
+        return vec![];
     }
-    let signals = memory::alone(bundle, call);
+    let signals = memory::alone(bundle, call, more);
     memory::vouch(vouched, &bundle.policies, &signals);
+    signals.kinds
 }
 
 /// What is vouched for when nothing is remembered.

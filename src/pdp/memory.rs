@@ -24,6 +24,7 @@ use crate::model::vouched::Vouched;
 use crate::pdp::judge::{self, Judged, judge_named};
 use crate::pdp::memory::places::{Happened, Places, VersionNames, Whose};
 use crate::pdp::rights::tenant_of;
+use crate::pdp::weigh::About;
 use crate::pdp::{Moment, Pdp, gates, limits};
 use crate::policy::Policies;
 use crate::policy::shape::Action;
@@ -33,7 +34,7 @@ use crate::windows::{Tenant, Visit, Visited, Windows, WindowsDown};
 
 impl Pdp {
     /// What is known of a call that passed the gates. Counts it in the windows that cover it, and reads its texts, unless
-    /// `is_refused` says that what is known without them refuses the call. `also` are further actions that are judged by it.
+    /// `is_refused` says that what is known without them refuses the call.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED, when too many texts wait to be read.
@@ -42,7 +43,7 @@ impl Pdp {
         moment: &Moment,
         (chain, call): (&Chain, &Call),
         action: &Action,
-        also: &[&str],
+        about: About<'_>,
         is_refused: impl Fn(&Signals) -> bool,
     ) -> Result<Signals, Refusal> {
         let bundle = &moment.snapshot.bundle;
@@ -53,14 +54,14 @@ impl Pdp {
             per => per.of(chain, call).to_owned(),
         });
         let reads = ["findings", "risk", "screening"].into_iter().any(|member| {
-            std::iter::once(call.action.as_str()).chain(also.iter().copied()).any(|action| bundle.policies.reads(action, member))
+            std::iter::once(call.action.as_str()).chain(about.also.iter().copied()).any(|action| bundle.policies.reads(action, member))
         });
         let visit = places.before(bundle.rules.risk.as_ref(), reads, takes.iter().map(|(_, take)| *take).collect());
         let sums = self.full_sums(moment, chain, call).await;
         let (Ok(visited), Ok(sums)) = (self.visit(places.tenant, moment, &visit).await, sums) else {
             let mut signals = self.worst(moment, places.tenant, (call, action));
             if !is_refused(&signals) {
-                signals.screened = self.screen(moment, &chain.tool_service, &call.untrusted).await?;
+                signals.screened = self.screen(moment, &chain.tool_service, &call.untrusted, about.texts).await?;
                 let screening = Screening { tainted: true, unscreened: signals.screened.unscreened };
                 signals.screening = signals.screened.screened.then_some(screening);
                 signals.hostile = !signals.screened.findings.is_empty();
@@ -79,7 +80,7 @@ impl Pdp {
         if is_refused(&signals) {
             return Ok(signals);
         }
-        signals.screened = self.screen(moment, &chain.tool_service, &call.untrusted).await?;
+        signals.screened = self.screen(moment, &chain.tool_service, &call.untrusted, about.texts).await?;
         if let Some(risk) = bundle.rules.risk.as_ref().filter(|_| reads) {
             let halted = Halted::call(chain, &call.case.tenant, &call.case.id, call.customer());
             let reported = halted.reported_by(&self.store.halts().halts, moment.now);
@@ -94,13 +95,13 @@ impl Pdp {
         Ok(signals)
     }
 
-    /// Screens untrusted texts, each when it is the caller's turn.
-    async fn screen(&self, moment: &Moment, caller: &str, texts: &[Untrusted]) -> Result<Screened, Refusal> {
+    /// Screens untrusted texts, each when it is the caller's turn. By `more` a version of the case does not count as screened.
+    async fn screen(&self, moment: &Moment, caller: &str, texts: &[Untrusted], more: &[Untrusted]) -> Result<Screened, Refusal> {
         let mut screened = Screened::default();
-        for text in texts {
+        for (text, counts) in texts.iter().map(|text| (text, true)).chain(more.iter().map(|text| (text, false))) {
             let (snapshot, text) = (Arc::clone(&moment.snapshot), text.clone());
             let one = self.texts.run(caller, move || snapshot.bundle.rules.detectors.screen(&[text])).await?;
-            screened.screened |= one.screened;
+            screened.screened |= one.screened && counts;
             screened.unscreened |= one.unscreened;
             screened.findings.extend(one.findings);
         }
@@ -182,6 +183,7 @@ impl Pdp {
             counted: true,
             remembered: false,
             reads_case: false,
+            unsafe_draft: false,
             customer: self.audit.digest(&Value::from(call.customer())),
         }
     }
@@ -202,7 +204,8 @@ impl Pdp {
         let Some(tenant) = own_tenant(bundle, chain, &chain.agent, |roles| &roles.agent) else { return Ok(()) };
         let stopped = matches!(judged.gate, Some(Gate::Halt | Gate::Rate | Gate::State));
         let probing = tries && !stopped && judged.outcome.denied.is_some_and(is_probing) && !is_service_alone(judged);
-        if !(probing || signals.screened.screened || signals.screened.unscreened) {
+        let told = signals.screened.screened || signals.screened.unscreened || !signals.screened.findings.is_empty();
+        if !(probing || signals.unsafe_draft || told) {
             return Ok(());
         }
         let customer = self.remembered_as(call.customer());
@@ -222,6 +225,7 @@ impl Pdp {
             hostile: signals.hostile,
             reads_case: signals.reads_case,
             kinds: signals.screened.kinds(),
+            unsafe_draft: signals.unsafe_draft,
             // Of a case without a version nobody could tell whether a later call is of the same one.
             screened: signals.screened.screened && !call.case.version.is_empty(),
             unscreened: signals.screened.unscreened,
@@ -234,7 +238,7 @@ impl Pdp {
     /// is not there.
     async fn glance(&self, moment: &Moment, places: &Places, (chain, call): (&Chain, &Call), signals: &mut Signals) -> Result<(), Refusal> {
         let bundle = &moment.snapshot.bundle;
-        signals.screened = self.screen(moment, &chain.tool_service, &call.untrusted).await?;
+        signals.screened = self.screen(moment, &chain.tool_service, &call.untrusted, &[]).await?;
         signals.customer = self.audit.digest(&Value::from(call.customer()));
         let read = Visit { reads: vec![places.case], by: Some(places.by), ..Visit::default() };
         // What can't be known is no excuse.
@@ -315,9 +319,12 @@ fn weigh(signals: &mut Signals, risk: &RiskRules, (visited, version): (&Visited,
     signals.risk = Some(risk.score(&known));
 }
 
-/// What is known of a call of which nothing is remembered.
-pub(super) fn alone(bundle: &Bundle, call: &Call) -> Signals {
+/// What is known of a call of which nothing is remembered, and of further texts of its case.
+pub(super) fn alone(bundle: &Bundle, call: &Call, more: &[Untrusted]) -> Signals {
     let mut signals = Signals { screened: bundle.rules.detectors.screen(&call.untrusted), ..Signals::default() };
+    let further = bundle.rules.detectors.screen(more);
+    signals.screened.unscreened |= further.unscreened;
+    signals.screened.findings.extend(further.findings);
     let groups = bundle.policies.shapes.actions.get(&call.action).map(|action| action.groups.clone()).unwrap_or_default();
     if let Some(risk) = &bundle.rules.risk {
         weigh(

@@ -267,7 +267,8 @@ fn find_in_draft(detectors: &Detectors, asked: &ToEvaluate, values: &Values, id_
         let id_of = &id_of;
         asked.sources.iter().filter(move |(id, text)| id_of(channel, text) == *id)
     };
-    let sources: Vec<&(String, String)> = genuine(Channel::Constraint).chain(genuine(Channel::Fact)).collect();
+    let sources: Vec<&(String, String)> =
+        genuine(Channel::Constraint).chain(genuine(Channel::Fact)).chain(genuine(Channel::Article)).collect();
     let customer: Vec<&(String, String)> = genuine(Channel::Untrusted).collect();
     let known: HashSet<&str> = sources.iter().chain(&customer).map(|(id, _)| id.as_str()).collect();
     let facts = case_facts(&asked.case);

@@ -224,12 +224,13 @@ impl Pdp {
             supervised: supervisor.as_ref() == Some(&tenant),
             // A server's windows know customers by another name than the log does.
             probing: !stopped
-                && (line.purpose != "evaluate_output" || !line.output.entitled)
+                && (line.purpose != "evaluate_output" || !line.output.entitled || line.signals.unsafe_draft)
                 && Reason::named(&line.reason).is_some_and(is_probing)
                 && !(line.signals.hostile && matches!(self.windows, Windows::Redis(_))),
             hostile: line.signals.hostile,
             reads_case: line.signals.reads_case,
             kinds: line.signals.found.clone(),
+            unsafe_draft: line.signals.unsafe_draft,
             screened: line.signals.screened && !line.case("version").is_empty(),
             unscreened: line.signals.unscreened,
         };

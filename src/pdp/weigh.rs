@@ -9,7 +9,7 @@ use crate::json;
 use crate::json::Value;
 use crate::model::answer::{Answer, Gate, Missing, Mode, Reason};
 use crate::model::approval::Binding;
-use crate::model::call::Call;
+use crate::model::call::{Call, Untrusted};
 use crate::model::chain::{Caller, Chain};
 use crate::model::halt::Halted;
 use crate::model::refusal::Refusal;
@@ -35,6 +35,8 @@ pub(super) struct About<'a> {
     pub(super) hypothetical: bool,
     /// Further actions that are judged by what is known of this call.
     pub(super) also: &'a [&'a str],
+    /// Further texts of the case that are screened: they taint it, and are not what a version of it must be screened for.
+    pub(super) texts: &'a [Untrusted],
     /// The draft that the call would let go.
     pub(super) draft: Option<&'a Arc<ToEvaluate>>,
 }
@@ -87,9 +89,10 @@ impl Pdp {
             judge_named(bundle, roles, named.clone(), chain, call, &vouched, moment.now).unwrap_or_default()
         };
         let limited = |signals: &Signals| (!signals.full.is_empty()).then(|| unread(signals)).filter(Judged::is_limited);
-        let is_refused = |signals: &Signals| (!call.untrusted.is_empty() || about.draft.is_some()) && limited(signals).is_some();
+        let has_texts = !call.untrusted.is_empty() || !about.texts.is_empty() || about.draft.is_some();
+        let is_refused = |signals: &Signals| has_texts && limited(signals).is_some();
         // Counted before anything that a caller can get wrong.
-        let signals = self.recall(moment, (chain, call), named.action, about.also, is_refused).await?;
+        let signals = self.recall(moment, (chain, call), named.action, about, is_refused).await?;
         if is_refused(&signals) || about.draft.is_some() && !is_entitled(&bundle.policies, chain, call, &unread(&signals)) {
             let judged = unread(&signals);
             return Ok(Weighed { signals, ..Weighed::judged(judged) });

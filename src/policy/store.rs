@@ -143,3 +143,10 @@ fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
     causes.collect::<Vec<_>>().join(": ").replace('\n', " ")
 }
+/// The attribute of a record's field that says whether a person writes it.
+pub const FREE_TEXT: &str = "free_text";
+
+/// Whether a field is one that a person writes.
+pub fn is_free_text(field: &Entity) -> bool {
+    matches!(field.attr(FREE_TEXT), Some(Ok(cedar_policy::EvalResult::Bool(true))))
+}

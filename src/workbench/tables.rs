@@ -1,9 +1,11 @@
 //! Decision tables, `tests/*.yaml`: cases as data, one runner. A list where a name could stand multiplies the case.
 
+mod context;
 mod direct;
 mod form;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::bundle::folder::Folder;
 use crate::bundle::manifest::yaml_fault;
@@ -21,10 +23,12 @@ use crate::model::refusal::Refusal;
 use crate::model::roles::Roles;
 use crate::model::time::Timestamp;
 use crate::model::vouched::REMEMBERED;
+use crate::pdp::context::free_texts;
 use crate::pdp::judge::{Judged, calm, judge, judge_by_policy_alone, vouch_for_texts};
-use crate::pdp::output;
+use crate::pdp::{Snapshot, output};
 use crate::policy::source::Source;
-use crate::workbench::request::{case as read_case, resource as read_resource, texts};
+use crate::workbench::request::{Written, case as read_case, resource as read_resource, texts};
+use crate::workbench::tables::context::Context;
 use crate::workbench::tables::form::{Case, Decision, Defaults, Expect, File, Fixtures, Names, Principal};
 
 /// The confidence of a draft's model, if a case doesn't say.
@@ -81,12 +85,15 @@ pub fn run(folder: &Folder, reading: Reading) -> Result<Report, LoadError> {
     let mut with_fixtures: Vec<(String, Vec<u8>)> = folder.files().iter().map(|(name, bytes)| (name.clone(), bytes.clone())).collect();
     with_fixtures.push((FIXTURES.to_owned(), json::canonical(&Value::Array(fixtures.principals.iter().map(entity).collect()))));
     let bundle = Bundle::from_folder(Folder::of(with_fixtures), reading)?;
+    let nothing = calm(&bundle.policies.shapes);
+    let snapshot = Arc::new(Snapshot { bundle, activated_at: Timestamp::default(), nothing });
+    let bundle = &snapshot.bundle;
     let Some(roles) = &bundle.roles else { return Ok(Report::default()) };
     let mut report = Report::default();
     let mut reached = BTreeSet::new();
     for (source, file) in &files {
         for case in &file.cases {
-            let runner = Runner { bundle: &bundle, roles, fixtures: &fixtures, file };
+            let runner = Runner { snapshot: &snapshot, bundle, roles, fixtures: &fixtures, file };
             for decided in runner.case(case) {
                 report.decisions += 1;
                 let allowed = decided.judged.as_ref().is_ok_and(|judged| judged.outcome.denied.is_none());
@@ -97,6 +104,7 @@ pub fn run(folder: &Folder, reading: Reading) -> Result<Report, LoadError> {
                 }
                 let mut differences = differences(&case.expect, &decided.judged);
                 differences.extend(decided.draft.iter().flat_map(|draft| in_draft(&case.expect, draft)));
+                differences.extend(decided.context.iter().flat_map(|context| context::differences(&case.expect, context)));
                 if !differences.is_empty() {
                     report.failures.push(Failure { file: source.file.clone(), case: decided.name, differences });
                 }
@@ -148,6 +156,7 @@ fn entity((id, principal): (&String, &Principal)) -> Value {
 }
 
 struct Runner<'a> {
+    snapshot: &'a Arc<Snapshot>,
     bundle: &'a Bundle,
     roles: &'a Roles,
     fixtures: &'a Fixtures,
@@ -161,6 +170,15 @@ struct Decided {
     judged: Result<Judged, Refusal>,
     /// What was found in a draft, and what may be done with it.
     draft: Option<(Found, Disposition)>,
+    /// What the model would see.
+    context: Option<Context>,
+}
+
+/// What came of a call.
+struct Made {
+    judged: Judged,
+    draft: Option<(Found, Disposition)>,
+    context: Option<Context>,
 }
 
 impl Runner<'_> {
@@ -171,7 +189,14 @@ impl Runner<'_> {
         }
         if case.case.0.is_empty() {
             let judged = Err(Refusal::invalid("case", "is missing"));
-            return vec![Decided { name: case.name.clone(), action: String::new(), step: String::new(), judged, draft: None }];
+            return vec![Decided {
+                name: case.name.clone(),
+                action: String::new(),
+                step: String::new(),
+                judged,
+                draft: None,
+                context: None,
+            }];
         }
         let defaults = self.bundle.manifest.development.as_ref();
         let or = |names: &Option<Names>, default: Option<&String>| match names {
@@ -211,8 +236,13 @@ impl Runner<'_> {
 
     fn calls(&self, case: &Case, chain: &Chain) -> Vec<Decided> {
         let mut decided = vec![];
+        let prepares = case.record.is_some() || !case.articles.is_empty();
         let release = self.roles.content.as_ref().map(|content| content.release.clone());
-        let actions = if case.action.0.is_empty() { release.into_iter().collect() } else { case.action.0.clone() };
+        let actions = match case.action.0.is_empty() {
+            true if prepares => vec![self.roles.case_read.clone()],
+            true => release.into_iter().collect(),
+            false => case.action.0.clone(),
+        };
         for action in &actions {
             let defaults = self.fixtures.calls.get(action).cloned().unwrap_or_default();
             let own = Names(defaults.resource.clone().into_iter().collect());
@@ -222,38 +252,24 @@ impl Runner<'_> {
                         "{} [{} {} {} {} {action} {resource} {of}]",
                         case.name, chain.tool_service, chain.agent, chain.supervisor, chain.step
                     );
-                    let (judged, draft) = match self.judge(case, chain, (action, resource, of), &defaults) {
-                        Ok((judged, draft)) => (Ok(judged), draft),
-                        Err(refusal) => (Err(refusal), None),
+                    let (judged, draft, context) = match self.judge(case, chain, (action, resource, of), &defaults) {
+                        Ok(Made { judged, draft, context }) => (Ok(judged), draft, context),
+                        Err(refusal) => (Err(refusal), None, None),
                     };
-                    decided.push(Decided { name, action: action.clone(), step: chain.step.clone(), judged, draft });
+                    decided.push(Decided { name, action: action.clone(), step: chain.step.clone(), judged, draft, context });
                 }
             }
         }
         decided
     }
 
-    fn judge(
-        &self,
-        case: &Case,
-        chain: &Chain,
-        (action, resource, of): (&str, &str, &str),
-        defaults: &Defaults,
-    ) -> Result<(Judged, Option<(Found, Disposition)>), Refusal> {
-        let fixture = |name: &str, field: &'static str| {
-            self.fixtures.resources.get(name).cloned().ok_or(Refusal::Invalid {
-                field: field.to_owned(),
-                below: String::new(),
-                problem: "is no fixture",
-                unknown: Some(name.to_owned()),
-            })
-        };
-        let mut target = fixture(resource, "resource")?;
+    fn judge(&self, case: &Case, chain: &Chain, (action, resource, of): (&str, &str, &str), defaults: &Defaults) -> Result<Made, Refusal> {
+        let mut target = self.fixture(resource, "resource")?;
         if target.kind == self.roles.case {
             // A case as a resource takes its attributes from the call's case.
             target.attributes = None;
         }
-        let mut of = read_case(fixture(of, "case")?);
+        let mut of = read_case(self.fixture(of, "case")?);
         of.attributes.extend(case.attributes.clone());
         let call = Call {
             credential: Credential::None,
@@ -285,7 +301,12 @@ impl Runner<'_> {
                 vouched.set(member, value.clone());
             }
         }
-        vouch_for_texts(self.bundle, &call, &mut vouched);
+        let asked = self.to_prepare(case, &call)?;
+        let more = match &asked {
+            Some(asked) => free_texts(self.bundle, &asked.record, &asked.articles)?,
+            None => vec![],
+        };
+        let kinds = vouch_for_texts(self.bundle, &call, &more, &mut vouched);
         let found = case.draft.as_ref().map(|text| self.found(case, text, &call));
         if let Some(found) = &found {
             let (sources, confidence) = (case.sources.len(), case.confidence.unwrap_or(CONFIDENCE));
@@ -294,7 +315,22 @@ impl Runner<'_> {
         let judge = if case.policy_alone { judge_by_policy_alone } else { judge };
         let judged = judge(self.bundle, self.roles, chain, &call, &vouched, now)?;
         let draft = found.map(|found| (found, output::verdict(&self.bundle.policies, &judged, !case.unprepared)));
-        Ok((judged, draft))
+        let context = match asked {
+            Some(asked) if judged.outcome.denied.is_none() => {
+                Some(Context { prepared: self.context(chain, &call, vouched, asked, now)?, kinds })
+            }
+            Some(_) | None => None,
+        };
+        Ok(Made { judged, draft, context })
+    }
+
+    fn fixture(&self, name: &str, field: &'static str) -> Result<Written, Refusal> {
+        self.fixtures.resources.get(name).cloned().ok_or(Refusal::Invalid {
+            field: field.to_owned(),
+            below: String::new(),
+            problem: "is no fixture",
+            unknown: Some(name.to_owned()),
+        })
     }
 
     /// What is found in a draft: its sources are what they say, and the case's facts are one.
@@ -333,17 +369,18 @@ fn in_draft(expect: &Expect, (found, disposition): &(Found, Disposition)) -> Vec
     differences
 }
 
+fn list(items: &[String]) -> String {
+    let mut items = items.to_vec();
+    items.sort();
+    format!("[{}]", items.join(", "))
+}
+
 fn differences(expect: &Expect, judged: &Result<Judged, Refusal>) -> Vec<String> {
     let mut found = vec![];
     let mut compare = |what: &str, expected: &str, actual: &str| {
         if expected != actual {
             found.push(format!("{what}: expected {expected}, found {}", if actual.is_empty() { "none" } else { actual }));
         }
-    };
-    let list = |items: &[String]| {
-        let mut items = items.to_vec();
-        items.sort();
-        format!("[{}]", items.join(", "))
     };
     let judged = match (judged, &expect.invalid) {
         (Err(Refusal::Invalid { field, .. }), Some(expected)) => {

@@ -153,7 +153,7 @@ fn allowed(asked: &Asked) -> bool {
 /// Anything that could be known of a call.
 fn known() -> impl Strategy<Value = Known> {
     let mut names: Vec<String> = bundle().rules.risk.as_ref().unwrap().findings.keys().cloned().collect();
-    names.extend(["denials", "provoked_denials", "approvals_denied"].map(str::to_owned));
+    names.extend(["denials", "provoked_denials", "approvals_denied", "unsafe_drafts"].map(str::to_owned));
     let events = proptest::collection::btree_map(select(names), 0_u64..1000, 0..6);
     let counts = || prop_oneof![0_u64..200, 0_u64..100_000];
     let breadth = || [counts(), counts(), counts()];

@@ -30,6 +30,8 @@ pub(super) struct SignalsRecord {
     counted: bool,
     remembered: bool,
     reads_case: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    unsafe_draft: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -67,6 +69,7 @@ impl SignalsRecord {
             counted: signals.counted,
             remembered: signals.remembered,
             reads_case: signals.reads_case,
+            unsafe_draft: signals.unsafe_draft,
         })
     }
 }

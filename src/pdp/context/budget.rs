@@ -6,8 +6,9 @@ use crate::model::content::{Channel, Segment, Shown};
 use crate::pdp::context::facts::Line;
 use crate::pdp::context::{Prepared, segment};
 
-/// The source of the record's segment.
+/// The source of the record's segment, and what that of a free text of it begins with.
 const RECORD: &str = "record";
+const FREE_TEXT: &str = "record:";
 
 /// Puts the context together within so many bytes, 0 for any: articles go first, then lines of the record, then untrusted texts; of each
 /// the last one first.
@@ -32,6 +33,7 @@ pub(super) fn fit(
             cut.insert(line.path);
         } else if let Some(text) = texts.pop() {
             total -= text.text.len();
+            cut.extend(text.source.strip_prefix(FREE_TEXT).map(str::to_owned));
         } else {
             break;
         }

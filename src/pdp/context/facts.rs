@@ -2,16 +2,19 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::bundle::Bundle;
 use crate::content::private::Located;
-use crate::json::{self, Value};
-use crate::model::call::{Call, EntityReference, Resource};
-use crate::model::content::{Channel, FieldVerdict, Redaction, Segment, Shown};
+use crate::json::{self, Object, Value};
+use crate::model::call::{Call, EntityReference, Resource, Untrusted};
+use crate::model::content::{Article, Channel, FieldVerdict, Redaction, Segment, Shown};
 use crate::model::finding::Private;
 use crate::model::refusal::Refusal;
+use crate::model::roles::ContentRoles;
 use crate::pdp::context::texts::{CaseValues, Within, redacted};
 use crate::pdp::context::{Making, Prepared, Unfinished, content_roles, segment};
 use crate::pdp::judge;
 use crate::pdp::memory::redacted::From;
+use crate::policy::store::is_free_text;
 use crate::redact::masked;
 
 /// The most different fields of a record, and the most values.
@@ -22,6 +25,10 @@ const ARTICLE_MAX: usize = 16 * 1024;
 const RECORD: &str = "record";
 /// The longest path of a value.
 const PATH_MAX: usize = 512;
+
+/// The longest value of a field without free text, and the most words of one: what is longer is free text, whatever the catalogue says.
+const BOUNDED_MAX: usize = 64;
+const BOUNDED_WORDS_MAX: usize = 4;
 
 /// A line of the record as the model sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,13 +44,45 @@ struct Leaf<'a> {
     value: &'a Value,
 }
 
-/// The lines of a record that may be seen. What is withheld is remembered as redacted.
-pub(super) fn facts(making: &Making, context: &mut Unfinished) -> Result<Vec<Line>, Refusal> {
-    let Unfinished { values, prepared } = context;
+/// The free text of a record, and articles, as texts to be screened: whoever wrote them could have written an order to the model.
+pub(super) fn free_texts(
+    bundle: &Bundle,
+    content: &ContentRoles,
+    record: &Object,
+    articles: &[Article],
+) -> Result<Vec<Untrusted>, Refusal> {
+    let free: Vec<String> = leaves(record)?.iter().filter(|leaf| is_free(bundle, content, leaf)).map(|leaf| written(leaf.value)).collect();
+    // Many short values are read as one text.
+    let record = (!free.is_empty()).then(|| Untrusted { source: RECORD.to_owned(), text: free.join("\n") });
+    let articles = articles.iter().map(|article| Untrusted { source: source_of(article), text: article.text.clone() });
+    Ok(record.into_iter().chain(articles).collect())
+}
+
+/// Whether a value is text that a person writes: its field says so, or it does not look like a code, a name or a number.
+fn is_free(bundle: &Bundle, content: &ContentRoles, leaf: &Leaf<'_>) -> bool {
+    let Value::String(text) = leaf.value else { return false };
+    let field = bundle.policies.shapes.uid(&content.field, &leaf.field);
+    let declared = field.and_then(|uid| bundle.policies.store.get(&uid)).is_none_or(is_free_text);
+    declared || text.len() > BOUNDED_MAX || text.split_whitespace().count() > BOUNDED_WORDS_MAX || text.contains(char::is_control)
+}
+
+fn source_of(article: &Article) -> String {
+    format!("article:{}", article.reference.id)
+}
+
+/// The values of a record.
+fn leaves(record: &Object) -> Result<Vec<Leaf<'_>>, Refusal> {
     let mut leaves = vec![];
-    for (name, value) in &making.asked.record {
+    for (name, value) in record {
         collect((name.clone(), name.clone()), value, &mut leaves)?;
     }
+    Ok(leaves)
+}
+
+/// What of a record may be seen: a line a value, and a segment of each free text. What is withheld is remembered as redacted.
+pub(super) fn facts(making: &Making, context: &mut Unfinished) -> Result<(Vec<Line>, Vec<Segment>), Refusal> {
+    let Unfinished { values, prepared } = context;
+    let leaves = leaves(&making.asked.record)?;
     let mut known: HashMap<&str, (Shown, String)> = HashMap::new();
     for leaf in &leaves {
         if !known.contains_key(leaf.field.as_str()) {
@@ -70,7 +109,7 @@ pub(super) fn facts(making: &Making, context: &mut Unfinished) -> Result<Vec<Lin
             prepared.redactions.push(Redaction { kind, source: RECORD.to_owned(), path: leaf.path.clone(), span });
         }
     }
-    Ok(lines(making, &leaves, shown, values, prepared))
+    lines(making, &leaves, shown, values, prepared)
 }
 
 /// The lines of what may be seen, without the secrets that somebody wrote into it, and without what is withheld.
@@ -80,14 +119,16 @@ fn lines(
     shown: impl Fn(&Leaf<'_>) -> Shown,
     values: &mut CaseValues,
     prepared: &mut Prepared,
-) -> Vec<Line> {
+) -> Result<(Vec<Line>, Vec<Segment>), Refusal> {
+    let (_, content) = content_roles(&making.moment)?;
     let included: Vec<(&Leaf<'_>, String)> =
         leaves.iter().filter(|leaf| shown(leaf) == Shown::Included).map(|leaf| (leaf, written(leaf.value))).collect();
     let texts: Vec<&str> = included.iter().map(|(_, text)| text.as_str()).collect();
     let detectors = &making.moment.snapshot.bundle.rules.detectors;
     let mut located = detectors.private_parts(&texts, values.hidden()).into_iter();
-    let mut lines = vec![];
+    let (mut lines, mut texts) = (vec![], vec![]);
     for leaf in leaves {
+        let is_free = is_free(&making.moment.snapshot.bundle, content, leaf);
         let text = match shown(leaf) {
             Shown::Excluded => continue,
             Shown::Included => {
@@ -96,8 +137,13 @@ fn lines(
                 let withheld = |located: &Located| located.kind.is_secret() || located.kind == Private::Record;
                 let found = located.next().unwrap_or_default().into_iter().filter(withheld).collect();
                 let within = Within { from: From::Record, source: RECORD, path: &leaf.path };
+                let redacted = values.redact(&written, found, within, prepared);
+                if is_free {
+                    texts.push(segment(Channel::Untrusted, format!("{RECORD}:{}", leaf.path), redacted));
+                    continue;
+                }
                 // A card number may come as a number.
-                match values.redact(&written, found, within, prepared) {
+                match redacted {
                     same if same == written => leaf.value.clone(),
                     redacted => Value::String(redacted),
                 }
@@ -107,7 +153,7 @@ fn lines(
         let text = format!("{}: {}", leaf.path, String::from_utf8_lossy(&json::canonical(&text)));
         lines.push(Line { path: leaf.path.clone(), text });
     }
-    lines
+    Ok((lines, texts))
 }
 
 /// What may be seen of a field.
@@ -141,10 +187,10 @@ pub(super) fn article(making: &Making, index: usize, context: &mut Unfinished) -
     if !permits(making, &call).map_err(|refusal| refusal.below("resource", &format!("articles[{index}]")))? {
         return Ok(None);
     }
-    let source = format!("article:{}", article.reference.id);
+    let source = source_of(article);
     let within = Within { from: From::Record, source: &source, path: "" };
     let text = redacted(making, &article.text, "", within, context);
-    Ok(Some(segment(Channel::Fact, source, text)))
+    Ok(Some(segment(Channel::Article, source, text)))
 }
 
 fn collect<'a>((path, field): (String, String), value: &'a Value, leaves: &mut Vec<Leaf<'a>>) -> Result<(), Refusal> {

@@ -5,7 +5,7 @@ use smol_str::SmolStr;
 use crate::model::call::Call;
 use crate::model::chain::Chain;
 use crate::pdp::memory::redacted::repeats_key;
-use crate::risk::{DENIALS, PROVOKED_DENIALS, RiskRules};
+use crate::risk::{DENIALS, PROVOKED_DENIALS, RiskRules, UNSAFE_DRAFTS};
 use crate::windows::{Change, Key, Note, Take, Tenant, Touch, Visit};
 
 /// What a case's memory says of its versions: which were screened, and of which there is text that could not be.
@@ -175,6 +175,9 @@ impl Places {
             visit.notes.extend(add(self.pair, DENIALS));
         }
         visit.notes.extend(happened.kinds.iter().filter_map(|kind| add(self.case, kind)));
+        if happened.unsafe_draft {
+            visit.notes.extend(add(self.case, UNSAFE_DRAFTS));
+        }
         let versions = [(&self.version.screened, happened.screened), (&self.version.unscreened, happened.unscreened)];
         for (name, _) in versions.into_iter().filter(|(_, is)| *is) {
             let change = Change::For(i64::from(risk.screening_minutes) * 60_000_000);
@@ -198,6 +201,7 @@ pub(in crate::pdp) struct Happened {
     pub(in crate::pdp) hostile: bool,
     pub(in crate::pdp) reads_case: bool,
     pub(in crate::pdp) kinds: Vec<String>,
+    pub(in crate::pdp) unsafe_draft: bool,
     pub(in crate::pdp) screened: bool,
     pub(in crate::pdp) unscreened: bool,
 }

@@ -2,7 +2,8 @@
 
 use super::Bundle;
 use crate::model::roles::Supplier;
-use crate::policy::shape::{Action, Shape};
+use crate::policy::shape::{Action, Member, Shape};
+use crate::policy::store::{FREE_TEXT, is_free_text};
 
 /// What governs texts: the field's type and the five actions, each with what the pipelines fill and read.
 pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<String> {
@@ -39,6 +40,18 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<String> {
     if bundle.roles.supplier(&content.field) != Some(Supplier::Bundle) {
         faults.push(format!(
             "`content.field` names `{}`, which the bundle must supply: whoever supplies it says what may be seen",
+            content.field
+        ));
+    }
+    let attribute = bundle.shapes.entities.get(&content.field).and_then(|field| field.attributes.get(FREE_TEXT));
+    if attribute != Some(&Member { shape: Shape::Bool, required: true }) {
+        faults.push(format!(
+            "type `{}` must have the required attribute `{FREE_TEXT}` of type Bool: what a person writes is no fact",
+            content.field
+        ));
+    } else if !bundle.store.entities().any(|field| field.uid().type_name().to_string() == content.field && is_free_text(field)) {
+        faults.push(format!(
+            "no `{}` of the bundle has `{FREE_TEXT}: true`: then whatever a person wrote into a record would be a fact",
             content.field
         ));
     }

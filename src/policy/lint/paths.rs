@@ -100,7 +100,8 @@ pub(super) fn reads(expression: &ast::Expr, member: &str) -> bool {
 pub(super) fn looks_at(policy: &ast::Policy, steps: &[&str]) -> bool {
     let expressions = policy.non_scope_constraints().map(super::flatten).unwrap_or_default();
     expressions.into_iter().any(|expression| {
-        path(expression).is_some_and(|(variable, found)| variable == ast::Var::Context && found.iter().map(String::as_str).eq(steps.iter().copied()))
+        path(expression)
+            .is_some_and(|(variable, found)| variable == ast::Var::Context && found.iter().map(String::as_str).eq(steps.iter().copied()))
     })
 }
 

@@ -333,7 +333,9 @@ fn unguarded(bundle: &Bundle<'_>) -> Vec<String> {
                     && placed.is_some_and(|placed| paths::looks_at(placed.policy.as_ref(), &["case", attribute]))
             };
             let guards: Vec<_> = bundle.read.set.policies().filter(is_guard).collect();
-            let guarded = |action: &Action| guards.iter().any(|policy| super::covered(policy, bundle.shapes).iter().any(|covered| covered.uid == action.uid));
+            let guarded = |action: &Action| {
+                guards.iter().any(|policy| super::covered(policy, bundle.shapes).iter().any(|covered| covered.uid == action.uid))
+            };
             for (id, _) in bundle.case_actions().filter(|(_, action)| action.groups.contains(group) && !guarded(action)) {
                 faults.push(format!(
                     "action `{id}` is in `{group}`, and no `forbid` for all principals looks at `context.case.{attribute}` there: \

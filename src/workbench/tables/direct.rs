@@ -31,14 +31,21 @@ impl Runner<'_> {
             for (names, field) in [(principals, missing), (resources, "resource")] {
                 if names.0.is_empty() {
                     let judged = Err(Refusal::invalid(field, "is missing"));
-                    decided.push(Decided { name: case.name.clone(), action: action.clone(), step: String::new(), judged, draft: None });
+                    decided.push(Decided {
+                        name: case.name.clone(),
+                        action: action.clone(),
+                        step: String::new(),
+                        judged,
+                        draft: None,
+                        context: None,
+                    });
                 }
             }
             for principal in &principals.0 {
                 for resource in &resources.0 {
                     let name = format!("{} [{principal} {action} {resource}]", case.name);
                     let judged = self.judge_direct(case, right, principal, resource);
-                    decided.push(Decided { name, action: action.clone(), step: String::new(), judged, draft: None });
+                    decided.push(Decided { name, action: action.clone(), step: String::new(), judged, draft: None, context: None });
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use crate::json::{Object, Value};
-use crate::model::content::Disposition;
+use crate::model::content::{Channel, Disposition};
 use crate::workbench::request::{Written, WrittenText};
 
 #[derive(Clone, Debug, Deserialize)]
@@ -106,6 +106,11 @@ pub(super) struct Case {
     /// Untrusted texts of the call: by them, findings, screening and risk are as a server would vouch for them.
     #[serde(default)]
     pub(super) untrusted: Vec<WrittenText>,
+    /// Fields of the case, for a context to be prepared from them, from `articles` and from `untrusted`.
+    pub(super) record: Option<Object>,
+    /// Articles of that context.
+    #[serde(default)]
+    pub(super) articles: Vec<WrittenArticle>,
     /// A draft to be judged, with what it was written from.
     pub(super) draft: Option<String>,
     #[serde(default)]
@@ -138,10 +143,35 @@ pub(super) struct Expect {
     pub(super) gate: Option<String>,
     /// What may be done with a draft.
     pub(super) disposition: Option<Disposition>,
-    /// What is found in a draft: kinds, and claims as `claim/<code>`.
+    /// What is found in a draft: kinds, and claims as `claim/<code>`; or the kinds that are found in the texts of a context.
     pub(super) findings: Option<Vec<String>>,
+    /// The segments of a context behind its constraints, in order.
+    pub(super) segments: Option<Vec<WrittenSegment>>,
+    /// The fields of a context by what became of them.
+    pub(super) included: Option<Vec<String>>,
+    pub(super) masked: Option<Vec<String>>,
+    pub(super) withheld: Option<Vec<String>>,
+    /// What was taken out of a context: `<kind> <source>`, and of a value of the record its path.
+    pub(super) redactions: Option<Vec<String>>,
     /// The field of an INVALID_ARGUMENT.
     pub(super) invalid: Option<String>,
+}
+
+/// An article of a context, by the fixture that it is.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenArticle {
+    pub(super) resource: String,
+    pub(super) text: String,
+}
+
+/// A segment of a context as a case expects it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenSegment {
+    pub(super) channel: Channel,
+    pub(super) source: String,
+    pub(super) text: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
