@@ -160,7 +160,7 @@ fn memory() {
             let key = tenant.key("agent", &[what, &id]);
             for thing in 0..things {
                 let item = Some(Key::of(&[&id, &thing.to_string()]).short());
-                visit(&Visit { touches: vec![Touch { key, item, within: minute }], ..Visit::default() });
+                visit(&Visit { touches: vec![Touch { key, item, within: minute, most: None }], ..Visit::default() });
             }
         }
     }
@@ -174,7 +174,7 @@ fn memory() {
     for index in 0..100_000_u64 {
         let (case, agent) = ((index * 7919 % CASES).to_string(), (index % AGENTS).to_string());
         let key = |what: &str| tenant.key("agent", &[what, &agent]);
-        let touch = |what: &str, item| Touch { key: key(what), item, within: minute };
+        let touch = |what: &str, item| Touch { key: key(what), item, within: minute, most: None };
         visit(&Visit {
             takes: vec![Take { key: tenant.key("rate", &[&agent]), every: 1, room: minute }],
             touches: vec![touch("cases", Some(index)), touch("resources", Some(index)), touch("denied", None)],

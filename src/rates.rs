@@ -65,6 +65,29 @@ pub struct SumRate {
     pub minutes: u32,
 }
 
+/// How many different ones there may be of something.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistinctRate {
+    /// What it is kept apart by.
+    pub per: Vec<Per>,
+    /// What is counted: each once, however often it comes.
+    pub of: Per,
+    /// Actions, or groups of them, that it counts.
+    pub actions: Vec<String>,
+    /// The most different ones; 1 to 512.
+    pub most: u64,
+    /// Within these minutes; 1 to 1,440.
+    pub minutes: u32,
+}
+
+impl DistinctRate {
+    /// Its length in microseconds.
+    pub fn micros(&self) -> i64 {
+        i64::from(self.minutes) * 60_000_000
+    }
+}
+
 /// All of `rates.yaml`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -73,6 +96,8 @@ pub struct Rates {
     pub calls: BTreeMap<String, CallRate>,
     /// Windows that add up an argument, by name.
     pub sums: BTreeMap<String, SumRate>,
+    /// Windows that count different ones, by name.
+    pub distinct: BTreeMap<String, DistinctRate>,
 }
 
 impl CallRate {
@@ -119,7 +144,14 @@ pub fn covers(listed: &[String], action: &Action) -> bool {
 impl Rates {
     /// The names of all windows.
     pub fn names(&self) -> impl Iterator<Item = &String> {
-        self.calls.keys().chain(self.sums.keys())
+        self.calls.keys().chain(self.sums.keys()).chain(self.distinct.keys())
+    }
+
+    /// Each window with the actions that it covers.
+    pub fn actions(&self) -> impl Iterator<Item = (&String, &Vec<String>)> {
+        let calls = self.calls.iter().map(|(name, rate)| (name, &rate.actions));
+        let sums = self.sums.iter().map(|(name, rate)| (name, &rate.actions));
+        calls.chain(sums).chain(self.distinct.iter().map(|(name, rate)| (name, &rate.actions)))
     }
 
     /// What is out of bounds or names nothing, and the name to look for. `windows` are the members of the schema's type of windows.
@@ -148,9 +180,12 @@ impl Rates {
                 }
             }
         }
-        let listed =
-            self.calls.iter().map(|(name, rate)| (name, &rate.actions)).chain(self.sums.iter().map(|(name, rate)| (name, &rate.actions)));
-        for (name, actions) in listed {
+        for (name, rate) in &self.distinct {
+            if !within(rate.minutes, 1440) || !(1..=512).contains(&rate.most) {
+                fault(name, format!("`{name}`: `most` must be 1 to 512, `minutes` 1 to 1440"));
+            }
+        }
+        for (name, actions) in self.actions() {
             let known = |listed: &String| shapes.actions.values().any(|action| covers(std::slice::from_ref(listed), action));
             for unknown in actions.iter().filter(|listed| !known(listed)) {
                 fault(name, format!("`{name}`: `{unknown}` is no action and no group of actions"));
@@ -159,7 +194,8 @@ impl Rates {
                 fault(name, format!("`{name}` is no window of the schema: policies could not read it"));
             }
         }
-        let twice = self.calls.keys().filter(|name| self.sums.contains_key(*name));
+        let is_other = |name: &&String| self.sums.contains_key(*name) || self.distinct.contains_key(*name);
+        let twice = self.calls.keys().filter(is_other).chain(self.sums.keys().filter(|name| self.distinct.contains_key(*name)));
         faults.extend(twice.map(|name| (name.clone(), format!("`{name}` is the name of two windows"))));
         let nothing = windows.iter().filter(|name| !self.names().any(|known| known == *name));
         faults.extend(nothing.map(|name| (String::new(), format!("`{name}` is a window of the schema that stands nowhere here"))));

@@ -365,6 +365,7 @@ pub fn is_probing(reason: Reason) -> bool {
         | Reason::ApprovalRevoked
         | Reason::CaseChanged
         | Reason::CheckRequired
+        | Reason::DraftRequired
         | Reason::PolicyError
         | Reason::RateLimited
         | Reason::RiskTooHigh

@@ -72,6 +72,9 @@ pub struct Touch {
     pub item: Option<u64>,
     /// How long a thing counts.
     pub within: i64,
+    /// How many things there may be: another one is not counted, and the answer is one more than these. At most
+    /// [`EXACT`](crate::model::signals::EXACT).
+    pub most: Option<u64>,
 }
 
 /// A change of a memory.

@@ -117,6 +117,7 @@ pub(super) fn reason(reason: Reason) -> v1::Reason {
         Reason::ApprovalUsed => v1::Reason::ApprovalUsed,
         Reason::CaseChanged => v1::Reason::CaseChanged,
         Reason::CheckRequired => v1::Reason::CheckRequired,
+        Reason::DraftRequired => v1::Reason::DraftRequired,
         Reason::NotPermitted => v1::Reason::NotPermitted,
         Reason::PolicyError => v1::Reason::PolicyError,
         Reason::RateLimited => v1::Reason::RateLimited,

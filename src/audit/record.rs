@@ -1,18 +1,18 @@
 //! What a line says. Ids and names stand in clear; arguments, attributes and texts only as a keyed digest.
 
+mod refusal;
 mod signals;
 
 use serde::Serialize;
 
 use crate::audit::content::{ContextRecord, OutputRecord};
-use crate::audit::events::Actor;
 use crate::audit::operations::{LossRecord, PolicyRecord, RecoveredRecord, RefusalsRecord, ResumedRecord, ServerRecord};
+pub use crate::audit::record::refusal::RefusalRecord;
 use crate::audit::record::signals::SignalsRecord;
 use crate::json;
 use crate::model::answer::{Answer, Obligation};
 use crate::model::call::{Call, Correlation, Model, PlainCall};
 use crate::model::chain::{Caller, Chain};
-use crate::model::refusal::Refusal;
 use crate::model::verdict::LinkVerdict;
 
 /// The longest line, in bytes, without its newline.
@@ -250,23 +250,6 @@ impl DecisionRecord {
 
     /// The record of an answer to a call.
     pub fn of(answer: &Answer, caller: &Caller, chain: &Chain, call: &Call, surroundings: Surroundings) -> Self {
-        let case = CaseRecord {
-            id: call.case.id.clone(),
-            version: call.case.version.clone(),
-            tenant: call.case.tenant.clone(),
-            customer: answer.signals.customer.clone(),
-        };
-        let reference = &call.resource.reference;
-        let resource = ResourceRecord { r#type: reference.kind.clone(), id: reference.id.clone(), version: call.resource.version.clone() };
-        let chain = ChainRecord {
-            agent: chain.agent.clone(),
-            agent_issuer: chain.token.agent_issuer.clone(),
-            supervisor: chain.supervisor.clone(),
-            supervisor_issuer: chain.token.supervisor_issuer.clone(),
-            step: chain.step.clone(),
-            scopes: chain.scopes.as_ref().map(|scopes| scopes.iter().cloned().collect()),
-            asserted: chain.asserted,
-        };
         let approval = answer.approval.as_ref().map(|used| UsedRecord {
             id: used.id.clone(),
             operation: call.tokens.operation.clone(),
@@ -274,11 +257,11 @@ impl DecisionRecord {
             approved_at: used.approved_at.to_string(),
         });
         Self {
-            chain: Some(chain),
+            chain: Some(ChainRecord::of(chain)),
             approval,
             action: call.action.clone(),
-            resource,
-            case: Some(case),
+            resource: ResourceRecord::of(call),
+            case: Some(CaseRecord::of(call, &answer.signals.customer)),
             signals: SignalsRecord::of(&answer.signals),
             untrusted: call.untrusted.len(),
             correlation: correlation(&call.correlation),
@@ -324,6 +307,34 @@ impl DecisionRecord {
     }
 }
 
+impl ChainRecord {
+    fn of(chain: &Chain) -> Self {
+        Self {
+            agent: chain.agent.clone(),
+            agent_issuer: chain.token.agent_issuer.clone(),
+            supervisor: chain.supervisor.clone(),
+            supervisor_issuer: chain.token.supervisor_issuer.clone(),
+            step: chain.step.clone(),
+            scopes: chain.scopes.as_ref().map(|scopes| scopes.iter().cloned().collect()),
+            asserted: chain.asserted,
+        }
+    }
+}
+
+impl ResourceRecord {
+    fn of(call: &Call) -> Self {
+        let reference = &call.resource.reference;
+        Self { r#type: reference.kind.clone(), id: reference.id.clone(), version: call.resource.version.clone() }
+    }
+}
+
+impl CaseRecord {
+    fn of(call: &Call, customer: &str) -> Self {
+        let case = &call.case;
+        Self { id: case.id.clone(), version: case.version.clone(), tenant: case.tenant.clone(), customer: customer.to_owned() }
+    }
+}
+
 fn correlation(correlation: &Correlation) -> CorrelationRecord {
     CorrelationRecord {
         request: correlation.request.clone(),
@@ -341,48 +352,6 @@ fn link(verdict: &LinkVerdict) -> LinkRecord {
         permitted: verdict.permitted,
         determining: verdict.determining.iter().map(short).collect(),
         errors: verdict.errors.iter().map(|fault| format!("{}: {}", short(&fault.policy), fault.class)).collect(),
-    }
-}
-
-/// A refusal of a known caller's request.
-#[derive(Debug, Serialize)]
-pub struct RefusalRecord {
-    nonce: String,
-    kind: &'static str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    problem: &'static str,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    field: String,
-    purpose: &'static str,
-    caller: Actor,
-    policy: PolicyReference,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    trace_id: String,
-}
-
-impl RefusalRecord {
-    /// The record of a refusal.
-    pub fn of(refusal: &Refusal, caller: Actor, policy: &crate::model::answer::PolicyVersion, surroundings: Surroundings) -> Self {
-        let (field, problem) = match refusal {
-            Refusal::Invalid { field, problem, .. } => (field.clone(), *problem),
-            Refusal::Exhausted(words)
-            | Refusal::Forbidden(words)
-            | Refusal::Precondition(words)
-            | Refusal::Unauthenticated(words)
-            | Refusal::Unavailable(words) => (String::new(), *words),
-            Refusal::NotFound => (String::new(), "not_found"),
-            Refusal::Deadline => (String::new(), ""),
-        };
-        Self {
-            nonce: surroundings.nonce,
-            kind: refusal.kind(),
-            problem,
-            field,
-            purpose: surroundings.purpose,
-            caller,
-            policy: PolicyReference { digest: policy.digest.clone(), version: policy.version },
-            trace_id: surroundings.trace_id,
-        }
     }
 }
 

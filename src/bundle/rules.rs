@@ -32,7 +32,8 @@ pub struct Rules {
 impl Rules {
     /// The longest that anything is remembered, in microseconds.
     pub fn longest(&self) -> i64 {
-        let windows = self.rates.calls.values().map(crate::rates::CallRate::room).max().unwrap_or(0);
+        let calls = self.rates.calls.values().map(crate::rates::CallRate::room);
+        let windows = calls.chain(self.rates.distinct.values().map(crate::rates::DistinctRate::micros)).max().unwrap_or(0);
         self.risk.as_ref().map_or(0, RiskRules::longest).max(windows)
     }
 
@@ -196,8 +197,6 @@ fn unasked(policies: &Policies, risk: &RiskRules) -> Vec<(String, String)> {
 
 /// Windows whose fullness no policy could see at an action that they cover: they would limit nothing.
 fn unread(policies: &Policies, rates: &Rates) -> Vec<(String, String)> {
-    let listed =
-        rates.calls.iter().map(|(name, rate)| (name, &rate.actions)).chain(rates.sums.iter().map(|(name, rate)| (name, &rate.actions)));
     let reads = |actions: &[String]| {
         let covered = policies.shapes.actions.iter().filter(|(_, action)| crate::rates::covers(actions, action));
         covered.into_iter().any(|(id, action)| {
@@ -205,7 +204,7 @@ fn unread(policies: &Policies, rates: &Rates) -> Vec<(String, String)> {
             takes && policies.reads(id, "rates")
         })
     };
-    let deaf = listed.filter(|(_, actions)| !reads(actions));
+    let deaf = rates.actions().filter(|(_, actions)| !reads(actions));
     deaf.map(|(name, _)| (name.clone(), format!("`{name}` limits nothing: no policy of the actions that it counts reads `context.rates`")))
         .collect()
 }

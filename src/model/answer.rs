@@ -26,6 +26,8 @@ pub enum Reason {
     CaseChanged,
     /// A named check is missing.
     CheckRequired,
+    /// A text that a customer will read is no released draft.
+    DraftRequired,
     /// Not permitted, forbidden, unknown or foreign.
     NotPermitted,
     /// A policy could not be evaluated.
@@ -44,11 +46,18 @@ pub enum Reason {
 
 impl Reason {
     /// What a circumstance can lift, in order of precedence: the first that applies is the reason.
-    pub const LIFTABLE: [Self; 6] =
-        [Self::StepNotAllowed, Self::RiskTooHigh, Self::RateLimited, Self::ScreeningRequired, Self::CheckRequired, Self::ApprovalRequired];
+    pub const LIFTABLE: [Self; 7] = [
+        Self::StepNotAllowed,
+        Self::RiskTooHigh,
+        Self::RateLimited,
+        Self::ScreeningRequired,
+        Self::DraftRequired,
+        Self::CheckRequired,
+        Self::ApprovalRequired,
+    ];
 
     /// Every reason, in alphabetical order.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::ApprovalExpired,
         Self::ApprovalOutOfScope,
         Self::ApprovalRequired,
@@ -57,6 +66,7 @@ impl Reason {
         Self::ApprovalUsed,
         Self::CaseChanged,
         Self::CheckRequired,
+        Self::DraftRequired,
         Self::NotPermitted,
         Self::PolicyError,
         Self::RateLimited,
@@ -77,6 +87,7 @@ impl Reason {
             Self::ApprovalUsed => "approval_used",
             Self::CaseChanged => "case_changed",
             Self::CheckRequired => "check_required",
+            Self::DraftRequired => "draft_required",
             Self::NotPermitted => "not_permitted",
             Self::PolicyError => "policy_error",
             Self::RateLimited => "rate_limited",
@@ -103,6 +114,7 @@ impl Reason {
             Self::ApprovalUsed => "The approval has already been used.",
             Self::CaseChanged => "The case has changed since the approval. Read it again.",
             Self::CheckRequired => "A check must be done before this action.",
+            Self::DraftRequired => "What the customer will read must be a released draft. Have it checked, and name its digest.",
             Self::NotPermitted => "This action is not permitted. Do not retry it.",
             Self::PolicyError => "This action can't be decided. Do not retry it.",
             Self::RateLimited => "Too many actions of this kind. Wait before retrying.",
@@ -116,7 +128,7 @@ impl Reason {
     /// What the agent may do next.
     pub fn next_action(self) -> NextAction {
         match self {
-            Self::ApprovalOutOfScope | Self::ApprovalRequired | Self::CheckRequired => NextAction::Request,
+            Self::ApprovalOutOfScope | Self::ApprovalRequired | Self::CheckRequired | Self::DraftRequired => NextAction::Request,
             Self::ApprovalExpired | Self::CaseChanged | Self::RateLimited | Self::ScreeningRequired | Self::StateUnavailable => {
                 NextAction::Retry
             }

@@ -81,6 +81,27 @@ pub struct ContentRoles {
     pub send: String,
     /// The approval template by which a human lets a draft go.
     pub template: String,
+    /// The arguments of writes that hold text, by action and argument, with who reads it.
+    #[serde(default)]
+    pub texts: BTreeMap<String, BTreeMap<String, Reader>>,
+}
+
+/// Who reads the text of an argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reader {
+    /// The customer: the argument is the digest of a released draft.
+    Customer,
+    /// Staff, or a program.
+    Staff,
+}
+
+impl ContentRoles {
+    /// The argument of an action that the customer will read.
+    pub fn customer_text(&self, action: &str) -> Option<&str> {
+        let (argument, _) = self.texts.get(action)?.iter().find(|(_, reader)| **reader == Reader::Customer)?;
+        Some(argument)
+    }
 }
 
 /// A check that an action's success makes.

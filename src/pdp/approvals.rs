@@ -67,7 +67,7 @@ impl Pdp {
         };
         let (approvals, full) = match listed {
             Ok(listed) => listed,
-            Err(refusal) => return Err(self.refused(&moment, origin, party.actor(), refusal).await),
+            Err(refusal) => return Err(self.refused(&moment, origin, party.actor(), refusal.into()).await),
         };
         let next = approvals.last().filter(|_| full).map(|last| (last.requested_at.micros(), last.id.clone()));
         let visible = approvals.into_iter().filter(|approval| self.may_read(&moment, &party, approval));
@@ -90,7 +90,7 @@ impl Pdp {
         for approval in approvals.into_iter().filter(|approval| self.may_read(&moment, &party, approval)) {
             match self.seen_by(&moment, &party, approval).await {
                 Ok(one) => seen.push(one),
-                Err(refusal) => return Err(self.refused(&moment, origin, party.actor(), refusal).await),
+                Err(refusal) => return Err(self.refused(&moment, origin, party.actor(), refusal.into()).await),
             }
         }
         Ok((seen, highest))

@@ -15,11 +15,12 @@ use crate::model::call::{Call, Case, PlainCall};
 use crate::model::chain::{Caller, Chain};
 use crate::model::refusal::Refusal;
 use crate::model::right::Right;
+use crate::model::roles::Roles;
 use crate::model::text::visible;
 use crate::pdp::burn::{Presented, Use, used};
 use crate::pdp::judge::Judged;
 use crate::pdp::shares::Share;
-use crate::pdp::weigh::{About, Weighed};
+use crate::pdp::weigh::{About, Asking, Weighed};
 use crate::pdp::{Moment, Pdp, Refused, to_its_end};
 use crate::telemetry::spans::{CallFacts, DecisionSpan, Trace};
 
@@ -69,6 +70,31 @@ pub struct Origin {
     pub waits: bool,
 }
 
+/// A request that got no answer: why, and what was proven of it before.
+#[derive(Debug)]
+pub(super) struct Stopped {
+    /// Why.
+    pub(super) refusal: Refusal,
+    /// On whose behalf it came, and what it asked for.
+    pub(super) proven: Option<Box<(Chain, Call)>>,
+}
+
+impl From<Refusal> for Stopped {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, proven: None }
+    }
+}
+
+impl Stopped {
+    /// A call was refused whose chain was proven. A step that is none of the bundle's is no name, and stands in no record.
+    pub(super) fn after(refusal: Refusal, moment: &Moment, chain: &Chain, call: &Call) -> Self {
+        let bundle = &moment.snapshot.bundle;
+        let steps = bundle.roles.as_ref().map(|roles| bundle.policies.shapes.choices(&roles.step)).unwrap_or_default();
+        let step = if steps.contains(&chain.step) { chain.step.clone() } else { String::new() };
+        Self { refusal, proven: Some(Box::new((Chain { step, ..chain.clone() }, call.clone()))) }
+    }
+}
+
 /// An evaluated call, before its record.
 struct Evaluated {
     answer: Answer,
@@ -107,19 +133,19 @@ impl Pdp {
         };
         let request = match read {
             Ok(request) => request,
-            Err(refusal) => return self.refuse(moment, origin, &caller, (span, facts), refusal).await,
+            Err(refusal) => return self.refuse(moment, origin, &caller, (span, facts), refusal.into()).await,
         };
         let Some(_flight) = self.take_off(&caller, request_id(&request)) else {
             let refusal = Refusal::invalid("request_id", "is that of a request still in flight");
-            return self.refuse(moment, origin, &caller, (span, facts), refusal).await;
+            return self.refuse(moment, origin, &caller, (span, facts), refusal.into()).await;
         };
         let evaluated = match &request {
             Request::Call(call) => self.evaluate(moment, origin, &caller, call, facts.clone()).await,
-            Request::Plain(call) => self.evaluate_plain(moment, origin, &caller, call, facts.clone()),
+            Request::Plain(call) => self.evaluate_plain(moment, origin, &caller, call, facts.clone()).map_err(Stopped::from),
         };
         let evaluated = match evaluated {
             Ok(evaluated) => evaluated,
-            Err(refusal) => return self.refuse(moment, origin, &caller, (span, facts), refusal).await,
+            Err(stopped) => return self.refuse(moment, origin, &caller, (span, facts), stopped).await,
         };
         let took = watch.elapsed();
 
@@ -172,18 +198,30 @@ impl Pdp {
         caller: &Caller,
         call: &Call,
         facts: CallFacts,
-    ) -> Result<Evaluated, Refusal> {
+    ) -> Result<Evaluated, Stopped> {
         let bundle = &moment.snapshot.bundle;
         let roles = bundle.roles.as_ref().ok_or_else(|| Refusal::invalid("plain", "is required: every gate of this server is off"))?;
         let chain = self.delegations.chain(caller, &call.credential, bundle.manifest.development.as_ref(), moment.now).await?;
+        let evaluated = self.evaluate_in_chain(moment, origin, (caller, &chain, call), roles, facts).await;
+        evaluated.map_err(|refusal| Stopped::after(refusal, moment, &chain, call))
+    }
+
+    async fn evaluate_in_chain(
+        &self,
+        moment: &Moment,
+        origin: &Origin,
+        (caller, chain, call): Asking<'_>,
+        roles: &Roles,
+        facts: CallFacts,
+    ) -> Result<Evaluated, Refusal> {
         let hypothetical = call.dry_run || origin.purpose == Purpose::Explain;
         if hypothetical && !self.may(moment, Right::DecisionExplain, &caller.tool_service, On::Tenant(&call.case.tenant)) {
             return Err(Refusal::Forbidden("the caller may not ask hypothetically for this tenant: no policy grants `decision.explain`"));
         }
         let about = About { hypothetical, ..About::default() };
-        let Weighed { mut judged, presented, signals, .. } = self.weighed(moment, roles, (caller, &chain, call), about).await?;
+        let Weighed { mut judged, presented, signals, .. } = self.weighed(moment, roles, (caller, chain, call), about).await?;
         let mut facts = CallFacts { principal_type: roles.agent.clone(), ..facts };
-        known(&mut facts, &chain, call, &judged);
+        known(&mut facts, chain, call, &judged);
         if chain.asserted && !self.options.development {
             // A chain that nobody signed asks no human.
             judged.outcome.missing = None;
@@ -199,8 +237,8 @@ impl Pdp {
         {
             answer.approval = Some(Box::new(used(approval)));
         }
-        self.sign(moment, (caller, &chain, call), &mut answer)?;
-        let mut reservations = if answer.allows() { self.reservations(moment, &chain, call) } else { vec![] };
+        self.sign(moment, (caller, chain, call), &mut answer)?;
+        let mut reservations = if answer.allows() { self.reservations(moment, chain, call) } else { vec![] };
         let burn = match presented {
             Presented::Repeated(receipt) if answer.allows() => {
                 Some(Use::Again(Actor::service(caller), receipt, std::mem::take(&mut reservations)))
@@ -208,15 +246,15 @@ impl Pdp {
             Presented::Usable(approval) if answer.allows() => {
                 let environment = &self.options.environment;
                 let used = (Burnable::Approval, approval.id.as_str(), approval.generation.as_str());
-                Some(Use::now((caller, &chain, call), used, environment, std::mem::take(&mut reservations)))
+                Some(Use::now((caller, chain, call), used, environment, std::mem::take(&mut reservations)))
             }
             Presented::Released(claims) if answer.allows() => {
                 let used = (Burnable::Release, claims.jti.as_str(), claims.release.generation.as_str());
-                Some(Use::now((caller, &chain, call), used, &self.options.environment, std::mem::take(&mut reservations)))
+                Some(Use::now((caller, chain, call), used, &self.options.environment, std::mem::take(&mut reservations)))
             }
             Presented::Denied(_) | Presented::None | Presented::Released(_) | Presented::Repeated(_) | Presented::Usable(_) => None,
         };
-        let record = DecisionRecord::of(&answer, caller, &chain, call, self.surroundings(origin)?);
+        let record = DecisionRecord::of(&answer, caller, chain, call, self.surroundings(origin)?);
         Ok(Evaluated { answer, record, facts, burn, reservations })
     }
 
@@ -275,11 +313,16 @@ impl Pdp {
         moment: &Moment,
         origin: &Origin,
         caller: &Caller,
-        (span, facts): (Option<DecisionSpan>, CallFacts),
-        refusal: Refusal,
+        (span, mut facts): (Option<DecisionSpan>, CallFacts),
+        stopped: Stopped,
     ) -> Result<T, Refused> {
-        self.end_refused(span, &facts, &refusal);
-        Err(self.refused(moment, origin, Actor::service(caller), refusal).await)
+        if let Some((chain, call)) = stopped.proven.as_deref() {
+            facts.agent.clone_from(&chain.agent);
+            facts.step.clone_from(&chain.step);
+            facts.tenant.clone_from(&call.case.tenant);
+        }
+        self.end_refused(span, &facts, &stopped.refusal);
+        Err(self.refused(moment, origin, Actor::service(caller), stopped).await)
     }
 
     pub(super) fn end_refused(&self, span: Option<DecisionSpan>, facts: &CallFacts, refusal: &Refusal) {

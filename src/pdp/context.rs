@@ -21,7 +21,7 @@ use crate::model::content::{Article, Channel, FieldVerdict, Redaction, Segment};
 use crate::model::refusal::Refusal;
 use crate::model::roles::{ContentRoles, Roles};
 use crate::model::vouched::Vouched;
-use crate::pdp::authorize::Origin;
+use crate::pdp::authorize::{Origin, Stopped};
 use crate::pdp::context::texts::CaseValues;
 use crate::pdp::judge::Judged;
 use crate::pdp::memory::places::by;
@@ -100,35 +100,50 @@ impl Pdp {
         let span = self.telemetry.start_decision(&origin.trace, "PrepareContext");
         let mut facts = CallFacts::default();
         let made = match read {
-            Ok(asked) => self.make_context(&moment, origin, &caller, asked, &mut facts).await,
-            Err(refusal) => Err(refusal),
+            Ok(asked) => self.context_in_chain(&moment, origin, &caller, asked, &mut facts).await,
+            Err(refusal) => Err(refusal.into()),
         };
         let (answer, prepared, records) = match made {
             Ok(made) => made,
-            Err(refusal) => return self.refuse(&moment, origin, &caller, (span, facts), refusal).await,
+            Err(stopped) => return self.refuse(&moment, origin, &caller, (span, facts), stopped).await,
         };
         let took = watch.elapsed();
         self.record_all(&moment, (answer, prepared), records, (span, facts), took).await
     }
 
-    async fn make_context(
+    async fn context_in_chain(
         self: &Arc<Self>,
         moment: &Moment,
         origin: &Origin,
         caller: &Caller,
         asked: ToPrepare,
         facts: &mut CallFacts,
+    ) -> Result<(Answer, Prepared, Vec<Record>), Stopped> {
+        let (roles, _) = content_roles(moment)?;
+        let development = moment.snapshot.bundle.manifest.development.as_ref();
+        let chain = self.delegations.chain(caller, &asked.credential, development, moment.now).await?;
+        let call = reading(roles, &asked);
+        let made = self.make_context(moment, origin, (caller, &chain, &call), asked, facts).await;
+        made.map_err(|refusal| Stopped::after(refusal, moment, &chain, &call))
+    }
+
+    async fn make_context(
+        self: &Arc<Self>,
+        moment: &Moment,
+        origin: &Origin,
+        (caller, chain, call): super::weigh::Asking<'_>,
+        asked: ToPrepare,
+        facts: &mut CallFacts,
     ) -> Result<(Answer, Prepared, Vec<Record>), Refusal> {
         let bundle = &moment.snapshot.bundle;
         let (roles, content) = content_roles(moment)?;
-        let chain = self.delegations.chain(caller, &asked.credential, bundle.manifest.development.as_ref(), moment.now).await?;
-        let mut call = reading(roles, &asked);
+        let mut call = call.clone();
         call.untrusted.clone_from(&asked.untrusted);
         let also = [content.field_read.as_str(), &content.field_read_masked, &content.article_read];
         let texts = facts::free_texts(bundle, content, &asked.record, &asked.articles)?;
         let about = About { also: &also, texts: &texts, ..About::default() };
-        let Weighed { judged, signals, .. } = self.weighed(moment, roles, (caller, &chain, &call), about).await?;
-        *facts = self.call_facts(roles, &chain, &call, &judged);
+        let Weighed { judged, signals, .. } = self.weighed(moment, roles, (caller, chain, &call), about).await?;
+        *facts = self.call_facts(roles, chain, &call, &judged);
         let digest = self.audit.digest(&call.digest_input());
         let mut answer = self.answer(moment, judged, Mode::Enforce, (Some(&call.case), "", String::new(), digest))?;
         answer.signals = Box::new(signals);
@@ -151,7 +166,7 @@ impl Pdp {
         let shown = prepared.fields.iter().map(|field| field.shown);
         let (segments, redacted) = (prepared.segments.len(), prepared.redactions.len());
         let context = ContextRecord::of(&self.keys.load().values_id(), untrusted, segments, shown, (redacted, prepared.truncated));
-        let record = DecisionRecord::of(&answer, caller, &chain, &call, self.surroundings(origin)?);
+        let record = DecisionRecord::of(&answer, caller, chain, &call, self.surroundings(origin)?);
         records.push(Record::Decision(Box::new(record.with_context(context))));
         Ok((answer, prepared, records))
     }

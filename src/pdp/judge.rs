@@ -195,6 +195,9 @@ fn grant(shapes: &Shapes, lift: &Lift, arguments: &Object, vouched: &Vouched, no
     if lift.classes.contains(&Reason::RateLimited) {
         calm_down(&["rates"]);
     }
+    if lift.classes.contains(&Reason::DraftRequired) {
+        granted.set("release", json::object([("expires", expires)]));
+    }
     if lift.classes.contains(&Reason::ScreeningRequired) {
         granted.set("screening", json::object([("tainted", Value::Bool(false)), ("unscreened", Value::Bool(false))]));
     }

@@ -10,7 +10,7 @@ use crate::model::chain::Chain;
 use crate::pdp::{Moment, Pdp};
 use crate::policy::shape::Action;
 use crate::rates::{Per, Rates, covers};
-use crate::windows::{Take, Tenant};
+use crate::windows::{Take, Tenant, Touch};
 
 /// The call windows that cover an action, by name, and what one more call takes of each.
 pub(super) fn takes<'r>(rates: &'r Rates, action: &Action, tenant: Tenant, per: impl Fn(Per) -> String) -> Vec<(&'r str, Take)> {
@@ -20,6 +20,19 @@ pub(super) fn takes<'r>(rates: &'r Rates, action: &Action, tenant: Tenant, per: 
             let apart: Vec<String> = rate.per.iter().map(|of| per(*of)).collect();
             let whose: Vec<&str> = std::iter::once(name.as_str()).chain(apart.iter().map(String::as_str)).collect();
             (name.as_str(), Take { key: tenant.key("rate", &whose), every: rate.every(), room: rate.room() })
+        })
+        .collect()
+}
+
+/// The windows of different ones that cover an action, by name, and what a call adds to each.
+pub(super) fn touches<'r>(rates: &'r Rates, action: &Action, tenant: Tenant, per: impl Fn(Per) -> String) -> Vec<(&'r str, Touch)> {
+    let covering = rates.distinct.iter().filter(|(_, rate)| covers(&rate.actions, action));
+    covering
+        .map(|(name, rate)| {
+            let apart: Vec<String> = rate.per.iter().map(|of| per(*of)).collect();
+            let whose: Vec<&str> = std::iter::once(name.as_str()).chain(apart.iter().map(String::as_str)).collect();
+            let item = tenant.key("item", &[&per(rate.of)]).short();
+            (name.as_str(), Touch { key: tenant.key("distinct", &whose), item: Some(item), within: rate.micros(), most: Some(rate.most) })
         })
         .collect()
 }

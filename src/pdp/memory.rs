@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::bundle::Bundle;
 use crate::json::{self, Value};
-use crate::model::answer::Gate;
+use crate::model::answer::{Gate, Reason};
 use crate::model::call::{Call, Resource, Untrusted};
 use crate::model::chain::{Chain, Link};
 use crate::model::finding::Screened;
@@ -49,14 +49,18 @@ impl Pdp {
         let bundle = &moment.snapshot.bundle;
         let customer = self.remembered_as(call.customer());
         let places = Places::of(&self.options.environment, Whose::of(&call.case.tenant, chain, call, &customer));
-        let takes = limits::takes(&bundle.rules.rates, action, places.tenant, |per| match per {
+        let per = |per: Per| match per {
             Per::Customer => customer.clone(),
             per => per.of(chain, call).to_owned(),
-        });
+        };
+        let takes = limits::takes(&bundle.rules.rates, action, places.tenant, per);
+        let touches = limits::touches(&bundle.rules.rates, action, places.tenant, per);
         let reads = ["findings", "risk", "screening"].into_iter().any(|member| {
             std::iter::once(call.action.as_str()).chain(about.also.iter().copied()).any(|action| bundle.policies.reads(action, member))
         });
-        let visit = places.before(bundle.rules.risk.as_ref(), reads, takes.iter().map(|(_, take)| *take).collect());
+        let mut visit = places.before(bundle.rules.risk.as_ref(), reads, takes.iter().map(|(_, take)| *take).collect());
+        let own = visit.touches.len();
+        visit.touches.extend(touches.iter().map(|(_, touch)| *touch));
         let sums = self.full_sums(moment, chain, call).await;
         let (Ok(visited), Ok(sums)) = (self.visit(places.tenant, moment, &visit).await, sums) else {
             let mut signals = self.worst(moment, places.tenant, (call, action));
@@ -74,6 +78,9 @@ impl Pdp {
         let mut full: Vec<(String, Duration)> =
             waits.map(|((name, _), wait)| ((*name).to_owned(), Duration::from_micros(wait.unsigned_abs()))).collect();
         full.extend(sums);
+        let over =
+            touches.iter().zip(visited.counts.iter().skip(own)).filter(|((_, touch), count)| touch.most.is_some_and(|most| **count > most));
+        full.extend(over.map(|((name, touch), _)| ((*name).to_owned(), Duration::from_micros(touch.within.unsigned_abs()))));
         full.sort();
         signals.retry_after = full.iter().map(|(_, wait)| *wait).max();
         signals.full = full.into_iter().map(|(name, _)| name).collect();
@@ -165,9 +172,7 @@ impl Pdp {
     fn worst(&self, moment: &Moment, tenant: Tenant, (call, action): (&Call, &Action)) -> Signals {
         let bundle = &moment.snapshot.bundle;
         let rates = &bundle.rules.rates;
-        let calls = rates.calls.iter().filter(|(_, rate)| covers(&rate.actions, action)).map(|(name, _)| name);
-        let sums = rates.sums.iter().filter(|(_, rate)| covers(&rate.actions, action)).map(|(name, _)| name);
-        let mut full: Vec<String> = calls.chain(sums).cloned().collect();
+        let mut full: Vec<String> = rates.actions().filter(|(_, actions)| covers(actions, action)).map(|(name, _)| name.clone()).collect();
         full.sort();
         let until = self.memory.is_worst_until(tenant, moment.now);
         let wait = until.map(|until| until.micros().saturating_sub(moment.now.micros()).unsigned_abs());
@@ -232,6 +237,17 @@ impl Pdp {
         };
         self.say(places.tenant, moment, places.after(risk, &happened)).await;
         Ok(())
+    }
+
+    /// Adds a call that could not be read, though its chain was proven: to try arguments is to try.
+    pub(super) async fn remember_refusal(&self, moment: &Moment, chain: &Chain, call: &Call, refusal: &Refusal) -> Signals {
+        let mut signals = Signals::default();
+        if matches!(refusal, Refusal::Invalid { .. }) {
+            let tried = Judged::stopped(Gate::Action, Reason::NotPermitted);
+            // A text that can't be read now is no reason to answer otherwise.
+            let _unread = self.remember(moment, chain, call, (&tried, true), &mut signals).await;
+        }
+        signals
     }
 
     /// Of a call that a gate stopped: whether the text of its case is what made the agent try. The same for what is foreign and for what

@@ -23,7 +23,7 @@ use crate::model::refusal::Refusal;
 use crate::model::roles::{ContentRoles, Roles};
 use crate::model::time::Timestamp;
 use crate::obligations::disposition;
-use crate::pdp::authorize::Origin;
+use crate::pdp::authorize::{Origin, Stopped};
 use crate::pdp::context::{content_roles, remembers};
 use crate::pdp::judge::{Judged, covers};
 use crate::pdp::memory::places::by;
@@ -110,44 +110,57 @@ impl Pdp {
         let span = self.telemetry.start_decision(&origin.trace, "EvaluateOutput");
         let mut facts = CallFacts::default();
         let judged = match read {
-            Ok(asked) => self.judge_draft(&moment, origin, &caller, &Arc::new(asked), &mut facts).await,
-            Err(refusal) => Err(refusal),
+            Ok(asked) => self.draft_in_chain(&moment, origin, &caller, &Arc::new(asked), &mut facts).await,
+            Err(refusal) => Err(refusal.into()),
         };
         let (answer, evaluated, record) = match judged {
             Ok(judged) => judged,
-            Err(refusal) => return self.refuse(&moment, origin, &caller, (span, facts), refusal).await,
+            Err(stopped) => return self.refuse(&moment, origin, &caller, (span, facts), stopped).await,
         };
         let took = watch.elapsed();
         self.record_all(&moment, (answer, evaluated), vec![record], (span, facts), took).await
     }
 
-    async fn judge_draft(
+    async fn draft_in_chain(
         &self,
         moment: &Moment,
         origin: &Origin,
         caller: &Caller,
         asked: &Arc<ToEvaluate>,
         facts: &mut CallFacts,
+    ) -> Result<(Answer, Evaluated, Record), Stopped> {
+        let (roles, content) = content_roles(moment)?;
+        let development = moment.snapshot.bundle.manifest.development.as_ref();
+        let chain = self.delegations.chain(caller, &asked.credential, development, moment.now).await?;
+        let call = releasing(roles, content, asked);
+        let judged = self.judge_draft(moment, origin, (caller, &chain, &call), asked, facts).await;
+        judged.map_err(|refusal| Stopped::after(refusal, moment, &chain, &call))
+    }
+
+    async fn judge_draft(
+        &self,
+        moment: &Moment,
+        origin: &Origin,
+        (caller, chain, call): Asking<'_>,
+        asked: &Arc<ToEvaluate>,
+        facts: &mut CallFacts,
     ) -> Result<(Answer, Evaluated, Record), Refusal> {
         let policies = &moment.snapshot.bundle.policies;
-        let (roles, content) = content_roles(moment)?;
-        let chain =
-            self.delegations.chain(caller, &asked.credential, moment.snapshot.bundle.manifest.development.as_ref(), moment.now).await?;
-        let call = releasing(roles, content, asked);
+        let (roles, _) = content_roles(moment)?;
         let about = About { draft: Some(asked), ..About::default() };
-        let Weighed { judged, signals, draft: known, .. } = self.weighed(moment, roles, (caller, &chain, &call), about).await?;
-        *facts = self.call_facts(roles, &chain, &call, &judged);
+        let Weighed { judged, signals, draft: known, .. } = self.weighed(moment, roles, (caller, chain, call), about).await?;
+        *facts = self.call_facts(roles, chain, call, &judged);
         let verdict = verdict(policies, &judged, known.prepared);
         // Of a draft that the chain may not let go at all, nothing is told and nothing remembered.
-        let entitled = is_entitled(policies, &chain, &call, &judged);
+        let entitled = is_entitled(policies, chain, call, &judged);
         let known = if entitled { known } else { DraftFacts { prepared: known.prepared, ..DraftFacts::default() } };
-        let digest = self.audit.digest(&digest_input(&call, asked));
+        let digest = self.audit.digest(&digest_input(call, asked));
         let mut answer = self.answer(moment, judged, Mode::Enforce, (Some(&call.case), "", String::new(), digest))?;
         answer.signals = Box::new(signals);
         let mut evaluated = Evaluated { disposition: verdict, draft_digest: draft_digest(&asked.draft), ..Evaluated::default() };
-        self.settle(moment, (caller, &chain, &call), asked, &known, (&mut answer, &mut evaluated))?;
-        let record = DecisionRecord::of(&answer, caller, &chain, &call, self.surroundings(origin)?);
-        let repeats = entitled && self.note_repeat(moment, (&chain, &call), asked, &known, &answer).await;
+        self.settle(moment, (caller, chain, call), asked, &known, (&mut answer, &mut evaluated))?;
+        let record = DecisionRecord::of(&answer, caller, chain, call, self.surroundings(origin)?);
+        let repeats = entitled && self.note_repeat(moment, (chain, call), asked, &known, &answer).await;
         let found = (entitled, repeats);
         let output = OutputRecord::of(&evaluated.draft_digest, evaluated.disposition, &known.found.findings, &asked.context, found);
         Ok((answer, evaluated, Record::Decision(Box::new(record.with_output(output)))))

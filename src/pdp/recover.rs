@@ -154,6 +154,7 @@ impl Pdp {
     fn visits_of(&self, moment: &Moment, line: &Line) -> Vec<(Tenant, Visit)> {
         let environment = &self.options.environment;
         match line.r#type.as_str() {
+            "refusal" => self.visits_of_decision(moment, line),
             "decision" => {
                 let mut visits = self.visits_of_decision(moment, line);
                 visits.extend(told_of_texts(moment, environment, line));
@@ -214,7 +215,9 @@ impl Pdp {
                 Per::ToolService => line.caller.tool_service.clone(),
             };
             let takes = limits::takes(&bundle.rules.rates, action, places.tenant, per);
-            visits.push((places.tenant, places.before(risk, false, takes.iter().map(|(_, take)| *take).collect())));
+            let mut visit = places.before(risk, false, takes.iter().map(|(_, take)| *take).collect());
+            visit.touches.extend(limits::touches(&bundle.rules.rates, action, places.tenant, per).into_iter().map(|(_, touch)| touch));
+            visits.push((places.tenant, visit));
         }
         let Some(risk) = risk.filter(|_| line.signals.remembered) else { return visits };
         let stopped = ["halt", "rate", "state"].contains(&line.gate.as_str());
@@ -225,7 +228,7 @@ impl Pdp {
             // A server's windows know customers by another name than the log does.
             probing: !stopped
                 && (line.purpose != "evaluate_output" || !line.output.entitled || line.signals.unsafe_draft)
-                && Reason::named(&line.reason).is_some_and(is_probing)
+                && (line.r#type == "refusal" || Reason::named(&line.reason).is_some_and(is_probing))
                 && !(line.signals.hostile && matches!(self.windows, Windows::Redis(_))),
             hostile: line.signals.hostile,
             reads_case: line.signals.reads_case,

@@ -35,7 +35,11 @@ impl Pdp {
         if released.generation != self.store.seen().generation {
             return Presented::Denied(Reason::ApprovalUnverifiable);
         }
-        let now = self.released(moment, chain, call);
+        // What is not sent as a reply has no channel of its own.
+        let now = self.released(moment, chain, call).map(|now| match now.channel.is_empty() {
+            true => Release { channel: released.channel.clone(), ..now },
+            false => now,
+        });
         match now {
             Some(now) if now == Release { case_version: now.case_version.clone(), ..released.clone() } => {
                 if now.case_version != released.case_version {
@@ -51,10 +55,16 @@ impl Pdp {
         }
     }
 
-    /// The release that would let this call send its draft; `None` if it is no call that sends one.
+    /// The release that would let this call show its draft to the customer; `None` if it is no call that shows one. Only the call that
+    /// sends a reply names channel and recipient: any other shows it to the case's customer.
     pub(super) fn released(&self, moment: &Moment, chain: &Chain, call: &Call) -> Option<Release> {
-        moment.snapshot.bundle.roles.as_ref()?.content.as_ref().filter(|content| content.send == call.action)?;
+        let content = moment.snapshot.bundle.roles.as_ref()?.content.as_ref()?;
         let argument = |name: &str| call.arguments.get(name).and_then(Value::as_str).map(str::to_owned);
+        let (digest, channel, recipient) = match content.customer_text(&call.action) {
+            _ if content.send == call.action => (argument("draft_digest")?, argument("channel")?, argument("recipient")?),
+            Some(text) => (argument(text)?, String::new(), call.customer().to_owned()),
+            None => return None,
+        };
         Some(Release {
             generation: self.store.seen().generation,
             tenant: call.case.tenant.clone(),
@@ -63,9 +73,9 @@ impl Pdp {
             case_version: call.case.version.clone(),
             agent: Subject { iss: chain.token.agent_issuer.clone(), sub: chain.agent.clone() },
             supervisor: Subject { iss: chain.token.supervisor_issuer.clone(), sub: chain.supervisor.clone() },
-            draft_digest: argument("draft_digest")?,
-            channel: argument("channel")?,
-            recipient: argument("recipient")?,
+            draft_digest: digest,
+            channel,
+            recipient,
         })
     }
 }

@@ -15,7 +15,7 @@ use crate::model::right::Right;
 use crate::model::roles::Roles;
 use crate::model::time::Timestamp;
 use crate::model::verdict::LinkVerdict;
-use crate::pdp::authorize::Origin;
+use crate::pdp::authorize::{Origin, Stopped};
 use crate::pdp::shares::Share;
 use crate::pdp::{Moment, Pdp, Refused};
 
@@ -64,7 +64,7 @@ impl Pdp {
             return Ok(caller);
         }
         let refusal = Refusal::Forbidden("the caller may not do this: no policy grants it");
-        Err(self.refused(&moment, origin, Actor::service(&caller), refusal).await)
+        Err(self.refused(&moment, origin, Actor::service(&caller), refusal.into()).await)
     }
 
     /// The tool service that calls.
@@ -190,17 +190,23 @@ impl Pdp {
     ) -> Result<T, Refused> {
         match answer {
             Ok(answer) => Ok(answer),
-            Err(refusal) => Err(self.refused(moment, origin, by, refusal).await),
+            Err(refusal) => Err(self.refused(moment, origin, by, refusal.into()).await),
         }
     }
 
     /// Records a refusal of somebody known.
-    pub(super) async fn refused(&self, moment: &Moment, origin: &Origin, by: Actor, refusal: Refusal) -> Refused {
+    pub(super) async fn refused(&self, moment: &Moment, origin: &Origin, by: Actor, stopped: Stopped) -> Refused {
         let surroundings = match self.surroundings(origin) {
             Ok(surroundings) => surroundings,
             Err(refusal) => return Refused(refusal),
         };
-        let record = RefusalRecord::of(&refusal, by, &moment.snapshot.bundle.version, surroundings);
+        let Stopped { refusal, proven } = stopped;
+        let mut record = RefusalRecord::of(&refusal, by, &moment.snapshot.bundle.version, surroundings);
+        if let Some(proven) = proven {
+            let (chain, call) = *proven;
+            let signals = self.remember_refusal(moment, &chain, &call, &refusal).await;
+            record = record.with_call(&chain, &call, &signals);
+        }
         match self.audit.append(moment.now, Record::Refusal(Box::new(record))).await {
             Ok(_) => {
                 self.telemetry.metrics.refusal(refusal.kind());

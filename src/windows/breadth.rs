@@ -19,8 +19,8 @@ pub struct Breadth {
 }
 
 impl Breadth {
-    /// One more thing, or none; then how many there are.
-    pub fn touch(&mut self, item: Option<u64>, now: i64, within: i64) -> u64 {
+    /// One more thing, or none; then how many there are. One that is more than `most` is not taken: then the answer is one more than that.
+    pub fn touch(&mut self, item: Option<u64>, now: i64, within: i64, most: Option<u64>) -> u64 {
         let over = now.saturating_sub(within);
         self.things.retain(|(_, seen)| *seen > over);
         if self.things.is_empty() {
@@ -33,6 +33,7 @@ impl Breadth {
                         *seen = now.max(*seen);
                     }
                 }
+                Err(_) if most.is_some_and(|most| self.count() >= most) => return self.count().saturating_add(1),
                 Err(place) => self.things.insert(place, (item, now)),
             }
         }
@@ -41,6 +42,10 @@ impl Breadth {
             let level = self.level;
             self.things.retain(|(thing, _)| in_sample(*thing, level));
         }
+        self.count()
+    }
+
+    fn count(&self) -> u64 {
         u64::try_from(self.things.len()).unwrap_or(u64::MAX) << self.level
     }
 
@@ -75,7 +80,7 @@ mod tests {
                 now += later;
                 model.insert(number, now);
                 let expected = model.values().filter(|seen| **seen > now - 500).count();
-                prop_assert_eq!(breadth.touch(Some(item(number)), now, 500), expected as u64);
+                prop_assert_eq!(breadth.touch(Some(item(number)), now, 500, None), expected as u64);
             }
         }
     }
@@ -86,7 +91,7 @@ mod tests {
             let errors: Vec<f64> = (0..20)
                 .map(|round| {
                     let mut breadth = Breadth::default();
-                    let count = (0..things).map(|number| breadth.touch(Some(item(round * things + number)), 0, 1)).last();
+                    let count = (0..things).map(|number| breadth.touch(Some(item(round * things + number)), 0, 1, None)).last();
                     count.unwrap_or_default() as f64 / things as f64 - 1.0
                 })
                 .collect();
@@ -101,10 +106,10 @@ mod tests {
     fn it_is_bounded_and_forgets_all_of_a_time_together() {
         let mut breadth = Breadth::default();
         for number in 0..10_000 {
-            breadth.touch(Some(item(number)), 0, 10);
+            breadth.touch(Some(item(number)), 0, 10, None);
             assert!(breadth.things.len() <= EXACT);
         }
-        assert_eq!(breadth.touch(None, 10, 10), 0);
-        assert_eq!(breadth.touch(Some(1), 10, 10), 1, "the sampling ended with the last thing");
+        assert_eq!(breadth.touch(None, 10, 10, None), 0);
+        assert_eq!(breadth.touch(Some(1), 10, 10, None), 1, "the sampling ended with the last thing");
     }
 }

@@ -206,7 +206,7 @@ impl InProcess {
                 held.kept = Kept::Breadth(Box::default());
             }
             let Kept::Breadth(breadth) = &mut held.kept else { return 0 };
-            let count = breadth.touch(touch.item.map(|item| Tenant::thing(self.seed, item)), now, touch.within);
+            let count = breadth.touch(touch.item.map(|item| Tenant::thing(self.seed, item)), now, touch.within, touch.most);
             held.until = breadth.until(touch.within);
             count
         })

@@ -334,7 +334,7 @@ fn say(call: &mut ::redis::ScriptInvocation<'_>, tenant: Tenant, seed: Key, visi
     call.arg(visit.touches.len());
     for touch in &visit.touches {
         let item = touch.item.map(|item| format!("{:016x}", Tenant::thing(seed, item))).unwrap_or_default();
-        call.key(key(touch.key)).key(key(touch.key) + ":level").arg(item).arg(touch.within);
+        call.key(key(touch.key)).key(key(touch.key) + ":level").arg(item).arg(touch.within).arg(touch.most.unwrap_or(0));
     }
     call.arg(visit.notes.len());
     for note in &visit.notes {

@@ -47,11 +47,13 @@ end
 
 local counts = {}
 for index = 1, number() do
-  local things, level_key, item, within = key(), key(), text(), number()
+  local things, level_key, item, within, most = key(), key(), text(), number(), number()
   redis.call('ZREMRANGEBYSCORE', things, '-inf', now - within)
   local count = redis.call('ZCARD', things)
   local level = count == 0 and 0 or tonumber(redis.call('GET', level_key) or 0)
-  if item ~= '' and not full then
+  -- Another thing than those that there may be is not taken.
+  local over = most > 0 and item ~= '' and count * 2 ^ level >= most and not redis.call('ZSCORE', things, item)
+  if item ~= '' and not full and not over then
     if sampled(item, level) then redis.call('ZADD', things, 'GT', now, item) end
     count = redis.call('ZCARD', things)
     while count > EXACT and level < LEVEL_MAX do
@@ -64,7 +66,7 @@ for index = 1, number() do
     redis.call('PEXPIRE', things, milliseconds(within))
     redis.call('SET', level_key, level, 'PX', milliseconds(within))
   end
-  counts[index] = count * 2 ^ level
+  counts[index] = count * 2 ^ level + (over and not full and 1 or 0)
 end
 
 -- Whether a memory has room for another time beside the last one, which says that there was none. What is over is taken out.

@@ -1,6 +1,7 @@
 //! One Authorize over gRPC: what comes back, and what is recorded.
 
 use countersign::api::v1;
+use countersign::api::v1::decision_service_client::DecisionServiceClient;
 use tonic::Code;
 
 use crate::harness::{App, ORDER, asserted, get, lines, order_check, refund_request};
@@ -237,7 +238,7 @@ async fn health_readiness_and_reflection_answer() {
     assert_eq!(get(app.admin, "/readyz").await, (200, "ok\n".into()));
     let status = app.operations().await.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
     assert!(status.ready && status.not_ready.is_empty());
-    assert_eq!(status.bundle.unwrap().policies, 123);
+    assert_eq!(status.bundle.unwrap().policies, 125);
     assert_eq!(status.audit.unwrap().mode, "strict");
     assert_eq!(status.warnings, ["development_mode"]);
     app.pdp.drain();
@@ -261,5 +262,43 @@ async fn the_step_gate_holds_without_the_bundle_s_policies() {
     }
     assert_eq!(lines(&app.data).pop().unwrap()["gate"], "step");
     assert_eq!(client.authorize(order_check()).await.unwrap().into_inner().decision(), v1::Decision::Allow);
+    app.stop().await;
+}
+
+/// A call that can't be read was asked for by somebody, on something: its record says so, and trying counts as it does where a call is
+/// denied, also after a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_call_says_who_asked_for_what_and_counts_as_a_try() {
+    let folder = crate::harness::temp();
+    let data = folder.path().join("data");
+    let app = App::start_in(&data, |_, _| {}).await;
+    let mut client = app.decisions().await;
+    let update = v1::AuthorizeRequest {
+        action: "ticket.update".into(),
+        resource: Some(v1::Resource {
+            r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }),
+            ..Default::default()
+        }),
+        arguments_json: r#"{"status":"solved","refund_issued":true}"#.into(),
+        conversation_id: "conversation-7".into(),
+        ..refund_request()
+    };
+    for _ in 0..12 {
+        assert_eq!(client.authorize(update.clone()).await.unwrap_err().code(), Code::InvalidArgument);
+    }
+    let refusal = lines(&data).into_iter().rfind(|line| line["type"] == "refusal").unwrap();
+    assert_eq!((&refusal["chain"]["agent"], &refusal["chain"]["step"]), (&"support-bot".into(), &"action".into()));
+    assert_eq!((&refusal["case"]["id"], &refusal["case"]["tenant"]), (&"case-1".into(), &"acme".into()));
+    assert_eq!((&refusal["action"], &refusal["resource"]["id"]), (&"ticket.update".into(), &"case-1".into()));
+    assert_eq!(refusal["correlation"]["conversation"], "conversation-7");
+    assert_eq!(refusal["field"], "arguments_json");
+    let factors = async |client: &mut DecisionServiceClient<tonic::transport::Channel>| {
+        client.authorize(order_check()).await.unwrap();
+        lines(&data).into_iter().rfind(|line| line["type"] == "decision").unwrap()["signals"]["risk"]["factors"].to_string()
+    };
+    assert!(factors(&mut client).await.contains("denials:40"));
+    app.stop().await;
+    let app = App::start_in(&data, |_, _| {}).await;
+    assert!(factors(&mut app.decisions().await).await.contains("denials:40"));
     app.stop().await;
 }

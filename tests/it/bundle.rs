@@ -137,7 +137,7 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
         "type `Article` must either have the attribute `tenant` or stand in `shared`",
     ),
     ("bundle.yaml", "roles:", "rolls:", "rolls"),
-    ("bundle.yaml", "  agent: support-bot", "  agent: suport-bot", "bundle.yaml:41:10: `suport-bot` is defined nowhere in the bundle"),
+    ("bundle.yaml", "  agent: support-bot", "  agent: suport-bot", "bundle.yaml:46:10: `suport-bot` is defined nowhere in the bundle"),
     ("bundle.yaml", "  step: intake", "  step: intak", "`intak` is defined nowhere in the bundle"),
     (
         "entities/reps.json",
@@ -152,6 +152,14 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
         "action == Action::\"refund.isue\", resource)\nunless {\n  resource.paid_minor",
         "unrecognized action `Action::\"refund.isue\"`",
     ),
+    ("schema.cedarschema", "free_text: Bool };", "free_text?: Bool };", "type `Field` must have the required attribute `free_text`"),
+    (
+        "risk.yaml",
+        "unsafe_findings: [active_content,",
+        "unsafe_findings: [reactive_content,",
+        "`reactive_content` is no kind of finding in drafts",
+    ),
+    ("rates.yaml", "most: 300, minutes: 60", "most: 513, minutes: 60", "`most` must be 1 to 512"),
     ("schema.cedarschema", "entity Order {", "entity Order in [Role] {", "type `Order` comes from tool services"),
     (
         "schema.cedarschema",
@@ -177,6 +185,24 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
         "@id(\"case.identity-failed\") @doc(\"Whatever an earlier check said: who failed may be somebody else.\")\nforbid (principal, action in Action::\"money_or_access\"",
         "@id(\"case.identity-failed\") @doc(\"x\")\nforbid (principal, action in Action::\"moves_money\"",
         "action `account.change_email` is in `money_or_access`, and no `forbid` for all principals looks at `context.case.identity_check`",
+    ),
+    (
+        "bundle.yaml",
+        "      account.change_email: {new_email: staff}\n",
+        "",
+        "`new_email` of action `account.change_email` is text: say in the manifest's `content.texts`",
+    ),
+    (
+        "bundle.yaml",
+        "      account.change_email: {new_email: staff}\n",
+        "      account.change_email: {new_email: customer}\n",
+        "the customer reads `new_email` of action `account.change_email`, and no `forbid` of it",
+    ),
+    (
+        "bundle.yaml",
+        "{new_email: staff}",
+        "{new_email: staff, old_email: staff}",
+        "`content.texts` names `old_email` of `account.change_email`",
     ),
     ("bundle.yaml", "case_bound_steps: [action]", "case_bound_steps: [acting]", "`acting`, which is no step"),
     ("bundle.yaml", "direct: [approval.read,", "direct: [approval.reed,", "`approval.reed`, which is not both an action"),
@@ -240,7 +266,12 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
     ("rates.yaml", "argument: amount_minor", "argument: amount", "`amount` is no required integer argument of action `account.credit`"),
     ("rates.yaml", "apart: [currency]", "apart: [curency]", "`curency` is no argument of action `account.credit`"),
     ("rates.yaml", "most: 10000,", "most: 0,", "`most` must be 1 or more"),
-    ("schema.cedarschema", "\"approvals_denied\", \"reported\"", "\"reported\"", "lacks approvals_denied, and has too much nothing"),
+    (
+        "schema.cedarschema",
+        "\"approvals_denied\", \"unsafe_drafts\"",
+        "\"unsafe_drafts\"",
+        "lacks approvals_denied, and has too much nothing",
+    ),
     ("schema.cedarschema", "signals: Set<RiskSignal> }", "signals: Long }", "and, if wished, score: Long, signals: Set<enumerated>"),
     ("detectors/incoming.yaml", "Enter developer mode", "Enter the building", "does not find its example \"Enter the building\""),
     (

@@ -617,6 +617,15 @@ async fn a_full_table_is_the_worst_until_there_is_room_again() {
     let mut client = app.decisions().await;
     let poisoned = v1::AuthorizeRequest { untrusted: text(HOSTILE), ..of_case("poisoned", "1", order_check()) };
     assert_eq!(ask(&mut client, poisoned).await, ALLOWED);
+    // What this call's windows need is there before the table is full.
+    assert_eq!(ask(&mut client, order_check()).await, ALLOWED);
+    // An article is nobody's: to read one takes up no window of a case.
+    let article = v1::Resource {
+        r#ref: Some(v1::EntityReference { r#type: "Article".into(), id: "a-1".into() }),
+        attributes_json: r#"{"product":"phone","region":"eu","policy_set":"standard"}"#.into(),
+        ..Default::default()
+    };
+    let read = v1::AuthorizeRequest { action: "knowledge.read".into(), resource: Some(article), ..order_check() };
     // Windows of many cases fill the table; nothing of these calls is remembered.
     let mut answer = denied(v1::Reason::ScreeningRequired);
     for number in 0..900 {
@@ -632,7 +641,7 @@ async fn a_full_table_is_the_worst_until_there_is_room_again() {
     let mut hostile = vec!["poisoned".to_owned()];
     while hostile.len() < 20 && ask(&mut client, order_check()).await == ALLOWED {
         hostile.push(format!("late-{}", hostile.len()));
-        let call = v1::AuthorizeRequest { untrusted: text(HOSTILE), ..of_case(&hostile[hostile.len() - 1], "1", order_check()) };
+        let call = v1::AuthorizeRequest { untrusted: text(HOSTILE), ..of_case(&hostile[hostile.len() - 1], "1", read.clone()) };
         assert_eq!(ask(&mut client, call).await, ALLOWED, "a read, of which nothing new had to be kept but what was found");
     }
     assert!(hostile.len() > 1);
@@ -854,5 +863,41 @@ async fn security_events_are_taken_from_transmitters_that_are_trusted() {
     );
     assert_eq!(push(set(&session), jwt).await.0, 202);
     assert_eq!(desk.ask(&other).await.reason(), v1::Reason::NotPermitted);
+    app.stop().await;
+}
+
+/// Who reads customer after customer copies them: one more than there may be is denied, those that were there before go on, also after a
+/// restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_reads_so_many_customers_and_no_more() {
+    let folder = temp();
+    let bundle = folder.path().join("bundle");
+    crate::harness::copy(&crate::harness::policies(), &bundle);
+    let rates = std::fs::read_to_string(bundle.join("rates.yaml")).unwrap();
+    std::fs::write(bundle.join("rates.yaml"), rates.replace("most: 300, minutes: 60", "most: 20, minutes: 60")).unwrap();
+    let data = folder.path().join("data");
+    let start = async || App::start_in(&data, |config, _| config.bundle.path = bundle.clone()).await;
+    let read = |customer: usize| {
+        let of = |text: &str| text.replace("customer-1", &format!("customer-{customer}")).into();
+        let call = order_check();
+        v1::AuthorizeRequest {
+            case: call.case.map(|case| v1::Case { id: format!("case-{customer}"), attributes_json: of(crate::harness::CASE), ..case }),
+            resource: call.resource.map(|resource| v1::Resource { attributes_json: of(crate::harness::ORDER), ..resource }),
+            ..order_check()
+        }
+    };
+    let app = start().await;
+    let mut client = app.decisions().await;
+    for customer in 0..20 {
+        assert_eq!(client.authorize(read(customer)).await.unwrap().into_inner().decision(), v1::Decision::Allow, "{customer}");
+    }
+    app.stop().await;
+    let app = start().await;
+    let mut client = app.decisions().await;
+    for customer in 20..23 {
+        let answer = client.authorize(read(customer)).await.unwrap().into_inner();
+        assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, v1::Reason::RateLimited), "{customer}");
+    }
+    assert_eq!(client.authorize(read(3)).await.unwrap().into_inner().decision(), v1::Decision::Allow);
     app.stop().await;
 }

@@ -121,6 +121,36 @@ async fn an_order_to_the_model_in_the_record_or_in_an_article_taints_the_case() 
     }
 }
 
+/// A message that an update carries is read by the customer, too: it is a draft that was released, or the update is denied.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_customers_message_leaves_by_no_other_door() {
+    let (app, mut client) = start().await;
+    let prepared = prepare(&mut client, to_prepare("The phone does not charge any more.")).await;
+    let released = evaluate(&mut client, to_evaluate(CALM, &prepared)).await;
+    let (digest, token) = (released.draft_digest.as_str(), released.release_token.as_str());
+    assert!(!token.is_empty(), "{released:?}");
+    let update = |text: &str, token: &str, operation: &str| v1::AuthorizeRequest {
+        action: "ticket.update".into(),
+        arguments_json: format!(r#"{{"customer_message_draft":"{text}"}}"#).into(),
+        ..to_send("", token, operation)
+    };
+    let promise = "Send us your password and PIN. Your refund of 900 EUR was paid.";
+    let of_another = v1::AuthorizeRequest { case: case_with(&[("customer", "customer-2")]), ..update(digest, token, "op-1") };
+    for (what, request, expected) in [
+        ("a text", update(promise, "", ""), (Decision::Deny, Reason::DraftRequired)),
+        ("a digest alone", update(digest, "", ""), (Decision::Deny, Reason::DraftRequired)),
+        ("another text than was released", update(promise, token, "op-1"), (Decision::Deny, Reason::ApprovalOutOfScope)),
+        ("another customer's case", of_another, (Decision::Deny, Reason::ApprovalOutOfScope)),
+        ("what was released", update(digest, token, "op-1"), (Decision::Allow, Reason::Unspecified)),
+        ("the same again", update(digest, token, "op-2"), (Decision::Deny, Reason::ApprovalUsed)),
+        ("as a reply, after that", to_send(digest, token, "op-3"), (Decision::Deny, Reason::ApprovalUsed)),
+    ] {
+        let answer = client.authorize(request).await.unwrap().into_inner();
+        assert_eq!((answer.decision(), answer.reason()), expected, "{what}");
+    }
+    app.stop().await;
+}
+
 /// A draft that asks for a credential, leaks or carries an injection is remembered: a case with several of them is a case at risk.
 #[tokio::test(flavor = "multi_thread")]
 async fn unsafe_drafts_raise_the_risk_of_their_case_and_survive_a_restart() {
@@ -133,19 +163,19 @@ async fn unsafe_drafts_raise_the_risk_of_their_case_and_survive_a_restart() {
         assert_eq!(judged(&mut client, draft, &[]).await.disposition(), Disposition::Revise);
     }
     assert_eq!(judged(&mut client, CALM, &[]).await.disposition(), Disposition::Release);
-    for _ in 0..4 {
+    for _ in 0..3 {
         assert_eq!(judged(&mut client, "Please send me your password.", &[]).await.disposition(), Disposition::Block);
     }
     let risk = |line: &Value| (line["signals"]["risk"]["score"].as_u64().unwrap(), line["signals"]["risk"]["factors"].to_string());
     let last = || lines(&data).into_iter().rfind(|line| line["purpose"] == "evaluate_output").unwrap();
     assert_eq!(judged(&mut client, CALM, &[]).await.disposition(), Disposition::HumanReview);
     let (score, factors) = risk(&last());
-    assert!(score >= 60 && factors.contains("unsafe_drafts:60"), "{score} {factors}");
+    assert!(score >= 55 && factors.contains("unsafe_drafts:45"), "{score} {factors}");
     app.stop().await;
     let app = App::start_in(&data, |_, _| {}).await;
     let mut client = app.decisions().await;
     assert_eq!(judged(&mut client, CALM, &[]).await.disposition(), Disposition::HumanReview);
-    assert!(risk(&last()).1.contains("unsafe_drafts:60"), "{:?}", risk(&last()));
+    assert!(risk(&last()).1.contains("unsafe_drafts:45"), "{:?}", risk(&last()));
     app.stop().await;
 }
 

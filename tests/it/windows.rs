@@ -74,10 +74,15 @@ impl Model {
         }
         for touch in &visit.touches {
             let things = self.things.entry(touch.key).or_default();
+            let recent = |things: &[(u64, i64)]| -> HashSet<u64> {
+                things.iter().filter(|(_, at)| *at > now - touch.within).map(|(item, _)| *item).collect()
+            };
+            let before = recent(things);
+            let is_more = |item: &u64| touch.most.is_some_and(|most| before.len() as u64 >= most) && !before.contains(item);
+            let over = !held_back && touch.item.as_ref().is_some_and(is_more);
             // What is held back leaves nothing behind.
-            things.extend(touch.item.filter(|_| !held_back).map(|item| (item, now)));
-            let recent: HashSet<u64> = things.iter().filter(|(_, at)| *at > now - touch.within).map(|(item, _)| *item).collect();
-            visited.counts.push(recent.len() as u64);
+            things.extend(touch.item.filter(|_| !held_back && !over).map(|item| (item, now)));
+            visited.counts.push(recent(things).len() as u64 + u64::from(over));
         }
         for note in visit.notes.iter().filter(|_| !held_back) {
             let until = self.times.entry((note.key, note.name.to_string())).or_insert(now);
@@ -102,7 +107,8 @@ fn visit(numbers: &mut Numbers, history: u64) -> Visit {
     }
     for _ in 0..numbers.below(3) {
         let item = (numbers.below(4) > 0).then(|| Key::of(&[&numbers.below(9).to_string()]).short());
-        visit.touches.push(Touch { key: key("breadth", numbers.below(2)), item, within: 60 });
+        let most = (numbers.below(2) == 0).then(|| 1 + numbers.below(6));
+        visit.touches.push(Touch { key: key("breadth", numbers.below(2)), item, within: 60, most });
     }
     for _ in 0..numbers.below(3) {
         let (step, reach) = (1 + numbers.signed(40), 60);
@@ -187,7 +193,7 @@ async fn both_engines_count_many_things_alike() {
     adopting.adopt(tenant, "generation".into()).await.unwrap();
     for number in 0..3000_u32 {
         let item = Some(Key::of(&[&number.to_string()]).short());
-        let visit = Visit { touches: vec![Touch { key: Key::of(&["many"]), item, within: 1000 }], ..Visit::default() };
+        let visit = Visit { touches: vec![Touch { key: Key::of(&["many"]), item, within: 1000, most: None }], ..Visit::default() };
         let now = Timestamp::from_micros(1_000_000 + i64::from(number) / 10);
         assert_eq!(server.visit(tenant, now, &visit).await.unwrap(), process.visit(tenant, now, &visit).await.unwrap(), "{number}");
     }
@@ -790,7 +796,7 @@ async fn a_call_that_is_held_back_leaves_nothing_behind() {
         let key = |name: &str| Key::of(&["held-back", name]);
         let visit = |item: u64| Visit {
             takes: vec![Take { key: key("bucket"), every: 1_000, room: 1_000 }],
-            touches: vec![Touch { key: key("breadth"), item: Some(item), within: 60_000_000 }],
+            touches: vec![Touch { key: key("breadth"), item: Some(item), within: 60_000_000, most: None }],
             notes: vec![Note { key: key(&format!("memory-{item}")), name: "a".into(), change: Change::For(60_000_000) }],
             ..Visit::default()
         };

@@ -122,10 +122,10 @@ impl Places {
             let within = risk.probing.micros();
             let [case, resource, _] = self.items;
             for [cases, resources, denied] in [self.agent, self.supervisor] {
-                visit.touches.push(Touch { key: cases, item: Some(case), within });
-                visit.touches.push(Touch { key: resources, item: Some(resource), within });
+                visit.touches.push(Touch { key: cases, item: Some(case), within, most: None });
+                visit.touches.push(Touch { key: resources, item: Some(resource), within, most: None });
                 if reads {
-                    visit.touches.push(Touch { key: denied, item: None, within });
+                    visit.touches.push(Touch { key: denied, item: None, within, most: None });
                 }
             }
             if reads {
@@ -165,7 +165,7 @@ impl Places {
             let within = risk.probing.micros();
             let [_, _, denied] = self.items;
             for [_, _, key] in [Some(self.agent), happened.supervised.then_some(self.supervisor)].into_iter().flatten() {
-                visit.touches.push(Touch { key, item: Some(denied), within });
+                visit.touches.push(Touch { key, item: Some(denied), within, most: None });
             }
         }
         if !happened.reads_case {

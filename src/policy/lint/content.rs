@@ -1,9 +1,60 @@
 //! Rules on the parts that govern texts.
 
-use super::Bundle;
-use crate::model::roles::Supplier;
+use super::{Bundle, paths};
+use crate::model::answer::Reason;
+use crate::model::roles::{ContentRoles, Reader, Supplier};
+use crate::policy::engine::id_text;
 use crate::policy::shape::{Action, Member, Shape};
 use crate::policy::store::{FREE_TEXT, is_free_text};
+
+/// Every text that a write takes says who reads it, and what the customer reads waits for a release.
+fn texts(bundle: &Bundle<'_>, content: &ContentRoles) -> Vec<String> {
+    let mut faults = vec![];
+    let arguments = |action: &Action| match action.context.get("args").map(|member| &member.shape) {
+        Some(Shape::Record(arguments)) => {
+            arguments.iter().filter(|(_, argument)| argument.shape == Shape::String).map(|(name, _)| name.clone()).collect::<Vec<_>>()
+        }
+        Some(_) | None => vec![],
+    };
+    for (id, action) in bundle.case_actions().filter(|(id, action)| bundle.roles.is_write(&action.groups) && **id != content.send) {
+        for name in arguments(action) {
+            if !content.texts.get(id).is_some_and(|texts| texts.contains_key(&name)) {
+                faults.push(format!(
+                    "`{name}` of action `{id}` is text: say in the manifest's `content.texts` whether a `customer` or `staff` reads it"
+                ));
+            }
+        }
+    }
+    for (id, texts) in &content.texts {
+        let action = bundle.case_actions().find(|(known, _)| *known == id).map(|(_, action)| action);
+        for (name, reader) in texts {
+            if !action.is_some_and(|action| arguments(action).contains(name)) {
+                faults.push(format!("`content.texts` names `{name}` of `{id}`, which is no text of an action"));
+            } else if *reader == Reader::Customer && !waits(bundle, id, name) {
+                faults.push(format!(
+                    "the customer reads `{name}` of action `{id}`, and no `forbid` of it with `@reason(\"draft_required\")` reads `context.args.{name}` and `context.release`"
+                ));
+            }
+        }
+        if texts.values().filter(|reader| **reader == Reader::Customer).count() > 1 {
+            faults.push(format!("`content.texts`: action `{id}` has several texts for the customer, and a call carries one release"));
+        }
+    }
+    faults
+}
+
+/// Whether a `forbid` for all principals holds a text back that was not released.
+fn waits(bundle: &Bundle<'_>, id: &str, argument: &str) -> bool {
+    bundle.read.set.policies().any(|policy| {
+        let name = id_text(policy.id());
+        let of_draft = bundle.read.rules.get(&name).is_some_and(|rule| rule.class == Reason::DraftRequired);
+        let reads = bundle.read.placed.get(&name).is_some_and(|(_, placed)| {
+            paths::tests(placed.policy.as_ref(), &["args", argument]) && paths::tests(placed.policy.as_ref(), &["release"])
+        });
+        let for_all = matches!(policy.principal_constraint(), cedar_policy::PrincipalConstraint::Any);
+        of_draft && reads && for_all && super::covered(policy, bundle.shapes).iter().any(|action| action.uid.id().unescaped() == id)
+    })
+}
 
 /// What governs texts: the field's type and the five actions, each with what the pipelines fill and read.
 pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<String> {
@@ -43,6 +94,7 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<String> {
             content.field
         ));
     }
+    faults.extend(texts(bundle, content));
     let attribute = bundle.shapes.entities.get(&content.field).and_then(|field| field.attributes.get(FREE_TEXT));
     if attribute != Some(&Member { shape: Shape::Bool, required: true }) {
         faults.push(format!(

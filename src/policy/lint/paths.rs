@@ -96,6 +96,23 @@ pub(super) fn reads(expression: &ast::Expr, member: &str) -> bool {
     }
 }
 
+/// Whether a policy's conditions test with `has` whether this path of `context` is there.
+pub(super) fn tests(policy: &ast::Policy, steps: &[&str]) -> bool {
+    let expressions = policy.non_scope_constraints().map(super::flatten).unwrap_or_default();
+    expressions.into_iter().any(|expression| {
+        let tested = match expression.expr_kind() {
+            ast::ExprKind::HasAttr { expr, attr } => path(expr).map(|(variable, steps)| (variable, steps, vec![attr.to_string()])),
+            ast::ExprKind::ExtHasAttr { expr, attrs } => {
+                path(expr).map(|(variable, steps)| (variable, steps, attrs.iter().map(ToString::to_string).collect()))
+            }
+            _ => None,
+        };
+        tested.is_some_and(|(variable, before, more)| {
+            variable == ast::Var::Context && before.iter().chain(&more).map(String::as_str).eq(steps.iter().copied())
+        })
+    })
+}
+
 /// Whether a policy's conditions read this path of `context`.
 pub(super) fn looks_at(policy: &ast::Policy, steps: &[&str]) -> bool {
     let expressions = policy.non_scope_constraints().map(super::flatten).unwrap_or_default();

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::expect::list;
 use super::form::{Case, Expect, WrittenSegment};
-use super::{Runner, list, read_resource};
+use super::{Runner, read_resource};
 use crate::model::call::Call;
 use crate::model::chain::{Chain, Credential};
 use crate::model::content::{Article, Channel, Shown};

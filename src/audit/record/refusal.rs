@@ -1,0 +1,85 @@
+//! What the line of a refusal says.
+
+use serde::Serialize;
+
+use super::{CaseRecord, ChainRecord, CorrelationRecord, PolicyReference, ResourceRecord, SignalsRecord, Surroundings, correlation};
+use crate::audit::events::Actor;
+use crate::model::answer::PolicyVersion;
+use crate::model::call::{Call, Model};
+use crate::model::chain::Chain;
+use crate::model::refusal::Refusal;
+use crate::model::signals::Signals;
+
+/// A refusal of a known caller's request, with what was proven before it.
+#[derive(Debug, Serialize)]
+pub struct RefusalRecord {
+    nonce: String,
+    kind: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    problem: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    field: String,
+    purpose: &'static str,
+    caller: Actor,
+    policy: PolicyReference,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    trace_id: String,
+    #[serde(flatten)]
+    proven: Option<ProvenRecord>,
+}
+
+/// On whose behalf a call would have been made, and on what.
+#[derive(Debug, Serialize)]
+struct ProvenRecord {
+    chain: ChainRecord,
+    action: String,
+    resource: ResourceRecord,
+    case: CaseRecord,
+    correlation: CorrelationRecord,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<Model>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signals: Option<SignalsRecord>,
+}
+
+impl RefusalRecord {
+    /// The record of a refusal.
+    pub fn of(refusal: &Refusal, caller: Actor, policy: &PolicyVersion, surroundings: Surroundings) -> Self {
+        let (field, problem) = match refusal {
+            Refusal::Invalid { field, problem, .. } => (field.clone(), *problem),
+            Refusal::Exhausted(words)
+            | Refusal::Forbidden(words)
+            | Refusal::Precondition(words)
+            | Refusal::Unauthenticated(words)
+            | Refusal::Unavailable(words) => (String::new(), *words),
+            Refusal::NotFound => (String::new(), "not_found"),
+            Refusal::Deadline => (String::new(), ""),
+        };
+        Self {
+            nonce: surroundings.nonce,
+            kind: refusal.kind(),
+            problem,
+            field,
+            purpose: surroundings.purpose,
+            caller,
+            policy: PolicyReference { digest: policy.digest.clone(), version: policy.version },
+            trace_id: surroundings.trace_id,
+            proven: None,
+        }
+    }
+
+    /// The same, of a call whose chain was proven; with what is remembered of it.
+    #[must_use]
+    pub fn with_call(self, chain: &Chain, call: &Call, signals: &Signals) -> Self {
+        let proven = ProvenRecord {
+            chain: ChainRecord::of(chain),
+            action: call.action.clone(),
+            resource: ResourceRecord::of(call),
+            case: CaseRecord::of(call, &signals.customer),
+            correlation: correlation(&call.correlation),
+            model: call.model.clone(),
+            signals: SignalsRecord::of(signals),
+        };
+        Self { proven: Some(proven), ..self }
+    }
+}

@@ -1,0 +1,85 @@
+//! What a case expects, held against what came of it.
+
+use std::collections::BTreeSet;
+
+use super::form::{Decision, Expect};
+use crate::content::drafts::Judged as Found;
+use crate::model::answer::Obligation;
+use crate::model::content::Disposition;
+use crate::model::refusal::Refusal;
+use crate::pdp::judge::Judged;
+
+/// What differs of a draft.
+pub(super) fn in_draft(expect: &Expect, (found, disposition): &(Found, Disposition)) -> Vec<String> {
+    let mut differences = vec![];
+    if let Some(expected) = expect.disposition.filter(|expected| expected != disposition) {
+        differences.push(format!("disposition: expected {}, found {}", expected.name(), disposition.name()));
+    }
+    let claims = found.claims().into_iter().map(|claim| format!("claim/{claim}"));
+    let all: BTreeSet<String> = claims.chain(found.kinds().into_iter().map(str::to_owned)).collect();
+    let list = |items: BTreeSet<String>| format!("[{}]", items.into_iter().collect::<Vec<_>>().join(", "));
+    if let Some(expected) = &expect.findings
+        && expected.iter().cloned().collect::<BTreeSet<_>>() != all
+    {
+        differences.push(format!("findings: expected {}, found {}", list(expected.iter().cloned().collect()), list(all)));
+    }
+    differences
+}
+
+pub(super) fn list(items: &[String]) -> String {
+    let mut items = items.to_vec();
+    items.sort();
+    format!("[{}]", items.join(", "))
+}
+
+/// What differs of a decision.
+pub(super) fn differences(expect: &Expect, judged: &Result<Judged, Refusal>) -> Vec<String> {
+    let mut found = vec![];
+    let mut compare = |what: &str, expected: &str, actual: &str| {
+        if expected != actual {
+            found.push(format!("{what}: expected {expected}, found {}", if actual.is_empty() { "none" } else { actual }));
+        }
+    };
+    let judged = match (judged, &expect.invalid) {
+        (Err(Refusal::Invalid { field, .. }), Some(expected)) => {
+            compare("invalid", expected, field);
+            return found;
+        }
+        (Err(refusal), _) => {
+            let expected = expect.decision.map_or("a decision", Decision::name);
+            compare("decision", expected, &format!("a refusal: {}", refusal.in_full()));
+            return found;
+        }
+        (Ok(_), Some(expected)) => {
+            compare("invalid", expected, "a decision");
+            return found;
+        }
+        (Ok(judged), None) => judged,
+    };
+    let outcome = &judged.outcome;
+    if let Some(decision) = expect.decision {
+        let actual = if outcome.denied.is_none() { Decision::Allow } else { Decision::Deny };
+        compare("decision", decision.name(), actual.name());
+    }
+    if let Some(reason) = &expect.reason {
+        compare("reason", reason, outcome.denied.map_or("", |reason| reason.name()));
+    }
+    if let Some(requires) = &expect.requires {
+        compare("requires", &list(requires), &list(&outcome.missing.clone().unwrap_or_default().requires));
+    }
+    if let Some(policies) = &expect.policies {
+        let actual: Vec<String> = judged.verdict.determining().into_iter().map(str::to_owned).collect();
+        compare("policies", &list(policies), &list(&actual));
+    }
+    if let Some(obligations) = &expect.obligations {
+        let actual: Vec<String> = outcome.obligations.iter().map(|Obligation { kind, value }| format!("{kind}:{value}")).collect();
+        compare("obligations", &list(obligations), &list(&actual));
+    }
+    if let Some(gate) = &expect.gate {
+        compare("gate", gate, judged.gate.map_or("", |gate| gate.name()));
+    }
+    if !found.is_empty() {
+        found.push(format!("determined by: {}", judged.verdict.determining().join(", ")));
+    }
+    found
+}
