@@ -22,6 +22,8 @@ pub enum Per {
     Case,
     /// The case's customer.
     Customer,
+    /// The resource, by its id: a window then covers actions on one type of resource.
+    Resource,
     /// The supervising human.
     Supervisor,
     /// The tenant.
@@ -60,9 +62,22 @@ pub struct SumRate {
     #[serde(default)]
     pub apart: Vec<String>,
     /// The most that it may add up to.
-    pub most: i64,
+    pub most: Most,
     /// Within these minutes; 1 to 44,640 (31 days).
     pub minutes: u32,
+}
+
+/// The most that a sum may be.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Most {
+    /// This.
+    Fixed(i64),
+    /// What an attribute of the resource says: no more is paid back than was paid.
+    Resource {
+        /// The attribute's name: a `Long` of each resource of the actions.
+        resource: String,
+    },
 }
 
 /// How many different ones there may be of something.
@@ -129,6 +144,7 @@ impl Per {
             Self::Agent => &chain.agent,
             Self::Case => &call.case.id,
             Self::Customer => call.customer(),
+            Self::Resource => &call.resource.reference.id,
             Self::Supervisor => &chain.supervisor,
             Self::Tenant => &call.case.tenant,
             Self::ToolService => &chain.tool_service,
@@ -165,7 +181,7 @@ impl Rates {
             }
         }
         for (name, rate) in &self.sums {
-            if rate.most < 1 || !within(rate.minutes, 44_640) {
+            if matches!(rate.most, Most::Fixed(..1)) || !within(rate.minutes, 44_640) {
                 fault(name, format!("`{name}`: `most` must be 1 or more, `minutes` 1 to 44640"));
             }
             for action in shapes.actions.values().filter(|action| covers(&rate.actions, action)) {
@@ -174,6 +190,16 @@ impl Rates {
                 if argument(&rate.argument) != Some((&Shape::Long, true)) {
                     let id = action.uid.id().unescaped();
                     fault(name, format!("`{name}`: `{}` is no required integer argument of action `{id}`", rate.argument));
+                }
+                if let Most::Resource { resource } = &rate.most {
+                    let is_sum = |kind: &String| {
+                        let attribute = shapes.entities.get(kind).and_then(|kind| kind.attributes.get(resource));
+                        attribute.is_some_and(|attribute| attribute.shape == Shape::Long && attribute.required)
+                    };
+                    if !action.resources.iter().map(ToString::to_string).all(|kind| is_sum(&kind)) {
+                        let id = action.uid.id().unescaped();
+                        fault(name, format!("`{name}`: `{resource}` is no required integer attribute of the resources of action `{id}`"));
+                    }
                 }
                 if let Some(missing) = rate.apart.iter().find(|name| argument(name).is_none()) {
                     fault(name, format!("`{name}`: `{missing}` is no argument of action `{}`", action.uid.id().unescaped()));

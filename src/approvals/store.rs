@@ -34,7 +34,7 @@ use crate::model::time::Timestamp;
 pub use crate::approvals::store::outbox::TAKE_OVER;
 pub use crate::approvals::store::reads::Filter;
 pub use crate::approvals::store::signals::{Cleared, NewSignal, SignalRefused, TTL_MAX};
-pub use crate::approvals::store::sums::Reservation;
+pub use crate::approvals::store::sums::{Reservation, Sum};
 pub use crate::approvals::store::windows::{Generation, Settling};
 
 /// Which engine keeps the state.
@@ -282,8 +282,6 @@ pub struct NewOutcome {
     pub evaluation_id: String,
     /// The check that it makes.
     pub check: Option<Check>,
-    /// Whether the call was not made at all, so that what it reserved is free again.
-    pub releases: bool,
     /// When it was reported.
     pub at: Timestamp,
     /// The record of it.

@@ -90,6 +90,7 @@ pub(super) fn read(policies: &Policies, roles: &Roles, files: &Files) -> Result<
         let rates = read.clone().unwrap_or_default();
         faults.extend(placed(source, rates.faults(&policies.shapes, &windows)));
         faults.extend(placed(source, unread(policies, &rates)));
+        faults.extend(unsummed(policies, &rates));
     }
     let rates = read.unwrap_or_default();
     let detectors = detectors(policies, roles, files, &mut faults);
@@ -193,6 +194,22 @@ fn unasked(policies: &Policies, risk: &RiskRules) -> Vec<(String, String)> {
     let known = |group: &String| policies.shapes.actions.values().any(|action| action.groups.contains(group));
     let unknown = risk.asked.keys().filter(|group| !known(group));
     unknown.map(|group| (group.clone(), format!("`asked`: `{group}` is no group of actions"))).collect()
+}
+
+/// Sums that an action's context declares, and that are none of the sums that cover the action: they would never be there.
+fn unsummed(policies: &Policies, rates: &Rates) -> Vec<Fault> {
+    let mut faults = vec![];
+    for (id, action) in &policies.shapes.actions {
+        let Some(Shape::Record(sums)) = action.context.get("sums").map(|member| &member.shape) else { continue };
+        let covered = rates.sums.values().any(|rate| crate::rates::covers(&rate.actions, action));
+        if !covered {
+            faults.push(Fault::whole("rates.yaml", "", format!("no sum covers action `{id}`, whose context declares `sums`")));
+        }
+        for name in sums.keys().filter(|name| !rates.sums.contains_key(*name)) {
+            faults.push(Fault::whole("rates.yaml", "", format!("`{name}` is a member of `context.sums` and no sum")));
+        }
+    }
+    faults
 }
 
 /// Windows whose fullness no policy could see at an action that they cover: they would limit nothing.

@@ -45,6 +45,8 @@ pub struct Signals {
     pub risk: Option<Risk>,
     /// The windows that are full, sorted.
     pub full: Vec<String>,
+    /// The sums that cover the call, as they would be with it.
+    pub sums: Vec<(String, i64)>,
     /// How long until they are not, or until what was lost counts as gone.
     pub retry_after: Option<Duration>,
     /// Kinds that were found in the case's text, now or before; sorted.

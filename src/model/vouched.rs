@@ -9,8 +9,21 @@ pub const CLAIMED: [&str; 2] = ["args", "facts"];
 pub const DERIVED: [&str; 4] = ["case", "chain", "now", "step"];
 
 /// The members of `context` that the PDP fills from its own state.
-pub const REMEMBERED: [&str; 12] =
-    ["approval", "checks", "claims", "confidence", "draft", "findings", "grounding", "prepared", "rates", "release", "risk", "screening"];
+pub const REMEMBERED: [&str; 13] = [
+    "approval",
+    "checks",
+    "claims",
+    "confidence",
+    "draft",
+    "findings",
+    "grounding",
+    "prepared",
+    "rates",
+    "release",
+    "risk",
+    "screening",
+    "sums",
+];
 
 /// What the PDP remembers of the case, agent and supervisor, by member of `context`. A member that the action's context does
 /// not declare is not given to Cedar.
@@ -32,6 +45,7 @@ impl Vouched {
             ("grounding", grounding),
             ("prepared", Value::Bool(false)),
             ("rates", none()),
+            ("sums", Value::Object(Object::new())),
         ] {
             members.insert(name.to_owned(), empty);
         }

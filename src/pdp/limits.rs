@@ -1,15 +1,13 @@
 //! How often and how much: what of `rates.yaml` covers a call. Calls are counted in the windows when they are made; sums are reserved in
 //! the transactional store when a call is allowed, so that none is forgotten and none exceeded.
 
-use std::time::Duration;
-
-use crate::approvals::store::{Reservation, StoreError};
+use crate::approvals::store::{Reservation, StoreError, Sum};
 use crate::json::Value;
 use crate::model::call::Call;
 use crate::model::chain::Chain;
 use crate::pdp::{Moment, Pdp};
 use crate::policy::shape::Action;
-use crate::rates::{Per, Rates, covers};
+use crate::rates::{Most, Per, Rates, covers};
 use crate::windows::{Take, Tenant, Touch};
 
 /// The call windows that cover an action, by name, and what one more call takes of each.
@@ -37,6 +35,17 @@ pub(super) fn touches<'r>(rates: &'r Rates, action: &Action, tenant: Tenant, per
         .collect()
 }
 
+/// The most that a sum may be for this call. A resource that says nothing allows nothing.
+fn most(most: &Most, call: &Call) -> i64 {
+    match most {
+        Most::Fixed(most) => *most,
+        Most::Resource { resource } => match call.resource.attributes.as_ref().and_then(|attributes| attributes.get(resource)) {
+            Some(Value::Integer(most)) => *most,
+            Some(_) | None => 0,
+        },
+    }
+}
+
 impl Pdp {
     /// The sums that cover a call, and what it would add to each.
     pub(super) fn reservations(&self, moment: &Moment, chain: &Chain, call: &Call) -> Vec<Reservation> {
@@ -57,17 +66,17 @@ impl Pdp {
                     Some(_) | None => i64::MAX,
                 };
                 let key = tenant.key("sum", &whose).to_string();
-                Reservation { window: name.clone(), key, amount, most: rate.most, within: rate.within() }
+                Reservation { window: name.clone(), key, amount, most: most(&rate.most, call), within: rate.within() }
             })
             .collect()
     }
 
-    /// The sums that a call would exceed, and how long until it would not.
-    pub(super) async fn full_sums(&self, moment: &Moment, chain: &Chain, call: &Call) -> Result<Vec<(String, Duration)>, StoreError> {
+    /// The sums that cover a call, as they would be with it.
+    pub(super) async fn sums(&self, moment: &Moment, chain: &Chain, call: &Call) -> Result<Vec<Sum>, StoreError> {
         let reservations = self.reservations(moment, chain, call);
         if reservations.is_empty() {
             return Ok(vec![]);
         }
-        self.store.full_sums(reservations, moment.now).await
+        self.store.sums_with(reservations, moment.now).await
     }
 }

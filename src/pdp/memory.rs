@@ -32,6 +32,9 @@ use crate::rates::{Per, covers};
 use crate::risk::{Known, RiskRules, is_probing};
 use crate::windows::{Tenant, Visit, Visited, Windows, WindowsDown};
 
+/// The largest sum that policies see: the largest integer of JSON.
+const SUM_MAX: i64 = (1 << 53) - 1;
+
 impl Pdp {
     /// What is known of a call that passed the gates. Counts it in the windows that cover it, and reads its texts, unless
     /// `is_refused` says that what is known without them refuses the call.
@@ -61,7 +64,7 @@ impl Pdp {
         let mut visit = places.before(bundle.rules.risk.as_ref(), reads, takes.iter().map(|(_, take)| *take).collect());
         let own = visit.touches.len();
         visit.touches.extend(touches.iter().map(|(_, touch)| *touch));
-        let sums = self.full_sums(moment, chain, call).await;
+        let sums = self.sums(moment, chain, call).await;
         let (Ok(visited), Ok(sums)) = (self.visit(places.tenant, moment, &visit).await, sums) else {
             let mut signals = self.worst(moment, places.tenant, (call, action));
             if !is_refused(&signals) {
@@ -77,7 +80,8 @@ impl Pdp {
         let waits = takes.iter().zip(&visited.waits).filter(|(_, wait)| **wait > 0);
         let mut full: Vec<(String, Duration)> =
             waits.map(|((name, _), wait)| ((*name).to_owned(), Duration::from_micros(wait.unsigned_abs()))).collect();
-        full.extend(sums);
+        full.extend(sums.iter().filter_map(|sum| Some((sum.window.clone(), sum.wait?))));
+        signals.sums = sums.into_iter().map(|sum| (sum.window, sum.total)).collect();
         let over =
             touches.iter().zip(visited.counts.iter().skip(own)).filter(|((_, touch), count)| touch.most.is_some_and(|most| **count > most));
         full.extend(over.map(|((name, touch), _)| ((*name).to_owned(), Duration::from_micros(touch.within.unsigned_abs()))));
@@ -188,6 +192,7 @@ impl Pdp {
             counted: true,
             remembered: false,
             reads_case: false,
+            sums: vec![],
             unsafe_draft: false,
             customer: self.audit.digest(&Value::from(call.customer())),
         }
@@ -363,6 +368,11 @@ pub(super) fn vouch(vouched: &mut Vouched, policies: &Policies, signals: &Signal
     if signals.counted {
         vouched.set("rates", list(&signals.full));
     }
+    let declared =
+        |name: &str| policies.shapes.actions.values().any(|action| policies.shapes.follow(&action.context, &["sums", name]).is_some());
+    let sums = signals.sums.iter().filter(|(name, _)| declared(name));
+    let sums = sums.map(|(name, total)| (name.clone(), Value::Integer((*total).min(SUM_MAX))));
+    vouched.set("sums", Value::Object(sums.collect()));
     vouched.set("findings", list(&signals.kinds));
     if let Some(Screening { tainted, unscreened }) = signals.screening {
         vouched.set("screening", json::object([("tainted", Value::Bool(tainted)), ("unscreened", Value::Bool(unscreened))]));

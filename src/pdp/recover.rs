@@ -210,6 +210,7 @@ impl Pdp {
                 Per::Agent => line.chain.agent.clone(),
                 Per::Case => line.case("id").to_owned(),
                 Per::Customer => line.case("customer").to_owned(),
+                Per::Resource => line.resource.id.clone(),
                 Per::Supervisor => line.chain.supervisor.clone(),
                 Per::Tenant => line.case("tenant").to_owned(),
                 Per::ToolService => line.caller.tool_service.clone(),

@@ -36,8 +36,6 @@ pub struct Outcome {
     pub token: String,
     /// Whether it was done.
     pub succeeded: bool,
-    /// Whether it was not tried: then what it reserved is free again.
-    pub releases: bool,
     /// What is recorded of it: status, digests, names.
     pub members: Vec<(&'static str, serde_json::Value)>,
 }
@@ -105,8 +103,7 @@ impl Pdp {
         }
         let record = events::event("outcome.reported", &Actor::service(caller), None, &more);
         let made = check.as_ref().map(|check| (check.kind.clone(), check.expires));
-        let new =
-            NewOutcome { evaluation_id: allowed.evaluation_id, check, releases: outcome.releases, at: moment.now, record: record.clone() };
+        let new = NewOutcome { evaluation_id: allowed.evaluation_id, check, at: moment.now, record: record.clone() };
         let revision = self.store.outcome(new).await.map_err(unavailable)?.ok_or(NOT_YOURS)?;
         let receipt = self.record_left(moment.now, revision, record).await.map_err(|down| Refused::from(down).0)?;
         Ok(receipt.seal(made))

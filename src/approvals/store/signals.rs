@@ -7,7 +7,7 @@ use sqlx::Row as _;
 
 use crate::approvals::store::lifecycle::{self, next};
 use crate::approvals::store::outbox::{Leaver, leave};
-use crate::approvals::store::{Moved, NewOutcome, Seen, Store, StoreError, reads, sums};
+use crate::approvals::store::{Moved, NewOutcome, Seen, Store, StoreError, reads};
 use crate::model::approval::Approval;
 use crate::model::halt::{Halt, HaltKind, Severity, SignalKind, SubjectKind};
 use crate::model::time::Timestamp;
@@ -122,9 +122,6 @@ async fn outcome(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver, n
     let inserted = sqlx::query(once).bind(new.evaluation_id.clone()).bind(new.at.micros()).execute(&mut *connection).await?;
     if inserted.rows_affected() == 0 {
         return Ok((false, None));
-    }
-    if new.releases {
-        sums::release(connection, &new.evaluation_id).await?;
     }
     if let Some(check) = new.check {
         let sql = "INSERT INTO checks (tenant, case_id, customer, kind, expires, evaluation_id) VALUES ($1, $2, $3, $4, $5, $6)

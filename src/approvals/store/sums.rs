@@ -24,20 +24,31 @@ pub struct Reservation {
     pub within: Duration,
 }
 
+/// A sum as it would be with a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sum {
+    /// The window's name.
+    pub window: String,
+    /// The sum.
+    pub total: i64,
+    /// How long until it would not be exceeded, if it would now: a month when it always would.
+    pub wait: Option<Duration>,
+}
+
 impl Store {
-    /// The sums that these would exceed now, and how long until they would not: a month when they never would.
+    /// The sums as they would be with these.
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn full_sums(&self, reservations: Vec<Reservation>, at: Timestamp) -> Result<Vec<(String, Duration)>, StoreError> {
+    pub async fn sums_with(&self, reservations: Vec<Reservation>, at: Timestamp) -> Result<Vec<Sum>, StoreError> {
         self.read(move |mut connection| async move {
-            let mut full = vec![];
+            let mut sums = vec![];
             for reservation in &reservations {
-                if let Some(wait) = wait(&mut connection, reservation, at).await? {
-                    full.push((reservation.window.clone(), wait));
-                }
+                let total = total(&mut connection, reservation, at).await?;
+                let wait = wait(&mut connection, reservation, total, at).await?;
+                sums.push(Sum { window: reservation.window.clone(), total, wait });
             }
-            Ok(full)
+            Ok(sums)
         })
         .await
     }
@@ -76,7 +87,7 @@ pub(super) async fn add(
     at: Timestamp,
 ) -> Result<Option<String>, StoreError> {
     for reservation in reservations {
-        if wait(connection, reservation, at).await?.is_some() {
+        if total(connection, reservation, at).await? > reservation.most {
             return Ok(Some(reservation.window.clone()));
         }
         let insert = "INSERT INTO sums (evaluation_id, key, amount, at, until) VALUES ($1, $2, $3, $4, $5)";
@@ -92,19 +103,24 @@ pub(super) async fn add(
     Ok(None)
 }
 
-/// Takes back what a call reserved that was not made.
-pub(super) async fn release(connection: &mut AnyConnection, evaluation_id: &str) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM sums WHERE evaluation_id = $1").bind(evaluation_id.to_owned()).execute(connection).await?;
-    Ok(())
-}
-
-/// How long until a sum would take it; `None`: it does now.
-async fn wait(connection: &mut AnyConnection, reservation: &Reservation, at: Timestamp) -> Result<Option<Duration>, StoreError> {
-    const NEVER: Duration = Duration::from_secs(31 * 24 * 3600);
+/// A sum as it would be with one more.
+async fn total(connection: &mut AnyConnection, reservation: &Reservation, at: Timestamp) -> Result<i64, StoreError> {
     let since = at.minus(reservation.within).micros();
     let sum = "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM sums WHERE key = $1 AND at > $2";
     let sum: i64 = sqlx::query(sum).bind(reservation.key.clone()).bind(since).fetch_one(&mut *connection).await?.try_get(0)?;
-    let over = sum.saturating_add(reservation.amount).saturating_sub(reservation.most);
+    Ok(sum.saturating_add(reservation.amount))
+}
+
+/// How long until a sum of this total would take it; `None`: it does now.
+async fn wait(
+    connection: &mut AnyConnection,
+    reservation: &Reservation,
+    total: i64,
+    at: Timestamp,
+) -> Result<Option<Duration>, StoreError> {
+    const NEVER: Duration = Duration::from_secs(31 * 24 * 3600);
+    let since = at.minus(reservation.within).micros();
+    let over = total.saturating_sub(reservation.most);
     if over <= 0 {
         return Ok(None);
     }

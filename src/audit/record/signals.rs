@@ -15,6 +15,9 @@ pub(super) struct SignalsRecord {
     /// Full windows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     full: Vec<String>,
+    /// `window:total` of the sums that cover the call, as they would be with it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    sums: Vec<String>,
     /// Kinds that were found in this call's texts; their places stand in `findings`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     found: Vec<String>,
@@ -54,6 +57,7 @@ impl SignalsRecord {
                 factors: risk.parts.iter().map(|part| format!("{}:{}", part.name, part.points)).collect(),
             }),
             full: if signals.unknown { vec![] } else { signals.full.clone() },
+            sums: signals.sums.iter().map(|(name, total)| format!("{name}:{total}")).collect(),
             found: signals.screened.kinds(),
             findings: findings
                 .map(|found| {

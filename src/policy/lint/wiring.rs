@@ -230,6 +230,7 @@ fn shape_of(name: &str, member: &Member, bundle: &Bundle<'_>) -> Option<&'static
             "grounding" => matches!(&member.shape, Shape::Record(grounding) if is_grounding(grounding)),
             "checks" => matches!(&member.shape, Shape::Record(checks) if checks.values().all(is_check)),
             "approval" => matches!(&member.shape, Shape::Record(approval) if is_approval(approval, bundle)),
+            "sums" => matches!(&member.shape, Shape::Record(sums) if sums.values().all(|sum| !sum.required && sum.shape == Shape::Long)),
             "screening" => matches!(&member.shape, Shape::Record(screening) if is_screening(screening)),
             _ => matches!(member.shape, Shape::Record(_)),
         };
@@ -245,6 +246,7 @@ fn shape_of(name: &str, member: &Member, bundle: &Bundle<'_>) -> Option<&'static
         "grounding" => "the required record {sources: Long, ungrounded: Long}",
         "checks" => "the required record of optional members {expires: datetime}",
         "approval" => "the optional record {template: enumerated, approvers: Long, expires: datetime, limits: record of optional members}",
+        "sums" => "the required record of optional `Long`s, one for each sum of rates.yaml that policies read",
         "screening" => "the optional record {tainted: Bool, unscreened: Bool}",
         _ => "an optional record",
     };
