@@ -88,21 +88,20 @@ impl Pdp {
             memory::vouch(&mut vouched, &bundle.policies, signals);
             judge_named(bundle, roles, named.clone(), chain, call, &vouched, moment.now).unwrap_or_default()
         };
-        let limited = |signals: &Signals| (!signals.full.is_empty()).then(|| unread(signals)).filter(Judged::is_limited);
         let has_texts = !call.untrusted.is_empty() || !about.texts.is_empty() || about.draft.is_some();
         let presented = self.presented(moment, (caller, chain, call), about.hypothetical).await;
         // What an operation was answered before it is answered again, whatever is full now.
         let may_wait = has_texts && !matches!(presented, Presented::Repeated(_));
-        let is_refused = |signals: &Signals| may_wait && limited(signals).is_some();
+        let is_refused = |signals: &Signals| may_wait && !signals.full.is_empty() && unread(signals).is_limited();
         // Counted before anything that a caller can get wrong.
         let signals = self.recall(moment, (chain, call), named.action, about, is_refused).await?;
         if is_refused(&signals) || about.draft.is_some() && !is_entitled(&bundle.policies, chain, call, &unread(&signals)) {
-            return Ok(Weighed { signals: signals.clone(), ..Weighed::judged(unread(&signals)) });
+            let judged = unread(&signals);
+            return Ok(Weighed { signals, ..Weighed::judged(judged) });
         }
-        let stopped = |gate, reason, signals| Ok(Weighed { signals, ..Weighed::stopped(gate, reason) });
         if let Presented::Denied(reason) = presented {
             let gate = if reason == Reason::StateUnavailable { Gate::State } else { Gate::Token };
-            return stopped(gate, reason, signals);
+            return Ok(Weighed { signals, ..Weighed::stopped(gate, reason) });
         }
         let mut vouched = self.vouch_for(moment, &presented);
         let draft = match about.draft {
