@@ -348,6 +348,53 @@ async fn a_context_of_numbers_has_a_bounded_record_and_shows_none_of_them() {
     app.stop().await;
 }
 
+/// Of a record with thousands of values that are withheld, the same: its fields are counted, and 512 of them listed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_of_withheld_values_has_a_bounded_record() {
+    let app = App::start().await;
+    let numbers: Vec<String> = (10_000_000..10_004_090).map(|number: u32| number.to_string()).collect();
+    let names: Vec<String> = "abcdefgh".chars().map(|letter| letter.to_string().repeat(60)).collect();
+    let opened = names.iter().map(|name| format!(r#"{{"{name}":"#)).collect::<String>();
+    let request = v1::PrepareContextRequest {
+        delegation: asserted("support-bot", "rep-1", "drafting"),
+        case: order_check().case,
+        model: Some(v1::Model { name: "m".into(), ..Default::default() }),
+        record_json: format!("{opened}[{}]{}", numbers.join(","), "}".repeat(names.len())).into(),
+        ..Default::default()
+    };
+    let prepared = app.decisions().await.prepare_context(request).await.unwrap().into_inner();
+    assert_eq!((prepared.fields.len(), prepared.redactions.len()), (4090, 512));
+    let recorded: usize = lines(&app.data).iter().map(|line| line.to_string().len()).sum();
+    assert!(recorded < 512 * 1024, "{recorded}");
+    app.stop().await;
+}
+
+/// An automaton that a text has filled with states of its own serves the next text as well as before: what one caller sends makes
+/// nobody else's texts dearer.
+#[test]
+fn random_texts_leave_ordinary_ones_as_cheap_as_they_were() {
+    let detectors = crate::texts::detectors();
+    let values = Values::new(ValueKey::new([1; 16]));
+    let calm = "My order has not come yet, could you please look where it is? ".repeat(1024);
+    let took = |text: &str| {
+        let start = clock_gettime(ClockId::ThreadCPUTime);
+        std::hint::black_box(detectors.private(text, "", &values));
+        let end = clock_gettime(ClockId::ThreadCPUTime);
+        (end.tv_sec - start.tv_sec) as f64 + (end.tv_nsec - start.tv_nsec) as f64 / 1e9
+    };
+    let least = |text: &str| (0..3).map(|_| took(text)).fold(f64::MAX, f64::min);
+    let before = least(&calm);
+    let random: Vec<_> = shapes::shapes(&crate::harness::policies()).into_iter().rev().take(4).collect();
+    for shape in random.iter().cycle().take(8) {
+        let text = shape.text(calm.len());
+        // Each sign of it is new, and must not cost what only a slower engine does.
+        let random = least(&text);
+        assert!(random < 20.0 * before, "{}: {random} s, {before} s of an ordinary text", shape.name);
+    }
+    let after = least(&calm);
+    assert!(after < 5.0 * before, "{before} s before, {after} s after");
+}
+
 /// Each detector's worst texts: what they are turned into is bounded, and places are whole characters of the text.
 #[test]
 fn the_worst_texts_have_bounded_results() {

@@ -10,7 +10,7 @@ use crate::model::content::{Article, Channel, FieldVerdict, Redaction, Segment, 
 use crate::model::finding::Private;
 use crate::model::refusal::Refusal;
 use crate::model::roles::ContentRoles;
-use crate::pdp::context::texts::{CaseValues, Within, redacted};
+use crate::pdp::context::texts::{CaseValues, REDACTIONS_MAX, Within, redacted};
 use crate::pdp::context::{Making, Prepared, Unfinished, content_roles, segment};
 use crate::pdp::judge;
 use crate::pdp::memory::redacted::From;
@@ -104,7 +104,9 @@ pub(super) fn facts(making: &Making, context: &mut Unfinished) -> Result<(Vec<Li
         let telling = matches!(leaf.value, Value::Float(_) | Value::Integer(_) | Value::String(_));
         let written = written(leaf.value);
         let kind = if shown == Shown::Excluded { Private::Secret } else { Private::Record };
-        if shown != Shown::Included && telling && !open.contains(&written) && values.withhold(&written, kind).is_some() {
+        let is_withheld = shown != Shown::Included && telling && !open.contains(&written) && values.withhold(&written, kind).is_some();
+        // Behind the bound `excluded` and `masked` still count them: a record is listed no longer than a text.
+        if is_withheld && prepared.redactions.len() < REDACTIONS_MAX {
             let span = (0, written.len());
             prepared.redactions.push(Redaction { kind, source: RECORD.to_owned(), path: leaf.path.clone(), span });
         }

@@ -13,7 +13,7 @@ use crate::redact::{Replaced, placeholder, redact};
 /// What stands for a text that is too long to be screened.
 const TOO_LONG: &str = "[text too long: not shown]";
 /// The most values that a call redacts one by one. Behind the last of them the rest of a text is withheld as one.
-const REDACTIONS_MAX: usize = 512;
+pub(super) const REDACTIONS_MAX: usize = 512;
 
 /// Where a text comes from, and what it may keep.
 #[derive(Clone, Copy)]

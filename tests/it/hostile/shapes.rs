@@ -126,6 +126,23 @@ impl Shape {
     }
 }
 
+/// Random words of this length, a new one each time: whoever reads them sees nothing twice.
+fn random(length: usize) -> String {
+    const SIGNS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut text = String::new();
+    while text.len() < 64 * 1024 {
+        for _ in 0..length {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            text.push(char::from(SIGNS[(state % 64) as usize]));
+        }
+        text.push(' ');
+    }
+    text
+}
+
 /// All of them: written ones, each printable sign in a run, and each example and counter-example of the bundle's own rules.
 pub(crate) fn shapes(bundle: &Path) -> Vec<Shape> {
     let written = VALUES.iter().chain(&STATEMENTS).chain(&HIDING).map(|unit| unit.to_string());
@@ -138,6 +155,7 @@ pub(crate) fn shapes(bundle: &Path) -> Vec<Shape> {
         // One of three: the pieces that rules are made of come again and again.
         units.extend(examples.step_by(3).map(|example| format!("{example} ")));
     }
+    units.extend([4, 18, 24, 32].map(random));
     let named = |(index, unit): (usize, String)| {
         let shown: String = unit.chars().take(32).flat_map(char::escape_default).take(40).collect();
         Shape { name: format!("{index:03} {shown}"), unit }
