@@ -33,6 +33,12 @@ pub enum Request {
     Plain(Box<PlainCall>),
 }
 
+impl Request {
+    fn has_texts(&self) -> bool {
+        matches!(self, Self::Call(call) if !call.untrusted.is_empty())
+    }
+}
+
 /// What a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -123,7 +129,7 @@ impl Pdp {
         let mut facts = facts(moment, read.as_ref().ok());
         let span = self.telemetry.start_decision(&origin.trace, if facts.action.is_empty() { "_OTHER" } else { &facts.action });
 
-        let (caller, _share) = match self.identify(moment, origin).await {
+        let (caller, share) = match self.identify(moment, origin).await {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 self.end_refused(span, &facts, &refusal);
@@ -139,10 +145,14 @@ impl Pdp {
             let refusal = Refusal::invalid("request_id", "is that of a request still in flight");
             return self.refuse(moment, origin, &caller, (span, facts), refusal.into()).await;
         };
+        // A call with texts takes its turn where they are read, so that no call without texts waits behind them.
+        let turn = if request.has_texts() { None } else { share.turn().await };
         let evaluated = match &request {
             Request::Call(call) => self.evaluate(moment, origin, &caller, call, facts.clone()).await,
             Request::Plain(call) => self.evaluate_plain(moment, origin, &caller, call, facts.clone()).map_err(Stopped::from),
         };
+        // To record the answer takes time, but no CPU.
+        drop(turn);
         let evaluated = match evaluated {
             Ok(evaluated) => evaluated,
             Err(stopped) => return self.refuse(moment, origin, &caller, (span, facts), stopped).await,

@@ -1,5 +1,6 @@
 //! How many requests are decided at the same time, and each caller's share of it. A request takes its permit when its message was read
-//! and its caller is known, so that who sends slowly, or is nobody, takes none.
+//! and its caller is known, so that a caller that sends slowly, or that nobody knows, takes none. To be evaluated, a request then waits for
+//! one of its caller's turns: a caller with hundreds of requests under way delays the request of another caller by a few of them at most.
 
 use std::sync::Arc;
 
@@ -8,13 +9,26 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::model::refusal::Refusal;
 
+/// How many requests of one caller are evaluated at the same time, for each core: more than one, since an evaluation may wait for
+/// PostgreSQL or Redis.
+const TURNS_PER_CORE: usize = 8;
+
 /// The permits.
 #[derive(Debug)]
 pub(super) struct Shares {
     all: Arc<Semaphore>,
-    /// How many one caller may have: half of all.
+    /// How many permits one caller may have: half of all.
     share: usize,
-    callers: DashMap<String, Arc<Semaphore>>,
+    /// How many turns one caller has.
+    turns: usize,
+    callers: DashMap<String, Own>,
+}
+
+/// What one caller has.
+#[derive(Clone, Debug)]
+struct Own {
+    permits: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
 }
 
 /// A permit, until it is dropped.
@@ -22,12 +36,29 @@ pub(super) struct Shares {
 pub struct Share {
     _all: OwnedSemaphorePermit,
     _own: OwnedSemaphorePermit,
+    turns: Arc<Semaphore>,
+    /// The caller has more requests under way than turns.
+    is_many: bool,
+}
+
+impl Share {
+    /// Waits for one of the caller's turns, in the order of its requests. The turn ends when the permit is dropped.
+    pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        // The semaphore is never closed.
+        let turn = Arc::clone(&self.turns).acquire_owned().await.ok();
+        if self.is_many {
+            // Evaluation rarely waits, so without this one task would evaluate all the calls of its stream in a row.
+            tokio::task::yield_now().await;
+        }
+        turn
+    }
 }
 
 impl Shares {
     /// So many permits.
     pub(super) fn new(most: usize) -> Self {
-        Self { all: Arc::new(Semaphore::new(most)), share: most.div_ceil(2), callers: DashMap::new() }
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self { all: Arc::new(Semaphore::new(most)), share: most.div_ceil(2), turns: cores * TURNS_PER_CORE, callers: DashMap::new() }
     }
 
     /// A permit for a known caller; there are as many callers as the settings name. One that `waits` is given it when it is free: what
@@ -36,7 +67,8 @@ impl Shares {
     /// # Errors
     /// RESOURCE_EXHAUSTED, when the caller's share or all permits are taken.
     pub(super) async fn take(&self, caller: &str, waits: bool) -> Result<Share, Refusal> {
-        let own = self.own(caller);
+        let Own { permits, turns } = self.own(caller);
+        let own = Arc::clone(&permits);
         let all = Arc::clone(&self.all);
         let taken = match waits {
             // The semaphores are never closed.
@@ -47,14 +79,16 @@ impl Shares {
             }
         };
         let (own, all) = taken.ok_or(Refusal::Exhausted("too many requests are under way"))?;
-        Ok(Share { _all: all, _own: own })
+        let is_many = self.share.saturating_sub(permits.available_permits()) > self.turns;
+        Ok(Share { _all: all, _own: own, turns, is_many })
     }
 
-    fn own(&self, caller: &str) -> Arc<Semaphore> {
+    fn own(&self, caller: &str) -> Own {
         if let Some(own) = self.callers.get(caller) {
-            return Arc::clone(&own);
+            return own.clone();
         }
-        Arc::clone(&self.callers.entry(caller.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(self.share))))
+        let new = || Own { permits: Arc::new(Semaphore::new(self.share)), turns: Arc::new(Semaphore::new(self.turns)) };
+        self.callers.entry(caller.to_owned()).or_insert_with(new).clone()
     }
 }
 
@@ -73,5 +107,19 @@ mod tests {
         assert_eq!(refused, Err(Refusal::Exhausted("too many requests are under way")));
         drop(first);
         assert!(shares.take("four", true).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn one_caller_waits_for_its_own_turns_alone() {
+        let shares = Shares { turns: 2, ..Shares::new(16) };
+        let mut held = vec![];
+        for _ in 0..3 {
+            held.push(shares.take("one", false).await.expect("its share"));
+        }
+        let (first, _second) = (held[0].turn().await, held[1].turn().await);
+        assert!(futures_util::FutureExt::now_or_never(held[2].turn()).is_none(), "a third turn at once");
+        assert!(shares.take("two", false).await.expect("its share").turn().await.is_some());
+        drop(first);
+        assert!(held[2].turn().await.is_some());
     }
 }

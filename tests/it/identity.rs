@@ -857,3 +857,52 @@ async fn one_tool_service_locks_an_agent_out_nowhere_else() {
     assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Allow, v1::Reason::Unspecified));
     it.app.stop().await;
 }
+
+/// A tool service with hundreds of calls under way delays another's call by a few of them, not by all.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_tool_services_streams_delay_another_by_a_few_calls() {
+    const STREAMS: usize = 40;
+    const ITEMS: usize = 100;
+    let it = Secure::start(|_, _| {}).await;
+    let (crm, support) = (it.crm(), it.authority.sign(&svid("spiffe://acme.example/tool/support")));
+    let call = v1::AuthorizeRequest { delegation: token(it.delegation(&crm, json!({}))), ..ticket(None) };
+    let answered = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let seen = || answered.load(std::sync::atomic::Ordering::Relaxed);
+    let other = it.as_(&support).await;
+    let mut channels = vec![];
+    for _ in 0..STREAMS {
+        channels.push(it.as_(&crm).await);
+    }
+    let mut floods = vec![];
+    for (stream, channel) in channels.into_iter().enumerate() {
+        let (call, answered) = (call.clone(), std::sync::Arc::clone(&answered));
+        floods.push(tokio::spawn(async move {
+            let item = move |index: usize| {
+                let call = v1::AuthorizeRequest { request_id: format!("{stream}-{index}"), ..call.clone() };
+                v1::AuthorizeStreamRequest { request: Some(call) }
+            };
+            let items = futures_util::stream::iter((0..ITEMS).map(item));
+            let mut answers = DecisionServiceClient::new(channel).authorize_stream(items).await.unwrap().into_inner();
+            while answers.message().await.unwrap().is_some() {
+                answered.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        }));
+    }
+    let own = v1::AuthorizeRequest { delegation: token(it.delegation(&support, json!({}))), ..ticket(None) };
+    while seen() < STREAMS {
+        tokio::task::yield_now().await;
+    }
+    let mut overtaken = vec![];
+    while seen() < STREAMS * ITEMS * 3 / 4 {
+        let before = seen();
+        ask(other.clone(), own.clone()).await.unwrap();
+        overtaken.push(seen() - before);
+    }
+    overtaken.sort_unstable();
+    let median = overtaken[overtaken.len() / 2];
+    assert!(median < 200, "{overtaken:?}");
+    for flood in floods {
+        flood.await.unwrap();
+    }
+    it.app.stop().await;
+}
