@@ -30,7 +30,7 @@ use crate::caep::Transmitters;
 use crate::caller::Callers;
 use crate::caller::tls::TrustError;
 use crate::clock::{Clock, Monotonic, SystemClock};
-use crate::config::{Config, ConfigError};
+use crate::config::{CaseIds, Config, ConfigError};
 use crate::delegation::Delegations;
 use crate::delegation::issuers::{IssuerError, Issuers};
 use crate::entropy::{Entropy, SystemEntropy, nonce};
@@ -240,6 +240,7 @@ fn options(config: &Config) -> Options {
         keys: config.keys(),
         event_ttl: Duration::from_secs(config.events.ttl_hours * 3600),
         concurrent_requests: config.limits.concurrent_requests,
+        digests_case_ids: config.telemetry.case_ids == CaseIds::Digest,
     }
 }
 

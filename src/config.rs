@@ -57,8 +57,29 @@ pub struct Config {
     pub windows: Windows,
     /// Security events from outside.
     pub events: Events,
+    /// What is in traces; where they go is said by OpenTelemetry's own variables.
+    pub telemetry: Traces,
     /// Log filter: a level, or directives such as `info,countersign=debug`.
     pub log: String,
+}
+
+/// What is in traces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Traces {
+    /// How spans name cases.
+    pub case_ids: CaseIds,
+}
+
+/// How spans name cases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CaseIds {
+    /// By their ids.
+    #[default]
+    Clear,
+    /// By digests under the key of the audit log: where ids of cases are personal data.
+    Digest,
 }
 
 /// Addresses.
@@ -141,6 +162,7 @@ impl Default for Config {
             limits: Limits::default(),
             windows: Windows::default(),
             events: Events::default(),
+            telemetry: Traces::default(),
             log: "info".into(),
         }
     }

@@ -164,9 +164,22 @@ impl Detectors {
 
     /// What of a text must not be passed on. `turn` is the turn before, for bare replies; `values` are known already.
     pub fn private(&self, text: &str, turn: &str, values: &Values) -> Vec<Located> {
+        self.private_in(text, &Views::of(text), turn, values)
+    }
+
+    /// What of a text with these views must not be passed on.
+    pub fn private_in(&self, text: &str, views: &Views, turn: &str, values: &Values) -> Vec<Located> {
         let turn = View::folded(turn.get(..TEXT_MAX.min(turn.len())).unwrap_or_default());
-        let found = private::find(&self.private, text, &Views::of(text), turn.text(), values);
-        found.into_iter().filter(|located| located.kind.is_secret() || !self.is_public(text, located.span)).collect()
+        let mut found = private::find(&self.private, text, views, turn.text(), values);
+        found.retain(|located| located.kind.is_secret() || !self.is_public(text, located.span));
+        found
+    }
+
+    /// Adds the places where values stand that became known after a text was read.
+    pub fn add_known(&self, text: &str, views: &Views, values: &Values, found: &mut Vec<Located>) {
+        let known = private::known(text, views, values).into_iter();
+        found.extend(known.filter(|located| located.kind.is_secret() || !self.is_public(text, located.span)));
+        private::resolve(found);
     }
 
     /// What of many short texts must not be passed on, for each of them.

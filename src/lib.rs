@@ -35,3 +35,4 @@ pub mod jose;
 pub mod json;
 pub mod model;
 pub mod telemetry;
+pub mod text_pool;

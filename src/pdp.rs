@@ -3,6 +3,7 @@
 pub mod approvals;
 pub mod authorize;
 mod burn;
+mod call_facts;
 pub mod clear;
 pub mod context;
 mod evidence;
@@ -22,7 +23,6 @@ pub mod shares;
 pub mod signal;
 mod state;
 pub mod status;
-mod text_pool;
 mod weigh;
 
 use std::path::PathBuf;
@@ -52,8 +52,8 @@ use crate::model::vouched::Vouched;
 use crate::pdp::memory::unsent::Memory;
 use crate::pdp::reload::Rejected;
 use crate::pdp::shares::Shares;
-use crate::pdp::text_pool::TextPool;
 use crate::telemetry::export::Telemetry;
+use crate::text_pool::TextPool;
 use crate::windows::Windows;
 
 /// What an evaluation error means.
@@ -88,6 +88,8 @@ pub struct Options {
     pub event_ttl: Duration,
     /// How many requests are decided at the same time.
     pub concurrent_requests: usize,
+    /// Whether spans name cases by keyed digests, not by their ids.
+    pub digests_case_ids: bool,
 }
 
 /// The rings that sign tokens, each for its own purpose.

@@ -56,7 +56,11 @@ pub struct SumRate {
     pub per: Vec<Per>,
     /// Actions, or groups of them, that it adds up.
     pub actions: Vec<String>,
-    /// The argument that is added up: a `Long` of each action.
+    /// Further actions, or groups of them, whose policies see it: after one thing another one may have to wait.
+    #[serde(default)]
+    pub seen_by: Vec<String>,
+    /// The argument that is added up: a `Long` of each action. Empty: each allowed call counts one.
+    #[serde(default)]
     pub argument: String,
     /// Arguments that keep sums apart, e.g. the currency of an amount.
     #[serde(default)]
@@ -187,7 +191,7 @@ impl Rates {
             for action in shapes.actions.values().filter(|action| covers(&rate.actions, action)) {
                 let argument =
                     |argument: &str| shapes.follow(&action.context, &["args", argument]).map(|member| (&member.shape, member.required));
-                if argument(&rate.argument) != Some((&Shape::Long, true)) {
+                if !rate.argument.is_empty() && argument(&rate.argument) != Some((&Shape::Long, true)) {
                     let id = action.uid.id().unescaped();
                     fault(name, format!("`{name}`: `{}` is no required integer argument of action `{id}`", rate.argument));
                 }
@@ -211,7 +215,8 @@ impl Rates {
                 fault(name, format!("`{name}`: `most` must be 1 to 512, `minutes` 1 to 1440"));
             }
         }
-        for (name, actions) in self.actions() {
+        let seen_by = self.sums.iter().map(|(name, rate)| (name, &rate.seen_by));
+        for (name, actions) in self.actions().chain(seen_by) {
             let known = |listed: &String| shapes.actions.values().any(|action| covers(std::slice::from_ref(listed), action));
             for unknown in actions.iter().filter(|listed| !known(listed)) {
                 fault(name, format!("`{name}`: `{unknown}` is no action and no group of actions"));

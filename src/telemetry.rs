@@ -15,7 +15,7 @@ pub const SCOPE: &str = "countersign";
 pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.44.0";
 
 /// Attributes that may leave the process on spans and events; others are removed before export.
-pub const ATTRIBUTES: [&str; 27] = [
+pub const ATTRIBUTES: [&str; 28] = [
     RPC_SYSTEM,
     RPC_METHOD,
     RPC_STATUS,
@@ -33,6 +33,7 @@ pub const ATTRIBUTES: [&str; 27] = [
     RESOURCE_TYPE,
     PRINCIPAL_TYPE,
     TENANT,
+    CASE_ID,
     MODE,
     STEP,
     OUTCOME,
@@ -79,6 +80,8 @@ pub const RESOURCE_TYPE: &str = "countersign.resource.type";
 pub const PRINCIPAL_TYPE: &str = "countersign.principal.type";
 /// Tenant of a decision that passed the tenant gate.
 pub const TENANT: &str = "countersign.tenant";
+/// Case of a decision that passed the tenant gate: its id, or a keyed digest of it.
+pub const CASE_ID: &str = "countersign.case.id";
 /// `enforce` or `dry_run`.
 pub const MODE: &str = "countersign.mode";
 /// Workflow step.

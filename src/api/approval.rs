@@ -279,6 +279,7 @@ fn approval(seen: &Seen) -> v1::Approval {
         action: call.action.clone(),
         tool_service: call.audience.clone(),
         reversibility: approval.reversibility.clone(),
+        draft_digest: call.draft_digest().to_owned(),
     }
 }
 

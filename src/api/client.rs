@@ -8,6 +8,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+pub use crate::approvals::release::draft_digest;
 use crate::api::front;
 use crate::api::v1;
 use crate::api::v1::approval_service_client::ApprovalServiceClient;

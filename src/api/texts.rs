@@ -11,7 +11,8 @@ use crate::model::content::{Article, Channel, Disposition, Shown};
 use crate::model::halt::Severity;
 use crate::model::refusal::Refusal;
 use crate::model::text::is_unprintable;
-use crate::pdp::context::{Prepared, ToPrepare};
+use crate::model::content::Prepared;
+use crate::pdp::context::ToPrepare;
 use crate::pdp::output::{Evaluated, ToEvaluate};
 
 /// The largest request, in bytes.

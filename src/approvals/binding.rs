@@ -257,12 +257,16 @@ pub struct Allowed {
     pub tenant: String,
     /// Case id.
     pub case: String,
+    /// Conversation id; empty if the call named none.
+    pub conversation: String,
     /// Customer; empty if the case names none.
     pub customer: String,
     /// Cedar action.
     pub action: String,
     /// The approval that was used; empty: none.
     pub approval: String,
+    /// The checks that its success makes, the strongest last.
+    pub checks: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]

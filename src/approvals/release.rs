@@ -69,6 +69,12 @@ pub fn draft_digest(draft: &str) -> String {
     digest
 }
 
+/// Whether a text has the form of a draft's digest.
+pub fn is_draft_digest(text: &str) -> bool {
+    let hex = text.strip_prefix("sha256:").filter(|hex| hex.len() == 64);
+    hex.is_some_and(|hex| hex.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)))
+}
+
 /// Signs a release to a tool service, for [`RELEASE`].
 ///
 /// # Errors

@@ -280,8 +280,8 @@ pub struct Check {
 pub struct NewOutcome {
     /// Evaluation id of the allow.
     pub evaluation_id: String,
-    /// The check that it makes.
-    pub check: Option<Check>,
+    /// The checks that it makes.
+    pub checks: Vec<Check>,
     /// When it was reported.
     pub at: Timestamp,
     /// The record of it.

@@ -1,17 +1,17 @@
-//! What a reviewer is shown: rendered from the signed binding token alone, complete, with nothing in it that could mislead an eye.
+//! What a reviewer is shown: rendered from the signed binding token and from proven evidence alone, complete, with nothing in it that could mislead an eye.
 
 use std::fmt::Write as _;
 
 use crate::approvals::template::Template;
 use crate::json::{Value, canonical};
-use crate::model::approval::{Binding, Justification, Subject};
+use crate::model::approval::{Binding, Evidence, Justification, Subject};
 use crate::model::text::visible;
 
 /// The reviewer's view, as lines of text. Its SHA-256 is the display digest that a review must repeat.
 ///
 /// Every value is on a line of its own behind its name, so that no value can pose as another line: what breaks lines, reverses
 /// them or hides in them is written out.
-pub fn display(binding: &Binding, template: &Template) -> String {
+pub fn display(binding: &Binding, evidence: &[Evidence], template: &Template) -> String {
     let call = &binding.call;
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
@@ -40,6 +40,18 @@ pub fn display(binding: &Binding, template: &Template) -> String {
     }
     for (name, value) in &call.exact {
         line(&format!("argument {}", visible(name)), &text_of(value));
+    }
+    match &binding.findings {
+        Some(findings) if findings.is_empty() => line("found in the draft", "nothing"),
+        Some(findings) => findings.iter().for_each(|found| line("found in the draft", found)),
+        None if call.draft_digest().is_empty() => {}
+        None => line("found in the draft", "not known: this call was denied without its evaluation"),
+    }
+    if !binding.risk.is_empty() {
+        line("risk", &binding.risk);
+    }
+    for Evidence { id, action, allowed, at } in evidence {
+        line("evidence", &format!("{id}: {action} was {} at {at}", if *allowed { "allowed" } else { "denied" }));
     }
     line("agent", &of(&call.agent));
     line("for", &of(&call.supervisor));

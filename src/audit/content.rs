@@ -1,12 +1,15 @@
 //! What lines say of governed texts: kinds, places, digests. Never a text, and of names below a record's fields only those that look like
 //! names.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use serde_json::json;
 
-use crate::audit::record::Record;
+use crate::audit::events::about_case;
+use crate::audit::record::{Capped, Record};
 use crate::model::call::Case;
-use crate::model::content::{Disposition, Redaction, Shown};
+use crate::model::content::{Channel, Disposition, Prepared, Redaction, Shown};
 use crate::model::finding::Finding;
 
 /// The most findings that stand in a line.
@@ -22,35 +25,42 @@ pub struct ContextRecord {
     /// Untrusted texts that came.
     untrusted: usize,
     segments: usize,
-    included: usize,
-    masked: usize,
-    excluded: usize,
+    /// Fields of the record, by their names alone.
+    included: Capped<String>,
+    masked: Capped<String>,
+    excluded: Capped<String>,
+    /// Articles that were shown.
+    articles: Capped<String>,
     /// Each of them stands in a line of type `redactions`.
     redactions: usize,
     truncated: bool,
 }
 
 impl ContextRecord {
-    /// Of a context with so many segments, what became of its fields, and so many redactions.
-    pub fn of(
-        secret: &str,
-        untrusted: usize,
-        segments: usize,
-        shown: impl Iterator<Item = Shown>,
-        (redactions, truncated): (usize, bool),
-    ) -> Self {
-        let mut counts = [0; 3];
-        for shown in shown {
-            let [excluded, masked, included] = &mut counts;
-            *(match shown {
-                Shown::Excluded => excluded,
-                Shown::Included => included,
-                Shown::Masked => masked,
-            }) += 1;
+    /// Of a context that was prepared from so many untrusted texts.
+    pub fn of(secret: &str, untrusted: usize, prepared: &Prepared) -> Self {
+        let named = |shown: Shown| {
+            let fields = prepared.fields.iter().filter(|field| field.shown == shown).map(|field| visible_path(&field_of(&field.path)));
+            fields.collect::<BTreeSet<String>>().into_iter().collect()
+        };
+        let articles = prepared.segments.iter().filter(|segment| segment.channel == Channel::Article);
+        Self {
+            secret: secret.to_owned(),
+            untrusted,
+            segments: prepared.segments.len(),
+            included: named(Shown::Included),
+            masked: named(Shown::Masked),
+            excluded: named(Shown::Excluded),
+            articles: articles.map(|segment| segment.source.strip_prefix("article:").unwrap_or_default().to_owned()).collect(),
+            redactions: prepared.redactions.len(),
+            truncated: prepared.truncated,
         }
-        let [excluded, masked, included] = counts;
-        Self { secret: secret.to_owned(), untrusted, segments, included, masked, excluded, redactions, truncated }
     }
+}
+
+/// The field that a path of the record is of: without the places in lists.
+fn field_of(path: &str) -> String {
+    path.split('.').map(|name| name.split('[').next().unwrap_or_default()).collect::<Vec<_>>().join(".")
 }
 
 /// What a draft's line says.
@@ -85,15 +95,11 @@ impl OutputRecord {
         context: &str,
         (entitled, repeats): (bool, bool),
     ) -> Self {
-        let written = |finding: &Finding| {
-            let place = finding.span.map_or(String::new(), |(start, end)| format!(" {start}..{end}"));
-            format!("{}/{} {}{place}", finding.kind, finding.code, finding.severity.name())
-        };
         Self {
             disposition: disposition.name(),
             draft_digest: draft_digest.to_owned(),
             context: context.to_owned(),
-            findings: findings.iter().take(FINDINGS_MAX).map(written).collect(),
+            findings: written(findings),
             more_findings: findings.len().saturating_sub(FINDINGS_MAX),
             entitled,
             repeats,
@@ -101,11 +107,32 @@ impl OutputRecord {
     }
 }
 
+/// Findings as a line and a reviewer's view name them: kind, code, severity and place; the first 64.
+pub fn written(findings: &[Finding]) -> Vec<String> {
+    let one = |finding: &Finding| {
+        let place = finding.span.map_or(String::new(), |(start, end)| format!(" {start}..{end}"));
+        format!("{}/{} {}{place}", finding.kind, finding.code, finding.severity.name())
+    };
+    findings.iter().take(FINDINGS_MAX).map(one).collect()
+}
+
+/// What a context's lines are found by.
+#[derive(Debug)]
+pub struct Of<'a> {
+    /// The evaluation that made the context.
+    pub evaluation_id: &'a str,
+    /// The case.
+    pub case: &'a Case,
+    /// Conversation id; empty if it has none.
+    pub conversation: &'a str,
+    /// W3C trace id; empty if the request is not traced.
+    pub trace_id: &'a str,
+}
+
 /// Lines that say what was redacted: every redaction by kind, source, path and span, and every value that is remembered by what it is
 /// known again by, which says nothing without the deployment's key.
 pub fn redactions(
-    evaluation_id: &str,
-    case: &Case,
+    of: &Of<'_>,
     redactions: &[Redaction],
     values: &[String],
     nonce: impl Fn() -> String,
@@ -124,11 +151,11 @@ pub fn redactions(
         line.bytes += item.to_string().len() + 1;
         (if list == "items" { &mut line.items } else { &mut line.values }).push(item);
         if line.bytes > ITEMS_BYTES_MAX {
-            lines.push(std::mem::take(&mut line).record(evaluation_id, case, nonce()));
+            lines.push(std::mem::take(&mut line).record(of, nonce()));
         }
     }
     if line.bytes > 0 {
-        lines.push(line.record(evaluation_id, case, nonce()));
+        lines.push(line.record(of, nonce()));
     }
     lines
 }
@@ -141,11 +168,18 @@ struct Line {
 }
 
 impl Line {
-    fn record(self, evaluation_id: &str, case: &Case, nonce: String) -> Record {
-        Record::Stored(json!({
-            "type": "redactions", "evaluation_id": evaluation_id, "nonce": nonce, "case": {"id": case.id, "tenant": case.tenant},
-            "items": self.items, "values": self.values,
-        }))
+    fn record(self, of: &Of<'_>, nonce: String) -> Record {
+        let mut record = json!({
+            "type": "redactions", "evaluation_id": of.evaluation_id, "nonce": nonce, "items": self.items, "values": self.values,
+        });
+        if let Some(members) = record.as_object_mut() {
+            let about = about_case((&of.case.tenant, &of.case.id, &of.case.version), of.conversation);
+            members.extend(about.map(|(name, value)| (name.to_owned(), value)));
+            if !of.trace_id.is_empty() {
+                members.insert("trace_id".to_owned(), of.trace_id.into());
+            }
+        }
+        Record::Stored(record)
     }
 }
 

@@ -8,7 +8,7 @@ use crate::audit::record::Record;
 use crate::model::approval::Approval;
 use crate::model::chain::{Caller, Human};
 
-/// Who did it.
+/// Who did it, and in which trace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Actor {
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -20,6 +20,9 @@ pub struct Actor {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     amr: Vec<String>,
     by: &'static str,
+    /// A member of the line, not of `by`.
+    #[serde(skip)]
+    trace_id: String,
 }
 
 impl Actor {
@@ -38,6 +41,25 @@ impl Actor {
     pub fn server() -> Self {
         Self { by: "server", ..Self::default() }
     }
+
+    /// The same, in the trace of a W3C id; empty if the request is not traced.
+    #[must_use]
+    pub fn in_trace(self, trace_id: String) -> Self {
+        Self { trace_id, ..self }
+    }
+}
+
+/// The members by which lines of a case are found together: `case` and `correlation`, as a decision has them.
+pub fn about_case((tenant, case, version): (&str, &str, &str), conversation: &str) -> [(&'static str, Value); 2] {
+    let mut members = Map::from_iter([("id".to_owned(), case.into()), ("tenant".to_owned(), tenant.into())]);
+    if !version.is_empty() {
+        members.insert("version".to_owned(), version.into());
+    }
+    let mut correlation = Map::new();
+    if !conversation.is_empty() {
+        correlation.insert("conversation".to_owned(), conversation.into());
+    }
+    [("case", Value::Object(members)), ("correlation", Value::Object(correlation))]
 }
 
 #[derive(Serialize)]
@@ -46,9 +68,6 @@ struct ApprovalMember<'a> {
     template: &'a str,
     digest: &'a str,
     evaluation_id: &'a str,
-    tenant: &'a str,
-    case: &'a str,
-    case_version: &'a str,
     action: &'a str,
     resource: String,
     agent: &'a str,
@@ -63,6 +82,12 @@ pub fn event(kind: &'static str, by: &Actor, approval: Option<&Approval>, more: 
     let mut members = Map::new();
     members.insert("type".to_owned(), kind.into());
     members.insert("by".to_owned(), json(by));
+    let mut add = |(name, value): (&str, Value)| {
+        members.insert(name.to_owned(), value);
+    };
+    if !by.trace_id.is_empty() {
+        add(("trace_id", by.trace_id.as_str().into()));
+    }
     if let Some(approval) = approval {
         let call = &approval.binding.call;
         let member = ApprovalMember {
@@ -70,9 +95,6 @@ pub fn event(kind: &'static str, by: &Actor, approval: Option<&Approval>, more: 
             template: &approval.binding.template,
             digest: &approval.digest,
             evaluation_id: &approval.binding.evaluation_id,
-            tenant: &call.tenant,
-            case: &call.case,
-            case_version: &call.case_version,
             action: &call.action,
             resource: format!("{}::{}", call.resource_type, call.resource_id),
             agent: &call.agent.sub,
@@ -81,9 +103,10 @@ pub fn event(kind: &'static str, by: &Actor, approval: Option<&Approval>, more: 
             quorum: approval.binding.quorum,
             approvers: approval.approvers().map(|review| review.reviewer.sub.as_str()).collect(),
         };
-        members.insert("approval".to_owned(), json(&member));
+        add(("approval", json(&member)));
+        about_case((&call.tenant, &call.case, &call.case_version), &approval.binding.conversation).into_iter().for_each(&mut add);
     }
-    members.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+    more.iter().for_each(|(name, value)| add((name, value.clone())));
     Value::Object(members)
 }
 

@@ -105,6 +105,9 @@ pub struct DecisionRecord {
     chain: Option<ChainRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     approval: Option<UsedRecord>,
+    /// The draft that the call sends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    draft: Option<DraftRecord>,
     action: String,
     resource: ResourceRecord,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -145,6 +148,14 @@ struct UsedRecord {
     operation: String,
     approvers: Vec<String>,
     approved_at: String,
+}
+
+/// A draft that a call sends, and the evaluation that let it go.
+#[derive(Debug, Serialize)]
+struct DraftRecord {
+    digest: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    release: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -246,6 +257,12 @@ impl DecisionRecord {
     #[must_use]
     pub fn with_output(self, output: OutputRecord) -> Self {
         Self { output: Some(Box::new(output)), ..self }
+    }
+
+    /// The same, of a call that sends a draft; `release` is the evaluation that let it go, if one did.
+    #[must_use]
+    pub fn with_draft(self, digest: &str, release: &str) -> Self {
+        Self { draft: Some(DraftRecord { digest: digest.to_owned(), release: release.to_owned() }), ..self }
     }
 
     /// The record of an answer to a call.

@@ -33,8 +33,6 @@ pub struct Line {
     pub case: serde_json::Value,
     /// How unusual the call was.
     pub signals: SignalsLine,
-    /// The approval that the line is about.
-    pub approval: ApprovalLine,
     /// What was cleared.
     pub cleared: ClearedLine,
     /// The evaluation.
@@ -115,16 +113,6 @@ pub struct SignalsLine {
     pub reads_case: bool,
     /// Whether the call is a draft in which something was found that no mistake explains.
     pub unsafe_draft: bool,
-}
-
-/// An approval.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct ApprovalLine {
-    /// Its tenant.
-    pub tenant: String,
-    /// Its case.
-    pub case: String,
 }
 
 /// What a human cleared.

@@ -201,7 +201,8 @@ fn unsummed(policies: &Policies, rates: &Rates) -> Vec<Fault> {
     let mut faults = vec![];
     for (id, action) in &policies.shapes.actions {
         let Some(Shape::Record(sums)) = action.context.get("sums").map(|member| &member.shape) else { continue };
-        let covered = rates.sums.values().any(|rate| crate::rates::covers(&rate.actions, action));
+        let covers = |listed: &[String]| crate::rates::covers(listed, action);
+        let covered = rates.sums.values().any(|rate| covers(&rate.actions) || covers(&rate.seen_by));
         if !covered {
             faults.push(Fault::whole("rates.yaml", "", format!("no sum covers action `{id}`, whose context declares `sums`")));
         }

@@ -1,9 +1,12 @@
 //! `countersign approvals`
 
-use super::connection::{Connection, HumanToken};
+use std::path::{Path, PathBuf};
+
+use super::connection::{Connection, HumanToken, read_text};
 use super::{Environment, Exit, Failure, Output, client_failure, print, runtime};
-use crate::api::client::{self, ClientError, Target};
+use crate::api::client::{self, ClientError, Target, draft_digest};
 use crate::api::v1;
+use crate::model::text::visible;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -16,7 +19,13 @@ pub(super) enum Command {
         by: By,
     },
     /// Show one whole: what would be done, and, apart from it, what the agent says
-    Show(One),
+    Show {
+        #[command(flatten)]
+        one: One,
+        /// Show this draft, too, if it is the one that would be sent
+        #[arg(long, value_name = "FILE")]
+        draft: Option<PathBuf>,
+    },
     /// Approve one, as it is shown now
     Approve {
         #[command(flatten)]
@@ -76,7 +85,7 @@ impl By {
 pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, Failure> {
     let (by, one) = match command {
         Command::List { by, .. } | Command::Watch { by } => (by, None),
-        Command::Approve { one, .. } | Command::Deny { one, .. } | Command::Revoke { one, .. } | Command::Show(one) => {
+        Command::Approve { one, .. } | Command::Deny { one, .. } | Command::Revoke { one, .. } | Command::Show { one, .. } => {
             (&one.by, Some(one.id.as_str()))
         }
     };
@@ -100,7 +109,7 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
             runtime.block_on(client::watch(&target, see)).map_err(client_failure)?;
             return Ok(Exit::Ok);
         }
-        Command::Show(_) => runtime.block_on(client::approval(&target, id)),
+        Command::Show { .. } => runtime.block_on(client::approval(&target, id)),
         Command::Approve { display_digest, .. } => {
             runtime.block_on(review(&target, id, v1::ReviewDecision::Approve, ("", ""), display_digest.as_deref()))
         }
@@ -110,8 +119,28 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
         Command::Revoke { reason, .. } => runtime.block_on(client::revoke(&target, id, reason)),
     };
     let approval = approval.map_err(client_failure)?;
-    environment.print(&json(&approval), &text(&approval));
+    let (mut json, mut text) = (json(&approval), text(&approval));
+    if let Command::Show { draft: Some(file), .. } = command {
+        let draft = draft_of(&approval, file)?;
+        text.push_str(&format!("\nThe draft that would be sent, by its digest:\n{draft}"));
+        json.as_object_mut().map(|members| members.insert("draft".to_owned(), draft.into()));
+    }
+    environment.print(&json, &text);
     Ok(Exit::Ok)
+}
+
+/// The draft in a file, if it is the one that the approval is of. What could mislead an eye is written out, line by line.
+fn draft_of(approval: &v1::Approval, file: &Path) -> Result<String, Failure> {
+    let draft = read_text(file)?;
+    let invalid = |problem: String| Failure::new(Exit::Invalid, problem);
+    let digest = draft_digest(&draft);
+    match approval.draft_digest.as_str() {
+        "" => Err(invalid("the approval is of no call that sends a draft".to_owned())),
+        known if known != digest => {
+            Err(invalid(format!("`{}` is not the draft of this approval: its digest is {digest}, the approval's {known}", file.display())))
+        }
+        _ => Ok(draft.lines().map(|line| format!("  {}\n", visible(line))).collect()),
+    }
 }
 
 /// Reviews what was shown before, by its digest, or what is shown now.
@@ -185,6 +214,7 @@ fn json(approval: &v1::Approval) -> serde_json::Value {
         "reversibility": approval.reversibility,
         "evaluation_id": approval.evaluation_id,
         "display": approval.display,
+        "draft_digest": approval.draft_digest,
         "display_digest": crate::jose::encode(&approval.display_digest),
         "quorum": approval.quorum,
         "approvers": approval.approvers,

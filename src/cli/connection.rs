@@ -61,9 +61,14 @@ impl HumanToken {
 pub(super) fn read_token(path: &Path) -> Result<String, Failure> {
     let text = match path.to_str() {
         Some("-") => std::io::read_to_string(std::io::stdin()).map_err(|error| unreadable(path, &error))?,
-        _ => String::from_utf8(read(path)?).map_err(|_| Failure::new(Exit::Usage, format!("`{}` is not text", path.display())))?,
+        _ => read_text(path)?,
     };
     Ok(text.trim().to_owned())
+}
+
+/// A file of text.
+pub(super) fn read_text(path: &Path) -> Result<String, Failure> {
+    String::from_utf8(read(path)?).map_err(|_| Failure::new(Exit::Usage, format!("`{}` is not text", path.display())))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {

@@ -32,8 +32,8 @@ pub const DRAFT: &str = "draft";
 pub const INTERNAL: &str = "internal_identifier";
 /// The most findings of one kind and code: more of the same say nothing more.
 const FINDINGS_MAX: usize = 16;
-/// How many numbers a draft or text may have before it is a list to be tried out.
-pub(super) const NUMBERS_MAX: usize = 32;
+/// How many numbers a draft, or all texts of a case, may have before they are a list to be tried out.
+pub const NUMBERS_MAX: usize = 32;
 
 /// A draft with what it was written from.
 #[derive(Clone, Debug)]
@@ -109,7 +109,7 @@ pub(super) fn judge(detectors: &Detectors, draft: &Draft<'_>) -> Judged {
         found.add((kind, located.kind.name()), severity, 100, Some(located.span));
     }
     // Who lists numbers tries them out.
-    let mut repeats = !draft.redacted.is_empty() && values::numbers(&views.folded).len() > NUMBERS_MAX;
+    let mut repeats = !draft.redacted.is_empty() && values::numbers(&views.folded, draft.redacted.key()).len() > NUMBERS_MAX;
     for view in views.all() {
         let mut found = false;
         let looked_at = draft.redacted.find(view, |_| found = true);

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 
 use cerberust::scanner::detect::{detect_secrets, detect_structured};
 
-use crate::content::drafts::NUMBERS_MAX;
+use crate::content::grounding::Places;
 use crate::content::normalise::{View, Views};
 use crate::content::rules::Rules;
-use crate::content::values::{self, TooManyPlaces, Values};
+use crate::content::values::{self, Digest, TooManyPlaces, ValueKey, Values};
 use crate::content::{phone, phrases};
 use crate::model::finding::Private;
 
@@ -29,14 +29,12 @@ const BETWEEN_PARTS: &str = "\n;;\n";
 pub(super) fn find(rules: &Rules, text: &str, views: &Views, turn: &str, known: &Values) -> Vec<Located> {
     let mut all = located(rules, text, views, known);
     let folded = &views.folded;
-    if !known.is_empty() {
-        all.extend(listed(text, folded));
-    }
     if !turn.is_empty() {
         rules.replied(turn, folded.text(), |(rule, span)| all.extend(place(text, folded, kind(&rule.kind), span)));
     }
     without_placeholders(text, &mut all);
-    resolved(all)
+    resolve(&mut all);
+    all
 }
 
 /// Finds what must not be passed on in each of many short texts, which are read as one: the detectors' cost of a call counts once.
@@ -44,7 +42,7 @@ pub(super) fn find_in_parts(rules: &Rules, parts: &[&str], known: &Values) -> Ve
     let text = parts.join(BETWEEN_PARTS);
     let mut all = located(rules, &text, &Views::of(&text), known);
     without_placeholders(&text, &mut all);
-    let all = resolved(all);
+    resolve(&mut all);
     let mut start = 0;
     let mut following = all.as_slice();
     let mut found = Vec::with_capacity(parts.len());
@@ -55,11 +53,7 @@ pub(super) fn find_in_parts(rules: &Rules, parts: &[&str], known: &Values) -> Ve
         let within = following.iter().take_while(|located| located.span.0 < end);
         let clipped =
             |located: &Located| Located { span: (located.span.0.max(start) - start, located.span.1.min(end) - start), ..*located };
-        let mut own: Vec<Located> = within.map(clipped).collect();
-        if !known.is_empty() {
-            own.extend(listed(part, &View::folded(part)));
-        }
-        found.push(resolved(own));
+        found.push(within.map(clipped).collect());
         start = end + BETWEEN_PARTS.len();
     }
     found
@@ -75,13 +69,39 @@ fn place(text: &str, view: &View, kind: Private, span: (usize, usize)) -> Option
     (start < end && text.is_char_boundary(start) && text.is_char_boundary(end)).then_some(Located { span: (start, end), kind })
 }
 
-/// All numbers of a text that lists them: were one of many withheld, the others would tell which one it is.
-fn listed(text: &str, folded: &View) -> Vec<Located> {
-    let numbers = values::numbers(folded);
-    if numbers.len() <= NUMBERS_MAX {
-        return vec![];
+/// The numbers of a text that stand in nothing that was located, each by its place and by how it is known; of what was undone, those
+/// that stand nowhere else. Values that are known could be guessed by lists of them.
+pub fn numbers(text: &str, views: &Views, key: &ValueKey, located: &[Located]) -> Vec<((usize, usize), Digest)> {
+    let mut all: Vec<((usize, usize), Digest)> = vec![];
+    let mut taken = Places::of(text);
+    located.iter().for_each(|located| taken.mark(located.span));
+    for view in views.all() {
+        all.iter().for_each(|(span, _)| taken.mark(*span));
+        for (span, digest) in values::numbers(view, key) {
+            let placed = place(text, view, Private::Secret, span);
+            all.extend(placed.filter(|located| !taken.any(located.span)).map(|located| (located.span, digest)));
+        }
     }
-    numbers.into_iter().filter_map(|span| place(text, folded, Private::Secret, span)).collect()
+    all.sort_by_key(|(span, _)| *span);
+    all
+}
+
+/// Where known values stand; in any order, and they may overlap.
+pub(super) fn known(text: &str, views: &Views, known: &Values) -> Vec<Located> {
+    let mut all = vec![];
+    add_known(text, views, known, &mut all);
+    without_placeholders(text, &mut all);
+    all
+}
+
+fn add_known(text: &str, views: &Views, known: &Values, all: &mut Vec<Located>) {
+    for view in views.all() {
+        let found = known.find(view, |found| all.extend(place(text, view, found.kind, found.span)));
+        if let Err(TooManyPlaces(rest)) = found {
+            // What was not looked at may hold a known value.
+            all.extend(place(text, view, Private::Secret, (rest, view.text().len())));
+        }
+    }
 }
 
 /// What the detectors find; in any order, and values may overlap.
@@ -110,11 +130,8 @@ fn located(rules: &Rules, text: &str, views: &Views, known: &Values) -> Vec<Loca
     phone::find(folded.text(), |span| add(folded, Private::Phone, span));
     for view in views.all() {
         rules.find(view.text(), |(rule, span)| add(view, kind(&rule.kind), span));
-        if let Err(TooManyPlaces(rest)) = known.find(view, |found| add(view, found.kind, found.span)) {
-            // What was not looked at may hold a known value.
-            add(view, Private::Secret, (rest, view.text().len()));
-        }
     }
+    add_known(text, views, known, &mut all);
     all
 }
 
@@ -183,10 +200,10 @@ fn placeholders(text: &str) -> Vec<(usize, usize)> {
 
 /// What is left when each byte is of one value: what begins first and is longest, then secrets before others; all that was found stays
 /// covered.
-fn resolved(mut all: Vec<Located>) -> Vec<Located> {
+pub(super) fn resolve(all: &mut Vec<Located>) {
     all.sort_by_key(|located| (located.span.0, std::cmp::Reverse(located.span.1), !located.kind.is_secret(), located.kind));
     let mut kept: Vec<Located> = vec![];
-    for located in all {
+    for located in std::mem::take(all) {
         match kept.last_mut() {
             Some(last) if located.span.0 < last.span.1 => {
                 // One value, told apart by none: the secret gives it its name.
@@ -198,5 +215,5 @@ fn resolved(mut all: Vec<Located>) -> Vec<Located> {
             Some(_) | None => kept.push(located),
         }
     }
-    kept
+    *all = kept;
 }

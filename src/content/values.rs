@@ -107,6 +107,11 @@ impl Values {
         }
     }
 
+    /// Whether a value of this digest is known.
+    pub fn knows(&self, digest: Digest) -> bool {
+        self.digests.contains_key(&digest)
+    }
+
     /// Knows a value by its digest.
     pub fn add_digest(&mut self, digest: Digest, kind: Private) {
         self.lengths |= bit(usize::from(digest.length));
@@ -163,15 +168,35 @@ pub fn places_max(bytes: usize) -> usize {
     4096 + 2 * bytes
 }
 
-/// Where words of at least [`VALUE_MIN`] digits stand in a view.
-pub(super) fn numbers(view: &View) -> Vec<(usize, usize)> {
-    let mut at = 0;
-    let words = view.text().split_inclusive(|sign: char| !sign.is_alphanumeric()).map(|word| {
-        at += word.len();
-        (at - word.len(), word.trim_end_matches(|sign: char| !sign.is_alphanumeric()))
-    });
-    let long = words.filter(|(_, word)| word.bytes().filter(u8::is_ascii_digit).count() >= VALUE_MIN);
-    long.map(|(start, word)| (start, start + word.len())).collect()
+/// The numbers of a view, each by its place and by how it is known: words of at least [`VALUE_MIN`] digits, and words of fewer digits that
+/// follow each other, until they have as many. So `4-2-1-5` is one, as it is for [`Values::find`].
+pub(super) fn numbers(view: &View, key: &ValueKey) -> Vec<((usize, usize), Digest)> {
+    let mut numbers = vec![];
+    // The words before this one that belong to a number: where they begin, and their digits.
+    let (mut begun, mut row) = (0, String::new());
+    let mut end = 0;
+    for word in view.text().split_inclusive(|sign: char| !sign.is_alphanumeric()) {
+        let start = end;
+        end += word.len();
+        let word = word.trim_end_matches(|sign: char| !sign.is_alphanumeric());
+        let digits = word.bytes().filter(u8::is_ascii_digit).count();
+        if digits >= VALUE_MIN {
+            row.clear();
+            numbers.push(((start, start + word.len()), key.digest(&word.to_lowercase())));
+        } else if !word.is_empty() && digits < word.len() {
+            row.clear();
+        } else if !word.is_empty() {
+            if row.is_empty() {
+                begun = start;
+            }
+            row.push_str(word);
+            if row.len() >= VALUE_MIN {
+                numbers.push(((begun, start + word.len()), key.digest(&row)));
+                row.clear();
+            }
+        }
+    }
+    numbers
 }
 
 /// A view's letters and digits, with where its words begin and end.
@@ -313,6 +338,17 @@ mod tests {
         }
         assert_eq!(found(&values, &format!("<{long}>")).len(), 1);
         assert_eq!(found(&values, "421"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn numbers_are_told_apart_however_they_are_written() {
+        let key = ValueKey::new([7; 16]);
+        let numbers = |text: &str| numbers(&Views::of(text).folded, &key);
+        let places = |text: &str| numbers(text).into_iter().map(|((start, end), _)| text[start..end].to_owned()).collect::<Vec<_>>();
+        assert_eq!(places("order A1234, 4-2-1-5 or 42 16 and 77, 5 Euros"), ["A1234", "4-2-1-5", "42 16"]);
+        assert_eq!(places("1 2 a 3 4 12345"), ["12345"]);
+        let digests: Vec<_> = numbers("4215 42 15").into_iter().map(|(_, digest)| digest).collect();
+        assert_eq!(digests, [key.digest("4215"); 2]);
     }
 
     #[test]

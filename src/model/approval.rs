@@ -60,6 +60,19 @@ pub struct Justification {
     pub expected_effect: String,
 }
 
+/// An evaluation of the case that a request rests on, as its id proves it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// Evaluation id.
+    pub id: String,
+    /// Cedar action.
+    pub action: String,
+    /// What was answered.
+    pub allowed: bool,
+    /// When, to the second.
+    pub at: Timestamp,
+}
+
 /// A human as an issuer knows her.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Subject {
@@ -120,6 +133,11 @@ impl BoundCall {
         self.exact.iter().chain(&self.at_most).map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
+    /// The digest of the draft that it sends; empty if it sends none.
+    pub fn draft_digest(&self) -> &str {
+        self.exact.get("draft_digest").and_then(Value::as_str).unwrap_or_default()
+    }
+
     /// The case's customer; empty if the case names none.
     pub fn customer(&self) -> &str {
         self.case_attributes.get("customer").and_then(Value::as_str).unwrap_or_default()
@@ -157,6 +175,15 @@ pub struct Binding {
     pub supervisor_person: Option<String>,
     /// The case's customer; empty if it names none.
     pub customer: String,
+    /// The denied call's conversation id; empty if it named none.
+    #[serde(default)]
+    pub conversation: String,
+    /// The risk when the call was denied: tier and score; empty where no policy reads it.
+    #[serde(default)]
+    pub risk: String,
+    /// What was found in the draft that the call sends: kind, code, severity and place. `None`: the denial is of no draft's evaluation.
+    #[serde(default)]
+    pub findings: Option<Vec<String>>,
     /// The call.
     pub call: BoundCall,
 }

@@ -120,3 +120,16 @@ impl Disposition {
         [Self::Release, Self::Revise, Self::HumanReview, Self::Block].into_iter().find(|disposition| disposition.name() == name)
     }
 }
+
+/// What the model may see.
+#[derive(Clone, Debug, Default)]
+pub struct Prepared {
+    /// The context, in order; none if the chain may not read the case.
+    pub segments: Vec<Segment>,
+    /// What became of each field.
+    pub fields: Vec<FieldVerdict>,
+    /// What was taken out.
+    pub redactions: Vec<Redaction>,
+    /// Whether `max_bytes` cut something.
+    pub truncated: bool,
+}

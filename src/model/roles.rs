@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::json::{Object, Value};
 use crate::model::chain::Link;
 use crate::model::right::RightOn;
 
@@ -112,6 +113,37 @@ pub struct CheckMade {
     pub makes: String,
     /// How long it holds; 1 to 1,440.
     pub minutes: u32,
+    /// When it makes a stronger check, too.
+    #[serde(default)]
+    pub stronger: Option<Stronger>,
+}
+
+/// By what an action makes a stronger check beside its own: not every fact proves as much as another.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stronger {
+    /// The argument that says by what it was checked.
+    pub by: String,
+    /// The values of the argument that make the stronger check.
+    pub values: Vec<String>,
+    /// Name in `context.checks`.
+    pub makes: String,
+}
+
+impl CheckMade {
+    /// The names of the checks that a call with these arguments makes, the strongest last.
+    pub fn made<'a>(&'a self, arguments: &Object) -> Vec<&'a str> {
+        let is_strong = |stronger: &&Stronger| {
+            let value = arguments.get(&stronger.by).and_then(Value::as_str);
+            value.is_some_and(|value| stronger.values.iter().any(|strong| strong == value))
+        };
+        std::iter::once(self.makes.as_str()).chain(self.stronger.iter().filter(is_strong).map(|stronger| stronger.makes.as_str())).collect()
+    }
+
+    /// The names of all checks that it can make.
+    pub fn makes(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.makes).chain(self.stronger.iter().map(|stronger| &stronger.makes))
+    }
 }
 
 impl Roles {

@@ -5,7 +5,7 @@ use crate::approvals::binding;
 use crate::approvals::store::{Filter, Transition, with_state};
 use crate::approvals::template::Template;
 use crate::audit::Recorded;
-use crate::audit::events;
+use crate::audit::events::{self, Actor};
 use crate::entities::direct::{OfRequest, On};
 use crate::jose;
 use crate::model::approval::{Approval, Binding, State};
@@ -39,14 +39,15 @@ impl Pdp {
         let moment = self.moment();
         let party = self.party(&moment, origin).await?;
         let _share = self.party_share(origin, &party).await?;
+        let by = party.actor().in_trace(origin.trace.id());
         let found = match read {
             Ok(id) => match self.readable(&moment, &party, &id).await {
-                Ok(approval) => self.seen_by(&moment, &party, approval).await,
+                Ok(approval) => self.seen_by(&moment, &party, &by, approval).await,
                 Err(refusal) => Err(refusal),
             },
             Err(refusal) => Err(refusal),
         };
-        self.or_refused(&moment, origin, party.actor(), found).await
+        self.or_refused(&moment, origin, by, found).await
     }
 
     /// A page of those that a party may see, oldest first, and where the next one begins, if there may be one.
@@ -86,11 +87,12 @@ impl Pdp {
         let filter = Filter { changed_after: Some(after), most, ..Filter::default() };
         let (approvals, _) = self.listed(&party, filter).await.map_err(Refused)?;
         let highest = approvals.last().map_or(after, |last| last.revision);
+        let by = party.actor().in_trace(origin.trace.id());
         let mut seen = vec![];
         for approval in approvals.into_iter().filter(|approval| self.may_read(&moment, &party, approval)) {
-            match self.seen_by(&moment, &party, approval).await {
+            match self.seen_by(&moment, &party, &by, approval).await {
                 Ok(one) => seen.push(one),
-                Err(refusal) => return Err(self.refused(&moment, origin, party.actor(), refusal.into()).await),
+                Err(refusal) => return Err(self.refused(&moment, origin, by, refusal.into()).await),
             }
         }
         Ok((seen, highest))
@@ -138,7 +140,7 @@ impl Pdp {
 
     /// The approval with its token, if it is approved and addressed to this party: only what is recorded is acted on, and handing
     /// the token out is recorded too.
-    async fn seen_by(&self, moment: &Moment, party: &Party, approval: Approval) -> Result<Seen, Refusal> {
+    async fn seen_by(&self, moment: &Moment, party: &Party, by: &Actor, approval: Approval) -> Result<Seen, Refusal> {
         let state = approval.state_at(moment.now);
         let current = approval.generation == self.store.seen().generation;
         let stopped = match self.not_halted(moment, &approval.binding) {
@@ -153,8 +155,7 @@ impl Pdp {
                 let keys = self.keys.load();
                 let signed = binding::sign_approval(&keys.approval, &approval, moment.now);
                 let token = signed.map_err(|_| Refusal::Unavailable("the token could not be signed"))?;
-                let event =
-                    events::event("approval.token_issued", &party.actor(), Some(&approval), &[("expires", token.1.to_string().into())]);
+                let event = events::event("approval.token_issued", by, Some(&approval), &[("expires", token.1.to_string().into())]);
                 let nonce = crate::entropy::nonce(self.entropy.as_ref()).map_err(no_entropy)?;
                 let appended = self.audit.append(moment.now, events::stored(event, None, nonce)).await;
                 appended.map_err(|down| Refused::from(down).0)?;

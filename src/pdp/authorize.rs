@@ -10,14 +10,15 @@ use crate::caller::Peer;
 use crate::clock::Stopwatch;
 use crate::entities::direct::On;
 use crate::entropy::nonce;
-use crate::model::answer::{Answer, Gate, Mode};
-use crate::model::call::{Call, Case, PlainCall};
+use crate::model::answer::{Answer, Mode};
+use crate::model::call::{Call, PlainCall};
 use crate::model::chain::{Caller, Chain};
 use crate::model::refusal::Refusal;
 use crate::model::right::Right;
 use crate::model::roles::Roles;
 use crate::model::text::visible;
 use crate::pdp::burn::{Presented, Use, used};
+use crate::pdp::call_facts::facts;
 use crate::pdp::judge::Judged;
 use crate::pdp::shares::Share;
 use crate::pdp::weigh::{About, Asking, Weighed};
@@ -145,15 +146,7 @@ impl Pdp {
             let refusal = Refusal::invalid("request_id", "is that of a request still in flight");
             return self.refuse(moment, origin, &caller, (span, facts), refusal.into()).await;
         };
-        // A call with texts takes its turn where they are read, so that no call without texts waits behind them.
-        let turn = if request.has_texts() { None } else { share.turn().await };
-        let evaluated = match &request {
-            Request::Call(call) => self.evaluate(moment, origin, &caller, call, facts.clone()).await,
-            Request::Plain(call) => self.evaluate_plain(moment, origin, &caller, call, facts.clone()).map_err(Stopped::from),
-        };
-        // To record the answer takes time, but no CPU.
-        drop(turn);
-        let evaluated = match evaluated {
+        let evaluated = match self.evaluate_in_turn(moment, origin, (&caller, &share), &request, facts.clone()).await {
             Ok(evaluated) => evaluated,
             Err(stopped) => return self.refuse(moment, origin, &caller, (span, facts), stopped).await,
         };
@@ -185,6 +178,22 @@ impl Pdp {
             span.answered(&facts, answer);
         }
         Ok(recorded)
+    }
+
+    /// Evaluates a request when it is the caller's turn, which ends before the record is made: that takes time, but no CPU.
+    async fn evaluate_in_turn(
+        &self,
+        moment: &Moment,
+        origin: &Origin,
+        (caller, share): (&Caller, &Share),
+        request: &Request,
+        facts: CallFacts,
+    ) -> Result<Evaluated, Stopped> {
+        let _turn = share.turn(request.has_texts()).await;
+        match request {
+            Request::Call(call) => self.evaluate(moment, origin, caller, call, facts).await,
+            Request::Plain(call) => Ok(self.evaluate_plain(moment, origin, caller, call, facts)?),
+        }
     }
 
     /// Who asks, with a share of the permits.
@@ -231,7 +240,7 @@ impl Pdp {
         let about = About { hypothetical, ..About::default() };
         let Weighed { mut judged, presented, signals, .. } = self.weighed(moment, roles, (caller, chain, call), about).await?;
         let mut facts = CallFacts { principal_type: roles.agent.clone(), ..facts };
-        known(&mut facts, chain, call, &judged);
+        self.known(&mut facts, chain, call, &judged);
         if chain.asserted && !self.options.development {
             // A chain that nobody signed asks no human.
             judged.outcome.missing = None;
@@ -240,7 +249,7 @@ impl Pdp {
         let reference = &call.resource.reference;
         let display = visible(&format!("{} on {} {} of case {}", call.action, reference.kind, reference.id, call.case.id));
         let digest = self.audit.digest(&call.digest_input());
-        let mut answer = self.answer(moment, judged, mode, (Some(&call.case), &call.correlation.request, display, digest))?;
+        let mut answer = self.answer(moment, judged, mode, (Some(call), &call.correlation.request, display, digest))?;
         answer.signals = Box::new(signals);
         if let Presented::Usable(approval) = &presented
             && answer.allows()
@@ -248,10 +257,12 @@ impl Pdp {
             answer.approval = Some(Box::new(used(approval)));
         }
         self.sign(moment, (caller, chain, call), &mut answer)?;
+        let draft = self.draft_of(moment, chain, call, &presented);
         let mut reservations = if answer.allows() { self.reservations(moment, chain, call) } else { vec![] };
         let burn = match presented {
             Presented::Repeated(receipt) if answer.allows() => {
-                Some(Use::Again(Actor::service(caller), receipt, std::mem::take(&mut reservations)))
+                let by = Actor::service(caller).in_trace(origin.trace.id());
+                Some(Use::Again(by, receipt, std::mem::take(&mut reservations)))
             }
             Presented::Usable(approval) if answer.allows() => {
                 let environment = &self.options.environment;
@@ -264,7 +275,10 @@ impl Pdp {
             }
             Presented::Denied(_) | Presented::None | Presented::Released(_) | Presented::Repeated(_) | Presented::Usable(_) => None,
         };
-        let record = DecisionRecord::of(&answer, caller, chain, call, self.surroundings(origin)?);
+        let mut record = DecisionRecord::of(&answer, caller, chain, call, self.surroundings(origin)?);
+        if let Some((digest, release)) = draft {
+            record = record.with_draft(&digest, &release);
+        }
         Ok(Evaluated { answer, record, facts, burn, reservations })
     }
 
@@ -289,12 +303,13 @@ impl Pdp {
         moment: &Moment,
         judged: Judged,
         mode: Mode,
-        of: (Option<&Case>, &str, String, String),
+        of: (Option<&Call>, &str, String, String),
     ) -> Result<Answer, Refusal> {
-        let (case, request_id, display, call_digest) = of;
+        let (call, request_id, display, call_digest) = of;
+        let call = call.filter(|_| mode == Mode::Enforce);
         Ok(Answer {
             request_id: request_id.to_owned(),
-            evaluation_id: self.evaluation_id(case, moment.now)?,
+            evaluation_id: self.evaluation_id(call, judged.outcome.denied.is_none(), moment.now)?,
             evaluated_at: moment.now,
             outcome: judged.outcome,
             gate: judged.gate,
@@ -330,6 +345,7 @@ impl Pdp {
             facts.agent.clone_from(&chain.agent);
             facts.step.clone_from(&chain.step);
             facts.tenant.clone_from(&call.case.tenant);
+            facts.case = self.case_id(call);
         }
         self.end_refused(span, &facts, &stopped.refusal);
         Err(self.refused(moment, origin, Actor::service(caller), stopped).await)
@@ -369,37 +385,9 @@ pub(super) fn no_entropy(_: crate::entropy::NoEntropy) -> Refusal {
     Refusal::Unavailable("the operating system's random source failed")
 }
 
-/// What a span may say of a call once it is known that its names are of the bundle.
-pub(super) fn known(facts: &mut CallFacts, chain: &Chain, call: &Call, judged: &Judged) {
-    if matches!(judged.gate, None | Some(Gate::Halt | Gate::State | Gate::Step | Gate::Token)) {
-        facts.agent.clone_from(&chain.agent);
-        facts.step.clone_from(&chain.step);
-        facts.tenant.clone_from(&call.case.tenant);
-    }
-}
-
 fn request_id(request: &Request) -> &str {
     match request {
         Request::Call(call) => &call.correlation.request,
         Request::Plain(call) => &call.correlation.request,
-    }
-}
-
-/// What a span may say of a request before anything of it is known to exist: names of the schema alone.
-fn facts(moment: &Moment, request: Option<&Request>) -> CallFacts {
-    let shapes = &moment.snapshot.bundle.policies.shapes;
-    let listed = |known: bool, name: &str| if known { name.to_owned() } else { "_OTHER".to_owned() };
-    match request {
-        Some(Request::Call(call)) => CallFacts {
-            action: listed(shapes.actions.contains_key(&call.action), &call.action),
-            resource_type: listed(shapes.entities.contains_key(&call.resource.reference.kind), &call.resource.reference.kind),
-            conversation: call.correlation.conversation.clone(),
-            tool_call: call.correlation.tool_call.clone(),
-            ..CallFacts::default()
-        },
-        Some(Request::Plain(call)) => {
-            CallFacts { action: listed(shapes.actions.contains_key(&call.action.id), &call.action.id), ..CallFacts::default() }
-        }
-        None => CallFacts::default(),
     }
 }

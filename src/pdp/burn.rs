@@ -21,7 +21,6 @@ use crate::model::refusal::Refusal;
 use crate::model::right::Right;
 use crate::model::time::Timestamp;
 use crate::model::verdict::Verdict;
-use crate::pdp::authorize::no_entropy;
 use crate::pdp::judge::{approval as context_approval, limits};
 use crate::pdp::weigh::Asking;
 use crate::pdp::{Moment, Pdp, Refused};
@@ -248,13 +247,7 @@ impl Pdp {
             }
             Ok(Burned::Full) => self.denied_late(moment, answer, record, Reason::RateLimited, Gate::Rate).await,
             Ok(Burned::Halted) => self.denied_late(moment, answer, record, Reason::NotPermitted, Gate::Halt).await,
-            Err(_) => {
-                // It may have been used all the same, and its record, which the outbox then has, will be of this evaluation. The
-                // denial is another one.
-                let id = crate::entropy::evaluation_id(self.entropy.as_ref(), moment.now).map_err(|error| Refused(no_entropy(error)))?;
-                let answer = Answer { evaluation_id: id.to_string(), ..answer };
-                self.denied_late(moment, answer, record, Reason::StateUnavailable, Gate::State).await
-            }
+            Err(_) => self.denied_late(moment, answer, record, Reason::StateUnavailable, Gate::State).await,
         }
     }
 
@@ -296,7 +289,10 @@ impl Pdp {
             return self.denied_late(moment, answer, record, Reason::RateLimited, Gate::Rate).await;
         }
         let recorded = self.until_recorded(receipt.revision).await?;
-        let more = [("evaluation_id", kept.evaluation_id.clone().into()), ("transition_of", receipt.revision.into())];
+        let mut more = vec![("evaluation_id", kept.evaluation_id.clone().into()), ("transition_of", receipt.revision.into())];
+        // Those of the call that asks again.
+        let about = ["case", "correlation", "trace_id"].into_iter();
+        more.extend(about.filter_map(|member| Some((member, record.get(member)?.clone()))));
         let event = events::event("operation.repeated", by, None, &more);
         let nonce = crate::entropy::nonce(self.entropy.as_ref()).map_err(|_| unreadable())?;
         let proof = self.audit.append(moment.now, events::stored(event, None, nonce)).await?;
@@ -358,7 +354,10 @@ impl Pdp {
         reason: Reason,
         gate: Gate,
     ) -> Result<Recorded<Answer>, Refused> {
-        let id = answer.evaluation_id.as_str();
+        // The id says that the call was allowed; and if the store does not answer, it may have been, and have its record. The denial is
+        // another evaluation, which is no evidence.
+        let evaluation_id = self.evaluation_id(None, false, moment.now).map_err(Refused)?;
+        let id = evaluation_id.as_str();
         for (member, value) in [("decision", "deny"), ("reason", reason.name()), ("gate", gate.name()), ("evaluation_id", id)] {
             if let Some(members) = record.as_object_mut() {
                 members.insert(member.to_owned(), value.into());
@@ -366,6 +365,7 @@ impl Pdp {
         }
         let proof = self.audit.append(moment.now, Record::Stored(record)).await?;
         let answer = Answer {
+            evaluation_id,
             outcome: Outcome::denied(reason),
             gate: Some(gate),
             verdict: Verdict::default(),

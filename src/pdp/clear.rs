@@ -40,7 +40,7 @@ impl Pdp {
         let moment = self.moment();
         let party = self.party(&moment, origin).await?;
         let _share = self.party_share(origin, &party).await?;
-        let by = party.actor();
+        let by = party.actor().in_trace(origin.trace.id());
         let cleared = match read {
             Ok(clear) => self.cleared(&moment, &party, &by, clear).await,
             Err(refusal) => Err(refusal),
@@ -70,7 +70,11 @@ impl Pdp {
             "tenant": clear.tenant, "case": clear.case, "customer": digest(&clear.customer), "agent": clear.agent,
             "supervisor": clear.supervisor,
         });
-        let record = events::event("risk.cleared", by, None, &[("cleared", named), ("reason_digest", digest(&clear.reason).into())]);
+        let mut more = vec![("cleared", named), ("reason_digest", digest(&clear.reason).into())];
+        if !clear.case.is_empty() {
+            more.extend(events::about_case((&clear.tenant, &clear.case, ""), ""));
+        }
+        let record = events::event("risk.cleared", by, None, &more);
         let subjects = [
             (SubjectKind::Agent, clear.agent.clone()),
             (SubjectKind::Case, clear.case.clone()),

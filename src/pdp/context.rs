@@ -8,7 +8,7 @@ mod texts;
 use std::sync::Arc;
 
 use crate::audit::Recorded;
-use crate::audit::content::{ContextRecord, redactions};
+use crate::audit::content::{ContextRecord, Of, redactions};
 use crate::audit::record::{DecisionRecord, Record};
 use crate::bundle::Bundle;
 use crate::clock::Stopwatch;
@@ -17,13 +17,12 @@ use crate::json::{Object, Value};
 use crate::model::answer::{Answer, Mode};
 use crate::model::call::{Call, Case, Correlation, EntityReference, Model, Resource, Tokens, Untrusted};
 use crate::model::chain::{Caller, Chain, Credential};
-use crate::model::content::{Article, Channel, FieldVerdict, Redaction, Segment};
+use crate::model::content::{Article, Channel, Prepared, Segment};
 use crate::model::refusal::Refusal;
 use crate::model::roles::{ContentRoles, Roles};
 use crate::model::vouched::Vouched;
 use crate::pdp::authorize::{Origin, Stopped};
-use crate::pdp::context::texts::CaseValues;
-use crate::pdp::judge::Judged;
+use crate::pdp::context::texts::{CaseValues, TextRead};
 use crate::pdp::memory::places::by;
 use crate::pdp::memory::redacted::{PREPARED, Remembered, context_key, values_key};
 use crate::pdp::weigh::{About, Weighed};
@@ -54,19 +53,6 @@ pub struct ToPrepare {
     pub conversation: String,
 }
 
-/// What the model may see.
-#[derive(Clone, Debug, Default)]
-pub struct Prepared {
-    /// The context, in order; none if the chain may not read the case.
-    pub segments: Vec<Segment>,
-    /// What became of each field.
-    pub fields: Vec<FieldVerdict>,
-    /// What was taken out.
-    pub redactions: Vec<Redaction>,
-    /// Whether `max_bytes` cut something.
-    pub truncated: bool,
-}
-
 /// What a context is made of and by. Owned, since it is made on threads of its own.
 struct Making {
     moment: Moment,
@@ -80,7 +66,17 @@ struct Making {
 /// A context while it is made, step by step.
 struct Unfinished {
     values: CaseValues,
+    /// What was found in each of the untrusted texts, until all were read.
+    read: Vec<TextRead>,
+    /// Whether the numbers in them are few enough to be shown.
+    numbers_fit: bool,
     prepared: Prepared,
+}
+
+impl Unfinished {
+    fn of(values: CaseValues) -> Self {
+        Self { values, read: vec![], numbers_fit: true, prepared: Prepared::default() }
+    }
 }
 
 impl Pdp {
@@ -145,7 +141,7 @@ impl Pdp {
         let Weighed { judged, signals, .. } = self.weighed(moment, roles, (caller, chain, &call), about).await?;
         *facts = self.call_facts(roles, chain, &call, &judged);
         let digest = self.audit.digest(&call.digest_input());
-        let mut answer = self.answer(moment, judged, Mode::Enforce, (Some(&call.case), "", String::new(), digest))?;
+        let mut answer = self.answer(moment, judged, Mode::Enforce, (Some(&call), "", String::new(), digest))?;
         answer.signals = Box::new(signals);
         let untrusted = asked.untrusted.len();
         let mut prepared = Prepared::default();
@@ -161,11 +157,12 @@ impl Pdp {
             (prepared, names) = self.make(&Arc::new(making), &answer.evaluation_id).await?;
             // Each line has its own; the answer's record fails if there is no random source.
             let nonce = || crate::entropy::nonce(self.entropy.as_ref()).unwrap_or_default();
-            records = redactions(&answer.evaluation_id, &call.case, &prepared.redactions, &names, nonce);
+            let trace_id = &origin.trace.id();
+            let (evaluation_id, conversation) = (answer.evaluation_id.as_str(), call.correlation.conversation.as_str());
+            let of = Of { evaluation_id, case: &call.case, conversation, trace_id };
+            records = redactions(&of, &prepared.redactions, &names, nonce);
         }
-        let shown = prepared.fields.iter().map(|field| field.shown);
-        let (segments, redacted) = (prepared.segments.len(), prepared.redactions.len());
-        let context = ContextRecord::of(&self.keys.load().values_id(), untrusted, segments, shown, (redacted, prepared.truncated));
+        let context = ContextRecord::of(&self.keys.load().values_id(), untrusted, &prepared);
         let record = DecisionRecord::of(&answer, caller, chain, &call, self.surroundings(origin)?);
         records.push(Record::Decision(Box::new(record.with_context(context))));
         Ok((answer, prepared, records))
@@ -182,9 +179,8 @@ impl Pdp {
         // Numbers would not be the same; drafts are judged by what could not be known then.
         let times = visited.map(|visited| visited.memories.into_iter().flatten().collect::<Vec<_>>()).unwrap_or_default();
         let remembered = Remembered::of(&times);
-        let before = remembered.values.len();
         let key_of_case = self.keys.load().of_case(&asked.case.tenant, &asked.case.id);
-        let unfinished = Unfinished { values: CaseValues::new(key_of_case, remembered), prepared: Prepared::default() };
+        let unfinished = Unfinished::of(CaseValues::new(key_of_case, remembered));
         // Each step in its turn, so that a context of many texts holds nobody else's up.
         let (mut unfinished, (mut lines, mut texts)) = self.step(making, unfinished, facts::facts).await?;
         let mut articles = vec![];
@@ -194,11 +190,14 @@ impl Pdp {
             articles.extend(segment);
         }
         for index in 0..asked.untrusted.len() {
+            (unfinished, ()) = self.step(making, unfinished, move |making, context| Ok(texts::read(making, index, context))).await?;
+        }
+        for index in 0..asked.untrusted.len() {
             let segment;
             (unfinished, segment) = self.step(making, unfinished, move |making, context| Ok(texts::text(making, index, context))).await?;
             texts.extend(segment);
         }
-        let Unfinished { values: CaseValues { remembered, .. }, mut prepared } = unfinished;
+        let Unfinished { values: CaseValues { remembered, .. }, mut prepared, .. } = unfinished;
         let constraints = constraints(making);
         budget::fit(asked.max_bytes, &constraints, (&mut lines, articles, texts), &mut prepared);
         for segment in &mut prepared.segments {
@@ -209,7 +208,7 @@ impl Pdp {
         let left = remembered.until.saturating_sub(moment.now.micros());
         // Those that count long enough stay as they are; and the context is known no longer than they are.
         let renews = left < micros / 2;
-        let mut notes = remembered.notes(key, micros).split_off(if renews { 0 } else { before.min(remembered.values.len()) });
+        let mut notes = remembered.notes(key, micros, renews);
         let names = notes.iter().map(|note| note.name.to_string()).collect();
         let known = context_key(tenant, &asked.case.id, evaluation_id, &self.keys.load().values_id());
         notes.push(Note { key: known, name: PREPARED.into(), change: Change::For(if renews { micros } else { left.min(micros) }) });
@@ -255,19 +254,6 @@ impl Pdp {
             || !super::output::is_entitled(&bundle.policies, chain, call, &weighed.judged);
         self.remember(moment, chain, call, (&weighed.judged, tries), &mut weighed.signals).await?;
         Ok(weighed)
-    }
-
-    /// What a span may say of a call.
-    pub(super) fn call_facts(&self, roles: &Roles, chain: &Chain, call: &Call, judged: &Judged) -> CallFacts {
-        let mut facts = CallFacts {
-            action: call.action.clone(),
-            resource_type: call.resource.reference.kind.clone(),
-            principal_type: roles.agent.clone(),
-            conversation: call.correlation.conversation.clone(),
-            ..CallFacts::default()
-        };
-        super::authorize::known(&mut facts, chain, call, judged);
-        facts
     }
 
     /// Makes records durable, the answer's own last, and ends its span.
@@ -319,13 +305,15 @@ pub fn compose(moment: Moment, chain: Chain, vouched: Vouched, asked: ToPrepare)
     let reading = reading(roles, &asked);
     let making = Making { moment, chain, reading, vouched, asked };
     let values = CaseValues::new(ValueKey::new([0; 16]), Remembered::default());
-    let mut context = Unfinished { values, prepared: Prepared::default() };
+    let mut context = Unfinished::of(values);
     let (mut lines, mut texts) = facts::facts(&making, &mut context)?;
     let mut articles = vec![];
     for index in 0..making.asked.articles.len() {
         articles.extend(facts::article(&making, index, &mut context)?);
     }
-    texts.extend((0..making.asked.untrusted.len()).filter_map(|index| texts::text(&making, index, &mut context)));
+    let untrusted = 0..making.asked.untrusted.len();
+    untrusted.clone().for_each(|index| texts::read(&making, index, &mut context));
+    texts.extend(untrusted.filter_map(|index| texts::text(&making, index, &mut context)));
     let constraints = constraints(&making);
     budget::fit(making.asked.max_bytes, &constraints, (&mut lines, articles, texts), &mut context.prepared);
     Ok(context.prepared)

@@ -1,43 +1,64 @@
-//! Evaluation ids that prove where they come from. A justification names evaluations as evidence, and any replica must be able to
-//! refuse a made-up id without a store of all ids. So the last 40 bits of an id are a keyed digest of the bits before them, the tenant
-//! and the case. An id is known only to who was given an answer, and no answer is given before its record is durable.
+//! Evaluation ids that prove what they are of. A justification names evaluations as evidence, and any replica must be able to refuse a
+//! made-up id, and to tell the reviewer what an id stands for, without a store of all evaluations. So the last 40 bits of an id are a keyed
+//! digest of the bits before them, the tenant, the case, the action and the answer: the few actions of a bundle are tried. An id is known
+//! only to who was given an answer, and no answer is given before its record is durable.
 
 use uuid::Uuid;
 
+use crate::content::values::ValueKey;
 use crate::entropy;
-use crate::model::call::Case;
+use crate::model::approval::Evidence;
+use crate::model::call::Call;
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::pdp::authorize::no_entropy;
-use crate::pdp::{Keys, Pdp};
+use crate::pdp::{Keys, Moment, Pdp};
 
 /// The bytes of an id that hold time and randomness; the other five hold the digest.
 const FREE: usize = 11;
 
 impl Pdp {
-    /// Makes the id of an evaluation, a UUIDv7 (RFC 9562). `case` is absent where a request names none.
+    /// Makes the id of an evaluation, a UUIDv7 (RFC 9562). `call` is absent where the evaluation is no evidence: it is of no case, or
+    /// hypothetical.
     ///
     /// # Errors
     /// UNAVAILABLE, when there is no randomness.
-    pub(super) fn evaluation_id(&self, case: Option<&Case>, now: Timestamp) -> Result<String, Refusal> {
+    pub(super) fn evaluation_id(&self, call: Option<&Call>, allowed: bool, now: Timestamp) -> Result<String, Refusal> {
         let id = entropy::evaluation_id(self.entropy.as_ref(), now).map_err(no_entropy)?;
-        let (tenant, case) = case.map_or(("", ""), |case| (case.tenant.as_str(), case.id.as_str()));
-        Ok(marked(&self.keys.load(), id, tenant, case).to_string())
+        let marked = call.map(|call| Marks::of(&self.keys.load(), id, &call.case.tenant, &call.case.id).marked(&call.action, allowed));
+        Ok(marked.unwrap_or(id).to_string())
     }
 
-    /// Returns whether an id is that of an evaluation of this case.
-    pub(super) fn is_evaluation_of(&self, id: &str, tenant: &str, case: &str) -> bool {
-        Uuid::parse_str(id).is_ok_and(|uuid| uuid.to_string() == id && marked(&self.keys.load(), uuid, tenant, case) == uuid)
+    /// What the evaluation of this id was; `None` if it is none of this case.
+    pub(super) fn evidence(&self, moment: &Moment, id: &str, tenant: &str, case: &str) -> Option<Evidence> {
+        let uuid = Uuid::parse_str(id).ok().filter(|uuid| uuid.to_string() == id)?;
+        let marks = Marks::of(&self.keys.load(), uuid, tenant, case);
+        let actions = moment.snapshot.bundle.policies.shapes.actions.keys();
+        let mut tried = actions.flat_map(|action| [(action, true), (action, false)]);
+        let (action, allowed) = tried.find(|(action, allowed)| marks.marked(action, *allowed) == uuid)?;
+        let seconds = uuid.get_timestamp().map_or(0, |timestamp| timestamp.to_unix().0);
+        let at = Timestamp::from_seconds(i64::try_from(seconds).unwrap_or_default());
+        Some(Evidence { id: id.to_owned(), action: action.clone(), allowed, at })
     }
 }
 
-/// Puts the digest into an id.
-fn marked(keys: &Keys, id: Uuid, tenant: &str, case: &str) -> Uuid {
-    let mut bytes = id.into_bytes();
-    let (free, mark) = bytes.split_at_mut(FREE);
-    let free: String = free.iter().map(|byte| format!("{byte:02x}")).collect();
-    // Ids hold no control characters, so the parts can't run together.
-    let digest = keys.values.derived(&format!("evaluation\0{free}\0{tenant}\0{case}"));
-    mark.iter_mut().zip(digest).for_each(|(byte, made)| *byte = made);
-    Uuid::from_bytes(bytes)
+/// Puts digests into an id of a case.
+struct Marks {
+    id: Uuid,
+    key: ValueKey,
+}
+
+impl Marks {
+    fn of(keys: &Keys, id: Uuid, tenant: &str, case: &str) -> Self {
+        let free: String = id.as_bytes().iter().take(FREE).map(|byte| format!("{byte:02x}")).collect();
+        // Ids hold no control characters, so the parts can't run together.
+        Self { id, key: ValueKey::new(keys.values.derived(&format!("evaluation\0{free}\0{tenant}\0{case}"))) }
+    }
+
+    fn marked(&self, action: &str, allowed: bool) -> Uuid {
+        let digest = self.key.digest(&format!("{action}\0{allowed}"));
+        let mut bytes = self.id.into_bytes();
+        bytes.iter_mut().skip(FREE).zip(digest.hash.to_le_bytes()).for_each(|(byte, made)| *byte = made);
+        Uuid::from_bytes(bytes)
+    }
 }

@@ -7,7 +7,7 @@ use crate::model::call::Call;
 use crate::model::chain::Chain;
 use crate::pdp::{Moment, Pdp};
 use crate::policy::shape::Action;
-use crate::rates::{Most, Per, Rates, covers};
+use crate::rates::{Most, Per, Rates, SumRate, covers};
 use crate::windows::{Take, Tenant, Touch};
 
 /// The call windows that cover an action, by name, and what one more call takes of each.
@@ -46,26 +46,37 @@ fn most(most: &Most, call: &Call) -> i64 {
     }
 }
 
+/// What a call adds to a sum. The schema says that the argument is there; a negative one takes nothing back.
+fn amount(rate: &SumRate, call: &Call) -> i64 {
+    match call.arguments.get(&rate.argument) {
+        _ if rate.argument.is_empty() => 1,
+        Some(Value::Integer(amount)) => (*amount).max(0),
+        Some(_) | None => i64::MAX,
+    }
+}
+
 impl Pdp {
     /// The sums that cover a call, and what it would add to each.
     pub(super) fn reservations(&self, moment: &Moment, chain: &Chain, call: &Call) -> Vec<Reservation> {
+        let seen = self.seen_sums(moment, chain, call).into_iter();
+        seen.filter(|reservation| reservation.amount > 0).collect()
+    }
+
+    /// The sums that cover a call or that its policies see, and what it would add to each.
+    fn seen_sums(&self, moment: &Moment, chain: &Chain, call: &Call) -> Vec<Reservation> {
         let bundle = &moment.snapshot.bundle;
         let Some(action) = bundle.policies.shapes.actions.get(&call.action) else { return vec![] };
         let tenant = Tenant::of(&self.options.environment, &call.case.tenant);
-        let covering = bundle.rules.rates.sums.iter().filter(|(_, rate)| covers(&rate.actions, action));
-        covering
+        let sums = bundle.rules.rates.sums.iter();
+        sums.filter(|(_, rate)| covers(&rate.actions, action) || covers(&rate.seen_by, action))
             .map(|(name, rate)| {
                 // An argument that keeps sums apart may be of any type: its canonical form does.
                 let argument = |name: &String| String::from_utf8_lossy(&crate::json::canonical(&call.arguments.get(name))).into_owned();
                 let apart: Vec<String> =
                     rate.per.iter().map(|of| of.of(chain, call).to_owned()).chain(rate.apart.iter().map(argument)).collect();
                 let whose: Vec<&str> = std::iter::once(name.as_str()).chain(apart.iter().map(String::as_str)).collect();
-                // The schema says that it is there; a negative one takes nothing back.
-                let amount = match call.arguments.get(&rate.argument) {
-                    Some(Value::Integer(amount)) => (*amount).max(0),
-                    Some(_) | None => i64::MAX,
-                };
                 let key = tenant.key("sum", &whose).to_string();
+                let amount = if covers(&rate.actions, action) { amount(rate, call) } else { 0 };
                 Reservation { window: name.clone(), key, amount, most: most(&rate.most, call), within: rate.within() }
             })
             .collect()
@@ -73,7 +84,7 @@ impl Pdp {
 
     /// The sums that cover a call, as they would be with it.
     pub(super) async fn sums(&self, moment: &Moment, chain: &Chain, call: &Call) -> Result<Vec<Sum>, StoreError> {
-        let reservations = self.reservations(moment, chain, call);
+        let reservations = self.seen_sums(moment, chain, call);
         if reservations.is_empty() {
             return Ok(vec![]);
         }

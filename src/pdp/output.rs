@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::approvals::binding;
 use crate::approvals::release::{draft_digest, sign_release};
 use crate::audit::Recorded;
-use crate::audit::content::OutputRecord;
+use crate::audit::content::{OutputRecord, written};
 use crate::audit::record::{DecisionRecord, Record};
 use crate::clock::Stopwatch;
 use crate::content::Detectors;
@@ -15,6 +15,7 @@ use crate::content::drafts::{Draft, INTERNAL, Judged as Found};
 use crate::content::values::Values;
 use crate::json::{self, Object, Value};
 use crate::model::answer::{Answer, Missing, Mode, Outcome, Reason};
+use crate::model::approval::Binding;
 use crate::model::call::{Call, Case, Correlation, EntityReference, Model, Resource, Tokens};
 use crate::model::chain::{Caller, Chain, Credential};
 use crate::model::content::{Channel, Disposition};
@@ -148,14 +149,19 @@ impl Pdp {
         let policies = &moment.snapshot.bundle.policies;
         let (roles, _) = content_roles(moment)?;
         let about = About { draft: Some(asked), ..About::default() };
-        let Weighed { judged, signals, draft: known, .. } = self.weighed(moment, roles, (caller, chain, call), about).await?;
+        let Weighed { mut judged, signals, draft: known, .. } = self.weighed(moment, roles, (caller, chain, call), about).await?;
         *facts = self.call_facts(roles, chain, call, &judged);
-        let verdict = verdict(policies, &judged, known.prepared);
+        let mut verdict = verdict(policies, &judged, known.prepared);
         // Of a draft that the chain may not let go at all, nothing is told and nothing remembered.
         let entitled = is_entitled(policies, chain, call, &judged);
         let known = if entitled { known } else { DraftFacts { prepared: known.prepared, ..DraftFacts::default() } };
         let digest = self.audit.digest(&digest_input(call, asked));
-        let mut answer = self.answer(moment, judged, Mode::Enforce, (Some(&call.case), "", String::new(), digest))?;
+        if known.repeats >= REPEATS_MAX {
+            // Whoever tries values one after the other learns nothing more.
+            judged.outcome = Outcome::denied(Reason::NotPermitted);
+            verdict = Disposition::Block;
+        }
+        let mut answer = self.answer(moment, judged, Mode::Enforce, (Some(call), "", String::new(), digest))?;
         answer.signals = Box::new(signals);
         let mut evaluated = Evaluated { disposition: verdict, draft_digest: draft_digest(&asked.draft), ..Evaluated::default() };
         self.settle(moment, (caller, chain, call), asked, &known, (&mut answer, &mut evaluated))?;
@@ -202,9 +208,6 @@ impl Pdp {
     ) -> Result<(), Refusal> {
         answer.outcome.missing = None;
         if known.repeats >= REPEATS_MAX {
-            // Whoever tries values one after the other learns nothing more.
-            evaluated.disposition = Disposition::Block;
-            answer.outcome = Outcome::denied(Reason::NotPermitted);
             return Ok(());
         }
         let detectors = &moment.snapshot.bundle.rules.detectors;
@@ -213,7 +216,8 @@ impl Pdp {
             Disposition::Block => {}
             Disposition::HumanReview => {
                 answer.outcome.denied = Some(Reason::ApprovalRequired);
-                self.ask_human(moment, (caller, chain, call), asked, answer);
+                let findings = written(&known.found.findings);
+                self.ask_human(moment, (caller, chain, call), (asked, &findings), answer);
             }
             Disposition::Release => {
                 let send = sending(call, &evaluated.draft_digest, moment);
@@ -234,7 +238,7 @@ impl Pdp {
     }
 
     /// Signs what turns this into a request that a human lets exactly this draft go.
-    fn ask_human(&self, moment: &Moment, (caller, chain, call): Asking<'_>, asked: &ToEvaluate, answer: &mut Answer) {
+    fn ask_human(&self, moment: &Moment, (caller, chain, call): Asking<'_>, (asked, findings): (&ToEvaluate, &[String]), answer: &mut Answer) {
         let Ok((roles, content)) = content_roles(moment) else { return };
         if chain.asserted && !self.options.development {
             return;
@@ -247,7 +251,8 @@ impl Pdp {
         let chain = Chain { step, ..chain.clone() };
         let requires = vec![Requirement::Approval(content.template.clone()).to_string()];
         let missing = Missing { template: content.template.clone(), requires, quorum: 1 };
-        let bound = self.binding(moment, (caller, &chain, &send), &missing, &answer.evaluation_id);
+        let bound = self.binding(moment, (caller, &chain, &send), &missing, answer);
+        let bound = bound.map(|bound| Binding { findings: Some(findings.to_vec()), ..bound });
         let token = bound.and_then(|bound| binding::sign_binding(&self.keys.load().binding, bound, moment.now).ok());
         answer.binding_token = token.unwrap_or_default();
         answer.display = format!("{} on {} {}", content.send, roles.case, asked.case.id);

@@ -167,7 +167,7 @@ impl Pdp {
                 vec![(tenant, Visit { notes: line.values.iter().map(note).collect(), ..Visit::default() })]
             }
             "approval.reviewed" if line.decision == "deny" => {
-                denied_approval(moment, environment, &line.approval.tenant, &line.approval.case).into_iter().collect()
+                denied_approval(moment, environment, line.case("tenant"), line.case("id")).into_iter().collect()
             }
             "risk.cleared" => {
                 let cleared = &line.cleared;

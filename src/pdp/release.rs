@@ -1,6 +1,6 @@
 //! The release of a draft, when it is used: the token is verified before Cedar, against the very call that sends the draft.
 
-use crate::approvals::release::{RELEASE, Release, open_release};
+use crate::approvals::release::{RELEASE, Release, is_draft_digest, open_release};
 use crate::jose::{LEEWAY_OWN, TokenFault};
 use crate::json::Value;
 use crate::model::answer::Reason;
@@ -53,6 +53,17 @@ impl Pdp {
             Err(TokenFault::Expired) => Presented::Denied(Reason::ApprovalExpired),
             Err(_) => Presented::Denied(Reason::ApprovalUnverifiable),
         }
+    }
+
+    /// The digest of the draft that a call sends, and the evaluation that let it go, if a release was presented. A digest that is none is
+    /// an argument like any other, and stands in no record.
+    pub(super) fn draft_of(&self, moment: &Moment, chain: &Chain, call: &Call, presented: &Presented) -> Option<(String, String)> {
+        let release = match presented {
+            Presented::Released(claims) => claims.jti.clone(),
+            Presented::Denied(_) | Presented::None | Presented::Repeated(_) | Presented::Usable(_) => String::new(),
+        };
+        let digest = self.released(moment, chain, call)?.draft_digest;
+        is_draft_digest(&digest).then_some((digest, release))
     }
 
     /// The release that would let this call show its draft to the customer; `None` if it is no call that shows one. Only the call that

@@ -6,7 +6,7 @@ use crate::approvals::template::Template;
 use crate::approvals::view;
 use crate::audit::events::{self, Actor};
 use crate::json;
-use crate::model::approval::{Approval, Binding, Justification, State};
+use crate::model::approval::{Approval, Binding, Evidence, Justification, State};
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::pdp::approvals::Seen;
@@ -35,7 +35,7 @@ impl Pdp {
         let moment = self.moment();
         let caller = self.service(&moment, origin)?;
         let _share = self.share(origin, &caller.tool_service).await?;
-        let by = Actor::service(&caller);
+        let by = Actor::service(&caller).in_trace(origin.trace.id());
         let party = Party::Service(caller);
         let requested = self.requested(&moment, &party, &by, read).await;
         self.or_refused(&moment, origin, by, requested).await
@@ -53,14 +53,15 @@ impl Pdp {
         }
         let template = self.template(moment, &binding)?;
         justified(&asked.justification, template)?;
+        let mut evidence = vec![];
         for (index, id) in asked.justification.evidence.iter().enumerate() {
-            if !self.is_evaluation_of(id, &binding.call.tenant, &binding.call.case) {
-                return Err(Refusal::invalid(format!("justification.evidence[{index}]"), "is not an evaluation of this case"));
-            }
+            let known = self.evidence(moment, id, &binding.call.tenant, &binding.call.case);
+            let made_up = || Refusal::invalid(format!("justification.evidence[{index}]"), "is not an evaluation of this case");
+            evidence.push(known.ok_or_else(made_up)?);
         }
         self.not_halted(moment, &binding)?;
         let templates = &moment.snapshot.bundle.approvals;
-        let approval = self.pending(moment, binding, asked.justification, template)?;
+        let approval = self.pending(moment, binding, (asked.justification, &evidence), template)?;
         let more = [("justification_digest", self.audit.digest(&justification_value(&approval.justification)).into())];
         let (case, agent, queue) = (templates.pending.case, templates.pending.agent, templates.pending.queue);
         let new = NewApproval {
@@ -85,7 +86,13 @@ impl Pdp {
         Ok(Seen { state: approval.state_at(moment.now), approval, token: None })
     }
 
-    fn pending(&self, moment: &Moment, binding: Binding, justification: Justification, template: &Template) -> Result<Approval, Refusal> {
+    fn pending(
+        &self,
+        moment: &Moment,
+        binding: Binding,
+        (justification, evidence): (Justification, &[Evidence]),
+        template: &Template,
+    ) -> Result<Approval, Refusal> {
         let id = crate::entropy::evaluation_id(self.entropy.as_ref(), moment.now).map_err(no_entropy)?;
         Ok(Approval {
             id: format!("apr_{}", id.simple()),
@@ -93,7 +100,7 @@ impl Pdp {
             generation: String::new(),
             revision: 0,
             digest: binding::digest(&binding.call),
-            display: view::display(&binding, template),
+            display: view::display(&binding, evidence, template),
             reversibility: template.reversibility.name().to_owned(),
             justification: view::unverified(&justification),
             reviews: vec![],

@@ -41,7 +41,7 @@ impl Pdp {
         let moment = self.moment();
         let party = self.party(&moment, origin).await?;
         let _share = self.party_share(origin, &party).await?;
-        let by = party.actor();
+        let by = party.actor().in_trace(origin.trace.id());
         let reviewed = match (&party, read) {
             (Party::Human(human), Ok(review)) => self.reviewed(&moment, human, &by, review).await,
             (Party::Service(_), _) => Err(Refusal::Forbidden("only a human reviews, by a token of her own")),
@@ -131,7 +131,7 @@ impl Pdp {
         let moment = self.moment();
         let party = self.party(&moment, origin).await?;
         let _share = self.party_share(origin, &party).await?;
-        let by = party.actor();
+        let by = party.actor().in_trace(origin.trace.id());
         let revoked = match read {
             Ok((id, reason)) => self.revoked(&moment, &party, &by, id, reason).await,
             Err(refusal) => Err(refusal),

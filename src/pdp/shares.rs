@@ -19,7 +19,7 @@ pub(super) struct Shares {
     all: Arc<Semaphore>,
     /// How many permits one caller may have: half of all.
     share: usize,
-    /// How many turns one caller has.
+    /// How many turns of each kind one caller has.
     turns: usize,
     callers: DashMap<String, Own>,
 }
@@ -28,7 +28,14 @@ pub(super) struct Shares {
 #[derive(Clone, Debug)]
 struct Own {
     permits: Arc<Semaphore>,
-    turns: Arc<Semaphore>,
+    turns: Turns,
+}
+
+/// The turns of one caller. Calls with texts have their own, since they wait for the threads that read texts.
+#[derive(Clone, Debug)]
+struct Turns {
+    plain: Arc<Semaphore>,
+    with_texts: Arc<Semaphore>,
 }
 
 /// A permit, until it is dropped.
@@ -36,16 +43,17 @@ struct Own {
 pub struct Share {
     _all: OwnedSemaphorePermit,
     _own: OwnedSemaphorePermit,
-    turns: Arc<Semaphore>,
+    turns: Turns,
     /// The caller has more requests under way than turns.
     is_many: bool,
 }
 
 impl Share {
     /// Waits for one of the caller's turns, in the order of its requests. The turn ends when the permit is dropped.
-    pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        // The semaphore is never closed.
-        let turn = Arc::clone(&self.turns).acquire_owned().await.ok();
+    pub(super) async fn turn(&self, has_texts: bool) -> Option<OwnedSemaphorePermit> {
+        let turns = if has_texts { &self.turns.with_texts } else { &self.turns.plain };
+        // The semaphores are never closed.
+        let turn = Arc::clone(turns).acquire_owned().await.ok();
         if self.is_many {
             // Evaluation rarely waits, so without this one task would evaluate all the calls of its stream in a row.
             tokio::task::yield_now().await;
@@ -87,7 +95,9 @@ impl Shares {
         if let Some(own) = self.callers.get(caller) {
             return own.clone();
         }
-        let new = || Own { permits: Arc::new(Semaphore::new(self.share)), turns: Arc::new(Semaphore::new(self.turns)) };
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        let turns = || Turns { plain: semaphore(self.turns), with_texts: semaphore(self.turns) };
+        let new = || Own { permits: semaphore(self.share), turns: turns() };
         self.callers.entry(caller.to_owned()).or_insert_with(new).clone()
     }
 }
@@ -116,10 +126,11 @@ mod tests {
         for _ in 0..3 {
             held.push(shares.take("one", false).await.expect("its share"));
         }
-        let (first, _second) = (held[0].turn().await, held[1].turn().await);
-        assert!(futures_util::FutureExt::now_or_never(held[2].turn()).is_none(), "a third turn at once");
-        assert!(shares.take("two", false).await.expect("its share").turn().await.is_some());
+        let (first, _second) = (held[0].turn(false).await, held[1].turn(false).await);
+        assert!(futures_util::FutureExt::now_or_never(held[2].turn(false)).is_none(), "a third turn at once");
+        assert!(held[2].turn(true).await.is_some());
+        assert!(shares.take("two", false).await.expect("its share").turn(false).await.is_some());
         drop(first);
-        assert!(held[2].turn().await.is_some());
+        assert!(held[2].turn(false).await.is_some());
     }
 }

@@ -11,6 +11,7 @@ use crate::caller::Peer;
 use crate::entities::direct::On;
 use crate::model::approval::Approval;
 use crate::model::chain::{Authentication, Caller};
+use crate::model::call::Call;
 use crate::model::halt::{Halt, HaltKind, Severity, SignalKind, SubjectKind};
 use crate::model::refusal::Refusal;
 use crate::model::right::Right;
@@ -58,6 +59,12 @@ pub struct Signal {
 }
 
 impl Pdp {
+    /// The checks that a call makes when its success is reported.
+    pub(super) fn checks_of(&self, moment: &Moment, call: &Call) -> Vec<String> {
+        let made = moment.snapshot.bundle.roles.as_ref().and_then(|roles| roles.checks.get(&call.action));
+        made.map(|made| made.made(&call.arguments).into_iter().map(str::to_owned).collect()).unwrap_or_default()
+    }
+
     /// Records how an allowed call ended, once, by the caller that was allowed. A verification's success makes its check.
     ///
     /// # Errors
@@ -70,14 +77,21 @@ impl Pdp {
         let moment = self.moment();
         let caller = self.service(&moment, origin)?;
         let _share = self.share(origin, &caller.tool_service).await?;
+        let by = Actor::service(&caller).in_trace(origin.trace.id());
         let reported = match read {
-            Ok(outcome) => self.reported(&moment, &caller, outcome).await,
+            Ok(outcome) => self.reported(&moment, &caller, &by, outcome).await,
             Err(refusal) => Err(refusal),
         };
-        self.or_refused(&moment, origin, Actor::service(&caller), reported).await
+        self.or_refused(&moment, origin, by, reported).await
     }
 
-    async fn reported(&self, moment: &Moment, caller: &Caller, outcome: Outcome) -> Result<Recorded<Option<(String, Timestamp)>>, Refusal> {
+    async fn reported(
+        &self,
+        moment: &Moment,
+        caller: &Caller,
+        by: &Actor,
+        outcome: Outcome,
+    ) -> Result<Recorded<Option<(String, Timestamp)>>, Refusal> {
         const NOT_YOURS: Refusal =
             Refusal::Forbidden("the outcome is not of a call that was allowed to this caller within the hour, or was reported before");
         let keys = self.keys.load();
@@ -88,25 +102,24 @@ impl Pdp {
                 false => Err(NOT_YOURS),
             }
         })?;
-        let check = if outcome.succeeded { made(moment, &allowed) } else { None };
+        let checks = if outcome.succeeded { made(moment, &allowed) } else { vec![] };
         let mut more = outcome.members;
         more.push(("evaluation_id", allowed.evaluation_id.clone().into()));
         more.push(("action", allowed.action.clone().into()));
-        more.push(("tenant", allowed.tenant.clone().into()));
-        more.push(("case", allowed.case.clone().into()));
+        more.extend(events::about_case((&allowed.tenant, &allowed.case, ""), &allowed.conversation));
         if !allowed.approval.is_empty() {
             more.push(("approval_used", allowed.approval.clone().into()));
         }
-        if let Some(check) = &check {
-            more.push(("makes_check", check.kind.clone().into()));
-            more.push(("check_expires", check.expires.to_string().into()));
+        let strongest = checks.last().map(|check| (check.kind.clone(), check.expires));
+        if let Some((_, expires)) = &strongest {
+            more.push(("makes_checks", checks.iter().map(|check| check.kind.as_str()).collect()));
+            more.push(("check_expires", expires.to_string().into()));
         }
-        let record = events::event("outcome.reported", &Actor::service(caller), None, &more);
-        let made = check.as_ref().map(|check| (check.kind.clone(), check.expires));
-        let new = NewOutcome { evaluation_id: allowed.evaluation_id, check, at: moment.now, record: record.clone() };
+        let record = events::event("outcome.reported", by, None, &more);
+        let new = NewOutcome { evaluation_id: allowed.evaluation_id, checks, at: moment.now, record: record.clone() };
         let revision = self.store.outcome(new).await.map_err(unavailable)?.ok_or(NOT_YOURS)?;
         let receipt = self.record_left(moment.now, revision, record).await.map_err(|down| Refused::from(down).0)?;
-        Ok(receipt.seal(made))
+        Ok(receipt.seal(strongest))
     }
 
     /// Takes a signal: from now on it stops what it is about, here at once, elsewhere within a second. `true`: it was known before.
@@ -117,11 +130,12 @@ impl Pdp {
         let moment = self.moment();
         let caller = self.service(&moment, origin)?;
         let _share = self.share(origin, &caller.tool_service).await?;
+        let by = Actor::service(&caller).in_trace(origin.trace.id());
         let taken = match read {
-            Ok(signal) => self.taken(&moment, &caller, signal).await,
+            Ok(signal) => self.taken(&moment, &caller, &by, signal).await,
             Err(refusal) => Err(refusal),
         };
-        self.or_refused(&moment, origin, Actor::service(&caller), taken).await
+        self.or_refused(&moment, origin, by, taken).await
     }
 
     /// Takes a security event of a transmitter.
@@ -144,6 +158,7 @@ impl Pdp {
             tenants: Some(vec![transmitter.tenant.clone()]),
             certificate: None,
         };
+        let by = Actor::service(&caller);
         let taken = match &event.says {
             Some(says) => {
                 let halt = Halt {
@@ -163,23 +178,23 @@ impl Pdp {
                     event_id: event.id.clone(),
                     reporter: Some(transmitter.issuer.clone()),
                 };
-                self.taken(&moment, &caller, signal).await.map(|_| ())
+                self.taken(&moment, &caller, &by, signal).await.map(|_| ())
             }
-            None => self.noted_event(&moment, &caller, &event).await,
+            None => self.noted_event(&moment, &by, &event).await,
         };
-        self.or_refused(&moment, &origin, Actor::service(&caller), taken).await
+        self.or_refused(&moment, &origin, by, taken).await
     }
 
     /// An event that changes nothing is recorded all the same.
-    async fn noted_event(&self, moment: &Moment, caller: &Caller, event: &Event) -> Result<(), Refusal> {
+    async fn noted_event(&self, moment: &Moment, by: &Actor, event: &Event) -> Result<(), Refusal> {
         let more = [("kind", event.name.into()), ("event_id", event.id.clone().into())];
-        let record = events::event("event.acknowledged", &Actor::service(caller), None, &more);
+        let record = events::event("event.acknowledged", by, None, &more);
         let nonce = crate::entropy::nonce(self.entropy.as_ref()).map_err(crate::pdp::authorize::no_entropy)?;
         let appended = self.audit.append(moment.now, events::stored(record, None, nonce)).await;
         appended.map(|_| ()).map_err(|down| Refused::from(down).0)
     }
 
-    async fn taken(&self, moment: &Moment, caller: &Caller, signal: Signal) -> Result<Option<Recorded<()>>, Refusal> {
+    async fn taken(&self, moment: &Moment, caller: &Caller, by: &Actor, signal: Signal) -> Result<Option<Recorded<()>>, Refusal> {
         if signal.halt.since > moment.now.plus(AHEAD) {
             return Err(Refusal::invalid("event_time", "is more than 30 s ahead of the server's time"));
         }
@@ -200,7 +215,7 @@ impl Pdp {
             SubjectKind::Customer => self.audit.digest(&crate::json::Value::from(halt.subject.as_str())),
             _ => halt.subject.clone(),
         };
-        let more = [
+        let mut more = vec![
             ("kind", signal.kind.name().into()),
             ("effect", halt.kind.name().into()),
             ("subject_kind", halt.subject_kind.name().into()),
@@ -211,7 +226,10 @@ impl Pdp {
             ("event_time", halt.since.to_string().into()),
             ("until", halt.until.to_string().into()),
         ];
-        let record = events::event("signal.reported", &Actor::service(caller), None, &more);
+        if halt.subject_kind == SubjectKind::Case {
+            more.extend(events::about_case((&halt.tenant, &halt.subject, ""), ""));
+        }
+        let record = events::event("signal.reported", by, None, &more);
         let new = NewSignal {
             reporter: signal.reporter.unwrap_or_else(|| caller.tool_service.clone()),
             event_id: signal.event_id,
@@ -277,16 +295,18 @@ impl Pdp {
     }
 }
 
-/// The check that an allowed call's success makes.
-fn made(moment: &Moment, allowed: &Allowed) -> Option<Check> {
-    let check = moment.snapshot.bundle.roles.as_ref()?.checks.get(&allowed.action)?;
-    Some(Check {
-        kind: check.makes.clone(),
+/// The checks that an allowed call's success makes, the strongest last.
+fn made(moment: &Moment, allowed: &Allowed) -> Vec<Check> {
+    let Some(made) = moment.snapshot.bundle.roles.as_ref().and_then(|roles| roles.checks.get(&allowed.action)) else { return vec![] };
+    let check = |kind: &String| Check {
+        kind: kind.clone(),
         tenant: allowed.tenant.clone(),
         case: allowed.case.clone(),
         customer: allowed.customer.clone(),
-        expires: moment.now.plus(Duration::from_secs(u64::from(check.minutes) * 60)),
-    })
+        expires: moment.now.plus(Duration::from_secs(u64::from(made.minutes) * 60)),
+    };
+    // A bundle that was loaded since then may make fewer.
+    allowed.checks.iter().filter(|kind| made.makes().any(|makes| makes == *kind)).map(check).collect()
 }
 
 fn ended_by_signal(approval: &Approval) -> serde_json::Value {

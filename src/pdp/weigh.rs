@@ -189,7 +189,7 @@ impl Pdp {
         let keys = self.keys.load();
         let signed = match (&answer.outcome.missing, answer.outcome.denied) {
             (Some(missing), Some(_)) if !missing.template.is_empty() => {
-                match self.binding(moment, (caller, chain, call), missing, &answer.evaluation_id) {
+                match self.binding(moment, (caller, chain, call), missing, answer) {
                     Some(binding) => binding::sign_binding(&keys.binding, binding, moment.now).map(|token| answer.binding_token = token),
                     None => Ok(()),
                 }
@@ -199,8 +199,10 @@ impl Pdp {
                     evaluation_id: answer.evaluation_id.clone(),
                     tenant: call.case.tenant.clone(),
                     case: call.case.id.clone(),
+                    conversation: call.correlation.conversation.clone(),
                     customer: call.customer().to_owned(),
                     action: call.action.clone(),
+                    checks: self.checks_of(moment, call),
                     approval: answer.approval.as_ref().map(|used| used.id.clone()).unwrap_or_default(),
                 };
                 let environment = &self.options.environment;
@@ -212,18 +214,21 @@ impl Pdp {
         signed.map_err(|_| Refusal::Unavailable("the answer could not be signed"))
     }
 
-    pub(super) fn binding(&self, moment: &Moment, (_, chain, call): Asking<'_>, missing: &Missing, evaluation_id: &str) -> Option<Binding> {
+    pub(super) fn binding(&self, moment: &Moment, (_, chain, call): Asking<'_>, missing: &Missing, answer: &Answer) -> Option<Binding> {
         let bundle = &moment.snapshot.bundle;
         // Without a version nobody could tell whether the case changed since.
         let template = bundle.approvals.templates.get(&missing.template).filter(|_| !call.case.version.is_empty())?;
         Some(Binding {
-            evaluation_id: evaluation_id.to_owned(),
+            evaluation_id: answer.evaluation_id.clone(),
             template: missing.template.clone(),
             quorum: template.quorum.max(missing.quorum),
             requires: missing.requires.clone(),
             policy: bundle.version.digest.clone(),
             supervisor_person: chain.token.supervisor_person.clone(),
             customer: call.customer().to_owned(),
+            conversation: call.correlation.conversation.clone(),
+            risk: answer.signals.risk.as_ref().map_or(String::new(), |risk| format!("{}, {} of 100", risk.tier, risk.score)),
+            findings: None,
             call: binding::bound_call(&self.options.environment, chain, call, &template.at_most),
         })
     }

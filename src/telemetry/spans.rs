@@ -10,7 +10,7 @@ use crate::model::answer::Answer;
 use crate::model::refusal::Refusal;
 use crate::telemetry::export::Telemetry;
 use crate::telemetry::{
-    ACTION, AGENT_ID, APPROVAL_ID, CONVERSATION_ID, DECISION, ERROR_TYPE, EVALUATION_ID, EVENT_MATCHED, GATE, MODE, OUTCOME, PEER_ADDRESS,
+    ACTION, AGENT_ID, APPROVAL_ID, CASE_ID, CONVERSATION_ID, DECISION, ERROR_TYPE, EVALUATION_ID, EVENT_MATCHED, GATE, MODE, OUTCOME, PEER_ADDRESS,
     PEER_PORT, POLICY_DIGEST, POLICY_IDS, POLICY_PREVIOUS, PRINCIPAL_TYPE, REASON, REFUSAL_FIELD, RESOURCE_TYPE, RISK_SCORE, RISK_TIER,
     RPC_METHOD, RPC_STATUS, RPC_SYSTEM, SPAN_AUTHORIZE, SPAN_RELOAD, STEP, TENANT, TOOL_CALL_ID,
 };
@@ -118,6 +118,8 @@ pub struct CallFacts {
     pub agent: String,
     /// The tenant, once it passed the gate.
     pub tenant: String,
+    /// The case, by its id or a keyed digest of it, once the tenant passed the gate.
+    pub case: String,
     /// Workflow step.
     pub step: String,
     /// Conversation id.
@@ -179,6 +181,7 @@ impl DecisionSpan {
             (PRINCIPAL_TYPE, &facts.principal_type),
             (AGENT_ID, &facts.agent),
             (TENANT, &facts.tenant),
+            (CASE_ID, &facts.case),
             (STEP, &facts.step),
             (CONVERSATION_ID, &facts.conversation),
             (TOOL_CALL_ID, &facts.tool_call),

@@ -519,6 +519,9 @@ fn flood(index: usize) -> Binding {
         policy: String::new(),
         supervisor_person: None,
         customer: "customer-1".into(),
+        conversation: String::new(),
+        risk: String::new(),
+        findings: None,
         call,
     }
 }
@@ -824,6 +827,29 @@ async fn a_supervisor_lists_shows_approves_denies_and_revokes_on_the_command_lin
     let (code, text) = run(&["approvals", "deny", &second.id, "--reason", "too much", "--suggest", suggest, "--server", &url], &lead);
     assert!(code == Some(0) && text.contains("because too much") && text.contains(suggest), "{text}");
     assert!(run(&["approvals", "list", "--all", "--server", &url], &lead).1.contains("denied"));
+    // What a reply would say is shown with the file that says it, and with no other.
+    let reply = |digest: &str| v1::AuthorizeRequest {
+        action: "reply.send".into(),
+        resource: Some(v1::Resource {
+            r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }),
+            ..Default::default()
+        }),
+        arguments_json: json!({"channel": "email", "recipient": "customer-1", "draft_digest": digest}).to_string().into(),
+        ..credit(1)
+    };
+    let draft = "Hello,\nyour parcel \u{202e}is here.";
+    let third = desk.request(&reply(&countersign::approvals::release::draft_digest(draft))).await.unwrap();
+    let draft = crate::harness::pki::write(folder.path(), "draft.txt", draft);
+    let show = |id: &str, file: &std::path::Path| {
+        run(&["approvals", "show", id, "--draft", file.to_str().unwrap(), "--server", &url], &dev_token("rep-1"))
+    };
+    let (code, text) = show(&third.id, &draft);
+    assert!(code == Some(0) && text.ends_with("by its digest:\n  Hello,\n  your parcel \\u{202e}is here.\n"), "{text}");
+    assert!(text.contains("found in the draft: not known"), "{text}");
+    let (code, text) = show(&third.id, &crate::harness::pki::write(folder.path(), "other.txt", "Hello."));
+    assert!(code == Some(3) && text.contains("is not the draft of this approval"), "{code:?} {text}");
+    let (code, text) = show(&first.id, &draft);
+    assert!(code == Some(3) && text.contains("of no call that sends a draft"), "{code:?} {text}");
     // A development server's tokens are its own.
     let (code, text) = run(&["approvals", "list", "--server", &url], &format!("{lead}x"));
     assert!(code == Some(1) && text.contains("UNAUTHENTICATED"), "{text}");
@@ -1163,11 +1189,16 @@ async fn evidence_must_exist_in_the_case() {
         let request = v1::RequestApprovalRequest {
             evaluation_id: denied.evaluation_id.clone(),
             binding_token: denied.access_request.unwrap().binding_token,
-            justification: Some(v1::Justification { evidence: vec![id.into()], ..justification() }),
+            justification: Some(v1::Justification { evidence: vec![id.into(), read.clone()], ..justification() }),
         };
         let requested = desk.approvals.request_approval(request).await;
         match requested {
-            Ok(_) => assert!(taken, "{id}"),
+            Ok(requested) => {
+                let display = requested.into_inner().approval.unwrap().display;
+                let shown = |part: String| assert!(taken && display.contains(&part), "{part}: {display}");
+                shown(format!("\nevidence: {id}: account.credit was denied at 20"));
+                shown(format!("\nevidence: {read}: order.check was allowed at 20"));
+            }
             Err(status) => {
                 assert!(!taken && status.code() == Code::InvalidArgument, "{id}: {status}");
                 assert!(status.message().contains("justification.evidence[0]") && !status.message().contains(id), "{status}");

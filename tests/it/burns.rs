@@ -458,6 +458,9 @@ pub(crate) fn pending(index: usize, now: i64) -> Approval {
         policy: String::new(),
         supervisor_person: None,
         customer: String::new(),
+        conversation: String::new(),
+        risk: String::new(),
+        findings: None,
         call,
     };
     Approval {

@@ -16,6 +16,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("entropy", &["model"]),
     // Logs are stamped by the clock: they are no input of a decision.
     ("telemetry", &["clock", "model"]),
+    ("text_pool", &["model"]),
     // Features: values in, values out. They don't know each other, the clock or the settings, but for the arrows written here.
     ("caller", &["jose", "model"]),
     ("delegation", &["jose", "json", "model"]),
@@ -61,6 +62,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "redact",
             "risk",
             "telemetry",
+            "text_pool",
             "windows",
         ],
     ),
@@ -135,7 +137,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("redis", &["windows"]),
     ("regex", &["content"]),
     ("reqwest", &["app", "audit", "delegation"]),
-    ("rustix", &["audit", "connections"]),
+    ("rustix", &["audit", "connections", "text_pool"]),
     ("rustls", &["caller"]),
     ("siphasher", &["content"]),
     ("sqlx", &["approvals"]),

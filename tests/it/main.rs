@@ -4,6 +4,7 @@
 mod harness;
 
 mod approvals;
+mod attack;
 mod audit;
 mod authorize;
 mod bundle;

@@ -306,7 +306,15 @@ async fn what_a_human_is_asked_to_let_go_is_exactly_the_draft() {
     let denied =
         v1::AuthorizeResponse { evaluation_id: evaluated.evaluation_id.clone(), access_request: Some(asked), ..Default::default() };
     let approval = desk.request_of(denied).await.unwrap();
-    desk.review(&approval, true, &issuer.human("lead-1")).await.unwrap();
+    assert_eq!(approval.draft_digest, evaluated.draft_digest);
+    // The reviewer sees what was found, and how risky the case is.
+    for line in ["found in the draft: low_confidence/", "risk: low, 0 of 100"] {
+        assert!(approval.display.contains(&format!("\n{line}")), "{line}: {}", approval.display);
+    }
+    // It is the supervisor's own word: she may confirm it, and no other representative.
+    let refused = desk.review(&approval, true, &issuer.human("rep-2")).await;
+    assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied);
+    desk.review(&approval, true, &issuer.human("rep-1")).await.unwrap();
     let token = desk.fetch(&approval.id).await.unwrap();
     let other = to_send(&countersign::approvals::release::draft_digest("Something else."), "", "op-1");
     assert_eq!(desk.ask(&with_token(&other, &token, "op-1")).await.reason(), Reason::ApprovalOutOfScope);
@@ -891,6 +899,45 @@ async fn a_list_of_numbers_tells_nothing_of_a_value() {
         let evaluated = evaluate(&mut client, to_evaluate(&draft, &prepared)).await;
         assert!(evaluated.disposition() == Disposition::Block && found(&evaluated).contains(&"redacted_value_repeated".to_owned()));
     }
+    app.stop().await;
+}
+
+/// Nor are lists that are told apart over texts, calls, or by how they are written.
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_are_counted_over_all_texts_of_a_case() {
+    let (app, mut client) = start().await;
+    let text = |text: String| v1::UntrustedText { source: "ticket.body".into(), text, ..Default::default() };
+    let spaced = |number: u32| number.to_string().chars().map(|digit| format!("{digit}-")).collect::<String>();
+    let list = |numbers: std::ops::Range<u32>| numbers.map(|number| format!("{number}, ")).collect::<String>();
+    let record = r#"{"verification_code":"984317","product":"phone 44556677"}"#;
+    let ask = |case: &str, texts: Vec<String>| v1::PrepareContextRequest {
+        untrusted: texts.into_iter().map(text).collect(),
+        record_json: record.into(),
+        case: Some(v1::Case { id: case.to_owned(), ..to_prepare("").case.unwrap() }),
+        ..to_prepare("")
+    };
+    let ten = (0..10).map(|index| list(984_200 + 20 * index..984_220 + 20 * index)).collect();
+    let prepared = prepare(&mut client, ask("case-1", ten)).await;
+    assert!(!shown(&prepared).contains("984"), "{}", shown(&prepared));
+    // A number that the model is told anyway, and one that was shown before, are no guesses.
+    let prepared = prepare(&mut client, ask("case-2", vec![list(111_100..111_120) + " of 44556677"])).await;
+    assert!(shown(&prepared).contains("111105") && shown(&prepared).matches("44556677").count() == 2, "{}", shown(&prepared));
+    let more: String = (984_310..984_330).map(spaced).collect::<Vec<_>>().join(" ");
+    let prepared = prepare(&mut client, ask("case-2", vec![list(111_100..111_110), more + " of 44556677"])).await;
+    assert!(!shown(&prepared).contains("9-8-4"), "{}", shown(&prepared));
+    assert!(shown(&prepared).contains("111105") && shown(&prepared).matches("44556677").count() == 2, "{}", shown(&prepared));
+    app.stop().await;
+}
+
+/// What one text tells is withheld in all, and wherever it stands.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_of_one_text_is_withheld_in_all() {
+    let (app, mut client) = start().await;
+    let text = |text: &str| v1::UntrustedText { source: "ticket.body".into(), text: text.into(), ..Default::default() };
+    let untrusted = vec![text("I typed Kx83hhq2 twice."), text("My password is Kx83hhq2. Yes, Kx83hhq2!"), text("kx83 hhq2 it is")];
+    let prepared = prepare(&mut client, v1::PrepareContextRequest { untrusted, ..to_prepare("") }).await;
+    let shown = shown(&prepared);
+    assert!(!shown.to_lowercase().contains("kx83") && shown.contains("I typed [") && shown.contains("twice"), "{shown}");
     app.stop().await;
 }
 

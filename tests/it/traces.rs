@@ -54,7 +54,12 @@ impl Collector {
     }
 }
 
-fn text(span: &Span, name: &str) -> Option<String> {
+/// A span's trace id in hex.
+pub(crate) fn id(span: &Span) -> String {
+    hex(&span.trace_id)
+}
+
+pub(crate) fn text(span: &Span, name: &str) -> Option<String> {
     let attribute = span.attributes.iter().find(|attribute| attribute.key == name)?;
     match attribute.value.as_ref()?.value.as_ref()? {
         Any::StringValue(text) => Some(text.clone()),
@@ -124,6 +129,7 @@ async fn each_decision_is_a_span_below_its_rpc_below_the_caller() {
         ("countersign.resource.type", "Order"),
         ("countersign.principal.type", "Agent"),
         ("countersign.tenant", "acme"),
+        ("countersign.case.id", "case-1"),
         ("countersign.mode", "enforce"),
         ("gen_ai.agent.id", "support-bot"),
         ("gen_ai.conversation.id", "conv-1"),

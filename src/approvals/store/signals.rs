@@ -123,7 +123,7 @@ async fn outcome(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver, n
     if inserted.rows_affected() == 0 {
         return Ok((false, None));
     }
-    if let Some(check) = new.check {
+    for check in new.checks {
         let sql = "INSERT INTO checks (tenant, case_id, customer, kind, expires, evaluation_id) VALUES ($1, $2, $3, $4, $5, $6)
             ON CONFLICT (tenant, case_id, kind) DO UPDATE SET customer = excluded.customer, expires = excluded.expires,
                 evaluation_id = excluded.evaluation_id";
@@ -133,7 +133,7 @@ async fn outcome(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver, n
             .bind(check.customer)
             .bind(check.kind)
             .bind(check.expires.micros())
-            .bind(new.evaluation_id)
+            .bind(new.evaluation_id.clone())
             .execute(&mut *connection)
             .await?;
     }

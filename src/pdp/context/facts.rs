@@ -1,17 +1,18 @@
 //! What of a record and of articles the model may see: each field and each article by policy, in nested records and lists by path.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::bundle::Bundle;
+use crate::content::normalise::Views;
 use crate::content::private::Located;
 use crate::json::{self, Object, Value};
 use crate::model::call::{Call, EntityReference, Resource, Untrusted};
-use crate::model::content::{Article, Channel, FieldVerdict, Redaction, Segment, Shown};
+use crate::model::content::{Article, Channel, FieldVerdict, Prepared, Redaction, Segment, Shown};
 use crate::model::finding::Private;
 use crate::model::refusal::Refusal;
 use crate::model::roles::ContentRoles;
-use crate::pdp::context::texts::{CaseValues, REDACTIONS_MAX, Within, redacted};
-use crate::pdp::context::{Making, Prepared, Unfinished, content_roles, segment};
+use crate::pdp::context::texts::{CaseValues, REDACTIONS_MAX, Within};
+use crate::pdp::context::{Making, Unfinished, content_roles, segment};
 use crate::pdp::judge;
 use crate::pdp::memory::redacted::From;
 use crate::policy::store::is_free_text;
@@ -81,7 +82,7 @@ fn leaves(record: &Object) -> Result<Vec<Leaf<'_>>, Refusal> {
 
 /// What of a record may be seen: a line a value, and a segment of each free text. What is withheld is remembered as redacted.
 pub(super) fn facts(making: &Making, context: &mut Unfinished) -> Result<(Vec<Line>, Vec<Segment>), Refusal> {
-    let Unfinished { values, prepared } = context;
+    let Unfinished { values, prepared, .. } = context;
     let leaves = leaves(&making.asked.record)?;
     let mut known: HashMap<&str, (Shown, String)> = HashMap::new();
     for leaf in &leaves {
@@ -97,6 +98,10 @@ pub(super) fn facts(making: &Making, context: &mut Unfinished) -> Result<(Vec<Li
     let included = leaves.iter().filter(|leaf| shown(leaf) == Shown::Included).map(|leaf| written(leaf.value));
     let case = making.reading.case.attributes.values().filter_map(Value::as_str).map(str::to_owned);
     let open: HashSet<String> = included.chain(case).collect();
+    let (_, content) = content_roles(&making.moment)?;
+    let bounded = |leaf: &&Leaf<'_>| shown(leaf) == Shown::Included && !is_free(&making.moment.snapshot.bundle, content, leaf);
+    leaves.iter().filter(bounded).for_each(|leaf| values.show(&written(leaf.value)));
+    making.reading.case.attributes.values().filter_map(Value::as_str).for_each(|attribute| values.show(attribute));
     for leaf in &leaves {
         let rule = known.get(leaf.field.as_str()).map_or("none", |(_, rule)| rule).to_owned();
         let shown = shown(leaf);
@@ -127,19 +132,25 @@ fn lines(
         leaves.iter().filter(|leaf| shown(leaf) == Shown::Included).map(|leaf| (leaf, written(leaf.value))).collect();
     let texts: Vec<&str> = included.iter().map(|(_, text)| text.as_str()).collect();
     let detectors = &making.moment.snapshot.bundle.rules.detectors;
-    let mut located = detectors.private_parts(&texts, values.hidden()).into_iter();
+    // Policy said that the fields may be seen: personal data may stay.
+    let stays = |located: &Located| !located.kind.is_secret() && located.kind != Private::Record;
+    let mut located = detectors.private_parts(&texts, values.hidden());
+    located.iter_mut().for_each(|located| located.retain(|located| !stays(located)));
+    let bundle = &making.moment.snapshot.bundle;
+    let fits = numbers_fit(&included, |leaf| is_free(bundle, content, leaf), &located, values);
+    let mut located = located.into_iter();
     let (mut lines, mut texts) = (vec![], vec![]);
     for leaf in leaves {
-        let is_free = is_free(&making.moment.snapshot.bundle, content, leaf);
+        let is_free = is_free(bundle, content, leaf);
         let text = match shown(leaf) {
             Shown::Excluded => continue,
             Shown::Included => {
                 let written = written(leaf.value);
-                // Policy said that the field may be seen: personal data may stay.
-                let withheld = |located: &Located| located.kind.is_secret() || located.kind == Private::Record;
-                let found = located.next().unwrap_or_default().into_iter().filter(withheld).collect();
+                let located = located.next().unwrap_or_default();
                 let within = Within { from: From::Record, source: RECORD, path: &leaf.path };
-                let redacted = values.redact(&written, found, within, prepared);
+                let listed = (is_free && !fits).then(|| Views::of(&written));
+                let withheld = values.withheld(&written, &located, listed.as_ref());
+                let redacted = values.redact(&written, withheld, within, prepared);
                 if is_free {
                     texts.push(segment(Channel::Untrusted, format!("{RECORD}:{}", leaf.path), redacted));
                     continue;
@@ -156,6 +167,20 @@ fn lines(
         lines.push(Line { path: leaf.path.clone(), text });
     }
     Ok((lines, texts))
+}
+
+/// Whether the numbers in the free text of a record are few enough to be shown.
+fn numbers_fit(
+    included: &[(&Leaf<'_>, String)],
+    is_free: impl Fn(&Leaf<'_>) -> bool,
+    located: &[Vec<Located>],
+    values: &mut CaseValues,
+) -> bool {
+    let mut numbers = BTreeSet::new();
+    for ((_, text), located) in included.iter().zip(located).filter(|((leaf, _), _)| is_free(leaf)) {
+        numbers.extend(values.numbers(text, &Views::of(text), located));
+    }
+    values.takes(&numbers)
 }
 
 /// What may be seen of a field.
@@ -191,7 +216,11 @@ pub(super) fn article(making: &Making, index: usize, context: &mut Unfinished) -
     }
     let source = source_of(article);
     let within = Within { from: From::Record, source: &source, path: "" };
-    let text = redacted(making, &article.text, "", within, context);
+    let detectors = &making.moment.snapshot.bundle.rules.detectors;
+    let views = Views::of(&article.text);
+    let located = detectors.private_in(&article.text, &views, "", &context.values.all);
+    let withheld = context.values.withheld(&article.text, &located, None);
+    let text = context.values.redact(&article.text, withheld, within, &mut context.prepared);
     Ok(Some(segment(Channel::Article, source, text)))
 }
 

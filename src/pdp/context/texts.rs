@@ -1,12 +1,15 @@
 //! Untrusted texts as the model may see them: without what must not be passed on.
 
+use std::collections::{BTreeSet, HashSet};
+
 use crate::content::TEXT_MAX;
-use crate::content::normalise::View;
-use crate::content::private::Located;
-use crate::content::values::{ValueKey, Values, compact};
-use crate::model::content::{Channel, Redaction, Segment};
+use crate::content::drafts::NUMBERS_MAX;
+use crate::content::normalise::{View, Views};
+use crate::content::private::{self, Located};
+use crate::content::values::{Digest, ValueKey, Values, compact};
+use crate::model::content::{Channel, Prepared, Redaction, Segment};
 use crate::model::finding::Private;
-use crate::pdp::context::{Making, Prepared, Unfinished, segment};
+use crate::pdp::context::{Making, Unfinished, segment};
 use crate::pdp::memory::redacted::{From, Redacted, Remembered};
 use crate::redact::{Replaced, placeholder, redact};
 
@@ -30,14 +33,33 @@ pub(super) struct CaseValues {
     /// The record's values that policy withheld.
     hidden: Values,
     /// Those, and all that is remembered.
-    all: Values,
+    pub(super) all: Values,
+    /// What texts of this call added to them, in their order.
+    added: Vec<(Digest, Private)>,
+    /// Numbers that the model sees anyway: no guesses.
+    open: HashSet<Digest>,
     /// How many values may still be redacted one by one.
     left: usize,
 }
 
+/// What was found in a text.
+#[derive(Debug, Default)]
+pub(super) struct TextRead {
+    located: Vec<Located>,
+    /// Its numbers; no more than tell that they are too many.
+    numbers: BTreeSet<Digest>,
+    /// How many values were added when it had been read.
+    added: usize,
+}
+
+/// A place of a text that is not shown; `None` for a number that is withheld for its company, and no value that is remembered.
+type Withheld = (Span, Option<Private>);
+type Span = (usize, usize);
+
 impl CaseValues {
     pub(super) fn new(key: ValueKey, remembered: Remembered) -> Self {
-        Self { all: remembered.values(key), hidden: Values::new(key), remembered, left: REDACTIONS_MAX }
+        let (added, open) = (vec![], HashSet::new());
+        Self { all: remembered.values(key), hidden: Values::new(key), remembered, added, open, left: REDACTIONS_MAX }
     }
 
     /// Knows a value of the record that policy withholds; `None` if it is too short to be known again.
@@ -49,6 +71,12 @@ impl CaseValues {
         Some(self.remembered.of_value(From::Record, kind, digest))
     }
 
+    /// Knows the numbers of a value that the model sees.
+    pub(super) fn show(&mut self, written: &str) {
+        let numbers = private::numbers(written, &Views { folded: View::folded(written), undone: vec![] }, self.all.key(), &[]);
+        self.open.extend(numbers.into_iter().map(|(_, digest)| digest));
+    }
+
     pub(super) fn hidden(&self) -> &Values {
         &self.hidden
     }
@@ -56,22 +84,73 @@ impl CaseValues {
     fn remember(&mut self, from: From, kind: Private, written: &str) -> Option<Redacted> {
         let compact = compact(&View::folded(written))?;
         let digest = self.all.key().digest(&compact);
+        if !self.all.knows(digest) {
+            self.added.push((digest, kind));
+        }
         self.all.add_digest(digest, kind);
         Some(self.remembered.of_value(from, kind, digest))
     }
 
-    /// A text without what was located in it. Each value is remembered, and listed.
-    pub(super) fn redact(&mut self, text: &str, located: Vec<Located>, within: Within<'_>, prepared: &mut Prepared) -> String {
+    /// The values that were added after so many others.
+    fn added_after(&self, added: usize) -> Values {
+        let mut values = Values::new(*self.all.key());
+        self.added.iter().skip(added).for_each(|(digest, kind)| values.add_digest(*digest, *kind));
+        values
+    }
+
+    /// Whether a number could be a guess: it was not shown before.
+    fn is_guess(&self, number: Digest) -> bool {
+        !self.open.contains(&number) && !self.remembered.numbers.contains(&number)
+    }
+
+    /// Takes the numbers of texts into those that the case's texts showed; false if they would be too many. Were one of many withheld,
+    /// the others would tell which one it is.
+    pub(super) fn takes(&mut self, numbers: &BTreeSet<Digest>) -> bool {
+        let new: Vec<Digest> = numbers.iter().copied().filter(|number| self.is_guess(*number)).collect();
+        let fits = self.all.is_empty() || self.remembered.numbers.len() + new.len() <= NUMBERS_MAX;
+        if fits && !self.all.is_empty() {
+            self.remembered.numbers.extend(new);
+        }
+        fits
+    }
+
+    /// The numbers of a text, as far as it needs to be known that they are too many.
+    pub(super) fn numbers(&self, text: &str, views: &Views, located: &[Located]) -> BTreeSet<Digest> {
+        let numbers = private::numbers(text, views, self.all.key(), located).into_iter().map(|(_, digest)| digest);
+        let mut few = BTreeSet::new();
+        for number in numbers.filter(|number| self.is_guess(*number)) {
+            few.insert(number);
+            if few.len() > NUMBERS_MAX {
+                break;
+            }
+        }
+        few
+    }
+
+    /// What of a text is withheld: what was located, and, in `listed` views of it, every number that no text showed before.
+    pub(super) fn withheld(&self, text: &str, located: &[Located], listed: Option<&Views>) -> Vec<Withheld> {
+        let mut withheld: Vec<Withheld> = located.iter().map(|located| (located.span, Some(located.kind))).collect();
+        if let Some(views) = listed {
+            let numbers = private::numbers(text, views, self.all.key(), located).into_iter();
+            withheld.extend(numbers.filter(|(_, digest)| self.is_guess(*digest)).map(|(span, _)| (span, None)));
+            withheld.sort_by_key(|(span, _)| *span);
+        }
+        withheld
+    }
+
+    /// A text without what is withheld. Each value is remembered, and listed.
+    pub(super) fn redact(&mut self, text: &str, withheld: Vec<Withheld>, within: Within<'_>, prepared: &mut Prepared) -> String {
         let mut replaced = vec![];
-        for Located { span, kind } in located {
+        for (span, kind) in withheld {
             // Behind the bound nothing of the text is shown, so that a text costs a bounded number of records.
             let last = self.left == 0;
-            let (span, kind) = if last { ((span.0, text.len()), Private::Secret) } else { (span, kind) };
+            let (span, value) = if last { ((span.0, text.len()), None) } else { (span, kind) };
             self.left = self.left.saturating_sub(1);
-            let value = text.get(span.0..span.1).unwrap_or_default();
             // What is withheld unread may hold more than is remembered.
             self.remembered.too_many |= last;
-            let number = if last { None } else { self.remember(within.from, kind, value).map(|redacted| redacted.number) };
+            let written = text.get(span.0..span.1).unwrap_or_default();
+            let number = value.and_then(|kind| self.remember(within.from, kind, written)).map(|redacted| redacted.number);
+            let kind = value.unwrap_or(Private::Secret);
             replaced.push(Replaced { span, placeholder: placeholder(kind, number.filter(|number| *number > 0)) });
             prepared.redactions.push(Redaction { kind, source: within.source.to_owned(), path: within.path.to_owned(), span });
             if last {
@@ -82,21 +161,43 @@ impl CaseValues {
     }
 }
 
-/// One of the untrusted texts, redacted.
-pub(super) fn text(making: &Making, index: usize, context: &mut Unfinished) -> Option<Segment> {
-    let untrusted = making.asked.untrusted.get(index)?;
-    let text = match untrusted.text.len() > TEXT_MAX {
-        true => TOO_LONG.to_owned(),
-        false => {
-            let within = Within { from: From::Text, source: &untrusted.source, path: "" };
-            redacted(making, &untrusted.text, &making.asked.previous_turn, within, context)
-        }
-    };
-    Some(segment(Channel::Untrusted, untrusted.source.clone(), text))
+/// Reads one of the untrusted texts: what is found in one is withheld in all.
+pub(super) fn read(making: &Making, index: usize, context: &mut Unfinished) {
+    let untrusted = making.asked.untrusted.get(index).filter(|untrusted| untrusted.text.len() <= TEXT_MAX);
+    let Some(text) = untrusted.map(|untrusted| untrusted.text.as_str()) else { return context.read.push(TextRead::default()) };
+    let values = &mut context.values;
+    let detectors = &making.moment.snapshot.bundle.rules.detectors;
+    let (views, before) = (Views::of(text), values.added.len());
+    let mut located = detectors.private_in(text, &views, &making.asked.previous_turn, &values.all);
+    // The first one behind the bound ends the text.
+    located.truncate(REDACTIONS_MAX + 1);
+    for Located { span, kind } in &located {
+        values.remember(From::Text, *kind, text.get(span.0..span.1).unwrap_or_default());
+    }
+    let own = values.added_after(before);
+    detectors.add_known(text, &views, &own, &mut located);
+    let (numbers, added) = (values.numbers(text, &views, &located), values.added.len());
+    context.read.push(TextRead { located, numbers, added });
 }
 
-/// A text without what must not be passed on.
-pub(super) fn redacted(making: &Making, text: &str, turn: &str, within: Within<'_>, context: &mut Unfinished) -> String {
-    let found = making.moment.snapshot.bundle.rules.detectors.private(text, turn, &context.values.all);
-    context.values.redact(text, found, within, &mut context.prepared)
+/// One of the untrusted texts without what is withheld, when all were read.
+pub(super) fn text(making: &Making, index: usize, context: &mut Unfinished) -> Option<Segment> {
+    let untrusted = making.asked.untrusted.get(index)?;
+    let text = untrusted.text.as_str();
+    let segment = |text| Some(segment(Channel::Untrusted, untrusted.source.clone(), text));
+    if text.len() > TEXT_MAX {
+        return segment(TOO_LONG.to_owned());
+    }
+    if index == 0 {
+        let numbers = context.read.iter().flat_map(|read| &read.numbers).copied().collect();
+        context.numbers_fit = context.values.takes(&numbers);
+    }
+    let TextRead { mut located, added, .. } = context.read.get_mut(index).map(std::mem::take).unwrap_or_default();
+    let values = &mut context.values;
+    let later = values.added_after(added);
+    let views = if later.is_empty() && context.numbers_fit { Views::default() } else { Views::of(text) };
+    making.moment.snapshot.bundle.rules.detectors.add_known(text, &views, &later, &mut located);
+    let withheld = values.withheld(text, &located, (!context.numbers_fit).then_some(&views));
+    let within = Within { from: From::Text, source: &untrusted.source, path: "" };
+    segment(values.redact(text, withheld, within, &mut context.prepared))
 }

@@ -1,7 +1,7 @@
 //! What was redacted on a case, as it is remembered: kind, number, length and keyed hash of each value; and which contexts were prepared.
 //! Values are in no store and no record.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use smol_str::SmolStr;
 
@@ -54,6 +54,16 @@ impl Redacted {
     }
 }
 
+/// As a memory and the log name a number that a text showed.
+fn number_name(Digest { length, hash }: Digest) -> String {
+    format!("n{length}.{hash:016x}")
+}
+
+fn number_named(name: &str) -> Option<Digest> {
+    let (length, hash) = name.strip_prefix('n')?.split_once('.')?;
+    Some(Digest { length: length.parse().ok()?, hash: u64::from_str_radix(hash, 16).ok()? })
+}
+
 /// Where a case's redacted values are remembered.
 pub(in crate::pdp) fn values_key(tenant: Tenant, case: &str) -> Key {
     tenant.key("case-values", &[case])
@@ -86,7 +96,11 @@ pub(in crate::pdp) struct Remembered {
     /// Where a value is in the list, and the highest number of each kind: a text may hold thousands.
     places: HashMap<(From, Private, Digest), usize>,
     highest: HashMap<Private, u32>,
-    /// Whether there are more than are remembered.
+    /// Numbers that the case's texts showed: each could be a guess of a value.
+    pub(in crate::pdp) numbers: BTreeSet<Digest>,
+    /// What of both was read, and not added since.
+    read: (usize, BTreeSet<Digest>),
+    /// Whether there are more values than are remembered.
     pub(in crate::pdp) too_many: bool,
     /// Until when each counts.
     pub(in crate::pdp) until: i64,
@@ -101,8 +115,10 @@ impl Remembered {
                 remembered.push(redacted);
                 remembered.until = remembered.until.min(*until);
             }
+            remembered.numbers.extend(number_named(name));
             remembered.too_many |= name == TOO_MANY;
         }
+        remembered.read = (remembered.values.len(), remembered.numbers.clone());
         remembered
     }
 
@@ -137,11 +153,13 @@ impl Remembered {
         self.values.push(redacted);
     }
 
-    /// All of it as notes that count for so long.
-    pub(in crate::pdp) fn notes(&self, key: Key, micros: i64) -> Vec<Note> {
-        let names = self.values.iter().map(|redacted| SmolStr::new(redacted.name()));
+    /// What was added since it was read, or all of it, as notes that count for so long.
+    pub(in crate::pdp) fn notes(&self, key: Key, micros: i64, all: bool) -> Vec<Note> {
+        let (values, numbers) = &self.read;
+        let values = self.values.iter().skip(if all { 0 } else { *values }).map(|redacted| SmolStr::new(redacted.name()));
+        let numbers = self.numbers.iter().filter(|number| all || !numbers.contains(number)).map(|number| SmolStr::new(number_name(*number)));
         let too_many = self.too_many.then(|| SmolStr::new(TOO_MANY));
-        names.chain(too_many).map(|name| Note { key, name, change: Change::For(micros) }).collect()
+        values.chain(numbers).chain(too_many).map(|name| Note { key, name, change: Change::For(micros) }).collect()
     }
 }
 
@@ -159,8 +177,13 @@ mod tests {
         assert_eq!(number(From::Text, Private::Email, "ab@c"), 1);
         assert_eq!(number(From::Text, Private::Phone, "4930123"), 1);
         assert_eq!(number(From::Text, Private::Pin, "4215"), 0);
-        let notes = remembered.notes(Key::of(&["k"]), 60);
+        remembered.numbers.insert(key.digest("4217"));
+        let notes = remembered.notes(Key::of(&["k"]), 60, false);
         let times: Vec<(SmolStr, i64)> = notes.into_iter().map(|note| (note.name, 1)).collect();
-        assert_eq!(Remembered::of(&times).values, remembered.values);
+        let mut again = Remembered::of(&times);
+        assert_eq!((&again.values, &again.numbers), (&remembered.values, &remembered.numbers));
+        again.numbers.insert(key.digest("4218"));
+        assert_eq!(again.notes(Key::of(&["k"]), 60, false).len(), 1);
+        assert_eq!(again.notes(Key::of(&["k"]), 60, true).len(), times.len() + 1);
     }
 }

@@ -76,16 +76,27 @@ fn checks(bundle: &Bundle<'_>) -> Vec<String> {
     let mut faults = vec![];
     let contexts = || bundle.case_actions().filter_map(|(_, action)| bundle.shapes.follow(&action.context, &["checks"]));
     for (name, made) in &bundle.roles.checks {
-        let makes = &made.makes;
         if !bundle.case_actions().any(|(id, _)| id == name) {
             faults.push(format!("`checks` names `{name}`, which is no action of the schema"));
         }
-        let declared = contexts().any(|checks| matches!(&checks.shape, Shape::Record(checks) if checks.get(makes).is_some_and(is_check)));
-        if !declared {
-            faults.push(format!("`checks` says that `{name}` makes `{makes}`, which is no check of `context.checks`"));
+        for makes in made.makes() {
+            let declared = contexts().any(|checks| matches!(&checks.shape, Shape::Record(checks) if checks.get(makes).is_some_and(is_check)));
+            if !declared {
+                faults.push(format!("`checks` says that `{name}` makes `{makes}`, which is no check of `context.checks`"));
+            }
         }
         if !(1..=1440).contains(&made.minutes) {
-            faults.push(format!("`minutes` of the check `{makes}` must be 1 to 1440"));
+            faults.push(format!("`minutes` of the check `{}` must be 1 to 1440", made.makes));
+        }
+        if let Some(stronger) = &made.stronger {
+            let argument = bundle.shapes.actions.get(name).and_then(|action| bundle.shapes.follow(&action.context, &["args", &stronger.by]));
+            if !argument.is_some_and(|argument| argument.required) {
+                faults.push(format!("`stronger` of `{name}` is by `{}`, which is no required argument of it", stronger.by));
+            }
+            let choices = argument.map(|argument| argument.shape.choices()).unwrap_or_default();
+            for unknown in stronger.values.iter().filter(|value| !choices.contains(value)) {
+                faults.push(format!("`stronger` of `{name}` names `{unknown}`, which `{}` can't be", stronger.by));
+            }
         }
     }
     let declared = contexts().filter_map(|checks| match &checks.shape {
@@ -93,7 +104,7 @@ fn checks(bundle: &Bundle<'_>) -> Vec<String> {
         _ => None,
     });
     let mut unmade: Vec<&String> =
-        declared.flatten().filter(|name| !bundle.roles.checks.values().any(|made| made.makes == **name)).collect();
+        declared.flatten().filter(|name| !bundle.roles.checks.values().any(|made| made.makes().any(|makes| makes == *name))).collect();
     unmade.sort();
     unmade.dedup();
     faults.extend(unmade.into_iter().map(|name| format!("no action of the manifest's `checks` makes the check `{name}`")));

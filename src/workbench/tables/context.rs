@@ -12,7 +12,8 @@ use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::model::vouched::Vouched;
 use crate::pdp::Moment;
-use crate::pdp::context::{Prepared, ToPrepare, compose};
+use crate::model::content::Prepared;
+use crate::pdp::context::{ToPrepare, compose};
 
 /// A context, and the kinds that were found in its texts.
 pub(super) struct Context {

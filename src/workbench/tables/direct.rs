@@ -110,6 +110,9 @@ fn binding(fixture: &Written, attributes: &Object) -> Binding {
         policy: String::new(),
         supervisor_person: None,
         customer: String::new(),
+        conversation: String::new(),
+        risk: String::new(),
+        findings: None,
         call,
     }
 }

@@ -14,6 +14,9 @@ const WAITING_PER_CALLER_MAX: usize = 64;
 const WAITING_MAX: usize = 1024;
 /// The most threads.
 const THREADS_MAX: usize = 8;
+/// How much the threads give way to those that serve connections (POSIX nice value): a decision does not wait for a text, and texts still
+/// get about a quarter of a busy core.
+const NICE: i32 = 5;
 /// Cedar evaluates nested policies by recursion.
 const STACK: usize = 8 << 20;
 
@@ -21,7 +24,7 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// The pool.
 #[derive(Debug)]
-pub(super) struct TextPool {
+pub(crate) struct TextPool {
     shared: Arc<Shared>,
 }
 
@@ -93,7 +96,7 @@ impl TextPool {
     ///
     /// # Errors
     /// When the operating system gives no thread.
-    pub(super) fn start() -> std::io::Result<Self> {
+    pub(crate) fn start() -> std::io::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self::with_threads((cores / 2).clamp(1, THREADS_MAX))
     }
@@ -111,7 +114,7 @@ impl TextPool {
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED, when too much waits; UNAVAILABLE, when the work failed or the server stops.
-    pub(super) async fn run<T: Send + 'static>(&self, caller: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    pub(crate) async fn run<T: Send + 'static>(&self, caller: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
         let (done, result) = oneshot::channel();
         let job = Box::new(move || {
             if !done.is_closed() {
@@ -133,6 +136,8 @@ impl Drop for TextPool {
 }
 
 fn work(shared: &Shared) {
+    // On Linux the value is the thread's own. Where it can't be set, texts compete as all do.
+    let _unchanged = rustix::process::nice(NICE);
     let mut queue = shared.queue();
     loop {
         match queue.pop() {
