@@ -623,7 +623,11 @@ async fn a_verification_s_success_makes_a_check_and_nothing_else_does() {
         assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, "`fields_returned` is longer than 16 KiB"));
         assert_eq!(report(&mut desk, &allowed, v1::OutcomeStatus::Succeeded).await.unwrap().check, "identity_verification");
         assert_eq!(report(&mut desk, &allowed, v1::OutcomeStatus::Succeeded).await.unwrap_err().code(), Code::PermissionDenied);
-        assert_eq!(desk.ask(&change).await.decision(), v1::Decision::Allow);
+        // A postcode proves less than a code that only the customer has.
+        assert_eq!(desk.ask(&change).await.access_request.unwrap().requires, ["check:strong_identity"]);
+        let strong = v1::AuthorizeRequest { arguments_json: r#"{"fact":"one_time_code"}"#.into(), ..verification.clone() };
+        let allowed = desk.ask(&strong).await;
+        assert_eq!(report(&mut desk, &allowed, v1::OutcomeStatus::Succeeded).await.unwrap().check, "strong_identity");
         // Of this case and this customer.
         let other = |id: &str, customer: &str| v1::AuthorizeRequest {
             case: change.case.clone().map(|case| v1::Case {
@@ -639,6 +643,26 @@ async fn a_verification_s_success_makes_a_check_and_nothing_else_does() {
         };
         assert_eq!(desk.ask(&other("case-2", "customer-1")).await.reason(), v1::Reason::CheckRequired);
         assert_eq!(desk.ask(&other("case-1", "customer-2")).await.reason(), v1::Reason::CheckRequired);
+        // Ten tries a day are a customer's, on whatever case.
+        let on = |case: &str| v1::AuthorizeRequest {
+            case: other(case, "customer-1").case,
+            resource: Some(v1::Resource {
+                r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: case.into() }),
+                ..Default::default()
+            }),
+            ..verification.clone()
+        };
+        for _ in 0..5 {
+            assert_eq!(desk.ask(&on("case-3")).await.decision(), v1::Decision::Allow);
+        }
+        assert_eq!(desk.ask(&on("case-4")).await.reason(), v1::Reason::RateLimited);
+        // The address is another one: the old one hears of it, and for a day no money moves and no other address follows.
+        let changed = desk.ask(&change).await;
+        assert_eq!((changed.decision(), changed.obligations.len()), (v1::Decision::Allow, 1), "{changed:?}");
+        assert_eq!((changed.obligations[0].r#type.as_str(), changed.obligations[0].properties["value"].as_str()), ("notify", "previous_contact"));
+        let money = desk.ask(&credit(1)).await;
+        assert_eq!((money.decision(), money.reason()), (v1::Decision::Deny, v1::Reason::NotPermitted));
+        assert_eq!(desk.ask(&change).await.reason(), v1::Reason::RateLimited);
     });
 }
 

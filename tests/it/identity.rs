@@ -120,7 +120,7 @@ fn claims(bound: &Svid) -> Value {
     json!({
         "iss": "https://idp.acme.example", "aud": "countersign:test", "sub": "rep-1", "sub_profile": "user", "person": "p-1",
         "act": {"iss": "https://agents.acme.example", "sub": "support-bot", "sub_profile": "ai_agent"},
-        "step": "intake", "scope": "tickets", "iat": now, "nbf": now, "exp": now + 600, "jti": "1",
+        "step": "intake", "case": "case-1", "scope": "tickets", "iat": now, "nbf": now, "exp": now + 600, "jti": "1",
         "cnf": {"x5t#S256": countersign::jose::encode(&bound.digest)},
     })
 }

@@ -233,7 +233,7 @@ proptest! {
     /// windows and any score permit no more than none of them.
     #[test]
     fn nothing_that_is_remembered_or_lost_ever_permits_more(
-        asked in asked(), tainted in any::<bool>(), unscreened in any::<bool>(), lost in any::<bool>(), windows in any::<u16>()
+        asked in asked(), tainted in any::<bool>(), unscreened in any::<bool>(), lost in any::<bool>(), windows in any::<u32>()
     ) {
         let mut worse = asked.clone();
         if lost {
