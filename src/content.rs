@@ -114,6 +114,10 @@ impl Detectors {
             }
             screened.screened = true;
             screened.findings.extend(self.screen_text(&text.source, &text.text, &Views::of(&text.text)));
+            // A label may be a file's name, which the sender chose: its words are read as well. They have no place in the text.
+            let label = text.source.replace(|sign: char| !sign.is_alphanumeric(), " ");
+            let found = self.screen_text(&text.source, &label, &Views::of(&label));
+            screened.findings.extend(found.into_iter().map(|finding| Finding { span: None, ..finding }));
         }
         screened
     }
@@ -177,9 +181,8 @@ impl Detectors {
 
     /// Adds the places where values stand that became known after a text was read.
     pub fn add_known(&self, text: &str, views: &Views, values: &Values, found: &mut Vec<Located>) {
-        let known = private::known(text, views, values).into_iter();
-        found.extend(known.filter(|located| located.kind.is_secret() || !self.is_public(text, located.span)));
-        private::resolve(found);
+        private::add_known(text, views, values, found);
+        found.retain(|located| located.kind.is_secret() || !self.is_public(text, located.span));
     }
 
     /// What of many short texts must not be passed on, for each of them.

@@ -91,6 +91,7 @@ pub fn outcome(message: v1::ReportOutcomeRequest) -> Result<Outcome, Refusal> {
         evaluation_id: some_id(&message.evaluation_id, "evaluation_id")?,
         token: bounded(&message.outcome_token, TOKEN_MAX, "outcome_token")?,
         succeeded: status == "succeeded",
+        failed: status == "failed",
         members,
     })
 }

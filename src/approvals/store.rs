@@ -282,6 +282,8 @@ pub struct NewOutcome {
     pub evaluation_id: String,
     /// The checks that it makes.
     pub checks: Vec<Check>,
+    /// The checks of a case that a failure ends: tenant, case, and their names.
+    pub ends: Option<(String, String, Vec<String>)>,
     /// When it was reported.
     pub at: Timestamp,
     /// The record of it.

@@ -44,8 +44,7 @@ pub fn display(binding: &Binding, evidence: &[Evidence], template: &Template) ->
     match &binding.findings {
         Some(findings) if findings.is_empty() => line("found in the draft", "nothing"),
         Some(findings) => findings.iter().for_each(|found| line("found in the draft", found)),
-        None if call.draft_digest().is_empty() => {}
-        None => line("found in the draft", "not known: this call was denied without its evaluation"),
+        None => {}
     }
     if !binding.risk.is_empty() {
         line("risk", &binding.risk);

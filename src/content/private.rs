@@ -27,22 +27,25 @@ const BETWEEN_PARTS: &str = "\n;;\n";
 
 /// Finds what must not be passed on; sorted, and none within another. `turn` is the folded turn before.
 pub(super) fn find(rules: &Rules, text: &str, views: &Views, turn: &str, known: &Values) -> Vec<Located> {
-    let mut all = located(rules, text, views, known);
+    let mut all = located(rules, text, views);
     let folded = &views.folded;
     if !turn.is_empty() {
         rules.replied(turn, folded.text(), |(rule, span)| all.extend(place(text, folded, kind(&rule.kind), span)));
     }
     without_placeholders(text, &mut all);
     resolve(&mut all);
+    add_known(text, views, known, &mut all);
     all
 }
 
 /// Finds what must not be passed on in each of many short texts, which are read as one: the detectors' cost of a call counts once.
 pub(super) fn find_in_parts(rules: &Rules, parts: &[&str], known: &Values) -> Vec<Vec<Located>> {
     let text = parts.join(BETWEEN_PARTS);
-    let mut all = located(rules, &text, &Views::of(&text), known);
+    let views = Views::of(&text);
+    let mut all = located(rules, &text, &views);
     without_placeholders(&text, &mut all);
     resolve(&mut all);
+    add_known(&text, &views, known, &mut all);
     let mut start = 0;
     let mut following = all.as_slice();
     let mut found = Vec::with_capacity(parts.len());
@@ -86,15 +89,10 @@ pub fn numbers(text: &str, views: &Views, key: &ValueKey, located: &[Located]) -
     all
 }
 
-/// Where known values stand; in any order, and they may overlap.
-pub(super) fn known(text: &str, views: &Views, known: &Values) -> Vec<Located> {
+/// Adds the places where known values stand to what was located. What a detector found keeps its name there: if a value that is known were
+/// named otherwise than one that is not, a list of values would tell which of them is known.
+pub(super) fn add_known(text: &str, views: &Views, known: &Values, located: &mut Vec<Located>) {
     let mut all = vec![];
-    add_known(text, views, known, &mut all);
-    without_placeholders(text, &mut all);
-    all
-}
-
-fn add_known(text: &str, views: &Views, known: &Values, all: &mut Vec<Located>) {
     for view in views.all() {
         let found = known.find(view, |found| all.extend(place(text, view, found.kind, found.span)));
         if let Err(TooManyPlaces(rest)) = found {
@@ -102,10 +100,19 @@ fn add_known(text: &str, views: &Views, known: &Values, all: &mut Vec<Located>) 
             all.extend(place(text, view, Private::Secret, (rest, view.text().len())));
         }
     }
+    without_placeholders(text, &mut all);
+    for found in &mut all {
+        let next = located.partition_point(|located| located.span.1 <= found.span.0);
+        if let Some(shape) = located.get(next).filter(|shape| shape.span.0 < found.span.1) {
+            found.kind = shape.kind;
+        }
+    }
+    located.extend(all);
+    resolve(located);
 }
 
 /// What the detectors find; in any order, and values may overlap.
-fn located(rules: &Rules, text: &str, views: &Views, known: &Values) -> Vec<Located> {
+fn located(rules: &Rules, text: &str, views: &Views) -> Vec<Located> {
     let mut all = vec![];
     let mut add = |view: &View, kind: Private, span: (usize, usize)| all.extend(place(text, view, kind, span));
     let folded = &views.folded;
@@ -131,7 +138,6 @@ fn located(rules: &Rules, text: &str, views: &Views, known: &Values) -> Vec<Loca
     for view in views.all() {
         rules.find(view.text(), |(rule, span)| add(view, kind(&rule.kind), span));
     }
-    add_known(text, views, known, &mut all);
     all
 }
 

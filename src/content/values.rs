@@ -112,14 +112,10 @@ impl Values {
         self.digests.contains_key(&digest)
     }
 
-    /// Knows a value by its digest.
+    /// Knows a value by its digest. Of two kinds the one that was said last names it.
     pub fn add_digest(&mut self, digest: Digest, kind: Private) {
         self.lengths |= bit(usize::from(digest.length));
-        let known = self.digests.entry(digest).or_insert(kind);
-        // Of two kinds, that of which nothing is told.
-        if kind.is_secret() {
-            *known = kind;
-        }
+        self.digests.insert(digest, kind);
     }
 
     /// Whether none is known.

@@ -181,7 +181,7 @@ pub struct Binding {
     /// The risk when the call was denied: tier and score; empty where no policy reads it.
     #[serde(default)]
     pub risk: String,
-    /// What was found in the draft that the call sends: kind, code, severity and place. `None`: the denial is of no draft's evaluation.
+    /// What was found in the draft that the call sends: kind, code, severity and place. `None`: it sends none.
     #[serde(default)]
     pub findings: Option<Vec<String>>,
     /// The call.

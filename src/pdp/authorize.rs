@@ -241,8 +241,9 @@ impl Pdp {
         let Weighed { mut judged, presented, signals, .. } = self.weighed(moment, roles, (caller, chain, call), about).await?;
         let mut facts = CallFacts { principal_type: roles.agent.clone(), ..facts };
         self.known(&mut facts, chain, call, &judged);
-        if chain.asserted && !self.options.development {
-            // A chain that nobody signed asks no human.
+        let sends = roles.content.as_ref().is_some_and(|content| content.send == call.action);
+        if sends || chain.asserted && !self.options.development {
+            // A chain that nobody signed asks no human. Nor does a draft that nobody judged: EvaluateOutput says whether a human may let it go.
             judged.outcome.missing = None;
         }
         let mode = if hypothetical { Mode::DryRun } else { Mode::Enforce };

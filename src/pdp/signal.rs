@@ -37,6 +37,8 @@ pub struct Outcome {
     pub token: String,
     /// Whether it was done.
     pub succeeded: bool,
+    /// Whether it was tried, and failed.
+    pub failed: bool,
     /// What is recorded of it: status, digests, names.
     pub members: Vec<(&'static str, serde_json::Value)>,
 }
@@ -59,6 +61,12 @@ pub struct Signal {
 }
 
 impl Pdp {
+    /// All checks that an action can make.
+    fn checks_by(&self, moment: &Moment, action: &str) -> Vec<String> {
+        let made = moment.snapshot.bundle.roles.as_ref().and_then(|roles| roles.checks.get(action));
+        made.map(|made| made.makes().cloned().collect()).unwrap_or_default()
+    }
+
     /// The checks that a call makes when its success is reported.
     pub(super) fn checks_of(&self, moment: &Moment, call: &Call) -> Vec<String> {
         let made = moment.snapshot.bundle.roles.as_ref().and_then(|roles| roles.checks.get(&call.action));
@@ -103,6 +111,8 @@ impl Pdp {
             }
         })?;
         let checks = if outcome.succeeded { made(moment, &allowed) } else { vec![] };
+        // Who fails is not who passed before.
+        let ends = outcome.failed.then(|| (allowed.tenant.clone(), allowed.case.clone(), self.checks_by(moment, &allowed.action)));
         let mut more = outcome.members;
         more.push(("evaluation_id", allowed.evaluation_id.clone().into()));
         more.push(("action", allowed.action.clone().into()));
@@ -116,7 +126,7 @@ impl Pdp {
             more.push(("check_expires", expires.to_string().into()));
         }
         let record = events::event("outcome.reported", by, None, &more);
-        let new = NewOutcome { evaluation_id: allowed.evaluation_id, checks, at: moment.now, record: record.clone() };
+        let new = NewOutcome { evaluation_id: allowed.evaluation_id, checks, ends, at: moment.now, record: record.clone() };
         let revision = self.store.outcome(new).await.map_err(unavailable)?.ok_or(NOT_YOURS)?;
         let receipt = self.record_left(moment.now, revision, record).await.map_err(|down| Refused::from(down).0)?;
         Ok(receipt.seal(strongest))

@@ -311,6 +311,39 @@ async fn an_approval_serves_its_own_call_alone() {
     });
 }
 
+/// What EvaluateOutput answers where a human may let a draft of this digest go.
+fn asked_for_reply(app: &App, draft_digest: &str) -> v1::AuthorizeResponse {
+    asked_for_reply_by(&app.data.join("keys"), draft_digest)
+}
+
+fn asked_for_reply_by(keys: &std::path::Path, draft_digest: &str) -> v1::AuthorizeResponse {
+    let attributes: Value = serde_json::from_str(crate::harness::CASE).unwrap();
+    let call: BoundCall = serde_json::from_value(json!({
+        "v": "countersign.call/2", "environment": "development", "tenant": "acme", "case": "case-1", "case_version": "3",
+        "step": "action", "supervisor": {"iss": "", "sub": "rep-1"}, "agent": {"iss": "", "sub": "refund-bot"},
+        "audience": "support-tools", "action": "reply.send", "resource_type": "Case", "resource_id": "case-1", "resource_version": "",
+        "exact": {"channel": "email", "recipient": "customer-1", "draft_digest": draft_digest}, "at_most": {}, "case_attributes": attributes,
+    }))
+    .unwrap();
+    let binding = Binding {
+        evaluation_id: "evaluation-1".into(),
+        template: "reply".into(),
+        quorum: 1,
+        requires: vec!["approval:reply".into()],
+        policy: String::new(),
+        supervisor_person: None,
+        customer: "customer-1".into(),
+        conversation: String::new(),
+        risk: "low, 0 of 100".into(),
+        findings: Some(vec!["tone/hard medium 0..4".into()]),
+        call,
+    };
+    let keys = Keyring::read(keys, Purpose::Binding).unwrap();
+    let binding_token = binding::sign_binding(&keys, binding, Timestamp::from_seconds(seconds())).unwrap();
+    let access_request = Some(v1::AccessRequest { binding_token, ..Default::default() });
+    v1::AuthorizeResponse { evaluation_id: "evaluation-1".into(), access_request, ..Default::default() }
+}
+
 /// Composed and decomposed letters are two texts: nothing normalizes one into the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_that_look_alike_are_other_arguments() {
@@ -326,7 +359,9 @@ async fn letters_that_look_alike_are_other_arguments() {
             arguments_json: json!({"channel": "email", "recipient": "customer-1", "draft_digest": digest}).to_string().into(),
             ..credit(1)
         };
-        let (_, token) = desk.approved(&reply("caf\u{e9}"), &issuer).await;
+        let approval = desk.request_of(asked_for_reply(&app, "caf\u{e9}")).await.unwrap();
+        desk.review(&approval, true, &issuer.human("lead-1")).await.unwrap();
+        let token = desk.fetch(&approval.id).await.unwrap();
         for other in ["cafe\u{301}", "CAF\u{c9}", "caf\u{e9} ", "cafe"] {
             let answer = desk.ask(&with_token(&reply(other), &token, "op-1")).await;
             assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, v1::Reason::ApprovalOutOfScope), "{other}");
@@ -420,18 +455,7 @@ async fn the_reviewers_view_is_whole_and_hides_nothing() {
     let mut desk = Desk::new(app.channel().await);
     let hostile = "ok\u{202e}\u{200b}\u{1b}[2K\n<b onclick=x>approval: harmless</b>\u{2028}";
     let long = "x".repeat(30_000);
-    let call = v1::AuthorizeRequest {
-        action: "reply.send".into(),
-        resource: Some(v1::Resource {
-            r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }),
-            ..Default::default()
-        }),
-        arguments_json: json!({"channel": "email", "recipient": "customer-1", "draft_digest": format!("{hostile}{long}")})
-            .to_string()
-            .into(),
-        ..credit(1)
-    };
-    let approval = desk.request(&call).await.unwrap();
+    let approval = desk.request_of(asked_for_reply(&app, &format!("{hostile}{long}"))).await.unwrap();
     let display = &approval.display;
     assert!(display.contains(&long), "nothing is cut");
     assert!(!display.chars().any(|character| character != '\n' && countersign::model::text::is_unprintable(character)));
@@ -601,9 +625,10 @@ async fn a_verification_s_success_makes_a_check_and_nothing_else_does() {
         assert_eq!(report(&mut desk, &allowed, v1::OutcomeStatus::Failed).await.unwrap().check, "");
         let read = desk.ask(&order_check()).await;
         assert_eq!(report(&mut desk, &read, v1::OutcomeStatus::Succeeded).await.unwrap().check, "");
-        let forged = v1::AuthorizeResponse { outcome_token: format!("{}x", allowed.outcome_token), ..desk.ask(&verification).await };
+        let another = desk.ask(&verification).await;
+        let forged = v1::AuthorizeResponse { outcome_token: format!("{}x", allowed.outcome_token), ..another.clone() };
         assert_eq!(report(&mut desk, &forged, v1::OutcomeStatus::Succeeded).await.unwrap_err().code(), Code::PermissionDenied);
-        let swapped = v1::AuthorizeResponse { evaluation_id: read.evaluation_id.clone(), ..desk.ask(&verification).await };
+        let swapped = v1::AuthorizeResponse { evaluation_id: read.evaluation_id.clone(), ..another };
         assert_eq!(report(&mut desk, &swapped, v1::OutcomeStatus::Succeeded).await.unwrap_err().code(), Code::PermissionDenied);
         assert_eq!(desk.ask(&change).await.reason(), v1::Reason::CheckRequired);
         // A denied verification has no outcome to report.
@@ -624,7 +649,7 @@ async fn a_verification_s_success_makes_a_check_and_nothing_else_does() {
         assert_eq!(report(&mut desk, &allowed, v1::OutcomeStatus::Succeeded).await.unwrap().check, "identity_verification");
         assert_eq!(report(&mut desk, &allowed, v1::OutcomeStatus::Succeeded).await.unwrap_err().code(), Code::PermissionDenied);
         // A postcode proves less than a code that only the customer has.
-        assert_eq!(desk.ask(&change).await.access_request.unwrap().requires, ["check:strong_identity"]);
+        assert_eq!(desk.ask(&change).await.reason(), v1::Reason::CheckRequired);
         let strong = v1::AuthorizeRequest { arguments_json: r#"{"fact":"one_time_code"}"#.into(), ..verification.clone() };
         let allowed = desk.ask(&strong).await;
         assert_eq!(report(&mut desk, &allowed, v1::OutcomeStatus::Succeeded).await.unwrap().check, "strong_identity");
@@ -664,6 +689,42 @@ async fn a_verification_s_success_makes_a_check_and_nothing_else_does() {
         assert_eq!((money.decision(), money.reason()), (v1::Decision::Deny, v1::Reason::NotPermitted));
         assert_eq!(desk.ask(&change).await.reason(), v1::Reason::RateLimited);
     });
+}
+
+/// Who fails is not who passed before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_verification_ends_the_checks_of_its_case() {
+    let app = App::start().await;
+    let mut desk = Desk::new(app.channel().await);
+    let verification = |fact: &str| v1::AuthorizeRequest {
+        delegation: asserted("support-bot", "rep-1", "verification"),
+        action: "verification.run".into(),
+        arguments_json: format!(r#"{{"fact":"{fact}"}}"#).into(),
+        resource: Some(v1::Resource {
+            r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }),
+            ..Default::default()
+        }),
+        ..order_check()
+    };
+    let change = v1::AuthorizeRequest {
+        action: "account.change_email".into(),
+        arguments_json: r#"{"new_email":"a@example.com"}"#.into(),
+        ..credit(1)
+    };
+    for (fact, status, reason) in [
+        ("one_time_code", v1::OutcomeStatus::Succeeded, None),
+        ("delivery_postcode", v1::OutcomeStatus::Failed, Some(v1::Reason::CheckRequired)),
+        ("one_time_code", v1::OutcomeStatus::Succeeded, None),
+    ] {
+        let allowed = desk.ask(&verification(fact)).await;
+        report(&mut desk, &allowed, status).await.unwrap();
+        let asked = v1::AuthorizeRequest { dry_run: true, ..change.clone() };
+        let request = v1::ExplainDecisionRequest { request: Some(asked) };
+        let explained = app.operations().await.explain_decision(request).await.unwrap().into_inner();
+        let reason_of = explained.response.unwrap();
+        assert_eq!(reason_of.reason(), reason.unwrap_or_default(), "{fact}");
+    }
+    app.stop().await;
 }
 
 pub(crate) async fn signal(
@@ -852,24 +913,15 @@ async fn a_supervisor_lists_shows_approves_denies_and_revokes_on_the_command_lin
     assert!(code == Some(0) && text.contains("because too much") && text.contains(suggest), "{text}");
     assert!(run(&["approvals", "list", "--all", "--server", &url], &lead).1.contains("denied"));
     // What a reply would say is shown with the file that says it, and with no other.
-    let reply = |digest: &str| v1::AuthorizeRequest {
-        action: "reply.send".into(),
-        resource: Some(v1::Resource {
-            r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }),
-            ..Default::default()
-        }),
-        arguments_json: json!({"channel": "email", "recipient": "customer-1", "draft_digest": digest}).to_string().into(),
-        ..credit(1)
-    };
     let draft = "Hello,\nyour parcel \u{202e}is here.";
-    let third = desk.request(&reply(&countersign::approvals::release::draft_digest(draft))).await.unwrap();
+    let third = desk.request_of(asked_for_reply_by(&keys, &countersign::approvals::release::draft_digest(draft))).await.unwrap();
     let draft = crate::harness::pki::write(folder.path(), "draft.txt", draft);
     let show = |id: &str, file: &std::path::Path| {
         run(&["approvals", "show", id, "--draft", file.to_str().unwrap(), "--server", &url], &dev_token("rep-1"))
     };
     let (code, text) = show(&third.id, &draft);
     assert!(code == Some(0) && text.ends_with("by its digest:\n  Hello,\n  your parcel \\u{202e}is here.\n"), "{text}");
-    assert!(text.contains("found in the draft: not known"), "{text}");
+    assert!(text.contains("found in the draft: tone/hard medium 0..4"), "{text}");
     let (code, text) = show(&third.id, &crate::harness::pki::write(folder.path(), "other.txt", "Hello."));
     assert!(code == Some(3) && text.contains("is not the draft of this approval"), "{code:?} {text}");
     let (code, text) = show(&first.id, &draft);

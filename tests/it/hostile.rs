@@ -454,6 +454,33 @@ fn no_text_costs_more_than_linear_time() {
     }
 }
 
+/// Work that waits when its caller's deadline ends is not begun: nothing is read, nothing is recorded as answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_ends_work_that_waits() {
+    use crate::harness::content::{text, to_prepare};
+    const WAITING: usize = 20;
+    let app = App::start().await;
+    let client = app.decisions().await;
+    let long = "a@b.de ".repeat(9000);
+    let many = v1::PrepareContextRequest { untrusted: vec![text("ticket.body", &long); 10], ..to_prepare("") };
+    // More than the threads for texts can read in this time, on any machine: each waits for those before it.
+    let calls = (0..WAITING).map(|_| {
+        let (mut client, mut request) = (client.clone(), tonic::Request::new(many.clone()));
+        request.set_timeout(std::time::Duration::from_millis(1));
+        tokio::spawn(async move { client.prepare_context(request).await.map(|_| ()) })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        let code = call.await.unwrap().unwrap_err().code();
+        assert!(matches!(code, Code::Cancelled | Code::DeadlineExceeded), "{code:?}");
+    }
+    // One that has time is answered, and is the only one.
+    let prepared = client.clone().prepare_context(to_prepare("Hello")).await.unwrap().into_inner();
+    let decisions: Vec<_> = lines(&app.data).into_iter().filter(|line| line["type"] == "decision").collect();
+    assert_eq!(decisions.len(), 1, "{decisions:?}");
+    assert_eq!(decisions[0]["evaluation_id"], prepared.evaluation_id.as_str());
+    app.stop().await;
+}
+
 /// Each row of SECURITY.md names a test that there is, or a file with tests beside the code.
 #[test]
 fn every_attack_of_the_security_policy_has_its_test() {

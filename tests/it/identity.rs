@@ -353,7 +353,8 @@ async fn a_delegation_token_that_is_not_exactly_right_is_refused() {
         ("bound to nothing", json!({"cnf": null})),
         ("bound to another certificate", json!({"cnf": {"x5t#S256": countersign::jose::encode(&[0; 32])}})),
         ("bound to what is no digest", json!({"cnf": {"jkt": "x"}})),
-        ("the action step, bound to no case", json!({"step": "action"})),
+        ("the action step, bound to no case", json!({"step": "action", "case": null})),
+        ("a reading step, bound to no case", json!({"case": null})),
     ];
     for (what, more) in rows {
         let refused = ask(channel.clone(), ticket(token(it.delegation(&crm, more)))).await.map_err(|status| status.code());

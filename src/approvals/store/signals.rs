@@ -123,6 +123,12 @@ async fn outcome(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver, n
     if inserted.rows_affected() == 0 {
         return Ok((false, None));
     }
+    if let Some((tenant, case, kinds)) = new.ends {
+        for kind in kinds {
+            let delete = sqlx::query("DELETE FROM checks WHERE tenant = $1 AND case_id = $2 AND kind = $3");
+            delete.bind(tenant.clone()).bind(case.clone()).bind(kind).execute(&mut *connection).await?;
+        }
+    }
     for check in new.checks {
         let sql = "INSERT INTO checks (tenant, case_id, customer, kind, expires, evaluation_id) VALUES ($1, $2, $3, $4, $5, $6)
             ON CONFLICT (tenant, case_id, kind) DO UPDATE SET customer = excluded.customer, expires = excluded.expires,

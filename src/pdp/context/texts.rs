@@ -67,7 +67,9 @@ impl CaseValues {
         let compact = compact(&View::folded(written))?;
         let digest = self.all.key().digest(&compact);
         self.hidden.add_digest(digest, kind);
-        self.all.add_digest(digest, kind);
+        if !self.all.knows(digest) {
+            self.all.add_digest(digest, kind);
+        }
         Some(self.remembered.of_value(From::Record, kind, digest))
     }
 

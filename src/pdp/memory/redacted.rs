@@ -125,7 +125,11 @@ impl Remembered {
     /// The values, to be found again.
     pub(in crate::pdp) fn values(&self, key: ValueKey) -> Values {
         let mut values = Values::new(key);
-        self.values.iter().for_each(|redacted| values.add_digest(redacted.digest, redacted.kind));
+        // A text that names a value of the record by its own words must not learn it by another kind: the text's kind names both.
+        for from in [From::Record, From::Text] {
+            let these = self.values.iter().filter(|redacted| redacted.from == from);
+            these.for_each(|redacted| values.add_digest(redacted.digest, redacted.kind));
+        }
         values
     }
 
