@@ -22,7 +22,7 @@ use crate::content::injection::Injection;
 use crate::content::normalise::{View, Views};
 use crate::content::private::Located;
 use crate::content::rules::Rules;
-use crate::content::values::{ValueKey, Values};
+use crate::content::values::{Digest, ValueKey, Values};
 use crate::model::call::Untrusted;
 use crate::model::finding::{Finding, Screened};
 use crate::model::halt::Severity;
@@ -168,20 +168,34 @@ impl Detectors {
 
     /// What of a text must not be passed on. `turn` is the turn before, for bare replies; `values` are known already.
     pub fn private(&self, text: &str, turn: &str, values: &Values) -> Vec<Located> {
-        self.private_in(text, &Views::of(text), turn, values)
+        self.private_in(text, &Views::of(text), turn, values, |_, _| {})
     }
 
-    /// What of a text with these views must not be passed on.
-    pub fn private_in(&self, text: &str, views: &Views, turn: &str, values: &Values) -> Vec<Located> {
+    /// What of a text with these views must not be passed on. `missed` is told of its numbers that are no value, by place and digest.
+    pub fn private_in(
+        &self,
+        text: &str,
+        views: &Views,
+        turn: &str,
+        values: &Values,
+        missed: impl FnMut((usize, usize), Digest),
+    ) -> Vec<Located> {
         let turn = View::folded(turn.get(..TEXT_MAX.min(turn.len())).unwrap_or_default());
-        let mut found = private::find(&self.private, text, views, turn.text(), values);
+        let mut found = private::find(&self.private, text, views, turn.text(), values, missed);
         found.retain(|located| located.kind.is_secret() || !self.is_public(text, located.span));
         found
     }
 
-    /// Adds the places where values stand that became known after a text was read.
-    pub fn add_known(&self, text: &str, views: &Views, values: &Values, found: &mut Vec<Located>) {
-        private::add_known(text, views, values, found);
+    /// Adds the places where values stand that became known after a text was read. `missed` is told of its numbers that are none.
+    pub fn add_known(
+        &self,
+        text: &str,
+        views: &Views,
+        values: &Values,
+        found: &mut Vec<Located>,
+        missed: impl FnMut((usize, usize), Digest),
+    ) {
+        private::add_known(text, views, values, found, missed);
         found.retain(|located| located.kind.is_secret() || !self.is_public(text, located.span));
     }
 

@@ -6,6 +6,7 @@ mod burn;
 mod call_facts;
 pub mod clear;
 pub mod context;
+pub mod draft;
 mod evidence;
 mod gates;
 pub mod judge;

@@ -8,12 +8,12 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-pub use crate::approvals::release::draft_digest;
 use crate::api::front;
 use crate::api::v1;
 use crate::api::v1::approval_service_client::ApprovalServiceClient;
 use crate::api::v1::decision_service_client::DecisionServiceClient;
 use crate::api::v1::signal_service_client::SignalServiceClient;
+pub use crate::approvals::release::draft_digest;
 use crate::json::{Object, Value, canonical};
 use crate::model::call::{Call, EntityReference};
 use crate::model::chain::Credential;

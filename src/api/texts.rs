@@ -7,11 +7,10 @@ use crate::api::{respond, v1};
 use crate::audit::Recorded;
 use crate::model::answer::{Answer, Reason};
 use crate::model::call::EntityReference;
-use crate::model::content::{Article, Channel, Disposition, Shown};
+use crate::model::content::{Article, Channel, Disposition, Prepared, Shown};
 use crate::model::halt::Severity;
 use crate::model::refusal::Refusal;
 use crate::model::text::is_unprintable;
-use crate::model::content::Prepared;
 use crate::pdp::context::ToPrepare;
 use crate::pdp::output::{Evaluated, ToEvaluate};
 

@@ -258,6 +258,7 @@ pub struct Allowed {
     /// Case id.
     pub case: String,
     /// Conversation id; empty if the call named none.
+    #[serde(default)]
     pub conversation: String,
     /// Customer; empty if the case names none.
     pub customer: String,
@@ -266,6 +267,7 @@ pub struct Allowed {
     /// The approval that was used; empty: none.
     pub approval: String,
     /// The checks that its success makes, the strongest last.
+    #[serde(default)]
     pub checks: Vec<String>,
 }
 

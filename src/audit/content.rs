@@ -131,12 +131,7 @@ pub struct Of<'a> {
 
 /// Lines that say what was redacted: every redaction by kind, source, path and span, and every value that is remembered by what it is
 /// known again by, which says nothing without the deployment's key.
-pub fn redactions(
-    of: &Of<'_>,
-    redactions: &[Redaction],
-    values: &[String],
-    nonce: impl Fn() -> String,
-) -> Vec<Record> {
+pub fn redactions(of: &Of<'_>, redactions: &[Redaction], values: &[String], nonce: impl Fn() -> String) -> Vec<Record> {
     let items = redactions.iter().map(|redaction| {
         let (start, end) = redaction.span;
         let mut item = json!({"kind": redaction.kind.name(), "source": redaction.source, "span": format!("{start}..{end}")});

@@ -100,7 +100,7 @@ pub(super) fn judge(detectors: &Detectors, draft: &Draft<'_>) -> Judged {
     let sources: Vec<&str> = folded.iter().map(View::text).collect();
     let customer: Vec<View> = draft.customer.iter().map(|source| View::folded(source)).collect();
     let customer: Vec<&str> = customer.iter().map(View::text).collect();
-    let mut private = private::find(&detectors.private, draft.text, &views, "", &Values::new(*draft.redacted.key()));
+    let mut private = private::find(&detectors.private, draft.text, &views, "", &Values::new(*draft.redacted.key()), |_, _| {});
     private.retain(|located| !detectors.is_public(draft.text, located.span));
     let held = held(&folded, draft.text, &private);
     private.retain(|located| located.kind.is_secret() || !held.contains(&located.span));
@@ -108,14 +108,20 @@ pub(super) fn judge(detectors: &Detectors, draft: &Draft<'_>) -> Judged {
         let (kind, severity) = if located.kind.is_secret() { ("secret", Severity::Critical) } else { ("personal_data", Severity::High) };
         found.add((kind, located.kind.name()), severity, 100, Some(located.span));
     }
-    // Who lists numbers tries them out.
-    let mut repeats = !draft.redacted.is_empty() && values::numbers(&views.folded, draft.redacted.key()).len() > NUMBERS_MAX;
+    let (mut repeats, mut guesses) = (false, BTreeSet::new());
     for view in views.all() {
         let mut found = false;
-        let looked_at = draft.redacted.find(view, |_| found = true);
+        let guess = |_, digest| {
+            if guesses.len() <= NUMBERS_MAX {
+                guesses.insert(digest);
+            }
+        };
+        let looked_at = draft.redacted.search(view, |_| found = true, guess);
         // A draft that has too many places to look at may repeat a value.
         repeats |= found || looked_at.is_err();
     }
+    // Who lists numbers tries them out.
+    repeats |= guesses.len() > NUMBERS_MAX;
     if repeats {
         // No place: it would tell which value it was.
         found.add(("redacted_value_repeated", "redacted_value"), Severity::Critical, 100, None);

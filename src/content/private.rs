@@ -5,10 +5,9 @@ use std::borrow::Cow;
 
 use cerberust::scanner::detect::{detect_secrets, detect_structured};
 
-use crate::content::grounding::Places;
 use crate::content::normalise::{View, Views};
 use crate::content::rules::Rules;
-use crate::content::values::{self, Digest, TooManyPlaces, ValueKey, Values};
+use crate::content::values::{Digest, TooManyPlaces, Values};
 use crate::content::{phone, phrases};
 use crate::model::finding::Private;
 
@@ -26,7 +25,14 @@ pub struct Located {
 const BETWEEN_PARTS: &str = "\n;;\n";
 
 /// Finds what must not be passed on; sorted, and none within another. `turn` is the folded turn before.
-pub(super) fn find(rules: &Rules, text: &str, views: &Views, turn: &str, known: &Values) -> Vec<Located> {
+pub(super) fn find(
+    rules: &Rules,
+    text: &str,
+    views: &Views,
+    turn: &str,
+    known: &Values,
+    missed: impl FnMut((usize, usize), Digest),
+) -> Vec<Located> {
     let mut all = located(rules, text, views);
     let folded = &views.folded;
     if !turn.is_empty() {
@@ -34,18 +40,20 @@ pub(super) fn find(rules: &Rules, text: &str, views: &Views, turn: &str, known: 
     }
     without_placeholders(text, &mut all);
     resolve(&mut all);
-    add_known(text, views, known, &mut all);
+    add_known(text, views, known, &mut all, missed);
     all
 }
 
-/// Finds what must not be passed on in each of many short texts, which are read as one: the detectors' cost of a call counts once.
+/// Finds what must not be passed on in each of many short texts, which are read as one: the detectors' cost of a call counts once. Only
+/// secrets and known values are found: data by which a person is known may stay there, and must not give its name to a known value.
 pub(super) fn find_in_parts(rules: &Rules, parts: &[&str], known: &Values) -> Vec<Vec<Located>> {
     let text = parts.join(BETWEEN_PARTS);
     let views = Views::of(&text);
     let mut all = located(rules, &text, &views);
     without_placeholders(&text, &mut all);
+    all.retain(|located| located.kind.is_secret());
     resolve(&mut all);
-    add_known(&text, &views, known, &mut all);
+    add_known(&text, &views, known, &mut all, |_, _| {});
     let mut start = 0;
     let mut following = all.as_slice();
     let mut found = Vec::with_capacity(parts.len());
@@ -72,40 +80,40 @@ fn place(text: &str, view: &View, kind: Private, span: (usize, usize)) -> Option
     (start < end && text.is_char_boundary(start) && text.is_char_boundary(end)).then_some(Located { span: (start, end), kind })
 }
 
-/// The numbers of a text that stand in nothing that was located, each by its place and by how it is known; of what was undone, those
-/// that stand nowhere else. Values that are known could be guessed by lists of them.
-pub fn numbers(text: &str, views: &Views, key: &ValueKey, located: &[Located]) -> Vec<((usize, usize), Digest)> {
-    let mut all: Vec<((usize, usize), Digest)> = vec![];
-    let mut taken = Places::of(text);
-    located.iter().for_each(|located| taken.mark(located.span));
-    for view in views.all() {
-        all.iter().for_each(|(span, _)| taken.mark(*span));
-        for (span, digest) in values::numbers(view, key) {
-            let placed = place(text, view, Private::Secret, span);
-            all.extend(placed.filter(|located| !taken.any(located.span)).map(|located| (located.span, digest)));
-        }
-    }
-    all.sort_by_key(|(span, _)| *span);
-    all
-}
-
 /// Adds the places where known values stand to what was located. What a detector found keeps its name there: if a value that is known were
-/// named otherwise than one that is not, a list of values would tell which of them is known.
-pub(super) fn add_known(text: &str, views: &Views, known: &Values, located: &mut Vec<Located>) {
+/// named otherwise than one that is not, a list of values would tell which of them is known. `missed` is told of the numbers that are no
+/// value, unless a detector found them.
+pub(super) fn add_known(
+    text: &str,
+    views: &Views,
+    known: &Values,
+    located: &mut Vec<Located>,
+    mut missed: impl FnMut((usize, usize), Digest),
+) {
+    let shape = |span: (usize, usize)| {
+        let next = located.partition_point(|located| located.span.1 <= span.0);
+        located.get(next).filter(|shape| shape.span.0 < span.1)
+    };
     let mut all = vec![];
     for view in views.all() {
-        let found = known.find(view, |found| all.extend(place(text, view, found.kind, found.span)));
-        if let Err(TooManyPlaces(rest)) = found {
+        let looked_at = known.search(
+            view,
+            |found| all.extend(place(text, view, found.kind, found.span)),
+            |span, digest| {
+                let outside = |span: &(usize, usize)| shape(*span).is_none_or(|shape| span.0 < shape.span.0 || shape.span.1 < span.1);
+                if let Some(span) = place(text, view, Private::Secret, span).map(|located| located.span).filter(outside) {
+                    missed(span, digest);
+                }
+            },
+        );
+        if let Err(TooManyPlaces(rest)) = looked_at {
             // What was not looked at may hold a known value.
             all.extend(place(text, view, Private::Secret, (rest, view.text().len())));
         }
     }
     without_placeholders(text, &mut all);
     for found in &mut all {
-        let next = located.partition_point(|located| located.span.1 <= found.span.0);
-        if let Some(shape) = located.get(next).filter(|shape| shape.span.0 < found.span.1) {
-            found.kind = shape.kind;
-        }
+        found.kind = shape(found.span).map_or(found.kind, |shape| shape.kind);
     }
     located.extend(all);
     resolve(located);

@@ -100,6 +100,11 @@ impl Values {
         &self.key
     }
 
+    /// None, but of every length: each number is looked up, and none is found.
+    pub fn of_any_length(key: ValueKey) -> Self {
+        Self { lengths: u64::MAX, ..Self::new(key) }
+    }
+
     /// Knows a value.
     pub fn add(&mut self, value: &str, kind: Private) {
         if let Some(compact) = compact(&View::folded(value)) {
@@ -127,7 +132,21 @@ impl Values {
     ///
     /// # Errors
     /// When more places than [`places_max`] would have to be looked at, as in a text of single letters beside values of many lengths.
-    pub fn find(&self, view: &View, mut found: impl FnMut(Found<'_>)) -> Result<(), TooManyPlaces> {
+    pub fn find(&self, view: &View, found: impl FnMut(Found<'_>)) -> Result<(), TooManyPlaces> {
+        self.search(view, found, |_, _| {})
+    }
+
+    /// The same; and says of each number that was looked up and is no value where it stands. A number is a row of digits, however they are
+    /// grouped, or a word with at least [`VALUE_MIN`] of them. Each is a guess of a value: whoever sees that it is none learns something.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub fn search(
+        &self,
+        view: &View,
+        mut found: impl FnMut(Found<'_>),
+        mut missed: impl FnMut((usize, usize), Digest),
+    ) -> Result<(), TooManyPlaces> {
         if self.is_empty() {
             return Ok(());
         }
@@ -138,6 +157,7 @@ impl Values {
             // What longer values begin with is hashed once.
             let mut hasher = self.key.hasher();
             let mut hashed = *start;
+            let (digits, word) = (text.digits(*start), text.word(*start));
             while ends != 0 {
                 let length = usize::try_from(ends.trailing_zeros()).unwrap_or(0) + 1;
                 ends &= ends - 1;
@@ -145,8 +165,11 @@ impl Values {
                 let Some((compact, end)) = text.window(*start, length) else { break };
                 hasher.write(text.text.get(hashed..start + length).unwrap_or_default().as_bytes());
                 hashed = start + length;
-                if let Some(kind) = self.digests.get(&Digest::new(length, hasher.finish())) {
-                    found(Found { kind: *kind, span: (*at, end), compact });
+                let digest = Digest::new(length, hasher.finish());
+                match self.digests.get(&digest) {
+                    Some(kind) => found(Found { kind: *kind, span: (*at, end), compact }),
+                    None if length <= digits || word == Some(length) => missed((*at, end), digest),
+                    None => {}
                 }
             }
         }
@@ -162,37 +185,6 @@ fn bit(length: usize) -> u64 {
 /// place a byte, even where values of forty lengths are known.
 pub fn places_max(bytes: usize) -> usize {
     4096 + 2 * bytes
-}
-
-/// The numbers of a view, each by its place and by how it is known: words of at least [`VALUE_MIN`] digits, and words of fewer digits that
-/// follow each other, until they have as many. So `4-2-1-5` is one, as it is for [`Values::find`].
-pub(super) fn numbers(view: &View, key: &ValueKey) -> Vec<((usize, usize), Digest)> {
-    let mut numbers = vec![];
-    // The words before this one that belong to a number: where they begin, and their digits.
-    let (mut begun, mut row) = (0, String::new());
-    let mut end = 0;
-    for word in view.text().split_inclusive(|sign: char| !sign.is_alphanumeric()) {
-        let start = end;
-        end += word.len();
-        let word = word.trim_end_matches(|sign: char| !sign.is_alphanumeric());
-        let digits = word.bytes().filter(u8::is_ascii_digit).count();
-        if digits >= VALUE_MIN {
-            row.clear();
-            numbers.push(((start, start + word.len()), key.digest(&word.to_lowercase())));
-        } else if !word.is_empty() && digits < word.len() {
-            row.clear();
-        } else if !word.is_empty() {
-            if row.is_empty() {
-                begun = start;
-            }
-            row.push_str(word);
-            if row.len() >= VALUE_MIN {
-                numbers.push(((begun, start + word.len()), key.digest(&row)));
-                row.clear();
-            }
-        }
-    }
-    numbers
 }
 
 /// A view's letters and digits, with where its words begin and end.
@@ -271,6 +263,19 @@ impl Compact {
         (behind(&self.word_ends, start) & WHOLE) | (behind(&self.character_ends, start) & !WHOLE)
     }
 
+    /// How many digits follow from here.
+    fn digits(&self, start: usize) -> usize {
+        let rest = self.text.as_bytes().get(start..).unwrap_or_default();
+        rest.iter().take(VALUE_MAX).take_while(|byte| byte.is_ascii_digit()).count()
+    }
+
+    /// How long the word here is, if it has as many digits as a number.
+    fn word(&self, start: usize) -> Option<usize> {
+        let length = usize::try_from(behind(&self.word_ends, start).trailing_zeros()).unwrap_or(VALUE_MAX) + 1;
+        let word = self.text.as_bytes().get(start..start + length)?;
+        (word.iter().filter(|byte| byte.is_ascii_digit()).count() >= VALUE_MIN).then_some(length)
+    }
+
     /// The letters and digits from here, so many bytes of them; and where they end in the view.
     fn window(&self, start: usize, length: usize) -> Option<(&str, usize)> {
         let end = start + length;
@@ -337,14 +342,22 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_told_apart_however_they_are_written() {
+    fn a_number_that_is_no_value_is_a_guess_however_it_is_written() {
         let key = ValueKey::new([7; 16]);
-        let numbers = |text: &str| numbers(&Views::of(text).folded, &key);
-        let places = |text: &str| numbers(text).into_iter().map(|((start, end), _)| text[start..end].to_owned()).collect::<Vec<_>>();
-        assert_eq!(places("order A1234, 4-2-1-5 or 42 16 and 77, 5 Euros"), ["A1234", "4-2-1-5", "42 16"]);
-        assert_eq!(places("1 2 a 3 4 12345"), ["12345"]);
-        let digests: Vec<_> = numbers("4215 42 15").into_iter().map(|(_, digest)| digest).collect();
-        assert_eq!(digests, [key.digest("4215"); 2]);
+        let mut values = Values::new(key);
+        values.add("4215", Private::Pin);
+        let missed = |text: &str| {
+            let view = Views::of(text).folded;
+            let mut missed = vec![];
+            assert_eq!(values.search(&view, |_| {}, |(start, end), digest| missed.push((text[start..end].to_owned(), digest))), Ok(()));
+            missed
+        };
+        let places = |text: &str| missed(text).into_iter().map(|(place, _)| place).collect::<Vec<_>>();
+        // Of the length of a value alone; and not the value.
+        assert_eq!(places("order A1234, 1234, 4-2-1-6 or 42 16, 4215 and 12345, 5 Euros"), ["1234", "4-2-1-6", "42 16"]);
+        assert_eq!(places("abcd for ever"), Vec::<String>::new());
+        assert_eq!(places("1 2 3 4 5"), ["1 2 3 4", "2 3 4 5"]);
+        assert!(missed("1234 12 34").iter().all(|(_, digest)| *digest == key.digest("1234")));
     }
 
     #[test]

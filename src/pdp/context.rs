@@ -190,7 +190,11 @@ impl Pdp {
             articles.extend(segment);
         }
         for index in 0..asked.untrusted.len() {
-            (unfinished, ()) = self.step(making, unfinished, move |making, context| Ok(texts::read(making, index, context))).await?;
+            let read = move |making: &Making, context: &mut Unfinished| {
+                texts::read(making, index, context);
+                Ok(())
+            };
+            (unfinished, ()) = self.step(making, unfinished, read).await?;
         }
         for index in 0..asked.untrusted.len() {
             let segment;

@@ -1,7 +1,7 @@
 //! One EvaluateOutput, top to bottom: what a draft says is found, policy judges it with the case's own facts, and only what is released
 //! gets a token to be sent.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::approvals::binding;
@@ -10,15 +10,13 @@ use crate::audit::Recorded;
 use crate::audit::content::{OutputRecord, written};
 use crate::audit::record::{DecisionRecord, Record};
 use crate::clock::Stopwatch;
-use crate::content::Detectors;
-use crate::content::drafts::{Draft, INTERNAL, Judged as Found};
-use crate::content::values::Values;
-use crate::json::{self, Object, Value};
+use crate::content::drafts::Judged as Found;
+use crate::json::{self, Value};
 use crate::model::answer::{Answer, Missing, Mode, Outcome, Reason};
 use crate::model::approval::Binding;
 use crate::model::call::{Call, Case, Correlation, EntityReference, Model, Resource, Tokens};
 use crate::model::chain::{Caller, Chain, Credential};
-use crate::model::content::{Channel, Disposition};
+use crate::model::content::Disposition;
 use crate::model::finding::Finding;
 use crate::model::refusal::Refusal;
 use crate::model::roles::{ContentRoles, Roles};
@@ -26,6 +24,7 @@ use crate::model::time::Timestamp;
 use crate::obligations::disposition;
 use crate::pdp::authorize::{Origin, Stopped};
 use crate::pdp::context::{content_roles, remembers};
+use crate::pdp::draft::{digest_input, find_in_draft, redacted};
 use crate::pdp::judge::{Judged, covers};
 use crate::pdp::memory::places::by;
 use crate::pdp::memory::redacted::{PREPARED, REPEATS_MAX, Remembered, context_key, repeat, repeats_key, values_key};
@@ -33,7 +32,6 @@ use crate::pdp::weigh::{About, Asking, Weighed};
 use crate::pdp::{Moment, Pdp, Refused};
 use crate::policy::Policies;
 use crate::policy::rule::Requirement;
-use crate::redact::{Replaced, placeholder, redact};
 use crate::telemetry::spans::CallFacts;
 use crate::windows::{Tenant, Visit};
 
@@ -156,6 +154,10 @@ impl Pdp {
         let entitled = is_entitled(policies, chain, call, &judged);
         let known = if entitled { known } else { DraftFacts { prepared: known.prepared, ..DraftFacts::default() } };
         let digest = self.audit.digest(&digest_input(call, asked));
+        if verdict == Disposition::HumanReview && judged.outcome.denied.is_none() {
+            // Policy would let it go, but nobody knows what was redacted.
+            judged.outcome.denied = Some(Reason::ApprovalRequired);
+        }
         if known.repeats >= REPEATS_MAX {
             // Whoever tries values one after the other learns nothing more.
             judged.outcome = Outcome::denied(Reason::NotPermitted);
@@ -238,7 +240,13 @@ impl Pdp {
     }
 
     /// Signs what turns this into a request that a human lets exactly this draft go.
-    fn ask_human(&self, moment: &Moment, (caller, chain, call): Asking<'_>, (asked, findings): (&ToEvaluate, &[String]), answer: &mut Answer) {
+    fn ask_human(
+        &self,
+        moment: &Moment,
+        (caller, chain, call): Asking<'_>,
+        (asked, findings): (&ToEvaluate, &[String]),
+        answer: &mut Answer,
+    ) {
         let Ok((roles, content)) = content_roles(moment) else { return };
         if chain.asserted && !self.options.development {
             return;
@@ -277,31 +285,6 @@ impl Pdp {
         }
         counts
     }
-}
-
-/// What is found in a draft, held to the sources that are genuine: those whose id is that of their text in the prepared context.
-fn find_in_draft(detectors: &Detectors, asked: &ToEvaluate, values: &Values, id_of: impl Fn(Channel, &str) -> String) -> (Found, usize) {
-    let genuine = |channel: Channel| {
-        let id_of = &id_of;
-        asked.sources.iter().filter(move |(id, text)| id_of(channel, text) == *id)
-    };
-    let sources: Vec<&(String, String)> =
-        genuine(Channel::Constraint).chain(genuine(Channel::Fact)).chain(genuine(Channel::Article)).collect();
-    let customer: Vec<&(String, String)> = genuine(Channel::Untrusted).collect();
-    let known: HashSet<&str> = sources.iter().chain(&customer).map(|(id, _)| id.as_str()).collect();
-    let facts = case_facts(&asked.case);
-    let draft = Draft {
-        text: &asked.draft,
-        sources: sources.iter().map(|(_, text)| text.as_str()).chain([facts.as_str()]).collect(),
-        customer: customer.iter().map(|(_, text)| text.as_str()).collect(),
-        has_sources: !asked.sources.is_empty(),
-        unknown_source: sources.len() + customer.len() < asked.sources.len()
-            || !asked.citations.iter().all(|id| known.contains(id.as_str())),
-        confidence: asked.confidence,
-        locale: &asked.locale,
-        redacted: values,
-    };
-    (detectors.draft(&draft), sources.len() + customer.len())
 }
 
 /// Whether the chain may let drafts of the case go at all: no gate stops it, its step covers it, and every link has a permit.
@@ -359,38 +342,4 @@ fn sending(releasing: &Call, draft_digest: &str, moment: &Moment) -> Call {
     let mut call = Call { action, ..releasing.clone() };
     call.arguments.insert("draft_digest".to_owned(), Value::from(draft_digest));
     call
-}
-
-/// The draft without what must not be in it.
-fn redacted(draft: &str, found: &Found) -> String {
-    let mut replaced: BTreeMap<(usize, usize), String> = BTreeMap::new();
-    for finding in found.findings.iter().filter(|finding| finding.kind == INTERNAL) {
-        replaced.extend(finding.span.map(|span| (span, "[internal detail removed]".to_owned())));
-    }
-    replaced.extend(found.private.iter().map(|located| (located.span, placeholder(located.kind, None))));
-    let replaced: Vec<Replaced> = replaced.into_iter().map(|(span, placeholder)| Replaced { span, placeholder }).collect();
-    redact(draft, &replaced)
-}
-
-/// The facts of a case as a source: what the tool service vouches for.
-pub fn case_facts(case: &Case) -> String {
-    let mut facts = format!("case {}", case.id);
-    for (name, value) in &case.attributes {
-        facts.push_str(&format!("\n{name}: {}", String::from_utf8_lossy(&json::canonical(value))));
-    }
-    facts
-}
-
-/// All that the decision and its record depend on, to be digested.
-fn digest_input(call: &Call, asked: &ToEvaluate) -> Value {
-    let text = |text: &str| Value::from(text);
-    let sources = asked.sources.iter().map(|(id, source)| json::object([("id", text(id)), ("text", text(source))]));
-    let mut input: Object = Object::new();
-    input.insert("call".into(), call.digest_input());
-    input.insert("draft".into(), text(&asked.draft));
-    input.insert("sources".into(), Value::Array(sources.collect()));
-    input.insert("citations".into(), Value::Array(asked.citations.iter().map(|id| text(id)).collect()));
-    input.insert("confidence".into(), Value::Integer(i64::from(asked.confidence)));
-    input.insert("context".into(), text(&asked.context));
-    Value::Object(input)
 }

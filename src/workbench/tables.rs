@@ -25,7 +25,7 @@ use crate::model::time::Timestamp;
 use crate::model::vouched::REMEMBERED;
 use crate::pdp::context::free_texts;
 use crate::pdp::judge::{Judged, calm, judge, judge_by_policy_alone, vouch_for_texts};
-use crate::pdp::{Snapshot, output};
+use crate::pdp::{Snapshot, draft, output};
 use crate::policy::source::Source;
 use crate::workbench::request::{Written, case as read_case, resource as read_resource, texts};
 use crate::workbench::tables::context::Context;
@@ -338,7 +338,7 @@ impl Runner<'_> {
     fn found(&self, case: &Case, text: &str, call: &Call) -> Found {
         let mut values = Values::new(ValueKey::new([0; 16]));
         case.redacted.iter().for_each(|value| values.add(value, Private::Record));
-        let facts = output::case_facts(&call.case);
+        let facts = draft::case_facts(&call.case);
         let draft = Draft {
             text,
             sources: case.sources.iter().map(String::as_str).chain([facts.as_str()]).collect(),

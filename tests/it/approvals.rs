@@ -684,7 +684,10 @@ async fn a_verification_s_success_makes_a_check_and_nothing_else_does() {
         // The address is another one: the old one hears of it, and for a day no money moves and no other address follows.
         let changed = desk.ask(&change).await;
         assert_eq!((changed.decision(), changed.obligations.len()), (v1::Decision::Allow, 1), "{changed:?}");
-        assert_eq!((changed.obligations[0].r#type.as_str(), changed.obligations[0].properties["value"].as_str()), ("notify", "previous_contact"));
+        assert_eq!(
+            (changed.obligations[0].r#type.as_str(), changed.obligations[0].properties["value"].as_str()),
+            ("notify", "previous_contact")
+        );
         let money = desk.ask(&credit(1)).await;
         assert_eq!((money.decision(), money.reason()), (v1::Decision::Deny, v1::Reason::NotPermitted));
         assert_eq!(desk.ask(&change).await.reason(), v1::Reason::RateLimited);

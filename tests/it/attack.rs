@@ -125,8 +125,11 @@ async fn one_attack_from_its_ticket_to_its_end() {
     }
     // And the traces alone, by the case as well: each line of the log is in a trace that has it.
     let spans = collector.spans();
-    let traces: BTreeSet<String> =
-        spans.iter().filter(|span| crate::traces::text(span, "countersign.case.id").as_deref() == Some("case-1")).map(crate::traces::id).collect();
+    let traces: BTreeSet<String> = spans
+        .iter()
+        .filter(|span| crate::traces::text(span, "countersign.case.id").as_deref() == Some("case-1"))
+        .map(crate::traces::id)
+        .collect();
     let wanted: BTreeSet<String> = [1, 2, 3, 4, 7].into_iter().map(trace).collect();
     assert_eq!(traces, wanted);
     let logged: BTreeSet<String> = of_case.iter().map(|line| line["trace_id"].as_str().unwrap_or_default().to_owned()).collect();

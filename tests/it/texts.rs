@@ -906,7 +906,7 @@ async fn a_list_of_numbers_tells_nothing_of_a_value() {
 #[tokio::test(flavor = "multi_thread")]
 async fn numbers_are_counted_over_all_texts_of_a_case() {
     let (app, mut client) = start().await;
-    let text = |text: String| v1::UntrustedText { source: "ticket.body".into(), text, ..Default::default() };
+    let text = |text: String| v1::UntrustedText { source: "ticket.body".into(), text };
     let spaced = |number: u32| number.to_string().chars().map(|digit| format!("{digit}-")).collect::<String>();
     let list = |numbers: std::ops::Range<u32>| numbers.map(|number| format!("{number}, ")).collect::<String>();
     let record = r#"{"verification_code":"984317","product":"phone 44556677"}"#;
@@ -950,6 +950,41 @@ async fn a_hit_is_named_as_a_miss_is() {
     app.stop().await;
 }
 
+/// Past the bound nothing tells a value from the numbers around it: not the words that stand for it, not its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_list_is_withheld_as_one() {
+    let (app, mut client) = start().await;
+    let record = r#"{"customer":{"date_of_birth":"1990-03-12"},"verification_code":"984317","product":"phone"}"#;
+    let ask = |untrusted| v1::PrepareContextRequest { record_json: record.into(), untrusted, ..to_prepare("") };
+    let dates: String = (1..=40).map(|day| format!("1990-{:02}-{:02}, ", 3 + day / 29, 1 + day % 28)).collect();
+    let codes = (984_300..984_340).map(|code| format!("{code} ")).collect::<String>();
+    let encoded = countersign::jose::encode(codes.as_bytes());
+    for (what, list) in [("dates", dates.as_str()), ("codes", &codes), ("encoded", &encoded)] {
+        let prepared = prepare(&mut client, ask(vec![text("ticket.body", &format!("Is it {list} or not"))])).await;
+        let body = prepared.segments.iter().find(|segment| segment.source == "ticket.body").unwrap();
+        assert_eq!(body.text.matches("[secret removed]").count(), 1, "{what}: {}", body.text);
+        assert!(body.text.len() < 40, "{what}: {}", body.text);
+    }
+    // A text that is too long to be read counts nothing, and hides no other.
+    let long = "x ".repeat(40 * 1024);
+    let prepared = prepare(&mut client, ask(vec![text("a", &long), text("ticket.body", &codes)])).await;
+    assert!(!shown(&prepared).contains("9843"), "{}", shown(&prepared));
+    app.stop().await;
+}
+
+/// What stands behind more values than are redacted one by one is withheld, however values run into each other.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_behind_too_many_values_is_shown() {
+    let (app, mut client) = start().await;
+    let many: String = (0..520).map(|index| format!("a{index}@b.cd e{index}@f.gh\n")).collect();
+    let text_ = format!("abcd@ef.gh {many} my password is Tr0ub4dor&3");
+    let request =
+        v1::PrepareContextRequest { record_json: r#"{"verification_code":"984317"}"#.into(), ..to_prepare(&format!("{text_} 984317")) };
+    let prepared = prepare(&mut client, request).await;
+    assert!(!shown(&prepared).contains("Tr0ub") && !shown(&prepared).contains("984317"), "{}", shown(&prepared).len());
+    app.stop().await;
+}
+
 /// The label of a text may be a file's name, which its sender chose.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_to_the_model_in_a_files_name_is_found() {
@@ -979,7 +1014,7 @@ async fn a_blocked_draft_has_no_way_to_a_human() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_of_one_text_is_withheld_in_all() {
     let (app, mut client) = start().await;
-    let text = |text: &str| v1::UntrustedText { source: "ticket.body".into(), text: text.into(), ..Default::default() };
+    let text = |text: &str| v1::UntrustedText { source: "ticket.body".into(), text: text.into() };
     let untrusted = vec![text("I typed Kx83hhq2 twice."), text("My password is Kx83hhq2. Yes, Kx83hhq2!"), text("kx83 hhq2 it is")];
     let prepared = prepare(&mut client, v1::PrepareContextRequest { untrusted, ..to_prepare("") }).await;
     let shown = shown(&prepared);
@@ -998,6 +1033,12 @@ async fn a_value_that_is_kept_back_stands_in_no_field_that_is_shown() {
     for kept_back in ["Fluffy99x", "98431772", "4111111111111111"] {
         assert!(!shown(&prepared).contains(kept_back), "{}", shown(&prepared));
     }
+    // Nor if the value has a shape that may stay where policy shows a field.
+    request.record_json = r#"{"internal_notes":"paid by DE89370400440532013000, write to jane@example.org","product":"phone",
+        "payment":{"iban":"DE89370400440532013000"},"customer":{"email":"jane@example.org"}}"#
+        .into();
+    let shaped = prepare(&mut client, request.clone()).await;
+    assert!(!shown(&shaped).contains("DE89") && !shown(&shaped).contains("jane@"), "{}", shown(&shaped));
     // A yes and a word of everybody's are no values to be known again.
     let evaluated = evaluate(&mut client, to_evaluate("That is true, thank you for your phone call.", &prepared)).await;
     assert!(!found(&evaluated).contains(&"redacted_value_repeated".to_owned()), "{:?}", evaluated.findings);

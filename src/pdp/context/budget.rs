@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
+use crate::model::content::Prepared;
 use crate::model::content::{Channel, Segment, Shown};
 use crate::pdp::context::facts::Line;
-use crate::model::content::Prepared;
 use crate::pdp::context::segment;
 
 /// The source of the record's segment, and what that of a free text of it begins with.

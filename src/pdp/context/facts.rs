@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::bundle::Bundle;
+use crate::content::Detectors;
 use crate::content::normalise::Views;
 use crate::content::private::Located;
 use crate::json::{self, Object, Value};
@@ -137,7 +138,7 @@ fn lines(
     let mut located = detectors.private_parts(&texts, values.hidden());
     located.iter_mut().for_each(|located| located.retain(|located| !stays(located)));
     let bundle = &making.moment.snapshot.bundle;
-    let fits = numbers_fit(&included, |leaf| is_free(bundle, content, leaf), &located, values);
+    let fits = numbers_fit(detectors, &included, |leaf| is_free(bundle, content, leaf), &located, values);
     let mut located = located.into_iter();
     let (mut lines, mut texts) = (vec![], vec![]);
     for leaf in leaves {
@@ -149,7 +150,7 @@ fn lines(
                 let located = located.next().unwrap_or_default();
                 let within = Within { from: From::Record, source: RECORD, path: &leaf.path };
                 let listed = (is_free && !fits).then(|| Views::of(&written));
-                let withheld = values.withheld(&written, &located, listed.as_ref());
+                let withheld = values.withheld(detectors, &written, &located, listed.as_ref());
                 let redacted = values.redact(&written, withheld, within, prepared);
                 if is_free {
                     texts.push(segment(Channel::Untrusted, format!("{RECORD}:{}", leaf.path), redacted));
@@ -171,6 +172,7 @@ fn lines(
 
 /// Whether the numbers in the free text of a record are few enough to be shown.
 fn numbers_fit(
+    detectors: &Detectors,
     included: &[(&Leaf<'_>, String)],
     is_free: impl Fn(&Leaf<'_>) -> bool,
     located: &[Vec<Located>],
@@ -178,7 +180,7 @@ fn numbers_fit(
 ) -> bool {
     let mut numbers = BTreeSet::new();
     for ((_, text), located) in included.iter().zip(located).filter(|((leaf, _), _)| is_free(leaf)) {
-        numbers.extend(values.numbers(text, &Views::of(text), located));
+        numbers.extend(values.guesses(detectors, text, located));
     }
     values.takes(&numbers)
 }
@@ -218,8 +220,8 @@ pub(super) fn article(making: &Making, index: usize, context: &mut Unfinished) -
     let within = Within { from: From::Record, source: &source, path: "" };
     let detectors = &making.moment.snapshot.bundle.rules.detectors;
     let views = Views::of(&article.text);
-    let located = detectors.private_in(&article.text, &views, "", &context.values.all);
-    let withheld = context.values.withheld(&article.text, &located, None);
+    let located = detectors.private_in(&article.text, &views, "", &context.values.all, |_, _| {});
+    let withheld = context.values.withheld(detectors, &article.text, &located, None);
     let text = context.values.redact(&article.text, withheld, within, &mut context.prepared);
     Ok(Some(segment(Channel::Article, source, text)))
 }

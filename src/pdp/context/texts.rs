@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use crate::content::Detectors;
 use crate::content::TEXT_MAX;
 use crate::content::drafts::NUMBERS_MAX;
 use crate::content::normalise::{View, Views};
-use crate::content::private::{self, Located};
+use crate::content::private::Located;
 use crate::content::values::{Digest, ValueKey, Values, compact};
 use crate::model::content::{Channel, Prepared, Redaction, Segment};
 use crate::model::finding::Private;
@@ -48,8 +49,18 @@ pub(super) struct TextRead {
     located: Vec<Located>,
     /// Its numbers; no more than tell that they are too many.
     numbers: BTreeSet<Digest>,
+    /// From where on nothing is shown: it holds more values than are redacted one by one.
+    tail: Option<usize>,
     /// How many values were added when it had been read.
     added: usize,
+}
+
+/// Adds a place to those before it, or to the last one if they overlap: places come in the order of where they begin, view by view.
+fn join(spans: &mut Vec<Span>, span: Span) {
+    match spans.last_mut().filter(|last| last.0 <= span.0 && span.0 <= last.1) {
+        Some(last) => last.1 = last.1.max(span.1),
+        None => spans.push(span),
+    }
 }
 
 /// A place of a text that is not shown; `None` for a number that is withheld for its company, and no value that is remembered.
@@ -75,8 +86,12 @@ impl CaseValues {
 
     /// Knows the numbers of a value that the model sees.
     pub(super) fn show(&mut self, written: &str) {
-        let numbers = private::numbers(written, &Views { folded: View::folded(written), undone: vec![] }, self.all.key(), &[]);
-        self.open.extend(numbers.into_iter().map(|(_, digest)| digest));
+        let any = Values::of_any_length(*self.all.key());
+        // What is longer than is looked at is no value that could be guessed.
+        let mut open = |_, digest| {
+            self.open.insert(digest);
+        };
+        let _all = any.search(&View::folded(written), |_| {}, &mut open);
     }
 
     pub(super) fn hidden(&self) -> &Values {
@@ -116,27 +131,47 @@ impl CaseValues {
         fits
     }
 
-    /// The numbers of a text, as far as it needs to be known that they are too many.
-    pub(super) fn numbers(&self, text: &str, views: &Views, located: &[Located]) -> BTreeSet<Digest> {
-        let numbers = private::numbers(text, views, self.all.key(), located).into_iter().map(|(_, digest)| digest);
-        let mut few = BTreeSet::new();
-        for number in numbers.filter(|number| self.is_guess(*number)) {
-            few.insert(number);
-            if few.len() > NUMBERS_MAX {
-                break;
-            }
+    /// Adds a number of a text to its guesses, as far as it needs to be known that they are too many.
+    fn count(&self, guesses: &mut BTreeSet<Digest>, number: Digest) {
+        if guesses.len() <= NUMBERS_MAX && self.is_guess(number) {
+            guesses.insert(number);
         }
-        few
     }
 
-    /// What of a text is withheld: what was located, and, in `listed` views of it, every number that no text showed before.
-    pub(super) fn withheld(&self, text: &str, located: &[Located], listed: Option<&Views>) -> Vec<Withheld> {
-        let mut withheld: Vec<Withheld> = located.iter().map(|located| (located.span, Some(located.kind))).collect();
-        if let Some(views) = listed {
-            let numbers = private::numbers(text, views, self.all.key(), located).into_iter();
-            withheld.extend(numbers.filter(|(_, digest)| self.is_guess(*digest)).map(|(span, _)| (span, None)));
-            withheld.sort_by_key(|(span, _)| *span);
+    /// The guesses in a text of the record.
+    pub(super) fn guesses(&self, detectors: &Detectors, text: &str, located: &[Located]) -> BTreeSet<Digest> {
+        let mut guesses = BTreeSet::new();
+        let count = |_, number| self.count(&mut guesses, number);
+        detectors.add_known(text, &Views::of(text), &self.all, &mut located.to_vec(), count);
+        guesses
+    }
+
+    /// What of a text is withheld: what was located; and, in `listed` views of it, every number that no text showed before. What is known is
+    /// then withheld as those are, together with what stands beside it: otherwise one could tell it from them.
+    pub(super) fn withheld(&self, detectors: &Detectors, text: &str, located: &[Located], listed: Option<&Views>) -> Vec<Withheld> {
+        let Some(views) = listed else { return located.iter().map(|located| (located.span, Some(located.kind))).collect() };
+        let (named, bare): (Vec<&Located>, Vec<&Located>) =
+            located.iter().partition(|located| !matches!(located.kind, Private::Record | Private::Secret));
+        let mut named: Vec<Located> = named.into_iter().copied().collect();
+        let mut withheld: Vec<Withheld> = named.iter().map(|located| (located.span, Some(located.kind))).collect();
+        let mut spans: Vec<Span> = bare.into_iter().map(|located| located.span).collect();
+        let number = |span, digest| {
+            if self.is_guess(digest) {
+                join(&mut spans, span);
+            }
+        };
+        detectors.add_known(text, views, &self.all, &mut named, number);
+        spans.sort_unstable();
+        let mut joined: Vec<Span> = vec![];
+        for span in spans {
+            let apart = |end: usize| text.get(end..span.0).is_some_and(|between| between.contains(char::is_alphanumeric));
+            match joined.last_mut().filter(|last| !apart(last.1)) {
+                Some(last) => last.1 = last.1.max(span.1),
+                None => joined.push(span),
+            }
         }
+        withheld.extend(joined.into_iter().map(|span| (span, None)));
+        withheld.sort_by_key(|(span, _)| *span);
         withheld
     }
 
@@ -170,36 +205,46 @@ pub(super) fn read(making: &Making, index: usize, context: &mut Unfinished) {
     let values = &mut context.values;
     let detectors = &making.moment.snapshot.bundle.rules.detectors;
     let (views, before) = (Views::of(text), values.added.len());
-    let mut located = detectors.private_in(text, &views, &making.asked.previous_turn, &values.all);
-    // The first one behind the bound ends the text.
-    located.truncate(REDACTIONS_MAX + 1);
+    let mut numbers = BTreeSet::new();
+    let count = |_, number| values.count(&mut numbers, number);
+    let mut located = detectors.private_in(text, &views, &making.asked.previous_turn, &values.all, count);
+    let tail = located.get(REDACTIONS_MAX).map(|located| located.span.0);
+    located.truncate(REDACTIONS_MAX);
     for Located { span, kind } in &located {
         values.remember(From::Text, *kind, text.get(span.0..span.1).unwrap_or_default());
     }
     let own = values.added_after(before);
-    detectors.add_known(text, &views, &own, &mut located);
-    let (numbers, added) = (values.numbers(text, &views, &located), values.added.len());
-    context.read.push(TextRead { located, numbers, added });
+    detectors.add_known(text, &views, &own, &mut located, |_, _| {});
+    let added = values.added.len();
+    context.read.push(TextRead { located, numbers, tail, added });
 }
 
 /// One of the untrusted texts without what is withheld, when all were read.
 pub(super) fn text(making: &Making, index: usize, context: &mut Unfinished) -> Option<Segment> {
     let untrusted = making.asked.untrusted.get(index)?;
     let text = untrusted.text.as_str();
-    let segment = |text| Some(segment(Channel::Untrusted, untrusted.source.clone(), text));
-    if text.len() > TEXT_MAX {
-        return segment(TOO_LONG.to_owned());
-    }
     if index == 0 {
         let numbers = context.read.iter().flat_map(|read| &read.numbers).copied().collect();
         context.numbers_fit = context.values.takes(&numbers);
     }
-    let TextRead { mut located, added, .. } = context.read.get_mut(index).map(std::mem::take).unwrap_or_default();
+    let segment = |text| Some(segment(Channel::Untrusted, untrusted.source.clone(), text));
+    if text.len() > TEXT_MAX {
+        return segment(TOO_LONG.to_owned());
+    }
+    let TextRead { mut located, tail, added, .. } = context.read.get_mut(index).map(std::mem::take).unwrap_or_default();
     let values = &mut context.values;
     let later = values.added_after(added);
     let views = if later.is_empty() && context.numbers_fit { Views::default() } else { Views::of(text) };
-    making.moment.snapshot.bundle.rules.detectors.add_known(text, &views, &later, &mut located);
-    let withheld = values.withheld(text, &located, (!context.numbers_fit).then_some(&views));
+    let detectors = &making.moment.snapshot.bundle.rules.detectors;
+    detectors.add_known(text, &views, &later, &mut located, |_, _| {});
+    let mut withheld = values.withheld(detectors, text, &located, (!context.numbers_fit).then_some(&views));
+    if let Some(tail) = tail {
+        withheld.retain(|(span, _)| span.0 < tail);
+        withheld.iter_mut().for_each(|(span, _)| span.1 = span.1.min(tail));
+        withheld.push(((tail, text.len()), None));
+        // What is withheld unread may hold more than is remembered.
+        values.remembered.too_many = true;
+    }
     let within = Within { from: From::Text, source: &untrusted.source, path: "" };
     segment(values.redact(text, withheld, within, &mut context.prepared))
 }

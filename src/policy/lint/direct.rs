@@ -80,7 +80,8 @@ fn checks(bundle: &Bundle<'_>) -> Vec<String> {
             faults.push(format!("`checks` names `{name}`, which is no action of the schema"));
         }
         for makes in made.makes() {
-            let declared = contexts().any(|checks| matches!(&checks.shape, Shape::Record(checks) if checks.get(makes).is_some_and(is_check)));
+            let declared =
+                contexts().any(|checks| matches!(&checks.shape, Shape::Record(checks) if checks.get(makes).is_some_and(is_check)));
             if !declared {
                 faults.push(format!("`checks` says that `{name}` makes `{makes}`, which is no check of `context.checks`"));
             }
@@ -89,7 +90,8 @@ fn checks(bundle: &Bundle<'_>) -> Vec<String> {
             faults.push(format!("`minutes` of the check `{}` must be 1 to 1440", made.makes));
         }
         if let Some(stronger) = &made.stronger {
-            let argument = bundle.shapes.actions.get(name).and_then(|action| bundle.shapes.follow(&action.context, &["args", &stronger.by]));
+            let argument =
+                bundle.shapes.actions.get(name).and_then(|action| bundle.shapes.follow(&action.context, &["args", &stronger.by]));
             if !argument.is_some_and(|argument| argument.required) {
                 faults.push(format!("`stronger` of `{name}` is by `{}`, which is no required argument of it", stronger.by));
             }

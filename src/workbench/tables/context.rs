@@ -7,12 +7,12 @@ use super::form::{Case, Expect, WrittenSegment};
 use super::{Runner, read_resource};
 use crate::model::call::Call;
 use crate::model::chain::{Chain, Credential};
+use crate::model::content::Prepared;
 use crate::model::content::{Article, Channel, Shown};
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::model::vouched::Vouched;
 use crate::pdp::Moment;
-use crate::model::content::Prepared;
 use crate::pdp::context::{ToPrepare, compose};
 
 /// A context, and the kinds that were found in its texts.
