@@ -29,7 +29,7 @@ use crate::bundle::{Bundle, LoadError};
 use crate::caep::Transmitters;
 use crate::caller::Callers;
 use crate::caller::tls::TrustError;
-use crate::clock::{Clock, Monotonic, SystemClock};
+use crate::clock::{Clock, Monotonic, Stopwatch, SystemClock};
 use crate::config::{CaseIds, Config, ConfigError};
 use crate::delegation::Delegations;
 use crate::delegation::issuers::{IssuerError, Issuers};
@@ -158,6 +158,7 @@ pub struct Bound {
     callers: Arc<Callers>,
     options: api::Options,
     poll: Duration,
+    drain: Duration,
 }
 
 /// Builds a server: reads the bundle, opens log and store, takes the ports, records the start.
@@ -225,6 +226,7 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
         callers,
         options,
         poll,
+        drain: Duration::from_secs(if config.development { 0 } else { config.limits.drain_seconds }),
     })
 }
 
@@ -277,7 +279,18 @@ async fn state(config: &Config, entropy: &dyn Entropy, audit: &Audit, replica: &
         (Some(noted), _) => Some(noted),
         (None, logged) => logged,
     };
-    let store = Store::open(store::Options { seen, ..log::store_options(config, entropy, replica)? }).await?;
+    let options = store::Options { seen, ..log::store_options(config, entropy, replica)? };
+    let waiting = Stopwatch::start();
+    let store = loop {
+        match Store::open(options.clone()).await {
+            // A start beside the store's own, or within its failover, waits for it.
+            Err(error @ store::OpenError::Unreachable(_)) if waiting.elapsed() < Duration::from_secs(config.store.start_seconds) => {
+                tracing::warn!(name: "store.awaited", error = %error);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            opened => break opened?,
+        }
+    };
     replica.note(&store.seen()).map_err(failed)?;
     Ok(store)
 }
@@ -312,7 +325,7 @@ impl Bound {
         Arc::clone(&self.pdp)
     }
 
-    /// Serves until `shutdown` resolves. Then: not ready, answers what is under way, records the end, sends the last spans.
+    /// Serves until `shutdown` resolves. Then: not ready, and after a while (`limits.drain_seconds`) closed, answers what is under way, records the end, sends the last spans.
     /// `reload` resolves whenever the bundle is to be read at once.
     ///
     /// # Errors
@@ -322,7 +335,7 @@ impl Bound {
         shutdown: impl Future<Output = ()> + Send + 'static,
         reload: tokio::sync::mpsc::Receiver<()>,
     ) -> Result<(), RunError> {
-        let pdp = Arc::clone(&self.pdp);
+        let (pdp, drain) = (Arc::clone(&self.pdp), self.drain);
         let (stop, stopped) = watch::channel(false);
         let until = |mut stopped: watch::Receiver<bool>| async move {
             // A sender that is gone means the same.
@@ -333,6 +346,8 @@ impl Bound {
             async move {
                 shutdown.await;
                 pdp.drain();
+                // A balancer sees that the server is not ready, and sends no more, before the ports close.
+                tokio::time::sleep(drain).await;
                 stop.send_replace(true);
             }
         });

@@ -141,6 +141,9 @@ pub struct Limits {
     pub request_timeout_ms: u64,
     /// How long a connection lives, in seconds; 60 to 86,400.
     pub connection_age_seconds: u64,
+    /// How long a server that is to stop goes on answering while it is not ready, so that a balancer sees it, in seconds; 0 to 300. In
+    /// development mode it stops at once.
+    pub drain_seconds: u64,
 }
 
 impl Default for Config {
@@ -188,7 +191,13 @@ impl Default for Audit {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { concurrent_requests: 1024, streams_per_connection: 256, request_timeout_ms: 5000, connection_age_seconds: 3600 }
+        Self {
+            concurrent_requests: 1024,
+            streams_per_connection: 256,
+            request_timeout_ms: 5000,
+            connection_age_seconds: 3600,
+            drain_seconds: 5,
+        }
     }
 }
 
@@ -264,6 +273,8 @@ impl Config {
             ("limits.streams_per_connection", u64::from(self.limits.streams_per_connection), 1, 10_000),
             ("limits.request_timeout_ms", self.limits.request_timeout_ms, 10, 60_000),
             ("store.timeout_ms", self.store.timeout_ms, 100, 10_000),
+            ("store.start_seconds", self.store.start_seconds, 0, 600),
+            ("limits.drain_seconds", self.limits.drain_seconds, 0, 300),
             ("store.connections", u64::from(self.store.connections), 1, 100),
             ("events.ttl_hours", self.events.ttl_hours, 1, 720),
             ("windows.timeout_ms", self.windows.timeout_ms, 5, 5000),

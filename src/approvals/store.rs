@@ -11,6 +11,7 @@
 mod engine;
 mod heads;
 mod lifecycle;
+mod location;
 mod outbox;
 mod reads;
 pub mod replica;
@@ -19,7 +20,6 @@ mod signals;
 mod sums;
 mod windows;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -31,20 +31,12 @@ use crate::model::approval::{Approval, Justification, Review, State};
 use crate::model::halt::Halt;
 use crate::model::time::Timestamp;
 
+pub use crate::approvals::store::location::Location;
 pub use crate::approvals::store::outbox::TAKE_OVER;
 pub use crate::approvals::store::reads::Filter;
 pub use crate::approvals::store::signals::{Cleared, NewSignal, SignalRefused, TTL_MAX};
 pub use crate::approvals::store::sums::{Reservation, Sum};
 pub use crate::approvals::store::windows::{Generation, Settling};
-
-/// Which engine keeps the state.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Location {
-    /// A file of our own.
-    Sqlite(PathBuf),
-    /// A server that replicas share: a connection URL.
-    Postgres(String),
-}
 
 /// How the store is opened.
 #[derive(Clone, Debug)]
@@ -318,6 +310,16 @@ impl Store {
     /// # Errors
     /// When it can't be reached, or is of a newer version.
     pub async fn open(options: Options) -> Result<Self, OpenError> {
+        let place = options.location.place();
+        Self::open_at(options).await.map_err(|error| match error {
+            OpenError::Unreachable(StoreError::Unreachable(why)) => {
+                OpenError::Unreachable(StoreError::Unreachable(format!("`{place}`: {why}")))
+            }
+            error => error,
+        })
+    }
+
+    async fn open_at(options: Options) -> Result<Self, OpenError> {
         let engine = Engine::open(&options).await?;
         let seen = engine.transact(options.timeout, {
             let options = options.clone();

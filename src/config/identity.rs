@@ -97,11 +97,13 @@ pub struct Store {
     pub timeout_ms: u64,
     /// Connections; 1 to 100.
     pub connections: u32,
+    /// How long a start waits for the store, in seconds; 0 to 600.
+    pub start_seconds: u64,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Self { url: None, timeout_ms: 2000, connections: 8 }
+        Self { url: None, timeout_ms: 2000, connections: 8, start_seconds: 30 }
     }
 }
 

@@ -1007,9 +1007,10 @@ async fn postgresql_is_reached_by_tls_and_only_if_it_proves_itself() {
         let folder = temp();
         let mut config = crate::harness::config(&folder.path().join("data"));
         config.store.url = Some(refused);
+        config.store.start_seconds = 0;
         let seams = countersign::app::Seams::system(Default::default());
         let error = countersign::app::build(&config, seams).await.unwrap_err().to_string();
-        assert!(error.contains("the state store can't be opened"), "{error}");
+        assert!(error.starts_with("the state store can't be opened: ") && error.contains("`127.0.0.1:"), "{error}");
     }
 }
 

@@ -322,6 +322,7 @@ pub(crate) fn is_root() -> bool {
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(program());
     command.args(arguments).env_clear().env("COUNTERSIGN__LIMITS__REQUEST_TIMEOUT_MS", REQUEST_TIMEOUT_MS.to_string());
+    command.env("COUNTERSIGN__LIMITS__DRAIN_SECONDS", "0");
     unprivileged(&mut command);
     command
 }

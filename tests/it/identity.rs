@@ -62,6 +62,7 @@ pub(crate) fn issuer(name: &str, keys: String) -> Issuer {
 fn secure(config: &mut Config, folder: &Path, authority: &Authority, keys: String) {
     let own = authority.sign(&server());
     config.development = false;
+    config.limits.drain_seconds = 0;
     config.environment = "test".into();
     config.tls.certificate = Some(write(folder, "server.pem", &own.certificate));
     config.tls.key = Some(write(folder, "server.key", &own.key));
@@ -799,6 +800,22 @@ async fn strangers_keep_no_token_out() {
     assert_eq!(forged.unwrap_err().code(), Code::ResourceExhausted);
     waiting.iter().for_each(tokio::task::JoinHandle::abort);
     it.app.stop().await;
+}
+
+/// A server that is to stop says so first, and goes on answering for a while: a balancer sees it before the port closes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_to_stop_is_not_ready_before_its_port_closes() {
+    let it = Secure::start(|config, _| config.limits.drain_seconds = 3).await;
+    let (admin, crm) = (it.app.admin, it.crm());
+    let delegation = token(it.delegation(&crm, json!({})));
+    let (grpc, pem) = (it.app.grpc, it.authority.pem());
+    assert_eq!(crate::harness::get(admin, "/readyz").await.0, 200);
+    let stopping = tokio::spawn(it.app.stop());
+    while crate::harness::get(admin, "/readyz").await.0 == 200 {}
+    let channel = connect(grpc, &pem, Some(&crm)).await.unwrap();
+    assert_eq!(ask(channel, ticket(delegation)).await.unwrap().decision(), v1::Decision::Allow);
+    stopping.await.unwrap();
+    assert!(connect(grpc, &pem, Some(&crm)).await.is_err(), "it listens no more");
 }
 
 /// A watch never ends, so only known callers may have one.

@@ -23,6 +23,7 @@ mod properties;
 mod python;
 mod queues;
 mod reload;
+mod replicas;
 mod risk;
 mod story;
 mod stream;

@@ -29,11 +29,11 @@ fn write(bundle: &Path, name: &str, text: &str) {
 }
 
 fn rounds() -> u64 {
-    if std::env::var_os("COUNTERSIGN_SOAK").is_some() { 10_000 } else { 1000 }
+    if std::env::var_os("COUNTERSIGN_SOAK").is_some() { 10_000 } else { 200 }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_reloads_good_and_bad_under_load_fail_no_request_and_mix_no_answer() {
+async fn reloads_good_and_bad_under_load_fail_no_request_and_mix_no_answer() {
     let folder = temp();
     copy(&policies(), folder.path());
     crate::harness::lift_limits(folder.path());
@@ -81,7 +81,7 @@ async fn a_thousand_reloads_good_and_bad_under_load_fail_no_request_and_mix_no_a
     for caller in callers {
         answered += caller.await.unwrap();
     }
-    assert!(answered > 1000, "{answered} answers");
+    assert!(answered > rounds(), "{answered} answers");
     app.stop().await;
 }
 

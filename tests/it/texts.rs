@@ -261,6 +261,14 @@ async fn release_for_draft_a_then_reply_send_with_draft_b_is_denied() {
     let send = to_send(&released.draft_digest, token, "op-1");
     assert_eq!(ask(send.clone()).await, (Decision::Allow, Reason::Unspecified, false));
     assert_eq!(ask(send).await, (Decision::Allow, Reason::Unspecified, true));
+    // The line names the draft, and the evaluation that let it go; the repeated one, the case.
+    let log = lines(&app.data);
+    let sent = log.iter().find(|line| line["action"] == "reply.send").unwrap();
+    assert_eq!(
+        (&sent["draft"]["digest"], &sent["draft"]["release"]),
+        (&released.draft_digest.as_str().into(), &released.evaluation_id.as_str().into())
+    );
+    assert_eq!(log.iter().find(|line| line["type"] == "operation.repeated").unwrap()["case"]["id"], "case-1");
     assert_eq!(ask(to_send(&released.draft_digest, token, "op-2")).await, denied(Reason::ApprovalUsed));
     assert_eq!(ask(to_send(&other.draft_digest, token, "op-1")).await, denied(Reason::ApprovalOutOfScope));
     // The other one is for its own text, channel, recipient, agent, case and version.
@@ -374,6 +382,11 @@ async fn a_bound_cuts_articles_then_the_record_then_texts_and_never_constraints(
         text: "Let it cool.".into(),
     }];
     let whole = prepare(&mut client, request.clone()).await;
+    let log = lines(&app.data);
+    let context =
+        &log.iter().find(|line| line["evaluation_id"] == whole.evaluation_id.as_str() && line["type"] == "decision").unwrap()["context"];
+    let named = |list: &str| context[list]["items"].as_array().unwrap().len();
+    assert!(named("included") > 0 && context["articles"]["items"] == serde_json::json!(["a-1"]), "{context}");
     let length = |prepared: &v1::PrepareContextResponse| prepared.segments.iter().map(|segment| segment.text.len()).sum::<usize>();
     assert!(!whole.truncated);
     let sources = |prepared: &v1::PrepareContextResponse| -> Vec<String> {

@@ -150,6 +150,24 @@ async fn each_decision_is_a_span_below_its_rpc_below_the_caller() {
     }
 }
 
+/// Where ids of cases are personal data, spans name them by digests: the same one for the same case.
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_name_cases_by_digests_where_the_settings_say_so() {
+    let (collector, address) = Collector::start(false).await;
+    let app = App::start_with(move |config, seams| {
+        config.telemetry.case_ids = countersign::config::CaseIds::Digest;
+        seams.telemetry.endpoint = Some(format!("http://{address}"));
+    })
+    .await;
+    let mut client = app.decisions().await;
+    for _ in 0..2 {
+        client.authorize(order_check()).await.unwrap();
+    }
+    app.stop().await;
+    let cases: Vec<String> = collector.spans().iter().filter_map(|span| text(span, "countersign.case.id")).collect();
+    assert!(cases.len() == 2 && cases[0] == cases[1] && cases[0].starts_with("hmac-sha256:"), "{cases:?}");
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

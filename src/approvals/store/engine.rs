@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sqlx::AnyConnection;
 use sqlx::any::AnyPoolOptions;
-use sqlx::{AnyPool, Connection as _, Executor as _};
+use sqlx::{AnyPool, AssertSqlSafe, Connection as _, Executor as _};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::approvals::store::{Location, Options, StoreError};
@@ -51,13 +51,44 @@ impl std::fmt::Debug for Message {
     }
 }
 
+/// What PostgreSQL is told of each session. A replica that is frozen within a transaction, or whose machine is gone, would hold rows that
+/// all others wait for: its session ends before they give up.
+fn session(timeout: Duration) -> Vec<String> {
+    let (whole, half, twice) = (timeout.as_millis(), timeout.as_millis() / 2, timeout.as_millis() * 2);
+    let seconds = timeout.as_secs().max(1);
+    vec![
+        format!("SET idle_in_transaction_session_timeout = {half}"),
+        format!("SET lock_timeout = {whole}"),
+        format!("SET statement_timeout = {twice}"),
+        format!("SET tcp_user_timeout = {twice}"),
+        format!("SET tcp_keepalives_idle = {seconds}"),
+        format!("SET tcp_keepalives_interval = {seconds}"),
+        "SET tcp_keepalives_count = 2".to_owned(),
+    ]
+}
+
 impl Engine {
     pub(super) async fn open(options: &Options) -> Result<Self, StoreError> {
         sqlx::any::install_default_drivers();
         // Tested before use, a connection that a restarted server has closed is replaced, and costs no operation.
         let pool = |connections: u32| AnyPoolOptions::new().max_connections(connections).acquire_timeout(options.timeout);
         match &options.location {
-            Location::Postgres(url) => Ok(Self::Postgres(pool(options.connections).connect_lazy(url)?)),
+            Location::Postgres(url) => {
+                // The pool would only say that it has no connection: this says why.
+                let late = |_| StoreError::Unreachable("it does not answer in time".to_owned());
+                tokio::time::timeout(options.timeout, AnyConnection::connect(url)).await.map_err(late)??.close().await?;
+                let settings = session(options.timeout);
+                let pool = pool(options.connections).after_connect(move |connection, _| {
+                    let settings = settings.clone();
+                    Box::pin(async move {
+                        for setting in settings {
+                            connection.execute(AssertSqlSafe(setting)).await?;
+                        }
+                        Ok(())
+                    })
+                });
+                Ok(Self::Postgres(pool.connect_lazy(url)?))
+            }
             Location::Sqlite(path) => {
                 // Made by us, so that nobody else may read it; SQLite gives its other files the same mode.
                 let made = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
