@@ -311,12 +311,7 @@ impl Store {
     /// When it can't be reached, or is of a newer version.
     pub async fn open(options: Options) -> Result<Self, OpenError> {
         let place = options.location.place();
-        Self::open_at(options).await.map_err(|error| match error {
-            OpenError::Unreachable(StoreError::Unreachable(why)) => {
-                OpenError::Unreachable(StoreError::Unreachable(format!("`{place}`: {why}")))
-            }
-            error => error,
-        })
+        Self::open_at(options).await.map_err(|error| location::named(error, &place))
     }
 
     async fn open_at(options: Options) -> Result<Self, OpenError> {

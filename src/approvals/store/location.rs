@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::approvals::store::{OpenError, StoreError};
+
 /// Which engine keeps the state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
@@ -24,6 +26,16 @@ impl Location {
                 rest.split('/').next().unwrap_or_default().to_owned()
             }
         }
+    }
+}
+
+/// The same error, with the place that could not be reached.
+pub(super) fn named(error: OpenError, place: &str) -> OpenError {
+    match error {
+        OpenError::Unreachable(StoreError::Unreachable(why)) => {
+            OpenError::Unreachable(StoreError::Unreachable(format!("`{place}`: {why}")))
+        }
+        error => error,
     }
 }
 
