@@ -57,13 +57,13 @@ pub struct Config {
     pub windows: Windows,
     /// Security events from outside.
     pub events: Events,
-    /// What is in traces; where they go is said by OpenTelemetry's own variables.
+    /// The content of traces. OpenTelemetry's own variables say where traces are sent.
     pub telemetry: Traces,
     /// Log filter: a level, or directives such as `info,countersign=debug`.
     pub log: String,
 }
 
-/// What is in traces.
+/// Settings of traces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Traces {

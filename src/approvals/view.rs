@@ -1,4 +1,5 @@
-//! What a reviewer is shown: rendered from the signed binding token and from proven evidence alone, complete, with nothing in it that could mislead an eye.
+//! The reviewer's view of a call. It is rendered from the signed binding token and from proven evidence alone. Nothing is left out, and no
+//! character in it can mislead the reviewer.
 
 use std::fmt::Write as _;
 

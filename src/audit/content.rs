@@ -25,7 +25,7 @@ pub struct ContextRecord {
     /// Untrusted texts that came.
     untrusted: usize,
     segments: usize,
-    /// Fields of the record, by their names alone.
+    /// Names of the record's fields.
     included: Capped<String>,
     masked: Capped<String>,
     excluded: Capped<String>,
@@ -37,7 +37,7 @@ pub struct ContextRecord {
 }
 
 impl ContextRecord {
-    /// Of a context that was prepared from so many untrusted texts.
+    /// The record of a context that was prepared from `untrusted` texts.
     pub fn of(secret: &str, untrusted: usize, prepared: &Prepared) -> Self {
         let named = |shown: Shown| {
             let fields = prepared.fields.iter().filter(|field| field.shown == shown).map(|field| visible_path(&field_of(&field.path)));
@@ -116,7 +116,7 @@ pub fn written(findings: &[Finding]) -> Vec<String> {
     findings.iter().take(FINDINGS_MAX).map(one).collect()
 }
 
-/// What a context's lines are found by.
+/// The members that all lines of one context share.
 #[derive(Debug)]
 pub struct Of<'a> {
     /// The evaluation that made the context.

@@ -8,7 +8,7 @@ use crate::audit::record::Record;
 use crate::model::approval::Approval;
 use crate::model::chain::{Caller, Human};
 
-/// Who did it, and in which trace.
+/// The party that caused an event, and the trace of its request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Actor {
     #[serde(skip_serializing_if = "String::is_empty")]

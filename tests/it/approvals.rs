@@ -604,16 +604,7 @@ async fn a_binding_token_serves_who_was_denied_for_what_was_denied() {
 async fn a_verification_s_success_makes_a_check_and_nothing_else_does() {
     on_both_engines!(app, {
         let mut desk = Desk::new(app.channel().await);
-        let verification = v1::AuthorizeRequest {
-            delegation: asserted("support-bot", "rep-1", "verification"),
-            action: "verification.run".into(),
-            arguments_json: r#"{"fact":"delivery_postcode"}"#.into(),
-            resource: Some(v1::Resource {
-                r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }),
-                ..Default::default()
-            }),
-            ..order_check()
-        };
+        let verification = verification("delivery_postcode");
         let change = v1::AuthorizeRequest {
             action: "account.change_email".into(),
             arguments_json: r#"{"new_email":"a@example.com"}"#.into(),
@@ -694,12 +685,9 @@ async fn a_verification_s_success_makes_a_check_and_nothing_else_does() {
     });
 }
 
-/// Who fails is not who passed before.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_failed_verification_ends_the_checks_of_its_case() {
-    let app = App::start().await;
-    let mut desk = Desk::new(app.channel().await);
-    let verification = |fact: &str| v1::AuthorizeRequest {
+/// The check of the customer's identity by a fact.
+fn verification(fact: &str) -> v1::AuthorizeRequest {
+    v1::AuthorizeRequest {
         delegation: asserted("support-bot", "rep-1", "verification"),
         action: "verification.run".into(),
         arguments_json: format!(r#"{{"fact":"{fact}"}}"#).into(),
@@ -708,7 +696,14 @@ async fn a_failed_verification_ends_the_checks_of_its_case() {
             ..Default::default()
         }),
         ..order_check()
-    };
+    }
+}
+
+/// Who fails is not who passed before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_verification_ends_the_checks_of_its_case() {
+    let app = App::start().await;
+    let mut desk = Desk::new(app.channel().await);
     let change = v1::AuthorizeRequest {
         action: "account.change_email".into(),
         arguments_json: r#"{"new_email":"a@example.com"}"#.into(),

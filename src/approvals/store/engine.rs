@@ -51,8 +51,8 @@ impl std::fmt::Debug for Message {
     }
 }
 
-/// What PostgreSQL is told of each session. A replica that is frozen within a transaction, or whose machine is gone, would hold rows that
-/// all others wait for: its session ends before they give up.
+/// The settings of each PostgreSQL session. A replica that is frozen within a transaction, or whose machine is gone, holds rows that all
+/// other replicas wait for, so PostgreSQL ends its session before the others give up.
 fn session(timeout: Duration) -> Vec<String> {
     let (whole, half, twice) = (timeout.as_millis(), timeout.as_millis() / 2, timeout.as_millis() * 2);
     let seconds = timeout.as_secs().max(1);
