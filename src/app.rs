@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use crate::admin;
 use crate::api;
 use crate::api::listen::Listeners;
+use crate::approvals::store::journal::Journal;
 use crate::approvals::store::replica::Replica;
 use crate::approvals::store::{self, Seen, Store};
 use crate::audit::disk::{Disk, SystemDisk};
@@ -36,6 +37,7 @@ use crate::delegation::issuers::{IssuerError, Issuers};
 use crate::entropy::{Entropy, SystemEntropy, nonce};
 use crate::events;
 use crate::jose::keyring::{self, Keyring, KeyringError, Purpose};
+use crate::model::halt::Halt;
 use crate::model::time::Timestamp;
 use crate::pdp::{Keys, Options, Parts, Pdp};
 use crate::telemetry::export::{self, SetUpError, Telemetry};
@@ -183,7 +185,9 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
     let noted = log::noted(config, &replica, witness.as_ref())?;
     let (audit, recovered) = tokio::task::block_in_place(|| Audit::open(config.audit(), key, seams.disk, &noted, clock.now()))?;
     let (keys, delegations) = identity(config, seams.entropy.as_ref(), clock.now()).await?;
-    let store = state(config, seams.entropy.as_ref(), &audit, &replica).await?;
+    let journal = Journal::open(&config.data.join("state"), clock.now()).map_err(|error| StartError::Data(config.data.clone(), error))?;
+    let standing = journal.standing(clock.now());
+    let store = state(config, seams.entropy.as_ref(), &audit, (&replica, standing)).await?;
     log::check(config, &audit, &store).await?;
     let windows = Windows::open(config.windows(nonce(seams.entropy.as_ref())?)?)?;
     let telemetry = Telemetry::start(&seams.telemetry)?;
@@ -200,6 +204,7 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
         store,
         windows,
         replica,
+        journal,
         witness,
         telemetry,
     };
@@ -271,15 +276,19 @@ async fn identity(config: &Config, entropy: &dyn Entropy, now: Timestamp) -> Res
 }
 
 /// The state store, held against what this replica has seen of it: in its own file, and in its audit log.
-async fn state(config: &Config, entropy: &dyn Entropy, audit: &Audit, replica: &Replica) -> Result<Store, StartError> {
-    let failed = |error| StartError::Data(config.data.clone(), error);
-    let logged = audit.last_transition().map(|(generation, revision)| Seen { generation: generation.clone(), revision: *revision });
+async fn state(
+    config: &Config,
+    entropy: &dyn Entropy,
+    audit: &Audit,
+    (replica, standing): (&Replica, Vec<Halt>),
+) -> Result<Store, StartError> {
+    let logged = audit.last_transition().cloned().map(|(generation, revision, head)| Seen { generation, revision, head });
     let seen = match (replica.seen(), logged) {
         (Some(noted), Some(logged)) if noted.generation == logged.generation && logged.revision > noted.revision => Some(logged),
         (Some(noted), _) => Some(noted),
         (None, logged) => logged,
     };
-    let options = store::Options { seen, ..log::store_options(config, entropy, replica)? };
+    let options = store::Options { seen, standing, ..log::store_options(config, entropy, replica)? };
     let waiting = Stopwatch::start();
     let store = loop {
         match Store::open(options.clone()).await {
@@ -291,7 +300,14 @@ async fn state(config: &Config, entropy: &dyn Entropy, audit: &Audit, replica: &
             opened => break opened?,
         }
     };
-    replica.note(&store.seen()).map_err(failed)?;
+    if !store.durability().is_empty() {
+        tracing::info!(name: "store.durability", synchronous_commit = store.durability(), "what is committed is on a standby, too");
+    } else if store.is_shared() {
+        tracing::info!(
+            name: "store.durability", synchronous_commit = "local",
+            "a failover may lose the last commits: it is noticed, and approvals from before are void then"
+        );
+    }
     Ok(store)
 }
 
@@ -355,6 +371,8 @@ impl Bound {
         let ticking = tokio::spawn(beside::tick(Arc::clone(&pdp)));
         let refreshing = tokio::spawn(beside::refresh(Arc::clone(&pdp)));
         let witnessing = tokio::spawn(beside::witness(Arc::clone(&pdp)));
+        let tending = tokio::spawn(beside::tend(Arc::clone(&pdp)));
+        let beating = tokio::spawn(beside::heartbeat(Arc::clone(&pdp)));
         let admin = tokio::spawn(admin::serve(Arc::clone(&pdp), self.admin_listener, until(stopped.clone())));
         let events = self.events_listener.map(|listener| {
             let serving = events::serve(Arc::clone(&pdp), listener, self.callers, until(stopped.clone()));
@@ -370,7 +388,7 @@ impl Bound {
             // A health watch or an idle stream never ends by itself.
             () = async { until(stopped).await; tokio::time::sleep(DRAIN).await } => Ok(()),
         };
-        for task in [watching, ticking, refreshing, witnessing].into_iter().chain(events) {
+        for task in [watching, ticking, refreshing, witnessing, tending, beating].into_iter().chain(events) {
             task.abort();
         }
         draining.abort();

@@ -223,7 +223,7 @@ pub struct Audit {
     key: DigestKey,
     disk: Arc<dyn Disk>,
     writer: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
-    transition: Option<(String, i64)>,
+    transition: Option<(String, i64, String)>,
 }
 
 impl Audit {
@@ -288,8 +288,8 @@ impl Audit {
         Ok(Receipt { index })
     }
 
-    /// The state store's generation and revision that the last segment knew when the log was opened.
-    pub fn last_transition(&self) -> Option<&(String, i64)> {
+    /// The state store's generation, revision and head that the last segment knew when the log was opened.
+    pub fn last_transition(&self) -> Option<&(String, i64, String)> {
         self.transition.as_ref()
     }
 

@@ -10,6 +10,7 @@ mod healthcheck;
 mod keys;
 mod serve;
 mod signals;
+mod store;
 mod test;
 
 use std::collections::BTreeMap;
@@ -87,6 +88,9 @@ enum Command {
     /// Make, rotate and list the keys that sign tokens
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Look after the state store that replicas share
+    #[command(subcommand)]
+    Store(store::Command),
     /// Read the audit log
     #[command(subcommand)]
     Audit(audit::Command),
@@ -137,6 +141,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, variables: impl IntoIt
         Command::Signals(command) => signals::run(&environment, &command),
         Command::Detectors(command) => detectors::run(&environment, &command),
         Command::Keys(command) => keys::run(&environment, &command),
+        Command::Store(command) => store::run(&environment, &command),
         Command::Audit(command) => audit::run(&environment, command),
         Command::Healthcheck(arguments) => healthcheck::run(&environment, &arguments),
     };

@@ -4,12 +4,19 @@ use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwapOption;
+
 use crate::model::time::Timestamp;
 
 /// Tells the time of day.
 pub trait Clock: fmt::Debug + Send + Sync {
     /// The time of day, as the operating system has it.
     fn now(&self) -> Timestamp;
+
+    /// Whether the clock that replicas share takes its place.
+    fn follows(&self) -> bool {
+        true
+    }
 }
 
 /// The operating system's clock.
@@ -24,7 +31,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A measure of elapsed time for durations in metrics; never an input of a decision.
+/// A measure of elapsed time.
 #[derive(Clone, Copy, Debug)]
 pub struct Stopwatch(std::time::Instant);
 
@@ -41,27 +48,64 @@ impl Stopwatch {
     }
 }
 
-/// A clock that never goes backwards, and knows when the one below it did.
+/// A clock that never goes backwards, and knows when the one below it did. Replicas share a clock, the state store's: once it is known,
+/// it tells the time, so that all replicas mean the same instant, and a step of the clock below changes nothing.
 #[derive(Debug)]
 pub struct Monotonic<C> {
     below: C,
     highest: AtomicI64,
     step_back: AtomicI64,
+    shared: ArcSwapOption<Shared>,
+    skew: AtomicI64,
+}
+
+/// The shared clock when it was asked last, and since when that is.
+#[derive(Debug)]
+struct Shared {
+    at: Timestamp,
+    since: Stopwatch,
 }
 
 impl<C: Clock> Monotonic<C> {
     /// Wraps a clock.
     pub fn new(below: C) -> Self {
-        Self { below, highest: AtomicI64::new(i64::MIN), step_back: AtomicI64::new(0) }
+        Self {
+            below,
+            highest: AtomicI64::new(i64::MIN),
+            step_back: AtomicI64::new(0),
+            shared: ArcSwapOption::empty(),
+            skew: AtomicI64::new(0),
+        }
     }
 
     /// The time, at least as late as any answer before.
     pub fn now(&self) -> Timestamp {
-        let read = self.below.now().micros();
+        let read = match self.shared.load().as_ref() {
+            Some(shared) => shared.at.plus(shared.since.elapsed()).micros(),
+            None => self.below.now().micros(),
+        };
         let before = self.highest.fetch_max(read, Ordering::Relaxed);
         let back = before.saturating_sub(read).max(0);
         self.step_back.store(back, Ordering::Relaxed);
         Timestamp::from_micros(read.max(before))
+    }
+
+    /// Takes the shared clock's time, as it is now.
+    pub fn follow(&self, at: Timestamp) {
+        if !self.below.follows() {
+            return;
+        }
+        self.skew.store(self.below.now().micros().saturating_sub(at.micros()), Ordering::Relaxed);
+        let first = self.shared.swap(Some(std::sync::Arc::new(Shared { at, since: Stopwatch::start() }))).is_none();
+        if first {
+            // What the clock below said before means nothing any more.
+            self.highest.store(at.micros(), Ordering::Relaxed);
+        }
+    }
+
+    /// How far the clock below is ahead of the shared one, in microseconds; negative: behind. 0 without a shared one.
+    pub fn skew(&self) -> i64 {
+        self.skew.load(Ordering::Relaxed)
     }
 
     /// How far the clock below stood behind its highest reading when it was last read.
@@ -73,6 +117,10 @@ impl<C: Clock> Monotonic<C> {
 impl Clock for Box<dyn Clock> {
     fn now(&self) -> Timestamp {
         self.as_ref().now()
+    }
+
+    fn follows(&self) -> bool {
+        self.as_ref().follows()
     }
 }
 
@@ -99,5 +147,20 @@ mod tests {
         clock.below.0.store(11_000_000, Ordering::Relaxed);
         assert_eq!(clock.now().micros(), 11_000_000);
         assert_eq!(clock.step_back(), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_shared_clock_tells_the_time_and_steps_of_the_own_one_change_nothing() {
+        let clock = Monotonic::new(Hands(AtomicI64::new(400_000_000)));
+        assert_eq!(clock.now().micros(), 400_000_000);
+        clock.follow(Timestamp::from_micros(100_000_000));
+        assert_eq!(clock.skew(), 300_000_000);
+        let within = |now: Timestamp| (100_000_000..160_000_000).contains(&now.micros());
+        assert!(within(clock.now()), "{}", clock.now());
+        clock.below.0.store(0, Ordering::Relaxed);
+        assert!(within(clock.now()), "{}", clock.now());
+        assert_eq!(clock.step_back(), Duration::ZERO);
+        clock.follow(Timestamp::from_micros(100_000_001));
+        assert_eq!(clock.skew(), -100_000_001);
     }
 }

@@ -20,6 +20,7 @@ pub mod reload;
 pub mod request;
 pub mod review;
 pub mod rights;
+mod shared;
 pub mod shares;
 pub mod signal;
 mod state;
@@ -35,6 +36,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashSet;
 
 use crate::approvals::store::Store;
+use crate::approvals::store::journal::Journal;
 use crate::approvals::store::replica::Replica;
 use crate::audit::key::DigestKey;
 use crate::audit::refusals::RefusalCounter;
@@ -52,6 +54,7 @@ use crate::model::time::Timestamp;
 use crate::model::vouched::Vouched;
 use crate::pdp::memory::unsent::Memory;
 use crate::pdp::reload::Rejected;
+use crate::pdp::shared::Shared;
 use crate::pdp::shares::Shares;
 use crate::telemetry::export::Telemetry;
 use crate::text_pool::TextPool;
@@ -176,6 +179,8 @@ pub struct Pdp {
     streams: Shares,
     memory: Memory,
     replica: Replica,
+    journal: Journal,
+    shared: ArcSwap<Shared>,
     witness: Option<Witness>,
     strangers: RefusalCounter,
     in_flight: DashSet<(String, String)>,
@@ -207,6 +212,8 @@ pub struct Parts {
     pub windows: Windows,
     /// What this replica notes outside of the store.
     pub replica: Replica,
+    /// What stops, as this replica notes it.
+    pub journal: Journal,
     /// Where heads of the audit log are appended.
     pub witness: Option<Witness>,
     /// Traces and metrics.
@@ -242,6 +249,8 @@ impl Pdp {
             streams,
             memory: Memory::default(),
             replica: parts.replica,
+            journal: parts.journal,
+            shared: ArcSwap::default(),
             witness: parts.witness,
             strangers: RefusalCounter::default(),
             in_flight: DashSet::new(),

@@ -134,6 +134,12 @@ pub const METRIC_APPROVALS: &str = "countersign.approvals";
 pub const METRIC_APPROVALS_PENDING: &str = "countersign.approvals.pending";
 /// Gauge: failed operations of the state store since start.
 pub const METRIC_STORE_FAILURES: &str = "countersign.store.failures";
+/// Gauge: 1 from when the state store was found to have gone back until an operator confirms it.
+pub const METRIC_STORE_WENT_BACK: &str = "countersign.store.went_back";
+/// Gauge: how far the machine's clock is ahead of the state store's, seconds.
+pub const METRIC_CLOCK_SKEW: &str = "countersign.clock.skew";
+/// Gauge: how many different bundles replicas have in force.
+pub const METRIC_BUNDLES: &str = "countersign.policy.bundles";
 /// Counter of requests for which windows could not be asked.
 pub const METRIC_WINDOWS_FAILURES: &str = "countersign.windows.failures";
 /// Heads of the audit log that its witness did not take.

@@ -59,7 +59,14 @@ impl AdminService for Admin {
             not_ready: found.not_ready.into_iter().map(str::to_owned).collect(),
             warnings: found.warnings.into_iter().map(str::to_owned).collect(),
             windows: Some(v1::WindowsStatus { engine: found.windows.to_owned(), healthy: found.windows_healthy }),
-            store: Some(v1::StoreStatus { engine: found.store.to_owned(), healthy: found.store_healthy }),
+            store: Some(v1::StoreStatus {
+                engine: found.store.to_owned(),
+                healthy: found.store_healthy,
+                went_back_at: found.store_went_back_at.map(respond::time),
+                durability: found.store_durability,
+                bundles: found.bundles,
+                clock_skew: Some(respond::span(found.clock_skew)),
+            }),
         }))
     }
 
@@ -74,6 +81,13 @@ impl AdminService for Admin {
         let response =
             v1::ReloadBundleResponse { outcome: outcome.into(), bundle: Some(bundle(&self.pdp.moment().snapshot)), rejected: refused };
         Ok(Response::new(response))
+    }
+
+    async fn confirm_store(&self, request: Request<v1::ConfirmStoreRequest>) -> Result<Response<v1::ConfirmStoreResponse>, Status> {
+        let origin = origin(&request, Purpose::Explain);
+        let recorded = self.pdp.confirm_store(&origin).await.map_err(|refused| status::status(refused.refusal()))?;
+        let audit = respond::reference(&recorded, self.pdp.audit_log());
+        Ok(Response::new(v1::ConfirmStoreResponse { audit }))
     }
 
     async fn explain_decision(

@@ -267,7 +267,7 @@ fn approval(seen: &Seen) -> v1::Approval {
             policy_clause: approval.justification.policy_clause.clone(),
             expected_effect: approval.justification.expected_effect.clone(),
         }),
-        quorum: approval.binding.quorum,
+        quorum: seen.quorum,
         approvers: approval.approvers().map(|review| review.reviewer.sub.clone()).collect(),
         requested_at: time(approval.requested_at),
         approved_at: time(approval.approved_at),
@@ -280,6 +280,7 @@ fn approval(seen: &Seen) -> v1::Approval {
         tool_service: call.audience.clone(),
         reversibility: approval.reversibility.clone(),
         draft_digest: call.draft_digest().to_owned(),
+        bundles_differ: seen.bundles_differ,
     }
 }
 

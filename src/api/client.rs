@@ -10,6 +10,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::api::front;
 use crate::api::v1;
+use crate::api::v1::admin_service_client::AdminServiceClient;
 use crate::api::v1::approval_service_client::ApprovalServiceClient;
 use crate::api::v1::decision_service_client::DecisionServiceClient;
 use crate::api::v1::signal_service_client::SignalServiceClient;
@@ -145,6 +146,24 @@ pub async fn report(target: &Target, request: v1::ReportSignalRequest) -> Result
 pub async fn clear(target: &Target, request: v1::ClearRiskRequest) -> Result<v1::ClearRiskResponse, ClientError> {
     let request = with_token(target, request)?;
     let answered = SignalServiceClient::new(connect(target).await?).clear_risk(request).await;
+    Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner())
+}
+
+/// What runs, and how well.
+///
+/// # Errors
+/// When there is no answer.
+pub async fn status(target: &Target) -> Result<v1::GetStatusResponse, ClientError> {
+    let answered = AdminServiceClient::new(connect(target).await?).get_status(v1::GetStatusRequest {}).await;
+    Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner())
+}
+
+/// Confirms that a loss of the state store was dealt with.
+///
+/// # Errors
+/// When there is no answer.
+pub async fn confirm_store(target: &Target) -> Result<v1::ConfirmStoreResponse, ClientError> {
+    let answered = AdminServiceClient::new(connect(target).await?).confirm_store(v1::ConfirmStoreRequest {}).await;
     Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner())
 }
 

@@ -27,7 +27,8 @@ use crate::pdp::authorize::{Origin, Purpose};
 use crate::telemetry::spans::Trace;
 
 /// Every method of ours, as it may stand in spans and metrics.
-pub const METHODS: [&str; 17] = [
+pub const METHODS: [&str; 18] = [
+    "countersign.v1.AdminService/ConfirmStore",
     "countersign.v1.AdminService/ExplainDecision",
     "countersign.v1.AdminService/GetStatus",
     "countersign.v1.AdminService/ReloadBundle",

@@ -88,6 +88,12 @@ pub fn time(time: Timestamp) -> WireTime {
     WireTime { seconds, nanos }
 }
 
+/// A length of time in microseconds, which may be negative, on the wire.
+pub(super) fn span(micros: i64) -> prost_types::Duration {
+    let nanos = i32::try_from(micros % 1_000_000 * 1000).unwrap_or(0);
+    prost_types::Duration { seconds: micros / 1_000_000, nanos }
+}
+
 pub(super) fn obligations(obligations: &[Obligation]) -> Vec<v1::Obligation> {
     let numbered = obligations.iter().enumerate();
     numbered

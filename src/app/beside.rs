@@ -8,7 +8,7 @@ use crate::pdp::reload::Trigger;
 
 /// How often what nobody can ask for any more is removed.
 const PURGE_SECONDS: u64 = 600;
-/// How often a windows' server is looked after.
+/// How often each tenant's windows are looked after.
 const TEND_SECONDS: u64 = 10;
 /// How often the witness of the audit log is told its head.
 const WITNESS_SECONDS: u64 = 10;
@@ -40,9 +40,6 @@ pub(super) async fn tick(pdp: Arc<Pdp>) {
         pdp.note_head().await;
         pdp.sweep().await;
         pdp.replay_lost();
-        if second % TEND_SECONDS == 0 {
-            pdp.tend_windows().await;
-        }
         if second % PURGE_SECONDS == 0 {
             pdp.purge().await;
         }
@@ -56,6 +53,29 @@ pub(super) async fn witness(pdp: Arc<Pdp>) {
     loop {
         period.tick().await;
         pdp.tell_witness().await;
+    }
+}
+
+/// Looks after the windows' server, beside what waits for the store.
+pub(super) async fn tend(pdp: Arc<Pdp>) {
+    let mut period = tokio::time::interval(Duration::from_secs(1));
+    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    for second in 0_u64.. {
+        period.tick().await;
+        pdp.watch_windows().await;
+        if second % TEND_SECONDS == 0 {
+            pdp.tend_windows().await;
+        }
+    }
+}
+
+/// Says every second that this replica is there.
+pub(super) async fn heartbeat(pdp: Arc<Pdp>) {
+    let mut period = tokio::time::interval(Duration::from_secs(1));
+    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        period.tick().await;
+        pdp.heartbeat().await;
     }
 }
 

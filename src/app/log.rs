@@ -113,6 +113,7 @@ pub(super) fn store_options(config: &Config, entropy: &dyn Entropy, replica: &Re
         boot: nonce(entropy)?,
         generation: nonce(entropy)?,
         seen: None,
+        standing: vec![],
     })
 }
 

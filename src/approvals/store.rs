@@ -4,39 +4,42 @@
 //! An approval is usable because it is *present* as approved: what is absent, unreadable or of another generation denies. Every
 //! transition counts the store's revision up in its own transaction and leaves its record in the outbox, for the audit log.
 //!
-//! A store that went back in time (an old backup, a failover to an older replica) would hold burned approvals as unburned. So the
-//! highest revision ever seen is kept outside of it, too, and every write states it: behind it, nothing is written, and the store
-//! gets a new generation, which no earlier approval or token belongs to.
+//! A store that went back (an old backup, a failover to a standby that was behind) would hold used approvals as unused: `history.rs`.
 
 mod engine;
 mod heads;
+mod history;
+pub mod journal;
 mod lifecycle;
 mod location;
 mod outbox;
 mod reads;
 pub mod replica;
+mod replicas;
 mod schema;
 mod signals;
 mod sums;
 mod windows;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::approvals::store::engine::Engine;
+use crate::approvals::store::engine::{Engine, Lane};
+use crate::clock::Stopwatch;
 use crate::model::approval::{Approval, Justification, Review, State};
 use crate::model::halt::Halt;
 use crate::model::time::Timestamp;
 
+pub use crate::approvals::store::history::{Condition, Revision, SETTLE};
 pub use crate::approvals::store::location::Location;
 pub use crate::approvals::store::outbox::TAKE_OVER;
 pub use crate::approvals::store::reads::Filter;
 pub use crate::approvals::store::signals::{Cleared, NewSignal, SignalRefused, TTL_MAX};
 pub use crate::approvals::store::sums::{Reservation, Sum};
-pub use crate::approvals::store::windows::{Generation, Settling};
+pub use crate::approvals::store::windows::{Generation, Settling, Written};
 
 /// How the store is opened.
 #[derive(Clone, Debug)]
@@ -55,6 +58,8 @@ pub struct Options {
     pub generation: String,
     /// The highest generation and revision ever seen here; `None` if none was.
     pub seen: Option<Seen>,
+    /// What stops, by the notes of this replica.
+    pub standing: Vec<Halt>,
 }
 
 /// A generation of the store and the highest revision seen in it.
@@ -65,6 +70,9 @@ pub struct Seen {
     pub generation: String,
     /// Revision.
     pub revision: i64,
+    /// Its head; empty where none was noted.
+    #[serde(default)]
+    pub head: String,
 }
 
 /// The store can't be asked, or must not be believed.
@@ -76,8 +84,11 @@ pub enum StoreError {
     /// It does not answer, or refuses.
     #[error("the state store does not answer: {0}")]
     Unreachable(String),
-    /// It stands behind what was seen of it.
-    #[error("the state store went back in time")]
+    /// It came into another lineage or generation, and this replica does not know yet what that means.
+    #[error("the state store is another one than before: nothing is written until it is known whether it lost anything")]
+    Unsettled,
+    /// It lacks what was seen of it.
+    #[error("the state store went back: it lacks what was written to it")]
     WentBack,
 }
 
@@ -132,15 +143,17 @@ pub struct NewReview {
     pub suggested: String,
     /// How long the approval may be used if this review completes the quorum.
     pub usable: Duration,
+    /// How many reviewers must approve.
+    pub quorum: u32,
     /// The record of it; `state` is filled in.
     pub record: serde_json::Value,
 }
 
 /// A transition that happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transition {
     /// Its revision: the outbox row to be recorded.
-    pub revision: i64,
+    pub revision: Revision,
     /// Where the approval stands after it.
     pub state: State,
 }
@@ -219,7 +232,7 @@ pub enum Burned {
     /// It is not there to be used: used, revoked, expired, or of another generation.
     Lost,
     /// It was used, by this operation, now; the outbox row to be recorded.
-    Now(i64),
+    Now(Revision),
     /// The operation used it before.
     Repeated(Receipt),
 }
@@ -239,7 +252,9 @@ pub struct Receipt {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Left {
     /// Its revision.
-    pub revision: i64,
+    pub revision: Revision,
+    /// Whether the process that left it has sent no heartbeat for a while.
+    pub gone: bool,
     /// The record.
     pub record: serde_json::Value,
     /// The replica whose audit log is to have it.
@@ -302,10 +317,18 @@ pub struct Store {
     seen: Arc<ArcSwap<Seen>>,
     halts: ArcSwap<Halts>,
     failures: AtomicU64,
+    /// How many heads this process has made.
+    heads: Arc<AtomicU64>,
+    /// Whether this replica knows a head of the store's history.
+    knows: AtomicBool,
+    /// False while it is not known whether the store lost anything.
+    settled: AtomicBool,
+    /// Since when that is.
+    settling_since: Mutex<Option<Stopwatch>>,
 }
 
 impl Store {
-    /// Opens the store, brings its tables up to date, and gives it a new generation if it stands behind what was seen.
+    /// Opens the store, and brings its tables up to date. Whether it has what was seen of it, [`Store::refresh`] finds out.
     ///
     /// # Errors
     /// When it can't be reached, or is of a newer version.
@@ -316,14 +339,22 @@ impl Store {
 
     async fn open_at(options: Options) -> Result<Self, OpenError> {
         let engine = Engine::open(&options).await?;
-        let seen = engine.transact(options.timeout, {
-            let options = options.clone();
-            move |connection| Box::pin(async move { Ok((true, schema::bring_up(connection, &options).await?)) })
+        let found = engine.transact(Lane::Apart, options.timeout, {
+            let (options, dialect) = (options.clone(), engine.dialect().clone());
+            move |connection| Box::pin(async move { Ok((true, schema::bring_up(connection, &dialect, &options).await?)) })
         });
-        let seen = seen.await??;
-        let store =
-            Self { engine, options, seen: Arc::new(ArcSwap::from_pointee(seen)), halts: ArcSwap::default(), failures: AtomicU64::new(0) };
-        Ok(store)
+        let found = found.await??;
+        Ok(Self {
+            engine,
+            knows: AtomicBool::new(options.seen.is_some()),
+            seen: Arc::new(ArcSwap::from_pointee(options.seen.clone().unwrap_or(found))),
+            halts: ArcSwap::from_pointee(Halts { halts: options.standing.iter().cloned().collect(), ..Halts::default() }),
+            options,
+            failures: AtomicU64::new(0),
+            heads: Arc::default(),
+            settled: AtomicBool::new(false),
+            settling_since: Mutex::default(),
+        })
     }
 
     /// The engine's name.
@@ -362,8 +393,20 @@ impl Store {
         result
     }
 
-    fn saw(&self, revision: i64) {
-        self.seen.rcu(|seen| Seen { generation: seen.generation.clone(), revision: seen.revision.max(revision) });
+    /// Whether it is known that the store has all that was written to it, or that it went back.
+    pub fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire)
+    }
+
+    /// Whether other processes use the store, too.
+    pub fn is_shared(&self) -> bool {
+        self.engine.dialect().is_shared
+    }
+
+    /// What a commit waits for beyond the server's own disk, as `synchronous_commit` names it; empty: nothing, so that a failover may
+    /// lose it.
+    pub fn durability(&self) -> &str {
+        &self.engine.dialect().durability
     }
 }
 

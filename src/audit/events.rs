@@ -116,11 +116,14 @@ fn json(value: &impl Serialize) -> Value {
 }
 
 /// A stored record as a line of the log, with its place in the state store and a nonce that blinds its hash.
-pub fn stored(mut record: Value, transition: Option<(&str, i64)>, nonce: String) -> Record {
+pub fn stored(mut record: Value, transition: Option<(&str, i64, &str)>, nonce: String) -> Record {
     if let Some(members) = record.as_object_mut() {
-        if let Some((generation, revision)) = transition {
+        if let Some((generation, revision, head)) = transition {
             members.insert("generation".to_owned(), generation.into());
             members.insert("transition".to_owned(), revision.into());
+            if !head.is_empty() {
+                members.insert("head".to_owned(), head.into());
+            }
         }
         members.entry("nonce").or_insert_with(|| nonce.into());
     }

@@ -34,8 +34,8 @@ pub(super) struct Tail {
     pub(super) recovered: Option<Recovered>,
     /// Whether the last line is one that the log has, so that it can be noted as the head.
     pub(super) segment_is_whole: bool,
-    /// The state store's generation and revision that the last line of a transition names.
-    pub(super) transition: Option<(String, i64)>,
+    /// The state store's generation, revision and head that the last line of a transition names.
+    pub(super) transition: Option<(String, i64, String)>,
 }
 
 /// The members of a line that recovery reads.
@@ -49,6 +49,7 @@ struct Place {
     durable: Option<u64>,
     generation: Option<String>,
     transition: Option<i64>,
+    head: Option<String>,
 }
 
 /// Reads the tail of a log.
@@ -87,7 +88,11 @@ pub(super) fn read_tail(folder: &Path, key: &DigestKey, now: Timestamp) -> Resul
         tail.length += length(line);
         tail.last = Timestamp::parse(&place.ts);
         tail.opened = tail.opened.or(tail.last);
-        tail.transition = place.generation.zip(place.transition).or(tail.transition);
+        // A signal's is none of the count.
+        let counted = place.transition.filter(|revision| *revision > 0);
+        let transition = place.generation.zip(counted);
+        let head = place.head.unwrap_or_default();
+        tail.transition = transition.map(|(generation, revision)| (generation, revision, head)).or(tail.transition);
     }
     let whole = usize::try_from(tail.length).unwrap_or(usize::MAX);
     let rest = bytes.get(whole..).unwrap_or_default();

@@ -72,7 +72,7 @@ pub(super) struct Writer {
     prev: String,
     poisoned: bool,
     health: Arc<Health>,
-    pub(super) transition: Option<(String, i64)>,
+    pub(super) transition: Option<(String, i64, String)>,
 }
 
 impl Writer {

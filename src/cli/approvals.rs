@@ -177,6 +177,9 @@ fn text(approval: &v1::Approval) -> String {
     let mut text = format!("{}  {}\n\n{}", approval.id, state(approval), approval.display);
     let digest = crate::jose::encode(&approval.display_digest);
     text.push_str(&format!("\ndisplay digest {digest}\n"));
+    if approval.bundles_differ {
+        text.push_str("replicas have different bundles in force: one may ask more of this approval than another\n");
+    }
     if !approval.approvers.is_empty() {
         text.push_str(&format!("approved by {} of {}: {}\n", approval.approvers.len(), approval.quorum, approval.approvers.join(", ")));
     }

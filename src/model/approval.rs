@@ -155,6 +155,11 @@ impl BoundCall {
         });
         rest(self) == rest(call) && self.customer() == call.customer() && self.at_most.len() == call.at_most.len() && within
     }
+
+    /// Whether `call` differs from what was approved in those arguments alone that may still be smaller.
+    pub fn stays_within(&self, call: &Self, at_most: &[String]) -> bool {
+        self.at_most.iter().filter(|(name, _)| !at_most.contains(name)).all(|(name, value)| call.at_most.get(name) == Some(value))
+    }
 }
 
 /// What the binding token binds beside the call.
@@ -357,5 +362,8 @@ mod tests {
         // The case's version has a reason of its own, and less than what was approved is covered.
         assert!(own.covers(&BoundCall { case_version, ..own.clone() }));
         assert!(own.covers(&BoundCall { at_most: object("most", 0), ..own.clone() }));
+        // By a template that no longer bounds the argument, it must be the same.
+        let smaller = BoundCall { at_most: object("most", 0), ..own.clone() };
+        assert!(own.stays_within(&smaller, &["most".to_owned()]) && own.stays_within(&own, &[]) && !own.stays_within(&smaller, &[]));
     }
 }

@@ -72,6 +72,14 @@ impl HaltKind {
         [Self::KillSwitch, Self::SessionRevoked].into_iter().chain(raising).find(|kind| kind.name() == name)
     }
 
+    /// Whether it stops, so that nothing takes it back before its end.
+    pub fn stops(self) -> bool {
+        match self {
+            Self::KillSwitch | Self::SessionRevoked => true,
+            Self::Risk(_) => false,
+        }
+    }
+
     /// Whether it ends the approvals of its subject: whatever stops, and high risk.
     pub fn ends_approvals(self) -> bool {
         match self {
@@ -217,6 +225,16 @@ impl Halts {
             SubjectKind::Server => self.everything.push(halt),
             kind => self.by_subject.entry((kind, halt.subject.clone())).or_default().push(halt),
         }
+    }
+
+    /// Whether it has one that stops as much: of this kind, on this subject, as late and as long.
+    pub fn has(&self, halt: &Halt) -> bool {
+        let same = match halt.subject_kind {
+            SubjectKind::Server => self.everything.as_slice(),
+            kind => self.of(kind, &halt.subject),
+        };
+        let covers = |known: &&Halt| known.since >= halt.since && known.until >= halt.until;
+        same.iter().filter(|known| known.kind == halt.kind && known.tenant == halt.tenant).any(|known| covers(&known))
     }
 
     /// All of them.

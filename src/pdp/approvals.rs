@@ -28,6 +28,10 @@ pub struct Seen {
     pub state: State,
     /// Its token and the token's end, for the one it is addressed to.
     pub token: Option<(String, Timestamp)>,
+    /// How many reviewers must approve.
+    pub quorum: u32,
+    /// Whether replicas have different bundles in force.
+    pub bundles_differ: bool,
 }
 
 impl Pdp {
@@ -72,7 +76,7 @@ impl Pdp {
         };
         let next = approvals.last().filter(|_| full).map(|last| (last.requested_at.micros(), last.id.clone()));
         let visible = approvals.into_iter().filter(|approval| self.may_read(&moment, &party, approval));
-        Ok((visible.map(|approval| Seen { state: approval.state_at(moment.now), approval, token: None }).collect(), next))
+        Ok((visible.map(|approval| self.seen(&moment, approval)).collect(), next))
     }
 
     /// What changed after a revision of what a party may see, with tokens for whom they are addressed to; and the revision to go on
@@ -96,6 +100,19 @@ impl Pdp {
             }
         }
         Ok((seen, highest))
+    }
+
+    /// An approval as it stands, without its token.
+    pub(super) fn seen(&self, moment: &Moment, approval: Approval) -> Seen {
+        let quorum = self.quorum(moment, &approval.binding);
+        let bundles_differ = self.shared().bundles.len() > 1;
+        Seen { state: approval.state_at(moment.now), token: None, quorum, bundles_differ, approval }
+    }
+
+    /// How many reviewers must approve: as the bundle of the request asked, or as the one in force asks, if that is more.
+    pub(super) fn quorum(&self, moment: &Moment, binding: &Binding) -> u32 {
+        let template = moment.snapshot.bundle.approvals.templates.get(&binding.template);
+        binding.quorum.max(template.map_or(0, |template| template.quorum))
     }
 
     /// Whether a human is the person who supervises the call.
@@ -163,7 +180,7 @@ impl Pdp {
             }
             Party::Human(_) | Party::Service(_) => None,
         };
-        Ok(Seen { approval, state, token })
+        Ok(Seen { token, ..self.seen(moment, approval) })
     }
 
     pub(super) fn template<'a>(&self, moment: &'a Moment, binding: &Binding) -> Result<&'a Template, Refusal> {
@@ -173,7 +190,7 @@ impl Pdp {
 
     /// A chain that is stopped asks nobody, and gets no token.
     pub(super) fn not_halted(&self, moment: &Moment, binding: &Binding) -> Result<(), Refusal> {
-        self.fresh_halts(moment.now).map_err(|()| Refusal::Unavailable("kill switches can't be read now"))?;
+        self.can_tell_stops(moment.now)?;
         let call = &binding.call;
         let halted = Halted {
             tenant: &call.tenant,
@@ -190,8 +207,13 @@ impl Pdp {
     }
 
     /// Records a transition, before anything follows from it.
-    pub(super) async fn follow(&self, moment: &Moment, transition: Transition, record: serde_json::Value) -> Result<Recorded<()>, Refusal> {
-        let recorded = self.record_left(moment.now, transition.revision, with_state(record, transition.state)).await;
+    pub(super) async fn follow(
+        &self,
+        moment: &Moment,
+        transition: &Transition,
+        record: serde_json::Value,
+    ) -> Result<Recorded<()>, Refusal> {
+        let recorded = self.record_left(moment.now, &transition.revision, with_state(record, transition.state)).await;
         let receipt = recorded.map_err(|down| Refused::from(down).0)?;
         Ok(receipt.seal(()))
     }

@@ -164,6 +164,9 @@ impl Pdp {
 
     /// Whether the approval is of this call, and its approvers may still approve it.
     fn in_scope(&self, moment: &Moment, chain: &Chain, call: &Call, approval: Approval) -> Presented {
+        let Some(template) = moment.snapshot.bundle.approvals.templates.get(&approval.binding.template) else {
+            return Presented::Denied(Reason::ApprovalRevoked);
+        };
         let bound = &approval.binding.call;
         let at_most: Vec<String> = bound.at_most.keys().cloned().collect();
         let now = binding::bound_call(&self.options.environment, chain, call, &at_most);
@@ -178,8 +181,16 @@ impl Pdp {
         if bound.case_attributes != now.case_attributes || approval.binding.supervisor_person != chain.token.supervisor_person {
             return Presented::Denied(Reason::ApprovalOutOfScope);
         }
-        if self.eligible(moment, &approval) < approval.binding.quorum {
+        let eligible = self.eligible(moment, &approval);
+        if eligible < approval.binding.quorum {
             return Presented::Denied(Reason::ApprovalRevoked);
+        }
+        // It was approved under a bundle that asked for less than the one in force.
+        if eligible < self.quorum(moment, &approval.binding) || !bound.stays_within(&now, &template.at_most) {
+            return Presented::Denied(Reason::ApprovalOutOfScope);
+        }
+        if approval.approved_at.plus(template.usable()) <= moment.now {
+            return Presented::None;
         }
         Presented::Usable(Box::new(approval))
     }
@@ -231,7 +242,7 @@ impl Pdp {
         let (what, id, call_digest, record) = (burn.what, burn.id.clone(), burn.call_digest.clone(), burn.record.clone());
         match self.store.burn(*burn).await {
             Ok(Burned::Now(revision)) => {
-                let receipt = self.record_left(moment.now, revision, record).await?;
+                let receipt = self.record_left(moment.now, &revision, record).await?;
                 self.telemetry.metrics.approval(if what == Burnable::Approval { "consumed" } else { "sent" });
                 Ok(receipt.seal(answer))
             }

@@ -85,7 +85,7 @@ impl Pdp {
         let cleared = Cleared { tenant: clear.tenant.clone(), subjects, at: moment.now, record: record.clone() };
         let revision = self.store.clear(cleared).await.map_err(unavailable)?;
         // Recorded first: nobody falls in risk unseen.
-        let receipt = self.record_left(moment.now, revision, record).await.map_err(|down| Refused::from(down).0)?;
+        let receipt = self.record_left(moment.now, &revision, record).await.map_err(|down| Refused::from(down).0)?;
         let places = Places::of(&self.options.environment, whose);
         // Never kept for later: what came in between would be forgotten, too.
         let forgotten = self.ask(places.tenant, moment, &places.forget(whose, self.tool_services(moment).iter().map(String::as_str))).await;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::approvals::store::{Generation, Settling};
+use crate::approvals::store::{Generation, Settling, Written};
 use crate::audit::replay::Line;
 use crate::model::answer::Reason;
 use crate::model::time::Timestamp;
@@ -21,7 +21,11 @@ use crate::pdp::rights::tenant_of;
 use crate::pdp::{Moment, Pdp, limits};
 use crate::rates::Per;
 use crate::risk::{APPROVALS_DENIED, is_probing};
+use crate::windows::redis::{Looked, Redis};
 use crate::windows::{Change, Key, Note, Tenant, Visit, Windows, WindowsDown};
+
+/// The most tenants whose writes are noted at once.
+const WRITTEN_MAX: usize = 1000;
 
 /// How long a start waits for what is read back; after it, it goes on beside the calls, which are denied what needs it.
 const START: Duration = Duration::from_secs(5);
@@ -52,13 +56,18 @@ impl Pdp {
         if server.knows(tenant) {
             return Ok(());
         }
-        let (found, lost) = server.found(tenant).await?;
+        let written = self.store.written(tenant.tag()).await.map_err(|_| unreachable("the state store does not answer"))?;
+        let boots: Vec<&str> = written.iter().map(|written| written.boot.as_str()).chain([server.boot()]).collect();
+        let looked = server.look(tenant, &boots).await?;
+        let lost = server.lost(tenant).or_else(|| looked.found.clone().filter(|found| is_behind(server, tenant, found, &written, &looked)));
         let was_lost = lost.is_some();
         let id = crate::entropy::nonce(self.entropy.as_ref()).map_err(|_| unreachable("no random source"))?;
         let fresh = Generation { id: id.clone(), whole_from: moment.now.plus(moment.snapshot.bundle.rules.recovery()) };
-        let settling = Settling { tenant: tenant.tag(), found, lost, fresh, at: moment.now };
+        let settling = Settling { tenant: tenant.tag(), found: looked.found.clone(), lost, fresh };
         let settled = self.store.generation(settling).await.map_err(|_| unreachable("the state store does not answer"))?;
-        server.adopt(tenant, settled.id.clone()).await?;
+        server.adopt(tenant, &settled.id, looked.found.as_deref()).await?;
+        let adopted = self.store.adopted(tenant.tag(), settled.id.clone()).await;
+        adopted.map_err(|_| unreachable("the state store does not answer"))?;
         if was_lost || settled.whole_from > moment.now {
             // Said again by every replica that knew of it, also by one that was idle while another made the windows anew.
             self.memory.replays.lock().unwrap_or_else(PoisonError::into_inner).push(tenant);
@@ -68,6 +77,37 @@ impl Pdp {
             tracing::error!(name: "windows.lost", until = %settled.whole_from, "windows were lost: risk counts as the worst until then");
         }
         Ok(())
+    }
+
+    /// To be called every second: notes in the store how much was written, and whether the server answers.
+    pub(crate) async fn watch_windows(&self) {
+        let Windows::Redis(server) = &self.windows else { return };
+        let now = self.clock.now();
+        let looked = server.look(Tenant::of(&self.options.environment, ""), &[]).await;
+        self.memory.reached(!matches!(looked, Err(WindowsDown::Unreachable(_))), now);
+        if let Ok(looked) = looked {
+            self.telemetry.metrics.clock_skew("windows", now.micros().saturating_sub(looked.clock.micros()));
+        }
+        self.note_written().await;
+    }
+
+    /// Notes in the store how much was written to the windows' server.
+    pub(super) async fn note_written(&self) {
+        let Windows::Redis(server) = &self.windows else { return };
+        let unnoted = server.unnoted(WRITTEN_MAX);
+        if unnoted.is_empty() {
+            return;
+        }
+        let written = unnoted.iter().map(|(tenant, generation, writes)| Written {
+            tenant: tenant.tag(),
+            boot: server.boot().to_owned(),
+            generation: generation.clone(),
+            writes: *writes,
+        });
+        // A store that does not answer is logged there; the next second tries again.
+        if self.store.note_written(written.collect()).await.is_ok() {
+            unnoted.iter().for_each(|(tenant, generation, writes)| server.noted(*tenant, generation, *writes));
+        }
     }
 
     /// To be called every ten seconds: asks the server of each tenant's windows, so that a loss is noticed by idle replicas, too, and an
@@ -241,6 +281,12 @@ impl Pdp {
         visits.push((places.tenant, places.after(risk, &happened)));
         visits
     }
+}
+
+/// Whether the server lacks writes to this generation that it acknowledged: those that processes noted in the store, and our own.
+fn is_behind(server: &Redis, tenant: Tenant, found: &str, written: &[Written], looked: &Looked) -> bool {
+    let noted = written.iter().map(|written| if written.generation == found { written.writes } else { 0 });
+    noted.chain([server.writes(tenant, found)]).zip(&looked.counts).any(|(noted, count)| *count < noted)
 }
 
 /// What a context or a draft adds to what is remembered of its case's texts.

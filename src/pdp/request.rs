@@ -73,9 +73,9 @@ impl Pdp {
         let record = new.record.clone();
         let approval = match self.store.request(new).await.map_err(unavailable)? {
             Requested::New(transition) => {
-                self.follow(moment, transition, record).await?;
+                self.follow(moment, &transition, record).await?;
                 self.telemetry.metrics.approval("requested");
-                Approval { revision: transition.revision, ..approval }
+                Approval { revision: transition.revision.number, ..approval }
             }
             Requested::Same(waiting) => *waiting,
             Requested::AgentFull => return Err(Refusal::Exhausted("the agent has as many pending requests as it may have")),
@@ -83,7 +83,7 @@ impl Pdp {
             Requested::QueueFull => return Err(Refusal::Exhausted("the reviewers have as many pending requests as they may have")),
             Requested::CoolDown => return Err(Refusal::Precondition("the same call was denied a short while ago: do not ask again")),
         };
-        Ok(Seen { state: approval.state_at(moment.now), approval, token: None })
+        Ok(self.seen(moment, approval))
     }
 
     fn pending(

@@ -78,6 +78,7 @@ impl Pdp {
             review,
             suggested: suggested.unwrap_or_default(),
             usable: template.usable(),
+            quorum: self.quorum(moment, &approval.binding),
             record: record.clone(),
         };
         let denies = !new.review.approves;
@@ -162,10 +163,10 @@ impl Pdp {
     async fn moved(&self, moment: &Moment, moved: Moved, id: &str, record: serde_json::Value) -> Result<Seen, Refusal> {
         match moved {
             Moved::Done(transition) => {
-                self.follow(moment, transition, record).await?;
+                self.follow(moment, &transition, record).await?;
                 self.telemetry.metrics.approval(transition.state.name());
                 let approval = self.store.approval(id).await.map_err(unavailable)?.ok_or(Refusal::NotFound)?;
-                Ok(Seen { state: approval.state_at(moment.now), approval, token: None })
+                Ok(self.seen(moment, approval))
             }
             Moved::Late(_) => Err(Refusal::Precondition("the approval no longer waits: it was decided, used, ended, or its time is over")),
             Moved::Missing => Err(Refusal::NotFound),

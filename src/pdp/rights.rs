@@ -167,7 +167,7 @@ impl Pdp {
         } else if human.tenant != tenant {
             return Err(unknown);
         }
-        self.fresh_halts(moment.now).map_err(|()| Refusal::Unavailable("kill switches can't be read now"))?;
+        self.can_tell_stops(moment.now)?;
         if Halted::human(&human).stopped_by(&self.store.halts().halts, moment.now) {
             return Err(Refusal::Unauthenticated("a kill switch or a revoked session stops this human"));
         }

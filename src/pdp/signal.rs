@@ -9,7 +9,6 @@ use crate::audit::events::{self, Actor};
 use crate::caep::Event;
 use crate::caller::Peer;
 use crate::entities::direct::On;
-use crate::model::approval::Approval;
 use crate::model::call::Call;
 use crate::model::chain::{Authentication, Caller};
 use crate::model::halt::{Halt, HaltKind, Severity, SignalKind, SubjectKind};
@@ -128,7 +127,7 @@ impl Pdp {
         let record = events::event("outcome.reported", by, None, &more);
         let new = NewOutcome { evaluation_id: allowed.evaluation_id, checks, ends, at: moment.now, record: record.clone() };
         let revision = self.store.outcome(new).await.map_err(unavailable)?.ok_or(NOT_YOURS)?;
-        let receipt = self.record_left(moment.now, revision, record).await.map_err(|down| Refused::from(down).0)?;
+        let receipt = self.record_left(moment.now, &revision, record).await.map_err(|down| Refused::from(down).0)?;
         Ok(receipt.seal(strongest))
     }
 
@@ -205,7 +204,9 @@ impl Pdp {
     }
 
     async fn taken(&self, moment: &Moment, caller: &Caller, by: &Actor, signal: Signal) -> Result<Option<Recorded<()>>, Refusal> {
-        if signal.halt.since > moment.now.plus(AHEAD) {
+        // What stops begins when it is taken, whatever the sender's clock says.
+        let ahead = signal.halt.since > moment.now.plus(AHEAD);
+        if ahead && !signal.halt.kind.stops() {
             return Err(Refusal::invalid("event_time", "is more than 30 s ahead of the server's time"));
         }
         if signal.ttl.is_zero() || signal.ttl > TTL_MAX {
@@ -219,7 +220,7 @@ impl Pdp {
         if !self.may_report(moment, caller, &signal.halt, &tenant) {
             return Err(Refusal::Forbidden(MAY_NOT_REPORT));
         }
-        let halt = Halt { tenant, until: moment.now.plus(signal.ttl), ..signal.halt };
+        let halt = Halt { tenant, since: signal.halt.since.min(moment.now), until: moment.now.plus(signal.ttl), ..signal.halt };
         // A customer stands in the log as everywhere in it: by a keyed digest.
         let subject = match halt.subject_kind {
             SubjectKind::Customer => self.audit.digest(&crate::json::Value::from(halt.subject.as_str())),
@@ -246,24 +247,20 @@ impl Pdp {
             kind: signal.kind,
             halt,
             at: moment.now,
-            record,
-            ended: ended_by_signal,
+            record: record.clone(),
         };
-        let revisions = match self.store.signal(new).await.map_err(unavailable)? {
-            Ok(revisions) => revisions,
+        let revision = match self.store.signal(new).await.map_err(unavailable)? {
+            Ok(revision) => revision,
             Err(SignalRefused::Full) => {
                 return Err(Refusal::Exhausted("10,000 reports of this tenant are in force, and all of them weigh more than this one"));
             }
             Err(SignalRefused::Known) => return Ok(None),
             Err(SignalRefused::Old) => return Err(Refusal::invalid("event_time", "is before that of an event reported earlier")),
         };
-        let mut own = None;
-        for revision in revisions {
-            let left = self.store.left_at(revision).await.map_err(unavailable)?.ok_or(Refusal::Unavailable("the signal was not kept"))?;
-            let receipt = self.record_left(moment.now, left.revision, left.record).await.map_err(|down| Refused::from(down).0)?;
-            own = own.or(Some(receipt));
-        }
-        Ok(own.map(|receipt| receipt.seal(())))
+        self.note_stops(moment.now);
+        let receipt = self.record_left(moment.now, &revision, record).await.map_err(|down| Refused::from(down).0)?;
+        self.end_halted(moment.now).await;
+        Ok(Some(receipt.seal(())))
     }
 
     fn may_report(&self, moment: &Moment, caller: &Caller, halt: &Halt, tenant: &str) -> bool {
@@ -317,8 +314,4 @@ fn made(moment: &Moment, allowed: &Allowed) -> Vec<Check> {
     };
     // A bundle that was loaded since then may make fewer.
     allowed.checks.iter().filter(|kind| made.makes().any(|makes| makes == *kind)).map(check).collect()
-}
-
-fn ended_by_signal(approval: &Approval) -> serde_json::Value {
-    events::event("approval.ended", &Actor::server(), Some(approval), &[("because", "signal".into())])
 }

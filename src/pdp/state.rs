@@ -1,8 +1,8 @@
-//! What is done beside requests: the copy of the kill switches, expiry, and the records that transitions left in the outbox.
+//! What is done beside requests: expiry, what a halt ends, and the records that transitions left in the outbox.
 
 use std::sync::Arc;
 
-use crate::approvals::store::{Left, StoreError, TAKE_OVER};
+use crate::approvals::store::{Left, Revision, StoreError, TAKE_OVER, Transition};
 use crate::audit::events::{self, Actor};
 use crate::audit::key::DigestKey;
 use crate::audit::{AuditDown, Receipt};
@@ -13,19 +13,6 @@ use crate::model::time::Timestamp;
 use crate::pdp::{Keys, Pdp};
 
 impl Pdp {
-    /// To be called twice a second: reads the kill switches and the store's revision anew, and notes the revision outside of the store.
-    pub async fn refresh(&self) {
-        let Ok(generation) = crate::entropy::nonce(self.entropy.as_ref()) else { return };
-        let before = self.store.seen();
-        // A store that does not answer is logged there, and its copy grows old.
-        if let Ok(seen) = self.store.refresh(self.clock.now(), generation).await
-            && seen != before
-            && let Err(error) = self.replica.note(&seen)
-        {
-            tracing::error!(name: "store.seen_not_noted", error = %error, "a restart might not see that the store went back in time");
-        }
-    }
-
     /// To be called every second: notes the head of the audit log outside of the log, so that a start sees whether the log lost its end.
     pub async fn note_head(&self) {
         let Some(head) = self.audit.head().filter(|head| self.replica.head().as_ref() != Some(head)) else { return };
@@ -60,11 +47,9 @@ impl Pdp {
         }
         // Failures are logged and counted by the store; the next second tries again.
         for moved in self.store.expire(now, expired).await.unwrap_or_default() {
-            if let Ok(Some(left)) = self.store.left_at(moved.revision).await {
-                // As above.
-                let _recorded = self.record_left(now, left.revision, left.record).await;
-            }
+            self.record_moved(now, &moved).await;
         }
+        self.end_halted(now).await;
         if let Ok(left) = self.store.left(now).await {
             for left in left {
                 // What a request of this process left, that request records, unless it gave up.
@@ -75,6 +60,28 @@ impl Pdp {
         }
         if let Ok(pending) = self.store.pending().await {
             self.telemetry.metrics.pending(pending);
+        }
+    }
+
+    /// Ends the approvals of who is stopped, and records that. What can't be ended now, the next sweep ends; it can't be used before.
+    pub(super) async fn end_halted(&self, now: Timestamp) {
+        loop {
+            // As above.
+            let moved = self.store.end_halted(now, ended_by_signal).await.unwrap_or_default();
+            if moved.is_empty() {
+                return;
+            }
+            for moved in moved {
+                self.record_moved(now, &moved).await;
+            }
+        }
+    }
+
+    /// Records a transition that no request waits for.
+    async fn record_moved(&self, now: Timestamp, moved: &Transition) {
+        if let Ok(Some(left)) = self.store.left_at(moved.revision.number).await {
+            // As above.
+            let _recorded = self.record_left(now, &left.revision, left.record).await;
         }
     }
 
@@ -93,7 +100,9 @@ impl Pdp {
                 match self.settle_left(&left).await {
                     Err(down) if !self.audit.healthy() => return Err(down),
                     // One that can't be recorded stops no other; the sweep tries it again.
-                    Err(_) => tracing::error!(name: "store.not_recorded", revision = left.revision, "what was left can't be recorded"),
+                    Err(_) => {
+                        tracing::error!(name: "store.not_recorded", revision = left.revision.number, "what was left can't be recorded")
+                    }
                     Ok(()) => {}
                 }
             }
@@ -105,26 +114,29 @@ impl Pdp {
     /// that is gone. What the own log has already is not recorded twice.
     pub(super) async fn settle_left(&self, left: &Left) -> Result<(), AuditDown> {
         let now = self.clock.now();
-        let abandoned = left.at.plus(TAKE_OVER) <= now;
+        let abandoned = match self.store.is_own(left) {
+            true => left.at.plus(TAKE_OVER) <= now,
+            false => left.gone,
+        };
         if !abandoned && !self.store.is_earlier_own(left) {
             return Ok(());
         }
         // One at a time: whoever comes second finds it recorded. A store that does not answer now is asked again.
         let _settling = self.settling.lock().await;
-        let Ok(Some(left)) = self.store.left_at(left.revision).await else { return Ok(()) };
+        let Ok(Some(left)) = self.store.left_at(left.revision.number).await else { return Ok(()) };
         if left.recorded.is_some() {
             return Ok(());
         }
         if self.store.is_own(&left) || self.store.is_earlier_own(&left) {
             let generation = self.store.seen().generation;
             // Reads segments, which may be large.
-            return match tokio::task::block_in_place(|| self.audit.line_of(&generation, left.revision, left.at)) {
+            return match tokio::task::block_in_place(|| self.audit.line_of(&generation, left.revision.number, left.at)) {
                 Some(line) => {
                     // If it can't be noted now, the next sweep finds it again.
-                    let _noted = self.store.recorded(left.revision, self.audit.log(), line).await;
+                    let _noted = self.store.recorded(left.revision.number, self.audit.log(), line).await;
                     Ok(())
                 }
-                None => self.record_left(now, left.revision, left.record).await.map(|_| ()),
+                None => self.record_left(now, &left.revision, left.record).await.map(|_| ()),
             };
         }
         if !matches!(self.store.take_over(&left).await, Ok(true)) {
@@ -135,18 +147,18 @@ impl Pdp {
             // Its log may have the line, too: the evaluation's id tells that they are one.
             members.insert("left_by".to_owned(), left.replica.into());
         }
-        self.record_left(now, left.revision, record).await.map(|_| ())
+        self.record_left(now, &left.revision, record).await.map(|_| ())
     }
 
     /// Makes the record of a transition durable, and notes where it stands.
-    pub(super) async fn record_left(&self, now: Timestamp, revision: i64, record: serde_json::Value) -> Result<Receipt, AuditDown> {
+    pub(super) async fn record_left(&self, now: Timestamp, revision: &Revision, record: serde_json::Value) -> Result<Receipt, AuditDown> {
         let nonce = crate::entropy::nonce(self.entropy.as_ref()).map_err(|_| AuditDown::Failed)?;
         let generation = self.store.seen().generation;
-        let record = events::stored(record, Some((&generation, revision)), nonce);
+        let record = events::stored(record, Some((&generation, revision.number, &revision.head)), nonce);
         let receipt = self.audit.append(now, record).await?;
-        if let Err(error) = self.store.recorded(revision, self.audit.log(), receipt.index().unwrap_or(0)).await {
+        if let Err(error) = self.store.recorded(revision.number, self.audit.log(), receipt.index().unwrap_or(0)).await {
             // The record is durable, and the answer may leave; a start finds the line by its transition.
-            tracing::warn!(name: "store.not_noted", revision, error = %error);
+            tracing::warn!(name: "store.not_noted", revision = revision.number, error = %error);
         }
         Ok(receipt)
     }
@@ -176,11 +188,6 @@ impl Pdp {
         let all: Vec<_> = keys.approval.jwks().into_iter().chain(keys.binding.jwks()).collect();
         let set = crate::json::object([("keys", crate::json::Value::Array(all))]);
         String::from_utf8_lossy(&crate::json::canonical(&set)).into_owned()
-    }
-
-    /// True while the state store answers.
-    pub fn has_state(&self) -> bool {
-        self.fresh_halts(self.clock.now()).is_ok()
     }
 }
 
@@ -216,6 +223,10 @@ impl Keys {
 
 fn expired(approval: &Approval) -> serde_json::Value {
     events::event("approval.expired", &Actor::server(), Some(approval), &[])
+}
+
+fn ended_by_signal(approval: &Approval) -> serde_json::Value {
+    events::event("approval.ended", &Actor::server(), Some(approval), &[("because", "signal".into())])
 }
 
 /// The store could not be asked.

@@ -42,6 +42,14 @@ pub struct Status {
     pub store: &'static str,
     /// Whether the state store answers. Without it calls that need it are denied, and others go on.
     pub store_healthy: bool,
+    /// When it was found that the store went back, until an operator confirms it.
+    pub store_went_back_at: Option<Timestamp>,
+    /// What a commit waits for beyond the server's own disk; empty: nothing.
+    pub store_durability: String,
+    /// Digests of the bundles that replicas have in force; sorted.
+    pub bundles: Vec<String>,
+    /// How far the machine's clock is ahead of the store's, in microseconds; negative: behind.
+    pub clock_skew: i64,
     /// The windows' engine.
     pub windows: &'static str,
     /// Whether they could be asked of late, and were told all.
@@ -62,6 +70,7 @@ impl Pdp {
         self.audit.append(now, Record::Started(self.server_record())).await?;
         self.record_first_bundle().await?;
         self.refresh().await;
+        self.heartbeat().await;
         Ok(self.finish_left(now).await?)
     }
 
@@ -71,10 +80,13 @@ impl Pdp {
         let stopped = runtime.block_on(async {
             self.tick().await;
             self.send_unsent().await;
+            self.note_written().await;
             self.refresh().await;
             let stopped = self.audit.append(now, Record::Stopped(self.server_record())).await;
             self.note_head().await;
             self.tell_witness().await;
+            // A store that does not answer is logged there; the others wait a few seconds for this one if they must.
+            let _left = self.store.leave().await;
             self.store.close().await;
             stopped
         });
@@ -114,16 +126,20 @@ impl Pdp {
 
     /// Why the server is not ready; none when it is.
     pub fn not_ready(&self) -> Vec<&'static str> {
+        let now = self.clock.now();
         let faults = [
             ("audit", !self.audit.healthy()),
-            ("clock", self.clock.step_back() > STEP_BACK_MAX),
+            ("clock", self.clock.step_back() > STEP_BACK_MAX || self.is_skewed()),
             ("draining", self.draining.load(Ordering::Acquire)),
+            ("store", !self.has_state(now)),
+            ("windows", !self.memory.is_reached(now)),
         ];
         faults.into_iter().filter(|(_, fault)| *fault).map(|(name, _)| name).collect()
     }
 
     /// What runs, and how well.
     pub fn status(&self) -> Status {
+        let shared = self.shared();
         Status {
             cedar_version: CEDAR_VERSION,
             environment: self.options.environment.clone(),
@@ -136,7 +152,11 @@ impl Pdp {
             durability: self.audit.durability().name(),
             warnings: self.options.warnings.clone(),
             store: self.store.engine(),
-            store_healthy: self.has_state(),
+            store_healthy: self.has_state(self.clock.now()),
+            store_went_back_at: shared.went_back_at,
+            store_durability: self.store.durability().to_owned(),
+            bundles: shared.bundles.clone(),
+            clock_skew: self.clock.skew(),
             windows: self.windows.engine(),
             windows_healthy: self.memory.is_healthy(self.clock.now()),
         }

@@ -1,8 +1,5 @@
 //! What the PDP itself knows of a call that passed the gates: kill switches, what a human said, which checks were made. Then Cedar.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use crate::approvals::binding::{self, Allowed};
 use crate::entities::Named;
 use crate::json;
@@ -21,9 +18,7 @@ use crate::pdp::burn::Presented;
 use crate::pdp::judge::{Judged, judge_named};
 use crate::pdp::output::{DraftFacts, ToEvaluate, is_entitled, members};
 use crate::pdp::{Moment, Pdp, memory};
-
-/// How old the copy of the kill switches may be before nothing is changed any more.
-const HALTS_AGE: Duration = Duration::from_secs(5);
+use std::sync::Arc;
 
 /// A call with who makes it: caller, chain, call.
 pub(super) type Asking<'a> = (&'a Caller, &'a Chain, &'a Call);
@@ -75,7 +70,7 @@ impl Pdp {
         about: About<'_>,
     ) -> Result<Weighed, Refusal> {
         let bundle = &moment.snapshot.bundle;
-        if roles.is_write(&named.action.groups) && self.fresh_halts(moment.now).is_err() {
+        if !self.may_decide(moment.now, roles.is_write(&named.action.groups)) {
             return Ok(Weighed::stopped(Gate::State, Reason::StateUnavailable));
         }
         let halted = Halted::call(chain, &call.case.tenant, &call.case.id, call.customer());
@@ -159,12 +154,6 @@ impl Pdp {
             Presented::Denied(_) | Presented::None | Presented::Repeated(_) => {}
         }
         vouched
-    }
-
-    /// Whether the copy of the kill switches is young enough to act on.
-    pub(super) fn fresh_halts(&self, now: Timestamp) -> Result<(), ()> {
-        let young = self.store.halts().read_at.is_some_and(|read_at| read_at.plus(HALTS_AGE) >= now);
-        if young { Ok(()) } else { Err(()) }
     }
 
     /// Vouches for the checks of the call's case and customer.

@@ -6,9 +6,10 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 
 use crate::telemetry::{
-    METRIC_APPROVALS, METRIC_APPROVALS_PENDING, METRIC_AUDIT_FAILURES, METRIC_AUDIT_LOST, METRIC_AUDIT_SUPPRESSED,
-    METRIC_DECISION_DURATION, METRIC_DECISIONS, METRIC_EXPORT_FAILED, METRIC_LAST_SUCCESS, METRIC_REFUSALS, METRIC_RELOADS, METRIC_RPC,
-    METRIC_STORE_FAILURES, METRIC_WINDOWS_ENTRIES, METRIC_WINDOWS_FAILURES, METRIC_WITNESS_FAILURES,
+    METRIC_APPROVALS, METRIC_APPROVALS_PENDING, METRIC_AUDIT_FAILURES, METRIC_AUDIT_LOST, METRIC_AUDIT_SUPPRESSED, METRIC_BUNDLES,
+    METRIC_CLOCK_SKEW, METRIC_DECISION_DURATION, METRIC_DECISIONS, METRIC_EXPORT_FAILED, METRIC_LAST_SUCCESS, METRIC_REFUSALS,
+    METRIC_RELOADS, METRIC_RPC, METRIC_STORE_FAILURES, METRIC_STORE_WENT_BACK, METRIC_WINDOWS_ENTRIES, METRIC_WINDOWS_FAILURES,
+    METRIC_WITNESS_FAILURES,
 };
 
 /// 10 µs to 100 ms: the semantic conventions' own bounds begin at 5 ms.
@@ -31,6 +32,9 @@ pub struct Metrics {
     approvals: Counter<u64>,
     approvals_pending: Gauge<u64>,
     store_failures: Gauge<u64>,
+    store_went_back: Gauge<u64>,
+    clock_skew: Gauge<f64>,
+    bundles: Gauge<u64>,
     windows_failures: Counter<u64>,
     windows_entries: Gauge<u64>,
     pub(super) export_failed: Counter<u64>,
@@ -70,6 +74,18 @@ impl Metrics {
                 .u64_gauge(METRIC_STORE_FAILURES)
                 .with_description("operations of the state store that failed since start")
                 .build(),
+            store_went_back: meter
+                .u64_gauge(METRIC_STORE_WENT_BACK)
+                .with_description("1 while a loss of the state store waits for an operator's confirmation")
+                .build(),
+            clock_skew: meter
+                .f64_gauge(METRIC_CLOCK_SKEW)
+                .with_unit("s")
+                .with_description(
+                    "how far this server's clock is ahead of the state store's, whose time counts, and of the windows' server's",
+                )
+                .build(),
+            bundles: meter.u64_gauge(METRIC_BUNDLES).with_description("different bundles that replicas have in force").build(),
             windows_failures: meter
                 .u64_counter(METRIC_WINDOWS_FAILURES)
                 .with_description("requests for which windows could not be asked")
@@ -84,6 +100,9 @@ impl Metrics {
         metrics.audit(0, 0);
         metrics.approvals_pending.record(0, &[]);
         metrics.store_failures(0);
+        metrics.store_went_back(false);
+        metrics.clock_skew("store", 0);
+        metrics.bundles(1);
         metrics.windows_failures.add(0, &[]);
         metrics.windows_entries(0);
         metrics
@@ -143,6 +162,22 @@ impl Metrics {
     /// The state store's count since start.
     pub fn store_failures(&self, count: u64) {
         self.store_failures.record(count, &[]);
+    }
+
+    /// Whether the state store lost something, and nobody has confirmed it.
+    pub fn store_went_back(&self, went_back: bool) {
+        self.store_went_back.record(u64::from(went_back), &[]);
+    }
+
+    /// How far the clock is ahead of the `store`'s or the `windows`', in microseconds.
+    pub fn clock_skew(&self, of: &'static str, micros: i64) {
+        let seconds = Duration::from_micros(micros.unsigned_abs()).as_secs_f64();
+        self.clock_skew.record(if micros < 0 { -seconds } else { seconds }, &[KeyValue::new("of", of)]);
+    }
+
+    /// How many different bundles replicas have in force.
+    pub fn bundles(&self, count: usize) {
+        self.bundles.record(u64::try_from(count).unwrap_or(u64::MAX), &[]);
     }
 
     /// Windows could not be asked.

@@ -6,7 +6,7 @@
 //! says that windows were lost. A server that may evict keys is not used.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use ::redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
@@ -51,6 +51,21 @@ struct Adopted {
     generation: String,
     /// How many writes of this process were acknowledged.
     writes: AtomicI64,
+    /// How many of them stand in the state store, too.
+    noted: AtomicI64,
+    /// False after an error of the connection: the server may be another one, or an older one.
+    sure: AtomicBool,
+}
+
+/// What a server says of a tenant's windows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Looked {
+    /// The generation that it has.
+    pub found: Option<String>,
+    /// How many writes of each process it has.
+    pub counts: Vec<i64>,
+    /// Its time.
+    pub clock: Timestamp,
 }
 
 /// How the server is reached.
@@ -123,9 +138,12 @@ impl Redis {
     /// As [`Windows::visit`](super::Windows::visit).
     pub(super) async fn visit(&self, tenant: Tenant, now: Timestamp, visit: &Visit) -> Result<Visited, WindowsDown> {
         let adopted = self.adopted.get(&tenant).map(|adopted| Arc::clone(&adopted)).ok_or(WindowsDown::Lost)?;
+        if !adopted.sure.load(Ordering::Acquire) {
+            return Err(WindowsDown::Lost);
+        }
         let before = adopted.writes.load(Ordering::Acquire);
         let mut call = self.visiting.prepare_invoke();
-        call.key(generation_key(tenant)).key(format!("countersign:{{{}}}:writes:{}", tenant.0, self.boot));
+        call.key(generation_key(tenant)).key(writes_key(tenant, &self.boot));
         call.arg(&adopted.generation).arg(now.micros());
         say(&mut call, tenant, Key::of(&[&adopted.generation]), visit);
         let (known, writes, waits, counts, memories): Reply = self.call(&call).await?;
@@ -140,18 +158,53 @@ impl Redis {
         Ok(Visited { waits, counts, memories })
     }
 
-    /// The generation of a tenant's windows that the server has, and the one that is not all there any more.
+    /// What the server has of a tenant's windows, and how much of what these processes wrote.
     ///
     /// # Errors
     /// When the server does not answer, or may evict keys.
-    pub async fn found(&self, tenant: Tenant) -> Result<(Option<String>, Option<String>), WindowsDown> {
-        let found = self.adopting(tenant, "").await?;
-        Ok((found, self.lost.get(&tenant).map(|lost| lost.clone())))
+    pub async fn look(&self, tenant: Tenant, boots: &[&str]) -> Result<Looked, WindowsDown> {
+        self.adopting(tenant, ("", ""), boots).await
+    }
+
+    /// The generation of which this process knows that it is not all there any more.
+    pub fn lost(&self, tenant: Tenant) -> Option<String> {
+        self.lost.get(&tenant).map(|lost| lost.clone())
     }
 
     /// Whether the tenant's generation is known.
     pub fn knows(&self, tenant: Tenant) -> bool {
-        self.adopted.contains_key(&tenant)
+        self.adopted.get(&tenant).is_some_and(|adopted| adopted.sure.load(Ordering::Acquire))
+    }
+
+    /// This start of the process.
+    pub fn boot(&self) -> &str {
+        &self.boot
+    }
+
+    /// How many writes of this process were acknowledged in a tenant's generation.
+    pub fn writes(&self, tenant: Tenant, generation: &str) -> i64 {
+        let adopted = self.adopted.get(&tenant).filter(|adopted| adopted.generation == generation);
+        adopted.map_or(0, |adopted| adopted.writes.load(Ordering::Acquire))
+    }
+
+    /// Tenants to which this process wrote since that was noted last: generation and count of each, some at a time.
+    pub fn unnoted(&self, most: usize) -> Vec<(Tenant, String, i64)> {
+        let written = self.adopted.iter().map(|adopted| {
+            let writes = adopted.writes.load(Ordering::Acquire);
+            (*adopted.key(), adopted.generation.clone(), writes, adopted.noted.load(Ordering::Acquire))
+        });
+        written
+            .filter(|(.., writes, noted)| writes > noted)
+            .take(most)
+            .map(|(tenant, generation, writes, _)| (tenant, generation, writes))
+            .collect()
+    }
+
+    /// So many writes stand in the state store.
+    pub fn noted(&self, tenant: Tenant, generation: &str, writes: i64) {
+        if let Some(adopted) = self.adopted.get(&tenant).filter(|adopted| adopted.generation == generation) {
+            adopted.noted.fetch_max(writes, Ordering::AcqRel);
+        }
     }
 
     /// The tenants whose generation is known.
@@ -165,8 +218,8 @@ impl Redis {
     /// When they are not, the server may evict keys, or does not answer.
     pub async fn check(&self, tenant: Tenant) -> Result<(), WindowsDown> {
         let adopted = self.adopted.get(&tenant).map(|adopted| Arc::clone(&adopted)).ok_or(WindowsDown::Lost)?;
-        match self.adopting(tenant, "").await {
-            Ok(found) if found.as_ref() == Some(&adopted.generation) => Ok(()),
+        match self.look(tenant, &[]).await {
+            Ok(looked) if looked.found.as_ref() == Some(&adopted.generation) => Ok(()),
             Ok(_) => {
                 self.forsake(tenant, &adopted);
                 Err(WindowsDown::Lost)
@@ -197,25 +250,43 @@ impl Redis {
         self.timeout
     }
 
-    /// Goes on with a generation, which the server has from now on.
+    /// Goes on with a generation, which the server has from now on; only if it still has the one that was found.
     ///
     /// # Errors
-    /// When the server does not answer, or may evict keys.
-    pub async fn adopt(&self, tenant: Tenant, generation: String) -> Result<(), WindowsDown> {
-        self.adopting(tenant, &generation).await?;
+    /// When it has another one, does not answer, or may evict keys.
+    pub async fn adopt(&self, tenant: Tenant, generation: &str, found: Option<&str>) -> Result<(), WindowsDown> {
+        let looked = self.adopting(tenant, (generation, found.unwrap_or_default()), &[]).await?;
+        if looked.found.as_deref() != Some(generation) {
+            return Err(WindowsDown::Lost);
+        }
         self.lost.remove(&tenant);
-        self.adopted.insert(tenant, Arc::new(Adopted { generation, writes: AtomicI64::new(0) }));
+        let known = self.adopted.get(&tenant).filter(|adopted| adopted.generation == generation).map(|adopted| Arc::clone(&adopted));
+        match known {
+            Some(adopted) => adopted.sure.store(true, Ordering::Release),
+            None => {
+                let (writes, noted, sure) = (AtomicI64::new(0), AtomicI64::new(0), AtomicBool::new(true));
+                self.adopted.insert(tenant, Arc::new(Adopted { generation: generation.to_owned(), writes, noted, sure }));
+            }
+        }
         Ok(())
     }
 
-    async fn adopting(&self, tenant: Tenant, generation: &str) -> Result<Option<String>, WindowsDown> {
+    async fn adopting(&self, tenant: Tenant, (generation, found): (&str, &str), boots: &[&str]) -> Result<Looked, WindowsDown> {
         let mut call = self.adopting.prepare_invoke();
-        call.key(generation_key(tenant)).arg(generation);
-        let (evicts, found): (i64, Option<String>) = self.call(&call).await?;
+        call.key(generation_key(tenant)).arg(generation).arg(found);
+        for boot in boots {
+            call.key(writes_key(tenant, boot));
+        }
+        let (evicts, clock, found, counts): (i64, i64, Option<String>, Vec<i64>) = self.call(&call).await?;
         if evicts == 0 {
-            return Ok(found);
+            return Ok(Looked { found, counts, clock: Timestamp::from_micros(clock) });
         }
         Err(WindowsDown::Evicts)
+    }
+
+    /// What is behind the connection from now on may be another server, or an older state of it.
+    fn doubt(&self) {
+        self.adopted.iter().for_each(|adopted| adopted.sure.store(false, Ordering::Release));
     }
 
     /// Runs a script within the time that there is.
@@ -226,11 +297,13 @@ impl Redis {
         match answered {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => {
+                self.doubt();
                 self.line.drop_after(&error);
                 // Never its text: it may hold keys and addresses.
                 Err(WindowsDown::Unreachable(error.category().to_owned()))
             }
             Err(_) => {
+                self.doubt();
                 self.line.drop_stalled();
                 Err(WindowsDown::Unreachable("it took too long".into()))
             }
@@ -310,6 +383,10 @@ fn sentinels(urls: &[String], master: &str, authorities: Option<TlsCertificates>
         }
     }
     Ok(builder.build()?)
+}
+
+fn writes_key(tenant: Tenant, boot: &str) -> String {
+    format!("countersign:{{{}}}:writes:{boot}", tenant.0)
 }
 
 fn generation_key(tenant: Tenant) -> String {

@@ -506,7 +506,14 @@ async fn walk(store: &Store, steps: &[Step]) -> Result<(), TestCaseError> {
                     reason: String::new(),
                 };
                 let usable = Duration::from_secs(USE.unsigned_abs());
-                let new = NewReview { id: format!("apr_{index}"), review, suggested: String::new(), usable, record: json!({}) };
+                let new = NewReview {
+                    id: format!("apr_{index}"),
+                    review,
+                    suggested: String::new(),
+                    usable,
+                    quorum: u32::try_from(QUORUM).unwrap(),
+                    record: json!({}),
+                };
                 let moved = store.review(new).await.unwrap();
                 let Some(model) = models.get_mut(index) else {
                     prop_assert_eq!(moved, Moved::Missing);
@@ -524,7 +531,7 @@ async fn walk(store: &Store, steps: &[Step]) -> Result<(), TestCaseError> {
                         };
                         model.state = Some(state);
                         model.until = if state == State::Approved { now + USE } else { model.until };
-                        prop_assert!(matches!(moved, Moved::Done(transition) if transition.state == state), "{:?} {:?}", moved, state);
+                        prop_assert!(matches!(&moved, Moved::Done(transition) if transition.state == state), "{:?} {:?}", moved, state);
                     }
                     other => prop_assert_eq!(moved, Moved::Late(other.unwrap())),
                 }
@@ -542,7 +549,7 @@ async fn walk(store: &Store, steps: &[Step]) -> Result<(), TestCaseError> {
                 };
                 match ended {
                     Some(state) => {
-                        prop_assert!(matches!(moved, Moved::Done(transition) if transition.state == state));
+                        prop_assert!(matches!(&moved, Moved::Done(transition) if transition.state == state));
                         model.state = Some(state);
                     }
                     None => prop_assert_eq!(moved, Moved::Late(model.at(now).unwrap())),
@@ -612,6 +619,7 @@ fn histories(location: impl Fn(&Path) -> Location, count: u32) {
             boot: "b".into(),
             generation: "g".into(),
             seen: None,
+            standing: vec![],
         };
         runtime.block_on(async {
             let store = Store::open(options).await.unwrap();

@@ -17,7 +17,7 @@ async fn open(folder: &std::path::Path) -> Store {
     let location = Location::Sqlite(folder.join("state.db"));
     let (replica, boot, generation) = ("r".into(), "b".into(), "g".into());
     let timeout = Duration::from_secs(5);
-    Store::open(Options { location, timeout, connections: 2, replica, boot, generation, seen: None }).await.unwrap()
+    Store::open(Options { location, timeout, connections: 2, replica, boot, generation, seen: None, standing: vec![] }).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,7 +60,7 @@ async fn ten_thousand_reports_make_room_for_a_heavier_one() {
         let (since, until) = (Timestamp::from_seconds(NOW), Timestamp::from_seconds(NOW + 3600));
         let halt = Halt { tenant, subject_kind, subject, kind: HaltKind::Risk(severity), since, until };
         let (reporter, event_id, kind) = ("fraud".into(), event.to_owned(), SignalKind::FraudSuspected);
-        let new = NewSignal { reporter, event_id, kind, halt, at: since, record: json!({}), ended: |_| json!({}) };
+        let new = NewSignal { reporter, event_id, kind, halt, at: since, record: json!({}) };
         store.signal(new).await.unwrap().map(|_| ())
     };
     let mut standing = async |kind: &str| {

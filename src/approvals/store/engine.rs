@@ -41,8 +41,70 @@ pub(super) enum Message {
 /// An engine at work.
 #[derive(Debug)]
 pub(super) enum Engine {
-    Postgres(AnyPool),
-    Sqlite { writer: mpsc::Sender<Message>, readers: AnyPool },
+    Postgres { calls: AnyPool, apart: AnyPool, dialect: Dialect },
+    Sqlite { writer: mpsc::Sender<Message>, readers: AnyPool, dialect: Dialect },
+}
+
+/// Whose connections an operation takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Those of a few that calls don't take: of what stops, and of what replicas know of each other.
+    Apart,
+    /// Those of calls.
+    Calls,
+}
+
+/// How many connections are kept apart.
+const APART: u32 = 3;
+
+/// What the engines say in different words of SQL.
+#[derive(Clone, Debug)]
+pub(super) struct Dialect {
+    /// Which server's tables these are, in which line of its history: of PostgreSQL the system identifier, the timeline, which each
+    /// promotion changes, and the table's own identifier, which each restored dump changes. Empty where a file is the server.
+    pub lineage: String,
+    /// The time, in microseconds since the epoch.
+    pub clock: String,
+    /// Whether other processes use the store, too.
+    pub is_shared: bool,
+    /// Which commits a crash or a failover may lose, in PostgreSQL's words; empty where there is no standby.
+    pub durability: String,
+}
+
+impl Dialect {
+    fn sqlite() -> Self {
+        let clock = "CAST((julianday('now') - 2440587.5) * 86400000000.0 AS BIGINT)".to_owned();
+        Self { lineage: "''".to_owned(), clock, is_shared: false, durability: String::new() }
+    }
+
+    /// Asks a server for what it lets this role see of its lineage.
+    async fn postgres(connection: &mut AnyConnection) -> Result<Self, StoreError> {
+        const SYSTEM: &str = "(SELECT CAST(system_identifier AS TEXT) FROM pg_control_system())";
+        const TIMELINE: &str = "substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)";
+        const TABLE: &str = "CAST(CAST(CAST('meta' AS regclass) AS oid) AS TEXT)";
+        let standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut *connection).await?;
+        if standby {
+            return Err(StoreError::Unreachable("the server is a standby".to_owned()));
+        }
+        let mut lineage = vec![TABLE];
+        for (part, sql) in [("timeline", TIMELINE), ("system identifier", SYSTEM)] {
+            match connection.execute(AssertSqlSafe(format!("SELECT {sql}"))).await {
+                Ok(_) => lineage.insert(0, sql),
+                Err(_) => tracing::warn!(
+                    name: "store.lineage_unknown", part,
+                    "PostgreSQL does not tell this role: a failover or an older backup is seen by replicas that were there before, alone"
+                ),
+            }
+        }
+        let durability = "SELECT CASE WHEN current_setting('synchronous_standby_names') = '' THEN ''
+            ELSE current_setting('synchronous_commit') END";
+        Ok(Self {
+            lineage: lineage.join(" || '/' || "),
+            clock: "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)".to_owned(),
+            is_shared: true,
+            durability: sqlx::query_scalar(durability).fetch_one(connection).await?,
+        })
+    }
 }
 
 impl std::fmt::Debug for Message {
@@ -64,6 +126,8 @@ fn session(timeout: Duration) -> Vec<String> {
         format!("SET tcp_keepalives_idle = {seconds}"),
         format!("SET tcp_keepalives_interval = {seconds}"),
         "SET tcp_keepalives_count = 2".to_owned(),
+        // An answer that left must not be lost in a crash. Stronger settings, of the server or the role, stay.
+        "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'".to_owned(),
     ]
 }
 
@@ -76,18 +140,24 @@ impl Engine {
             Location::Postgres(url) => {
                 // The pool would only say that it has no connection: this says why.
                 let late = |_| StoreError::Unreachable("it does not answer in time".to_owned());
-                tokio::time::timeout(options.timeout, AnyConnection::connect(url)).await.map_err(late)??.close().await?;
+                let mut first = tokio::time::timeout(options.timeout, AnyConnection::connect(url)).await.map_err(late)??;
+                let dialect = tokio::time::timeout(options.timeout, Dialect::postgres(&mut first)).await.map_err(late)??;
+                first.close().await?;
                 let settings = session(options.timeout);
-                let pool = pool(options.connections).after_connect(move |connection, _| {
+                let connect = |connections: u32| {
                     let settings = settings.clone();
-                    Box::pin(async move {
-                        for setting in settings {
-                            connection.execute(AssertSqlSafe(setting)).await?;
-                        }
-                        Ok(())
-                    })
-                });
-                Ok(Self::Postgres(pool.connect_lazy(url)?))
+                    let pool = pool(connections).after_connect(move |connection, _| {
+                        let settings = settings.clone();
+                        Box::pin(async move {
+                            for setting in settings {
+                                connection.execute(AssertSqlSafe(setting)).await?;
+                            }
+                            Ok(())
+                        })
+                    });
+                    pool.connect_lazy(url)
+                };
+                Ok(Self::Postgres { calls: connect(options.connections)?, apart: connect(APART)?, dialect })
             }
             Location::Sqlite(path) => {
                 // Made by us, so that nobody else may read it; SQLite gives its other files the same mode.
@@ -101,16 +171,24 @@ impl Engine {
                 let readers = pool(options.connections).connect_lazy(&format!("{url}?mode=ro"))?;
                 let (writer, queue) = mpsc::channel(QUEUE_MAX);
                 tokio::spawn(write(connection, queue));
-                Ok(Self::Sqlite { writer, readers })
+                Ok(Self::Sqlite { writer, readers, dialect: Dialect::sqlite() })
             }
         }
     }
 
     /// The pool that reads.
-    pub(super) fn readers(&self) -> &AnyPool {
+    pub(super) fn readers(&self, lane: Lane) -> &AnyPool {
+        match (self, lane) {
+            (Self::Postgres { calls, .. }, Lane::Calls) => calls,
+            (Self::Postgres { apart, .. }, Lane::Apart) => apart,
+            (Self::Sqlite { readers, .. }, _) => readers,
+        }
+    }
+
+    /// What it says in words of its own.
+    pub(super) fn dialect(&self) -> &Dialect {
         match self {
-            Self::Postgres(pool) => pool,
-            Self::Sqlite { readers, .. } => readers,
+            Self::Postgres { dialect, .. } | Self::Sqlite { dialect, .. } => dialect,
         }
     }
 
@@ -118,15 +196,16 @@ impl Engine {
     /// what it left in the outbox tells.
     pub(super) async fn transact<T: Send + 'static>(
         &self,
+        lane: Lane,
         timeout: Duration,
         operation: impl for<'c> FnOnce(&'c mut AnyConnection) -> Operation<'c, T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let late = |_| StoreError::Unreachable("no answer in time".to_owned());
         match self {
-            Self::Postgres(pool) => {
+            Self::Postgres { .. } => {
                 // Runs to its end even if the caller goes away: a burn that is half answered must be a whole one. Not for ever: a server
                 // that is gone without a word would keep the pool's connections.
-                let pool = pool.clone();
+                let pool = self.readers(lane).clone();
                 let running = tokio::spawn(tokio::time::timeout(timeout * 4, async move {
                     let mut transaction = pool.begin().await?;
                     let (keep, value) = operation(&mut transaction).await?;
@@ -162,7 +241,8 @@ impl Engine {
     }
 
     pub(super) async fn close(&self) {
-        self.readers().close().await;
+        self.readers(Lane::Calls).close().await;
+        self.readers(Lane::Apart).close().await;
         if let Self::Sqlite { writer, .. } = self {
             let (done, closed) = oneshot::channel();
             if writer.send(Message::Close(done)).await.is_ok() {

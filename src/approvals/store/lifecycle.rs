@@ -3,11 +3,12 @@
 use sqlx::AnyConnection;
 use sqlx::Row as _;
 
-use crate::approvals::store::engine::Operation;
-use crate::approvals::store::outbox::{Leaver, leave};
+use crate::approvals::store::engine::{Lane, Operation};
+use crate::approvals::store::history::{Writer, next};
+use crate::approvals::store::outbox::leave;
 use crate::approvals::store::reads::{self, receipt};
 use crate::approvals::store::{
-    Burn, Burnable, Burned, Moved, NewApproval, NewReview, Requested, Seen, Store, StoreError, Transition, sums, with_state,
+    Burn, Burnable, Burned, Moved, NewApproval, NewReview, Requested, Store, StoreError, Transition, sums, with_state,
 };
 use crate::model::approval::{Approval, State};
 use crate::model::halt::{Halted, Halts};
@@ -22,8 +23,7 @@ impl Store {
     /// # Errors
     /// When the store does not answer.
     pub async fn request(&self, new: NewApproval) -> Result<Requested, StoreError> {
-        let (seen, leaver) = (self.seen(), self.leaver());
-        self.write(move |connection| Box::pin(async move { request(connection, &seen, &leaver, new).await })).await
+        self.advance(move |connection, writer| Box::pin(async move { request(connection, &writer, new).await })).await
     }
 
     /// Adds a review, and moves the approval if it decides.
@@ -31,8 +31,7 @@ impl Store {
     /// # Errors
     /// When the store does not answer.
     pub async fn review(&self, new: NewReview) -> Result<Moved, StoreError> {
-        let (seen, leaver) = (self.seen(), self.leaver());
-        self.write(move |connection| Box::pin(async move { review(connection, &seen, &leaver, new).await })).await
+        self.advance(move |connection, writer| Box::pin(async move { review(connection, &writer, new).await })).await
     }
 
     /// Ends an approval that was not used: a pending one is cancelled, an approved one revoked. The record's `state` is filled in.
@@ -40,10 +39,9 @@ impl Store {
     /// # Errors
     /// When the store does not answer.
     pub async fn end(&self, id: String, reason: String, at: Timestamp, record: serde_json::Value) -> Result<Moved, StoreError> {
-        let (seen, leaver) = (self.seen(), self.leaver());
-        self.write(move |connection| {
+        self.advance(move |connection, writer| {
             Box::pin(async move {
-                let moved = end(connection, &seen, &leaver, (&id, &reason), at, record).await?;
+                let moved = end(connection, &writer, (&id, &reason), at, record).await?;
                 Ok((matches!(moved, Moved::Done(_)), moved))
             })
         })
@@ -55,8 +53,7 @@ impl Store {
     /// # Errors
     /// When the store does not answer; then it may have been used, and the receipt will tell.
     pub async fn burn(&self, burn: Burn) -> Result<Burned, StoreError> {
-        let (seen, leaver) = (self.seen(), self.leaver());
-        self.write(move |connection| Box::pin(async move { burn_once(connection, &seen, &leaver, burn).await })).await
+        self.advance(move |connection, writer| Box::pin(async move { burn_once(connection, &writer, burn).await })).await
     }
 
     /// Lets those expire whose time is over.
@@ -72,16 +69,15 @@ impl Store {
         if self.read(|mut connection| async move { Ok(due.fetch_optional(&mut *connection).await?) }).await?.is_none() {
             return Ok(vec![]);
         }
-        let (seen, leaver) = (self.seen(), self.leaver());
-        self.write(move |connection| {
+        self.advance(move |connection, writer| {
             Box::pin(async move {
                 let mut moved = vec![];
                 for row in sqlx::query(over).bind(at.micros()).bind(SWEEP_MAX).bind(generation).fetch_all(&mut *connection).await? {
                     let id: String = row.try_get(0)?;
                     let Some(approval) = reads::approval(connection, &id).await? else { continue };
-                    let revision = next(connection, &seen).await?;
-                    set_state(connection, &id, State::Expired, revision, at).await?;
-                    leave(connection, &leaver, revision, &id, &with_state(record(&approval), State::Expired), at).await?;
+                    let revision = next(connection, &writer).await?;
+                    set_state(connection, &id, State::Expired, revision.number, at).await?;
+                    leave(connection, &writer, &revision, &id, &with_state(record(&approval), State::Expired), at).await?;
                     moved.push(Transition { revision, state: State::Expired });
                 }
                 Ok((true, moved))
@@ -94,15 +90,16 @@ impl Store {
         &self,
         operation: impl for<'c> FnOnce(&'c mut AnyConnection) -> Operation<'c, T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.noted(self.engine.transact(self.options.timeout, operation).await)
+        self.noted(self.engine.transact(Lane::Calls, self.options.timeout, operation).await)
     }
-}
 
-/// Counts the revision up. Holds every other writer back until the transaction ends, and refuses a store that went back in time.
-pub(super) async fn next(connection: &mut AnyConnection, seen: &Seen) -> Result<i64, StoreError> {
-    let sql = "UPDATE meta SET revision = revision + 1 WHERE one = 1 AND generation = $1 AND revision >= $2 RETURNING revision";
-    let row = sqlx::query(sql).bind(seen.generation.clone()).bind(seen.revision).fetch_optional(connection).await?;
-    Ok(row.ok_or(StoreError::WentBack)?.try_get(0)?)
+    /// As [`Store::write`], for what must not wait for calls.
+    pub(super) async fn write_apart<T: Send + 'static>(
+        &self,
+        operation: impl for<'c> FnOnce(&'c mut AnyConnection) -> Operation<'c, T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.noted(self.engine.transact(Lane::Apart, self.options.timeout, operation).await)
+    }
 }
 
 async fn set_state(connection: &mut AnyConnection, id: &str, state: State, revision: i64, at: Timestamp) -> Result<(), StoreError> {
@@ -117,9 +114,9 @@ async fn count(connection: &mut AnyConnection, sql: &'static str, values: [&str;
     Ok(sqlx::query(sql).bind(first).bind(second).fetch_one(connection).await?.try_get(0)?)
 }
 
-async fn request(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver, new: NewApproval) -> Result<(bool, Requested), StoreError> {
-    let revision = next(connection, seen).await?;
-    let approval = Approval { generation: seen.generation.clone(), revision, ..new.approval };
+async fn request(connection: &mut AnyConnection, writer: &Writer, new: NewApproval) -> Result<(bool, Requested), StoreError> {
+    let revision = next(connection, writer).await?;
+    let approval = Approval { generation: writer.seen.generation.clone(), revision: revision.number, ..new.approval };
     let call = &approval.binding.call;
     let same = "SELECT id FROM approvals WHERE tenant = $1 AND digest = $2 AND state = 'pending'";
     if let Some(row) = sqlx::query(same).bind(call.tenant.clone()).bind(approval.digest.clone()).fetch_optional(&mut *connection).await? {
@@ -163,16 +160,16 @@ async fn request(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver, n
         }
     }
     reads::insert(connection, &approval).await?;
-    leave(connection, leaver, revision, &approval.id, &with_state(new.record, State::Pending), approval.requested_at).await?;
+    leave(connection, writer, &revision, &approval.id, &with_state(new.record, State::Pending), approval.requested_at).await?;
     Ok((true, Requested::New(Transition { revision, state: State::Pending })))
 }
 
-async fn review(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver, new: NewReview) -> Result<(bool, Moved), StoreError> {
-    let revision = next(connection, seen).await?;
+async fn review(connection: &mut AnyConnection, writer: &Writer, new: NewReview) -> Result<(bool, Moved), StoreError> {
+    let revision = next(connection, writer).await?;
     let Some(approval) = reads::approval(connection, &new.id).await? else { return Ok((false, Moved::Missing)) };
     let at = new.review.at;
     let stands = approval.state_at(at);
-    if stands != State::Pending || approval.generation != seen.generation {
+    if stands != State::Pending || approval.generation != writer.seen.generation {
         return Ok((false, Moved::Late(stands)));
     }
     if approval.reviews.iter().any(|review| review.person == new.review.person) {
@@ -189,7 +186,7 @@ async fn review(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver, ne
             .bind(new.review.reason.clone());
     insert.execute(&mut *connection).await?;
     let approvers = approval.approvers().count() + usize::from(new.review.approves);
-    let quorum = usize::try_from(approval.binding.quorum).unwrap_or(usize::MAX);
+    let quorum = usize::try_from(new.quorum).unwrap_or(usize::MAX);
     let state = match new.review.approves {
         false => State::Denied,
         true if approvers >= quorum => State::Approved,
@@ -209,7 +206,7 @@ async fn review(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver, ne
     );
     update
         .bind(state.name())
-        .bind(revision)
+        .bind(revision.number)
         .bind(approved_at.micros())
         .bind(approved_until.micros())
         .bind(ended.micros())
@@ -218,44 +215,43 @@ async fn review(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver, ne
         .bind(new.id.clone())
         .execute(&mut *connection)
         .await?;
-    leave(connection, leaver, revision, &new.id, &with_state(new.record, state), at).await?;
+    leave(connection, writer, &revision, &new.id, &with_state(new.record, state), at).await?;
     Ok((true, Moved::Done(Transition { revision, state })))
 }
 
 pub(super) async fn end(
     connection: &mut AnyConnection,
-    seen: &Seen,
-    leaver: &Leaver,
+    writer: &Writer,
     (id, reason): (&str, &str),
     at: Timestamp,
     record: serde_json::Value,
 ) -> Result<Moved, StoreError> {
-    let revision = next(connection, seen).await?;
+    let revision = next(connection, writer).await?;
     let Some(approval) = reads::approval(connection, id).await? else { return Ok(Moved::Missing) };
     let state = match approval.state_at(at) {
         State::Approved => State::Revoked,
         State::Pending => State::Cancelled,
         late => return Ok(Moved::Late(late)),
     };
-    set_state(connection, id, state, revision, at).await?;
+    set_state(connection, id, state, revision.number, at).await?;
     let update = sqlx::query("UPDATE approvals SET denial_reason = $1 WHERE id = $2").bind(reason.to_owned()).bind(id.to_owned());
     update.execute(&mut *connection).await?;
-    leave(connection, leaver, revision, id, &with_state(record, state), at).await?;
+    leave(connection, writer, &revision, id, &with_state(record, state), at).await?;
     Ok(Moved::Done(Transition { revision, state }))
 }
 
-async fn burn_once(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver, burn: Burn) -> Result<(bool, Burned), StoreError> {
-    let revision = next(connection, seen).await?;
+async fn burn_once(connection: &mut AnyConnection, writer: &Writer, burn: Burn) -> Result<(bool, Burned), StoreError> {
+    let revision = next(connection, writer).await?;
     let [tenant, agent, supervisor, case, customer] = &burn.halted;
     let halted = Halted { tenant, agent, supervisor, case, customer, issued_at: burn.issued_at };
-    let halts: Halts = reads::halts(connection, Some(tenant)).await?.into_iter().collect();
+    let halts: Halts = reads::halts(connection, reads::Which::StopsOf(tenant)).await?.into_iter().collect();
     if halted.stopped_by(&halts, burn.at) {
         return Ok((false, Burned::Halted));
     }
     if let Some(receipt) = receipt(connection, &burn.key).await? {
         return Ok((false, Burned::Repeated(receipt)));
     }
-    if !use_up(connection, seen, &burn, revision).await? {
+    if !use_up(connection, writer, &burn, revision.number).await? {
         return Ok((false, Burned::Lost));
     }
     if sums::add(connection, &burn.evaluation_id, &burn.reservations, burn.at).await?.is_some() {
@@ -270,16 +266,16 @@ async fn burn_once(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver,
         .bind(burn.key.operation.clone())
         .bind(burn.call_digest.clone())
         .bind(burn.answer.clone())
-        .bind(revision)
+        .bind(revision.number)
         .bind(burn.at.micros())
         .execute(&mut *connection)
         .await?;
-    leave(connection, leaver, revision, &burn.id, &burn.record, burn.at).await?;
+    leave(connection, writer, &revision, &burn.id, &burn.record, burn.at).await?;
     Ok((true, Burned::Now(revision)))
 }
 
 /// Uses it, if it is there to be used.
-async fn use_up(connection: &mut AnyConnection, seen: &Seen, burn: &Burn, revision: i64) -> Result<bool, StoreError> {
+async fn use_up(connection: &mut AnyConnection, writer: &Writer, burn: &Burn, revision: i64) -> Result<bool, StoreError> {
     let sql = match burn.what {
         Burnable::Approval => {
             "UPDATE approvals SET state = 'consumed', revision = $1, ended_at = $2
@@ -287,7 +283,7 @@ async fn use_up(connection: &mut AnyConnection, seen: &Seen, burn: &Burn, revisi
         }
         // Its token says the rest: it is used when it stands here.
         Burnable::Release => {
-            if burn.generation != seen.generation {
+            if burn.generation != writer.seen.generation {
                 return Ok(false);
             }
             let sql = "INSERT INTO releases (id, at) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING id";
@@ -299,7 +295,7 @@ async fn use_up(connection: &mut AnyConnection, seen: &Seen, burn: &Burn, revisi
         .bind(revision)
         .bind(burn.at.micros())
         .bind(burn.id.clone())
-        .bind(seen.generation.clone())
+        .bind(writer.seen.generation.clone())
         .fetch_optional(connection)
         .await?;
     Ok(used.is_some())

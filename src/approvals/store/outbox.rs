@@ -3,39 +3,41 @@
 
 use std::time::Duration;
 
-use sqlx::AnyConnection;
-use sqlx::Row as _;
 use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
-use crate::approvals::store::{Left, Store, StoreError};
+use crate::approvals::store::engine::Dialect;
+use crate::approvals::store::history::Writer;
+use crate::approvals::store::{Left, Revision, Store, StoreError};
 use crate::model::time::Timestamp;
 
-/// How long a row must have been left before another replica takes it over: longer than any request lives.
+/// How long a request may still record what it left: longer than any request lives.
 pub const TAKE_OVER: Duration = Duration::from_secs(60);
+/// How long a replica must have sent no heartbeat before another one takes over what it left.
+const GONE: Duration = Duration::from_secs(4);
 /// The most rows of one sweep.
 const SWEEP_MAX: i64 = 200;
 
-const COLUMNS: &str =
-    "SELECT revision, record, replica, boot, at, log, line FROM outbox WHERE log = '' AND at <= $1 ORDER BY revision LIMIT $2";
-
-/// Who leaves rows.
-#[derive(Clone, Debug)]
-pub(super) struct Leaver {
-    replica: String,
-    boot: String,
+/// A row, its head, and whether the process that left it is gone.
+fn rows(dialect: &Dialect, which: &str) -> AssertSqlSafe<String> {
+    AssertSqlSafe(format!(
+        "SELECT o.revision, o.record, o.replica, o.boot, o.at, o.log, o.line, COALESCE(r.head, '') AS head,
+            CASE WHEN p.at > {} - {} THEN CAST(0 AS BIGINT) ELSE CAST(1 AS BIGINT) END AS gone
+            FROM outbox o LEFT JOIN revisions r ON r.revision = o.revision
+            LEFT JOIN replicas p ON p.replica = o.replica AND p.boot = o.boot WHERE {which}",
+        dialect.clock,
+        GONE.as_micros(),
+    ))
 }
 
 impl Store {
-    pub(super) fn leaver(&self) -> Leaver {
-        Leaver { replica: self.options.replica.clone(), boot: self.options.boot.clone() }
-    }
-
     /// Rows that are not recorded yet and were left at this time or before, oldest first.
     ///
     /// # Errors
     /// When the store does not answer.
     pub async fn left(&self, before: Timestamp) -> Result<Vec<Left>, StoreError> {
-        let query = sqlx::query(COLUMNS).bind(before.micros()).bind(SWEEP_MAX);
+        let sql = rows(self.engine.dialect(), "o.log = '' AND o.at <= $1 ORDER BY o.revision LIMIT $2");
+        let query = sqlx::query(sql).bind(before.micros()).bind(SWEEP_MAX);
         let rows = self.read(|mut connection| async move { Ok(query.fetch_all(&mut *connection).await?) }).await?;
         self.noted(rows.iter().map(read).collect())
     }
@@ -45,8 +47,7 @@ impl Store {
     /// # Errors
     /// When the store does not answer.
     pub async fn left_at(&self, revision: i64) -> Result<Option<Left>, StoreError> {
-        let sql = "SELECT revision, record, replica, boot, at, log, line FROM outbox WHERE revision = $1";
-        let query = sqlx::query(sql).bind(revision);
+        let query = sqlx::query(rows(self.engine.dialect(), "o.revision = $1")).bind(revision);
         let row = self.read(|mut connection| async move { Ok(query.fetch_optional(&mut *connection).await?) }).await?;
         self.noted(row.as_ref().map(read).transpose())
     }
@@ -76,11 +77,11 @@ impl Store {
     /// # Errors
     /// When the store does not answer.
     pub async fn take_over(&self, left: &Left) -> Result<bool, StoreError> {
-        let (leaver, left) = (self.leaver(), left.clone());
+        let (replica, boot, left) = (self.options.replica.clone(), self.options.boot.clone(), left.clone());
         self.write(move |connection| {
             Box::pin(async move {
                 let sql = "UPDATE outbox SET replica = $1, boot = $2 WHERE revision = $3 AND log = '' AND replica = $4 AND boot = $5";
-                let update = sqlx::query(sql).bind(leaver.replica).bind(leaver.boot).bind(left.revision).bind(left.replica).bind(left.boot);
+                let update = sqlx::query(sql).bind(replica).bind(boot).bind(left.revision.number).bind(left.replica).bind(left.boot);
                 let taken = update.execute(connection).await?.rows_affected() == 1;
                 Ok((taken, taken))
             })
@@ -101,9 +102,7 @@ impl Store {
                 Ok((true, ()))
             })
         });
-        noted.await?;
-        self.saw(revision);
-        Ok(())
+        noted.await
     }
 
     /// Removes what nobody can ask for any more: receipts after a day, ended approvals after 30 days.
@@ -126,6 +125,9 @@ impl Store {
                     ("DELETE FROM checks WHERE expires < $1", day),
                     ("DELETE FROM releases WHERE at < $1", day),
                     ("DELETE FROM sums WHERE until < $1", day),
+                    ("DELETE FROM revisions WHERE at < $1 AND revision < (SELECT revision FROM meta WHERE one = 1)", month),
+                    ("DELETE FROM replicas WHERE at < $1", month),
+                    ("DELETE FROM window_writes WHERE at < $1", month),
                 ] {
                     sqlx::query(sql).bind(before).execute(&mut *connection).await?;
                 }
@@ -139,19 +141,19 @@ impl Store {
 /// Leaves a row.
 pub(super) async fn leave(
     connection: &mut AnyConnection,
-    leaver: &Leaver,
-    revision: i64,
+    writer: &Writer,
+    revision: &Revision,
     approval: &str,
     record: &serde_json::Value,
     at: Timestamp,
 ) -> Result<(), StoreError> {
     let sql = "INSERT INTO outbox (revision, approval, record, replica, boot, at, log, line) VALUES ($1, $2, $3, $4, $5, $6, '', 0)";
     sqlx::query(sql)
-        .bind(revision)
+        .bind(revision.number)
         .bind(approval.to_owned())
         .bind(record.to_string())
-        .bind(leaver.replica.clone())
-        .bind(leaver.boot.clone())
+        .bind(writer.replica.clone())
+        .bind(writer.boot.clone())
         .bind(at.micros())
         .execute(connection)
         .await?;
@@ -162,7 +164,8 @@ fn read(row: &AnyRow) -> Result<Left, StoreError> {
     let record: String = row.try_get("record")?;
     let (log, line): (String, i64) = (row.try_get("log")?, row.try_get("line")?);
     Ok(Left {
-        revision: row.try_get("revision")?,
+        revision: Revision { number: row.try_get("revision")?, head: row.try_get("head")? },
+        gone: row.try_get::<i64, _>("gone")? == 1,
         record: serde_json::from_str(&record).map_err(|_| StoreError::Damaged)?,
         replica: row.try_get("replica")?,
         boot: row.try_get("boot")?,

@@ -4,7 +4,8 @@ use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, Row as _};
 
-use crate::approvals::store::{Body, Check, Halts, Receipt, ReceiptKey, Seen, Store, StoreError, schema};
+use crate::approvals::store::engine::Lane;
+use crate::approvals::store::{Body, Check, Halts, Receipt, ReceiptKey, Store, StoreError};
 use crate::model::approval::{Approval, Review, State, Subject};
 use crate::model::halt::{Halt, HaltKind, SubjectKind};
 use crate::model::time::Timestamp;
@@ -85,64 +86,40 @@ impl Store {
         Ok(u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or(0))
     }
 
-    /// Reads the halts anew, and looks whether the store went back in time; then it is given a new generation. To be called twice a
-    /// second.
-    ///
-    /// # Errors
-    /// When the store does not answer.
-    pub async fn refresh(&self, now: Timestamp, generation: String) -> Result<Seen, StoreError> {
-        let before = self.halts();
-        let read = self.read(|mut connection| async move {
-            let row = sqlx::query("SELECT generation, revision FROM meta WHERE one = 1").fetch_one(&mut *connection).await?;
-            let found = Seen { generation: row.try_get(0)?, revision: row.try_get(1)? };
-            Ok((found, halts(&mut connection, None).await?))
-        });
-        let (found, mut halts) = read.await?;
-        let seen = self.seen();
-        if found.generation == seen.generation && found.revision >= seen.revision {
-            self.saw(found.revision);
-        } else {
-            // What was stopped stays stopped, though the store may have forgotten it.
-            let standing: Vec<Halt> = self.halts().halts.iter().filter(|halt| halt.until > now).cloned().collect();
-            let renewed = self.write({
-                let (seen, standing) = (seen.clone(), standing.clone());
-                move |connection| {
-                    Box::pin(async move {
-                        let sql = "UPDATE meta SET revision = revision WHERE one = 1 RETURNING generation, revision";
-                        let row = sqlx::query(sql).fetch_one(&mut *connection).await?;
-                        let found = Seen { generation: row.try_get(0)?, revision: row.try_get(1)? };
-                        for halt in &standing {
-                            super::signals::stand(connection, halt).await?;
-                        }
-                        match schema::is_later(connection, &seen, &found).await? {
-                            true => Ok((true, found)),
-                            false => Ok((true, schema::renew(connection, &generation, &seen, &found).await?)),
-                        }
-                    })
-                }
-            });
-            self.seen.store(std::sync::Arc::new(renewed.await?));
-            halts.extend(standing);
-        }
-        let read: crate::model::halt::Halts = halts.into_iter().collect();
+    /// Takes what was read as the copy of the halts.
+    pub(super) fn copy_halts(&self, read: &crate::model::halt::Halts, now: Timestamp, taken: u64) {
         self.halts.rcu(|copy| {
             if copy.read_at > Some(now) {
                 return copy.as_ref().clone();
             }
             // A signal that was taken since the question was asked may be missing in the answer.
-            let fresh: Vec<(u64, Halt)> = copy.fresh.iter().filter(|(taken, _)| *taken > before.taken).cloned().collect();
+            let fresh: Vec<(u64, Halt)> = copy.fresh.iter().filter(|(number, _)| *number > taken).cloned().collect();
             let mut halts = read.clone();
             fresh.iter().for_each(|(_, halt)| halts.add(halt.clone()));
             Halts { halts, read_at: Some(now), taken: copy.taken, fresh }
         });
-        Ok(self.seen())
     }
 
     pub(super) async fn read<T, F>(&self, question: impl FnOnce(sqlx::pool::PoolConnection<sqlx::Any>) -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        let asked = async { question(self.engine.readers().acquire().await?).await };
+        self.read_by(Lane::Calls, question).await
+    }
+
+    /// As [`Store::read`], for what must not wait for calls.
+    pub(super) async fn read_apart<T, F>(&self, question: impl FnOnce(sqlx::pool::PoolConnection<sqlx::Any>) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        self.read_by(Lane::Apart, question).await
+    }
+
+    async fn read_by<T, F>(&self, lane: Lane, question: impl FnOnce(sqlx::pool::PoolConnection<sqlx::Any>) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let asked = async { question(self.engine.readers(lane).acquire().await?).await };
         let answered = tokio::time::timeout(self.options.timeout, asked).await;
         self.noted(answered.unwrap_or_else(|_| Err(StoreError::Unreachable("no answer in time".to_owned()))))
     }
@@ -263,11 +240,26 @@ pub(super) async fn receipt(connection: &mut AnyConnection, key: &ReceiptKey) ->
     Ok(Some(Receipt { call_digest, answer, revision: row.try_get("revision")? }))
 }
 
-/// Of one tenant and of the server, what stops; or of all tenants, all.
-pub(super) async fn halts(connection: &mut AnyConnection, tenant: Option<&str>) -> Result<Vec<Halt>, StoreError> {
-    let sql = "SELECT tenant, subject_kind, subject, kind, since, until FROM halts
-        WHERE $1 = '' OR ((tenant = $1 OR tenant = '') AND kind NOT LIKE 'risk%')";
-    let rows = sqlx::query(sql).bind(tenant.unwrap_or_default().to_owned()).fetch_all(connection).await?;
+/// Which halts are read.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Which<'a> {
+    /// All, of all tenants.
+    All,
+    /// Those whose approvals are not all ended yet.
+    EndApprovals,
+    /// What stops, of a tenant and of the server.
+    StopsOf(&'a str),
+}
+
+/// Reads halts.
+pub(super) async fn halts(connection: &mut AnyConnection, which: Which<'_>) -> Result<Vec<Halt>, StoreError> {
+    let (tenant, condition) = match which {
+        Which::All => ("", "$1 = ''"),
+        Which::EndApprovals => ("", "$1 = '' AND ends_approvals = 1"),
+        Which::StopsOf(tenant) => (tenant, "(tenant = $1 OR tenant = '') AND kind NOT LIKE 'risk%'"),
+    };
+    let sql = format!("SELECT tenant, subject_kind, subject, kind, since, until FROM halts WHERE {condition}");
+    let rows = sqlx::query(AssertSqlSafe(sql)).bind(tenant.to_owned()).fetch_all(connection).await?;
     rows.iter()
         .map(|row| {
             let (subject_kind, kind): (String, String) = (row.try_get("subject_kind")?, row.try_get("kind")?);

@@ -1,13 +1,13 @@
 //! The tables, and how they came to be: a list of migrations, applied by the program itself at start. Times are microseconds since
 //! the epoch; no column is ever null.
 
-use sqlx::AnyConnection;
-use sqlx::{Executor as _, Row as _};
+use sqlx::{AnyConnection, AssertSqlSafe, Executor as _, Row as _};
 
+use crate::approvals::store::engine::Dialect;
 use crate::approvals::store::{Location, OpenError, Options, Seen, StoreError};
 
 /// Each version's statements; a version, once released, is never changed.
-const MIGRATIONS: [&[&str]; 4] = [
+const MIGRATIONS: [&[&str]; 5] = [
     &[
         "CREATE TABLE approvals (
         id TEXT PRIMARY KEY, generation TEXT NOT NULL, revision BIGINT NOT NULL, state TEXT NOT NULL, tenant TEXT NOT NULL,
@@ -57,10 +57,31 @@ const MIGRATIONS: [&[&str]; 4] = [
     &["CREATE TABLE releases (id TEXT PRIMARY KEY, at BIGINT NOT NULL)"],
     // The head of each replica's audit log.
     &["CREATE TABLE heads (replica TEXT PRIMARY KEY, line BIGINT NOT NULL, hash TEXT NOT NULL)"],
+    // The store's history, who takes part in it, and what each replica wrote to the windows' server.
+    &[
+        "ALTER TABLE meta ADD COLUMN lineage TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE meta ADD COLUMN went_back_at BIGINT NOT NULL DEFAULT 0",
+        "CREATE TABLE revisions (revision BIGINT PRIMARY KEY, head TEXT NOT NULL, at BIGINT NOT NULL)",
+        "CREATE INDEX revisions_at ON revisions (at)",
+        "CREATE TABLE replicas (
+        replica TEXT PRIMARY KEY, boot TEXT NOT NULL, at BIGINT NOT NULL, confirmed TEXT NOT NULL, bundle TEXT NOT NULL)",
+        "ALTER TABLE halts ADD COLUMN ends_approvals BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE windows ADD COLUMN adopted BIGINT NOT NULL DEFAULT 1",
+        "CREATE TABLE window_writes (
+        tenant TEXT NOT NULL, boot TEXT NOT NULL, id TEXT NOT NULL, writes BIGINT NOT NULL, at BIGINT NOT NULL,
+        PRIMARY KEY (tenant, boot))",
+    ],
 ];
 
-/// Brings the tables up to date, and says which generation and revision the store is at.
-pub(super) async fn bring_up(connection: &mut AnyConnection, options: &Options) -> Result<Result<Seen, OpenError>, StoreError> {
+/// The version from which on revisions have heads.
+const HISTORY: i64 = 5;
+
+/// Brings the tables up to date, and says at which revision of which generation the store is.
+pub(super) async fn bring_up(
+    connection: &mut AnyConnection,
+    dialect: &Dialect,
+    options: &Options,
+) -> Result<Result<Seen, OpenError>, StoreError> {
     if matches!(options.location, Location::Postgres(_)) {
         // Replicas that start together would each make the tables.
         sqlx::query("SELECT CAST(pg_advisory_xact_lock(7070) AS TEXT)").execute(&mut *connection).await?;
@@ -71,8 +92,7 @@ pub(super) async fn bring_up(connection: &mut AnyConnection, options: &Options) 
     connection.execute("CREATE TABLE IF NOT EXISTS generations (generation TEXT PRIMARY KEY)").await?;
     let fresh = "INSERT INTO meta (one, format, generation, revision) VALUES (1, 0, $1, 0) ON CONFLICT DO NOTHING";
     sqlx::query(fresh).bind(options.generation.clone()).execute(&mut *connection).await?;
-    let row = sqlx::query("SELECT format, generation, revision FROM meta WHERE one = 1").fetch_one(&mut *connection).await?;
-    let (format, generation, revision): (i64, String, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let format: i64 = sqlx::query("SELECT format FROM meta WHERE one = 1").fetch_one(&mut *connection).await?.try_get(0)?;
     let current = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     if format > current {
         return Ok(Err(OpenError::Newer(format)));
@@ -83,35 +103,13 @@ pub(super) async fn bring_up(connection: &mut AnyConnection, options: &Options) 
         }
     }
     sqlx::query("UPDATE meta SET format = $1").bind(current).execute(&mut *connection).await?;
-    let found = Seen { generation, revision };
-    match &options.seen {
-        Some(seen) if !is_later(connection, seen, &found).await? => Ok(Ok(renew(connection, &options.generation, seen, &found).await?)),
-        Some(_) | None => Ok(Ok(found)),
+    if format < HISTORY {
+        let lineage = format!("UPDATE meta SET lineage = {}", dialect.lineage);
+        connection.execute(AssertSqlSafe(lineage)).await?;
+        let first = format!("INSERT INTO revisions (revision, head, at) SELECT revision, $1, {} FROM meta", dialect.clock);
+        sqlx::query(AssertSqlSafe(first)).bind(options.boot.clone()).execute(&mut *connection).await?;
     }
-}
-
-/// Whether what is found stands where, or behind where, it was last seen: the same generation and no lower revision, or a later
-/// generation that knows the one that was seen.
-pub(super) async fn is_later(connection: &mut AnyConnection, seen: &Seen, found: &Seen) -> Result<bool, StoreError> {
-    if seen.generation == found.generation {
-        return Ok(found.revision >= seen.revision);
-    }
-    let known = sqlx::query("SELECT generation FROM generations WHERE generation = $1").bind(seen.generation.clone());
-    Ok(known.fetch_optional(connection).await?.is_some())
-}
-
-/// Gives the store a new generation, at a revision that was never used. What it holds of earlier ones is nothing from then on.
-pub(super) async fn renew(connection: &mut AnyConnection, generation: &str, seen: &Seen, found: &Seen) -> Result<Seen, StoreError> {
-    let revision = seen.revision.max(found.revision) + 1;
-    let insert = "INSERT INTO generations (generation) VALUES ($1) ON CONFLICT DO NOTHING";
-    for old in [&seen.generation, &found.generation] {
-        sqlx::query(insert).bind(old.clone()).execute(&mut *connection).await?;
-    }
-    let update = sqlx::query("UPDATE meta SET generation = $1, revision = $2").bind(generation.to_owned()).bind(revision);
-    update.execute(&mut *connection).await?;
-    tracing::error!(
-        name: "store.went_back", seen = seen.revision, found = found.revision,
-        "the state store stands behind what was seen of it: approvals made before are void"
-    );
-    Ok(Seen { generation: generation.to_owned(), revision })
+    let sql = "SELECT m.generation, m.revision, r.head FROM meta m JOIN revisions r ON r.revision = m.revision WHERE m.one = 1";
+    let row = sqlx::query(sql).fetch_one(&mut *connection).await?;
+    Ok(Ok(Seen { generation: row.try_get(0)?, revision: row.try_get(1)?, head: row.try_get(2)? }))
 }

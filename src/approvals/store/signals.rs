@@ -5,15 +5,16 @@ use std::time::Duration;
 use sqlx::AnyConnection;
 use sqlx::Row as _;
 
-use crate::approvals::store::lifecycle::{self, next};
-use crate::approvals::store::outbox::{Leaver, leave};
-use crate::approvals::store::{Moved, NewOutcome, Seen, Store, StoreError, reads};
+use crate::approvals::store::history::{Revision, Writer, next};
+use crate::approvals::store::lifecycle;
+use crate::approvals::store::outbox::leave;
+use crate::approvals::store::{Moved, NewOutcome, Store, StoreError, Transition, reads};
 use crate::model::approval::Approval;
 use crate::model::halt::{Halt, HaltKind, Severity, SignalKind, SubjectKind};
 use crate::model::time::Timestamp;
 
-/// The most approvals that one signal revokes at once; more are stopped by the halt itself.
-const CASCADE_MAX: i64 = 1000;
+/// The most approvals that one transaction ends, since it holds every other writer back.
+const CASCADE_MAX: i64 = 50;
 
 /// The most reports of one tenant that raise a score: each replica keeps a copy of them.
 const REPORTS_MAX: i64 = 10_000;
@@ -33,8 +34,6 @@ pub struct NewSignal {
     pub at: Timestamp,
     /// The record of it.
     pub record: serde_json::Value,
-    /// The record of an approval that it ends; `state` is filled in.
-    pub ended: fn(&Approval) -> serde_json::Value,
 }
 
 /// Whose reports are to raise the score no longer.
@@ -66,20 +65,18 @@ impl Store {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn outcome(&self, new: NewOutcome) -> Result<Option<i64>, StoreError> {
-        let (seen, leaver) = (self.seen(), self.leaver());
-        self.write(move |connection| Box::pin(async move { outcome(connection, &seen, &leaver, new).await })).await
+    pub async fn outcome(&self, new: NewOutcome) -> Result<Option<Revision>, StoreError> {
+        self.advance(move |connection, writer| Box::pin(async move { outcome(connection, &writer, new).await })).await
     }
 
-    /// Takes a signal: from its commit on it stops what it is about, here at once and elsewhere within a refresh. Gives the outbox
-    /// rows that it leaves: its own, and those of the approvals that it ends.
+    /// Takes a signal: from its commit on it stops what it is about, here at once and elsewhere within a refresh. It waits for no burn and no
+    /// other writer. Gives the outbox row that it leaves. [`Store::end_halted`] ends the approvals of its subject.
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn signal(&self, new: NewSignal) -> Result<Result<Vec<i64>, SignalRefused>, StoreError> {
-        let (seen, leaver) = (self.seen(), self.leaver());
-        let halt = new.halt.clone();
-        let taken = self.write(move |connection| Box::pin(async move { signal(connection, &seen, &leaver, new).await })).await?;
+    pub async fn signal(&self, new: NewSignal) -> Result<Result<Revision, SignalRefused>, StoreError> {
+        let (writer, halt) = (self.writer(), new.halt.clone());
+        let taken = self.write_apart(move |connection| Box::pin(async move { signal(connection, writer, new).await })).await?;
         if taken.is_ok() {
             self.halts.rcu(|copy| {
                 let mut halts = copy.as_ref().clone();
@@ -91,24 +88,34 @@ impl Store {
         }
         Ok(taken)
     }
-}
 
-impl Store {
+    /// Ends approvals that a halt ends and that are not ended yet, some at a time; none when all are. `record` is an approval's, without
+    /// its state.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn end_halted(&self, at: Timestamp, record: fn(&Approval) -> serde_json::Value) -> Result<Vec<Transition>, StoreError> {
+        let waiting = sqlx::query("SELECT subject FROM halts WHERE ends_approvals = 1 LIMIT 1");
+        if self.read(|mut connection| async move { Ok(waiting.fetch_optional(&mut *connection).await?) }).await?.is_none() {
+            return Ok(vec![]);
+        }
+        self.advance(move |connection, writer| Box::pin(async move { end_halted(connection, &writer, at, record).await })).await
+    }
+
     /// Ends reports that raise the score; what stops, stays. Gives the outbox row.
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn clear(&self, cleared: Cleared) -> Result<i64, StoreError> {
-        let (seen, leaver) = (self.seen(), self.leaver());
-        self.write(move |connection| {
+    pub async fn clear(&self, cleared: Cleared) -> Result<Revision, StoreError> {
+        self.advance(move |connection, writer| {
             Box::pin(async move {
-                let revision = next(connection, &seen).await?;
+                let revision = next(connection, &writer).await?;
                 for (kind, subject) in &cleared.subjects {
                     let sql = "DELETE FROM halts WHERE tenant = $1 AND subject_kind = $2 AND subject = $3 AND kind LIKE 'risk%'";
                     let delete = sqlx::query(sql).bind(cleared.tenant.clone()).bind(kind.name()).bind(subject.clone());
                     delete.execute(&mut *connection).await?;
                 }
-                leave(connection, &leaver, revision, "", &cleared.record, cleared.at).await?;
+                leave(connection, &writer, &revision, "", &cleared.record, cleared.at).await?;
                 Ok((true, revision))
             })
         })
@@ -116,8 +123,8 @@ impl Store {
     }
 }
 
-async fn outcome(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver, new: NewOutcome) -> Result<(bool, Option<i64>), StoreError> {
-    let revision = next(connection, seen).await?;
+async fn outcome(connection: &mut AnyConnection, writer: &Writer, new: NewOutcome) -> Result<(bool, Option<Revision>), StoreError> {
+    let revision = next(connection, writer).await?;
     let once = "INSERT INTO outcomes (evaluation_id, at) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     let inserted = sqlx::query(once).bind(new.evaluation_id.clone()).bind(new.at.micros()).execute(&mut *connection).await?;
     if inserted.rows_affected() == 0 {
@@ -143,31 +150,29 @@ async fn outcome(connection: &mut AnyConnection, seen: &Seen, leaver: &Leaver, n
             .execute(&mut *connection)
             .await?;
     }
-    leave(connection, leaver, revision, "", &new.record, new.at).await?;
+    leave(connection, writer, &revision, "", &new.record, new.at).await?;
     Ok((true, Some(revision)))
 }
 
+/// INVARIANT: it takes no row that a burn or another transition may hold.
 async fn signal(
     connection: &mut AnyConnection,
-    seen: &Seen,
-    leaver: &Leaver,
+    writer: Writer,
     new: NewSignal,
-) -> Result<(bool, Result<Vec<i64>, SignalRefused>), StoreError> {
-    let revision = next(connection, seen).await?;
+) -> Result<(bool, Result<Revision, SignalRefused>), StoreError> {
     let Halt { tenant, subject_kind, subject, kind, since, .. } = &new.halt;
     let about = format!("{tenant}/{}/{}/{subject}", new.kind.name(), subject_kind.name());
-    let known = sqlx::query("SELECT event_id FROM events WHERE reporter = $1 AND event_id = $2");
-    if known.bind(new.reporter.clone()).bind(new.event_id.clone()).fetch_optional(&mut *connection).await?.is_some() {
+    let event = "INSERT INTO events (reporter, event_id, subject, event_time, at) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
+    let event = sqlx::query(event).bind(new.reporter.clone()).bind(new.event_id).bind(about.clone()).bind(since.micros());
+    if event.bind(new.at.micros()).execute(&mut *connection).await?.rows_affected() == 0 {
         return Ok((false, Err(SignalRefused::Known)));
     }
-    let last = sqlx::query("SELECT COALESCE(MAX(event_time), 0) FROM events WHERE reporter = $1 AND subject = $2");
-    let last: i64 = last.bind(new.reporter.clone()).bind(about.clone()).fetch_one(&mut *connection).await?.try_get(0)?;
-    if since.micros() < last {
+    let last = sqlx::query("SELECT MAX(event_time) FROM events WHERE reporter = $1 AND subject = $2");
+    let last: i64 = last.bind(new.reporter).bind(about).fetch_one(&mut *connection).await?.try_get(0)?;
+    // What stops only ever adds to what stands, in whatever order it comes.
+    if since.micros() < last && *kind != HaltKind::KillSwitch {
         return Ok((false, Err(SignalRefused::Old)));
     }
-    let event = "INSERT INTO events (reporter, event_id, subject, event_time, at) VALUES ($1, $2, $3, $4, $5)";
-    let event = sqlx::query(event).bind(new.reporter).bind(new.event_id).bind(about).bind(since.micros()).bind(new.at.micros());
-    event.execute(&mut *connection).await?;
     match kind {
         // For the record alone.
         HaltKind::Risk(Severity::Info) => {}
@@ -180,17 +185,36 @@ async fn signal(
         }
         HaltKind::KillSwitch | HaltKind::Risk(_) | HaltKind::SessionRevoked => stand(connection, &new.halt).await?,
     }
-    leave(connection, leaver, revision, "", &new.record, new.at).await?;
-    let mut revisions = vec![revision];
-    let ended = if kind.ends_approvals() { ended_by(connection, tenant, *subject_kind, subject).await? } else { vec![] };
-    for id in ended {
-        let Some(approval) = reads::approval(connection, &id).await? else { continue };
-        let record = (new.ended)(&approval);
-        if let Moved::Done(moved) = lifecycle::end(connection, seen, leaver, (&id, kind.name()), new.at, record).await? {
-            revisions.push(moved.revision);
+    let revision = writer.unnumbered();
+    leave(connection, &writer, &revision, "", &new.record, new.at).await?;
+    Ok((true, Ok(revision)))
+}
+
+async fn end_halted(
+    connection: &mut AnyConnection,
+    writer: &Writer,
+    at: Timestamp,
+    record: fn(&Approval) -> serde_json::Value,
+) -> Result<(bool, Vec<Transition>), StoreError> {
+    let mut ended = vec![];
+    for halt in reads::halts(connection, reads::Which::EndApprovals).await? {
+        let Halt { tenant, subject_kind, subject, kind, .. } = &halt;
+        for id in ended_by(connection, tenant, *subject_kind, subject).await? {
+            let Some(approval) = reads::approval(connection, &id).await? else { continue };
+            let moved = lifecycle::end(connection, writer, (&id, kind.name()), at, record(&approval)).await?;
+            if let Moved::Done(moved) = moved {
+                ended.push(moved);
+            }
         }
+        if !ended.is_empty() {
+            // The next call goes on with it.
+            return Ok((true, ended));
+        }
+        let sql = "UPDATE halts SET ends_approvals = 0 WHERE tenant = $1 AND subject_kind = $2 AND subject = $3 AND kind = $4";
+        let done = sqlx::query(sql).bind(tenant.clone()).bind(subject_kind.name()).bind(subject.clone()).bind(kind.name());
+        done.execute(&mut *connection).await?;
     }
-    Ok((true, Ok(revisions)))
+    Ok((true, ended))
 }
 
 /// How many reports of a tenant raise a score.
@@ -220,8 +244,8 @@ async fn evict(connection: &mut AnyConnection, tenant: &str, severity: Severity,
 pub(super) async fn stand(connection: &mut AnyConnection, halt: &Halt) -> Result<(), StoreError> {
     let Halt { tenant, subject_kind, subject, kind, since, until } = halt;
     // A signal may only lower permission: one that ends earlier, or reaches back less far, takes nothing from one that stands.
-    let insert = "INSERT INTO halts (tenant, subject_kind, subject, kind, since, until) VALUES ($1, $2, $3, $4, $5, $6)
-        ON CONFLICT (tenant, subject_kind, subject, kind) DO UPDATE SET
+    let insert = "INSERT INTO halts (tenant, subject_kind, subject, kind, since, until, ends_approvals) VALUES ($1, $2, $3, $4, $5, $6, $7)
+        ON CONFLICT (tenant, subject_kind, subject, kind) DO UPDATE SET ends_approvals = excluded.ends_approvals,
             since = CASE WHEN excluded.since > halts.since THEN excluded.since ELSE halts.since END,
             until = CASE WHEN excluded.until > halts.until THEN excluded.until ELSE halts.until END";
     sqlx::query(insert)
@@ -231,6 +255,7 @@ pub(super) async fn stand(connection: &mut AnyConnection, halt: &Halt) -> Result
         .bind(kind.name())
         .bind(since.micros())
         .bind(until.micros())
+        .bind(i64::from(kind.ends_approvals()))
         .execute(connection)
         .await?;
     Ok(())

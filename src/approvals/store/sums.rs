@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::AnyConnection;
 use sqlx::Row as _;
 
-use crate::approvals::store::lifecycle::next;
+use crate::approvals::store::history::next;
 use crate::approvals::store::{Store, StoreError};
 use crate::model::time::Timestamp;
 
@@ -63,10 +63,9 @@ impl Store {
         reservations: Vec<Reservation>,
         at: Timestamp,
     ) -> Result<Option<String>, StoreError> {
-        let seen = self.seen();
-        self.write(move |connection| {
+        self.advance(move |connection, writer| {
             Box::pin(async move {
-                next(connection, &seen).await?;
+                next(connection, &writer).await?;
                 let stands = sqlx::query("SELECT key FROM sums WHERE evaluation_id = $1").bind(evaluation_id.clone());
                 if stands.fetch_optional(&mut *connection).await?.is_some() {
                     return Ok((false, None));

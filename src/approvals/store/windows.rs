@@ -1,12 +1,14 @@
-//! Which generation of windows a tenant has: the windows' own server can't say whether it lost them.
+//! Which generation of windows a tenant has, and how much each process wrote to it: the windows' own server can't say whether it lost
+//! anything.
 
-use std::time::Duration;
+use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
-use sqlx::Row as _;
-
-use crate::approvals::store::lifecycle::next;
+use crate::approvals::store::history::next;
 use crate::approvals::store::{Store, StoreError};
 use crate::model::time::Timestamp;
+
+/// The most processes whose writes are looked for: those that wrote last.
+const WRITERS_MAX: i64 = 1000;
 
 /// A generation of a tenant's windows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,49 +26,123 @@ pub struct Settling {
     pub tenant: String,
     /// What the windows' server has.
     pub found: Option<String>,
-    /// The generation of which this process knows that it is not all there.
+    /// The generation that is known not to be all there.
     pub lost: Option<String>,
     /// The one to go on with if a new one is needed.
     pub fresh: Generation,
-    /// Now.
-    pub at: Timestamp,
 }
 
-/// How long after a replica made a generation the others may not find it on the server yet.
-const YOUNG: Duration = Duration::from_secs(10);
+/// How many writes of a process the windows' server acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The tenant.
+    pub tenant: String,
+    /// The start of the process.
+    pub boot: String,
+    /// The generation that it wrote to.
+    pub generation: String,
+    /// How many writes.
+    pub writes: i64,
+}
 
 impl Store {
     /// Settles a tenant's generation: the one that is known and was found, else a new one, which is whole after a while; at once if the
-    /// tenant never had windows.
+    /// tenant never had windows. A new one counts as found once somebody says by [`Store::adopted`] that the server has it.
     ///
     /// # Errors
     /// When the store does not answer.
     pub async fn generation(&self, settling: Settling) -> Result<Generation, StoreError> {
-        let seen = self.seen();
-        self.write(move |connection| {
+        let asked = settling.clone();
+        let found = self.read(|mut connection| async move { known(&mut connection, &asked).await }).await?;
+        if let Known::Stands(generation) = found {
+            return Ok(generation);
+        }
+        self.advance(move |connection, writer| {
             Box::pin(async move {
-                next(connection, &seen).await?;
-                let Settling { tenant, found, lost, fresh, at } = settling;
-                let known = sqlx::query("SELECT id, whole_from, made_at FROM windows WHERE tenant = $1").bind(tenant.clone());
-                let settled = match known.fetch_optional(&mut *connection).await? {
-                    Some(row) => {
-                        let known = Generation { id: row.try_get(0)?, whole_from: Timestamp::from_micros(row.try_get(1)?) };
-                        let young = Timestamp::from_micros(row.try_get(2)?).plus(YOUNG) > at;
-                        if lost.as_ref() != Some(&known.id) && (young || found.as_ref() == Some(&known.id)) {
-                            return Ok((false, known));
-                        }
-                        fresh
-                    }
-                    None if found.is_none() && lost.is_none() => Generation { whole_from: Timestamp::default(), ..fresh },
-                    None => fresh,
+                next(connection, &writer).await?;
+                let settled = match known(connection, &settling).await? {
+                    Known::Stands(generation) => return Ok((false, generation)),
+                    Known::Lost => settling.fresh,
+                    Known::Never => Generation { whole_from: Timestamp::default(), ..settling.fresh },
                 };
-                let insert = "INSERT INTO windows (tenant, id, whole_from, made_at) VALUES ($1, $2, $3, $4) ON CONFLICT (tenant)
-                    DO UPDATE SET id = excluded.id, whole_from = excluded.whole_from, made_at = excluded.made_at";
-                let insert = sqlx::query(insert).bind(tenant).bind(settled.id.clone()).bind(settled.whole_from.micros());
-                insert.bind(at.micros()).execute(&mut *connection).await?;
+                let insert = "INSERT INTO windows (tenant, id, whole_from, made_at, adopted) VALUES ($1, $2, $3, 0, 0) ON CONFLICT (tenant)
+                    DO UPDATE SET id = excluded.id, whole_from = excluded.whole_from, adopted = 0";
+                let insert = sqlx::query(insert).bind(settling.tenant).bind(settled.id.clone()).bind(settled.whole_from.micros());
+                insert.execute(&mut *connection).await?;
                 Ok((true, settled))
             })
         })
         .await
     }
+
+    /// Says that the windows' server has a tenant's generation: from now on it must be found there.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn adopted(&self, tenant: String, generation: String) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                let sql = "UPDATE windows SET adopted = 1 WHERE tenant = $1 AND id = $2 AND adopted = 0";
+                sqlx::query(sql).bind(tenant).bind(generation).execute(connection).await?;
+                Ok((true, ()))
+            })
+        })
+        .await
+    }
+
+    /// How many writes of each process were noted.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn written(&self, tenant: String) -> Result<Vec<Written>, StoreError> {
+        let query = sqlx::query("SELECT boot, id, writes FROM window_writes WHERE tenant = $1 ORDER BY at DESC LIMIT $2");
+        let query = query.bind(tenant.clone()).bind(WRITERS_MAX);
+        let rows = self.read(|mut connection| async move { Ok(query.fetch_all(&mut *connection).await?) }).await?;
+        let read = |row: &sqlx::any::AnyRow| {
+            let (boot, generation, writes) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+            Ok(Written { tenant: tenant.clone(), boot, generation, writes })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// Notes how many writes the windows' server acknowledged.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn note_written(&self, written: Vec<Written>) -> Result<(), StoreError> {
+        let clock = self.engine.dialect().clock.clone();
+        self.write_apart(move |connection| {
+            Box::pin(async move {
+                let sql = format!(
+                    "INSERT INTO window_writes (tenant, boot, id, writes, at) VALUES ($1, $2, $3, $4, {clock}) ON CONFLICT (tenant, boot)
+                        DO UPDATE SET id = excluded.id, writes = excluded.writes, at = excluded.at"
+                );
+                for Written { tenant, boot, generation, writes } in written {
+                    let insert = sqlx::query(AssertSqlSafe(sql.clone())).bind(tenant).bind(boot).bind(generation).bind(writes);
+                    insert.execute(&mut *connection).await?;
+                }
+                Ok((true, ()))
+            })
+        })
+        .await
+    }
+}
+
+/// What is known of a tenant's generation.
+enum Known {
+    Lost,
+    Never,
+    Stands(Generation),
+}
+
+async fn known(connection: &mut AnyConnection, settling: &Settling) -> Result<Known, StoreError> {
+    let known = sqlx::query("SELECT id, whole_from, adopted FROM windows WHERE tenant = $1").bind(settling.tenant.clone());
+    let Some(row) = known.fetch_optional(connection).await? else {
+        let never = settling.found.is_none() && settling.lost.is_none();
+        return Ok(if never { Known::Never } else { Known::Lost });
+    };
+    let known = Generation { id: row.try_get(0)?, whole_from: Timestamp::from_micros(row.try_get(1)?) };
+    // Nothing was written to one that nobody adopted, so it need not be there.
+    let is_there = row.try_get::<i64, _>(2)? == 0 || settling.found.as_ref() == Some(&known.id);
+    Ok(if is_there && settling.lost.as_ref() != Some(&known.id) { Known::Stands(known) } else { Known::Lost })
 }

@@ -1,0 +1,146 @@
+//! What stops, noted by each replica in a file of its own: a line a halt, appended before the signal is acknowledged. A store that went
+//! back may lack a kill switch, and the audit log holds its subject as a digest at most.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use crate::model::halt::{Halt, HaltKind, Halts, SubjectKind};
+use crate::model::time::Timestamp;
+
+/// The file's name, in the folder of the state.
+pub const FILE: &str = "stops.jsonl";
+/// How many lines the file may have, beside twice those that it was last written anew with, before it is written anew.
+const SLACK: usize = 1000;
+
+/// The stops that this replica knew.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    noted: Mutex<Noted>,
+}
+
+#[derive(Debug)]
+struct Noted {
+    file: File,
+    halts: Halts,
+    /// How many lines the file may still get; none after a failure, which may have left half of one.
+    room: usize,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    tenant: String,
+    subject_kind: String,
+    subject: String,
+    kind: String,
+    since: Timestamp,
+    until: Timestamp,
+}
+
+impl Journal {
+    /// Reads the file, or makes it, and leaves out what is over. A last line that was not finished was never acknowledged.
+    ///
+    /// # Errors
+    /// When it can't be read or written, or another line is damaged.
+    pub fn open(folder: &Path, now: Timestamp) -> io::Result<Self> {
+        let path = folder.join(FILE);
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            read => read?,
+        };
+        let whole = text.rfind('\n').map_or("", |end| text.get(..end).unwrap_or_default());
+        let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("`{FILE}` is damaged"));
+        let halts = whole.lines().map(|line| read(line).ok_or_else(damaged)).collect::<io::Result<Vec<Halt>>>()?;
+        let noted = rewrite(&path, halts.iter(), now)?;
+        Ok(Self { path, noted: Mutex::new(noted) })
+    }
+
+    /// What is noted and not over.
+    pub fn standing(&self, now: Timestamp) -> Vec<Halt> {
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.halts.iter().filter(|halt| halt.until > now).cloned().collect()
+    }
+
+    /// Notes those of these halts that stop and are not noted yet; durably, when it returns.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn note<'h>(&self, halts: impl Iterator<Item = &'h Halt>, now: Timestamp) -> io::Result<()> {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let new: Vec<&Halt> = halts.filter(|halt| halt.kind.stops() && halt.until > now && !noted.halts.has(halt)).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        if noted.room < new.len() {
+            *noted = rewrite(&self.path, noted.halts.iter().chain(new), now)?;
+            return Ok(());
+        }
+        let room = std::mem::take(&mut noted.room) - new.len();
+        let text = new.iter().map(|halt| line(halt)).collect::<Result<String, _>>()?;
+        noted.file.write_all(text.as_bytes())?;
+        noted.file.sync_all()?;
+        new.into_iter().for_each(|halt| noted.halts.add(halt.clone()));
+        noted.room = room;
+        Ok(())
+    }
+}
+
+/// Writes a file of what is not over, in the place of the one that is there.
+fn rewrite<'h>(path: &Path, halts: impl Iterator<Item = &'h Halt>, now: Timestamp) -> io::Result<Noted> {
+    let standing: Vec<Halt> = halts.filter(|halt| halt.until > now).cloned().collect();
+    let new = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(standing.iter().map(line).collect::<Result<String, _>>()?.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    File::open(path.parent().unwrap_or(path))?.sync_all()?;
+    Ok(Noted { file, room: standing.len() + SLACK, halts: standing.into_iter().collect() })
+}
+
+fn line(halt: &Halt) -> Result<String, serde_json::Error> {
+    let Halt { tenant, subject_kind, subject, kind, since, until } = halt.clone();
+    let (subject_kind, kind) = (subject_kind.name().to_owned(), kind.name().to_owned());
+    Ok(serde_json::to_string(&Line { tenant, subject_kind, subject, kind, since, until })? + "\n")
+}
+
+fn read(line: &str) -> Option<Halt> {
+    let Line { tenant, subject_kind, subject, kind, since, until } = serde_json::from_str(line).ok()?;
+    Some(Halt { tenant, subject_kind: SubjectKind::named(&subject_kind)?, subject, kind: HaltKind::named(&kind)?, since, until })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn halt(subject: &str, kind: HaltKind, until: i64) -> Halt {
+        let (since, until) = (Timestamp::from_micros(1), Timestamp::from_micros(until));
+        Halt { tenant: "acme".into(), subject_kind: SubjectKind::Customer, subject: subject.into(), kind, since, until }
+    }
+
+    #[test]
+    fn stops_are_there_after_a_start_and_what_is_over_is_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let now = Timestamp::from_micros(10);
+        let journal = Journal::open(folder.path(), now).expect("made");
+        let stops = [halt("c-1", HaltKind::KillSwitch, 100), halt("c-2", HaltKind::SessionRevoked, 20)];
+        let report = halt("c-3", HaltKind::Risk(crate::model::halt::Severity::High), 100);
+        journal.note(stops.iter().chain([&report]), now).expect("written");
+        journal.note(stops.iter(), now).expect("nothing to write");
+        let text = fs::read_to_string(folder.path().join(FILE)).expect("there");
+        assert_eq!(text.lines().count(), 2, "{text}");
+
+        // The end of a line that a crash cut off.
+        OpenOptions::new().append(true).open(folder.path().join(FILE)).and_then(|mut file| file.write_all(b"{\"ten")).expect("written");
+        let later = Timestamp::from_micros(50);
+        let again = Journal::open(folder.path(), later).expect("read");
+        assert_eq!(again.standing(later), stops.get(..1).expect("two"));
+        assert_eq!(fs::read_to_string(folder.path().join(FILE)).expect("there").lines().count(), 1);
+
+        fs::write(folder.path().join(FILE), "{}\n{}\n").expect("written");
+        assert_eq!(Journal::open(folder.path(), later).expect_err("damaged").kind(), io::ErrorKind::InvalidData);
+    }
+}

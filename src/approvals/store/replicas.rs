@@ -1,0 +1,51 @@
+//! The replicas that share the store: who is there, and with which bundle.
+
+use sqlx::{AssertSqlSafe, Row as _};
+
+use crate::approvals::store::{Store, StoreError};
+
+impl Store {
+    /// Says that this replica is there, with the bundle of this digest; gives the digests of all that are. To be called every second. Of a store that
+    /// nobody shares, and while it is not known whether the store lost anything, nothing is said.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn heartbeat(&self, bundle: &str) -> Result<Vec<String>, StoreError> {
+        let dialect = self.engine.dialect().clone();
+        if !dialect.is_shared || !self.is_settled() {
+            return Ok(vec![bundle.to_owned()]);
+        }
+        let (replica, boot, bundle) = (self.options.replica.clone(), self.options.boot.clone(), bundle.to_owned());
+        self.write_apart(move |connection| {
+            Box::pin(async move {
+                let (clock, lineage) = (&dialect.clock, &dialect.lineage);
+                let sql = format!(
+                    "INSERT INTO replicas (replica, boot, at, confirmed, bundle)
+                        SELECT $1, $2, {clock}, lineage, $3 FROM meta WHERE one = 1 AND lineage = {lineage} ON CONFLICT (replica) DO UPDATE SET
+                        boot = excluded.boot, at = excluded.at, confirmed = excluded.confirmed, bundle = excluded.bundle"
+                );
+                sqlx::query(AssertSqlSafe(sql)).bind(replica).bind(boot).bind(bundle).execute(&mut *connection).await?;
+                let sql = format!("SELECT DISTINCT bundle FROM replicas WHERE at > {clock} - 5000000 ORDER BY bundle LIMIT 100");
+                let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(connection).await?;
+                let bundles = rows.iter().map(|row| Ok(row.try_get(0)?)).collect::<Result<Vec<String>, StoreError>>()?;
+                Ok((true, bundles))
+            })
+        })
+        .await
+    }
+
+    /// Says that this replica stops in order, so that no other one waits for it.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn leave(&self) -> Result<(), StoreError> {
+        let replica = self.options.replica.clone();
+        self.write_apart(move |connection| {
+            Box::pin(async move {
+                sqlx::query("DELETE FROM replicas WHERE replica = $1").bind(replica).execute(connection).await?;
+                Ok((true, ()))
+            })
+        })
+        .await
+    }
+}

@@ -1,0 +1,171 @@
+//! What replicas share: the state store's history and clock, what stops, and who is there with which bundle.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::approvals::store::Condition;
+use crate::audit::Recorded;
+use crate::audit::events::{self, Actor};
+use crate::model::refusal::Refusal;
+use crate::model::time::Timestamp;
+use crate::pdp::authorize::{Origin, no_entropy};
+use crate::pdp::state::unavailable;
+use crate::pdp::{Pdp, Refused};
+
+/// How old the copy of what stops may be when a store is shared: any replica may have been told to stop somebody since then.
+const SHARED_AGE: Duration = Duration::from_secs(2);
+/// How old it may be for a write when nobody shares the store.
+const OWN_AGE: Duration = Duration::from_secs(5);
+/// How long the store or the windows' server may not answer before the server is not ready.
+pub(super) const UNREACHED: Duration = Duration::from_secs(5);
+/// By how much the server's clock may differ from the store's before it is said.
+const SKEW_SAID: i64 = 2_000_000;
+/// By how much, before the server is not ready and writes nothing shared.
+const SKEW_MAX: i64 = 10_000_000;
+
+/// The signature of a bundle that no replica differs from, and what else is known of the store.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shared {
+    /// When it was found that the store went back, until an operator confirms it.
+    pub went_back_at: Option<Timestamp>,
+    /// Digests of the bundles that replicas have in force; sorted.
+    pub bundles: Vec<String>,
+}
+
+impl Pdp {
+    /// To be called twice a second: reads what stops and where the store stands anew, and notes both outside of the store.
+    pub async fn refresh(&self) {
+        let Ok(generation) = crate::entropy::nonce(self.entropy.as_ref()) else { return };
+        let (before, now) = (self.store.seen(), self.clock.now());
+        // A store that does not answer is logged there, and its copy grows old.
+        let Ok(condition) = self.store.refresh(now, generation).await else { return };
+        self.follow_clock(&condition);
+        if condition.seen.generation != before.generation {
+            self.went_back(&condition, before.revision).await;
+        }
+        self.shared.rcu(|shared| Shared { went_back_at: condition.went_back_at, ..Shared::clone(shared) });
+        self.telemetry.metrics.store_went_back(condition.went_back_at.is_some());
+        if condition.seen != before
+            && let Err(error) = self.replica.note(&condition.seen)
+        {
+            tracing::error!(name: "store.seen_not_noted", error = %error, "a restart might not see that the store went back");
+        }
+        self.note_stops(now);
+    }
+
+    /// Notes what stops outside of the store, which might lose it.
+    pub(super) fn note_stops(&self, now: Timestamp) {
+        if let Err(error) = self.journal.note(self.store.halts().halts.iter(), now) {
+            tracing::error!(name: "store.stops_not_noted", error = %error, "a store that goes back might lose a kill switch");
+        }
+    }
+
+    /// Takes the store's time, which is the same for every replica.
+    fn follow_clock(&self, condition: &Condition) {
+        let Some(clock) = condition.clock else { return };
+        let before = self.clock.skew().abs() > SKEW_SAID;
+        self.clock.follow(clock);
+        let skew = self.clock.skew();
+        self.telemetry.metrics.clock_skew("store", skew);
+        if (skew.abs() > SKEW_SAID) != before {
+            let milliseconds = skew / 1000;
+            match before {
+                false => tracing::warn!(
+                    name: "clock.skewed", milliseconds,
+                    "this machine's clock differs from the state store's, whose time counts: past 10 s the server is not ready"
+                ),
+                true => tracing::info!(name: "clock.agrees", milliseconds, "this machine's clock agrees with the state store's again"),
+            }
+        }
+    }
+
+    /// Says in the log and in the audit log that the store went back.
+    async fn went_back(&self, condition: &Condition, seen: i64) {
+        tracing::error!(
+            name: "store.went_back", seen, found = condition.seen.revision, generation = condition.seen.generation,
+            "the state store lost what was written to it: approvals, releases and checks from before are void, and what stopped stays stopped. \
+             Report stops again that no running replica knew, then confirm with `countersign store confirm`"
+        );
+        let more =
+            [("seen", seen.into()), ("found", condition.seen.revision.into()), ("generation", condition.seen.generation.clone().into())];
+        let Ok(nonce) = crate::entropy::nonce(self.entropy.as_ref()) else { return };
+        let record = events::stored(events::event("store.went_back", &Actor::server(), None, &more), None, nonce);
+        if let Err(error) = self.audit.append(self.clock.now(), record).await {
+            tracing::error!(name: "store.went_back_not_recorded", error = %error);
+        }
+    }
+
+    /// To be called every second: says that this replica is there, with its bundle, and reads what others have.
+    pub(crate) async fn heartbeat(&self) {
+        let own = self.snapshot.load().bundle.version.digest.clone();
+        // A store that does not answer is logged there.
+        let Ok(bundles) = self.store.heartbeat(&own).await else { return };
+        let differ = bundles.iter().any(|bundle| *bundle != own);
+        let before = self.shared.load().bundles.iter().any(|bundle| *bundle != own);
+        if differ && !before {
+            tracing::warn!(name: "bundle.differs", own, "replicas have different bundles in force: what is approved under one is judged under another");
+        }
+        self.telemetry.metrics.bundles(bundles.len());
+        self.shared.rcu(|shared| Shared { bundles: bundles.clone(), ..Shared::clone(shared) });
+    }
+
+    /// An operator knows that the store went back, and has done what is to be done.
+    ///
+    /// # Errors
+    /// A refusal, recorded or counted.
+    pub async fn confirm_store(&self, origin: &Origin) -> Result<Recorded<()>, Refused> {
+        let moment = self.moment();
+        let caller = self.admit(origin, crate::model::right::Right::ServerOperate).await?;
+        let by = Actor::service(&caller).in_trace(origin.trace.id());
+        let confirmed = self.confirmed(&by, moment.now).await;
+        self.or_refused(&moment, origin, by, confirmed).await
+    }
+
+    async fn confirmed(&self, by: &Actor, now: Timestamp) -> Result<Recorded<()>, Refusal> {
+        let Some(went_back_at) = self.shared.load().went_back_at else {
+            return Err(Refusal::Precondition("the state store did not go back, or that was confirmed before"));
+        };
+        let more = [("went_back_at", went_back_at.to_string().into())];
+        let nonce = crate::entropy::nonce(self.entropy.as_ref()).map_err(no_entropy)?;
+        let record = events::stored(events::event("store.confirmed", by, None, &more), None, nonce);
+        let receipt = self.audit.append(now, record).await.map_err(|down| Refused::from(down).0)?;
+        self.store.confirm().await.map_err(unavailable)?;
+        self.refresh().await;
+        Ok(receipt.seal(()))
+    }
+
+    /// Whether calls may be decided by the copy of what stops: it is young enough, and, for a write, the store is known to be whole and the clock
+    /// right.
+    pub(super) fn may_decide(&self, now: Timestamp, is_write: bool) -> bool {
+        let young = |age| self.store.halts().read_at.is_some_and(|read_at| read_at.plus(age) >= now);
+        let sound = || self.store.is_settled() && !self.is_skewed();
+        match self.store.is_shared() {
+            true => young(SHARED_AGE) && (!is_write || sound()),
+            // Nobody else could have told it anything.
+            false => !is_write || young(OWN_AGE) && sound(),
+        }
+    }
+
+    /// Refuses what needs to know who is stopped while that can't be known.
+    pub(super) fn can_tell_stops(&self, now: Timestamp) -> Result<(), Refusal> {
+        match self.may_decide(now, true) {
+            true => Ok(()),
+            false => Err(Refusal::Unavailable("kill switches can't be read now")),
+        }
+    }
+
+    /// Whether the clocks of machine and store differ so much that one of them must be wrong.
+    pub(super) fn is_skewed(&self) -> bool {
+        self.clock.skew().abs() > SKEW_MAX
+    }
+
+    /// Whether the state store was asked, and known to be whole, a short while ago.
+    pub(super) fn has_state(&self, now: Timestamp) -> bool {
+        self.store.is_settled() && self.store.halts().read_at.is_some_and(|read_at| read_at.plus(UNREACHED) >= now)
+    }
+
+    /// What is known of the store and the other replicas.
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        self.shared.load_full()
+    }
+}
