@@ -48,6 +48,26 @@ impl Stopwatch {
     }
 }
 
+/// Something that is done at most once a second, such as a line in the log that every failed call would write.
+#[derive(Debug)]
+pub struct Seldom(AtomicI64);
+
+impl Default for Seldom {
+    /// It is due at once.
+    fn default() -> Self {
+        Self(AtomicI64::new(i64::MIN / 2))
+    }
+}
+
+impl Seldom {
+    /// Whether it may be done now; then it may not again within this second.
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        const SECOND: i64 = 1_000_000;
+        let begun = now.micros() - now.micros().rem_euclid(SECOND);
+        self.0.fetch_max(begun, Ordering::AcqRel) + SECOND <= now.micros()
+    }
+}
+
 /// A clock that never goes backwards, and knows when the one below it did. Replicas share a clock, the state store's: once it is known,
 /// it tells the time, so that all replicas mean the same instant, and a step of the clock below changes nothing.
 #[derive(Debug)]

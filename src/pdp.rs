@@ -29,7 +29,7 @@ mod weigh;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -45,7 +45,7 @@ use crate::audit::{Audit, AuditDown};
 use crate::bundle::{Bundle, Reading};
 use crate::caep::Transmitters;
 use crate::caller::Callers;
-use crate::clock::{Clock, Monotonic};
+use crate::clock::{Clock, Monotonic, Seldom};
 use crate::delegation::Delegations;
 use crate::entropy::Entropy;
 use crate::jose::keyring::Keyring;
@@ -181,6 +181,12 @@ pub struct Pdp {
     replica: Replica,
     journal: Journal,
     shared: ArcSwap<Shared>,
+    /// Held while what is shared is read anew.
+    refreshing: tokio::sync::Mutex<()>,
+    /// When the state store could be written last.
+    written_at: AtomicI64,
+    store_logged: Seldom,
+    lost_logged: Seldom,
     witness: Option<Witness>,
     strangers: RefusalCounter,
     in_flight: DashSet<(String, String)>,
@@ -251,6 +257,10 @@ impl Pdp {
             replica: parts.replica,
             journal: parts.journal,
             shared: ArcSwap::default(),
+            refreshing: tokio::sync::Mutex::default(),
+            written_at: AtomicI64::new(0),
+            store_logged: Seldom::default(),
+            lost_logged: Seldom::default(),
             witness: parts.witness,
             strangers: RefusalCounter::default(),
             in_flight: DashSet::new(),

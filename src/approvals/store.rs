@@ -28,7 +28,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::approvals::store::engine::{Engine, Lane};
-use crate::clock::Stopwatch;
+use crate::clock::{Seldom, Stopwatch};
 use crate::model::approval::{Approval, Justification, Review, State};
 use crate::model::halt::Halt;
 use crate::model::time::Timestamp;
@@ -97,6 +97,9 @@ impl From<sqlx::Error> for StoreError {
         match error {
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) => Self::Damaged,
             // Never the query's values: the statements have parameters alone.
+            // PostgreSQL's own words, without those around them.
+            sqlx::Error::Database(error) => Self::Unreachable(error.message().to_owned()),
+            sqlx::Error::PoolTimedOut => Self::Unreachable("no connection in time".to_owned()),
             error => Self::Unreachable(error.to_string()),
         }
     }
@@ -317,6 +320,9 @@ pub struct Store {
     seen: Arc<ArcSwap<Seen>>,
     halts: ArcSwap<Halts>,
     failures: AtomicU64,
+    /// When a failure was logged last, since the start.
+    logged: Seldom,
+    since: Stopwatch,
     /// How many heads this process has made.
     heads: Arc<AtomicU64>,
     /// Whether this replica knows a head of the store's history.
@@ -351,6 +357,8 @@ impl Store {
             halts: ArcSwap::from_pointee(Halts { halts: options.standing.iter().cloned().collect(), ..Halts::default() }),
             options,
             failures: AtomicU64::new(0),
+            logged: Seldom::default(),
+            since: Stopwatch::start(),
             heads: Arc::default(),
             settled: AtomicBool::new(false),
             settling_since: Mutex::default(),
@@ -363,6 +371,11 @@ impl Store {
             Location::Postgres(_) => "postgresql",
             Location::Sqlite(_) => "sqlite",
         }
+    }
+
+    /// The file, or the server's host and port.
+    pub fn place(&self) -> String {
+        self.options.location.place()
     }
 
     /// The generation, and the highest revision seen.
@@ -385,10 +398,13 @@ impl Store {
         self.engine.close().await;
     }
 
+    /// Counts a failure. Each is counted, and one a second is logged.
     fn noted<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         if let Err(error) = &result {
-            self.failures.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(name: "store.failed", error = %error);
+            let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
+            if self.logged.is_due(Timestamp::from_micros(micros(self.since.elapsed()))) {
+                tracing::warn!(name: "store.failed", error = %error, failures, "the state store fails");
+            }
         }
         result
     }
@@ -408,6 +424,10 @@ impl Store {
     pub fn durability(&self) -> &str {
         &self.engine.dialect().durability
     }
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// A transition's record with where it led.

@@ -154,6 +154,8 @@ impl Pdp {
                 return Presented::Denied(Reason::ApprovalUsed);
             }
             (State::Revoked, _) => return Presented::Denied(Reason::ApprovalRevoked),
+            // Not by its time, but since the store went back.
+            (State::Expired, _) if approval.expires_at() > moment.now => return Presented::Denied(Reason::ApprovalUnverifiable),
             (State::Expired, _) => return Presented::None,
             (State::Approved | State::Cancelled | State::Denied | State::Pending, _) => {
                 return Presented::Denied(Reason::ApprovalUnverifiable);
@@ -253,7 +255,10 @@ impl Pdp {
             Ok(Burned::Repeated(_)) => self.denied_late(moment, answer, record, Reason::ApprovalOutOfScope, Gate::Token).await,
             Ok(Burned::Lost) => {
                 let reason = if what == Burnable::Approval { self.lost(moment, &id).await } else { Reason::ApprovalUsed };
-                tracing::error!(name: "approval.lost", evaluation_id, action, reason = reason.name(), "the approval was gone when it was to be used");
+                if self.lost_logged.is_due(moment.now) {
+                    let reason = reason.name();
+                    tracing::warn!(name: "approval.lost", evaluation_id, action, reason, "another call used the approval first, or it ended");
+                }
                 self.denied_late(moment, answer, record, reason, Gate::Token).await
             }
             Ok(Burned::Full) => self.denied_late(moment, answer, record, Reason::RateLimited, Gate::Rate).await,

@@ -143,9 +143,9 @@ impl Pdp {
         });
         if let Err(down) = &visited {
             self.telemetry.metrics.windows_failed();
+            self.memory.failed_at.fetch_max(moment.now.micros(), Ordering::AcqRel);
             // Each is counted, and one a second is logged.
-            let (second, now) = (1_000_000, moment.now.micros());
-            if self.memory.logged.fetch_max(now - now.rem_euclid(second), Ordering::AcqRel) + second <= now {
+            if self.memory.logged.is_due(moment.now) {
                 tracing::warn!(name: "windows.failed", error = %down, "what can't be known counts as the worst");
             }
         }

@@ -1,6 +1,7 @@
 //! What replicas share: the state store's history and clock, what stops, and who is there with which bundle.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::approvals::store::Condition;
@@ -35,10 +36,20 @@ pub(super) struct Shared {
 impl Pdp {
     /// To be called twice a second: reads what stops and where the store stands anew, and notes both outside of the store.
     pub async fn refresh(&self) {
+        // One at a time, so that each change is seen once.
+        let _refreshing = self.refreshing.lock().await;
         let Ok(generation) = crate::entropy::nonce(self.entropy.as_ref()) else { return };
         let (before, now) = (self.store.seen(), self.clock.now());
-        // A store that does not answer is logged there, and its copy grows old.
-        let Ok(condition) = self.store.refresh(now, generation).await else { return };
+        let condition = match self.store.refresh(now, generation).await {
+            Ok(condition) => condition,
+            Err(error) => {
+                if self.store_logged.is_due(now) {
+                    let place = self.store.place();
+                    tracing::error!(name: "store.unreachable", error = %error, place, "the state store can't be asked: calls that need it are denied");
+                }
+                return;
+            }
+        };
         self.follow_clock(&condition);
         if condition.seen.generation != before.generation {
             self.went_back(&condition, before.revision).await;
@@ -98,8 +109,9 @@ impl Pdp {
     /// To be called every second: says that this replica is there, with its bundle, and reads what others have.
     pub(crate) async fn heartbeat(&self) {
         let own = self.snapshot.load().bundle.version.digest.clone();
-        // A store that does not answer is logged there.
+        // A store that can't be written is logged there.
         let Ok(bundles) = self.store.heartbeat(&own).await else { return };
+        self.written_at.fetch_max(self.clock.now().micros(), Ordering::AcqRel);
         let differ = bundles.iter().any(|bundle| *bundle != own);
         let before = self.shared.load().bundles.iter().any(|bundle| *bundle != own);
         if differ && !before {
@@ -159,9 +171,11 @@ impl Pdp {
         self.clock.skew().abs() > SKEW_MAX
     }
 
-    /// Whether the state store was asked, and known to be whole, a short while ago.
+    /// Whether the state store was read and written, and known to be whole, a short while ago.
     pub(super) fn has_state(&self, now: Timestamp) -> bool {
-        self.store.is_settled() && self.store.halts().read_at.is_some_and(|read_at| read_at.plus(UNREACHED) >= now)
+        let recent = |at: Timestamp| at.plus(UNREACHED) >= now;
+        let written_at = Timestamp::from_micros(self.written_at.load(Ordering::Acquire));
+        self.store.is_settled() && self.store.halts().read_at.is_some_and(recent) && (!self.store.is_shared() || recent(written_at))
     }
 
     /// What is known of the store and the other replicas.

@@ -20,7 +20,7 @@ use serde_json::json;
 use crate::approvals::signal;
 use crate::harness::people::{Desk, Issuer, credit, with_token};
 use crate::harness::postgres::Postgres;
-use crate::harness::{App, Hands, Process, cases, channel, copy, is_open, lift_limits, lines, order_check, policies, temp, unprivileged};
+use crate::harness::{App, Process, cases, channel, copy, is_open, lift_limits, lines, order_check, policies, temp, unprivileged};
 
 /// Threat 5.
 #[tokio::test(flavor = "multi_thread")]
@@ -234,21 +234,24 @@ async fn another_replica_finishes_what_a_killed_one_left() {
     let (_, token) = desk.approved(&credit(400), &issuer).await;
     assert!(desk.decisions.authorize(with_token(&credit(400), &token, "op-1")).await.is_err());
     assert!(!server.child.wait().unwrap().success());
-    let hands = Hands::now();
-    let app = App::start_with(|config, seams| {
+    // Its last heartbeat, as late and as early as the test needs it.
+    sqlx::any::install_default_drivers();
+    let mut connection = <sqlx::AnyConnection as sqlx::Connection>::connect(&postgres.url()).await.unwrap();
+    let beat = "UPDATE replicas SET at = CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)";
+    let dead = format!("{beat} + 3600000000");
+    assert_eq!(sqlx::query(sqlx::AssertSqlSafe(dead)).execute(&mut connection).await.unwrap().rows_affected(), 1);
+    let app = App::start_with(|config, _| {
         config.store.url = Some(postgres.url());
         config.keys = Some(data.join("keys"));
         config.limits.request_timeout_ms = 1000;
-        seams.clock = Box::new(hands.clone());
     })
     .await;
     let mut desk = Desk::new(app.channel().await);
-    // As long as the other may come back, nothing is answered.
+    // As long as the other may be there, nothing is answered.
     assert!(desk.decisions.authorize(with_token(&credit(400), &token, "op-1")).await.is_err());
     assert_eq!(uses(&app.data), Vec::<String>::new());
-    hands.forward(61);
-    app.pdp.refresh().await;
-    app.pdp.sweep().await;
+    let gone = format!("{beat} - 4000001");
+    sqlx::query(sqlx::AssertSqlSafe(gone)).execute(&mut connection).await.unwrap();
     let answer = desk.ask(&with_token(&credit(400), &token, "op-1")).await;
     assert_eq!((answer.decision(), answer.repeated), (v1::Decision::Allow, true));
     assert_eq!(uses(&app.data), [answer.evaluation_id]);

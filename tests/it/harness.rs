@@ -5,6 +5,7 @@ pub(crate) mod people;
 pub(crate) mod pki;
 pub(crate) mod postgres;
 pub(crate) mod redis;
+pub(crate) mod relay;
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -197,6 +198,10 @@ impl Hands {
 impl countersign::clock::Clock for Hands {
     fn now(&self) -> countersign::model::time::Timestamp {
         countersign::model::time::Timestamp::from_micros(self.0.load(std::sync::atomic::Ordering::SeqCst))
+    }
+
+    fn follows(&self) -> bool {
+        false
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) enum Message {
 /// An engine at work.
 #[derive(Debug)]
 pub(super) enum Engine {
-    Postgres { calls: AnyPool, apart: AnyPool, dialect: Dialect },
+    Postgres { calls: AnyPool, apart: AnyPool, dialect: Dialect, url: String },
     Sqlite { writer: mpsc::Sender<Message>, readers: AnyPool, dialect: Dialect },
 }
 
@@ -157,7 +157,7 @@ impl Engine {
                     });
                     pool.connect_lazy(url)
                 };
-                Ok(Self::Postgres { calls: connect(options.connections)?, apart: connect(APART)?, dialect })
+                Ok(Self::Postgres { calls: connect(options.connections)?, apart: connect(APART)?, dialect, url: url.clone() })
             }
             Location::Sqlite(path) => {
                 // Made by us, so that nobody else may read it; SQLite gives its other files the same mode.
@@ -182,6 +182,20 @@ impl Engine {
             (Self::Postgres { calls, .. }, Lane::Calls) => calls,
             (Self::Postgres { apart, .. }, Lane::Apart) => apart,
             (Self::Sqlite { readers, .. }, _) => readers,
+        }
+    }
+
+    /// Why no connection can be made: a pool does not say it. `None`: one can.
+    pub(super) async fn why_unreachable(&self, timeout: Duration) -> Option<StoreError> {
+        let Self::Postgres { url, .. } = self else { return None };
+        match tokio::time::timeout(timeout, AnyConnection::connect(url)).await {
+            Ok(Ok(connection)) => {
+                // It was only tried.
+                let _closed = connection.close().await;
+                None
+            }
+            Ok(Err(error)) => Some(error.into()),
+            Err(_) => Some(StoreError::Unreachable("it does not answer in time".to_owned())),
         }
     }
 

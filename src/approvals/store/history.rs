@@ -153,12 +153,15 @@ impl Store {
             let took = asking.elapsed();
             Ok((found, asking, took, reads::halts(&mut connection, reads::Which::All).await?))
         });
-        let (found, asking, took, read) = asked.await?;
+        let (found, asking, took, read) = match asked.await {
+            Ok(found) => found,
+            Err(error) => return Err(self.engine.why_unreachable(self.options.timeout).await.unwrap_or(error)),
+        };
         let mut halts: Halts = read.into_iter().collect();
         let standing: Vec<Halt> = before.halts.iter().filter(|halt| halt.until > now).cloned().collect();
         let lacks = standing.iter().any(|halt| halt.kind.stops() && !halts.has(halt));
         let mut condition = Condition { seen: self.seen(), settled: true, went_back_at: None, clock: None };
-        let same = found.known && found.lineage == found.server && !lacks;
+        let same = found.seen.generation == condition.seen.generation && found.known && found.lineage == found.server && !lacks;
         let settled = match same {
             true => {
                 self.saw(&Revision { number: found.seen.revision, head: found.seen.head.clone() });

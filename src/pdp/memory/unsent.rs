@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use dashmap::DashMap;
 use smol_str::SmolStr;
 
+use crate::clock::Seldom;
 use crate::model::time::Timestamp;
 use crate::pdp::shared::UNREACHED;
 use crate::pdp::{Moment, Pdp};
@@ -45,8 +46,10 @@ pub(in crate::pdp) struct Memory {
     waiting: AtomicUsize,
     /// Held while it is told.
     sending: tokio::sync::Mutex<()>,
-    /// When a failure was logged last.
-    pub(super) logged: AtomicI64,
+    /// When they could not be asked last.
+    pub(super) failed_at: AtomicI64,
+    /// When that was logged last.
+    pub(super) logged: Seldom,
     /// Since when the windows' server does not answer; 0: it does.
     unreached_since: AtomicI64,
 }
@@ -158,7 +161,7 @@ impl Memory {
     /// Whether nothing counts as the worst.
     pub(in crate::pdp) fn is_healthy(&self, now: Timestamp) -> bool {
         let lost = self.worst_until.iter().any(|until| *until > now) || self.all_worst_until.load(Ordering::Acquire) > now.micros();
-        let failed = self.logged.load(Ordering::Acquire).saturating_add(FAILED_MICROS) > now.micros();
+        let failed = self.failed_at.load(Ordering::Acquire).saturating_add(FAILED_MICROS) > now.micros();
         // What one tool service's part has no room for says nothing of the windows.
         let told = || !self.unsent().keys().any(|whose| whose.of_all);
         !lost && !failed && !self.rebuilding.load(Ordering::Acquire) && (self.waiting.load(Ordering::Acquire) == 0 || told())

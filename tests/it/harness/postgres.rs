@@ -14,6 +14,10 @@ fn programs() -> PathBuf {
     found.unwrap_or_else(|| panic!("PostgreSQL is missing: run `scripts/setup-tests`, or `sudo apt-get install postgresql`"))
 }
 
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
 /// A running server; stopped when dropped.
 pub(crate) struct Postgres {
     folder: TempDir,
@@ -29,10 +33,67 @@ impl Postgres {
         initdb.arg(folder.path().join("data")).stdout(Stdio::null()).env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
         unprivileged(&mut initdb);
         assert!(initdb.status().unwrap().success());
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut postgres = Self { folder, port, server: None };
+        let mut postgres = Self { folder, port: free_port(), server: None };
         postgres.resume();
         postgres
+    }
+
+    /// A standby that follows this server as it writes.
+    pub(crate) fn standby(&self) -> Self {
+        let folder = temp();
+        let mut backup = Command::new(programs().join("pg_basebackup"));
+        backup.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", "--no-sync", "--checkpoint=fast"]);
+        backup.args(["--wal-method=stream", "--write-recovery-conf", "--pgdata"]).arg(folder.path().join("data"));
+        backup.stdout(Stdio::null()).env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
+        unprivileged(&mut backup);
+        assert!(backup.status().unwrap().success());
+        let mut standby = Self { folder, port: free_port(), server: None };
+        standby.resume();
+        standby
+    }
+
+    /// Makes a standby the primary.
+    pub(crate) async fn promote(&self) {
+        self.run("SELECT CAST(pg_promote(true, 60) AS TEXT)").await;
+    }
+
+    /// Runs a statement.
+    pub(crate) async fn run(&self, sql: &str) {
+        sqlx::any::install_default_drivers();
+        let mut connection = <sqlx::AnyConnection as sqlx::Connection>::connect(&self.url()).await.unwrap();
+        sqlx::query(sqlx::AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap();
+    }
+
+    /// Waits until a standby has all that this server has written.
+    pub(crate) async fn wait_for(&self, standby: &Self) {
+        sqlx::any::install_default_drivers();
+        let connect = async |server: &Self| <sqlx::AnyConnection as sqlx::Connection>::connect(&server.url()).await.unwrap();
+        let (mut primary, mut follower) = (connect(self).await, connect(standby).await);
+        let written: String = sqlx::query_scalar("SELECT CAST(pg_current_wal_lsn() AS TEXT)").fetch_one(&mut primary).await.unwrap();
+        let has = format!("SELECT COALESCE(pg_last_wal_replay_lsn() >= CAST('{written}' AS pg_lsn), false)");
+        while !sqlx::query_scalar::<_, bool>(sqlx::AssertSqlSafe(has.clone())).fetch_one(&mut follower).await.unwrap() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Writes its database into a file, as a backup.
+    pub(crate) fn dump(&self, to: &Path) {
+        let mut dump = Command::new(programs().join("pg_dump"));
+        let port = self.port.to_string();
+        let dumped = dump.args(["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-Fc", "-f"]).arg(to).arg("postgres").status().unwrap();
+        assert!(dumped.success());
+    }
+
+    /// Puts a backup in the place of what the database has.
+    pub(crate) fn restore_dump(&self, from: &Path) {
+        let mut restore = Command::new(programs().join("pg_restore"));
+        restore.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", "--clean", "--if-exists", "-d", "postgres"]);
+        assert!(restore.arg(from).status().unwrap().success());
+    }
+
+    /// Its port.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// Speaks TLS with this certificate from its next start on, and nothing else.
