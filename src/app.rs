@@ -18,7 +18,6 @@ use tokio::sync::watch;
 use crate::admin;
 use crate::api;
 use crate::api::listen::Listeners;
-use crate::approvals::store::journal::Journal;
 use crate::approvals::store::replica::Replica;
 use crate::approvals::store::{self, Seen, Store};
 use crate::audit::disk::{Disk, SystemDisk};
@@ -37,7 +36,6 @@ use crate::delegation::issuers::{IssuerError, Issuers};
 use crate::entropy::{Entropy, SystemEntropy, nonce};
 use crate::events;
 use crate::jose::keyring::{self, Keyring, KeyringError, Purpose};
-use crate::model::halt::Halt;
 use crate::model::time::Timestamp;
 use crate::pdp::{Keys, Options, Parts, Pdp};
 use crate::telemetry::export::{self, SetUpError, Telemetry};
@@ -185,9 +183,7 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
     let noted = log::noted(config, &replica, witness.as_ref())?;
     let (audit, recovered) = tokio::task::block_in_place(|| Audit::open(config.audit(), key, seams.disk, &noted, clock.now()))?;
     let (keys, delegations) = identity(config, seams.entropy.as_ref(), clock.now()).await?;
-    let journal = Journal::open(&config.data.join("state"), clock.now()).map_err(|error| StartError::Data(config.data.clone(), error))?;
-    let standing = journal.standing(clock.now());
-    let store = state(config, seams.entropy.as_ref(), &audit, (&replica, standing)).await?;
+    let store = state(config, seams.entropy.as_ref(), &audit, &replica).await?;
     log::check(config, &audit, &store).await?;
     let windows = Windows::open(config.windows(nonce(seams.entropy.as_ref())?)?)?;
     let telemetry = Telemetry::start(&seams.telemetry)?;
@@ -204,7 +200,6 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
         store,
         windows,
         replica,
-        journal,
         witness,
         telemetry,
     };
@@ -276,19 +271,14 @@ async fn identity(config: &Config, entropy: &dyn Entropy, now: Timestamp) -> Res
 }
 
 /// The state store, held against what this replica has seen of it: in its own file, and in its audit log.
-async fn state(
-    config: &Config,
-    entropy: &dyn Entropy,
-    audit: &Audit,
-    (replica, standing): (&Replica, Vec<Halt>),
-) -> Result<Store, StartError> {
+async fn state(config: &Config, entropy: &dyn Entropy, audit: &Audit, replica: &Replica) -> Result<Store, StartError> {
     let logged = audit.last_transition().cloned().map(|(generation, revision, head)| Seen { generation, revision, head });
     let seen = match (replica.seen(), logged) {
         (Some(noted), Some(logged)) if noted.generation == logged.generation && logged.revision > noted.revision => Some(logged),
         (Some(noted), _) => Some(noted),
         (None, logged) => logged,
     };
-    let options = store::Options { seen, standing, ..log::store_options(config, entropy, replica)? };
+    let options = store::Options { seen, ..log::store_options(config, entropy, replica)? };
     let waiting = Stopwatch::start();
     let store = loop {
         match Store::open(options.clone()).await {

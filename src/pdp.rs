@@ -14,6 +14,7 @@ mod limits;
 mod memory;
 pub mod output;
 pub mod plain;
+mod present;
 mod recover;
 mod release;
 pub mod reload;
@@ -36,7 +37,6 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashSet;
 
 use crate::approvals::store::Store;
-use crate::approvals::store::journal::Journal;
 use crate::approvals::store::replica::Replica;
 use crate::audit::key::DigestKey;
 use crate::audit::refusals::RefusalCounter;
@@ -179,7 +179,6 @@ pub struct Pdp {
     streams: Shares,
     memory: Memory,
     replica: Replica,
-    journal: Journal,
     shared: ArcSwap<Shared>,
     /// Held while what is shared is read anew.
     refreshing: tokio::sync::Mutex<()>,
@@ -218,8 +217,6 @@ pub struct Parts {
     pub windows: Windows,
     /// What this replica notes outside of the store.
     pub replica: Replica,
-    /// What stops, as this replica notes it.
-    pub journal: Journal,
     /// Where heads of the audit log are appended.
     pub witness: Option<Witness>,
     /// Traces and metrics.
@@ -255,7 +252,6 @@ impl Pdp {
             streams,
             memory: Memory::default(),
             replica: parts.replica,
-            journal: parts.journal,
             shared: ArcSwap::default(),
             refreshing: tokio::sync::Mutex::default(),
             written_at: AtomicI64::new(0),

@@ -113,7 +113,7 @@ pub(super) fn store_options(config: &Config, entropy: &dyn Entropy, replica: &Re
         boot: nonce(entropy)?,
         generation: nonce(entropy)?,
         seen: None,
-        standing: vec![],
+        notes: config.data.join("state"),
     })
 }
 

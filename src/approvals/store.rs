@@ -9,18 +9,21 @@
 mod engine;
 mod heads;
 mod history;
-pub mod journal;
 mod lifecycle;
 mod location;
 mod outbox;
 mod reads;
 pub mod replica;
 mod replicas;
+mod reserved;
 mod schema;
 mod signals;
+mod stops;
 mod sums;
+mod transitions;
 mod windows;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,8 +31,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::approvals::store::engine::{Engine, Lane};
-use crate::clock::{Seldom, Stopwatch};
-use crate::model::approval::{Approval, Justification, Review, State};
+use crate::approvals::store::reserved::ReservedNotes;
+use crate::approvals::store::stops::StopNotes;
+use crate::model::approval::{Justification, State};
 use crate::model::halt::Halt;
 use crate::model::time::Timestamp;
 
@@ -39,6 +43,9 @@ pub use crate::approvals::store::outbox::TAKE_OVER;
 pub use crate::approvals::store::reads::Filter;
 pub use crate::approvals::store::signals::{Cleared, NewSignal, SignalRefused, TTL_MAX};
 pub use crate::approvals::store::sums::{Reservation, Sum};
+pub use crate::approvals::store::transitions::{
+    Burn, Burnable, Burned, Moved, NewApproval, NewReview, Receipt, ReceiptKey, Requested, Transition,
+};
 pub use crate::approvals::store::windows::{Generation, Settling, Written};
 
 /// How the store is opened.
@@ -58,8 +65,8 @@ pub struct Options {
     pub generation: String,
     /// The highest generation and revision ever seen here; `None` if none was.
     pub seen: Option<Seen>,
-    /// What stops, by the notes of this replica.
-    pub standing: Vec<Halt>,
+    /// The folder in which this replica notes what the store might lose: what stops, and what calls added to sums.
+    pub notes: PathBuf,
 }
 
 /// A generation of the store and the highest revision seen in it.
@@ -103,152 +110,6 @@ impl From<sqlx::Error> for StoreError {
             error => Self::Unreachable(error.to_string()),
         }
     }
-}
-
-/// What is asked to become an approval.
-#[derive(Clone, Debug)]
-pub struct NewApproval {
-    /// The approval, pending.
-    pub approval: Approval,
-    /// How many may wait: of the case, of the agent, in the queue.
-    pub caps: (i64, i64, i64),
-    /// How long a denial of the same call counts.
-    pub cool_down: Duration,
-    /// The record of it.
-    pub record: serde_json::Value,
-}
-
-/// What became of a request.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Requested {
-    /// The agent has too many.
-    AgentFull,
-    /// The case has too many.
-    CaseFull,
-    /// The same call was denied a short while ago.
-    CoolDown,
-    /// It waits now.
-    New(Transition),
-    /// The queue has too many.
-    QueueFull,
-    /// The same call waits already.
-    Same(Box<Approval>),
-}
-
-/// A review to be added.
-#[derive(Clone, Debug)]
-pub struct NewReview {
-    /// Approval id.
-    pub id: String,
-    /// The review.
-    pub review: Review,
-    /// Arguments that would be approved, as canonical JSON.
-    pub suggested: String,
-    /// How long the approval may be used if this review completes the quorum.
-    pub usable: Duration,
-    /// How many reviewers must approve.
-    pub quorum: u32,
-    /// The record of it; `state` is filled in.
-    pub record: serde_json::Value,
-}
-
-/// A transition that happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Transition {
-    /// Its revision: the outbox row to be recorded.
-    pub revision: Revision,
-    /// Where the approval stands after it.
-    pub state: State,
-}
-
-/// What became of a transition that was asked for.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Moved {
-    /// It happened.
-    Done(Transition),
-    /// The approval is no longer where it could.
-    Late(State),
-    /// There is none of this id.
-    Missing,
-    /// This person has reviewed it before.
-    Twice,
-}
-
-/// What is used once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Burnable {
-    /// An approval.
-    Approval,
-    /// A released draft.
-    Release,
-}
-
-/// A use of an approval, or of a released draft.
-#[derive(Clone, Debug)]
-pub struct Burn {
-    /// What is used.
-    pub what: Burnable,
-    /// The approval's id, or the release's evaluation id.
-    pub id: String,
-    /// The generation that a release was given in; of approvals the store knows it.
-    pub generation: String,
-    /// The operation that uses it.
-    pub key: ReceiptKey,
-    /// Digest of the whole call.
-    pub call_digest: String,
-    /// The answer, to be given again.
-    pub answer: String,
-    /// The decision's record.
-    pub record: serde_json::Value,
-    /// What a halt may stop: tenant, agent, supervisor, case, customer.
-    pub halted: [String; 5],
-    /// When the credential was issued.
-    pub issued_at: Option<Timestamp>,
-    /// What it adds to sums.
-    pub reservations: Vec<Reservation>,
-    /// The evaluation that they are of.
-    pub evaluation_id: String,
-    /// Now.
-    pub at: Timestamp,
-}
-
-/// Whose operation a receipt is for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ReceiptKey {
-    /// Tenant.
-    pub tenant: String,
-    /// Tool service.
-    pub caller: String,
-    /// What is used: an approval's id, or a release's evaluation id.
-    pub approval: String,
-    /// Operation id.
-    pub operation: String,
-}
-
-/// What became of a burn.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Burned {
-    /// A sum would be exceeded.
-    Full,
-    /// A kill switch or a revoked session stops it.
-    Halted,
-    /// It is not there to be used: used, revoked, expired, or of another generation.
-    Lost,
-    /// It was used, by this operation, now; the outbox row to be recorded.
-    Now(Revision),
-    /// The operation used it before.
-    Repeated(Receipt),
-}
-
-/// What an operation was answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Receipt {
-    /// Digest of the whole call.
-    pub call_digest: String,
-    /// The answer.
-    pub answer: String,
-    /// The outbox row of its record.
-    pub revision: i64,
 }
 
 /// A row of the outbox.
@@ -319,10 +180,13 @@ pub struct Store {
     options: Options,
     seen: Arc<ArcSwap<Seen>>,
     halts: ArcSwap<Halts>,
+    /// What stops, outside of the store.
+    stops: StopNotes,
+    /// What calls added to sums, outside of the store.
+    reserved: Arc<ReservedNotes>,
     failures: AtomicU64,
-    /// When a failure was logged last, since the start.
-    logged: Seldom,
-    since: Stopwatch,
+    /// Whether the last operation failed.
+    failing: AtomicBool,
     /// How many heads this process has made.
     heads: Arc<AtomicU64>,
     /// Whether this replica knows a head of the store's history.
@@ -330,7 +194,7 @@ pub struct Store {
     /// False while it is not known whether the store lost anything.
     settled: AtomicBool,
     /// Since when that is.
-    settling_since: Mutex<Option<Stopwatch>>,
+    settling_since: Mutex<Option<Timestamp>>,
 }
 
 impl Store {
@@ -344,6 +208,7 @@ impl Store {
     }
 
     async fn open_at(options: Options) -> Result<Self, OpenError> {
+        let (stops, reserved) = (StopNotes::open(&options.notes)?, ReservedNotes::open(&options.notes)?);
         let engine = Engine::open(&options).await?;
         let found = engine.transact(Lane::Apart, options.timeout, {
             let (options, dialect) = (options.clone(), engine.dialect().clone());
@@ -354,11 +219,12 @@ impl Store {
             engine,
             knows: AtomicBool::new(options.seen.is_some()),
             seen: Arc::new(ArcSwap::from_pointee(options.seen.clone().unwrap_or(found))),
-            halts: ArcSwap::from_pointee(Halts { halts: options.standing.iter().cloned().collect(), ..Halts::default() }),
+            halts: ArcSwap::from_pointee(Halts { halts: stops.noted().into_iter().collect(), ..Halts::default() }),
+            stops,
+            reserved: Arc::new(reserved),
             options,
             failures: AtomicU64::new(0),
-            logged: Seldom::default(),
-            since: Stopwatch::start(),
+            failing: AtomicBool::new(false),
             heads: Arc::default(),
             settled: AtomicBool::new(false),
             settling_since: Mutex::default(),
@@ -398,13 +264,16 @@ impl Store {
         self.engine.close().await;
     }
 
-    /// Counts a failure. Each is counted, and one a second is logged.
+    /// Counts a failure. The first one after a success is logged.
     fn noted<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        if let Err(error) = &result {
-            let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
-            if self.logged.is_due(Timestamp::from_micros(micros(self.since.elapsed()))) {
-                tracing::warn!(name: "store.failed", error = %error, failures, "the state store fails");
+        match &result {
+            Err(error) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+                if !self.failing.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(name: "store.failed", error = %error, place = self.place(), "the state store fails");
+                }
             }
+            Ok(_) => self.failing.store(false, Ordering::Relaxed),
         }
         result
     }
@@ -426,10 +295,6 @@ impl Store {
     }
 }
 
-fn micros(time: Duration) -> i64 {
-    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
-}
-
 /// A transition's record with where it led.
 pub fn with_state(mut record: serde_json::Value, state: State) -> serde_json::Value {
     if let Some(members) = record.as_object_mut() {
@@ -444,6 +309,9 @@ pub enum OpenError {
     /// It is of a version that this program does not know.
     #[error("the state store's tables are of version {0}, newer than this program's: use the newer program, or another store")]
     Newer(i64),
+    /// This replica's notes can't be used.
+    #[error("the notes beside the state store, in `state/` of the data folder, can't be used: {0}")]
+    Notes(#[from] std::io::Error),
     /// It can't be reached.
     #[error("the state store can't be opened: {0}: see `store` in the settings")]
     Unreachable(#[from] StoreError),

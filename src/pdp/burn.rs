@@ -1,44 +1,24 @@
-//! What a human said, or the output check, and its use: verified before Cedar, burned after it, recorded, and only then answered.
+//! The use of an approval or a release: burned after Cedar, recorded, and only then answered. `present.rs` verifies it before.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::approvals::binding::{self, APPROVAL_TOKEN};
-use crate::approvals::release::ReleaseClaims;
+use crate::approvals::binding;
 use crate::approvals::store::{Burn, Burnable, Burned, Receipt, ReceiptKey, Reservation};
 use crate::audit::Recorded;
 use crate::audit::events::{self, Actor};
 use crate::audit::record::{DecisionRecord, Record};
-use crate::entities::direct::{OfRequest, On};
-use crate::jose::{LEEWAY_OWN, TokenFault};
-use crate::json::{Object, Value};
+use crate::json::Object;
 use crate::model::answer::{Answer, Gate, Obligation, Outcome, PolicyVersion, Reason};
 use crate::model::approval::{Approval, BoundCall, State, Subject, UsedApproval};
 use crate::model::call::Call;
 use crate::model::chain::{Caller, Chain};
 use crate::model::refusal::Refusal;
-use crate::model::right::Right;
 use crate::model::time::Timestamp;
 use crate::model::verdict::Verdict;
-use crate::pdp::judge::{approval as context_approval, limits};
 use crate::pdp::weigh::Asking;
 use crate::pdp::{Moment, Pdp, Refused};
-
-/// What became of a token that came with a call.
-#[derive(Clone, Debug)]
-pub(super) enum Presented {
-    /// It can't be used.
-    Denied(Reason),
-    /// None came, or its approval is over: policies say what is missing.
-    None,
-    /// A draft was released, and can be sent.
-    Released(Box<ReleaseClaims>),
-    /// The same operation used it before.
-    Repeated(Receipt),
-    /// It can be used.
-    Usable(Box<Approval>),
-}
 
 /// A use of an approval, or the repetition of one.
 pub(super) enum Use {
@@ -117,105 +97,6 @@ pub(super) fn used(approval: &Approval) -> UsedApproval {
 }
 
 impl Pdp {
-    /// Verifies the approval token that came with a call. Nothing is used yet.
-    pub(super) async fn present(&self, moment: &Moment, caller: &Caller, chain: &Chain, call: &Call, token: &str) -> Presented {
-        let environment = &self.options.environment;
-        if chain.asserted && !self.options.development {
-            return Presented::Denied(Reason::ApprovalUnverifiable);
-        }
-        let keys = self.keys.load();
-        let opened = match binding::open_approval(&keys.approval, environment, &caller.tool_service, token) {
-            Ok(opened) => opened,
-            Err(TokenFault::Audience) => return Presented::Denied(Reason::ApprovalOutOfScope),
-            Err(_) => return Presented::Denied(Reason::ApprovalUnverifiable),
-        };
-        let claims = opened.claims().clone();
-        let unavailable = Presented::Denied(Reason::StateUnavailable);
-        // In this order: if it is used by now, then the use's receipt is there, too.
-        let Ok(found) = self.store.approval(&claims.jti).await else { return unavailable };
-        let Ok(receipt) = self.store.receipt(&receipt_key(caller, call, &claims.jti)).await else { return unavailable };
-        if let Some(receipt) = receipt {
-            return match receipt.call_digest == call_digest(environment, chain, call) {
-                true => Presented::Repeated(receipt),
-                false => Presented::Denied(Reason::ApprovalOutOfScope),
-            };
-        }
-        let generation = self.store.seen().generation;
-        let known = |approval: &Approval| {
-            approval.generation == generation && claims.approval.generation == generation && approval.digest == claims.approval.digest
-        };
-        let Some(approval) = found.filter(known) else { return Presented::Denied(Reason::ApprovalUnverifiable) };
-        let in_time = opened.at(moment.now, LEEWAY_OWN, APPROVAL_TOKEN);
-        match (approval.state_at(moment.now), in_time) {
-            (State::Approved, Ok(_)) => {}
-            (State::Approved, Err(TokenFault::Expired)) => return Presented::Denied(Reason::ApprovalExpired),
-            (State::Consumed, _) => {
-                self.alert_replay(&approval, caller);
-                return Presented::Denied(Reason::ApprovalUsed);
-            }
-            (State::Revoked, _) => return Presented::Denied(Reason::ApprovalRevoked),
-            // Not by its time, but since the store went back.
-            (State::Expired, _) if approval.expires_at() > moment.now => return Presented::Denied(Reason::ApprovalUnverifiable),
-            (State::Expired, _) => return Presented::None,
-            (State::Approved | State::Cancelled | State::Denied | State::Pending, _) => {
-                return Presented::Denied(Reason::ApprovalUnverifiable);
-            }
-        }
-        self.in_scope(moment, chain, call, approval)
-    }
-
-    /// Whether the approval is of this call, and its approvers may still approve it.
-    fn in_scope(&self, moment: &Moment, chain: &Chain, call: &Call, approval: Approval) -> Presented {
-        let Some(template) = moment.snapshot.bundle.approvals.templates.get(&approval.binding.template) else {
-            return Presented::Denied(Reason::ApprovalRevoked);
-        };
-        let bound = &approval.binding.call;
-        let at_most: Vec<String> = bound.at_most.keys().cloned().collect();
-        let now = binding::bound_call(&self.options.environment, chain, call, &at_most);
-        if !bound.covers(&now) {
-            return Presented::Denied(Reason::ApprovalOutOfScope);
-        }
-        if bound.case_version != now.case_version {
-            return Presented::Denied(Reason::CaseChanged);
-        }
-        // The tool service reports the case and the person behind the supervisor with each call. Under the same version and subject
-        // both must be what the reviewer was shown.
-        if bound.case_attributes != now.case_attributes || approval.binding.supervisor_person != chain.token.supervisor_person {
-            return Presented::Denied(Reason::ApprovalOutOfScope);
-        }
-        let eligible = self.eligible(moment, &approval);
-        if eligible < approval.binding.quorum {
-            return Presented::Denied(Reason::ApprovalRevoked);
-        }
-        // It was approved under a bundle that asked for less than the one in force.
-        if eligible < self.quorum(moment, &approval.binding) || !bound.stays_within(&now, &template.at_most) {
-            return Presented::Denied(Reason::ApprovalOutOfScope);
-        }
-        if approval.approved_at.plus(template.usable()) <= moment.now {
-            return Presented::None;
-        }
-        Presented::Usable(Box::new(approval))
-    }
-
-    /// How many of those who approved may still approve: who was dismissed since then approves nothing.
-    fn eligible(&self, moment: &Moment, approval: &Approval) -> u32 {
-        let Some(template) = moment.snapshot.bundle.approvals.templates.get(&approval.binding.template) else { return 0 };
-        let may = |reviewer: &Subject, person: &str| {
-            let own = self.is_own(&approval.binding, &reviewer.sub, Some(person));
-            let of = OfRequest::of(approval, template.four_eyes, own);
-            self.may(moment, Right::ApprovalReview, &reviewer.sub, On::Approval(&approval.binding, of)) && !(own && template.four_eyes)
-        };
-        let eligible = approval.approvers().filter(|review| may(&review.reviewer, &review.person)).count();
-        u32::try_from(eligible).unwrap_or(0)
-    }
-
-    /// `context.approval` of an approval that was presented.
-    pub(super) fn context_of(&self, moment: &Moment, approval: &Approval) -> Value {
-        let bounded = limits(&moment.snapshot.bundle.policies.shapes, &approval.binding.call.arguments());
-        let expires = Value::String(approval.approved_until.to_string());
-        context_approval(&approval.binding.template, self.eligible(moment, approval), expires, bounded)
-    }
-
     /// Burns, then records, then gives the answer. Whoever comes second is told so.
     pub(super) async fn burn(
         &self,
@@ -296,7 +177,7 @@ impl Pdp {
     ) -> Result<Recorded<Answer>, Refused> {
         let unreadable = || Refused(Refusal::Unavailable("the operation's answer can't be read"));
         let kept: Kept = serde_json::from_str(&receipt.answer).map_err(|_| unreadable())?;
-        // Whoever reported that it was not made has given back what it reserved, and tries it again now.
+        // A store that went back may lack what it reserved.
         let full = match reservations.is_empty() {
             true => None,
             false => self.store.reserve(kept.evaluation_id.clone(), reservations, moment.now).await.map_err(|_| unreadable())?,
@@ -390,14 +271,6 @@ impl Pdp {
             ..answer
         };
         Ok(proof.seal(answer))
-    }
-
-    fn alert_replay(&self, approval: &Approval, caller: &Caller) {
-        tracing::error!(
-            name: "approval.replayed", approval = approval.id, caller = caller.tool_service,
-            "a used approval was presented by another operation"
-        );
-        self.telemetry.metrics.approval("replayed");
     }
 }
 

@@ -7,7 +7,8 @@ use crate::model::answer::Reason;
 use crate::model::approval::Subject;
 use crate::model::call::Call;
 use crate::model::chain::Chain;
-use crate::pdp::burn::{Presented, call_digest, receipt_key};
+use crate::pdp::burn::{call_digest, receipt_key};
+use crate::pdp::present::Presented;
 use crate::pdp::weigh::Asking;
 use crate::pdp::{Moment, Pdp};
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::approvals::store::Condition;
 use crate::audit::Recorded;
 use crate::audit::events::{self, Actor};
+use crate::clock::Stopwatch;
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::pdp::authorize::{Origin, no_entropy};
@@ -19,6 +20,8 @@ const SHARED_AGE: Duration = Duration::from_secs(2);
 const OWN_AGE: Duration = Duration::from_secs(5);
 /// How long the store or the windows' server may not answer before the server is not ready.
 pub(super) const UNREACHED: Duration = Duration::from_secs(5);
+/// The longest question by which the store's clock is read: half of it is how wrong the reading may be.
+const CLOCK_TOOK_MAX: Duration = Duration::from_millis(500);
 /// By how much the server's clock may differ from the store's before it is said.
 const SKEW_SAID: i64 = 2_000_000;
 /// By how much, before the server is not ready and writes nothing shared.
@@ -39,6 +42,7 @@ impl Pdp {
         // One at a time, so that each change is seen once.
         let _refreshing = self.refreshing.lock().await;
         let Ok(generation) = crate::entropy::nonce(self.entropy.as_ref()) else { return };
+        self.follow_clock().await;
         let (before, now) = (self.store.seen(), self.clock.now());
         let condition = match self.store.refresh(now, generation).await {
             Ok(condition) => condition,
@@ -50,7 +54,6 @@ impl Pdp {
                 return;
             }
         };
-        self.follow_clock(&condition);
         if condition.seen.generation != before.generation {
             self.went_back(&condition, before.revision).await;
         }
@@ -61,21 +64,20 @@ impl Pdp {
         {
             tracing::error!(name: "store.seen_not_noted", error = %error, "a restart might not see that the store went back");
         }
-        self.note_stops(now);
-    }
-
-    /// Notes what stops outside of the store, which might lose it.
-    pub(super) fn note_stops(&self, now: Timestamp) {
-        if let Err(error) = self.journal.note(self.store.halts().halts.iter(), now) {
-            tracing::error!(name: "store.stops_not_noted", error = %error, "a store that goes back might lose a kill switch");
-        }
     }
 
     /// Takes the store's time, which is the same for every replica.
-    fn follow_clock(&self, condition: &Condition) {
-        let Some(clock) = condition.clock else { return };
+    async fn follow_clock(&self) {
+        let asking = Stopwatch::start();
+        // A store that does not answer is logged there.
+        let Ok(Some(clock)) = self.store.time().await else { return };
+        let took = asking.elapsed();
+        if took > CLOCK_TOOK_MAX {
+            return;
+        }
         let before = self.clock.skew().abs() > SKEW_SAID;
-        self.clock.follow(clock);
+        // It was read in about the middle of the question.
+        self.clock.follow(clock.plus(took / 2));
         let skew = self.clock.skew();
         self.telemetry.metrics.clock_skew("store", skew);
         if (skew.abs() > SKEW_SAID) != before {

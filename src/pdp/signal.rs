@@ -257,7 +257,6 @@ impl Pdp {
             Err(SignalRefused::Known) => return Ok(None),
             Err(SignalRefused::Old) => return Err(Refusal::invalid("event_time", "is before that of an event reported earlier")),
         };
-        self.note_stops(moment.now);
         let receipt = self.record_left(moment.now, &revision, record).await.map_err(|down| Refused::from(down).0)?;
         self.end_halted(moment.now).await;
         Ok(Some(receipt.seal(())))

@@ -14,9 +14,10 @@ use crate::model::roles::Roles;
 use crate::model::signals::Signals;
 use crate::model::time::Timestamp;
 use crate::model::vouched::Vouched;
-use crate::pdp::burn::Presented;
+
 use crate::pdp::judge::{Judged, judge_named};
 use crate::pdp::output::{DraftFacts, ToEvaluate, is_entitled, members};
+use crate::pdp::present::Presented;
 use crate::pdp::{Moment, Pdp, memory};
 use std::sync::Arc;
 

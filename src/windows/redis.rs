@@ -5,22 +5,19 @@
 //! generation, which also stands in the state store, and each process counts what it wrote: when either is not what it was, the visit
 //! says that windows were lost. A server that may evict keys is not used.
 
+mod line;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
-use ::redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
-use ::redis::cluster::ClusterClient;
-use ::redis::cluster_async::ClusterConnection;
-use ::redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
-use ::redis::{Client, ConnectionAddr, FromRedisValue, IntoConnectionInfo, RedisError, Script, TlsCertificates, TlsMode};
-use arc_swap::ArcSwapOption;
+use ::redis::{FromRedisValue, RedisError, Script};
 use dashmap::DashMap;
 use futures_util::future::BoxFuture;
 use smol_str::SmolStr;
-use tokio::sync::{Mutex, OnceCell};
 
 use crate::model::time::Timestamp;
+use crate::windows::redis::line::Line;
 use crate::windows::{Change, Key, Options, Tenant, Visit, Visited, WindowsDown};
 
 /// Where the server is.
@@ -68,13 +65,6 @@ pub struct Looked {
     pub clock: Timestamp,
 }
 
-/// How the server is reached.
-enum Line {
-    Cluster(Box<ClusterClient>, OnceCell<ClusterConnection>),
-    Sentinel(Box<Mutex<SentinelClient>>, ArcSwapOption<MultiplexedConnection>),
-    Single(Box<Client>, OnceCell<ConnectionManager>),
-}
-
 /// Windows on a server.
 pub struct Redis {
     line: Line,
@@ -103,27 +93,7 @@ impl Redis {
     /// # Errors
     /// When an address can't be used.
     pub(super) fn open(options: Options) -> Result<Self, AddressError> {
-        let authorities = options.authorities.map(|pem| TlsCertificates { client_tls: None, root_cert: Some(pem) });
-        let line = match options.server.ok_or(AddressError)? {
-            Server::Cluster(urls) => {
-                let client = ClusterClient::builder(urls).connection_timeout(options.timeout).response_timeout(options.timeout);
-                let client = match authorities {
-                    Some(authorities) => client.certs(authorities),
-                    None => client,
-                };
-                Line::Cluster(Box::new(client.retries(1).build()?), OnceCell::new())
-            }
-            Server::Sentinel(urls, master) => {
-                Line::Sentinel(Box::new(Mutex::new(sentinels(&urls, &master, authorities)?)), ArcSwapOption::empty())
-            }
-            Server::Single(url) => {
-                let client = match authorities {
-                    Some(authorities) => Client::build_with_tls(url, authorities)?,
-                    None => Client::open(url)?,
-                };
-                Line::Single(Box::new(client), OnceCell::new())
-            }
-        };
+        let line = Line::open(&options)?;
         Ok(Self {
             line,
             timeout: options.timeout,
@@ -309,80 +279,6 @@ impl Redis {
             }
         }
     }
-}
-
-impl Line {
-    async fn run<T: FromRedisValue>(&self, call: &::redis::ScriptInvocation<'_>, timeout: Duration) -> Result<T, RedisError> {
-        match self {
-            Self::Cluster(client, connection) => {
-                let connection = connection.get_or_try_init(|| client.get_async_connection()).await?;
-                call.invoke_async(&mut connection.clone()).await
-            }
-            Self::Sentinel(client, connection) => {
-                let mut connection = match connection.load_full() {
-                    Some(connection) => connection.as_ref().clone(),
-                    None => {
-                        // One asks the sentinels; the others find its connection.
-                        let mut client = client.lock().await;
-                        match connection.load_full() {
-                            Some(connection) => connection.as_ref().clone(),
-                            None => {
-                                let found = client.get_async_connection().await?;
-                                connection.store(Some(Arc::new(found.clone())));
-                                found
-                            }
-                        }
-                    }
-                };
-                call.invoke_async(&mut connection).await
-            }
-            Self::Single(client, connection) => {
-                let config = ConnectionManagerConfig::new().set_connection_timeout(Some(timeout)).set_response_timeout(Some(timeout));
-                let config = config.set_number_of_retries(1).set_max_delay(Duration::from_millis(100));
-                let connection = connection.get_or_try_init(|| ConnectionManager::new_with_config(Client::clone(client), config)).await?;
-                call.invoke_async(&mut connection.clone()).await
-            }
-        }
-    }
-
-    /// A primary that went away, or is none any more, is looked for again.
-    fn drop_after(&self, error: &RedisError) {
-        let gone =
-            error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error() || error.code() == Some("READONLY");
-        if gone {
-            self.drop_stalled();
-        }
-    }
-
-    fn drop_stalled(&self) {
-        match self {
-            Self::Sentinel(_, connection) => connection.store(None),
-            Self::Cluster(..) | Self::Single(..) => {}
-        }
-    }
-}
-
-/// The sentinels of these URLs. The first one's user and password, and whether it speaks TLS, are the primary's, too.
-fn sentinels(urls: &[String], master: &str, authorities: Option<TlsCertificates>) -> Result<SentinelClient, AddressError> {
-    let infos = urls.iter().map(|url| url.as_str().into_connection_info()).collect::<Result<Vec<_>, _>>()?;
-    let first = infos.first().ok_or(AddressError)?;
-    let tls = matches!(first.addr(), ConnectionAddr::TcpTls { .. });
-    let (username, password) = (first.redis_settings().username(), first.redis_settings().password());
-    let addresses: Vec<ConnectionAddr> = infos.iter().map(|info| info.addr().clone()).collect();
-    let mut builder = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?;
-    if let Some(username) = username {
-        builder = builder.set_client_to_redis_username(username).set_client_to_sentinel_username(username);
-    }
-    if let Some(password) = password {
-        builder = builder.set_client_to_redis_password(password).set_client_to_sentinel_password(password);
-    }
-    if tls {
-        builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure).set_client_to_sentinel_tls_mode(TlsMode::Secure);
-        if let Some(authorities) = authorities {
-            builder = builder.set_client_to_redis_certificates(authorities.clone()).set_client_to_sentinel_certificates(authorities);
-        }
-    }
-    Ok(builder.build()?)
 }
 
 fn writes_key(tenant: Tenant, boot: &str) -> String {

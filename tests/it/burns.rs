@@ -622,7 +622,7 @@ fn histories(location: impl Fn(&Path) -> Location, count: u32) {
             boot: "b".into(),
             generation: "g".into(),
             seen: None,
-            standing: vec![],
+            notes: folder.path().to_owned(),
         };
         runtime.block_on(async {
             let store = Store::open(options).await.unwrap();

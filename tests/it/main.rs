@@ -16,6 +16,7 @@ mod contract;
 mod crash;
 mod deploy;
 mod engine;
+mod histories;
 mod hostile;
 mod identity;
 mod layers;

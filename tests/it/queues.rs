@@ -17,7 +17,9 @@ async fn open(folder: &std::path::Path) -> Store {
     let location = Location::Sqlite(folder.join("state.db"));
     let (replica, boot, generation) = ("r".into(), "b".into(), "g".into());
     let timeout = Duration::from_secs(5);
-    Store::open(Options { location, timeout, connections: 2, replica, boot, generation, seen: None, standing: vec![] }).await.unwrap()
+    Store::open(Options { location, timeout, connections: 2, replica, boot, generation, seen: None, notes: folder.to_owned() })
+        .await
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -61,7 +61,7 @@ const APART: u32 = 3;
 #[derive(Clone, Debug)]
 pub(super) struct Dialect {
     /// Which server's tables these are, in which line of its history: of PostgreSQL the system identifier, the timeline, which each
-    /// promotion changes, and the table's own identifier, which each restored dump changes. Empty where a file is the server.
+    /// promotion changes, and the identifiers of database and table, which each restored dump changes. Empty where a file is the server.
     pub lineage: String,
     /// The time, in microseconds since the epoch.
     pub clock: String,
@@ -81,7 +81,8 @@ impl Dialect {
     async fn postgres(connection: &mut AnyConnection) -> Result<Self, StoreError> {
         const SYSTEM: &str = "(SELECT CAST(system_identifier AS TEXT) FROM pg_control_system())";
         const TIMELINE: &str = "substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)";
-        const TABLE: &str = "CAST(CAST(CAST('meta' AS regclass) AS oid) AS TEXT)";
+        const TABLE: &str = "(SELECT CAST(oid AS TEXT) FROM pg_database WHERE datname = current_database())
+            || '/' || CAST(CAST(CAST('meta' AS regclass) AS oid) AS TEXT)";
         let standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut *connection).await?;
         if standby {
             return Err(StoreError::Unreachable("the server is a standby".to_owned()));

@@ -16,7 +16,6 @@ use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
 use crate::approvals::store::engine::{Dialect, Operation};
 use crate::approvals::store::{Seen, Store, StoreError, reads, signals};
-use crate::clock::Stopwatch;
 use crate::model::halt::{Halt, Halts};
 use crate::model::time::Timestamp;
 
@@ -24,9 +23,6 @@ use crate::model::time::Timestamp;
 pub const SETTLE: Duration = Duration::from_secs(5);
 /// Whose last heartbeat is this much older than the last one of all was gone before the lineage changed.
 const GONE: Duration = Duration::from_secs(5);
-
-/// The longest question by which the store's clock is read: half of it is how wrong the reading may be.
-const CLOCK_TOOK_MAX: Duration = Duration::from_millis(500);
 
 /// A write of the store: its number, and the head that only this history has at that number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,8 +77,6 @@ pub struct Condition {
     pub settled: bool,
     /// When it was found that the store went back, until an operator confirms it.
     pub went_back_at: Option<Timestamp>,
-    /// The store's time now; `None` of a store that nobody shares, or that took too long to answer.
-    pub clock: Option<Timestamp>,
 }
 
 /// What a question about the history found.
@@ -148,30 +142,28 @@ impl Store {
         let before = self.halts();
         let (seen, dialect) = (self.seen(), self.engine.dialect().clone());
         let asked = self.read_apart(|mut connection| async move {
-            let asking = Stopwatch::start();
             let found = ask(&mut connection, &dialect, &seen, Asking::Looking).await?;
-            let took = asking.elapsed();
-            Ok((found, asking, took, reads::halts(&mut connection, reads::Which::All).await?))
+            Ok((found, reads::halts(&mut connection, reads::Which::All).await?))
         });
-        let (found, asking, took, read) = match asked.await {
+        let (found, read) = match asked.await {
             Ok(found) => found,
             Err(error) => return Err(self.engine.why_unreachable(self.options.timeout).await.unwrap_or(error)),
         };
         let mut halts: Halts = read.into_iter().collect();
         let standing: Vec<Halt> = before.halts.iter().filter(|halt| halt.until > now).cloned().collect();
         let lacks = standing.iter().any(|halt| halt.kind.stops() && !halts.has(halt));
-        let mut condition = Condition { seen: self.seen(), settled: true, went_back_at: None, clock: None };
+        let mut condition = Condition { seen: self.seen(), settled: true, went_back_at: None };
         let same = found.seen.generation == condition.seen.generation && found.known && found.lineage == found.server && !lacks;
         let settled = match same {
             true => {
                 self.saw(&Revision { number: found.seen.revision, head: found.seen.head.clone() });
-                *self.settling_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                *self.settling_since() = None;
                 Some((self.seen(), found.went_back_at))
             }
             // What was stopped stays stopped, though the store may have forgotten it.
             false => {
                 standing.iter().for_each(|halt| halts.add(halt.clone()));
-                self.settle(generation, standing, lacks).await?
+                self.settle(now, generation, (standing, lacks)).await?
             }
         };
         match settled {
@@ -187,18 +179,28 @@ impl Store {
         self.settled.store(condition.settled, Ordering::Release);
         self.knows.fetch_or(condition.settled, Ordering::AcqRel);
         self.copy_halts(&halts, now, before.taken);
-        // It was read in about the middle of the question.
-        let exact = self.engine.dialect().is_shared && took < CLOCK_TOOK_MAX;
-        condition.clock = exact.then(|| Timestamp::from_micros(found.clock).plus(asking.elapsed().saturating_sub(took / 2)));
+        self.note_stops(now);
         Ok(condition)
     }
 
+    fn settling_since(&self) -> std::sync::MutexGuard<'_, Option<Timestamp>> {
+        self.settling_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Finds out, with the other replicas, whether the store lost anything. `None`: it is not known yet.
-    async fn settle(&self, generation: String, standing: Vec<Halt>, lacks: bool) -> Result<Option<(Seen, i64)>, StoreError> {
-        let late = {
-            let mut since = self.settling_since.lock().unwrap_or_else(PoisonError::into_inner);
-            since.get_or_insert_with(Stopwatch::start).elapsed() >= SETTLE
-        };
+    async fn settle(
+        &self,
+        now: Timestamp,
+        generation: String,
+        (standing, lacks): (Vec<Halt>, bool),
+    ) -> Result<Option<(Seen, i64)>, StoreError> {
+        let since = *self.settling_since();
+        if since.is_none() {
+            // Before anybody may write again.
+            self.reserve_again(now).await?;
+            *self.settling_since() = Some(now);
+        }
+        let late = since.is_some_and(|since| since.plus(SETTLE) <= now);
         let (writer, knows) = (self.writer(), self.knows.load(Ordering::Acquire));
         self.write_apart(move |connection| {
             Box::pin(async move {
@@ -226,6 +228,27 @@ impl Store {
             })
         })
         .await
+    }
+
+    /// Notes what stops outside of the store.
+    pub(super) fn note_stops(&self, now: Timestamp) {
+        if let Err(error) = self.stops.note(self.halts().halts.iter(), now) {
+            tracing::error!(name: "store.stops_not_noted", error = %error, "a store that goes back might lose a kill switch");
+        }
+    }
+
+    /// The store's time; `None` of a store that nobody shares.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn time(&self) -> Result<Option<Timestamp>, StoreError> {
+        let dialect = self.engine.dialect();
+        if !dialect.is_shared {
+            return Ok(None);
+        }
+        let asked = sqlx::query_scalar::<_, i64>(AssertSqlSafe(format!("SELECT {}", dialect.clock)));
+        let micros = self.read_apart(|mut connection| async move { Ok(asked.fetch_one(&mut *connection).await?) }).await?;
+        Ok(Some(Timestamp::from_micros(micros)))
     }
 
     /// An operator knows that the store went back.

@@ -53,7 +53,12 @@ impl Store {
     /// # Errors
     /// When the store does not answer; then it may have been used, and the receipt will tell.
     pub async fn burn(&self, burn: Burn) -> Result<Burned, StoreError> {
-        self.advance(move |connection, writer| Box::pin(async move { burn_once(connection, &writer, burn).await })).await
+        let (evaluation_id, reservations, at) = (burn.evaluation_id.clone(), burn.reservations.clone(), burn.at);
+        let burned = self.advance(move |connection, writer| Box::pin(async move { burn_once(connection, &writer, burn).await })).await?;
+        if matches!(burned, Burned::Now(_)) {
+            self.note_reserved(&evaluation_id, &reservations, at);
+        }
+        Ok(burned)
     }
 
     /// Lets those expire whose time is over.

@@ -75,7 +75,7 @@ impl Store {
     /// # Errors
     /// When the store does not answer.
     pub async fn signal(&self, new: NewSignal) -> Result<Result<Revision, SignalRefused>, StoreError> {
-        let (writer, halt) = (self.writer(), new.halt.clone());
+        let (writer, halt, new_at) = (self.writer(), new.halt.clone(), new.at);
         let taken = self.write_apart(move |connection| Box::pin(async move { signal(connection, writer, new).await })).await?;
         if taken.is_ok() {
             self.halts.rcu(|copy| {
@@ -85,6 +85,7 @@ impl Store {
                 halts.halts.add(halt.clone());
                 halts
             });
+            self.note_stops(new_at);
         }
         Ok(taken)
     }

@@ -6,6 +6,7 @@ use sqlx::AnyConnection;
 use sqlx::Row as _;
 
 use crate::approvals::store::history::next;
+use crate::approvals::store::reserved::Reserved;
 use crate::approvals::store::{Store, StoreError};
 use crate::model::time::Timestamp;
 
@@ -63,7 +64,8 @@ impl Store {
         reservations: Vec<Reservation>,
         at: Timestamp,
     ) -> Result<Option<String>, StoreError> {
-        self.advance(move |connection, writer| {
+        let (noted, of) = (reservations.clone(), evaluation_id.clone());
+        let full = self.advance(move |connection, writer| {
             Box::pin(async move {
                 next(connection, &writer).await?;
                 let stands = sqlx::query("SELECT key FROM sums WHERE evaluation_id = $1").bind(evaluation_id.clone());
@@ -72,6 +74,57 @@ impl Store {
                 }
                 let full = add(connection, &evaluation_id, &reservations, at).await?;
                 Ok((full.is_none(), full))
+            })
+        });
+        let full = full.await?;
+        if full.is_none() {
+            self.note_reserved(&of, &noted, at);
+        }
+        Ok(full)
+    }
+}
+
+impl Store {
+    /// Notes what a call added outside of the store, which might lose it.
+    pub(super) fn note_reserved(&self, evaluation_id: &str, reservations: &[Reservation], at: Timestamp) {
+        if reservations.is_empty() {
+            return;
+        }
+        if let Err(error) = self.reserved.note(evaluation_id, reservations, at) {
+            tracing::error!(name: "store.sums_not_noted", error = %error, "a store that goes back might lose what calls added to sums");
+        }
+    }
+
+    /// Adds again what this replica noted.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub(super) async fn reserve_again(&self, now: Timestamp) -> Result<(), StoreError> {
+        let (sender, mut some) = tokio::sync::mpsc::channel(4);
+        let notes = std::sync::Arc::clone(&self.reserved);
+        // A receiver that is gone wants no more.
+        let reading = tokio::task::spawn_blocking(move || notes.counting(now, |reserved| drop(sender.blocking_send(reserved))));
+        while let Some(reserved) = some.recv().await {
+            self.add_again(reserved).await?;
+        }
+        match reading.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(name: "store.sums_not_read", error = %error, "sums may count less than was allowed"),
+            Err(error) => tracing::error!(name: "store.sums_not_read", error = %error, "sums may count less than was allowed"),
+        }
+        Ok(())
+    }
+
+    /// Adds what is not there yet.
+    async fn add_again(&self, reserved: Vec<Reserved>) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                let insert = "INSERT INTO sums (evaluation_id, key, amount, at, until) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
+                for Reserved { evaluation_id, key, amount, at, until } in reserved {
+                    let insert = sqlx::query(insert).bind(evaluation_id).bind(key).bind(amount).bind(at.micros()).bind(until.micros());
+                    insert.execute(&mut *connection).await?;
+                }
+                Ok((true, ()))
             })
         })
         .await

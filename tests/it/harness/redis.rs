@@ -151,6 +151,14 @@ impl Redis {
         dump
     }
 
+    /// Forgets what it kept on disk; it must be stopped.
+    pub(crate) fn forget(&self) {
+        match std::fs::remove_file(self.folder.path().join("dump.rdb")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
+            Ok(()) | Err(_) => {}
+        }
+    }
+
     pub(crate) fn kill(&mut self) {
         if let Some(mut server) = self.server.take() {
             server.kill().unwrap();

@@ -11,13 +11,13 @@ use crate::model::halt::{Halt, HaltKind, Halts, SubjectKind};
 use crate::model::time::Timestamp;
 
 /// The file's name, in the folder of the state.
-pub const FILE: &str = "stops.jsonl";
+const FILE: &str = "stops.jsonl";
 /// How many lines the file may have, beside twice those that it was last written anew with, before it is written anew.
 const SLACK: usize = 1000;
 
 /// The stops that this replica knew.
 #[derive(Debug)]
-pub struct Journal {
+pub(super) struct StopNotes {
     path: PathBuf,
     noted: Mutex<Noted>,
 }
@@ -41,12 +41,12 @@ struct Line {
     until: Timestamp,
 }
 
-impl Journal {
-    /// Reads the file, or makes it, and leaves out what is over. A last line that was not finished was never acknowledged.
+impl StopNotes {
+    /// Reads the file, or makes it. A last line that was not finished was never acknowledged.
     ///
     /// # Errors
     /// When it can't be read or written, or another line is damaged.
-    pub fn open(folder: &Path, now: Timestamp) -> io::Result<Self> {
+    pub(super) fn open(folder: &Path) -> io::Result<Self> {
         let path = folder.join(FILE);
         let text = match fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -55,21 +55,20 @@ impl Journal {
         let whole = text.rfind('\n').map_or("", |end| text.get(..end).unwrap_or_default());
         let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("`{FILE}` is damaged"));
         let halts = whole.lines().map(|line| read(line).ok_or_else(damaged)).collect::<io::Result<Vec<Halt>>>()?;
-        let noted = rewrite(&path, halts.iter(), now)?;
+        let noted = rewrite(&path, halts.iter(), Timestamp::default())?;
         Ok(Self { path, noted: Mutex::new(noted) })
     }
 
-    /// What is noted and not over.
-    pub fn standing(&self, now: Timestamp) -> Vec<Halt> {
-        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
-        noted.halts.iter().filter(|halt| halt.until > now).cloned().collect()
+    /// What is noted. Some of it may be over.
+    pub(super) fn noted(&self) -> Vec<Halt> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).halts.iter().cloned().collect()
     }
 
     /// Notes those of these halts that stop and are not noted yet; durably, when it returns.
     ///
     /// # Errors
     /// When the file can't be written.
-    pub fn note<'h>(&self, halts: impl Iterator<Item = &'h Halt>, now: Timestamp) -> io::Result<()> {
+    pub(super) fn note<'h>(&self, halts: impl Iterator<Item = &'h Halt>, now: Timestamp) -> io::Result<()> {
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         let new: Vec<&Halt> = halts.filter(|halt| halt.kind.stops() && halt.until > now && !noted.halts.has(halt)).collect();
         if new.is_empty() {
@@ -122,25 +121,33 @@ mod tests {
     }
 
     #[test]
-    fn stops_are_there_after_a_start_and_what_is_over_is_not() {
+    fn stops_are_there_after_a_start_and_what_is_over_goes() {
         let folder = tempfile::tempdir().expect("a folder");
+        let text = || fs::read_to_string(folder.path().join(FILE)).expect("there");
         let now = Timestamp::from_micros(10);
-        let journal = Journal::open(folder.path(), now).expect("made");
+        let journal = StopNotes::open(folder.path()).expect("made");
         let stops = [halt("c-1", HaltKind::KillSwitch, 100), halt("c-2", HaltKind::SessionRevoked, 20)];
         let report = halt("c-3", HaltKind::Risk(crate::model::halt::Severity::High), 100);
         journal.note(stops.iter().chain([&report]), now).expect("written");
         journal.note(stops.iter(), now).expect("nothing to write");
-        let text = fs::read_to_string(folder.path().join(FILE)).expect("there");
-        assert_eq!(text.lines().count(), 2, "{text}");
+        assert_eq!(text().lines().count(), 2, "{}", text());
 
         // The end of a line that a crash cut off.
         OpenOptions::new().append(true).open(folder.path().join(FILE)).and_then(|mut file| file.write_all(b"{\"ten")).expect("written");
+        let journal = StopNotes::open(folder.path()).expect("read");
+        let mut noted = journal.noted();
+        noted.sort_by(|one, other| one.subject.cmp(&other.subject));
+        assert_eq!(noted, stops);
+
+        // Of very many, the file keeps those that are not over.
         let later = Timestamp::from_micros(50);
-        let again = Journal::open(folder.path(), later).expect("read");
-        assert_eq!(again.standing(later), stops.get(..1).expect("two"));
-        assert_eq!(fs::read_to_string(folder.path().join(FILE)).expect("there").lines().count(), 1);
+        let many: Vec<Halt> = (0..2000).map(|index| halt(&format!("d-{index}"), HaltKind::KillSwitch, 51 + index)).collect();
+        for some in many.chunks(100) {
+            journal.note(some.iter(), later).expect("written");
+        }
+        assert!(!text().contains("c-2") && text().contains("c-1") && text().contains("d-1999"));
 
         fs::write(folder.path().join(FILE), "{}\n{}\n").expect("written");
-        assert_eq!(Journal::open(folder.path(), later).expect_err("damaged").kind(), io::ErrorKind::InvalidData);
+        assert_eq!(StopNotes::open(folder.path()).expect_err("damaged").kind(), io::ErrorKind::InvalidData);
     }
 }
