@@ -509,14 +509,8 @@ async fn walk(store: &Store, steps: &[Step]) -> Result<(), TestCaseError> {
                     reason: String::new(),
                 };
                 let usable = Duration::from_secs(USE.unsigned_abs());
-                let new = NewReview {
-                    id: format!("apr_{index}"),
-                    review,
-                    suggested: String::new(),
-                    usable,
-                    quorum: u32::try_from(QUORUM).unwrap(),
-                    record: json!({}),
-                };
+                let new =
+                    NewReview { id: format!("apr_{index}"), review, suggested: String::new(), usable, quorum: QUORUM, record: json!({}) };
                 let moved = store.review(new).await.unwrap();
                 let Some(model) = models.get_mut(index) else {
                     prop_assert_eq!(moved, Moved::Missing);

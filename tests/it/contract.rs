@@ -181,6 +181,7 @@ async fn the_audit_lines_of_an_approval() {
                     "digest",
                     "generation",
                     "nonce",
+                    "head",
                     "expires",
                     "approved_at",
                     "approval_used",

@@ -44,7 +44,7 @@ enum Step {
     Cut(usize),
     Heal(usize),
     Restart(usize, bool),
-    StepClock(usize, i64),
+    SetClock(usize, i64),
     /// Redis keeps what it has, to be used later; or comes back with what it kept, or with nothing.
     SaveWindows,
     LoseWindows(bool),
@@ -62,7 +62,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => node.clone().prop_map(Step::Cut),
         3 => node.clone().prop_map(Step::Heal),
         1 => (node.clone(), any::<bool>()).prop_map(|(node, newer)| Step::Restart(node, newer)),
-        1 => (node, prop_oneof![Just(0_i64), Just(-300), Just(5), Just(900)]).prop_map(|(node, seconds)| Step::StepClock(node, seconds)),
+        1 => (node, prop_oneof![Just(0_i64), Just(-300), Just(5), Just(900)]).prop_map(|(node, seconds)| Step::SetClock(node, seconds)),
         1 => Just(Step::SaveWindows),
         1 => any::<bool>().prop_map(Step::LoseWindows),
     ]
@@ -220,7 +220,7 @@ impl World {
                 self.start_node(*node).await;
             }
             Step::Restart(..) => {}
-            Step::StepClock(node, seconds) => self.nodes[*node].clock.0.store(seconds * 1_000_000, Ordering::SeqCst),
+            Step::SetClock(node, seconds) => self.nodes[*node].clock.0.store(seconds * 1_000_000, Ordering::SeqCst),
             Step::SaveWindows => drop(self.redis.run(&["SAVE"])),
             Step::LoseWindows(emptied) => {
                 self.redis.kill();

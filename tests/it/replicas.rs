@@ -1,6 +1,7 @@
 //! Several replicas over one PostgreSQL and one Redis: what happens when a store loses what was written to it, and when one replica is
 //! frozen, cut off, early or late, or has another clock or bundle than the others. Nothing is used twice, and who is stopped stays stopped.
 
+use std::path::Path;
 use std::time::Duration;
 
 use countersign::api::v1::{self, Decision, Reason, SignalSubjectKind};
@@ -16,7 +17,9 @@ use crate::harness::people::{Desk, Issuer, credit, with_token};
 use crate::harness::postgres::Postgres;
 use crate::harness::redis::Redis;
 use crate::harness::relay::{Leads, Relay};
-use crate::harness::{App, Process, RoomyDisk, channel, config, copy, get, lines, order_check, policies, refund_request, temp};
+use crate::harness::{
+    App, Process, RoomyDisk, cases, channel, config, copy, get, lines, order_check, policies, program, refund_request, temp,
+};
 
 /// Replicas of one deployment: they share keys, and each has a folder of its own.
 struct Deployment {
@@ -107,6 +110,12 @@ async fn store_status(app: &App) -> v1::StoreStatus {
 /// acknowledged. Whichever replica is asked first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_that_lost_the_last_writes_is_seen_by_every_replica() {
+    for _ in 0..cases(1).min(20) {
+        lose_the_last_writes().await;
+    }
+}
+
+async fn lose_the_last_writes() {
     let mut primary = Postgres::start();
     let standby = primary.standby();
     let relay = Relay::to(primary.port()).await;
@@ -565,4 +574,65 @@ async fn a_start_waits_for_its_store() {
     let app = starting.await.unwrap();
     assert!(app.decisions().await.authorize(order_check()).await.is_ok());
     app.stop().await;
+}
+
+/// The page's commands do what it says: each block runs as it stands there.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pages_commands_work() {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/replicas.md")).unwrap();
+    let blocks: Vec<&str> = page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let [status, dump, restore, promote, confirm, empty] = blocks[..] else { panic!("{} blocks", blocks.len()) };
+    let mut primary = Postgres::start();
+    let (standby, redis) = (primary.standby(), Redis::start());
+    let relay = Relay::to(primary.port()).await;
+    let deployment = Deployment::over(primary.url().replace(&primary.port().to_string(), &relay.port.to_string()));
+    let windows = |config: &mut Config| config.windows.urls = vec![redis.url()];
+    let app = deployment.start_with("one", windows).await;
+    let server = format!("http://{}", app.grpc);
+    let place = temp();
+    let run = |block: &str| {
+        let mut command = std::process::Command::new("sh");
+        let programs =
+            [program().parent().unwrap().to_owned(), crate::harness::postgres::programs()].map(|path| path.display().to_string());
+        command.args(["-eu", "-c", block]).current_dir(place.path()).env_clear();
+        command.env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", programs.join(":")));
+        command.env("STORE", primary.url()).env("STANDBY", standby.url()).env("WINDOWS", redis.url()).env("SERVER", &server);
+        let output = command.output().unwrap();
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{block}{text}");
+        text
+    };
+    let healthy = async || until(async || Some(()).filter(|()| app.pdp.status().store_healthy)).await;
+    healthy().await;
+    let text = run(status);
+    assert!(text.contains("engine       postgresql") && text.contains("healthy      yes") && text.contains("went back    no"), "{text}");
+
+    run(dump);
+    let issuer = deployment.issuer();
+    let mut desk = desk(&app).await;
+    let (_, token) = desk.approved(&credit(400), &issuer).await;
+    run(restore);
+    let denied = answered(&mut desk, &with_token(&credit(400), &token, "op-1")).await;
+    assert_eq!(denied.decision(), Decision::Deny);
+    app.pdp.refresh().await;
+    assert!(run(status).contains("not confirmed"));
+    run(confirm);
+    assert!(run(status).contains("went back    no"));
+    assert_eq!(desk.ask(&order_check()).await.reason(), Reason::NotPermitted, "the kill switch of the page");
+
+    primary.wait_for(&standby).await;
+    relay.lead(Leads::Nowhere);
+    primary.wait_for(&standby).await;
+    let old = primary.port();
+    run(promote);
+    assert_ne!(old, standby.port());
+    relay.lead(Leads::To(standby.port()));
+    healthy().await;
+    assert!(run(status).contains("went back    no"));
+
+    assert!(run(empty).contains("OK"));
+    let other = v1::AuthorizeRequest { delegation: crate::harness::asserted("refund-bot", "rep-1", "action"), ..refund_request() };
+    assert_eq!(desk.ask(&other).await.decision(), Decision::Deny);
+    app.stop().await;
+    primary.stop();
 }

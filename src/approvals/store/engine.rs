@@ -27,6 +27,9 @@ type Running<'c> = Pin<Box<dyn Future<Output = Result<bool, StoreError>> + Send 
 /// An operation's future: whether to keep the transaction, and what came of it.
 pub(super) type Operation<'c, T> = Pin<Box<dyn Future<Output = Result<(bool, T), StoreError>> + Send + 'c>>;
 
+/// A statement with its values.
+pub(super) type Statement = sqlx::query::Query<'static, sqlx::Any, sqlx::any::AnyArguments>;
+
 pub(super) struct Job {
     work: Work,
     done: oneshot::Sender<Result<(), StoreError>>,
@@ -253,6 +256,22 @@ impl Engine {
                 value.ok_or(StoreError::Damaged)
             }
         }
+    }
+
+    /// Runs one statement, which is its own transaction, and says how many rows it changed.
+    pub(super) async fn run(&self, timeout: Duration, statement: Statement) -> Result<u64, StoreError> {
+        let Self::Postgres { calls, .. } = self else {
+            let changed = self.transact(Lane::Calls, timeout, move |connection| {
+                Box::pin(async move { Ok((true, statement.execute(connection).await?.rows_affected())) })
+            });
+            return changed.await;
+        };
+        // To its end, as a transaction.
+        let pool = calls.clone();
+        let running = tokio::spawn(async move { Ok(statement.execute(&pool).await?.rows_affected()) });
+        let late = |_| StoreError::Unreachable("no answer in time".to_owned());
+        let ended = tokio::time::timeout(timeout, running).await.map_err(late)?;
+        ended.map_err(|_| StoreError::Unreachable("the operation failed".to_owned()))?
     }
 
     pub(super) async fn close(&self) {

@@ -94,15 +94,9 @@ impl Store {
     /// # Errors
     /// When the store does not answer.
     pub async fn recorded(&self, revision: i64, log: &str, line: u64) -> Result<(), StoreError> {
-        let (log, line) = (log.to_owned(), i64::try_from(line).unwrap_or(i64::MAX));
-        let noted = self.write(move |connection| {
-            Box::pin(async move {
-                let sql = "UPDATE outbox SET log = $1, line = $2 WHERE revision = $3";
-                sqlx::query(sql).bind(log).bind(line).bind(revision).execute(connection).await?;
-                Ok((true, ()))
-            })
-        });
-        noted.await
+        let line = i64::try_from(line).unwrap_or(i64::MAX);
+        let noted = sqlx::query("UPDATE outbox SET log = $1, line = $2 WHERE revision = $3").bind(log.to_owned()).bind(line).bind(revision);
+        self.noted(self.engine.run(self.options.timeout, noted).await.map(|_| ()))
     }
 
     /// Removes what nobody can ask for any more: receipts after a day, ended approvals after 30 days.

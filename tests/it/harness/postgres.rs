@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::{temp, unprivileged};
 
 /// The folder of PostgreSQL's programs.
-fn programs() -> PathBuf {
+pub(crate) fn programs() -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").ok().into_iter().flatten();
     let found = versions.filter_map(|entry| Some(entry.ok()?.path().join("bin"))).find(|bin| bin.join("postgres").exists());
     found.unwrap_or_else(|| panic!("PostgreSQL is missing: run `scripts/setup-tests`, or `sudo apt-get install postgresql`"))
