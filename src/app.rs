@@ -362,7 +362,6 @@ impl Bound {
         let refreshing = tokio::spawn(beside::refresh(Arc::clone(&pdp)));
         let witnessing = tokio::spawn(beside::witness(Arc::clone(&pdp)));
         let tending = tokio::spawn(beside::tend(Arc::clone(&pdp)));
-        let beating = tokio::spawn(beside::heartbeat(Arc::clone(&pdp)));
         let admin = tokio::spawn(admin::serve(Arc::clone(&pdp), self.admin_listener, until(stopped.clone())));
         let events = self.events_listener.map(|listener| {
             let serving = events::serve(Arc::clone(&pdp), listener, self.callers, until(stopped.clone()));
@@ -378,7 +377,7 @@ impl Bound {
             // A health watch or an idle stream never ends by itself.
             () = async { until(stopped).await; tokio::time::sleep(DRAIN).await } => Ok(()),
         };
-        for task in [watching, ticking, refreshing, witnessing, tending, beating].into_iter().chain(events) {
+        for task in [watching, ticking, refreshing, witnessing, tending].into_iter().chain(events) {
             task.abort();
         }
         draining.abort();

@@ -123,6 +123,11 @@ impl<C: Clock> Monotonic<C> {
         }
     }
 
+    /// Whether the shared clock tells the time, where there may be one.
+    pub fn is_shared(&self) -> bool {
+        self.shared.load().is_some() || !self.below.follows()
+    }
+
     /// How far the clock below is ahead of the shared one, in microseconds; negative: behind. 0 without a shared one.
     pub fn skew(&self) -> i64 {
         self.skew.load(Ordering::Relaxed)

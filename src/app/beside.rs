@@ -69,16 +69,6 @@ pub(super) async fn tend(pdp: Arc<Pdp>) {
     }
 }
 
-/// Says every second that this replica is there.
-pub(super) async fn heartbeat(pdp: Arc<Pdp>) {
-    let mut period = tokio::time::interval(Duration::from_secs(1));
-    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        period.tick().await;
-        pdp.heartbeat().await;
-    }
-}
-
 /// Kill switches take effect on every replica within a second, so their copy is read twice in one.
 pub(super) async fn refresh(pdp: Arc<Pdp>) {
     let mut period = tokio::time::interval(Duration::from_millis(500));

@@ -17,6 +17,7 @@ pub mod replica;
 mod replicas;
 mod reserved;
 mod schema;
+mod settling;
 mod signals;
 mod stops;
 mod sums;
@@ -37,10 +38,11 @@ use crate::model::approval::{Justification, State};
 use crate::model::halt::Halt;
 use crate::model::time::Timestamp;
 
-pub use crate::approvals::store::history::{Condition, Revision, SETTLE};
+pub use crate::approvals::store::history::Revision;
 pub use crate::approvals::store::location::Location;
 pub use crate::approvals::store::outbox::TAKE_OVER;
 pub use crate::approvals::store::reads::Filter;
+pub use crate::approvals::store::settling::{Condition, SETTLE};
 pub use crate::approvals::store::signals::{Cleared, NewSignal, SignalRefused, TTL_MAX};
 pub use crate::approvals::store::sums::{Reservation, Sum};
 pub use crate::approvals::store::transitions::{
@@ -193,8 +195,8 @@ pub struct Store {
     knows: AtomicBool,
     /// False while it is not known whether the store lost anything.
     settled: AtomicBool,
-    /// Since when that is.
-    settling_since: Mutex<Option<Timestamp>>,
+    /// In which lineage, and since when that is.
+    settling_since: Mutex<Option<(String, Timestamp)>>,
 }
 
 impl Store {

@@ -88,11 +88,13 @@ pub(super) fn read_tail(folder: &Path, key: &DigestKey, now: Timestamp) -> Resul
         tail.length += length(line);
         tail.last = Timestamp::parse(&place.ts);
         tail.opened = tail.opened.or(tail.last);
-        // A signal's is none of the count.
-        let counted = place.transition.filter(|revision| *revision > 0);
-        let transition = place.generation.zip(counted);
-        let head = place.head.unwrap_or_default();
-        tail.transition = transition.map(|(generation, revision)| (generation, revision, head)).or(tail.transition);
+        // A signal's is none of the count, and lines need not be in its order.
+        let counted = place.generation.zip(place.transition.filter(|revision| *revision > 0));
+        if let Some((generation, revision)) = counted
+            && tail.transition.as_ref().is_none_or(|(known, highest, _)| *known != generation || *highest < revision)
+        {
+            tail.transition = Some((generation, revision, place.head.unwrap_or_default()));
+        }
     }
     let whole = usize::try_from(tail.length).unwrap_or(usize::MAX);
     let rest = bytes.get(whole..).unwrap_or_default();

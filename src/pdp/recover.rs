@@ -68,6 +68,7 @@ impl Pdp {
         server.adopt(tenant, &settled.id, looked.found.as_deref()).await?;
         let adopted = self.store.adopted(tenant.tag(), settled.id.clone()).await;
         adopted.map_err(|_| unreachable("the state store does not answer"))?;
+        server.use_from_now_on(tenant, &settled.id);
         if was_lost || settled.whole_from > moment.now {
             // Said again by every replica that knew of it, also by one that was idle while another made the windows anew.
             self.memory.replays.lock().unwrap_or_else(PoisonError::into_inner).push(tenant);

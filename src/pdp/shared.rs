@@ -18,6 +18,8 @@ use crate::pdp::{Pdp, Refused};
 const SHARED_AGE: Duration = Duration::from_secs(2);
 /// How old it may be for a write when nobody shares the store.
 const OWN_AGE: Duration = Duration::from_secs(5);
+/// How often a replica says that it is there: once in two refreshes.
+const HEARTBEAT: Duration = Duration::from_millis(900);
 /// How long the store or the windows' server may not answer before the server is not ready.
 pub(super) const UNREACHED: Duration = Duration::from_secs(5);
 /// The longest question by which the store's clock is read: half of it is how wrong the reading may be.
@@ -59,10 +61,11 @@ impl Pdp {
         }
         self.shared.rcu(|shared| Shared { went_back_at: condition.went_back_at, ..Shared::clone(shared) });
         self.telemetry.metrics.store_went_back(condition.went_back_at.is_some());
-        if condition.seen != before
-            && let Err(error) = self.replica.note(&condition.seen)
-        {
+        if let Err(error) = self.replica.note(&condition.seen) {
             tracing::error!(name: "store.seen_not_noted", error = %error, "a restart might not see that the store went back");
+        }
+        if Timestamp::from_micros(self.written_at.load(Ordering::Acquire)).plus(HEARTBEAT) <= now {
+            self.heartbeat().await;
         }
     }
 
@@ -108,8 +111,8 @@ impl Pdp {
         }
     }
 
-    /// To be called every second: says that this replica is there, with its bundle, and reads what others have.
-    pub(crate) async fn heartbeat(&self) {
+    /// Says that this replica is there, with its bundle, and reads what others have.
+    async fn heartbeat(&self) {
         let own = self.snapshot.load().bundle.version.digest.clone();
         // A store that can't be written is logged there.
         let Ok(bundles) = self.store.heartbeat(&own).await else { return };
@@ -143,7 +146,7 @@ impl Pdp {
         let nonce = crate::entropy::nonce(self.entropy.as_ref()).map_err(no_entropy)?;
         let record = events::stored(events::event("store.confirmed", by, None, &more), None, nonce);
         let receipt = self.audit.append(now, record).await.map_err(|down| Refused::from(down).0)?;
-        self.store.confirm().await.map_err(unavailable)?;
+        self.store.confirm(went_back_at).await.map_err(unavailable)?;
         self.refresh().await;
         Ok(receipt.seal(()))
     }
@@ -152,9 +155,12 @@ impl Pdp {
     /// right.
     pub(super) fn may_decide(&self, now: Timestamp, is_write: bool) -> bool {
         let young = |age| self.store.halts().read_at.is_some_and(|read_at| read_at.plus(age) >= now);
-        let sound = || self.store.is_settled() && !self.is_skewed();
+        let written_at = Timestamp::from_micros(self.written_at.load(Ordering::Acquire));
+        let sound = || self.store.is_settled() && !self.is_skewed() && (!self.store.is_shared() || written_at.plus(UNREACHED) >= now);
+        // By a clock that stands still, nothing grows old.
+        let runs = || self.clock.is_shared() && self.clock.step_back() < SHARED_AGE;
         match self.store.is_shared() {
-            true => young(SHARED_AGE) && (!is_write || sound()),
+            true => runs() && young(SHARED_AGE) && (!is_write || sound()),
             // Nobody else could have told it anything.
             false => !is_write || young(OWN_AGE) && sound(),
         }

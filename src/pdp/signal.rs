@@ -254,7 +254,11 @@ impl Pdp {
             Err(SignalRefused::Full) => {
                 return Err(Refusal::Exhausted("10,000 reports of this tenant are in force, and all of them weigh more than this one"));
             }
-            Err(SignalRefused::Known) => return Ok(None),
+            Err(SignalRefused::Known) => {
+                // Another replica took it, and this one acknowledges it: it must know it, too.
+                self.refresh().await;
+                return self.can_tell_stops(self.clock.now()).map(|()| None);
+            }
             Err(SignalRefused::Old) => return Err(Refusal::invalid("event_time", "is before that of an event reported earlier")),
         };
         let receipt = self.record_left(moment.now, &revision, record).await.map_err(|down| Refused::from(down).0)?;

@@ -42,7 +42,7 @@ impl Pdp {
         self.telemetry.metrics.store_failures(self.store.failures());
         self.telemetry.metrics.windows_entries(self.windows.entries());
         self.send_unsent().await;
-        if !self.audit.healthy() {
+        if !self.audit.healthy() || self.is_skewed() {
             return;
         }
         // Failures are logged and counted by the store; the next second tries again.
@@ -65,12 +65,8 @@ impl Pdp {
 
     /// Ends the approvals of who is stopped, and records that. What can't be ended now, the next sweep ends; it can't be used before.
     pub(super) async fn end_halted(&self, now: Timestamp) {
-        loop {
-            // As above.
-            let moved = self.store.end_halted(now, ended_by_signal).await.unwrap_or_default();
-            if moved.is_empty() {
-                return;
-            }
+        // A store that does not answer is logged there.
+        while let Ok(Some(moved)) = self.store.end_halted(now, ended_by_signal).await {
             for moved in moved {
                 self.record_moved(now, &moved).await;
             }
@@ -80,7 +76,7 @@ impl Pdp {
     /// Records a transition that no request waits for.
     async fn record_moved(&self, now: Timestamp, moved: &Transition) {
         if let Ok(Some(left)) = self.store.left_at(moved.revision.number).await {
-            // As above.
+            // What can't be recorded now, the next sweep records.
             let _recorded = self.record_left(now, &left.revision, left.record).await;
         }
     }
@@ -88,7 +84,10 @@ impl Pdp {
     /// To be called now and then: removes what nobody can ask for any more.
     pub async fn purge(&self) {
         self.windows.purge(self.clock.now());
-        // As above.
+        if self.is_skewed() {
+            return;
+        }
+        // A store that does not answer is logged there.
         let _purged = self.store.purge(self.clock.now()).await;
     }
 
@@ -116,7 +115,7 @@ impl Pdp {
         let now = self.clock.now();
         let abandoned = match self.store.is_own(left) {
             true => left.at.plus(TAKE_OVER) <= now,
-            false => left.gone,
+            false => left.gone || left.at.plus(TAKE_OVER) <= now,
         };
         if !abandoned && !self.store.is_earlier_own(left) {
             return Ok(());

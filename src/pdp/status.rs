@@ -70,7 +70,10 @@ impl Pdp {
         self.audit.append(now, Record::Started(self.server_record())).await?;
         self.record_first_bundle().await?;
         self.refresh().await;
-        self.heartbeat().await;
+        if self.store.is_shared() && !self.clock.is_shared() {
+            // The first question may take long, because it connects.
+            self.refresh().await;
+        }
         Ok(self.finish_left(now).await?)
     }
 
@@ -85,7 +88,7 @@ impl Pdp {
             let stopped = self.audit.append(now, Record::Stopped(self.server_record())).await;
             self.note_head().await;
             self.tell_witness().await;
-            // A store that does not answer is logged there; the others wait a few seconds for this one if they must.
+            // A store that does not answer is logged there.
             let _left = self.store.leave().await;
             self.store.close().await;
             stopped

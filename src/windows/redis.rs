@@ -220,15 +220,20 @@ impl Redis {
         self.timeout
     }
 
-    /// Goes on with a generation, which the server has from now on; only if it still has the one that was found.
+    /// Gives the server a generation; only if it still has the one that was found.
     ///
     /// # Errors
     /// When it has another one, does not answer, or may evict keys.
     pub async fn adopt(&self, tenant: Tenant, generation: &str, found: Option<&str>) -> Result<(), WindowsDown> {
         let looked = self.adopting(tenant, (generation, found.unwrap_or_default()), &[]).await?;
-        if looked.found.as_deref() != Some(generation) {
-            return Err(WindowsDown::Lost);
+        match looked.found.as_deref() == Some(generation) {
+            true => Ok(()),
+            false => Err(WindowsDown::Lost),
         }
+    }
+
+    /// Uses a generation that the server has, and that the state store knows it to have.
+    pub fn use_from_now_on(&self, tenant: Tenant, generation: &str) {
         self.lost.remove(&tenant);
         let known = self.adopted.get(&tenant).filter(|adopted| adopted.generation == generation).map(|adopted| Arc::clone(&adopted));
         match known {
@@ -238,7 +243,6 @@ impl Redis {
                 self.adopted.insert(tenant, Arc::new(Adopted { generation: generation.to_owned(), writes, noted, sure }));
             }
         }
-        Ok(())
     }
 
     async fn adopting(&self, tenant: Tenant, (generation, found): (&str, &str), boots: &[&str]) -> Result<Looked, WindowsDown> {
@@ -267,8 +271,9 @@ impl Redis {
         match answered {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => {
-                self.doubt();
-                self.line.drop_after(&error);
+                if self.line.drop_after(&error) {
+                    self.doubt();
+                }
                 // Never its text: it may hold keys and addresses.
                 Err(WindowsDown::Unreachable(error.category().to_owned()))
             }

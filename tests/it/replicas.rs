@@ -436,7 +436,7 @@ async fn a_store_that_takes_no_writes_is_not_ready() {
     assert!(store_status(&app).await.healthy);
     postgres.run("ALTER SYSTEM SET default_transaction_read_only = on").await;
     postgres.run("SELECT CAST(pg_reload_conf() AS TEXT)").await;
-    until(async || Some(()).filter(|()| true).filter(|()| !app.pdp.not_ready().is_empty())).await;
+    until(async || Some(()).filter(|()| !app.pdp.not_ready().is_empty())).await;
     assert_eq!(app.pdp.not_ready(), ["store"]);
     assert!(!store_status(&app).await.healthy);
     let mut connection = sqlx::AnyConnection::connect(&postgres.url()).await.unwrap();

@@ -146,6 +146,7 @@ async fn a_server_agrees_with_the_same_model() {
     let tenant = Tenant::of("test", "acme");
     let Windows::Redis(server) = windows.as_ref() else { panic!("a server was asked for") };
     server.adopt(tenant, "generation", None).await.unwrap();
+    server.use_from_now_on(tenant, "generation");
     // Each step of a history is a round trip.
     let histories = if std::env::var_os("COUNTERSIGN_SOAK").is_some() { 100_000 } else { 10_000 };
     let at_once = 32;
@@ -191,6 +192,7 @@ async fn both_engines_count_many_things_alike() {
     let tenant = Tenant::of("test", "acme");
     let Windows::Redis(adopting) = &server else { panic!("a server was asked for") };
     adopting.adopt(tenant, "generation", None).await.unwrap();
+    adopting.use_from_now_on(tenant, "generation");
     for number in 0..3000_u32 {
         let item = Some(Key::of(&[&number.to_string()]).short());
         let visit = Visit { touches: vec![Touch { key: Key::of(&["many"]), item, within: 1000, most: None }], ..Visit::default() };
@@ -757,6 +759,7 @@ async fn the_versions_of_one_case_are_entries_and_bounded() {
     let Windows::Redis(adopting) = &server else { panic!("a server was asked for") };
     let tenant = Tenant::of("test", "acme");
     adopting.adopt(tenant, "generation", None).await.unwrap();
+    adopting.use_from_now_on(tenant, "generation");
     let process = Windows::open(Options { entries_per_tenant: 1500, ..options(None) }).unwrap();
     let visit = |key: &str, numbers: std::ops::Range<u32>| {
         let note = |number| Note { key: Key::of(&[key]), name: format!("s:{number}").into(), change: Change::For(1_000_000) };
@@ -794,6 +797,7 @@ async fn a_call_that_is_held_back_leaves_nothing_behind() {
     let server = Windows::open(options(Some(redis.url()))).unwrap();
     let Windows::Redis(adopting) = &server else { panic!("a server was asked for") };
     adopting.adopt(Tenant::of("test", "acme"), "generation", None).await.unwrap();
+    adopting.use_from_now_on(Tenant::of("test", "acme"), "generation");
     for windows in [Windows::open(options(None)).unwrap(), server] {
         let (tenant, now) = (Tenant::of("test", "acme"), Timestamp::from_micros(1_000_000));
         let key = |name: &str| Key::of(&["held-back", name]);

@@ -86,6 +86,8 @@ impl Dialect {
         const TIMELINE: &str = "substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)";
         const TABLE: &str = "(SELECT CAST(oid AS TEXT) FROM pg_database WHERE datname = current_database())
             || '/' || CAST(CAST(CAST('meta' AS regclass) AS oid) AS TEXT)";
+        // No right, no such function, no such feature.
+        const MAY_NOT: [&str; 3] = ["42501", "42883", "0A000"];
         let standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut *connection).await?;
         if standby {
             return Err(StoreError::Unreachable("the server is a standby".to_owned()));
@@ -94,13 +96,15 @@ impl Dialect {
         for (part, sql) in [("timeline", TIMELINE), ("system identifier", SYSTEM)] {
             match connection.execute(AssertSqlSafe(format!("SELECT {sql}"))).await {
                 Ok(_) => lineage.insert(0, sql),
-                Err(_) => tracing::warn!(
+                Err(sqlx::Error::Database(error)) if error.code().is_some_and(|code| MAY_NOT.contains(&code.as_ref())) => tracing::warn!(
                     name: "store.lineage_unknown", part,
                     "PostgreSQL does not tell this role: a failover or an older backup is seen by replicas that were there before, alone"
                 ),
+                Err(error) => return Err(error.into()),
             }
         }
-        let durability = "SELECT CASE WHEN current_setting('synchronous_standby_names') = '' THEN ''
+        let durability = "SELECT CASE WHEN current_setting('synchronous_standby_names') = ''
+                OR current_setting('synchronous_commit') IN ('local', 'off') THEN ''
             ELSE current_setting('synchronous_commit') END";
         Ok(Self {
             lineage: lineage.join(" || '/' || "),
@@ -203,7 +207,7 @@ impl Engine {
         }
     }
 
-    /// What it says in words of its own.
+    /// Its dialect.
     pub(super) fn dialect(&self) -> &Dialect {
         match self {
             Self::Postgres { dialect, .. } | Self::Sqlite { dialect, .. } => dialect,
@@ -268,10 +272,10 @@ impl Engine {
         };
         // To its end, as a transaction.
         let pool = calls.clone();
-        let running = tokio::spawn(async move { Ok(statement.execute(&pool).await?.rows_affected()) });
+        let running = tokio::spawn(tokio::time::timeout(timeout * 4, async move { Ok(statement.execute(&pool).await?.rows_affected()) }));
         let late = |_| StoreError::Unreachable("no answer in time".to_owned());
         let ended = tokio::time::timeout(timeout, running).await.map_err(late)?;
-        ended.map_err(|_| StoreError::Unreachable("the operation failed".to_owned()))?
+        ended.map_err(|_| StoreError::Unreachable("the operation failed".to_owned()))?.map_err(late)?
     }
 
     pub(super) async fn close(&self) {

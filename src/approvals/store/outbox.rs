@@ -8,13 +8,12 @@ use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
 use crate::approvals::store::engine::Dialect;
 use crate::approvals::store::history::Writer;
+use crate::approvals::store::replicas::GONE;
 use crate::approvals::store::{Left, Revision, Store, StoreError};
 use crate::model::time::Timestamp;
 
 /// How long a request may still record what it left: longer than any request lives.
 pub const TAKE_OVER: Duration = Duration::from_secs(60);
-/// How long a replica must have sent no heartbeat before another one takes over what it left.
-const GONE: Duration = Duration::from_secs(4);
 /// The most rows of one sweep.
 const SWEEP_MAX: i64 = 200;
 
@@ -22,12 +21,16 @@ const SWEEP_MAX: i64 = 200;
 fn rows(dialect: &Dialect, which: &str) -> AssertSqlSafe<String> {
     AssertSqlSafe(format!(
         "SELECT o.revision, o.record, o.replica, o.boot, o.at, o.log, o.line, COALESCE(r.head, '') AS head,
-            CASE WHEN p.at > {} - {} THEN CAST(0 AS BIGINT) ELSE CAST(1 AS BIGINT) END AS gone
+            CASE WHEN {} THEN CAST(0 AS BIGINT) ELSE CAST(1 AS BIGINT) END AS gone
             FROM outbox o LEFT JOIN revisions r ON r.revision = o.revision
             LEFT JOIN replicas p ON p.replica = o.replica AND p.boot = o.boot WHERE {which}",
-        dialect.clock,
-        GONE.as_micros(),
+        is_there(dialect),
     ))
+}
+
+/// Whether the process that left a row has sent a heartbeat of late.
+fn is_there(dialect: &Dialect) -> String {
+    format!("COALESCE(p.at, 0) > {} - {}", dialect.clock, GONE.as_micros())
 }
 
 impl Store {
@@ -36,8 +39,13 @@ impl Store {
     /// # Errors
     /// When the store does not answer.
     pub async fn left(&self, before: Timestamp) -> Result<Vec<Left>, StoreError> {
-        let sql = rows(self.engine.dialect(), "o.log = '' AND o.at <= $1 ORDER BY o.revision LIMIT $2");
-        let query = sqlx::query(sql).bind(before.micros()).bind(SWEEP_MAX);
+        // Of others, only what they will not record: so that a replica that is there, and can't, fills no sweep.
+        let which = format!(
+            "o.log = '' AND o.at <= $1 AND (o.replica = $2 OR o.at <= $3 OR NOT ({})) ORDER BY o.at, o.revision LIMIT $4",
+            is_there(self.engine.dialect())
+        );
+        let query = sqlx::query(rows(self.engine.dialect(), &which)).bind(before.micros()).bind(self.options.replica.clone());
+        let query = query.bind(before.minus(TAKE_OVER).micros()).bind(SWEEP_MAX);
         let rows = self.read(|mut connection| async move { Ok(query.fetch_all(&mut *connection).await?) }).await?;
         self.noted(rows.iter().map(read).collect())
     }

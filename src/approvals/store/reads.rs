@@ -89,9 +89,6 @@ impl Store {
     /// Takes what was read as the copy of the halts.
     pub(super) fn copy_halts(&self, read: &crate::model::halt::Halts, now: Timestamp, taken: u64) {
         self.halts.rcu(|copy| {
-            if copy.read_at > Some(now) {
-                return copy.as_ref().clone();
-            }
             // A signal that was taken since the question was asked may be missing in the answer.
             let fresh: Vec<(u64, Halt)> = copy.fresh.iter().filter(|(number, _)| *number > taken).cloned().collect();
             let mut halts = read.clone();
@@ -256,9 +253,17 @@ pub(super) async fn halts(connection: &mut AnyConnection, which: Which<'_>) -> R
     let (tenant, condition) = match which {
         Which::All => ("", "$1 = ''"),
         Which::EndApprovals => ("", "$1 = '' AND ends_approvals = 1"),
-        Which::StopsOf(tenant) => (tenant, "(tenant = $1 OR tenant = '') AND kind NOT LIKE 'risk%'"),
+        Which::StopsOf(tenant) => (tenant, "(tenant = $1 OR tenant = '') AND (kind NOT LIKE 'risk%' OR ends_approvals = 1)"),
     };
-    let sql = format!("SELECT tenant, subject_kind, subject, kind, since, until FROM halts WHERE {condition}");
+    // One that has approvals to end stops their use until they are ended, whatever its kind and its own end.
+    let (kind, until) = match which {
+        Which::StopsOf(_) => (
+            "CASE WHEN ends_approvals = 1 THEN 'kill_switch' ELSE kind END",
+            "CASE WHEN ends_approvals = 1 THEN 9223372036854775807 ELSE until END",
+        ),
+        Which::All | Which::EndApprovals => ("kind", "until"),
+    };
+    let sql = format!("SELECT tenant, subject_kind, subject, {kind} AS kind, since, {until} AS until FROM halts WHERE {condition}");
     let rows = sqlx::query(AssertSqlSafe(sql)).bind(tenant.to_owned()).fetch_all(connection).await?;
     rows.iter()
         .map(|row| {

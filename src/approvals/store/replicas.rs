@@ -1,8 +1,13 @@
 //! The replicas that share the store: who is there, and with which bundle.
 
+use std::time::Duration;
+
 use sqlx::{AssertSqlSafe, Row as _};
 
 use crate::approvals::store::{Store, StoreError};
+
+/// Who has sent no heartbeat for so long is gone: another replica records what it left, and none waits for it.
+pub(super) const GONE: Duration = Duration::from_secs(4);
 
 impl Store {
     /// Says that this replica is there, with the bundle of this digest; gives the digests of all that are. To be called every second. Of a store that
@@ -25,7 +30,7 @@ impl Store {
                         boot = excluded.boot, at = excluded.at, confirmed = excluded.confirmed, bundle = excluded.bundle"
                 );
                 sqlx::query(AssertSqlSafe(sql)).bind(replica).bind(boot).bind(bundle).execute(&mut *connection).await?;
-                let sql = format!("SELECT DISTINCT bundle FROM replicas WHERE at > {clock} - 5000000 ORDER BY bundle LIMIT 100");
+                let sql = format!("SELECT DISTINCT bundle FROM replicas WHERE at > {clock} - {} AND bundle <> '' ORDER BY bundle LIMIT 100", GONE.as_micros());
                 let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(connection).await?;
                 let bundles = rows.iter().map(|row| Ok(row.try_get(0)?)).collect::<Result<Vec<String>, StoreError>>()?;
                 Ok((true, bundles))

@@ -80,12 +80,12 @@ impl ReservedNotes {
         Ok(())
     }
 
-    /// What still counts, some at a time. A line that was not finished is left out: its call was not answered. Reads files: call it from a
+    /// What was noted since a time, some at a time. A line that was not finished is left out: its call was not answered. Reads files: call it from a
     /// blocking thread.
     ///
     /// # Errors
     /// When they can't be read.
-    pub(super) fn counting(&self, now: Timestamp, mut take: impl FnMut(Vec<Reserved>)) -> io::Result<()> {
+    pub(super) fn since(&self, since: Timestamp, mut take: impl FnMut(Vec<Reserved>)) -> io::Result<()> {
         const SOME: usize = 500;
         for path in [self.path.with_extension("jsonl.1"), self.path.clone()] {
             let file = match File::open(path) {
@@ -94,7 +94,7 @@ impl ReservedNotes {
             };
             let mut some = vec![];
             for line in BufReader::new(file).split(b'\n') {
-                some.extend(serde_json::from_slice(&line?).ok().filter(|reserved: &Reserved| reserved.until > now));
+                some.extend(serde_json::from_slice(&line?).ok().filter(|reserved: &Reserved| reserved.at >= since));
                 if some.len() >= SOME {
                     take(std::mem::take(&mut some));
                 }
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_still_counts_is_read_again_and_half_a_line_is_not() {
+    fn what_was_noted_since_is_read_again_and_half_a_line_is_not() {
         let folder = tempfile::tempdir().expect("a folder");
         let reservation = |key: &str, seconds| Reservation {
             window: "w".into(),
@@ -125,13 +125,14 @@ mod tests {
         };
         let at = Timestamp::from_seconds(100);
         let notes = ReservedNotes::open(folder.path()).expect("made");
+        notes.note("e-0", &[reservation("a", 100)], Timestamp::from_seconds(50)).expect("written");
         notes.note("e-1", &[reservation("a", 10), reservation("b", 100)], at).expect("written");
         append(&folder.path().join(FILE)).and_then(|mut file| file.write_all(b"{\"evaluation_id\":\"e-2\"")).expect("written");
         let notes = ReservedNotes::open(folder.path()).expect("there");
         notes.note("e-3", &[reservation("a", 100)], at).expect("written");
         let mut found = vec![];
-        notes.counting(Timestamp::from_seconds(150), |some| found.extend(some)).expect("read");
+        notes.since(at, |some| found.extend(some)).expect("read");
         let named: Vec<(&str, &str)> = found.iter().map(|one| (one.evaluation_id.as_str(), one.key.as_str())).collect();
-        assert_eq!(named, [("e-1", "b"), ("e-3", "a")]);
+        assert_eq!(named, [("e-1", "a"), ("e-1", "b"), ("e-3", "a")]);
     }
 }

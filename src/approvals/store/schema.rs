@@ -109,7 +109,7 @@ pub(super) async fn bring_up(
         let first = format!("INSERT INTO revisions (revision, head, at) SELECT revision, $1, {} FROM meta", dialect.clock);
         sqlx::query(AssertSqlSafe(first)).bind(options.boot.clone()).execute(&mut *connection).await?;
     }
-    let sql = "SELECT m.generation, m.revision, r.head FROM meta m JOIN revisions r ON r.revision = m.revision WHERE m.one = 1";
+    let sql = "SELECT m.generation, m.revision, COALESCE(r.head, '') FROM meta m LEFT JOIN revisions r ON r.revision = m.revision WHERE m.one = 1";
     let row = sqlx::query(sql).fetch_one(&mut *connection).await?;
     Ok(Ok(Seen { generation: row.try_get(0)?, revision: row.try_get(1)?, head: row.try_get(2)? }))
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use sqlx::AnyConnection;
-use sqlx::Row as _;
+use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
-use crate::approvals::store::history::{Revision, Writer, next};
+use crate::approvals::store::history::{Revision, Writer, hold, next};
 use crate::approvals::store::lifecycle;
 use crate::approvals::store::outbox::leave;
+use crate::approvals::store::sums::{ROWS, rows};
 use crate::approvals::store::{Moved, NewOutcome, Store, StoreError, Transition, reads};
 use crate::model::approval::Approval;
 use crate::model::halt::{Halt, HaltKind, Severity, SignalKind, SubjectKind};
@@ -90,15 +90,18 @@ impl Store {
         Ok(taken)
     }
 
-    /// Ends approvals that a halt ends and that are not ended yet, some at a time; none when all are. `record` is an approval's, without
-    /// its state.
+    /// Ends some of the approvals that a halt ends; `None` when none are left to be ended. `record` is an approval's, without its state.
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn end_halted(&self, at: Timestamp, record: fn(&Approval) -> serde_json::Value) -> Result<Vec<Transition>, StoreError> {
+    pub async fn end_halted(
+        &self,
+        at: Timestamp,
+        record: fn(&Approval) -> serde_json::Value,
+    ) -> Result<Option<Vec<Transition>>, StoreError> {
         let waiting = sqlx::query("SELECT subject FROM halts WHERE ends_approvals = 1 LIMIT 1");
         if self.read(|mut connection| async move { Ok(waiting.fetch_optional(&mut *connection).await?) }).await?.is_none() {
-            return Ok(vec![]);
+            return Ok(None);
         }
         self.advance(move |connection, writer| Box::pin(async move { end_halted(connection, &writer, at, record).await })).await
     }
@@ -191,31 +194,31 @@ async fn signal(
     Ok((true, Ok(revision)))
 }
 
+/// Ends approvals of one halt, in the order of locks that everybody keeps: the count of revisions, approvals, halts.
 async fn end_halted(
     connection: &mut AnyConnection,
     writer: &Writer,
     at: Timestamp,
     record: fn(&Approval) -> serde_json::Value,
-) -> Result<(bool, Vec<Transition>), StoreError> {
+) -> Result<(bool, Option<Vec<Transition>>), StoreError> {
+    hold(connection).await?;
+    let Some(halt) = reads::halts(connection, reads::Which::EndApprovals).await?.into_iter().next() else { return Ok((false, None)) };
+    let Halt { tenant, subject_kind, subject, kind, since, until } = halt;
     let mut ended = vec![];
-    for halt in reads::halts(connection, reads::Which::EndApprovals).await? {
-        let Halt { tenant, subject_kind, subject, kind, .. } = &halt;
-        for id in ended_by(connection, tenant, *subject_kind, subject).await? {
-            let Some(approval) = reads::approval(connection, &id).await? else { continue };
-            let moved = lifecycle::end(connection, writer, (&id, kind.name()), at, record(&approval)).await?;
-            if let Moved::Done(moved) = moved {
-                ended.push(moved);
-            }
+    for id in ended_by(connection, (&tenant, subject_kind, &subject), at).await? {
+        let Some(approval) = reads::approval(connection, &id).await? else { continue };
+        if let Moved::Done(moved) = lifecycle::end(connection, writer, (&id, kind.name()), at, record(&approval)).await? {
+            ended.push(moved);
         }
-        if !ended.is_empty() {
-            // The next call goes on with it.
-            return Ok((true, ended));
-        }
-        let sql = "UPDATE halts SET ends_approvals = 0 WHERE tenant = $1 AND subject_kind = $2 AND subject = $3 AND kind = $4";
-        let done = sqlx::query(sql).bind(tenant.clone()).bind(subject_kind.name()).bind(subject.clone()).bind(kind.name());
-        done.execute(&mut *connection).await?;
     }
-    Ok((true, ended))
+    if ended.is_empty() {
+        // Unless it was reported again meanwhile.
+        let sql = "UPDATE halts SET ends_approvals = 0 WHERE tenant = $1 AND subject_kind = $2 AND subject = $3 AND kind = $4
+            AND since = $5 AND until = $6";
+        let done = sqlx::query(sql).bind(tenant).bind(subject_kind.name()).bind(subject).bind(kind.name());
+        done.bind(since.micros()).bind(until.micros()).execute(&mut *connection).await?;
+    }
+    Ok((true, Some(ended)))
 }
 
 /// How many reports of a tenant raise a score.
@@ -242,43 +245,52 @@ async fn evict(connection: &mut AnyConnection, tenant: &str, severity: Severity,
 }
 
 /// Lets a halt stand.
-pub(super) async fn stand(connection: &mut AnyConnection, halt: &Halt) -> Result<(), StoreError> {
-    let Halt { tenant, subject_kind, subject, kind, since, until } = halt;
-    // A signal may only lower permission: one that ends earlier, or reaches back less far, takes nothing from one that stands.
-    let insert = "INSERT INTO halts (tenant, subject_kind, subject, kind, since, until, ends_approvals) VALUES ($1, $2, $3, $4, $5, $6, $7)
-        ON CONFLICT (tenant, subject_kind, subject, kind) DO UPDATE SET ends_approvals = excluded.ends_approvals,
-            since = CASE WHEN excluded.since > halts.since THEN excluded.since ELSE halts.since END,
-            until = CASE WHEN excluded.until > halts.until THEN excluded.until ELSE halts.until END";
-    sqlx::query(insert)
-        .bind(tenant.clone())
-        .bind(subject_kind.name())
-        .bind(subject.clone())
-        .bind(kind.name())
-        .bind(since.micros())
-        .bind(until.micros())
-        .bind(i64::from(kind.ends_approvals()))
-        .execute(connection)
-        .await?;
+async fn stand(connection: &mut AnyConnection, halt: &Halt) -> Result<(), StoreError> {
+    stand_all(connection, std::slice::from_ref(halt)).await
+}
+
+/// Lets halts stand; no two of them of one kind on one subject.
+pub(super) async fn stand_all(connection: &mut AnyConnection, halts: &[Halt]) -> Result<(), StoreError> {
+    for some in halts.chunks(ROWS) {
+        // A signal may only lower permission: one that ends earlier, or reaches back less far, takes nothing from one that stands.
+        let sql = format!(
+            "INSERT INTO halts (tenant, subject_kind, subject, kind, since, until, ends_approvals) VALUES {}
+            ON CONFLICT (tenant, subject_kind, subject, kind) DO UPDATE SET ends_approvals = excluded.ends_approvals,
+                since = CASE WHEN excluded.since > halts.since THEN excluded.since ELSE halts.since END,
+                until = CASE WHEN excluded.until > halts.until THEN excluded.until ELSE halts.until END",
+            rows(some.len(), 7)
+        );
+        let mut insert = sqlx::query(AssertSqlSafe(sql));
+        for Halt { tenant, subject_kind, subject, kind, since, until } in some {
+            insert = insert.bind(tenant.clone()).bind(subject_kind.name()).bind(subject.clone()).bind(kind.name());
+            insert = insert.bind(since.micros()).bind(until.micros()).bind(i64::from(kind.ends_approvals()));
+        }
+        insert.execute(&mut *connection).await?;
+    }
     Ok(())
 }
 
 /// The approvals that could still be reviewed or used, and that a signal on this subject ends.
-async fn ended_by(connection: &mut AnyConnection, tenant: &str, kind: SubjectKind, subject: &str) -> Result<Vec<String>, StoreError> {
-    let sql = match kind {
-        SubjectKind::Agent => "SELECT id FROM approvals WHERE tenant = $1 AND state IN ('pending', 'approved') AND agent = $2 LIMIT $3",
-        SubjectKind::Case => "SELECT id FROM approvals WHERE tenant = $1 AND state IN ('pending', 'approved') AND case_id = $2 LIMIT $3",
-        SubjectKind::Customer => {
-            "SELECT id FROM approvals WHERE tenant = $1 AND state IN ('pending', 'approved') AND customer = $2 LIMIT $3"
-        }
-        SubjectKind::Server => "SELECT id FROM approvals WHERE $1 = $1 AND $2 = $2 AND state IN ('pending', 'approved') LIMIT $3",
-        SubjectKind::Supervisor => {
-            "SELECT id FROM approvals WHERE tenant = $1 AND state IN ('pending', 'approved') AND (supervisor = $2
-                OR id IN (SELECT approval FROM reviews WHERE subject = $2)) LIMIT $3"
-        }
-        SubjectKind::Tenant => "SELECT id FROM approvals WHERE tenant = $1 AND state IN ('pending', 'approved') AND tenant = $2 LIMIT $3",
+async fn ended_by(
+    connection: &mut AnyConnection,
+    (tenant, kind, subject): (&str, SubjectKind, &str),
+    at: Timestamp,
+) -> Result<Vec<String>, StoreError> {
+    let whose = match kind {
+        SubjectKind::Agent => "tenant = $1 AND agent = $2",
+        SubjectKind::Case => "tenant = $1 AND case_id = $2",
+        SubjectKind::Customer => "tenant = $1 AND customer = $2",
+        SubjectKind::Server => "$1 = $1 AND $2 = $2",
+        SubjectKind::Supervisor => "tenant = $1 AND (supervisor = $2 OR id IN (SELECT approval FROM reviews WHERE subject = $2))",
+        SubjectKind::Tenant => "tenant = $1 AND tenant = $2",
     };
-    let rows = sqlx::query(sql).bind(tenant.to_owned()).bind(subject.to_owned()).bind(CASCADE_MAX).fetch_all(connection).await?;
-    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    // What is over by its time is none of it: it is left to expire.
+    let sql = format!(
+        "SELECT id FROM approvals WHERE {whose}
+            AND (state = 'pending' AND review_until > $3 OR state = 'approved' AND approved_until > $3) LIMIT $4"
+    );
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(tenant.to_owned()).bind(subject.to_owned()).bind(at.micros()).bind(CASCADE_MAX);
+    query.fetch_all(connection).await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
 /// How long a signal may count.

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::AnyConnection;
-use sqlx::Row as _;
+use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
 use crate::approvals::store::history::next;
 use crate::approvals::store::reserved::Reserved;
@@ -95,33 +94,19 @@ impl Store {
         }
     }
 
-    /// Adds again what this replica noted.
-    ///
-    /// # Errors
-    /// When the store does not answer.
-    pub(super) async fn reserve_again(&self, now: Timestamp) -> Result<(), StoreError> {
-        let (sender, mut some) = tokio::sync::mpsc::channel(4);
-        let notes = std::sync::Arc::clone(&self.reserved);
-        // A receiver that is gone wants no more.
-        let reading = tokio::task::spawn_blocking(move || notes.counting(now, |reserved| drop(sender.blocking_send(reserved))));
-        while let Some(reserved) = some.recv().await {
-            self.add_again(reserved).await?;
-        }
-        match reading.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(name: "store.sums_not_read", error = %error, "sums may count less than was allowed"),
-            Err(error) => tracing::error!(name: "store.sums_not_read", error = %error, "sums may count less than was allowed"),
-        }
-        Ok(())
-    }
-
-    /// Adds what is not there yet.
-    async fn add_again(&self, reserved: Vec<Reserved>) -> Result<(), StoreError> {
-        self.write(move |connection| {
+    /// Adds again what this replica noted; what is there stays as it is.
+    pub(super) async fn add_again(&self, reserved: Vec<Reserved>) -> Result<(), StoreError> {
+        self.write_apart(move |connection| {
             Box::pin(async move {
-                let insert = "INSERT INTO sums (evaluation_id, key, amount, at, until) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
-                for Reserved { evaluation_id, key, amount, at, until } in reserved {
-                    let insert = sqlx::query(insert).bind(evaluation_id).bind(key).bind(amount).bind(at.micros()).bind(until.micros());
+                for some in reserved.chunks(ROWS) {
+                    let sql = format!(
+                        "INSERT INTO sums (evaluation_id, key, amount, at, until) VALUES {} ON CONFLICT DO NOTHING",
+                        rows(some.len(), 5)
+                    );
+                    let mut insert = sqlx::query(AssertSqlSafe(sql));
+                    for Reserved { evaluation_id, key, amount, at, until } in some {
+                        insert = insert.bind(evaluation_id.clone()).bind(key.clone()).bind(*amount).bind(at.micros()).bind(until.micros());
+                    }
                     insert.execute(&mut *connection).await?;
                 }
                 Ok((true, ()))
@@ -129,6 +114,18 @@ impl Store {
         })
         .await
     }
+}
+
+/// How many rows are inserted by one statement.
+pub(super) const ROWS: usize = 100;
+
+/// The placeholders of so many rows with so many values each.
+pub(super) fn rows(count: usize, values: usize) -> String {
+    let row = |row: usize| {
+        let values: Vec<String> = (1..=values).map(|value| format!("${}", row * values + value)).collect();
+        format!("({})", values.join(", "))
+    };
+    (0..count).map(row).collect::<Vec<_>>().join(", ")
 }
 
 /// Adds to sums in the transaction of what they are for; the first window that is full ends it.

@@ -136,13 +136,17 @@ enum Known {
 }
 
 async fn known(connection: &mut AnyConnection, settling: &Settling) -> Result<Known, StoreError> {
-    let known = sqlx::query("SELECT id, whole_from, adopted FROM windows WHERE tenant = $1").bind(settling.tenant.clone());
+    let known = sqlx::query(
+        "SELECT id, whole_from, adopted + (SELECT COUNT(*) FROM window_writes p WHERE p.tenant = w.tenant AND p.id = w.id) FROM windows w
+            WHERE tenant = $1",
+    )
+    .bind(settling.tenant.clone());
     let Some(row) = known.fetch_optional(connection).await? else {
         let never = settling.found.is_none() && settling.lost.is_none();
         return Ok(if never { Known::Never } else { Known::Lost });
     };
     let known = Generation { id: row.try_get(0)?, whole_from: Timestamp::from_micros(row.try_get(1)?) };
-    // Nothing was written to one that nobody adopted, so it need not be there.
+    // One that nobody adopted, and nobody wrote to, need not be there.
     let is_there = row.try_get::<i64, _>(2)? == 0 || settling.found.as_ref() == Some(&known.id);
     Ok(if is_there && settling.lost.as_ref() != Some(&known.id) { Known::Stands(known) } else { Known::Lost })
 }

@@ -80,13 +80,14 @@ impl Line {
         }
     }
 
-    /// A primary that went away, or is none any more, is looked for again.
-    pub(super) fn drop_after(&self, error: &RedisError) {
+    /// A primary that went away, or is none any more, is looked for again. Returns whether the connection is gone.
+    pub(super) fn drop_after(&self, error: &RedisError) -> bool {
         let gone =
             error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error() || error.code() == Some("READONLY");
         if gone {
             self.drop_stalled();
         }
+        gone
     }
 
     pub(super) fn drop_stalled(&self) {
