@@ -636,3 +636,97 @@ async fn the_pages_commands_work() {
     app.stop().await;
     primary.stop();
 }
+
+/// A stop ends the approvals of its subject once: through a failover that lost nothing, those that were given since then stay.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_is_not_reported_anew_by_a_failover() {
+    let mut primary = Postgres::start();
+    let standby = primary.standby();
+    let relay = Relay::to(primary.port()).await;
+    let deployment = Deployment::over(primary.url().replace(&primary.port().to_string(), &relay.port.to_string()));
+    let app = deployment.start("one").await;
+    // Sessions from before are revoked, and the agent goes on with a new one.
+    signal(&app, SignalSubjectKind::Agent, "refund-bot", "session_revoked", "event-1").await.unwrap();
+    let issuer = deployment.issuer();
+    let mut desk = desk(&app).await;
+    let since = crate::harness::people::seconds() + 2;
+    while crate::harness::people::seconds() < since {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let call = v1::AuthorizeRequest { delegation: crate::harness::people::token(issuer.delegation("refund-bot", "rep-1")), ..credit(400) };
+    let (_, token) = desk.approved(&call, &issuer).await;
+    primary.wait_for(&standby).await;
+    relay.lead(Leads::Nowhere);
+    primary.wait_for(&standby).await;
+    primary.stop();
+    standby.promote().await;
+    relay.lead(Leads::To(standby.port()));
+    until(async || Some(()).filter(|()| app.pdp.status().store_healthy)).await;
+    app.pdp.sweep().await;
+    let used = answered(&mut desk, &with_token(&call, &token, "op-1")).await;
+    assert_eq!((used.decision(), losses(&app)), (Decision::Allow, 0), "{:?}", used.reason());
+    app.stop().await;
+}
+
+/// More approvals than one transaction ends, and a stop that is over before they are all ended: none of them can be used.
+#[tokio::test(flavor = "multi_thread")]
+async fn approvals_of_the_stopped_are_void_before_they_are_all_ended() {
+    let postgres = Postgres::start();
+    let deployment = Deployment::over(postgres.url());
+    let (one, two) = (deployment.start("one").await, deployment.start("two").await);
+    let issuer = deployment.issuer();
+    let mut desk = desk(&one).await;
+    let (approval, token) = desk.approved(&credit(400), &issuer).await;
+    let mut connection = sqlx::AnyConnection::connect(&postgres.url()).await.unwrap();
+    let columns = "generation, revision, state, tenant, template, digest || n, case_id, customer, agent, supervisor, tool_service, quorum, body,
+        requested_at, review_until, approved_at, approved_until, ended_at, denial_reason, suggested FROM approvals, generate_series(1, 120) AS n";
+    let copied = format!("INSERT INTO approvals SELECT id || n, {columns} WHERE id = '{}'", approval.id);
+    sqlx::query(sqlx::AssertSqlSafe(copied)).execute(&mut connection).await.unwrap();
+    // As if it had been taken, and was over, before anybody could end what it ends.
+    let over = "INSERT INTO halts (tenant, subject_kind, subject, kind, since, until, ends_approvals)
+        VALUES ('acme', 'agent', 'refund-bot', 'risk_high', 1, 2, 1)";
+    let mut held = sqlx::AnyConnection::connect(&postgres.url()).await.unwrap();
+    held.execute("BEGIN").await.unwrap();
+    held.execute("SELECT id FROM approvals FOR SHARE").await.unwrap();
+    sqlx::query(over).execute(&mut connection).await.unwrap();
+    let used = desk.ask(&with_token(&credit(400), &token, "op-1")).await;
+    assert_eq!(used.decision(), Decision::Deny);
+    held.execute("COMMIT").await.unwrap();
+    let left = "SELECT COUNT(*) FROM approvals WHERE state = 'approved'";
+    until(async || {
+        tokio::join!(one.pdp.sweep(), two.pdp.sweep());
+        sqlx::query_scalar::<_, i64>(left).fetch_one(&mut connection).await.ok().filter(|left| *left == 0)
+    })
+    .await;
+    assert_eq!(desk.ask(&with_token(&credit(400), &token, "op-2")).await.reason(), Reason::ApprovalRevoked);
+    one.stop().await;
+    two.stop().await;
+}
+
+/// A burn that stands still holds the row that every other writer waits for. A stop that is reported, and reported again, does not wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_no_writer() {
+    let postgres = Postgres::start();
+    let deployment = Deployment::over(postgres.url());
+    let app = deployment.start("one").await;
+    let mut held = sqlx::AnyConnection::connect(&postgres.url()).await.unwrap();
+    held.execute("BEGIN").await.unwrap();
+    held.execute("UPDATE meta SET revision = revision").await.unwrap();
+    let acknowledged = async |event: &str| {
+        let said =
+            tokio::time::timeout(Duration::from_secs(60), signal(&app, SignalSubjectKind::Agent, "support-bot", "kill_switch", event));
+        said.await.unwrap().unwrap();
+    };
+    // Ending approvals waits for the writer, and gives up; the stop is in force long before.
+    let (reported, ()) = tokio::join!(acknowledged("event-1"), async {
+        let mut desk = desk(&app).await;
+        until(async || Some(desk.ask(&order_check()).await).filter(|answer| answer.reason() == Reason::NotPermitted)).await;
+        let standing = "SELECT COUNT(*) FROM halts";
+        let mut connection = sqlx::AnyConnection::connect(&postgres.url()).await.unwrap();
+        assert_eq!(sqlx::query_scalar::<_, i64>(standing).fetch_one(&mut connection).await.unwrap(), 1);
+    });
+    let () = reported;
+    acknowledged("event-2").await;
+    held.execute("COMMIT").await.unwrap();
+    app.stop().await;
+}
