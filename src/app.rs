@@ -241,6 +241,7 @@ fn options(config: &Config) -> Options {
         development: config.development,
         keys: config.keys(),
         event_ttl: Duration::from_secs(config.events.ttl_hours * 3600),
+        stops_age: Duration::from_millis(config.store.stops_age_ms),
         concurrent_requests: config.limits.concurrent_requests,
         digests_case_ids: config.telemetry.case_ids == CaseIds::Digest,
     }

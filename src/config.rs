@@ -274,6 +274,7 @@ impl Config {
             ("limits.request_timeout_ms", self.limits.request_timeout_ms, 10, 60_000),
             ("store.timeout_ms", self.store.timeout_ms, 100, 10_000),
             ("store.start_seconds", self.store.start_seconds, 0, 600),
+            ("store.stops_age_ms", self.store.stops_age_ms, 1000, 60_000),
             ("limits.drain_seconds", self.limits.drain_seconds, 0, 300),
             ("store.connections", u64::from(self.store.connections), 1, 100),
             ("events.ttl_hours", self.events.ttl_hours, 1, 720),

@@ -90,6 +90,8 @@ pub struct Options {
     pub keys: PathBuf,
     /// How long a security event counts.
     pub event_ttl: Duration,
+    /// How old what is known of kill switches may be when a call is decided, of a store that replicas share.
+    pub stops_age: Duration,
     /// How many requests are decided at the same time.
     pub concurrent_requests: usize,
     /// Whether spans name cases by keyed digests, not by their ids.

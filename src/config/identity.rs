@@ -99,11 +99,13 @@ pub struct Store {
     pub connections: u32,
     /// How long a start waits for the store, in seconds; 0 to 600.
     pub start_seconds: u64,
+    /// How old what is known of kill switches may be when a call is decided, in milliseconds; 1000 to 60,000. Of a store that replicas share.
+    pub stops_age_ms: u64,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Self { url: None, timeout_ms: 2000, connections: 8, start_seconds: 30 }
+        Self { url: None, timeout_ms: 2000, connections: 8, start_seconds: 30, stops_age_ms: 2000 }
     }
 }
 

@@ -14,9 +14,9 @@ use crate::pdp::authorize::{Origin, no_entropy};
 use crate::pdp::state::unavailable;
 use crate::pdp::{Pdp, Refused};
 
-/// How old the copy of what stops may be when a store is shared: any replica may have been told to stop somebody since then.
-const SHARED_AGE: Duration = Duration::from_secs(2);
-/// How old it may be for a write when nobody shares the store.
+/// How far the shared clock may step back before nothing is decided by it.
+const STEP_BACK_MAX: Duration = Duration::from_secs(2);
+/// How old what is known of kill switches may be for a write when nobody shares the store.
 const OWN_AGE: Duration = Duration::from_secs(5);
 /// How often a replica says that it is there: once in two refreshes.
 const HEARTBEAT: Duration = Duration::from_millis(900);
@@ -156,11 +156,15 @@ impl Pdp {
     pub(super) fn may_decide(&self, now: Timestamp, is_write: bool) -> bool {
         let young = |age| self.store.halts().read_at.is_some_and(|read_at| read_at.plus(age) >= now);
         let written_at = Timestamp::from_micros(self.written_at.load(Ordering::Acquire));
-        let sound = || self.store.is_settled() && !self.is_skewed() && (!self.store.is_shared() || written_at.plus(UNREACHED) >= now);
+        let sound = || {
+            self.store.is_settled()
+                && !self.is_skewed()
+                && (!self.store.is_shared() || written_at.plus(UNREACHED.max(self.options.stops_age)) >= now)
+        };
         // By a clock that stands still, nothing grows old.
-        let runs = || self.clock.is_shared() && self.clock.step_back() < SHARED_AGE;
+        let runs = || self.clock.is_shared() && self.clock.step_back() < STEP_BACK_MAX;
         match self.store.is_shared() {
-            true => runs() && young(SHARED_AGE) && (!is_write || sound()),
+            true => runs() && young(self.options.stops_age) && (!is_write || sound()),
             // Nobody else could have told it anything.
             false => !is_write || young(OWN_AGE) && sound(),
         }

@@ -830,6 +830,7 @@ async fn without_the_store_what_needs_it_is_denied_and_soon_everything() {
     let app = App::start_with(|config, seams| {
         config.store.url = Some(postgres.url());
         config.store.timeout_ms = 300;
+        config.store.stops_age_ms = 2000;
         seams.clock = Box::new(hands.clone());
     })
     .await;

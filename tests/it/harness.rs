@@ -37,6 +37,9 @@ pub(crate) const NOBODY: u32 = 65534;
 /// A server's timeout in tests, so long that a slow disk fails none. Tests of timeouts set their own.
 const REQUEST_TIMEOUT_MS: u64 = 60_000;
 
+/// How old kill switches may be in tests: so old that a busy machine denies nothing. Tests of their age set their own.
+const STOPS_AGE_MS: u64 = 60_000;
+
 /// How many cases a property gets: `PROPTEST_CASES`, as `make soak` sets it, or this many.
 pub(crate) fn cases(default: u32) -> u32 {
     std::env::var_os("PROPTEST_CASES").and_then(|cases| cases.to_str()?.parse().ok()).unwrap_or(default)
@@ -91,6 +94,7 @@ pub(crate) fn config(data: &Path) -> Config {
     config.bundle.path = policies();
     config.bundle.poll_seconds = 0;
     config.limits.request_timeout_ms = REQUEST_TIMEOUT_MS;
+    config.store.stops_age_ms = STOPS_AGE_MS;
     config
 }
 
@@ -327,6 +331,7 @@ pub(crate) fn is_root() -> bool {
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(program());
     command.args(arguments).env_clear().env("COUNTERSIGN__LIMITS__REQUEST_TIMEOUT_MS", REQUEST_TIMEOUT_MS.to_string());
+    command.env("COUNTERSIGN__STORE__STOPS_AGE_MS", STOPS_AGE_MS.to_string());
     command.env("COUNTERSIGN__LIMITS__DRAIN_SECONDS", "0");
     unprivileged(&mut command);
     command

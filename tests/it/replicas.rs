@@ -405,7 +405,7 @@ async fn a_replica_that_is_cut_off_allows_nothing_and_is_not_ready() {
     let relay = Relay::to(postgres.port()).await;
     let whole = Deployment::over(postgres.url());
     let cut = Deployment { folder: temp(), url: postgres.url().replace(&postgres.port().to_string(), &relay.port.to_string()) };
-    let (other, app) = (whole.start("other").await, cut.start("cut").await);
+    let (other, app) = (whole.start("other").await, cut.start_with("cut", |config| config.store.stops_age_ms = 2000).await);
     let mut desk = desk(&app).await;
     assert_eq!(desk.ask(&order_check()).await.decision(), Decision::Allow);
     assert_eq!(get(app.admin, "/readyz").await.0, 200);
