@@ -253,11 +253,10 @@ async fn burn_once(connection: &mut AnyConnection, writer: &Writer, burn: Burn) 
     if halted.stopped_by(&halts, burn.at) {
         return Ok((false, Burned::Halted));
     }
-    if let Some(receipt) = receipt(connection, &burn.key).await? {
-        return Ok((false, Burned::Repeated(receipt)));
-    }
     if !use_up(connection, writer, &burn, revision.number).await? {
-        return Ok((false, Burned::Lost));
+        // What is used was used by somebody: by this operation, if there is its receipt.
+        let receipt = receipt(connection, &burn.key).await?;
+        return Ok((false, receipt.map_or(Burned::Lost, Burned::Repeated)));
     }
     if sums::add(connection, &burn.evaluation_id, &burn.reservations, burn.at).await?.is_some() {
         return Ok((false, Burned::Full));
