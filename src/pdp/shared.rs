@@ -29,7 +29,7 @@ const SKEW_SAID: i64 = 2_000_000;
 /// By how much, before the server is not ready and writes nothing shared.
 const SKEW_MAX: i64 = 10_000_000;
 
-/// The signature of a bundle that no replica differs from, and what else is known of the store.
+/// What is known of the store and of the other replicas, for operators.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shared {
     /// When it was found that the store went back, until an operator confirms it.

@@ -1,5 +1,7 @@
 //! What the PDP itself knows of a call that passed the gates: kill switches, what a human said, which checks were made. Then Cedar.
 
+use std::sync::Arc;
+
 use crate::approvals::binding::{self, Allowed};
 use crate::entities::Named;
 use crate::json;
@@ -14,12 +16,10 @@ use crate::model::roles::Roles;
 use crate::model::signals::Signals;
 use crate::model::time::Timestamp;
 use crate::model::vouched::Vouched;
-
 use crate::pdp::judge::{Judged, judge_named};
 use crate::pdp::output::{DraftFacts, ToEvaluate, is_entitled, members};
 use crate::pdp::present::Presented;
 use crate::pdp::{Moment, Pdp, memory};
-use std::sync::Arc;
 
 /// A call with who makes it: caller, chain, call.
 pub(super) type Asking<'a> = (&'a Caller, &'a Chain, &'a Call);

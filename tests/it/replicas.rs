@@ -411,12 +411,19 @@ async fn a_replica_that_is_cut_off_allows_nothing_and_is_not_ready() {
     assert_eq!(get(app.admin, "/readyz").await.0, 200);
     relay.lead(Leads::Nowhere);
     signal(&other, SignalSubjectKind::Agent, "support-bot", "kill_switch", "event-1").await.unwrap();
-    let cut_at = app.pdp.moment().now;
-    let denied = until(async || Some(desk.ask(&order_check()).await).filter(|answer| answer.decision() == Decision::Deny)).await;
+    let cut_at = app.pdp.moment().now.micros();
+    let mut last = cut_at;
+    let denied = until(async || {
+        let answer = desk.ask(&order_check()).await;
+        let at = answer.evaluated_at.unwrap();
+        if answer.decision() == Decision::Allow {
+            last = at.seconds * 1_000_000 + i64::from(at.nanos) / 1000;
+        }
+        Some(answer).filter(|answer| answer.decision() == Decision::Deny)
+    })
+    .await;
     assert_eq!(denied.reason(), Reason::StateUnavailable);
-    let at = denied.evaluated_at.unwrap();
-    let after = Timestamp::from_micros(at.seconds * 1_000_000 + i64::from(at.nanos) / 1000).micros() - cut_at.micros();
-    assert!(after <= 2_600_000, "half a second of refresh and two of age, not {after} µs");
+    assert!(last - cut_at <= 2_000_000, "allowed {} µs after it could be told last", last - cut_at);
     let (status, body) = until(async || Some(get(app.admin, "/readyz").await).filter(|(status, _)| *status == 503)).await;
     assert_eq!((status, body.as_str()), (503, "store\n"));
     relay.lead(Leads::To(postgres.port()));
@@ -493,7 +500,7 @@ async fn a_pause_of_redis_costs_no_hour() {
     let mut client = desk(&app).await;
     assert_eq!(client.ask(&order_check()).await.decision(), Decision::Allow);
     redis.signal(Signal::STOP);
-    let asking = (0..300).map(|index| {
+    let ask = |index: u32| {
         let mut client = client.decisions.clone();
         let case = v1::Case { id: format!("case-{index}"), ..order_check().case.unwrap() };
         let hostile = v1::AuthorizeRequest {
@@ -502,9 +509,12 @@ async fn a_pause_of_redis_costs_no_hour() {
             ..order_check()
         };
         tokio::spawn(async move { client.authorize(hostile).await.unwrap().into_inner() })
-    });
-    for asked in asking.collect::<Vec<_>>() {
-        asked.await.unwrap();
+    };
+    // In the soak more than the ten thousand that were once too many.
+    for first in (0..cases(300).min(12_000)).step_by(300) {
+        for asked in (first..first + 300).map(ask).collect::<Vec<_>>() {
+            asked.await.unwrap();
+        }
     }
     redis.signal(Signal::CONT);
     // Calls on a case that was poisoned meanwhile are too risky as soon as windows are asked again: not for an hour, and not never.
