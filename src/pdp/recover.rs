@@ -56,6 +56,8 @@ impl Pdp {
         if server.knows(tenant) {
             return Ok(());
         }
+        // Before the server is looked at: what another replica adopts meanwhile is not missed.
+        let before = self.store.adopted_generation(tenant.tag()).await.map_err(|_| unreachable("the state store does not answer"))?;
         let written = self.store.written(tenant.tag()).await.map_err(|_| unreachable("the state store does not answer"))?;
         let boots: Vec<&str> = written.iter().map(|written| written.boot.as_str()).chain([server.boot()]).collect();
         let looked = server.look(tenant, &boots).await?;
@@ -63,7 +65,7 @@ impl Pdp {
         let was_lost = lost.is_some();
         let id = crate::entropy::nonce(self.entropy.as_ref()).map_err(|_| unreachable("no random source"))?;
         let fresh = Generation { id: id.clone(), whole_from: moment.now.plus(moment.snapshot.bundle.rules.recovery()) };
-        let settling = Settling { tenant: tenant.tag(), found: looked.found.clone(), lost, fresh };
+        let settling = Settling { tenant: tenant.tag(), before, found: looked.found.clone(), lost, fresh };
         let settled = self.store.generation(settling).await.map_err(|_| unreachable("the state store does not answer"))?;
         server.adopt(tenant, &settled.id, looked.found.as_deref()).await?;
         let adopted = self.store.adopted(tenant.tag(), settled.id.clone()).await;

@@ -24,6 +24,8 @@ pub struct Generation {
 pub struct Settling {
     /// The tenant.
     pub tenant: String,
+    /// The generation that was adopted before the windows' server was looked at: it must be there, and no other one need be.
+    pub before: Option<String>,
     /// What the windows' server has.
     pub found: Option<String>,
     /// The generation that is known not to be all there.
@@ -73,6 +75,17 @@ impl Store {
             })
         })
         .await
+    }
+
+    /// The generation that a tenant's windows have on their server, as far as anybody said.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn adopted_generation(&self, tenant: String) -> Result<Option<String>, StoreError> {
+        let sql = "SELECT id FROM windows w WHERE tenant = $1
+            AND (adopted = 1 OR EXISTS (SELECT 1 FROM window_writes p WHERE p.tenant = w.tenant AND p.id = w.id))";
+        let query = sqlx::query_scalar::<_, String>(sql).bind(tenant);
+        self.read(|mut connection| async move { Ok(query.fetch_optional(&mut *connection).await?) }).await
     }
 
     /// Says that the windows' server has a tenant's generation: from now on it must be found there.
@@ -147,6 +160,7 @@ async fn known(connection: &mut AnyConnection, settling: &Settling) -> Result<Kn
     };
     let known = Generation { id: row.try_get(0)?, whole_from: Timestamp::from_micros(row.try_get(1)?) };
     // One that nobody adopted, and nobody wrote to, need not be there.
-    let is_there = row.try_get::<i64, _>(2)? == 0 || settling.found.as_ref() == Some(&known.id);
+    let need_not = row.try_get::<i64, _>(2)? == 0 || settling.before.as_ref() != Some(&known.id);
+    let is_there = need_not || settling.found.as_ref() == Some(&known.id);
     Ok(if is_there && settling.lost.as_ref() != Some(&known.id) { Known::Stands(known) } else { Known::Lost })
 }
