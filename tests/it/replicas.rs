@@ -221,7 +221,10 @@ async fn an_older_backup_is_seen_by_replicas_that_never_saw_what_it_lacks() {
         let backup = deployment.folder.path().join("backup");
         postgres.dump(&backup);
         assert_eq!(before.ask(&with_token(&credit(400), &token, "op-1")).await.decision(), Decision::Allow);
-        signal(&one, SignalSubjectKind::Agent, "support-bot", "kill_switch", "event-1").await.unwrap();
+        // Twice: the notes have both, and the store gets one.
+        for event in ["event-1", "event-2"] {
+            signal(&one, SignalSubjectKind::Agent, "support-bot", "kill_switch", event).await.unwrap();
+        }
         one.stop().await;
         postgres.restore_dump(&backup);
 

@@ -1,5 +1,6 @@
 //! Outcomes that make checks, and signals that stop.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
@@ -249,9 +250,15 @@ async fn stand(connection: &mut AnyConnection, halt: &Halt) -> Result<(), StoreE
     stand_all(connection, std::slice::from_ref(halt)).await
 }
 
-/// Lets halts stand; no two of them of one kind on one subject.
+/// Lets halts stand. Those of one kind on one subject become one, since a statement changes a row once.
 pub(super) async fn stand_all(connection: &mut AnyConnection, halts: &[Halt]) -> Result<(), StoreError> {
-    for some in halts.chunks(ROWS) {
+    let mut merged: BTreeMap<(&str, SubjectKind, &str, HaltKind), Halt> = BTreeMap::new();
+    for halt in halts {
+        let kept = merged.entry((&halt.tenant, halt.subject_kind, &halt.subject, halt.kind)).or_insert_with(|| halt.clone());
+        (kept.since, kept.until) = (kept.since.max(halt.since), kept.until.max(halt.until));
+    }
+    let merged: Vec<Halt> = merged.into_values().collect();
+    for some in merged.chunks(ROWS) {
         // A signal may only lower permission: one that ends earlier, or reaches back less far, takes nothing from one that stands.
         let sql = format!(
             "INSERT INTO halts (tenant, subject_kind, subject, kind, since, until, ends_approvals) VALUES {}
