@@ -1,4 +1,4 @@
-//! Compiles the protocol in Rust: no `protoc` is needed.
+//! Compiles the protocol with `protox`, a compiler in Rust, so `protoc` need not be installed.
 
 use std::path::PathBuf;
 

@@ -1,6 +1,7 @@
 //! Measures the worst texts: nanoseconds of CPU per byte, and how much more a text of twice the length costs.
 //!
-//! `cargo bench --bench adversarial` (or `make bench`) prints each operation's worst shapes; with `COUNTERSIGN_BENCH_ALL` every one.
+//! `cargo bench --bench adversarial` (or `make bench`) prints each operation's worst shapes, or all of them
+//! if `COUNTERSIGN_BENCH_ALL` is set.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -26,13 +27,13 @@ use crate::shapes::Shape;
 const LONGEST: usize = 64 * 1024;
 const SOURCE: usize = 15 * 1024;
 
-/// CPU time of this thread in nanoseconds: what other processes do does not count.
+/// Returns the CPU time of this thread in nanoseconds, which other processes do not affect.
 fn cpu() -> f64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
 }
 
-/// The least time of some runs, and the bytes that one read.
+/// Returns the shortest time of some runs, and the bytes that one of them read.
 fn measure(run: impl Fn() -> usize) -> (f64, usize) {
     let once = || {
         let start = cpu();

@@ -1,7 +1,7 @@
-//! What one Authorize costs: in process, step by step; and over gRPC, beside an empty RPC with the same message and naive Cedar
-//! behind the same RPC. Interleaved rounds in one run, so that the ratios hold on any machine; limits in ms are shown, not tested.
+//! Costs of one Authorize: in process, step by step, and over gRPC, beside an empty RPC with the same message
+//! and naive Cedar behind the same RPC. Rounds are interleaved, so that the ratios hold on any machine.
 //!
-//! `cargo bench` (or `make bench`). Set `COUNTERSIGN_BENCH_ROUNDS` for more rounds.
+//! Run with `cargo bench` (or `make bench`). Set `COUNTERSIGN_BENCH_ROUNDS` for more rounds.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -28,8 +28,9 @@ use countersign::jose::keyring::{self, Keyring, Purpose};
 use countersign::jose::{self, Expected};
 use countersign::model::chain::Credential;
 use countersign::model::time::Timestamp;
-use countersign::pdp::authorize::Request as Read;
-use countersign::pdp::judge::{calm, judge};
+use countersign::pdp::evaluation::judge;
+use countersign::pdp::origin::Request as Read;
+use countersign::pdp::scoring::calm;
 use tonic::transport::Channel;
 
 const CASE: &str = r#"{"customer":"customer-1","product":"phone","region":"eu","policy_set":"standard","currency":"EUR","status":"open","refund_status":"none","identity_check":"none","fraud_check":"none"}"#;
@@ -57,7 +58,7 @@ fn policies() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("policies")
 }
 
-/// The reference bundle with room for every call of the run.
+/// Writes the reference bundle with rates that allow every call of the run, and returns its path.
 fn unlimited(folder: &Path) -> std::path::PathBuf {
     let bundle = folder.join("policies");
     for (name, bytes) in countersign::bundle::folder::Folder::read(&policies()).unwrap().files() {
@@ -83,7 +84,7 @@ fn median(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
-/// Runs contenders in turn, and gives each one's median of microseconds a call.
+/// Runs the contenders in turn, and returns the median of microseconds per call for each.
 fn interleave(names: &[&str], mut run: impl FnMut(usize) -> Duration, calls: usize) -> Vec<f64> {
     let mut times = vec![vec![]; names.len()];
     for round in 0..=rounds() {
@@ -98,7 +99,7 @@ fn interleave(names: &[&str], mut run: impl FnMut(usize) -> Duration, calls: usi
     times.into_iter().map(median).collect()
 }
 
-/// What a service would do that hands each request to Cedar as it stands: JSON entities and context, every policy, each link.
+/// A service that hands each request to Cedar unprepared: JSON entities and context, every policy, each link.
 struct Naive {
     bundle: Bundle,
     /// The reference bundle's own entities in Cedar's JSON form.
@@ -164,7 +165,7 @@ impl Naive {
     }
 }
 
-/// One Authorize in process, and its steps.
+/// Measures one Authorize in process, and its steps.
 fn in_process() {
     let bundle = Bundle::load(&policies(), Reading::default()).unwrap();
     let roles = bundle.roles.clone().unwrap();
@@ -228,7 +229,7 @@ fn in_process() {
     }
 }
 
-/// The same service without a decision, or with naive Cedar.
+/// The same service without an evaluation, or with naive Cedar.
 struct Other(Option<Arc<Naive>>);
 
 type Items = std::pin::Pin<Box<dyn futures_util::Stream<Item = Result<v1::AuthorizeStreamResponse, tonic::Status>> + Send>>;
@@ -278,7 +279,7 @@ async fn other(naive: Option<Arc<Naive>>) -> DecisionServiceClient<Channel> {
     connect(address).await
 }
 
-/// A running Countersign; its folder goes with it.
+/// Starts a Countersign server. The returned folder must be kept while the server is used.
 async fn ours(durability: Durability) -> (DecisionServiceClient<Channel>, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let mut config = Config { development: true, data: folder.path().join("data"), ..Config::default() };
@@ -331,7 +332,7 @@ fn over_grpc() {
 }
 
 fn main() {
-    // `cargo test --benches` must not take minutes: it only shows that the benchmark builds.
+    // `cargo test --benches` must not take minutes, so it only shows that the benchmark builds.
     if std::env::args().any(|argument| argument == "--bench") {
         in_process();
         over_grpc();

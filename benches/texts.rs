@@ -1,7 +1,7 @@
-//! What governing texts costs: whole PrepareContexts and EvaluateOutputs over gRPC for texts of 1, 2 and 16 KB, beside an Authorize in
-//! the same interleaved run; and each detector by itself, in microseconds a KB.
+//! Costs of checking texts: whole PrepareContext and EvaluateOutput calls over gRPC for texts of 1, 2 and 16
+//! KB, beside an Authorize in the same interleaved run; and each detector by itself, in microseconds per KB.
 //!
-//! `cargo bench --bench texts` (or `make bench`). Set `COUNTERSIGN_BENCH_ROUNDS` for more rounds.
+//! Run with `cargo bench --bench texts` (or `make bench`). Set `COUNTERSIGN_BENCH_ROUNDS` for more rounds.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -222,7 +222,7 @@ fn main() {
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("policies");
     for (name, bytes) in countersign::bundle::folder::Folder::read(&policies).unwrap().files() {
-        // Room for every call.
+        // Raise the rates, so that every call is allowed.
         let lifted = |line: &str| match line.split_once("sustained:") {
             Some((before, _)) if name == "rates.yaml" => format!("{before}sustained: 1000000, minutes: 1, burst: 1000000}}\n"),
             Some(_) | None => format!("{line}\n"),

@@ -1,7 +1,7 @@
-//! What risk and rates cost: a decision whose action reads them beside the same without, in process and in one interleaved run; and
-//! what is kept of a million cases and ten thousand agents, in bytes.
+//! Costs of risk and rates: a decision whose action reads them beside one that does not, in process and in
+//! one interleaved run; and the memory for a million cases and ten thousand agents, in bytes.
 //!
-//! `cargo bench --bench windows` (or `make bench`). Set `COUNTERSIGN_BENCH_ROUNDS` for more rounds.
+//! Run with `cargo bench --bench windows` (or `make bench`). Set `COUNTERSIGN_BENCH_ROUNDS` for more rounds.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -23,7 +23,7 @@ use countersign::caller::Peer;
 use countersign::config::Config;
 use countersign::model::time::Timestamp;
 use countersign::pdp::Pdp;
-use countersign::pdp::authorize::{Origin, Purpose};
+use countersign::pdp::origin::{Origin, Purpose};
 use countersign::windows::{Change, Key, Note, Options, Take, Tenant, Touch, Visit, Windows};
 
 const CASE: &str = r#"{"customer":"customer-1","product":"phone","region":"eu","policy_set":"standard","currency":"EUR","status":"open","refund_status":"none","identity_check":"none","fraud_check":"none"}"#;
@@ -47,7 +47,8 @@ fn call(case: usize) -> v1::AuthorizeRequest {
     }
 }
 
-/// The reference bundle with room for every call, and the same without risk, rates, findings and what governs texts.
+/// Writes the reference bundle with rates that allow every call, and the same bundle without risk, rates,
+/// findings and the rules for texts.
 fn bundles(folder: &Path) -> [std::path::PathBuf; 2] {
     let reference = Folder::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("policies")).unwrap();
     let (with, without) = (folder.join("with"), folder.join("without"));
@@ -129,7 +130,7 @@ fn decisions() {
     println!("  reads both                     {with:>8.1}  ({:.2}; goal: at most 1.25)", with / without);
 }
 
-/// Resident bytes of this process.
+/// Returns the resident memory of this process in bytes.
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
@@ -155,7 +156,7 @@ fn memory() {
     let after_cases = resident();
     for agent in 0..AGENTS {
         let id = agent.to_string();
-        // A day's work: 100 cases, 100 resources, 5 different denials.
+        // A day's work has 100 cases, 100 resources and 5 different denials.
         for (what, things) in [("cases", 100), ("resources", 100), ("denied", 5)] {
             let key = tenant.key("agent", &[what, &id]);
             for thing in 0..things {
@@ -169,7 +170,7 @@ fn memory() {
     println!("  bytes a case                   {:>8}", (after_cases - before) / CASES as usize);
     println!("  bytes an agent                 {:>8}", (after_agents - after_cases) / AGENTS as usize);
     println!("  at most, of an agent           {:>8}", 3 * 2 * 512 * 16);
-    // What one request asks, with all of it loaded.
+    // Measure the visit of one request while all of it is in memory.
     let start = Instant::now();
     for index in 0..100_000_u64 {
         let (case, agent) = ((index * 7919 % CASES).to_string(), (index % AGENTS).to_string());
@@ -186,7 +187,7 @@ fn memory() {
 }
 
 fn main() {
-    // `cargo test --benches` must not take minutes: it only shows that the benchmark builds.
+    // `cargo test --benches` must not take minutes, so it only shows that the benchmark builds.
     if std::env::args().any(|argument| argument == "--bench") {
         decisions();
         memory();

@@ -1,4 +1,5 @@
-//! The admin HTTP port: `/livez`, `/readyz`, `/metrics`, `/jwks.json`. Not audited, and says nothing of requests.
+//! The admin HTTP port: `/livez`, `/readyz`, `/metrics`, `/jwks.json`. Its requests are not audited, and its
+//! answers reveal nothing about single gRPC requests.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -22,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Serves until `shutdown` resolves.
 ///
 /// # Errors
-/// When the listener fails.
+/// Returns an error if the listener fails.
 pub async fn serve(pdp: Arc<Pdp>, listener: TcpListener, shutdown: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
     let routes = Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(ready)).route("/metrics", get(metrics));
     let routes = routes.route("/jwks.json", get(jwks));
@@ -58,7 +59,7 @@ impl Listener for Port {
     }
 }
 
-/// 200 when requests are answered; else 503 and why not, a word a line.
+/// Answers 200 if the server is ready, otherwise 503 with one fault per line.
 async fn ready(State(pdp): State<Arc<Pdp>>) -> impl IntoResponse {
     let faults = pdp.not_ready();
     match faults.as_slice() {
@@ -71,7 +72,8 @@ async fn metrics(State(pdp): State<Arc<Pdp>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], pdp.telemetry().metrics_text())
 }
 
-/// The public keys of approval and binding tokens (RFC 7517); kept by readers for at most five minutes.
+/// Answers with the public keys of approval and binding tokens (RFC 7517), which readers may cache for five
+/// minutes.
 async fn jwks(State(pdp): State<Arc<Pdp>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/jwk-set+json"), (header::CACHE_CONTROL, "max-age=300")], pdp.jwks())
 }

@@ -1,4 +1,4 @@
-//! The gRPC surface: the only room that names tonic and prost.
+//! The gRPC API. Only this module and its submodules name tonic and prost.
 
 mod admin;
 mod approval;
@@ -26,7 +26,7 @@ use crate::api::front::Front;
 use crate::api::listen::Listeners;
 use crate::pdp::Pdp;
 
-/// The protocol, as generated from `proto/countersign/v1`.
+/// Types and services generated from `proto/countersign/v1`.
 #[expect(
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
@@ -37,51 +37,50 @@ pub mod v1 {
     tonic::include_proto!("countersign.v1");
 }
 
-/// The protocol's descriptors, for reflection.
+/// Encoded `FileDescriptorSet` of the protocol, which reflection serves.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/countersign.bin"));
 
-/// The largest message that is read, in bytes: a batch.
+/// Largest request message in bytes. A batch may be this large; a single call is limited further.
 const MESSAGE_MAX: usize = 4 * 1024 * 1024;
 
-/// How long a connection that is too old may finish what it has under way.
+/// Grace period in which a connection past its maximum age may finish its requests.
 const GRACE: Duration = Duration::from_secs(30);
-/// How often readiness is looked at.
+/// Interval at which readiness is copied to the health service.
 const HEALTH_PERIOD: Duration = Duration::from_millis(250);
 
-/// Services whose health is reported one by one; the empty name is the server's.
+/// Services that the health service reports; the empty name is the server as a whole.
 const SERVICES: [&str; 5] =
     ["", "countersign.v1.AdminService", "countersign.v1.ApprovalService", "countersign.v1.DecisionService", "countersign.v1.SignalService"];
 
-/// Bounds of load; none is unlimited.
+/// Settings of the gRPC server. No load limit can be switched off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Whether anybody may ask for the protocol's description; else only known callers.
+    /// Whether any peer may use reflection and health watches. Otherwise only authenticated callers may.
     pub reflects_to_all: bool,
-    /// HTTP/2 streams of one connection.
+    /// Maximum number of concurrent HTTP/2 streams on one connection.
     pub streams_per_connection: u32,
-    /// How long a request may take.
+    /// Time limit of a request.
     pub request_timeout: Duration,
-    /// How long a connection lives, and a stream at most.
+    /// Maximum age of a connection, and so of a stream of calls.
     pub connection_age: Duration,
-    /// Whether bearer tokens are taken from plaintext connections: in development mode, and behind a proxy that ends TLS.
+    /// Whether plaintext connections may carry bearer tokens: in development mode, and behind a proxy that ends
+    /// TLS.
     pub bearer_in_plaintext: bool,
 }
 
-/// The gRPC server failed.
+/// Error of the gRPC server.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// Reflection could not be set up.
     #[error("reflection can't be set up: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// The transport failed.
     #[error("the gRPC server failed: {0}")]
     Transport(#[from] tonic::transport::Error),
 }
 
-/// Serves until `shutdown` resolves; requests under way are answered.
+/// Serves until `shutdown` resolves, then finishes the requests in flight.
 ///
 /// # Errors
-/// When the listener fails.
+/// Returns an error if reflection can't be set up or the transport fails.
 pub async fn serve(pdp: Arc<Pdp>, listeners: Listeners, options: Options, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
     let (health, health_service) = tonic_health::server::health_reporter();
     report(&health, &pdp).await;
@@ -99,7 +98,7 @@ pub async fn serve(pdp: Arc<Pdp>, listeners: Listeners, options: Options, shutdo
     let reflection = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
     let routes = Routes::new(health_service)
         .add_service(reflection().build_v1()?)
-        // grpcurl before 1.9 and Python's grpcio-reflection ask for this one.
+        // grpcurl before 1.9 and Python's grpcio-reflection use v1alpha.
         .add_service(reflection().build_v1alpha()?)
         .add_service(decision::service(Arc::clone(&pdp), options))
         .add_service(admin::service(Arc::clone(&pdp)))

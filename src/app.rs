@@ -1,4 +1,4 @@
-//! The wiring: settings and seams in, a bound server out.
+//! Builds the server from its settings and its replaceable dependencies ([`Seams`]), and runs it.
 
 mod beside;
 pub mod log;
@@ -37,119 +37,101 @@ use crate::entropy::{Entropy, SystemEntropy, nonce};
 use crate::events;
 use crate::jose::keyring::{self, Keyring, KeyringError, Purpose};
 use crate::model::time::Timestamp;
-use crate::pdp::{Keys, Options, Parts, Pdp};
+use crate::pdp::keys::Keys;
+use crate::pdp::snapshot::Options;
+use crate::pdp::{Parts, Pdp};
 use crate::telemetry::export::{self, SetUpError, Telemetry};
 use crate::windows::Windows;
 use crate::windows::redis::AddressError;
 
-/// How long requests under way may take once the server is told to stop.
+/// Time that requests in flight get after the ports have closed.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// What tests put other things in place of.
+/// Dependencies that tests replace.
 #[derive(Debug)]
 pub struct Seams {
-    /// Time.
     pub clock: Box<dyn Clock>,
-    /// Randomness.
     pub entropy: Box<dyn Entropy>,
-    /// The audit log's file system.
+    /// File system of the audit log.
     pub disk: Arc<dyn Disk>,
-    /// Where telemetry goes.
+    /// Destination of telemetry.
     pub telemetry: export::Options,
 }
 
 impl Seams {
-    /// The operating system's own.
+    /// Returns the operating system's clock, random source and file system.
     pub fn system(telemetry: export::Options) -> Self {
         Self { clock: Box::new(SystemClock), entropy: Box::new(SystemEntropy), disk: Arc::new(SystemDisk), telemetry }
     }
 }
 
-/// Why a server can't start. Each says in one line what to do.
+/// Reason why a server can't start. Each message says in one line what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The address is taken, or not ours.
+    /// The address is in use, or is not one of this machine's.
     #[error("can't listen on `{address}`: {error}: stop what listens there, or set another address with `{setting}`")]
     Address {
-        /// The address.
         address: SocketAddr,
-        /// The operating system's words.
         error: io::Error,
-        /// The flag that sets it.
+        /// Flag or setting that changes the address.
         setting: &'static str,
     },
-    /// The audit log.
     #[error(transparent)]
     Audit(#[from] OpenError),
-    /// The bundle.
     #[error(transparent)]
     Bundle(#[from] LoadError),
-    /// The settings.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The data folder.
     #[error("the data folder `{0}` can't be used: {1}: make it writable, or give another with `--data`")]
     Data(PathBuf, io::Error),
-    /// A client's key sets, or an issuer's key file.
+    /// The client that fetches key sets can't be built, or an issuer's key file can't be used.
     #[error(transparent)]
     Issuers(#[from] IssuerError),
-    /// The signing keys.
     #[error(transparent)]
     Keys(#[from] KeyringError),
-    /// The state store.
     #[error(transparent)]
     Store(#[from] store::OpenError),
-    /// The windows' server.
+    /// The address of the risk store can't be used.
     #[error(transparent)]
     Windows(#[from] AddressError),
-    /// Certificates and authorities.
     #[error(transparent)]
     Trust(#[from] TrustError),
-    /// The Unix socket.
     #[error("can't listen on the socket `{0}`: {1}: remove what stands there, or set another `callers.unix_socket.path`")]
     Socket(PathBuf, io::Error),
-    /// The operating system's randomness.
     #[error(transparent)]
     Entropy(#[from] crate::entropy::NoEntropy),
-    /// The first records.
+    /// The audit log did not accept the first records.
     #[error("the audit log can't be written: free some space, or give another folder with `--data`")]
     Record,
-    /// The replica's file, beside an audit log.
+    /// The replica's file is missing although the audit log has lines.
     #[error(
         "`{0}` is missing, though the audit log has lines: without it nobody can tell whether the log has all of them. Put the file back; \
          or, if it is lost, move the log's folder to a safe place and begin a new log"
     )]
     Unnoted(PathBuf),
-    /// The threads that read texts.
     #[error("the threads that read texts can't be started: {0}")]
     Threads(io::Error),
-    /// Telemetry.
     #[error(transparent)]
     Telemetry(#[from] SetUpError),
-    /// The witness' client.
     #[error("the witness of the audit log can't be asked: {0}: see `audit.witness`")]
     Witness(#[from] reqwest::Error),
 }
 
-/// A server that can't go on.
+/// Reason why a running server failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The admin port.
     #[error("the admin port failed: {0}")]
     Admin(#[from] io::Error),
-    /// The gRPC port.
     #[error(transparent)]
     Grpc(#[from] api::ServeError),
 }
 
-/// A server that listens, and serves once it runs.
+/// A server whose ports are bound. [`Bound::run`] serves them.
 #[derive(Debug)]
 pub struct Bound {
-    /// The gRPC address.
     pub grpc: SocketAddr,
-    /// The admin address.
     pub admin: SocketAddr,
-    /// The address of `POST /events`, if events are taken.
+    /// Address of `POST /events`, if security events are accepted.
     pub events: Option<SocketAddr>,
     pdp: Arc<Pdp>,
     listeners: Listeners,
@@ -161,10 +143,11 @@ pub struct Bound {
     drain: Duration,
 }
 
-/// Builds a server: reads the bundle, opens log and store, takes the ports, records the start.
+/// Builds a server: reads the bundle, binds the ports, opens the audit log and the stores, and records the
+/// start.
 ///
 /// # Errors
-/// When anything of it fails; then nothing is left running.
+/// Returns an error if any of these steps fails; nothing is left running then.
 pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
     config.check_callers()?;
     let bundle = tokio::task::block_in_place(|| Bundle::load(&config.bundle.path, config.reading()))?;
@@ -230,7 +213,7 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
     })
 }
 
-/// What the pipelines are told.
+/// Returns the options of the pipelines.
 fn options(config: &Config) -> Options {
     Options {
         environment: config.environment.clone(),
@@ -247,7 +230,8 @@ fn options(config: &Config) -> Options {
     }
 }
 
-/// The signing keys, which a development server makes itself, and whose tokens are accepted.
+/// Reads the signing keys and the trusted issuers. A development server generates its own keys, and trusts
+/// the issuer of its own tokens.
 async fn identity(config: &Config, entropy: &dyn Entropy, now: Timestamp) -> Result<(Keys, Delegations), StartError> {
     let folder = config.keys();
     let mut issuers = Issuers::new(config.issuers.clone(), config.audience())?;
@@ -260,7 +244,7 @@ async fn identity(config: &Config, entropy: &dyn Entropy, now: Timestamp) -> Res
         DigestKey::read_or_create(&folder.join(Keys::VALUES), fresh).map_err(|error| KeyringError::Io(folder.join(Keys::VALUES), error))?;
         issuers.add(Config::development_issuer(), Keyring::read(&folder, Purpose::Development)?.set);
     }
-    // What a URL does not give now is asked for again when a token needs it.
+    // A key set that can't be fetched now is fetched again when a token needs it.
     let _faults = issuers.refresh(now).await;
     let delegations = Delegations {
         issuers,
@@ -271,7 +255,8 @@ async fn identity(config: &Config, entropy: &dyn Entropy, now: Timestamp) -> Res
     Ok((Keys::read(&folder)?, delegations))
 }
 
-/// The state store, held against what this replica has seen of it: in its own file, and in its audit log.
+/// Opens the state store. The newest revision that this replica has seen, by its own file or its audit log,
+/// is passed on, so that a store that lost data is detected.
 async fn state(config: &Config, entropy: &dyn Entropy, audit: &Audit, replica: &Replica) -> Result<Store, StartError> {
     let logged = audit.last_transition().cloned().map(|(generation, revision, head)| Seen { generation, revision, head });
     let seen = match (replica.seen(), logged) {
@@ -283,7 +268,7 @@ async fn state(config: &Config, entropy: &dyn Entropy, audit: &Audit, replica: &
     let waiting = Stopwatch::start();
     let store = loop {
         match Store::open(options.clone()).await {
-            // A start beside the store's own, or within its failover, waits for it.
+            // The store may be starting at the same time or failing over, so wait for it.
             Err(error @ store::OpenError::Unreachable(_)) if waiting.elapsed() < Duration::from_secs(config.store.start_seconds) => {
                 tracing::warn!(name: "store.awaited", error = %error);
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -305,12 +290,12 @@ async fn state(config: &Config, entropy: &dyn Entropy, audit: &Audit, replica: &
 fn socket(config: &Config) -> Result<Option<UnixListener>, StartError> {
     let Some(path) = &config.callers.unix_socket.path else { return Ok(None) };
     let failed = |error| StartError::Socket(path.clone(), error);
-    // A socket that a killed server left behind; anything else that stands there is not ours to remove.
+    // A killed server leaves its socket behind. Remove it, but no file of another kind.
     if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
         fs::remove_file(path).map_err(failed)?;
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
-    // Who may call is told by the peer's credentials, not by who may open the file.
+    // Every user may open the socket, because callers are authenticated by their peer credentials.
     fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(failed)?;
     Ok(Some(listener))
 }
@@ -327,16 +312,17 @@ async fn listen(address: SocketAddr, setting: &'static str) -> Result<(TcpListen
 }
 
 impl Bound {
-    /// The PDP, for benchmarks and tests in process.
+    /// Returns the PDP, for benchmarks and in-process tests.
     pub fn pdp(&self) -> Arc<Pdp> {
         Arc::clone(&self.pdp)
     }
 
-    /// Serves until `shutdown` resolves. Then: not ready, and after a while (`limits.drain_seconds`) closed, answers what is under way, records the end, sends the last spans.
-    /// `reload` resolves whenever the bundle is to be read at once.
+    /// Serves until `shutdown` resolves. The server then reports that it is not ready, closes its ports after
+    /// `limits.drain_seconds`, finishes the requests in flight, records its end and exports the last spans.
+    /// Each message on `reload` makes it read the bundle at once.
     ///
     /// # Errors
-    /// When a port fails.
+    /// Returns an error if a port fails.
     pub async fn run(
         self,
         shutdown: impl Future<Output = ()> + Send + 'static,
@@ -345,7 +331,7 @@ impl Bound {
         let (pdp, drain) = (Arc::clone(&self.pdp), self.drain);
         let (stop, stopped) = watch::channel(false);
         let until = |mut stopped: watch::Receiver<bool>| async move {
-            // A sender that is gone means the same.
+            // A dropped sender means that the server is stopping, too.
             let _ended = stopped.wait_for(|stopped| *stopped).await;
         };
         let draining = tokio::spawn({
@@ -353,7 +339,7 @@ impl Bound {
             async move {
                 shutdown.await;
                 pdp.drain();
-                // A balancer sees that the server is not ready, and sends no more, before the ports close.
+                // Keep the ports open until load balancers have noticed that the server is not ready.
                 tokio::time::sleep(drain).await;
                 stop.send_replace(true);
             }
@@ -375,14 +361,14 @@ impl Bound {
         let serving = api::serve(Arc::clone(&pdp), self.listeners, self.options, until(stopped.clone()));
         let served = tokio::select! {
             served = serving => served,
-            // A health watch or an idle stream never ends by itself.
+            // A health watch or an idle stream never ends by itself, so stop waiting after `DRAIN`.
             () = async { until(stopped).await; tokio::time::sleep(DRAIN).await } => Ok(()),
         };
         for task in [watching, ticking, refreshing, witnessing, tending].into_iter().chain(events) {
             task.abort();
         }
         draining.abort();
-        // A connection to the admin port that stays open is no reason to stay.
+        // Do not wait for connections to the admin port that stay open.
         let admin = match tokio::time::timeout(Duration::from_secs(1), admin).await {
             Ok(admin) if served.is_ok() => admin,
             Ok(_) | Err(_) => Ok(Ok(())),

@@ -1,4 +1,4 @@
-//! A folder → a [`Bundle`]: read whole or not at all.
+//! Loads a policy bundle from a folder into a [`Bundle`]. A folder with any fault is rejected as a whole.
 
 pub mod constraints;
 pub mod folder;
@@ -20,66 +20,63 @@ use crate::policy::shape::Shape;
 use crate::policy::source::Source;
 use crate::policy::{Policies, Sources, Validation};
 
-/// The stack of the thread that parses: Cedar's parser recurses with the nesting of the text, which is bounded before.
+/// Stack size of the parsing thread, in bytes. Cedar's parser recurses with the nesting of the text, whose
+/// depth is bounded before Cedar reads it.
 const STACK_BYTES: usize = 64 * 1024 * 1024;
 
-/// Which gates a bundle must be able to serve. A server setting, so that editing a bundle can't remove one.
+/// Gates that a bundle must support. They are a server setting, so editing the bundle can't remove a gate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Gates {
-    /// Chain, tenant, case and step.
+    /// The chain, tenant, case and step gates.
     #[default]
     All,
-    /// None: plain Cedar, the conformance mode.
+    /// No gates: plain Cedar (conformance mode).
     None,
 }
 
-/// How a bundle is read.
+/// Settings for loading a bundle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
-    /// The gates that it must serve.
     pub gates: Gates,
-    /// How strictly its policies are read.
     pub validation: Validation,
 }
 
-/// All that the bundle's folder says.
+/// The parsed contents of a bundle's folder.
 #[derive(Debug)]
 pub struct Bundle {
-    /// Name, version and roles.
     pub manifest: Manifest,
-    /// The parts that types play; `None` when gates are off.
+    /// Roles that entity types play; `None` when gates are off.
     pub roles: Option<Roles>,
-    /// Digest and version.
+    /// Digest of the folder, and version number from the manifest.
     pub version: PolicyVersion,
-    /// Policies, schema, entities.
+    /// Policies, schema and entities.
     pub policies: Policies,
-    /// What is said of approvals.
+    /// Templates from `approvals.yaml`.
     pub approvals: Templates,
-    /// What is remembered, and what it weighs.
+    /// Rules for risk, rates, text detection and model instructions.
     pub rules: Rules,
     /// Test files: decision tables (`.yaml`) and Cedar's JSON tests (`.json`).
     pub tests: Vec<Source>,
 }
 
-/// Why a folder is no bundle.
+/// Reasons why a bundle can't be loaded.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LoadError {
-    /// Its contents are faulty.
+    /// The contents have faults.
     #[error("the bundle has {} fault(s), the first at {}", .faults.len(), .faults.first().map(Fault::line).unwrap_or_default())]
     Faulty {
-        /// The folder's digest.
+        /// Digest of the rejected folder.
         digest: String,
-        /// Every fault.
         faults: Vec<Fault>,
     },
-    /// It can't be read.
+    /// The folder can't be read, or the parsing thread failed.
     #[error("{0}")]
     Unreadable(String),
 }
 
 impl LoadError {
-    /// The faults as lines.
+    /// Returns each fault, or the read error, as one line.
     pub fn lines(&self) -> Vec<String> {
         match self {
             Self::Faulty { faults, .. } => faults.iter().map(Fault::line).collect(),
@@ -87,7 +84,7 @@ impl LoadError {
         }
     }
 
-    /// The digest of what was refused; empty when it can't be read.
+    /// Returns the digest of the rejected folder, or an empty string if the folder can't be read.
     pub fn digest(&self) -> &str {
         match self {
             Self::Faulty { digest, .. } => digest,
@@ -97,19 +94,19 @@ impl LoadError {
 }
 
 impl Bundle {
-    /// Reads a folder.
+    /// Loads a bundle from a folder.
     ///
     /// # Errors
-    /// When it can't be read, or anything in it is faulty: a bundle is taken whole or not at all.
+    /// If the folder can't be read, or anything in it is faulty.
     pub fn load(path: &Path, reading: Reading) -> Result<Self, LoadError> {
         let folder = Folder::read(path).map_err(|error| LoadError::Unreadable(error.to_string()))?;
         Self::from_folder(folder, reading)
     }
 
-    /// Reads a folder's contents.
+    /// Loads a bundle from a folder's contents.
     ///
     /// # Errors
-    /// When anything in them is faulty.
+    /// If anything in them is faulty.
     pub fn from_folder(folder: Folder, reading: Reading) -> Result<Self, LoadError> {
         let digest = folder.digest();
         let parsing = std::thread::Builder::new().name("bundle".into()).stack_size(STACK_BYTES).spawn({
@@ -189,7 +186,9 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
     Ok(Bundle { manifest, roles, version, policies, approvals, rules, tests })
 }
 
-/// Reads what is said of approvals: every template that a policy requires stands there, and what a template bounds can be bounded.
+/// Reads the templates of `approvals.yaml`. Checks that every template that a policy requires is defined.
+/// Also checks that each `at_most` argument is an integer of `context.approval.limits` in some action,
+/// because otherwise no policy could enforce the limit.
 fn templates(policies: &Policies, roles: Option<&Roles>, source: Option<&Source>) -> Result<Templates, Vec<Fault>> {
     let nothing = Source { file: "approvals.yaml".into(), text: String::new() };
     let read = match source {
@@ -223,7 +222,8 @@ fn templates(policies: &Policies, roles: Option<&Roles>, source: Option<&Source>
     if faults.is_empty() { Ok(read) } else { Err(faults) }
 }
 
-/// Development defaults that name nobody: each call without a credential would be denied, and nothing would say why.
+/// Returns a fault for each development default that the bundle does not define. With such a default, every
+/// call without a credential would be denied without a hint at the cause.
 fn unknown_defaults(policies: &Policies, roles: &Roles, defaults: &DevelopmentDefaults, source: &Source) -> Vec<Fault> {
     let exists = |kind: &str, id: &str| policies.shapes.uid(kind, id).is_some_and(|uid| policies.store.get(&uid).is_some());
     let known = [

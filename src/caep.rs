@@ -1,5 +1,6 @@
-//! Security events from outside: SETs (RFC 8417) of the Continuous Access Evaluation Profile (OpenID CAEP 1.0), pushed by the
-//! transmitters that the settings name (RFC 8935). A signed event is read into a signal; what it may do is policy.
+//! Security events from outside: SETs (RFC 8417) of the Continuous Access Evaluation Profile (OpenID CAEP
+//! 1.0), pushed by the transmitters in the settings (RFC 8935). A verified event is converted into a signal;
+//! policies decide which signals a transmitter may report.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,33 +12,34 @@ use crate::model::halt::{Severity, SignalKind, SubjectKind};
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 
-/// Before the name of each CAEP event.
+/// Prefix of the URI of each CAEP event type.
 const CAEP: &str = "https://schemas.openid.net/secevent/caep/event-type/";
-/// The event by which a transmitter tries its stream (OpenID SSF 1.0).
+/// Event by which a transmitter tests its stream (OpenID SSF 1.0).
 const VERIFICATION: &str = "https://schemas.openid.net/secevent/ssf/event-type/verification";
-/// How old an event may be: after it, its `jti` is no longer remembered.
+/// Maximum age of an event, by `iat`. The state store keeps event ids for longer (30 days), so a replayed
+/// event is either too old or recognized as a duplicate.
 const AGE_MAX: Duration = Duration::from_secs(24 * 3600);
-/// The longest id.
+/// Maximum length of an id, in bytes.
 const ID_MAX: usize = 128;
 
-/// A transmitter, as the settings name it.
+/// A transmitter as configured in the settings.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Transmitter {
-    /// `iss` of its events.
+    /// `iss` of the transmitter's events.
     pub issuer: String,
-    /// JWKS: a file, or an `https://` URL.
+    /// JWKS: a file path or an `https://` URL.
     pub keys: String,
-    /// The one algorithm of its events.
+    /// Signature algorithm; events signed with any other are rejected.
     pub algorithm: Algorithm,
-    /// The tenant that it speaks for.
+    /// Tenant that the transmitter reports for.
     pub tenant: String,
-    /// The tool service that it is: policies say what it may report.
+    /// Tool service that the transmitter acts as; policies on it decide what may be reported.
     pub tool_service: String,
-    /// `iss` of its subjects, if it is another than its own.
+    /// `iss` of subjects, if it differs from the transmitter's own.
     #[serde(default)]
     pub subject_issuer: Option<String>,
-    /// Put before a subject's `sub` or `id` to make the id of the entity.
+    /// Prefix that turns a subject's `sub` or `id` into an entity id.
     #[serde(default)]
     pub subject_prefix: String,
 }
@@ -49,39 +51,35 @@ pub struct Transmitters {
     of: HashMap<String, Transmitter>,
 }
 
-/// An event, verified and read.
+/// A verified and parsed event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Who sent it.
     pub transmitter: Transmitter,
-    /// Its id: `jti`.
+    /// Claim `jti`, which identifies the event.
     pub id: String,
-    /// The event's name, of a closed set.
+    /// Name of the event type, from a closed set.
     pub name: &'static str,
-    /// What it says; `None`: nothing that changes anything.
+    /// Content of the event; `None` if the event changes nothing.
     pub says: Option<Says>,
 }
 
-/// What an event says.
+/// Content of an event, as a signal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Says {
-    /// Of what kind of subject.
     pub subject_kind: SubjectKind,
-    /// Its entity's id.
+    /// Entity id of the subject.
     pub subject: String,
-    /// What happened.
     pub kind: SignalKind,
-    /// How bad.
     pub severity: Severity,
-    /// When.
+    /// `event_timestamp`, or `iat` if the event lacks it.
     pub at: Timestamp,
 }
 
 impl Transmitters {
-    /// Reads the key files; URLs are asked by [`Transmitters::refresh`].
+    /// Reads the key files; keys from URLs are fetched by [`Transmitters::refresh`].
     ///
     /// # Errors
-    /// When a key file can't be used.
+    /// If a key file can't be used.
     pub fn new(transmitters: Vec<Transmitter>, audience: String) -> Result<Self, IssuerError> {
         let issuers = transmitters.iter().map(|transmitter| Issuer {
             issuer: transmitter.issuer.clone(),
@@ -98,15 +96,17 @@ impl Transmitters {
         Ok(Self { issuers, of: transmitters.into_iter().map(|transmitter| (transmitter.issuer.clone(), transmitter)).collect() })
     }
 
-    /// Reads key files again, and asks the URLs whose keys are old.
+    /// Rereads the key files and fetches the keys of URLs that are stale. On a failure the previous keys stay
+    /// in use; faults of files are returned.
     pub async fn refresh(&self, now: Timestamp) -> Vec<IssuerError> {
         self.issuers.refresh(now).await
     }
 
-    /// Verifies an event and reads it.
+    /// Verifies and parses an event.
     ///
     /// # Errors
-    /// UNAUTHENTICATED when it is not of a transmitter, INVALID_ARGUMENT when it can't be read.
+    /// UNAUTHENTICATED if the token is not a valid one of a known transmitter, INVALID_ARGUMENT if its
+    /// content is invalid or more than a day old.
     pub async fn open(&self, token: &str, now: Timestamp) -> Result<Event, Refusal> {
         let (issuer, opened) = self.issuers.open(token, now).await?;
         let transmitter = self.of.get(&issuer.issuer).ok_or(Refusal::Unauthenticated("the event is of no transmitter that is trusted"))?;
@@ -130,7 +130,7 @@ fn read(transmitter: &Transmitter, claims: &Object, issued_at: Timestamp) -> Res
     if uri == VERIFICATION {
         return event("verification", None);
     }
-    // What is not understood is acknowledged, and changes nothing (SSF 1.0).
+    // Unknown event types are acknowledged but change nothing (SSF 1.0).
     let Some((name, kind)) = uri.strip_prefix(CAEP).and_then(known) else { return event("unknown", None) };
     let payload = payload.as_object().ok_or_else(|| Refusal::invalid("events", "holds an event that is no object"))?;
     let Some(kind) = kind else { return event(name, None) };
@@ -144,7 +144,7 @@ fn read(transmitter: &Transmitter, claims: &Object, issued_at: Timestamp) -> Res
     event(name, Some(Says { subject_kind, subject, kind, severity, at }))
 }
 
-/// The events of CAEP 1.0, and what they are to us.
+/// Maps a CAEP 1.0 event type to its name and to the signal that the event becomes, if any.
 fn known(name: &str) -> Option<(&'static str, Option<SignalKind>)> {
     match name {
         "assurance-level-change" => Some(("assurance_level_change", Some(SignalKind::AssuranceLevelChange))),
@@ -159,7 +159,8 @@ fn known(name: &str) -> Option<(&'static str, Option<SignalKind>)> {
     }
 }
 
-/// How bad an event is. A change for the better is for the record: a signal lowers permission, or nothing.
+/// Returns the severity of an event. A higher assurance level or a compliant device is `Info`, which is only
+/// recorded: a signal may reduce permissions but never extend them.
 fn severity(kind: SignalKind, payload: &Object) -> Result<Severity, Refusal> {
     let unreadable = |field: &'static str| Err(Refusal::invalid(field, "is missing, or none of the profile's values"));
     match kind {
@@ -187,7 +188,8 @@ fn severity(kind: SignalKind, payload: &Object) -> Result<Severity, Refusal> {
     }
 }
 
-/// Whom an event is about (RFC 9493): a user is a human, an application an agent. Older transmitters put the subject into the event.
+/// Returns the subject that an event is about (RFC 9493): a user is a supervisor, an application is an agent.
+/// Older transmitters put the subject into the event's payload.
 fn subject(transmitter: &Transmitter, claims: &Object, payload: &Object) -> Result<(SubjectKind, String), Refusal> {
     let given = claims.get("sub_id").or_else(|| payload.get("subject")).and_then(Value::as_object);
     let given = given.ok_or_else(|| Refusal::invalid("sub_id", "is missing"))?;

@@ -1,6 +1,7 @@
-//! Peer → caller: who calls, by X.509-SVID, Unix peer credentials, JWT-SVID, or not at all in development mode.
+//! Authenticates callers by X.509-SVID, Unix peer credentials or JWT-SVID. In development mode, peers on the
+//! loopback interface are trusted without proof.
 //!
-//! The tool service and its tenants follow from what was proven, never from the request.
+//! A caller's tool service and its tenants follow from the proven identity, never from the request.
 
 pub mod svid;
 pub mod tls;
@@ -21,28 +22,29 @@ use crate::model::chain::{Authentication, Caller, DevelopmentDefaults};
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 
-/// How long a JWT-SVID may live: it is a bearer token.
+/// Maximum life of a JWT-SVID. It is short, because anyone who obtains a bearer token can use it.
 const JWT_SVID_MAX: Duration = Duration::from_secs(3600);
 
 /// The other end of a connection, and the bearer token that came with the request.
 #[derive(Clone, Debug, Default)]
 pub struct Peer {
-    /// Its address, if the transport has one.
+    /// Address of the peer, if the transport has one.
     pub address: Option<SocketAddr>,
-    /// The operating system's user at the other end of a Unix socket.
+    /// Operating system user at the other end of a Unix socket.
     pub user: Option<u32>,
-    /// The certificate that it proved to hold.
+    /// Certificate whose private key the peer proved to have.
     pub svid: Option<Arc<Svid>>,
-    /// What makes the certificate that it showed no identity.
+    /// Reason why the peer's certificate is not an X.509-SVID.
     pub fault: Option<&'static str>,
-    /// The `authorization: Bearer` token of the request; verified by whoever uses it.
+    /// The request's `authorization: Bearer` token, which is not verified yet.
     pub bearer: Option<String>,
-    /// Whether a request of the connection was identified: what is bounded for unknown peers is not bounded for it any more.
+    /// Whether a request on the connection was authenticated. If so, the limits on unauthenticated peers no
+    /// longer apply.
     pub known: Arc<AtomicBool>,
 }
 
 impl Peer {
-    /// The address without the port, as records name a peer.
+    /// Returns the name of the peer in records: its address without the port, or its user.
     pub fn host(&self) -> String {
         match (self.address, self.user) {
             (Some(address), _) => address.ip().to_string(),
@@ -51,68 +53,70 @@ impl Peer {
         }
     }
 
-    /// True for a peer on this machine's loopback interface.
+    /// Returns whether the peer is on this machine's loopback interface.
     fn is_loopback(&self) -> bool {
         self.address.is_some_and(|address| address.ip().to_canonical().is_loopback())
     }
 }
 
-/// A trust domain, as the settings name it.
+/// A trust domain of the settings.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrustDomain {
-    /// Its name, e.g. `acme.example`.
+    /// Name of the domain, e.g. `acme.example`.
     pub name: String,
-    /// PEM file of its certificate authorities; reloaded.
+    /// PEM file of its certificate authorities, which is reloaded while the server runs.
     pub bundle: PathBuf,
-    /// The tenants that its identities may speak for.
+    /// Tenants that its identities may speak for.
     pub tenants: Vec<String>,
-    /// JWKS file of its JWT-SVID keys; reloaded. Without it, no JWT-SVID of the domain is accepted.
+    /// JWKS file of its JWT-SVID keys, which is reloaded while the server runs. Without it, no JWT-SVID of
+    /// the domain is accepted.
     #[serde(default)]
     pub jwt_keys: Option<PathBuf>,
 }
 
-/// Who is trusted, as the settings say.
+/// Options of caller authentication.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Trust every process on the loopback interface.
+    /// Whether every process on the loopback interface is trusted.
     pub development: bool,
-    /// Trust domains.
     pub trust_domains: Vec<TrustDomain>,
-    /// SPIFFE ids and the tool services that they are.
+    /// Tool services by SPIFFE id.
     pub identities: HashMap<String, String>,
-    /// Operating system users and the tool services that they are.
+    /// Tool services by operating system user.
     pub users: HashMap<u32, String>,
-    /// Accept JWT-SVIDs for this audience.
+    /// Audience of the JWT-SVIDs that are accepted; if absent, none are.
     pub jwt_audience: Option<String>,
     /// PEM files of the server's certificate chain and key.
     pub server: Option<(PathBuf, PathBuf)>,
 }
 
-/// Says who calls. What it trusts is reloaded live.
+/// Authenticates callers. Certificates, authorities and keys can be reloaded while the server runs.
 #[derive(Debug)]
 pub struct Callers {
     options: Options,
     trust: ArcSwap<Trust>,
 }
 
-/// The caller where the bundle names none for development: a conformance bundle has no tool services.
+/// Name of the caller in development mode if the bundle names none; a conformance bundle has no tool
+/// services.
 const NAMELESS: &str = "development";
 
 impl Callers {
-    /// Reads what is trusted.
+    /// Reads the certificates, authorities and keys that the options name.
     ///
     /// # Errors
-    /// When a certificate, key or key set can't be used.
+    /// Returns an error if one of them can't be used.
     pub fn new(options: Options) -> Result<Self, TrustError> {
         let trust = ArcSwap::from_pointee(Trust::read(&options, 0)?);
         Ok(Self { options, trust })
     }
 
-    /// Reads certificates, authorities and keys again; true when they changed. A fault keeps what was trusted before.
+    /// Reads certificates, authorities and keys again; returns whether they changed. After an error the
+    /// previous ones stay in force.
     ///
     /// # Errors
-    /// When a certificate, key or key set can't be used.
+    /// Returns an error if one of them can't be used.
     pub fn reload(&self) -> Result<bool, TrustError> {
         let current = self.trust.load();
         let read = Trust::read(&self.options, current.generation + 1)?;
@@ -123,18 +127,19 @@ impl Callers {
         Ok(changed)
     }
 
-    /// What is trusted now.
+    /// Returns the certificates, authorities and keys in force.
     pub fn trust(&self) -> Arc<Trust> {
         self.trust.load_full()
     }
 
-    /// True when bearer tokens may be JWT-SVIDs.
+    /// Returns whether bearer tokens may be JWT-SVIDs.
     pub fn takes_jwt_svids(&self) -> bool {
         self.options.jwt_audience.is_some()
     }
 
-    /// Whose a connection is, as far as its transport proves it: a certificate of a trusted authority that is listed, a listed user of
-    /// a Unix socket, or anybody on the loopback interface in development mode.
+    /// Returns the caller that a connection belongs to, as far as its transport proves one: a listed identity
+    /// with a certificate of a trusted authority, a listed user of a Unix socket, or any peer on the loopback
+    /// interface in development mode.
     pub fn owner(&self, peer: &Peer) -> Option<&str> {
         match (&peer.svid, peer.user) {
             (Some(svid), _) => self.options.identities.get(svid.id.as_str()).map(String::as_str),
@@ -143,10 +148,11 @@ impl Callers {
         }
     }
 
-    /// Says who calls, at this instant: a certificate that was good in the handshake may be over, or its authority revoked.
+    /// Authenticates the peer at this instant. Since the handshake its certificate may have expired, or its
+    /// authority may have been removed.
     ///
     /// # Errors
-    /// UNAUTHENTICATED, when nothing proves it.
+    /// Returns UNAUTHENTICATED if nothing proves the peer's identity.
     pub fn identify(&self, peer: &Peer, development: Option<&DevelopmentDefaults>, now: Timestamp) -> Result<Caller, Refusal> {
         let identified = self.identified(peer, development, now);
         peer.known.fetch_or(identified.is_ok(), Ordering::AcqRel);
@@ -188,7 +194,8 @@ impl Callers {
     }
 }
 
-/// A JWT-SVID (SPIFFE): `sub` is the identity, `aud` ours alone, `exp` near.
+/// Verifies a JWT-SVID (SPIFFE). Its `sub` is the identity, its `aud` must be this server only, and its `exp`
+/// must be at most an hour ahead.
 fn jwt_svid(trust: &Trust, token: &str, audience: &str, now: Timestamp) -> Result<(SpiffeId, Vec<String>), TokenFault> {
     #[derive(serde::Deserialize)]
     struct Claims {
@@ -201,7 +208,7 @@ fn jwt_svid(trust: &Trust, token: &str, audience: &str, now: Timestamp) -> Resul
             let Some(keys) = &domain.jwt_keys else { continue };
             let opened = match jose::open::<Claims>(token, keys, &expected) {
                 Ok(opened) => opened,
-                // Another domain's key, or another of the algorithms.
+                // The key may be another domain's, or the algorithm another one of the three.
                 Err(TokenFault::Key | TokenFault::Algorithm) => continue,
                 Err(fault) => return Err(fault),
             };

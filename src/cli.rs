@@ -1,4 +1,5 @@
-//! The command line. Exit codes: 0 allowed, valid or passed; 1 failure; 2 denied; 3 invalid bundle or a failed test; 64 usage.
+//! The command line. Exit codes: 0 allowed, valid or passed; 1 failure; 2 denied; 3 invalid bundle, failed
+//! test, broken log or wrong draft; 64 usage.
 
 mod approvals;
 mod audit;
@@ -26,7 +27,6 @@ use crate::bundle::LoadError;
 use crate::config::{Config, ConfigError};
 use crate::model::fault::Fault;
 
-/// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exit {
     Ok = 0,
@@ -98,7 +98,7 @@ enum Command {
     Healthcheck(healthcheck::Arguments),
 }
 
-/// What every command needs.
+/// Global arguments and environment variables, which every command gets.
 struct Environment {
     config: Option<PathBuf>,
     output: Output,
@@ -110,7 +110,7 @@ impl Environment {
         Config::load(self.config.as_deref(), self.variables.clone())
     }
 
-    /// Prints a value: as JSON, or as text for people.
+    /// Prints a value as JSON, or its text for people, depending on `--output`.
     fn print(&self, value: &impl serde::Serialize, text: &str) {
         match self.output {
             Output::Json => print(&serde_json::to_string(value).unwrap_or_default()),
@@ -119,14 +119,15 @@ impl Environment {
     }
 }
 
-/// Runs the command line.
+/// Runs the command that the arguments name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>, variables: impl IntoIterator<Item = (String, String)>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help and version are no errors; clap's own exit code for the others is not the contract's.
+            // Help and version are not errors. For usage errors, clap's own exit code is not the documented
+            // one.
             let wrong = error.use_stderr();
-            // A closed pipe is nothing to report.
+            // Ignore a closed pipe.
             let _written = error.print();
             return if wrong { Exit::Usage } else { Exit::Ok }.into();
         }
@@ -148,7 +149,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, variables: impl IntoIt
     ended.unwrap_or_else(|failure| failure.report()).into()
 }
 
-/// The help of every command, for its snapshot.
+/// Returns the help of every command, for a snapshot test.
 pub fn help() -> String {
     fn collect(command: &mut clap::Command, path: &str, text: &mut String) {
         let path = format!("{path} {}", command.get_name()).trim().to_owned();
@@ -167,7 +168,7 @@ pub fn help() -> String {
     text
 }
 
-/// Why a command failed: a line for people, and an exit code.
+/// Failure of a command: a message for people and an exit code.
 struct Failure {
     message: String,
     exit: Exit,
@@ -210,7 +211,7 @@ fn client_failure(error: ClientError) -> Failure {
 }
 
 fn print(text: &str) {
-    // A reader that is gone, as `head` is after ten lines, wants no more.
+    // Ignore a closed pipe: a reader such as `head` may end early.
     let _gone = writeln!(std::io::stdout(), "{}", text.trim_end());
 }
 
@@ -218,7 +219,7 @@ fn eprint(text: &str) {
     let _gone = writeln!(std::io::stderr(), "{}", text.trim_end());
 }
 
-/// A runtime whose threads have the stack that Cedar's evaluator asks for.
+/// Builds a runtime whose threads have the stack size that Cedar's evaluator needs.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     const STACK_BYTES: usize = 8 * 1024 * 1024;
     let built = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build();

@@ -1,4 +1,4 @@
-//! The seam to time: features take `now` as an argument, and only the pipelines read a [`Clock`], once a request.
+//! Access to time. Features take `now` as an argument; only the pipelines read a [`Clock`], once per request.
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -8,18 +8,17 @@ use arc_swap::ArcSwapOption;
 
 use crate::model::time::Timestamp;
 
-/// Tells the time of day.
+/// A source of the time of day.
 pub trait Clock: fmt::Debug + Send + Sync {
-    /// The time of day, as the operating system has it.
+    /// Returns the time of day.
     fn now(&self) -> Timestamp;
 
-    /// Whether the clock that replicas share takes its place.
+    /// Returns whether the clock that replicas share replaces this one.
     fn follows(&self) -> bool {
         true
     }
 }
 
-/// The operating system's clock.
 #[derive(Debug, Default)]
 pub struct SystemClock;
 
@@ -31,36 +30,34 @@ impl Clock for SystemClock {
     }
 }
 
-/// A measure of elapsed time.
+/// Measures elapsed time.
 #[derive(Clone, Copy, Debug)]
 pub struct Stopwatch(std::time::Instant);
 
 impl Stopwatch {
-    /// Starts to measure.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
     pub fn start() -> Self {
         Self(std::time::Instant::now())
     }
 
-    /// Time since the start.
     pub fn elapsed(&self) -> Duration {
         self.0.elapsed()
     }
 }
 
-/// Something that is done at most once a second, such as a line in the log that every failed call would write.
+/// Limits an action, such as logging each failed call, to once in each second of the clock.
 #[derive(Debug)]
 pub struct Seldom(AtomicI64);
 
 impl Default for Seldom {
-    /// It is due at once.
+    /// Returns a limiter whose first check is due.
     fn default() -> Self {
         Self(AtomicI64::new(i64::MIN / 2))
     }
 }
 
 impl Seldom {
-    /// Whether it may be done now; then it may not again within this second.
+    /// Returns whether the action is due; if so, it is not due again within the same second.
     pub fn is_due(&self, now: Timestamp) -> bool {
         const SECOND: i64 = 1_000_000;
         let begun = now.micros() - now.micros().rem_euclid(SECOND);
@@ -68,8 +65,9 @@ impl Seldom {
     }
 }
 
-/// A clock that never goes backwards, and knows when the one below it did. Replicas share a clock, the state store's: once it is known,
-/// it tells the time, so that all replicas mean the same instant, and a step of the clock below changes nothing.
+/// A clock that does not go backwards and reports when the clock below did. Replicas share the state store's
+/// clock: once it is known, it provides the time, so that all replicas agree on the instant and a step of the
+/// clock below has no effect. The time may go back once, when the shared clock takes over.
 #[derive(Debug)]
 pub struct Monotonic<C> {
     below: C,
@@ -79,7 +77,7 @@ pub struct Monotonic<C> {
     skew: AtomicI64,
 }
 
-/// The shared clock when it was asked last, and since when that is.
+/// Last reading of the shared clock, and the time elapsed since then.
 #[derive(Debug)]
 struct Shared {
     at: Timestamp,
@@ -87,7 +85,6 @@ struct Shared {
 }
 
 impl<C: Clock> Monotonic<C> {
-    /// Wraps a clock.
     pub fn new(below: C) -> Self {
         Self {
             below,
@@ -98,7 +95,7 @@ impl<C: Clock> Monotonic<C> {
         }
     }
 
-    /// The time, at least as late as any answer before.
+    /// Returns the time, never before an earlier result, except when the shared clock takes over.
     pub fn now(&self) -> Timestamp {
         let read = match self.shared.load().as_ref() {
             Some(shared) => shared.at.plus(shared.since.elapsed()).micros(),
@@ -110,7 +107,7 @@ impl<C: Clock> Monotonic<C> {
         Timestamp::from_micros(read.max(before))
     }
 
-    /// Takes the shared clock's time, as it is now.
+    /// Sets the shared clock to its current time `at`, unless the clock below does not follow one.
     pub fn follow(&self, at: Timestamp) {
         if !self.below.follows() {
             return;
@@ -118,22 +115,23 @@ impl<C: Clock> Monotonic<C> {
         self.skew.store(self.below.now().micros().saturating_sub(at.micros()), Ordering::Relaxed);
         let first = self.shared.swap(Some(std::sync::Arc::new(Shared { at, since: Stopwatch::start() }))).is_none();
         if first {
-            // What the clock below said before means nothing any more.
+            // Earlier readings came from the clock below and can't be compared with the shared clock.
             self.highest.store(at.micros(), Ordering::Relaxed);
         }
     }
 
-    /// Whether the shared clock tells the time, where there may be one.
+    /// Returns whether the shared clock provides the time, or the clock below does not follow one.
     pub fn is_shared(&self) -> bool {
         self.shared.load().is_some() || !self.below.follows()
     }
 
-    /// How far the clock below is ahead of the shared one, in microseconds; negative: behind. 0 without a shared one.
+    /// Returns how far the clock below is ahead of the shared one, in microseconds. Negative means behind;
+    /// without a shared clock the result is 0.
     pub fn skew(&self) -> i64 {
         self.skew.load(Ordering::Relaxed)
     }
 
-    /// How far the clock below stood behind its highest reading when it was last read.
+    /// Returns how far the last reading was behind the highest one.
     pub fn step_back(&self) -> Duration {
         Duration::from_micros(self.step_back.load(Ordering::Relaxed).unsigned_abs())
     }

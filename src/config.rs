@@ -1,5 +1,5 @@
-//! Settings: one YAML file, then `COUNTERSIGN__A__B` variables, then flags; the later wins. Unknown keys are refused, everything
-//! has a safe default.
+//! Settings. They come from a YAML file, then `COUNTERSIGN__A__B` variables, then flags; later sources
+//! override earlier ones. Unknown keys are refused, and every setting has a safe default.
 
 pub mod identity;
 
@@ -15,94 +15,82 @@ use crate::audit::Durability;
 use crate::bundle::{Gates, Reading};
 use crate::config::identity::{Callers, Events, Store, Tls, Windows};
 use crate::delegation::issuers::Issuer;
-use crate::pdp::OnError;
+use crate::pdp::snapshot::OnError;
 use crate::policy::Validation;
 use crate::telemetry::export;
 
 const PREFIX: &str = "COUNTERSIGN__";
 
-/// Settings as they are written.
+/// All settings, in the structure of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Deployment environment, e.g. `production`: part of tokens, the audit log's name and the trace resource.
+    /// Deployment environment, e.g. `production`. Tokens, the audit log's name and the trace resource contain
+    /// it.
     pub environment: String,
-    /// Trust every process on the loopback interface.
+    /// Whether every process on the loopback interface is trusted.
     pub development: bool,
-    /// The server's certificate.
     pub tls: Tls,
-    /// Who may call.
     pub callers: Callers,
-    /// Whose delegation and human tokens are accepted.
+    /// Issuers whose delegation and human tokens are accepted.
     pub issuers: Vec<Issuer>,
-    /// `aud` of those tokens; absent: `countersign:<environment>`.
+    /// Required `aud` of those tokens; by default `countersign:<environment>`.
     pub audience: Option<String>,
-    /// Folder of the signing keys; absent: `keys` in the data folder.
+    /// Folder of the signing keys; by default `keys` in the data folder.
     pub keys: Option<PathBuf>,
-    /// Where approvals are kept.
+    /// State store: approvals, receipts, checks and kill switches.
     pub store: Store,
-    /// Addresses.
     pub listen: Listen,
-    /// The policy bundle.
     pub bundle: BundleConfig,
-    /// Folder of the audit log and the keys.
+    /// Folder of the audit log, the state and the keys.
     pub data: PathBuf,
-    /// How decisions are made.
     pub engine: Engine,
-    /// The audit log.
     pub audit: Audit,
-    /// Bounds of load.
     pub limits: Limits,
-    /// Where rates, probing and the memory of cases are kept.
+    /// Risk store: rates, probing and the memory of cases.
     pub windows: Windows,
-    /// Security events from outside.
+    /// Security events from other systems.
     pub events: Events,
-    /// The content of traces. OpenTelemetry's own variables say where traces are sent.
+    /// Content of traces. OpenTelemetry's own variables set their destination.
     pub telemetry: Traces,
     /// Log filter: a level, or directives such as `info,countersign=debug`.
     pub log: String,
 }
 
-/// Settings of traces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Traces {
-    /// How spans name cases.
     pub case_ids: CaseIds,
 }
 
-/// How spans name cases.
+/// Form in which spans name cases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CaseIds {
-    /// By their ids.
+    /// The ids themselves.
     #[default]
     Clear,
-    /// By digests under the key of the audit log: where ids of cases are personal data.
+    /// Digests under the key of the audit log, for deployments in which case ids are personal data.
     Digest,
 }
 
-/// Addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Listen {
-    /// gRPC.
     pub grpc: SocketAddr,
-    /// HTTP: `/livez`, `/readyz`, `/metrics`, `/jwks.json`.
+    /// Address of `/livez`, `/readyz`, `/metrics` and `/jwks.json`.
     pub admin: SocketAddr,
 }
 
-/// The policy bundle.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BundleConfig {
-    /// Its folder.
     pub path: PathBuf,
-    /// How often the folder's content is looked at, in seconds; 0 never.
+    /// Interval at which the folder is checked for changes, in seconds; 0 disables the check.
     pub poll_seconds: u64,
 }
 
-/// How decisions are made.
+/// Evaluation mode. Conformance mode behaves like plain Cedar.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Engine {
@@ -114,35 +102,36 @@ pub struct Engine {
     pub validate: Validation,
 }
 
-/// The audit log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Audit {
-    /// `strict`: no answer without a durable record; `best_effort`: stamped in each line and answer.
+    /// `strict`: no answer leaves without a durable record. `best_effort`: it may, and every line and answer
+    /// says so.
     pub mode: Durability,
-    /// A segment is closed when it has this many MiB; 1 to 4096.
+    /// Size at which a segment is closed, in MiB; 1 to 4096.
     pub segment_mib: u64,
-    /// A segment is closed after this many hours; 1 to 720.
+    /// Age at which a segment is closed, in hours; 1 to 720.
     pub segment_hours: u64,
-    /// Where the log's head is appended every ten seconds: the path of a file, or an `https://` URL. Shows that a whole data folder was
-    /// put back to an earlier day, so keep it where whoever can write the data folder can't.
+    /// Path of a file, or `https://` URL, to which the log's head is appended every ten seconds. The witness
+    /// reveals that a whole data folder was restored to an earlier state, so users who can write the data
+    /// folder must not be able to change it.
     pub witness: Option<String>,
 }
 
-/// Bounds of load; none is unlimited.
+/// Load limits. None of them can be switched off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Requests under way; 1 to 100,000.
+    /// Maximum number of requests in flight; 1 to 100,000.
     pub concurrent_requests: usize,
-    /// HTTP/2 streams of one connection; 1 to 10,000.
+    /// Maximum number of HTTP/2 streams of one connection; 1 to 10,000.
     pub streams_per_connection: u32,
-    /// How long a request may take, in milliseconds; 10 to 60,000.
+    /// Time limit of a request, in milliseconds; 10 to 60,000.
     pub request_timeout_ms: u64,
-    /// How long a connection lives, in seconds; 60 to 86,400.
+    /// Maximum age of a connection, in seconds; 60 to 86,400.
     pub connection_age_seconds: u64,
-    /// How long a server that is to stop goes on answering while it is not ready, so that a balancer sees it, in seconds; 0 to 300. In
-    /// development mode it stops at once.
+    /// Time for which a stopping server still answers while it reports that it is not ready, so that load
+    /// balancers notice, in seconds; 0 to 300. In development mode the server stops at once.
     pub drain_seconds: u64,
 }
 
@@ -201,33 +190,31 @@ impl Default for Limits {
     }
 }
 
-/// Settings that can't be used.
+/// Reason why settings are refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// The file can't be read.
     #[error("the settings file `{0}` can't be read: {1}")]
     Unreadable(PathBuf, String),
-    /// The file's text is faulty.
+    /// The file's text is faulty. [`Config::load`] adds the file's path.
     #[error("{0}")]
     File(String),
     /// The file or a variable is faulty.
     #[error("{0}")]
     Faulty(String),
-    /// A value is out of its bounds, or two don't go together.
+    /// A value is out of bounds, or two values contradict each other.
     #[error("`{setting}` {problem}")]
     Refused {
-        /// The setting.
         setting: &'static str,
-        /// What is wrong, and what to do.
+        /// Description of the problem and its solution.
         problem: String,
     },
 }
 
 impl Config {
-    /// Reads a file and the environment. Without a file, `countersign.yaml` is read if it is there.
+    /// Reads a file and the environment. Without a file, `countersign.yaml` is read if it exists.
     ///
     /// # Errors
-    /// When anything in them is unknown, mistyped or out of bounds.
+    /// Returns an error if the file can't be read, or a setting is unknown, mistyped or out of bounds.
     pub fn load(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         let default = Path::new("countersign.yaml");
         let path = file.or_else(|| default.exists().then_some(default));
@@ -241,13 +228,13 @@ impl Config {
         })
     }
 
-    /// Reads a text and the environment.
+    /// Reads the text of a file and the environment.
     ///
     /// # Errors
-    /// When anything in them is unknown, mistyped or out of bounds.
+    /// Returns an error if a setting is unknown, mistyped or out of bounds.
     pub fn read(text: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         let faulty = |error: &dyn std::fmt::Display| ConfigError::Faulty(error.to_string());
-        // An empty file is an empty mapping, which serde alone would refuse.
+        // Read an empty file as an empty mapping, because serde refuses it.
         let from_file = if text.trim().is_empty() {
             Self::default()
         } else {
@@ -257,7 +244,7 @@ impl Config {
         for (name, value) in environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX)) {
             let path: Vec<String> = name.trim_start_matches(PREFIX).split("__").map(str::to_lowercase).collect();
             put(&mut tree, &path, scalar(&value)).ok_or_else(|| ConfigError::Faulty(format!("`{name}` names no setting")))?;
-            // Each by itself, so that an error names its variable.
+            // Check after each variable, so that an error names the variable that caused it.
             serde_json::from_value::<Self>(tree.clone()).map_err(|error| ConfigError::Faulty(format!("`{name}`: {error}")))?;
         }
         let config: Self = serde_json::from_value(tree).map_err(|error| faulty(&error))?;
@@ -300,12 +287,12 @@ impl Config {
         Ok(())
     }
 
-    /// How bundles are read.
+    /// Returns the options for reading bundles.
     pub fn reading(&self) -> Reading {
         Reading { gates: self.engine.gates, validation: self.engine.validate }
     }
 
-    /// What the deployment runs without; sorted.
+    /// Returns the names of the protections that the deployment runs without, sorted.
     pub fn warnings(&self) -> Vec<&'static str> {
         let all = [
             ("audit_best_effort", self.audit.mode == Durability::BestEffort),
@@ -318,7 +305,6 @@ impl Config {
         all.into_iter().filter(|(_, applies)| *applies).map(|(name, _)| name).collect()
     }
 
-    /// How the audit log is kept.
     pub fn audit(&self) -> crate::audit::Options {
         crate::audit::Options {
             folder: self.data.join("audit"),
@@ -329,16 +315,15 @@ impl Config {
         }
     }
 
-    /// How long a request may take.
     pub fn request_timeout(&self) -> Duration {
         Duration::from_millis(self.limits.request_timeout_ms)
     }
 }
 
-/// Where telemetry goes, by OpenTelemetry's own variables.
+/// Reads the destination of telemetry from OpenTelemetry's own variables.
 ///
 /// # Errors
-/// When they ask for what is not built.
+/// Returns an error if the variables request a protocol other than gRPC.
 pub fn telemetry(environment: &str, variables: &BTreeMap<String, String>) -> Result<export::Options, ConfigError> {
     let set = |name: &str| variables.get(name).map(String::as_str).filter(|value| !value.is_empty());
     let off = set("OTEL_SDK_DISABLED") == Some("true") || set("OTEL_TRACES_EXPORTER") == Some("none");

@@ -1,9 +1,11 @@
-//! Bounded connections: how many there may be, how long one may do nothing, and who makes room when there are too many. What a peer that
-//! has proven nothing can use up is apart from what known callers have.
+//! Limits on connections: their number, their idle time, and which one is closed when there are too many.
+//! Unauthenticated peers have limits of their own, so that they can't exhaust what authenticated callers
+//! need.
 //!
-//! A connection is *known* once a request on it was identified: see [`Peer::known`](crate::caller::Peer). Connections of unknown peers are few
-//! and short-lived, and the oldest of them makes room for a new one. So whoever opens connections without end only closes its own, and
-//! file descriptors are left for readiness, reloads and the audit log.
+//! A connection is *known* once a request on it was authenticated: see [`Peer::known`](crate::caller::Peer).
+//! Until then its peer is unauthenticated. Connections of unauthenticated peers are few and short-lived, and
+//! a new one closes the oldest of them. So a flood of connections only closes connections of unauthenticated
+//! peers, and file descriptors remain for health checks, reloads and the audit log.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -19,42 +21,43 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-/// Descriptors that are no connection's: files, the state store, telemetry, the admin port.
+/// File descriptors that are reserved for other uses: files, the state store, telemetry, the admin port.
 const RESERVED: u64 = 256;
-/// The most descriptors that are asked of the operating system.
+/// Highest limit of file descriptors that the process requests.
 const DESCRIPTORS_MAX: u64 = 65_536;
-/// The most connections, whatever the operating system allows.
+/// Maximum number of connections, even if the operating system allows more descriptors.
 const CONNECTIONS_MAX: usize = 16_384;
-/// How often a connection is looked at.
+/// Interval at which a connection's age and idle time are checked.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// How many connections there may be, and how long.
+/// Limits on the connections of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Of all peers.
+    /// Maximum number of connections of all peers.
     pub all: usize,
-    /// Of unknown peers.
+    /// Maximum number of connections of unauthenticated peers.
     pub unknown: usize,
-    /// How long a known peer's connection may have no request.
+    /// Maximum time for which a connection may have no request.
     pub idle: Duration,
-    /// How long an unknown peer's connection lives.
+    /// Maximum age of an unauthenticated peer's connection.
     pub unknown_age: Duration,
 }
 
 impl Bounds {
-    /// The bounds of the port that takes calls: what descriptors allow, and a quarter of it for unknown peers.
+    /// Returns the limits of the gRPC port: as many connections as the descriptors allow, of which
+    /// unauthenticated peers get a quarter, at most 1,024.
     pub fn of_calls() -> Self {
         let all = usize::try_from(descriptors().saturating_sub(RESERVED)).unwrap_or(usize::MAX).clamp(64, CONNECTIONS_MAX);
         Self { all, unknown: (all / 4).min(1024), idle: Duration::from_secs(300), unknown_age: Duration::from_secs(60) }
     }
 
-    /// The bounds of a port beside it, on which no peer becomes known.
+    /// Returns the limits of the other ports, on which no peer becomes known.
     pub fn of_port() -> Self {
         Self { all: 64, unknown: 64, idle: Duration::from_secs(30), unknown_age: Duration::from_secs(30) }
     }
 }
 
-/// The descriptors that this process may have. Asks for more where it may.
+/// Returns how many file descriptors this process may have, after raising that limit where allowed.
 fn descriptors() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = maximum.unwrap_or(DESCRIPTORS_MAX).min(DESCRIPTORS_MAX);
@@ -65,10 +68,10 @@ fn descriptors() -> u64 {
     current
 }
 
-/// What is known of a connection while it is open.
+/// Live state of an open connection.
 #[derive(Clone, Debug, Default)]
 pub struct Standing {
-    /// Whether a request on it was identified.
+    /// Whether a request on the connection was authenticated.
     pub known: Arc<AtomicBool>,
     requests: Arc<AtomicUsize>,
     in_flight: Arc<AtomicUsize>,
@@ -82,18 +85,18 @@ impl Standing {
         InFlight(Arc::clone(&self.in_flight))
     }
 
-    /// How many requests are under way.
+    /// Returns the number of requests in flight.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Acquire)
     }
 
-    /// Whether a request on it was identified.
+    /// Returns whether a request on the connection was authenticated.
     pub fn is_known(&self) -> bool {
         self.known.load(Ordering::Acquire)
     }
 }
 
-/// A request that is under way.
+/// Guard that counts a request as in flight.
 #[derive(Debug)]
 pub struct InFlight(Arc<AtomicUsize>);
 
@@ -103,7 +106,7 @@ impl Drop for InFlight {
     }
 }
 
-/// The connections of a port.
+/// The open connections of a port.
 #[derive(Clone, Debug)]
 pub struct Connections {
     bounds: Bounds,
@@ -113,21 +116,21 @@ pub struct Connections {
 #[derive(Debug, Default)]
 struct Open {
     next: u64,
-    /// By age.
+    /// Oldest first, because ids are assigned in ascending order.
     entries: BTreeMap<u64, Entry>,
 }
 
 #[derive(Debug)]
 struct Entry {
     standing: Standing,
-    /// Whose it is, if its peer proved that when it connected.
+    /// The caller that opened the connection, if its peer proved an identity when it connected.
     owner: Option<String>,
-    /// Dropped to close the connection.
+    /// Dropping this sender closes the connection.
     _open: oneshot::Sender<()>,
 }
 
 impl Open {
-    /// Closes the oldest connection that may be closed; false if there is none.
+    /// Closes the oldest connection that `may` accepts; returns false if it accepts none.
     fn close_oldest(&mut self, may: impl Fn(&Entry) -> bool) -> bool {
         let oldest = self.entries.iter().find(|(_, entry)| may(entry)).map(|(id, _)| *id);
         oldest.is_some_and(|id| self.entries.remove(&id).is_some())
@@ -135,13 +138,12 @@ impl Open {
 }
 
 impl Connections {
-    /// No connection yet.
     pub fn new(bounds: Bounds) -> Self {
         Self { bounds, open: Arc::default() }
     }
 
-    /// Takes a new connection in, of a peer that has proven nothing yet. If there are too many of those, the oldest of them makes room.
-    /// `None` if there is no room: then the connection is to be dropped.
+    /// Registers a new connection, whose peer is unauthenticated. If there are too many of those, the oldest
+    /// one is closed. Returns `None` if there is no room; the connection must then be dropped.
     pub fn admit(&self) -> Option<Place> {
         let mut open = self.open();
         let is_unknown = |entry: &Entry| !entry.standing.is_known();
@@ -160,7 +162,7 @@ impl Connections {
         Some(Place { id, standing, closed, connections: self.clone() })
     }
 
-    /// How many there are.
+    /// Returns the number of open connections.
     pub fn count(&self) -> usize {
         self.open().entries.len()
     }
@@ -174,11 +176,11 @@ fn is_idle(entry: &Entry) -> bool {
     entry.standing.in_flight() == 0
 }
 
-/// A connection's place among those that there may be; freed when it is dropped.
+/// A connection's entry in [`Connections`]. Dropping the place frees it.
 #[derive(Debug)]
 pub struct Place {
     id: u64,
-    /// What is known of it.
+    /// Live state of the connection.
     pub standing: Standing,
     closed: oneshot::Receiver<()>,
     connections: Connections,
@@ -191,8 +193,9 @@ impl Drop for Place {
 }
 
 impl Place {
-    /// The peer proved who it is. One caller may have half of all connections; beyond, its oldest idle one makes room. False if there is
-    /// none: then the connection is to be dropped.
+    /// Marks the connection as known, and as opened by this caller. One caller may have half of all
+    /// connections; for one more, its oldest idle one is closed. Returns false if none is idle; the
+    /// connection must then be dropped.
     pub fn prove(&self, owner: &str) -> bool {
         let mut open = self.connections.open();
         let is_own = |entry: &Entry| entry.owner.as_deref() == Some(owner);
@@ -207,7 +210,7 @@ impl Place {
         true
     }
 
-    /// Waits for a handshake, but no longer than until the place is needed by others.
+    /// Waits for a handshake. Returns `None` if the connection is closed meanwhile to make room for others.
     pub async fn unless_closed<T>(&mut self, handshake: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             done = handshake => Some(done),
@@ -216,7 +219,8 @@ impl Place {
     }
 }
 
-/// A stream that ends when its place is needed by others, when its peer stays unknown too long, or when it has no request for too long.
+/// Stream that fails when it is closed to make room for others, when its peer stays unauthenticated too long,
+/// or when it has no request for too long.
 #[derive(Debug)]
 pub struct Bounded<S> {
     stream: S,
@@ -226,7 +230,7 @@ pub struct Bounded<S> {
     is_over: bool,
 }
 
-/// How long a connection has been open, and without a request.
+/// Age of a connection and its time without a request.
 #[derive(Debug, Default)]
 struct Life {
     age: Duration,
@@ -235,7 +239,7 @@ struct Life {
 }
 
 impl Life {
-    /// Another [`PERIOD`] has passed; returns whether the connection is over.
+    /// Adds one [`PERIOD`]; returns whether the connection has reached a limit.
     fn passes(&mut self, standing: &Standing, bounds: &Bounds) -> bool {
         let requests = standing.requests.load(Ordering::Relaxed);
         self.age += PERIOD;
@@ -246,20 +250,19 @@ impl Life {
 }
 
 impl<S> Bounded<S> {
-    /// Bounds a stream.
+    /// Wraps a stream to enforce the limits of its place.
     pub fn new(stream: S, place: Place) -> Self {
         let mut period = interval(PERIOD);
         period.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self { stream, place, period, life: Life::default(), is_over: false }
     }
 
-    /// What is known of the connection.
     pub fn standing(&self) -> &Standing {
         &self.place.standing
     }
 
-    /// Fails when it is over; registers to be woken when it is. Reading and writing both look: a peer that reads nothing keeps a
-    /// connection writing.
+    /// Returns an error once the connection is over, and wakes the task when that happens. Both reads and
+    /// writes call this, because a peer that reads nothing keeps a connection busy with writing.
     fn goes_on(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         let Self { place, life, period, is_over, .. } = self;
         *is_over = *is_over || Pin::new(&mut place.closed).poll(context).is_ready();
@@ -329,7 +332,8 @@ mod tests {
         let mut strangers: Vec<Place> = (0..5).filter_map(|_| connections.admit()).collect();
         assert_eq!(strangers.iter_mut().map(is_closed).collect::<Vec<_>>(), [true, true, true, false, false]);
         assert!(!is_closed(&mut known));
-        // Known callers take the places of the strangers that are left, and then those of idle connections.
+        // Known callers take the places of the remaining unauthenticated peers, then those of idle
+        // connections.
         let busy = [of("two"), of("two"), of("three")];
         let requests: Vec<_> = busy.iter().map(|place| place.standing.begin()).collect();
         assert!(strangers.iter_mut().all(is_closed) && !is_closed(&mut known));
@@ -378,7 +382,7 @@ mod tests {
         assert_eq!(reading.await.expect("no panic"), Err(io::ErrorKind::TimedOut));
         let shaken = tokio::spawn(async move { shaking.unless_closed(std::future::pending::<()>()).await });
         tokio::task::yield_now().await;
-        // One that writes to a peer that reads nothing ends, too, and stays ended.
+        // A connection that writes to a peer that reads nothing ends, too, and stays ended.
         let (near, _far) = tokio::io::duplex(4);
         let mut stream = Bounded::new(near, connections.admit().expect("the second one goes"));
         assert_eq!(shaken.await.expect("no panic"), None);

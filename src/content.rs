@@ -1,6 +1,7 @@
-//! Texts: what untrusted ones try, what must not be passed on, what drafts say. Detectors find, with kinds and places; policies judge.
+//! Detectors for texts: injections in untrusted text, sensitive values, and problems in drafts. Detectors
+//! report kinds and places; policies decide.
 //!
-//! Every detector works on the same views of a text ([`normalise`]), in time linear in it.
+//! Every detector works on the same views of a text ([`normalise`]), in time linear in its length.
 
 mod active;
 pub mod drafts;
@@ -27,61 +28,58 @@ use crate::model::call::Untrusted;
 use crate::model::finding::{Finding, Screened};
 use crate::model::halt::Severity;
 
-/// The longest text that is screened; a longer one counts as unscreened.
+/// Longest text that is screened, in bytes. A longer text counts as unscreened.
 pub const TEXT_MAX: usize = 64 * 1024;
-/// The kind of what the linear model finds, and its code.
+/// Kind of the linear model's findings.
 pub const INJECTION: &str = "injection";
-/// The code of what the linear model finds.
+/// Code of the linear model's findings.
 pub const MODEL: &str = "model";
 
-/// `detectors/settings.yaml`: what is not a rule.
+/// `detectors/settings.yaml`: the settings of detectors other than rules.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// How sure the model must be of each channel's texts; the first is that of sources that no channel names.
+    /// Thresholds per channel. The first channel also covers sources that no channel lists.
     pub channels: Vec<ChannelSettings>,
-    /// The score from which the model finds an injection in a draft, in thousandths; it has seen no drafts.
+    /// Score, in thousandths, from which the model reports an injection in a draft. It was not trained on
+    /// drafts.
     pub draft_threshold: u16,
-    /// A draft whose model is less sure of it than this, in percent, is found to be of low confidence.
+    /// A draft whose model reports a lower confidence than this, in percent, gets a `low_confidence` finding.
     #[serde(default)]
     pub confidence_below: u32,
-    /// Values that everybody may see: one's own telephone numbers, addresses, links.
+    /// Values that anyone may see, such as the company's own telephone numbers, addresses and links.
     #[serde(default)]
     pub public: Vec<String>,
 }
 
-/// How texts of one kind of source are judged.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChannelSettings {
-    /// Its name.
     pub channel: String,
-    /// Sources, as tool services call them; `*` at the end stands for anything.
+    /// Source names that tool services send; a trailing `*` matches any suffix.
     #[serde(default)]
     pub sources: Vec<String>,
-    /// The score from which the model finds an injection, in thousandths.
+    /// Score, in thousandths, from which the model reports an injection.
     pub threshold: u16,
 }
 
-/// All detectors of a bundle.
 #[derive(Clone, Debug, Default)]
 pub struct Detectors {
-    /// What incoming texts try.
+    /// Rules that find attacks in incoming texts.
     pub incoming: Rules,
-    /// What must not be passed on.
+    /// Rules that find sensitive values.
     pub private: Rules,
-    /// What drafts say.
+    /// Rules that check drafts.
     pub draft: Rules,
-    /// The linear model of injections.
     pub injection: Option<Injection>,
-    /// The languages that the draft rules are in, as primary subtags.
+    /// Languages of the draft rules, as primary subtags.
     pub languages: BTreeSet<String>,
     settings: Settings,
     public: BTreeSet<String>,
 }
 
 impl Detectors {
-    /// Makes what is made at the first use, so that no request waits for it.
+    /// Initialises everything that is built lazily, so that no request waits for it.
     pub fn warm(&self) {
         normalise::warm();
         let values = Values::new(ValueKey::new([0; 16]));
@@ -98,13 +96,11 @@ impl Detectors {
         let _judged = self.draft(&draft);
     }
 
-    /// Takes the settings over.
     pub fn set(&mut self, settings: Settings) {
         self.public = settings.public.iter().filter_map(|value| values::compact(&View::folded(value))).collect();
         self.settings = settings;
     }
 
-    /// Screens the untrusted texts of a call.
     pub fn screen(&self, texts: &[Untrusted]) -> Screened {
         let mut screened = Screened::default();
         for text in texts {
@@ -114,7 +110,8 @@ impl Detectors {
             }
             screened.screened = true;
             screened.findings.extend(self.screen_text(&text.source, &text.text, &Views::of(&text.text)));
-            // A label may be a file's name, which the sender chose: its words are read as well. They have no place in the text.
+            // A label may be a file name chosen by the sender, so its words are screened as well. They have
+            // no place in the text.
             let label = text.source.replace(|sign: char| !sign.is_alphanumeric(), " ");
             let found = self.screen_text(&text.source, &label, &Views::of(&label));
             screened.findings.extend(found.into_iter().map(|finding| Finding { span: None, ..finding }));
@@ -122,12 +119,11 @@ impl Detectors {
         screened
     }
 
-    /// What one text tries.
     pub(crate) fn screen_text(&self, source: &str, text: &str, views: &Views) -> Vec<Finding> {
         self.screen_at(self.threshold(source), source, text, views)
     }
 
-    /// What a draft carries of it.
+    /// Screens a draft for injections that it repeats.
     pub(crate) fn screen_draft(&self, text: &str, views: &Views) -> Vec<Finding> {
         self.screen_at(self.settings.draft_threshold, drafts::DRAFT, text, views)
     }
@@ -155,7 +151,7 @@ impl Detectors {
         found.into_values().collect()
     }
 
-    /// The score from which the model finds an injection in texts of this source, in thousandths.
+    /// Returns the score, in thousandths, from which the model reports an injection in texts of this source.
     pub fn threshold(&self, source: &str) -> u16 {
         let names = |listed: &String| match listed.strip_suffix('*') {
             Some(beginning) => source.starts_with(beginning),
@@ -166,12 +162,14 @@ impl Detectors {
         channel.map_or(u16::MAX, |channel| channel.threshold)
     }
 
-    /// What of a text must not be passed on. `turn` is the turn before, for bare replies; `values` are known already.
+    /// Finds the sensitive values of a text. `turn` is the previous turn, to which the text may be a bare
+    /// reply; `values` are already known.
     pub fn private(&self, text: &str, turn: &str, values: &Values) -> Vec<Located> {
         self.private_in(text, &Views::of(text), turn, values, |_, _| {})
     }
 
-    /// What of a text with these views must not be passed on. `missed` is told of its numbers that are no value, by place and digest.
+    /// Finds the sensitive values of a text whose views are given. `missed` is called with the place and
+    /// digest of each number that is not a known value.
     pub fn private_in(
         &self,
         text: &str,
@@ -186,7 +184,8 @@ impl Detectors {
         found
     }
 
-    /// Adds the places where values stand that became known after a text was read. `missed` is told of its numbers that are none.
+    /// Adds the places of values that became known after the text was searched. `missed` is called with the
+    /// place and digest of each number that is not one of them.
     pub fn add_known(
         &self,
         text: &str,
@@ -199,7 +198,7 @@ impl Detectors {
         found.retain(|located| located.kind.is_secret() || !self.is_public(text, located.span));
     }
 
-    /// What of many short texts must not be passed on, for each of them.
+    /// Finds the sensitive values of many short texts; the result has one list per text.
     pub fn private_parts(&self, parts: &[&str], values: &Values) -> Vec<Vec<Located>> {
         let mut found = private::find_in_parts(&self.private, parts, values);
         for (text, located) in parts.iter().zip(&mut found) {
@@ -208,30 +207,29 @@ impl Detectors {
         found
     }
 
-    /// Judges a draft.
     pub fn draft(&self, draft: &Draft<'_>) -> Judged {
         drafts::judge(self, draft)
     }
 
-    /// What to do about a finding in a draft, in words for the model; of its rule, or of its kind.
+    /// Returns advice for the model on a finding in a draft: the advice of its rule or, by default, of its
+    /// kind.
     pub fn suggestion(&self, finding: &Finding) -> String {
         let rule = self.draft.suggestion(&finding.code).filter(|words| !words.is_empty());
         rule.map_or_else(|| drafts::suggestion(&finding.kind).to_owned(), str::to_owned)
     }
 
-    /// Whether the value at this place is one that everybody may see.
     pub(crate) fn is_public(&self, text: &str, (start, end): (usize, usize)) -> bool {
         let value = View::folded(text.get(start..end).unwrap_or_default());
         values::compact(&value).is_some_and(|value| self.public.contains(&value))
     }
 
-    /// Whether drafts in this language can be judged; without a tag they are taken to be in one that can.
+    /// Returns whether drafts in this language can be checked. Drafts without a tag are assumed to be
+    /// checkable.
     pub(crate) fn reads(&self, locale: &str) -> bool {
         let language = locale.split(['-', '_']).next().unwrap_or_default().to_ascii_lowercase();
         language.is_empty() || self.languages.contains(&language)
     }
 
-    /// Below which confidence of its model a draft is found to be of low confidence.
     pub(crate) fn confidence_below(&self) -> u32 {
         self.settings.confidence_below
     }

@@ -1,7 +1,9 @@
-//! Credential → delegation chain: the supervising human whose authority is used, the agent that uses it, in which step, for how long.
+//! Derives the delegation chain from a credential: the supervising human whose authority is used, the agent
+//! that uses it, and the workflow step.
 //!
-//! A token's `sub` is the human, its outermost `act` the agent (RFC 8693; draft-mcguinness-oauth-actor-profile); inner `act`s are
-//! history and decide nothing. Who approves stands in neither: a tool that acted on an approver's rights would be a confused deputy.
+//! A token's `sub` is the human, and its outermost `act` is the agent (RFC 8693;
+//! draft-mcguinness-oauth-actor-profile). Inner `act`s are history and decide nothing. A token never names
+//! approvers, because a tool that acted with an approver's rights would be a confused deputy.
 
 pub mod issuers;
 
@@ -14,35 +16,34 @@ use crate::model::chain::{Asserted, Caller, Chain, Credential, DevelopmentDefaul
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 
-/// How long a delegation token may live.
+/// Maximum life of a delegation token.
 const DELEGATION_MAX: Duration = Duration::from_secs(15 * 60);
-/// How long a human's own token may live.
+/// Maximum life of a human's own token.
 const HUMAN_MAX: Duration = Duration::from_secs(60 * 60);
-/// How many actors a token may name, the acting one among them.
+/// Maximum number of actors in a token, including the acting one.
 const ACTORS_MAX: usize = 4;
-/// The longest id that a token may name.
+/// Longest id in a token, in bytes.
 const ID_MAX: usize = 128;
 
-/// A caller that may assert chains, and which; empty lists allow nothing.
+/// A caller that may assert chains, and what these chains may contain. An empty list allows nothing.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Asserting {
-    /// The tool service.
     pub tool_service: String,
-    /// Agents that it may name.
+    /// Agents that the caller may name.
     pub agents: Vec<String>,
-    /// Supervisors that it may name.
+    /// Supervisors that the caller may name.
     pub supervisors: Vec<String>,
-    /// Steps that it may name.
+    /// Workflow steps that the caller may name.
     pub steps: Vec<String>,
 }
 
-/// Says on whose behalf a caller calls.
+/// Verifies the credentials of calls, and the tokens of humans.
 #[derive(Debug)]
 pub struct Delegations {
-    /// Whose tokens are accepted.
+    /// Issuers whose tokens are accepted.
     pub issuers: Issuers,
-    /// The callers that may assert chains.
+    /// Callers that may assert chains.
     pub asserting: Vec<Asserting>,
     /// Tool services whose reports of agents' certificates are accepted.
     pub certificate_reporters: Vec<String>,
@@ -51,10 +52,11 @@ pub struct Delegations {
 }
 
 impl Delegations {
-    /// The chain of a call. Absent members of an asserted chain take the bundle's development defaults, in development mode.
+    /// Returns the chain of a call. In development mode, absent members of an asserted chain take the
+    /// bundle's development defaults.
     ///
     /// # Errors
-    /// UNAUTHENTICATED, when the credential can't be accepted.
+    /// Returns UNAUTHENTICATED if the credential is not accepted.
     pub async fn chain(
         &self,
         caller: &Caller,
@@ -76,10 +78,10 @@ impl Delegations {
         }
     }
 
-    /// The human whose own token this is.
+    /// Returns the human whose own token this is.
     ///
     /// # Errors
-    /// UNAUTHENTICATED, when it can't be accepted, or an agent acts in it.
+    /// Returns UNAUTHENTICATED if the token is not accepted, or names an acting agent.
     pub async fn human(&self, token: &str, now: Timestamp) -> Result<Human, Refusal> {
         let (issuer, opened) = self.issuers.open(token, now).await?;
         let claims = opened.at(now, jose::LEEWAY_ISSUERS, HUMAN_MAX).map_err(|fault| Refusal::Unauthenticated(fault.words()))?;
@@ -123,7 +125,7 @@ impl Delegations {
     }
 }
 
-/// An asserted chain; its absent members take the defaults.
+/// Builds an asserted chain; absent members take the defaults.
 pub fn asserted_chain(tool_service: &str, asserted: &Asserted, defaults: &DevelopmentDefaults) -> Chain {
     let or = |given: &str, default: &str| if given.is_empty() { default.to_owned() } else { given.to_owned() };
     Chain {
@@ -145,7 +147,7 @@ struct Presenter<'a> {
     trusted: bool,
 }
 
-/// The chain that a token's claims say.
+/// Builds the chain that a token's claims describe.
 fn delegated(caller: &Caller, issuer: &Issuer, claims: &Object, presenter: Presenter<'_>) -> Result<Chain, Refusal> {
     let refused = |words| Err(Refusal::Unauthenticated(words));
     if text(claims, "sub_profile") != Some("user") {
@@ -190,9 +192,10 @@ fn delegated(caller: &Caller, issuer: &Issuer, claims: &Object, presenter: Prese
     })
 }
 
-/// Compares the token's `cnf` (RFC 8705) with a certificate. A tool service that exchanged the agent's token for its own is the bound
-/// peer itself. Only where the settings trust its reports may a tool service name another certificate, the one that it saw in its
-/// handshake with the agent: anybody could copy the digest out of the token.
+/// Compares the token's `cnf` (RFC 8705) with a certificate. Without a report this is the caller's own: a
+/// tool service that exchanged the agent's token for its own is itself the bound peer. A tool service may
+/// report another certificate, which it saw in its handshake with the agent, only if the settings trust its
+/// reports. Otherwise any caller could copy the digest from the token and report it.
 fn confirm(caller: &Caller, issuer: &Issuer, claims: &Object, presenter: Presenter<'_>) -> Result<(), Refusal> {
     let bound = match claims.get("cnf") {
         Some(Value::Object(members)) => {
@@ -230,7 +233,7 @@ fn text<'a>(claims: &'a Object, name: &str) -> Option<&'a str> {
     claims.get(name).and_then(Value::as_str)
 }
 
-/// A claim that must be an id: it reaches records, and entities of the bundle.
+/// Returns a claim that must be an id, because records contain it and entities are looked up by it.
 fn required<'a>(claims: &'a Object, name: &str) -> Result<&'a str, Refusal> {
     let id = text(claims, name).filter(|id| (1..=ID_MAX).contains(&id.len()) && !id.contains(char::is_control));
     id.ok_or(Refusal::Unauthenticated(match name {

@@ -1,4 +1,4 @@
-//! What is asked, as Cedar sees it: one request for each link of the chain, and the few entities that policies may read.
+//! Converts a call into a Cedar request for each link of the chain, with the entities that policies may read.
 
 pub mod convert;
 pub mod direct;
@@ -17,12 +17,12 @@ use crate::model::vouched::{REMEMBERED, Vouched};
 use crate::policy::Policies;
 use crate::policy::shape::{Action, Record, Shape};
 
-/// Why a call does not reach Cedar.
+/// Reasons why a call does not reach Cedar.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// A gate in code denies it.
+    /// A gate in code denies the call.
     Denied(Gate),
-    /// It can't be read.
+    /// The call is refused, for example because it is invalid.
     Refused(Refusal),
 }
 
@@ -32,49 +32,43 @@ impl From<Refusal> for Stop {
     }
 }
 
-/// The entities that a call names, found to exist and to belong together.
+/// The resolved entities of a call. Those that the bundle supplies exist.
 #[derive(Clone, Debug)]
 pub struct Named<'a> {
-    /// The action.
     pub action: &'a Action,
-    /// Each link's principal.
     pub principals: Vec<(Link, &'a Entity)>,
-    /// The resource.
     pub resource: EntityUid,
-    /// Where the resource's attributes come from.
     pub attributes: Attributes<'a>,
-    /// The case.
     pub case: EntityUid,
-    /// The agent's scopes, narrowed to the credential's.
+    /// The agent's scopes, restricted to those of the credential.
     pub scopes: Vec<String>,
 }
 
-/// Where a resource's attributes come from.
+/// Sources of a resource's attributes.
 #[derive(Clone, Debug)]
 pub enum Attributes<'a> {
-    /// The bundle's own entity.
+    /// An entity of the bundle.
     Bundle(&'a Entity),
-    /// The case itself is the resource.
+    /// The resource is the case itself.
     Case,
-    /// The tool service sent them.
+    /// Attributes that the tool service sent with the call.
     Sent(&'a Object),
 }
 
-/// A call ready to be evaluated, once or hypothetically with other vouched members.
+/// A call that is ready for evaluation, also repeatedly with other `context` members from the PDP (what-if).
 #[derive(Debug)]
 pub struct Asked<'a> {
     policies: &'a Policies,
     named: Named<'a>,
     fixed: Pairs,
-    /// The entities that policies may read.
     pub entities: Entities,
 }
 
 impl<'a> Asked<'a> {
-    /// Converts the call's values by the schema.
+    /// Converts the call's values to the schema's types.
     ///
     /// # Errors
-    /// When a value doesn't fit the schema, or refers to an entity that the bundle should have and has not.
+    /// If a value doesn't fit the schema, or refers to an entity that the bundle should define but doesn't.
     pub fn prepare(
         policies: &'a Policies,
         roles: &Roles,
@@ -110,10 +104,10 @@ impl<'a> Asked<'a> {
         Ok(Self { policies, named, fixed, entities })
     }
 
-    /// One request for each link, at this step and with these vouched members.
+    /// Returns one request for each link, at this step and with these `context` members from the PDP.
     ///
     /// # Errors
-    /// When a vouched member doesn't fit the schema: the bundle's tests can bring that about, requests can't.
+    /// If a member doesn't fit the schema. Only the bundle's tests can cause this; requests can't.
     pub fn requests(&self, step: &str, vouched: &Vouched) -> Result<Vec<(Link, Request)>, Refusal> {
         let mut members = Object::new();
         members.insert("step".to_owned(), Value::from(step));
@@ -137,10 +131,10 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// Whether arguments are ones that an action could take.
+/// Checks that an action could take these arguments.
 ///
 /// # Errors
-/// At the first that is not, below `path`.
+/// The first argument that doesn't fit, as a field below `path`.
 pub fn arguments_fit(action: &Action, arguments: &Object, path: &str) -> Result<(), Refusal> {
     match action.context.get("args").map(|member| &member.shape) {
         Some(Shape::Record(record)) => Converter::default().members(arguments, record, path).map(|_| ()),
@@ -166,7 +160,7 @@ fn entity(uid: EntityUid, members: Pairs) -> Result<Entity, Stop> {
         .map_err(|_| Refusal::Unavailable("the entities could not be assembled").into())
 }
 
-/// `args` and `facts`: what callers reach.
+/// Converts `args` and `facts`, the members of `context` that callers control.
 fn claimed(converter: &mut Converter, named: &Named<'_>, call: &Call) -> Result<Pairs, Stop> {
     let mut pairs = vec![];
     let sent = [("args", "arguments_json", Some(&call.arguments)), ("facts", "facts_json", call.facts.as_ref())];
@@ -186,7 +180,7 @@ fn claimed(converter: &mut Converter, named: &Named<'_>, call: &Call) -> Result<
     Ok(pairs)
 }
 
-/// `case`, `chain` and `now`: what follows from identity and time.
+/// Converts `case`, `chain` and `now`, which follow from identity and time.
 fn derived(converter: &mut Converter, named: &Named<'_>, chain: &Chain, now: Timestamp) -> Result<Pairs, Stop> {
     let text = |text: &str| Value::from(text);
     let scopes = named.scopes.iter().map(|scope| text(scope)).collect();

@@ -1,26 +1,32 @@
-//! The seam to randomness: ids, nonces and keys are drawn from an [`Entropy`] that is handed in.
+//! Access to randomness. Ids, nonces and digest keys are drawn from an [`Entropy`] that is passed in.
 
 use std::fmt;
 
 use uuid::Uuid;
 
+use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 
 /// A source of unpredictable bytes.
 pub trait Entropy: fmt::Debug + Send + Sync {
-    /// Fills the buffer.
+    /// Fills the buffer with random bytes.
     ///
     /// # Errors
-    /// When the operating system has no randomness to give.
+    /// If the operating system provides no randomness.
     fn fill(&self, buffer: &mut [u8]) -> Result<(), NoEntropy>;
 }
 
-/// The operating system has no randomness to give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the operating system's random source failed")]
 pub struct NoEntropy;
 
-/// The operating system's generator.
+impl From<NoEntropy> for Refusal {
+    fn from(_: NoEntropy) -> Self {
+        Self::Unavailable("the operating system's random source failed")
+    }
+}
+
+/// The operating system's random number generator.
 #[derive(Debug, Default)]
 pub struct SystemEntropy;
 
@@ -30,10 +36,10 @@ impl Entropy for SystemEntropy {
     }
 }
 
-/// A UUIDv7 (RFC 9562) of this instant.
+/// Returns a UUIDv7 (RFC 9562) for this instant.
 ///
 /// # Errors
-/// When there is no randomness.
+/// If no randomness is available.
 pub fn evaluation_id(entropy: &dyn Entropy, now: Timestamp) -> Result<Uuid, NoEntropy> {
     let mut random = [0; 10];
     entropy.fill(&mut random)?;
@@ -41,10 +47,10 @@ pub fn evaluation_id(entropy: &dyn Entropy, now: Timestamp) -> Result<Uuid, NoEn
     Ok(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
 }
 
-/// 128 random bits in lower-case hex.
+/// Returns 128 random bits in lower-case hex.
 ///
 /// # Errors
-/// When there is no randomness.
+/// If no randomness is available.
 pub fn nonce(entropy: &dyn Entropy) -> Result<String, NoEntropy> {
     let mut random = [0; 16];
     entropy.fill(&mut random)?;

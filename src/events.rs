@@ -1,5 +1,5 @@
-//! `POST /events`: security events pushed by transmitters (RFC 8935), on a listener of its own that speaks TLS with the server's
-//! certificate. 202 and nothing: it was taken, or known before.
+//! `POST /events`: receives security events from transmitters (RFC 8935) on a separate listener, over TLS
+//! with the server's certificate. A 202 without a body means that the event was accepted or is a duplicate.
 
 use std::future::Future;
 use std::io;
@@ -23,13 +23,14 @@ use crate::caller::Callers;
 use crate::connections::{Bounded, Bounds, Connections};
 use crate::jose::TokenFault;
 use crate::model::refusal::Refusal;
-use crate::pdp::{Pdp, to_its_end};
+use crate::pdp::Pdp;
+use crate::pdp::refused::to_its_end;
 
-/// The largest event, in bytes.
+/// Maximum size of an event, in bytes.
 const EVENT_MAX: usize = 64 * 1024;
-/// How long a handshake may take.
+/// Timeout of a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Pause after `accept` failed, so that a lack of descriptors causes no busy loop.
+/// Pause after a failed `accept`, so that a shortage of file descriptors does not cause a busy loop.
 const PAUSE: Duration = Duration::from_millis(50);
 
 trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -38,13 +39,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 type Shaken = (Box<dyn Io>, SocketAddr);
 
-/// Connections whose handshake is done.
+/// A listener that yields connections whose TLS handshake is complete.
 struct Handshakes {
     shaken: mpsc::Receiver<Shaken>,
     address: SocketAddr,
 }
 
-/// Who is at the other end.
+/// Address of the peer.
 #[derive(Clone, Copy, Debug)]
 struct From(SocketAddr);
 
@@ -61,7 +62,7 @@ impl Listener for Handshakes {
     async fn accept(&mut self) -> Shaken {
         match self.shaken.recv().await {
             Some(shaken) => shaken,
-            // The server ends.
+            // The accept loop has ended, so no further connection will come.
             None => std::future::pending().await,
         }
     }
@@ -74,7 +75,7 @@ impl Listener for Handshakes {
 /// Serves until `shutdown` resolves.
 ///
 /// # Errors
-/// When the listener fails.
+/// If the listener fails.
 pub async fn serve(
     pdp: Arc<Pdp>,
     listener: TcpListener,
@@ -91,7 +92,7 @@ pub async fn serve(
 }
 
 async fn accept(listener: TcpListener, callers: Arc<Callers>, sender: mpsc::Sender<Shaken>) {
-    // Who is slow, or too many, makes room for the next: transmitters try again.
+    // Slow or excess connections are closed to make room for new ones; transmitters retry.
     let connections = Connections::new(Bounds::of_port());
     loop {
         let Ok((stream, address)) = listener.accept().await else {
@@ -100,7 +101,7 @@ async fn accept(listener: TcpListener, callers: Arc<Callers>, sender: mpsc::Send
         };
         let sender = sender.clone();
         let Some(mut place) = connections.admit() else { continue };
-        // In development mode alone there is no certificate.
+        // Only development mode runs without a certificate.
         let Some(config) = callers.trust().events.clone() else {
             let _stopped = sender.send((Box::new(Bounded::new(stream, place)), address)).await;
             continue;
@@ -126,7 +127,8 @@ async fn take(State(pdp): State<Arc<Pdp>>, ConnectInfo(From(address)): ConnectIn
     }
 }
 
-/// RFC 8935, section 2.4: what a transmitter may not send again is 400 and a code; what it should is 503.
+/// Maps a refusal to a response (RFC 8935, section 2.4): 400 with a code if the transmitter must not send the
+/// event again, 503 if it should.
 fn answer(refusal: &Refusal) -> Response {
     match refusal {
         Refusal::Unauthenticated(words) => refused(code(words), words),
@@ -137,7 +139,7 @@ fn answer(refusal: &Refusal) -> Response {
     }
 }
 
-/// RFC 8935's code of what is wrong with a token.
+/// Returns the RFC 8935 error code for the message of a token fault.
 fn code(words: &str) -> &'static str {
     let is = |faults: &[TokenFault]| faults.iter().any(|fault| fault.words() == words);
     if is(&[TokenFault::Audience]) {

@@ -1,10 +1,11 @@
-//! Strict JWS in compact form (RFC 7515, RFC 8725): what is expected is fixed before the token is read, and nothing in the token
-//! chooses how it is checked.
+//! Strict JWS in compact form (RFC 7515, RFC 8725). The expected type, algorithm, issuer and audience are
+//! fixed before a token is read, so nothing in the token decides how it is checked.
 //!
-//! The cryptographic library checks signatures and nothing else. Why not a JWT library: the one that is alive accepts tokens
-//! without `aud`, with an unknown `crit`, of any `typ`, of the future and of the last minute unless it is told otherwise in five
-//! places; each of these is a test below. Times are judged against the pipeline's `now`, by a step of their own: a repeated
-//! operation must be recognized after its token's time is over.
+//! The cryptographic library only verifies signatures. No JWT library is used: by default the one that is
+//! maintained accepts tokens without `aud`, with an unknown `crit`, of any `typ`, from the future, or expired
+//! within the last minute. Changing this takes five settings; each case is a test below. Times are checked in
+//! a separate step against the pipeline's `now`, because a repeated operation must be recognized after its
+//! token has expired.
 
 pub mod keyring;
 pub mod keyset;
@@ -21,17 +22,17 @@ use crate::jose::keyset::KeySet;
 use crate::json::{self, Object, Value};
 use crate::model::time::Timestamp;
 
-/// Leeway on tokens of our own.
+/// Clock leeway for tokens that this deployment signed.
 pub const LEEWAY_OWN: Duration = Duration::from_secs(5);
-/// Leeway on tokens of issuers, whose clocks are not ours.
+/// Clock leeway for tokens of issuers, whose clocks may differ from the server's.
 pub const LEEWAY_ISSUERS: Duration = Duration::from_secs(30);
 
-/// The longest token that is read, in bytes: a binding token holds a call's arguments, attributes and facts.
+/// Maximum length of a token, in bytes. A binding token holds a call's arguments, attributes and facts.
 const TOKEN_MAX: usize = 400 * 1024;
-/// Members that may not stand in a header: each would let the token choose how it is checked.
+/// Header members that are rejected, because each would let the token choose how it is checked.
 const REFUSED_HEADERS: [&str; 7] = ["b64", "crit", "jku", "jwk", "x5c", "x5u", "zip"];
 
-/// A signature algorithm (RFC 7518). The set is closed: no MAC, no `none`.
+/// A signature algorithm (RFC 7518). The set contains neither MACs nor `none`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Algorithm {
     /// ECDSA on P-256 with SHA-256.
@@ -46,7 +47,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// The name in headers.
+    /// Returns the value of header `alg`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Es256 => "ES256",
@@ -56,65 +57,59 @@ impl Algorithm {
     }
 }
 
-/// What a token must be.
+/// Properties that a token must have.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {
-    /// Header `typ`; the first is also what an absent one stands for if `typ_optional`.
+    /// Accepted values of header `typ`.
     pub typ: &'a [&'a str],
     /// Whether `typ` may be absent.
     pub typ_optional: bool,
-    /// Whether header members beside `alg`, `typ` and `kid` are refused.
+    /// Whether header members other than `alg`, `typ` and `kid` are rejected.
     pub bare_header: bool,
-    /// Header `alg`.
+    /// Required value of header `alg`.
     pub algorithm: Algorithm,
-    /// Claim `iss`; `None` where the format has no issuer.
+    /// Required claim `iss`; `None` if the format has no issuer.
     pub issuer: Option<&'a str>,
-    /// Claim `aud`, one string.
+    /// Required claim `aud`: one string, or an array of one.
     pub audience: &'a str,
-    /// Whether it is a security event token (RFC 8417), which has neither `sub` nor `exp`.
+    /// Whether the token is a security event token (RFC 8417), which needs neither `sub` nor `exp`.
     pub event: bool,
 }
 
 impl<'a> Expected<'a> {
-    /// A token of our own: ES256, this type and nothing else in the header.
+    /// Expects a token that this deployment signed: ES256, one of these types, no further header members.
     pub fn own(typ: &'a [&'a str], issuer: &'a str, audience: &'a str) -> Self {
         Self { typ, typ_optional: false, bare_header: true, algorithm: Algorithm::Es256, issuer: Some(issuer), audience, event: false }
     }
 }
 
-/// Why a token is not accepted. Says nothing of its contents.
+/// Reasons why a token is rejected. They reveal nothing of its contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenFault {
-    /// Another algorithm.
     Algorithm,
-    /// For somebody else.
     Audience,
-    /// A required claim is missing or mistyped.
+    /// A required claim is missing or has the wrong type.
     Claims,
-    /// Its time is over.
     Expired,
-    /// The header has a member that is refused.
+    /// The header has a member that is rejected.
     Header,
-    /// From somebody else.
     Issuer,
-    /// No key of this id.
+    /// No key has this `kid`.
     Key,
-    /// It lives too long.
+    /// The token is valid for longer than allowed.
     Life,
-    /// It is no compact JWS.
+    /// The token is not a compact JWS.
     Malformed,
-    /// Its time has not come.
+    /// The token is not valid yet.
     NotYet,
     /// The key was revoked.
     Revoked,
-    /// The signature is wrong.
     Signature,
-    /// Another type.
     Type,
 }
 
 impl TokenFault {
-    /// What is wrong, in constant words.
+    /// Returns a constant description of the fault.
     pub fn words(self) -> &'static str {
         match self {
             Self::Algorithm => "the token's `alg` is not the expected one",
@@ -134,18 +129,17 @@ impl TokenFault {
     }
 }
 
-/// The times of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
-    /// `exp`.
+    /// Claim `exp`; the latest possible time for events without it.
     pub expires_at: Timestamp,
-    /// `nbf`; of formats without it, `iat`.
+    /// Claim `nbf`; for events without it, `iat`.
     pub not_before: Timestamp,
-    /// `iat`.
+    /// Claim `iat`; the epoch for JWT-SVIDs without it.
     pub issued_at: Timestamp,
 }
 
-/// A token whose signature, header, issuer and audience are as expected. Its times are not judged yet.
+/// A token whose signature, header, issuer and audience are verified. Its times are not checked yet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Opened<C> {
     claims: C,
@@ -153,10 +147,10 @@ pub struct Opened<C> {
 }
 
 impl<C> Opened<C> {
-    /// Judges the times.
+    /// Checks the times and returns the claims.
     ///
     /// # Errors
-    /// When the token is over, not yet valid, or lives longer than `longest`.
+    /// If the token has expired, is not valid yet, or is valid for longer than `longest`.
     pub fn at(self, now: Timestamp, leeway: Duration, longest: Duration) -> Result<C, TokenFault> {
         let Times { expires_at, not_before, issued_at } = self.times;
         if expires_at.plus(leeway) <= now {
@@ -171,12 +165,11 @@ impl<C> Opened<C> {
         Ok(self.claims)
     }
 
-    /// The claims, whatever the time.
+    /// Returns the claims without checking the times.
     pub fn claims(&self) -> &C {
         &self.claims
     }
 
-    /// The times.
     pub fn times(&self) -> Times {
         self.times
     }
@@ -199,7 +192,7 @@ enum Audience {
     Many(Vec<String>),
 }
 
-/// Opens a token: header, key, signature, `iss`, `aud`, and that every required claim is there.
+/// Verifies a token's header, signature, `iss` and `aud`, and that it has every required claim.
 ///
 /// # Errors
 /// The first fault.
@@ -228,7 +221,7 @@ pub fn open<C: DeserializeOwned>(token: &str, keys: &KeySet, expected: &Expected
         return Err(TokenFault::Claims);
     }
     let never = expected.event.then_some(i64::MAX);
-    // JWT-SVIDs alone have no issuer, and need not say when they begin.
+    // Only JWT-SVIDs have no issuer; they may lack `nbf` and `iat`.
     let begins = |time: Option<i64>| match (time, expected.issuer) {
         (Some(time), _) => Ok(Timestamp::from_seconds(time)),
         (None, None) => Ok(Timestamp::default()),
@@ -243,7 +236,7 @@ pub fn open<C: DeserializeOwned>(token: &str, keys: &KeySet, expected: &Expected
     Ok(Opened { claims, times })
 }
 
-/// The `iss` and `kid` that a token names, unverified: to choose whose keys to check it with, and for nothing else.
+/// Returns the unverified `iss` and `kid` of a token. Their only use is to choose the keys that verify it.
 pub fn claimed_issuer(token: &str) -> Option<(String, Option<String>)> {
     #[derive(serde::Deserialize)]
     struct Issuer {
@@ -290,7 +283,7 @@ fn header(header: &Object, expected: &Expected<'_>) -> Result<String, TokenFault
     text("kid").map(str::to_owned).ok_or(TokenFault::Key)
 }
 
-/// A private key that signs tokens of our own.
+/// A private key that signs this deployment's tokens.
 pub struct Signer {
     kid: String,
     pair: EcdsaKeyPair,
@@ -302,26 +295,25 @@ impl std::fmt::Debug for Signer {
     }
 }
 
-/// A token could not be signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the token could not be signed")]
 pub struct SignFault;
 
 impl Signer {
-    /// The key's id: its RFC 7638 thumbprint.
+    /// Returns the key's id, which is its RFC 7638 thumbprint.
     pub fn kid(&self) -> &str {
         &self.kid
     }
 
-    /// The public key as an uncompressed point.
+    /// Returns the public key as an uncompressed point.
     fn point(&self) -> &[u8] {
         self.pair.public_key().as_ref()
     }
 
-    /// Signs claims under a header of this type.
+    /// Signs claims under a header with this `typ`.
     ///
     /// # Errors
-    /// When the claims have no JSON form, or the library fails.
+    /// If the claims can't be serialized, or the library fails.
     pub fn sign(&self, typ: &str, claims: &impl Serialize) -> Result<String, SignFault> {
         let header = json::object([("alg", Value::from("ES256")), ("kid", Value::from(self.kid.as_str())), ("typ", Value::from(typ))]);
         let claims = json::canonical(claims);
@@ -338,17 +330,17 @@ impl Signer {
     }
 }
 
-/// SHA-256 in base64url, as `x5t#S256` and digests in tokens have it.
+/// Returns SHA-256 in base64url, the form of `x5t#S256` and of digests in tokens.
 pub fn digest(bytes: &[u8]) -> String {
     BASE64.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes))
 }
 
-/// Bytes in base64url.
+/// Encodes bytes as base64url.
 pub fn encode(bytes: &[u8]) -> String {
     BASE64.encode(bytes)
 }
 
-/// A digest in base64url, read back.
+/// Decodes a 32-byte digest from base64url.
 pub fn read_digest(text: &str) -> Option<[u8; 32]> {
     BASE64.decode(text).ok()?.try_into().ok()
 }
@@ -360,7 +352,7 @@ mod tests {
 
     const NOW: i64 = 1_800_000_000;
 
-    /// A ring in a folder of its own.
+    /// Creates a key ring in a temporary folder.
     fn ring() -> Keyring {
         let folder = tempfile::tempdir().expect("a folder");
         keyring::generate(folder.path(), Purpose::Approval, Timestamp::from_seconds(NOW)).expect("keys");
@@ -371,7 +363,7 @@ mod tests {
         serde_json::json!({"iss": "us", "aud": "us", "sub": "s", "exp": NOW + 60, "nbf": NOW, "iat": NOW})
     }
 
-    /// The claims with one in another's place; `null` takes it out.
+    /// Returns the claims with one set to this value; `null` removes it.
     fn with(name: &str, value: serde_json::Value) -> serde_json::Value {
         let mut claims = claims();
         let members = claims.as_object_mut().expect("an object");
@@ -392,7 +384,7 @@ mod tests {
         judged(&ring.sign("t+jwt", claims).expect("signed"), &ring.set)
     }
 
-    /// A token under a header that is written by hand, signed rightly.
+    /// Opens a token that has a handwritten header and a valid signature.
     fn under(ring: &Keyring, header: &str) -> Result<(), TokenFault> {
         let header = header.replace("KID", ring.kid().expect("a current key"));
         let text = format!("{}.{}", BASE64.encode(header), BASE64.encode(claims().to_string()));
@@ -420,7 +412,7 @@ mod tests {
         }
     }
 
-    // What the JWT library let through until it was told otherwise, each by its name.
+    // Each `trap_` test is a fault that the JWT library would have let through by default.
 
     #[test]
     fn trap_1_a_token_without_aud_or_iss_is_refused() {
@@ -479,7 +471,7 @@ mod tests {
 
     #[test]
     fn trap_7_the_one_backend_needs_no_installing() {
-        // Signing and verifying work in a fresh process, whatever other crates have turned on: no provider is looked up.
+        // Signing and verifying need no provider in a fresh process, whatever features other crates enable.
         assert_eq!(signed(&claims()), Ok(()));
     }
 
@@ -531,7 +523,7 @@ mod tests {
             proptest::prop_assert!(judged(&text, &set).is_err());
         }
 
-        // Any byte of a token changed, it is another token, and none of ours.
+        // A token with any byte changed must be rejected.
         #[test]
         fn a_changed_token_is_refused(at in 0..200_usize, to in "[A-Za-z0-9_-]") {
             let ring = ring();

@@ -1,7 +1,7 @@
-//! A strict I-JSON reader (RFC 7493) and JCS (RFC 8785).
+//! A strict I-JSON reader (RFC 7493), and the canonical form JCS (RFC 8785).
 //!
-//! What reads as two things in two parsers is refused: duplicate members, integers beyond ±(2^53−1), lone surrogates, invalid
-//! UTF-8. Faults name a path and never a value.
+//! Texts that two parsers could read differently are rejected: those with duplicate members, integers beyond
+//! ±(2^53−1), lone surrogates or invalid UTF-8. Faults contain a path but never a value.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -9,46 +9,42 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 
-/// The deepest nesting of objects and arrays that is read.
+/// Maximum nesting of objects and arrays.
 pub const DEPTH_MAX: usize = 16;
-/// The longest text that is read, in bytes.
+/// Maximum length of a text for [`read_object`], in bytes.
 pub const BYTES_MAX: usize = 64 * 1024;
 const INTEGER_MAX: i64 = (1 << 53) - 1;
 
-/// A JSON value as far as Cedar can hold it; `Null` and `Float` are kept so that their place can be named when they are refused.
+/// A JSON value, as far as Cedar can represent it. `Null` and `Float` are kept so that a fault can name their
+/// path when they are rejected.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// An array.
     Array(Vec<Value>),
-    /// A boolean.
     Bool(bool),
     /// A number with a fraction or an exponent.
     Float(f64),
-    /// An integer of at most ±(2^53−1).
+    /// An integer within ±(2^53−1).
     Integer(i64),
-    /// `null`.
     Null,
-    /// An object, its members by name.
     Object(Object),
-    /// A string.
     String(String),
 }
 
-/// An object's members by name.
+/// Members of an object by name.
 pub type Object = BTreeMap<String, Value>;
 
-/// Why a text was refused, and where.
+/// The reason why a text was rejected, and the path of the fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
 pub struct Fault {
-    /// Path of the faulty value below the text, such as `.items[2].id`; empty for the whole text. Names that don't look like
-    /// identifiers stand as `?`.
+    /// Path of the faulty value in the text, such as `.items[2].id`; empty for the whole text. Names that
+    /// don't look like identifiers are replaced by `?`.
     pub path: String,
-    /// What is wrong, in constant words.
+    /// Constant description of the fault.
     pub problem: &'static str,
 }
 
-/// Reads a text of at most [`BYTES_MAX`] bytes whose outermost value is an object; the empty text is `{}`.
+/// Reads a text of at most [`BYTES_MAX`] bytes whose outermost value is an object. Empty text is `{}`.
 ///
 /// # Errors
 /// The first fault, in reading order.
@@ -60,18 +56,18 @@ pub fn read_object(text: &[u8]) -> Result<Object, Fault> {
     }
 }
 
-/// Reads a text whose length the caller has bounded, as strictly as [`read_object`], into a type of the caller's.
+/// Reads a text into a type, as strictly as [`read_object`]. The caller must bound its length.
 ///
 /// # Errors
 /// The first fault, in reading order.
 pub fn read_as<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T, Fault> {
-    // A type's own reader takes the last of two members of the same name, so the strict reader sees the text first.
+    // A type's own reader may take the last of two members with one name, so run the strict reader first.
     read_whole(text)?;
     serde_json::from_slice(text).map_err(|_| Fault { path: String::new(), problem: "lacks a member, or has one of another type" })
 }
 
-/// Checks that no object of a text has two members of one name; for JSON of a bundle, whose integers may be larger than I-JSON's and
-/// whose form its own reader checks.
+/// Checks that no object of a text has two members with the same name. This is for JSON of a bundle, whose
+/// integers may exceed the range of I-JSON and whose form another reader checks.
 ///
 /// # Errors
 /// The first duplicate.
@@ -98,13 +94,15 @@ fn read_whole(text: &[u8]) -> Result<Object, Fault> {
     }
 }
 
-/// The canonical form (JCS). Safe for digests: integers are within ±(2^53−1) by construction.
+/// Returns the canonical form (JCS), which is safe for digests of a [`Value`]: integers are within ±(2^53−1).
 pub fn canonical<T: Serialize>(value: &T) -> Vec<u8> {
-    // A value of this module can't fail to serialize: its keys are strings, and it writes to memory.
+    // Serializing a `Value` can't fail: its keys are strings, and it is written to memory. For other types an
+    // empty result means failure.
     serde_json_canonicalizer::to_vec(value).unwrap_or_default()
 }
 
-/// A member's name as it may be shown: itself if it looks like an identifier, else `?`.
+/// Returns a member's name if it looks like an identifier, otherwise `?`, so that messages echo no other
+/// text.
 pub fn shown_name(name: &str) -> &str {
     let identifier = name.len() <= 64
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
@@ -114,7 +112,7 @@ pub fn shown_name(name: &str) -> &str {
 
 #[derive(Default)]
 struct Place {
-    /// Whether only duplicate members are refused.
+    /// Whether only duplicate members are rejected.
     lenient: bool,
     path: Vec<String>,
     fault: Option<Fault>,
@@ -169,7 +167,7 @@ impl<'de> Visitor<'de> for Node<'_> {
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        // An integer beyond 64 bits reaches serde as a float.
+        // serde_json passes an integer beyond 64 bits as a float.
         if !self.place.lenient && value.abs() >= INTEGER_MAX as f64 {
             return Err(self.place.refuse("is a number beyond ±(2^53-1)"));
         }
@@ -250,7 +248,7 @@ impl<'de> serde::Deserialize<'de> for Value {
 }
 
 impl Value {
-    /// The members, if this is an object.
+    /// Returns the members if this is an object.
     pub fn as_object(&self) -> Option<&Object> {
         match self {
             Self::Object(members) => Some(members),
@@ -258,7 +256,7 @@ impl Value {
         }
     }
 
-    /// The text, if this is a string.
+    /// Returns the text if this is a string.
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Self::String(text) => Some(text),
@@ -279,12 +277,12 @@ impl FromIterator<(String, Value)> for Value {
     }
 }
 
-/// An object of these members.
+/// Creates an object from these members.
 pub fn object<const N: usize>(members: [(&str, Value); N]) -> Value {
     members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// True when two names of a list are the same.
+/// Returns whether any name occurs twice.
 pub fn has_duplicates<'a>(names: impl IntoIterator<Item = &'a str>) -> bool {
     let mut seen = HashSet::new();
     !names.into_iter().all(|name| seen.insert(name))

@@ -1,6 +1,6 @@
 #![doc = include_str!("../README.md")]
 
-// The modules in the order of the flow: from the command line and the wire, through the pipeline, down to the ground.
+// The modules are listed in the order of a request: command line and API, pipeline, what the pipeline uses.
 pub mod app;
 pub mod cli;
 pub mod config;

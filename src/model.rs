@@ -1,4 +1,4 @@
-//! Values that the steps hand to each other; no I/O, no behaviour beyond their own invariants.
+//! Values that the pipeline steps pass to each other. They do no I/O and enforce only their own invariants.
 
 pub mod answer;
 pub mod approval;

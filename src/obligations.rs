@@ -1,5 +1,6 @@
-//! Verdict → reason, obligations and what is missing. The what-if is cumulative: all that a circumstance could lift is lifted at
-//! once, so that a denial is called requestable only when asking would in fact turn it.
+//! Derives reason, obligations and missing approvals or checks from a verdict. The what-if evaluation is
+//! cumulative: it grants everything that circumstances could lift at once, so that a denial is called
+//! requestable only if asking would in fact turn it into an allow.
 
 use std::collections::BTreeSet;
 
@@ -10,18 +11,18 @@ use crate::model::verdict::Verdict;
 use crate::policy::Policies;
 use crate::policy::rule::{Requirement, Rule};
 
-/// What stands in the way and can be lifted, over all links.
+/// Liftable obstacles of a denied call, over all links.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lift {
-    /// The approval: template and quorum.
+    /// Required approval: template and quorum.
     pub approval: Option<(String, u32)>,
-    /// Names of checks.
+    /// Names of required checks.
     pub checks: BTreeSet<String>,
-    /// The reasons of the forbids, as classes.
+    /// Reasons that the determining forbids give.
     pub classes: BTreeSet<Reason>,
 }
 
-/// Settles what a verdict means; `what_if` evaluates the call with all of a [`Lift`] granted.
+/// Determines the outcome of a verdict. `what_if` evaluates the call with everything in a [`Lift`] granted.
 pub fn settle(policies: &Policies, verdict: &Verdict, what_if: impl FnOnce(&Lift) -> WhatIf) -> Outcome {
     if verdict.has_errors() {
         return Outcome::denied(Reason::PolicyError);
@@ -30,7 +31,7 @@ pub fn settle(policies: &Policies, verdict: &Verdict, what_if: impl FnOnce(&Lift
     if verdict.permits() {
         return Outcome { denied: None, ..with_obligations(&rules) };
     }
-    // A link that is denied without a policy can't be turned by anything.
+    // No policy denies this link, so no circumstance can lift the denial.
     let by_default = verdict.links.iter().any(|link| !link.permitted && link.determining.is_empty());
     let forbids: Vec<&Rule> = rules.into_iter().filter(|rule| rule.forbids).collect();
     if by_default || forbids.is_empty() || forbids.iter().any(|rule| !Reason::LIFTABLE.contains(&rule.class)) {
@@ -46,7 +47,8 @@ pub fn settle(policies: &Policies, verdict: &Verdict, what_if: impl FnOnce(&Lift
     }
 }
 
-/// What becomes of a draft: the strictest of what the determining forbids say. What nothing permits, or can't be evaluated, is blocked.
+/// Returns the disposition of a draft: the strictest one of the determining forbids. A draft is blocked if no
+/// policy permits it or a policy could not be evaluated.
 pub fn disposition(policies: &Policies, verdict: &Verdict) -> Disposition {
     if verdict.has_errors() {
         return Disposition::Block;
@@ -79,7 +81,7 @@ fn lift(forbids: &[&Rule]) -> Lift {
     lift
 }
 
-/// What asking could add: only where a check, a screening or an approval is all that is missing.
+/// Returns the missing approval and checks, if nothing else is missing.
 fn missing(lift: &Lift, reason: Reason) -> Option<Missing> {
     if !matches!(reason, Reason::CheckRequired | Reason::ApprovalRequired) {
         return None;

@@ -1,161 +1,70 @@
 //! The pipelines: the one place that knows the order of the steps. `pdp/authorize.rs` reads top to bottom.
 
-pub mod approvals;
+mod answers;
+pub mod approval_access;
+pub mod approval_request;
+pub mod approval_review;
 pub mod authorize;
-mod burn;
-mod call_facts;
-pub mod clear;
-pub mod context;
+pub mod concurrency;
+pub mod conformance;
+mod consumption;
 pub mod draft;
-mod evidence;
+pub mod evaluate_output;
+pub mod evaluation;
+mod evaluation_id;
 mod gates;
-pub mod judge;
-mod limits;
-mod memory;
-pub mod output;
-pub mod plain;
-mod present;
-mod recover;
-mod release;
+mod housekeeping;
+pub mod keys;
+pub mod origin;
+mod pipeline;
+pub mod prepare_context;
+mod rate_limits;
+mod recording;
+mod redacted_values;
+pub mod refused;
 pub mod reload;
-pub mod request;
-pub mod review;
+mod replicas;
+pub mod reports;
 pub mod rights;
-mod shared;
-pub mod shares;
-pub mod signal;
-mod state;
+mod risk_access;
+pub mod risk_clearing;
+mod risk_keys;
+mod risk_recovery;
+mod risk_signals;
+pub mod scoring;
+pub mod snapshot;
+mod span_facts;
 pub mod status;
-mod weigh;
+mod tokens;
+mod write_backlog;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashSet;
 
 use crate::approvals::store::Store;
 use crate::approvals::store::replica::Replica;
-use crate::audit::key::DigestKey;
+use crate::audit::Audit;
 use crate::audit::refusals::RefusalCounter;
 use crate::audit::witness::Witness;
-use crate::audit::{Audit, AuditDown};
-use crate::bundle::{Bundle, Reading};
+use crate::bundle::Bundle;
 use crate::caep::Transmitters;
 use crate::caller::Callers;
 use crate::clock::{Clock, Monotonic, Seldom};
 use crate::delegation::Delegations;
 use crate::entropy::Entropy;
-use crate::jose::keyring::Keyring;
-use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
-use crate::model::vouched::Vouched;
-use crate::pdp::memory::unsent::Memory;
-use crate::pdp::reload::Rejected;
-use crate::pdp::shared::Shared;
-use crate::pdp::shares::Shares;
+use crate::pdp::concurrency::Shares;
+use crate::pdp::keys::Keys;
+use crate::pdp::snapshot::Rejected;
+use crate::pdp::snapshot::Shared;
+use crate::pdp::snapshot::{Moment, Options, Snapshot};
+use crate::pdp::write_backlog::Memory;
 use crate::telemetry::export::Telemetry;
 use crate::text_pool::TextPool;
 use crate::windows::Windows;
-
-/// What an evaluation error means.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnError {
-    /// The call is denied: an erroring `forbid` must not fail open.
-    #[default]
-    Deny,
-    /// The policy is skipped, as Cedar does: for conformance mode alone.
-    Skip,
-}
-
-/// What the pipelines are told by the settings.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Deployment environment.
-    pub environment: String,
-    /// The bundle's folder.
-    pub bundle: PathBuf,
-    /// How it is read.
-    pub reading: Reading,
-    /// What an evaluation error means.
-    pub on_error: OnError,
-    /// What the deployment runs without; sorted.
-    pub warnings: Vec<&'static str>,
-    /// Trust every process on the loopback interface.
-    pub development: bool,
-    /// Folder of the signing keys.
-    pub keys: PathBuf,
-    /// How long a security event counts.
-    pub event_ttl: Duration,
-    /// How old what is known of kill switches may be when a call is decided, of a store that replicas share.
-    pub stops_age: Duration,
-    /// How many requests are decided at the same time.
-    pub concurrent_requests: usize,
-    /// Whether spans name cases by keyed digests, not by their ids.
-    pub digests_case_ids: bool,
-}
-
-/// The rings that sign tokens, each for its own purpose.
-#[derive(Debug)]
-pub struct Keys {
-    /// Approval tokens.
-    pub approval: Keyring,
-    /// Binding tokens of denials, outcome tokens of allows, releases.
-    pub binding: Keyring,
-    /// By what values and sources are known again, on every replica.
-    pub values: DigestKey,
-}
-
-/// The bundle in force.
-#[derive(Debug)]
-pub struct Snapshot {
-    /// The bundle.
-    pub bundle: Bundle,
-    /// Since when.
-    pub activated_at: Timestamp,
-    /// What is vouched for when nothing is remembered.
-    pub nothing: Vouched,
-}
-
-/// One snapshot and one instant: what a request sees from its first step to its last.
-#[derive(Clone, Debug)]
-pub struct Moment {
-    /// The bundle in force.
-    pub snapshot: Arc<Snapshot>,
-    /// The instant.
-    pub now: Timestamp,
-}
-
-/// A refusal that was recorded, counted, or can't be recorded since the log is down. Only the pipelines make one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused(Refusal);
-
-impl Refused {
-    /// The refusal.
-    pub fn refusal(&self) -> &Refusal {
-        &self.0
-    }
-}
-
-/// Runs what changes state to its end, whether or not its caller waits for it: a transition that happened is recorded.
-pub(crate) async fn to_its_end<T: Send + 'static>(
-    changing: impl Future<Output = Result<T, Refused>> + Send + 'static,
-) -> Result<T, Refused> {
-    let changed = tokio::spawn(changing).await;
-    changed.unwrap_or(Err(Refused(Refusal::Unavailable("the request failed: it may have had its effect; ask again"))))
-}
-
-impl From<AuditDown> for Refused {
-    fn from(down: AuditDown) -> Self {
-        Self(match down {
-            AuditDown::Failed => Refusal::Unavailable("the audit log can't be written: no decision is given without its record"),
-            AuditDown::Full => Refusal::Exhausted("too many decisions wait for the audit log"),
-        })
-    }
-}
 
 /// The policy decision point.
 #[derive(Debug)]
@@ -287,12 +196,5 @@ impl Pdp {
     /// Takes no more requests: readiness ends, those under way are answered.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
-    }
-}
-
-impl Snapshot {
-    fn new(bundle: Bundle, activated_at: Timestamp) -> Self {
-        let nothing = judge::calm(&bundle.policies.shapes);
-        Self { bundle, activated_at, nothing }
     }
 }

@@ -1,4 +1,4 @@
-//! Policies, schema and the bundle's own entities: loaded whole or not at all, then only read.
+//! Policies, schema and the bundle's entities. They are loaded as a whole and read-only afterwards.
 
 pub mod engine;
 pub mod lint;
@@ -9,7 +9,7 @@ pub mod store;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use cedar_policy::{Policy, PolicyId, PolicySet, Schema, SchemaFragment, ValidationError, ValidationMode, Validator};
+use cedar_policy::{EvalResult, Policy, PolicyId, PolicySet, Schema, SchemaFragment, ValidationError, ValidationMode, Validator};
 use miette::Diagnostic;
 
 use crate::model::fault::Fault;
@@ -21,52 +21,56 @@ use crate::policy::shape::Shapes;
 use crate::policy::source::{Placed, Source};
 use crate::policy::store::Store;
 
-/// How many attribute steps from an entity a policy may take: `resource.tenant`, not `resource.owner.tenant`.
+/// Maximum number of attribute steps from an entity in a policy: `resource.tenant` is allowed,
+/// `resource.owner.tenant` is not.
 const DEREFERENCE_MAX: u32 = 1;
 
-/// The texts that a bundle's policies are made of.
+/// Source texts of a bundle's policies, schema and entities.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    /// The schema, if there is one.
     pub schema: Option<Source>,
-    /// Policy files, by name.
     pub policies: Vec<Source>,
-    /// Entity files, by name.
     pub entities: Vec<Source>,
 }
 
-/// How strictly policies are read.
+/// Strictness of policy validation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Validation {
-    /// Not validated, ids by position where `@id` is absent: for conformance mode alone.
+    /// No validation, and ids by position where `@id` is absent; for conformance mode only.
     Off,
-    /// By Cedar's strict validator and our linter.
+    /// Cedar's strict validator and the linter of this crate.
     #[default]
     Strict,
 }
 
-/// Everything that a decision reads.
+/// Everything in a bundle that an evaluation reads.
 #[derive(Debug)]
 pub struct Policies {
-    /// The schema; absent in conformance mode alone.
+    /// The schema; absent only in conformance mode.
     pub schema: Option<Schema>,
-    /// The schema's types.
     pub shapes: Shapes,
-    /// The bundle's own entities.
     pub store: Store,
-    /// Evaluates.
     pub engine: Engine,
     rules: HashMap<String, Rule>,
-    /// Actions by whose policies a remembered member of `context` is read, by member.
+    /// For each `context` member from the PDP's state, the actions whose policies read the member.
     readers: BTreeMap<&'static str, HashSet<String>>,
 }
 
 impl Policies {
-    /// Reads, validates and indexes. `roles` is what gates need; without it no gate can be served.
+    /// Returns the tenant of an entity of the bundle; `None` if the entity or its tenant does not exist.
+    pub fn tenant_of(&self, kind: &str, id: &str) -> Option<String> {
+        let entity = self.store.get(&self.shapes.uid(kind, id)?)?;
+        match entity.attr("tenant")?.ok()? {
+            EvalResult::EntityUid(tenant) => Some(tenant.id().unescaped().to_owned()),
+            _ => None,
+        }
+    }
+
+    /// Reads, validates and indexes the policies. Without `roles`, which gates need, the linter does not run.
     ///
     /// # Errors
-    /// Every fault that can be seen at once, each with its place.
+    /// All faults that can be found at once, each with its position.
     pub fn load(sources: &Sources, roles: Option<&Roles>, validation: Validation) -> Result<Self, Vec<Fault>> {
         let (schema, shapes) = read_schema(sources, validation)?;
         let mut faults = Vec::new();
@@ -79,7 +83,7 @@ impl Policies {
         {
             let (unrecognized, found) = validate(schema, &read);
             if unrecognized {
-                // A name that is none makes more faults than one, and all the others mislead.
+                // An unknown name causes further faults that mislead, so return only the unknown names.
                 return Err(found);
             }
             faults.extend(found);
@@ -94,17 +98,18 @@ impl Policies {
         Ok(Self { schema, engine: Engine::new(read.set, &shapes), shapes, store, rules: read.rules, readers })
     }
 
-    /// Whether a policy that covers this action reads a remembered member of `context`: for other actions nobody need know it.
+    /// Returns whether a policy that covers this action reads a `context` member from the PDP's state. If
+    /// none does, the member need not be looked up.
     pub fn reads(&self, action: &str, member: &str) -> bool {
         self.readers.get(member).is_some_and(|actions| actions.contains(action))
     }
 
-    /// A policy's annotations.
+    /// Returns a policy's annotations.
     pub fn rule(&self, id: &str) -> Option<&Rule> {
         self.rules.get(id)
     }
 
-    /// Every policy's annotations, by id.
+    /// Returns every policy's annotations, by id.
     pub fn rules(&self) -> BTreeMap<&str, &Rule> {
         self.rules.iter().map(|(id, rule)| (id.as_str(), rule)).collect()
     }
@@ -119,7 +124,7 @@ pub struct ReadPolicies {
 }
 
 impl ReadPolicies {
-    /// A fault at a policy.
+    /// Creates a fault at the position of a policy.
     fn fault(&self, id: &str, message: impl Into<String>) -> Fault {
         match self.placed.get(id) {
             Some((source, placed)) => Fault::new(&source.file, &source.text, (placed.span.0, 1), message),
@@ -209,8 +214,8 @@ fn is_id(id: &str) -> bool {
     (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte))
 }
 
-/// Runs Cedar's strict validator; a warning is a fault, for an impossible policy protects nothing. Where names are not recognized,
-/// says so, and gives these faults alone.
+/// Runs Cedar's strict validator. A warning counts as a fault, because an impossible policy protects nothing.
+/// If names are not recognized, returns true and only the faults of those names.
 fn validate(schema: &Schema, read: &ReadPolicies) -> (bool, Vec<Fault>) {
     let result = Validator::new(schema.clone()).validate_with_level(&read.set, ValidationMode::Strict, DEREFERENCE_MAX);
     let at = |id: &PolicyId, error: &dyn Diagnostic| match read.placed.get(&id_text(id)) {

@@ -1,5 +1,6 @@
-//! `rates.yaml`: how often, and how much, within a time. Calls are counted by GCRA (the leaky bucket as one timestamp: ITU-T I.371),
-//! so that a burst and a sustained rate are one rule; sums add up an argument, such as an amount of money.
+//! `rates.yaml`: limits on the number of calls and on sums within a time. Calls are counted by GCRA (a leaky
+//! bucket stored as one timestamp, ITU-T I.371), so that one rule has a burst and a sustained rate. Sums add
+//! up an argument, such as an amount of money.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,37 +11,30 @@ use crate::model::call::Call;
 use crate::model::chain::Chain;
 use crate::policy::shape::{Action, Shape, Shapes};
 
-/// What a window is kept apart by; a window is always of one tenant.
+/// Part of a window's key. A window always belongs to one tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Per {
-    /// The action.
     Action,
-    /// The agent.
     Agent,
-    /// The case.
     Case,
-    /// The case's customer.
+    /// Customer of the case.
     Customer,
-    /// The resource, by its id: a window then covers actions on one type of resource.
+    /// Id of the resource. A window then covers only actions on one type of resource.
     Resource,
-    /// The supervising human.
     Supervisor,
-    /// The tenant.
     Tenant,
-    /// The tool service.
     ToolService,
 }
 
-/// How often calls may be made.
+/// Limit on the number of calls.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CallRate {
-    /// What it is kept apart by.
     pub per: Vec<Per>,
-    /// Actions, or groups of them, that it counts.
+    /// Actions or action groups that are counted.
     pub actions: Vec<String>,
-    /// Calls in `minutes`, in the long run; 1 to 1,000,000.
+    /// Calls per `minutes` in the long run; 1 to 1,000,000.
     pub sustained: u32,
     /// 1 to 1,440.
     pub minutes: u32,
@@ -48,66 +42,63 @@ pub struct CallRate {
     pub burst: u32,
 }
 
-/// How much an integer argument may add up to over allowed calls.
+/// Limit on the sum of an integer argument over allowed calls.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SumRate {
-    /// What it is kept apart by.
     pub per: Vec<Per>,
-    /// Actions, or groups of them, that it adds up.
+    /// Actions or action groups that are added up.
     pub actions: Vec<String>,
-    /// Further actions, or groups of them, whose policies see it: after one thing another one may have to wait.
+    /// Further actions or action groups whose policies read the sum: after one action another may have to
+    /// wait.
     #[serde(default)]
     pub seen_by: Vec<String>,
-    /// The argument that is added up: a `Long` of each action. Empty: each allowed call counts one.
+    /// Argument to add up, a required `Long` of each action. If empty, each allowed call counts as 1.
     #[serde(default)]
     pub argument: String,
-    /// Arguments that keep sums apart, e.g. the currency of an amount.
+    /// Arguments with a separate sum per value, e.g. the currency of an amount.
     #[serde(default)]
     pub apart: Vec<String>,
-    /// The most that it may add up to.
     pub most: Most,
-    /// Within these minutes; 1 to 44,640 (31 days).
+    /// Length of the window; 1 to 44,640 (31 days).
     pub minutes: u32,
 }
 
-/// The most that a sum may be.
+/// Maximum of a sum.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub enum Most {
-    /// This.
     Fixed(i64),
-    /// What an attribute of the resource says: no more is paid back than was paid.
+    /// An attribute of the resource: no more is refunded than was paid.
     Resource {
-        /// The attribute's name: a `Long` of each resource of the actions.
+        /// A required `Long` attribute of each resource of the actions.
         resource: String,
     },
 }
 
-/// How many different ones there may be of something.
+/// Limit on the number of distinct things.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DistinctRate {
-    /// What it is kept apart by.
     pub per: Vec<Per>,
-    /// What is counted: each once, however often it comes.
+    /// The ids to count; each distinct id counts once.
     pub of: Per,
-    /// Actions, or groups of them, that it counts.
+    /// Actions or action groups that are counted.
     pub actions: Vec<String>,
-    /// The most different ones; 1 to 512.
+    /// Maximum number of distinct ids; 1 to 512.
     pub most: u64,
-    /// Within these minutes; 1 to 1,440.
+    /// Length of the window; 1 to 1,440.
     pub minutes: u32,
 }
 
 impl DistinctRate {
-    /// Its length in microseconds.
+    /// Length of the window, in microseconds.
     pub fn micros(&self) -> i64 {
         i64::from(self.minutes) * 60_000_000
     }
 }
 
-/// All of `rates.yaml`.
+/// Contents of `rates.yaml`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rates {
@@ -115,33 +106,32 @@ pub struct Rates {
     pub calls: BTreeMap<String, CallRate>,
     /// Windows that add up an argument, by name.
     pub sums: BTreeMap<String, SumRate>,
-    /// Windows that count different ones, by name.
+    /// Windows that count distinct ids, by name.
     pub distinct: BTreeMap<String, DistinctRate>,
 }
 
 impl CallRate {
-    /// The time that one call takes up, in microseconds; rounded up, so that a window never gives more than its rule.
+    /// Time per call in microseconds, rounded up so that a window never allows more than its rule.
     pub fn every(&self) -> i64 {
         let period = i64::from(self.minutes) * 60_000_000;
         let sustained = i64::from(self.sustained.max(1));
         (period + sustained - 1) / sustained
     }
 
-    /// How far ahead of now a window may be taken up, in microseconds.
+    /// Maximum time ahead of now until which the bucket may be filled, in microseconds.
     pub fn room(&self) -> i64 {
         self.every().saturating_mul(i64::from(self.burst))
     }
 }
 
 impl SumRate {
-    /// Its length.
     pub fn within(&self) -> Duration {
         Duration::from_secs(u64::from(self.minutes) * 60)
     }
 }
 
 impl Per {
-    /// What a call is counted under.
+    /// Returns the id that a call is counted under.
     pub fn of<'a>(self, chain: &'a Chain, call: &'a Call) -> &'a str {
         match self {
             Self::Action => &call.action,
@@ -156,25 +146,25 @@ impl Per {
     }
 }
 
-/// Whether a rule's list names an action, or a group that it is in.
+/// Returns whether a rule's list contains an action or one of its groups.
 pub fn covers(listed: &[String], action: &Action) -> bool {
     listed.iter().any(|name| name == action.uid.id().unescaped() || action.groups.contains(name))
 }
 
 impl Rates {
-    /// The names of all windows.
     pub fn names(&self) -> impl Iterator<Item = &String> {
         self.calls.keys().chain(self.sums.keys()).chain(self.distinct.keys())
     }
 
-    /// Each window with the actions that it covers.
+    /// Returns each window with the actions that it counts.
     pub fn actions(&self) -> impl Iterator<Item = (&String, &Vec<String>)> {
         let calls = self.calls.iter().map(|(name, rate)| (name, &rate.actions));
         let sums = self.sums.iter().map(|(name, rate)| (name, &rate.actions));
         calls.chain(sums).chain(self.distinct.iter().map(|(name, rate)| (name, &rate.actions)))
     }
 
-    /// What is out of bounds or names nothing, and the name to look for. `windows` are the members of the schema's type of windows.
+    /// Checks the settings. Returns the name to locate each fault by, and a message. `windows` are the
+    /// members of the schema's type of windows.
     pub fn faults(&self, shapes: &Shapes, windows: &[String]) -> Vec<(String, String)> {
         let mut faults = vec![];
         let mut fault = |name: &str, problem: String| faults.push((name.to_owned(), problem));

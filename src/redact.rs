@@ -1,18 +1,18 @@
-//! Values → placeholders: typed, and numbered so that the same value is called the same within a case. Secrets have no number: nobody
-//! shall tell whether two are the same.
+//! Replaces values with placeholders that have a kind and a number, so that the same value has the same
+//! placeholder within a case. Secrets are not numbered, because no one may learn whether two of them are
+//! equal.
 
 use crate::model::finding::Private;
 
-/// A value to be replaced, and how.
+/// A value to be replaced, and its placeholder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replaced {
-    /// Where it stands, in bytes of the text.
+    /// Place in the text, in bytes.
     pub span: (usize, usize),
-    /// What stands there instead.
     pub placeholder: String,
 }
 
-/// What stands for a value: `[email removed #1]`, `[verification code removed]`.
+/// Builds a placeholder: `[email removed #1]`, `[verification code removed]`.
 pub fn placeholder(kind: Private, number: Option<u32>) -> String {
     match number {
         Some(number) => format!("[{} removed #{number}]", kind.words()),
@@ -20,9 +20,10 @@ pub fn placeholder(kind: Private, number: Option<u32>) -> String {
     }
 }
 
-/// The text with its values replaced. Brackets that would make text look like a placeholder are made round.
+/// Replaces values in a text. Square brackets around other text that looks like a placeholder become
+/// parentheses.
 ///
-/// INVARIANT: nothing of a replaced span is in what is returned.
+/// INVARIANT: the result contains nothing of a replaced span.
 pub fn redact(text: &str, replaced: &[Replaced]) -> String {
     let mut redacted = String::with_capacity(text.len());
     let mut from = 0;
@@ -35,7 +36,8 @@ pub fn redact(text: &str, replaced: &[Replaced]) -> String {
     redacted
 }
 
-/// The text without anything that reads as a placeholder: `[email removed #2]` of a customer's own must not stand for a value of ours.
+/// Changes the brackets of text that looks like a placeholder. Otherwise a customer could write a placeholder
+/// and pass it off as a redacted value.
 fn without_placeholders(text: &str) -> String {
     let mut changed = String::with_capacity(text.len());
     let mut rest = text;
@@ -43,7 +45,7 @@ fn without_placeholders(text: &str) -> String {
         let (before, bracketed) = rest.split_at(open);
         changed.push_str(before);
         let within = bracketed.get(bracket.len_utf8()..).unwrap_or_default();
-        // Ours are short: no further than they could be.
+        // A placeholder is short, so the search for its end is bounded.
         let close = within.char_indices().take(LONGEST).find(|(_, sign)| CLOSE.contains(sign));
         match close.filter(|(close, _)| is_like_ours(within.get(..*close).unwrap_or_default())) {
             Some((close, sign)) => {
@@ -62,10 +64,10 @@ fn without_placeholders(text: &str) -> String {
     changed
 }
 
-/// Brackets that read as ours.
+/// Brackets that look like those of a placeholder.
 const OPEN: [char; 4] = ['[', '\u{FF3B}', '\u{3010}', '\u{27E6}'];
 const CLOSE: [char; 4] = [']', '\u{FF3D}', '\u{3011}', '\u{27E7}'];
-/// The most characters of a placeholder, with what could be put between its words.
+/// Maximum length of a placeholder, including characters that may be inserted between its words.
 const LONGEST: usize = 96;
 
 fn is_like_ours(inner: &str) -> bool {
@@ -75,20 +77,20 @@ fn is_like_ours(inner: &str) -> bool {
     words.strip_suffix(" removed").is_some_and(|words| Private::ALL.iter().any(|kind| kind.words().eq_ignore_ascii_case(words)))
 }
 
-/// A value of a record as far as it may be seen: the first letter of each word. How long it is can't be told.
+/// Masks a value of a record: shows only the first letter of each word, and not the word's length.
 pub fn masked(value: &str) -> String {
     let words = value.split(|sign: char| !sign.is_alphanumeric());
     let mut shown = String::new();
     let mut at = 0;
     for word in words {
-        // Of digits and short words nothing.
+        // Digits and words of one or two letters are hidden completely.
         let first = word.chars().next().filter(|first| first.is_alphabetic() && word.chars().count() > 2);
         if !word.is_empty() {
             shown.extend(first);
             shown.push_str("***");
         }
         at += word.len();
-        // The sign that ended it.
+        // The separator after the word is shown.
         if let Some(sign) = value.get(at..).and_then(|rest| rest.chars().next()) {
             shown.push(sign);
             at += sign.len_utf8();

@@ -1,6 +1,7 @@
-//! `risk.yaml`, and the score that it gives: 0 to 100, explained factor by factor. Pure.
+//! `risk.yaml` and the score computed from it: 0 to 100, explained factor by factor. This module is pure.
 //!
-//! INVARIANT: more of anything never gives a lower score, and more risk never permits more. Points go by time alone.
+//! INVARIANT: more of any input never gives a lower score. Points expire with time, or a human clears them.
+//! Whether policies permit less at a higher score is for decision tables to test.
 
 use std::collections::BTreeMap;
 
@@ -10,158 +11,150 @@ use crate::model::answer::Reason;
 use crate::model::halt::Severity;
 use crate::model::signals::{EXACT, Part, Risk};
 
-/// Denials of an agent on a case.
+/// Factor for denials of an agent on a case.
 pub const DENIALS: &str = "denials";
-/// Denials of an agent on cases of a customer whose text is hostile: they count for this pair alone, so that a hostile ticket can't
-/// lock out an agent that others share.
+/// Factor for denials of an agent on cases of a customer whose text is hostile. They count only for this pair
+/// of agent and customer, so that a hostile ticket can't lock out an agent that others share.
 pub const PROVOKED_DENIALS: &str = "provoked_denials";
-/// Requests for approval on a case that a human denied.
+/// Factor for requests for approval on a case that a human denied.
 pub const APPROVALS_DENIED: &str = "approvals_denied";
-/// Drafts of a case in which something was found that no mistake explains.
+/// Factor for drafts of a case with a finding that an honest mistake does not explain.
 pub const UNSAFE_DRAFTS: &str = "unsafe_drafts";
-/// What other systems reported.
+/// Factor for reports of other systems.
 pub const REPORTED: &str = "reported";
-/// What is asked for.
+/// Factor for the requested action itself.
 pub const ASKED: &str = "asked";
 
-/// The most that a score can be.
+/// Maximum of a score.
 pub const WORST: u32 = 100;
 
-/// What an event weighs.
+/// Weight of one kind of event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Factor {
-    /// Points of one event; 1 to 100.
+    /// Points per event; 1 to 100.
     pub points: u32,
-    /// How long one event counts; several count one after the other. 1 to 44,640 (31 days).
+    /// Time that one event counts for; several events count one after the other. 1 to 44,640 (31 days).
     pub minutes: u32,
-    /// The most points that events of this kind make together.
+    /// Maximum points of all events of this kind together.
     pub most: u32,
-    /// Whether it may reach the highest tier by itself.
+    /// Whether this factor may reach the highest tier by itself.
     #[serde(default)]
     pub decisive: bool,
 }
 
-/// What a count of different things weighs: nothing up to `from`, `most` at `to`, in between in proportion.
+/// Weight of a count of distinct things: 0 points up to `from`, `most` from `to` on, and linear in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Slope {
-    /// The highest count that is usual.
+    /// Highest count that is usual.
     pub from: u64,
-    /// The count that weighs all of `most`.
+    /// Lowest count that gives `most` points.
     pub to: u64,
-    /// The most points.
+    /// Maximum number of points.
     pub most: u32,
 }
 
-/// What is counted of one principal.
+/// Weights of what is counted per principal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Breadth {
-    /// Different cases that it asked for.
+    /// Distinct cases in its calls.
     pub cases: Slope,
-    /// Different resources that it asked for.
+    /// Distinct resources in its calls.
     pub resources: Slope,
-    /// Different actions that it was denied, each case for itself.
+    /// Distinct actions that were denied, counted per case.
     pub denied: Slope,
 }
 
-/// How probing is seen: an agent that tries its way through cases and actions.
+/// Detection of probing: an agent that tries one case and action after another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Probing {
-    /// Within these minutes; 1 to 10,080 (a week).
+    /// Length of the window; 1 to 10,080 (a week).
     pub minutes: u32,
-    /// Of one agent.
+    /// Weights per agent.
     pub agent: Breadth,
-    /// Of one supervising human, over all of her agents.
+    /// Weights per supervisor, over all of her agents.
     pub supervisor: Breadth,
 }
 
-/// What a report weighs, by its severity.
+/// Points of a report, by severity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reported {
-    /// Points of a low one.
     pub low: u32,
-    /// Points of a medium one.
     pub medium: u32,
-    /// Points of a high one.
     pub high: u32,
-    /// Points of a critical one; it may reach the highest tier by itself.
+    /// Only a critical report may reach the highest tier by itself.
     pub critical: u32,
 }
 
-/// A tier and the score at which it begins.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tier {
-    /// Its name: a member of the schema's type of tiers.
+    /// A member of the schema's type of tiers.
     pub tier: String,
-    /// The score at which it begins.
+    /// Lowest score of the tier.
     pub from: u32,
 }
 
-/// All of `risk.yaml`.
+/// Contents of `risk.yaml`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RiskRules {
-    /// The tiers, rising; the first begins at 0.
+    /// Tiers in ascending order; the first begins at 0.
     pub tiers: Vec<Tier>,
-    /// How long a screening of a case's version counts; 1 to 44,640.
+    /// Time that the screening of a case's version counts for; 1 to 44,640.
     pub screening_minutes: u32,
-    /// How long everything counts as the worst after state was lost; 1 to 10,080.
+    /// Time during which worst-case values are used after state was lost; 1 to 10,080.
     pub recovery_minutes: u32,
-    /// What findings in untrusted text weigh, by kind.
+    /// Weights of findings in untrusted text, by kind.
     pub findings: BTreeMap<String, Factor>,
-    /// What denials of an agent on a case weigh.
     pub denials: Factor,
-    /// What denials after hostile text weigh.
     pub provoked_denials: Factor,
-    /// What denied approvals of a case weigh.
     pub approvals_denied: Factor,
-    /// What unsafe drafts of a case weigh.
     pub unsafe_drafts: Factor,
-    /// The kinds of findings that make a draft unsafe.
+    /// Kinds of findings that make a draft unsafe.
     pub unsafe_findings: Vec<String>,
-    /// What reports of other systems weigh.
     pub reported: Reported,
-    /// What is asked for weighs, by action group; of several groups the heaviest.
+    /// Points of the requested action, by action group. If the action is in several groups, the highest
+    /// counts.
     pub asked: BTreeMap<String, u32>,
-    /// How probing is seen.
     pub probing: Probing,
 }
 
-/// What is known of a call: the score's input.
+/// Input of the score of one call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Known {
-    /// Events that still count, by factor.
+    /// Number of events that still count, by factor.
     pub events: BTreeMap<String, u64>,
-    /// Different cases, resources and denied actions of the agent.
+    /// Distinct cases, resources and denied actions of the agent.
     pub agent: [u64; 3],
-    /// The same of the supervising human.
+    /// Distinct cases, resources and denied actions of the supervisor.
     pub supervisor: [u64; 3],
-    /// The worst report that stands.
+    /// The most severe report in force.
     pub reported: Option<Severity>,
     /// Groups that the action is in.
     pub groups: Vec<String>,
 }
 
-/// The names of what is counted of a principal.
+/// Names of what is counted per principal.
 const BREADTH: [&str; 3] = ["cases", "resources", "denied"];
 
 impl Factor {
-    /// How long one event counts, in microseconds.
+    /// Time that one event counts for, in microseconds.
     pub fn micros(&self) -> i64 {
         i64::from(self.minutes) * 60_000_000
     }
 
-    /// How far ahead events may reach, in microseconds: more of them than give `most` add nothing.
+    /// Maximum time ahead of now until which events may count, in microseconds. Events beyond those that give
+    /// `most` points add nothing.
     pub fn reach(&self) -> i64 {
         self.micros() * i64::from(self.most.div_ceil(self.points.max(1)).max(1))
     }
 
-    /// The events that still count, of a time until which they do.
+    /// Number of events that still count, from the time until which they do.
     pub fn count(&self, until: i64, now: i64) -> u64 {
         let left = until.saturating_sub(now).max(0);
         u64::try_from(left).unwrap_or(0).div_ceil(u64::try_from(self.micros()).unwrap_or(1).max(1))
@@ -173,7 +166,7 @@ impl Factor {
 }
 
 impl Probing {
-    /// Its length in microseconds.
+    /// Length of the window, in microseconds.
     pub fn micros(&self) -> i64 {
         i64::from(self.minutes) * 60_000_000
     }
@@ -210,7 +203,7 @@ impl Reported {
 }
 
 impl RiskRules {
-    /// The factor of this name, if it counts events.
+    /// Returns the factor with this name, if it counts events.
     pub fn factor(&self, name: &str) -> Option<&Factor> {
         match name {
             APPROVALS_DENIED => Some(&self.approvals_denied),
@@ -221,7 +214,7 @@ impl RiskRules {
         }
     }
 
-    /// Every factor's name: the members of the schema's type of risk signals.
+    /// Names of all factors, which are the members of the schema's type of risk signals.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> =
             [APPROVALS_DENIED, ASKED, DENIALS, PROVOKED_DENIALS, REPORTED, UNSAFE_DRAFTS].map(str::to_owned).into();
@@ -233,7 +226,7 @@ impl RiskRules {
         names
     }
 
-    /// The longest that anything is remembered, in microseconds.
+    /// Longest time for which anything is kept, in microseconds.
     pub fn longest(&self) -> i64 {
         let factors = self.findings.values().chain([&self.denials, &self.provoked_denials, &self.approvals_denied, &self.unsafe_drafts]);
         let longest = factors.map(Factor::reach).max().unwrap_or(0);
@@ -241,12 +234,10 @@ impl RiskRules {
         longest.max(minutes * 60_000_000)
     }
 
-    /// Whether a draft in which these kinds were found is unsafe.
     pub fn is_unsafe<'k>(&self, mut kinds: impl Iterator<Item = &'k str>) -> bool {
         kinds.any(|kind| self.unsafe_findings.iter().any(|listed| listed == kind))
     }
 
-    /// The score of what is known.
     pub fn score(&self, known: &Known) -> Risk {
         let mut parts: Vec<Part> = vec![];
         let mut add = |name: String, count: u64, points: u32| {
@@ -274,7 +265,7 @@ impl RiskRules {
         Risk { score, tier: self.tier(score), parts }
     }
 
-    /// What counts where nothing can be known.
+    /// The risk that is used when signals are unavailable.
     pub fn worst(&self) -> Risk {
         Risk { score: WORST, tier: self.tier(WORST), parts: vec![] }
     }
@@ -283,7 +274,8 @@ impl RiskRules {
         self.tiers.iter().rev().find(|tier| tier.from <= score).map(|tier| tier.tier.clone()).unwrap_or_default()
     }
 
-    /// What is out of bounds, and the name to look for. `tiers`, `signals` and `kinds` are the members of the schema's types.
+    /// Checks the settings. Returns the name to locate each fault by, and a message. `tiers`, `signals` and
+    /// `kinds` are the members of the schema's types.
     pub fn faults(&self, tiers: &[String], signals: &[String], kinds: &[String]) -> Vec<(String, String)> {
         let mut faults = vec![];
         let mut fault = |name: &str, problem: String| faults.push((name.to_owned(), problem));
@@ -352,7 +344,8 @@ impl RiskRules {
     }
 }
 
-/// Whether a denial is one that trying gives: what a normal course of work meets (a missing approval, a full window) is none.
+/// Returns whether a denial suggests probing. Denials that occur in normal work (a missing approval, a full
+/// window) do not.
 pub fn is_probing(reason: Reason) -> bool {
     match reason {
         Reason::ApprovalOutOfScope

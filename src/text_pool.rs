@@ -1,5 +1,6 @@
-//! The threads that read texts. To read a text takes CPU time in proportion to its length, so texts get a few threads of their own: the
-//! ones that serve connections never wait for a text, and one tool service's texts never wait for another's queue.
+//! Threads that process texts. Processing takes CPU time in proportion to a text's length, so texts have a
+//! few threads of their own: threads that serve connections never wait for a text, and texts of one tool
+//! service never wait for another one's queue.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -9,20 +10,18 @@ use tokio::sync::oneshot;
 
 use crate::model::refusal::Refusal;
 
-/// The most texts that wait for a thread: of one tool service, and of all.
+/// Maximum number of texts that wait for a thread: per tool service, and in total.
 const WAITING_PER_CALLER_MAX: usize = 64;
 const WAITING_MAX: usize = 1024;
-/// The most threads.
 const THREADS_MAX: usize = 8;
-/// How much the threads give way to those that serve connections (POSIX nice value): a decision does not wait for a text, and texts still
-/// get about a quarter of a busy core.
+/// POSIX nice value of the threads. Threads that serve connections have precedence, so that a decision does
+/// not wait for a text; texts still get about a quarter of a busy core.
 const NICE: i32 = 5;
-/// Cedar evaluates nested policies by recursion.
+/// Cedar evaluates nested policies recursively, which needs a large stack.
 const STACK: usize = 8 << 20;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The pool.
 #[derive(Debug)]
 pub(crate) struct TextPool {
     shared: Arc<Shared>,
@@ -46,11 +45,11 @@ impl Shared {
     }
 }
 
-/// What waits, for each caller in the order in which it came.
+/// Waiting texts, in order of arrival per caller.
 #[derive(Default)]
 struct Queue {
     callers: HashMap<String, VecDeque<Job>>,
-    /// The callers with waiting texts; the first one is next.
+    /// Callers with waiting texts, in the order of their turns.
     turns: VecDeque<String>,
     waiting: usize,
     closed: bool,
@@ -76,7 +75,7 @@ impl Queue {
         Ok(())
     }
 
-    /// The next caller's next text. The caller then waits for its next turn.
+    /// Returns the next text of the next caller, and moves the caller to the end of the order.
     fn pop(&mut self) -> Option<Job> {
         let caller = self.turns.pop_front()?;
         let own = self.callers.get_mut(&caller)?;
@@ -92,10 +91,10 @@ impl Queue {
 }
 
 impl TextPool {
-    /// Starts the threads: half as many as there are cores.
+    /// Starts the threads, half as many as there are cores but at most [`THREADS_MAX`].
     ///
     /// # Errors
-    /// When the operating system gives no thread.
+    /// When the operating system can't create a thread.
     pub(crate) fn start() -> std::io::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self::with_threads((cores / 2).clamp(1, THREADS_MAX))
@@ -110,15 +109,16 @@ impl TextPool {
         Ok(Self { shared })
     }
 
-    /// Runs work on a text when it is the caller's turn. Work of a request that was given up meanwhile is not begun.
+    /// Runs work on a text when it is the caller's turn. If the request is cancelled before, the work is not
+    /// started.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED, when too much waits; UNAVAILABLE, when the work failed or the server stops.
+    /// RESOURCE_EXHAUSTED if too many texts wait; UNAVAILABLE if the work failed or the server is stopping.
     pub(crate) async fn run<T: Send + 'static>(&self, caller: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
         let (done, result) = oneshot::channel();
         let job = Box::new(move || {
             if !done.is_closed() {
-                // A request that was given up needs no result.
+                // A request that was cancelled in the meantime needs no result.
                 let _given_up = done.send(work());
             }
         });
@@ -136,14 +136,15 @@ impl Drop for TextPool {
 }
 
 fn work(shared: &Shared) {
-    // On Linux the value is the thread's own. Where it can't be set, texts compete as all do.
+    // On Linux the nice value applies to this thread only. If it can't be set, the thread keeps the normal
+    // priority.
     let _unchanged = rustix::process::nice(NICE);
     let mut queue = shared.queue();
     loop {
         match queue.pop() {
             Some(job) => {
                 drop(queue);
-                // A panic ends the request, by its dropped channel, and not the thread.
+                // A panic ends only the request, whose channel is dropped, and not the thread.
                 if std::panic::catch_unwind(AssertUnwindSafe(job)).is_err() {
                     tracing::error!(name: "text.panicked", "a text could not be read; its request is refused");
                 }
@@ -161,7 +162,7 @@ mod tests {
 
     use super::*;
 
-    /// A pool of one thread that is busy until the sender is dropped.
+    /// Returns a pool of one thread that is busy until the sender is dropped.
     fn busy() -> (TextPool, mpsc::Sender<()>) {
         let pool = TextPool::with_threads(1).expect("a thread");
         let (release, held) = mpsc::channel::<()>();

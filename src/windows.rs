@@ -1,12 +1,15 @@
-//! What was seen a short while ago: how often, of how many different things, and what of it still counts. One port, two engines: in
-//! process, and Redis or Valkey for replicas. Both do the same arithmetic on integers, so that they agree to the microsecond.
+//! The risk store: rate windows, case risk and distinct counts of recent calls. It has two engines, one in
+//! process and one on Redis or Valkey for replicas. Both use the same integer arithmetic, so they agree to
+//! the microsecond.
 //!
-//! Everything that is kept is a time until which something counts, in microseconds, and goes by itself when it is over:
-//! - a *bucket* (GCRA, the leaky bucket of ITU-T I.371): until when a rate is taken up;
-//! - a *memory*: a few named times, until when each event of a case still counts;
-//! - a *breadth*: the different things of a time, exactly up to [`EXACT`](crate::model::signals::EXACT), then by a sample of them.
+//! Every entry holds times in microseconds until which something counts, and expires by itself:
+//! - a *bucket* (GCRA, the leaky bucket of ITU-T I.371) holds the time until which a rate is used;
+//! - a *memory* holds named times until which each kind of event of a case counts;
+//! - a *breadth* counts distinct things, exactly up to [`EXACT`](crate::model::signals::EXACT) and above that
+//!   by a sample.
 //!
-//! INVARIANT: nothing that still counts is dropped before its time. What can't be kept is an error, and every error counts as the worst.
+//! INVARIANT: nothing is dropped while it counts. If something can't be stored, the operation fails, and
+//! after any error the caller uses worst-case values.
 
 pub mod breadth;
 pub mod process;
@@ -22,12 +25,13 @@ use crate::model::time::Timestamp;
 use crate::windows::process::InProcess;
 use crate::windows::redis::Redis;
 
-/// What something is kept under: 128 bits of SHA-256 over deployment, tenant, what it is and whose. Ids are in no store in clear.
+/// Key of an entry: 128 bits of a SHA-256 over deployment, tenant, kind of entry and ids. Stores contain no
+/// ids in clear text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(u128);
 
 impl Key {
-    /// The key of these parts; no two lists run together.
+    /// Derives a key. Parts are hashed with their lengths, so different lists have different keys.
     pub fn of(parts: &[&str]) -> Self {
         let mut hash = Sha256::new();
         for part in parts {
@@ -39,9 +43,9 @@ impl Key {
         Self(u128::from_be_bytes(*first))
     }
 
-    /// 64 bits of it, for what is only counted.
+    /// Returns 64 bits of the key, for things that are only counted.
     pub fn short(self) -> u64 {
-        // The low half: as good as any other.
+        // The bits of a hash are all equally good, so the low half will do.
         u64::try_from(self.0 & u128::from(u64::MAX)).unwrap_or(0)
     }
 }
@@ -52,44 +56,40 @@ impl fmt::Display for Key {
     }
 }
 
-/// A call that a rate counts.
+/// A call to count in a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Take {
-    /// The bucket.
     pub key: Key,
-    /// The time that one call takes up.
+    /// Time that one call takes, in microseconds.
     pub every: i64,
-    /// How far ahead the bucket may be taken up.
+    /// Maximum time ahead of now until which the bucket may be filled, in microseconds.
     pub room: i64,
 }
 
-/// A look at how many different things there were, and one more of them.
+/// A query of a distinct count, optionally with one more thing to add.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Touch {
-    /// The breadth.
     pub key: Key,
-    /// The thing; `None` only looks.
+    /// The thing to add; `None` only queries.
     pub item: Option<u64>,
-    /// How long a thing counts.
+    /// Time that a thing counts for, in microseconds.
     pub within: i64,
-    /// How many things there may be: another one is not counted, and the answer is one more than these. At most
-    /// [`EXACT`](crate::model::signals::EXACT).
+    /// Maximum count, at most [`EXACT`](crate::model::signals::EXACT). A further thing is not added, and the
+    /// answer is then `most` + 1.
     pub most: Option<u64>,
 }
 
 /// A change of a memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
-    /// The memory.
     pub key: Key,
-    /// Which of its times.
+    /// Name of the time to change.
     pub name: SmolStr,
-    /// What happens to it.
     pub change: Change,
 }
 
 impl Note {
-    /// How long it counts at most, from now on.
+    /// Maximum time from now until which the changed time may count.
     pub fn reach(&self) -> Duration {
         let micros = match self.change {
             Change::Add { reach, .. } => reach,
@@ -99,105 +99,106 @@ impl Note {
     }
 }
 
-/// What happens to a time. It never moves back.
+/// Change of a time, which never moves it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// One more event that counts for so long, after those that count already, at most so far ahead.
+    /// Adds one event: it counts for `step` after the events that count already, but no further ahead than
+    /// `reach`.
     Add {
-        /// How long it counts.
+        /// Time that the event counts for, in microseconds.
         step: i64,
-        /// How far ahead of now.
+        /// Maximum time ahead of now, in microseconds.
         reach: i64,
     },
-    /// It counts for so long from now.
+    /// Counts for these microseconds from now on.
     For(i64),
 }
 
-/// All that one request asks and says, of one tenant.
+/// All operations of one request on the risk store, for one tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Visit {
-    /// Calls to be counted.
+    /// Calls to count.
     pub takes: Vec<Take>,
-    /// Different things to be counted.
+    /// Distinct counts to query and add to.
     pub touches: Vec<Touch>,
-    /// Memories to be changed.
+    /// Memories to change.
     pub notes: Vec<Note>,
-    /// Memories to be read, before they are changed.
+    /// Memories to read before they are changed.
     pub reads: Vec<Key>,
-    /// What is to be forgotten, first: a human said so.
+    /// Entries to delete before everything else, because a human cleared them.
     pub forgets: Vec<Key>,
-    /// Who asks: of a tenant's table in process, one tool service fills no more than half.
+    /// Tool service that the call is from. In process, one tool service can fill at most half of a tenant's
+    /// table.
     pub by: Option<Key>,
 }
 
 impl Visit {
-    /// Whether it asks and says nothing.
+    /// Returns whether there are no operations.
     pub fn is_empty(&self) -> bool {
         *self == Self { by: self.by, ..Self::default() }
     }
 }
 
-/// What came of a visit, in its order.
+/// Results of a [`Visit`], in its order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Visited {
-    /// How long until a call would fit, in microseconds. Only if all are 0 it was counted, in all: who is held back by one window
-    /// must not use up another that is shared.
+    /// Microseconds until each call would fit. A call is counted in every bucket if all are 0, and otherwise
+    /// in none: a caller that exceeds its own limit must not consume a limit that it shares with others.
     pub waits: Vec<i64>,
-    /// How many different things there are, with the one that was touched. A call that a window held back touches nothing, and changes
-    /// no memory.
+    /// Distinct counts, including the added things. A call with a wait adds nothing and changes no memory.
     pub counts: Vec<u64>,
-    /// The times of each memory that still count.
+    /// Times of each memory that still count.
     pub memories: Vec<Vec<(SmolStr, i64)>>,
 }
 
 impl Visited {
-    /// Whether one of the memories lacks something that it was told.
+    /// Returns whether one of the memories was full and lacks something.
     pub fn is_overfull(&self) -> bool {
         self.memories.iter().flatten().any(|(name, _)| name == OVERFULL)
     }
 }
 
-/// Why nothing can be known.
+/// A reason for which risk signals are unavailable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WindowsDown {
-    /// The server may evict what counts.
     #[error("the windows' server may evict keys: set its `maxmemory-policy` to `noeviction`")]
     Evicts,
-    /// The tenant's table is full, and nothing in it is over.
+    /// The tenant's table is full, and nothing in it has expired.
     #[error("the tenant's table of windows is full")]
     Full,
-    /// What was kept is not there any more, in part or whole.
+    /// Some or all of the stored entries are gone.
     #[error("the windows were lost: the server was restarted without them, or stands behind what was written to it")]
     Lost,
-    /// The server does not answer, or refuses.
+    /// The server does not answer, or refuses the operation.
     #[error("the windows' server does not answer: {0}")]
     Unreachable(String),
 }
 
-/// The name under which a memory says that it was full, so that something it was told is missing. `visit.lua` has it, too.
+/// Name of the time that marks a full memory, from which something is missing. `visit.lua` has the same
+/// constant.
 pub const OVERFULL: &str = "!";
 
-/// A tenant: what its keys are kept together by.
+/// A tenant of a deployment, hashed. All keys of a tenant derive from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tenant(Key);
 
 impl Tenant {
-    /// A tenant of this deployment.
     pub fn of(environment: &str, tenant: &str) -> Self {
         Self(Key::of(&[environment, tenant]))
     }
 
-    /// Its name on servers.
+    /// Name of the tenant in keys on servers.
     pub fn tag(self) -> String {
         self.0.to_string()
     }
 
-    /// A thing to be counted; the engine keys it, so that nobody can choose what falls into a sample.
+    /// Hashes a counted thing with the engine's seed. Without a secret seed, callers could choose things that
+    /// are not in the sample.
     pub(crate) fn thing(seed: Key, item: u64) -> u64 {
         Key::of(&[&seed.to_string(), &format!("{item:016x}")]).short()
     }
 
-    /// A key of this tenant.
+    /// Derives a key of this tenant.
     pub fn key(self, what: &str, whose: &[&str]) -> Key {
         let own = self.0.to_string();
         let mut parts = vec![own.as_str(), what];
@@ -206,32 +207,27 @@ impl Tenant {
     }
 }
 
-/// How windows are kept.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where; `None`: in process.
+    /// Redis or Valkey; `None` for the engine in process.
     pub server: Option<redis::Server>,
-    /// PEM of the authorities that vouch for the server; `None`: the system's.
+    /// Certificate authorities for the server, in PEM; `None` for those of the system.
     pub authorities: Option<Vec<u8>>,
-    /// How long a visit may take.
     pub timeout: Duration,
-    /// The most that is kept of one tenant in process.
+    /// Maximum number of entries per tenant in process.
     pub entries_per_tenant: usize,
-    /// Unique to this start of the process.
+    /// Id that is unique to this start of the process.
     pub boot: String,
 }
 
-/// The windows.
 #[derive(Debug)]
 pub enum Windows {
-    /// In process.
     InProcess(InProcess),
-    /// In a server that replicas share.
     Redis(Box<Redis>),
 }
 
 impl Windows {
-    /// Windows that nothing is in yet. A server is connected to when it is first needed.
+    /// Opens the store. The connection to a server is made when it is first needed.
     ///
     /// # Errors
     /// When the server's address can't be used.
@@ -242,7 +238,6 @@ impl Windows {
         }
     }
 
-    /// The engine's name.
     pub fn engine(&self) -> &'static str {
         match self {
             Self::InProcess(_) => "in_process",
@@ -250,10 +245,10 @@ impl Windows {
         }
     }
 
-    /// Asks and says all of a request at once.
+    /// Executes all operations of a request.
     ///
     /// # Errors
-    /// When nothing can be known: then the worst counts.
+    /// When the operations can't be executed. The caller must then use worst-case values.
     pub async fn visit(&self, tenant: Tenant, now: Timestamp, visit: &Visit) -> Result<Visited, WindowsDown> {
         match self {
             Self::InProcess(windows) => windows.visit(tenant, now, visit),
@@ -261,7 +256,7 @@ impl Windows {
         }
     }
 
-    /// Frees what is over; for the engine in process, which nobody else cleans.
+    /// Drops expired entries of the engine in process; Redis expires keys by itself.
     pub fn purge(&self, now: Timestamp) {
         match self {
             Self::InProcess(windows) => windows.purge(now),
@@ -269,7 +264,7 @@ impl Windows {
         }
     }
 
-    /// How many entries are kept in process.
+    /// Number of entries in process.
     pub fn entries(&self) -> usize {
         match self {
             Self::InProcess(windows) => windows.entries(),
@@ -278,15 +273,15 @@ impl Windows {
     }
 }
 
-/// One more call in a bucket: the time until which it is taken up then, and how long the call would have to wait. A call that does
-/// not fit is not counted.
+/// Adds a call to a bucket. Returns the time until which the bucket is then used, and the time that the call
+/// would have to wait. A call that has to wait is not added.
 pub(crate) fn take(until: i64, now: i64, take: &Take) -> (i64, i64) {
     let then = until.max(now).saturating_add(take.every);
     let wait = then.saturating_sub(now).saturating_sub(take.room).max(0);
     (if wait == 0 { then } else { until }, wait)
 }
 
-/// A memory's time after a change.
+/// Returns the time of a memory after a change.
 pub(crate) fn change(until: i64, now: i64, change: Change) -> i64 {
     match change {
         Change::Add { step, reach } => until.max(now).saturating_add(step).min(now.saturating_add(reach)).max(until),

@@ -1,4 +1,4 @@
-//! Policy authors' tools: they run the pipeline's own steps on the bundle's own tests.
+//! Tools for policy authors. They run the pipeline's own steps on the bundle's tests.
 
 pub mod cedar_json;
 pub mod detectors;

@@ -127,4 +127,4 @@ def write(name, rows):
 write("injections", [(t, 1) for t in hand("injections.txt") + gen(INJ)])
 write("hard_negatives", [(t, 0) for t in hand("hard_negatives.txt") + gen(NEG)])
 write("structured", [(structured(0, k), 0) for k in range(192)] + [(structured(1, k), 1) for k in range(132)])
-write("injections2", [(t, 1) for t in hand("injections2.txt")])   # written after looking at held-out misses: kept out of every held-out figure
+write("injections2", [(t, 1) for t in hand("injections2.txt")])   # written after looking at held-out misses: not in any held-out figure

@@ -1,4 +1,5 @@
-//! AdminService: status, reload, explain. Who may is policy: `server.observe`, `server.operate`, `decision.explain`.
+//! Handlers of AdminService. Policies grant the rights that it needs: `server.observe`, `server.operate` and
+//! `decision.explain`.
 
 use std::sync::Arc;
 
@@ -12,26 +13,26 @@ use crate::model::chain::Link;
 use crate::model::right::Right;
 use crate::model::signals::Risk;
 use crate::model::verdict::LinkVerdict;
-use crate::pdp::authorize::{Origin, Purpose};
-use crate::pdp::reload::{Rejected, Reloaded, Trigger};
-use crate::pdp::{Moment, Pdp, Snapshot};
+use crate::pdp::Pdp;
+use crate::pdp::origin::{Origin, Purpose};
+use crate::pdp::reload::{Reloaded, Trigger};
+use crate::pdp::snapshot::Rejected;
+use crate::pdp::snapshot::{Moment, Snapshot};
 
-/// The most faults of a refused bundle that an answer lists.
+/// Maximum number of faults of a refused bundle in a response.
 const FAULTS_MAX: usize = 100;
 
-/// The service.
 pub(super) fn service(pdp: Arc<Pdp>) -> AdminServiceServer<Admin> {
     AdminServiceServer::new(Admin { pdp })
 }
 
-/// The handlers.
 #[derive(Debug)]
 pub(super) struct Admin {
     pdp: Arc<Pdp>,
 }
 
 impl Admin {
-    /// Only a tool service that a policy lets may ask.
+    /// Refuses every caller but a tool service that a policy grants the right.
     async fn admit(&self, origin: &Origin, right: Right) -> Result<(), Status> {
         self.pdp.admit(origin, right).await.map(|_| ()).map_err(|refused| status::status(refused.refusal()))
     }

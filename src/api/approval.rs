@@ -1,4 +1,4 @@
-//! ApprovalService: thin handlers; each reads the message and hands it to the pipeline.
+//! Handlers of ApprovalService. Each converts its message and calls the pipeline.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -17,33 +17,34 @@ use crate::api::{respond, status, v1};
 use crate::approvals::store::Filter;
 use crate::model::approval::{Justification, State};
 use crate::model::refusal::Refusal;
-use crate::pdp::approvals::{Seen, display_digest};
-use crate::pdp::authorize::{Origin, Purpose};
-use crate::pdp::request::ToRequest;
-use crate::pdp::review::ToReview;
-use crate::pdp::{Pdp, Refused, to_its_end};
+use crate::pdp::Pdp;
+use crate::pdp::approval_access::{Seen, display_digest};
+use crate::pdp::approval_request::ToRequest;
+use crate::pdp::approval_review::ToReview;
+use crate::pdp::origin::{Origin, Purpose};
+use crate::pdp::refused::Refused;
+use crate::pdp::refused::to_its_end;
 
-/// The longest binding token: it holds a call's arguments, attributes and facts.
+/// Longest binding token in bytes. The token contains a call's arguments, attributes and facts.
 const BINDING_MAX: usize = 400 * 1024;
-/// The longest reason.
+/// Longest reason in bytes.
 const REASON_MAX: usize = 2000;
-/// The most pieces of evidence, and the most ids that are watched.
+/// Maximum number of evaluation ids given as evidence.
 const EVIDENCE_MAX: usize = 32;
+/// Maximum number of approvals that a watch may name.
 const WATCHED_MAX: usize = 200;
-/// The largest page.
+/// Largest page size.
 const PAGE_MAX: u32 = 200;
 const PAGE_DEFAULT: u32 = 50;
-/// How often a watch looks for changes.
+/// Interval at which a watch polls for changes.
 const WATCH_PERIOD: Duration = Duration::from_millis(500);
-/// How long a watch lives.
+/// Maximum age of a watch.
 const WATCH_AGE: Duration = Duration::from_secs(3600);
 
-/// The service.
 pub(super) fn service(pdp: Arc<Pdp>) -> ApprovalServiceServer<Approvals> {
     ApprovalServiceServer::new(Approvals { pdp })
 }
 
-/// The handlers.
 #[derive(Debug)]
 pub(super) struct Approvals {
     pdp: Arc<Pdp>,
@@ -108,14 +109,14 @@ impl ApprovalService for Approvals {
                 self.pdp.list_approvals(&origin, Err(refusal)).await.err().ok_or_else(|| Status::internal("unreachable"))?,
             ));
         }
-        // Who may not watch learns so at once.
+        // Authenticate the caller now, so that a refusal is returned before the stream opens.
         self.pdp.changed_approvals(&origin, i64::MAX, 1).await.map_err(refused)?;
         let share = self.pdp.open_stream(&origin, false).await.map_err(refused)?;
         let (sender, receiver) = mpsc::channel(16);
         let watching = watch(Arc::clone(&self.pdp), origin, ids, sender);
         tokio::spawn(async move {
             watching.await;
-            // Held as long as the stream.
+            // The stream's permit is held until the watch ends.
             drop(share);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
@@ -131,7 +132,7 @@ impl ApprovalService for Approvals {
     }
 }
 
-/// Sends what changes: first all that is there, then each change once. The credentials are judged anew each time.
+/// Sends all visible approvals, then each change once. The caller's credentials are verified again at each poll.
 async fn watch(pdp: Arc<Pdp>, origin: Origin, ids: Vec<String>, sender: mpsc::Sender<Result<v1::WatchApprovalsResponse, Status>>) {
     let mut sent: HashMap<String, (i64, State)> = HashMap::new();
     let mut highest = 0;
@@ -150,10 +151,10 @@ async fn watch(pdp: Arc<Pdp>, origin: Origin, ids: Vec<String>, sender: mpsc::Se
                 highest = next;
                 changed
             }
-            // What is not recorded yet comes with the next look.
+            // A change that is not recorded yet is sent at a later poll.
             Err(down) if matches!(down.refusal(), Refusal::Unavailable(_)) => continue,
             Err(down) => {
-                // A watcher that is gone needs no word.
+                // Sending fails if the watcher is gone, and then the status is not needed.
                 let _gone = sender.send(Err(refused(down))).await;
                 return;
             }
@@ -240,7 +241,7 @@ fn to_filter(message: &v1::ListApprovalsRequest, size: u32) -> Result<Filter, Re
     Ok(Filter { state, case: id(&message.case_id, "case_id")?, after, most: i64::from(size), ..Filter::default() })
 }
 
-/// An approval on the wire.
+/// Converts an approval to its message.
 fn approval(seen: &Seen) -> v1::Approval {
     let Seen { approval, state, .. } = seen;
     let call = &approval.binding.call;
@@ -292,7 +293,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        // Whatever comes over the wire is read, or refused by the name of a field.
+        // Arbitrary bytes are either converted or refused with the name of a field.
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..1024)) {
             if let Ok(message) = v1::RequestApprovalRequest::decode(bytes.as_slice()) {

@@ -1,4 +1,5 @@
-//! A client for the command line: in plaintext to a server on this machine, or by TLS.
+//! Client of the command line. It speaks plaintext, for a server on this machine, or TLS. Every call returns a
+//! [`ClientError`] if it gets no answer.
 
 use std::time::Duration;
 
@@ -21,80 +22,63 @@ use crate::model::chain::Credential;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A call that got no answer.
+/// Reason why a call got no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The server refused it.
     #[error("{code}: {message}")]
     Refused {
-        /// gRPC code by name.
+        /// Name of the gRPC status code.
         code: String,
-        /// The server's words.
+        /// Message of the gRPC status.
         message: String,
     },
-    /// No server was reached.
     #[error(
         "no server answers at `{0}`: start one with `countersign serve --development`, or name another with `--server` (with TLS: \
          `https://…`, `--ca`)"
     )]
     Unreachable(String),
-    /// The address is none.
     #[error("`{0}` is no address: use one such as `http://127.0.0.1:7070`")]
     Address(String),
-    /// Certificates that can't be used.
     #[error("the certificates can't be used: {0}")]
     Tls(String),
-    /// The token can't be sent.
     #[error("the token is none: it must be one line of text")]
     Token,
 }
 
-/// Where a server is, what proves it, and what proves us.
+/// A server's address, its certificate authorities, and the client's own credentials.
 #[derive(Clone, Debug, Default)]
 pub struct Target {
-    /// URL; `https://` speaks TLS.
+    /// URL of the server; `https://` selects TLS.
     pub server: String,
-    /// PEM of the authorities that may vouch for the server; empty: the public ones.
+    /// PEM of the server's certificate authorities. If empty, the public ones are used.
     pub authorities: Vec<u8>,
-    /// PEM of our certificate chain and its key.
+    /// PEM of the client's certificate chain and private key.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
-    /// A human's own token.
+    /// Bearer token of a human.
     pub token: Option<String>,
 }
 
-/// Decides one call.
-///
-/// # Errors
-/// When there is no answer.
+/// Asks the server to evaluate one call.
 pub async fn authorize(target: &Target, request: v1::AuthorizeRequest) -> Result<v1::AuthorizeResponse, ClientError> {
     let answered = DecisionServiceClient::new(connect(target).await?).authorize(request).await;
     answered.map(tonic::Response::into_inner).map_err(|status| refused(&target.server, &status))
 }
 
-/// True when a service is serving; the empty name asks for the server.
-///
-/// # Errors
-/// When there is no answer.
+/// Returns whether a service is serving; the empty name is the server as a whole.
 pub async fn healthy(target: &Target, service: &str) -> Result<bool, ClientError> {
     let asked = HealthClient::new(connect(target).await?).check(HealthCheckRequest { service: service.to_owned() }).await;
     let answered = asked.map_err(|status| refused(&target.server, &status))?;
     Ok(answered.into_inner().status() == ServingStatus::Serving)
 }
 
-/// The approval of this id, as the token's human may see it.
-///
-/// # Errors
-/// When there is no answer.
+/// Fetches an approval that the token's human may see.
 pub async fn approval(target: &Target, id: &str) -> Result<v1::Approval, ClientError> {
     let request = with_token(target, v1::GetApprovalRequest { id: id.to_owned() })?;
     let answered = ApprovalServiceClient::new(connect(target).await?).get_approval(request).await;
     Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner().approval.unwrap_or_default())
 }
 
-/// Every approval in a state that the token's human may see, oldest first.
-///
-/// # Errors
-/// When there is no answer.
+/// Fetches every approval of a state that the token's human may see, oldest first.
 pub async fn approvals(target: &Target, state: v1::ApprovalState) -> Result<Vec<v1::Approval>, ClientError> {
     let mut client = ApprovalServiceClient::new(connect(target).await?);
     let mut found = vec![];
@@ -111,71 +95,50 @@ pub async fn approvals(target: &Target, state: v1::ApprovalState) -> Result<Vec<
     }
 }
 
-/// Reviews what is shown now: the digest is that of the display that was read.
-///
-/// # Errors
-/// When there is no answer.
+/// Sends a review. Its `display_digest` must be that of the display that the reviewer read.
 pub async fn review(target: &Target, request: v1::ReviewApprovalRequest) -> Result<v1::Approval, ClientError> {
     let answered = ApprovalServiceClient::new(connect(target).await?).review_approval(with_token(target, request)?).await;
     Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner().approval.unwrap_or_default())
 }
 
-/// Cancels or revokes.
-///
-/// # Errors
-/// When there is no answer.
+/// Cancels a pending approval, or revokes an approved one.
 pub async fn revoke(target: &Target, id: &str, reason: &str) -> Result<v1::Approval, ClientError> {
     let request = with_token(target, v1::RevokeApprovalRequest { id: id.to_owned(), reason: reason.to_owned() })?;
     let answered = ApprovalServiceClient::new(connect(target).await?).revoke_approval(request).await;
     Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner().approval.unwrap_or_default())
 }
 
-/// Reports a signal, as a tool service.
-///
-/// # Errors
-/// When there is no answer.
+/// Reports a signal. The caller must be a tool service.
 pub async fn report(target: &Target, request: v1::ReportSignalRequest) -> Result<v1::ReportSignalResponse, ClientError> {
     let answered = SignalServiceClient::new(connect(target).await?).report_signal(request).await;
     Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner())
 }
 
-/// Clears what is remembered, as a human.
-///
-/// # Errors
-/// When there is no answer.
+/// Clears risk state. The caller must be a human.
 pub async fn clear(target: &Target, request: v1::ClearRiskRequest) -> Result<v1::ClearRiskResponse, ClientError> {
     let request = with_token(target, request)?;
     let answered = SignalServiceClient::new(connect(target).await?).clear_risk(request).await;
     Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner())
 }
 
-/// What runs, and how well.
-///
-/// # Errors
-/// When there is no answer.
+/// Fetches the server's status.
 pub async fn status(target: &Target) -> Result<v1::GetStatusResponse, ClientError> {
     let answered = AdminServiceClient::new(connect(target).await?).get_status(v1::GetStatusRequest {}).await;
     Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner())
 }
 
-/// Confirms that a loss of the state store was dealt with.
-///
-/// # Errors
-/// When there is no answer.
+/// Confirms that an operator has dealt with a loss in the state store.
 pub async fn confirm_store(target: &Target) -> Result<v1::ConfirmStoreResponse, ClientError> {
     let answered = AdminServiceClient::new(connect(target).await?).confirm_store(v1::ConfirmStoreRequest {}).await;
     Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner())
 }
 
-/// A length of time on the wire.
+/// Converts a duration to its protobuf form, in whole seconds.
 pub fn duration(length: Duration) -> prost_types::Duration {
     prost_types::Duration { seconds: i64::try_from(length.as_secs()).unwrap_or(i64::MAX), nanos: 0 }
 }
 
-/// Hands each change to `see`, until the server ends the watch.
-///
-/// # Errors
-/// When there is no answer, or the watch fails.
+/// Passes each change of an approval to `see` until the server ends the watch.
 pub async fn watch(target: &Target, mut see: impl FnMut(v1::Approval)) -> Result<(), ClientError> {
     let request = with_token(target, v1::WatchApprovalsRequest::default())?;
     let mut client = ApprovalServiceClient::new(connect_for(target, None).await?);
@@ -228,7 +191,7 @@ fn refused(server: &str, status: &Status) -> ClientError {
     ClientError::Refused { code: front::name(status.code()).to_owned(), message: status.message().to_owned() }
 }
 
-/// A call as a message.
+/// Converts a call to its message.
 pub fn message(call: &Call) -> v1::AuthorizeRequest {
     let object = |object: &Object| canonical(&Value::Object(object.clone())).into();
     let reference = |reference: &EntityReference| v1::EntityReference { r#type: reference.kind.clone(), id: reference.id.clone() };

@@ -1,4 +1,4 @@
-//! Messages → model. Total: every member means something or refuses the request.
+//! Conversion from request messages to the model. Every member is either used or makes the request refused.
 
 use prost::Message;
 
@@ -8,25 +8,25 @@ use crate::model::call::{Call, Case, Correlation, EntityReference, Model, PlainC
 use crate::model::chain::{Asserted, Credential};
 use crate::model::refusal::Refusal;
 use crate::model::text::is_unprintable;
-use crate::pdp::authorize::Request;
-use crate::pdp::signal::Outcome;
+use crate::pdp::origin::Request;
+use crate::pdp::reports::Outcome;
 
-/// The largest call, in bytes.
+/// Largest call in bytes.
 const CALL_MAX: usize = 1024 * 1024;
 const ID_MAX: usize = 128;
-/// The most digits in a row of a label.
+/// Maximum number of consecutive digits in a label.
 const LABEL_DIGITS_MAX: usize = 5;
 const TOKEN_MAX: usize = 16 * 1024;
 const SCOPES_MAX: usize = 64;
 const FIELDS_MAX: usize = 256;
-/// The most bytes of them, as JSON: an audit line holds them.
+/// Maximum size of all field names as JSON, because one audit line contains them.
 const FIELDS_BYTES_MAX: usize = 16 * 1024;
 const UNTRUSTED_MAX: usize = 32;
 
-/// Reads one call.
+/// Converts one call.
 ///
 /// # Errors
-/// INVALID_ARGUMENT naming the first field at fault, or RESOURCE_EXHAUSTED for a call over 1 MiB.
+/// Returns INVALID_ARGUMENT with the first faulty field, or RESOURCE_EXHAUSTED for a call over 1 MiB.
 pub fn request(message: v1::AuthorizeRequest) -> Result<Request, Refusal> {
     if message.encoded_len() > CALL_MAX {
         return Err(Refusal::Exhausted("the call is larger than 1 MiB"));
@@ -59,10 +59,10 @@ pub fn request(message: v1::AuthorizeRequest) -> Result<Request, Refusal> {
     Ok(Request::Call(Box::new(call)))
 }
 
-/// Reads how an allowed call ended.
+/// Converts the reported outcome of an allowed call.
 ///
 /// # Errors
-/// INVALID_ARGUMENT naming the first field at fault.
+/// Returns INVALID_ARGUMENT with the first faulty field.
 pub fn outcome(message: v1::ReportOutcomeRequest) -> Result<Outcome, Refusal> {
     let status = match message.status() {
         v1::OutcomeStatus::Failed => "failed",
@@ -158,7 +158,7 @@ pub(super) fn untrusted(items: Vec<v1::UntrustedText>) -> Result<Vec<Untrusted>,
 }
 
 fn tokens(approval: &str, release: &str, operation: &str) -> Result<Tokens, Refusal> {
-    let token = |text: &str, field| Ok((!text.is_empty()).then_some(bounded(text, TOKEN_MAX, field)?));
+    let token = |text: &str, field| Ok::<_, Refusal>((!text.is_empty()).then_some(bounded(text, TOKEN_MAX, field)?));
     let tokens = Tokens {
         approval: token(approval, "approval_token")?,
         release: token(release, "release_token")?,
@@ -209,7 +209,7 @@ pub(super) fn optional_object(text: &[u8], field: &str) -> Result<Option<Object>
     if text.is_empty() { Ok(None) } else { object(text, field).map(Some) }
 }
 
-/// An id that may be empty.
+/// Checks an id that may be empty.
 pub(super) fn id(text: &str, field: &str) -> Result<String, Refusal> {
     let text = bounded(text, ID_MAX, field)?;
     if text.chars().any(is_unprintable) {
@@ -218,12 +218,12 @@ pub(super) fn id(text: &str, field: &str) -> Result<String, Refusal> {
     Ok(text)
 }
 
-/// An id that must not be empty.
+/// Checks an id that must not be empty.
 pub(super) fn some_id(text: &str, field: &str) -> Result<String, Refusal> {
     if text.is_empty() { Err(Refusal::invalid(field, "is missing")) } else { id(text, field) }
 }
 
-/// Reads an id that is exported in traces. It may be empty, and holds no free text.
+/// Checks an id that traces export. It may be empty, and its alphabet admits no free text.
 pub(super) fn correlation_id(text: &str, field: &str) -> Result<String, Refusal> {
     let text = bounded(text, ID_MAX, field)?;
     match text.chars().all(|sign| sign.is_ascii_alphanumeric() || "._:#/-".contains(sign)) {
@@ -232,7 +232,8 @@ pub(super) fn correlation_id(text: &str, field: &str) -> Result<String, Refusal>
     }
 }
 
-/// What a tool service calls a source: a name, not what somebody else wrote. It goes to the model and into the log as it is.
+/// Checks the label of a source. The label reaches the model and the audit log unchanged, so it must be a name
+/// that the tool service chose and not text that someone else wrote.
 fn label(text: &str, field: &str) -> Result<String, Refusal> {
     let text = some_id(text, field)?;
     let fits = text.chars().all(|sign| sign.is_ascii_alphanumeric() || "._:#/-[]".contains(sign));
@@ -243,7 +244,7 @@ fn label(text: &str, field: &str) -> Result<String, Refusal> {
     }
 }
 
-/// SHA-256, or nothing.
+/// Reads a SHA-256 digest that may be absent.
 fn optional_digest(bytes: &[u8], field: &str) -> Result<Option<[u8; 32]>, Refusal> {
     match (bytes.is_empty(), bytes.try_into()) {
         (true, _) => Ok(None),

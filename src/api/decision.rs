@@ -1,4 +1,4 @@
-//! DecisionService: thin handlers; each reads the message and hands it to the pipeline.
+//! Handlers of DecisionService. Each converts its message and calls the pipeline.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,24 +12,24 @@ use crate::api::v1::decision_service_server::{DecisionService, DecisionServiceSe
 use crate::api::{MESSAGE_MAX, Options, convert, respond, status, texts, v1};
 use crate::json::has_duplicates;
 use crate::model::refusal::Refusal;
-use crate::pdp::authorize::{Origin, Purpose, Request as Read};
-use crate::pdp::{Moment, Pdp, to_its_end};
+use crate::pdp::Pdp;
+use crate::pdp::origin::{Origin, Purpose, Request as Read};
+use crate::pdp::refused::to_its_end;
+use crate::pdp::snapshot::Moment;
 
-/// The most calls of a batch.
+/// Maximum number of calls in a batch.
 const BATCH_MAX: usize = 50;
-/// Calls of one stream that are decided at the same time.
+/// Number of calls of one stream that are evaluated concurrently.
 const STREAM_CONCURRENCY: usize = 16;
-/// How long a stream lives.
+/// Maximum age of a stream.
 const STREAM_AGE: Duration = Duration::from_secs(3600);
 
-/// The service.
 pub(super) fn service(pdp: Arc<Pdp>, options: Options) -> DecisionServiceServer<Decisions> {
     let item_timeout = options.request_timeout;
     let stream_age = STREAM_AGE.min(options.connection_age);
     DecisionServiceServer::new(Decisions { pdp, item_timeout, stream_age }).max_decoding_message_size(MESSAGE_MAX)
 }
 
-/// The handlers.
 #[derive(Clone, Debug)]
 pub(super) struct Decisions {
     pdp: Arc<Pdp>,
@@ -60,7 +60,8 @@ impl DecisionService for Decisions {
         let stop_on_deny = batch.semantic == i32::from(v1::BatchSemantic::DenyOnFirstDeny);
         let items = futures_util::stream::iter(batch.requests)
             .map(|item| self.item(moment.clone(), origin.clone(), item.request_id.clone(), read_item(item)));
-        // In order; all at once, or, where a denial ends the batch, one after the other.
+        // `buffered` keeps the order of the requests. If a denial ends the batch, run one item at a time, so that
+        // no item after the denial is evaluated.
         let mut decided = items.buffered(if stop_on_deny { 1 } else { BATCH_MAX });
         let mut results = vec![];
         while let Some(result) = decided.next().await {
@@ -81,11 +82,11 @@ impl DecisionService for Decisions {
         let decisions = self.clone();
         let incoming = request.into_inner().take_until(tokio::time::sleep(self.stream_age));
         let answers = incoming.map(move |item| {
-            // Held as long as the stream.
+            // The closure owns the stream's permit, so the permit is held as long as the stream lives.
             let _open = &share;
             let (decisions, origin) = (decisions.clone(), origin.clone());
             async move {
-                // A stream that can't be read on ends with its status.
+                // After a read error no further item can be read, so the stream ends with that status.
                 let request = item.map_err(|status| decisions.unreadable(&origin, status))?.request.unwrap_or_default();
                 Ok(v1::AuthorizeStreamResponse { result: Some(decisions.stream_item(origin, request).await) })
             }
@@ -123,7 +124,7 @@ impl DecisionService for Decisions {
 }
 
 impl Decisions {
-    /// Decides one item of a batch or stream; what can't be decided becomes the item's error.
+    /// Evaluates one item of a batch or stream. A refusal becomes the item's error.
     async fn item(&self, moment: Moment, origin: Origin, request_id: String, read: Result<Read, Refusal>) -> v1::AuthorizeResult {
         let result = match self.pdp.authorize(&moment, &origin, read).await {
             Ok(recorded) => v1::authorize_result::Result::Response(respond::response(&recorded, self.pdp.audit_log())),
@@ -132,7 +133,7 @@ impl Decisions {
         v1::AuthorizeResult { result: Some(result) }
     }
 
-    /// A stream's message that no method could read: counted, in the contract's words.
+    /// Counts a stream message that can't be read, and replaces tonic's status by the documented one.
     fn unreadable(&self, origin: &Origin, status: Status) -> Status {
         let status = match status.code() {
             Code::OutOfRange => front::too_large(),
@@ -150,7 +151,7 @@ impl Decisions {
                 true => Err(Refusal::invalid("request_id", "is required on a stream")),
                 false => read_item(message),
             };
-            // Each item sees the bundle in force when it is decided.
+            // Use the bundle that is in force now, not the one from the start of the stream.
             self.item(self.pdp.moment(), origin.clone(), request_id.clone(), read).await
         };
         match tokio::time::timeout(self.item_timeout, decided).await {
@@ -164,7 +165,7 @@ impl Decisions {
     }
 }
 
-/// Reads an item; tokens are for single calls.
+/// Converts an item. Only Authorize accepts approval and release tokens.
 fn read_item(message: v1::AuthorizeRequest) -> Result<Read, Refusal> {
     match message.approval_token.is_empty() && message.release_token.is_empty() {
         true => convert::request(message),
@@ -172,7 +173,7 @@ fn read_item(message: v1::AuthorizeRequest) -> Result<Read, Refusal> {
     }
 }
 
-/// An id that may be sent back: one that could be read.
+/// Returns the id if it is well-formed, so that an error may repeat it; otherwise an empty string.
 fn shown(request_id: String) -> String {
     if request_id.len() <= 128 && !request_id.chars().any(char::is_control) { request_id } else { String::new() }
 }

@@ -1,5 +1,5 @@
-//! What stands before every method: a server span, bounds of what unknown peers may send, a bound of time, no panic on the wire, and a
-//! count of what no method ever saw.
+//! The layer in front of every method. It opens the server span, limits unauthenticated peers, enforces the
+//! request timeout, turns a panic into an error status, and counts requests that no method received.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -23,10 +23,10 @@ use crate::caller::Peer;
 use crate::clock::Stopwatch;
 use crate::connections::{InFlight, Standing};
 use crate::pdp::Pdp;
-use crate::pdp::authorize::{Origin, Purpose};
+use crate::pdp::origin::{Origin, Purpose};
 use crate::telemetry::spans::Trace;
 
-/// Every method of ours, as it may stand in spans and metrics.
+/// Every method of the protocol, by its name in spans and metrics.
 pub const METHODS: [&str; 18] = [
     "countersign.v1.AdminService/ConfirmStore",
     "countersign.v1.AdminService/ExplainDecision",
@@ -49,23 +49,24 @@ pub const METHODS: [&str; 18] = [
 ];
 const OTHER: &str = "_OTHER";
 const HEALTH_CHECK: &str = "grpc.health.v1.Health/Check";
-/// Requests under way that one connection of an unknown peer may have, and all such connections together. They have these from their
-/// headers on; requests of known callers take their permits later, when their message was read.
+/// Maximum number of requests in flight on one connection of an unauthenticated peer. They count from their
+/// headers on; requests of authenticated callers take a permit later, when their message was read.
 const UNKNOWN_PER_CONNECTION: usize = 16;
+/// Maximum number of requests in flight on all connections of unauthenticated peers together.
 const UNKNOWN_MAX: usize = 256;
 
-/// Set by a method once it has the message: from then on the pipelines record what becomes of it.
+/// Flag that a method sets when it has its message. From then on the pipelines record how the request ends.
 #[derive(Clone, Debug, Default)]
 pub struct Seen(Arc<AtomicBool>);
 
 impl Seen {
-    /// Says that a method has the message.
+    /// Marks the message as received by a method.
     pub fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
-/// Where a message came from; says that a method has it.
+/// Returns a message's peer and trace, and marks the message as received by a method.
 pub(super) fn origin<T>(request: &tonic::Request<T>, purpose: Purpose) -> Origin {
     if let Some(seen) = request.extensions().get::<Seen>() {
         seen.set();
@@ -76,7 +77,7 @@ pub(super) fn origin<T>(request: &tonic::Request<T>, purpose: Purpose) -> Origin
     Origin { peer: Peer { bearer, ..connection.peer }, trace: Trace::current(), purpose, waits: false }
 }
 
-/// The layer.
+/// Service wrapper that the module documentation describes.
 #[derive(Clone, Debug)]
 pub struct Front<S> {
     inner: S,
@@ -84,24 +85,25 @@ pub struct Front<S> {
 }
 
 impl<S> Front<S> {
-    /// Puts the layer before a service. `unknown` counts the requests of unknown peers on all connections.
+    /// Wraps a service. `unknown` counts the requests of unauthenticated peers on all connections.
     pub fn new(inner: S, pdp: Arc<Pdp>, options: Options, unknown: Arc<AtomicUsize>) -> Self {
         Self { inner, gate: Gate { pdp, options, unknown } }
     }
 }
 
-/// Decides which requests of unknown peers are taken.
+/// Decides which requests of unauthenticated peers are admitted.
 #[derive(Clone, Debug)]
 struct Gate {
     pdp: Arc<Pdp>,
     options: Options,
-    /// Requests under way on connections of unknown peers.
+    /// Number of requests in flight on connections of unauthenticated peers.
     unknown: Arc<AtomicUsize>,
 }
 
 impl Gate {
-    /// Counts a request on its connection, and among those of unknown peers; `None` if they have too many. A caller that proves itself by
-    /// a token is known from then on, so that strangers can't keep it out.
+    /// Counts a request on its connection and, if its peer is unauthenticated, among the requests of such
+    /// peers. Returns `None` if they have too many. Before that, a bearer token is verified, so that
+    /// unauthenticated peers can't keep out a caller that authenticates by token.
     async fn admit(&self, standing: &Standing, path: &str, caller: &Peer) -> Option<UnderWay> {
         if let Some(under_way) = self.begin(standing, path) {
             return Some(under_way);
@@ -110,7 +112,8 @@ impl Gate {
         if proves { self.begin(standing, path) } else { None }
     }
 
-    /// Whether a caller may ask for health or reflection: only known ones see the protocol, or watch.
+    /// Checks whether a caller may use health or reflection. Health checks are open to every peer; reflection
+    /// and health watches need an authenticated caller unless `reflects_to_all` is set.
     async fn may_watch(&self, path: &str, caller: &Peer, under_way: Option<UnderWay>) -> Result<UnderWay, Status> {
         if !(self.options.reflects_to_all || path == HEALTH_CHECK || self.pdp.knows(caller).await) {
             return Err(Status::unauthenticated("only known callers may watch, or see the protocol"));
@@ -119,7 +122,8 @@ impl Gate {
     }
 
     fn begin(&self, standing: &Standing, path: &str) -> Option<UnderWay> {
-        // Whether the server is well can always be asked: an orchestrator would restart one that strangers keep busy.
+        // Health checks are exempt from the limit on all unauthenticated peers together. Otherwise an
+        // orchestrator would restart a server that such peers keep busy.
         if path == HEALTH_CHECK && standing.in_flight() < UNKNOWN_PER_CONNECTION {
             return Some(UnderWay { _in_flight: standing.begin(), _unknown: None });
         }
@@ -130,7 +134,7 @@ impl Gate {
     }
 }
 
-/// A request that is under way, until its answer's body has ended.
+/// Guard of a request in flight, held until the response body has ended.
 struct UnderWay {
     _in_flight: InFlight,
     _unknown: Option<Unknown>,
@@ -165,7 +169,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        // Only the service that `poll_ready` was asked of may be called.
+        // Only the instance that `poll_ready` was called on is ready, so call that one and keep the clone.
         let unready = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, unready);
         let gate = self.gate.clone();
@@ -198,7 +202,7 @@ where
     }
 }
 
-/// A method's answer, within the time that it has. A panic ends on the wire as an error.
+/// Runs a method within its time limit. A panic becomes an INTERNAL status.
 async fn answered(
     method: &'static str,
     timeout: Duration,
@@ -215,7 +219,7 @@ async fn answered(
     }
 }
 
-/// A peer with the bearer token of its request, where tokens may travel.
+/// Adds the request's bearer token to the peer if the connection accepts bearer tokens.
 fn with_bearer(request: &Request<Body>, peer: Peer) -> Peer {
     let takes_bearer = request.extensions().get::<Connection>().is_some_and(|connection| connection.takes_bearer);
     let bearer = request.headers().get("authorization").and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
@@ -226,27 +230,29 @@ fn too_many() -> Status {
     Status::resource_exhausted("too many requests of unknown callers are under way")
 }
 
-/// A request that no method ever sees.
+/// Ends a request that is refused before a method receives it.
 fn refused(status: Status, mut ending: Ending, peer: &Peer) -> Response<Body> {
     count(&ending.pdp, peer, status.code());
     ending.end(status.code());
     status.into_http()
 }
 
-/// Ends the span with the status in the headers, or hands it to the body to end it with the trailers.
+/// Ends the span with the status in the headers. If the headers have none, the body ends the span.
 fn end(response: Response<Body>, mut ending: Ending, seen: &Seen, peer: &Peer, under_way: UnderWay) -> Response<Body> {
     let Some(mut code) = response.headers().get("grpc-status").map(|value| Code::from_bytes(value.as_bytes())) else {
         return response.map(|body| Body::new(Watched { body, ending: Some(ending), _under_way: under_way }));
     };
     let mut response = response;
     match (seen.0.load(Ordering::Relaxed), code) {
-        // tonic's word for a message over the limit; the contract has another, and nothing of ours says this one.
+        // tonic returns OUT_OF_RANGE for a message over the size limit. The protocol documents another code,
+        // and no handler returns this one.
         (_, Code::OutOfRange) => (code, response) = (Code::ResourceExhausted, too_large().into_http()),
-        // tonic's word for a message that it can't decode; a method that never saw one has not failed.
+        // tonic returns INTERNAL for a message that it can't decode. If no method received a message, the
+        // request is at fault.
         (false, Code::Internal) => (code, response) = (Code::InvalidArgument, undecodable().into_http()),
         _ => {}
     }
-    // What a method has is recorded by the pipelines, but for an answer that was cut off.
+    // The pipelines record what a method received, except for an answer that a timeout or panic cut off.
     match (seen.0.load(Ordering::Relaxed), code) {
         (_, Code::Ok) => {}
         (true, Code::Internal) => ending.pdp.count_stranger(peer.host(), "internal"),
@@ -276,16 +282,16 @@ impl Ending {
 }
 
 impl Drop for Ending {
-    /// A call that is dropped before its end was cancelled.
+    /// Ends the span as CANCELLED if the call is dropped before its end.
     fn drop(&mut self) {
         self.end(Code::Cancelled);
     }
 }
 
-/// A body whose trailers end the span.
+/// Response body whose trailers end the span.
 struct Watched {
     body: Body,
-    /// None for what is not measured.
+    /// `None` for health and reflection, which have no span.
     ending: Option<Ending>,
     _under_way: UnderWay,
 }
@@ -315,7 +321,7 @@ impl http_body::Body for Watched {
     }
 }
 
-/// A status by the name that the semantic conventions give it.
+/// Returns the name of a status code in the semantic conventions.
 pub(super) fn name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
@@ -338,12 +344,12 @@ pub(super) fn name(code: Code) -> &'static str {
     }
 }
 
-/// The contract's word for a message over the limit.
+/// Status for a message over the size limit: RESOURCE_EXHAUSTED.
 pub(super) fn too_large() -> Status {
     Status::resource_exhausted("the message is larger than 4 MiB")
 }
 
-/// The status for a message that can't be decoded: INVALID_ARGUMENT.
+/// Status for a message that can't be decoded: INVALID_ARGUMENT.
 pub(super) fn undecodable() -> Status {
     Status::invalid_argument("the message can't be decoded: it is not of this method's type")
 }
@@ -353,7 +359,7 @@ pub(super) fn count(pdp: &Pdp, peer: &Peer, code: Code) {
     pdp.count_stranger(peer.host(), kind(code));
 }
 
-/// The kind under which such a request is counted in the audit log.
+/// Returns the kind under which the audit log counts a request that no pipeline recorded.
 fn kind(code: Code) -> &'static str {
     match code {
         Code::DeadlineExceeded => "deadline_exceeded",

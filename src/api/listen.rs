@@ -1,4 +1,5 @@
-//! Where connections come from: TCP in plaintext or TLS, and a Unix socket. Each connection carries what was proven of its peer.
+//! Listeners of the gRPC API: TCP, in plaintext or with TLS, and a Unix socket. Each connection carries the
+//! identity that its peer proved.
 
 use std::io;
 use std::pin::Pin;
@@ -18,30 +19,27 @@ use crate::caller::svid::Svid;
 use crate::caller::{Callers, Peer};
 use crate::connections::{Bounded, Bounds, Connections, Place, Standing};
 
-/// How long a handshake may take.
+/// Time limit of a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// How long to wait after the operating system gave no connection, for want of descriptors, say.
+/// Pause after `accept` fails, e.g. for lack of descriptors, so that the accept loop does not spin.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The sockets that are listened on, and who is trusted there.
+/// The listening sockets and the callers that they trust.
 #[derive(Debug)]
 pub struct Listeners {
-    /// TCP; TLS is spoken if there is a certificate.
+    /// TCP listener. It speaks TLS if the server has a certificate.
     pub tcp: TcpListener,
-    /// A Unix socket.
     pub unix: Option<UnixListener>,
-    /// Who is trusted.
     pub callers: Arc<Callers>,
 }
 
-/// What is known of a connection.
+/// Facts about a connection that every request on it can read.
 #[derive(Clone, Debug, Default)]
 pub struct Connection {
-    /// The other end.
     pub peer: Peer,
-    /// Whether tokens may travel on it.
+    /// Whether bearer tokens are accepted on the connection.
     pub takes_bearer: bool,
-    /// The state of the connection while it is open.
+    /// Live state of the connection: whether its peer is authenticated, and its requests in flight.
     pub standing: Standing,
 }
 
@@ -51,14 +49,14 @@ enum Stream {
     Unix(UnixStream),
 }
 
-/// A connection that was accepted.
 pub(super) struct Accepted {
     stream: Bounded<Stream>,
     connection: Connection,
 }
 
 impl Accepted {
-    /// Puts together what was accepted; `None` if its owner has too many connections.
+    /// Registers an accepted stream under the owner that its peer proved, if any. Returns `None` if the owner
+    /// has too many connections.
     fn new(stream: Stream, peer: Peer, takes_bearer: bool, place: Place, callers: &Callers) -> Option<Self> {
         if let Some(owner) = callers.owner(&peer)
             && !place.prove(owner)
@@ -72,7 +70,7 @@ impl Accepted {
 }
 
 impl Listeners {
-    /// Accepts until the stream is dropped.
+    /// Accepts connections until the returned stream is dropped.
     pub(super) fn accept(self, bearer_in_plaintext: bool) -> ReceiverStream<io::Result<Accepted>> {
         let (sender, receiver) = mpsc::channel(16);
         let connections = Connections::new(Bounds::of_calls());
@@ -96,9 +94,10 @@ async fn accept_tcp(listener: TcpListener, callers: Arc<Callers>, bearer_in_plai
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        // Without room it is closed at once, so that its descriptor is free for those who are known.
+        // Close a connection that there is no room for, to keep its descriptor for authenticated callers.
         let Some(mut place) = connections.admit() else { continue };
-        // Without it, trailers wait for the acknowledgement of the message: 40 ms a call. A socket that refuses it works all the same.
+        // Without TCP_NODELAY, trailers wait for the acknowledgement of the message, which adds 40 ms to each call.
+        // A socket that refuses the option still works.
         let _slower = stream.set_nodelay(true);
         let peer = Peer { address: Some(address), ..Peer::default() };
         let (sender, callers) = (sender.clone(), Arc::clone(&callers));
@@ -110,7 +109,8 @@ async fn accept_tcp(listener: TcpListener, callers: Arc<Callers>, bearer_in_plai
             }
             continue;
         };
-        // Each handshake by itself: one that stalls holds a place of unknown peers, and nobody else's handshake.
+        // Each handshake runs in its own task. A stalled one then occupies a place of unauthenticated peers but does
+        // not delay other handshakes.
         tokio::spawn(async move {
             let shaking = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream));
             let Some(Ok(Ok(stream))) = place.unless_closed(shaking).await else {
@@ -123,7 +123,7 @@ async fn accept_tcp(listener: TcpListener, callers: Arc<Callers>, bearer_in_plai
                 None => peer,
             };
             if let Some(accepted) = Accepted::new(Stream::Tls(Box::new(stream)), peer, true, place, &callers) {
-                // A server that has stopped takes no more connections.
+                // Sending only fails if the server has stopped; the connection is then dropped.
                 let _stopped = sender.send(Ok(accepted)).await;
             }
         });

@@ -1,4 +1,4 @@
-//! Model → messages.
+//! Conversion from the model to response messages.
 
 use prost_types::Timestamp as WireTime;
 
@@ -8,7 +8,8 @@ use crate::audit::Recorded;
 use crate::model::answer::{Answer, Mode, NextAction, Obligation, PolicyVersion, Reason};
 use crate::model::time::Timestamp;
 
-/// The answer, as it leaves: only a recorded one can.
+/// Builds the response to Authorize. It takes a [`Recorded`] answer, so no answer leaves the server without its
+/// record.
 pub fn response(recorded: &Recorded<Answer>, log: &str) -> v1::AuthorizeResponse {
     let answer = recorded.value();
     let denied = answer.outcome.denied;
@@ -53,7 +54,7 @@ pub fn response(recorded: &Recorded<Answer>, log: &str) -> v1::AuthorizeResponse
     }
 }
 
-/// What a human or a check must still say.
+/// Builds the request for missing approvals and checks; `None` if asking can't lift the denial.
 pub(super) fn access_request(answer: &Answer) -> Option<v1::AccessRequest> {
     let missing = answer.outcome.missing.as_ref()?;
     Some(v1::AccessRequest {
@@ -66,29 +67,29 @@ pub(super) fn access_request(answer: &Answer) -> Option<v1::AccessRequest> {
     })
 }
 
-/// How long to wait before a retry. Rounded up: who comes a moment early is refused again.
+/// Returns the wait before a retry. It is rounded up, because a retry a moment too early is denied again.
 pub(super) fn retry_after(answer: &Answer) -> Option<prost_types::Duration> {
     let wait = answer.retry_after()?;
     Some(prost_types::Duration { seconds: i64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(i64::MAX), nanos: 0 })
 }
 
-/// Where something is recorded; none in best-effort mode, where it is not written yet.
+/// Returns the reference to a record; `None` in best-effort mode, where the record is not written yet.
 pub fn reference<T>(recorded: &Recorded<T>, log: &str) -> Option<v1::AuditReference> {
     recorded.index().map(|index| v1::AuditReference { log: log.to_owned(), index })
 }
 
-/// The bundle that decided.
+/// Converts a bundle's version to its message.
 pub fn policy(version: &PolicyVersion) -> v1::PolicyVersion {
     v1::PolicyVersion { digest: version.digest.clone(), version: version.version }
 }
 
-/// An instant on the wire.
+/// Converts a timestamp to its protobuf form.
 pub fn time(time: Timestamp) -> WireTime {
     let (seconds, nanos) = time.seconds_and_nanos();
     WireTime { seconds, nanos }
 }
 
-/// A length of time in microseconds, which may be negative, on the wire.
+/// Converts a number of microseconds, which may be negative, to its protobuf form.
 pub(super) fn span(micros: i64) -> prost_types::Duration {
     let nanos = i32::try_from(micros % 1_000_000 * 1000).unwrap_or(0);
     prost_types::Duration { seconds: micros / 1_000_000, nanos }

@@ -1,4 +1,4 @@
-//! SignalService: what other systems know that stops.
+//! Handlers of SignalService, by which other systems report kill switches, revoked sessions and raised risk.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,19 +12,18 @@ use crate::api::{respond, status, v1};
 use crate::model::halt::{Halt, HaltKind, Severity, SignalKind, SubjectKind};
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
-use crate::pdp::authorize::Purpose;
-use crate::pdp::clear::Clear;
-use crate::pdp::signal::Signal;
-use crate::pdp::{Pdp, to_its_end};
+use crate::pdp::Pdp;
+use crate::pdp::origin::Purpose;
+use crate::pdp::refused::to_its_end;
+use crate::pdp::reports::Signal;
+use crate::pdp::risk_clearing::Clear;
 
 const REASON_MAX: usize = 1024;
 
-/// The service.
 pub(super) fn service(pdp: Arc<Pdp>) -> SignalServiceServer<Signals> {
     SignalServiceServer::new(Signals { pdp })
 }
 
-/// The handlers.
 #[derive(Debug)]
 pub(super) struct Signals {
     pdp: Arc<Pdp>,
@@ -103,7 +102,7 @@ fn read(message: v1::ReportSignalRequest) -> Result<Signal, Refusal> {
     Ok(Signal { kind, severity, halt, ttl, event_id: some_id(&message.event_id, "event_id")?, reporter: None })
 }
 
-/// The zero value is read as the worst, as everywhere.
+/// Reads a severity. The zero value counts as the worst: critical.
 fn severity(severity: i32) -> Result<Severity, Refusal> {
     match v1::Severity::try_from(severity) {
         Ok(v1::Severity::Critical | v1::Severity::Unspecified) => Ok(Severity::Critical),

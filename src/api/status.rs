@@ -1,4 +1,5 @@
-//! Refusal → gRPC status: the one place. Callers get a code, a field and constant words, never inner text.
+//! The only place that maps refusals to gRPC statuses. Callers get a code, a field and constant words, never
+//! the text of an inner error.
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -6,13 +7,13 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::api::v1;
 use crate::model::refusal::Refusal;
 
-/// The domain of `google.rpc.ErrorInfo`.
+/// Value of `google.rpc.ErrorInfo.domain`.
 const DOMAIN: &str = "countersign";
 
-/// When a caller may try again whom a bound of load stopped.
+/// Delay after which a caller may retry a request that a limit refused.
 const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// The status of a refusal.
+/// Converts a refusal to a gRPC status.
 pub fn status(refusal: &Refusal) -> Status {
     let mut details = ErrorDetails::with_error_info(refusal.kind().to_uppercase(), DOMAIN, std::collections::HashMap::new());
     if let Some(field) = field(refusal) {
@@ -28,7 +29,7 @@ pub fn status(refusal: &Refusal) -> Status {
     Status::with_error_details(code(refusal), message, details)
 }
 
-/// The refusal as an item's error.
+/// Converts a refusal to the error of a batch or stream item.
 pub fn item_error(refusal: &Refusal, request_id: &str) -> v1::ItemError {
     let field = field(refusal).unwrap_or_default();
     v1::ItemError { request_id: request_id.to_owned(), code: code(refusal) as i32, field, message: status(refusal).message().to_owned() }
@@ -47,13 +48,13 @@ fn code(refusal: &Refusal) -> Code {
     }
 }
 
-/// The field at fault, by its whole path.
+/// Returns the full path of the faulty field.
 fn field(refusal: &Refusal) -> Option<String> {
     let Refusal::Invalid { field, below, .. } = refusal else { return None };
     Some(format!("{field}{below}"))
 }
 
-/// What is wrong with a field; the name of an unknown member is for the caller, who sent it.
+/// Describes what is wrong. It may name an unknown member, because the caller itself sent that name.
 fn words(refusal: &Refusal) -> String {
     let Refusal::Invalid { problem, unknown, .. } = refusal else { return refusal.to_string() };
     match unknown {

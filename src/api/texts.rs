@@ -1,4 +1,4 @@
-//! Messages ↔ model of governed texts: contexts and drafts.
+//! Conversion between the messages of PrepareContext and EvaluateOutput and the model.
 
 use prost::Message;
 
@@ -11,20 +11,21 @@ use crate::model::content::{Article, Channel, Disposition, Prepared, Shown};
 use crate::model::halt::Severity;
 use crate::model::refusal::Refusal;
 use crate::model::text::is_unprintable;
-use crate::pdp::context::ToPrepare;
-use crate::pdp::output::{Evaluated, ToEvaluate};
+use crate::pdp::draft::ToEvaluate;
+use crate::pdp::evaluate_output::Evaluated;
+use crate::pdp::prepare_context::making::ToPrepare;
 
-/// The largest request, in bytes.
+/// Largest request in bytes.
 const REQUEST_MAX: usize = 1024 * 1024;
 const TEXT_MAX: usize = 64 * 1024;
 const LIST_MAX: usize = 64;
 const RECIPIENT_MAX: usize = 320;
 const LOCALE_MAX: usize = 35;
 
-/// Reads what shall be put before a model.
+/// Converts a PrepareContext request.
 ///
 /// # Errors
-/// INVALID_ARGUMENT naming the first field at fault, or RESOURCE_EXHAUSTED for a request over 1 MiB.
+/// Returns INVALID_ARGUMENT with the first faulty field, or RESOURCE_EXHAUSTED for a request over 1 MiB.
 pub(super) fn to_prepare(message: v1::PrepareContextRequest) -> Result<ToPrepare, Refusal> {
     if message.encoded_len() > REQUEST_MAX {
         return Err(Refusal::Exhausted("the request is larger than 1 MiB"));
@@ -52,10 +53,10 @@ pub(super) fn to_prepare(message: v1::PrepareContextRequest) -> Result<ToPrepare
     })
 }
 
-/// Reads a draft to be judged.
+/// Converts an EvaluateOutput request.
 ///
 /// # Errors
-/// As [`to_prepare`].
+/// Returns the same errors as [`to_prepare`].
 pub(super) fn to_evaluate(message: v1::EvaluateOutputRequest) -> Result<ToEvaluate, Refusal> {
     if message.encoded_len() > REQUEST_MAX {
         return Err(Refusal::Exhausted("the request is larger than 1 MiB"));
@@ -106,11 +107,12 @@ fn text(text: String, field: &str, most: usize, problem: &'static str) -> Result
     if text.len() > most { Err(Refusal::invalid(field, problem)) } else { Ok(text) }
 }
 
-/// A prepared context, as it leaves: only a recorded one can.
+/// Builds the response with a prepared context. It takes a [`Recorded`] value, so no context leaves the server
+/// without its record.
 pub(super) fn prepared(recorded: &Recorded<(Answer, Prepared)>, log: &str) -> v1::PrepareContextResponse {
     let (answer, prepared) = recorded.value();
     let denied = answer.outcome.denied;
-    // Of a case that is not the chain's, nothing is told.
+    // If a gate denied the call, the case may not be the chain's, so reveal nothing about its text.
     let found = answer.signals.screened.findings.iter().filter(|_| answer.gate.is_none());
     v1::PrepareContextResponse {
         evaluation_id: answer.evaluation_id.clone(),
@@ -174,7 +176,7 @@ pub(super) fn prepared(recorded: &Recorded<(Answer, Prepared)>, log: &str) -> v1
     }
 }
 
-/// The verdict on a draft, as it leaves: only a recorded one can.
+/// Builds the response with the recorded evaluation of a draft.
 pub(super) fn evaluated(recorded: &Recorded<(Answer, Evaluated)>, log: &str) -> v1::EvaluateOutputResponse {
     let (answer, evaluated) = recorded.value();
     let denied = answer.outcome.denied;
@@ -228,7 +230,7 @@ fn severity(severity: Severity) -> v1::Severity {
     }
 }
 
-/// What is wrong, in constant words: the text itself is not repeated.
+/// Describes a kind of finding in constant words, which never repeat the draft.
 fn message(kind: &str) -> &'static str {
     match kind {
         "active_content" => "the draft has something that a program would run, load or submit",

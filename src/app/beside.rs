@@ -1,4 +1,4 @@
-//! What runs beside requests: looks at the bundle, at the clock, at the state.
+//! Periodic background tasks of a running server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,15 +6,16 @@ use std::time::Duration;
 use crate::pdp::Pdp;
 use crate::pdp::reload::Trigger;
 
-/// How often what nobody can ask for any more is removed.
+/// Interval at which data that no request can use any more is removed, in seconds.
 const PURGE_SECONDS: u64 = 600;
-/// How often each tenant's windows are looked after.
+/// Interval at which each tenant's part of a Redis risk store is checked for losses, in seconds.
 const TEND_SECONDS: u64 = 10;
-/// How often the witness of the audit log is told its head.
+/// Interval at which the head of the audit log is sent to its witness, in seconds.
 const WITNESS_SECONDS: u64 = 10;
 
-/// Reads the bundle when its content changes, and when asked. A hash of the content works on any file system, and with
-/// Kubernetes' symbolic links; events of the file system don't.
+/// Reloads the bundle when its content changes, and on request. Changes are detected by a hash of the
+/// content, which works on every file system and with the symbolic links of Kubernetes; file system events
+/// don't.
 pub(super) async fn watch_bundle(pdp: Arc<Pdp>, poll: Duration, mut reload: tokio::sync::mpsc::Receiver<()>) {
     let never = Duration::from_secs(u64::from(u32::MAX));
     let mut period = tokio::time::interval(if poll.is_zero() { never } else { poll });
@@ -46,7 +47,8 @@ pub(super) async fn tick(pdp: Arc<Pdp>) {
     }
 }
 
-/// Tells the witness, beside the clock's own work: a service may be slow.
+/// Sends the log's head to the witness. This task is separate from [`tick`], because a witness service may be
+/// slow.
 pub(super) async fn witness(pdp: Arc<Pdp>) {
     let mut period = tokio::time::interval(Duration::from_secs(WITNESS_SECONDS));
     period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -56,7 +58,7 @@ pub(super) async fn witness(pdp: Arc<Pdp>) {
     }
 }
 
-/// Looks after the windows' server, beside what waits for the store.
+/// Watches a Redis risk store. This task is separate from [`tick`], which may wait for the state store.
 pub(super) async fn tend(pdp: Arc<Pdp>) {
     let mut period = tokio::time::interval(Duration::from_secs(1));
     period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -69,7 +71,8 @@ pub(super) async fn tend(pdp: Arc<Pdp>) {
     }
 }
 
-/// Kill switches take effect on every replica within a second, so their copy is read twice in one.
+/// Refreshes the copy of the kill switches twice a second, because they must take effect on every replica
+/// within a second.
 pub(super) async fn refresh(pdp: Arc<Pdp>) {
     let mut period = tokio::time::interval(Duration::from_millis(500));
     period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

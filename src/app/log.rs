@@ -1,4 +1,5 @@
-//! The audit log and what was noted of it elsewhere: in the replica's file, in the state store, with a witness.
+//! Compares the audit log with heads that were noted outside of it: in the replica's file, in the state store
+//! and with a witness. A log without a noted head has lost lines.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,11 +17,12 @@ use crate::clock::Monotonic;
 use crate::config::Config;
 use crate::entropy::{Entropy, nonce};
 
-/// Takes up an audit log that lost lines which were noted elsewhere: the loss is recorded in the log, which goes on behind them. Only
-/// while no server runs on the data folder. Returns the record's index.
+/// Accepts that an audit log lost lines that were noted elsewhere. The loss is recorded in the log, whose
+/// numbering continues after the lost lines. No server may be running on the data folder. Returns the
+/// record's index.
 ///
 /// # Errors
-/// When nothing is missing, or the log, the state or the notes can't be used.
+/// Returns an error if no line is missing, or the log, the state or the noted heads can't be used.
 pub async fn accept_loss(config: &Config, seams: Seams, reason: &str) -> Result<u64, StartError> {
     let clock = Monotonic::new(seams.clock);
     let key = digest_key(config, seams.entropy.as_ref())?;
@@ -56,20 +58,21 @@ pub async fn accept_loss(config: &Config, seams: Seams, reason: &str) -> Result<
     Ok(index.unwrap_or_default())
 }
 
-/// This replica's own file.
+/// Reads this replica's own file, or creates it.
 pub(super) fn replica(config: &Config, entropy: &dyn Entropy) -> Result<Replica, StartError> {
     let folder = config.data.join("state");
     let failed = |error| StartError::Data(config.data.clone(), error);
     create_folder(&folder).map_err(failed)?;
     let file = folder.join(FILE);
-    // Who takes lines from the log must not be able to take the note of them, too.
+    // Someone who removes lines from the log could also remove this file, which notes the log's head. A new
+    // file would hide the loss, so refuse to create one for a log that has lines.
     if !file.exists() && has_lines(&config.audit().folder) {
         return Err(StartError::Unnoted(file));
     }
     Replica::read_or_create(&folder, &nonce(entropy)?).map_err(failed)
 }
 
-/// Whether an audit log was begun in a folder.
+/// Returns whether a folder contains an audit log with lines.
 fn has_lines(folder: &Path) -> bool {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.into_iter().any(|entry| {
@@ -78,7 +81,7 @@ fn has_lines(folder: &Path) -> bool {
     })
 }
 
-/// The heads of the audit log that were noted in files.
+/// Returns the heads of the audit log that the replica's file and the witness have.
 pub(super) fn noted(config: &Config, replica: &Replica, witness: Option<&Witness>) -> Result<Vec<NotedHead>, StartError> {
     let own = replica.head().map(|head| NotedHead { head, place: format!("`{}`", replica.path().display()) });
     let witnessed = witness.map(|witness| witness.last(replica.id())).transpose();
@@ -91,10 +94,10 @@ async fn noted_in_store(store: &Store) -> Result<Option<NotedHead>, StartError> 
     Ok(head.map(|head| NotedHead { head, place: "the state store".to_owned() }))
 }
 
-/// Holds the log against the head that the state store has of it.
+/// Checks that the log contains the head that the state store has noted.
 ///
 /// # Errors
-/// When the log lacks it, or the store does not answer.
+/// Returns an error if the log lacks that head, or the store does not answer.
 pub(super) async fn check(config: &Config, audit: &Audit, store: &Store) -> Result<(), StartError> {
     let Some(NotedHead { head, place }) = noted_in_store(store).await? else { return Ok(()) };
     match tokio::task::block_in_place(|| audit.has(&head)) {

@@ -55,6 +55,20 @@ pub fn bound_call(environment: &str, chain: &Chain, call: &Call, at_most: &[Stri
     }
 }
 
+/// Digests a call so that a retry of an operation can be told from another call under the same operation id. Attributes and facts
+/// are left out, except the customer, because the operation itself may have changed them before its retry.
+pub fn call_digest(environment: &str, chain: &Chain, call: &Call) -> String {
+    let bound = bound_call(environment, chain, call, &[]);
+    let customer = bound.case_attributes.get_key_value("customer").map(|(name, value)| (name.clone(), value.clone()));
+    let (resource_attributes, facts) = (Object::new(), Object::new());
+    digest(&BoundCall { case_attributes: customer.into_iter().collect(), resource_attributes, facts, ..bound })
+}
+
+/// Whether a human is the supervisor of the call, or the person behind the supervisor.
+pub fn is_supervisor(binding: &Binding, id: &str, person: Option<&str>) -> bool {
+    id == binding.call.supervisor.sub || (person.is_some() && person == binding.supervisor_person.as_deref())
+}
+
 /// SHA-256 over the canonical form (RFC 8785) of a bound call, in base64url.
 pub fn digest(call: &BoundCall) -> String {
     jose::digest(&canonical(call))

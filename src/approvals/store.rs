@@ -36,6 +36,7 @@ use crate::approvals::store::reserved::ReservedNotes;
 use crate::approvals::store::stops::StopNotes;
 use crate::model::approval::{Justification, State};
 use crate::model::halt::Halt;
+use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 
 pub use crate::approvals::store::history::Revision;
@@ -99,6 +100,12 @@ pub enum StoreError {
     /// It lacks what was seen of it.
     #[error("the state store went back: it lacks what was written to it")]
     WentBack,
+}
+
+impl From<StoreError> for Refusal {
+    fn from(_: StoreError) -> Self {
+        Self::Unavailable("the state store does not answer: try again")
+    }
 }
 
 impl From<sqlx::Error> for StoreError {

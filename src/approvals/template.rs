@@ -1,5 +1,6 @@
 //! `approvals.yaml`: what the bundle says of approvals, template by template.
 
+use crate::model::approval::Binding;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -115,6 +116,12 @@ impl Default for Templates {
 }
 
 impl Templates {
+    /// How many reviewers must approve: the quorum at the time of the request, or the template's present one if it is higher.
+    pub fn quorum(&self, binding: &Binding) -> u32 {
+        let template = self.templates.get(&binding.template);
+        binding.quorum.max(template.map_or(0, |template| template.quorum))
+    }
+
     /// What is out of bounds, and the name to look for.
     pub fn faults(&self) -> Vec<(String, String)> {
         let mut faults = vec![];

@@ -1,5 +1,5 @@
-//! What lines say of governed texts: kinds, places, digests. Never a text, and of names below a record's fields only those that look like
-//! names.
+//! Audit records of prepared contexts and evaluated drafts: kinds, places and digests, never a text. Names
+//! below a record's fields appear only if they look like identifiers.
 
 use std::collections::BTreeSet;
 
@@ -12,32 +12,32 @@ use crate::model::call::Case;
 use crate::model::content::{Channel, Disposition, Prepared, Redaction, Shown};
 use crate::model::finding::Finding;
 
-/// The most findings that stand in a line.
+/// Maximum number of findings in a line.
 const FINDINGS_MAX: usize = 64;
-/// The most bytes of redactions in a line: the line has room for the rest.
+/// A `redactions` line is closed once its items exceed this many bytes, so that the other members fit.
 const ITEMS_BYTES_MAX: usize = 32 * 1024;
 
-/// What a context's line says.
+/// Record of a prepared context.
 #[derive(Debug, Serialize)]
 pub struct ContextRecord {
-    /// Which secret values are known again by.
+    /// Id of the key that the value digests were made with.
     secret: String,
-    /// Untrusted texts that came.
+    /// Number of untrusted texts in the request.
     untrusted: usize,
     segments: usize,
-    /// Names of the record's fields.
+    /// Fields of the record without list indexes; likewise in `masked` and `excluded`.
     included: Capped<String>,
     masked: Capped<String>,
     excluded: Capped<String>,
-    /// Articles that were shown.
+    /// Ids of the articles in the context.
     articles: Capped<String>,
-    /// Each of them stands in a line of type `redactions`.
+    /// Number of redactions; each is listed in a line of type `redactions`.
     redactions: usize,
     truncated: bool,
 }
 
 impl ContextRecord {
-    /// The record of a context that was prepared from `untrusted` texts.
+    /// Creates the record of a context that was prepared from `untrusted` texts.
     pub fn of(secret: &str, untrusted: usize, prepared: &Prepared) -> Self {
         let named = |shown: Shown| {
             let fields = prepared.fields.iter().filter(|field| field.shown == shown).map(|field| visible_path(&field_of(&field.path)));
@@ -58,26 +58,27 @@ impl ContextRecord {
     }
 }
 
-/// The field that a path of the record is of: without the places in lists.
+/// Returns a path without its list indexes.
 fn field_of(path: &str) -> String {
     path.split('.').map(|name| name.split('[').next().unwrap_or_default()).collect::<Vec<_>>().join(".")
 }
 
-/// What a draft's line says.
+/// Record of an evaluated draft.
 #[derive(Debug, Serialize)]
 pub struct OutputRecord {
     disposition: &'static str,
-    /// SHA-256 of the draft: a short one could be guessed from it, so it is what `reply.send` and its approval name, and no more.
+    /// SHA-256 of the draft, without a key because `reply.send` and its approval name the same digest. A
+    /// short draft could be guessed from it.
     draft_digest: String,
-    /// Evaluation id of the context that it was written from.
+    /// Evaluation id of the context that the draft was written from.
     #[serde(skip_serializing_if = "String::is_empty")]
     context: String,
     findings: Vec<String>,
     #[serde(skip_serializing_if = "is_zero")]
     more_findings: usize,
-    /// Whether the chain may let drafts of this case go at all: else nothing is found in them, nor remembered.
+    /// Whether the chain may release drafts of this case at all. If not, no findings are recorded or stored.
     entitled: bool,
-    /// Whether it was remembered that it repeated a redacted value.
+    /// Whether the risk store was told that the draft repeated a redacted value.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     repeats: bool,
 }
@@ -87,7 +88,7 @@ fn is_zero(count: &usize) -> bool {
 }
 
 impl OutputRecord {
-    /// Of a draft.
+    /// Creates the record of an evaluated draft.
     pub fn of(
         draft_digest: &str,
         disposition: Disposition,
@@ -107,7 +108,7 @@ impl OutputRecord {
     }
 }
 
-/// Findings as a line and a reviewer's view name them: kind, code, severity and place; the first 64.
+/// Formats findings for a line or a reviewer's view: kind, code, severity and place; at most 64.
 pub fn written(findings: &[Finding]) -> Vec<String> {
     let one = |finding: &Finding| {
         let place = finding.span.map_or(String::new(), |(start, end)| format!(" {start}..{end}"));
@@ -116,21 +117,20 @@ pub fn written(findings: &[Finding]) -> Vec<String> {
     findings.iter().take(FINDINGS_MAX).map(one).collect()
 }
 
-/// The members that all lines of one context share.
+/// Members that all lines of one context share.
 #[derive(Debug)]
 pub struct Of<'a> {
-    /// The evaluation that made the context.
+    /// Id of the evaluation that prepared the context.
     pub evaluation_id: &'a str,
-    /// The case.
     pub case: &'a Case,
-    /// Conversation id; empty if it has none.
+    /// Conversation id; empty if the request has no conversation.
     pub conversation: &'a str,
     /// W3C trace id; empty if the request is not traced.
     pub trace_id: &'a str,
 }
 
-/// Lines that say what was redacted: every redaction by kind, source, path and span, and every value that is remembered by what it is
-/// known again by, which says nothing without the deployment's key.
+/// Creates the `redactions` lines of a context: every redaction with kind, source, path and span, and every
+/// stored value with its length and keyed hash, which can be checked only with the deployment's key.
 pub fn redactions(of: &Of<'_>, redactions: &[Redaction], values: &[String], nonce: impl Fn() -> String) -> Vec<Record> {
     let items = redactions.iter().map(|redaction| {
         let (start, end) = redaction.span;
@@ -178,7 +178,8 @@ impl Line {
     }
 }
 
-/// A path of which only names that look like names are shown: a caller's own name may be a value.
+/// Returns the path with `?` for each name that does not look like an identifier, because a caller's own name
+/// may itself be a sensitive value. At most 16 names are shown.
 fn visible_path(path: &str) -> String {
     let shown = path.split('.').take(16).map(|name| {
         let plain = name.split('[').next().unwrap_or_default();

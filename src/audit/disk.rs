@@ -1,4 +1,4 @@
-//! The seam to the file system: tests put a disk here that is full, fails or stalls.
+//! Abstraction of the file system, so that tests can substitute a disk that is full, fails or stalls.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -6,48 +6,50 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Permissions of a segment that is written, and of the folders of the data: readable by the group, by nobody else.
+/// Permissions of an open segment and of the data folders: the owner writes, the group reads, others have no
+/// access.
 const SEGMENT_MODE: u32 = 0o640;
 const FOLDER_MODE: u32 = 0o750;
 
-/// A segment that is being written.
+/// Segment that is open for writing.
 pub trait Segment: fmt::Debug + Send {
-    /// Appends bytes.
+    /// Appends bytes to the segment.
     ///
     /// # Errors
-    /// As the operating system says; some of the bytes may be written.
+    /// On any I/O error; some of the bytes may have been written.
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Makes what was written durable (fdatasync).
+    /// Makes the written bytes durable (fdatasync).
     ///
     /// # Errors
-    /// When it is not known to be durable; a repeated sync would lie.
+    /// When it is unknown whether the bytes are durable. A repeated sync could succeed without them, so don't
+    /// repeat it.
     fn sync(&mut self) -> io::Result<()>;
-    /// Cuts the file to a length.
+    /// Truncates the file to a length.
     ///
     /// # Errors
-    /// As the operating system says.
+    /// On any I/O error.
     fn set_len(&mut self, length: u64) -> io::Result<()>;
-    /// Returns whether the file at this path is still the one that is written, and has this length. A file that was deleted, replaced
-    /// or cut by somebody else goes on taking writes that nobody will find.
+    /// Returns whether the file at this path is still the open one and has this length. A file that another
+    /// process deleted, replaced or truncated still accepts writes, but no reader would find them.
     ///
     /// # Errors
-    /// As the operating system says.
+    /// On any I/O error.
     fn is_at(&self, path: &Path, length: u64) -> io::Result<bool>;
 }
 
-/// A file system.
+/// File system that holds the log.
 pub trait Disk: fmt::Debug + Send + Sync {
-    /// Opens a file for appending; creates it if it is not there.
+    /// Opens a file for appending and creates it if it is missing.
     ///
     /// # Errors
-    /// As the operating system says.
+    /// On any I/O error.
     fn open(&self, path: &Path) -> io::Result<Box<dyn Segment>>;
     /// Makes a folder's entries durable.
     ///
     /// # Errors
-    /// As the operating system says.
+    /// On any I/O error.
     fn sync_folder(&self, path: &Path) -> io::Result<()>;
-    /// Bytes free and in total; `None` if it can't be told.
+    /// Returns free and total bytes; `None` if they are unknown.
     fn free(&self, path: &Path) -> Option<(u64, u64)>;
 }
 
@@ -97,10 +99,10 @@ impl Segment for SystemSegment {
     }
 }
 
-/// Makes a folder of the data, and those above it, unless they are there.
+/// Creates a data folder and its missing parents.
 ///
 /// # Errors
-/// As the operating system says.
+/// On any I/O error.
 pub fn create_folder(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path)
 }

@@ -1,5 +1,5 @@
-//! Records of what happens beside decisions: transitions of approvals, tokens handed out, outcomes, signals. Ids, names and digests
-//! stand in them; what agents and reviewers wrote does not.
+//! Records of events other than decisions: transitions of approvals, issued tokens, outcomes, signals. They
+//! contain ids, names and digests, but nothing that agents or reviewers wrote.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -8,7 +8,7 @@ use crate::audit::record::Record;
 use crate::model::approval::Approval;
 use crate::model::chain::{Caller, Human};
 
-/// The party that caused an event, and the trace of its request.
+/// Party that caused an event, and the trace of its request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Actor {
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -20,36 +20,37 @@ pub struct Actor {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     amr: Vec<String>,
     by: &'static str,
-    /// A member of the line, not of `by`.
+    /// Becomes a member of the line, not of its `by`.
     #[serde(skip)]
     trace_id: String,
 }
 
 impl Actor {
-    /// A human, by her own token.
+    /// Creates the actor for a human, who used her own token.
     pub fn human(human: &Human) -> Self {
         let amr = human.amr.iter().take(8).map(|amr| amr.chars().take(32).collect()).collect();
         Self { human: human.id.clone(), issuer: human.issuer.clone(), amr, by: "token", ..Self::default() }
     }
 
-    /// A tool service.
+    /// Creates the actor for a tool service.
     pub fn service(caller: &Caller) -> Self {
         Self { tool_service: caller.tool_service.clone(), by: caller.by.name(), ..Self::default() }
     }
 
-    /// The server itself, when a time is over.
+    /// Creates the actor for the server itself, for example when an approval expires.
     pub fn server() -> Self {
         Self { by: "server", ..Self::default() }
     }
 
-    /// The same, in the trace of a W3C id; empty if the request is not traced.
+    /// Adds the W3C trace id; empty if the request is not traced.
     #[must_use]
     pub fn in_trace(self, trace_id: String) -> Self {
         Self { trace_id, ..self }
     }
 }
 
-/// The members by which lines of a case are found together: `case` and `correlation`, as a decision has them.
+/// Returns the members by which the lines of a case are found: `case` and `correlation`, as in a decision's
+/// line.
 pub fn about_case((tenant, case, version): (&str, &str, &str), conversation: &str) -> [(&'static str, Value); 2] {
     let mut members = Map::from_iter([("id".to_owned(), case.into()), ("tenant".to_owned(), tenant.into())]);
     if !version.is_empty() {
@@ -77,7 +78,8 @@ struct ApprovalMember<'a> {
     approvers: Vec<&'a str>,
 }
 
-/// A record of this type, by this actor, about this approval.
+/// Creates a record of type `kind` by an actor, about an approval if there is one, with the members in
+/// `more`.
 pub fn event(kind: &'static str, by: &Actor, approval: Option<&Approval>, more: &[(&'static str, Value)]) -> Value {
     let mut members = Map::new();
     members.insert("type".to_owned(), kind.into());
@@ -111,11 +113,12 @@ pub fn event(kind: &'static str, by: &Actor, approval: Option<&Approval>, more: 
 }
 
 fn json(value: &impl Serialize) -> Value {
-    // Structs of strings and numbers have a JSON form.
+    // Serialization can't fail, because the structs contain only strings, numbers and lists.
     serde_json::to_value(value).unwrap_or_default()
 }
 
-/// A stored record as a line of the log, with its place in the state store and a nonce that blinds its hash.
+/// Turns a stored record into a line of the log, with its place in the state store. Its nonce keeps the
+/// record from being guessed from the line's hash.
 pub fn stored(mut record: Value, transition: Option<(&str, i64, &str)>, nonce: String) -> Record {
     if let Some(members) = record.as_object_mut() {
         if let Some((generation, revision, head)) = transition {

@@ -1,4 +1,5 @@
-//! The key of input digests: with it an auditor can show that a record is of this input; without it a digest says nothing.
+//! Key of the audit log, for digests of inputs and MACs of lines. With the key an auditor can prove that a
+//! record belongs to an input; without it a digest reveals nothing.
 
 use std::fs;
 use std::io::{self, Write};
@@ -10,10 +11,10 @@ use sha2::Sha256;
 
 use crate::json::{self, Value};
 
-/// What stands before a line when its MAC is made.
+/// Prefix of the HMAC input of a line.
 const LINE_PREFIX: &[u8] = b"countersign audit line\0";
 
-/// A 256-bit HMAC key. Its `Debug` shows no byte of it.
+/// 256-bit HMAC key. Its `Debug` output contains no byte of it.
 #[derive(Clone)]
 pub struct DigestKey([u8; 32]);
 
@@ -24,7 +25,6 @@ impl std::fmt::Debug for DigestKey {
 }
 
 impl DigestKey {
-    /// A key of these bytes.
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
@@ -32,21 +32,21 @@ impl DigestKey {
     /// Reads the key file.
     ///
     /// # Errors
-    /// When the file can't be read, or is not a key.
+    /// When the file can't be read or does not hold 32 bytes.
     pub fn read(path: &Path) -> io::Result<Self> {
         let bytes = fs::read(path)?.try_into();
         Ok(Self(bytes.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "is not a key of 32 bytes"))?))
     }
 
-    /// Reads the key file, or writes a new one, readable by its owner alone.
+    /// Reads the key file, or creates it from `fresh`, readable only by its owner.
     ///
     /// # Errors
-    /// When the file can't be read or written, or is not a key.
+    /// When the file can't be read or written, or does not hold 32 bytes.
     pub fn read_or_create(path: &Path, fresh: [u8; 32]) -> io::Result<Self> {
         match Self::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Linked into its place when it is whole: a crash leaves no key that is too short, and whoever comes second, no second
-                // key.
+                // The complete file is hard-linked into place. So a crash can't leave a truncated key, and if
+                // two processes start at once, both use the key that was linked first.
                 let new = path.with_extension(format!("new-{}", std::process::id()));
                 let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
                 file.write_all(&fresh)?;
@@ -64,7 +64,7 @@ impl DigestKey {
         }
     }
 
-    /// 128 bits that follow from the key, for a purpose of this name.
+    /// Derives 128 bits from the key for a named purpose.
     pub fn derived(&self, purpose: &str) -> [u8; 16] {
         let mut derived = [0; 16];
         if let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) {
@@ -76,12 +76,12 @@ impl DigestKey {
         derived
     }
 
-    /// `hmac-sha256:` and hex over the value's canonical form.
+    /// Returns `hmac-sha256:` and hex over the value's canonical form.
     pub fn digest(&self, value: &Value) -> String {
         format!("hmac-sha256:{}", self.hex(b"", &json::canonical(value)))
     }
 
-    /// The MAC of a log's line, in hex. Its own prefix keeps it apart from digests, which are of JSON.
+    /// Returns the MAC of a log line in hex. The prefix separates it from digests, whose input is JSON.
     pub(super) fn line(&self, line: &[u8]) -> String {
         self.hex(LINE_PREFIX, line)
     }

@@ -1,4 +1,5 @@
-//! Records of the server itself: bundles, starts and stops, the log's own recovery, refusals of strangers.
+//! Records of the server itself: bundles, starts and stops, recovery of the log, refusals of unauthenticated
+//! peers.
 
 use serde::Serialize;
 
@@ -6,18 +7,16 @@ use crate::audit::record::{Capped, Engine};
 use crate::model::answer::PolicyVersion;
 use crate::model::head::Head;
 
-/// Refusals of peers that were not authenticated, within one second.
+/// Refusals of one kind for one unauthenticated peer within a second.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct RefusalsRecord {
-    /// The peer's address without its port; `other` once too many peers are counted.
+    /// Address of the peer without its port; `other` once too many peers are counted.
     pub peer: String,
-    /// The kind of refusal.
     pub kind: &'static str,
-    /// How many.
     pub count: u64,
 }
 
-/// A bundle came into force, or was refused.
+/// Bundle that came into force or was rejected.
 #[derive(Debug, Serialize)]
 pub struct PolicyRecord {
     name: String,
@@ -30,7 +29,7 @@ pub struct PolicyRecord {
 }
 
 impl PolicyRecord {
-    /// A bundle came into force after `previous`, which is empty at start.
+    /// Creates the record of a bundle that replaced `previous`, which is empty at start.
     pub fn activated(name: &str, policy: &PolicyVersion, previous: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -42,7 +41,7 @@ impl PolicyRecord {
         }
     }
 
-    /// A bundle was refused; `previous` stays.
+    /// Creates the record of a rejected bundle; `previous` stays in force.
     pub fn rejected(digest: &str, faults: &[String], previous: &str) -> Self {
         let short = |fault: &String| fault.chars().take(256).collect::<String>();
         Self {
@@ -56,36 +55,36 @@ impl PolicyRecord {
     }
 }
 
-/// The log was cut behind the last durable batch.
+/// Torn tail that was cut from the log at start.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct RecoveredRecord {
-    /// The file into which the cut bytes were moved.
+    /// File that holds the cut bytes.
     pub kept_in: String,
-    /// How many bytes were cut.
+    /// Number of cut bytes.
     pub bytes: u64,
-    /// SHA-256 of them, in hex.
+    /// SHA-256 of the cut bytes, in hex.
     pub digest: String,
 }
 
-/// Lines that were noted elsewhere are lost.
+/// Accepted loss of lines that were noted elsewhere.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct LossRecord {
-    /// Why it was accepted, in a human's words.
+    /// Reason for accepting the loss, in a human's words.
     pub reason: String,
-    /// The last line that the log still had; `None` if it had none.
+    /// Last line that the log still had; `None` for an empty log.
     pub found: Option<Head>,
-    /// The heads that it lacked.
+    /// All heads that were noted; the log lacked at least one of them.
     pub noted: Vec<Head>,
 }
 
-/// The log can be written again.
+/// Return of the log to service after failed commits.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct ResumedRecord {
-    /// Failed commits since the server started.
+    /// Number of failed commits since the server started.
     pub failures: u64,
 }
 
-/// The server started or stopped.
+/// Start or stop of the server.
 #[derive(Debug, Serialize)]
 pub struct ServerRecord {
     environment: String,
@@ -95,7 +94,7 @@ pub struct ServerRecord {
 }
 
 impl ServerRecord {
-    /// Of a server with these settings.
+    /// Creates the record of a server with these settings.
     pub fn new(environment: &str, mode: &'static str, warnings: &[&'static str]) -> Self {
         Self { environment: environment.to_owned(), mode, engine: Engine::default(), warnings: warnings.to_vec() }
     }

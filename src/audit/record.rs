@@ -1,4 +1,5 @@
-//! What a line says. Ids and names stand in clear; arguments, attributes and texts only as a keyed digest.
+//! Records of the log. Ids and names are in clear text; arguments, attributes and texts appear only as a
+//! keyed digest.
 
 mod refusal;
 mod signals;
@@ -15,52 +16,47 @@ use crate::model::call::{Call, Correlation, Model, PlainCall};
 use crate::model::chain::{Caller, Chain};
 use crate::model::verdict::LinkVerdict;
 
-/// The longest line, in bytes, without its newline.
+/// Maximum length of a line in bytes, without its newline.
 pub const LINE_MAX: usize = 65_535;
-/// The most items of a list that stand in a line, and the most bytes of them as JSON; `more` counts the rest.
+/// Maximum number of items of a list in a line, and maximum bytes of them as JSON; `more` counts the rest.
 const ITEMS_MAX: usize = 64;
 const ITEMS_BYTES_MAX: usize = 4096;
 
-/// One line of the log, but for its place in it.
+/// Line of the log without the members that place it there.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type")]
 pub enum Record {
-    /// A decision.
     #[serde(rename = "decision")]
     Decision(Box<DecisionRecord>),
-    /// A bundle came into force.
     #[serde(rename = "policy.activated")]
     PolicyActivated(PolicyRecord),
-    /// A bundle was refused.
     #[serde(rename = "policy.rejected")]
     PolicyRejected(PolicyRecord),
-    /// Lines that were noted elsewhere are lost, and a human accepted it.
+    /// A human accepted the loss of lines that were noted elsewhere.
     #[serde(rename = "log.loss_accepted")]
     LossAccepted(LossRecord),
-    /// The log was cut behind the last durable batch.
+    /// A torn tail was cut from the log at start.
     #[serde(rename = "log.recovered")]
     Recovered(RecoveredRecord),
-    /// A request of a known caller was refused.
+    /// A request of an authenticated caller was refused.
     #[serde(rename = "refusal")]
     Refusal(Box<RefusalRecord>),
-    /// Requests of unknown peers were refused, counted by peer and second.
+    /// Requests of unauthenticated peers were refused; counted by peer, kind and second.
     #[serde(rename = "refusals")]
     Refusals(RefusalsRecord),
     /// The log can be written again after failures.
     #[serde(rename = "log.resumed")]
     Resumed(ResumedRecord),
-    /// The server started.
     #[serde(rename = "server.started")]
     Started(ServerRecord),
-    /// The server stopped.
     #[serde(rename = "server.stopped")]
     Stopped(ServerRecord),
-    /// A record that the state store kept until now; it says its type itself.
+    /// JSON record that contains its own `type`, such as an outbox entry, an event or a list of redactions.
     #[serde(untagged)]
     Stored(serde_json::Value),
 }
 
-/// A list that is cut with a count, never silently.
+/// List that is cut to the limits above, with a count of the cut items, so that it is never cut silently.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Capped<T> {
     items: Vec<T>,
@@ -87,7 +83,6 @@ impl<T: Serialize> FromIterator<T> for Capped<T> {
     }
 }
 
-/// A decision.
 #[derive(Debug, Default, Serialize)]
 pub struct DecisionRecord {
     evaluation_id: String,
@@ -105,7 +100,7 @@ pub struct DecisionRecord {
     chain: Option<ChainRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     approval: Option<UsedRecord>,
-    /// The draft that the call sends.
+    /// Draft that the call sends.
     #[serde(skip_serializing_if = "Option::is_none")]
     draft: Option<DraftRecord>,
     action: String,
@@ -115,10 +110,10 @@ pub struct DecisionRecord {
     links: Vec<LinkRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     signals: Option<SignalsRecord>,
-    /// What a context was made of.
+    /// Content of a prepared context.
     #[serde(skip_serializing_if = "Option::is_none")]
     context: Option<Box<ContextRecord>>,
-    /// What was found in a draft.
+    /// Findings in an evaluated draft.
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<Box<OutputRecord>>,
     obligations: Capped<String>,
@@ -141,7 +136,7 @@ struct CallerRecord {
     by: &'static str,
 }
 
-/// The approval that a call used.
+/// Approval that a call used.
 #[derive(Debug, Serialize)]
 struct UsedRecord {
     id: String,
@@ -150,7 +145,7 @@ struct UsedRecord {
     approved_at: String,
 }
 
-/// A draft that a call sends, and the evaluation that let it go.
+/// Draft that a call sends, and the evaluation that released it.
 #[derive(Debug, Serialize)]
 struct DraftRecord {
     digest: String,
@@ -167,7 +162,7 @@ struct ChainRecord {
     #[serde(skip_serializing_if = "String::is_empty")]
     supervisor_issuer: String,
     step: String,
-    /// Absent: all of the agent's own.
+    /// Absent if the chain has all of the agent's scopes.
     #[serde(skip_serializing_if = "Option::is_none")]
     scopes: Option<Capped<String>>,
     asserted: bool,
@@ -217,7 +212,7 @@ impl Default for Engine {
     }
 }
 
-/// The version of the Cedar library that decides.
+/// Version of the Cedar library that evaluates the policies.
 pub const CEDAR_VERSION: &str = "4.14.1";
 
 #[derive(Debug, Default, Serialize)]
@@ -230,42 +225,41 @@ struct CorrelationRecord {
     tool_call: String,
 }
 
-/// What a decision's record says beside the answer.
+/// Members of a decision's record that are not in the answer.
 #[derive(Clone, Debug, Default)]
 pub struct Surroundings {
-    /// 128 random bits: they blind the line's hash.
+    /// 128 random bits, so that the record can't be guessed from the line's hash.
     pub nonce: String,
-    /// W3C trace id, if the call is traced.
+    /// W3C trace id; empty if the call is not traced.
     pub trace_id: String,
-    /// What was asked: `authorize` or `explain`.
+    /// Purpose of the request: `authorize`, `evaluate_output`, `explain` or `prepare_context`.
     pub purpose: &'static str,
 }
 
 impl DecisionRecord {
-    /// The action that was decided.
     pub fn action(&self) -> &str {
         &self.action
     }
 
-    /// The same, of a context.
+    /// Adds the record of a prepared context.
     #[must_use]
     pub fn with_context(self, context: ContextRecord) -> Self {
         Self { context: Some(Box::new(context)), ..self }
     }
 
-    /// The same, of a draft.
+    /// Adds the record of an evaluated draft.
     #[must_use]
     pub fn with_output(self, output: OutputRecord) -> Self {
         Self { output: Some(Box::new(output)), ..self }
     }
 
-    /// The same, of a call that sends a draft; `release` is the evaluation that let it go, if one did.
+    /// Adds the draft that the call sends; `release` is the id of the evaluation that released it, or empty.
     #[must_use]
     pub fn with_draft(self, digest: &str, release: &str) -> Self {
         Self { draft: Some(DraftRecord { digest: digest.to_owned(), release: release.to_owned() }), ..self }
     }
 
-    /// The record of an answer to a call.
+    /// Creates the record of an answer to a call.
     pub fn of(answer: &Answer, caller: &Caller, chain: &Chain, call: &Call, surroundings: Surroundings) -> Self {
         let approval = answer.approval.as_ref().map(|used| UsedRecord {
             id: used.id.clone(),
@@ -287,7 +281,8 @@ impl DecisionRecord {
         }
     }
 
-    /// The record of an answer to a plain Cedar request. Its ids may be anything, and are cut to what a line can hold.
+    /// Creates the record of an answer to a plain Cedar request. Its ids may have any length, so they are cut
+    /// to fit a line.
     pub fn of_plain(answer: &Answer, caller: &Caller, call: &PlainCall, surroundings: Surroundings) -> Self {
         let short = |text: &str| text.chars().take(128).collect::<String>();
         let resource = ResourceRecord { r#type: short(&call.resource.kind), id: short(&call.resource.id), version: String::new() };
@@ -361,7 +356,7 @@ fn correlation(correlation: &Correlation) -> CorrelationRecord {
 }
 
 fn link(verdict: &LinkVerdict) -> LinkRecord {
-    // In conformance mode a policy's id may be of any length.
+    // In conformance mode a policy or entity id may have any length.
     let short = |id: &String| id.chars().take(128).collect::<String>();
     LinkRecord {
         link: verdict.link.name(),

@@ -1,5 +1,5 @@
-//! Reads the last segment at start. What was never durable may be torn and is cut, kept aside and recorded; what was durable may
-//! not be damaged.
+//! Reads the last segment at start. Bytes that were never durable may be torn: they are cut, kept in another
+//! file and recorded. A damaged durable line is an error.
 
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -14,15 +14,15 @@ use crate::audit::record::LINE_MAX;
 use crate::audit::{GENESIS, OpenError, ZEROS, hash};
 use crate::model::time::Timestamp;
 
-/// `v` of a line.
+/// Format version, the `v` of a line.
 pub(super) const FORMAT: u8 = 2;
-/// The type of a line that says that lines before it were lost.
+/// Type of a line that accepts the loss of the lines before it.
 pub(super) const LOSS: &str = "log.loss_accepted";
 
-/// What was cut.
+/// Torn bytes that were cut.
 pub type Recovered = RecoveredRecord;
 
-/// Where to go on.
+/// Place where the writer continues.
 #[derive(Debug, Default)]
 pub(super) struct Tail {
     pub(super) segment: Option<PathBuf>,
@@ -32,9 +32,9 @@ pub(super) struct Tail {
     pub(super) opened: Option<Timestamp>,
     pub(super) last: Option<Timestamp>,
     pub(super) recovered: Option<Recovered>,
-    /// Whether the last line is one that the log has, so that it can be noted as the head.
+    /// Whether the log has the line before `next`, so that this line can be noted as the head.
     pub(super) segment_is_whole: bool,
-    /// The state store's generation, revision and head that the last line of a transition names.
+    /// State store's generation, revision and head, from the line with the highest revision in the segment.
     pub(super) transition: Option<(String, i64, String)>,
 }
 
@@ -52,7 +52,7 @@ struct Place {
     head: Option<String>,
 }
 
-/// Reads the tail of a log.
+/// Reads the tail of a log and cuts torn bytes.
 pub(super) fn read_tail(folder: &Path, key: &DigestKey, now: Timestamp) -> Result<Tail, OpenError> {
     let io = |error| OpenError::Io(folder.to_owned(), error);
     let segments = segments(folder).map_err(io)?;
@@ -64,10 +64,12 @@ pub(super) fn read_tail(folder: &Path, key: &DigestKey, now: Timestamp) -> Resul
         return Err(OpenError::Format(folder.display().to_string()));
     }
     if let Some(place) = begins.filter(|place| place.r#type == LOSS) {
-        // It goes on behind lines that are lost. That it may, its MAC shows.
+        // This segment follows lost lines, so `prev` has no line to match. The MAC, checked below, shows that
+        // the server wrote it.
         tail.prev = Some(place.prev);
     } else if first > 0 {
-        // A segment is begun when the one before it is durable to its end. If that end is not there, nothing here can be judged.
+        // In strict mode a segment begins only after the one before it is durable. Without that one's last
+        // line, nothing in this segment can be verified.
         let before = segments.iter().rev().nth(1).map(|(_, path)| path);
         let end = before.map(|path| last_line(path)).transpose().map_err(io)?.flatten();
         let (line, place) = end.filter(|(_, place)| place.seq + 1 == first).ok_or_else(|| damaged(folder, &path, 1))?;
@@ -88,7 +90,7 @@ pub(super) fn read_tail(folder: &Path, key: &DigestKey, now: Timestamp) -> Resul
         tail.length += length(line);
         tail.last = Timestamp::parse(&place.ts);
         tail.opened = tail.opened.or(tail.last);
-        // A signal's is none of the count, and lines need not be in its order.
+        // Signals have negative revisions and don't count, and lines may be out of order.
         let counted = place.generation.zip(place.transition.filter(|revision| *revision > 0));
         if let Some((generation, revision)) = counted
             && tail.transition.as_ref().is_none_or(|(known, highest, _)| *known != generation || *highest < revision)
@@ -99,7 +101,7 @@ pub(super) fn read_tail(folder: &Path, key: &DigestKey, now: Timestamp) -> Resul
     let whole = usize::try_from(tail.length).unwrap_or(usize::MAX);
     let rest = bytes.get(whole..).unwrap_or_default();
     if !rest.is_empty() {
-        // A later line that calls the damaged one durable proves that it is no torn write.
+        // A later line whose `durable` includes the damaged line proves that this is not a torn write.
         let proof = rest.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Place>(line).ok()?.durable).max();
         if proof.is_some_and(|durable| durable >= tail.next) {
             return Err(damaged(folder, &path, starts.len() + 1));
@@ -126,14 +128,15 @@ fn intact(line: &[u8], seq: u64, prev: &str) -> Option<Place> {
     (place.seq == seq && place.prev == prev).then_some(place)
 }
 
-/// Where a line's MAC stands. Quotes in strings are escaped, so no value of a caller's can look like the member.
+/// Returns the range of a line's MAC. Quotes in strings are escaped, so no value of a caller can look like
+/// the member.
 pub(super) fn mac_place(line: &[u8]) -> Option<std::ops::Range<usize>> {
     const MEMBER: &[u8] = b"\"mac\":\"";
     let start = line.windows(MEMBER.len()).position(|bytes| bytes == MEMBER)? + MEMBER.len();
     (line.get(start + ZEROS.len()) == Some(&b'"')).then_some(start..start + ZEROS.len())
 }
 
-/// Whether a line's MAC is by this key.
+/// Returns whether a line's MAC was made with this key.
 fn is_own(line: &[u8], key: &DigestKey) -> bool {
     let Some(place) = mac_place(line) else { return false };
     let mut blank = line.to_vec();
@@ -143,7 +146,7 @@ fn is_own(line: &[u8], key: &DigestKey) -> bool {
     line.get(place) == Some(key.line(&blank).as_bytes())
 }
 
-/// The hash of a line; `None` if the log has no line of this number.
+/// Returns the hash of a line; `None` if the log has no line of this number.
 pub(super) fn hash_of(folder: &Path, index: u64) -> io::Result<Option<String>> {
     let segments = segments(folder)?;
     let Some((first, path)) = segments.iter().rev().find(|(first, _)| *first <= index) else { return Ok(None) };
@@ -157,15 +160,15 @@ fn intact_line(line: &[u8], index: u64) -> bool {
     serde_json::from_slice::<Place>(line).is_ok_and(|place| place.seq == index)
 }
 
-/// Writes what no later line calls durable once more, in its place: after a failed sync it may be in the page cache alone, where a
-/// read finds it and the next sync leaves it.
+/// Rewrites in place the lines that no later line marks as durable. After a failed sync they may exist only
+/// in the page cache, where a read finds them although the next sync would skip them.
 fn make_durable(path: &Path, start: u64, bytes: &[u8]) -> io::Result<()> {
     let segment = fs::OpenOptions::new().write(true).open(path)?;
     segment.write_all_at(bytes, start)?;
     segment.sync_all()
 }
 
-/// The last line of a closed segment, if it is whole.
+/// Returns the last line of a closed segment if it is complete.
 fn last_line(path: &Path) -> io::Result<Option<(Vec<u8>, Place)>> {
     let mut file = fs::File::open(path)?;
     let longest = u64::try_from(LINE_MAX + 2).unwrap_or(u64::MAX);
@@ -190,9 +193,10 @@ fn cut(folder: &Path, path: &Path, length: u64, rest: &[u8], (seq, now): (u64, T
     Ok(Recovered { kept_in, bytes: self::length(rest), digest: hash(rest) })
 }
 
-/// The line of a transition that was left at this time or later; `None` if no line has it.
+/// Returns the number of the line that records a transition and was written at `since` or later, if there is
+/// one.
 pub(super) fn line_of(folder: &Path, generation: &str, revision: i64, since: Timestamp) -> Option<u64> {
-    // The clock of another start of this process may have stood a little elsewhere.
+    // The clock of an earlier start of this process may have been slightly off.
     let oldest = since.minus(std::time::Duration::from_secs(60));
     for (_, path) in segments(folder).ok()?.iter().rev() {
         let text = fs::read(path).ok()?;
@@ -210,7 +214,7 @@ pub(super) fn line_of(folder: &Path, generation: &str, revision: i64, since: Tim
     None
 }
 
-/// The segments and the number of their first line, in order.
+/// Returns the segments with the number of their first line, in order.
 pub(super) fn segments(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut segments = vec![];
     for entry in fs::read_dir(folder)? {

@@ -1,28 +1,27 @@
-//! Refusals of peers that are not authenticated, counted by peer and kind: a stranger can't fill the log.
+//! Counts refusals of unauthenticated peers by peer and kind, so that such peers can't fill the log.
 
 use dashmap::DashMap;
 
 use crate::audit::operations::RefusalsRecord;
 
-/// The most peers that are counted one by one within a second.
+/// Maximum number of pairs of peer and kind that are counted separately; further peers count as `other`.
 const PEERS_MAX: usize = 1024;
 const OTHER: &str = "other";
 
-/// Counts until it is drained, once a second.
+/// Counter that is drained once a second.
 #[derive(Debug, Default)]
 pub struct RefusalCounter {
     counts: DashMap<(String, &'static str), u64>,
 }
 
 impl RefusalCounter {
-    /// Counts one refusal.
     pub fn count(&self, peer: String, kind: &'static str) {
         let known = self.counts.len() < PEERS_MAX || self.counts.contains_key(&(peer.clone(), kind));
         let peer = if known { peer } else { OTHER.to_owned() };
         *self.counts.entry((peer, kind)).or_insert(0) += 1;
     }
 
-    /// Takes what was counted, sorted by peer and kind.
+    /// Removes and returns the counts, sorted by peer and kind.
     pub fn drain(&self) -> Vec<RefusalsRecord> {
         let keys: Vec<_> = self.counts.iter().map(|entry| entry.key().clone()).collect();
         let mut drained: Vec<RefusalsRecord> = keys

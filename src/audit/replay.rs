@@ -1,4 +1,4 @@
-//! What happened, read back from the log: by it, what is remembered in process is made anew after a start.
+//! Reads past events back from the log, to rebuild the risk store after a start or a loss of its data.
 
 use std::io;
 use std::path::Path;
@@ -8,136 +8,107 @@ use serde::Deserialize;
 use crate::audit::recover::segments;
 use crate::model::time::Timestamp;
 
-/// A line, as far as it is of interest here; members that it lacks are empty.
+/// Members of a line that the rebuild needs; members that the line lacks are empty.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Line {
     ts: String,
-    /// What the line records.
     pub r#type: String,
-    /// A decision's: allow or deny. A review's: approve or deny.
+    /// `allow` or `deny` for a decision, `approve` or `deny` for a review.
     pub decision: String,
-    /// A denial's reason.
     pub reason: String,
-    /// The gate that denied.
     pub gate: String,
-    /// The action.
     pub action: String,
-    /// The caller.
     pub caller: CallerLine,
-    /// The chain.
     pub chain: ChainLine,
-    /// The resource.
     pub resource: ResourceLine,
-    /// The case.
     pub case: serde_json::Value,
-    /// How unusual the call was.
     pub signals: SignalsLine,
-    /// What was cleared.
     pub cleared: ClearedLine,
-    /// The evaluation.
     pub evaluation_id: String,
-    /// What a decision was for.
+    /// Purpose of a decision, such as `prepare_context`.
     pub purpose: String,
-    /// What a context was made of.
     pub context: ContextLine,
-    /// What was found in a draft.
     pub output: OutputLine,
-    /// Redacted values, by what they are known again by.
+    /// Redacted values, each with its keyed hash, as the risk store names them.
     pub values: Vec<String>,
 }
 
-/// A context.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ContextLine {
-    /// Which secret its values are known again by.
+    /// Id of the key that the value digests were made with.
     pub secret: String,
 }
 
-/// A draft.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct OutputLine {
-    /// Whether the chain may let drafts of the case go at all.
+    /// Whether the chain may release drafts of the case at all.
     pub entitled: bool,
-    /// Whether it was remembered that it repeated a redacted value.
+    /// Whether the risk store was told that the draft repeated a redacted value.
     pub repeats: bool,
 }
 
-/// Who called.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct CallerLine {
-    /// The tool service.
     pub tool_service: String,
 }
 
-/// On whose behalf.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ChainLine {
-    /// The agent.
     pub agent: String,
-    /// The supervising human.
     pub supervisor: String,
 }
 
-/// On what.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ResourceLine {
-    /// Its type.
     pub r#type: String,
-    /// Its id.
     pub id: String,
 }
 
-/// How unusual a call was.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct SignalsLine {
-    /// Kinds that were found in this call's texts.
+    /// Kinds of findings in this call's texts.
     pub found: Vec<String>,
     /// Whether a text was screened.
     pub screened: bool,
-    /// Whether one could not be.
+    /// Whether a text could not be screened.
     pub unscreened: bool,
-    /// Whether the case's text tries to steer the agent.
+    /// Whether text of the case tries to steer the agent.
     pub hostile: bool,
     /// Whether the call was counted in its windows.
     pub counted: bool,
-    /// Whether what came of it was remembered.
+    /// Whether the result of the call was added to the risk store.
     pub remembered: bool,
     /// Whether the chain may read the case.
     pub reads_case: bool,
-    /// Whether the call is a draft in which something was found that no mistake explains.
+    /// Whether the call is a draft with a finding that the bundle's risk rules list as unsafe.
     pub unsafe_draft: bool,
 }
 
-/// What a human cleared.
+/// Subjects whose risk history a human cleared; empty members were not cleared.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ClearedLine {
-    /// The tenant.
     pub tenant: String,
-    /// The case; empty: none.
     pub case: String,
-    /// The customer; empty: none.
     pub customer: String,
-    /// The agent; empty: none.
     pub agent: String,
-    /// The supervisor; empty: none.
     pub supervisor: String,
 }
 
 impl Line {
-    /// When it was written.
+    /// Time when the line was written.
     pub fn at(&self) -> Timestamp {
         Timestamp::parse(&self.ts).unwrap_or_default()
     }
 
-    /// A member of a decision's case; empty if it has none.
+    /// Returns a member of a decision's case; empty if the case lacks it.
     pub fn case(&self, member: &str) -> &str {
         self.case.get(member).and_then(serde_json::Value::as_str).unwrap_or_default()
     }
@@ -146,10 +117,11 @@ impl Line {
 /// Reads the lines since a time, in order.
 ///
 /// # Errors
-/// When the folder, a segment or a line can't be read: what is missing then is not known.
+/// When the folder, a segment or a line can't be read, because the caller could not tell what is missing.
 pub(super) fn lines_since(folder: &Path, since: Timestamp, mut take: impl FnMut(Line)) -> io::Result<()> {
     let all = segments(folder)?;
-    // A segment is of interest if the one after it begins late enough.
+    // Start with the last segment whose first line is older than `since`; earlier segments contain only older
+    // lines.
     let begins = |path: &Path| -> io::Result<Option<Timestamp>> {
         let mut first = String::new();
         io::BufRead::read_line(&mut io::BufReader::new(std::fs::File::open(path)?), &mut first)?;

@@ -1,4 +1,5 @@
-//! Checks a log without trusting the writer: this file names no other file of `audit`, and shares no code with them.
+//! Verifies a log without trusting the writer: this file uses no other file of `audit` and shares no code
+//! with them.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
@@ -8,49 +9,48 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// What stands before a line when its MAC is made, and in the place of the MAC.
+/// Prefix of the HMAC input of a line.
 const MAC_PREFIX: &[u8] = b"countersign audit line\0";
 const MAC_MEMBER: &[u8] = b"\"mac\":\"";
 const MAC_LENGTH: usize = 64;
 
-/// What a log is checked against, beside itself.
+/// Evidence from outside the log that the log is checked against.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expected {
-    /// The deployment's key: without it nobody can tell a log that was rewritten and hashed again from the one that was written.
+    /// Key of the deployment. Without it, a log that was rewritten and hashed again can't be told from the
+    /// original.
     pub key: Option<[u8; 32]>,
-    /// Hashes of lines that were noted earlier, in hex. The log must have each of them.
+    /// Hashes in hex of lines that were noted earlier; the log must contain each of them.
     pub heads: Vec<String>,
 }
 
 /// Lines that a human accepted as lost.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Loss {
-    /// The first line that is missing.
+    /// Number of the first missing line.
     pub from: u64,
-    /// The line that says so, the first one behind the gap.
+    /// Number of the line that records the loss, the first one after the gap.
     pub until: u64,
-    /// When it was accepted.
+    /// Time when the loss was accepted.
     pub at: String,
 }
 
-/// What was found in an intact log.
+/// Result for an intact log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Report {
-    /// Number of segments.
     pub segments: usize,
-    /// Number of lines.
     pub lines: u64,
     /// Time of the first line.
     pub first: String,
     /// Time of the last line.
     pub last: String,
-    /// SHA-256 of the last line: what an auditor notes down to see later that nothing before it changed.
+    /// SHA-256 of the last line. An auditor notes it, to check later that nothing before it changed.
     pub head: String,
-    /// Decisions among the lines.
+    /// Number of lines of type `decision`.
     pub decisions: u64,
-    /// Lines that were written in best-effort mode.
+    /// Number of lines that were written in best-effort mode.
     pub best_effort: u64,
-    /// Bytes of an unfinished last line: a write under way, or a tail that the next start will cut.
+    /// Bytes of an unfinished last line: a write in progress, or a tail that the next start will cut.
     pub unfinished: usize,
     /// Whether every line's MAC was checked with the deployment's key.
     pub keyed: bool,
@@ -58,36 +58,34 @@ pub struct Report {
     pub losses: Vec<Loss>,
 }
 
-/// The first thing that is wrong with a log.
+/// First fault of a log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{file}:{line}: {problem}")]
 pub struct Broken {
-    /// The segment.
     pub file: String,
-    /// The line, counted from 1; 0 for the file as a whole.
+    /// Number of the line, counted from 1; 0 for the file as a whole.
     pub line: usize,
-    /// What is wrong.
     pub problem: String,
 }
 
-/// Why a log could not be checked to its end.
+/// Reason why a log could not be verified to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// It is not intact.
+    /// The log is not intact.
     #[error("{0}")]
     Broken(Broken),
-    /// There is none.
+    /// The folder has no log.
     #[error("there is no audit log in `{0}`: give the folder that holds its seg-*.jsonl files")]
     Missing(PathBuf),
-    /// It can't be read.
+    /// A file or the folder can't be read.
     #[error("`{0}` can't be read: {1}")]
     Unreadable(PathBuf, io::Error),
 }
 
-/// Checks every line of every segment.
+/// Verifies every line of every segment.
 ///
 /// # Errors
-/// At the first fault.
+/// Returns the first fault.
 pub fn verify(folder: &Path, expected: &Expected) -> Result<Report, VerifyError> {
     let unreadable = |path: &Path| {
         let path = path.to_owned();
@@ -137,12 +135,13 @@ enum Fault {
 
 struct Walk<'a> {
     prev: String,
-    /// The number of the next line.
+    /// Expected number of the next line.
     next: u64,
-    /// `v` of the lines so far. A log has one: lines without a MAC must not stand among lines that have one.
+    /// `v` of the lines so far. All lines must have the same `v`; otherwise lines without a MAC could be
+    /// inserted among lines with one.
     format: Option<u64>,
     key: Option<[u8; 32]>,
-    /// Noted hashes that no line had so far.
+    /// Noted hashes that no line has matched so far.
     heads: Vec<&'a str>,
     report: Report,
 }
@@ -150,7 +149,7 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn segment(&mut self, name: &str, mut reader: impl BufRead, is_last: bool) -> Result<(), Fault> {
         let named = name.strip_prefix("seg-").and_then(|name| name.strip_suffix(".jsonl")).and_then(|first| first.parse::<u64>().ok());
-        // A segment may begin later only with the line that says so: the line is checked below.
+        // A segment may skip numbers only if its first line accepts the loss; `line` checks that.
         if named.is_none_or(|first| first < self.next) || name != format!("seg-{:020}.jsonl", named.unwrap_or_default()) {
             return Err(Fault::Broken(0, format!("the segment must begin with line {} and be named after it", self.next)));
         }
@@ -225,7 +224,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Checks a line's MAC: HMAC-SHA256 over the line with zeros in its place.
+    /// Checks a line's MAC: HMAC-SHA256 over the line with zeros in place of the MAC. Without a key only its
+    /// form is checked.
     fn mac(&self, bytes: &[u8]) -> Result<(), String> {
         let place = bytes.windows(MAC_MEMBER.len()).position(|window| window == MAC_MEMBER).map(|at| at + MAC_MEMBER.len());
         let found = place.and_then(|at| bytes.get(at..at + MAC_LENGTH)).filter(|found| found.iter().all(u8::is_ascii_hexdigit));

@@ -1,5 +1,6 @@
-//! Heads that are noted where whoever can write the log can't: a file on another volume, or a service behind a URL. A witness shows
-//! what the log itself can't: that a whole data folder was put back to an earlier day.
+//! Witnesses note heads where someone who can write the log can't change them: in a file on another volume,
+//! or at a service behind a URL. A witness shows what the log itself can't: that a whole data folder was
+//! replaced by an earlier copy.
 
 use std::fs::OpenOptions;
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -13,19 +14,19 @@ use crate::audit::NotedHead;
 use crate::json;
 use crate::model::head::Head;
 
-/// How long a service may take.
+/// Timeout of a request to a service.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where heads are appended.
+/// Place to which heads are appended.
 #[derive(Debug)]
 pub enum Witness {
-    /// A file, one JSON line each.
+    /// File with one JSON line for each head.
     File(PathBuf),
-    /// An `https://` URL that takes each as the body of a POST.
+    /// `https://` URL that takes each head as the body of a POST.
     Url(String, reqwest::Client),
 }
 
-/// What a witness is told.
+/// Note of a head, as a witness receives it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Statement {
@@ -37,7 +38,7 @@ struct Statement {
 }
 
 impl Witness {
-    /// A witness at a file's path or an `https://` URL.
+    /// Creates a witness for a file's path or an `https://` URL.
     ///
     /// # Errors
     /// When the operating system's certificate authorities can't be read.
@@ -49,7 +50,7 @@ impl Witness {
         Ok(Self::Url(place.to_owned(), client))
     }
 
-    /// Appends a head.
+    /// Notes a head of this replica's log.
     ///
     /// # Errors
     /// When the file can't be written, or the service does not answer with success.
@@ -70,7 +71,8 @@ impl Witness {
         }
     }
 
-    /// The last head that a file has of this replica. A service is not asked.
+    /// Returns this replica's head with the highest index in the file; `None` for a missing file, and for a
+    /// service, which is not asked.
     ///
     /// # Errors
     /// When the file can't be read.
@@ -85,7 +87,8 @@ impl Witness {
     }
 }
 
-/// Reads the heads of a witness' file, each with its replica. A last line that was torn says nothing.
+/// Reads the heads in a witness' file, each with its replica. Lines that can't be parsed, such as a torn last
+/// line, are skipped.
 ///
 /// # Errors
 /// When the file can't be read.

@@ -1,4 +1,6 @@
-//! The one thread that writes. It takes what waits as one batch, writes it, syncs once, and then releases every answer of it.
+//! The only thread that writes the log. It takes the waiting records as one batch, writes them, syncs once,
+//! and then releases the batch's answers. In best-effort mode it releases the answers first and syncs once a
+//! second.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -19,14 +21,14 @@ use crate::json;
 use crate::model::head::Head;
 use crate::model::time::Timestamp;
 
-/// The most records of one batch.
+/// Maximum number of records in a batch.
 const BATCH_MAX: usize = 256;
-/// How often a best-effort log is synced.
+/// Minimum time between two syncs of a best-effort log.
 const BEST_EFFORT_SYNC: Duration = Duration::from_secs(1);
-/// How far the clock may stand before the last record when the log is opened.
+/// Maximum time by which the clock may be behind the last record when the log is opened.
 const CLOCK_SLACK: Duration = Duration::from_secs(60);
 
-/// A record in its place.
+/// Record with the members that place it in the log.
 #[derive(Serialize)]
 struct Line<'a> {
     v: u8,
@@ -40,24 +42,24 @@ struct Line<'a> {
     record: &'a Record,
 }
 
-/// What can go wrong with a batch.
+/// State of the log after a failed batch.
 enum Failure {
-    /// Nothing of it is in the log; the next batch may succeed.
+    /// The batch is not in the log, and the next one may succeed.
     Clean,
-    /// What the file holds is unknown: nothing may be written until a restart reads it.
+    /// The content of the file is unknown, so nothing may be written until a restart has read it.
     Poisoned,
 }
 
-/// How a log is opened.
+/// Condition on the noted heads when a log is opened.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Start<'a> {
-    /// It must have these heads.
+    /// The log must contain these heads.
     Checked(&'a [NotedHead]),
-    /// It lacks some of these, and goes on behind all of them.
+    /// The log lacks some of these heads; new lines continue after all of them.
     AfterLoss(&'a [NotedHead]),
 }
 
-/// Writes batches.
+/// State of the writer thread.
 pub(super) struct Writer {
     options: Options,
     key: DigestKey,
@@ -106,7 +108,8 @@ impl Writer {
         }
         let path = tail.segment.unwrap_or_else(|| segment_path(&options.folder, tail.next));
         let segment = disk.open(&path).map_err(io)?;
-        // The folders above are new at a first start, and their entries are as dear as the lines.
+        // On first start the folders are new. Sync them too, otherwise a crash could lose the segment file
+        // itself.
         for folder in [Some(options.folder.as_path()), options.folder.parent()].into_iter().flatten() {
             disk.sync_folder(folder).map_err(io)?;
         }
@@ -137,7 +140,7 @@ impl Writer {
         Arc::clone(&self.health)
     }
 
-    /// Writes until it is told to close.
+    /// Writes batches until a `Close` message arrives.
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Message>) {
         while let Some(Message::Append(first)) = queue.blocking_recv() {
             let mut batch = vec![*first];
@@ -165,7 +168,7 @@ impl Writer {
         let newest = batch.iter().map(|pending| pending.at).max().unwrap_or_default();
         for pending in batch {
             let line = self.line(next, &prev, &pending);
-            // An empty line is one that could not be serialized.
+            // `line` is empty if the record could not be serialized.
             if line.is_empty() || line.len() > LINE_MAX {
                 answer(pending, Err(AuditDown::Failed));
                 continue;
@@ -178,7 +181,7 @@ impl Writer {
         }
         let count = u64::try_from(taken.len()).unwrap_or(0);
         if self.options.durability == Durability::BestEffort {
-            // Not yet written, so without an index.
+            // The records are not yet written, so the answers have no index.
             taken.drain(..).for_each(|(pending, _)| answer(pending, Ok(None)));
         }
         if count == 0 {
@@ -223,8 +226,8 @@ impl Writer {
         line
     }
 
-    /// Writes and, when it is due, syncs; returns whether it did. After a failed write the file is cut back to what was durable, so
-    /// that a retry can't tear the chain.
+    /// Writes a batch, syncs if a sync is due, and returns whether it synced. After a failed write the file
+    /// is cut back to its length before the batch, so a retry can't tear the chain.
     fn write(&mut self, text: &[u8], now: Timestamp) -> Result<bool, Failure> {
         self.rotate_if_due(now)?;
         if self.segment.write_all(text).is_err() {
@@ -233,14 +236,14 @@ impl Writer {
                 Err(_) => Failure::Poisoned,
             });
         }
-        // In best-effort mode a sync a second: one for each batch would make the next one wait.
+        // In best-effort mode sync once a second, because a sync for each batch would delay the next one.
         let length = self.length + u64::try_from(text.len()).unwrap_or(0);
         let due = self.options.durability == Durability::Strict || self.synced.plus(BEST_EFFORT_SYNC) <= now;
         if due {
             // The kernel drops dirty pages after a failed sync, and a second one would succeed without them.
             self.segment.sync().map_err(|_| Failure::Poisoned)?;
             if !self.segment.is_at(&self.path, length).unwrap_or(false) {
-                // The records went to a file that nobody will find, or into one that somebody else writes.
+                // The records went to a file that no reader will find, or to one that another process writes.
                 tracing::error!(
                     name: "audit.segment_replaced", path = %self.path.display(),
                     "the open segment was deleted, replaced or changed: no answers are given until the server is restarted"
@@ -264,13 +267,14 @@ impl Writer {
         let closed = std::mem::replace(&mut self.path, path);
         self.segment = segment;
         (self.length, self.opened) = (0, now);
-        // A closed segment that stays writable is no fault of the log; the next `verify` reads it all the same.
+        // A log whose closed segment stays writable is still valid, and `verify` still reads it, so ignore an
+        // error here.
         let _kept = fs::set_permissions(closed, fs::Permissions::from_mode(0o440));
         Ok(())
     }
 }
 
-/// The noted heads that the log does not have.
+/// Returns the noted heads that the log does not contain.
 fn missing(folder: &std::path::Path, noted: &[NotedHead]) -> std::io::Result<Vec<NotedHead>> {
     let mut missing = vec![];
     for noted in noted {
@@ -281,7 +285,8 @@ fn missing(folder: &std::path::Path, noted: &[NotedHead]) -> std::io::Result<Vec
     Ok(missing)
 }
 
-/// Where a log goes on that lost lines: in a new segment, behind all that was noted and all that is there.
+/// Returns the tail of a log that lost lines: it continues in a new segment, after every noted and every
+/// existing line.
 fn after_loss(folder: &std::path::Path, noted: &[NotedHead], tail: Tail) -> Result<Tail, OpenError> {
     let missing = missing(folder, noted).map_err(|error| OpenError::Io(folder.to_owned(), error))?;
     let Some(last) = missing.iter().map(|noted| noted.head.index).max() else {
@@ -295,6 +300,6 @@ fn segment_path(folder: &std::path::Path, first: u64) -> PathBuf {
 }
 
 fn answer(pending: Pending, index: Result<Option<u64>, AuditDown>) {
-    // A caller that is gone needs no answer; its record stays.
+    // If the caller is gone, there is no one to answer; its record remains in the log.
     let _gone = pending.done.send(index);
 }

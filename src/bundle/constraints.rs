@@ -1,4 +1,5 @@
-//! `constraints.yaml`: what the model is told, by step and by what the case is. It stands first in every context, and is never cut.
+//! `constraints.yaml`: instructions for the model, selected by workflow step and case attributes. They come
+//! first in every prepared context and are never truncated.
 
 use std::collections::BTreeMap;
 
@@ -11,29 +12,28 @@ use crate::model::roles::Roles;
 use crate::policy::Policies;
 use crate::policy::source::Source;
 
-/// The longest text of a constraint, in bytes.
+/// Maximum length of a constraint's text, in bytes.
 const TEXT_MAX: usize = 2000;
-/// The most constraints of a bundle.
+/// Maximum number of constraints in a bundle.
 const CONSTRAINTS_MAX: usize = 256;
 
-/// Something that the model is told.
+/// An instruction for the model.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Constraint {
-    /// Its own name.
+    /// Name, unique in the file.
     pub id: String,
-    /// The steps in which it is told; none: all.
+    /// Steps in which the constraint applies; empty means all steps.
     #[serde(default)]
     steps: Vec<String>,
-    /// The cases of which it is told: attributes, and the values that each may have.
+    /// Case attributes and the values that each may have for the constraint to apply.
     #[serde(default)]
     when: BTreeMap<String, Vec<String>>,
-    /// What is told.
     pub text: String,
 }
 
 impl Constraint {
-    /// Whether it is told of a case with these attributes in this step.
+    /// Returns whether the constraint applies to a case with these attributes in this step.
     pub fn applies(&self, step: &str, case: &Object) -> bool {
         let has = |(attribute, values): (&String, &Vec<String>)| {
             case.get(attribute).and_then(Value::as_str).is_some_and(|value| values.iter().any(|listed| listed == value))
@@ -42,10 +42,10 @@ impl Constraint {
     }
 }
 
-/// Reads the file and holds it against the schema.
+/// Reads the file and checks it against the schema.
 ///
 /// # Errors
-/// Every fault.
+/// All faults found.
 pub(super) fn read(policies: &Policies, roles: &Roles, source: Option<&Source>) -> Result<Vec<Constraint>, Vec<Fault>> {
     let Some(source) = source else { return Ok(vec![]) };
     let read: Vec<Constraint> = serde_saphyr::from_str(&source.text).map_err(|error| vec![yaml_fault(source, &error)])?;

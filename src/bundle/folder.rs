@@ -1,4 +1,4 @@
-//! The bundle's folder as bytes. Its digest is the policy version in every answer and record.
+//! The bundle's folder as bytes. Its digest identifies the policy version in every answer and record.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,34 +7,35 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-/// The largest bundle that is read, in bytes over all files.
+/// Maximum total size of a bundle's files, in bytes.
 const BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// The most files that are read.
+/// Maximum number of files in a bundle.
 const FILES_MAX: usize = 10_000;
 
-/// Files by path below the folder, with `/` between names. Names that start with a dot are left out: editors' and Kubernetes' own.
+/// Files by path relative to the folder, with `/` as separator. Names that start with a dot are skipped,
+/// because editors and Kubernetes create such files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Folder(BTreeMap<String, Vec<u8>>);
 
-/// Why a folder can't be read.
+/// Reasons why a folder can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    /// It is not there.
+    /// The path is not a directory.
     #[error("there is no bundle at `{0}`: name the folder that holds bundle.yaml (`serve --bundle FOLDER`, `check FOLDER`)")]
     Missing(PathBuf),
-    /// It is too large.
+    /// The folder has too many bytes or files, or more than one level of subfolders.
     #[error("the bundle at `{0}` is larger than 64 MiB or 10,000 files")]
     TooLarge(PathBuf),
-    /// The operating system refuses.
+    /// The operating system returned an error, or an entry is neither a file nor a directory.
     #[error("`{0}` can't be read: {1}")]
     Unreadable(PathBuf, io::Error),
 }
 
 impl Folder {
-    /// Reads every file of the folder and of its folders, one level down.
+    /// Reads every file in the folder and in its immediate subfolders.
     ///
     /// # Errors
-    /// When the folder is missing, too large or unreadable.
+    /// If the folder is missing, too large, nested deeper or unreadable.
     pub fn read(path: &Path) -> Result<Self, FolderError> {
         if !path.is_dir() {
             return Err(FolderError::Missing(path.to_owned()));
@@ -76,17 +77,17 @@ impl Folder {
         Ok(Self(files))
     }
 
-    /// A folder of these files.
+    /// Creates a folder from files in memory.
     pub fn of(files: impl IntoIterator<Item = (String, Vec<u8>)>) -> Self {
         Self(files.into_iter().collect())
     }
 
-    /// The files by path.
     pub fn files(&self) -> &BTreeMap<String, Vec<u8>> {
         &self.0
     }
 
-    /// `sha256:` and the hex digest over names and bytes, each with its length before it, so that no two folders run together.
+    /// Returns `sha256:` and the hex digest over all names and contents. The length of each is hashed before
+    /// it, so that no two folders have the same hash input.
     pub fn digest(&self) -> String {
         let mut hash = Sha256::new();
         for (name, bytes) in &self.0 {
@@ -99,7 +100,7 @@ impl Folder {
     }
 }
 
-/// Lower-case hex.
+/// Encodes bytes as lower-case hex.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,4 +1,4 @@
-//! `bundle.yaml`: what the bundle is called, and which of its types play which part.
+//! `bundle.yaml`: the bundle's name and version, and the roles that its entity types play.
 
 use crate::model::chain::DevelopmentDefaults;
 use crate::model::fault::Fault;
@@ -6,25 +6,24 @@ use crate::model::roles::Roles;
 use crate::policy::source::Source;
 use crate::policy::store::offset;
 
-/// The manifest.
+/// Contents of `bundle.yaml`.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Name of the bundle.
     pub name: String,
-    /// Its version, counted up with every release.
+    /// Version number, incremented with every release.
     pub version: u64,
-    /// The parts that types play. Not needed where gates are off.
+    /// Roles that entity types play; not needed when gates are off.
     pub roles: Option<Roles>,
-    /// What stands in for an absent credential in development mode.
+    /// Defaults for an absent credential in development mode.
     pub development: Option<DevelopmentDefaults>,
 }
 
 impl Manifest {
-    /// Reads `bundle.yaml`.
+    /// Reads and validates `bundle.yaml`.
     ///
     /// # Errors
-    /// The first fault, with its place.
+    /// The first fault, with its position.
     pub fn read(source: &Source) -> Result<Self, Fault> {
         let manifest: Self = serde_saphyr::from_str(&source.text).map_err(|error| yaml_fault(source, &error))?;
         let named = (1..=64).contains(&manifest.name.len()) && !manifest.name.contains(char::is_control);
@@ -36,7 +35,7 @@ impl Manifest {
     }
 }
 
-/// A fault of a YAML file.
+/// Converts a YAML error into a fault at its position.
 pub fn yaml_fault(source: &Source, error: &serde_saphyr::Error) -> Fault {
     let number = |number: u64| usize::try_from(number).unwrap_or(1);
     let at = error.location().map_or(0, |location| offset(&source.text, number(location.line()), number(location.column())));

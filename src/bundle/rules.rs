@@ -1,4 +1,4 @@
-//! `risk.yaml`, `rates.yaml` and `detectors/*.yaml`: what is remembered and what it weighs, held against the schema that reads it.
+//! Reads `risk.yaml`, `rates.yaml`, `constraints.yaml` and `detectors/`, and checks them against the schema.
 
 use std::time::Duration;
 
@@ -16,35 +16,35 @@ use crate::policy::source::Source;
 use crate::rates::Rates;
 use crate::risk::RiskRules;
 
-/// The rules by which the PDP knows how unusual a call is.
+/// Rules for risk, rates, text detection and model instructions.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
-    /// What is remembered, and what it weighs; `None` where no action reads risk.
+    /// Risk rules; `None` if the bundle has no `risk.yaml`.
     pub risk: Option<RiskRules>,
-    /// The windows.
+    /// Rate windows and sums.
     pub rates: Rates,
-    /// What is found in texts.
     pub detectors: Detectors,
-    /// What the model is told.
+    /// Instructions that prepared contexts begin with.
     pub constraints: Vec<Constraint>,
 }
 
 impl Rules {
-    /// The longest that anything is remembered, in microseconds.
+    /// Returns the longest time that an entry of the risk store counts, in microseconds. Sums are not
+    /// included, because the state store holds them.
     pub fn longest(&self) -> i64 {
         let calls = self.rates.calls.values().map(crate::rates::CallRate::room);
         let windows = calls.chain(self.rates.distinct.values().map(crate::rates::DistinctRate::micros)).max().unwrap_or(0);
         self.risk.as_ref().map_or(0, RiskRules::longest).max(windows)
     }
 
-    /// How long everything counts as the worst after windows were lost.
+    /// Returns how long risk counts as the worst after the risk store lost data.
     pub fn recovery(&self) -> Duration {
         let minutes = self.risk.as_ref().map_or(60, |risk| risk.recovery_minutes);
         Duration::from_secs(u64::from(minutes) * 60)
     }
 }
 
-/// Their files.
+/// Sources of the rule files.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Files {
     pub(super) risk: Option<Source>,
@@ -55,10 +55,10 @@ pub(super) struct Files {
     pub(super) constraints: Option<Source>,
 }
 
-/// Reads the rules and holds them against the schema.
+/// Reads all rule files and checks them against the schema.
 ///
 /// # Errors
-/// Every fault.
+/// All faults found.
 pub(super) fn read(policies: &Policies, roles: &Roles, files: &Files) -> Result<Rules, Vec<Fault>> {
     let mut faults = vec![];
     let choices = |path: &[&str]| {
@@ -85,7 +85,7 @@ pub(super) fn read(policies: &Policies, roles: &Roles, files: &Files) -> Result<
     let nothing = Source { file: "rates.yaml".into(), text: String::new() };
     let source = files.rates.as_ref().unwrap_or(&nothing);
     let read: Option<Rates> = parse(files.rates.as_ref(), &mut faults);
-    // Of a file that can't be read nothing else can be said.
+    // If `rates.yaml` failed to parse, that fault is already reported and these checks would mislead.
     if read.is_some() || files.rates.is_none() {
         let rates = read.clone().unwrap_or_default();
         faults.extend(placed(source, rates.faults(&policies.shapes, &windows)));
@@ -105,7 +105,8 @@ pub(super) fn read(policies: &Policies, roles: &Roles, files: &Files) -> Result<
     Ok(Rules { risk, rates, detectors, constraints })
 }
 
-/// Reads what is found in texts: every kind that the schema declares is found by something.
+/// Reads detector rules, settings and the injection model. Every kind of finding that the schema declares
+/// must have a rule, unless the server itself finds it; otherwise its absence would mean nothing.
 fn detectors(policies: &Policies, roles: &Roles, files: &Files, faults: &mut Vec<Fault>) -> Detectors {
     let choices = |member: &str| {
         let members = policies.shapes.actions.values().find_map(|action| policies.shapes.follow(&action.context, &[member]));
@@ -183,20 +184,21 @@ fn parse<T: serde::de::DeserializeOwned>(source: Option<&Source>, faults: &mut V
     serde_saphyr::from_str(&source.text).map_err(|error| faults.push(yaml_fault(source, &error))).ok()
 }
 
-/// Puts each fault where its file first names what it is about.
+/// Locates each fault at the first occurrence of its subject in the file.
 fn placed(source: &Source, faults: Vec<(String, String)>) -> Vec<Fault> {
     let at = |name: &str| source.text.find(name).unwrap_or(0);
     faults.into_iter().map(|(name, message)| Fault::new(&source.file, &source.text, (at(&name), name.len()), message)).collect()
 }
 
-/// Groups of `asked` that are none.
+/// Returns a fault for each key of `asked` that is not a group of actions.
 fn unasked(policies: &Policies, risk: &RiskRules) -> Vec<(String, String)> {
     let known = |group: &String| policies.shapes.actions.values().any(|action| action.groups.contains(group));
     let unknown = risk.asked.keys().filter(|group| !known(group));
     unknown.map(|group| (group.clone(), format!("`asked`: `{group}` is no group of actions"))).collect()
 }
 
-/// Sums that an action's context declares, and that are none of the sums that cover the action: they would never be there.
+/// Returns faults for actions whose context declares `sums` although no sum covers them, and for declared
+/// sums that `rates.yaml` lacks: policies would never see a value.
 fn unsummed(policies: &Policies, rates: &Rates) -> Vec<Fault> {
     let mut faults = vec![];
     for (id, action) in &policies.shapes.actions {
@@ -213,7 +215,8 @@ fn unsummed(policies: &Policies, rates: &Rates) -> Vec<Fault> {
     faults
 }
 
-/// Windows whose fullness no policy could see at an action that they cover: they would limit nothing.
+/// Returns a fault for each window that limits nothing, because no policy of its counted actions reads
+/// `context.rates`.
 fn unread(policies: &Policies, rates: &Rates) -> Vec<(String, String)> {
     let reads = |actions: &[String]| {
         let covered = policies.shapes.actions.iter().filter(|(_, action)| crate::rates::covers(actions, action));

@@ -1,4 +1,4 @@
-//! X.509-SVIDs (SPIFFE): a certificate that names exactly one workload.
+//! X.509-SVIDs (SPIFFE): certificates that name exactly one workload.
 
 use std::sync::atomic::AtomicU64;
 
@@ -7,12 +7,13 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::model::time::Timestamp;
 
-/// `spiffe://<trust domain>/<path>`, within the bounds of the SPIFFE standard.
+/// A SPIFFE id, `spiffe://<trust domain>/<path>`, within the limits of the SPIFFE standard.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SpiffeId(String);
 
 impl SpiffeId {
-    /// Reads an id: a lower-case trust domain, a path that is not the root, no empty or dot segments, at most 2,048 bytes.
+    /// Parses an id. Its trust domain must be lower-case, its path must not be the root or have empty or dot
+    /// segments, and its length is at most 2,048 bytes.
     pub fn parse(text: &str) -> Option<Self> {
         let rest = text.strip_prefix("spiffe://").filter(|_| text.len() <= 2048)?;
         let (domain, path) = rest.split_once('/')?;
@@ -23,12 +24,10 @@ impl SpiffeId {
         valid.then(|| Self(text.to_owned()))
     }
 
-    /// The id.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The trust domain.
     pub fn domain(&self) -> &str {
         self.0.trim_start_matches("spiffe://").split('/').next().unwrap_or_default()
     }
@@ -37,25 +36,25 @@ impl SpiffeId {
 /// A certificate that names one workload, with the chain that came with it.
 #[derive(Debug)]
 pub struct Svid {
-    /// The workload.
+    /// Id of the workload.
     pub id: SpiffeId,
     /// SHA-256 of the certificate.
     pub digest: [u8; 32],
-    /// From when it is valid.
+    /// Start of the certificate's validity.
     pub not_before: Timestamp,
-    /// Until when it is valid, inclusive.
+    /// End of the certificate's validity, inclusive.
     pub not_after: Timestamp,
     /// The certificate and its intermediates.
     pub(super) chain: Vec<CertificateDer<'static>>,
-    /// The generation of trust that the chain was last checked against, and one; 0 is none.
+    /// Generation of trust that the chain was last verified against, plus one; 0 if it was never verified.
     pub(super) checked: AtomicU64,
 }
 
 impl Svid {
-    /// Reads a chain, its own certificate first.
+    /// Reads a certificate chain that begins with the peer's own certificate.
     ///
     /// # Errors
-    /// What makes it no X.509-SVID, in constant words.
+    /// Returns, in constant words, why the certificate is not an X.509-SVID.
     pub fn read(chain: &[CertificateDer<'_>]) -> Result<Self, &'static str> {
         let leaf = chain.first().ok_or("the certificate chain is empty")?;
         let (_, certificate) = X509Certificate::from_der(leaf).map_err(|_| "the certificate can't be read")?;

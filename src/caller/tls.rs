@@ -1,4 +1,5 @@
-//! What the server shows and what it trusts: its own certificate, the authorities of each trust domain. Read whole, swapped live.
+//! The server's own certificate and the authorities of each trust domain. All files are read together, and a
+//! running server replaces everything at once or nothing.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,57 +20,50 @@ use crate::caller::svid::Svid;
 use crate::jose::keyset::{KeySet, KeySetFault};
 use crate::model::time::Timestamp;
 
-/// Why what is trusted can't be used.
+/// Reason why certificates, keys or authorities can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    /// A file can't be read.
     #[error("`{0}` can't be read: {1}")]
     Unreadable(PathBuf, io::Error),
-    /// A certificate file has no certificates.
     #[error("`{0}` holds no certificate in PEM form")]
     NoCertificate(PathBuf),
-    /// The key file has no key.
     #[error("`{0}` holds no private key in PEM form")]
     NoKey(PathBuf),
-    /// Certificate and key don't go together, or can't be used.
+    /// Certificate and key don't match, or can't be used.
     #[error("the server's certificate and key can't be used: {0}")]
     Server(rustls::Error),
-    /// Authorities that can't be used.
     #[error("the authorities in `{0}` can't be used: {1}")]
     Authorities(PathBuf, String),
-    /// A key set that can't be used.
     #[error("the key set `{0}` {1}")]
     Keys(PathBuf, KeySetFault),
 }
 
-/// A trust domain, read.
+/// A trust domain with its authorities and keys.
 #[derive(Debug)]
 pub struct Domain {
-    /// Its name.
     pub name: String,
-    /// The tenants that its identities may speak for.
+    /// Tenants that its identities may speak for.
     pub tenants: Vec<String>,
-    /// Its JWT-SVID keys.
+    /// Keys that sign its JWT-SVIDs.
     pub jwt_keys: Option<KeySet>,
     verifier: Arc<dyn ClientCertVerifier>,
 }
 
-/// All that is trusted at one time.
+/// Everything that is trusted at one time.
 #[derive(Debug)]
 pub struct Trust {
-    /// Counted up with every change.
+    /// Number that increases with every change.
     pub generation: u64,
-    /// The trust domains.
     pub domains: Vec<Domain>,
-    /// How TLS is spoken; `None` when the server speaks none.
+    /// TLS configuration of the gRPC port; `None` if it is in plaintext.
     pub server: Option<Arc<ServerConfig>>,
-    /// The same for the listener of events: HTTP/1.1, and nobody shows a certificate.
+    /// TLS configuration of the events port: HTTP/1.1, without client certificates.
     pub events: Option<Arc<ServerConfig>>,
-    /// SHA-256 over all that was read.
+    /// SHA-256 of all files that were read.
     pub digest: Vec<u8>,
 }
 
-/// The one cryptographic backend of the tree.
+/// Returns the only cryptographic backend of the program.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
@@ -78,7 +72,7 @@ impl Trust {
     /// Reads every file that the settings name.
     ///
     /// # Errors
-    /// When one of them can't be used.
+    /// Returns an error if one of them can't be used.
     pub fn read(options: &Options, generation: u64) -> Result<Self, TrustError> {
         let mut hash = ::aws_lc_rs::digest::Context::new(&::aws_lc_rs::digest::SHA256);
         let mut read = |path: &Path| {
@@ -118,10 +112,11 @@ impl Trust {
         Ok(Self { generation, domains, server, events, digest: hash.finish().as_ref().to_vec() })
     }
 
-    /// Whether a peer's certificate is good at this instant: by its times, and by the authorities of its own trust domain alone.
+    /// Verifies a peer's certificate at this instant. The handshake accepts the authorities of all trust
+    /// domains, so this checks that the chain leads to those of the peer's own domain.
     ///
     /// # Errors
-    /// Why not, in constant words.
+    /// Returns, in constant words, why the certificate is not accepted.
     pub fn judge(&self, svid: &Svid, now: Timestamp) -> Result<&Domain, &'static str> {
         if now < svid.not_before || svid.not_after.plus(Duration::from_secs(1)) <= now {
             return Err("the caller's certificate has expired, or is not valid yet");
@@ -147,7 +142,8 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
     }
 }
 
-/// Clients may show a certificate; humans, who come with a token, have none. Who must prove what is the pipelines' to say.
+/// Builds a TLS configuration in which client certificates are optional, because humans authenticate by
+/// token. The pipelines decide which proof a request needs.
 fn server_config(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,

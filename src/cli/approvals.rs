@@ -1,4 +1,4 @@
-//! `countersign approvals`
+//! The `countersign approvals` command.
 
 use std::path::{Path, PathBuf};
 
@@ -129,7 +129,8 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
     Ok(Exit::Ok)
 }
 
-/// The draft in a file, if it is the one that the approval is of. What could mislead an eye is written out, line by line.
+/// Reads the draft in a file if it is the approval's draft. Characters that could mislead a reader are
+/// written out.
 fn draft_of(approval: &v1::Approval, file: &Path) -> Result<String, Failure> {
     let draft = read_text(file)?;
     let invalid = |problem: String| Failure::new(Exit::Invalid, problem);
@@ -143,7 +144,7 @@ fn draft_of(approval: &v1::Approval, file: &Path) -> Result<String, Failure> {
     }
 }
 
-/// Reviews what was shown before, by its digest, or what is shown now.
+/// Reviews the display that has this digest, or else the one that the server shows now.
 async fn review(
     target: &Target,
     id: &str,

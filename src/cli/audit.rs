@@ -1,4 +1,4 @@
-//! `countersign audit`
+//! The `countersign audit` command.
 
 use std::path::{Path, PathBuf};
 
@@ -68,7 +68,7 @@ fn accept_loss(environment: &Environment, reason: &str) -> Result<Exit, Failure>
     Ok(Exit::Ok)
 }
 
-/// A hash without the name of its function.
+/// Removes the prefix `sha256:` from a hash, and lower-cases it.
 fn plain(head: &str) -> String {
     head.strip_prefix("sha256:").unwrap_or(head).to_ascii_lowercase()
 }

@@ -1,4 +1,4 @@
-//! `countersign authorize`
+//! The `countersign authorize` command.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -15,7 +15,8 @@ use crate::model::call::Call;
 use crate::model::chain::{Asserted, Credential};
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
-use crate::pdp::judge::{Judged, calm, judge, vouch_for_texts};
+use crate::pdp::evaluation::{Judged, judge};
+use crate::pdp::scoring::{calm, vouch_for_texts};
 use crate::workbench::request::WrittenRequest;
 
 #[derive(Debug, clap::Args)]
@@ -44,7 +45,7 @@ pub(super) struct Arguments {
     at: Option<String>,
 }
 
-/// What is printed.
+/// Result of the evaluation, as it is printed.
 #[derive(Debug, serde::Serialize)]
 struct Shown {
     decision: &'static str,
@@ -167,7 +168,7 @@ fn local(environment: &Environment, arguments: &Arguments, call: &Call) -> Resul
     Ok((allowed, shown))
 }
 
-/// Decides as the bundle's development defaults would. Nobody said yes, and nothing is remembered.
+/// Evaluates a call with the bundle's development defaults, without approvals and with an empty risk store.
 fn decide(bundle: &Bundle, call: &Call, now: Timestamp) -> Result<Judged, Refusal> {
     let missing = |words| Refusal::Unauthenticated(words);
     let roles = bundle.roles.as_ref().ok_or_else(|| Refusal::invalid("engine.gates", "is `none`: only a server decides plain requests"))?;

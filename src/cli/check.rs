@@ -1,4 +1,4 @@
-//! `countersign check`
+//! The `countersign check` command.
 
 use std::path::PathBuf;
 

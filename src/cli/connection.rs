@@ -1,11 +1,11 @@
-//! How a command reaches a server.
+//! Arguments with which a command reaches a server.
 
 use std::path::{Path, PathBuf};
 
 use super::{Environment, Exit, Failure};
 use crate::api::client::Target;
 
-/// Where the server is, and what proves both sides.
+/// Address of the server, and the certificates of both sides.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Connection {
     /// The server; `https://` speaks TLS
@@ -22,7 +22,7 @@ pub(super) struct Connection {
     private_key: Option<PathBuf>,
 }
 
-/// A human's own token.
+/// Argument that names a human's own token.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct HumanToken {
     /// File with your token; `-` reads standard input [default: the variable COUNTERSIGN_TOKEN]
@@ -42,7 +42,7 @@ impl Connection {
 }
 
 impl HumanToken {
-    /// The token.
+    /// Reads the token from the file, from standard input or from `COUNTERSIGN_TOKEN`.
     pub(super) fn read(&self, environment: &Environment) -> Result<String, Failure> {
         match &self.token {
             Some(path) => read_token(path),
@@ -57,7 +57,7 @@ impl HumanToken {
     }
 }
 
-/// A token in a file, or on standard input: on the command line others could read it.
+/// Reads a token from a file or standard input. Other users could read a token on the command line.
 pub(super) fn read_token(path: &Path) -> Result<String, Failure> {
     let text = match path.to_str() {
         Some("-") => std::io::read_to_string(std::io::stdin()).map_err(|error| unreadable(path, &error))?,
@@ -66,7 +66,7 @@ pub(super) fn read_token(path: &Path) -> Result<String, Failure> {
     Ok(text.trim().to_owned())
 }
 
-/// A file of text.
+/// Reads a UTF-8 text file.
 pub(super) fn read_text(path: &Path) -> Result<String, Failure> {
     String::from_utf8(read(path)?).map_err(|_| Failure::new(Exit::Usage, format!("`{}` is not text", path.display())))
 }

@@ -1,4 +1,4 @@
-//! `countersign detectors`
+//! The `countersign detectors` command.
 
 use std::path::PathBuf;
 

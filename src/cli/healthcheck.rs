@@ -1,4 +1,4 @@
-//! `countersign healthcheck`
+//! The `countersign healthcheck` command.
 
 use super::connection::Connection;
 use super::{Environment, Exit, Failure, client_failure, runtime};

@@ -1,4 +1,4 @@
-//! `countersign keys`
+//! The `countersign keys` command.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::config::identity::DEVELOPMENT_ISSUER;
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::jose::keyring::{self, Keyring, KeyringError, Listed, Purpose};
-use crate::pdp::Keys;
+use crate::pdp::keys::Keys;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -110,7 +110,8 @@ fn listed(folder: &Path) -> Result<Vec<Listed>, Failure> {
     Ok(all.map_err(failed)?.concat())
 }
 
-/// A key of digests: of the audit log, each data folder's own; of values, each deployment's.
+/// Reads or creates a digest key. Each data folder has its own for the audit log; a deployment has one for
+/// values.
 fn digest_key(folder: &Path, name: &str) -> Result<DigestKey, Failure> {
     let unusable = |error: &dyn std::fmt::Display| Failure::new(Exit::Failure, format!("`{}` can't be used: {error}", folder.display()));
     let mut fresh = [0; 32];

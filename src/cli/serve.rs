@@ -1,4 +1,4 @@
-//! `countersign serve`
+//! The `countersign serve` command.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -43,7 +43,7 @@ pub(super) fn run(environment: &Environment, arguments: Arguments) -> Result<Exi
         let bound = app::build(&config, Seams::system(telemetry)).await.map_err(start_failure)?;
         let (reload, reloads) = mpsc::channel(1);
         let signals = signals(reload).map_err(|error| Failure::new(Exit::Failure, format!("signals can't be received: {error}")))?;
-        // Said once signals are heard: who reads it may send one.
+        // Print this only once signals are handled, because its reader may send one at once.
         greet(environment, &config, &bound);
         if config.development {
             tracing::warn!(name: "server.development", "every process on the loopback interface is trusted: no caller is authenticated");
@@ -76,7 +76,7 @@ fn start_failure(error: StartError) -> Failure {
     }
 }
 
-/// Says where the server is, what it serves, and one command to try.
+/// Prints where the server listens, what it serves, and one command to try.
 fn greet(environment: &Environment, config: &Config, bound: &Bound) {
     let moment = bound.pdp().moment();
     let bundle = &moment.snapshot.bundle;
@@ -113,7 +113,7 @@ fn greet(environment: &Environment, config: &Config, bound: &Bound) {
     }
 }
 
-/// Resolves on SIGTERM and SIGINT; each SIGHUP asks for a reload.
+/// Returns a future that resolves on SIGTERM and SIGINT; each SIGHUP requests a reload.
 fn signals(reload: mpsc::Sender<()>) -> std::io::Result<impl Future<Output = ()> + Send> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -122,7 +122,7 @@ fn signals(reload: mpsc::Sender<()>) -> std::io::Result<impl Future<Output = ()>
         loop {
             tokio::select! {
                 _ = hangup.recv() => {
-                    // A reload that is already asked for will read this change too.
+                    // If the queue is full, the reload in it will read this change, too.
                     let _asked = reload.try_send(());
                 }
                 _ = terminate.recv() => return,

@@ -1,4 +1,4 @@
-//! `countersign signals`
+//! The `countersign signals` command.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub(super) struct Report {
     connection: Connection,
 }
 
-/// Whom or what it is about.
+/// Subject of a signal.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct Subject {

@@ -1,4 +1,4 @@
-//! `countersign store`
+//! The `countersign store` command.
 
 use super::connection::Connection;
 use super::{Environment, Exit, Failure, client_failure, runtime};

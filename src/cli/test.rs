@@ -1,4 +1,4 @@
-//! `countersign test`
+//! The `countersign test` command.
 
 use std::path::PathBuf;
 

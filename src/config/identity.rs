@@ -1,4 +1,4 @@
-//! Settings of identity and state: who is trusted, whose tokens are accepted, where approvals are kept.
+//! Settings of callers, tokens, the state store, the risk store and security events.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -16,90 +16,89 @@ use crate::delegation::issuers::Issuer;
 use crate::jose::Algorithm;
 use crate::windows::{self, redis::Server};
 
-/// `iss` of the tokens that `keys dev-token` makes.
+/// `iss` of the tokens that `countersign keys dev-token` makes.
 pub const DEVELOPMENT_ISSUER: &str = "countersign:dev-token";
 
-/// The server's own certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tls {
-    /// PEM file of the certificate chain; reloaded.
+    /// PEM file of the server's certificate chain, which is reloaded while the server runs.
     pub certificate: Option<PathBuf>,
-    /// PEM file of its private key; reloaded.
+    /// PEM file of its private key, which is reloaded while the server runs.
     pub key: Option<PathBuf>,
 }
 
-/// Who may call.
+/// Callers that the server accepts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Callers {
-    /// The trust domains whose X.509-SVIDs are accepted.
+    /// Trust domains whose X.509-SVIDs are accepted.
     pub trust_domains: Vec<TrustDomain>,
-    /// Which identity is which tool service.
+    /// Tool services by SPIFFE id.
     pub identities: Vec<Identity>,
-    /// For sidecars: a socket whose peers the operating system names.
+    /// Unix socket for sidecars, whose peers the operating system identifies.
     pub unix_socket: UnixSocket,
-    /// For servers behind a proxy that ends TLS: bearer tokens.
+    /// JWT-SVIDs as bearer tokens, for servers behind a proxy that ends TLS.
     pub jwt_svid: JwtSvid,
     /// Callers that may assert chains without a delegation token.
     pub asserting: Vec<Asserting>,
-    /// Tool services that may report the certificate that an agent showed them. For all others a token's `cnf` must be the caller's
-    /// own certificate.
+    /// Tool services that may report the certificate that an agent showed them. For all others, a token's
+    /// `cnf` must match the caller's own certificate.
     pub certificate_reporters: Vec<String>,
 }
 
-/// A SPIFFE id and the tool service that it is.
+/// A SPIFFE id and the tool service that it identifies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
-    /// The id, e.g. `spiffe://acme.example/tool/billing`.
+    /// SPIFFE id, e.g. `spiffe://acme.example/tool/billing`.
     pub id: String,
-    /// The tool service's entity.
+    /// Entity id of the tool service.
     pub tool_service: String,
 }
 
-/// A Unix socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UnixSocket {
-    /// Its path; absent: no socket.
+    /// Path of the socket; if absent, there is no socket.
     pub path: Option<PathBuf>,
-    /// Which user is which tool service.
+    /// Tool services by operating system user.
     pub peers: Vec<UnixPeer>,
 }
 
-/// A user and the tool service that it is.
+/// An operating system user and the tool service that it identifies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnixPeer {
-    /// User id.
+    /// Numeric user id.
     pub user: u32,
-    /// The tool service's entity.
+    /// Entity id of the tool service.
     pub tool_service: String,
 }
 
-/// JWT-SVIDs.
+/// Settings of JWT-SVIDs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct JwtSvid {
-    /// That a proxy ends TLS before this server, which then listens in plaintext. The choice is yours: who reaches the port without
-    /// the proxy can read tokens.
+    /// Whether a proxy ends TLS in front of this server, which then listens in plaintext. The operator must
+    /// decide this, because anyone who reaches the port without the proxy can read tokens.
     pub behind_tls_proxy: bool,
 }
 
-/// Where approvals are kept.
+/// Settings of the state store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Store {
-    /// `postgres://…` for replicas; absent: a file in the data folder.
+    /// `postgres://…` for replicas; if absent, the store is an SQLite file in the data folder.
     pub url: Option<String>,
-    /// How long an operation may take, in milliseconds; 100 to 10,000.
+    /// Time limit of an operation, in milliseconds; 100 to 10,000.
     pub timeout_ms: u64,
-    /// Connections; 1 to 100.
+    /// Size of the connection pool; 1 to 100.
     pub connections: u32,
-    /// How long a start waits for the store, in seconds; 0 to 600.
+    /// Time for which a start waits for the store, in seconds; 0 to 600.
     pub start_seconds: u64,
-    /// How old what is known of kill switches may be when a call is decided, in milliseconds; 1000 to 60,000. Of a store that replicas share.
+    /// Maximum age of the copy of the kill switches when a call is evaluated, in milliseconds; 1000 to
+    /// 60,000. It applies to a store that replicas share.
     pub stops_age_ms: u64,
 }
 
@@ -109,15 +108,16 @@ impl Default for Store {
     }
 }
 
-/// Security events from outside (RFC 8935).
+/// Settings of security events from other systems (RFC 8935).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Events {
-    /// Address of `POST /events`; absent: no events are taken. TLS is spoken with the server's own certificate.
+    /// Address of `POST /events`; if absent, no events are accepted. The port uses the server's own TLS
+    /// certificate.
     pub listen: Option<SocketAddr>,
-    /// Whose events are taken.
+    /// Transmitters whose events are accepted.
     pub transmitters: Vec<Transmitter>,
-    /// How long an event counts, in hours; 1 to 720.
+    /// Time for which an event stays in force, in hours; 1 to 720.
     pub ttl_hours: u64,
 }
 
@@ -127,22 +127,24 @@ impl Default for Events {
     }
 }
 
-/// Where rates, probing and the memory of cases are kept.
+/// Settings of the risk store: rates, probing and the memory of cases.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Windows {
-    /// For replicas: `redis://…` or `rediss://…` of one server, of sentinels or of a cluster's nodes (Redis 7 or Valkey); none: in
-    /// process, made anew from the audit log at start.
+    /// `redis://…` or `rediss://…` URLs for replicas: of one server, of sentinels or of a cluster's nodes
+    /// (Redis 7 or Valkey). If empty, the risk store is in process and rebuilt from the audit log at each
+    /// start.
     pub urls: Vec<String>,
-    /// What sentinels call the primary; absent: the URLs are no sentinels'.
+    /// Name of the primary at the sentinels; if absent, the URLs are not of sentinels.
     pub master: Option<String>,
     /// Whether the URLs are of a cluster's nodes.
     pub cluster: bool,
-    /// PEM file of the authorities that vouch for the server; absent: the system's.
+    /// PEM file of the server's certificate authorities; by default the system's.
     pub authorities: Option<PathBuf>,
-    /// How long a question may take, in milliseconds; 5 to 5,000.
+    /// Time limit of an operation, in milliseconds; 5 to 5,000.
     pub timeout_ms: u64,
-    /// The most entries of one tenant in process; 1,000 to 100,000,000. A full table counts as the worst.
+    /// Maximum number of entries of one tenant in process; 1,000 to 100,000,000. If the table is full, risk
+    /// counts as the worst.
     pub entries_per_tenant: usize,
 }
 
@@ -153,10 +155,10 @@ impl Default for Windows {
 }
 
 impl Config {
-    /// How windows are kept.
+    /// Returns the options of the risk store.
     ///
     /// # Errors
-    /// When the authorities can't be read.
+    /// Returns an error if the authorities can't be read.
     pub fn windows(&self, boot: String) -> Result<windows::Options, ConfigError> {
         let authorities = match &self.windows.authorities {
             Some(path) => Some(std::fs::read(path).map_err(|error| ConfigError::Refused {
@@ -227,17 +229,17 @@ impl Config {
         Ok(())
     }
 
-    /// What our tokens and those of issuers must name in `aud`.
+    /// Returns the `aud` that tokens of issuers, JWT-SVIDs and security events must have.
     pub fn audience(&self) -> String {
         self.audience.clone().unwrap_or_else(|| format!("countersign:{}", self.environment))
     }
 
-    /// Folder of the signing keys.
+    /// Returns the folder of the signing keys.
     pub fn keys(&self) -> PathBuf {
         self.keys.clone().unwrap_or_else(|| self.data.join("keys"))
     }
 
-    /// Where the state is.
+    /// Returns the location of the state store.
     pub fn location(&self) -> Location {
         match &self.store.url {
             Some(url) => Location::Postgres(url.clone()),
@@ -245,7 +247,7 @@ impl Config {
         }
     }
 
-    /// Who is trusted.
+    /// Returns the options of caller authentication.
     pub fn trusted(&self) -> caller::Options {
         let jwt = self.callers.jwt_svid.behind_tls_proxy;
         caller::Options {
@@ -258,7 +260,8 @@ impl Config {
         }
     }
 
-    /// The issuer of a development server's own tokens: it speaks for every tenant, and is trusted nowhere else.
+    /// Returns the issuer of a development server's own tokens. It speaks for every tenant, and only
+    /// development servers trust it.
     pub fn development_issuer() -> Issuer {
         Issuer {
             issuer: DEVELOPMENT_ISSUER.to_owned(),
@@ -273,10 +276,11 @@ impl Config {
         }
     }
 
-    /// Whether a server may start with these settings.
+    /// Checks whether a server may start with these settings.
     ///
     /// # Errors
-    /// When callers could not be authenticated, or tokens would travel in plaintext.
+    /// Returns an error if callers could not be authenticated, tokens would travel in plaintext, or the
+    /// settings of issuers, stores or events are faulty.
     pub fn check_callers(&self) -> Result<(), ConfigError> {
         let refused = |setting, problem: String| Err(ConfigError::Refused { setting, problem });
         self.check_issuers()?;
@@ -358,7 +362,7 @@ impl Config {
     }
 }
 
-/// Whether the server of a URL, without its scheme, is on this machine.
+/// Returns whether the server of a URL, given without its scheme, is on this machine.
 fn is_here(rest: &str) -> bool {
     let server = rest.split(['/', '?']).next().unwrap_or_default();
     let host = server.rsplit_once('@').map_or(server, |(_, host)| host);

@@ -1,22 +1,23 @@
-//! Active content in a draft: what a mail program or a browser would run, load or submit. A reply is read as plain text or as HTML,
-//! and nobody here knows which, so both are judged: links of any scheme but those of [`SCHEMES`], elements that do more than show text,
-//! and event handlers.
+//! Active content in a draft: anything that a mail program or a browser would run, load or submit. Whether a
+//! reply is shown as plain text or as HTML is not known here, so it is checked as both: for links with
+//! schemes other than [`SCHEMES`], elements that do more than show text, and event handlers.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// The schemes that a reply may link to (RFC 3986, RFC 6068, RFC 3966).
+/// Schemes that a reply may link to (RFC 3986, RFC 6068, RFC 3966).
 const SCHEMES: [&str; 3] = ["https", "mailto", "tel"];
-/// The longest scheme that is looked for, in bytes.
+/// Maximum length of a scheme, in bytes.
 const SCHEME_MAX: usize = 32;
 
-/// Schemes that run or load something wherever a program makes a link of them, even without `//`.
+/// Schemes that run or load something wherever a program turns them into a link, even without `//`.
 const RUNS: [&str; 12] =
     ["about", "blob", "data", "file", "filesystem", "intent", "jar", "javascript", "livescript", "mhtml", "vbscript", "view-source"];
 
-/// Named character references that browsers drop from a scheme, or read as a part of it (HTML Living Standard, section 13.5).
+/// Named character references that browsers drop from a scheme or read as a part of it (HTML Living Standard,
+/// section 13.5).
 const REFERENCES: [(&str, &str); 3] = [("&tab;", ""), ("&newline;", ""), ("&colon;", ":")];
 
 /// An element that runs, loads, embeds, submits or restyles.
@@ -33,7 +34,7 @@ static LINKED: LazyLock<Option<Regex>> = LazyLock::new(|| {
         .ok()
 });
 
-/// The codes of the active content of a view of a draft, each with the places where it stands.
+/// Finds the active content in a view of a draft and reports its codes and places.
 pub(super) fn find(text: &str, mut found: impl FnMut(&'static str, (usize, usize))) {
     let lower = text.to_ascii_lowercase();
     let mut each = |code: &'static str, pattern: &'static LazyLock<Option<Regex>>, text: &str, at: &dyn Fn(usize) -> usize| {
@@ -43,7 +44,7 @@ pub(super) fn find(text: &str, mut found: impl FnMut(&'static str, (usize, usize
     };
     each("element", &ELEMENT, &lower, &|at| at);
     each("event_handler", &HANDLER, &lower, &|at| at);
-    // Controls and references within a scheme are dropped by whoever follows the link.
+    // Programs drop control characters and resolve references within a scheme when a link is followed.
     let (plain, places) = without_references(&lower);
     let place = |at: usize| places.get(at).copied().unwrap_or(lower.len());
     for linked in LINKED.iter().flat_map(|pattern| pattern.captures_iter(&plain)) {
@@ -63,7 +64,8 @@ pub(super) fn find(text: &str, mut found: impl FnMut(&'static str, (usize, usize
     }
 }
 
-/// A text without controls, with what character references stand for, and where each of its bytes stands in the text.
+/// Removes control characters and resolves character references; also returns the original place of each
+/// byte.
 fn without_references(text: &str) -> (Cow<'_, str>, Vec<usize>) {
     if !text.bytes().any(|byte| byte == b'&' || byte.is_ascii_control()) {
         return (Cow::Borrowed(text), (0..=text.len()).collect());
@@ -86,8 +88,8 @@ fn without_references(text: &str) -> (Cow<'_, str>, Vec<usize>) {
     (Cow::Owned(plain), places)
 }
 
-/// The length of the character reference that begins here, and what of it a link has. Browsers take any number of zeros, and a number
-/// without its semicolon.
+/// Returns the length of the character reference that begins here, and the character that it adds to a link.
+/// Browsers accept any number of leading zeros, and a number without a semicolon.
 fn reference(text: &str) -> Option<(usize, Option<char>)> {
     if let Some((written, shown)) = REFERENCES.iter().find(|(written, _)| text.starts_with(written)) {
         return Some((written.len(), shown.chars().next()));

@@ -1,5 +1,5 @@
-//! What a draft says: claims, requests for credentials, tone and internal names by the bundle's rules; secrets, personal data and redacted
-//! values; what no source holds; what an injected text would have it say.
+//! Checks a draft: claims, requests for credentials, tone and internal names by the bundle's rules; secrets,
+//! personal data and redacted values; statements that no source supports; repetitions of an injected text.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -11,9 +11,9 @@ use crate::content::{Detectors, INJECTION, active, grounding, private};
 use crate::model::finding::{Finding, Private};
 use crate::model::halt::Severity;
 
-/// The kind of what a draft claims; its codes are the schema's claims.
+/// Kind of a draft's claims. Their codes are the claims of the schema.
 pub const CLAIM: &str = "claim";
-/// The kinds that no rule of a bundle finds: the engine does.
+/// Kinds that the engine reports; a bundle's rules can't.
 pub const OWN_KINDS: [&str; 8] = [
     "active_content",
     "injection_echo",
@@ -24,64 +24,63 @@ pub const OWN_KINDS: [&str; 8] = [
     "unchecked_language",
     "ungrounded",
 ];
-/// The kind of what a program that shows the reply would run, load or submit.
+/// Kind of content that a program which shows the reply would run, load or submit.
 const ACTIVE: &str = "active_content";
-/// The source that findings in drafts name.
+/// Source of findings in drafts.
 pub const DRAFT: &str = "draft";
-/// The kind of names that customers must not see.
+/// Kind of names that customers must not see.
 pub const INTERNAL: &str = "internal_identifier";
-/// The most findings of one kind and code: more of the same say nothing more.
+/// Maximum number of findings of one kind and code. Repetitions add nothing.
 const FINDINGS_MAX: usize = 16;
-/// How many numbers a draft, or all texts of a case, may have before they are a list to be tried out.
+/// Maximum number of different numbers in a draft, or in all texts of a case. More of them count as an
+/// attempt to guess a redacted value.
 pub const NUMBERS_MAX: usize = 32;
 
-/// A draft with what it was written from.
+/// A draft, and the texts that it was written from.
 #[derive(Clone, Debug)]
 pub struct Draft<'a> {
-    /// The draft.
     pub text: &'a str,
-    /// The sources that are known to be what the model was shown, but for what the customer wrote, and the facts of the case.
+    /// The facts of the case and the sources that the model verifiably saw, without the customer's text.
     pub sources: Vec<&'a str>,
-    /// What the customer wrote: it grounds no link and no amount.
+    /// The customer's text; it grounds neither links nor amounts.
     pub customer: Vec<&'a str>,
-    /// Whether the caller gave any: without them a draft's ordinary words are not held to anything.
+    /// Whether the caller gave any sources. Without them ordinary words are not checked.
     pub has_sources: bool,
-    /// Whether it names or cites a source that is none of them.
+    /// Whether the draft names or cites a source that is not among them.
     pub unknown_source: bool,
-    /// The model's confidence in percent.
+    /// The model's confidence, in percent.
     pub confidence: u32,
-    /// BCP 47 tag of its language; empty: one that can be judged.
+    /// BCP 47 tag of the draft's language. Empty: assumed to be one that can be checked.
     pub locale: &'a str,
-    /// What was redacted before on the case.
+    /// The values that were redacted earlier in the case.
     pub redacted: &'a Values,
 }
 
-/// What was found in a draft.
+/// Result of checking a draft.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Judged {
-    /// What was found; sorted, each once.
+    /// Sorted, without duplicates.
     pub findings: Vec<Finding>,
-    /// What must not be passed on.
+    /// The sensitive values in the draft.
     pub private: Vec<Located>,
-    /// Whether it may hold more internal names than the findings show.
+    /// Whether the draft may contain more internal names than `findings` lists.
     pub has_more_names: bool,
-    /// How many atoms of it no source holds.
+    /// Number of atoms that no source has.
     pub ungrounded: usize,
 }
 
 impl Judged {
-    /// The kinds found beside claims; sorted, each once.
+    /// Returns the kinds of findings other than claims.
     pub fn kinds(&self) -> BTreeSet<&str> {
         self.findings.iter().map(|finding| finding.kind.as_str()).filter(|kind| *kind != CLAIM).collect()
     }
 
-    /// What it claims.
+    /// Returns the codes of the claims.
     pub fn claims(&self) -> BTreeSet<&str> {
         self.findings.iter().filter(|finding| finding.kind == CLAIM).map(|finding| finding.code.as_str()).collect()
     }
 }
 
-/// Judges a draft.
 pub(super) fn judge(detectors: &Detectors, draft: &Draft<'_>) -> Judged {
     let views = Views::of(draft.text);
     let mut found = Found { text: draft.text, findings: BTreeSet::new(), counts: BTreeMap::new() };
@@ -117,20 +116,20 @@ pub(super) fn judge(detectors: &Detectors, draft: &Draft<'_>) -> Judged {
             }
         };
         let looked_at = draft.redacted.search(view, |_| found = true, guess);
-        // A draft that has too many places to look at may repeat a value.
+        // A draft with too many candidate places may repeat a value.
         repeats |= found || looked_at.is_err();
     }
-    // Who lists numbers tries them out.
+    // A draft that lists many numbers may be trying them out.
     repeats |= guesses.len() > NUMBERS_MAX;
     if repeats {
-        // No place: it would tell which value it was.
+        // A place would reveal which number is the redacted value, so none is given.
         found.add(("redacted_value_repeated", "redacted_value"), Severity::Critical, 100, None);
     }
-    // What is a name, or an ordinary word, is known of languages that there are rules for.
+    // Grounding relies on word lists, which exist only for languages that have draft rules.
     let readable = detectors.reads(draft.locale);
     let mut atoms = if readable { grounding::find(views.folded.text(), &sources, &customer) } else { vec![] };
     atoms.retain(|(code, _)| *code != grounding::CONTENT || draft.has_sources);
-    // What another finding names is not named twice.
+    // Atoms within other findings are not reported again.
     let mut told = Places::of(draft.text);
     found.findings.iter().filter(|finding| finding.kind != CLAIM).filter_map(|finding| finding.span).for_each(|span| told.mark(span));
     let placed = atoms.into_iter().map(|(code, span)| (code, views.folded.original(span)));
@@ -151,7 +150,7 @@ pub(super) fn judge(detectors: &Detectors, draft: &Draft<'_>) -> Judged {
     Judged { findings: found.findings.into_iter().collect(), private, has_more_names, ungrounded: atoms.len() }
 }
 
-/// What to do about a finding of this kind, in words for the model.
+/// Returns advice for the model on findings of this kind.
 pub(super) fn suggestion(kind: &str) -> &'static str {
     match kind {
         "active_content" => "write plain text; link with https, mailto or tel alone",
@@ -188,7 +187,8 @@ impl Found<'_> {
     }
 }
 
-/// The places of a draft's values that a source has, however they are written there. Each source is read once for all values.
+/// Returns the places of those values of a draft that a source also has, in whatever notation. Each source is
+/// read once for all values.
 fn held(sources: &[View], text: &str, private: &[Located]) -> HashSet<(usize, usize)> {
     let mut values = Values::new(ValueKey::new([0; 16]));
     let mut places: HashMap<String, Vec<(usize, usize)>> = HashMap::new();
@@ -201,7 +201,7 @@ fn held(sources: &[View], text: &str, private: &[Located]) -> HashSet<(usize, us
     }
     let mut held = HashSet::new();
     for source in sources {
-        // Of a source that has too many places to look at, what was found before that is held.
+        // If a source has too many candidate places, the values found before the limit still count.
         let _all = values.find(source, |found| held.extend(places.remove(found.compact).into_iter().flatten()));
     }
     held

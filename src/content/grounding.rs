@@ -1,6 +1,7 @@
-//! What a draft states that no source holds: hard atoms such as amounts, dates and names, and, in a bare statement of fact, words.
+//! Finds statements of a draft that no source supports: atoms such as amounts, dates and names and, in a bare
+//! statement of fact, ordinary words.
 //!
-//! The sources are read once; each atom of the draft is then looked up, so the work is linear in both.
+//! The sources are read once and each atom of the draft is then looked up, so the work is linear in both.
 
 mod codes;
 mod dates;
@@ -21,18 +22,19 @@ use crate::content::grounding::words::{
     Pattern, Span, Token, Words, is_any, matches, meaning, pattern, sign_after, sign_before, word_before,
 };
 
-/// The most atoms of a draft that are judged, and of a source that a draft's are held to. What stands behind the last of them counts as
-/// ungrounded in a draft, and is not there in a source. A page of text has about fifty.
+/// Maximum number of atoms that are checked in a draft, and that are read from a source. The text after the
+/// last of them counts as ungrounded in a draft; in a source its dates, numbers and links ground nothing, but
+/// its words do. A page of text has about fifty atoms.
 const DRAFT_ATOMS_MAX: usize = 512;
 const SOURCE_ATOMS_MAX: usize = 2048;
-/// The most pieces of quotes of a draft that are looked up, since each is sought in all of the sources. Further ones count as
-/// ungrounded.
+/// Maximum number of pieces of quotes that are looked up, since each is searched for in all sources. Further
+/// pieces count as ungrounded.
 const QUOTE_PARTS_MAX: usize = 64;
-/// The most beginnings of a link of a source that count as links of it.
+/// Maximum number of prefixes of a source's link that ground a link of the draft.
 const LINK_PARTS_MAX: usize = 16;
-/// Words before a weekday that wish, not state: `Happy Friday`.
+/// Words before a weekday that make it a wish instead of a statement: `Happy Friday`.
 const WISHES: [&str; 6] = ["good", "great", "happy", "lovely", "nice", "wonderful"];
-/// Words before a few minutes that are no promise: `in 2 minutes`.
+/// Words before a few minutes that promise nothing: `in 2 minutes`.
 const SOON: [&str; 9] = ["about", "another", "for", "in", "just", "me", "next", "wait", "within"];
 
 static LISTING: Pattern = LazyLock::new(|| {
@@ -40,13 +42,13 @@ static LISTING: Pattern = LazyLock::new(|| {
 });
 static QUOTE: Pattern = LazyLock::new(|| pattern("\"[^\"\n]{1,300}\""));
 
-/// The code of what stands behind the last atom that is judged.
+/// Code of the text after the last atom that is checked.
 const UNJUDGED: &str = "too_many";
-/// The code of ordinary words that no source has, in a draft that is one bare statement of fact.
+/// Code of ordinary words that no source has, in a draft that is one bare statement of fact.
 pub(super) const CONTENT: &str = "content";
 
-/// Finds what no source holds: code and place. `customer` is what the customer wrote: it grounds all but links and amounts, because what
-/// only the customer says is no reason to send a link or to name a sum. All texts are folded.
+/// Finds what no source supports; returns code and place. The customer's text grounds everything except links
+/// and amounts, because the customer's word does not justify a link or a sum. All texts are folded.
 pub(super) fn find(whole: &str, sources: &[&str], customer: &[&str]) -> Vec<(&'static str, Span)> {
     let (sources, customer) = (Held::of(sources), Held::of(customer));
     let (draft, tokens) = judged(whole, words::tokens(whole), DRAFT_ATOMS_MAX);
@@ -70,8 +72,9 @@ pub(super) fn find(whole: &str, sources: &[&str], customer: &[&str]) -> Vec<(&'s
     draft.found
 }
 
-/// A text and its words up to the place where an atom begins that is one too many. An atom begins with a capital or a digit, is a word
-/// for a number or a month, or stands around one of the signs that join an address.
+/// Cuts a text and its words before the first atom that exceeds `most`. An atom begins with a capital or a
+/// digit, is a word for a number or a month, or follows a quotation mark or one of the signs that join an
+/// address.
 fn judged<'t>(text: &'t str, mut tokens: Vec<Token<'t>>, most: usize) -> (&'t str, Vec<Token<'t>>) {
     let begins = |token: &Token<'_>| {
         let is_joined = text.as_bytes().get(token.span.0.wrapping_sub(1)).is_some_and(|sign| matches!(sign, b'.' | b'@' | b'/' | b'"'));
@@ -87,34 +90,32 @@ fn judged<'t>(text: &'t str, mut tokens: Vec<Token<'t>>, most: usize) -> (&'t st
     (text.get(..cut).unwrap_or(text), tokens)
 }
 
-/// Bytes of a text, each marked or not.
+/// A set of bytes of a text.
 #[derive(Debug)]
 pub(super) struct Places(Vec<bool>);
 
 impl Places {
-    /// None marked.
     pub(super) fn of(text: &str) -> Self {
         Self(vec![false; text.len()])
     }
 
-    /// Marks these.
     pub(super) fn mark(&mut self, (start, end): Span) {
         if let Some(places) = self.0.get_mut(start..end) {
             places.fill(true);
         }
     }
 
-    /// Whether any byte there is marked.
+    /// Returns whether any byte of the span is marked.
     pub(super) fn any(&self, (start, end): Span) -> bool {
         self.0.get(start..end).is_some_and(|places| places.contains(&true))
     }
 }
 
-/// What the sources hold.
+/// Contents of the sources, indexed for look-up.
 #[derive(Debug, Default)]
 struct Held {
     words: Words,
-    /// The words of each source in their order, without articles, a space around each.
+    /// The words of each source in order, without articles, with a space around each.
     streams: Vec<String>,
     links: HashSet<String>,
     dates: Dates,
@@ -144,7 +145,7 @@ impl Held {
         held
     }
 
-    /// Whether words stand in a source in this order, articles aside, or run together.
+    /// Returns whether a source has these words in this order, ignoring articles, or as one word.
     fn has_row(&self, text: &str) -> bool {
         let tokens = words::tokens(text);
         let row = stream(&tokens);
@@ -162,22 +163,21 @@ fn stream(tokens: &[Token<'_>]) -> String {
     stream
 }
 
-/// A draft while it is judged.
 #[derive(Debug)]
 struct Draft<'a> {
     text: &'a str,
     tokens: Vec<Token<'a>>,
     sources: &'a Held,
     customer: &'a Held,
-    /// What is judged already.
+    /// Places that are already checked.
     taken: Places,
-    /// How many pieces of quotes were looked up.
+    /// Number of pieces of quotes that were looked up.
     quote_parts: usize,
     found: Vec<(&'static str, Span)>,
 }
 
 impl Draft<'_> {
-    /// Whether a source or the customer holds something.
+    /// Returns whether `has` holds for the sources or for the customer's text.
     fn is_held(&self, has: impl Fn(&Held) -> bool) -> bool {
         has(self.sources) || has(self.customer)
     }
@@ -187,7 +187,7 @@ impl Draft<'_> {
         self.taken.mark(span);
     }
 
-    /// Takes a place, and flags it unless it is grounded.
+    /// Marks a place as checked, and flags it unless it is grounded.
     fn judge(&mut self, code: &'static str, span: Span, is_grounded: bool) {
         self.taken.mark(span);
         if !is_grounded {
@@ -203,7 +203,7 @@ impl Draft<'_> {
         }
     }
 
-    /// The numbers of lists and steps are no statements; `24/7` is one.
+    /// Skips the numbers of lists and steps, which state nothing, and checks `24/7`, which does.
     fn listings(&mut self) {
         for listing in matches(&LISTING, self.text) {
             let is_always = listing.as_str().starts_with("24");
@@ -213,7 +213,7 @@ impl Draft<'_> {
         }
     }
 
-    /// A quote is from one source, or, between its commas, from any.
+    /// Checks quotes, which are split at commas and the like; each piece may be from a different source.
     fn quotes(&mut self) {
         for quote in matches(&QUOTE, self.text) {
             let is_courtesy = |part: &str| words::tokens(part).iter().all(|token| is_any(&["function", "courtesy"], &token.word));
@@ -242,7 +242,7 @@ impl Draft<'_> {
         for (span, readings) in dates::dates(self.text) {
             let year = readings.first().and_then(|date| date.year.filter(|_| date.month.is_none()));
             let is_count = year.is_some() && numbers::unit_after(self.text, span.1).is_some();
-            // `2 may` is no date.
+            // In `2 may` the word is not a month.
             let letters = self
                 .text
                 .get(span.0..span.1)
@@ -267,7 +267,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Codes of letters and digits, and numbers after `#`.
+    /// Checks codes of letters and digits, and numbers after `#`.
     fn codes(&mut self) {
         for span in rows_with_digits(self.text) {
             let written = self.text.get(span.0..span.1).unwrap_or_default();
@@ -309,7 +309,7 @@ impl Draft<'_> {
             || is_plain && number.value() >= 10_000.0 && self.is_held(|held| held.words.contains(&digits()))
     }
 
-    /// Whether a number is so small that it says little: up to three of anything, a few minutes.
+    /// Returns whether a number is too small to matter: up to three of anything, or a few minutes.
     fn is_small(&self, number: &Number) -> bool {
         let is_whole = number.value() <= 3.0 && number.value().fract() == 0.0;
         match (number.currency, number.unit) {
@@ -384,7 +384,7 @@ mod tests {
 
     #[test]
     fn what_stands_behind_too_many_atoms_is_not_judged_and_grounds_nothing() {
-        // Of an order number its letters and its digits begin an atom each.
+        // The letters and the digits of an order number count as one atom each.
         let atoms = |count: usize, more: &str| format!("{}{more}", "ORD-7731 and ".repeat(count / 2));
         assert_eq!(found(&atoms(DRAFT_ATOMS_MAX, "so on"), &[ORDER]), Vec::<String>::new());
         assert_eq!(found(&atoms(DRAFT_ATOMS_MAX, "Nora and $84.50"), &[ORDER]), ["too_many Nora and $84.50"]);

@@ -1,5 +1,6 @@
-//! The linear model of injections: a weight for each feature, summed over a window of a text. 128 KiB, no library, explained by its
-//! strongest features. `countersign detectors train` makes it, `training/` says from what.
+//! The linear model of injections: one weight per feature, summed over a window of a text. It has 128 KiB,
+//! needs no library, and is explained by its strongest features. `countersign detectors train` builds it;
+//! `training/` describes its data.
 
 pub mod features;
 
@@ -9,32 +10,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::content::injection::features::{Canonical, FEATURES, windows};
 
-/// The format that this program reads and writes.
 const FORMAT: &str = "countersign.injection/1";
-/// Features that a window counts as having at least: a few strong ones in a short text are no proof.
+/// Lower bound of the feature count that a window's sum is scaled by. Without it, a few strong features in a
+/// short text would suffice for a finding.
 pub const FEWEST: f64 = 160.0;
-/// Characters of a line of weights.
+/// Number of characters per line of weights.
 const LINE: usize = 120;
 
-/// What stands in a model's first line.
+/// First line of a model's file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Header {
     format: String,
-    /// What one step of a weight is worth.
+    /// Value of one step of a weight.
     scale: f64,
-    /// What a window without features scores.
+    /// Margin of a window without features.
     bias: f64,
-    /// How many texts it was trained on.
+    /// Number of texts that the model was trained on.
     pub texts: usize,
-    /// SHA-256 of them, as they were read.
+    /// SHA-256 of the training texts, as they were read.
     pub data: String,
 }
 
-/// A model.
 #[derive(Clone)]
 pub struct Injection {
-    /// Its first line.
     pub header: Header,
     weights: Vec<i8>,
 }
@@ -45,17 +44,16 @@ impl std::fmt::Debug for Injection {
     }
 }
 
-/// A window of a text, with its score in thousandths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// Where it stands, in bytes.
+    /// Place in the text, in bytes.
     pub span: (usize, usize),
-    /// How sure the model is that it tries to steer an agent.
+    /// Probability, in thousandths, that the window tries to steer an agent.
     pub score: u16,
 }
 
 impl Injection {
-    /// A model of trained weights, each within a byte at this scale.
+    /// Builds a model from trained weights, each rounded to a signed byte in steps of `scale`.
     pub fn of(weights: &[f64], scale: f64, bias: f64, texts: usize, data: String) -> Self {
         let step = |weight: &f64| {
             let steps = (weight / scale + 0.5).floor().clamp(-127.0, 127.0);
@@ -65,10 +63,10 @@ impl Injection {
         Self { header, weights: weights.iter().map(step).collect() }
     }
 
-    /// Reads a model's file: its first line is JSON, the others base64.
+    /// Parses a model's file: a first line of JSON, and weights in base64.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// A message that says what is wrong with the file.
     pub fn read(text: &str) -> Result<Self, String> {
         let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
         let header: Header = serde_json::from_str(first).map_err(|_| "its first line is not that of a model".to_owned())?;
@@ -83,7 +81,7 @@ impl Injection {
         Ok(Self { header, weights: bytes.into_iter().map(u8::cast_signed).collect() })
     }
 
-    /// The file of a model.
+    /// Serialises the model in the form that [`Self::read`] parses.
     pub fn written(&self) -> String {
         let bytes: Vec<u8> = self.weights.iter().map(|weight| weight.cast_unsigned()).collect();
         let encoded = BASE64.encode(bytes);
@@ -103,7 +101,7 @@ impl Injection {
         usize::try_from(index).ok().and_then(|index| self.weights.get(index)).map_or(0, |weight| i64::from(*weight))
     }
 
-    /// The window of a folded text of which the model is surest; `None` of a text without any.
+    /// Returns the window of a folded text with the highest score. Even an empty text has one window.
     pub fn worst(&self, text: &str) -> Option<Window> {
         let read = Canonical::of(text);
         let chunks = read.chunks();
@@ -114,7 +112,7 @@ impl Injection {
                 *count += many;
             }
         };
-        // Features come chunk by chunk, so that a chunk's are summed up before they are put in their place.
+        // Features arrive chunk by chunk, so a chunk's features are summed before they are added to `sums`.
         let mut now = (0, (0, 0));
         read.features(&chunks, |chunk, index, _| {
             if chunk != now.0 {
@@ -135,12 +133,13 @@ impl Injection {
     }
 
     fn margin(&self, sum: i64, count: u32) -> f64 {
-        // A sum of bytes is exact in a float.
+        // A sum of signed bytes is exact as a floating-point number.
         let sum = i32::try_from(sum).map_or(0.0, f64::from);
         sum * self.header.scale / f64::from(count).max(FEWEST).sqrt() + self.header.bias
     }
 
-    /// The strongest features of a folded text's worst window: what they are of, and what they add. For authors; a text is in it.
+    /// Returns the strongest features of a folded text's worst window, with the text and the weight of each.
+    /// The result contains parts of the text, so it is for policy authors only.
     pub fn explain(&self, text: &str, most: usize) -> Vec<(String, f64)> {
         let Some(worst) = self.worst(text) else { return vec![] };
         let read = Canonical::of(text.get(worst.span.0..worst.span.1).unwrap_or_default());
@@ -156,13 +155,14 @@ impl Injection {
     }
 }
 
-/// The logistic of a margin, in thousandths.
+/// Returns the logistic function of a margin, in thousandths.
 pub fn thousandths(margin: f64) -> u16 {
     let probability = logistic(margin) * 1000.0;
     (0..=1000_u16).rev().find(|thousandths| f64::from(*thousandths) <= probability).unwrap_or(0)
 }
 
-/// The logistic function by nothing but arithmetic, so that it is the same on every machine.
+/// Computes the logistic function with basic arithmetic only, so that the result is the same on every
+/// machine.
 pub fn logistic(margin: f64) -> f64 {
     let mut power = 1.0 - margin.abs().min(30.0) / 1024.0;
     for _ in 0..10 {

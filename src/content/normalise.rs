@@ -1,15 +1,18 @@
-//! One pass that gives every detector the same views of a text, each with a map back to the bytes as they were sent.
+//! Builds the views of a text that all detectors share, each with a map back to the bytes of the original.
 //!
-//! - *folded*: NFKC (UAX #15), without invisible characters, look-alikes as the ASCII letters that they look like (UTS #39 and
-//!   `decancer`), letters without accents, curly quotes straight; Unicode's tag characters as the ASCII that they spell. Capitals stay:
-//!   keys are told by them, and rules don't look at them;
-//! - *undone*: the folded view without Markdown's emphasis and HTML's tags, with HTML's character references as what they stand for;
-//!   single letters and digits that were spelled apart (`p-a-s-s`) together; digits and signs that stand for letters (`1gn0re`) as
-//!   letters. One view for all three, so that a text which does all three costs no more than one that does one;
-//! - *decoded*: runs of base64 as the text that they hold, folded.
+//! - *folded*: each character is replaced by its NFKD decomposition (UAX #15) without accents and invisible
+//!   characters. Look-alikes become the ASCII letters that they resemble (UTS #39 and `decancer`), curly
+//!   quotes become straight, and Unicode tag characters become the ASCII that they encode. Capitals are kept
+//!   because secret keys are recognised by them; rules ignore case.
+//! - *undone*: the folded view without Markdown emphasis and HTML tags, with HTML character references
+//!   resolved. Single letters and digits that were spelled apart (`p-a-s-s`) are joined, and digits and signs
+//!   that replace letters (`1gn0re`) become letters. All three are undone in one view, so that a text which
+//!   uses all three costs no more than a text which uses one.
+//! - *decoded*: the text inside runs of base64, folded.
 //!
-//! The last two are made only where there is something to undo. Time and memory are linear in the text: each view is made by walks that
-//! look ahead a bounded number of characters, and none is longer than [`GROWTH_MAX`] times the text.
+//! The last two views are built only if there is something to undo. Time and memory are linear in the length
+//! of the text: each view is built in passes with bounded lookahead, and none is longer than [`GROWTH_MAX`]
+//! times the text.
 
 mod looks;
 mod undone;
@@ -18,25 +21,25 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-/// The most bytes of a view for one of the text: a character of two bytes at least, as at most four of at most four.
+/// Maximum number of bytes of a view per byte of text. A character that is replaced has at least two bytes,
+/// and its replacement at most four characters of at most four bytes.
 pub const GROWTH_MAX: usize = 2 * looks::UNFOLDED_MAX;
-/// The shortest run that may be base64.
+/// Length of the shortest run that is tried as base64.
 const ENCODED_MIN: usize = 24;
 
-/// Makes what is made at the first use.
+/// Initialises everything that is built lazily.
 pub fn warm() {
     looks::warm();
 }
 
-/// A text as one kind of detector sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
     text: String,
-    /// Where each character of the view begins in it, and which bytes of the text it stands for; empty: the view's own.
+    /// For each character of the view its place there and the bytes of the text that it maps to. Empty if the
+    /// view's bytes are those of the text.
     map: Vec<Place>,
 }
 
-/// A character of a view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
     at: u32,
@@ -45,7 +48,7 @@ struct Place {
 }
 
 impl View {
-    /// The folded view of a text, of at most 4 GiB.
+    /// Builds the folded view of a text of at most 4 GiB.
     pub fn folded(text: &str) -> Self {
         fold(text, |start, end| (start, end))
     }
@@ -56,12 +59,11 @@ impl View {
         self.map.push(Place { at, start, end });
     }
 
-    /// The view's text.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// The bytes of the text that a span of the view stands for.
+    /// Maps a span of the view to bytes of the original text.
     pub fn original(&self, (from, to): (usize, usize)) -> (usize, usize) {
         if self.map.is_empty() || to <= from {
             return (from, to.max(from));
@@ -72,7 +74,8 @@ impl View {
         };
         let within = self.map.partition_point(|place| usize::try_from(place.at).unwrap_or(usize::MAX) < to);
         let from_place = place(from).map_or(0, |place| place.start);
-        // Characters of one view need not follow each other in the text: a decoded run stands for all of itself.
+        // Characters of one view may be out of order in the text: each character of a decoded run maps to the
+        // whole run.
         let first = self.map.partition_point(|place| usize::try_from(place.at).unwrap_or(usize::MAX) <= from).saturating_sub(1);
         let covered = self.map.get(first..within).unwrap_or_default();
         let start = covered.iter().map(|place| place.start).min().unwrap_or(from_place);
@@ -81,29 +84,26 @@ impl View {
     }
 }
 
-/// All views of a text.
 #[derive(Clone, Debug, Default)]
 pub struct Views {
-    /// Folded.
     pub folded: View,
-    /// What was undone, and what was decoded.
+    /// The undone and the decoded view, as far as they exist.
     pub undone: Vec<View>,
 }
 
 impl Views {
-    /// Makes the views of a text, of at most 4 GiB.
+    /// Builds the views of a text of at most 4 GiB.
     pub fn of(text: &str) -> Self {
         let folded = View::folded(text);
         let undone = [undone::undone(&folded), decoded(text)].into_iter().flatten().collect();
         Self { folded, undone }
     }
 
-    /// The folded view and what was undone.
     pub fn all(&self) -> impl Iterator<Item = &View> {
         std::iter::once(&self.folded).chain(&self.undone)
     }
 
-    /// How many bytes detectors have before them: what their work is in proportion to.
+    /// Returns the total length of the views in bytes; the detectors' work is proportional to it.
     pub fn bytes(&self) -> usize {
         self.all().map(|view| view.text.len()).sum::<usize>()
     }
@@ -113,7 +113,7 @@ fn span(start: usize, end: usize) -> (u32, u32) {
     (u32::try_from(start).unwrap_or(u32::MAX), u32::try_from(end).unwrap_or(u32::MAX))
 }
 
-/// The folded view. `place` says which bytes of the text a character at these bytes stands for.
+/// Builds the folded view. `place` maps the bytes of a character in `text` to bytes of the original.
 fn fold(text: &str, place: impl Fn(u32, u32) -> (u32, u32)) -> View {
     let mut view = View { text: String::with_capacity(text.len()), map: vec![] };
     let controls = |byte: u8| byte.is_ascii_control() && !matches!(byte, b'\t' | b'\n' | b'\r');
@@ -131,7 +131,7 @@ fn fold(text: &str, place: impl Fn(u32, u32) -> (u32, u32)) -> View {
             }
             continue;
         }
-        // Unicode's tags spell ASCII that nobody sees.
+        // Unicode tag characters encode ASCII that a reader does not see.
         if let Some(spelled) =
             char::from_u32(u32::from(character).wrapping_sub(0xE0000)).filter(|spelled| ('\u{20}'..='\u{7e}').contains(spelled))
         {
@@ -143,7 +143,7 @@ fn fold(text: &str, place: impl Fn(u32, u32) -> (u32, u32)) -> View {
     view
 }
 
-/// What runs of base64 hold, each a line of its own; `None` if none holds text.
+/// Decodes the runs of base64 and puts each on its own line; `None` if none contains text.
 fn decoded(text: &str) -> Option<View> {
     let lenient =
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent).with_decode_allow_trailing_bits(true);

@@ -1,25 +1,26 @@
-//! Telephone numbers: groups of digits as people write them, held to the shapes of numbering plans. International numbers follow
-//! ITU-T E.164; national ones are those of plans in which a leading zero, or groups of 3, 3 and 4 digits, mark a number. Words nearby
-//! decide the rest, because order and policy numbers look the same.
+//! Telephone numbers, as people write them: groups of digits that fit a numbering plan. International numbers
+//! follow ITU-T E.164. National numbers are those of plans in which a leading zero, or groups of 3, 3 and 4
+//! digits, mark a number. The words nearby decide the remaining cases, because order and policy numbers look
+//! the same.
 //!
-//! One pass over the bytes finds the groups. Each group is tried as a beginning with at most [`GROUPS_MAX`] groups after it and
-//! [`BEFORE`] bytes before it, so the work is linear in the text.
+//! One pass over the bytes finds the groups. From each group at most [`GROUPS_MAX`] groups and the [`BEFORE`]
+//! bytes before it are read, so the work is linear in the length of the text.
 
-/// The most groups of one number.
+/// Maximum number of groups in a number.
 const GROUPS_MAX: usize = 8;
-/// The fewest and the most digits of a number (E.164).
+/// Minimum and maximum number of digits (E.164).
 const DIGITS_MIN: usize = 7;
 const DIGITS_MAX: usize = 15;
-/// How far before a number words are looked at, in bytes.
+/// Number of bytes that are searched for words before a number.
 const BEFORE: usize = 45;
-/// An international number of fewer digits needs a calling code of [`SHORT_PLANS`].
+/// An international number with fewer digits needs a calling code of [`SHORT_PLANS`].
 const INTERNATIONAL_MIN: usize = 9;
 /// Calling codes of countries whose numbers have four or five digits.
 const SHORT_PLANS: [&[u8]; 9] = [b"247", b"290", b"500", b"677", b"682", b"683", b"685", b"686", b"690"];
-/// How many digits a national number has with its leading zero.
+/// Number of digits of a national number, including its leading zero.
 const WITH_ZERO: std::ops::RangeInclusive<usize> = 9..=12;
 
-/// Words before a number that say that it is one.
+/// Words that mark a following number as a telephone number.
 const SAYS_SO: [&str; 21] = [
     "answer",
     "answering",
@@ -43,7 +44,7 @@ const SAYS_SO: [&str; 21] = [
     "whatsapp",
     "whats",
 ];
-/// Words directly before digits that say that they are something else; also with a plural's `s`.
+/// Words directly before digits that mark them as something else, in singular or plural.
 const SAYS_OTHER: [&str; 32] = [
     "account",
     "acct",
@@ -78,16 +79,15 @@ const SAYS_OTHER: [&str; 32] = [
     "transaction",
     "zip",
 ];
-/// Words that may stand between those and the digits.
+/// Words that may appear between those words and the digits.
 const FILLERS: [&str; 6] = ["id", "is", "no", "num", "number", "was"];
 
-/// A group of digits.
 #[derive(Clone, Copy, Debug, Default)]
 struct Group {
     start: usize,
     end: usize,
     bracketed: bool,
-    /// How many signs stand between the group before it and this one, brackets aside, and the first of them.
+    /// Number of separators after the previous group, without brackets, and the first of them.
     gap: usize,
     sign: u8,
 }
@@ -98,7 +98,7 @@ impl Group {
     }
 }
 
-/// Finds where numbers stand in a text.
+/// Reports the places of the telephone numbers of a text.
 pub(super) fn find(text: &str, mut found: impl FnMut((usize, usize))) {
     let bytes = text.as_bytes();
     let mut at = 0;
@@ -114,29 +114,29 @@ pub(super) fn find(text: &str, mut found: impl FnMut((usize, usize))) {
                 at = end;
             }
             None if opens => at += 1,
-            // A group that begins no number is stepped over whole.
+            // Digits that begin no number are skipped as a whole.
             None => at += run(bytes, at, bytes.len()),
         }
     }
 }
 
-/// How many digits stand here in a row, counted up to `most`.
+/// Returns the number of digits in a row from here, at most `most`.
 fn run(bytes: &[u8], at: usize, most: usize) -> usize {
     bytes.get(at..).unwrap_or_default().iter().take(most).take_while(|byte| byte.is_ascii_digit()).count()
 }
 
-/// Whether the sign before lets a number begin here.
+/// Returns whether the preceding character lets a number begin here.
 fn may_begin(bytes: &[u8], at: usize) -> bool {
     let before = bytes.get(..at).unwrap_or_default();
     let joined = before.last().is_some_and(|last| last.is_ascii_alphanumeric() || b"_+#$./-".contains(last));
     !joined && !before.ends_with("€".as_bytes()) && !before.ends_with("£".as_bytes())
 }
 
-/// The end of the number that begins here.
+/// Returns the end of the number that begins here.
 fn number(bytes: &[u8], start: usize) -> Option<usize> {
     let mut all = [Group::default(); GROUPS_MAX];
     let count = read_groups(bytes, start, &mut all);
-    // Most digits are too few, and show it before any word is looked at.
+    // Most groups have too few digits, and counting these is cheaper than reading words.
     let groups = all.get(..count).filter(|groups| digits(groups) >= DIGITS_MIN)?;
     let first = groups.first()?;
     let plus = bytes.get(start..first.start).is_some_and(|signs| signs.contains(&b'+'));
@@ -155,7 +155,8 @@ fn number(bytes: &[u8], start: usize) -> Option<usize> {
     taken.map(|last| last.end + usize::from(last.bracketed))
 }
 
-/// Reads the groups from here on: digits in brackets or not, with at most two signs between them. Returns how many.
+/// Reads the groups from here on, with or without brackets and with at most two separators between them.
+/// Returns their number.
 fn read_groups(bytes: &[u8], start: usize, groups: &mut [Group; GROUPS_MAX]) -> usize {
     let (mut at, mut gap, mut sign) = (start, 0, b' ');
     let mut count = 0;
@@ -182,7 +183,7 @@ fn read_groups(bytes: &[u8], start: usize, groups: &mut [Group; GROUPS_MAX]) -> 
     count
 }
 
-/// The last group of the longest beginning of these groups that is a number and ends like one.
+/// Returns the last group of the longest prefix of these groups that is a number and may end there.
 fn longest<'g>(groups: &'g [Group], bytes: &[u8], is: impl Fn(&[Group]) -> bool) -> Option<&'g Group> {
     (1..=groups.len()).rev().find_map(|count| {
         let taken = groups.get(..count)?;
@@ -196,7 +197,8 @@ fn digits(groups: &[Group]) -> usize {
     groups.iter().map(Group::length).sum()
 }
 
-/// Whether a number may end with this group: before white space or punctuation, or with an extension (`ext. 12`).
+/// Returns whether a number may end with this group: before white space, punctuation or an extension (`x12`,
+/// `#12`).
 fn ends(bytes: &[u8], last: &Group) -> bool {
     let rest = bytes.get(last.end + usize::from(last.bracketed)..).unwrap_or_default();
     match rest {
@@ -208,7 +210,7 @@ fn ends(bytes: &[u8], last: &Group) -> bool {
     }
 }
 
-/// Whether digits are written as a date: `2.5.2026`, `2026-05-02`.
+/// Returns whether digits are written as a date: `2.5.2026`, `2026-05-02`.
 fn is_date(groups: &[Group], bytes: &[u8]) -> bool {
     let century = |group: &Group| bytes.get(group.start..group.start + 2).unwrap_or_default();
     let year = |group: &Group| group.length() == 4 && matches!(century(group), b"19" | b"20");
@@ -224,23 +226,23 @@ fn is_international(groups: &[Group], bytes: &[u8], zeros: bool) -> bool {
     let digits = digits(groups) - if zeros { 2 } else { 0 };
     let first = groups.first().map_or(0, |first| first.start) + if zeros { 2 } else { 0 };
     let code = bytes.get(first..).unwrap_or_default();
-    // No calling code begins with a zero.
+    // Calling codes do not begin with a zero.
     code.first() != Some(&b'0') && (digits >= INTERNATIONAL_MIN || SHORT_PLANS.iter().any(|plan| code.starts_with(plan)))
 }
 
-/// Groups as a national number is written whose area code is in brackets.
+/// Returns whether the groups look like a national number with its area code in brackets.
 fn is_bracketed(groups: &[Group]) -> bool {
     (2..=5).contains(&groups.len())
         && groups.first().is_some_and(|first| first.length() <= 5)
         && groups.iter().skip(1).all(|group| group.gap <= 2 && (2..=8).contains(&group.length()))
 }
 
-/// Groups as a national number is written without brackets.
+/// Returns whether the groups look like a national number without brackets.
 fn is_national(groups: &[Group], bytes: &[u8]) -> bool {
     let zero = groups.first().is_some_and(|first| bytes.get(first.start) == Some(&b'0'));
     let single = groups.iter().skip(1).all(|group| group.gap == 1 && !group.bracketed);
     let lengths = |expected: &[usize]| groups.iter().map(Group::length).eq(expected.iter().copied());
-    // A slash stands behind the area code alone.
+    // A slash may only follow the area code.
     let single = single && groups.iter().skip(2).all(|group| group.sign != b'/');
     if zero {
         return single && groups.iter().skip(1).all(|group| group.length() >= 2) && (groups.len() > 1 || matches!(digits(groups), 10 | 11));
@@ -248,24 +250,25 @@ fn is_national(groups: &[Group], bytes: &[u8]) -> bool {
     single && (lengths(&[3, 3, 4]) || lengths(&[1, 3, 3, 4]) || lengths(&[5, 5]))
 }
 
-/// Groups that are a number only beside a word that says so.
+/// Returns whether the groups look like a number, but only if a word announces it.
 fn is_local(groups: &[Group]) -> bool {
     (2..=5).contains(&groups.len())
         && groups.iter().all(|group| !group.bracketed && (2..=4).contains(&group.length()))
         && groups.iter().skip(1).all(|group| group.gap == 1 && b" -".contains(&group.sign))
 }
 
-/// Whether a national number fits the plan that its form belongs to.
+/// Returns whether a national number fits the numbering plan of its form.
 fn has_plan(groups: &[Group], bytes: &[u8]) -> bool {
     let first = groups.iter().find(|group| !(group.length() == 1 && bytes.get(group.start) == Some(&b'1')));
     let Some(first) = first else { return false };
     let sign = |at: usize| bytes.get(at).copied().unwrap_or(b' ');
     match (sign(first.start), groups.len()) {
-        // A trunk prefix, and an area that does not begin with another zero.
+        // The number has a trunk prefix and an area code that does not begin with another zero.
         (b'0', _) => WITH_ZERO.contains(&digits(groups)) && (first.length() == 1 || sign(first.start + 1) != b'0'),
-        // Two groups of five: Indian mobile numbers.
+        // Two groups of five digits are an Indian mobile number.
         (b'6'..=b'9', 2) if first.length() == 5 => true,
-        // North America: neither area nor exchange begins with 0 or 1, and neither is a service such as 911.
+        // In North America neither area code nor exchange begins with 0 or 1, and neither is a service code
+        // such as 911.
         (b'2'..=b'9', _) => {
             let exchange = groups.iter().skip_while(|group| group.start != first.start).nth(1);
             let is_code = |group: &Group| {
@@ -277,7 +280,7 @@ fn has_plan(groups: &[Group], bytes: &[u8]) -> bool {
     }
 }
 
-/// Whether a word shortly before, on the same line, says that a number follows.
+/// Returns whether a word shortly before, on the same line, announces a telephone number.
 fn says_so(before: &[u8]) -> bool {
     let line = before.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
     let mut words = line.rsplit(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_').filter(|word| !word.is_empty()).peekable();
@@ -289,7 +292,7 @@ fn says_so(before: &[u8]) -> bool {
     })
 }
 
-/// Whether the words and signs directly before digits say that they are something else.
+/// Returns whether the words and signs directly before digits mark them as something else.
 fn says_other(before: &[u8]) -> bool {
     match before {
         [.., b'#' | b'$'] | [.., b'0'..=b'9', b' ' | b'-'] => return true,
@@ -312,7 +315,7 @@ fn says_other(before: &[u8]) -> bool {
         if is_any(&SAYS_OTHER, word) || is_any(&SAYS_OTHER, one) {
             return true;
         }
-        // `AB12` and the like are the beginning of a longer code.
+        // A word such as `AB12` is the beginning of a longer code.
         let letters = word.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
         if (1..=3).contains(&letters) && (letters + 1..=letters + 3).contains(&word.len()) && signs <= 1 {
             return word.iter().skip(letters).all(u8::is_ascii_digit);

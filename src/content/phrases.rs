@@ -1,17 +1,18 @@
-//! Bounds what the search for seed phrases costs: a seed phrase is 12 to 24 words of BIP39's list, and each word of a longer row of
-//! such words costs as many hashes as there are lengths of phrases.
+//! Bounds the cost of the search for seed phrases. A seed phrase is 12 to 24 words of the BIP39 list, and in
+//! longer rows of such words the library computes, for each word, one hash per possible phrase length.
 
 use cerberust::scanner::detect::seed_phrase_hold_floor;
 
-/// The shortest and the longest word of BIP39's list, in letters.
+/// Lengths of the shortest and longest word of the BIP39 list, in letters.
 const WORD_MIN: usize = 3;
 const WORD_MAX: usize = 8;
-/// The shortest seed phrase, in words.
+/// Length of the shortest seed phrase, in words.
 const PHRASE_MIN: usize = 12;
-/// How many words of the list, in rows as long as a phrase, are looked at in a text. People who write no seed phrase write no such row.
+/// Maximum number of listed words that are checked per text; only rows of at least [`PHRASE_MIN`] words
+/// count. People who write no seed phrase write no such row.
 const WORDS_MAX: usize = 128;
 
-/// A row of words that only separators part.
+/// A row of words with only separators between them.
 #[derive(Clone, Copy, Debug, Default)]
 struct Row {
     start: usize,
@@ -19,7 +20,7 @@ struct Row {
     words: usize,
 }
 
-/// Rows of words of BIP39's list that are too many to be looked at; any of them may hold a seed phrase.
+/// Returns the rows of BIP39 words beyond the bound, any of which may hold a seed phrase.
 pub(super) fn unchecked(text: &str) -> Vec<(usize, usize)> {
     let mut left = WORDS_MAX;
     let mut found = vec![];
@@ -31,7 +32,7 @@ pub(super) fn unchecked(text: &str) -> Vec<(usize, usize)> {
             }
         }
     };
-    // Most rows of short words have others than the list's among them, and the list is asked only of long rows.
+    // Most rows of short words contain unlisted words, so only long rows are looked up in the list.
     for row in rows(text, |word| (WORD_MIN..=WORD_MAX).contains(&word.len())).into_iter().filter(|row| row.words >= PHRASE_MIN) {
         let part = text.get(row.start..row.end).unwrap_or_default();
         for listed in rows(part, is_listed) {
@@ -41,7 +42,7 @@ pub(super) fn unchecked(text: &str) -> Vec<(usize, usize)> {
     found
 }
 
-/// The rows of words that count.
+/// Splits a text into rows of words for which `counts` is true.
 fn rows(text: &str, counts: impl Fn(&[u8]) -> bool) -> Vec<Row> {
     let bytes = text.as_bytes();
     let mut rows = vec![];
@@ -66,13 +67,14 @@ fn rows(text: &str, counts: impl Fn(&[u8]) -> bool) -> Vec<Row> {
     rows
 }
 
-/// Whether a byte only parts words of a phrase, or numbers them.
+/// Returns whether a byte separates or numbers the words of a phrase.
 fn separates(byte: &u8) -> bool {
     byte.is_ascii_whitespace() || byte.is_ascii_digit() || b",.):;-\"'`[]".contains(byte)
 }
 
-/// Whether BIP39's list has a word. The list is the library's own: of a text whose last word may still grow, it says where the row of
-/// listed words before that begins.
+/// Returns whether the BIP39 list contains a word. Only the library has the list, so this asks it indirectly:
+/// for a text whose last word may still grow, the library returns where the row of listed words before that
+/// word begins.
 fn is_listed(word: &[u8]) -> bool {
     let mut text = [b' '; WORD_MAX + 2];
     let Some(place) = text.get_mut(..word.len()).filter(|place| place.len() <= WORD_MAX) else { return false };

@@ -1,5 +1,5 @@
-//! What must not be passed on, found in a text: secrets by their shape, secrets in conversation by the bundle's rules and the turn before,
-//! data by which a person is known, and values that are known already.
+//! Finds the sensitive values of a text: secrets by their shape, secrets in conversation by the bundle's
+//! rules and the previous turn, personal data, and values that are already known.
 
 use std::borrow::Cow;
 
@@ -11,20 +11,19 @@ use crate::content::values::{Digest, TooManyPlaces, Values};
 use crate::content::{phone, phrases};
 use crate::model::finding::Private;
 
-/// A value in a text that must not be passed on.
+/// A sensitive value in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Located {
-    /// Where it stands, in bytes of the text.
+    /// Place in the text, in bytes.
     pub span: (usize, usize),
-    /// What it is.
     pub kind: Private,
 }
 
-/// Stands between parts of a text that are read together. No rule reads on over it: it is neither white space nor punctuation that may
-/// stand between a keyword and a value.
+/// Separator for parts of a text that are searched together. No rule matches across it: it is neither white
+/// space nor punctuation that may come between a keyword and a value.
 const BETWEEN_PARTS: &str = "\n;;\n";
 
-/// Finds what must not be passed on; sorted, and none within another. `turn` is the folded turn before.
+/// Finds sensitive values, sorted and without overlaps. `turn` is the previous turn, folded.
 pub(super) fn find(
     rules: &Rules,
     text: &str,
@@ -44,8 +43,9 @@ pub(super) fn find(
     all
 }
 
-/// Finds what must not be passed on in each of many short texts, which are read as one: the detectors' cost of a call counts once. Only
-/// secrets and known values are found: data by which a person is known may stay there, and must not give its name to a known value.
+/// Finds sensitive values in each of many short texts. They are searched as one text, so that the detectors'
+/// fixed costs arise once. Only secrets and known values are reported: personal data may stay in these texts,
+/// and must not give its kind to a known value that it overlaps.
 pub(super) fn find_in_parts(rules: &Rules, parts: &[&str], known: &Values) -> Vec<Vec<Located>> {
     let text = parts.join(BETWEEN_PARTS);
     let views = Views::of(&text);
@@ -74,15 +74,15 @@ fn kind(code: &str) -> Private {
     Private::named(code).unwrap_or(Private::Secret)
 }
 
-/// A place of a view in the text that it is of; whole characters.
+/// Maps a place of a view to whole characters of its text.
 fn place(text: &str, view: &View, kind: Private, span: (usize, usize)) -> Option<Located> {
     let (start, end) = view.original(span);
     (start < end && text.is_char_boundary(start) && text.is_char_boundary(end)).then_some(Located { span: (start, end), kind })
 }
 
-/// Adds the places where known values stand to what was located. What a detector found keeps its name there: if a value that is known were
-/// named otherwise than one that is not, a list of values would tell which of them is known. `missed` is told of the numbers that are no
-/// value, unless a detector found them.
+/// Adds the places of known values. A place that a detector found keeps the detector's kind: otherwise known
+/// and unknown values would get different placeholders, and a list of guesses would reveal which of them is
+/// known. `missed` is called for each number that is not a value, unless a detector found it.
 pub(super) fn add_known(
     text: &str,
     views: &Views,
@@ -107,7 +107,7 @@ pub(super) fn add_known(
             },
         );
         if let Err(TooManyPlaces(rest)) = looked_at {
-            // What was not looked at may hold a known value.
+            // The rest was not checked and may contain a known value, so all of it is withheld.
             all.extend(place(text, view, Private::Secret, (rest, view.text().len())));
         }
     }
@@ -119,7 +119,7 @@ pub(super) fn add_known(
     resolve(located);
 }
 
-/// What the detectors find; in any order, and values may overlap.
+/// Runs the detectors. The result is unsorted, and values may overlap.
 fn located(rules: &Rules, text: &str, views: &Views) -> Vec<Located> {
     let mut all = vec![];
     let mut add = |view: &View, kind: Private, span: (usize, usize)| all.extend(place(text, view, kind, span));
@@ -132,7 +132,7 @@ fn located(rules: &Rules, text: &str, views: &Views) -> Vec<Located> {
             "IBAN" => Private::Iban,
             "IP_ADDRESS" => Private::IpAddress,
             "US_SSN" => Private::Ssn,
-            // Its telephone numbers are those of one country; ours follow.
+            // The library recognises telephone numbers of one country only; `phone` finds them instead.
             _ => continue,
         };
         add(folded, kind, (found.start, found.end));
@@ -149,8 +149,9 @@ fn located(rules: &Rules, text: &str, views: &Views) -> Vec<Located> {
     all
 }
 
-/// A text of the same length in ASCII, for detectors of what is ASCII: their patterns know Unicode's words, which costs them a
-/// hundredfold in other texts. Letters of other scripts become letters that no value has, other signs one that parts values.
+/// Converts a text to ASCII of the same length, for detectors of ASCII values. Their patterns are
+/// Unicode-aware, which makes them a hundred times slower in non-ASCII text. Letters become `_`, which no
+/// value contains, and other characters `|`, which separates values.
 fn ascii(text: &str) -> Cow<'_, str> {
     if text.is_ascii() {
         return Cow::Borrowed(text);
@@ -167,7 +168,7 @@ fn ascii(text: &str) -> Cow<'_, str> {
     Cow::Owned(ascii)
 }
 
-/// A text of ASCII in which no word stands at these places.
+/// Blanks these places of an ASCII text, so that no word remains there.
 fn without<'t>(text: Cow<'t, str>, places: &[(usize, usize)]) -> Cow<'t, str> {
     if places.is_empty() {
         return text;
@@ -183,28 +184,29 @@ fn without<'t>(text: Cow<'t, str>, places: &[(usize, usize)]) -> Cow<'t, str> {
     Cow::Owned(rest)
 }
 
-/// The most digits of a placeholder's number: a case has so many values, and no value of any kind is as short.
+/// Maximum number of digits in a placeholder. No case has more values than three digits can number, and every
+/// value that is searched for is longer.
 const PLACEHOLDER_DIGITS: usize = 3;
 
-/// Drops what stands in placeholders of ours: in a text that was redacted before, they are no values.
+/// Drops values within placeholders: a text that was redacted before contains placeholders, which are not
+/// values.
 fn without_placeholders(text: &str, all: &mut Vec<Located>) {
     let placeholders = placeholders(text);
     all.retain(|located| {
-        // They follow each other: the only one that a value can be in is the last that begins before it.
+        // Placeholders do not overlap, so only the last one that begins before a value can contain it.
         let next = placeholders.partition_point(|(from, _)| *from <= located.span.0);
         let before = next.checked_sub(1).and_then(|last| placeholders.get(last));
         before.is_none_or(|(_, to)| located.span.1 > *to)
     });
 }
 
-/// Where placeholders of ours stand.
 fn placeholders(text: &str) -> Vec<(usize, usize)> {
     let length = |rest: &str| {
         let words = Private::ALL.iter().map(|kind| kind.words()).find(|words| rest.starts_with(*words))?;
         let after = rest.get(words.len()..)?.strip_prefix(" removed")?;
         let number = after.strip_prefix(" #").unwrap_or(after);
         let digits = number.bytes().take_while(u8::is_ascii_digit).count();
-        // More digits than the number of a placeholder has may be the value itself.
+        // More digits than a placeholder's number has may be the value itself.
         let end = number.get(digits..).filter(|end| digits <= PLACEHOLDER_DIGITS && end.starts_with(']'))?;
         Some(rest.len() - end.len() + 1)
     };
@@ -212,15 +214,17 @@ fn placeholders(text: &str) -> Vec<(usize, usize)> {
     brackets.filter_map(|(open, _)| Some((open, open + 1 + length(text.get(open + 1..)?)?))).collect()
 }
 
-/// What is left when each byte is of one value: what begins first and is longest, then secrets before others; all that was found stays
-/// covered.
+/// Merges overlapping values, so that each byte belongs to at most one and every byte that was found stays
+/// covered. A merged value has the kind of the one that begins first (of these, the longest) or, if that is
+/// not a secret, of the first secret.
 pub(super) fn resolve(all: &mut Vec<Located>) {
     all.sort_by_key(|located| (located.span.0, std::cmp::Reverse(located.span.1), !located.kind.is_secret(), located.kind));
     let mut kept: Vec<Located> = vec![];
     for located in std::mem::take(all) {
         match kept.last_mut() {
             Some(last) if located.span.0 < last.span.1 => {
-                // One value, told apart by none: the secret gives it its name.
+                // The parts of a merged value can't be told apart, so a secret among them determines the
+                // kind.
                 last.span.1 = last.span.1.max(located.span.1);
                 if located.kind.is_secret() && !last.kind.is_secret() {
                     last.kind = located.kind;

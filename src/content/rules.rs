@@ -1,6 +1,8 @@
-//! Rules of a bundle, `detectors/*.yaml`: what texts try, what must not be passed on, what drafts say. Each carries its own examples and
-//! counter-examples, and a bundle in which one fails is refused. Patterns are of the `regex` crate: linear in the text, bounded in size. They
-//! are of bytes: folded texts are ASCII but for scripts that look like nothing else, and an automaton of ASCII is a tenth of the size.
+//! Rules of a bundle (`detectors/*.yaml`) that find injections, find sensitive values and check drafts. Each
+//! rule carries examples and counter-examples; a bundle in which one of them fails is rejected. Patterns use
+//! the `regex` crate, so matching is linear in the text, and their size is bounded. Patterns match bytes
+//! rather than Unicode scalar values: folded text is ASCII except for scripts without look-alikes, and an
+//! ASCII-only automaton is a tenth of the size.
 
 use regex::bytes::{Match, Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 use serde::Deserialize;
@@ -8,51 +10,48 @@ use serde::Deserialize;
 use crate::content::normalise::Views;
 use crate::model::halt::Severity;
 
-/// The largest compiled pattern, in bytes.
+/// Maximum size of a compiled pattern, in bytes.
 const PATTERN_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// The largest compiled set of a file's patterns, in bytes.
+/// Maximum size of the compiled set of all rules with the same [`Judges`], in bytes.
 const SET_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// The most memory of the automaton that a set grows while it runs.
+/// Maximum memory of the lazily built automaton of a set, in bytes.
 const DFA_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// The most findings of one rule in one text: more of the same say nothing more.
+/// Maximum number of findings of one rule in one view of a text (in drafts: in one sentence). Repetitions add
+/// nothing.
 const FINDINGS_MAX: usize = 16;
-/// The most matches of one rule whose value is parted from the words around it. Of further ones all is withheld: to part them costs
-/// more than to find them.
+/// Maximum number of matches of a rule whose group `value` is extracted. Further matches are reported whole,
+/// because captures cost more than a search.
 const PARTED_MAX: usize = 64;
-/// The most sentences of a draft that are judged one by one. Behind them text is judged in pieces of [`PIECE`] bytes, and exceptions,
-/// which hold for one sentence, are not heard.
+/// Maximum number of sentences of a draft that are checked one by one. The text after them is checked in
+/// pieces of [`PIECE`] bytes, without the exceptions (`unless`), which apply to one sentence.
 const SENTENCES_MAX: usize = 512;
 const PIECE: usize = 4096;
-/// How much of a piece the next one has, too, in bytes.
+/// Number of bytes that a piece shares with the next one.
 const OVERLAP: usize = 512;
-/// Parts an example's turn before from its text.
+/// Separates the previous turn from the text in an example.
 const REPLIES: &str = " => ";
 
-/// What a file's rules judge.
+/// The kind of text or content that the rules of a file are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Judges {
-    /// What a draft says.
+    /// Problems in drafts.
     Draft,
-    /// What an incoming text tries.
+    /// Injections in incoming texts.
     Incoming,
-    /// What must not be passed on.
+    /// Sensitive values in texts.
     Private,
 }
 
-/// A file as it is written.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
-    /// What its rules judge.
     pub judges: Judges,
-    /// BCP 47 tag of the language that they are in. Each language has its own rule of a code.
+    /// BCP 47 tag of the rules' language. A code may occur once per language.
     pub language: String,
-    /// The rules.
     rules: Vec<Written>,
 }
 
-/// A rule as it is written.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -77,34 +76,33 @@ struct Written {
     counter_examples: Vec<String>,
 }
 
-/// A rule.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// Its own name.
+    /// Unique among the rules with the same [`Judges`] and language.
     pub code: String,
-    /// The kind of what it finds.
     pub kind: String,
-    /// BCP 47 tag of its language.
+    /// BCP 47 tag.
     language: String,
-    /// How bad that is.
     pub severity: Severity,
-    /// What to write instead, in words for the model; may be empty.
+    /// Advice for the model on what to write instead; may be empty.
     pub suggestion: String,
-    /// Whether it says nothing where another rule of its kind finds something in the same sentence.
+    /// Whether the rule is ignored where a rule of its kind that is not generic matches in the same sentence
+    /// (other than in drafts: in the same view).
     generic: bool,
     pattern: Regex,
     unless: Option<Regex>,
-    /// Values that are none, by how they begin.
+    /// A value that this matches is not reported.
     except: Option<Regex>,
-    /// What the turn before asks for, and what then counts in the reply.
+    /// Patterns for the previous turn, and for a bare reply to it.
     asked: Option<(Regex, Regex)>,
 }
 
 impl Rule {
-    /// Where a pattern matches: its group `value`, if it has one, and that is no exception.
+    /// Returns the places where a pattern matches (its group `value`, if it has one), except for values that
+    /// `except` matches.
     fn spans(&self, pattern: &Regex, text: &str, most: usize) -> Vec<(usize, usize)> {
         let named = pattern.capture_names().flatten().any(|name| name == "value");
-        // Of a character, all of it.
+        // A match of bytes is extended to whole characters.
         let whole = |found: Match<'_>| {
             let start = (0..=found.start()).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
             (start, (found.end()..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len()))
@@ -137,22 +135,24 @@ impl Rule {
     }
 }
 
-/// The rules that judge one thing.
+/// All rules with the same [`Judges`].
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     rules: Vec<Rule>,
     set: RegexSet,
-    /// Whether a rule and its exceptions hold for one sentence each.
+    /// Whether each sentence is matched separately, together with its exceptions.
     by_sentence: bool,
-    /// Whether every match counts: what is not found is passed on.
+    /// Whether the number of findings is unlimited. It is for sensitive values, since any that is not found
+    /// is passed on.
     all: bool,
 }
 
-/// Where a rule found something in a view.
+/// A rule, and the place of its match in a view.
 pub type Found<'r> = (&'r Rule, (usize, usize));
 
 impl Rules {
-    /// Reads a file's rules into the others; `fits` says what is wrong with a rule's kind and code.
+    /// Adds the rules of a file. `fits` returns what is wrong with a kind and code, if anything. Returns the
+    /// faults, each with the code of its rule.
     pub fn read(&mut self, file: File, fits: impl Fn(&str, &str) -> Option<String>) -> Vec<(String, String)> {
         self.by_sentence = file.judges == Judges::Draft;
         self.all = file.judges == Judges::Private;
@@ -199,28 +199,25 @@ impl Rules {
         if self.all { usize::MAX } else { FINDINGS_MAX }
     }
 
-    /// Whether a rule finds this kind.
     pub fn finds(&self, kind: &str) -> bool {
         self.rules.iter().any(|rule| rule.kind == kind)
     }
 
-    /// What the rule of this code suggests.
     pub fn suggestion(&self, code: &str) -> Option<&str> {
         self.rules.iter().find(|rule| rule.code == code).map(|rule| rule.suggestion.as_str())
     }
 
-    /// The codes of the rules of a kind.
     pub fn codes<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a str> {
         self.rules.iter().filter(move |rule| rule.kind == kind).map(|rule| rule.code.as_str())
     }
 
-    /// What the rules find in a view of a text.
+    /// Reports the matches of all rules in a view of a text.
     pub fn find<'r>(&'r self, text: &str, mut found: impl FnMut(Found<'r>)) {
         let sentences = if self.by_sentence { bounded(text, sentences(text)) } else { vec![(0, text.len())] };
         for (index, (start, end)) in sentences.into_iter().enumerate() {
             let is_sentence = index < SENTENCES_MAX;
             let Some(sentence) = text.get(start..end) else { continue };
-            // A line that goes on is no end.
+            // A single line break does not end a sentence, so it is matched as a space.
             let unwrapped = self.by_sentence.then(|| sentence.replace(['\n', '\r', '\t'], " "));
             let sentence = unwrapped.as_deref().unwrap_or(sentence);
             let excepted = |rule: &&Rule| {
@@ -239,7 +236,7 @@ impl Rules {
         }
     }
 
-    /// What a reply gives that the turn before it asked for. Both folded.
+    /// Reports what a bare reply discloses after the previous turn asked for it. Both texts are folded.
     pub fn replied<'r>(&'r self, turn: &str, text: &str, mut found: impl FnMut(Found<'r>)) {
         for rule in &self.rules {
             let Some((asked, bare)) = &rule.asked else { continue };
@@ -304,7 +301,8 @@ fn set(rules: &[Rule]) -> Result<RegexSet, String> {
     built.map_err(|_| "are too large".to_owned())
 }
 
-/// The first [`SENTENCES_MAX`] sentences as they are, and the rest of the text in pieces, which overlap by more than a rule spans.
+/// Keeps the first [`SENTENCES_MAX`] sentences and splits the rest of the text into pieces. Pieces overlap,
+/// so that a match across a boundary is found unless it is longer than [`OVERLAP`].
 fn bounded(text: &str, mut sentences: Vec<(usize, usize)>) -> Vec<(usize, usize)> {
     let Some((mut start, _)) = sentences.get(SENTENCES_MAX).copied() else { return sentences };
     sentences.truncate(SENTENCES_MAX);
@@ -319,8 +317,8 @@ fn bounded(text: &str, mut sentences: Vec<(usize, usize)>) -> Vec<(usize, usize)
     sentences
 }
 
-/// The sentences of a text: they end at `.`, `!`, `?`, an empty line, and before "but" and "however". Their last sign is theirs; a dot
-/// within a number or a name ends none.
+/// Splits a text into sentences. A sentence ends after `.`, `!` or `?`, at an empty line or a line that
+/// begins with a bullet, and before "but" and "however". A dot within a number or a name does not end one.
 pub fn sentences(text: &str) -> Vec<(usize, usize)> {
     let mut cuts = vec![];
     let mut following = text.char_indices().peekable();

@@ -1,5 +1,6 @@
-//! Values that are known, found again however they are written: by the letters and digits of a text alone, from the beginning of a word
-//! to the end of one. They are known as they are, or, when they were seen before, by keyed digests alone.
+//! Search for known values, however they are written. Only letters and digits are compared, and a match
+//! begins and ends at a word boundary. Each value is stored only as a keyed digest, so values of earlier
+//! calls can be found too.
 
 use std::collections::HashMap;
 use std::hash::Hasher as _;
@@ -9,12 +10,13 @@ use siphasher::sip::SipHasher24;
 use crate::content::normalise::View;
 use crate::model::finding::Private;
 
-/// The fewest letters and digits by which a value is known again: fewer are in every text.
+/// Minimum length of a value, in bytes of letters and digits. Every text contains shorter ones.
 pub const VALUE_MIN: usize = 4;
-/// The most by which it is: of a longer one its beginning.
+/// Maximum length that is compared, in bytes of letters and digits. Longer values are stored as prefixes.
 pub const VALUE_MAX: usize = 64;
 
-/// The letters and digits of a value, in small letters, as far as it is known by them; `None` if they are too few.
+/// Returns the letters and digits of a value in lower case, cut to [`VALUE_MAX`] bytes; `None` if they have
+/// fewer than [`VALUE_MIN`].
 pub fn compact(folded: &View) -> Option<String> {
     let mut compact: String = folded.text().chars().filter(|character| character.is_alphanumeric()).flat_map(char::to_lowercase).collect();
     let end = (0..=VALUE_MAX.min(compact.len())).rev().find(|end| compact.is_char_boundary(*end)).unwrap_or(0);
@@ -22,7 +24,7 @@ pub fn compact(folded: &View) -> Option<String> {
     (compact.len() >= VALUE_MIN).then_some(compact)
 }
 
-/// A deployment's secret, by which values are digested: SipHash-2-4, a pseudo-random function.
+/// A deployment's secret key for value digests: SipHash-2-4, a pseudo-random function.
 #[derive(Clone, Copy)]
 pub struct ValueKey([u8; 16]);
 
@@ -33,12 +35,11 @@ impl std::fmt::Debug for ValueKey {
 }
 
 impl ValueKey {
-    /// A key of these bytes.
     pub fn new(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 
-    /// The digest of a value's letters and digits.
+    /// Digests the result of [`compact`].
     pub fn digest(&self, compact: &str) -> Digest {
         let mut hasher = self.hasher();
         hasher.write(compact.as_bytes());
@@ -50,12 +51,11 @@ impl ValueKey {
     }
 }
 
-/// A value, by its length and keyed digest.
+/// A value, identified by its length and keyed hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest {
-    /// How many bytes its letters and digits have.
+    /// Length of the value's letters and digits, in bytes.
     pub length: u8,
-    /// Their keyed hash.
     pub hash: u64,
 }
 
@@ -65,82 +65,78 @@ impl Digest {
     }
 }
 
-/// Values to be found again, each by its digest under one key.
+/// The values to search for, stored as digests under one key.
 #[derive(Clone, Debug)]
 pub struct Values {
     key: ValueKey,
     digests: HashMap<Digest, Private>,
-    /// Bit `n` is set if a value is known by `n + 1` bytes.
+    /// Bit `n` is set if a value of `n + 1` bytes is stored.
     lengths: u64,
 }
 
-/// A value that was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found<'a> {
-    /// What it is.
     pub kind: Private,
-    /// Where it stands in the view.
+    /// Place in the view.
     pub span: (usize, usize),
-    /// Its letters and digits.
+    /// Letters and digits of the value, in lower case.
     pub compact: &'a str,
 }
 
-/// A view has more places where a value could stand than are looked at. Holds where in the view the rest begins.
+/// A view has more candidate places than are checked. Holds where in the view the unchecked rest begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooManyPlaces(pub usize);
 
 impl Values {
-    /// None yet.
     pub fn new(key: ValueKey) -> Self {
         Self { key, digests: HashMap::new(), lengths: 0 }
     }
 
-    /// The key of the digests.
     pub fn key(&self) -> &ValueKey {
         &self.key
     }
 
-    /// None, but of every length: each number is looked up, and none is found.
+    /// Creates an empty set that still looks up numbers of every length. Each number is reported as missed.
     pub fn of_any_length(key: ValueKey) -> Self {
         Self { lengths: u64::MAX, ..Self::new(key) }
     }
 
-    /// Knows a value.
     pub fn add(&mut self, value: &str, kind: Private) {
         if let Some(compact) = compact(&View::folded(value)) {
             self.add_digest(self.key.digest(&compact), kind);
         }
     }
 
-    /// Whether a value of this digest is known.
     pub fn knows(&self, digest: Digest) -> bool {
         self.digests.contains_key(&digest)
     }
 
-    /// Knows a value by its digest. Of two kinds the one that was said last names it.
+    /// Adds a value by its digest. If it is already stored, the new kind replaces the old one.
     pub fn add_digest(&mut self, digest: Digest, kind: Private) {
         self.lengths |= bit(usize::from(digest.length));
         self.digests.insert(digest, kind);
     }
 
-    /// Whether none is known.
+    /// Returns whether the search has nothing to look up.
     pub fn is_empty(&self) -> bool {
         self.lengths == 0
     }
 
-    /// Finds where values stand in a view of a text.
+    /// Finds the places of values in a view of a text.
     ///
     /// # Errors
-    /// When more places than [`places_max`] would have to be looked at, as in a text of single letters beside values of many lengths.
+    /// [`TooManyPlaces`] if more than [`places_max`] candidates would have to be checked. A text of single
+    /// letters has that many when values of many lengths are stored.
     pub fn find(&self, view: &View, found: impl FnMut(Found<'_>)) -> Result<(), TooManyPlaces> {
         self.search(view, found, |_, _| {})
     }
 
-    /// The same; and says of each number that was looked up and is no value where it stands. A number is a row of digits, however they are
-    /// grouped, or a word with at least [`VALUE_MIN`] of them. Each is a guess of a value: whoever sees that it is none learns something.
+    /// Does the same as [`Self::find`], and reports each number that was looked up and is not a value. A
+    /// number is a row of digits, however grouped, or a word with at least [`VALUE_MIN`] digits. Each is a
+    /// guess at a value, and whoever sees that it was not redacted learns that the guess was wrong.
     ///
     /// # Errors
-    /// As [`Self::find`].
+    /// As for [`Self::find`].
     pub fn search(
         &self,
         view: &View,
@@ -154,7 +150,7 @@ impl Values {
         let mut left = places_max(view.text().len());
         for (start, at) in &text.starts {
             let mut ends = text.ends_behind(*start) & self.lengths;
-            // What longer values begin with is hashed once.
+            // Longer candidates continue the hash of shorter ones.
             let mut hasher = self.key.hasher();
             let mut hashed = *start;
             let (digits, word) = (text.digits(*start), text.word(*start));
@@ -181,21 +177,22 @@ fn bit(length: usize) -> u64 {
     u32::try_from(length.saturating_sub(1)).ok().and_then(|place| 1_u64.checked_shl(place)).unwrap_or(0)
 }
 
-/// At how many places of a view of so many bytes it is looked whether a value stands there. Texts that people write have less than one
-/// place a byte, even where values of forty lengths are known.
+/// Returns the maximum number of candidate places that are checked in a view of `bytes` bytes. Texts that
+/// people write have less than one per byte, even with values of forty lengths.
 pub fn places_max(bytes: usize) -> usize {
     4096 + 2 * bytes
 }
 
-/// A view's letters and digits, with where its words begin and end.
+/// The letters and digits of a view, with the boundaries of its words.
 struct Compact {
     text: String,
-    /// Where words begin: here, and in the view.
+    /// Where words begin: in `text`, and in the view.
     starts: Vec<(usize, usize)>,
-    /// Bit `n` is set if a word ends behind byte `n` of the text, or, for values that are known by their beginning, a character.
+    /// Bit `n` is set if a word (in `character_ends`, a character) ends after byte `n` of `text`. Values that
+    /// are stored as prefixes may end after any character.
     word_ends: Vec<u64>,
     character_ends: Vec<u64>,
-    /// Where in the view the character ends that byte `n` of the text belongs to.
+    /// For each byte of `text`, the place in the view where its character ends.
     places: Vec<u32>,
 }
 
@@ -227,7 +224,7 @@ impl Compact {
             if within {
                 set(&mut compact.word_ends, compact.text.len() - 1);
             }
-            // Each byte is a character.
+            // Each byte is one character.
             compact.character_ends.fill(u64::MAX);
             return compact;
         }
@@ -256,27 +253,28 @@ impl Compact {
         compact
     }
 
-    /// Bit `n` is set if a value of `n + 1` bytes may stand here.
+    /// Returns the lengths that a value beginning here may have: bit `n` is set for `n + 1` bytes.
     fn ends_behind(&self, start: usize) -> u64 {
-        // Values longer than `VALUE_MAX` are stored as their beginnings, so a match of that length may end inside a word.
+        // Values longer than `VALUE_MAX` are stored as prefixes of 61 to 64 bytes, because they are cut at a
+        // character boundary. A match of such a length may therefore end inside a word.
         const WHOLE: u64 = u64::MAX >> 4;
         (behind(&self.word_ends, start) & WHOLE) | (behind(&self.character_ends, start) & !WHOLE)
     }
 
-    /// How many digits follow from here.
+    /// Returns the number of digits in a row from here.
     fn digits(&self, start: usize) -> usize {
         let rest = self.text.as_bytes().get(start..).unwrap_or_default();
         rest.iter().take(VALUE_MAX).take_while(|byte| byte.is_ascii_digit()).count()
     }
 
-    /// How long the word here is, if it has as many digits as a number.
+    /// Returns the length of the word that begins here if it has at least `VALUE_MIN` digits.
     fn word(&self, start: usize) -> Option<usize> {
         let length = usize::try_from(behind(&self.word_ends, start).trailing_zeros()).unwrap_or(VALUE_MAX) + 1;
         let word = self.text.as_bytes().get(start..start + length)?;
         (word.iter().filter(|byte| byte.is_ascii_digit()).count() >= VALUE_MIN).then_some(length)
     }
 
-    /// The letters and digits from here, so many bytes of them; and where they end in the view.
+    /// Returns `length` bytes of letters and digits from here, and where they end in the view.
     fn window(&self, start: usize, length: usize) -> Option<(&str, usize)> {
         let end = start + length;
         let place = self.places.get(end.checked_sub(1)?)?;
@@ -284,7 +282,6 @@ impl Compact {
     }
 }
 
-/// Sets a bit.
 fn set(bits: &mut Vec<u64>, place: usize) {
     if place / 64 >= bits.len() {
         bits.resize(place / 64 + 1, 0);
@@ -294,7 +291,6 @@ fn set(bits: &mut Vec<u64>, place: usize) {
     }
 }
 
-/// The 64 bits from a place on.
 fn behind(bits: &[u64], place: usize) -> u64 {
     let word = |index: usize| bits.get(index).copied().unwrap_or(0);
     let (index, shift) = (place / 64, place % 64);
@@ -353,7 +349,7 @@ mod tests {
             missed
         };
         let places = |text: &str| missed(text).into_iter().map(|(place, _)| place).collect::<Vec<_>>();
-        // Of the length of a value alone; and not the value.
+        // Only numbers as long as the value are reported, and not the value itself.
         assert_eq!(places("order A1234, 1234, 4-2-1-6 or 42 16, 4215 and 12345, 5 Euros"), ["1234", "4-2-1-6", "42 16"]);
         assert_eq!(places("abcd for ever"), Vec::<String>::new());
         assert_eq!(places("1 2 3 4 5"), ["1 2 3 4", "2 3 4 5"]);
@@ -372,7 +368,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a plain model: every row of whole words of the text that is a value.
+        /// Compares the search with a simple model: every row of whole words that is a value.
         #[test]
         fn values_are_found_as_a_plain_search_finds_them(text in "[a-c1 é\\-]{0,120}", known in proptest::collection::vec("[a-c1é]{4,9}", 0..8)) {
             let key = ValueKey::new([7; 16]);

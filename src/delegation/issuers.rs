@@ -1,4 +1,5 @@
-//! The issuers whose tokens are accepted, and their keys: a JWKS file that is reloaded, or a URL that is cached.
+//! Trusted issuers of tokens, and their keys. Keys come from a JWKS file, which is reloaded, or from a URL,
+//! whose answer is cached.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,37 +14,39 @@ use crate::json::{Object, Value};
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 
-/// How often an unknown `kid` may ask an issuer's URL: a flood of forged tokens must not become a flood of requests.
+/// Minimum interval between fetches that unknown `kid`s cause. Otherwise a flood of forged tokens would
+/// become a flood of requests to the issuer.
 const REFRESH: Duration = Duration::from_secs(60);
-/// How long a fetched key set serves before it is fetched again.
+/// Age at which a fetched key set is fetched again.
 const CACHED: Duration = Duration::from_secs(5 * 60);
-/// How long a fetch may take.
+/// Time limit of a fetch.
 const FETCH: Duration = Duration::from_secs(3);
 
-/// An issuer, as the settings name it.
+/// An issuer of the settings.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Issuer {
     /// `iss` of its tokens.
     pub issuer: String,
-    /// The tenant that it speaks for; every token's, whatever it claims.
+    /// Tenant of every token of the issuer, whatever the token claims.
     pub tenant: String,
-    /// JWKS: a file, or an `https://` URL.
+    /// Path or `https://` URL of its JWKS.
     pub keys: String,
-    /// The one algorithm of its tokens.
+    /// The only algorithm that its tokens may use.
     pub algorithm: Algorithm,
     /// `typ` of its tokens.
     #[serde(default = "access_token")]
     pub typ: String,
-    /// The claim that is the same for all subjects of one person, e.g. `employee_id`. Without it, its humans can't review where
-    /// four eyes are asked for.
+    /// Claim that has the same value for all subjects of one person, e.g. `employee_id`. Without it, humans
+    /// of the issuer can't review where four eyes are required.
     #[serde(default)]
     pub person_claim: Option<String>,
-    /// Issuers of agents that its tokens may name in `act.iss`; its own name always.
+    /// Issuers of agents that its tokens may name in `act.iss`, in addition to itself.
     #[serde(default)]
     pub actor_issuers: Vec<String>,
-    /// Put before the `sub` of a human, and of an agent that the issuer names as its own, to make the id of the entity; two issuers of
-    /// one tenant must differ in it. Agents of `actor_issuers` have their `sub` as it is.
+    /// Prefix that turns the `sub` of a human, or of an agent that the issuer names as its own, into an
+    /// entity id. Two issuers of one tenant must have different prefixes. Agents of `actor_issuers` get no
+    /// prefix.
     #[serde(default)]
     pub subject_prefix: String,
     /// Whether delegation tokens must be bound to a certificate by `cnf`.
@@ -63,18 +66,18 @@ fn yes() -> bool {
 }
 
 impl Issuer {
-    /// The id of the entity of a human, or of the issuer's own agent.
+    /// Returns the entity id of a human or of the issuer's own agent.
     pub fn entity_id(&self, subject: &str) -> String {
         format!("{}{subject}", self.subject_prefix)
     }
 
-    /// The person behind a subject.
+    /// Returns the person behind a subject, if the issuer has a `person_claim`.
     pub(super) fn person(&self, claims: &Object) -> Option<String> {
         let person = claims.get(self.person_claim.as_ref()?).and_then(Value::as_str)?;
         (1..=128).contains(&person.len()).then(|| person.to_owned())
     }
 
-    /// The id of an agent's entity.
+    /// Returns the entity id of an agent.
     pub(super) fn agent_id(&self, agent_issuer: &str, subject: &str) -> String {
         if agent_issuer == self.issuer { self.entity_id(subject) } else { subject.to_owned() }
     }
@@ -88,16 +91,13 @@ impl Issuer {
     }
 }
 
-/// Keys that can't be used.
+/// Reason why an issuer's keys can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum IssuerError {
-    /// A key file can't be read.
     #[error("the key set `{0}` can't be read: {1}")]
     Unreadable(PathBuf, std::io::Error),
-    /// A key file is faulty.
     #[error("the key set `{0}` {1}")]
     Faulty(PathBuf, KeySetFault),
-    /// No client could be built.
     #[error("key sets can't be fetched: {0}")]
     Client(String),
 }
@@ -106,11 +106,11 @@ pub enum IssuerError {
 struct Live {
     issuer: Arc<Issuer>,
     keys: ArcSwap<KeySet>,
-    /// When the URL was last asked.
+    /// Time of the last fetch from the URL.
     asked: Mutex<Timestamp>,
 }
 
-/// Every trusted issuer with its keys.
+/// All trusted issuers with their keys.
 #[derive(Debug)]
 pub struct Issuers {
     live: Vec<Live>,
@@ -119,10 +119,10 @@ pub struct Issuers {
 }
 
 impl Issuers {
-    /// Reads the key files. URLs are asked by [`Issuers::refresh`], and until then know no key.
+    /// Reads the key files. An issuer with a URL has no keys until [`Issuers::refresh`] fetches them.
     ///
     /// # Errors
-    /// When a key file can't be used.
+    /// Returns an error if a key file can't be used, or the HTTP client can't be built.
     pub fn new(issuers: Vec<Issuer>, audience: String) -> Result<Self, IssuerError> {
         let client = match issuers.iter().any(|issuer| issuer.url().is_some()) {
             true => Some(client().map_err(|error| IssuerError::Client(error.to_string()))?),
@@ -141,17 +141,18 @@ impl Issuers {
         Ok(Self { live: live?, audience, client })
     }
 
-    /// Adds an issuer whose keys are at hand: the development server's own.
+    /// Adds an issuer with keys that are already loaded: the development server's own issuer.
     pub fn add(&mut self, issuer: Issuer, keys: KeySet) {
         self.live.push(Live { issuer: Arc::new(issuer), keys: ArcSwap::from_pointee(keys), asked: Mutex::default() });
     }
 
-    /// True when tokens of this issuer are accepted.
+    /// Returns whether tokens of this issuer are accepted.
     pub fn trusts(&self, issuer: &str) -> bool {
         self.live.iter().any(|live| live.issuer.issuer == issuer)
     }
 
-    /// Reads the key files again, and asks the URLs whose keys are old. A fault keeps the keys that are known, and is given back.
+    /// Reads the key files again, and fetches key sets that are older than five minutes. After a fault the
+    /// known keys stay in force; faults of files are returned.
     pub async fn refresh(&self, now: Timestamp) -> Vec<IssuerError> {
         let mut faults = vec![];
         for live in self.live.iter().filter(|live| !live.issuer.keys.is_empty()) {
@@ -167,10 +168,10 @@ impl Issuers {
         faults
     }
 
-    /// Opens a token of whichever issuer it names.
+    /// Verifies a token with the keys of the issuer that it names. [`Opened::at`] checks its times.
     ///
     /// # Errors
-    /// UNAUTHENTICATED, in constant words.
+    /// Returns UNAUTHENTICATED, in constant words.
     pub async fn open(&self, token: &str, now: Timestamp) -> Result<(Arc<Issuer>, Opened<Object>), Refusal> {
         let refused = |fault: TokenFault| Refusal::Unauthenticated(fault.words());
         let (named, _) = jose::claimed_issuer(token).ok_or_else(|| refused(TokenFault::Malformed))?;
@@ -199,7 +200,7 @@ impl Issuers {
         jose::open(token, &live.keys.load(), &expected)
     }
 
-    /// Asks an issuer's URL, unless it was asked within `interval`.
+    /// Fetches an issuer's key set, unless the last request was less than `interval` ago.
     async fn fetch(&self, live: &Live, now: Timestamp, interval: Duration) {
         let (Some(url), Some(client)) = (live.issuer.url(), &self.client) else { return };
         let mut asked = live.asked.lock().await;

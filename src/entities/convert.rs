@@ -1,5 +1,5 @@
-//! JSON → Cedar values, by the schema's types. Cedar's own reader names only the last attribute and prints whole values on a
-//! wrong type; this one names the path and nothing else.
+//! Converts JSON to Cedar values by the schema's types. On a type mismatch Cedar's own reader names only the
+//! last attribute and prints whole values; this one reports the full path and never a value.
 
 use cedar_policy::{EntityId, EntityUid, RestrictedExpression};
 
@@ -8,21 +8,21 @@ use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::policy::shape::{EntityShape, Member, Record, Shape};
 
-/// A record's members as Cedar's values.
+/// A record's members as Cedar values.
 pub type Pairs = Vec<(String, RestrictedExpression)>;
 
-/// Converts, and remembers which entities the values refer to.
+/// Converts values, and collects the entities that they refer to.
 #[derive(Debug, Default)]
 pub struct Converter {
-    /// Entities that the values refer to, but for enumerated ones.
+    /// Entities that the values refer to, except members of enumerated types.
     pub references: Vec<EntityUid>,
 }
 
 impl Converter {
-    /// Converts an object by a record's members.
+    /// Converts an object to a record's members.
     ///
     /// # Errors
-    /// At the first member that is unknown, missing or of another type; `path` is the object's own.
+    /// The first member that is unknown, missing or of another type; `path` is the path of the object.
     pub fn members(&mut self, object: &Object, record: &Record, path: &str) -> Result<Pairs, Refusal> {
         if let Some(unknown) = object.keys().find(|name| !record.contains_key(*name)) {
             let unknown = Some(shown_name(unknown).to_owned());
@@ -31,10 +31,10 @@ impl Converter {
         self.known_members(object, record, path)
     }
 
-    /// Converts those of an object's members that a record declares, or that it requires; others were left out by the caller.
+    /// Converts the members of an object that a record declares, and ignores all others.
     ///
     /// # Errors
-    /// At the first member that is missing or of another type.
+    /// The first member that is required but missing, or of another type.
     pub fn known_members<'a>(
         &mut self,
         object: &Object,
@@ -111,7 +111,8 @@ impl Converter {
     }
 }
 
-/// Cedar's decimal: an optional sign, digits, a point, one to four digits, within ±922337203685477.5807.
+/// Returns whether a text is a Cedar decimal: an optional sign, digits, a point, one to four digits, within
+/// ±922337203685477.5807.
 fn is_decimal(text: &str) -> bool {
     let Some((whole, fraction)) = text.split_once('.') else { return false };
     let digits = whole.strip_prefix('-').unwrap_or(whole);
@@ -120,12 +121,12 @@ fn is_decimal(text: &str) -> bool {
     all_digits(digits) && all_digits(fraction) && fraction.len() <= 4 && scaled.is_ok()
 }
 
-/// An address, or one with a prefix length.
+/// Returns whether a text is an IP address, optionally with a prefix length.
 fn is_ip(text: &str) -> bool {
     let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
     let longest = match address.parse() {
         Ok(std::net::IpAddr::V4(_)) => 32,
-        // Cedar reads no IPv4 inside an IPv6 address.
+        // Cedar does not accept IPv4 notation inside an IPv6 address.
         Ok(std::net::IpAddr::V6(_)) if !address.contains('.') => 128,
         Ok(std::net::IpAddr::V6(_)) | Err(_) => return false,
     };
@@ -135,7 +136,8 @@ fn is_ip(text: &str) -> bool {
     })
 }
 
-/// Cedar's duration: `1d2h3m4s5ms`, each unit once, in this order, at least one, within 64 bits of milliseconds.
+/// Returns whether a text is a Cedar duration, such as `1d2h3m4s5ms`: each unit at most once, in this order,
+/// at least one, and within 64 bits of milliseconds.
 fn is_duration(text: &str) -> bool {
     let mut rest = text.strip_prefix('-').unwrap_or(text);
     let mut millis: i64 = 0;
@@ -185,7 +187,7 @@ mod tests {
     }
 
     proptest! {
-        // What we accept, Cedar must evaluate: an error there would be an error of the policy.
+        // Cedar must evaluate every accepted value: a failure there would count as a policy error.
         #[test]
         fn accepted_extension_values_evaluate(text in r"(-?[0-9]{0,17}\.?[0-9]{0,5})|([0-9]{1,3}(\.[0-9]{1,3}){3}(/[0-9]{1,3})?)|(-?([0-9]{1,5}[dhms]{1,2}){0,3})|([0-9a-f:]{2,12}(/[0-9]{1,3})?)") {
             if accepted(&Shape::Decimal, &text) { prop_assert!(evaluates(RestrictedExpression::new_decimal(&text)), "decimal {text}"); }

@@ -1,4 +1,5 @@
-//! What a principal asks on its own behalf, as Cedar sees it: one principal, one entity that the PDP supplies, `now`.
+//! Builds the Cedar request for an action that a principal performs on its own behalf: one principal, one
+//! resource, and a context of `now` and `own`.
 
 use cedar_policy::{Context, Entities, Entity, Request, RestrictedExpression};
 
@@ -10,36 +11,37 @@ use crate::model::roles::Roles;
 use crate::model::time::Timestamp;
 use crate::policy::Policies;
 
-/// What a right is on.
+/// Resource of a direct action.
 #[derive(Clone, Copy, Debug)]
 pub enum On<'a> {
-    /// A request for approval.
+    /// A request for approval, by its binding.
     Approval(&'a Binding, OfRequest),
-    /// The server of this environment.
+    /// The server, by its environment.
     Server(&'a str),
     /// A tenant of the bundle.
     Tenant(&'a str),
 }
 
-/// What is said of a request for approval beside what is bound.
+/// Facts about a request for approval that its binding does not contain.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OfRequest {
-    /// How many have approved.
+    /// Number of reviewers who have approved.
     pub approvers: u32,
-    /// Whether its template asks for another person than the supervisor.
+    /// Whether the template requires a reviewer other than the supervisor.
     pub four_eyes: bool,
     /// Whether the principal is the person who supervises the call.
     pub own: bool,
 }
 
 impl OfRequest {
-    /// Of an approval as the store has it.
+    /// Collects the facts of a stored approval.
     pub fn of(approval: &Approval, four_eyes: bool, own: bool) -> Self {
         Self { approvers: u32::try_from(approval.approvers().count()).unwrap_or(u32::MAX), four_eyes, own }
     }
 }
 
-/// The request and its entities; `None` when the schema has no such right, or something it names does not exist: then nobody may.
+/// Returns the request and its entities. `None` means denied: the schema has no such right, or an entity that
+/// the request names does not exist.
 pub fn request(
     policies: &Policies,
     roles: &Roles,

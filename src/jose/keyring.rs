@@ -1,5 +1,5 @@
-//! Signing keys in files, one ring a purpose: the next key is published before it is used, the previous one is kept until the
-//! last token it signed has died.
+//! Signing keys in files, one ring for each purpose. The next key is published before it signs, and the
+//! previous key is kept until the last token that it signed has expired.
 
 use std::collections::HashSet;
 use std::fs;
@@ -17,28 +17,28 @@ use crate::jose::{SignFault, Signer};
 use crate::json::{self, Value};
 use crate::model::time::Timestamp;
 
-/// How long a next key must have been published before it signs: readers may keep a key set that long.
+/// Minimum time between publishing a key and signing with it, because readers may cache a key set that long.
 pub const PUBLISH: Duration = Duration::from_secs(10 * 60);
-/// How long a previous key is kept: the life of the longest-lived token that it signed, and leeway.
+/// Retention of a previous key: the lifetime of the longest-lived token that it signed, plus leeway.
 pub const RETIRE: Duration = Duration::from_secs(2 * 3600);
 
-/// What a ring signs. A key never serves two purposes.
+/// Purpose of a ring. A key never serves two purposes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Purpose {
-    /// Approval tokens.
+    /// Keys that sign approval tokens.
     Approval,
-    /// Binding tokens of denials, and outcome tokens of allows.
+    /// Keys that sign binding tokens of denials, outcome tokens of allows and release tokens of drafts.
     Binding,
-    /// Delegation and human tokens that a development server alone accepts.
+    /// Keys that sign delegation and human tokens, which only a development server accepts.
     Development,
 }
 
 impl Purpose {
-    /// The purposes of a deployment.
+    /// Purposes whose keys a deployment needs.
     pub const DEPLOYED: [Self; 2] = [Self::Approval, Self::Binding];
 
-    /// The name in files and output.
+    /// Returns the name in files and output.
     pub fn name(self) -> &'static str {
         match self {
             Self::Approval => "approval",
@@ -48,20 +48,20 @@ impl Purpose {
     }
 }
 
-/// Where a key stands in its life.
+/// Stage in the life of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// It signs.
+    /// The key signs.
     Current,
-    /// It is published, and will sign.
+    /// The key is published and will sign later.
     Next,
-    /// It verifies what it signed.
+    /// The key only verifies tokens that it signed earlier.
     Previous,
 }
 
 impl Status {
-    /// The name in output.
+    /// Returns the name in output.
     pub fn name(self) -> &'static str {
         match self {
             Self::Current => "current",
@@ -71,13 +71,13 @@ impl Status {
     }
 }
 
-/// A key as its file has it. Its `Debug` shows no private part.
+/// A key as stored in its file. It does not implement `Debug`, so the private part can't be printed.
 #[derive(Clone, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {
     kid: String,
     status: Status,
-    /// Since when it has this status, RFC 3339.
+    /// Time at which the key got this status, RFC 3339.
     since: String,
     /// PKCS #8 in base64url.
     private: String,
@@ -90,22 +90,22 @@ struct File {
     keys: Vec<Stored>,
 }
 
-/// Why keys can't be used.
+/// Reasons why keys can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyringError {
     /// A key file is damaged.
     #[error("the key file `{0}` is not one that `countersign keys generate` made: restore it, or move it away and generate new keys")]
     Damaged(PathBuf),
-    /// A key is younger than the key sets that readers keep.
+    /// The next key is so new that cached key sets may lack it.
     #[error("the next {0} key was published less than 10 minutes ago: wait, or say `--now` if the current one is compromised")]
     Early(&'static str),
-    /// There are none.
+    /// The folder has no keys for the purpose.
     #[error("there are no {0} keys in `{1}`: make them with `countersign keys generate --keys {1}`")]
     Missing(&'static str, PathBuf),
-    /// The operating system refuses.
+    /// The operating system returned an error.
     #[error("`{0}` can't be read or written: {1}")]
     Io(PathBuf, io::Error),
-    /// The library failed.
+    /// The cryptographic library failed.
     #[error("the cryptographic library made no key")]
     Library,
 }
@@ -113,25 +113,22 @@ pub enum KeyringError {
 /// The keys of one purpose.
 #[derive(Debug)]
 pub struct Keyring {
-    /// Signs; none when the current key was revoked.
+    /// The current key, which signs; `None` if it was revoked.
     signer: Option<Signer>,
-    /// Verifies: every key that was not revoked.
+    /// The keys that verify: all except revoked ones.
     pub set: KeySet,
     listed: Vec<Listed>,
 }
 
-/// A key as it is shown: no private part.
+/// A key for display, without its private part.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Listed {
-    /// What it signs.
     pub purpose: Purpose,
-    /// Its id.
     pub kid: String,
-    /// Where it stands.
     pub status: Status,
-    /// Since when, RFC 3339.
+    /// Time at which the key got this status, RFC 3339.
     pub since: String,
-    /// True when it stands in the list of revoked keys.
+    /// Whether the list of revoked keys contains the key.
     pub revoked: bool,
     #[serde(skip)]
     point: Vec<u8>,
@@ -141,7 +138,7 @@ impl Keyring {
     /// Reads a ring.
     ///
     /// # Errors
-    /// When there is none, or it is damaged.
+    /// If the ring is missing or damaged.
     pub fn read(folder: &Path, purpose: Purpose) -> Result<Self, KeyringError> {
         let file = read(folder, purpose)?.ok_or_else(|| KeyringError::Missing(purpose.name(), folder.to_owned()))?;
         let revoked = revoked(folder)?;
@@ -175,10 +172,10 @@ impl Keyring {
         Ok(Self { signer, set, listed })
     }
 
-    /// Signs claims under a header of this type.
+    /// Signs claims under a header with this `typ`.
     ///
     /// # Errors
-    /// When the current key was revoked, or the library fails.
+    /// If the current key was revoked, or the library fails.
     pub fn sign(&self, typ: &str, claims: &impl serde::Serialize) -> Result<String, SignFault> {
         self.signer.as_ref().ok_or(SignFault)?.sign(typ, claims)
     }
@@ -193,16 +190,16 @@ impl Keyring {
         self.signer.as_ref()?.sign_bytes(text).ok()
     }
 
-    /// The public keys as a JWK set's members, without the revoked.
+    /// Returns the public keys that are not revoked, as members of a JWK set.
     pub fn jwks(&self) -> Vec<Value> {
         self.listed.iter().filter(|key| !key.revoked).map(|key| jwk(&key.kid, &key.point)).collect()
     }
 }
 
-/// Makes a ring of a current and a next key, unless there is one.
+/// Creates a ring with a current and a next key, unless the ring exists. Returns whether it was created.
 ///
 /// # Errors
-/// When it can't be written.
+/// If the ring can't be read or written.
 pub fn generate(folder: &Path, purpose: Purpose, now: Timestamp) -> Result<bool, KeyringError> {
     if read(folder, purpose)?.is_some() {
         return Ok(false);
@@ -212,10 +209,11 @@ pub fn generate(folder: &Path, purpose: Purpose, now: Timestamp) -> Result<bool,
     Ok(true)
 }
 
-/// Puts the next key into use, keeps the one before until its tokens are dead, and publishes a new next one.
+/// Makes the next key the current one, keeps the former current key until its tokens have expired, and
+/// publishes a new next key.
 ///
 /// # Errors
-/// When the next key was published too late, unless `at_once`.
+/// If the next key was published too recently (unless `at_once`), or the ring can't be read or written.
 pub fn rotate(folder: &Path, purpose: Purpose, now: Timestamp, at_once: bool) -> Result<(), KeyringError> {
     let file = read(folder, purpose)?.ok_or_else(|| KeyringError::Missing(purpose.name(), folder.to_owned()))?;
     let age = |stored: &Stored| Timestamp::parse(&stored.since).unwrap_or(now);
@@ -238,10 +236,10 @@ pub fn rotate(folder: &Path, purpose: Purpose, now: Timestamp, at_once: bool) ->
     write(folder, &File { purpose, keys })
 }
 
-/// Every key of a purpose, as it is shown; none if there is no ring.
+/// Returns every key of a purpose for display; the list is empty if there is no ring.
 ///
 /// # Errors
-/// When the ring can't be read.
+/// If the ring can't be read.
 pub fn list(folder: &Path, purpose: Purpose) -> Result<Vec<Listed>, KeyringError> {
     let Some(file) = read(folder, purpose)? else { return Ok(vec![]) };
     let revoked = revoked(folder)?;
@@ -259,7 +257,7 @@ pub fn list(folder: &Path, purpose: Purpose) -> Result<Vec<Listed>, KeyringError
 /// Adds a key's id to the list of revoked keys.
 ///
 /// # Errors
-/// When the list can't be written.
+/// If the list can't be read or written.
 pub fn revoke(folder: &Path, kid: &str) -> Result<(), KeyringError> {
     let mut kids: Vec<String> = revoked(folder)?.into_iter().chain([kid.to_owned()]).collect();
     kids.sort();
@@ -267,13 +265,13 @@ pub fn revoke(folder: &Path, kid: &str) -> Result<(), KeyringError> {
     replace(&folder.join(REVOKED), format!("{}\n", kids.join("\n")).as_bytes())
 }
 
-/// The file of revoked ids, one a line.
+/// Name of the file with the ids of revoked keys, one per line.
 const REVOKED: &str = "revoked";
 
-/// The ids of revoked keys.
+/// Returns the ids of revoked keys.
 ///
 /// # Errors
-/// When the list is there and can't be read.
+/// If the list exists but can't be read.
 pub fn revoked(folder: &Path) -> Result<HashSet<String>, KeyringError> {
     let path = folder.join(REVOKED);
     match fs::read_to_string(&path) {
@@ -305,7 +303,8 @@ fn write(folder: &Path, file: &File) -> Result<(), KeyringError> {
     replace(&path(folder, file.purpose), &json::canonical(file))
 }
 
-/// Replaces a file whole, readable by its owner alone: a crash leaves the old one or the new one.
+/// Replaces a file atomically and makes it readable by its owner only. After a crash the file has either the
+/// old or the new content.
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), KeyringError> {
     let io = |error| KeyringError::Io(path.to_owned(), error);
     let new = path.with_extension("new");
@@ -317,7 +316,7 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), KeyringError> {
 }
 
 fn fresh(status: Status, now: Timestamp) -> Result<Stored, KeyringError> {
-    // The library draws its own randomness: a key from a test's seam would be no key.
+    // The library uses its own randomness: a key from a test's predictable `Entropy` would not be secret.
     let random = aws_lc_rs::rand::SystemRandom::new();
     let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).map_err(|_| KeyringError::Library)?;
     let stored = Stored { kid: String::new(), status, since: now.to_string(), private: BASE64.encode(document) };
@@ -328,7 +327,7 @@ fn fresh(status: Status, now: Timestamp) -> Result<Stored, KeyringError> {
 fn signer_of(stored: &Stored) -> Option<Signer> {
     let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &BASE64.decode(&stored.private).ok()?).ok()?;
     let mut signer = Signer { kid: String::new(), pair };
-    // RFC 7638: the required members alone, in lexical order.
+    // RFC 7638: only the required members, in lexical order.
     let (x, y) = coordinates(signer.point());
     let required = json::object([("crv", Value::from("P-256")), ("kty", Value::from("EC")), ("x", x), ("y", y)]);
     signer.kid = super::digest(&json::canonical(&required));

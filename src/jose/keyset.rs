@@ -1,4 +1,4 @@
-//! Public keys by id (RFC 7517), and the ids that were revoked.
+//! Public keys by id (RFC 7517), and the ids of revoked keys.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,9 +10,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use crate::jose::{Algorithm, TokenFault};
 use crate::json;
 
-/// The largest key set that is read, in bytes.
+/// Maximum size of a key set, in bytes.
 pub const BYTES_MAX: usize = 256 * 1024;
-/// The most keys of a set.
+/// Maximum number of keys in a set.
 const KEYS_MAX: usize = 256;
 
 /// Public keys by `kid`.
@@ -22,23 +22,22 @@ pub struct KeySet {
     revoked: HashSet<String>,
 }
 
-/// A key set that can't be used.
+/// Reasons why a key set can't be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeySetFault {
-    /// It is no JWKS.
+    /// The text is not a JWKS, exceeds a limit, or has two keys with the same `kid`.
     #[error("is not a JWK set (RFC 7517)")]
     Unreadable,
-    /// It has no key that could be used.
+    /// The set has no usable key.
     #[error("has no P-256 or RSA key with a `kid` that may verify signatures")]
     Unusable,
 }
 
-/// A public key.
 #[derive(Clone, Debug)]
 pub enum PublicKey {
-    /// P-256, as an uncompressed point.
+    /// P-256 key as an uncompressed point.
     P256(Vec<u8>),
-    /// RSA of 2048 to 8192 bits: modulus and exponent.
+    /// RSA key of 2048 to 8192 bits: modulus and exponent.
     Rsa(Vec<u8>, Vec<u8>),
 }
 
@@ -60,10 +59,10 @@ struct Jwk {
 }
 
 impl KeySet {
-    /// Reads a JWK set. Keys of other types and uses are left out: issuers publish what others need too.
+    /// Reads a JWK set and skips keys of other types and uses, which issuers publish for other consumers.
     ///
     /// # Errors
-    /// When it is no JWK set, or no key of it can be used.
+    /// If the text is not a JWK set, or none of its keys can be used.
     pub fn read(text: &[u8]) -> Result<Self, KeySetFault> {
         if text.len() > BYTES_MAX {
             return Err(KeySetFault::Unreadable);
@@ -77,42 +76,41 @@ impl KeySet {
             if let Some((kid, key)) = public_key(jwk)
                 && set.keys.insert(kid, key).is_some()
             {
-                // Two keys of one id: which one would be meant?
+                // Two keys have the same id, so it is ambiguous which one a token refers to.
                 return Err(KeySetFault::Unreadable);
             }
         }
         if set.keys.is_empty() { Err(KeySetFault::Unusable) } else { Ok(set) }
     }
 
-    /// Adds a key.
+    /// Adds a key, unless its id is revoked.
     pub fn insert(&mut self, kid: String, key: PublicKey) {
         if !self.revoked.contains(&kid) {
             self.keys.insert(kid, key);
         }
     }
 
-    /// Takes these ids out, and remembers them.
+    /// Removes the keys with these ids and prevents adding them again.
     pub fn revoke(&mut self, kids: &HashSet<String>) {
         self.keys.retain(|kid, _| !kids.contains(kid));
         self.revoked.extend(kids.iter().cloned());
     }
 
-    /// The key of this id, unless it was revoked.
+    /// Returns the key with this id, unless it is revoked.
     pub fn get(&self, kid: &str) -> Option<&PublicKey> {
         self.keys.get(kid)
     }
 
-    /// True when the key of this id was revoked.
     pub fn is_revoked(&self, kid: &str) -> bool {
         self.revoked.contains(kid)
     }
 }
 
 impl PublicKey {
-    /// Checks a signature by this algorithm, which the key's type must fit.
+    /// Verifies a signature with this algorithm, which must match the key's type.
     ///
     /// # Errors
-    /// When it doesn't fit, or the signature is wrong.
+    /// If the algorithm doesn't match, or the signature is wrong.
     pub fn verify(&self, algorithm: Algorithm, signed: &[u8], signature: &[u8]) -> Result<(), TokenFault> {
         let rsa = |n, e| PublicKeyComponents { n, e };
         let verified = match (algorithm, self) {

@@ -1,4 +1,4 @@
-//! The answer to a call.
+//! Answers to calls, and the values that they consist of.
 
 use std::time::Duration;
 
@@ -7,45 +7,45 @@ use crate::model::signals::Signals;
 use crate::model::time::Timestamp;
 use crate::model::verdict::Verdict;
 
-/// Why a call was denied. The contract's closed set; the order is alphabetical, [`Reason::LIFTABLE`] has the order of precedence.
+/// Reason for a denial, from the protocol's closed set. The order is alphabetical; [`Reason::LIFTABLE`] has
+/// the order of precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
-    /// The approval token's time is over.
+    /// The approval token has expired.
     ApprovalExpired,
     /// The approval covers another call.
     ApprovalOutOfScope,
     /// Only an approval is missing.
     ApprovalRequired,
-    /// The approval was revoked.
     ApprovalRevoked,
     /// The approval token can't be verified.
     ApprovalUnverifiable,
-    /// The approval was used by another operation.
+    /// Another operation consumed the approval.
     ApprovalUsed,
-    /// The case's version moved since the approval.
+    /// The case's version changed after the approval.
     CaseChanged,
     /// A named check is missing.
     CheckRequired,
-    /// A text that a customer will read is no released draft.
+    /// A text that a customer will read is not a released draft.
     DraftRequired,
-    /// Not permitted, forbidden, unknown or foreign.
+    /// The call is not permitted, is forbidden, or names something unknown or of another tenant.
     NotPermitted,
     /// A policy could not be evaluated.
     PolicyError,
     /// A rate window is full.
     RateLimited,
-    /// The risk is too high.
     RiskTooHigh,
     /// Untrusted content was not screened.
     ScreeningRequired,
-    /// State can't be reached, and the policy needs it.
+    /// State that the policies need can't be read.
     StateUnavailable,
-    /// The step does not cover the action.
+    /// The workflow step does not cover the action.
     StepNotAllowed,
 }
 
 impl Reason {
-    /// What a circumstance can lift, in order of precedence: the first that applies is the reason.
+    /// Reasons that a change of circumstances can lift, in order of precedence: the first that applies is
+    /// reported.
     pub const LIFTABLE: [Self; 7] = [
         Self::StepNotAllowed,
         Self::RiskTooHigh,
@@ -76,7 +76,7 @@ impl Reason {
         Self::StepNotAllowed,
     ];
 
-    /// The reason's name in bundles, records and metrics.
+    /// Name of the reason in bundles, records and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::ApprovalExpired => "approval_expired",
@@ -98,12 +98,12 @@ impl Reason {
         }
     }
 
-    /// The reason of this name.
+    /// Looks up a reason by its name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.name() == name)
     }
 
-    /// Constant words, safe for agent and customer.
+    /// Returns a constant message that is safe for agent and customer.
     pub fn text(self) -> &'static str {
         match self {
             Self::ApprovalExpired => "The approval's token has expired. The tool service can fetch a new one.",
@@ -125,7 +125,7 @@ impl Reason {
         }
     }
 
-    /// What the agent may do next.
+    /// Returns what the agent may do next.
     pub fn next_action(self) -> NextAction {
         match self {
             Self::ApprovalOutOfScope | Self::ApprovalRequired | Self::CheckRequired | Self::DraftRequired => NextAction::Request,
@@ -143,14 +143,12 @@ impl Reason {
     }
 }
 
-/// What the agent may do next.
+/// Action that the agent may take next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextAction {
-    /// Nothing.
     None,
-    /// Ask a human.
+    /// Ask for what is missing: an approval, a check or a released draft.
     Request,
-    /// Try again.
     Retry,
 }
 
@@ -165,17 +163,17 @@ impl NextAction {
     }
 }
 
-/// How binding an answer is.
+/// Binding force of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Hypothetical.
+    /// The answer is hypothetical.
     DryRun,
-    /// It binds.
+    /// The answer is binding.
     Enforce,
 }
 
 impl Mode {
-    /// The mode's name in records and metrics.
+    /// Name of the mode in records and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::DryRun => "dry_run",
@@ -184,41 +182,41 @@ impl Mode {
     }
 }
 
-/// What a PEP must or may do with the decision.
+/// Obligation or advice: something that a PEP must or may do with the decision.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Obligation {
-    /// Kind, e.g. `return_only`.
+    /// Kind, such as `return_only`.
     pub kind: String,
-    /// The text after the colon of the annotation.
+    /// Text after the colon of the annotation.
     pub value: String,
 }
 
-/// What is missing, where asking can turn the denial.
+/// Requirements that a denied call lacks and that a request may supply.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Missing {
-    /// The approval template; empty when only checks are missing.
+    /// Approval template; empty if only checks are missing.
     pub template: String,
-    /// All that is missing, sorted.
+    /// Everything that is missing, sorted.
     pub requires: Vec<String>,
-    /// How many humans must approve.
+    /// Number of humans who must approve.
     pub quorum: u32,
 }
 
-/// The outcome of evaluation: what the policies made of a call. The default denies.
+/// Outcome of evaluating a call by the policies. The default denies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// Why it is denied; `None` allows.
+    /// Reason for the denial; `None` allows the call.
     pub denied: Option<Reason>,
-    /// Must be met.
+    /// Obligations that the PEP must meet.
     pub obligations: Vec<Obligation>,
-    /// May be ignored.
+    /// Obligations that the PEP may ignore.
     pub advice: Vec<Obligation>,
-    /// What asking could add; only with a reason whose next action is to request.
+    /// Requirements that a request could supply; only with a reason whose next action is to request.
     pub missing: Option<Missing>,
 }
 
 impl Outcome {
-    /// A denial with nothing to add.
+    /// Creates a denial without obligations and advice.
     pub fn denied(reason: Reason) -> Self {
         Self { denied: Some(reason), obligations: vec![], advice: vec![], missing: None }
     }
@@ -230,31 +228,31 @@ impl Default for Outcome {
     }
 }
 
-/// The gate in code that denied a call before Cedar.
+/// Gate in code that denied a call, rather than a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Gate {
     /// The action is not in the schema, or does not take this type of resource.
     Action,
-    /// Resource and case don't belong together.
+    /// The resource or the token belongs to another case.
     Case,
     /// A principal, resource or reference is unknown.
     Existence,
-    /// A kill switch or a revoked session.
+    /// A kill switch or a revoked session stops the call.
     Halt,
-    /// A sum was used up while the call was weighed.
+    /// Other calls filled a sum while this call was evaluated.
     Rate,
-    /// Kill switches, checks, approvals or windows can't be read, and what policies say depends on it.
+    /// Kill switches, checks, approvals or windows can't be read, and the decision depends on them.
     State,
-    /// The step does not cover the action, and no policy said so.
+    /// The step does not cover the action, although the policies allowed the call.
     Step,
-    /// A tenant is missing or foreign.
+    /// A tenant is unknown, or not that of the case.
     Tenant,
-    /// A token that can't be verified.
+    /// A token can't be verified or used.
     Token,
 }
 
 impl Gate {
-    /// The gate's name in records and explanations.
+    /// Name of the gate in records and explanations.
     pub fn name(self) -> &'static str {
         match self {
             Self::Action => "action",
@@ -270,60 +268,58 @@ impl Gate {
     }
 }
 
-/// The policy bundle that decided.
+/// Policy bundle that decided.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PolicyVersion {
     /// `sha256:` and the digest in hex.
     pub digest: String,
-    /// The manifest's version.
+    /// Version in the manifest.
     pub version: u64,
 }
 
-/// The decision on one call, before it is recorded.
+/// Decision on one call before it is recorded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
-    /// The caller's id of the request.
+    /// Caller's id of the request.
     pub request_id: String,
-    /// UUIDv7.
+    /// Evaluation id, a UUIDv7.
     pub evaluation_id: String,
-    /// The one instant of the evaluation.
+    /// Instant at which the whole evaluation takes place.
     pub evaluated_at: Timestamp,
-    /// What the policies, or a gate, made of it.
+    /// Outcome by the policies or by a gate.
     pub outcome: Outcome,
-    /// The gate that denied before Cedar, if one did.
+    /// Gate that denied, if one did.
     pub gate: Option<Gate>,
-    /// Cedar's verdict; without links if a gate denied.
+    /// Cedar's verdict; without links if a gate other than [`Gate::Step`] denied.
     pub verdict: Verdict,
-    /// How binding it is.
     pub mode: Mode,
-    /// How unusual the call is.
+    /// Risk signals of the call.
     pub signals: Box<Signals>,
     /// The call in plain words.
     pub display: String,
     /// Keyed digest of the call.
     pub call_digest: String,
-    /// The policy that decided.
     pub policy: PolicyVersion,
-    /// What the deployment runs without.
+    /// Names of the protections that the deployment runs without.
     pub warnings: Vec<&'static str>,
-    /// The approval that was used.
+    /// Approval that the call used.
     pub approval: Option<Box<UsedApproval>>,
-    /// Binds a requestable denial to this call; empty otherwise.
+    /// Token that binds a denial to this call, so that an approval can be requested; empty otherwise.
     pub binding_token: String,
-    /// Brings back what was allowed when its outcome is reported; empty otherwise.
+    /// Token with which the outcome of the allowed call is reported; empty otherwise.
     pub outcome_token: String,
-    /// The record of the first answer to a repeated operation: log and line.
+    /// Log and line of the first answer's record, if this answer repeats an operation.
     pub repeats: Option<Box<(String, u64)>>,
 }
 
 impl Answer {
-    /// How long to wait before a retry, where that is known.
+    /// Returns how long to wait before a retry, if that is known.
     pub fn retry_after(&self) -> Option<Duration> {
         let waits = matches!(self.outcome.denied, Some(Reason::RateLimited | Reason::StateUnavailable));
         self.signals.retry_after.filter(|_| waits)
     }
 
-    /// True when the call may be made: nothing denies, and the answer binds.
+    /// Returns true if the call may be made: nothing denies it, and the answer is binding.
     pub fn allows(&self) -> bool {
         self.outcome.denied.is_none() && self.mode == Mode::Enforce
     }

@@ -1,25 +1,25 @@
-//! An approval: what a human said of one call.
+//! Approvals: decisions of humans on single calls.
 
 use crate::json::{Object, Value};
 use crate::model::time::Timestamp;
 
-/// Where an approval stands. One transition each: a pending one is approved, denied, expired or cancelled; an approved one is
-/// consumed, expired or revoked.
+/// State of an approval. A pending one is approved, denied, expired or cancelled; an approved one is
+/// consumed, expired or revoked. The other states are final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum State {
-    /// The quorum approved; it may be used once.
+    /// The quorum approved, so the approval may be used once.
     Approved,
-    /// The requester withdrew it.
+    /// The requester withdrew the request.
     Cancelled,
-    /// It was used.
+    /// A call used the approval.
     Consumed,
-    /// A reviewer denied.
+    /// A reviewer denied the request.
     Denied,
-    /// Its time is over.
+    /// The time for review or use has passed.
     Expired,
-    /// It waits for reviewers.
+    /// The request waits for reviewers.
     Pending,
-    /// It was revoked after approval.
+    /// A granted approval was revoked.
     Revoked,
 }
 
@@ -27,7 +27,7 @@ impl State {
     /// Every state, in alphabetical order.
     pub const ALL: [Self; 7] = [Self::Approved, Self::Cancelled, Self::Consumed, Self::Denied, Self::Expired, Self::Pending, Self::Revoked];
 
-    /// The name in the store and in records.
+    /// Name in the store and in records.
     pub fn name(self) -> &'static str {
         match self {
             Self::Approved => "approved",
@@ -40,86 +40,70 @@ impl State {
         }
     }
 
-    /// The state of this name.
+    /// Looks up a state by its name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.name() == name)
     }
 }
 
-/// Why the requester asks: written by the agent, verified by nobody.
+/// Justification of a request, written by the agent and not verified.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Justification {
-    /// What the customer asked for.
     pub customer_request: String,
-    /// Evaluation ids that the request rests on.
+    /// Evaluation ids that the request is based on.
     pub evidence: Vec<String>,
     /// Clause of the support policy.
     pub policy_clause: String,
-    /// What will be different afterwards.
     pub expected_effect: String,
 }
 
-/// An evaluation of the case that a request rests on, as its id proves it.
+/// Evaluation of the case that a request is based on, as its id proves it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
-    /// Evaluation id.
     pub id: String,
-    /// Cedar action.
     pub action: String,
-    /// What was answered.
     pub allowed: bool,
-    /// When, to the second.
+    /// Time of the evaluation, to the second.
     pub at: Timestamp,
 }
 
-/// A human as an issuer knows her.
+/// Human or agent, as an issuer identifies the subject.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Subject {
-    /// Issuer.
+    /// Issuer of the subject.
     pub iss: String,
-    /// Subject, as the bundle's entity is called.
+    /// Id of the bundle's entity for the subject.
     pub sub: String,
 }
 
-/// The call that an approval is for, as the binding token and the digest have it.
+/// Call that an approval is for, as the binding token and the digest contain it.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BoundCall {
     /// Format of this object.
     pub v: String,
-    /// Deployment environment.
     pub environment: String,
-    /// Tenant.
     pub tenant: String,
-    /// Case id.
     pub case: String,
-    /// The case's version when the call was denied.
+    /// Version of the case when the call was denied.
     pub case_version: String,
-    /// Workflow step.
     pub step: String,
-    /// The supervising human.
     pub supervisor: Subject,
-    /// The agent.
     pub agent: Subject,
-    /// The tool service that may use it.
+    /// Tool service that may use the approval.
     pub audience: String,
-    /// Cedar action.
     pub action: String,
-    /// Type of the resource.
     pub resource_type: String,
-    /// Id of the resource.
     pub resource_id: String,
-    /// Version of the resource.
     pub resource_version: String,
     /// Arguments that must be the same.
     pub exact: Object,
-    /// Arguments that may be at most this; integers only.
+    /// Arguments that may be at most this large; integers only.
     pub at_most: Object,
-    /// Attributes of the case, its customer among them.
+    /// Attributes of the case, including its customer.
     #[serde(default)]
     pub case_attributes: Object,
-    /// Attributes of the resource.
     #[serde(default)]
     pub resource_attributes: Object,
     /// Further facts that the tool service reported.
@@ -128,24 +112,24 @@ pub struct BoundCall {
 }
 
 impl BoundCall {
-    /// All arguments, as the denied call had them.
+    /// Returns all arguments, as the denied call had them.
     pub fn arguments(&self) -> Object {
         self.exact.iter().chain(&self.at_most).map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
-    /// The digest of the draft that it sends; empty if it sends none.
+    /// Returns the digest of the draft that the call sends; empty if it sends none.
     pub fn draft_digest(&self) -> &str {
         self.exact.get("draft_digest").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// The case's customer; empty if the case names none.
+    /// Returns the case's customer; empty if the case names none.
     pub fn customer(&self) -> &str {
         self.case_attributes.get("customer").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// Returns whether an approval of this call is one of `call`: every member is the same, except that bounded arguments may be
-    /// smaller. The case's version and attributes are left to the caller, because their change has a reason of its own; the
-    /// customer is compared here.
+    /// Returns whether an approval of this call covers `call`: every member is the same, except that bounded
+    /// arguments may be smaller. The case's version and attributes are left to the caller of this method,
+    /// because their change has its own reason; the customer is compared here.
     pub fn covers(&self, call: &Self) -> bool {
         let rest =
             |call: &Self| Self { at_most: Object::new(), case_version: String::new(), case_attributes: Object::new(), ..call.clone() };
@@ -156,97 +140,91 @@ impl BoundCall {
         rest(self) == rest(call) && self.customer() == call.customer() && self.at_most.len() == call.at_most.len() && within
     }
 
-    /// Whether `call` differs from what was approved in those arguments alone that may still be smaller.
+    /// Returns whether `call` differs from the approved call only in bounded arguments that `at_most` still
+    /// lists.
     pub fn stays_within(&self, call: &Self, at_most: &[String]) -> bool {
         self.at_most.iter().filter(|(name, _)| !at_most.contains(name)).all(|(name, value)| call.at_most.get(name) == Some(value))
     }
 }
 
-/// What the binding token binds beside the call.
+/// Contents of the binding token: the call, and the facts about its denial.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Binding {
     /// Evaluation id of the denial.
     pub evaluation_id: String,
-    /// Template.
+    /// Name of the approval template.
     pub template: String,
-    /// How many reviewers must approve.
+    /// Number of reviewers who must approve.
     pub quorum: u32,
-    /// All that the denial lacks.
+    /// Everything that the denied call lacks.
     pub requires: Vec<String>,
-    /// Digest of the bundle that denied.
+    /// Digest of the bundle that denied the call.
     pub policy: String,
-    /// The supervisor's person, by the issuer's stable claim.
+    /// Person behind the supervisor, by the issuer's stable claim.
     pub supervisor_person: Option<String>,
-    /// The case's customer; empty if it names none.
+    /// Customer of the case; empty if the case names none.
     pub customer: String,
-    /// The denied call's conversation id; empty if it named none.
+    /// Conversation id of the denied call; empty if the call named none.
     #[serde(default)]
     pub conversation: String,
-    /// The risk when the call was denied: tier and score; empty where no policy reads it.
+    /// Risk tier and score when the call was denied; empty if no policy reads the risk.
     #[serde(default)]
     pub risk: String,
-    /// What was found in the draft that the call sends: kind, code, severity and place. `None`: it sends none.
+    /// Findings in the draft that the call sends: kind, code, severity and place; `None` if the call sends no
+    /// draft.
     #[serde(default)]
     pub findings: Option<Vec<String>>,
-    /// The call.
     pub call: BoundCall,
 }
 
-/// A review.
+/// Review by one reviewer.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Review {
-    /// Who.
     pub reviewer: Subject,
-    /// The person behind the subject; the subject itself where the issuer has no stable claim.
+    /// Person behind the subject; the subject itself if the issuer has no stable claim.
     pub person: String,
-    /// Yes or no.
     pub approves: bool,
-    /// When.
     pub at: Timestamp,
-    /// Why, in the reviewer's words.
+    /// Reason in the reviewer's words.
     pub reason: String,
 }
 
-/// An approval as the store has it.
+/// Approval as the store holds it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Approval {
     /// `apr_` and a UUIDv7.
     pub id: String,
-    /// Where it stands.
     pub state: State,
-    /// The store's generation when it was made; of another one it is nothing.
+    /// Generation of the store when the approval was created; in any other generation the approval is void.
     pub generation: String,
-    /// The store's revision of its last change.
+    /// Revision of the store at the last change of the approval.
     pub revision: i64,
     /// SHA-256 over the canonical form of the call.
     pub digest: String,
-    /// What is bound.
     pub binding: Binding,
-    /// Why the requester asks.
     pub justification: Justification,
-    /// What the reviewer is shown.
+    /// Text that the reviewer is shown.
     pub display: String,
-    /// Reversibility, by the template.
+    /// Reversibility, as the template states it.
     pub reversibility: String,
-    /// The reviews so far.
     pub reviews: Vec<Review>,
-    /// When it was requested.
     pub requested_at: Timestamp,
-    /// Until when it may be reviewed.
+    /// Time until which the request may be reviewed.
     pub review_until: Timestamp,
-    /// When the quorum was reached; the epoch before.
+    /// Time when the quorum was reached; the epoch before.
     pub approved_at: Timestamp,
-    /// Until when it may be used; the epoch before approval.
+    /// Time until which the approval may be used; the epoch before it is approved.
     pub approved_until: Timestamp,
-    /// Why it was denied or revoked.
+    /// Reason of the denial or revocation.
     pub denial_reason: String,
-    /// Arguments that the reviewer would approve, as canonical JSON; empty: none.
+    /// Arguments that the reviewer would approve, as canonical JSON; empty if not suggested.
     pub suggested: String,
 }
 
 impl Approval {
-    /// Where it stands at this instant: what is over has expired, whether the store says so yet or not.
+    /// Returns the state at this instant. A request or approval whose time has passed has expired, even if
+    /// the store has not recorded that yet.
     pub fn state_at(&self, now: Timestamp) -> State {
         match self.state {
             State::Approved if self.approved_until <= now => State::Expired,
@@ -255,25 +233,23 @@ impl Approval {
         }
     }
 
-    /// Until when it may be reviewed or, once approved, used.
+    /// Returns the time until which the request may be reviewed or, once approved, the approval may be used.
     pub fn expires_at(&self) -> Timestamp {
         if self.approved_until > Timestamp::default() { self.approved_until } else { self.review_until }
     }
 
-    /// The reviewers who approved.
+    /// Returns the reviews that approve.
     pub fn approvers(&self) -> impl Iterator<Item = &Review> {
         self.reviews.iter().filter(|review| review.approves)
     }
 }
 
-/// The approval that a call used.
+/// Approval that a call used.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct UsedApproval {
-    /// Approval id.
     pub id: String,
-    /// Who approved.
     pub approvers: Vec<Subject>,
-    /// When the quorum was reached.
+    /// Time when the quorum was reached.
     pub approved_at: Timestamp,
 }
 
@@ -313,7 +289,7 @@ mod tests {
         }
     }
 
-    /// Each member in turn is another call's. A member that is added does not compile here until it has a row.
+    /// Takes each member in turn from another call. A new member does not compile here until it has a row.
     #[test]
     fn a_call_covers_none_that_differs_in_any_member() {
         let (own, other) = (call("a", 1), call("b", 2));
@@ -359,10 +335,10 @@ mod tests {
         ] {
             assert!(!own.covers(&changed), "{changed:?}");
         }
-        // The case's version has a reason of its own, and less than what was approved is covered.
+        // A changed version of the case has its own reason, and a smaller amount than approved is covered.
         assert!(own.covers(&BoundCall { case_version, ..own.clone() }));
         assert!(own.covers(&BoundCall { at_most: object("most", 0), ..own.clone() }));
-        // By a template that no longer bounds the argument, it must be the same.
+        // Under a template that no longer bounds the argument, the argument must be the same.
         let smaller = BoundCall { at_most: object("most", 0), ..own.clone() };
         assert!(own.stays_within(&smaller, &["most".to_owned()]) && own.stays_within(&own, &[]) && !own.stays_within(&smaller, &[]));
     }

@@ -1,118 +1,99 @@
-//! One tool call, read: every member means something or the request was refused.
+//! Tool call after parsing. Every member of the request has a meaning; otherwise the request was refused.
 
 use crate::json::{self, Object, Value};
 use crate::model::chain::Credential;
 
-/// An entity by type and id, as the caller names it.
+/// Entity by type and id, as the caller names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntityReference {
-    /// Type name.
+    /// Name of the entity type.
     pub kind: String,
-    /// Id.
     pub id: String,
 }
 
-/// What the call acts on.
+/// Resource that the call acts on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resource {
-    /// Its identity.
     pub reference: EntityReference,
-    /// The version that the caller read.
+    /// Version that the caller read.
     pub version: String,
-    /// Its attributes; `None` when the caller sent none.
+    /// Attributes of the resource; `None` if the caller sent none.
     pub attributes: Option<Object>,
 }
 
-/// The case that the call belongs to.
+/// Case that the call belongs to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Case {
-    /// Id.
     pub id: String,
-    /// Version of what decisions depend on.
+    /// Version of the data that decisions depend on.
     pub version: String,
-    /// Tenant id; may be empty, which is no tenant's.
+    /// Tenant id; an empty id matches no tenant.
     pub tenant: String,
-    /// Its further attributes.
+    /// Further attributes of the case.
     pub attributes: Object,
 }
 
-/// The model behind the agent.
+/// Model behind the agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Model {
-    /// Provider.
     pub provider: String,
-    /// Name.
     pub name: String,
-    /// Version.
     pub version: String,
 }
 
 /// Untrusted text of this turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Untrusted {
-    /// Where it came from.
+    /// Origin of the text.
     pub source: String,
-    /// The text.
     pub text: String,
 }
 
-/// Tokens that the call uses, and the operation that uses them.
+/// Tokens that the call uses, and the id of the operation that uses them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
-    /// Approval token.
     pub approval: Option<String>,
-    /// Release token.
     pub release: Option<String>,
-    /// Operation id.
     pub operation: String,
 }
 
-/// Ids for correlation; they decide nothing.
+/// Ids for correlation, which do not influence decisions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Correlation {
-    /// The caller's id of the request.
+    /// Caller's id of the request.
     pub request: String,
-    /// Conversation id.
     pub conversation: String,
-    /// The model's tool call id.
+    /// Model's id of the tool call.
     pub tool_call: String,
 }
 
-/// One tool call to be decided.
+/// Tool call to be decided.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
-    /// On whose behalf.
     pub credential: Credential,
-    /// Cedar action id.
+    /// Id of the Cedar action.
     pub action: String,
-    /// What it acts on.
     pub resource: Resource,
-    /// The case that it belongs to.
     pub case: Case,
-    /// The tool call's arguments.
     pub arguments: Object,
-    /// Further facts that the caller vouches for; `None` when the caller sent none.
+    /// Further facts that the caller vouches for; `None` if the caller sent none.
     pub facts: Option<Object>,
-    /// Untrusted text of this turn.
     pub untrusted: Vec<Untrusted>,
-    /// Tokens to use.
     pub tokens: Tokens,
-    /// The model behind the agent.
     pub model: Option<Model>,
-    /// Ids for correlation.
     pub correlation: Correlation,
-    /// Evaluate hypothetically.
+    /// Whether to evaluate the call hypothetically.
     pub dry_run: bool,
 }
 
 impl Call {
-    /// The case's customer; empty if it names none.
+    /// Returns the case's customer; empty if the case names none.
     pub fn customer(&self) -> &str {
         self.case.attributes.get("customer").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// All that the decision and its record depend on, as one object to be digested. Texts and tokens are in it, so only a
-    /// keyed digest of it may leave the process.
+    /// Returns everything that the decision and its record depend on, as one object to be digested. Because
+    /// it contains texts and tokens, only a keyed digest of it may leave the process.
     pub fn digest_input(&self) -> Value {
         let text = |text: &str| Value::from(text);
         let untrusted = self.untrusted.iter().map(|item| json::object([("source", text(&item.source)), ("text", text(&item.text))]));
@@ -146,25 +127,22 @@ impl Call {
     }
 }
 
-/// A plain Cedar request, for conformance mode.
+/// Plain Cedar request, for conformance mode.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlainCall {
-    /// Ids for correlation.
     pub correlation: Correlation,
-    /// The principal.
     pub principal: EntityReference,
-    /// The action, of any action type.
+    /// Action of any action type.
     pub action: EntityReference,
-    /// The resource.
     pub resource: EntityReference,
-    /// Cedar's JSON form of the context.
+    /// Context in Cedar's JSON form.
     pub context: Vec<u8>,
-    /// Cedar's JSON form of the entities; empty: the bundle's own.
+    /// Entities in Cedar's JSON form; if empty, the bundle's own are used.
     pub entities: Vec<u8>,
 }
 
 impl PlainCall {
-    /// All that the decision depends on, as one object to be digested.
+    /// Returns everything that the decision depends on, as one object to be digested.
     pub fn digest_input(&self) -> Value {
         let uid = |reference: &EntityReference| {
             json::object([("id", Value::from(reference.id.as_str())), ("type", Value::from(reference.kind.as_str()))])

@@ -1,25 +1,23 @@
-//! Who calls, and on whose behalf.
+//! Callers, and the chains of principals on whose behalf they call.
 
 use crate::model::time::Timestamp;
 
-/// A part of the delegation chain; each is evaluated as principal of the same action and resource.
+/// Link of a delegation chain. Each link is evaluated as principal of the same action and resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Link {
-    /// The acting agent.
     Agent,
-    /// In conformance mode: the one principal.
+    /// The only principal in conformance mode.
     Plain,
     /// The supervising human.
     Supervisor,
-    /// The calling tool service.
     ToolService,
 }
 
 impl Link {
-    /// The links of every call where gates are on, in the order of evaluation.
+    /// Links of every call where gates are on, in the order of evaluation.
     pub const CHAIN: [Self; 3] = [Self::ToolService, Self::Agent, Self::Supervisor];
 
-    /// The link's name in records.
+    /// Name of the link in records.
     pub fn name(self) -> &'static str {
         match self {
             Self::Agent => "agent",
@@ -30,43 +28,43 @@ impl Link {
     }
 }
 
-/// The authenticated caller, a tool service.
+/// Authenticated caller, a tool service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// The tool service's entity id.
+    /// Entity id of the tool service.
     pub tool_service: String,
-    /// How it was authenticated.
+    /// Method by which the caller was authenticated.
     pub by: Authentication,
-    /// The tenants that its trust domain may speak for; `None` leaves it to the tool service's entity.
+    /// Tenants that the caller's trust domain may speak for; if `None`, the tool service's entity decides.
     pub tenants: Option<Vec<String>>,
-    /// SHA-256 of its certificate.
+    /// SHA-256 of the caller's certificate.
     pub certificate: Option<[u8; 32]>,
 }
 
 impl Caller {
-    /// True unless its trust domain speaks for other tenants alone.
+    /// Returns true unless the trust domain may speak only for other tenants.
     pub fn speaks_for(&self, tenant: &str) -> bool {
         self.tenants.as_ref().is_none_or(|tenants| tenants.iter().any(|own| own == tenant))
     }
 }
 
-/// How a caller was authenticated.
+/// Method by which a caller was authenticated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Authentication {
-    /// Not at all: any process on the loopback interface is trusted, in development mode alone.
+    /// No authentication: in development mode only, every process on the loopback interface is trusted.
     Development,
-    /// A security event token of a transmitter.
+    /// Security event token of a transmitter.
     EventToken,
-    /// A JWT-SVID, behind a proxy that ends TLS.
+    /// JWT-SVID, behind a proxy that terminates TLS.
     JwtSvid,
-    /// An X.509-SVID, by mTLS.
+    /// X.509-SVID, by mTLS.
     Mtls,
-    /// The operating system's word on the peer of a Unix socket.
+    /// Peer of a Unix socket, as the operating system reports it.
     UnixPeer,
 }
 
 impl Authentication {
-    /// The name in records.
+    /// Name of the method in records.
     pub fn name(self) -> &'static str {
         match self {
             Self::Development => "development",
@@ -78,96 +76,88 @@ impl Authentication {
     }
 }
 
-/// The credential that came with the request.
+/// Credential that came with the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credential {
-    /// The caller's own assertion.
+    /// Chain that the caller asserts itself.
     Asserted(Asserted),
-    /// None.
     None,
-    /// A JWT, and SHA-256 of the agent's certificate as the caller saw it in its own handshake with the agent.
+    /// JWT, and the agent's certificate as the caller saw it in its own handshake with the agent.
     Token {
-        /// The compact JWS.
+        /// JWT as a compact JWS.
         token: String,
-        /// The digest; `None` if the caller reports none.
+        /// SHA-256 of the certificate; `None` if the caller does not report it.
         agent_certificate: Option<[u8; 32]>,
     },
 }
 
-/// A chain that the caller vouches for; empty members stand for defaults.
+/// Chain that the caller asserts itself; empty members mean the defaults.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asserted {
-    /// Agent id.
     pub agent: String,
-    /// Supervisor id.
     pub supervisor: String,
-    /// Workflow step.
     pub step: String,
-    /// Scopes to narrow the agent's own to; empty: all of the agent's.
+    /// Scopes that narrow the agent's own; empty means all of the agent's scopes.
     pub scopes: Vec<String>,
 }
 
-/// The delegation chain of one call.
+/// Delegation chain of one call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chain {
-    /// Tool service id.
     pub tool_service: String,
-    /// The tenants that the tool service may speak for; `None` leaves it to its entity.
+    /// Tenants that the tool service may speak for; if `None`, its entity decides.
     pub tool_tenants: Option<Vec<String>>,
-    /// Agent id.
     pub agent: String,
-    /// Supervisor id.
     pub supervisor: String,
-    /// Workflow step.
     pub step: String,
-    /// Scopes to narrow the agent's own to; `None`: all of the agent's.
+    /// Scopes that narrow the agent's own; `None` means all of the agent's scopes.
     pub scopes: Option<Vec<String>>,
-    /// True when the caller asserted it.
+    /// Whether the caller asserted the chain itself.
     pub asserted: bool,
-    /// What the token adds; of an asserted chain there is nothing.
+    /// Facts from the delegation token; empty for an asserted chain.
     pub token: TokenFacts,
 }
 
-/// What a delegation token says beside the chain's members.
+/// Facts in a delegation token beyond the chain's members.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenFacts {
-    /// Who issued the supervisor's subject.
+    /// Issuer of the supervisor's subject.
     pub supervisor_issuer: String,
-    /// The supervisor's person, by the issuer's stable claim.
+    /// Person behind the supervisor, by the issuer's stable claim.
     pub supervisor_person: Option<String>,
-    /// Who issued the agent's subject.
+    /// Issuer of the agent's subject.
     pub agent_issuer: String,
-    /// The tenant that the issuer speaks for.
+    /// Tenant that the issuer speaks for.
     pub tenant: Option<String>,
-    /// The case that the token is bound to.
+    /// Case that the token is bound to.
     pub case: Option<String>,
-    /// When the token was issued.
+    /// Time when the token was issued.
     pub issued_at: Option<Timestamp>,
 }
 
-/// An authenticated human, acting for herself.
+/// Authenticated human who acts for herself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Human {
-    /// Who issued the subject.
+    /// Issuer of the subject.
     pub issuer: String,
-    /// The subject, as the issuer writes it.
+    /// Subject as the issuer writes it.
     pub subject: String,
-    /// The supervisor's entity id.
+    /// Entity id of the supervisor.
     pub id: String,
-    /// The person behind the subject, by the issuer's stable claim.
+    /// Person behind the subject, by the issuer's stable claim.
     pub person: Option<String>,
-    /// The tenant that the issuer speaks for.
+    /// Tenant that the issuer speaks for.
     pub tenant: String,
-    /// How she authenticated (RFC 8176).
+    /// Methods by which she authenticated (RFC 8176).
     pub amr: Vec<String>,
-    /// How strongly she authenticated.
+    /// Strength of the authentication.
     pub acr: String,
-    /// When the token was issued.
+    /// Time when the token was issued.
     pub issued_at: Timestamp,
 }
 
 impl Chain {
-    /// The id of a link's principal.
+    /// Returns the id of a link's principal.
     pub fn principal(&self, link: Link) -> &str {
         match link {
             Link::Agent => &self.agent,
@@ -178,16 +168,13 @@ impl Chain {
     }
 }
 
-/// What stands in for an absent credential in development mode; from the manifest.
+/// Manifest's substitutes for an absent credential in development mode.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DevelopmentDefaults {
     /// Tool service id of every loopback caller.
     pub tool_service: String,
-    /// Agent id.
     pub agent: String,
-    /// Supervisor id.
     pub supervisor: String,
-    /// Workflow step.
     pub step: String,
 }

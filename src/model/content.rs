@@ -1,25 +1,24 @@
-//! What the model may see, and what the customer may see.
+//! Texts that the model may see, and texts that the customer may see.
 
 use crate::json::Object;
 use crate::model::call::EntityReference;
 use crate::model::finding::Private;
 
-/// How far a segment may be trusted.
+/// Trust in a segment of a context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Channel {
-    /// From the bundle: holds no caller text.
+    /// Text from the bundle, without any text from a caller.
     Constraint,
-    /// An article that policy let through. It grounds drafts as a fact does, and is no more to be obeyed than any text.
+    /// Article that policy lets through. It grounds drafts as a fact does, but the model must not obey it.
     Article,
-    /// A fact that policy let through: no text that somebody could write an order into.
+    /// Fact that policy lets through. It is not free text, so no one can place an instruction in it.
     Fact,
-    /// Screened, redacted, still not to be obeyed.
+    /// Screened and redacted text, which the model still must not obey.
     Untrusted,
 }
 
 impl Channel {
-    /// The name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Article => "article",
@@ -30,82 +29,73 @@ impl Channel {
     }
 }
 
-/// A piece of a prepared context.
+/// Piece of a prepared context.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// How far it may be trusted.
     pub channel: Channel,
-    /// Where it came from.
+    /// Origin of the text, such as `constraint:` and an id.
     pub source: String,
-    /// The text for the model.
     pub text: String,
-    /// By which a draft's sources name it, and no other text.
+    /// Id that a draft's sources use for this text in this context and no other.
     pub source_id: String,
 }
 
-/// What became of a field.
+/// Visibility of a field to the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Shown {
-    /// Not shown.
     Excluded,
-    /// Shown masked.
     Masked,
-    /// Shown.
     Included,
 }
 
-/// The verdict on one field of the record.
+/// Verdict on one field of the record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldVerdict {
     /// JSON path, e.g. `orders[0].total`.
     pub path: String,
-    /// What became of it.
     pub shown: Shown,
-    /// The action that decided, `none` where none was permitted, or `max_bytes`.
+    /// The action that decided, `none` if none was permitted, or `max_bytes`.
     pub rule: String,
 }
 
-/// A value that was taken out of a text.
+/// Value that was redacted in a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redaction {
-    /// Its kind.
     pub kind: Private,
-    /// The text that it stood in.
+    /// Source of the text that contained the value.
     pub source: String,
-    /// JSON path, for record values.
+    /// JSON path, for values of the record.
     pub path: String,
-    /// Where, in bytes of the text as it was sent.
+    /// Byte range in the text as it was sent.
     pub span: (usize, usize),
 }
 
-/// A knowledge article.
+/// Knowledge article that a context may show.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Article {
-    /// Its identity.
     pub reference: EntityReference,
-    /// Its tags.
+    /// Tags of the article.
     pub attributes: Option<Object>,
-    /// Its text.
     pub text: String,
 }
 
-/// What may be done with a draft, from the loosest to the strictest.
+/// Permitted use of a draft, from the loosest to the strictest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Disposition {
-    /// It may be sent.
+    /// The draft may be sent.
     Release,
-    /// It must be rewritten.
+    /// The draft must be rewritten.
     Revise,
-    /// A human must read it first.
+    /// A human must read the draft first.
     HumanReview,
-    /// It must not be sent.
+    /// The draft must not be sent.
     #[default]
     Block,
 }
 
 impl Disposition {
-    /// The name in annotations and records.
+    /// Name in annotations and records.
     pub fn name(self) -> &'static str {
         match self {
             Self::Block => "block",
@@ -115,20 +105,20 @@ impl Disposition {
         }
     }
 
-    /// The disposition of this name.
+    /// Looks up a disposition by its name.
     pub fn named(name: &str) -> Option<Self> {
         [Self::Release, Self::Revise, Self::HumanReview, Self::Block].into_iter().find(|disposition| disposition.name() == name)
     }
 }
 
-/// What the model may see.
+/// Prepared context for the model.
 #[derive(Clone, Debug, Default)]
 pub struct Prepared {
-    /// The context, in order; none if the chain may not read the case.
+    /// Segments in order; empty if the chain may not read the case.
     pub segments: Vec<Segment>,
-    /// What became of each field.
+    /// Verdict on each field of the record.
     pub fields: Vec<FieldVerdict>,
-    /// What was taken out.
+    /// Values that were redacted.
     pub redactions: Vec<Redaction>,
     /// Whether `max_bytes` cut something.
     pub truncated: bool,

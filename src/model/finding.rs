@@ -1,37 +1,35 @@
-//! What detectors find: kinds and places, never the text.
+//! Findings of detectors: kinds and places, never the text.
 
 use crate::model::halt::Severity;
 
-/// Something that a detector found. It is no verdict: policies judge it.
+/// Finding of a detector. It is not a verdict; policies evaluate it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
-    /// Its kind: a member of the schema's type of findings.
+    /// Kind of finding: a member of the schema's type of findings.
     pub kind: String,
-    /// The rule that found it.
+    /// Rule that produced the finding.
     pub code: String,
-    /// How bad it is.
     pub severity: Severity,
-    /// How sure the detector is, in percent; 100 where it does not guess.
+    /// Confidence of the detector, in percent; 100 for a detector that does not guess.
     pub confidence: u8,
-    /// Which text it is in.
+    /// Source of the text that contains the finding.
     pub source: String,
-    /// Where in the text it begins and ends, in bytes; `None` when it has no place.
+    /// Byte range in the text; `None` if the finding has no place.
     pub span: Option<(usize, usize)>,
 }
 
-/// What came of screening untrusted texts.
+/// Result of screening untrusted texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Screened {
     /// Whether there was text that could be screened.
     pub screened: bool,
-    /// Whether there was text that could not.
+    /// Whether there was text that could not be screened.
     pub unscreened: bool,
-    /// What was found.
     pub findings: Vec<Finding>,
 }
 
 impl Screened {
-    /// The kinds that were found, sorted, each once.
+    /// Returns the kinds of the findings, sorted and without duplicates.
     pub fn kinds(&self) -> Vec<String> {
         let mut kinds: Vec<String> = self.findings.iter().map(|finding| finding.kind.clone()).collect();
         kinds.sort();
@@ -40,48 +38,41 @@ impl Screened {
     }
 }
 
-/// What must not be passed on: secrets, and data by which a person is known.
+/// Kinds of sensitive values: secrets, and data that identifies a person. They must not be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Private {
-    /// A bank account's number.
+    /// Number of a bank account.
     AccountNumber,
-    /// A code that stands in for a second factor.
+    /// Code that replaces a second factor.
     BackupCode,
-    /// A payment card's number (ISO/IEC 7812).
+    /// Payment card number (ISO/IEC 7812).
     CardNumber,
-    /// A payment card's security code.
+    /// Security code of a payment card.
     CardSecurityCode,
-    /// A date of birth.
     DateOfBirth,
-    /// An e-mail address.
     Email,
-    /// A bank account's number (ISO 13616).
+    /// Number of a bank account (ISO 13616).
     Iban,
-    /// An IP address.
     IpAddress,
-    /// A link that logs in who has it.
+    /// Link that logs in anyone who has it.
     MagicLink,
-    /// A password in prose.
+    /// Password in running text.
     Password,
-    /// A telephone number.
     Phone,
-    /// A PIN.
     Pin,
-    /// A value of the case's record that policy keeps from the model.
+    /// Value of the case's record that policy withholds from the model.
     Record,
-    /// A key or token that is known by its shape.
+    /// Key or token in a known format.
     Secret,
-    /// The answer to a security question.
     SecurityAnswer,
-    /// A social security number.
+    /// Social security number.
     Ssn,
-    /// A one-time code.
+    /// Code that is valid once.
     VerificationCode,
 }
 
 impl Private {
-    /// All of them.
     pub const ALL: [Self; 17] = [
         Self::AccountNumber,
         Self::BackupCode,
@@ -102,7 +93,7 @@ impl Private {
         Self::VerificationCode,
     ];
 
-    /// The name in answers and records.
+    /// Name of the kind in answers and records.
     pub fn name(self) -> &'static str {
         match self {
             Self::AccountNumber => "account_number",
@@ -125,7 +116,7 @@ impl Private {
         }
     }
 
-    /// What a placeholder calls it.
+    /// Words for the kind in a placeholder.
     pub fn words(self) -> &'static str {
         match self {
             Self::AccountNumber => "account number",
@@ -148,12 +139,13 @@ impl Private {
         }
     }
 
-    /// The kind of this name.
+    /// Looks up a kind by its name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// Whether who has it can act with it: nothing of it may be told, not even that two are the same.
+    /// Returns whether someone who has the value can act with it. Nothing about such a value may be revealed,
+    /// not even that two values are the same.
     pub fn is_secret(self) -> bool {
         match self {
             Self::BackupCode

@@ -1,30 +1,27 @@
-//! What other systems reported: kill switches and revoked sessions, which stop a chain before any policy is read, and raised risk.
+//! Signals from other systems: kill switches and revoked sessions, which stop a chain before any policy is
+//! evaluated, and reports that raise the risk.
 
 use std::collections::HashMap;
 
 use crate::model::chain::{Chain, Human};
 use crate::model::time::Timestamp;
 
-/// How bad, rising.
+/// Severity of a finding or a report, in rising order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
-    /// For the record.
+    /// Recorded only; as a report it does not raise the risk.
     Info,
-    /// Of little weight.
     Low,
-    /// Of some weight.
     Medium,
-    /// Of much weight.
     High,
-    /// Decisive.
     Critical,
 }
 
 impl Severity {
-    /// The severities, rising.
+    /// All severities, in rising order.
     pub const ALL: [Self; 5] = [Self::Info, Self::Low, Self::Medium, Self::High, Self::Critical];
 
-    /// The name in records.
+    /// Name of the severity in records.
     pub fn name(self) -> &'static str {
         match self {
             Self::Critical => "critical",
@@ -35,25 +32,25 @@ impl Severity {
         }
     }
 
-    /// The severity of this name.
+    /// Looks up a severity by its name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|severity| severity.name() == name)
     }
 }
 
-/// What a report does.
+/// Effect of a report on its subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HaltKind {
-    /// Stops everything, until it ends.
+    /// Stops every call of its subject until the switch ends.
     KillSwitch,
-    /// Stops nothing by itself: raises the score.
+    /// Stops nothing by itself, but raises the risk score.
     Risk(Severity),
-    /// Stops credentials that were issued before.
+    /// Stops credentials that were issued no later than the revocation.
     SessionRevoked,
 }
 
 impl HaltKind {
-    /// The name in the store and in records.
+    /// Name in the store and in records.
     pub fn name(self) -> &'static str {
         match self {
             Self::KillSwitch => "kill_switch",
@@ -66,13 +63,13 @@ impl HaltKind {
         }
     }
 
-    /// The kind of this name.
+    /// Looks up a kind by its name.
     pub fn named(name: &str) -> Option<Self> {
         let raising = Severity::ALL.into_iter().map(Self::Risk);
         [Self::KillSwitch, Self::SessionRevoked].into_iter().chain(raising).find(|kind| kind.name() == name)
     }
 
-    /// Whether it stops, so that nothing takes it back before its end.
+    /// Returns whether the kind stops calls. Nothing withdraws such an entry before its end.
     pub fn stops(self) -> bool {
         match self {
             Self::KillSwitch | Self::SessionRevoked => true,
@@ -80,7 +77,8 @@ impl HaltKind {
         }
     }
 
-    /// Whether it ends the approvals of its subject: whatever stops, and high risk.
+    /// Returns whether the kind ends its subject's approvals: everything that stops calls, and high or
+    /// critical risk.
     pub fn ends_approvals(self) -> bool {
         match self {
             Self::KillSwitch | Self::SessionRevoked => true,
@@ -89,29 +87,27 @@ impl HaltKind {
     }
 }
 
-/// What was reported; CAEP's names (OpenID CAEP 1.0) where it has one.
+/// Kind of report, named as in CAEP (OpenID CAEP 1.0) if CAEP has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SignalKind {
-    /// Somebody authenticates less, or more, strongly than before.
+    /// A person authenticates less, or more, strongly than before.
     AssuranceLevelChange,
     /// A password, passkey or key was changed, revoked or added.
     CredentialChange,
     /// A device no longer complies.
     DeviceComplianceChange,
-    /// A fraud system's suspicion.
+    /// A fraud system reports a suspicion.
     FraudSuspected,
-    /// Stop.
     KillSwitch,
-    /// A risk engine's opinion.
+    /// A risk engine reports its assessment.
     RiskLevelChange,
-    /// A session ended.
     SessionRevoked,
-    /// What tokens say of somebody is no longer so.
+    /// Claims in a person's tokens are no longer true.
     TokenClaimsChange,
 }
 
 impl SignalKind {
-    /// The kinds, in alphabetical order.
+    /// All kinds, in alphabetical order.
     pub const ALL: [Self; 8] = [
         Self::AssuranceLevelChange,
         Self::CredentialChange,
@@ -123,7 +119,7 @@ impl SignalKind {
         Self::TokenClaimsChange,
     ];
 
-    /// The name on the wire and in records.
+    /// Name on the wire and in records.
     pub fn name(self) -> &'static str {
         match self {
             Self::AssuranceLevelChange => "assurance_level_change",
@@ -137,46 +133,41 @@ impl SignalKind {
         }
     }
 
-    /// The kind of this name.
+    /// Looks up a kind by its name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// What it does.
+    /// Returns the effect of such a report with this severity.
     pub fn effect(self, severity: Severity) -> HaltKind {
         match self {
             Self::AssuranceLevelChange | Self::DeviceComplianceChange | Self::FraudSuspected | Self::RiskLevelChange => {
                 HaltKind::Risk(severity)
             }
             Self::KillSwitch => HaltKind::KillSwitch,
-            // Tokens from before no longer say what is so.
+            // Tokens that were issued before no longer state the facts, so they are treated as revoked.
             Self::CredentialChange | Self::SessionRevoked | Self::TokenClaimsChange => HaltKind::SessionRevoked,
         }
     }
 }
 
-/// Whom or what a halt is about.
+/// Kind of subject that a report is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SubjectKind {
-    /// An agent.
     Agent,
-    /// A case.
     Case,
-    /// A customer.
     Customer,
     /// Everything that this deployment decides.
     Server,
-    /// A supervising human.
     Supervisor,
-    /// A tenant.
     Tenant,
 }
 
 impl SubjectKind {
-    /// The kinds, in alphabetical order.
+    /// All kinds, in alphabetical order.
     pub const ALL: [Self; 6] = [Self::Agent, Self::Case, Self::Customer, Self::Server, Self::Supervisor, Self::Tenant];
 
-    /// The name in the store and in records.
+    /// Name in the store and in records.
     pub fn name(self) -> &'static str {
         match self {
             Self::Agent => "agent",
@@ -188,30 +179,29 @@ impl SubjectKind {
         }
     }
 
-    /// The kind of this name.
+    /// Looks up a kind by its name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 
-/// One halt.
+/// Kill switch, revoked session or raised risk of one subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Halt {
-    /// The tenant that it is in; empty where it is about the server.
+    /// Tenant of the subject; empty for the server.
     pub tenant: String,
-    /// What kind of subject.
     pub subject_kind: SubjectKind,
-    /// Its id.
+    /// Id of the subject.
     pub subject: String,
-    /// What it stops.
     pub kind: HaltKind,
-    /// When it was meant to begin.
+    /// Time when the effect begins, as the reporter states it.
     pub since: Timestamp,
-    /// When it ends.
+    /// Time when the effect ends.
     pub until: Timestamp,
 }
 
-/// Halts by whom they are about: however many there are, a call looks at its own.
+/// Kill switches, revoked sessions and raised risks by subject. A call looks up only those of its own
+/// subjects, so their total number does not matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Halts {
     by_subject: HashMap<(SubjectKind, String), Vec<Halt>>,
@@ -219,7 +209,6 @@ pub struct Halts {
 }
 
 impl Halts {
-    /// One more.
     pub fn add(&mut self, halt: Halt) {
         match halt.subject_kind {
             SubjectKind::Server => self.everything.push(halt),
@@ -227,7 +216,7 @@ impl Halts {
         }
     }
 
-    /// Whether it has one that stops as much: of this kind, on this subject, as late and as long.
+    /// Returns whether an entry of the same kind and subject begins and ends no earlier than this one.
     pub fn has(&self, halt: &Halt) -> bool {
         let same = match halt.subject_kind {
             SubjectKind::Server => self.everything.as_slice(),
@@ -237,7 +226,6 @@ impl Halts {
         same.iter().filter(|known| known.kind == halt.kind && known.tenant == halt.tenant).any(|known| covers(&known))
     }
 
-    /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Halt> {
         self.by_subject.values().flatten().chain(&self.everything)
     }
@@ -255,36 +243,33 @@ impl FromIterator<Halt> for Halts {
     }
 }
 
-/// What of a call a halt may be about.
+/// Subjects of a call that a report may be about.
 #[derive(Clone, Copy, Debug)]
 pub struct Halted<'a> {
-    /// The call's tenant.
     pub tenant: &'a str,
-    /// The agent.
     pub agent: &'a str,
-    /// The supervisor.
     pub supervisor: &'a str,
-    /// The case.
     pub case: &'a str,
-    /// The customer; empty if the case names none.
+    /// Customer of the case; empty if the case names none.
     pub customer: &'a str,
-    /// When the credential was issued; `None` of an asserted chain, which a revoked session stops as long as it lasts.
+    /// Time when the credential was issued; `None` for an asserted chain, which is stopped for as long as the
+    /// revocation of a session lasts.
     pub issued_at: Option<Timestamp>,
 }
 
 impl<'a> Halted<'a> {
-    /// A call's.
+    /// Returns the subjects of a call.
     pub fn call(chain: &'a Chain, tenant: &'a str, case: &'a str, customer: &'a str) -> Self {
         Self { tenant, agent: &chain.agent, supervisor: &chain.supervisor, case, customer, issued_at: chain.token.issued_at }
     }
 
-    /// A human's own.
+    /// Returns the subjects of a human who acts for herself.
     pub fn human(human: &'a Human) -> Self {
         let issued_at = Some(human.issued_at);
         Self { tenant: &human.tenant, agent: "", supervisor: &human.id, case: "", customer: "", issued_at }
     }
 
-    /// Whether one of these halts stops it at this instant.
+    /// Returns whether one of these entries stops the call at this instant.
     pub fn stopped_by(&self, halts: &Halts, now: Timestamp) -> bool {
         self.standing(halts, now).any(|halt| match halt.kind {
             HaltKind::KillSwitch => true,
@@ -293,7 +278,7 @@ impl<'a> Halted<'a> {
         })
     }
 
-    /// The worst that is reported of it at this instant.
+    /// Returns the highest severity that is reported of the subjects at this instant.
     pub fn reported_by(&self, halts: &Halts, now: Timestamp) -> Option<Severity> {
         let severities = self.standing(halts, now).filter_map(|halt| match halt.kind {
             HaltKind::Risk(severity) => Some(severity),
@@ -302,7 +287,7 @@ impl<'a> Halted<'a> {
         severities.max()
     }
 
-    /// The halts that are about it, and not over.
+    /// Returns the entries about these subjects that have not ended.
     fn standing<'h>(&self, halts: &'h Halts, now: Timestamp) -> impl Iterator<Item = &'h Halt> {
         let subjects = [
             (SubjectKind::Agent, self.agent),

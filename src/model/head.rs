@@ -1,11 +1,10 @@
-//! A line of the audit log that can be noted elsewhere, to see later whether the log still has it.
+//! Head of the audit log: a line that is noted elsewhere, to check later whether the log still has it.
 
-/// The line.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
-    /// Its sequence number.
+    /// Sequence number of the line.
     pub index: u64,
-    /// SHA-256 of it, in hex.
+    /// SHA-256 of the line, in hex.
     pub hash: String,
 }

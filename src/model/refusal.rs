@@ -1,30 +1,30 @@
-//! Why a request got no decision.
+//! Refusals: the reasons why a request got no decision.
 
-/// No decision was made. Carries field names and constant words, never what the caller sent.
+/// Reason why no decision was made. It carries field names and constant messages; only `below` and `unknown`
+/// hold names that the caller sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The decision was not made, or not recorded, in time.
+    /// The decision was not made or recorded in time.
     #[error("the deadline passed before the decision was recorded")]
     Deadline,
-    /// The caller may not do this.
     #[error("{0}")]
     Forbidden(&'static str),
     /// The request can't be read.
     #[error("`{field}` {problem}")]
     Invalid {
-        /// The field at fault, as a path of names of the protocol and the schema.
+        /// Path of the faulty field, in names of the protocol and the schema.
         field: String,
-        /// The path below it in the caller's own names, for the caller alone.
+        /// Rest of the path in the caller's own names, which only the caller may see.
         below: String,
-        /// What is wrong with it, for the audit log.
+        /// Fault of the field, for the audit log.
         problem: &'static str,
-        /// The name of an unknown member, for the caller alone.
+        /// Name of an unknown member, which only the caller may see.
         unknown: Option<String>,
     },
-    /// There is none, or none that the caller may know of.
+    /// The approval does not exist, or the caller may not know of it.
     #[error("there is no such approval")]
     NotFound,
-    /// What is asked can't be done as things stand.
+    /// The request can't be met in the current state.
     #[error("{0}")]
     Precondition(&'static str),
     /// A size or load limit was reached.
@@ -39,12 +39,12 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// A field that can't be read.
+    /// Creates a refusal of a field that can't be read.
     pub fn invalid(field: impl Into<String>, problem: &'static str) -> Self {
         Self::Invalid { field: field.into(), below: String::new(), problem, unknown: None }
     }
 
-    /// The same of a field that stands elsewhere in the request.
+    /// Replaces the prefix `own` of the field by `place`, for a field that is elsewhere in the request.
     pub fn below(self, own: &str, place: &str) -> Self {
         match self {
             Self::Invalid { field, below, problem, unknown } => {
@@ -55,7 +55,7 @@ impl Refusal {
         }
     }
 
-    /// The words with the name of an unknown member, for whoever wrote the request.
+    /// Returns the message with the name of an unknown member, for the author of the request.
     pub fn in_full(&self) -> String {
         match self {
             Self::Invalid { unknown: Some(unknown), .. } => format!("{self}: `{unknown}`"),
@@ -70,7 +70,7 @@ impl Refusal {
         }
     }
 
-    /// The kind's name in records and metrics.
+    /// Name of the kind in records and metrics.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Deadline => "deadline_exceeded",

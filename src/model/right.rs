@@ -1,9 +1,9 @@
-//! What principals do on their own behalf, outside of any case: Cedar decides these, too, one principal alone.
+//! Rights of principals on their own behalf, outside any case. Cedar evaluates them with a single principal.
 
 use crate::model::chain::Link;
 
-/// A right that Cedar grants: an action of the bundle's schema that stands in the manifest's `direct`. One that the schema lacks is
-/// granted to nobody.
+/// Right that Cedar grants: an action of the bundle's schema that is listed in the manifest's `direct`. If
+/// the schema lacks the action, no principal has the right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Right {
     /// A human reads a request for approval.
@@ -12,9 +12,9 @@ pub enum Right {
     ApprovalReview,
     /// A human revokes an approval.
     ApprovalRevoke,
-    /// A tool service asks hypothetically, and why.
+    /// A tool service evaluates calls hypothetically or asks for explanations.
     DecisionExplain,
-    /// A human clears what is remembered of somebody.
+    /// A human clears the risk history of a subject.
     RiskClear,
     /// A tool service reads the server's status.
     ServerObserve,
@@ -24,19 +24,16 @@ pub enum Right {
     SignalReport,
 }
 
-/// What a right is on.
+/// Kind of resource that a right applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RightOn {
     /// A request for approval.
     Approval,
-    /// The server.
     Server,
-    /// A tenant.
     Tenant,
 }
 
 impl Right {
-    /// Every right.
     pub const ALL: [Self; 8] = [
         Self::ApprovalRead,
         Self::ApprovalReview,
@@ -48,7 +45,7 @@ impl Right {
         Self::SignalReport,
     ];
 
-    /// The action's id.
+    /// Id of the right's action.
     pub fn name(self) -> &'static str {
         match self {
             Self::ApprovalRead => "approval.read",
@@ -62,12 +59,12 @@ impl Right {
         }
     }
 
-    /// The right of this name.
+    /// Looks up a right by its name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|right| right.name() == name)
     }
 
-    /// Whose it is: a human's or a tool service's.
+    /// Returns the link that holds the right: the supervisor, for a human, or the tool service.
     pub fn of(self) -> Link {
         match self {
             Self::ApprovalRead | Self::ApprovalReview | Self::ApprovalRevoke | Self::RiskClear => Link::Supervisor,
@@ -75,7 +72,7 @@ impl Right {
         }
     }
 
-    /// What it is on.
+    /// Returns the kind of resource that the right applies to.
     pub fn on(self) -> RightOn {
         match self {
             Self::ApprovalRead | Self::ApprovalReview | Self::ApprovalRevoke => RightOn::Approval,

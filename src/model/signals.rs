@@ -1,35 +1,35 @@
-//! How unusual a call is: what the PDP remembers of its case, agent, human and tenant, and what its text tries.
+//! Risk signals of a call: the history of its case, agent, supervisor and tenant, and attempts in its text.
 
 use std::time::Duration;
 
 use crate::model::finding::Screened;
 
-/// Different things are counted exactly up to here.
+/// Maximum number of distinct items that is counted exactly.
 pub const EXACT: usize = 512;
 
-/// A part of a score.
+/// Contribution of one factor to a risk score.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Part {
-    /// The factor's name.
+    /// Name of the factor.
     pub name: String,
-    /// How many events, or different things; 1 where nothing is counted.
+    /// Number of events or of distinct items; 1 if the factor counts nothing.
     pub count: u64,
-    /// The points that it gives.
+    /// Points that the factor adds.
     pub points: u32,
 }
 
-/// A score.
+/// Risk score and its parts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Risk {
-    /// 0 to 100.
+    /// Value from 0 to 100.
     pub score: u32,
-    /// The tier that it is in.
+    /// Tier of the score.
     pub tier: String,
-    /// What it is made of, the heaviest first.
+    /// Parts of the score, the heaviest first.
     pub parts: Vec<Part>,
 }
 
-/// What is known of the untrusted content of a case's version.
+/// Screening result for the untrusted content of one version of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Screening {
     /// Whether text of the case tries to steer the agent.
@@ -38,35 +38,36 @@ pub struct Screening {
     pub unscreened: bool,
 }
 
-/// All of it, of one call. The default is what is known of a call that was stopped before.
+/// Risk signals of one call. The default is for a call that was stopped before the risk store was asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Signals {
-    /// The score; `None` where no policy reads it.
+    /// Risk score; `None` if no policy reads it.
     pub risk: Option<Risk>,
-    /// The windows that are full, sorted.
+    /// Names of the full windows, sorted.
     pub full: Vec<String>,
-    /// The sums that cover the call, as they would be with it.
+    /// Sums that cover the call; the totals include it.
     pub sums: Vec<(String, i64)>,
-    /// How long until they are not, or until what was lost counts as gone.
+    /// Time until the full windows have room, or until a loss of the risk store's data no longer counts.
     pub retry_after: Option<Duration>,
-    /// Kinds that were found in the case's text, now or before; sorted.
+    /// Kinds of findings in the case's text, in this call or before; sorted.
     pub kinds: Vec<String>,
-    /// What came of screening this call's texts.
+    /// Result of screening this call's texts.
     pub screened: Screened,
-    /// What is known of this version of the case; `None`: it was never screened.
+    /// Screening result for this version of the case; `None` if it was never screened.
     pub screening: Option<Screening>,
     /// Whether text of the case tries to steer the agent.
     pub hostile: bool,
-    /// Whether the windows could not be asked, so that all of it is the worst.
+    /// Whether the risk store could not be read, so that worst-case values are used.
     pub unknown: bool,
-    /// Whether the call was counted in the windows that cover it.
+    /// Whether the call counts in the windows that cover it.
     pub counted: bool,
-    /// Whether what came of the call is remembered.
+    /// Whether the result of the call is added to the risk store.
     pub remembered: bool,
-    /// Whether the chain may read the case: only then does it write the case's memory.
+    /// Whether the chain may read the case; only such a chain changes the case's history.
     pub reads_case: bool,
-    /// Whether the call is a draft in which something was found that no mistake explains.
+    /// Whether the call is a draft with a finding that the bundle's risk rules list as unsafe, because it
+    /// can't be a mistake.
     pub unsafe_draft: bool,
-    /// Keyed digest of the case's customer; empty where nothing was asked of it.
+    /// Keyed digest of the case's customer; empty if the risk store was not asked about the call.
     pub customer: String,
 }

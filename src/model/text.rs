@@ -5,16 +5,17 @@ use std::fmt::Write as _;
 use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory};
 use icu_properties::{CodePointMapData, CodePointSetData};
 
-/// Characters that could forge a line, or the look of one, by their Unicode properties: controls, format characters, line and paragraph
-/// separators, and whatever is not drawn unless a font knows it (Default_Ignorable_Code_Point).
+/// Returns whether a character could forge a line, or its appearance. By their Unicode properties these are
+/// controls, format characters, line and paragraph separators, and characters that are invisible unless a
+/// font supports them (Default_Ignorable_Code_Point).
 pub fn is_unprintable(character: char) -> bool {
     let of = CodePointMapData::<GeneralCategory>::new().get(character);
     matches!(of, GeneralCategory::Control | GeneralCategory::Format | GeneralCategory::LineSeparator | GeneralCategory::ParagraphSeparator)
         || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(character)
 }
 
-/// Whether a character may look like nothing, like a blank, or like anything: what has no look of its own everywhere. The space is the one
-/// blank that a reader expects.
+/// Returns whether a character has no reliable appearance: in some fonts or programs it looks like nothing,
+/// like a blank, or like another character. The space is the only blank that a reader expects.
 fn is_misleading(character: char) -> bool {
     let of = CodePointMapData::<GeneralCategory>::new().get(character);
     let blank = of == GeneralCategory::SpaceSeparator && character != ' ' || character == BRAILLE_BLANK;
@@ -23,10 +24,10 @@ fn is_misleading(character: char) -> bool {
         || matches!(of, GeneralCategory::PrivateUse | GeneralCategory::Surrogate | GeneralCategory::Unassigned)
 }
 
-/// A Braille pattern without dots: a symbol by its properties, a blank by its look.
+/// Braille pattern without dots: a symbol by its properties, but it looks blank.
 pub const BRAILLE_BLANK: char = '\u{2800}';
 
-/// The text with every such character written out, so that a reader sees all of it and is misled by none.
+/// Returns the text with every misleading character escaped, so that a reader sees all of it.
 pub fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {

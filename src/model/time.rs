@@ -5,55 +5,53 @@ use std::time::Duration;
 
 use chrono::{DateTime, Datelike, SecondsFormat};
 
-/// An instant in microseconds since 1970-01-01T00:00:00Z. Shown as RFC 3339 in UTC.
+/// Instant in microseconds since 1970-01-01T00:00:00Z, displayed as RFC 3339 in UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// From microseconds since the epoch.
     pub const fn from_micros(micros: i64) -> Self {
         Self(micros)
     }
 
-    /// Reads RFC 3339 with any offset; in UTC the year must have four digits.
+    /// Parses RFC 3339 with any offset; in UTC the year must have four digits.
     pub fn parse(text: &str) -> Option<Self> {
         let time = DateTime::parse_from_rfc3339(text).ok()?.to_utc();
         (0..=9999).contains(&time.year()).then(|| Self(time.timestamp_micros()))
     }
 
-    /// From whole seconds since the epoch, as JWTs have them.
+    /// Creates an instant from whole seconds since the epoch, as JWTs have them.
     pub const fn from_seconds(seconds: i64) -> Self {
         Self(seconds.saturating_mul(1_000_000))
     }
 
-    /// Whole seconds since the epoch, rounded down.
+    /// Returns whole seconds since the epoch, rounded down.
     pub const fn seconds(self) -> i64 {
         self.0.div_euclid(1_000_000)
     }
 
-    /// Microseconds since the epoch.
     pub const fn micros(self) -> i64 {
         self.0
     }
 
-    /// Seconds since the epoch, and the nanoseconds on top of them.
+    /// Returns seconds since the epoch and the remaining nanoseconds.
     pub fn seconds_and_nanos(self) -> (i64, i32) {
         let nanos = self.0.rem_euclid(1_000_000) * 1000;
         (self.0.div_euclid(1_000_000), i32::try_from(nanos).unwrap_or(0))
     }
 
-    /// This much later.
+    /// Returns the instant that is this much later, or the latest possible one.
     pub fn plus(self, later: Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(later.as_micros()).unwrap_or(i64::MAX)))
     }
 
-    /// This much earlier.
+    /// Returns the instant that is this much earlier, or the earliest possible one.
     pub fn minus(self, earlier: Duration) -> Self {
         Self(self.0.saturating_sub(i64::try_from(earlier.as_micros()).unwrap_or(i64::MAX)))
     }
 
-    /// The form that Cedar's `datetime` reads: milliseconds, UTC.
+    /// Formats the instant for Cedar's `datetime`: milliseconds, UTC.
     pub fn cedar(self) -> String {
         self.text(SecondsFormat::Millis)
     }

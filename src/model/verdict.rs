@@ -1,27 +1,24 @@
-//! What Cedar said of one call.
+//! Cedar's verdict on one call.
 
 use crate::model::call::EntityReference;
 use crate::model::chain::Link;
 
-/// A policy that could not be evaluated.
+/// Policy that could not be evaluated.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PolicyFault {
-    /// Policy id.
     pub policy: String,
-    /// Class of the error; never a value.
+    /// Class of the error, without any value.
     pub class: &'static str,
 }
 
 /// Cedar's verdict on one link of the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkVerdict {
-    /// Which link.
     pub link: Link,
-    /// Its principal.
     pub principal: EntityReference,
-    /// Cedar's own decision.
+    /// Cedar's decision for this link.
     pub permitted: bool,
-    /// Ids of the determining policies, sorted; none on a default denial.
+    /// Ids of the determining policies, sorted; empty on a default denial.
     pub determining: Vec<String>,
     /// Policies that could not be evaluated, sorted.
     pub errors: Vec<PolicyFault>,
@@ -30,23 +27,23 @@ pub struct LinkVerdict {
 /// Cedar's verdict on every link of the chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// One for each link; none denies.
+    /// One verdict for each link; an empty list denies.
     pub links: Vec<LinkVerdict>,
 }
 
 impl Verdict {
-    /// True when every link is permitted. No link permits nothing.
+    /// Returns true if there is a link and Cedar permits every link.
     pub fn permits(&self) -> bool {
         !self.links.is_empty() && self.links.iter().all(|link| link.permitted)
     }
 
-    /// True when a policy of any link could not be evaluated.
+    /// Returns true if a policy of any link could not be evaluated.
     pub fn has_errors(&self) -> bool {
         self.links.iter().any(|link| !link.errors.is_empty())
     }
 
-    /// The policies that determined the verdict, sorted, each once: when it permits, those of every link; else those of the links
-    /// that are denied.
+    /// Returns the ids of the policies that determined the verdict, sorted and without duplicates: those of
+    /// every link if it permits, otherwise those of the denied links.
     pub fn determining(&self) -> Vec<&str> {
         let permits = self.permits();
         let links = self.links.iter().filter(|link| link.permitted == permits);

@@ -1,14 +1,14 @@
-//! What the PDP vouches for in `context`; callers reach `args` and `facts` alone.
+//! Members of `context` that the PDP sets. Callers set only `args` and `facts`.
 
 use crate::json::{self, Object, Value};
 
-/// The members of `context` that callers fill.
+/// Members of `context` that callers fill.
 pub const CLAIMED: [&str; 2] = ["args", "facts"];
 
-/// The members of `context` that the PDP fills from the request's identity and time.
+/// Members of `context` that the PDP fills from the request's identity and time.
 pub const DERIVED: [&str; 4] = ["case", "chain", "now", "step"];
 
-/// The members of `context` that the PDP fills from its own state.
+/// Members of `context` that the PDP fills from its own state.
 pub const REMEMBERED: [&str; 13] = [
     "approval",
     "checks",
@@ -25,13 +25,13 @@ pub const REMEMBERED: [&str; 13] = [
     "sums",
 ];
 
-/// What the PDP remembers of the case, agent and supervisor, by member of `context`. A member that the action's context does
-/// not declare is not given to Cedar.
+/// Facts from the PDP's own state about the case, agent and supervisor, by member of `context`. A member that
+/// the action's context does not declare is not passed to Cedar.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Vouched(Object);
 
 impl Vouched {
-    /// What is known of a case of which nothing is remembered: no checks, no findings, no full window, this risk.
+    /// Creates the facts for a case without history: no checks, no findings, no full window, and this risk.
     pub fn nothing(risk: Value) -> Self {
         let mut members = Object::new();
         let none = || Value::Array(vec![]);
@@ -53,12 +53,11 @@ impl Vouched {
         Self(members)
     }
 
-    /// A member, if it is vouched for.
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.0.get(name)
     }
 
-    /// Vouches for a member; an object is merged into the one that stands there.
+    /// Sets a member; an object is merged into an existing object.
     pub fn set(&mut self, name: &str, value: Value) {
         match (self.0.get_mut(name), value) {
             (Some(Value::Object(members)), Value::Object(more)) => members.extend(more),
@@ -68,7 +67,6 @@ impl Vouched {
         }
     }
 
-    /// Takes a member back.
     pub fn remove(&mut self, name: &str) {
         self.0.remove(name);
     }

@@ -1,107 +1,32 @@
 //! One Authorize, top to bottom.
 
+use crate::pdp::consumption::used;
+use crate::pdp::span_facts::facts;
 use std::sync::Arc;
 
 use crate::approvals::store::{Burnable, Reservation};
 use crate::audit::Recorded;
 use crate::audit::events::Actor;
-use crate::audit::record::{DecisionRecord, Record, Surroundings};
-use crate::caller::Peer;
+use crate::audit::record::DecisionRecord;
 use crate::clock::Stopwatch;
 use crate::entities::direct::On;
-use crate::entropy::nonce;
 use crate::model::answer::{Answer, Mode};
 use crate::model::call::{Call, PlainCall};
-use crate::model::chain::{Caller, Chain};
+use crate::model::chain::Caller;
 use crate::model::refusal::Refusal;
 use crate::model::right::Right;
 use crate::model::roles::Roles;
 use crate::model::text::visible;
-use crate::pdp::burn::{Use, used};
-use crate::pdp::call_facts::facts;
-use crate::pdp::judge::Judged;
-use crate::pdp::present::Presented;
-use crate::pdp::shares::Share;
-use crate::pdp::weigh::{About, Asking, Weighed};
-use crate::pdp::{Moment, Pdp, Refused, to_its_end};
-use crate::telemetry::spans::{CallFacts, DecisionSpan, Trace};
-
-/// A request as it was read.
-#[derive(Clone, Debug)]
-pub enum Request {
-    /// A tool call.
-    Call(Box<Call>),
-    /// A plain Cedar request.
-    Plain(Box<PlainCall>),
-}
-
-impl Request {
-    fn has_texts(&self) -> bool {
-        matches!(self, Self::Call(call) if !call.untrusted.is_empty())
-    }
-}
-
-/// What a request is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// To be acted on.
-    Authorize,
-    /// To say whether a draft may be sent.
-    EvaluateOutput,
-    /// To be understood; its answer never permits.
-    Explain,
-    /// To say what a model may see.
-    PrepareContext,
-}
-
-impl Purpose {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Authorize => "authorize",
-            Self::EvaluateOutput => "evaluate_output",
-            Self::Explain => "explain",
-            Self::PrepareContext => "prepare_context",
-        }
-    }
-}
-
-/// Where a request came from, and what it is for.
-#[derive(Clone, Debug)]
-pub struct Origin {
-    /// The other end of the connection.
-    pub peer: Peer,
-    /// The trace that it belongs to.
-    pub trace: Trace,
-    /// What it is for.
-    pub purpose: Purpose,
-    /// Whether it waits for its permit, as what comes on a stream or in a batch does.
-    pub waits: bool,
-}
-
-/// A request that got no answer: why, and what was proven of it before.
-#[derive(Debug)]
-pub(super) struct Stopped {
-    /// Why.
-    pub(super) refusal: Refusal,
-    /// On whose behalf it came, and what it asked for.
-    pub(super) proven: Option<Box<(Chain, Call)>>,
-}
-
-impl From<Refusal> for Stopped {
-    fn from(refusal: Refusal) -> Self {
-        Self { refusal, proven: None }
-    }
-}
-
-impl Stopped {
-    /// A call was refused whose chain was proven. A step that is none of the bundle's is no name, and stands in no record.
-    pub(super) fn after(refusal: Refusal, moment: &Moment, chain: &Chain, call: &Call) -> Self {
-        let bundle = &moment.snapshot.bundle;
-        let steps = bundle.roles.as_ref().map(|roles| bundle.policies.shapes.choices(&roles.step)).unwrap_or_default();
-        let step = if steps.contains(&chain.step) { chain.step.clone() } else { String::new() };
-        Self { refusal, proven: Some(Box::new((Chain { step, ..chain.clone() }, call.clone()))) }
-    }
-}
+use crate::pdp::Pdp;
+use crate::pdp::concurrency::Share;
+use crate::pdp::consumption::Use;
+use crate::pdp::origin::{CallInChain, Origin, Purpose, Request, Stopped};
+use crate::pdp::pipeline::Weighed;
+use crate::pdp::refused::{Refused, to_its_end};
+use crate::pdp::risk_signals::About;
+use crate::pdp::snapshot::Moment;
+use crate::pdp::tokens::Presented;
+use crate::telemetry::spans::CallFacts;
 
 /// An evaluated call, before its record.
 struct Evaluated {
@@ -143,7 +68,7 @@ impl Pdp {
             Ok(request) => request,
             Err(refusal) => return self.refuse(moment, origin, &caller, (span, facts), refusal.into()).await,
         };
-        let Some(_flight) = self.take_off(&caller, request_id(&request)) else {
+        let Some(_flight) = self.take_off(&caller, request.id()) else {
             let refusal = Refusal::invalid("request_id", "is that of a request still in flight");
             return self.refuse(moment, origin, &caller, (span, facts), refusal.into()).await;
         };
@@ -205,11 +130,6 @@ impl Pdp {
         Ok((caller, share))
     }
 
-    /// Makes an answer's record durable.
-    pub(super) async fn record(&self, moment: &Moment, answer: Answer, record: DecisionRecord) -> Result<Recorded<Answer>, Refused> {
-        Ok(self.audit.append(moment.now, Record::Decision(Box::new(record))).await?.seal(answer))
-    }
-
     /// A call in its chain: delegation, gates, what a human said, Cedar, obligations.
     async fn evaluate(
         &self,
@@ -222,7 +142,7 @@ impl Pdp {
         let bundle = &moment.snapshot.bundle;
         let roles = bundle.roles.as_ref().ok_or_else(|| Refusal::invalid("plain", "is required: every gate of this server is off"))?;
         let chain = self.delegations.chain(caller, &call.credential, bundle.manifest.development.as_ref(), moment.now).await?;
-        let evaluated = self.evaluate_in_chain(moment, origin, (caller, &chain, call), roles, facts).await;
+        let evaluated = self.evaluate_in_chain(moment, origin, CallInChain { caller, chain: &chain, call }, roles, facts).await;
         evaluated.map_err(|refusal| Stopped::after(refusal, moment, &chain, call))
     }
 
@@ -230,7 +150,7 @@ impl Pdp {
         &self,
         moment: &Moment,
         origin: &Origin,
-        (caller, chain, call): Asking<'_>,
+        CallInChain { caller, chain, call }: CallInChain<'_>,
         roles: &Roles,
         facts: CallFacts,
     ) -> Result<Evaluated, Refusal> {
@@ -239,7 +159,8 @@ impl Pdp {
             return Err(Refusal::Forbidden("the caller may not ask hypothetically for this tenant: no policy grants `decision.explain`"));
         }
         let about = About { hypothetical, ..About::default() };
-        let Weighed { mut judged, presented, signals, .. } = self.weighed(moment, roles, (caller, chain, call), about).await?;
+        let Weighed { mut judged, presented, signals, .. } =
+            self.evaluate_call(moment, roles, CallInChain { caller, chain, call }, about).await?;
         let mut facts = CallFacts { principal_type: roles.agent.clone(), ..facts };
         self.known(&mut facts, chain, call, &judged);
         let sends = roles.content.as_ref().is_some_and(|content| content.send == call.action);
@@ -258,7 +179,7 @@ impl Pdp {
         {
             answer.approval = Some(Box::new(used(approval)));
         }
-        self.sign(moment, (caller, chain, call), &mut answer)?;
+        self.sign(moment, CallInChain { caller, chain, call }, &mut answer)?;
         let draft = self.draft_of(moment, chain, call, &presented);
         let mut reservations = if answer.allows() { self.reservations(moment, chain, call) } else { vec![] };
         let burn = match presented {
@@ -269,11 +190,11 @@ impl Pdp {
             Presented::Usable(approval) if answer.allows() => {
                 let environment = &self.options.environment;
                 let used = (Burnable::Approval, approval.id.as_str(), approval.generation.as_str());
-                Some(Use::now((caller, chain, call), used, environment, std::mem::take(&mut reservations)))
+                Some(Use::now(CallInChain { caller, chain, call }, used, environment, std::mem::take(&mut reservations)))
             }
             Presented::Released(claims) if answer.allows() => {
                 let used = (Burnable::Release, claims.jti.as_str(), claims.release.generation.as_str());
-                Some(Use::now((caller, chain, call), used, &self.options.environment, std::mem::take(&mut reservations)))
+                Some(Use::now(CallInChain { caller, chain, call }, used, &self.options.environment, std::mem::take(&mut reservations)))
             }
             Presented::Denied(_) | Presented::None | Presented::Released(_) | Presented::Repeated(_) | Presented::Usable(_) => None,
         };
@@ -300,66 +221,6 @@ impl Pdp {
         Ok(Evaluated { answer, record, facts, burn: None, reservations: vec![] })
     }
 
-    pub(super) fn answer(
-        &self,
-        moment: &Moment,
-        judged: Judged,
-        mode: Mode,
-        of: (Option<&Call>, &str, String, String),
-    ) -> Result<Answer, Refusal> {
-        let (call, request_id, display, call_digest) = of;
-        let call = call.filter(|_| mode == Mode::Enforce);
-        Ok(Answer {
-            request_id: request_id.to_owned(),
-            evaluation_id: self.evaluation_id(call, judged.outcome.denied.is_none(), moment.now)?,
-            evaluated_at: moment.now,
-            outcome: judged.outcome,
-            gate: judged.gate,
-            verdict: judged.verdict,
-            mode,
-            signals: Box::default(),
-            display,
-            call_digest,
-            policy: moment.snapshot.bundle.version.clone(),
-            warnings: self.options.warnings.clone(),
-            approval: None,
-            binding_token: String::new(),
-            outcome_token: String::new(),
-            repeats: None,
-        })
-    }
-
-    pub(super) fn surroundings(&self, origin: &Origin) -> Result<Surroundings, Refusal> {
-        let nonce = nonce(self.entropy.as_ref()).map_err(no_entropy)?;
-        Ok(Surroundings { nonce, trace_id: origin.trace.id(), purpose: origin.purpose.name() })
-    }
-
-    /// Records a refusal of a known caller's request, one line each.
-    pub(super) async fn refuse<T>(
-        &self,
-        moment: &Moment,
-        origin: &Origin,
-        caller: &Caller,
-        (span, mut facts): (Option<DecisionSpan>, CallFacts),
-        stopped: Stopped,
-    ) -> Result<T, Refused> {
-        if let Some((chain, call)) = stopped.proven.as_deref() {
-            facts.agent.clone_from(&chain.agent);
-            facts.step.clone_from(&chain.step);
-            facts.tenant.clone_from(&call.case.tenant);
-            facts.case = self.case_id(call);
-        }
-        self.end_refused(span, &facts, &stopped.refusal);
-        Err(self.refused(moment, origin, Actor::service(caller), stopped).await)
-    }
-
-    pub(super) fn end_refused(&self, span: Option<DecisionSpan>, facts: &CallFacts, refusal: &Refusal) {
-        tracing::debug!(name: "request.refused", kind = refusal.kind());
-        if let Some(span) = span {
-            span.refused(facts, refusal);
-        }
-    }
-
     /// Marks a request as in flight until the guard is dropped; `None` if one of the same id is. Requests without id are not marked.
     fn take_off(&self, caller: &Caller, request_id: &str) -> Option<Flight<'_>> {
         if request_id.is_empty() {
@@ -380,16 +241,5 @@ impl Drop for Flight<'_> {
         if let Some(key) = &self.key {
             self.pdp.in_flight.remove(key);
         }
-    }
-}
-
-pub(super) fn no_entropy(_: crate::entropy::NoEntropy) -> Refusal {
-    Refusal::Unavailable("the operating system's random source failed")
-}
-
-fn request_id(request: &Request) -> &str {
-    match request {
-        Request::Call(call) => &call.correlation.request,
-        Request::Plain(call) => &call.correlation.request,
     }
 }

@@ -1,15 +1,101 @@
 //! A draft: the sources that it is held to, and what is left of it without what must not be in it.
 
-use std::collections::{BTreeMap, HashSet};
+use crate::pdp::risk_keys::by;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 
 use crate::content::Detectors;
 use crate::content::drafts::{Draft, INTERNAL, Judged as Found};
 use crate::content::values::Values;
 use crate::json::{self, Object, Value};
-use crate::model::call::{Call, Case};
+use crate::model::call::{Call, Case, Model};
+use crate::model::chain::Credential;
 use crate::model::content::Channel;
-use crate::pdp::output::ToEvaluate;
+use crate::model::refusal::Refusal;
+use crate::pdp::Pdp;
+use crate::pdp::redacted_values::{PREPARED, Remembered, context_key, repeats_key, values_key};
+use crate::pdp::snapshot::Moment;
 use crate::redact::{Replaced, placeholder, redact};
+use crate::windows::{Tenant, Visit};
+
+/// A draft to be judged, as it was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToEvaluate {
+    /// On whose behalf.
+    pub credential: Credential,
+    /// The case with its facts.
+    pub case: Case,
+    /// The model that wrote it.
+    pub model: Model,
+    /// The draft.
+    pub draft: String,
+    /// Channel that it would be sent on.
+    pub channel: String,
+    /// Who would get it.
+    pub recipient: String,
+    /// BCP 47 tag of its language; empty: one of the bundle's.
+    pub locale: String,
+    /// What it was written from: id and text.
+    pub sources: Vec<(String, String)>,
+    /// Ids of the sources that it cites.
+    pub citations: Vec<String>,
+    /// The model's own confidence, in percent.
+    pub confidence: u32,
+    /// Evaluation id of the PrepareContext that it was written from.
+    pub context: String,
+    /// Conversation id.
+    pub conversation: String,
+}
+
+/// What was found in a draft, and what is known of its case, before policies judge it.
+#[derive(Debug, Default)]
+pub(super) struct DraftFacts {
+    pub(super) found: Found,
+    pub(super) sources: usize,
+    /// Whether the context that it was written from is known, and all that was redacted.
+    pub(super) prepared: bool,
+    pub(super) repeats: usize,
+}
+
+impl Pdp {
+    /// Reads a draft, on a thread for texts, with what is remembered of its case.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED, when too many texts wait to be read.
+    pub(super) async fn read_draft(&self, moment: &Moment, caller: &str, asked: &Arc<ToEvaluate>) -> Result<DraftFacts, Refusal> {
+        let tenant = Tenant::of(&self.options.environment, &asked.case.tenant);
+        let case = asked.case.id.as_str();
+        let keys = self.keys.load_full();
+        let context = context_key(tenant, case, &asked.context, &keys.values_id());
+        let reads = vec![values_key(tenant, case), context, repeats_key(tenant, case)];
+        let visited = self.visit(tenant, moment, &Visit { reads, by: Some(by(tenant, caller)), ..Visit::default() }).await;
+        let memories = visited.map(|visited| visited.memories).unwrap_or_default();
+        let [values, context, repeats] = [0, 1, 2].map(|index| memories.get(index).map(Vec::as_slice).unwrap_or_default());
+        let remembered = Remembered::of(values);
+        let prepared = context.iter().any(|(name, _)| name == PREPARED) && !remembered.too_many;
+        let values = remembered.values(keys.of_case(&asked.case.tenant, case));
+        let (environment, snapshot, asked) = (self.options.environment.clone(), Arc::clone(&moment.snapshot), Arc::clone(asked));
+        let read = self.texts.run(caller, move || {
+            let id_of = |channel, text: &str| keys.source_id(&environment, &asked.case, &asked.context, channel, text);
+            find_in_draft(&snapshot.bundle.rules.detectors, &asked, &values, id_of)
+        });
+        let (found, sources) = read.await?;
+        Ok(DraftFacts { found, sources, prepared, repeats: repeats.len() })
+    }
+}
+
+/// What was found in a draft, as policies see it.
+pub fn draft_members(found: &Found, sources: usize, prepared: bool, confidence: u32) -> [(&'static str, Value); 5] {
+    let list = |names: BTreeSet<&str>| Value::Array(names.into_iter().map(Value::from).collect());
+    let count = |count: usize| Value::Integer(i64::try_from(count).unwrap_or(i64::MAX));
+    [
+        ("claims", list(found.claims())),
+        ("confidence", Value::Integer(i64::from(confidence))),
+        ("draft", list(found.kinds())),
+        ("grounding", json::object([("sources", count(sources)), ("ungrounded", count(found.ungrounded))])),
+        ("prepared", Value::Bool(prepared)),
+    ]
+}
 
 /// What is found in a draft, held to the sources that are genuine: those whose id is that of their text in the prepared context.
 pub(super) fn find_in_draft(

@@ -8,19 +8,10 @@ use crate::audit::record::Record;
 use crate::bundle::folder::Folder;
 use crate::bundle::{Bundle, LoadError, Reading};
 use crate::model::refusal::Refusal;
-use crate::model::time::Timestamp;
-use crate::pdp::{Pdp, Refused, Snapshot};
-
-/// A bundle that was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejected {
-    /// Digest of the refused folder; empty when it could not be read.
-    pub digest: String,
-    /// When.
-    pub at: Timestamp,
-    /// Why: each fault with its place.
-    pub faults: Vec<String>,
-}
+use crate::pdp::Pdp;
+use crate::pdp::keys::Keys;
+use crate::pdp::refused::Refused;
+use crate::pdp::snapshot::{Rejected, Snapshot};
 
 /// What came of a reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,6 +122,33 @@ impl Pdp {
         log_rejected(&rejected, previous);
         self.rejected.store(Some(Arc::clone(&rejected)));
         Ok(Reloaded::Rejected(rejected))
+    }
+
+    /// Reads certificates, authorities, issuers' keys and our own again. What is faulty keeps what was there, and is logged.
+    pub async fn reload_identity(&self) {
+        // Files may be slow, on a network's file system say: other requests go on.
+        match tokio::task::block_in_place(|| self.callers.reload()) {
+            Ok(true) => tracing::info!(name: "trust.reloaded", "certificates and authorities were read again"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(name: "trust.not_reloaded", error = %error, "what was trusted before stays"),
+        }
+        let now = self.clock.now();
+        let faults = self.delegations.issuers.refresh(now).await.into_iter().chain(self.transmitters.refresh(now).await);
+        for error in faults {
+            tracing::error!(name: "issuer.not_reloaded", error = %error, "the keys that are known stay");
+        }
+        match tokio::task::block_in_place(|| Keys::read(&self.options.keys)) {
+            Ok(keys) => self.keys.store(Arc::new(keys)),
+            Err(error) => tracing::error!(name: "keys.not_reloaded", error = %error, "the keys that were read before stay"),
+        }
+    }
+
+    /// The public keys of tokens, as a JWK set (RFC 7517).
+    pub fn jwks(&self) -> String {
+        let keys = self.keys.load();
+        let all: Vec<_> = keys.approval.jwks().into_iter().chain(keys.binding.jwks()).collect();
+        let set = crate::json::object([("keys", crate::json::Value::Array(all))]);
+        String::from_utf8_lossy(&crate::json::canonical(&set)).into_owned()
     }
 }
 

@@ -15,9 +15,12 @@ use crate::model::right::Right;
 use crate::model::roles::Roles;
 use crate::model::time::Timestamp;
 use crate::model::verdict::LinkVerdict;
-use crate::pdp::authorize::{Origin, Stopped};
-use crate::pdp::shares::Share;
-use crate::pdp::{Moment, Pdp, Refused};
+use crate::pdp::Pdp;
+use crate::pdp::concurrency::Share;
+use crate::pdp::origin::{Origin, Stopped};
+use crate::pdp::refused::Refused;
+use crate::pdp::snapshot::Moment;
+use crate::telemetry::spans::{CallFacts, DecisionSpan};
 
 /// Who asks on her own behalf.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,15 +77,6 @@ impl Pdp {
     pub(super) fn service(&self, moment: &Moment, origin: &Origin) -> Result<Caller, Refused> {
         let development = moment.snapshot.bundle.manifest.development.as_ref();
         self.callers.identify(&origin.peer, development, moment.now).map_err(|refusal| self.stranger(origin, refusal))
-    }
-
-    /// The tool services of the bundle.
-    pub(super) fn tool_services(&self, moment: &Moment) -> Vec<String> {
-        let bundle = &moment.snapshot.bundle;
-        let Some(roles) = &bundle.roles else { return vec![] };
-        let services =
-            bundle.policies.store.entities().map(|entity| entity.uid()).filter(|uid| uid.type_name().to_string() == roles.tool_service);
-        services.map(|uid| uid.id().unescaped().to_owned()).collect()
     }
 
     /// A permit for a known caller's request.
@@ -160,8 +154,7 @@ impl Pdp {
         let mut human = self.delegations.human(token, moment.now).await?;
         let bundle = &moment.snapshot.bundle;
         let roles = bundle.roles.as_ref().ok_or(unknown.clone())?;
-        let uid = bundle.policies.shapes.uid(&roles.supervisor, &human.id);
-        let tenant = uid.and_then(|uid| bundle.policies.store.get(&uid)).and_then(tenant_of).ok_or(unknown.clone())?;
+        let tenant = bundle.policies.tenant_of(&roles.supervisor, &human.id).ok_or(unknown.clone())?;
         if human.tenant.is_empty() {
             human.tenant = tenant;
         } else if human.tenant != tenant {
@@ -215,12 +208,30 @@ impl Pdp {
             Err(down) => Refused::from(down),
         }
     }
-}
 
-/// The tenant that an entity of the bundle is in.
-pub(super) fn tenant_of(entity: &cedar_policy::Entity) -> Option<String> {
-    match entity.attr("tenant")?.ok()? {
-        cedar_policy::EvalResult::EntityUid(tenant) => Some(tenant.id().unescaped().to_owned()),
-        _ => None,
+    pub(super) fn end_refused(&self, span: Option<DecisionSpan>, facts: &CallFacts, refusal: &Refusal) {
+        tracing::debug!(name: "request.refused", kind = refusal.kind());
+        if let Some(span) = span {
+            span.refused(facts, refusal);
+        }
+    }
+
+    /// Records a refusal of a known caller's request, one line each.
+    pub(super) async fn refuse<T>(
+        &self,
+        moment: &Moment,
+        origin: &Origin,
+        caller: &Caller,
+        (span, mut facts): (Option<DecisionSpan>, CallFacts),
+        stopped: Stopped,
+    ) -> Result<T, Refused> {
+        if let Some((chain, call)) = stopped.proven.as_deref() {
+            facts.agent.clone_from(&chain.agent);
+            facts.step.clone_from(&chain.step);
+            facts.tenant.clone_from(&call.case.tenant);
+            facts.case = self.case_id(call);
+        }
+        self.end_refused(span, &facts, &stopped.refusal);
+        Err(self.refused(moment, origin, Actor::service(caller), stopped).await)
     }
 }

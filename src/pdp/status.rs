@@ -4,11 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::audit::Recorded;
+use crate::audit::events::{self, Actor};
 use crate::audit::operations::{RecoveredRecord, ResumedRecord, ServerRecord};
 use crate::audit::record::{CEDAR_VERSION, Record};
+use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
-use crate::pdp::reload::Rejected;
-use crate::pdp::{Pdp, Refused, Snapshot};
+use crate::pdp::Pdp;
+use crate::pdp::origin::Origin;
+use crate::pdp::refused::Refused;
+use crate::pdp::snapshot::Rejected;
+use crate::pdp::snapshot::Snapshot;
 
 /// How far the clock may step back before readiness ends.
 const STEP_BACK_MAX: Duration = Duration::from_secs(5);
@@ -172,5 +178,28 @@ impl Pdp {
 
     fn server_record(&self) -> ServerRecord {
         ServerRecord::new(&self.options.environment, self.audit.durability().name(), &self.options.warnings)
+    }
+
+    /// An operator knows that the store went back, and has done what is to be done.
+    ///
+    /// # Errors
+    /// A refusal, recorded or counted.
+    pub async fn confirm_store(&self, origin: &Origin) -> Result<Recorded<()>, Refused> {
+        let moment = self.moment();
+        let caller = self.admit(origin, crate::model::right::Right::ServerOperate).await?;
+        let by = Actor::service(&caller).in_trace(origin.trace.id());
+        let confirmed = self.confirmed(&by, moment.now).await;
+        self.or_refused(&moment, origin, by, confirmed).await
+    }
+
+    async fn confirmed(&self, by: &Actor, now: Timestamp) -> Result<Recorded<()>, Refusal> {
+        let Some(went_back_at) = self.shared.load().went_back_at else {
+            return Err(Refusal::Precondition("the state store did not go back, or that was confirmed before"));
+        };
+        let more = [("went_back_at", went_back_at.to_string().into())];
+        let receipt = self.record_event(now, events::event("store.confirmed", by, None, &more)).await?;
+        self.store.confirm(went_back_at).await?;
+        self.refresh().await;
+        Ok(receipt.seal(()))
     }
 }

@@ -1,7 +1,7 @@
-//! Cedar's evaluation, over those policies alone whose scope can match the request's types.
+//! Evaluates requests with Cedar, using only the policies whose scope can match the request's types.
 //!
-//! A policy whose scope is false adds neither a reason nor an error, so leaving it out gives the same answer as evaluating all;
-//! `tests/it/engine.rs` holds the two against each other.
+//! A policy whose scope is false adds neither a reason nor an error, so leaving it out gives the same answer
+//! as evaluating all policies. `tests/it/engine.rs` compares the two.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ use crate::policy::shape::Shapes;
 /// The types of a request: principal type, action, resource type.
 type Environment = (EntityTypeName, EntityUid, EntityTypeName);
 
-/// Evaluates requests.
+/// Cedar's authorizer with the policies indexed by environment.
 #[derive(Debug)]
 pub struct Engine {
     authorizer: Authorizer,
@@ -27,7 +27,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Sorts policies by the environments of the schema in which their scope can match.
+    /// Indexes policies by the environments of the schema in which their scope can match.
     pub fn new(all: PolicySet, shapes: &Shapes) -> Self {
         let mut by_environment = HashMap::new();
         for action in shapes.actions.values() {
@@ -38,7 +38,7 @@ impl Engine {
                             && action_can_match(policy, &action.uid, &action.groups)
                             && resource_can_match(policy, resource)
                     });
-                    // Ids are unique in `all`, so that none is refused here.
+                    // Ids are unique in `all`, so this can't fail.
                     let set = PolicySet::from_policies(candidates.cloned()).unwrap_or_else(|_| all.clone());
                     by_environment.insert((principal.clone(), action.uid.clone(), resource.clone()), set);
                 }
@@ -47,12 +47,11 @@ impl Engine {
         Self { authorizer: Authorizer::new(), all, by_environment }
     }
 
-    /// All policies.
     pub fn policies(&self) -> &PolicySet {
         &self.all
     }
 
-    /// Evaluates one link's request. Requests outside the schema's environments are evaluated against every policy.
+    /// Evaluates one link's request, against every policy if its types are not an environment of the schema.
     pub fn evaluate(&self, link: Link, request: &Request, entities: &Entities) -> LinkVerdict {
         let environment = match (request.principal(), request.action(), request.resource()) {
             (Some(principal), Some(action), Some(resource)) => {
@@ -64,7 +63,7 @@ impl Engine {
         self.evaluate_set(link, request, candidates, entities)
     }
 
-    /// Evaluates one link's request against every policy: what [`Engine::evaluate`] must equal.
+    /// Evaluates one link's request against every policy. [`Engine::evaluate`] must return the same.
     pub fn evaluate_all(&self, link: Link, request: &Request, entities: &Entities) -> LinkVerdict {
         self.evaluate_set(link, request, &self.all, entities)
     }
@@ -81,14 +80,14 @@ impl Engine {
     }
 }
 
-/// A policy's id as it was given; its `Display` would escape quotes.
+/// Returns a policy's id as it was given; its `Display` would escape quotes.
 pub fn id_text(id: &PolicyId) -> String {
     AsRef::<str>::as_ref(id).to_owned()
 }
 
 fn principal_can_match(policy: &Policy, kind: &EntityTypeName) -> bool {
     match policy.principal_constraint() {
-        // A group's type says nothing of its members'.
+        // The type of a group does not determine the types of its members.
         PrincipalConstraint::Any | PrincipalConstraint::In(_) => true,
         PrincipalConstraint::Eq(uid) => uid.type_name() == kind,
         PrincipalConstraint::Is(only) | PrincipalConstraint::IsIn(only, _) => only == *kind,
@@ -117,7 +116,7 @@ fn policy_fault(error: &AuthorizationError) -> PolicyFault {
     PolicyFault { policy: id_text(error.policy_id()), class: class(error.inner()) }
 }
 
-/// The class of an evaluation error. Its text may echo values, so it never leaves this function.
+/// Returns an evaluation error's class. The error's text may contain values and must not leave this function.
 fn class(error: &EvaluationError) -> &'static str {
     match error {
         EvaluationError::EntityDoesNotExist(_) => "missing_entity",

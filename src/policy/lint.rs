@@ -1,4 +1,5 @@
-//! The rules of a readable, provable bundle that Cedar's validator doesn't know. One function a rule; each fault names its policy.
+//! Lint rules that keep a bundle readable and provable and that Cedar's validator does not check, one
+//! function for each rule.
 
 mod content;
 mod direct;
@@ -19,7 +20,7 @@ use crate::policy::source::{self, Source};
 use crate::policy::store::Store;
 use crate::policy::{ReadPolicies, Rule};
 
-/// What a rule reads.
+/// Inputs that the rules read.
 struct Bundle<'a> {
     read: &'a ReadPolicies,
     schema: &'a Source,
@@ -29,21 +30,21 @@ struct Bundle<'a> {
 }
 
 impl<'a> Bundle<'a> {
-    /// The actions that are done on behalf of a case: all but the direct ones.
+    /// Returns the actions on behalf of a case: all except direct ones.
     fn case_actions(&self) -> impl Iterator<Item = (&'a String, &'a Action)> {
         self.shapes.actions.iter().filter(|(id, _)| !self.roles.is_direct(id))
     }
 }
 
-/// A policy under a rule.
+/// A policy that rules are applied to.
 struct Subject<'a> {
     policy: &'a Policy,
     rule: &'a Rule,
-    /// Every expression of its conditions.
+    /// All expressions of the policy's conditions.
     expressions: Vec<&'a ast::Expr>,
 }
 
-/// Applies every rule.
+/// Applies every rule to the schema, the manifest and the policies.
 pub(super) fn lint(read: &ReadPolicies, schema: &Source, shapes: &Shapes, store: &Store, roles: &Roles) -> Vec<Fault> {
     let bundle = Bundle { read, schema, shapes, store, roles };
     let mut faults: Vec<Fault> = wiring::faults(&bundle);
@@ -69,7 +70,7 @@ pub(super) fn lint(read: &ReadPolicies, schema: &Source, shapes: &Shapes, store:
     faults
 }
 
-/// The actions whose policies read this member of `context`. Whatever is not a plain path counts as reading it.
+/// Returns the actions whose policies read this member of `context`, or use `context` as a whole.
 pub(super) fn readers(read: &ReadPolicies, shapes: &Shapes, member: &str) -> HashSet<String> {
     let mut readers = HashSet::new();
     for policy in read.set.policies() {
@@ -97,7 +98,8 @@ fn is_variable(expression: &ast::Expr, variable: ast::Var) -> bool {
     matches!(expression.expr_kind(), ast::ExprKind::Var(found) if *found == variable)
 }
 
-/// A default denial names no policy: what a circumstance can lift is a `forbid`, so that a denial can say what is missing.
+/// Rejects a `permit` that reads `context`. A default denial names no policy, so a condition that a
+/// circumstance can lift must be in a `forbid`, whose denial can report what is missing.
 fn permits_read_no_context(subject: &Subject<'_>) -> Vec<String> {
     let reads = subject.expressions.iter().any(|expression| is_variable(expression, ast::Var::Context));
     if subject.policy.effect() == Effect::Permit && reads {
@@ -106,7 +108,8 @@ fn permits_read_no_context(subject: &Subject<'_>) -> Vec<String> {
     vec![]
 }
 
-/// `principal in Role::"x"` also matches another type that holds the role, and attributes differ from type to type.
+/// Requires a principal type in scopes that name a group or whose conditions depend on the principal:
+/// `principal in Role::"x"` also matches other types that hold the role, and attributes differ between types.
 fn principals_are_typed(subject: &Subject<'_>) -> Vec<String> {
     let constraint = subject.policy.principal_constraint();
     let typed = matches!(constraint, PrincipalConstraint::Is(_) | PrincipalConstraint::IsIn(..) | PrincipalConstraint::Eq(_));
@@ -123,7 +126,8 @@ fn principals_are_typed(subject: &Subject<'_>) -> Vec<String> {
     vec![]
 }
 
-/// A role that no file defines matches nobody, which in a `forbid` fails open.
+/// Rejects references to bundle entities that no file defines: an undefined role matches no principal, so a
+/// `forbid` on it fails open.
 fn entities_exist(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String> {
     let mut named: Vec<cedar_policy::EntityUid> = subject
         .expressions
@@ -146,7 +150,8 @@ fn entities_exist(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String> {
     unknown.map(|uid| format!("no file of `entities/` defines `{uid}`")).collect()
 }
 
-/// A requirement that nothing can meet denies for ever, and one of another template would be lifted by the wrong approval.
+/// Rejects requirements whose template or check the covered actions do not declare. A requirement that
+/// nothing can meet denies forever, and one with the wrong template would be lifted by the wrong approval.
 fn requirements_exist(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String> {
     let mut faults = vec![];
     for action in covered(subject.policy, bundle.shapes) {
@@ -170,7 +175,8 @@ fn requirements_exist(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String>
     faults
 }
 
-/// An agent's read answers with named fields, never with the whole record.
+/// Requires `return_only` on permits of reads and verifications for agents, so that an agent gets named
+/// fields and never a whole record.
 fn reads_return_only(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String> {
     let agent = |kind: &cedar_policy::EntityTypeName| kind.to_string() == bundle.roles.agent;
     let for_agents = match subject.policy.principal_constraint() {
@@ -189,7 +195,7 @@ fn reads_return_only(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String> 
     }
 }
 
-/// The actions that a policy's scope covers.
+/// Returns the actions that a policy's scope covers.
 fn covered<'a>(policy: &Policy, shapes: &'a Shapes) -> Vec<&'a Action> {
     use cedar_policy::ActionConstraint;
     let names = |action: &Action, uid: &cedar_policy::EntityUid| {

@@ -1,4 +1,4 @@
-//! What a policy's annotations say: the reason it gives, what lifts it, what must follow.
+//! Reads a policy's annotations: the reason for a denial, the requirement that lifts it, and the obligations.
 
 use cedar_policy::{Effect, Policy};
 
@@ -6,20 +6,20 @@ use crate::model::answer::{Obligation, Reason};
 use crate::model::content::Disposition;
 use crate::policy::engine::id_text;
 
-/// The annotations that a policy may carry.
+/// Annotations that a policy may have.
 pub const ANNOTATIONS: [&str; 9] = ["advice", "disposition", "doc", "id", "obligation", "owner", "quorum", "reason", "requires"];
 
-/// What lifts a `forbid`.
+/// A requirement that lifts a `forbid`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Requirement {
-    /// An approval of this template.
+    /// An approval with this template.
     Approval(String),
-    /// This check.
+    /// A check with this name.
     Check(String),
 }
 
 impl Requirement {
-    /// Reads `approval:<template>` or `check:<name>`.
+    /// Parses `approval:<template>` or `check:<name>`.
     pub fn parse(text: &str) -> Option<Self> {
         match text.split_once(':')? {
             ("approval", template) if !template.is_empty() => Some(Self::Approval(template.to_owned())),
@@ -38,28 +38,26 @@ impl std::fmt::Display for Requirement {
     }
 }
 
-/// A policy as its annotations describe it.
+/// A policy as described by its annotations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Its id.
     pub id: String,
-    /// True for a `forbid`.
+    /// Whether the policy is a `forbid`.
     pub forbids: bool,
-    /// The reason it gives when it denies; `NotPermitted` can't be lifted.
+    /// Reason of a denial by the policy; `NotPermitted` can't be lifted.
     pub class: Reason,
-    /// What lifts it.
     pub requires: Option<Requirement>,
-    /// How many humans the approval that lifts it takes.
+    /// Number of humans who must approve to lift the policy.
     pub quorum: u32,
-    /// What becomes of a draft that it forbids.
+    /// Disposition of a draft that the policy forbids.
     pub disposition: Disposition,
-    /// What must follow when it determines.
+    /// Obligations that apply when the policy is determining.
     pub obligations: Vec<Obligation>,
-    /// What may follow when it determines.
+    /// Advice that applies when the policy is determining.
     pub advice: Vec<Obligation>,
-    /// What it is for.
+    /// Explanation of the policy for people.
     pub doc: String,
-    /// `file:line`.
+    /// Position as `file:line`.
     pub place: String,
 }
 
@@ -67,7 +65,7 @@ impl Rule {
     /// Reads a policy's annotations.
     ///
     /// # Errors
-    /// What is wrong with them, in words.
+    /// Descriptions of all faults found.
     pub fn read(policy: &Policy, place: String) -> Result<Self, Vec<String>> {
         let mut faults: Vec<String> = policy
             .annotations()
@@ -128,7 +126,7 @@ impl Rule {
     }
 }
 
-/// Reads `type:value; type:value`.
+/// Parses a list of the form `type:value; type:value`.
 fn obligations(text: &str) -> Vec<Obligation> {
     text.split(';')
         .map(str::trim)

@@ -1,4 +1,4 @@
-//! The schema's types in the form that conversion and the linter read: resolved, closed, without Cedar's internals.
+//! The schema's types as conversion and the linter use them: resolved, closed, and without Cedar's internals.
 
 use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;
@@ -11,7 +11,6 @@ use cedar_policy_core::validator::{ValidatorEntityTypeKind, ValidatorSchema};
 /// The type of a value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Shape {
-    /// `Bool`.
     Bool,
     /// `datetime`; RFC 3339 text in JSON.
     Datetime,
@@ -29,12 +28,11 @@ pub enum Shape {
     Record(Record),
     /// A set; an array in JSON.
     Set(Box<Shape>),
-    /// `String`.
     String,
 }
 
 impl Shape {
-    /// The members of an enumerated type, or of a set of it; else none.
+    /// Returns the members of an enumerated type or of a set of one; empty for other types.
     pub fn choices(&self) -> &[String] {
         match self {
             Self::Entity(entity) => entity.choices.as_deref().unwrap_or_default(),
@@ -44,52 +42,46 @@ impl Shape {
     }
 }
 
-/// A type of entity.
+/// Name of an entity type, with the members if it is enumerated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EntityShape {
-    /// Its name.
     pub name: EntityTypeName,
-    /// Its members in the order of declaration, if it is enumerated.
+    /// Members in the order of declaration; `None` if the type is not enumerated.
     pub choices: Option<Vec<String>>,
 }
 
-/// A record's members by name.
+/// Members of a record by name.
 pub type Record = BTreeMap<String, Member>;
 
 /// A member of a record.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Member {
-    /// Its type.
     pub shape: Shape,
-    /// False when it may be absent.
+    /// Whether the member must be present.
     pub required: bool,
 }
 
-/// A standard entity type.
+/// An entity type with its attributes.
 #[derive(Clone, Debug)]
 pub struct EntityType {
-    /// Its name and, if enumerated, its members.
     pub shape: EntityShape,
-    /// Its attributes.
     pub attributes: Record,
-    /// True when entities of it may have parents.
+    /// Whether entities of the type may have parents.
     pub has_parents: bool,
-    /// True when entities of it may have tags.
+    /// Whether entities of the type may have tags.
     pub has_tags: bool,
 }
 
 /// An action that requests may name.
 #[derive(Clone, Debug)]
 pub struct Action {
-    /// Its uid.
     pub uid: EntityUid,
-    /// The types of principal that it takes.
+    /// Principal types that the action applies to.
     pub principals: Vec<EntityTypeName>,
-    /// The types of resource that it takes.
+    /// Resource types that the action applies to.
     pub resources: Vec<EntityTypeName>,
-    /// Its context.
     pub context: Record,
-    /// Ids of the groups that it is in, by whatever path.
+    /// Ids of the groups that contain the action, directly or indirectly.
     pub groups: Vec<String>,
 }
 
@@ -102,13 +94,13 @@ pub struct Shapes {
     pub actions: BTreeMap<String, Action>,
 }
 
-/// What a schema may not have.
+/// Features of a schema that are not supported.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unsupported {
-    /// An action id in two namespaces.
+    /// Two namespaces declare the same action id.
     #[error("action `{0}` is declared in two namespaces: requests name actions by id alone")]
     AmbiguousAction(String),
-    /// A type that JSON arguments can't have.
+    /// A type has no JSON form for arguments.
     #[error("{0} has a type that is not supported")]
     Type(String),
 }
@@ -117,7 +109,7 @@ impl Shapes {
     /// Reads a schema.
     ///
     /// # Errors
-    /// When it has what Countersign can't serve.
+    /// If the schema uses a feature that is not supported.
     pub fn of(schema: &Schema) -> Result<Self, Unsupported> {
         let core: &ValidatorSchema = schema.as_ref();
         let mut shapes = Self::default();
@@ -161,18 +153,19 @@ impl Shapes {
         Ok(shapes)
     }
 
-    /// The uid of a type's entity; `None` if the type is not the schema's.
+    /// Returns the uid of an entity, or `None` if the schema does not declare its type.
     pub fn uid(&self, kind: &str, id: &str) -> Option<EntityUid> {
         let name = self.entities.get(kind)?.shape.name.clone();
         Some(EntityUid::from_type_name_and_id(name, EntityId::new(id)))
     }
 
-    /// Members of an enumerated type; none if it is unknown or not enumerated.
+    /// Returns the members of an enumerated type; empty if the type is unknown or not enumerated.
     pub fn choices(&self, name: &str) -> &[String] {
         self.entities.get(name).and_then(|kind| kind.shape.choices.as_deref()).unwrap_or_default()
     }
 
-    /// The shape at the end of a path of attributes that starts at a record; entity types are followed.
+    /// Returns the member at the end of an attribute path from a record. The path may pass through entity
+    /// types.
     pub fn follow<'a>(&'a self, from: &'a Record, path: &[&str]) -> Option<&'a Member> {
         let (first, rest) = path.split_first()?;
         let member = from.get(*first)?;
@@ -191,11 +184,11 @@ impl Shapes {
 
 type Attribute<'a> = (&'a smol_str::SmolStr, &'a cedar_policy_core::validator::types::AttributeType);
 
-/// The most parts of a schema once its aliases are written out: one that holds two of the one before doubles with each line, and
-/// Cedar writes them out.
+/// Maximum number of parts of a schema with its aliases expanded. Cedar expands them, so a schema doubles in
+/// size with each alias that contains the one before it twice.
 const PARTS_MAX: u64 = 1_000_000;
 
-/// Whether a schema is too large to be written out, measured on its unresolved form.
+/// Returns whether an expanded schema would exceed `PARTS_MAX`, measured on its unresolved form.
 pub fn is_too_large(fragment: &serde_json::Value) -> bool {
     let mut aliases = HashMap::new();
     for namespace in fragment.as_object().into_iter().flat_map(serde_json::Map::values) {
@@ -207,7 +200,7 @@ pub fn is_too_large(fragment: &serde_json::Value) -> bool {
 
 type Aliases<'a> = HashMap<&'a str, &'a serde_json::Value>;
 
-/// Counts what a piece of a schema is made of, each alias as often as it is named.
+/// Counts the parts of a piece of a schema; each alias counts as often as it is named.
 fn parts<'a>(piece: &'a serde_json::Value, aliases: &Aliases<'a>, known: &mut HashMap<&'a str, u64>) -> u64 {
     let below = match piece {
         serde_json::Value::Array(items) => items.iter().map(|item| parts(item, aliases, known)).fold(0, u64::saturating_add),
@@ -217,7 +210,7 @@ fn parts<'a>(piece: &'a serde_json::Value, aliases: &Aliases<'a>, known: &mut Ha
             match (known.get(name), aliases.get_key_value(name)) {
                 (Some(count), _) => *count,
                 (None, Some((name, shape))) => {
-                    // An alias of itself is refused by Cedar; here it must only end.
+                    // Cedar rejects recursive aliases; here the count only has to terminate.
                     known.insert(name, 1);
                     let count = parts(shape, aliases, known);
                     known.insert(name, count);
@@ -271,7 +264,7 @@ fn entity_shape(schema: &ValidatorSchema, name: &ast::EntityType) -> EntityShape
     EntityShape { name: name.clone().into(), choices }
 }
 
-/// The name of an entity type, read from text; `None` if it is malformed.
+/// Parses the name of an entity type; `None` if it is malformed.
 pub fn type_name(text: &str) -> Option<EntityTypeName> {
     EntityTypeName::from_str(text).ok()
 }

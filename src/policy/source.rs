@@ -1,5 +1,6 @@
-//! Cedar text → policies, each with its place. A text can't crash the process: Cedar's parser recurses without a guard (some
-//! 200 nested parentheses overflow a 2 MiB stack), so nesting is measured before it reads.
+//! Parses Cedar text into policies with their positions. Cedar's parser recurses without a guard (some 200
+//! nested parentheses overflow a 2 MiB stack), so nesting is measured first; otherwise a text could crash the
+//! process.
 
 use std::str::FromStr;
 
@@ -9,38 +10,37 @@ use miette::Diagnostic;
 
 use crate::model::fault::Fault;
 
-/// The deepest nesting of brackets in a text, and of conditionals in a policy.
+/// Maximum nesting of brackets in a text, and maximum number of conditionals in a policy.
 pub const NESTING_MAX: usize = 64;
-/// The longest policy, in bytes: a chain of operators is a tree as deep as it is long, which is walked by recursion until its depth
-/// is known.
+/// Maximum length of a policy, in bytes. A chain of operators is a tree as deep as the chain is long, and
+/// that tree is walked by recursion before its depth is known.
 pub const POLICY_BYTES_MAX: usize = 16 * 1024;
-/// The longest schema, in bytes.
+/// Maximum length of a schema, in bytes.
 const SCHEMA_BYTES_MAX: usize = 1024 * 1024;
-/// The deepest expression tree that is evaluated: far below the depth at which Cedar's evaluator runs out of stack.
+/// Maximum depth of an expression tree, far below the depth at which Cedar's evaluator runs out of stack.
 pub const DEPTH_MAX: usize = 256;
 
-/// A file of the bundle.
+/// A text file of the bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// Path below the bundle's folder.
+    /// Path relative to the bundle's folder.
     pub file: String,
-    /// Its text.
     pub text: String,
 }
 
-/// A policy and its place.
+/// A policy and its position.
 #[derive(Clone, Debug)]
 pub struct Placed {
-    /// The policy, still under the id that the parser gave it.
+    /// The policy, with the id that the parser gave it.
     pub policy: Policy,
-    /// First byte and length in its file.
+    /// Offset and length in the file, in bytes.
     pub span: (usize, usize),
 }
 
-/// Reads a file's policies, in the order in which they stand.
+/// Parses a file's policies and returns them in file order.
 ///
 /// # Errors
-/// Every fault of the file.
+/// The faults of the file.
 pub fn parse(source: &Source) -> Result<Vec<Placed>, Vec<Fault>> {
     refuse_nesting(source).map_err(|fault| vec![fault])?;
     let set = PolicySet::from_str(&source.text).map_err(|errors| faults(source, &errors))?;
@@ -64,7 +64,8 @@ pub fn parse(source: &Source) -> Result<Vec<Placed>, Vec<Fault>> {
     if faults.is_empty() { Ok(placed) } else { Err(faults) }
 }
 
-/// Turns a diagnostic of Cedar into faults: one for each label, with Cedar's own words and help.
+/// Converts a diagnostic of Cedar into faults with Cedar's own message and help: one for the diagnostic and
+/// one for each related diagnostic.
 pub fn faults(source: &Source, error: &dyn Diagnostic) -> Vec<Fault> {
     let mut all = vec![fault(source, error)];
     all.extend(error.related().into_iter().flatten().map(|related| fault(source, related)));
@@ -84,14 +85,15 @@ fn span(loc: Option<&cedar_policy_core::parser::Loc>) -> (usize, usize) {
     loc.map_or((0, 0), |loc| (loc.span.offset(), loc.span.len()))
 }
 
-/// Measures the nesting of a text of Cedar's policy or schema syntax, outside strings and comments.
+/// Checks the length, nesting and number of conditionals of a Cedar policy or schema text. Brackets in
+/// strings and comments don't count.
 ///
 /// # Errors
-/// When it is nested deeper than [`NESTING_MAX`].
+/// If the text exceeds a limit, such as [`NESTING_MAX`].
 pub fn refuse_nesting(source: &Source) -> Result<(), Fault> {
     let fault = |at, message: &str| Err(Fault::new(&source.file, &source.text, (at, 1), message));
     let bytes = source.text.as_bytes();
-    // In a schema `<` opens the type of a set's elements; in a policy it compares.
+    // In a schema, `<` opens the type of a set's elements; in a policy it compares.
     let types = source.file.ends_with(".cedarschema");
     let longest = if types { SCHEMA_BYTES_MAX } else { POLICY_BYTES_MAX };
     let (mut at, mut depth, mut conditionals, mut start) = (0, 0_usize, 0, 0);
@@ -144,7 +146,7 @@ fn is_word(bytes: &[u8], at: usize, word: &[u8]) -> bool {
         && !part_of_name(bytes.get(at + word.len()))
 }
 
-/// The depth of a policy's condition, measured without recursion.
+/// Returns the depth of a policy's condition, measured without recursion.
 fn depth(policy: &Policy) -> usize {
     let core: &ast::Policy = policy.as_ref();
     let mut deepest = 0;
@@ -156,7 +158,7 @@ fn depth(policy: &Policy) -> usize {
     deepest
 }
 
-/// The expressions directly below one.
+/// Returns the direct subexpressions.
 pub fn children(expression: &ast::Expr) -> Vec<&ast::Expr> {
     match expression.expr_kind() {
         ast::ExprKind::Lit(_) | ast::ExprKind::Var(_) | ast::ExprKind::Slot(_) | ast::ExprKind::Unknown(_) => vec![],

@@ -1,4 +1,4 @@
-//! The bundle's own entities: agents, humans, tool services, tenants, roles, fields.
+//! The bundle's entities: agents, humans, tool services, tenants, roles and fields.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,7 +10,7 @@ use crate::model::fault::Fault;
 use crate::model::roles::{Roles, Supplier};
 use crate::policy::source::Source;
 
-/// Entities that stand in the bundle's folder.
+/// Entities defined in the bundle's folder.
 #[derive(Debug, Default)]
 pub struct Store {
     by_uid: HashMap<EntityUid, Entity>,
@@ -19,10 +19,10 @@ pub struct Store {
 }
 
 impl Store {
-    /// Reads files, each a JSON array of entities in Cedar's form, against the schema.
+    /// Reads files against the schema. Each file is a JSON array of entities in Cedar's form.
     ///
     /// # Errors
-    /// Every fault, at the entity that has it.
+    /// All faults found, each at the entity that has it.
     pub fn load(sources: &[Source], schema: Option<&Schema>, roles: Option<&Roles>) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
         let mut by_uid = HashMap::new();
@@ -58,7 +58,7 @@ impl Store {
         match (actions, all) {
             (Ok(actions), Ok(all)) => {
                 let actions = actions.iter().flat_map(Entities::iter).map(|entity| (entity.uid(), entity.clone())).collect();
-                // Taken from the whole, they know all their ancestors.
+                // Entities taken from `all` include their transitive ancestors.
                 let by_uid = by_uid.into_keys().filter_map(|uid| all.get(&uid).cloned().map(|entity| (uid, entity))).collect();
                 Ok(Self { by_uid, actions, all })
             }
@@ -69,31 +69,30 @@ impl Store {
         }
     }
 
-    /// The entity of this uid.
     pub fn get(&self, uid: &EntityUid) -> Option<&Entity> {
         self.by_uid.get(uid)
     }
 
-    /// The action's entity, which knows its groups.
+    /// Returns the action's entity, whose ancestors are its groups.
     pub fn action(&self, uid: &EntityUid) -> Option<&Entity> {
         self.actions.get(uid)
     }
 
-    /// The bundle's entities, in no order.
+    /// Returns the bundle's entities in arbitrary order.
     pub fn entities(&self) -> impl Iterator<Item = &Entity> {
         self.by_uid.values()
     }
 
-    /// All entities, with the schema's actions.
+    /// Returns all entities, including the schema's actions.
     pub fn all(&self) -> &Entities {
         &self.all
     }
 }
 
-/// The longest chain of parents: Cedar walks it by recursion.
+/// Maximum length of a chain of parents, which Cedar walks by recursion.
 const CHAIN_MAX: usize = 64;
 
-/// Whether a chain of parents is longer than [`CHAIN_MAX`], or a circle, measured level by level.
+/// Returns whether a chain of parents is cyclic or longer than [`CHAIN_MAX`], following it level by level.
 fn is_too_deep(entities: &HashMap<EntityUid, Entity>) -> bool {
     let parents = |uid: &EntityUid| entities.get(uid).map(|entity| entity.clone().into_inner().2).unwrap_or_default();
     let mut level: HashSet<EntityUid> = entities.keys().cloned().collect();
@@ -116,7 +115,7 @@ fn read(source: &Source, schema: Option<&Schema>) -> Result<Vec<Found>, Vec<Faul
     let mut found = Vec::new();
     let mut faults = Vec::new();
     for raw in raw {
-        // The raw value is a slice of the text, so the difference of their addresses is its offset.
+        // The raw value borrows from the text, so the difference of their addresses is its offset.
         let at = raw.get().as_ptr().addr().saturating_sub(source.text.as_ptr().addr());
         let span = (at, raw.get().lines().next().map_or(1, str::len));
         if let Err(fault) = json::check_members(raw.get()) {
@@ -132,21 +131,21 @@ fn read(source: &Source, schema: Option<&Schema>) -> Result<Vec<Found>, Vec<Faul
     if faults.is_empty() { Ok(found) } else { Err(faults) }
 }
 
-/// The byte at a line and column, both counted from 1.
+/// Returns the byte offset of a line and column, both counted from 1.
 pub fn offset(text: &str, line: usize, column: usize) -> usize {
     let before: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
     (before + column.saturating_sub(1)).min(text.len())
 }
 
-/// An error and its causes in one line; Cedar's outermost message alone says little.
+/// Formats an error and its causes in one line, because Cedar's outermost message has little information.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
     causes.collect::<Vec<_>>().join(": ").replace('\n', " ")
 }
-/// The attribute of a record's field that says whether a person writes it.
+/// Attribute of a field's entity: whether a person writes the field.
 pub const FREE_TEXT: &str = "free_text";
 
-/// Whether a field is one that a person writes.
+/// Returns whether a person writes the field.
 pub fn is_free_text(field: &Entity) -> bool {
     matches!(field.attr(FREE_TEXT), Some(Ok(cedar_policy::EvalResult::Bool(true))))
 }

@@ -1,4 +1,4 @@
-//! Where telemetry goes: spans to an OTLP collector, if one is named; metrics to whoever asks `/metrics`.
+//! Exports spans to an OTLP collector, if one is configured, and metrics through `/metrics`.
 
 use std::time::Duration;
 
@@ -15,38 +15,38 @@ use crate::telemetry::guard::Guard;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{SCHEMA_URL, SCOPE};
 
-/// Where telemetry goes, and under which name.
+/// Destination of telemetry, and the attributes of its resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// OTLP/gRPC endpoint of traces, e.g. `http://127.0.0.1:4317`. `None`: no spans are made.
+    /// OTLP/gRPC endpoint for spans, e.g. `http://127.0.0.1:4317`. If it is `None`, no spans are made.
     pub endpoint: Option<String>,
-    /// `service.name`.
+    /// Resource attribute `service.name`.
     pub service_name: String,
-    /// `deployment.environment.name`.
+    /// Resource attribute `deployment.environment.name`.
     pub environment: String,
 }
 
-/// Telemetry can't be set up.
 #[derive(Debug, thiserror::Error)]
 #[error("telemetry can't be set up: {0}")]
 pub struct SetUpError(String);
 
-/// Makes spans and counts. Never blocks: its queue is bounded, and what doesn't fit is dropped and counted.
+/// Makes spans and metrics. Callers never block, because the queue of spans is bounded; spans that do not fit
+/// are dropped and counted.
 #[derive(Debug)]
 pub struct Telemetry {
     traces: Option<SdkTracerProvider>,
     pub(super) tracer: Option<SdkTracer>,
     meters: SdkMeterProvider,
     registry: Registry,
-    /// What is counted.
     pub metrics: Metrics,
 }
 
 impl Telemetry {
-    /// Sets up; must run inside the tokio runtime. The SDK reads the further `OTEL_*` variables itself.
+    /// Sets up telemetry; must run inside the Tokio runtime. The SDK reads the other `OTEL_*` variables
+    /// itself.
     ///
     /// # Errors
-    /// When the endpoint is no URL, or the registry refuses.
+    /// Returns an error if the endpoint is not a URL, or the registry refuses the exporter.
     pub fn start(options: &Options) -> Result<Self, SetUpError> {
         let failed = |error: &dyn std::fmt::Display| SetUpError(error.to_string());
         let resource = Resource::builder()
@@ -63,7 +63,8 @@ impl Telemetry {
         };
         let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint.clone()).build();
         let exporter = exporter.map_err(|error| failed(&error))?;
-        // The processor takes its own counter of dropped spans from the global provider when it is built.
+        // The processor takes its counter of dropped spans from the global meter provider when it is built,
+        // so set the provider first.
         global::set_meter_provider(meters.clone());
         let processor = BatchSpanProcessor::builder(Guard::new(exporter, metrics.export_failed.clone())).build();
         let traces = SdkTracerProvider::builder().with_resource(resource).with_span_processor(processor).build();
@@ -72,12 +73,12 @@ impl Telemetry {
         Ok(Self { tracer: Some(tracer), traces: Some(traces), meters, registry, metrics })
     }
 
-    /// All metrics in Prometheus' text format.
+    /// Returns all metrics in Prometheus's text format.
     pub fn metrics_text(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
 
-    /// Sends what is queued, for at most this long. Blocks: call it from a blocking thread.
+    /// Exports the queued spans within the timeout. It blocks, so call it from a blocking thread.
     pub fn shut_down(&self, timeout: Duration) {
         if let Some(Err(error)) = self.traces.as_ref().map(|traces| traces.shutdown_with_timeout(timeout)) {
             tracing::warn!(name: "telemetry.shutdown_failed", error = %error, "not every span was exported");

@@ -1,5 +1,5 @@
-//! The last thing before export: removes what is not on the list of attributes, and counts what an export lost. The SDK counts a
-//! failed export as processed.
+//! The last step before export. It removes attributes that are not listed, and counts the spans of failed
+//! exports, because the SDK counts those as processed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 
 use crate::telemetry::ATTRIBUTES;
 
-/// An exporter behind the guard.
+/// Exporter that filters attributes and counts lost spans.
 #[derive(Debug)]
 pub struct Guard<E> {
     below: E,
@@ -21,12 +21,12 @@ pub struct Guard<E> {
 }
 
 impl<E> Guard<E> {
-    /// Guards an exporter.
     pub fn new(below: E, lost: Counter<u64>) -> Self {
         Self { below, lost, failing: AtomicBool::new(false) }
     }
 
-    /// Says once that exports fail, and once that they work again: a dead collector must not fill the log.
+    /// Logs once that exports fail and once that they work again. Otherwise an unreachable collector would
+    /// fill the log.
     fn note(&self, failed: bool) {
         match (self.failing.swap(failed, Ordering::Relaxed), failed) {
             (false, true) => tracing::warn!(name: "telemetry.export_failed", "spans can't be exported; they are dropped and counted"),

@@ -1,5 +1,6 @@
-//! Logs: one JSON object a line on standard error, with the trace's ids. A line reads alone; a failure is logged once, where it is
-//! handled; payloads and tokens never.
+//! Logs: one JSON object per line on standard error, with the ids of trace and span. Each line is
+//! understandable by itself, a failure is logged once, where it is handled, and payloads and tokens are never
+//! logged.
 
 use std::fmt;
 
@@ -15,22 +16,22 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::clock::{Clock, SystemClock};
 
-/// Directives under every filter: transports log payload-free noise, and a dead collector an error a second.
+/// Directives that every filter starts with. Transport libraries log much without useful content, and
+/// OpenTelemetry logs an error each second while the collector is unreachable.
 const QUIET: &str = "h2=warn,hyper=warn,tonic=warn,tower=warn,opentelemetry=off,opentelemetry_sdk=off,opentelemetry_otlp=off";
 
-/// A filter that can't be read.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is no log filter: use a level such as `info`, or directives such as `info,countersign=debug`")]
 pub struct BadFilter(String);
 
-/// Starts to log to standard error.
+/// Starts logging to standard error.
 ///
 /// # Errors
-/// When the filter can't be read.
+/// Returns an error if the filter can't be parsed.
 pub fn start(filter: &str) -> Result<(), BadFilter> {
     let filter = EnvFilter::try_new(format!("{QUIET},{filter}")).map_err(|_| BadFilter(filter.to_owned()))?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).event_format(Json);
-    // In tests several servers share a process; the first one's filter stays.
+    // In tests several servers share a process, and the first one's filter stays in force.
     let _already = logs.try_init();
     Ok(())
 }
@@ -47,7 +48,7 @@ where
         let mut line = Map::new();
         line.insert("ts".into(), SystemClock.now().to_string().into());
         line.insert("level".into(), metadata.level().as_str().into());
-        // An event without a name of its own is called by its place in the source.
+        // An event without a name of its own is named after its module.
         let name = if metadata.name().starts_with("event ") { metadata.target() } else { metadata.name() };
         line.insert("name".into(), name.into());
         let context = Context::current();

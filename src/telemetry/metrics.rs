@@ -1,4 +1,4 @@
-//! What is counted. Labels come from closed sets alone.
+//! Metric instruments. All label values come from closed sets.
 
 use std::time::Duration;
 
@@ -12,11 +12,10 @@ use crate::telemetry::{
     METRIC_WITNESS_FAILURES,
 };
 
-/// 10 µs to 100 ms: the semantic conventions' own bounds begin at 5 ms.
+/// Bucket boundaries from 10 µs to 100 ms, because those of the semantic conventions begin at 5 ms.
 const DECISION_SECONDS: [f64; 12] = [1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 1e-1];
 const RPC_SECONDS: [f64; 12] = [1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 1e-1, 1.0, 10.0];
 
-/// All instruments.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     rpc: Histogram<f64>,
@@ -93,7 +92,8 @@ impl Metrics {
             windows_entries: meter.u64_gauge(METRIC_WINDOWS_ENTRIES).with_description("entries of windows kept in process").build(),
             export_failed: meter.u64_counter(METRIC_EXPORT_FAILED).with_description("spans that a failed export lost").build(),
         };
-        // A counter that was never added to is not shown, and an alert on it would wait for the first loss.
+        // A counter is not exported before it is first incremented, so an alert on it would have no data
+        // until the first loss. Export zeros from the start.
         metrics.export_failed.add(0, &[]);
         metrics.audit_suppressed.add(0, &[]);
         metrics.witness_failures.add(0, &[]);
@@ -108,14 +108,14 @@ impl Metrics {
         metrics
     }
 
-    /// An RPC ended.
+    /// Records the end of an RPC.
     pub fn rpc(&self, method: &'static str, status: &'static str, took: Duration) {
         let labels =
             [KeyValue::new(super::RPC_SYSTEM, "grpc"), KeyValue::new(super::RPC_METHOD, method), KeyValue::new(super::RPC_STATUS, status)];
         self.rpc.record(took.as_secs_f64(), &labels);
     }
 
-    /// A decision was made.
+    /// Records a decision and the time that it took.
     pub fn decision(&self, allowed: bool, reason: &'static str, mode: &'static str, took: Duration) {
         let decision = if allowed { "allow" } else { "deny" };
         let labels = [KeyValue::new("decision", decision), KeyValue::new("reason", reason), KeyValue::new("mode", mode)];
@@ -123,74 +123,75 @@ impl Metrics {
         self.decision_duration.record(took.as_secs_f64(), &[]);
     }
 
-    /// A request was refused.
+    /// Counts a refused request.
     pub fn refusal(&self, kind: &'static str) {
         self.refusals.add(1, &[KeyValue::new("kind", kind)]);
     }
 
-    /// The bundle's folder was read.
+    /// Counts a reload of the bundle.
     pub fn reload(&self, outcome: &'static str) {
         self.reloads.add(1, &[KeyValue::new("outcome", outcome)]);
     }
 
-    /// A bundle came into force.
+    /// Records when a bundle was activated.
     pub fn activated(&self, unix_seconds: i64) {
         self.last_success.record(unix_seconds, &[]);
     }
 
-    /// The audit log's counts since start.
+    /// Records the audit log's failed commits and lost records since start.
     pub fn audit(&self, failures: u64, lost: u64) {
         self.audit_failures.record(failures, &[]);
         self.audit_lost.record(lost, &[]);
     }
 
-    /// The witness of the audit log did not take its head.
+    /// Counts a head of the audit log that the witness did not accept.
     pub fn witness_failed(&self) {
         self.witness_failures.add(1, &[]);
     }
 
-    /// An approval was requested, approved, denied, consumed, repeated, replayed or ended.
+    /// Counts an outcome of an approval or release, e.g. `requested`, `approved`, `consumed`, `sent`,
+    /// `repeated`, `replayed`.
     pub fn approval(&self, outcome: &'static str) {
         self.approvals.add(1, &[KeyValue::new("outcome", outcome)]);
     }
 
-    /// How many approvals wait.
+    /// Records how many approvals wait for reviewers.
     pub fn pending(&self, count: u64) {
         self.approvals_pending.record(count, &[]);
     }
 
-    /// The state store's count since start.
+    /// Records the state store's failed operations since start.
     pub fn store_failures(&self, count: u64) {
         self.store_failures.record(count, &[]);
     }
 
-    /// Whether the state store lost something, and nobody has confirmed it.
+    /// Records whether the state store lost data and no operator has confirmed the loss yet.
     pub fn store_went_back(&self, went_back: bool) {
         self.store_went_back.record(u64::from(went_back), &[]);
     }
 
-    /// How far the clock is ahead of the `store`'s or the `windows`', in microseconds.
+    /// Records by how many microseconds this machine's clock is ahead of that of `store` or `windows`.
     pub fn clock_skew(&self, of: &'static str, micros: i64) {
         let seconds = Duration::from_micros(micros.unsigned_abs()).as_secs_f64();
         self.clock_skew.record(if micros < 0 { -seconds } else { seconds }, &[KeyValue::new("of", of)]);
     }
 
-    /// How many different bundles replicas have in force.
+    /// Records how many different bundles replicas have in force.
     pub fn bundles(&self, count: usize) {
         self.bundles.record(u64::try_from(count).unwrap_or(u64::MAX), &[]);
     }
 
-    /// Windows could not be asked.
+    /// Counts a request for which the risk store could not be asked.
     pub fn windows_failed(&self) {
         self.windows_failures.add(1, &[]);
     }
 
-    /// How many entries of windows are kept.
+    /// Records the number of entries in the in-process risk store.
     pub fn windows_entries(&self, count: usize) {
         self.windows_entries.record(u64::try_from(count).unwrap_or(u64::MAX), &[]);
     }
 
-    /// Refusals were counted and not written.
+    /// Counts refusals that were not written to the audit log.
     pub fn suppressed(&self, count: u64) {
         self.audit_suppressed.add(count, &[]);
     }

@@ -1,4 +1,5 @@
-//! The spans of an RPC, a decision and a reload. Made by the OpenTelemetry API directly: no log filter can drop one.
+//! Spans of RPCs, decisions and reloads. They are made with the OpenTelemetry API directly, so no log filter
+//! can drop one.
 
 use http::HeaderMap;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
@@ -15,27 +16,27 @@ use crate::telemetry::{
     RISK_TIER, RPC_METHOD, RPC_STATUS, RPC_SYSTEM, SPAN_AUTHORIZE, SPAN_RELOAD, STEP, TENANT, TOOL_CALL_ID,
 };
 
-/// The most policies that a span names.
+/// Maximum number of policies that a span names.
 const POLICIES_MAX: usize = 16;
 
-/// A trace's place: the parent of what follows.
+/// Position in a trace, which is the parent of the spans that follow.
 #[derive(Clone, Debug, Default)]
 pub struct Trace(Context);
 
 impl Trace {
-    /// The place that the current task was given.
+    /// Returns the position that the current task was given.
     pub fn current() -> Self {
         Self(Context::current())
     }
 
-    /// The W3C trace id in hex; empty if there is none.
+    /// Returns the W3C trace id in hex, or an empty string if there is none.
     pub fn id(&self) -> String {
         let span = self.0.span();
         let context = span.span_context();
         if context.is_valid() { context.trace_id().to_string() } else { String::new() }
     }
 
-    /// The OpenTelemetry context, to be attached to a future.
+    /// Returns the OpenTelemetry context, to be attached to a future.
     pub fn context(&self) -> Context {
         self.0.clone()
     }
@@ -45,7 +46,7 @@ struct Headers<'a>(&'a HeaderMap);
 
 impl Extractor for Headers<'_> {
     fn get(&self, key: &str) -> Option<&str> {
-        // `tracestate` is free text of whoever calls, and would be exported as it came.
+        // Ignore `tracestate`, because it is free text of the caller that would be exported unchanged.
         self.0.get(key).filter(|_| key == "traceparent").and_then(|value| value.to_str().ok())
     }
 
@@ -55,12 +56,13 @@ impl Extractor for Headers<'_> {
 }
 
 impl Telemetry {
-    /// Starts the server span of an RPC below the caller's W3C context (`traceparent`; neither `tracestate` nor baggage). A path that is
-    /// no method's is not exported: a stranger chose it.
+    /// Starts the server span of an RPC as a child of the caller's W3C context (`traceparent`, but neither
+    /// `tracestate` nor baggage). A path that is not a method is not exported, because an unauthenticated
+    /// peer may have chosen it.
     pub fn start_rpc(&self, method: &'static str, headers: &HeaderMap, peer: Option<std::net::SocketAddr>) -> Trace {
         let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers));
         let Some(tracer) = &self.tracer else { return Trace(parent) };
-        // Short, for a tree's column: the package is in `rpc.method`.
+        // Leave out the package to keep the name short in trace viewers; `rpc.method` contains it.
         let name = method.strip_prefix("countersign.v1.").unwrap_or(method);
         let mut attributes = vec![KeyValue::new(RPC_SYSTEM, "grpc"), KeyValue::new(RPC_METHOD, method)];
         if let Some(peer) = peer {
@@ -71,7 +73,8 @@ impl Telemetry {
         Trace(parent.with_span(span))
     }
 
-    /// Ends an RPC's span. Only faults of the server are errors; a denial or a caller's fault is not.
+    /// Ends an RPC's span. Only a fault of the server is marked as an error; a denial or a caller's fault is
+    /// not.
     pub fn end_rpc(&self, trace: &Trace, status: &'static str) {
         let span = trace.0.span();
         span.set_attribute(KeyValue::new(RPC_STATUS, status));
@@ -82,7 +85,8 @@ impl Telemetry {
         span.end();
     }
 
-    /// Starts a decision's span; `action` must be a name of the schema, or `_OTHER`.
+    /// Starts a decision's span. `action` must come from a closed set: an action of the schema, a method, or
+    /// `_OTHER`.
     pub fn start_decision(&self, parent: &Trace, action: &str) -> Option<DecisionSpan> {
         let tracer = self.tracer.as_ref()?;
         let name = format!("{SPAN_AUTHORIZE} {action}");
@@ -90,7 +94,7 @@ impl Telemetry {
         Some(DecisionSpan(span))
     }
 
-    /// Records a reload as a trace of its own.
+    /// Counts a reload, and records it as a trace of its own.
     pub fn reload(&self, outcome: &'static str, digest: &str, previous: &str) {
         self.metrics.reload(outcome);
         let Some(tracer) = &self.tracer else { return };
@@ -105,30 +109,27 @@ impl Telemetry {
     }
 }
 
-/// What a decision's span says of the call: names of the schema, ids of the bundle and correlation ids.
+/// Attributes of the call on a decision's span: names of the schema, ids of the bundle and correlation ids.
 #[derive(Clone, Debug, Default)]
 pub struct CallFacts {
     /// Action of the schema, or `_OTHER`.
     pub action: String,
     /// Type of the schema, or `_OTHER`.
     pub resource_type: String,
-    /// The agent's type.
+    /// Entity type of the agent.
     pub principal_type: String,
-    /// The agent, once it is known to exist.
+    /// Id of the agent, once it is known to exist.
     pub agent: String,
-    /// The tenant, once it passed the gate.
+    /// Id of the tenant, once the call passed the tenant gate.
     pub tenant: String,
-    /// The case, by its id or a keyed digest of it, once the tenant passed the gate.
+    /// Id of the case or a keyed digest of it, once the call passed the tenant gate.
     pub case: String,
-    /// Workflow step.
     pub step: String,
-    /// Conversation id.
     pub conversation: String,
-    /// The model's tool call id.
+    /// Id of the model's tool call.
     pub tool_call: String,
 }
 
-/// The span of one decision.
 #[derive(Debug)]
 pub struct DecisionSpan(opentelemetry_sdk::trace::Span);
 

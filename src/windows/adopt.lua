@@ -1,5 +1,6 @@
--- KEYS: generation, then the writes of processes. ARGV: the generation to be set, or nothing to look; the one that it must find then, or
--- nothing. Answers whether the server evicts keys, its time in microseconds, the generation, and the count of each process.
+-- KEYS: generation, then the write counts of processes. ARGV: the generation to set, or '' to only query; the
+-- generation that must be there for that, or ''. Returns whether the server evicts keys, its time in
+-- microseconds, the generation, and each process's write count.
 local policy = string.match(redis.call('INFO', 'memory'), 'maxmemory_policy:([%w-]+)')
 local evicts = policy == 'noeviction' and 0 or 1
 if ARGV[1] ~= '' and evicts == 0 and (redis.call('GET', KEYS[1]) or '') == ARGV[2] then redis.call('SET', KEYS[1], ARGV[1]) end

@@ -1,25 +1,26 @@
-//! How many different things there were within a time: exactly up to [`EXACT`], then by a sample of them.
+//! Counts distinct things within a time: exactly up to [`EXACT`], and above that by sampling.
 //!
-//! Wegman's adaptive sampling (Flajolet 1990, "On adaptive sampling"): when there are more than [`EXACT`] things, only those stay
-//! whose hash ends in one more zero bit, each of them standing for twice as many. Each thing keeps the time when it was last seen,
-//! so that the time slides, exactly. The standard error of a sampled count is 1.2/√512, 5.3 %. The sampling is not taken back before all
-//! things are over: what was not in the sample is not known.
+//! The algorithm is Wegman's adaptive sampling (Flajolet 1990, "On adaptive sampling"). When there are more
+//! than [`EXACT`] things, only those whose hash ends in one more zero bit stay, and each of them counts twice
+//! as much. Each thing has the time when it was last seen, so the window slides exactly. The standard error
+//! of a sampled count is 1.2/√512, 5.3 %. The sampling level falls back to 0 only after all things have
+//! expired, because things outside of the sample were not stored.
 
 use crate::model::signals::EXACT;
 
-/// The most zero bits: 2⁹ × 2²⁴ things.
+/// Maximum number of zero bits, enough for 2⁹ × 2²⁴ things.
 const LEVEL_MAX: u32 = 24;
 
-/// The different things of a time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Breadth {
     level: u32,
-    /// Hash and when it was last seen, by hash.
+    /// Hash of each thing and the time when it was last seen, sorted by hash.
     things: Vec<(u64, i64)>,
 }
 
 impl Breadth {
-    /// One more thing, or none; then how many there are. One that is more than `most` is not taken: then the answer is one more than that.
+    /// Adds a thing, if there is one, and returns the count. A new thing that would exceed `most` is not
+    /// added; the result is then one more than the count.
     pub fn touch(&mut self, item: Option<u64>, now: i64, within: i64, most: Option<u64>) -> u64 {
         let over = now.saturating_sub(within);
         self.things.retain(|(_, seen)| *seen > over);
@@ -49,7 +50,7 @@ impl Breadth {
         u64::try_from(self.things.len()).unwrap_or(u64::MAX) << self.level
     }
 
-    /// When the last of it is over.
+    /// Returns when the last of the things expires.
     pub fn until(&self, within: i64) -> i64 {
         self.things.iter().map(|(_, seen)| seen.saturating_add(within)).max().unwrap_or(0)
     }
@@ -97,7 +98,7 @@ mod tests {
                 .collect();
             let mean = errors.iter().sum::<f64>() / 20.0;
             assert!(mean.abs() < 0.04, "{things}: biased by {mean}");
-            // Four standard errors.
+            // The bound is four standard errors.
             assert!(errors.iter().all(|error| error.abs() < 0.213), "{things}: {errors:?}");
         }
     }

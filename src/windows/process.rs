@@ -1,4 +1,5 @@
-//! The engine in process: a sharded table, bounded by tenant. Each key is locked by itself and for no longer than its own arithmetic.
+//! The risk store's engine in process: a sharded table with a limit per tenant. Each key is locked
+//! separately, and only during its own arithmetic.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,7 +13,6 @@ use crate::model::time::Timestamp;
 use crate::windows::breadth::Breadth;
 use crate::windows::{Key, Note, OVERFULL, Take, Tenant, Touch, Visit, Visited, WindowsDown, change, take};
 
-/// What is kept under a key.
 #[derive(Debug)]
 enum Kept {
     Breadth(Box<Breadth>),
@@ -20,7 +20,7 @@ enum Kept {
     Memory(Vec<(SmolStr, i64)>),
 }
 
-/// What is kept, until when it counts, and whose it is: a tenant's, and which tool service's call brought it.
+/// An entry, until when it counts, and the numbers of its tenant and of the tool service that created it.
 #[derive(Debug)]
 struct Held {
     until: i64,
@@ -30,7 +30,6 @@ struct Held {
 }
 
 impl Held {
-    /// How much of the table it takes up.
     fn size(&self) -> usize {
         match &self.kept {
             Kept::Breadth(_) | Kept::Bucket => 1,
@@ -39,26 +38,26 @@ impl Held {
     }
 }
 
-/// Windows in process.
 #[derive(Debug)]
 pub struct InProcess {
     held: DashMap<Key, Held>,
-    /// How much each tenant holds, and each tool service of it, and its number.
+    /// Number, and count of entries, of each tenant and of each of its tool services.
     owners: DashMap<(Tenant, Option<Key>), (u32, Arc<AtomicUsize>)>,
     numbers: AtomicU32,
     most: usize,
     seed: Key,
-    /// When a full table was last purged: not for every call that finds it full.
+    /// When a full table was last purged; not every call that finds it full purges it.
     purged: AtomicI64,
 }
 
-/// How long a full table is left as it is.
+/// Minimum time between two purges of a full table.
 const PURGE_MICROS: i64 = 1_000_000;
 
-/// The most times of one memory, [`OVERFULL`] among them: twice the values that a case may have, and more versions than it has in years. `visit.lua` has it, too.
+/// Maximum number of times in one memory, including [`OVERFULL`]: twice the values that a case may have, and
+/// more versions than it has in years. `visit.lua` has the same constant.
 const TIMES_MAX: usize = 1024;
 
-/// How new entries are counted: for their tenant, and for the tool service that brings them.
+/// The tenant and the tool service that new entries are counted for.
 struct Owner {
     tenant: (u32, Arc<AtomicUsize>),
     by: (u32, Arc<AtomicUsize>),
@@ -71,7 +70,8 @@ impl Owner {
         self.by.1.fetch_add(more, Ordering::Relaxed);
     }
 
-    /// Whether there is no room for so many more: in all, or in the tool service's half. A quarter is kept for rates.
+    /// Returns whether `more` entries exceed the tenant's limit or the tool service's half of it. A quarter
+    /// of the limit is reserved for rates.
     fn is_full(&self, is_rate: bool, more: usize) -> bool {
         let [all, own] = [&self.tenant, &self.by].map(|(_, holds)| holds.load(Ordering::Relaxed));
         let most = if is_rate { self.most } else { self.most - self.most / 4 };
@@ -80,7 +80,7 @@ impl Owner {
 }
 
 impl InProcess {
-    /// An empty table, of at most so many entries of each tenant. The seed is this process's secret.
+    /// Creates an empty table with at most `most` entries per tenant. The seed is a secret of this process.
     pub fn new(most: usize, seed: &str) -> Self {
         Self {
             held: DashMap::new(),
@@ -92,7 +92,7 @@ impl InProcess {
         }
     }
 
-    /// Asks and says all of a request. Nothing of it waits.
+    /// Executes all operations of a request, without blocking on I/O.
     ///
     /// # Errors
     /// When the tenant's table is full.
@@ -106,7 +106,8 @@ impl InProcess {
         }
         let mut visited = Visited { memories: visit.reads.iter().map(|key| self.read(*key, now)).collect(), ..Visited::default() };
         visited.waits = visit.takes.iter().map(|asked| self.wait(now, asked)).collect();
-        // A call that is held back leaves nothing behind.
+        // A call that has to wait leaves no trace. Between this check and the counting below, a concurrent
+        // call may still fill a bucket; this call is then counted in the others.
         let is_held_back = visited.waits.iter().any(|wait| *wait > 0);
         if !is_held_back {
             self.has_room(&owner, now, visit)?;
@@ -124,8 +125,8 @@ impl InProcess {
         Ok(visited)
     }
 
-    /// Whether there is room for all that a visit says: all of it is kept, or nothing. A full table is purged once before it is called
-    /// full.
+    /// Returns an error unless all new entries of a visit fit, so that all of them are stored or none. A full
+    /// table is purged before, at most once per [`PURGE_MICROS`].
     fn has_room(&self, owner: &Owner, now: i64, visit: &Visit) -> Result<(), WindowsDown> {
         let new = |key: &&Key| !self.held.contains_key(*key);
         let touched = visit.touches.iter().filter(|touch| touch.item.is_some()).map(|touch| &touch.key);
@@ -139,7 +140,6 @@ impl InProcess {
         if is_full() { Err(WindowsDown::Full) } else { Ok(()) }
     }
 
-    /// Drops what is over.
     pub fn purge(&self, now: Timestamp) {
         let owners = self.owners();
         self.held.retain(|_, held| {
@@ -151,7 +151,7 @@ impl InProcess {
         });
     }
 
-    /// How many entries are held.
+    /// Number of keys in the table.
     pub fn entries(&self) -> usize {
         self.held.len()
     }
@@ -164,7 +164,7 @@ impl InProcess {
             self.owners.entry(whose).or_insert_with(|| (self.numbers.fetch_add(1, Ordering::Relaxed), Arc::default())).clone()
         };
         let all = of((tenant, None));
-        // What nobody in particular brings is counted once.
+        // Calls without a tool service are counted only for the tenant.
         let own = by.map_or_else(|| (all.0, Arc::default()), |by| of((tenant, Some(by))));
         Owner { tenant: all, by: own, most: self.most }
     }
@@ -180,7 +180,7 @@ impl InProcess {
         }
     }
 
-    /// How long a call would have to wait, without counting it.
+    /// Returns the time that a call would have to wait, without counting it.
     fn wait(&self, now: i64, asked: &Take) -> i64 {
         let until = self.held.get(&asked.key).map_or(now, |held| held.until);
         take(until, now, asked).1
@@ -221,7 +221,8 @@ impl InProcess {
             times.retain(|(_, until)| *until > now);
             let has = |name: &str| times.iter().position(|(known, _)| known == name);
             let (known, name) = match has(&note.name) {
-                // Who makes up versions of a case spoils the memory of that case, and no other: its last time says so.
+                // A caller that makes up versions of a case could fill its memory. The last slot is therefore
+                // reserved for `OVERFULL`: this case then counts as the worst, and no other case is affected.
                 None if times.len() + 1 >= TIMES_MAX => (has(OVERFULL), SmolStr::new_static(OVERFULL)),
                 known => (known, note.name.clone()),
             };
@@ -236,7 +237,7 @@ impl InProcess {
         })
     }
 
-    /// Changes what is held under a key, or begins to hold it; what it grows by is counted for who began it.
+    /// Changes the entry of a key, or creates it. Its growth is counted for the owners that created it.
     fn change<T>(&self, owner: &Owner, key: Key, now: i64, change: impl FnOnce(&mut Held) -> T) -> T {
         match self.held.entry(key) {
             Entry::Occupied(mut held) => {
@@ -264,12 +265,12 @@ impl InProcess {
     }
 }
 
-/// Takes entries from what their owners hold.
+/// Subtracts entries from the counts of their owners.
 fn free(owners: &HashMap<u32, Arc<AtomicUsize>>, held: &Held, entries: usize) {
     count(owners, held, |holds| holds.saturating_sub(entries));
 }
 
-/// Counts anew what the owners of an entry hold.
+/// Updates the counts of an entry's owners.
 fn count(owners: &HashMap<u32, Arc<AtomicUsize>>, held: &Held, count: impl Fn(usize) -> usize) {
     let by = Some(held.by).filter(|by| *by != held.tenant);
     for holds in [Some(held.tenant), by].into_iter().flatten().filter_map(|owner| owners.get(&owner)) {

@@ -1,9 +1,10 @@
-//! The engine that replicas share: Redis 7 or Valkey, alone, under Sentinel, or as a cluster. One script a visit; all keys of a tenant
-//! share a hash tag, so that a cluster has them in one place.
+//! The risk store's engine for replicas, on Redis 7 or Valkey: a single server, Sentinel, or a cluster. Each
+//! visit is one script. All keys of a tenant share a hash tag, so that a cluster keeps them on one node.
 //!
-//! Redis may lose what it acknowledged: when it is restarted, flushed, or fails over to a replica that was behind. Each tenant has a
-//! generation, which also stands in the state store, and each process counts what it wrote: when either is not what it was, the visit
-//! says that windows were lost. A server that may evict keys is not used.
+//! Redis may lose acknowledged writes: when it is restarted, flushed, or fails over to a replica that was
+//! behind. To notice that, each tenant has a generation, which is also stored in the state store, and each
+//! process counts its acknowledged writes. If either does not match, the visit fails with
+//! [`WindowsDown::Lost`]. A server that may evict keys is not used.
 
 mod line;
 
@@ -20,18 +21,15 @@ use crate::model::time::Timestamp;
 use crate::windows::redis::line::Line;
 use crate::windows::{Change, Key, Options, Tenant, Visit, Visited, WindowsDown};
 
-/// Where the server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Server {
-    /// The nodes of a cluster, of which the others are learnt.
+    /// Some nodes of a cluster; the others are discovered.
     Cluster(Vec<String>),
-    /// The sentinels, and what they call the primary.
+    /// Addresses of the sentinels, and their name for the primary.
     Sentinel(Vec<String>, String),
-    /// One server.
     Single(String),
 }
 
-/// An address that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`windows.urls` can't be used: give `redis://host:port` or `rediss://host:port`, and `windows.master` for sentinels")]
 pub struct AddressError;
@@ -42,36 +40,36 @@ impl From<RedisError> for AddressError {
     }
 }
 
-/// What is known of a tenant's windows on the server.
+/// This process's knowledge of a tenant's entries on the server.
 #[derive(Debug)]
 struct Adopted {
     generation: String,
-    /// How many writes of this process were acknowledged.
+    /// Number of acknowledged writes of this process.
     writes: AtomicI64,
-    /// How many of them stand in the state store, too.
+    /// Number of those that are noted in the state store.
     noted: AtomicI64,
-    /// False after an error of the connection: the server may be another one, or an older one.
+    /// False after a connection error: the server behind the connection may be another one, or have older
+    /// data.
     sure: AtomicBool,
 }
 
-/// What a server says of a tenant's windows.
+/// State of a tenant's entries on the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Looked {
-    /// The generation that it has.
+    /// Generation on the server, if there is one.
     pub found: Option<String>,
-    /// How many writes of each process it has.
+    /// Number of writes of each process that the server has.
     pub counts: Vec<i64>,
-    /// Its time.
+    /// Time on the server.
     pub clock: Timestamp,
 }
 
-/// Windows on a server.
 pub struct Redis {
     line: Line,
     timeout: Duration,
     boot: String,
     adopted: DashMap<Tenant, Arc<Adopted>>,
-    /// Generations that were not found any more, or not all of them.
+    /// Generations that the server no longer has, or has only in part.
     lost: DashMap<Tenant, String>,
     visiting: Script,
     adopting: Script,
@@ -79,16 +77,15 @@ pub struct Redis {
 
 impl std::fmt::Debug for Redis {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Addresses may hold passwords.
+        // Addresses may contain passwords, so they are not shown.
         formatter.debug_struct("Redis").field("timeout", &self.timeout).finish_non_exhaustive()
     }
 }
 
-/// The script's answer.
 type Reply = (i64, i64, Vec<i64>, Vec<u64>, Vec<Vec<String>>);
 
 impl Redis {
-    /// Connects when it is first needed.
+    /// Creates the engine; it connects when it is first used.
     ///
     /// # Errors
     /// When an address can't be used.
@@ -105,7 +102,6 @@ impl Redis {
         })
     }
 
-    /// As [`Windows::visit`](super::Windows::visit).
     pub(super) async fn visit(&self, tenant: Tenant, now: Timestamp, visit: &Visit) -> Result<Visited, WindowsDown> {
         let adopted = self.adopted.get(&tenant).map(|adopted| Arc::clone(&adopted)).ok_or(WindowsDown::Lost)?;
         if !adopted.sure.load(Ordering::Acquire) {
@@ -117,7 +113,7 @@ impl Redis {
         call.arg(&adopted.generation).arg(now.micros());
         say(&mut call, tenant, Key::of(&[&adopted.generation]), visit);
         let (known, writes, waits, counts, memories): Reply = self.call(&call).await?;
-        // What this process wrote before it asked must be there: a server that lost a write of ours counts fewer.
+        // A server that does not count more writes than were acknowledged before has lost one.
         if known == 0 || writes <= before {
             self.forsake(tenant, &adopted);
             return Err(WindowsDown::Lost);
@@ -128,7 +124,7 @@ impl Redis {
         Ok(Visited { waits, counts, memories })
     }
 
-    /// What the server has of a tenant's windows, and how much of what these processes wrote.
+    /// Queries a tenant's generation on the server, and its number of writes by these processes.
     ///
     /// # Errors
     /// When the server does not answer, or may evict keys.
@@ -136,28 +132,28 @@ impl Redis {
         self.adopting(tenant, ("", ""), boots).await
     }
 
-    /// The generation of which this process knows that it is not all there any more.
+    /// Returns the generation that this process knows to be gone or incomplete.
     pub fn lost(&self, tenant: Tenant) -> Option<String> {
         self.lost.get(&tenant).map(|lost| lost.clone())
     }
 
-    /// Whether the tenant's generation is known.
+    /// Returns whether the tenant's generation is known, and the connection to its server had no error since.
     pub fn knows(&self, tenant: Tenant) -> bool {
         self.adopted.get(&tenant).is_some_and(|adopted| adopted.sure.load(Ordering::Acquire))
     }
 
-    /// This start of the process.
     pub fn boot(&self) -> &str {
         &self.boot
     }
 
-    /// How many writes of this process were acknowledged in a tenant's generation.
+    /// Returns the number of acknowledged writes of this process in a tenant's generation.
     pub fn writes(&self, tenant: Tenant, generation: &str) -> i64 {
         let adopted = self.adopted.get(&tenant).filter(|adopted| adopted.generation == generation);
         adopted.map_or(0, |adopted| adopted.writes.load(Ordering::Acquire))
     }
 
-    /// Tenants to which this process wrote since that was noted last: generation and count of each, some at a time.
+    /// Returns at most `most` tenants with writes not yet noted in the state store: generation and number of
+    /// writes.
     pub fn unnoted(&self, most: usize) -> Vec<(Tenant, String, i64)> {
         let written = self.adopted.iter().map(|adopted| {
             let writes = adopted.writes.load(Ordering::Acquire);
@@ -170,22 +166,21 @@ impl Redis {
             .collect()
     }
 
-    /// So many writes stand in the state store.
+    /// Records how many writes are noted in the state store.
     pub fn noted(&self, tenant: Tenant, generation: &str, writes: i64) {
         if let Some(adopted) = self.adopted.get(&tenant).filter(|adopted| adopted.generation == generation) {
             adopted.noted.fetch_max(writes, Ordering::AcqRel);
         }
     }
 
-    /// The tenants whose generation is known.
     pub fn tenants(&self) -> Vec<Tenant> {
         self.adopted.iter().map(|adopted| *adopted.key()).collect()
     }
 
-    /// Whether a tenant's windows are still those that are known.
+    /// Checks that the server still has the known generation of a tenant.
     ///
     /// # Errors
-    /// When they are not, the server may evict keys, or does not answer.
+    /// When it does not, may evict keys, or does not answer.
     pub async fn check(&self, tenant: Tenant) -> Result<(), WindowsDown> {
         let adopted = self.adopted.get(&tenant).map(|adopted| Arc::clone(&adopted)).ok_or(WindowsDown::Lost)?;
         match self.look(tenant, &[]).await {
@@ -202,7 +197,8 @@ impl Redis {
         }
     }
 
-    /// Calls a tenant's windows lost, for every replica.
+    /// Marks a tenant's entries as lost. Recovery then replaces the generation, so that every other replica
+    /// finds them lost, too.
     pub fn give_up(&self, tenant: Tenant) {
         if let Some(adopted) = self.adopted.get(&tenant).map(|adopted| Arc::clone(&adopted)) {
             self.forsake(tenant, &adopted);
@@ -215,15 +211,14 @@ impl Redis {
         }
     }
 
-    /// How long a visit may take.
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// Gives the server a generation; only if it still has the one that was found.
+    /// Sets the generation on the server, if the server still has the one that was found.
     ///
     /// # Errors
-    /// When it has another one, does not answer, or may evict keys.
+    /// When the server has another one, does not answer, or may evict keys.
     pub async fn adopt(&self, tenant: Tenant, generation: &str, found: Option<&str>) -> Result<(), WindowsDown> {
         let looked = self.adopting(tenant, (generation, found.unwrap_or_default()), &[]).await?;
         match looked.found.as_deref() == Some(generation) {
@@ -232,7 +227,7 @@ impl Redis {
         }
     }
 
-    /// Uses a generation that the server has, and that the state store knows it to have.
+    /// Starts to use a generation that the server has and the state store records as adopted.
     pub fn use_from_now_on(&self, tenant: Tenant, generation: &str) {
         self.lost.remove(&tenant);
         let known = self.adopted.get(&tenant).filter(|adopted| adopted.generation == generation).map(|adopted| Arc::clone(&adopted));
@@ -258,14 +253,14 @@ impl Redis {
         Err(WindowsDown::Evicts)
     }
 
-    /// What is behind the connection from now on may be another server, or an older state of it.
+    /// Stops using all generations until they are checked again: the server behind the connection may be
+    /// another one, or have older data.
     fn doubt(&self) {
         self.adopted.iter().for_each(|adopted| adopted.sure.store(false, Ordering::Release));
     }
 
-    /// Runs a script within the time that there is.
     async fn call<T: FromRedisValue + Send>(&self, call: &::redis::ScriptInvocation<'_>) -> Result<T, WindowsDown> {
-        // Boxed, so that a decision's future does not hold a client's.
+        // Boxed, so that the future of an evaluation does not contain the client's.
         let running: BoxFuture<'_, Result<T, RedisError>> = Box::pin(self.line.run(call, self.timeout));
         let answered = tokio::time::timeout(self.timeout, running).await;
         match answered {
@@ -274,7 +269,7 @@ impl Redis {
                 if self.line.drop_after(&error) {
                     self.doubt();
                 }
-                // Never its text: it may hold keys and addresses.
+                // Only the category is reported, because the message may contain keys and addresses.
                 Err(WindowsDown::Unreachable(error.category().to_owned()))
             }
             Err(_) => {
@@ -294,7 +289,7 @@ fn generation_key(tenant: Tenant) -> String {
     format!("countersign:{{{}}}:generation", tenant.0)
 }
 
-/// Writes a visit as the script reads it.
+/// Appends the keys and arguments of a visit in the order in which `visit.lua` reads them.
 fn say(call: &mut ::redis::ScriptInvocation<'_>, tenant: Tenant, seed: Key, visit: &Visit) {
     let key = |key: Key| format!("countersign:{{{}}}:{key}", tenant.0);
     call.arg(visit.forgets.len());
@@ -324,7 +319,7 @@ fn say(call: &mut ::redis::ScriptInvocation<'_>, tenant: Tenant, seed: Key, visi
     }
 }
 
-/// A memory's times, from names and numbers in turn.
+/// Parses the times of a memory from alternating names and numbers.
 fn times(flat: Vec<String>) -> Option<Vec<(SmolStr, i64)>> {
     flat.chunks(2)
         .map(|pair| match pair {

@@ -1,6 +1,7 @@
--- One visit of one tenant: the same arithmetic as the engine in process, on integers below 2^53.
--- KEYS: generation, writes of the calling process, then those of each part in order. ARGV: generation, now, then each part's count
--- and arguments. Answers 0 and nothing else when the generation is another one.
+-- Executes one visit of one tenant, with the same arithmetic as the engine in process, on integers below
+-- 2^53. KEYS: generation, write count of the calling process, then the keys of each part in order. ARGV:
+-- generation, now, then the number of operations and the arguments of each part. If the generation is another
+-- one, returns only a 0.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, 0, {}, {}, {}} end
 local EXACT, LEVEL_MAX, SLACK_MS, WRITES_MS, TIMES_MAX, OVERFULL = 512, 24, 60000, 2678400000, 1024, '!'
 local now, key_at, arg_at = tonumber(ARGV[2]), 2, 2
@@ -27,7 +28,8 @@ for index = 1, number() do
   memories[index] = live
 end
 
--- A call that finds one bucket full is counted in none: who is held back by its own limit must not use up what others share.
+-- A call that finds one bucket full is counted in none: a caller that exceeds its own limit must not consume
+-- a limit that it shares with others.
 local waits, takes, full = {}, {}, false
 local function take(bucket, every, room)
   local till = math.max(tonumber(redis.call('GET', bucket) or now), now) + every
@@ -51,7 +53,7 @@ for index = 1, number() do
   redis.call('ZREMRANGEBYSCORE', things, '-inf', now - within)
   local count = redis.call('ZCARD', things)
   local level = count == 0 and 0 or tonumber(redis.call('GET', level_key) or 0)
-  -- Another thing than those that there may be is not taken.
+  -- A new thing that would exceed the maximum is not added.
   local over = most > 0 and item ~= '' and count * 2 ^ level >= most and not redis.call('ZSCORE', things, item)
   if item ~= '' and not full and not over then
     if sampled(item, level) then redis.call('ZADD', things, 'GT', now, item) end
@@ -69,7 +71,8 @@ for index = 1, number() do
   counts[index] = count * 2 ^ level + (over and not full and 1 or 0)
 end
 
--- Whether a memory has room for another time beside the last one, which says that there was none. What is over is taken out.
+-- Returns whether a memory has room for another time, besides the slot that marks a full memory. Drops
+-- expired times.
 local function has_room(memory)
   if redis.call('HLEN', memory) < TIMES_MAX - 1 then return true end
   local times = redis.call('HGETALL', memory)
@@ -79,7 +82,7 @@ local function has_room(memory)
   return redis.call('HLEN', memory) < TIMES_MAX - 1
 end
 
--- What a window holds back leaves nothing behind.
+-- A call that has to wait leaves no trace.
 for _ = 1, full and 0 or number() do
   local memory, name, kind, length, reach = key(), text(), text(), number(), number()
   local held = redis.call('HGET', memory, name)

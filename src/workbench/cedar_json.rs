@@ -1,4 +1,4 @@
-//! The JSON test format of the `cedar` command line (`cedar run-tests`), `tests/*.json`: plain Cedar, without gates.
+//! Runs `tests/*.json` in the JSON test format of `cedar run-tests`: plain Cedar, without gates.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::bundle::Bundle;
 use crate::model::call::{Correlation, EntityReference, PlainCall};
-use crate::pdp::OnError;
-use crate::pdp::plain::judge_plain;
+use crate::pdp::conformance::judge_plain;
+use crate::pdp::snapshot::OnError;
 use crate::policy::Validation;
 use crate::workbench::tables::{Failure, Report};
 
@@ -18,13 +18,13 @@ struct Case {
     #[serde(default)]
     name: String,
     request: Request,
-    /// Entities in Cedar's JSON form; left out: the bundle's own.
+    /// Entities in Cedar's JSON form; if omitted, the bundle's own.
     entities: Option<Value>,
     decision: String,
-    /// Determining policies; each must be among those found.
+    /// Policies that must be among the determining ones.
     #[serde(default)]
     reason: Vec<String>,
-    /// Determining policies; exactly those found.
+    /// Policies that must be exactly the determining ones.
     exact_reason: Option<Vec<String>>,
     num_errors: Option<usize>,
 }
@@ -97,7 +97,7 @@ fn differences(bundle: &Bundle, validation: Validation, case: &Case) -> Result<(
     Ok((allowed, found))
 }
 
-/// Reads `Type::"id"` in Cedar's own form.
+/// Parses `Type::"id"` in Cedar's syntax.
 fn reference(text: &str) -> Result<EntityReference, String> {
     let uid: cedar_policy::EntityUid = text.parse().map_err(|_| format!("`{text}` is no entity"))?;
     Ok(EntityReference { kind: uid.type_name().to_string(), id: uid.id().unescaped().to_owned() })

@@ -1,4 +1,4 @@
-//! Detectors at work on corpora: read them, train the linear model, measure what is found.
+//! Tools for detectors: read corpora, train the linear model, and measure what detectors find.
 
 pub mod corpus;
 pub mod evaluate;

@@ -1,4 +1,4 @@
-//! A request as people write it: a case of a decision table, or a file for `countersign authorize`.
+//! Requests as people write them: in a case of a decision table, or in a file for `countersign authorize`.
 
 use serde::Deserialize;
 
@@ -6,91 +6,79 @@ use crate::json::Object;
 use crate::model::call::{Call, Case, Correlation, EntityReference, Model, Resource, Tokens, Untrusted};
 use crate::model::chain::{Asserted, Credential};
 
-/// An entity of a request, written out.
+/// An entity of a written request.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Written {
-    /// Type; of a case it may be left out.
+    /// Entity type; may be omitted for a case.
     #[serde(rename = "type", default)]
     pub kind: String,
-    /// Id.
     pub id: String,
-    /// Version.
     #[serde(default)]
     pub version: String,
-    /// Tenant, of a case.
+    /// Tenant; only for a case.
     #[serde(default)]
     pub tenant: String,
-    /// Attributes; left out when the bundle supplies them.
+    /// Attributes; omitted if the bundle supplies them.
     pub attributes: Option<Object>,
 }
 
-/// A request, written out.
+/// A request in written form.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenRequest {
-    /// Agent id; empty: the bundle's development default.
+    /// Agent id; if empty, the bundle's development default.
     #[serde(default)]
     pub agent: String,
-    /// Supervisor id; empty: the bundle's development default.
+    /// Supervisor id; if empty, the bundle's development default.
     #[serde(default)]
     pub supervisor: String,
-    /// Workflow step; empty: the bundle's development default.
+    /// Workflow step; if empty, the bundle's development default.
     #[serde(default)]
     pub step: String,
-    /// Scopes to narrow the agent's own to.
+    /// Scopes that the agent's own scopes are restricted to.
     #[serde(default)]
     pub scopes: Vec<String>,
-    /// Cedar action.
     pub action: String,
-    /// What it acts on.
     pub resource: Written,
-    /// The case.
     pub case: Written,
-    /// The tool call's arguments.
     #[serde(default)]
     pub arguments: Object,
-    /// Further facts.
     pub facts: Option<Object>,
-    /// Untrusted texts to be screened.
+    /// Untrusted texts to screen.
     #[serde(default)]
     pub untrusted: Vec<WrittenText>,
     /// The model behind the agent.
     pub model: Option<WrittenModel>,
-    /// The caller's id of the request.
+    /// Id that the caller gave the request.
     #[serde(default)]
     pub request_id: String,
-    /// Evaluate hypothetically.
+    /// Whether to evaluate only hypothetically.
     #[serde(default)]
     pub dry_run: bool,
 }
 
-/// A model, written out.
+/// A model in written form.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenModel {
-    /// Provider.
     #[serde(default)]
     pub provider: String,
-    /// Name.
     pub name: String,
-    /// Version.
     #[serde(default)]
     pub version: String,
 }
 
-/// An untrusted text, written out.
+/// An untrusted text in written form.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenText {
-    /// Where it came from.
     pub source: String,
-    /// The text.
     pub text: String,
 }
 
 impl WrittenRequest {
-    /// The call that it writes out.
+    /// Converts the written request into a call.
     pub fn call(self) -> Call {
         let asserted = Asserted { agent: self.agent, supervisor: self.supervisor, step: self.step, scopes: self.scopes };
         let credential = if asserted == Asserted::default() { Credential::None } else { Credential::Asserted(asserted) };
@@ -110,18 +98,18 @@ impl WrittenRequest {
     }
 }
 
-/// Texts that were written out.
+/// Converts written texts.
 pub fn texts(written: Vec<WrittenText>) -> Vec<Untrusted> {
     written.into_iter().map(|written| Untrusted { source: written.source, text: written.text }).collect()
 }
 
-/// A resource that was written out.
+/// Converts a written resource.
 pub fn resource(written: Written) -> Resource {
     let reference = EntityReference { kind: written.kind, id: written.id };
     Resource { reference, version: written.version, attributes: written.attributes }
 }
 
-/// A case that was written out.
+/// Converts a written case.
 pub fn case(written: Written) -> Case {
     Case { id: written.id, version: written.version, tenant: written.tenant, attributes: written.attributes.unwrap_or_default() }
 }

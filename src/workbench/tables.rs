@@ -1,4 +1,4 @@
-//! Decision tables, `tests/*.yaml`: cases as data, one runner. A list where a name could stand multiplies the case.
+//! Runs decision tables, `tests/*.yaml`. A case with lists of names makes a decision for each combination.
 
 mod context;
 mod direct;
@@ -23,45 +23,46 @@ use crate::model::refusal::Refusal;
 use crate::model::roles::Roles;
 use crate::model::time::Timestamp;
 use crate::model::vouched::REMEMBERED;
-use crate::pdp::context::free_texts;
-use crate::pdp::judge::{Judged, calm, judge, judge_by_policy_alone, vouch_for_texts};
-use crate::pdp::{Snapshot, draft, output};
+use crate::pdp::evaluation::{Judged, judge, judge_by_policy_alone};
+use crate::pdp::prepare_context::free_texts;
+use crate::pdp::scoring::{calm, vouch_for_texts};
+use crate::pdp::snapshot::Snapshot;
+use crate::pdp::{draft, evaluate_output};
 use crate::policy::source::Source;
 use crate::workbench::request::{Written, case as read_case, resource as read_resource, texts};
 use crate::workbench::tables::context::Context;
 use crate::workbench::tables::expect::{differences, in_draft};
 use crate::workbench::tables::form::{Case, Defaults, File, Fixtures, Names, Principal};
 
-/// The confidence of a draft's model, if a case doesn't say.
+/// Confidence of a draft's model in percent, unless the case gives one.
 const CONFIDENCE: u32 = 90;
-/// The file that fixtures become when the bundle is read for its tests.
+/// Name of the entity file that holds the fixtures when the bundle is loaded for its tests.
 const FIXTURES: &str = "entities/test-fixtures.json";
 
-/// A decision that is not what its case expects.
+/// A decision that differs from what its case expects.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Failure {
-    /// The file.
     pub file: String,
-    /// The case, with the names that multiplied it.
+    /// Name of the case, with the combination of names.
     pub case: String,
-    /// Each difference: what was expected, what was found.
+    /// Differences, each with the expected and the actual value.
     pub differences: Vec<String>,
 }
 
-/// What came of a bundle's tables.
+/// Result of a bundle's tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Report {
-    /// Decisions made.
+    /// Number of decisions made.
     pub decisions: usize,
-    /// Allows among them.
+    /// Number of allows.
     pub allowed: usize,
-    /// Denials and refusals among them.
+    /// Number of denials and refusals.
     pub denied: usize,
-    /// Decisions that differ.
+    /// Decisions that differ from what their cases expect.
     pub failures: Vec<Failure>,
-    /// Policies that determined no decision, though each could have.
+    /// Policies that did not determine any decision.
     pub unreached: Vec<String>,
-    /// Pairs of action and step that were decided.
+    /// Pairs of action and step with a decision.
     #[serde(skip)]
     pub decided: BTreeSet<(String, String)>,
 }
@@ -69,7 +70,7 @@ pub struct Report {
 /// Runs every table of a bundle's folder.
 ///
 /// # Errors
-/// When the bundle or a table can't be read.
+/// If the bundle or a table can't be read.
 pub fn run(folder: &Folder, reading: Reading) -> Result<Report, LoadError> {
     let digest = folder.digest();
     let faulty = |faults: Vec<Fault>| LoadError::Faulty { digest: digest.clone(), faults };
@@ -116,10 +117,10 @@ pub fn run(folder: &Folder, reading: Reading) -> Result<Report, LoadError> {
     Ok(report)
 }
 
-/// Reads every table, so that `check` sees their faults.
+/// Reads every table, so that `countersign check` reports their faults.
 ///
 /// # Errors
-/// Every fault.
+/// All faults found.
 pub fn check(folder: &Folder) -> Result<(), Vec<Fault>> {
     read(&sources(folder)).map(|_| ())
 }
@@ -142,7 +143,7 @@ fn read(sources: &[Source]) -> Result<Vec<(Source, File)>, Vec<Fault>> {
     if faults.is_empty() { Ok(files) } else { Err(faults) }
 }
 
-/// A fixture in Cedar's JSON form; its parents are written as `Type::id`.
+/// Converts a fixture to Cedar's JSON form. Its parents are written as `Type::id`.
 fn entity((id, principal): (&String, &Principal)) -> Value {
     let uid = |kind: &str, id: &str| json::object([("id", Value::from(id)), ("type", Value::from(kind))]);
     let parents = principal.parents.iter().map(|parent| {
@@ -169,13 +170,13 @@ struct Decided {
     action: String,
     step: String,
     judged: Result<Judged, Refusal>,
-    /// What was found in a draft, and what may be done with it.
+    /// Findings in a draft, and its disposition.
     draft: Option<(Found, Disposition)>,
-    /// What the model would see.
+    /// Context that the model would see.
     context: Option<Context>,
 }
 
-/// What came of a call.
+/// Result of one call.
 struct Made {
     judged: Judged,
     draft: Option<(Found, Disposition)>,
@@ -183,7 +184,7 @@ struct Made {
 }
 
 impl Runner<'_> {
-    /// Every decision of a case.
+    /// Returns every decision of a case.
     fn case(&self, case: &Case) -> Vec<Decided> {
         if !case.action.0.is_empty() && case.action.0.iter().all(|action| self.roles.is_direct(action)) {
             return self.direct(case);
@@ -204,7 +205,7 @@ impl Runner<'_> {
             Some(names) => names.0.clone(),
             None => default.cloned().into_iter().collect(),
         };
-        // A draft is judged in a step that lets drafts go.
+        // Unless the case names a step, a draft is evaluated in one that covers the release action.
         let drafting = case.draft.as_ref().and_then(|_| self.drafting());
         let mut decided = vec![];
         for caller in or(&case.caller, defaults.map(|defaults| &defaults.tool_service)) {
@@ -267,7 +268,7 @@ impl Runner<'_> {
     fn judge(&self, case: &Case, chain: &Chain, (action, resource, of): (&str, &str, &str), defaults: &Defaults) -> Result<Made, Refusal> {
         let mut target = self.fixture(resource, "resource")?;
         if target.kind == self.roles.case {
-            // A case as a resource takes its attributes from the call's case.
+            // A resource that is a case takes its attributes from the call's case.
             target.attributes = None;
         }
         let mut of = read_case(self.fixture(of, "case")?);
@@ -311,11 +312,13 @@ impl Runner<'_> {
         let found = case.draft.as_ref().map(|text| self.found(case, text, &call));
         if let Some(found) = &found {
             let (sources, confidence) = (case.sources.len(), case.confidence.unwrap_or(CONFIDENCE));
-            output::members(found, sources, !case.unprepared, confidence).into_iter().for_each(|(name, value)| vouched.set(name, value));
+            draft::draft_members(found, sources, !case.unprepared, confidence)
+                .into_iter()
+                .for_each(|(name, value)| vouched.set(name, value));
         }
         let judge = if case.policy_alone { judge_by_policy_alone } else { judge };
         let judged = judge(self.bundle, self.roles, chain, &call, &vouched, now)?;
-        let draft = found.map(|found| (found, output::verdict(&self.bundle.policies, &judged, !case.unprepared)));
+        let draft = found.map(|found| (found, evaluate_output::verdict(&self.bundle.policies, &judged, !case.unprepared)));
         let context = match asked {
             Some(asked) if judged.outcome.denied.is_none() => {
                 Some(Context { prepared: self.context(chain, &call, vouched, asked, now)?, kinds })
@@ -334,7 +337,7 @@ impl Runner<'_> {
         })
     }
 
-    /// What is found in a draft: its sources are what they say, and the case's facts are one.
+    /// Checks a draft against the sources that the case lists and the facts of the call's case.
     fn found(&self, case: &Case, text: &str, call: &Call) -> Found {
         let mut values = Values::new(ValueKey::new([0; 16]));
         case.redacted.iter().for_each(|value| values.add(value, Private::Record));

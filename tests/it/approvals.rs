@@ -1,4 +1,4 @@
-//! The life of approvals, on both engines: who asks, who says yes, and for exactly what.
+//! The life of an approval on both stores: who requests it, who reviews it, and exactly which call it covers.
 
 use countersign::api::v1;
 use countersign::approvals::binding;
@@ -37,7 +37,7 @@ async fn a_denial_is_requested_reviewed_fetched_and_used_once_and_each_step_is_r
         assert_eq!((allowed.decision(), allowed.repeated), (v1::Decision::Allow, false));
         let used = allowed.approval.clone().unwrap();
         assert_eq!((used.id.as_str(), used.approvers.as_slice()), (approval.id.as_str(), &["lead-1".to_owned()][..]));
-        // The same operation gets the same answer; another gets none.
+        // A retry of the same operation gets the same answer; another operation is denied.
         let again = desk.ask(&with_token(&call, &token, "op-1")).await;
         assert!(again.repeated);
         assert_eq!((&again.evaluation_id, &again.audit, again.decision()), (&allowed.evaluation_id, &allowed.audit, v1::Decision::Allow));
@@ -63,20 +63,20 @@ async fn a_denial_is_requested_reviewed_fetched_and_used_once_and_each_step_is_r
         assert_eq!(allows[0]["approval"]["approvers"], json!(["lead-1"]));
         assert_eq!(allows[0]["seq"].as_u64(), allowed.audit.map(|audit| audit.index));
         assert_eq!(allows[0]["approval"]["operation"], "op-1");
-        // What was said stands nowhere in clear.
+        // The justification, the reviewer's reason and the token appear nowhere in clear.
         let text = serde_json::to_string(&lines).unwrap();
         assert!(!text.contains("asks for a credit") && !text.contains("because") && !text.contains(&token), "{text}");
         crate::harness::verify(&app.data.join("audit")).unwrap();
     });
 }
 
-/// Threat 9: requester, supervisor, actor, stranger and dismissed, each as reviewer.
+/// Threat 9: the supervisor, the agent, services, unknown humans and bearers of invalid tokens try to review.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_another_human_of_the_tenant_with_the_right_and_the_proof_reviews() {
     on_both_engines!(app, {
         let issuer = Issuer::of(&app.data);
         let mut desk = Desk::new(app.channel().await);
-        // Supervised by an approver, so that her role is not what stops her.
+        // The supervisor is an approver, so that it is not her role that stops her.
         let call = v1::AuthorizeRequest { delegation: token(issuer.delegation("refund-bot", "lead-1")), ..credit(400) };
         let approval = desk.request(&call).await.unwrap();
         let human = |id: &str, more| issuer.human_with(id, more);
@@ -104,15 +104,15 @@ async fn only_another_human_of_the_tenant_with_the_right_and_the_proof_reviews()
             let refused = desk.review(&approval, true, &token).await.unwrap_err();
             assert_eq!(refused.code(), expected, "{who}: {refused:?}");
         }
-        // Where the supervisor's issuer tells no person, nobody can be seen to be another one.
+        // If the supervisor's token names no person, no reviewer can be shown to be somebody else.
         let faceless = token(issuer.delegation_with("refund-bot", "rep-2", json!({"person": null})));
         let faceless = desk.request(&v1::AuthorizeRequest { delegation: faceless, ..credit(399) }).await.unwrap();
         assert_eq!(desk.review(&faceless, true, &issuer.human("lead-2")).await.unwrap_err().code(), Code::PermissionDenied);
-        // The tool service itself, without a token.
+        // The tool service itself sends the review, without a human's token.
         let request =
             v1::ReviewApprovalRequest { id: approval.id.clone(), decision: v1::ReviewDecision::Approve.into(), ..Default::default() };
         assert_eq!(desk.approvals.review_approval(request).await.unwrap_err().code(), Code::PermissionDenied);
-        // What was shown is what is approved.
+        // A review must carry the digest of the view that was shown.
         let unseen = v1::Approval { display_digest: vec![0; 32].into(), ..approval.clone() };
         assert_eq!(desk.review(&unseen, true, &issuer.human("lead-2")).await.unwrap_err().code(), Code::FailedPrecondition);
         let still =
@@ -120,7 +120,7 @@ async fn only_another_human_of_the_tenant_with_the_right_and_the_proof_reviews()
         assert_eq!(still.into_inner().approval.unwrap().state(), v1::ApprovalState::Pending);
         let approved = desk.review(&approval, true, &issuer.human("lead-2")).await.unwrap();
         assert_eq!((approved.state(), approved.approvers), (v1::ApprovalState::Approved, vec!["lead-2".to_owned()]));
-        // Nobody but the tool service gets its token, and no second word counts.
+        // Only the tool service gets the token, and a second review is refused.
         for human in ["lead-1", "lead-2", "rep-1"] {
             let read = bearer(v1::GetApprovalRequest { id: approval.id.clone() }, &issuer.human(human));
             assert_eq!(desk.approvals.get_approval(read).await.unwrap().into_inner().token, "", "{human}");
@@ -129,7 +129,7 @@ async fn only_another_human_of_the_tenant_with_the_right_and_the_proof_reviews()
     });
 }
 
-/// A desk whose customer is verified and reviewed for fraud, and the call that pays 90,000 back in part.
+/// Returns a desk after an identity check and a fraud review, and builds refunds of a payment of 90,000.
 async fn refunding(app: &App) -> (Desk, impl Fn(i64) -> v1::AuthorizeRequest) {
     let mut desk = Desk::new(app.channel().await);
     let case = crate::harness::CASE.replace(r#""refund_status":"none""#, r#""refund_status":"requested""#);
@@ -170,7 +170,8 @@ async fn a_refund_asks_for_proof_of_presence_and_one_in_pieces_for_two_persons()
         assert_eq!(desk.review(&small, true, &weak).await.unwrap_err().code(), Code::PermissionDenied);
         assert_eq!(desk.review(&small, true, &issuer.human("lead-1")).await.unwrap().state(), v1::ApprovalState::Approved);
 
-        // In pieces, too: three of them are more than one may say yes to, and the order system says each time that nothing was paid back.
+        // Splitting a refund does not lower the quorum: the third piece exceeds what one reviewer may
+        // approve, although the order system reports each time that nothing was refunded.
         for (piece, approvers) in [("one", vec!["lead-1"]), ("two", vec!["lead-1"]), ("three", vec!["lead-1", "lead-2"])] {
             let asked = v1::AuthorizeRequest { request_id: piece.into(), ..refund(19_000) };
             let requested = desk.request(&asked).await.unwrap();
@@ -182,13 +183,13 @@ async fn a_refund_asks_for_proof_of_presence_and_one_in_pieces_for_two_persons()
             let answer = desk.ask(&with_token(&asked, &token, &format!("op-{piece}"))).await;
             assert_eq!(answer.decision(), v1::Decision::Allow, "{piece}: {answer:?}");
         }
-        // What is left of what was paid bounds the next, whatever the order system says.
+        // The rest of the payment bounds the next refund, whatever the order system reports.
         let more = desk.ask(&refund(34_000)).await;
         assert_eq!((more.decision(), more.reason()), (v1::Decision::Deny, v1::Reason::RateLimited));
     });
 }
 
-/// A large refund needs two persons, and one who comes twice is one.
+/// A large refund needs two persons; one person with two subjects counts once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_refund_needs_two_persons() {
     on_both_engines!(app, {
@@ -220,7 +221,7 @@ async fn report(
     Ok(desk.decisions.report_outcome(request).await?.into_inner())
 }
 
-/// Threats 4, 6 and 7: an approval of one call is of no other.
+/// Threats 4, 6 and 7: an approval of one call covers no other call.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_approval_serves_its_own_call_alone() {
     on_both_engines!(app, {
@@ -288,7 +289,7 @@ async fn an_approval_serves_its_own_call_alone() {
             let answer = desk.ask(&with_token(&call, &approved, &format!("op-{index}"))).await;
             assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, reason), "{what}");
         }
-        // What two readers could read differently is not read at all.
+        // Arguments that two parsers could read differently are refused, or out of the approval's scope.
         for text in [
             r#"{"amount_minor":400,"amount_minor":400,"currency":"EUR"}"#,
             r#"{"amount_minor":9007199254740993,"currency":"EUR"}"#,
@@ -302,16 +303,16 @@ async fn an_approval_serves_its_own_call_alone() {
                 Err(refused) => assert_eq!(refused.code(), Code::InvalidArgument, "{text}"),
             }
         }
-        // The order of members and white space are no difference, and less than was approved is within it.
+        // Member order and white space make no difference, and an amount below the approved one is covered.
         let less = arguments(r#" {"currency": "EUR", "amount_minor": 399} "#);
         assert_eq!(desk.ask(&with_token(&less, &approved, "op-1")).await.decision(), v1::Decision::Allow);
-        // The same operation, with another amount that the bound would allow.
+        // The same operation id with another amount is refused, even within the approved bound.
         let answer = desk.ask(&with_token(&arguments(r#"{"amount_minor":398,"currency":"EUR"}"#), &approved, "op-1")).await;
         assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, out));
     });
 }
 
-/// What EvaluateOutput answers where a human may let a draft of this digest go.
+/// Builds the response of EvaluateOutput to a draft of this digest that a human may release.
 fn asked_for_reply(app: &App, draft_digest: &str) -> v1::AuthorizeResponse {
     asked_for_reply_by(&app.data.join("keys"), draft_digest)
 }
@@ -344,7 +345,7 @@ fn asked_for_reply_by(keys: &std::path::Path, draft_digest: &str) -> v1::Authori
     v1::AuthorizeResponse { evaluation_id: "evaluation-1".into(), access_request, ..Default::default() }
 }
 
-/// Composed and decomposed letters are two texts: nothing normalizes one into the other.
+/// Arguments are not Unicode-normalized: composed and decomposed letters are different texts.
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_that_look_alike_are_other_arguments() {
     on_both_engines!(app, {
@@ -382,10 +383,10 @@ async fn a_denial_suggests_cools_down_and_what_waits_can_be_withdrawn_or_runs_ou
         .await;
         let issuer = Issuer::of(&app.data);
         let mut desk = Desk::new(app.channel().await);
-        // The same call asked for twice waits once.
+        // Requesting the same call twice leaves one pending request.
         let first = desk.request(&credit(400)).await.unwrap();
         assert_eq!(desk.request(&credit(400)).await.unwrap().id, first.id);
-        // Editing is a denial with other arguments, which the action could take.
+        // A reviewer edits a call by denying it with suggested arguments, which must be valid for the action.
         let edited = |arguments: &str| v1::ReviewApprovalRequest {
             id: first.id.clone(),
             decision: v1::ReviewDecision::Deny.into(),
@@ -402,23 +403,23 @@ async fn a_denial_suggests_cools_down_and_what_waits_can_be_withdrawn_or_runs_ou
         let denied = denied.into_inner().approval.unwrap();
         assert_eq!((denied.state(), denied.denial_reason.as_str()), (v1::ApprovalState::Denied, "too much\\u{202e}"));
         assert_eq!(&denied.suggested_arguments_json[..], br#"{"amount_minor":200,"currency":"EUR"}"#);
-        // The same call is not asked for again at once; another is.
+        // The same call can't be requested again at once; another one can.
         assert_eq!(desk.request(&credit(400)).await.unwrap_err().code(), Code::FailedPrecondition);
         let second = desk.request(&credit(200)).await.unwrap();
-        // Withdrawn by the tool service that asked.
+        // The tool service withdraws its own request.
         let withdraw = v1::RevokeApprovalRequest { id: second.id.clone(), reason: "no longer needed".into() };
         let withdrawn = desk.approvals.revoke_approval(withdraw.clone()).await.unwrap().into_inner().approval.unwrap();
         assert_eq!(withdrawn.state(), v1::ApprovalState::Cancelled);
         assert_eq!(desk.approvals.revoke_approval(withdraw).await.unwrap_err().code(), Code::FailedPrecondition);
         assert_eq!(desk.review(&second, true, &lead()).await.unwrap_err().code(), Code::FailedPrecondition);
-        // Approved, then revoked by a human who may.
+        // An approval that was granted is revoked: a rep may not do that, an approver may.
         let (third, token) = desk.approved(&credit(100), &issuer).await;
         let revoke = v1::RevokeApprovalRequest { id: third.id.clone(), reason: "mistake".into() };
         let refused = desk.approvals.revoke_approval(bearer(revoke.clone(), &issuer.human("rep-2"))).await.unwrap_err();
         assert_eq!(refused.code(), Code::PermissionDenied);
         desk.approvals.revoke_approval(bearer(revoke, &lead())).await.unwrap();
         assert_eq!(desk.ask(&with_token(&credit(100), &token, "op-1")).await.reason(), v1::Reason::ApprovalRevoked);
-        // A token outlives neither its two minutes nor its approval.
+        // A token is valid for two minutes, and no longer than its approval.
         let (fourth, token) = desk.approved(&credit(50), &issuer).await;
         hands.forward(126);
         app.pdp.refresh().await;
@@ -429,7 +430,7 @@ async fn a_denial_suggests_cools_down_and_what_waits_can_be_withdrawn_or_runs_ou
         app.pdp.refresh().await;
         assert_eq!(desk.fetch(&fourth.id).await.unwrap(), "", "the approval is over");
         assert_eq!(desk.ask(&with_token(&credit(50), &token, "op-1")).await.reason(), v1::Reason::ApprovalRequired);
-        // A timeout denies.
+        // A request that no one reviews in time expires.
         let fifth = desk.request(&credit(25)).await.unwrap();
         hands.forward(240 * 60);
         app.pdp.refresh().await;
@@ -448,7 +449,7 @@ async fn a_denial_suggests_cools_down_and_what_waits_can_be_withdrawn_or_runs_ou
     }
 }
 
-/// The reviewer's view, complete and with nothing in it that misleads. Threat 10.
+/// Threat 10: the reviewer's view is complete and contains no characters that mislead.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reviewers_view_is_whole_and_hides_nothing() {
     let app = App::start().await;
@@ -467,7 +468,7 @@ async fn the_reviewers_view_is_whole_and_hides_nothing() {
     app.stop().await;
 }
 
-/// Threat 8: a flood is refused with a reason, and nothing that was taken is lost.
+/// Threat 8: requests beyond the limits are refused with a reason, and no accepted request is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_requests_stays_within_its_caps_and_loses_none() {
     let postgres = Postgres::start();
@@ -503,7 +504,7 @@ async fn a_flood_of_requests_stays_within_its_caps_and_loses_none() {
         }
         let refused: usize = words.values().sum();
         assert_eq!(taken.len() + refused, requests, "every request was answered");
-        // 100 agents of 50 would be 5,000; a queue takes 500, and half of them from one tool service.
+        // 100 agents with 50 each would be 5,000. A queue takes 500, half of them from one tool service.
         assert_eq!(taken.len(), 250, "{words:?}");
         assert!(words.keys().all(|word| word.starts_with("ResourceExhausted: the ")), "{words:?}");
         let mut listed = vec![];
@@ -526,7 +527,7 @@ async fn a_flood_of_requests_stays_within_its_caps_and_loses_none() {
     }
 }
 
-/// A binding of its own: three to a case, a hundred agents.
+/// Returns a distinct binding for each index: three per case, from 100 agents.
 fn flood(index: usize) -> Binding {
     let call: BoundCall = serde_json::from_value(json!({
         "v": "countersign.call/2", "environment": "development", "tenant": "acme", "case": format!("case-{}", index / 3), "case_version": "1",
@@ -556,7 +557,7 @@ async fn a_binding_token_serves_who_was_denied_for_what_was_denied() {
         let mut desk = Desk::new(app.channel().await);
         let denied = desk.ask(&credit(400)).await;
         let token = denied.access_request.clone().unwrap().binding_token;
-        // Without a version nobody could tell later whether the case changed.
+        // Without a case version a later change could not be detected, so no binding token is issued.
         let case = credit(400).case.map(|case| v1::Case { version: String::new(), ..case });
         let unversioned = desk.ask(&v1::AuthorizeRequest { case, ..credit(400) }).await;
         assert_eq!(unversioned.access_request.unwrap().binding_token, "");
@@ -581,7 +582,7 @@ async fn a_binding_token_serves_who_was_denied_for_what_was_denied() {
             let request = v1::RequestApprovalRequest { evaluation_id: evaluation_id.into(), binding_token, justification };
             assert_eq!(desk.approvals.request_approval(request).await.unwrap_err().code(), expected, "{what}");
         }
-        // A justification that the template asks for, and its bounds.
+        // The justification must have what the template requires, and stay within its bounds.
         let said = crate::harness::people::justification();
         for wrong in [
             None,
@@ -611,7 +612,7 @@ async fn a_verification_s_success_makes_a_check_and_nothing_else_does() {
             ..credit(1)
         };
         assert_eq!(desk.ask(&change).await.reason(), v1::Reason::CheckRequired);
-        // A failure, a forged token, another call's success.
+        // None of these creates a check: a failure, a forged token, the success of another call.
         let allowed = desk.ask(&verification).await;
         assert_eq!(report(&mut desk, &allowed, v1::OutcomeStatus::Failed).await.unwrap().check, "");
         let read = desk.ask(&order_check()).await;
@@ -626,7 +627,7 @@ async fn a_verification_s_success_makes_a_check_and_nothing_else_does() {
         let denied =
             desk.ask(&v1::AuthorizeRequest { delegation: asserted("support-bot", "rep-1", "intake"), ..verification.clone() }).await;
         assert_eq!((denied.decision(), denied.outcome_token.as_str()), (v1::Decision::Deny, ""));
-        // The success, once, and not with more than a record holds.
+        // The success is accepted once, and not with more fields than an audit line may hold.
         let allowed = desk.ask(&verification).await;
         let endless = v1::ReportOutcomeRequest {
             evaluation_id: allowed.evaluation_id.clone(),
@@ -639,12 +640,12 @@ async fn a_verification_s_success_makes_a_check_and_nothing_else_does() {
         assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, "`fields_returned` is longer than 16 KiB"));
         assert_eq!(report(&mut desk, &allowed, v1::OutcomeStatus::Succeeded).await.unwrap().check, "identity_verification");
         assert_eq!(report(&mut desk, &allowed, v1::OutcomeStatus::Succeeded).await.unwrap_err().code(), Code::PermissionDenied);
-        // A postcode proves less than a code that only the customer has.
+        // A postcode proves less than a code that only the customer has: the strong check is missing.
         assert_eq!(desk.ask(&change).await.reason(), v1::Reason::CheckRequired);
         let strong = v1::AuthorizeRequest { arguments_json: r#"{"fact":"one_time_code"}"#.into(), ..verification.clone() };
         let allowed = desk.ask(&strong).await;
         assert_eq!(report(&mut desk, &allowed, v1::OutcomeStatus::Succeeded).await.unwrap().check, "strong_identity");
-        // Of this case and this customer.
+        // The check holds only for this case and this customer.
         let other = |id: &str, customer: &str| v1::AuthorizeRequest {
             case: change.case.clone().map(|case| v1::Case {
                 id: id.into(),
@@ -659,7 +660,7 @@ async fn a_verification_s_success_makes_a_check_and_nothing_else_does() {
         };
         assert_eq!(desk.ask(&other("case-2", "customer-1")).await.reason(), v1::Reason::CheckRequired);
         assert_eq!(desk.ask(&other("case-1", "customer-2")).await.reason(), v1::Reason::CheckRequired);
-        // Ten tries a day are a customer's, on whatever case.
+        // A customer has ten attempts a day, over all cases.
         let on = |case: &str| v1::AuthorizeRequest {
             case: other(case, "customer-1").case,
             resource: Some(v1::Resource {
@@ -672,7 +673,8 @@ async fn a_verification_s_success_makes_a_check_and_nothing_else_does() {
             assert_eq!(desk.ask(&on("case-3")).await.decision(), v1::Decision::Allow);
         }
         assert_eq!(desk.ask(&on("case-4")).await.reason(), v1::Reason::RateLimited);
-        // The address is another one: the old one hears of it, and for a day no money moves and no other address follows.
+        // Once the address has changed, the previous one must be notified, and for a day neither money nor
+        // the address may move again.
         let changed = desk.ask(&change).await;
         assert_eq!((changed.decision(), changed.obligations.len()), (v1::Decision::Allow, 1), "{changed:?}");
         assert_eq!(
@@ -685,7 +687,7 @@ async fn a_verification_s_success_makes_a_check_and_nothing_else_does() {
     });
 }
 
-/// The check of the customer's identity by a fact.
+/// A verification of the customer's identity by one fact.
 fn verification(fact: &str) -> v1::AuthorizeRequest {
     v1::AuthorizeRequest {
         delegation: asserted("support-bot", "rep-1", "verification"),
@@ -699,7 +701,7 @@ fn verification(fact: &str) -> v1::AuthorizeRequest {
     }
 }
 
-/// Who fails is not who passed before.
+/// A failed verification ends earlier checks, because the person may not be the one who passed them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_verification_ends_the_checks_of_its_case() {
     let app = App::start().await;
@@ -746,7 +748,7 @@ pub(crate) async fn signal(
     Ok(client.report_signal(request).await?.into_inner())
 }
 
-/// A kill switch on one replica stops the others within a second, burned operations too.
+/// A kill switch set on one replica also stops the others, including retries of operations that were allowed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_switch_stops_every_replica_and_a_retry_too() {
     use v1::SignalSubjectKind::{Agent, Case, Customer, Supervisor, Tenant};
@@ -777,11 +779,11 @@ async fn a_kill_switch_stops_every_replica_and_a_retry_too() {
                 assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, v1::Reason::NotPermitted), "{subject}");
             }
         }
-        // What waited and what was approved is over.
+        // The pending request is cancelled.
         let read = bearer(v1::GetApprovalRequest { id: waiting.id }, &issuer.human("lead-2"));
         match first.approvals.get_approval(read).await {
             Ok(response) => assert_eq!(response.into_inner().approval.unwrap().state(), v1::ApprovalState::Cancelled),
-            // Where the tenant is stopped, so are its humans.
+            // A kill switch on the tenant stops its humans, too.
             Err(status) => assert_eq!((status.code(), kind), (Code::Unauthenticated, Tenant)),
         }
         assert_eq!(lines(&one.data).iter().filter(|line| line["type"] == "signal.reported").count(), 1);
@@ -802,11 +804,11 @@ async fn a_revoked_session_stops_what_was_issued_before() {
         signal(&app, v1::SignalSubjectKind::Supervisor, "rep-1", "session_revoked", "event-1").await.unwrap();
         assert_eq!(desk.ask(&call(before)).await.reason(), v1::Reason::NotPermitted);
         assert_eq!(desk.ask(&call(after)).await.reason(), v1::Reason::ApprovalRequired);
-        // Her own old token reviews and reads nothing.
+        // Her own token from before the signal is refused as well.
         let old = merged(crate::harness::people::human_claims("rep-1", seconds() - 5), json!({}));
         let list = bearer(v1::ListApprovalsRequest::default(), &issuer.sign(&old));
         assert_eq!(desk.approvals.list_approvals(list).await.unwrap_err().code(), Code::Unauthenticated);
-        // Signals that are none.
+        // Malformed signals are refused.
         for (kind, subject, what) in [
             (v1::SignalSubjectKind::Unspecified, "rep-1", "kill_switch"),
             (v1::SignalSubjectKind::Agent, "", "kill_switch"),
@@ -822,7 +824,8 @@ async fn a_revoked_session_stops_what_was_issued_before() {
     });
 }
 
-/// Without its store the server denies what needs it, and goes on with the rest for as long as kill switches are young.
+/// Without its store the server denies the calls that need it, and evaluates the others until its kill
+/// switches are too old.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_store_what_needs_it_is_denied_and_soon_everything() {
     let mut postgres = Postgres::start();
@@ -852,7 +855,7 @@ async fn without_the_store_what_needs_it_is_denied_and_soon_everything() {
     assert_eq!(desk.ask(&refund_request()).await.decision(), v1::Decision::Allow, "a write, while kill switches are fresh");
     assert_eq!(desk.ask(&credit(100)).await.reason(), unavailable, "its sums can't be read");
     assert_eq!(desk.request_of(denied).await.unwrap_err().code(), Code::Unavailable);
-    // Once kill switches could not be read for two seconds, nobody knows who was stopped elsewhere.
+    // After two seconds without reading kill switches the server can't know who was stopped elsewhere.
     assert_eq!(crate::harness::get(app.admin, "/readyz").await.0, 200);
     hands.forward(3);
     assert_eq!(desk.ask(&refund_request()).await.reason(), unavailable);
@@ -861,7 +864,7 @@ async fn without_the_store_what_needs_it_is_denied_and_soon_everything() {
     assert_eq!(crate::harness::get(app.admin, "/readyz").await, (503, "store\n".to_owned()));
     assert!(!app.operations().await.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner().store.unwrap().healthy);
     postgres.resume();
-    // It recovers by itself, with one of its next looks.
+    // The server recovers when it next polls the store.
     while !app.pdp.status().store_healthy {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
@@ -870,7 +873,6 @@ async fn without_the_store_what_needs_it_is_denied_and_soon_everything() {
     app.stop().await;
 }
 
-/// The command line, as a supervisor uses it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_supervisor_lists_shows_approves_denies_and_revokes_on_the_command_line() {
     let folder = temp();
@@ -910,7 +912,7 @@ async fn a_supervisor_lists_shows_approves_denies_and_revokes_on_the_command_lin
     let (code, text) = run(&["approvals", "deny", &second.id, "--reason", "too much", "--suggest", suggest, "--server", &url], &lead);
     assert!(code == Some(0) && text.contains("because too much") && text.contains(suggest), "{text}");
     assert!(run(&["approvals", "list", "--all", "--server", &url], &lead).1.contains("denied"));
-    // What a reply would say is shown with the file that says it, and with no other.
+    // The text of a reply is shown from the draft file whose digest matches, and from no other file.
     let draft = "Hello,\nyour parcel \u{202e}is here.";
     let third = desk.request_of(asked_for_reply_by(&keys, &countersign::approvals::release::draft_digest(draft))).await.unwrap();
     let draft = crate::harness::pki::write(folder.path(), "draft.txt", draft);
@@ -924,7 +926,7 @@ async fn a_supervisor_lists_shows_approves_denies_and_revokes_on_the_command_lin
     assert!(code == Some(3) && text.contains("is not the draft of this approval"), "{code:?} {text}");
     let (code, text) = show(&first.id, &draft);
     assert!(code == Some(3) && text.contains("of no call that sends a draft"), "{code:?} {text}");
-    // A development server's tokens are its own.
+    // A token whose signature is changed is refused.
     let (code, text) = run(&["approvals", "list", "--server", &url], &format!("{lead}x"));
     assert!(code == Some(1) && text.contains("UNAUTHENTICATED"), "{text}");
     let agent = [
@@ -944,7 +946,7 @@ async fn a_supervisor_lists_shows_approves_denies_and_revokes_on_the_command_lin
     let delegation = run(&[&agent[..], &["--keys", keys.to_str().unwrap()]].concat(), "").1.trim().to_owned();
     let call = v1::AuthorizeRequest { delegation: token(delegation.clone()), ..credit(50) };
     assert_eq!(desk.ask(&call).await.reason(), v1::Reason::ApprovalRequired);
-    // The same call from the command line: denied, requested, approved, allowed, repeated.
+    // The same call from the command line is denied, requested, approved, allowed and repeated.
     let file = |name: &str, text: &str| crate::harness::pki::write(folder.path(), name, text).to_str().unwrap().to_owned();
     let attributes: serde_json::Value = serde_json::from_str(crate::harness::CASE).unwrap();
     let written = json!({
@@ -971,7 +973,7 @@ async fn a_supervisor_lists_shows_approves_denies_and_revokes_on_the_command_lin
         let allowed: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!((code, &allowed["approval"], &allowed["repeated"]), (Some(0), &json!(third.id), &json!(repeated)), "{text}");
     }
-    // A watch prints what there is, and goes on.
+    // `watch` prints the existing requests and keeps running.
     let mut watch = crate::harness::command(&["approvals", "watch", "--server", &url]);
     let mut watch = watch.env("COUNTERSIGN_TOKEN", &lead).stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
@@ -981,7 +983,8 @@ async fn a_supervisor_lists_shows_approves_denies_and_revokes_on_the_command_lin
     watch.wait().unwrap();
 }
 
-/// The state may hold calls of customers: to a database on another machine it travels by TLS, to a server that proves itself.
+/// The state may contain customers' calls, so a database on another machine is used only over TLS, and only
+/// if its certificate can be verified.
 #[tokio::test(flavor = "multi_thread")]
 async fn postgresql_is_reached_by_tls_and_only_if_it_proves_itself() {
     use crate::harness::pki::{Authority, server, write};
@@ -1037,7 +1040,7 @@ async fn a_watch_shows_each_change_once_and_the_token_to_the_tool_service_alone(
         for watch in [&mut service, &mut human] {
             assert_eq!(watch.message().await.unwrap().unwrap().approval.unwrap().state(), v1::ApprovalState::Consumed);
         }
-        // A used approval that comes back is counted, for an alert.
+        // A replay of a consumed approval is counted, so that an alert can be set on it.
         desk.ask(&with_token(&credit(400), &seen.token, "op-2")).await;
         let metrics = crate::harness::get(app.admin, "/metrics").await.1;
         assert!(
@@ -1046,7 +1049,7 @@ async fn a_watch_shows_each_change_once_and_the_token_to_the_tool_service_alone(
                 .any(|line| line.starts_with("countersign_approvals_total{") && line.contains("replayed") && line.ends_with(" 1")),
             "{metrics}"
         );
-        // Another tenant's human sees nothing, and a stranger may not even watch.
+        // A human of another tenant sees nothing, and an unknown human may not watch at all.
         let foreign = bearer(v1::WatchApprovalsRequest::default(), &issuer.human("globex-rep"));
         let mut foreign = desk.approvals.watch_approvals(foreign).await.unwrap().into_inner();
         let stranger = bearer(v1::WatchApprovalsRequest::default(), &issuer.human("nobody"));
@@ -1070,7 +1073,7 @@ async fn a_case_and_an_agent_have_so_many_requests_and_no_more() {
         }
         let full = desk.request(&credit(6)).await.unwrap_err();
         assert_eq!((full.code(), full.message()), (Code::ResourceExhausted, "the case has as many pending requests as it may have"));
-        // A tool service has half of the 50 that an agent may have waiting.
+        // One tool service may have half of the 50 pending requests that an agent may have.
         for case in 2..=5 {
             for amount in 1..=5 {
                 let call =
@@ -1084,7 +1087,7 @@ async fn a_case_and_an_agent_have_so_many_requests_and_no_more() {
     });
 }
 
-/// Tokens of another environment, purpose, audience or generation: none of ours.
+/// Tokens of another environment, purpose, audience or generation are refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_approval_token_that_is_not_ours_is_unverifiable() {
     on_both_engines!(app, {
@@ -1135,33 +1138,34 @@ async fn an_approval_token_that_is_not_ours_is_unverifiable() {
     });
 }
 
-/// Changes one member of a call; the second one says whether an approval of the call as it was still covers it, and why.
+/// The name of a change to a call, the change, and the reason of the denial; `None` if the approval still
+/// covers the call.
 type Variation = (&'static str, fn(&mut v1::AuthorizeRequest), Option<v1::Reason>);
 
-/// Every member of a call, and what its change does to an approval. A member that the protocol gains does not compile here until it has
-/// a row, or a reason to have none.
+/// Lists every member of a call and the effect of its change on an approval. A member that the protocol gains
+/// does not compile here until it has a row, or a reason for its absence.
 fn variations(call: &v1::AuthorizeRequest) -> Vec<Variation> {
     let v1::AuthorizeRequest {
-        // Names a request, and decides nothing.
+        // This id does not affect the decision.
         request_id: _,
         delegation: _,
         action: _,
         resource,
         case,
         arguments_json: _,
-        // The action of this test has none; `model/approval.rs` shows that they are compared.
+        // The action of this test takes no facts; tests in `model/approval.rs` show that they are compared.
         facts_json: _,
-        // Read with each call; what it tries can only deny.
+        // Texts are screened with each call, and their findings can only deny.
         untrusted: _,
-        // The token itself, and the operation that uses it.
+        // These are the tokens, and the operation that uses them.
         approval_token: _,
         release_token: _,
         operation_id: _,
-        // For the record.
+        // These are recorded, but are not part of the approved call.
         model: _,
         conversation_id: _,
         tool_call_id: _,
-        // Uses no token.
+        // A dry run uses no token.
         dry_run: _,
         // Conformance mode has no approvals.
         plain: _,
@@ -1210,14 +1214,14 @@ fn variations(call: &v1::AuthorizeRequest) -> Vec<Variation> {
     ]
 }
 
-/// An approval is of the call that was shown to the reviewer, in every member.
+/// An approval covers only the call that was shown to the reviewer, member by member.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_approval_covers_the_call_that_was_approved_and_no_other() {
     on_both_engines!(app, {
         let issuer = Issuer::of(&app.data);
         let mut desk = Desk::new(app.channel().await);
         for (index, (name, change, expected)) in variations(&credit(400)).into_iter().enumerate() {
-            // Each on a case of its own: rates hold for a case.
+            // Each row has its own case, because rates are counted per case.
             let case = v1::Case { id: format!("case-{index}"), ..credit(400).case.unwrap() };
             let call = v1::AuthorizeRequest { case: Some(case), ..credit(400) };
             let (_, token) = desk.approved(&call, &issuer).await;
@@ -1228,7 +1232,7 @@ async fn an_approval_covers_the_call_that_was_approved_and_no_other() {
             let answer = answer.unwrap_or_else(|status| panic!("{name}: {status}")).into_inner();
             let denied = (answer.decision() != v1::Decision::Allow).then(|| answer.reason());
             assert_eq!(denied, expected, "{name}");
-            // What was not used is used up by its own call, so that the next row begins anew.
+            // An unused approval must still allow its own call, which also consumes it before the next row.
             if denied.is_some() {
                 let own = desk.ask(&with_token(&call, &token, &format!("own-{name}"))).await;
                 assert_eq!(own.decision(), v1::Decision::Allow, "{name}: it was used, or lost: {:?}", own.reason());
@@ -1237,7 +1241,7 @@ async fn an_approval_covers_the_call_that_was_approved_and_no_other() {
     });
 }
 
-/// Evidence is an evaluation of this case, and not just any id.
+/// Evidence must be the id of an evaluation of the same case.
 #[tokio::test(flavor = "multi_thread")]
 async fn evidence_must_exist_in_the_case() {
     let app = App::start().await;

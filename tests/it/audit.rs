@@ -1,4 +1,4 @@
-//! The audit log: a disk that is full, fails or stalls; torn tails; what `verify` detects.
+//! The audit log: full, failing and stalling disks, torn tails, and changes that `verify` must detect.
 
 use std::fmt::Write as _;
 use std::io;
@@ -13,13 +13,13 @@ use tonic::Code;
 
 use crate::harness::{App, RoomyDisk, get, lines, order_check, temp, verify};
 
-/// What the disk does next.
+/// Modes of the test disk.
 const WORKS: u32 = 0;
 const FULL: u32 = 1;
 const TORN: u32 = 2;
 const SYNC_FAILS: u32 = 3;
 
-/// A disk that can be told to fail, or to stall.
+/// A disk that a test can make fail or stall.
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
     mode: Arc<AtomicU32>,
@@ -106,7 +106,7 @@ async fn with_disk() -> (App, Arc<Disk>) {
     (App::start_with(move |_, seams| seams.disk = seam).await, disk)
 }
 
-/// Threat 26: 0 answers without a record, and the log goes on unbroken once there is space again.
+/// Threat 26: no answer is given without a record, and the log continues unbroken once there is space again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_gives_no_answers_ends_readiness_and_heals() {
     for mode in [FULL, TORN] {
@@ -141,7 +141,7 @@ async fn a_failed_sync_ends_all_answers_until_a_restart() {
     client.authorize(order_check()).await.unwrap();
     disk.set(SYNC_FAILS);
     assert_eq!(client.authorize(order_check()).await.unwrap_err().code(), Code::Unavailable);
-    // The kernel may have dropped the pages: a sync that succeeds now would lie.
+    // The kernel may have dropped the pages, so a successful sync now would not prove that they are on disk.
     disk.set(WORKS);
     app.pdp.tick().await;
     for _ in 0..10 {
@@ -173,7 +173,7 @@ async fn an_answer_waits_for_a_disk_that_stalls_and_ends_with_the_deadline() {
     assert_eq!(client.authorize(order_check()).await.unwrap().into_inner().decision(), v1::Decision::Allow);
     app.pdp.tick().await;
     let lines = lines(&app.data);
-    // The decisions were recorded, late; that no answer left is recorded too.
+    // The decisions were recorded late, and the five missed deadlines are recorded, too.
     assert_eq!(lines.iter().filter(|line| line["type"] == "decision").count(), 6);
     let cut_off = lines.iter().filter(|line| line["type"] == "refusals" && line["kind"] == "deadline_exceeded");
     assert_eq!(cut_off.map(|line| line["count"].as_u64().unwrap()).sum::<u64>(), 5);
@@ -192,7 +192,7 @@ async fn calls_that_arrive_together_share_a_sync() {
             tokio::spawn(async move { client.authorize(order_check()).await.unwrap() })
         })
         .collect();
-    // One batch is in the stalled sync; what arrives meanwhile becomes the next ones.
+    // One batch is in the stalled sync; records that arrive meanwhile form the next batches.
     while lines_on_disk(&app) < 3 {
         tokio::task::yield_now().await;
     }
@@ -204,7 +204,7 @@ async fn calls_that_arrive_together_share_a_sync() {
     app.stop().await;
 }
 
-/// Counted while the writer writes: the last line may be half there.
+/// Counts the complete lines. The writer is still writing, so the last line may be partial.
 fn lines_on_disk(app: &App) -> usize {
     let text = std::fs::read(app.data.join("audit/seg-00000000000000000000.jsonl")).unwrap();
     text.iter().filter(|byte| **byte == b'\n').count()
@@ -232,7 +232,7 @@ async fn best_effort_answers_without_waiting_and_says_so_in_each_line_and_answer
     assert_eq!(verify(&data.join("audit")).unwrap().best_effort, lines(&data).len() as u64);
 }
 
-/// Refusals before authentication may not use the last fifth of the space.
+/// Refusals of unauthenticated peers may not use the last fifth of the disk.
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_can_not_fill_the_disk() {
     let (app, disk) = with_disk().await;
@@ -248,13 +248,13 @@ async fn strangers_can_not_fill_the_disk() {
     app.pdp.count_stranger("192.0.2.1".into(), "unauthenticated");
     app.pdp.tick().await;
     assert_eq!(strangers(), 1);
-    // A known caller is decided and recorded all the same.
+    // A known caller's call is still evaluated and recorded.
     *disk.free.lock().unwrap() = Some((1, 100));
     assert_eq!(app.decisions().await.authorize(order_check()).await.unwrap().into_inner().decision(), v1::Decision::Allow);
     app.stop().await;
 }
 
-/// A log of some decisions, closed, in its folder.
+/// Writes a log with this number of decisions and returns the folder of the stopped server.
 async fn log(decisions: usize) -> tempfile::TempDir {
     let folder = temp();
     let data = folder.path().join("data");
@@ -301,7 +301,7 @@ async fn damage_to_what_was_durable_refuses_the_start() {
     assert_eq!(std::fs::read_to_string(&segment).unwrap().len(), text.len(), "nothing was cut");
 }
 
-/// Builds on a folder that must be refused.
+/// Starts on a data folder that must be refused, and returns the error.
 async fn refused(data: &Path) -> String {
     let seams = countersign::app::Seams::system(Default::default());
     countersign::app::build(&crate::harness::config(data), seams).await.unwrap_err().to_string()
@@ -313,13 +313,13 @@ async fn a_new_segment_is_judged_by_the_end_of_the_one_before() {
     let data = folder.path().join("data");
     let first = segment(folder.path());
     let count = lines(&data).len();
-    // A crash between the rotation's create and its first write leaves an empty segment.
+    // A crash between creating a segment and its first write leaves an empty segment.
     let second = data.join(format!("audit/seg-{count:020}.jsonl"));
     std::fs::write(&second, "").unwrap();
     App::start_in(&data, |_, _| {}).await.stop().await;
     verify(&data.join("audit")).unwrap();
     assert!(std::fs::metadata(&second).unwrap().len() > 0);
-    // The one before is gone, or ends elsewhere: nothing is cut, and the start is refused.
+    // If the previous segment is missing or ends elsewhere, the start is refused and nothing is cut.
     let (whole, written) = (std::fs::read(&first).unwrap(), std::fs::read(&second).unwrap());
     for damage in [None, Some(&whole[..whole.len() - 1]), Some(&whole[..whole.len() / 2]), Some(&b""[..])] {
         match damage {
@@ -334,7 +334,7 @@ async fn a_new_segment_is_judged_by_the_end_of_the_one_before() {
     verify(&data.join("audit")).unwrap();
 }
 
-/// Threat 23: a clock that stands before the last record.
+/// Threat 23: the clock is behind the last record.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_before_the_last_record_refuses_the_start_and_a_step_back_ends_readiness() {
     let folder = log(1).await;
@@ -395,11 +395,11 @@ async fn segments_rotate_and_chain() {
     let report = verify(&data.join("audit")).unwrap();
     assert!(report.segments >= 3);
     assert_eq!(report.decisions, batches * 50);
-    // Going on after a restart, over the rotated segments.
+    // A restart continues the log after the rotated segments.
     let app = App::start_in(&data, |_, _| {}).await;
     app.stop().await;
     assert!(verify(&data.join("audit")).unwrap().lines > report.lines);
-    // A closed segment that is gone is missed.
+    // Without the newest segment the log is shorter and still intact; without the first one it is broken.
     let second = std::fs::read_dir(data.join("audit"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -413,7 +413,7 @@ async fn segments_rotate_and_chain() {
     assert!(matches!(verify(&data.join("audit")), Err(VerifyError::Broken(_))));
 }
 
-/// Threat 25: flip, delete, reorder, insert, replay: each is found, with its line.
+/// Threat 25: flipped, deleted, reordered, inserted and repeated lines are detected.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_change_of_a_closed_log_is_detected() {
     let folder = log(8).await;
@@ -449,7 +449,7 @@ async fn every_change_of_a_closed_log_is_detected() {
         std::fs::write(&segment, changed).unwrap();
         assert!(matches!(verify(&audit), Err(VerifyError::Broken(_))), "{change}");
     }
-    // Every single byte, flipped.
+    // A flipped bit in any byte is detected; every 37th byte is tried.
     for at in (0..text.len()).step_by(37) {
         let mut bytes = text.clone().into_bytes();
         bytes[at] ^= 1;
@@ -460,7 +460,7 @@ async fn every_change_of_a_closed_log_is_detected() {
     verify(&audit).unwrap();
 }
 
-/// The lines of a log, each with its hashes and numbers made anew, as whoever has no key would do it.
+/// Recomputes the hash chain of a log, as somebody without the key could.
 fn rehashed(text: &str) -> String {
     use sha2::Digest;
     let mut prev = "0".repeat(64);
@@ -475,7 +475,7 @@ fn rehashed(text: &str) -> String {
     made
 }
 
-/// Threat 25: what was written can't be cut off, taken away or rewritten without the next start seeing it.
+/// Threat 25: the next start detects lines that were cut off, deleted or rewritten.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_lost_lines_or_was_rewritten_refuses_the_start() {
     let folder = log(6).await;
@@ -497,20 +497,20 @@ async fn a_log_that_lost_lines_or_was_rewritten_refuses_the_start() {
         let error = refused(&data).await;
         assert!(error.contains(words), "{what}: {error}");
         if what == "cut" {
-            // By itself it is intact; what was noted tells.
+            // The cut log is intact in itself; only the noted head shows the loss.
             verify(&data.join("audit")).unwrap();
             assert!(error.contains("replica.json") && error.contains("accept-loss"), "{error}");
         }
         std::fs::write(&segment, &whole).unwrap();
     }
-    // The replica's own note is gone, too: the state store has another.
+    // The replica's own note of the head is lost, too, but the state store has one.
     std::fs::remove_file(&segment).unwrap();
     let note = data.join("state/replica.json");
     let mut noted: serde_json::Value = serde_json::from_slice(&std::fs::read(&note).unwrap()).unwrap();
     noted["head"] = serde_json::Value::Null;
     std::fs::write(&note, noted.to_string()).unwrap();
     assert!(refused(&data).await.contains("as the state store notes it"));
-    // The note under another replica's name, or none at all.
+    // The note names another replica, or is missing.
     noted["replica"] = "another".into();
     std::fs::write(&note, noted.to_string()).unwrap();
     assert!(refused(&data).await.contains("as the state store notes it"));
@@ -525,7 +525,7 @@ async fn a_log_that_lost_lines_or_was_rewritten_refuses_the_start() {
     verify(&data.join("audit")).unwrap();
 }
 
-/// Lines of the first format have no MAC: whoever has a key is told that it proves nothing of them.
+/// Lines of the first format have no MAC. A key proves nothing about them, so `verify` with a key must fail.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_key_a_log_without_macs_is_not_intact() {
     let folder = log(3).await;
@@ -544,7 +544,6 @@ async fn with_a_key_a_log_without_macs_is_not_intact() {
     assert!(!countersign::audit::verify::verify(&audit, &without_key).unwrap().keyed);
 }
 
-/// A loss that a human accepts stands in the log, and no index is given twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_accepted_loss_is_recorded_and_no_index_is_given_twice() {
     for all in [false, true] {
@@ -568,7 +567,7 @@ async fn an_accepted_loss_is_recorded_and_no_index_is_given_twice() {
         assert_eq!((report.losses.len(), report.losses[0].from, report.losses[0].until), (1, kept as u64, index));
         let line = lines(&data).into_iter().find(|line| line["type"] == "log.loss_accepted").unwrap();
         assert_eq!((line["reason"].as_str(), line["noted"][0]["index"].as_u64()), (Some("the disk was replaced"), Some(index - 1)));
-        // The line continues the chain of those before it.
+        // The line that records the loss continues the hash chain.
         let newest = data.join(format!("audit/seg-{index:020}.jsonl"));
         let text = std::fs::read_to_string(&newest).unwrap();
         let prev = line["prev"].as_str().unwrap();
@@ -579,7 +578,7 @@ async fn an_accepted_loss_is_recorded_and_no_index_is_given_twice() {
     }
 }
 
-/// INVARIANT 1: records of a file that nobody finds are no records.
+/// INVARIANT 1: a record in a file that can't be found is not a record, so answers must end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_segment_that_is_taken_away_under_the_server_ends_its_answers() {
     for taken in ["deleted", "renamed", "replaced", "cut"] {
@@ -605,7 +604,7 @@ async fn a_segment_that_is_taken_away_under_the_server_ends_its_answers() {
     }
 }
 
-/// A data folder that was put back whole to an earlier day agrees with itself; the witness does not.
+/// A data folder that was restored from an old copy is consistent in itself; only the witness shows the loss.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_snapshot_is_seen_by_the_witness() {
     fn copy_all(from: &Path, to: &Path) {
@@ -634,7 +633,7 @@ async fn a_restored_snapshot_is_seen_by_the_witness() {
     };
     let error = countersign::app::build(&config, seams).await.unwrap_err().to_string();
     assert!(error.contains("as the witness"), "{error}");
-    // What an auditor has: the log is intact, and not the one that was witnessed.
+    // To an auditor the log is intact, but it lacks the head that was witnessed.
     let heads = countersign::audit::witness::read(&witness).unwrap();
     let expected = |hash: &str| countersign::audit::verify::Expected { key: None, heads: vec![hash.to_owned()] };
     let verified = |hash: &str| countersign::audit::verify::verify(&data.join("audit"), &expected(hash));

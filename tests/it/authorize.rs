@@ -1,4 +1,4 @@
-//! One Authorize over gRPC: what comes back, and what is recorded.
+//! Authorize over gRPC: the responses, and their audit lines.
 
 use countersign::api::v1;
 use countersign::api::v1::decision_service_client::DecisionServiceClient;
@@ -73,7 +73,7 @@ async fn a_denial_that_a_human_can_turn_says_what_is_missing() {
     app.stop().await;
 }
 
-/// Threats 3 and 19: nothing tells a foreign resource from a missing or a forbidden one.
+/// Threats 3 and 19: a response must not reveal whether a resource is foreign, missing or forbidden.
 #[tokio::test(flavor = "multi_thread")]
 async fn foreign_missing_and_forbidden_give_the_same_bytes() {
     let app = App::start().await;
@@ -144,7 +144,7 @@ async fn a_token_of_any_kind_is_refused_while_none_can_be_verified() {
     assert_eq!((response.decision(), response.reason()), (v1::Decision::Deny, v1::Reason::ApprovalUnverifiable));
     let release = v1::AuthorizeRequest { release_token: "x.y.z".into(), operation_id: "op-1".into(), ..refund_request() };
     assert_eq!(client.authorize(release).await.unwrap().into_inner().decision(), v1::Decision::Deny);
-    // The tenant gate comes first: a token is no oracle.
+    // The tenant gate comes before the token, so a token can't be used to probe other tenants.
     let foreign = v1::AuthorizeRequest { case: approval.case.clone().map(|case| v1::Case { tenant: "globex".into(), ..case }), ..approval };
     assert_eq!(client.authorize(foreign).await.unwrap().into_inner().reason(), v1::Reason::NotPermitted);
     let credential = Some(v1::Delegation { credential: Some(v1::delegation::Credential::Token("x.y.z".into())), ..Default::default() });
@@ -194,7 +194,7 @@ async fn explain_names_the_policies_of_each_link_and_never_permits() {
     app.stop().await;
 }
 
-/// Threat 20: an agent's answer holds constant words, no policy id, attribute or error text.
+/// Threat 20: a response consists of constant texts, without a policy id, an attribute or an error text.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_policy_id_leaves_with_an_answer() {
     let app = App::start().await;
@@ -246,7 +246,7 @@ async fn health_readiness_and_reflection_answer() {
     app.stop().await;
 }
 
-/// The step gate does not depend on the bundle: a bundle that lost its step policies still denies.
+/// The step gate is in code, so a bundle without its step policies still denies.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_step_gate_holds_without_the_bundle_s_policies() {
     let folder = crate::harness::temp();
@@ -265,8 +265,8 @@ async fn the_step_gate_holds_without_the_bundle_s_policies() {
     app.stop().await;
 }
 
-/// A call that can't be read was asked for by somebody, on something: its record says so, and trying counts as it does where a call is
-/// denied, also after a restart.
+/// The audit line of a call with invalid input names its chain, case and resource, and the attempt adds to
+/// the risk as a denial does, also after a restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_call_says_who_asked_for_what_and_counts_as_a_try() {
     let folder = crate::harness::temp();

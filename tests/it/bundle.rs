@@ -1,4 +1,4 @@
-//! The reference bundle and its decision tables; bundles that must be refused, and how.
+//! The reference bundle and its decision tables; bundles that must be refused, and the expected faults.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ fn the_tables_pass_reach_every_policy_and_cover_every_action_in_every_step() {
     let steps = ["intake", "enrichment", "drafting", "verification", "action"];
     let all: BTreeSet<(String, String)> =
         bundle.policies.shapes.actions.keys().flat_map(|action| steps.map(|step| (action.clone(), step.to_owned()))).collect();
-    // What is done on one's own behalf belongs to no step.
+    // Direct actions, which a principal does on its own behalf, belong to no step.
     let direct = |action: &String| bundle.manifest.roles.as_ref().unwrap().is_direct(action);
     let all: BTreeSet<(String, String)> =
         all.into_iter().map(|(action, step)| if direct(&action) { (action, String::new()) } else { (action, step) }).collect();
@@ -42,9 +42,9 @@ fn a_table_fails_when_the_policy_it_holds_is_dropped() {
     }
 }
 
-/// Threat 16 is the first row: two policies of one id would be told apart by nobody.
+/// Changes that break the bundle. Each row: file, text, replacement, part of the fault.
 ///
-/// Each row: a file, what to replace in it, with what, and the fault that must name it.
+/// The first row is threat 16: two policies of one id could not be told apart.
 const BROKEN: &[(&str, &str, &str, &str)] = &[
     (
         "tenancy.cedar",
@@ -235,7 +235,7 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
     ("approvals.yaml", "reversibility: reversible", "reversibility: perhaps", "perhaps"),
     ("approvals.yaml", "pending: {case: 5,", "pending: {case: 0,", "`case` must be 1 to 100000"),
     ("approvals.yaml", "cool_down_minutes: 30", "cooldown_minutes: 30", "cooldown_minutes"),
-    // What is remembered, and what it weighs.
+    // The faults below are in risk, rates, detectors and constraints.
     ("bundle.yaml", "  case_read: case.read ", "  # ", "`case_read` is missing in the manifest"),
     (
         "bundle.yaml",
@@ -317,7 +317,7 @@ fn a_broken_bundle_is_refused_whole_and_every_fault_has_its_place() {
                 }
                 let placed = |line: &String| line.split(':').nth(1).is_some_and(|number| number.parse::<u32>().is_ok());
                 assert!(lines.iter().all(placed), "{lines:#?}");
-                // Drawn with the source line, unless the fault is that there is none.
+                // Each of these faults is drawn with its source line.
                 assert!(faults.iter().all(|fault| fault.drawing().contains("╭─[")), "{}", faults[0].drawing());
             }
             other => panic!("{file}: {from} -> {to}: {:?}", other.map(|_| "taken")),
@@ -356,7 +356,7 @@ fn a_bundle_can_not_crash_the_process() {
     files = folder.files().clone();
     files.insert("bundle.yaml".into(), "[".repeat(100_000).into_bytes());
     assert!(Bundle::from_folder(Folder::of(files.clone()), Reading::default()).is_err());
-    // An alias that holds two of the one before doubles with each line.
+    // Each alias contains the previous one twice, so the expanded size doubles with each line.
     let doubling: String = (1..60).map(|n| format!("type A{n} = {{ a: A{}, b: A{} }};\n", n - 1, n - 1)).collect();
     let schema = String::from_utf8(folder.files()["schema.cedarschema"].clone()).unwrap();
     files = folder.files().clone();
@@ -366,7 +366,7 @@ fn a_bundle_can_not_crash_the_process() {
     );
     let error = Bundle::from_folder(Folder::of(files.clone()), Reading::default()).unwrap_err();
     assert!(error.lines()[0].contains("parts once written out"), "{:?}", error.lines());
-    // A chain of parents.
+    // The entities form a chain of 5,000 parents.
     let chain: Vec<String> = (0..5000)
         .map(|n| format!(r#"{{"uid":{{"type":"Role","id":"{n}"}},"attrs":{{}},"parents":[{{"type":"Role","id":"{}"}}]}}"#, n + 1))
         .collect();

@@ -1,4 +1,5 @@
-//! An approval is used once: by a thousand at a time on two servers, through kills, restored backups and failovers.
+//! An approval is consumed once: by a thousand concurrent calls on two servers, and through kills, restored
+//! backups and failovers.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -22,12 +23,12 @@ use crate::harness::people::{Desk, Issuer, credit, with_token};
 use crate::harness::postgres::Postgres;
 use crate::harness::{App, Process, cases, channel, copy, is_open, lift_limits, lines, order_check, policies, temp, unprivileged};
 
-/// Threat 5.
+/// Threat 5: a replayed approval must not allow a second call.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_burns_at_once_on_two_servers_give_exactly_one_allow() {
     let (postgres, folder) = (Postgres::start(), temp());
     let (keys, bundle) = (folder.path().join("keys"), folder.path().join("bundle"));
-    // So that the burn decides, not the case's own window.
+    // Lift the rate limits, so that consumption decides and not the case's rate window.
     copy(&policies(), &bundle);
     lift_limits(&bundle);
     let serve = |name: &str| {
@@ -53,7 +54,7 @@ async fn a_thousand_burns_at_once_on_two_servers_give_exactly_one_allow() {
         *reasons.entry(what).or_default() += 1;
     }
     assert_eq!(reasons.get("allow"), Some(&1), "{reasons:?}");
-    // The others came too late; a machine that is busy with other things could not tell some of them in time.
+    // The other calls came too late; on a busy machine some of them get no answer from the store in time.
     assert_eq!(reasons.values().sum::<usize>(), 1000, "{reasons:?}");
     assert!(reasons.keys().all(|what| ["allow", "ApprovalUsed", "StateUnavailable"].contains(&what.as_str())), "{reasons:?}");
     assert!(reasons.get("ApprovalUsed") > Some(&100), "{reasons:?}");
@@ -69,7 +70,7 @@ async fn a_thousand_burns_at_once_on_two_servers_give_exactly_one_allow() {
     }
 }
 
-/// Calls of one operation that come at once, each with another amount that the approval would cover: one is the operation's.
+/// Concurrent calls have one operation id and different amounts that the approval covers: one is allowed.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_different_calls_of_one_operation_at_once_one_is_allowed() {
     let postgres = Postgres::start();
@@ -95,7 +96,7 @@ async fn of_different_calls_of_one_operation_at_once_one_is_allowed() {
     }
 }
 
-/// Kills the process around the record of a use.
+/// A disk that kills the process before or after the audit line of a consumption is written.
 #[derive(Debug)]
 struct KillingDisk {
     before: bool,
@@ -154,7 +155,7 @@ impl Segment for KillingSegment {
     }
 }
 
-/// A server in a process of its own that is killed at its first use of an approval; started by the tests below.
+/// Runs a server, started by the tests below, in a process that dies when it first consumes an approval.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a part of the tests below, which start it"]
 async fn child() {
@@ -166,7 +167,7 @@ async fn child() {
         seams.disk = Arc::new(KillingDisk { before });
     })
     .await;
-    // A line of its own: the test runner has begun one.
+    // Begin with a newline, because the test runner has already begun a line.
     writeln!(std::io::stdout(), "\n{}", json!({"grpc": app.grpc.to_string(), "admin": app.admin.to_string()})).unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
 }
@@ -176,7 +177,7 @@ fn start_child(data: &Path, kill: &str, url: Option<String>) -> Process {
     let mut command = Command::new(&program);
     command.args(["burns::child", "--exact", "--ignored", "--nocapture"]).env("CHILD_DATA", data).env("CHILD_KILL", kill);
     command.envs(url.map(|url| ("CHILD_STORE", url))).stdout(Stdio::piped()).stderr(Stdio::null());
-    // A program in a closed folder can't be started by another user; then it runs as we do.
+    // Another user can't start a program in a closed folder; in that case the child runs as the current user.
     if is_open(&program) && is_open(&crate::harness::policies().join("bundle.yaml")) {
         unprivileged(&mut command);
     }
@@ -188,7 +189,7 @@ fn start_child(data: &Path, kill: &str, url: Option<String>) -> Process {
     Process { grpc: address("grpc"), admin: address("admin"), child }
 }
 
-/// The evaluations of the uses that a log has.
+/// Returns the evaluation ids of an audit log's consumptions.
 fn uses(data: &Path) -> Vec<String> {
     let used = |line: &serde_json::Value| line["decision"] == "allow" && line["approval"]["id"].is_string();
     lines(data).iter().filter(|line| used(line)).map(|line| line["evaluation_id"].as_str().unwrap().to_owned()).collect()
@@ -223,7 +224,7 @@ async fn a_server_killed_between_burn_record_and_answer_gives_the_one_answer_whe
     }
 }
 
-/// A replica that never comes back: another one records what it left, once, and gives the answer.
+/// If a replica never comes back, another one records its outbox entry once, and gives the answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_replica_finishes_what_a_killed_one_left() {
     let (postgres, folder) = (Postgres::start(), temp());
@@ -234,7 +235,7 @@ async fn another_replica_finishes_what_a_killed_one_left() {
     let (_, token) = desk.approved(&credit(400), &issuer).await;
     assert!(desk.decisions.authorize(with_token(&credit(400), &token, "op-1")).await.is_err());
     assert!(!server.child.wait().unwrap().success());
-    // Its last heartbeat, as late and as early as the test needs it.
+    // Set the dead replica's last heartbeat into the future, and later into the past.
     sqlx::any::install_default_drivers();
     let mut connection = <sqlx::AnyConnection as sqlx::Connection>::connect(&postgres.url()).await.unwrap();
     let beat = "UPDATE replicas SET at = CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)";
@@ -247,7 +248,7 @@ async fn another_replica_finishes_what_a_killed_one_left() {
     })
     .await;
     let mut desk = Desk::new(app.channel().await);
-    // As long as the other may be there, nothing is answered.
+    // As long as the other replica may be alive, the operation gets no answer.
     assert!(desk.decisions.authorize(with_token(&credit(400), &token, "op-1")).await.is_err());
     assert_eq!(uses(&app.data), Vec::<String>::new());
     let gone = format!("{beat} - 4000001");
@@ -282,7 +283,7 @@ async fn a_restored_database_voids_what_was_approved_before() {
         assert_eq!(desk.ask(&with_token(&credit(400), &token, "op-1")).await.decision(), v1::Decision::Allow);
         app.stop().await;
         if !stopped_in_order {
-            // What was not noted any more before a crash, the audit log knows.
+            // Restore an older note, as after a crash: the audit log still contains what the note lacks.
             std::fs::write(state.join("replica.json"), noted).unwrap();
         }
         for old in std::fs::read_dir(&state).unwrap().map(|entry| entry.unwrap()).filter(|file| file.file_name() != "replica.json") {
@@ -296,14 +297,14 @@ async fn a_restored_database_voids_what_was_approved_before() {
         let answer = desk.ask(&with_token(&credit(400), &token, "op-2")).await;
         assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, v1::Reason::ApprovalUnverifiable), "{stopped_in_order}");
         assert_eq!(desk.fetch(&approval.id).await.unwrap(), "", "no new token for it either");
-        // What is approved from now on is good.
+        // Approvals that are granted from now on are valid.
         let (_, token) = desk.approved(&credit(300), &issuer).await;
         assert_eq!(desk.ask(&with_token(&credit(300), &token, "op-3")).await.decision(), v1::Decision::Allow);
         app.stop().await;
     }
 }
 
-/// PostgreSQL fails over to an older state while the servers run.
+/// PostgreSQL fails over to an older state while the server runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_to_an_older_state_voids_what_was_approved_before() {
     let (mut postgres, folder) = (Postgres::start(), temp());
@@ -317,7 +318,7 @@ async fn a_failover_to_an_older_state_voids_what_was_approved_before() {
     postgres.back_up(&folder.path().join("backup"));
     postgres.resume();
     let used = loop {
-        // The pool's connections are gone; it makes new ones.
+        // The pool's connections are closed; retry until it has new ones.
         let answer = desk.ask(&with_token(&credit(400), &token, "op-1")).await;
         if answer.reason() != v1::Reason::StateUnavailable {
             break answer;
@@ -342,10 +343,10 @@ async fn a_failover_to_an_older_state_voids_what_was_approved_before() {
     };
     assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, v1::Reason::ApprovalUnverifiable));
     assert_eq!(desk.fetch(&approval.id).await.unwrap(), "");
-    // Who was stopped stays stopped, in the store too.
+    // The kill switch stays in force, although the restored state lacks it.
     app.pdp.refresh().await;
     assert_eq!(desk.ask(&order_check()).await.reason(), v1::Reason::NotPermitted);
-    // The case asks anew, for the same as before too.
+    // The case can request approvals again, also for the same call as before.
     app.pdp.sweep().await;
     for (amount, operation) in [(300, "op-6"), (400, "op-7")] {
         let (_, token) = desk.approved(&credit(amount), &issuer).await;
@@ -354,7 +355,7 @@ async fn a_failover_to_an_older_state_voids_what_was_approved_before() {
     app.stop().await;
 }
 
-/// A key that was revoked verifies nothing from the next reload on. Threat 24.
+/// Threat 24: a revoked key verifies nothing after the next reload.
 #[tokio::test(flavor = "multi_thread")]
 async fn rotated_keys_verify_what_they_signed_and_revoked_ones_nothing() {
     use countersign::jose::keyring::{self, Purpose, Status};
@@ -384,7 +385,7 @@ async fn rotated_keys_verify_what_they_signed_and_revoked_ones_nothing() {
     reload().await;
     assert_eq!(desk.ask(&with_token(&credit(300), &second, "op-2")).await.reason(), v1::Reason::ApprovalUnverifiable);
     assert!(!published(&crate::harness::get(app.admin, "/jwks.json").await.1).contains(&previous.kid));
-    // Without a current key nothing is signed.
+    // Without a current key nothing can be signed.
     let current = keyring::list(&keys, Purpose::Binding).unwrap().into_iter().find(|key| key.status == Status::Current).unwrap();
     keyring::revoke(&keys, &current.kid).unwrap();
     reload().await;
@@ -392,7 +393,7 @@ async fn rotated_keys_verify_what_they_signed_and_revoked_ones_nothing() {
     app.stop().await;
 }
 
-/// A data folder may be called anything.
+/// The name of a data folder may contain characters that are special in URLs.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_is_where_it_is_said_to_be_whatever_the_folder_is_called() {
     let folder = temp();
@@ -643,7 +644,7 @@ fn histories_over_postgresql_agree_with_a_plain_model() {
     let postgres = Postgres::start();
     let made = std::sync::atomic::AtomicUsize::new(0);
     let database = |_: &Path| {
-        // A database for each history.
+        // Each history gets its own database.
         let name = format!("d{}", made.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
         postgres.create(&name);
         Location::Postgres(postgres.url().replace("/postgres?", &format!("/{name}?")))

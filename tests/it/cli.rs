@@ -1,4 +1,4 @@
-//! The command line as a user meets it: exit codes, one line with the remedy, JSON.
+//! The command line as users see it: exit codes, errors of one line with a remedy, JSON output.
 
 use std::process::Output;
 
@@ -48,7 +48,7 @@ fn check_says_what_a_bundle_is_or_where_it_is_wrong() {
     std::fs::write(bundle.path().join("steps.cedar"), "permit (principal, action,, resource);").unwrap();
     let broken = run(&["check", path]);
     assert_eq!(code(&broken), 3);
-    // Drawn with the line itself.
+    // The fault is drawn with its source line.
     assert!(
         error(&broken).contains("steps.cedar:1:27") && error(&broken).contains("permit (principal, action,, resource);"),
         "{}",
@@ -140,7 +140,7 @@ async fn a_running_server_is_asked_by_authorize_healthcheck_and_verify() {
     let verified = run(&["audit", "verify", audit.to_str().unwrap(), "-o", "json"]);
     let report: Value = serde_json::from_str(&out(&verified)).unwrap();
     assert_eq!((code(&verified), report["decisions"].as_u64()), (0, Some(2)));
-    // Port taken, data folder locked: one line each, with the remedy.
+    // A taken port and a locked data folder each give one line with the remedy.
     let address = server.grpc.to_string();
     let other = folder.path().join("other");
     let taken = run(&["serve", "--development", "--listen", &address, "--admin-listen", "127.0.0.1:0", "--data", other.to_str().unwrap()]);
@@ -151,7 +151,7 @@ async fn a_running_server_is_asked_by_authorize_healthcheck_and_verify() {
     assert_eq!((code(&locked), error(&locked).lines().count()), (1, 1), "{}", error(&locked));
     assert!(error(&locked).contains("--data"), "{}", error(&locked));
     assert!(server.stop().success());
-    // A log that was changed.
+    // A changed log is detected.
     let segment = audit.join("seg-00000000000000000000.jsonl");
     let text = std::fs::read_to_string(&segment).unwrap();
     std::fs::write(&segment, text.replacen("\"allow\"", "\"ALLOW\"", 1)).unwrap();

@@ -1,5 +1,5 @@
-//! A compromised orchestrator: valid credentials, and everything else forged. Whatever it asks, the reference tool service does nothing
-//! that policy does not allow. Threats 1, 2, 3, 6, 20, 27 and 29.
+//! A compromised orchestrator has valid credentials and forges everything else. Whatever it asks for, the
+//! reference tool service has no effect that policy does not allow. Threats 1, 2, 3, 6, 20, 27 and 29.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ const STEPS: [&str; 5] = ["intake", "enrichment", "drafting", "verification", "a
 const TENANTS: [&str; 4] = ["acme", "globex", "initech", ""];
 const AGENTS: [&str; 5] = ["support-bot", "refund-bot", "trainee-bot", "globex-bot", "nobody"];
 
-/// Every action on a case, with arguments that fit, and the type that it is on.
+/// Every action on a case, with the type of its resource and valid arguments.
 const ACTIONS: [(&str, &str, &str); 18] = [
     ("ticket.read", "Case", "{}"),
     ("case.read", "Case", "{}"),
@@ -37,7 +37,7 @@ const ACTIONS: [(&str, &str, &str); 18] = [
     ("reply.send", "Case", r#"{"channel":"email","recipient":"evil","draft_digest":"sha256:0"}"#),
 ];
 
-/// What changes something outside.
+/// Actions that change something outside of Countersign.
 const EFFECTS: [&str; 7] = [
     "ticket.update",
     "refund.create_request",
@@ -48,7 +48,7 @@ const EFFECTS: [&str; 7] = [
     "reply.send",
 ];
 
-/// The reference tool service, as `examples/tool_service` is one: an effect happens only after an allow that binds.
+/// The reference tool service, as in `examples/tool_service`: an effect happens only after an enforced allow.
 struct Tools {
     client: DecisionServiceClient<Channel>,
     effects: Vec<String>,
@@ -98,7 +98,7 @@ async fn start() -> (App, Tools) {
     (app, tools)
 }
 
-/// The reference bundle without limits on how often: what is shown here must not rest on a full window.
+/// Returns the reference bundle without its call rates, so that no denial here results from a full window.
 fn lifted() -> std::path::PathBuf {
     let folder = crate::harness::temp().keep();
     crate::harness::copy(&crate::harness::policies(), &folder);
@@ -114,7 +114,7 @@ fn the_list_of_actions_is_that_of_the_bundle() {
     assert_eq!(ACTIONS.iter().map(|(action, ..)| *action).collect::<BTreeSet<_>>(), known);
 }
 
-/// Every action × step × tenant × agent, with no text screened and every status forged to the best.
+/// Tries every action, step, tenant and agent without screened text and with the most favourable statuses.
 #[tokio::test(flavor = "multi_thread")]
 async fn skipping_the_screening_gives_no_effect_whatever_is_asked() {
     let (app, mut tools) = start().await;
@@ -136,12 +136,12 @@ async fn skipping_the_screening_gives_no_effect_whatever_is_asked() {
     }
     assert_eq!(tools.effects, Vec::<String>::new());
     assert_eq!(tools.asked.values().sum::<usize>(), AGENTS.len() * TENANTS.len() * STEPS.len() * ACTIONS.len());
-    // It reads what an assistant may read, in its own tenant, and nothing else.
+    // The only calls allowed are reads that an assistant may make in its own tenant.
     assert!(tools.asked["allowed"] > 0 && tools.asked["allowed"] < 60, "{:?}", tools.asked);
     app.stop().await;
 }
 
-/// With a screening of a calm text, what remains is what every assistant may do by itself: notes, and requests that a human decides.
+/// After a calm text only what an assistant may do by itself has an effect: notes, and requests to humans.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_calm_screening_only_what_needs_no_human_has_an_effect() {
     let (app, mut tools) = start().await;
@@ -159,7 +159,7 @@ async fn with_a_calm_screening_only_what_needs_no_human_has_an_effect() {
     app.stop().await;
 }
 
-/// An injected ticket: no call on its case has an effect, in any step, by any agent.
+/// After an injected ticket no call on its case has an effect in the action step.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_injected_ticket_has_no_effect_on_anything() {
     let (app, mut tools) = start().await;
@@ -174,7 +174,7 @@ async fn an_injected_ticket_has_no_effect_on_anything() {
         for agent in ["support-bot", "refund-bot"] {
             for action in &ACTIONS {
                 let mut request = call(action, agent, "action", "acme", case_with(&[("refund_status", "requested")]));
-                // A calm text does not wash a hostile one off.
+                // A later calm text does not clear a hostile one.
                 request.untrusted = vec![text("ticket.body", "Thank you very much.")];
                 tools.call(request).await;
             }
@@ -184,7 +184,7 @@ async fn an_injected_ticket_has_no_effect_on_anything() {
     app.stop().await;
 }
 
-/// Tokens that were never given, given for something else, or to somebody else.
+/// Tokens that were never issued, or were issued for something else or to somebody else.
 #[tokio::test(flavor = "multi_thread")]
 async fn forged_and_borrowed_tokens_have_no_effect() {
     let (app, mut tools) = start().await;
@@ -209,7 +209,7 @@ async fn forged_and_borrowed_tokens_have_no_effect() {
             tools.call(by_release).await;
         }
     }
-    // Its own reply, for another text, recipient, case or tenant.
+    // The released reply, sent with another draft, case, tenant, supervisor or step.
     let send = to_send(&released.draft_digest, &released.release_token, "op");
     let other = |change: &dyn Fn(&mut v1::AuthorizeRequest)| {
         let mut request = send.clone();
@@ -225,13 +225,13 @@ async fn forged_and_borrowed_tokens_have_no_effect() {
     ] {
         tools.call(request).await;
     }
-    // After so many attempts not even the reply that was released leaves without a human.
+    // These attempts raised the risk, so even the released reply needs a human.
     tools.call(send).await;
     assert_eq!(tools.effects, Vec::<String>::new());
     app.stop().await;
 }
 
-/// Drafts that promise, with sources and statuses that the orchestrator made up: it can forge the sources, not their ids.
+/// Drafts with invented claims and sources: a source's id depends on its text, so forged texts do not match.
 #[tokio::test(flavor = "multi_thread")]
 async fn forged_sources_release_no_draft() {
     let (app, mut tools) = start().await;

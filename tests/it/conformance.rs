@@ -7,7 +7,7 @@ use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, Policy, P
 use countersign::api::v1;
 use countersign::bundle::{Bundle, Gates, Reading};
 use countersign::config::Config;
-use countersign::pdp::OnError;
+use countersign::pdp::snapshot::OnError;
 use countersign::policy::Validation;
 use countersign::workbench::cedar_json;
 use serde_json::Value;
@@ -30,7 +30,7 @@ fn plain(config: &mut Config, bundle: &Path) {
     config.engine.validate = Validation::Off;
 }
 
-/// Cedar's own `Authorizer`, fed by Cedar's own readers.
+/// Reference decisions, made by Cedar's own `Authorizer` and parsers.
 struct Judge {
     schema: Option<Schema>,
     policies: PolicySet,
@@ -179,7 +179,7 @@ async fn what_can_not_be_read_is_refused_without_cedar_s_words() {
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().contains(field) && !status.message().contains("s3cr3t"), "{}", status.message());
     }
-    // A call in a chain has no gates to pass here.
+    // A call with a chain is refused, because conformance mode has no gates for it.
     let status = client.authorize(crate::harness::order_check()).await.unwrap_err();
     assert!(status.message().contains("`plain` is required"), "{}", status.message());
     app.stop().await;

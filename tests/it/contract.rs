@@ -1,5 +1,6 @@
-//! Snapshots of what others rely on: the wire, the help, the audit line, metric and span names, the words of reasons. A change here
-//! is a change of contract: make it on purpose, with `INSTA_UPDATE=always cargo test`, and say so in CHANGELOG.md.
+//! Snapshots of what others rely on: the wire format, the help, audit lines, metric and span names, the texts
+//! of reasons. A change here changes the contract: make it deliberately (`INSTA_UPDATE=always cargo test`)
+//! and note it in CHANGELOG.md.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -68,7 +69,7 @@ fn the_help() {
 fn the_reasons() {
     let rows = Reason::ALL.map(|reason| format!("{} {} {}", reason.name(), reason.next_action().name(), reason.text()));
     insta::assert_snapshot!("reasons", rows.join("\n"));
-    // One for one with the wire's.
+    // Each reason has its counterpart in the protocol.
     assert_eq!(Reason::ALL.len(), (1..).take_while(|number| v1::Reason::try_from(*number).is_ok()).count());
     for reason in Reason::ALL {
         assert!(v1::Reason::from_str_name(&format!("REASON_{}", reason.name().to_uppercase())).is_some());
@@ -85,7 +86,7 @@ async fn every_method_is_built() {
         let path = format!("/{method}").parse::<http::uri::PathAndQuery>().unwrap();
         let codec = tonic_prost::ProstCodec::<v1::GetStatusRequest, v1::GetStatusRequest>::default();
         let answering = grpc.unary::<_, v1::GetStatusRequest, _>(tonic::Request::new(v1::GetStatusRequest {}), path, codec);
-        // A stream that stays open is built.
+        // A stream that stays open is implemented, too.
         let answered = tokio::time::timeout(std::time::Duration::from_secs(2), answering).await;
         if answered.is_ok_and(|answered| answered.is_err_and(|status| status.code() == Code::Unimplemented)) {
             unbuilt.push(method);
@@ -95,7 +96,7 @@ async fn every_method_is_built() {
     app.stop().await;
 }
 
-/// A line with what differs from run to run made constant.
+/// Replaces the members of a line that differ between runs with constants.
 fn still(line: &Value) -> Value {
     let mut line = line.clone();
     if let Some(customer) = line.get_mut("case").and_then(|case| case.get_mut("customer")) {
@@ -144,7 +145,7 @@ async fn the_audit_lines() {
     insta::assert_snapshot!("audit", text.join("\n"));
 }
 
-/// The lines that the life of an approval leaves, with what differs from run to run made constant.
+/// The audit lines of an approval's life, in which members that differ between runs are constants.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_audit_lines_of_an_approval() {
     use crate::harness::people::{Desk, Issuer, credit, with_token};
@@ -228,7 +229,7 @@ fn the_attributes_of_spans() {
     insta::assert_snapshot!("attributes", countersign::telemetry::ATTRIBUTES.join("\n"));
 }
 
-/// What is held in memory for each call under way.
+/// Limits the memory that each call in progress holds.
 #[test]
 fn the_sizes_of_what_each_call_holds() {
     assert!(

@@ -1,4 +1,4 @@
-//! The server as a real process that is killed, or whose disk is full.
+//! The server as a process of its own that is killed, or whose disk is full.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,7 @@ use tonic::Code;
 
 use crate::harness::{Process, channel, is_root, lines, open_root, order_check, program, temp, verify};
 
-/// Rounds of kill and restart; more in a soak.
+/// Returns the number of rounds of kill and restart; a soak runs more.
 fn rounds() -> usize {
     if std::env::var_os("COUNTERSIGN_SOAK").is_some() { 100 } else { 6 }
 }
@@ -38,7 +38,7 @@ async fn every_acknowledged_decision_survives_a_kill_under_load() {
                 })
             })
             .collect();
-        // Killed after a number of answers, not after a time.
+        // The server is killed after a number of answers, not after a time.
         let mut probe = client.clone();
         for _ in 0..20 + round % 10 * 7 {
             acknowledged.insert(probe.authorize(order_check()).await.unwrap().into_inner().evaluation_id);
@@ -49,7 +49,7 @@ async fn every_acknowledged_decision_survives_a_kill_under_load() {
         }
         drop(server);
     }
-    // A last start cuts what was torn, and ends in order.
+    // A last start cuts torn lines, and the server then stops gracefully.
     assert!(Process::serve(&data, &[], |_| {}).stop().success());
     let report = verify(&data.join("audit")).unwrap();
     assert_eq!(report.unfinished, 0);
@@ -59,8 +59,8 @@ async fn every_acknowledged_decision_survives_a_kill_under_load() {
     assert!(acknowledged.len() > rounds() * 20);
 }
 
-/// A shell line that gives the server a disk of 384 KiB: a small tmpfs in a mount namespace of its own; where namespaces are not
-/// allowed, a limit on the size of its files, whose signal is ignored so that the write fails instead.
+/// Builds a shell command that gives the server a disk of 384 KiB: a small tmpfs in its own mount namespace.
+/// Where namespaces are not allowed, it limits file sizes, and ignores SIGXFSZ so that writes fail.
 fn small_disk(mount: &Path) -> Command {
     let namespace = |command: &mut Command| {
         command.arg("--mount").args(if is_root() { &[][..] } else { &["--user", "--map-root-user"] });
@@ -87,7 +87,7 @@ fn small_disk(mount: &Path) -> Command {
     command
 }
 
-/// Threat 26, on a disk that is really full.
+/// Threat 26: a server whose disk is really full gives no answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_file_system_gives_no_answers_without_a_record() {
     let folder = temp();
@@ -101,7 +101,7 @@ async fn a_full_file_system_gives_no_answers_without_a_record() {
         match client.authorize(order_check()).await {
             Ok(response) => {
                 answered += 1;
-                // The newest record is that of the newest answer.
+                // The newest record is the one of the newest answer.
                 assert_eq!(response.into_inner().audit.unwrap().index, answered + 1);
                 assert!(answered < 2000, "the disk never filled");
             }
@@ -114,7 +114,7 @@ async fn a_full_file_system_gives_no_answers_without_a_record() {
         assert_eq!(client.authorize(order_check()).await.unwrap_err().code(), Code::Unavailable);
     }
     assert_eq!(crate::harness::get(server.admin, "/readyz").await, (503, "audit\n".into()));
-    // Inside the namespace, the log verifies, and holds exactly the answers.
+    // The log, read through the server's namespace, is intact and contains exactly the answers.
     let root = format!("/proc/{}/root{}/data/audit", server.child.id(), mount.display());
     let report = verify(Path::new(&root)).unwrap();
     assert_eq!(report.decisions, answered);
@@ -135,7 +135,7 @@ async fn sigterm_answers_what_is_under_way_and_closes_the_log() {
     assert_eq!(key.permissions().mode() & 0o777, 0o600);
 }
 
-/// Connections that do nothing take no descriptor from readiness, reloads or the audit log.
+/// Idle connections must leave file descriptors for readiness, reloads and the audit log.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_few_descriptors_some_are_kept_back() {
     let folder = temp();

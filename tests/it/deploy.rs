@@ -1,4 +1,4 @@
-//! The deployment files, read by the validators that the set-up installs.
+//! The deployment files, checked with the validators that `scripts/setup-tests` installs.
 
 use std::path::Path;
 use std::process::Command;

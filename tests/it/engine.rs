@@ -1,4 +1,4 @@
-//! The index gives the answer of evaluating everything.
+//! The policy index gives the same result as evaluating every policy.
 
 use std::str::FromStr;
 
@@ -58,7 +58,7 @@ fn policy() -> impl Strategy<Value = String> {
         "resource is File in Folder::\"sub\"",
         "resource in File::\"f\"",
     ];
-    // Some error: a missing attribute, an overflow, a wrong type.
+    // Some of these fail to evaluate: a missing attribute, an overflow, a wrong type.
     let bodies = &[
         "",
         "when { context.n > 2 }",
@@ -105,7 +105,8 @@ proptest! {
     }
 }
 
-/// Threat 18: Cedar's `like` knows wildcards alone, and its cost grows with text times pattern, not beyond.
+/// Threat 18: Cedar's `like` supports only wildcards, and its cost is at most text length times pattern
+/// length.
 #[test]
 fn a_pattern_of_many_wildcards_ends_on_the_longest_text() {
     let pattern = "a*".repeat(30);

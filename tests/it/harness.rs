@@ -1,4 +1,5 @@
-//! Starts the app in process or as a real process, each in a temporary folder on free ports; makes the requests that tests vary.
+//! Starts the app in the test process or as a process of its own, each in a temporary folder on free ports,
+//! and builds the requests that tests vary.
 
 pub(crate) mod content;
 pub(crate) mod people;
@@ -31,33 +32,33 @@ use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot};
 use tonic::transport::Channel;
 
-/// The user that servers run as when the tests run as root.
+/// Uid of `nobody`, which servers run as when the tests run as root.
 pub(crate) const NOBODY: u32 = 65534;
 
-/// A server's timeout in tests, so long that a slow disk fails none. Tests of timeouts set their own.
+/// Request timeout of test servers, long enough for a slow disk. Tests of timeouts set their own.
 const REQUEST_TIMEOUT_MS: u64 = 60_000;
 
-/// How old kill switches may be in tests: so old that a busy machine denies nothing. Tests of their age set their own.
+/// Maximum age of kill switches, so high that a busy machine denies nothing. Tests of the age set their own.
 const STOPS_AGE_MS: u64 = 60_000;
 
-/// How many cases a property gets: `PROPTEST_CASES`, as `make soak` sets it, or this many.
+/// Returns how many cases a property test runs: `PROPTEST_CASES` (`make soak` sets it), or `default`.
 pub(crate) fn cases(default: u32) -> u32 {
     std::env::var_os("PROPTEST_CASES").and_then(|cases| cases.to_str()?.parse().ok()).unwrap_or(default)
 }
 
-/// The reference bundle.
+/// Path of the reference bundle.
 pub(crate) fn policies() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("policies")
 }
 
-/// A folder that every user may enter.
+/// Creates a temporary folder that every user may enter and write to.
 pub(crate) fn temp() -> TempDir {
     let folder = tempfile::Builder::new().prefix("countersign-").tempdir().unwrap();
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
     folder
 }
 
-/// Copies a bundle to where a test may change it.
+/// Copies a bundle to a folder where a test can change it.
 pub(crate) fn copy(from: &Path, to: &Path) {
     for (name, bytes) in Folder::read(from).unwrap().files() {
         let file = to.join(name);
@@ -66,7 +67,7 @@ pub(crate) fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Lifts the limits of a bundle's calls, for tests that make more calls than anybody should.
+/// Raises the call rates of a bundle, for tests that make more calls than the reference rates allow.
 pub(crate) fn lift_limits(bundle: &Path) {
     let file = bundle.join("rates.yaml");
     let text = std::fs::read_to_string(&file).unwrap();
@@ -77,7 +78,7 @@ pub(crate) fn lift_limits(bundle: &Path) {
     std::fs::write(file, lifted.collect::<String>()).unwrap();
 }
 
-/// The reference bundle with more entities in it.
+/// Loads the reference bundle with additional or replaced files.
 pub(crate) fn bundle_with(more: &[(&str, &str)]) -> Bundle {
     let mut files = Folder::read(&policies()).unwrap().files().clone();
     for (name, text) in more {
@@ -86,7 +87,7 @@ pub(crate) fn bundle_with(more: &[(&str, &str)]) -> Bundle {
     Bundle::from_folder(Folder::of(files), Reading::default()).unwrap()
 }
 
-/// Settings for a test: free ports, the reference bundle, a data folder.
+/// Returns settings for a test: development mode, free ports, the reference bundle, the given data folder.
 pub(crate) fn config(data: &Path) -> Config {
     let mut config = Config { development: true, data: data.to_owned(), ..Config::default() };
     config.listen.grpc.set_port(0);
@@ -98,7 +99,7 @@ pub(crate) fn config(data: &Path) -> Config {
     config
 }
 
-/// The app in process.
+/// The app, running in the test process.
 pub(crate) struct App {
     pub(crate) grpc: SocketAddr,
     pub(crate) admin: SocketAddr,
@@ -111,7 +112,7 @@ pub(crate) struct App {
     _folder: Option<TempDir>,
 }
 
-/// The machine's disk, but never short of room: how full it happens to be decides no test.
+/// The system's disk, except that it always reports free space, so that a full machine fails no test.
 #[derive(Debug)]
 pub(crate) struct RoomyDisk;
 
@@ -134,7 +135,7 @@ impl App {
         Self::start_with(|_, _| {}).await
     }
 
-    /// Starts with other settings or seams.
+    /// Starts the app after `change` has altered its settings and seams.
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config, &mut Seams)) -> Self {
         let folder = temp();
         let data = folder.path().join("data");
@@ -143,7 +144,7 @@ impl App {
         app
     }
 
-    /// Starts on a data folder that outlives the app.
+    /// Starts the app on a data folder that outlives the app.
     pub(crate) async fn start_in(data: &Path, change: impl FnOnce(&mut Config, &mut Seams)) -> Self {
         let mut config = config(data);
         let mut seams = Seams::system(export::Options { service_name: "countersign".into(), ..export::Options::default() });
@@ -172,7 +173,7 @@ impl App {
         AdminServiceClient::new(self.channel().await)
     }
 
-    /// Stops in order; the folder stays as long as the result.
+    /// Shuts the app down gracefully. The temporary folder exists until the returned handle is dropped.
     pub(crate) async fn stop(self) -> Option<TempDir> {
         self.stop.send(()).unwrap();
         self.running.await.unwrap().unwrap();
@@ -184,12 +185,12 @@ pub(crate) async fn channel(address: SocketAddr) -> Channel {
     Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
 }
 
-/// A clock that stands where a test puts it, in microseconds since the epoch.
+/// A clock that only the test moves, in microseconds since the epoch.
 #[derive(Clone, Debug)]
 pub(crate) struct Hands(pub(crate) Arc<std::sync::atomic::AtomicI64>);
 
 impl Hands {
-    /// At the time of day.
+    /// Starts the clock at the current time.
     pub(crate) fn now() -> Self {
         Self(Arc::new(std::sync::atomic::AtomicI64::new(people::seconds() * 1_000_000)))
     }
@@ -209,7 +210,7 @@ impl countersign::clock::Clock for Hands {
     }
 }
 
-/// GET over HTTP/1.1: status and body.
+/// Sends a GET over HTTP/1.1 and returns status and body.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -220,7 +221,7 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     (status, text.split_once("\r\n\r\n").unwrap().1.to_owned())
 }
 
-/// The lines of an audit log.
+/// Reads the lines of all segments of an audit log.
 pub(crate) fn lines(data: &Path) -> Vec<Value> {
     let mut segments: Vec<PathBuf> = std::fs::read_dir(data.join("audit"))
         .unwrap()
@@ -232,18 +233,18 @@ pub(crate) fn lines(data: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Checks an audit log with the key that stands beside it, as `countersign audit verify` does.
+/// Verifies an audit log with the digest key in its data folder, as `countersign audit verify` does.
 pub(crate) fn verify(audit: &Path) -> Result<Report, VerifyError> {
     let key = std::fs::read(audit.parent().unwrap().join("keys/audit-digest.key")).unwrap();
     countersign::audit::verify::verify(audit, &Expected { key: Some(key.try_into().unwrap()), heads: vec![] })
 }
 
-/// Case facts of the reference bundle.
+/// Attributes of a case under the reference bundle's schema.
 pub(crate) const CASE: &str = r#"{"customer":"customer-1","product":"phone","region":"eu","policy_set":"standard","currency":"EUR","status":"open","refund_status":"none","identity_check":"none","fraud_check":"none"}"#;
-/// Order facts of the reference bundle.
+/// Attributes of an order under the reference bundle's schema.
 pub(crate) const ORDER: &str = r#"{"tenant":"acme","customer":"customer-1","currency":"EUR","paid_minor":9000,"refunded_minor":0}"#;
 
-/// A request that is allowed: an assistant checks an order.
+/// A call that the reference bundle allows: an assistant checks an order.
 pub(crate) fn order_check() -> v1::AuthorizeRequest {
     v1::AuthorizeRequest {
         delegation: asserted("support-bot", "rep-1", "enrichment"),
@@ -258,7 +259,7 @@ pub(crate) fn order_check() -> v1::AuthorizeRequest {
     }
 }
 
-/// A request with arguments: an assistant proposes a refund. Allowed.
+/// A call with arguments that the reference bundle allows: an assistant proposes a refund.
 pub(crate) fn refund_request() -> v1::AuthorizeRequest {
     v1::AuthorizeRequest {
         delegation: asserted("support-bot", "rep-1", "action"),
@@ -270,7 +271,7 @@ pub(crate) fn refund_request() -> v1::AuthorizeRequest {
     }
 }
 
-/// A text that tries nothing: by it, a case's version is screened.
+/// A harmless untrusted text. Sending it marks the case's version as screened.
 pub(crate) fn calm_text() -> Vec<v1::UntrustedText> {
     vec![v1::UntrustedText { source: "ticket.body".into(), text: "The phone does not charge any more.".into() }]
 }
@@ -280,7 +281,7 @@ pub(crate) fn asserted(agent: &str, supervisor: &str, step: &str) -> Option<v1::
     Some(v1::Delegation { credential: Some(v1::delegation::Credential::Asserted(chain)), ..Default::default() })
 }
 
-/// The program, where an unprivileged user may run it.
+/// Returns the path of the program: the build, or a copy if an unprivileged user can't run the build.
 pub(crate) fn program() -> &'static Path {
     static COPY: OnceLock<PathBuf> = OnceLock::new();
     COPY.get_or_init(|| {
@@ -288,7 +289,8 @@ pub(crate) fn program() -> &'static Path {
         if !is_root() || is_open(built) {
             return built.to_owned();
         }
-        // One copy, used again by the next run; renamed into its place, since a running program can't be written.
+        // The path is fixed, so later runs replace this copy. A running program can't be written to, so a new
+        // file is renamed into place.
         let folder = std::env::temp_dir().join("countersign-tests");
         std::fs::create_dir_all(&folder).unwrap();
         let (new, program) = (folder.join(format!("new-{}", std::process::id())), folder.join("countersign"));
@@ -299,7 +301,8 @@ pub(crate) fn program() -> &'static Path {
     })
 }
 
-/// A folder with the reference bundle and the examples that an unprivileged user may read: the project's own, or a copy.
+/// Returns a folder with the reference bundle and the examples that an unprivileged user may read: the
+/// project's own, or a copy.
 pub(crate) fn open_root() -> &'static Path {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();
     ROOT.get_or_init(|| {
@@ -317,7 +320,7 @@ pub(crate) fn open_root() -> &'static Path {
     })
 }
 
-/// Whether every user may enter the folders above, and read the file.
+/// Returns whether every user may read the file and enter the folders above it.
 pub(crate) fn is_open(path: &Path) -> bool {
     let path = std::fs::canonicalize(path).unwrap();
     path.ancestors().all(|part| std::fs::metadata(part).is_ok_and(|found| found.permissions().mode() & 0o5 == 0o5))
@@ -327,7 +330,7 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// The program as a command, unprivileged, in an environment that holds one setting.
+/// Builds a command that runs the program unprivileged, with only the settings for tests in its environment.
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(program());
     command.args(arguments).env_clear().env("COUNTERSIGN__LIMITS__REQUEST_TIMEOUT_MS", REQUEST_TIMEOUT_MS.to_string());
@@ -351,7 +354,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `serve` on free ports.
+    /// Starts `serve` in development mode on free ports.
     pub(crate) fn serve(data: &Path, more: &[&str], change: impl FnOnce(&mut Command)) -> Self {
         let data = data.to_str().unwrap();
         let bundle = open_root().join("policies");
@@ -380,7 +383,7 @@ impl Process {
         rustix::process::kill_process(id, signal).unwrap();
     }
 
-    /// Asks it to stop, and waits.
+    /// Sends SIGTERM and waits for the exit.
     pub(crate) fn stop(mut self) -> std::process::ExitStatus {
         self.signal(rustix::process::Signal::TERM);
         self.child.wait().unwrap()
@@ -389,7 +392,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // One that has ended is what we want.
+        // Ignore errors: the process may have ended already.
         let _ended = self.child.kill();
         let _waited = self.child.wait();
     }

@@ -1,6 +1,6 @@
-//! Random histories of three replicas over one PostgreSQL and one Redis: failovers and backups that lack the last writes, cables that are
-//! cut, clocks that step, restarts, other bundles, a Redis that is empty or old. A plain model knows what was acknowledged: what is used, is
-//! used once; who was stopped, stays stopped; and windows and sums hold.
+//! Random histories of three replicas over one PostgreSQL and one Redis: failovers to a backup that lacks the
+//! last writes, cut connections, clock steps, restarts, other bundles, an empty or old Redis. A plain model
+//! checks what was acknowledged: approvals are used once, kill switches stay in force, windows and sums hold.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
@@ -23,29 +23,29 @@ use crate::harness::redis::Redis;
 use crate::harness::relay::{Leads, Relay};
 use crate::harness::{App, cases, copy, order_check, policies, refund_request, temp};
 
-/// The most that the reference bundle lets be credited to a customer a day, and the refunds that may be asked for in a case at once.
+/// Limits of the reference bundle: credits to a customer per day, and refund requests in a case at once.
 const CREDITS_MOST: i64 = 10_000;
 const REFUNDS_MOST: usize = 10;
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Asks for an approval, which a human gives.
+    /// Requests an approval, which a human grants.
     Approve(usize),
-    /// Uses one of the approvals, by one of two operations.
+    /// Uses one of the approvals in one of two operations.
     Use(usize, usize, usize),
-    /// Asks for a refund in the one case whose window is watched.
+    /// Requests a refund in the one case whose rate window is checked.
     Refund(usize),
-    /// Stops a case.
+    /// Sets a kill switch on a new case.
     Stop(usize),
-    /// Takes a backup, or says how far a standby is.
+    /// Copies the database, as the state of a backup or of a lagging standby.
     BackUp,
-    /// The backup takes the database's place.
+    /// Replaces the database with the backup.
     FailOver,
     Cut(usize),
     Heal(usize),
     Restart(usize, bool),
     SetClock(usize, i64),
-    /// Redis keeps what it has, to be used later; or comes back with what it kept, or with nothing.
+    /// Makes Redis save its data. `LoseWindows` restarts Redis with the saved data, or empty.
     SaveWindows,
     LoseWindows(bool),
 }
@@ -71,40 +71,48 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Clone, Debug)]
 struct Steps(Arc<AtomicI64>);
 
+impl Steps {
+    fn set(&self, seconds: i64) {
+        self.0.store(seconds * 1_000_000, Ordering::SeqCst);
+    }
+}
+
 impl Clock for Steps {
     fn now(&self) -> Timestamp {
         Timestamp::from_micros(SystemClock.now().micros() + self.0.load(Ordering::SeqCst))
     }
 }
 
-/// A replica, its cable to PostgreSQL, and its clock.
+/// A replica, its relay to PostgreSQL, and its clock.
 struct Node {
     app: Option<App>,
     data: PathBuf,
     relay: Relay,
     cut: bool,
     clock: Steps,
+    /// The furthest ahead that the clock was. A replica does not start if its clock is behind its log.
+    furthest: i64,
     newer: bool,
 }
 
-/// An approval that was given, and the operation that an answer said it was used by.
+/// A granted approval, and the operation that has used it according to an answer.
 struct Given {
     call: v1::AuthorizeRequest,
     token: String,
     amount: i64,
     used_by: Option<usize>,
-    /// Operations that got no answer: they may have used it.
+    /// Operations without a definite answer, which may have used the approval.
     unsure: HashSet<usize>,
 }
 
-/// Money that was allowed, and whether the replica that noted it was cut off when the store lost it.
+/// An allowed payment, and whether its replica was cut off when the store failed over.
 struct Spent {
     amount: i64,
     node: usize,
     lost: bool,
 }
 
-/// A stop that was acknowledged, and the replicas that have read it.
+/// An acknowledged kill switch, and the replicas that have read it.
 struct Stopped {
     case: String,
     known: BTreeSet<usize>,
@@ -138,7 +146,7 @@ impl World {
         let mut nodes = vec![];
         for name in ["one", "two", "three"] {
             let (data, relay) = (folder.path().join(name), Relay::to(postgres.port()).await);
-            nodes.push(Node { app: None, data, relay, cut: false, clock: Steps(Arc::default()), newer: false });
+            nodes.push(Node { app: None, data, relay, cut: false, clock: Steps(Arc::default()), furthest: 0, newer: false });
         }
         let (given, spent, stopped) = (vec![], vec![], vec![]);
         let mut world = Self { folder, postgres, redis, nodes, newer, given, spent, stopped, refunds: 0, backup: false, count: 0 };
@@ -217,10 +225,15 @@ impl World {
             Step::Restart(node, newer) if !self.nodes[*node].cut => {
                 self.nodes[*node].app.take().unwrap().stop().await;
                 self.nodes[*node].newer = *newer;
+                self.nodes[*node].clock.set(self.nodes[*node].furthest);
                 self.start_node(*node).await;
             }
             Step::Restart(..) => {}
-            Step::SetClock(node, seconds) => self.nodes[*node].clock.0.store(seconds * 1_000_000, Ordering::SeqCst),
+            Step::SetClock(node, seconds) => {
+                let node = &mut self.nodes[*node];
+                node.clock.set(*seconds);
+                node.furthest = node.furthest.max(*seconds);
+            }
             Step::SaveWindows => drop(self.redis.run(&["SAVE"])),
             Step::LoseWindows(emptied) => {
                 self.redis.kill();
@@ -245,7 +258,7 @@ impl World {
         if denied.access_request.is_none() {
             return;
         }
-        // Each may fail, while the store is away.
+        // Each request may fail while the store is unavailable.
         let Ok(approval) = desk.request_of(denied).await else { return };
         if desk.review(&approval, true, &lead).await.is_err() {
             return;
@@ -286,14 +299,14 @@ impl World {
         Ok(())
     }
 
-    /// Runs statements while nobody is connected to the database.
+    /// Runs statements while no client is connected to the database.
     async fn alone(&self, statements: &[&str]) {
         let away = "SELECT CAST(COUNT(pg_terminate_backend(pid)) AS TEXT) FROM pg_stat_activity WHERE datname IN ('live', 'backup')";
         let mut connection = sqlx::AnyConnection::connect(&self.postgres.url()).await.unwrap();
         let mut run = async |sql: &str| sqlx::query(sqlx::AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.map(|_| ());
         run("ALTER DATABASE live ALLOW_CONNECTIONS false").await.unwrap();
         for statement in statements {
-            // A session that is told to end may take a moment.
+            // A terminated session may take a moment to end, so try again.
             loop {
                 run(away).await.unwrap();
                 match run(statement).await {
@@ -306,10 +319,10 @@ impl World {
         run("ALTER DATABASE live ALLOW_CONNECTIONS true").await.unwrap();
     }
 
-    /// Lets the replicas that are connected find out where the store stands.
+    /// Waits until the connected replicas agree with the store.
     async fn settle(&mut self) {
         for node in self.connected() {
-            // One that is not sure asks the others, for a few seconds at most.
+            // A replica that is unsure about the store asks the others, for a few seconds at most.
             while !self.app(node).pdp.status().store_healthy {
                 for each in self.connected() {
                     self.app(each).pdp.refresh().await;
@@ -323,7 +336,7 @@ impl World {
         }
     }
 
-    /// Who was stopped is stopped wherever one is connected that can know it.
+    /// Checks that a kill switch is in force on all connected replicas if one of them has read it.
     async fn look(&mut self) -> Result<(), TestCaseError> {
         let connected = self.connected();
         for index in self.stopped.len().saturating_sub(4)..self.stopped.len() {
@@ -341,7 +354,7 @@ impl World {
     }
 }
 
-/// So many histories, by so many threads, each with servers of its own.
+/// Runs `count` histories on `threads` threads, each history with its own servers.
 fn histories(count: u32, threads: u32) {
     sqlx::any::install_default_drivers();
     let run = || {

@@ -1,4 +1,4 @@
-//! Bad input over the wire: each gets its own typed error that names the field and never echoes the value.
+//! Bad input over the wire: each kind gets a typed error that names the field and never echoes the value.
 
 mod shapes;
 
@@ -16,7 +16,7 @@ use tonic_types::StatusExt;
 
 use crate::harness::{App, CASE, ORDER, asserted, lines, order_check, refund_request};
 
-/// Stands in every bad value: it may come back in no error.
+/// Part of the bad values; no error may contain it.
 const VALUE: &str = "s3cr3t-value";
 
 fn field(status: &Status) -> String {
@@ -44,9 +44,9 @@ fn nested(depth: usize) -> String {
     format!(r#"{{"a":{}"{VALUE}"{}}}"#, r#"{"b":"#.repeat(depth - 1), "}".repeat(depth - 1))
 }
 
-/// Threat 21 is among the rows: characters in ids that forge a line, or the look of one.
+/// Requests with bad input. Each row: what is wrong, the request, the field that the error must name.
 ///
-/// Each row: what is wrong, the request, the field that the error must name.
+/// Threat 21 is among the rows: characters in ids that forge a line, or the look of one.
 fn rows() -> Vec<(&'static str, v1::AuthorizeRequest, &'static str)> {
     let long = "x".repeat(129);
     vec![
@@ -201,7 +201,7 @@ async fn messages_over_their_limit_are_refused_as_such() {
     let over_a_message = v1::AuthorizeRequest { untrusted: text(5 << 20), ..order_check() };
     let status = client.authorize(over_a_message).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, "the message is larger than 4 MiB"));
-    // The connection lives on.
+    // The connection stays usable.
     assert_eq!(client.authorize(order_check()).await.unwrap().into_inner().decision(), v1::Decision::Allow);
     app.stop().await;
 }
@@ -213,7 +213,7 @@ async fn what_no_method_could_read_is_counted_by_peer_and_second() {
     for _ in 0..5 {
         grpc.ready().await.unwrap();
         let path = http::uri::PathAndQuery::from_static("/countersign.v1.DecisionService/Authorize");
-        // A string where the message has bytes of another wire type: prost refuses it.
+        // Field 2 is a string here and an embedded message in the real request, so prost refuses it.
         let codec = tonic_prost::ProstCodec::<v1::EntityReference, v1::AuthorizeResponse>::default();
         let garbage = v1::EntityReference { r#type: "r".into(), id: "\u{1}not a delegation".into() };
         let status = grpc.unary::<_, v1::AuthorizeResponse, _>(tonic::Request::new(garbage), path, codec).await.unwrap_err();
@@ -234,7 +234,7 @@ async fn what_no_method_could_read_is_counted_by_peer_and_second() {
     app.stop().await;
 }
 
-/// Threat 17: a thousand calls at once on one connection are bounded, and each gets an answer.
+/// Threat 17: of 200 concurrent calls on one connection, each is either answered or refused over the limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn load_over_the_limit_is_refused_and_never_allowed_silently() {
     let app = App::start_with(|config, _| config.limits.concurrent_requests = 1).await;
@@ -268,7 +268,7 @@ async fn arbitrary_bytes_on_the_wire_end_neither_server_nor_decisions() {
     for round in 0..300 {
         let mut bytes = noise.new_tree(&mut runner).unwrap().current();
         if round % 3 == 0 {
-            // A message of ours with bytes changed.
+            // Every third message is a valid one with a few bytes changed.
             let mut message = refund_request().encode_to_vec();
             for (index, byte) in bytes.iter().take(4).enumerate() {
                 let at = (usize::from(*byte) + index * 97) % message.len();
@@ -296,7 +296,7 @@ async fn a_stream_s_message_that_is_too_large_ends_it_in_the_contract_s_words_an
     app.stop().await;
 }
 
-/// Threat 17: what a flood of the largest messages, the deepest documents and the longest lists may hold in memory.
+/// Threat 17: a flood of the largest messages, deepest documents and longest lists has bounded memory.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_large_deep_and_long_requests_stays_within_its_memory() {
     let folder = crate::harness::temp();
@@ -325,7 +325,7 @@ async fn a_flood_of_large_deep_and_long_requests_stays_within_its_memory() {
     assert!(kib < 400 << 10, "{kib} KiB at the peak");
 }
 
-/// A call with texts that each hold thousands of telephone numbers: what it makes of them is bounded, and nothing of them is shown.
+/// Texts with thousands of telephone numbers give a bounded number of redactions, and no number is shown.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_context_of_numbers_has_a_bounded_record_and_shows_none_of_them() {
     let app = App::start().await;
@@ -341,14 +341,14 @@ async fn a_context_of_numbers_has_a_bounded_record_and_shows_none_of_them() {
     let prepared = app.decisions().await.prepare_context(request).await.unwrap().into_inner();
     assert_eq!(prepared.segments.iter().filter(|segment| segment.channel() == v1::Channel::Untrusted).count(), 4);
     assert!(prepared.segments.iter().all(|segment| !segment.text.contains("1234567")));
-    // 512 one by one, and the rest of each text as one.
+    // 512 are listed one by one, and the rest of each text as one redaction.
     assert_eq!(prepared.redactions.len(), 512 + 4);
     let recorded: usize = lines(&app.data).iter().filter(|line| line["type"] == "redactions").map(|line| line.to_string().len()).sum();
     assert!(recorded < 128 * 1024, "{recorded}");
     app.stop().await;
 }
 
-/// Of a record with thousands of values that are withheld, the same: its fields are counted, and 512 of them listed.
+/// A record with thousands of withheld values has a bounded audit record, too: 512 redactions are listed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_of_withheld_values_has_a_bounded_record() {
     let app = App::start().await;
@@ -369,8 +369,8 @@ async fn a_record_of_withheld_values_has_a_bounded_record() {
     app.stop().await;
 }
 
-/// An automaton that a text has filled with states of its own serves the next text as well as before: what one caller sends makes
-/// nobody else's texts dearer.
+/// A text may fill an automaton's cache with states of its own. The next text must be matched as fast as
+/// before; otherwise one caller could make the texts of others more expensive.
 #[test]
 fn random_texts_leave_ordinary_ones_as_cheap_as_they_were() {
     let detectors = crate::texts::detectors();
@@ -387,7 +387,7 @@ fn random_texts_leave_ordinary_ones_as_cheap_as_they_were() {
     let random: Vec<_> = shapes::shapes(&crate::harness::policies()).into_iter().rev().take(4).collect();
     for shape in random.iter().cycle().take(8) {
         let text = shape.text(calm.len());
-        // Each sign of it is new, and must not cost what only a slower engine does.
+        // Each random character leads to a new state, and must not cost as much as a slower engine.
         let random = least(&text);
         assert!(random < 20.0 * before, "{}: {random} s, {before} s of an ordinary text", shape.name);
     }
@@ -395,7 +395,7 @@ fn random_texts_leave_ordinary_ones_as_cheap_as_they_were() {
     assert!(after < 5.0 * before, "{before} s before, {after} s after");
 }
 
-/// Each detector's worst texts: what they are turned into is bounded, and places are whole characters of the text.
+/// The results for each detector's worst texts are bounded, and their spans are whole characters of the text.
 #[test]
 fn the_worst_texts_have_bounded_results() {
     let detectors = crate::texts::detectors();
@@ -427,8 +427,8 @@ fn the_worst_texts_have_bounded_results() {
     }
 }
 
-/// Four times the text costs about four times the CPU time of its thread: 8 is far from both 4 and a quadratic 16, so that no machine's
-/// speed decides. Some shapes in `make test`, all and longer ones in `make soak`.
+/// Four times the text should cost about four times the CPU time. The limit of 8 is far from both 4 and a
+/// quadratic 16, so the machine's speed does not matter. `make soak` tries all shapes, and longer texts.
 #[test]
 fn no_text_costs_more_than_linear_time() {
     let (step, bytes) = if std::env::var_os("COUNTERSIGN_SOAK").is_some() { (1, 16 * 1024) } else { (16, 2048) };
@@ -454,7 +454,7 @@ fn no_text_costs_more_than_linear_time() {
     }
 }
 
-/// Work that waits when its caller's deadline ends is not begun: nothing is read, nothing is recorded as answered.
+/// Work that still waits at its caller's deadline is not started: no text is read and no answer is recorded.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_ends_work_that_waits() {
     use crate::harness::content::{text, to_prepare};
@@ -463,7 +463,7 @@ async fn a_deadline_ends_work_that_waits() {
     let client = app.decisions().await;
     let long = "a@b.de ".repeat(9000);
     let many = v1::PrepareContextRequest { untrusted: vec![text("ticket.body", &long); 10], ..to_prepare("") };
-    // More than the threads for texts can read in this time, on any machine: each waits for those before it.
+    // The text threads can't read this much in time on any machine, so each call waits for those before it.
     let calls = (0..WAITING).map(|_| {
         let (mut client, mut request) = (client.clone(), tonic::Request::new(many.clone()));
         request.set_timeout(std::time::Duration::from_millis(1));
@@ -473,7 +473,7 @@ async fn a_deadline_ends_work_that_waits() {
         let code = call.await.unwrap().unwrap_err().code();
         assert!(matches!(code, Code::Cancelled | Code::DeadlineExceeded), "{code:?}");
     }
-    // One that has time is answered, and is the only one.
+    // A call without a deadline is answered, and is the only decision.
     let prepared = client.clone().prepare_context(to_prepare("Hello")).await.unwrap().into_inner();
     let decisions: Vec<_> = lines(&app.data).into_iter().filter(|line| line["type"] == "decision").collect();
     assert_eq!(decisions.len(), 1, "{decisions:?}");
@@ -481,7 +481,7 @@ async fn a_deadline_ends_work_that_waits() {
     app.stop().await;
 }
 
-/// Each row of SECURITY.md names a test that there is, or a file with tests beside the code.
+/// Each row of SECURITY.md must name an existing test, or a source file with unit tests.
 #[test]
 fn every_attack_of_the_security_policy_has_its_test() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));

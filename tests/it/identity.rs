@@ -1,4 +1,4 @@
-//! Who calls and on whose behalf: certificates, sockets, bearer tokens, delegation tokens; each way to be somebody else is refused.
+//! Authentication by certificates, sockets, bearer tokens and delegation tokens, and attempts to spoof each.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -26,7 +26,7 @@ use crate::harness::{App, Hands, asserted, lines, order_check, temp};
 
 const CRM: &str = "spiffe://acme.example/tool/crm";
 
-/// A server with TLS that trusts one authority, and the issuer of its humans and agents.
+/// A server with TLS that trusts one authority, and the issuer of tokens for its humans and agents.
 struct Secure {
     app: App,
     folder: tempfile::TempDir,
@@ -35,7 +35,7 @@ struct Secure {
     hands: Hands,
 }
 
-/// A key ring of a test's own, as an identity provider has one, and its JWKS file.
+/// Creates the key ring of an identity provider, and its JWKS file.
 fn provider(folder: &Path, name: &str) -> (Keyring, String) {
     let keys = folder.join(name);
     keyring::generate(&keys, Purpose::Development, Timestamp::from_seconds(seconds())).unwrap();
@@ -58,7 +58,7 @@ pub(crate) fn issuer(name: &str, keys: String) -> Issuer {
     }
 }
 
-/// Settings of a server that trusts nothing but what is proven.
+/// Configures a server outside of development mode: TLS, one trust domain, two tool services, one issuer.
 fn secure(config: &mut Config, folder: &Path, authority: &Authority, keys: String) {
     let own = authority.sign(&server());
     config.development = false;
@@ -81,7 +81,7 @@ fn secure(config: &mut Config, folder: &Path, authority: &Authority, keys: Strin
     for purpose in Purpose::DEPLOYED {
         keyring::generate(&keys, purpose, Timestamp::from_seconds(seconds())).unwrap();
     }
-    countersign::audit::key::DigestKey::read_or_create(&keys.join(countersign::pdp::Keys::VALUES), [7; 32]).unwrap();
+    countersign::audit::key::DigestKey::read_or_create(&keys.join(countersign::pdp::keys::Keys::VALUES), [7; 32]).unwrap();
 }
 
 impl Secure {
@@ -106,7 +106,7 @@ impl Secure {
         self.authority.sign(&svid(CRM))
     }
 
-    /// A delegation token bound to a certificate, with other claims.
+    /// Signs a delegation token that is bound to a certificate, with some claims replaced.
     fn delegation(&self, bound: &Svid, more: Value) -> String {
         self.issuer.sign("at+jwt", &merged(claims(bound), more)).unwrap()
     }
@@ -146,7 +146,8 @@ async fn ask(channel: Channel, request: v1::AuthorizeRequest) -> Result<v1::Auth
 async fn a_proven_caller_with_a_bound_token_is_answered_and_its_chain_recorded() {
     let it = Secure::start(|config, _| config.callers.certificate_reporters = vec!["crm-tools".into()]).await;
     let (crm, agent) = (it.crm(), it.authority.sign(&svid("spiffe://acme.example/agent/support")));
-    // Bound to the agent's certificate, which the tool service reports; or, for an exchanged token, to the tool service's own.
+    // A token is bound to the agent's certificate, which the tool service reports, or (an exchanged token) to
+    // the tool service's own.
     let reported = token(it.delegation(&agent, json!({}))).map(|mut delegation| {
         delegation.agent_certificate_sha256 = agent.digest.clone().into();
         delegation
@@ -161,7 +162,7 @@ async fn a_proven_caller_with_a_bound_token_is_answered_and_its_chain_recorded()
     assert_eq!((&line["chain"]["supervisor"], &line["chain"]["agent"]), (&json!("rep-1"), &json!("support-bot")));
     assert_eq!(line["chain"]["agent_issuer"], "https://agents.acme.example");
     assert_eq!((&line["chain"]["asserted"], &line["chain"]["scopes"]["items"]), (&json!(false), &json!(["tickets"])));
-    // What a tool service may ask about is policy: the ticket system issues no refunds, and operates nothing.
+    // Policies limit each tool service: the ticket system may not check orders or use admin methods.
     let refund = v1::AuthorizeRequest { action: "order.check".into(), ..order_check() };
     let delegation = token(it.delegation(&crm, json!({"step": "enrichment", "scope": "orders"})));
     assert_eq!(ask(it.as_(&crm).await, v1::AuthorizeRequest { delegation, ..refund }).await.unwrap().reason(), v1::Reason::NotPermitted);
@@ -174,7 +175,7 @@ async fn a_proven_caller_with_a_bound_token_is_answered_and_its_chain_recorded()
     it.app.stop().await;
 }
 
-/// An issuer's own names are never those of others: its agents are under its prefix, as its humans are.
+/// An issuer's subject prefix applies to its own agents, too, so that it can't name the agents of others.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_issuers_own_agent_is_nobody_elses() {
     let it = Secure::start(|config, _| config.issuers[0].subject_prefix = "rep-".into()).await;
@@ -190,7 +191,7 @@ async fn an_issuers_own_agent_is_nobody_elses() {
     it.app.stop().await;
 }
 
-/// Two trust domains may share a tool service: what one may not speak for, it can't touch by the other's name.
+/// Two trust domains may share a tool service, but neither can act for a tenant of the other through it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trust_domain_touches_nothing_of_anothers_tenant() {
     const FOREIGN: &str = "spiffe://globex.example/tool/crm";
@@ -217,7 +218,7 @@ async fn a_trust_domain_touches_nothing_of_anothers_tenant() {
     it.app.stop().await;
 }
 
-/// Threat 11.
+/// Threat 11: no caller can spoof an identity with a certificate that does not prove it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_proves_nothing_is_refused() {
     let it = Secure::start(|_, _| {}).await;
@@ -244,11 +245,11 @@ async fn a_certificate_that_proves_nothing_is_refused() {
         ("a foreign trust domain, by an authority that is trusted", svid("spiffe://globex.example/tool/crm")),
     ] {
         let refused = ask(it.as_(&it.authority.sign(&params)).await, ticket(delegation())).await.unwrap_err();
-        // TLS itself refuses an authority as a client.
+        // TLS itself refuses a CA certificate as a client certificate.
         let by_tls = what == "an authority" && matches!(refused.code(), Code::Cancelled | Code::Unknown);
         assert!(by_tls || refused.code() == Code::Unauthenticated, "{what}: {refused:?}");
     }
-    // By an authority that is trusted by nobody, the handshake fails; without a certificate nothing is proven.
+    // A certificate of an unknown authority fails the handshake; without one the call is unauthenticated.
     let foreign = Authority::new().sign(&svid(CRM));
     assert!(match connect(it.app.grpc, &it.authority.pem(), Some(&foreign)).await {
         Ok(channel) => ask(channel, ticket(delegation())).await.is_err(),
@@ -256,7 +257,7 @@ async fn a_certificate_that_proves_nothing_is_refused() {
     });
     let bare = connect(it.app.grpc, &it.authority.pem(), None).await.unwrap();
     assert_eq!(ask(bare, ticket(delegation())).await.unwrap_err().code(), Code::Unauthenticated);
-    // In plaintext nobody is answered.
+    // A plaintext connection gets no answer.
     assert!(
         Channel::from_shared(format!("http://{}", it.app.grpc)).unwrap().connect().await.is_err_and(|_| true) || {
             let plain = Channel::from_shared(format!("http://{}", it.app.grpc)).unwrap().connect_lazy();
@@ -267,7 +268,7 @@ async fn a_certificate_that_proves_nothing_is_refused() {
     it.app.stop().await;
 }
 
-/// A certificate is judged with each request, not with the handshake alone.
+/// A certificate's validity is checked with each request, not only in the handshake.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_expires_during_the_connection_is_refused_from_then_on() {
     let it = Secure::start(|_, _| {}).await;
@@ -293,7 +294,7 @@ async fn authorities_and_the_servers_certificate_are_reloaded_live() {
     let call = || ticket(token(it.delegation(&crm, json!({}))));
     let old = it.as_(&crm).await;
     assert_eq!(ask(old.clone(), call()).await.unwrap().decision(), v1::Decision::Allow);
-    // A new authority takes the old one's place: what it vouched for is refused, on connections that stand, too.
+    // A new authority replaces the old one, whose certificates are then refused on open connections, too.
     let next = Authority::new();
     let own = next.sign(&server());
     write(it.folder.path(), "ca.pem", &next.pem());
@@ -363,10 +364,10 @@ async fn a_delegation_token_that_is_not_exactly_right_is_refused() {
     }
     let refused = ask(channel.clone(), ticket(token(it.delegation(&crm, json!({"act": deep(10_000 / 100)}))))).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated, "a bomb");
-    // Bound to another case, or of another tenant's issuer: a denial like any other.
+    // A token that is bound to another case gets an ordinary denial.
     let other_case = ask(channel.clone(), ticket(token(it.delegation(&crm, json!({"case": "case-9"}))))).await.unwrap();
     assert_eq!(other_case.reason(), v1::Reason::NotPermitted);
-    // Headers, by hand: the signature is right, what it is under is not.
+    // These tokens have another type or an unknown key, or are malformed.
     let by = |typ: &str| it.issuer.sign(typ, &claims(&crm)).unwrap();
     let (_, strange) = (0, provider(it.folder.path(), "stranger").0);
     for (what, token_) in [
@@ -387,7 +388,7 @@ async fn a_delegation_token_that_is_not_exactly_right_is_refused() {
     it.app.stop().await;
 }
 
-/// Rights intersect: the token's scopes with the agent's, the issuer's tenant with everybody's.
+/// Rights intersect: the token's scopes with the agent's, the issuer's tenant with each principal's.
 #[tokio::test(flavor = "multi_thread")]
 async fn scopes_and_tenants_of_a_token_narrow_and_never_widen() {
     let it = Secure::start(|_, _| {}).await;
@@ -407,7 +408,7 @@ async fn scopes_and_tenants_of_a_token_narrow_and_never_widen() {
         let answer = ask(channel.clone(), ticket(token(it.delegation(&crm, more.clone())))).await.unwrap();
         assert_eq!(answer.reason(), reason, "{more}");
     }
-    // An issuer of acme, a chain of globex, whatever the caller says of the case.
+    // The chain is globex's but the issuer acme's, so the call is denied whatever case is reported.
     let foreign = it.delegation(
         &crm,
         json!({
@@ -448,14 +449,15 @@ async fn issuers_keys_and_revoked_keys_are_reloaded() {
     it.reload().await;
     assert_eq!(ask(channel.clone(), by(&rotated)).await.unwrap().decision(), v1::Decision::Allow);
     assert_eq!(ask(channel.clone(), by(&it.issuer)).await.unwrap_err().code(), Code::Unauthenticated);
-    // A set that can't be read keeps the one before.
+    // If a key set can't be read, the previous one stays in force.
     write(it.folder.path(), "idp.jwks", "{");
     it.reload().await;
     assert_eq!(ask(channel, by(&rotated)).await.unwrap().decision(), v1::Decision::Allow);
     it.app.stop().await;
 }
 
-/// A human comes with a token of her own and no certificate; what she may is policy, and a tool service can't pose as her.
+/// A human authenticates with her own token and without a certificate. A delegation token does not pass as
+/// hers, and hers gives no access to a tool service's methods.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_human_proves_herself_by_her_token_alone() {
     let it = Secure::start(|_, _| {}).await;
@@ -476,7 +478,7 @@ async fn a_human_proves_herself_by_her_token_alone() {
         assert_eq!(client.list_approvals(bearer(list(), &token)).await.unwrap_err().code(), Code::Unauthenticated, "{what}");
     }
     assert_eq!(client.list_approvals(list()).await.unwrap_err().code(), Code::Unauthenticated);
-    // Her token opens nothing that is a tool service's.
+    // Her token gives no access to a tool service's methods.
     let refused =
         DecisionServiceClient::new(bare).authorize(bearer(ticket(token(it.delegation(&it.crm(), json!({})))), &human(json!({})))).await;
     assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
@@ -525,7 +527,7 @@ async fn a_sidecar_is_known_by_its_user_and_asserts_only_what_it_may() {
     }
 }
 
-/// Behind a proxy that ends TLS, as an explicit choice: the caller is who its JWT-SVID says.
+/// Behind a proxy that ends TLS, which must be configured explicitly, a JWT-SVID identifies the caller.
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_a_proxy_a_jwt_svid_says_who_calls() {
     let folder = temp();
@@ -567,7 +569,7 @@ async fn behind_a_proxy_a_jwt_svid_says_who_calls() {
     app.stop().await;
 }
 
-/// Keys of a URL are fetched when a token needs one, and not more often than once a minute.
+/// An issuer's keys are fetched from its URL when a token needs an unknown one, at most once a minute.
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_keys_ask_the_issuers_url_once() {
     let folder = temp();
@@ -577,7 +579,7 @@ async fn unknown_keys_ask_the_issuers_url_once() {
     let requests = Requests::default();
     let address = https_server(&own, std::fs::read_to_string(jwks).unwrap(), Arc::clone(&requests)).await;
     let asked = || requests.lock().unwrap().len();
-    // The process trusts the test's authority; it fetches at start, and then again for a key that it does not know.
+    // The process trusts the test's authority. It fetches the keys at start, and again for an unknown key.
     let config = write(folder.path(), "countersign.yaml", &json!({
         "environment": "test",
         "tls": {"certificate": write(folder.path(), "server.pem", &own.certificate), "key": write(folder.path(), "server.key", &own.key)},
@@ -615,7 +617,7 @@ async fn unknown_keys_ask_the_issuers_url_once() {
     assert!(asked() <= before + 1, "a flood of forged tokens is no flood of requests");
 }
 
-/// The witness may be a service: it is sent each head, and has the last one when the server has stopped.
+/// A witness may be a service. It is sent the heads of the log, and the last one when the server stops.
 #[tokio::test(flavor = "multi_thread")]
 async fn heads_are_sent_to_a_witness_behind_a_url() {
     let folder = temp();
@@ -641,10 +643,10 @@ async fn heads_are_sent_to_a_witness_behind_a_url() {
     countersign::audit::verify::verify(&data.join("audit"), &expected).unwrap();
 }
 
-/// What an HTTPS server was sent, request by request.
+/// The requests that an HTTPS server received.
 type Requests = Arc<std::sync::Mutex<Vec<String>>>;
 
-/// An HTTPS server of one answer.
+/// Starts an HTTPS server that records requests and answers each with `body`.
 async fn https_server(own: &Svid, body: String, requests: Requests) -> SocketAddr {
     use rustls::pki_types::pem::PemObject;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -660,7 +662,7 @@ async fn https_server(own: &Svid, body: String, requests: Requests) -> SocketAdd
             let Ok(mut stream) = acceptor.accept(stream).await else { continue };
             let mut text = String::new();
             let mut buffer = [0; 4096];
-            // A request ends with its head, or with the JSON behind it.
+            // A GET ends with its head, and a POST with its JSON body.
             while !(text.starts_with("GET") && text.ends_with("\r\n\r\n") || text.ends_with('}')) {
                 let Ok(length @ 1..) = stream.read(&mut buffer).await else { break };
                 text.push_str(&String::from_utf8_lossy(&buffer[..length]));
@@ -668,7 +670,7 @@ async fn https_server(own: &Svid, body: String, requests: Requests) -> SocketAdd
             if !text.is_empty() {
                 requests.lock().unwrap().push(text);
                 let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
-                // A client that is gone needs no answer.
+                // Ignore errors: the client may have disconnected.
                 let _gone = stream.write_all(answer.as_bytes()).await;
                 let _closed = stream.shutdown().await;
             }
@@ -677,7 +679,7 @@ async fn https_server(own: &Svid, body: String, requests: Requests) -> SocketAdd
     address
 }
 
-/// What must not start does not, and says why in a line.
+/// A server with an unsafe configuration does not start, and reports why in one line.
 #[test]
 fn a_server_without_proof_or_in_plaintext_does_not_start() {
     let folder = temp();
@@ -706,7 +708,7 @@ fn a_server_without_proof_or_in_plaintext_does_not_start() {
     }
 }
 
-/// A token is bound to a certificate; whoever was handed the token can read the digest in it, and is not the agent.
+/// A token shows its certificate digest, so only listed tool services may report an agent's certificate.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_a_listed_tool_service_reports_an_agents_certificate() {
     let it = Secure::start(|config, _| config.callers.certificate_reporters = vec!["support-tools".into()]).await;
@@ -732,12 +734,12 @@ async fn only_a_listed_tool_service_reports_an_agents_certificate() {
     it.app.stop().await;
 }
 
-/// Peers that prove nothing take no permits, no streams and no connections from those who do.
+/// Unauthenticated peers take no permits, streams or connections from known callers.
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_hold_nobody_up() {
     let it = Secure::start(|config, _| config.limits.concurrent_requests = 4).await;
     let crm = it.crm();
-    // Connections that open streams, send headers and nothing more.
+    // These connections open streams and send only headers.
     let mut waiting = vec![];
     for _ in 0..6 {
         let channel = connect(it.app.grpc, &it.authority.pem(), None).await.unwrap();
@@ -751,12 +753,12 @@ async fn strangers_hold_nobody_up() {
             }));
         }
     }
-    // Connections that say nothing at all.
+    // These connections send nothing.
     let mut silent = vec![];
     for _ in 0..100 {
         silent.push(tokio::net::TcpStream::connect(it.app.grpc).await.unwrap());
     }
-    // A stream of calls is for known callers.
+    // Only known callers may open a stream of calls.
     let stranger = connect(it.app.grpc, &it.authority.pem(), None).await.unwrap();
     let opened = DecisionServiceClient::new(stranger.clone()).authorize_stream(futures_util::stream::pending()).await;
     assert_eq!(opened.unwrap_err().code(), Code::Unauthenticated);
@@ -772,7 +774,7 @@ async fn strangers_hold_nobody_up() {
     it.app.stop().await;
 }
 
-/// However many requests strangers hold, whoever proves itself by a token gets in on a new connection.
+/// Even if unauthenticated peers hold all the requests that they may, a valid token gets in.
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_keep_no_token_out() {
     let it = Secure::start(|_, _| {}).await;
@@ -791,7 +793,7 @@ async fn strangers_keep_no_token_out() {
     }
     let bare = async || ApprovalServiceClient::new(connect(it.app.grpc, &it.authority.pem(), None).await.unwrap());
     let list = v1::ListApprovalsRequest::default;
-    // The bound is reached when a stranger's request is refused for it, not for what it lacks.
+    // The limit is reached when an unauthenticated request is refused for it, and not for its missing token.
     while bare().await.list_approvals(list()).await.unwrap_err().code() != Code::ResourceExhausted {}
     let own = json!({"act": null, "step": null, "scope": null, "cnf": null, "amr": ["hwk"]});
     let human = it.issuer.sign("at+jwt", &merged(claims(&it.crm()), own)).unwrap();
@@ -802,7 +804,8 @@ async fn strangers_keep_no_token_out() {
     it.app.stop().await;
 }
 
-/// A server that is to stop says so first, and goes on answering for a while: a balancer sees it before the port closes.
+/// A server that is to stop first stops being ready, and still answers for a while, so that a load balancer
+/// notices before the port closes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_to_stop_is_not_ready_before_its_port_closes() {
     let it = Secure::start(|config, _| config.limits.drain_seconds = 3).await;
@@ -818,7 +821,7 @@ async fn a_server_that_is_to_stop_is_not_ready_before_its_port_closes() {
     assert!(connect(grpc, &pem, Some(&crm)).await.is_err(), "it listens no more");
 }
 
-/// A watch never ends, so only known callers may have one.
+/// A health watch never ends, so only known callers may open one.
 #[tokio::test(flavor = "multi_thread")]
 async fn health_is_watched_by_known_callers() {
     use tonic_health::pb::HealthCheckRequest;
@@ -833,7 +836,7 @@ async fn health_is_watched_by_known_callers() {
     it.app.stop().await;
 }
 
-/// Outside of development mode the protocol is described to known callers.
+/// Outside of development mode only known callers may use reflection.
 #[tokio::test(flavor = "multi_thread")]
 async fn reflection_is_for_known_callers() {
     use tonic_reflection::pb::v1::ServerReflectionRequest;
@@ -853,7 +856,7 @@ async fn reflection_is_for_known_callers() {
     it.app.stop().await;
 }
 
-/// One tool service's reports of an agent weigh on no other tool service's calls.
+/// Denials that one tool service causes do not raise an agent's risk in another one's calls.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_tool_service_locks_an_agent_out_nowhere_else() {
     let it = Secure::start(|_, _| {}).await;
@@ -864,19 +867,19 @@ async fn one_tool_service_locks_an_agent_out_nowhere_else() {
         let case = v1::Case { id: case.to_owned(), ..call.case.clone().unwrap() };
         v1::AuthorizeRequest { delegation: token(it.delegation(caller, claims)), case: Some(case), ..call }
     };
-    // Refunds are nothing that the ticket system may ask about: each is a denial, on a case that it made up.
+    // The ticket system may not ask for refunds, so each of these calls, on invented cases, is denied.
     let channel = it.as_(&crm).await;
     for index in 0..120 {
         let answer = ask(channel.clone(), refund(&crm, &format!("made-up-{index}"))).await.unwrap();
         assert_eq!(answer.decision(), v1::Decision::Deny, "{answer:?}");
     }
-    // Neither here nor elsewhere does that say anything of the agent.
+    // The denials do not count against the agent's calls through another tool service.
     let answer = ask(it.as_(&support).await, refund(&support, "case-1")).await.unwrap();
     assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Allow, v1::Reason::Unspecified));
     it.app.stop().await;
 }
 
-/// A tool service with hundreds of calls under way delays another's call by a few of them, not by all.
+/// A tool service with hundreds of calls in progress delays another's call by a few of them, not by all.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_tool_services_streams_delay_another_by_a_few_calls() {
     const STREAMS: usize = 40;

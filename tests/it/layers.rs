@@ -1,44 +1,44 @@
-//! Keeps the arrows between modules pointing inwards, crates in the rooms that they belong to, and files and functions small.
+//! Checks which modules and crates each module may use, and the sizes of files and functions.
 
 use std::path::{Path, PathBuf};
 
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 
-/// (module, modules that it may name). A module without a row fails the test.
+/// Pairs of a module and the modules that it may name. A module without a row fails the test.
 const MAY_NAME: &[(&str, &[&str])] = &[
-    // The ground: values and seams.
+    // The lowest layer has values and seams.
     ("json", &[]),
     ("model", &["json"]),
     ("jose", &["json", "model"]),
     ("clock", &["model"]),
     ("connections", &[]),
     ("entropy", &["model"]),
-    // Logs are stamped by the clock: they are no input of a decision.
+    // The clock only stamps logs here and is not an input of a decision.
     ("telemetry", &["clock", "model"]),
     ("text_pool", &["model"]),
-    // Features: values in, values out. They don't know each other, the clock or the settings, but for the arrows written here.
+    // Features map values to values. They don't name each other, the clock or the settings, except as listed.
     ("caller", &["jose", "model"]),
     ("delegation", &["jose", "json", "model"]),
-    // A transmitter's keys are an issuer's.
+    // A transmitter of security events has the same kinds of keys as an issuer.
     ("caep", &["delegation", "jose", "json", "model"]),
-    // What a human said: the store is its own, so that a burn and its receipt are one transaction.
+    // Approvals have their own store, so that a consumption and its receipt are one transaction.
     ("approvals", &["jose", "json", "model"]),
-    // Entities of a bundle are JSON, too.
+    // A bundle's entities are JSON, too.
     ("policy", &["json", "model"]),
     ("entities", &["json", "model", "policy"]),
     ("decision", &["model", "policy"]),
     ("obligations", &["decision", "model", "policy"]),
     ("audit", &["json", "model"]),
-    // How unusual a call is. What text tries, what was seen, how much and how often, and the score of all of it.
+    // Risk: findings in texts, what was seen before, amounts and rates, and the score of all of them.
     ("content", &["model"]),
     ("redact", &["model"]),
     ("rates", &["model", "policy"]),
     ("risk", &["model"]),
     ("windows", &["model"]),
-    // The one place that knows a bundle's parts.
+    // Only this module knows all parts of a bundle.
     ("bundle", &["approvals", "content", "json", "model", "policy", "rates", "risk"]),
-    // The pipelines: the one place that knows the order of the steps.
+    // Only the pipelines define the order of the steps.
     (
         "pdp",
         &[
@@ -66,12 +66,12 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "windows",
         ],
     ),
-    // The surfaces. `api` puts a recorded answer on the wire, so it names the proof of the record; its front times RPCs.
+    // `api` sends recorded answers, so it names the proof of a record; its front measures the time of RPCs.
     ("api", &["approvals", "audit", "caller", "clock", "connections", "json", "model", "pdp", "telemetry"]),
     ("admin", &["connections", "pdp"]),
     ("events", &["caller", "connections", "jose", "json", "model", "pdp"]),
     ("workbench", &["bundle", "content", "entities", "json", "model", "pdp", "policy"]),
-    // The wiring.
+    // These modules wire up the others.
     ("config", &["approvals", "audit", "bundle", "caep", "caller", "delegation", "jose", "pdp", "policy", "telemetry", "windows"]),
     (
         "app",
@@ -95,7 +95,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "windows",
         ],
     ),
-    // The command line: `authorize --local` walks the pipeline's own steps without a server.
+    // The command line: `authorize --local` runs the pipeline's own steps without a server.
     (
         "cli",
         &[
@@ -117,7 +117,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// (crate, modules that may use it). Crates that stand in no row may be used anywhere.
+/// Pairs of a crate and the modules that may use it. Crates that are not listed may be used anywhere.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("axum", &["admin", "events"]),
     ("aws_lc_rs", &["caller", "jose"]),
@@ -153,13 +153,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("x509_parser", &["caller"]),
 ];
 
-/// `audit/verify.rs` checks the writer, so it shares no code with it.
+/// `audit/verify.rs` checks the writer, so it must share no code with it.
 const ALONE: &str = "audit/verify.rs";
 
 const FUNCTION_LINES_MAX: usize = 70;
 const FILE_LINES_MAX: usize = 400;
 
-/// Files with a limit of their own, so that growth still fails.
+/// Files with limits of their own, so that further growth still fails.
 const FILE_LINES: &[(&str, usize)] = &[];
 
 struct Source {
@@ -171,7 +171,7 @@ struct Source {
 
 #[derive(Default)]
 struct Walk {
-    /// Paths by their segments, with the line: `crate::a`, `tonic::Status`.
+    /// Segments of each path, with its line: `crate::a`, `tonic::Status`.
     paths: Vec<(Vec<String>, usize)>,
     functions: Vec<(String, usize, usize)>,
     test_lines: usize,
@@ -191,7 +191,7 @@ impl Walk {
             syn::UseTree::Rename(name) => self.paths.push((with(&name.ident), name.span().start().line)),
             syn::UseTree::Glob(glob) => self.paths.push((prefix, glob.span().start().line)),
             syn::UseTree::Group(group) => {
-                // One import line a module: a root group would hide the arrows.
+                // Each module needs its own import line, because a group at the root would hide dependencies.
                 if prefix == ["crate"] {
                     self.groups.push(group.span().start().line);
                 }
@@ -240,7 +240,7 @@ impl<'a> Visit<'a> for Walk {
 
     fn visit_macro(&mut self, found: &'a syn::Macro) {
         visit::visit_macro(self, found);
-        // Inside a macro there are tokens, not paths: read `a::b` off their text.
+        // A macro contains tokens instead of paths, so `a::b` is read off their text.
         let text = found.tokens.to_string().replace(" :: ", "::");
         for word in text.split(|character: char| !(character.is_alphanumeric() || character == '_' || character == ':')) {
             if word.contains("::") {
@@ -354,7 +354,7 @@ fn every_file_says_what_it_is() {
     assert!(silent.is_empty(), "no `//!` line in {silent:?}");
 }
 
-/// Two of one of these would be two wire formats, two cryptographic backends or two telemetry pipelines in one process.
+/// Two versions of one of these would be two wire formats, cryptographic backends or telemetry pipelines.
 #[test]
 fn the_tree_has_one_cryptographic_backend_and_one_of_each_wire() {
     let output = std::process::Command::new(env!("CARGO"))

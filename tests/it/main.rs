@@ -1,4 +1,4 @@
-//! The app, in process or as a real process: one file a feature.
+//! Integration tests of the app, run in the test process or as a process of its own. One file per feature.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod harness;

@@ -1,4 +1,4 @@
-//! What holds for every call: generated calls against the reference bundle.
+//! Properties that hold for every call, tested with generated calls against the reference bundle.
 
 use std::sync::OnceLock;
 
@@ -9,14 +9,15 @@ use countersign::model::chain::{Chain, Credential};
 use countersign::model::halt::Severity;
 use countersign::model::time::Timestamp;
 use countersign::model::vouched::Vouched;
-use countersign::pdp::judge::{Judged, calm, judge, judge_by_policy_alone};
+use countersign::pdp::evaluation::{Judged, judge, judge_by_policy_alone};
+use countersign::pdp::scoring::calm;
 use countersign::risk::Known;
 use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::harness::{CASE, ORDER, bundle_with};
 
-/// Twins of the reference principals that hold no role.
+/// Copies of the reference principals without roles.
 const ROLELESS: &str = r#"[
   {"uid":{"type":"Agent","id":"roleless"},"attrs":{"tenant":{"type":"Tenant","id":"acme"},"class":{"type":"AgentClass","id":"trusted"},
    "scopes":[{"type":"Scope","id":"tickets"},{"type":"Scope","id":"orders"},{"type":"Scope","id":"refunds"},{"type":"Scope","id":"knowledge"},
@@ -96,7 +97,7 @@ fn asked() -> impl Strategy<Value = Asked> {
     )
 }
 
-/// A call of an action that fits the schema.
+/// Builds a call of this action that conforms to the schema.
 fn call(action: &str, tenant: &str, amount: i64, case: Case) -> Call {
     let order = ORDER.replace("acme", tenant).replace("9000", "90000");
     let account = format!(r#"{{"tenant":"{tenant}","customer":"customer-1"}}"#);
@@ -150,7 +151,7 @@ fn allowed(asked: &Asked) -> bool {
     judged(asked).outcome.denied.is_none()
 }
 
-/// Anything that could be known of a call.
+/// Generates anything that may be known of a call, in any amount.
 fn known() -> impl Strategy<Value = Known> {
     let mut names: Vec<String> = bundle().rules.risk.as_ref().unwrap().findings.keys().cloned().collect();
     names.extend(["denials", "provoked_denials", "approvals_denied", "unsafe_drafts"].map(str::to_owned));
@@ -189,7 +190,7 @@ proptest! {
         prop_assert!(allowed(&asked) || !allowed(&weaker));
     }
 
-    /// Threat 1.
+    /// Threat 1: an injected goal must not lead to a write.
     #[test]
     fn nothing_is_written_or_sent_outside_the_action_step(asked in asked()) {
         let writes = ["ticket.update", "refund.create_request", "refund.issue", "account.credit", "account.change_email", "billing.change_plan", "reply.send"];
@@ -198,7 +199,7 @@ proptest! {
         }
     }
 
-    /// Threat 3: either guard holds without the other.
+    /// Threat 3: the gate in code and the policies each keep tenants apart without the other.
     #[test]
     fn tenants_never_meet_by_code_or_by_policy(asked in asked()) {
         let own = |name: &str| if name.starts_with("globex") { "globex" } else { "acme" };
@@ -229,8 +230,8 @@ proptest! {
         }
     }
 
-    /// Threat 28: what the PDP remembers, and what it can't know, only takes away. A screening that is lost, spoilt or tainted, full
-    /// windows and any score permit no more than none of them.
+    /// Threat 28: what the PDP remembers, or fails to read, only takes permissions away. A missing or tainted
+    /// screening, unscreened text and full windows never permit more.
     #[test]
     fn nothing_that_is_remembered_or_lost_ever_permits_more(
         asked in asked(), tainted in any::<bool>(), unscreened in any::<bool>(), lost in any::<bool>(), windows in any::<u32>()
@@ -249,7 +250,7 @@ proptest! {
         prop_assert!(allowed(&asked) || !allowed(&worse));
     }
 
-    /// More of anything never gives a lower score, nor a lower tier.
+    /// More of anything never gives a lower score or tier.
     #[test]
     fn more_of_anything_never_scores_less(known in known(), more in known()) {
         let rules = bundle().rules.risk.as_ref().unwrap();
@@ -271,7 +272,7 @@ proptest! {
         prop_assert_eq!(after.score, parts.min(100), "the explanation is the score");
     }
 
-    /// Probing alone stops below the highest tier, however much there is of it; so does any one factor that is not decisive.
+    /// Probing stays below the highest tier in any amount, and so do other factors that are not decisive.
     #[test]
     fn no_single_noisy_signal_decides(known in known(), only in 0..4_usize) {
         let rules = bundle().rules.risk.as_ref().unwrap();
@@ -285,7 +286,7 @@ proptest! {
         prop_assert!(rules.score(&alone).tier != "critical", "{alone:?}");
     }
 
-    /// What is called requestable is turned by what it asks for, and by nothing less.
+    /// A denial as not permitted says nothing of missing approvals, and carries no obligations or advice.
     #[test]
     fn a_denial_never_carries_what_an_outsider_could_read(asked in asked()) {
         let judged = judged(&asked);

@@ -1,4 +1,4 @@
-//! A real client of another language: Python's `grpcio`, with stubs made from the .proto files, and by reflection.
+//! A client in another language: Python's `grpcio`, with stubs from the .proto files, and with reflection.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,7 +13,7 @@ fn python_makes_an_allowed_a_denied_and_a_malformed_call() {
     let folder = temp();
     let server = Process::serve(&folder.path().join("data"), &[], |_| {});
     let mut command = Command::new(&python);
-    // The project's folder may be closed to the unprivileged user, so its files go where that user may read them.
+    // The project's folder may be closed to the unprivileged user, so copy its files to an open one.
     for (from, to) in [
         ("tests/python/client.py", "client.py"),
         ("proto/countersign/v1/decision.proto", "proto/countersign/v1/decision.proto"),
@@ -24,7 +24,7 @@ fn python_makes_an_allowed_a_denied_and_a_malformed_call() {
         std::fs::copy(root.join(from), to).unwrap();
     }
     command.arg(folder.path().join("client.py")).arg(server.grpc.to_string()).current_dir(folder.path());
-    // A virtual environment in a closed folder can't be used by another user; then the client runs as we do.
+    // Another user can't use a virtual environment in a closed folder; then the client runs as this user.
     if is_open(&python) && is_open(&root.join("target/test-venv")) {
         unprivileged(&mut command);
     }

@@ -1,4 +1,4 @@
-//! What the store keeps for many is shared: a tool service fills its half, and a full table makes room for what weighs more.
+//! Limits of the store: a tool service may fill half of a queue, and heavier reports replace lighter ones.
 
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ async fn ten_thousand_reports_make_room_for_a_heavier_one() {
     assert_eq!((standing("risk_low").await, standing("risk_medium").await, standing("risk_high").await), (0, 9999, 1));
     assert_eq!(report("second", Severity::Critical).await, Ok(()));
     assert_eq!((standing("risk_medium").await, standing("risk_critical").await), (9998, 1));
-    // What is lighter than all that stand takes no other's place.
+    // A report that is lighter than all stored ones replaces none of them.
     assert_eq!(report("third", Severity::Low).await, Err(SignalRefused::Full));
     assert_eq!((standing("risk_low").await, standing("risk_medium").await, standing("risk_high").await), (0, 9998, 1));
     store.close().await;

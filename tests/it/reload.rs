@@ -1,4 +1,4 @@
-//! Reload: by content, by SIGHUP, by ReloadBundle; good and bad in turn, under load.
+//! Bundle reloads: by polling, SIGHUP and ReloadBundle, with good and bad bundles, under load.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use crate::harness::{App, Process, channel, copy, lines, order_check, policies, 
 fn set_version(bundle: &Path, version: u64, permits: bool) {
     let manifest = std::fs::read_to_string(policies().join("bundle.yaml")).unwrap();
     let manifest = manifest.replace("version: 1", &format!("version: {version}"));
-    // One policy tells the two bundles apart in every answer: orders can be checked, or not.
+    // One policy makes the two bundles answer differently: orders can be checked, or not.
     let extra = if permits { "" } else { "@id(\"closed\") forbid (principal, action == Action::\"order.check\", resource);" };
     write(bundle, "bundle.yaml", &manifest);
     write(bundle, "extra.cedar", extra);
 }
 
-/// Replaces a file at once, as editors and git do.
+/// Replaces a file atomically, as editors and git do.
 fn write(bundle: &Path, name: &str, text: &str) {
     let new = bundle.join(format!(".{name}.new"));
     std::fs::write(&new, text).unwrap();
@@ -49,7 +49,7 @@ async fn reloads_good_and_bad_under_load_fail_no_request_and_mix_no_answer() {
                 let mut count = 0;
                 while !done.load(Ordering::Relaxed) {
                     let response = client.authorize(order_check()).await.expect("no request fails").into_inner();
-                    // An even version permits, an odd one forbids: an answer that mixed two would show here.
+                    // Even versions permit and odd ones forbid, so an answer that mixed two would fail here.
                     let version = response.policy.as_ref().unwrap().version;
                     let expected = if version % 2 == 0 { v1::Decision::Allow } else { v1::Decision::Deny };
                     assert_eq!(response.decision(), expected, "version {version}");
@@ -62,7 +62,7 @@ async fn reloads_good_and_bad_under_load_fail_no_request_and_mix_no_answer() {
     let mut admin = app.operations().await;
     let mut in_force = 2;
     for round in 0..rounds() {
-        // In turn: a good bundle, and a bad one that must change nothing.
+        // A good bundle and a bad one, which must change nothing, take turns.
         let version = 3 + round / 2;
         let bad = round % 2 == 1;
         if bad {
@@ -85,7 +85,7 @@ async fn reloads_good_and_bad_under_load_fail_no_request_and_mix_no_answer() {
     app.stop().await;
 }
 
-/// Threat 30, of the bundle's source: gone or broken, the last good bundle serves on. Of the audit log: `audit.rs`.
+/// Threat 30: if the bundle's files are missing or broken, the last good bundle stays in force.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_bundle_is_refused_whole_and_seen_everywhere() {
     let folder = temp();
@@ -111,7 +111,7 @@ async fn a_bad_bundle_is_refused_whole_and_seen_everywhere() {
     let metrics = app.pdp.telemetry().metrics_text();
     assert!(metrics.contains("countersign_policy_reloads_total{outcome=\"rejected\""), "{metrics}");
     assert_eq!(app.decisions().await.authorize(order_check()).await.unwrap().into_inner().decision(), v1::Decision::Allow);
-    // The folder vanishes: the last good bundle serves on, and the reason is seen.
+    // Without `bundle.yaml` the reload is rejected, and the last good bundle stays in force.
     std::fs::remove_file(folder.path().join("bundle.yaml")).unwrap();
     let gone = admin.reload_bundle(v1::ReloadBundleRequest {}).await.unwrap().into_inner();
     assert_eq!(gone.outcome(), v1::ReloadOutcome::Rejected);
@@ -130,7 +130,7 @@ async fn a_poll_takes_only_what_two_polls_saw_so_that_a_half_copied_folder_is_le
     let in_force = || app.pdp.moment().snapshot.bundle.version.version;
     set_version(folder.path(), 2, true);
     assert_eq!(app.pdp.reload(Trigger::Polled).await.unwrap(), Reloaded::Unchanged);
-    // Meanwhile the copy goes on.
+    // The copy continues between two polls.
     set_version(folder.path(), 3, true);
     assert_eq!(app.pdp.reload(Trigger::Polled).await.unwrap(), Reloaded::Unchanged);
     assert_eq!(in_force(), 1);
@@ -179,7 +179,7 @@ async fn a_changed_folder_is_seen_by_its_content_and_sighup_reads_it_at_once() {
     assert_eq!(version(&mut admin).await, 2, "not read unasked");
     server.signal(Signal::HUP);
     wait_for(&mut admin, 3).await;
-    // Whatever comes of a reload that was asked for, the log says it: refused, refused again, in force again.
+    // The log has a line for each reload that was asked for: rejected, rejected again, unchanged.
     let good = std::fs::read_to_string(folder.path().join("steps.cedar")).unwrap();
     write(folder.path(), "steps.cedar", "forbid");
     for _ in 0..2 {

@@ -1,5 +1,5 @@
-//! Several replicas over one PostgreSQL and one Redis: what happens when a store loses what was written to it, and when one replica is
-//! frozen, cut off, early or late, or has another clock or bundle than the others. Nothing is used twice, and who is stopped stays stopped.
+//! Several replicas over one PostgreSQL and one Redis: a store loses writes, or one replica freezes, is cut
+//! off, starts early, has another clock or bundle. No approval is used twice, and kill switches hold.
 
 use std::path::Path;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::harness::{
     App, Process, RoomyDisk, cases, channel, config, copy, get, lines, order_check, policies, program, refund_request, temp,
 };
 
-/// Replicas of one deployment: they share keys, and each has a folder of its own.
+/// Replicas of one deployment. They share keys, and each has its own data folder.
 struct Deployment {
     folder: TempDir,
     url: String,
@@ -65,7 +65,7 @@ async fn desk(app: &App) -> Desk {
     Desk::new(app.channel().await)
 }
 
-/// A clock that is ahead by so many seconds; behind, if they are negative.
+/// A clock that is ahead by this many seconds, or behind if the number is negative.
 #[derive(Debug)]
 struct Ahead(i64);
 
@@ -75,12 +75,12 @@ impl Clock for Ahead {
     }
 }
 
-/// Asks again until the store can be used.
+/// Repeats a call until the store is available.
 async fn answered(desk: &mut Desk, call: &v1::AuthorizeRequest) -> v1::AuthorizeResponse {
     until(async || Some(desk.ask(call).await).filter(|answer| answer.reason() != Reason::StateUnavailable)).await
 }
 
-/// Asks again until there is an answer.
+/// Repeats `ask` until it returns a value.
 async fn until<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     loop {
         if let Some(answer) = ask().await {
@@ -90,12 +90,12 @@ async fn until<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     }
 }
 
-/// How often a replica recorded that the store went back.
+/// Returns how often a replica recorded that the store lost writes.
 fn losses(app: &App) -> usize {
     lines(&app.data).iter().filter(|line| line["type"] == "store.went_back").count()
 }
 
-/// The value of a metric that has one.
+/// Returns the value of a metric with one series.
 async fn metric(app: &App, name: &str) -> String {
     let text = get(app.admin, "/metrics").await.1;
     let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{text}"));
@@ -106,8 +106,8 @@ async fn store_status(app: &App) -> v1::StoreStatus {
     app.operations().await.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner().store.unwrap()
 }
 
-/// The primary is gone, and the standby, which became the primary, lacks its last writes: a use of an approval and a kill switch, both
-/// acknowledged. Whichever replica is asked first.
+/// The primary is lost, and the promoted standby lacks its last acknowledged writes: the consumption of an
+/// approval and a kill switch. Both replicas must see that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_that_lost_the_last_writes_is_seen_by_every_replica() {
     for _ in 0..cases(1).min(20) {
@@ -140,7 +140,7 @@ async fn lose_the_last_writes() {
     standby.promote().await;
     relay.lead(Leads::To(standby.port()));
 
-    // The one that did not write it is asked first, and at once.
+    // The replica that did not write them is asked first, without a pause.
     for operation in ["op-1", "op-2"] {
         let again = answered(&mut second, &with_token(&credit(400), &token, operation)).await;
         assert_eq!((again.decision(), again.reason()), (Decision::Deny, Reason::ApprovalUnverifiable), "{operation}");
@@ -160,7 +160,7 @@ async fn lose_the_last_writes() {
     let standing = "SELECT COUNT(*) FROM halts WHERE kind = 'kill_switch'";
     assert_eq!(sqlx::query_scalar::<_, i64>(standing).fetch_one(&mut stopped).await.unwrap(), 1, "a replica that starts now knows it, too");
 
-    // The case asks anew, and the alarm ends when an operator says so.
+    // The case can request approvals again, and the alarm ends when an operator confirms the store.
     one.pdp.sweep().await;
     let (_, token) = first.approved(&credit(400), &issuer).await;
     assert_eq!(second.ask(&with_token(&credit(400), &token, "op-4")).await.decision(), Decision::Allow);
@@ -178,7 +178,7 @@ async fn lose_the_last_writes() {
     two.stop().await;
 }
 
-/// A standby that has everything: nothing is void, and nothing is said.
+/// The standby has everything, so nothing is voided or reported.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_that_lost_nothing_changes_nothing() {
     let mut primary = Postgres::start();
@@ -189,7 +189,7 @@ async fn a_failover_that_lost_nothing_changes_nothing() {
     let (mut first, mut second) = (desk(&one).await, desk(&two).await);
     let (_, token) = first.approved(&credit(400), &deployment.issuer()).await;
     signal(&one, SignalSubjectKind::Agent, "support-bot", "kill_switch", "event-1").await.unwrap();
-    // Heartbeats go on; what the replicas have seen is there.
+    // Heartbeats continue, so the standby must also have those that the replicas have seen.
     primary.wait_for(&standby).await;
     relay.lead(Leads::Nowhere);
     primary.wait_for(&standby).await;
@@ -207,8 +207,8 @@ async fn a_failover_that_lost_nothing_changes_nothing() {
     }
 }
 
-/// A backup that is older than a use and a kill switch. Replicas that start without a note of their own can't know what it lacks; one with a note
-/// does.
+/// The backup is older than a consumption and a kill switch. Replicas without a note of their own can't know
+/// which kill switch it lacks; a replica with a note does.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_backup_is_seen_by_replicas_that_never_saw_what_it_lacks() {
     for with_an_old_one in [false, true] {
@@ -221,7 +221,7 @@ async fn an_older_backup_is_seen_by_replicas_that_never_saw_what_it_lacks() {
         let backup = deployment.folder.path().join("backup");
         postgres.dump(&backup);
         assert_eq!(before.ask(&with_token(&credit(400), &token, "op-1")).await.decision(), Decision::Allow);
-        // Twice: the notes have both, and the store gets one.
+        // The kill switch is reported twice: the notes have both reports, and the store must get one.
         for event in ["event-1", "event-2"] {
             signal(&one, SignalSubjectKind::Agent, "support-bot", "kill_switch", event).await.unwrap();
         }
@@ -253,7 +253,7 @@ async fn an_older_backup_is_seen_by_replicas_that_never_saw_what_it_lacks() {
     }
 }
 
-/// A restart of all replicas over the same store, one of them new, changes nothing.
+/// A restart of all replicas over the same store, with a new one among them, changes nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_of_replicas_changes_nothing() {
     let postgres = Postgres::start();
@@ -270,7 +270,7 @@ async fn a_restart_of_replicas_changes_nothing() {
     }
 }
 
-/// A clock that is wrong by minutes: the store's time counts, so that nobody else notices, and the replica says that it is not ready.
+/// A replica whose clock is wrong by minutes uses the store's time, so it harms no other, and is not ready.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_clock_locks_nobody_out() {
     let (postgres, redis) = (Postgres::start(), Redis::start());
@@ -286,7 +286,7 @@ async fn a_wrong_clock_locks_nobody_out() {
         assert_eq!((status, body.contains("clock")), (503, true), "{body}");
         let skew = store_status(&wrong).await.clock_skew.unwrap().seconds;
         assert!((skew - seconds).abs() <= 2, "{skew}");
-        // It writes nothing that others share, and what it is told to stop it stops, for as long as it should.
+        // The replica writes nothing that is shared except kill switches, which last as long as they should.
         assert_eq!(desk(&wrong).await.ask(&credit(400)).await.reason(), Reason::StateUnavailable);
         signal(&wrong, SignalSubjectKind::Agent, "refund-bot", "kill_switch", &format!("event{seconds}")).await.unwrap();
         let halted = "SELECT until FROM halts WHERE subject = 'refund-bot'";
@@ -302,7 +302,7 @@ async fn a_wrong_clock_locks_nobody_out() {
     right.stop().await;
 }
 
-/// A clock that is wrong by some seconds costs nothing: what one replica signs another one takes.
+/// Clocks that differ by seconds do no harm: one replica accepts what another one signed.
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_whose_clocks_differ_by_seconds_take_each_others_tokens() {
     let postgres = Postgres::start();
@@ -317,7 +317,7 @@ async fn replicas_whose_clocks_differ_by_seconds_take_each_others_tokens() {
     }
 }
 
-/// A kill switch begins when it is taken, though the sender's clock is ahead by an hour.
+/// A kill switch begins when it is accepted, even if the sender's clock is an hour ahead.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_switch_of_a_sender_whose_clock_is_ahead_begins_at_once() {
     let app = App::start().await;
@@ -339,8 +339,8 @@ async fn a_kill_switch_of_a_sender_whose_clock_is_ahead_begins_at_once() {
     app.stop().await;
 }
 
-/// One replica has a bundle that asks for two reviewers, for an exact amount, or has no such template: what was approved under the other
-/// bundle is not enough there.
+/// One replica's bundle asks for two reviewers, or for an exact amount, so approvals that were granted under
+/// the other bundle are not enough there.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_approved_is_judged_by_the_bundle_in_force_where_it_is_used() {
     let postgres = Postgres::start();
@@ -370,7 +370,7 @@ async fn what_is_approved_is_judged_by_the_bundle_in_force_where_it_is_used() {
     let mut using = desk(&two).await;
     let answer = using.ask(&with_token(&credit(400), &token, "op-1")).await;
     assert_eq!((answer.reason(), answer.next_action()), (Reason::ApprovalOutOfScope, v1::NextAction::Request));
-    // Whoever reviews there is told that two must, and by one it is not approved.
+    // A reviewer on that replica is told that two must review, and one review does not approve.
     let waiting = approving.request(&credit(200)).await.unwrap();
     let seen = using.review(&waiting, true, &issuer.human("lead-1")).await.unwrap();
     assert_eq!((seen.state(), seen.quorum), (v1::ApprovalState::Pending, 2));
@@ -401,7 +401,7 @@ async fn what_is_approved_is_judged_by_the_bundle_in_force_where_it_is_used() {
     old.stop().await;
 }
 
-/// Packets to PostgreSQL vanish: after two seconds the replica could not know whom it was told to stop, so it allows nothing.
+/// Packets to PostgreSQL are lost, so after two seconds the replica can't know who was stopped.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_is_cut_off_allows_nothing_and_is_not_ready() {
     let postgres = Postgres::start();
@@ -437,7 +437,7 @@ async fn a_replica_that_is_cut_off_allows_nothing_and_is_not_ready() {
     other.stop().await;
 }
 
-/// A store that can be read and not written is not healthy.
+/// A store that can be read but not written is not healthy.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_takes_no_writes_is_not_ready() {
     let postgres = Postgres::start();
@@ -457,8 +457,8 @@ async fn a_store_that_takes_no_writes_is_not_ready() {
     app.stop().await;
 }
 
-/// Redis comes back as it was a while ago, or empty, while every replica restarts: nobody is there who wrote what it lacks, but the state
-/// store says how much that was.
+/// Redis comes back old or empty while every replica restarts. No running replica knows what it lost, but the
+/// state store has recorded how much had been written.
 #[tokio::test(flavor = "multi_thread")]
 async fn windows_that_went_back_are_seen_by_replicas_that_start() {
     for emptied in [false, true] {
@@ -489,7 +489,7 @@ async fn windows_that_went_back_are_seen_by_replicas_that_start() {
     }
 }
 
-/// Redis stands still while thousands of things are to be said to it: they wait, those of one thing as one, and no hour is lost.
+/// Redis pauses while thousands of writes are due. They wait, merged per entry, and no extra hour is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_of_redis_costs_no_hour() {
     let (postgres, redis) = (Postgres::start(), Redis::start());
@@ -513,14 +513,15 @@ async fn a_pause_of_redis_costs_no_hour() {
         };
         tokio::spawn(async move { client.authorize(hostile).await.unwrap().into_inner() })
     };
-    // In the soak more than the ten thousand that were once too many.
+    // A soak makes more than 10,000 writes, which were once too many.
     for first in (0..cases(300).min(12_000)).step_by(300) {
         for asked in (first..first + 300).map(ask).collect::<Vec<_>>() {
             asked.await.unwrap();
         }
     }
     redis.signal(Signal::CONT);
-    // Calls on a case that was poisoned meanwhile are too risky as soon as windows are asked again: not for an hour, and not never.
+    // Once Redis answers, calls on a poisoned case are denied as too risky. They do not stay denied as
+    // unavailable for an hour, and the finding is not lost.
     let case =
         |id: &str| v1::AuthorizeRequest { case: order_check().case.map(|case| v1::Case { id: id.into(), ..case }), ..refund_request() };
     let poisoned =
@@ -534,7 +535,8 @@ async fn a_pause_of_redis_costs_no_hour() {
     app.stop().await;
 }
 
-/// A replica that is frozen within a transaction holds the row that every writer needs. Its session ends before the others give up.
+/// A replica that freezes in a transaction holds the row that every writer needs. Its session must end before
+/// the others give up.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_replica_holds_no_kill_switch_up() {
     let (postgres, folder) = (Postgres::start(), temp());
@@ -546,7 +548,7 @@ async fn a_frozen_replica_holds_no_kill_switch_up() {
     let mut desk = Desk::new(channel(frozen.grpc).await);
     let denied = desk.ask(&credit(400)).await;
 
-    // It has taken the row, and waits for another table: then it is frozen, and then the table is free.
+    // Freeze the replica while it has the row and waits for another table, and only then free the table.
     sqlx::any::install_default_drivers();
     let mut other = sqlx::AnyConnection::connect(&url).await.unwrap();
     other.execute("BEGIN").await.unwrap();
@@ -567,7 +569,7 @@ async fn a_frozen_replica_holds_no_kill_switch_up() {
     app.stop().await;
 }
 
-/// A start waits for its store for a while, and says where it is and what is wrong with it.
+/// A start waits for its store for a while. Its error names the store's address and the cause.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_waits_for_its_store() {
     let mut postgres = Postgres::start();
@@ -589,7 +591,7 @@ async fn a_start_waits_for_its_store() {
     app.stop().await;
 }
 
-/// The page's commands do what it says: each block runs as it stands there.
+/// Each command block of `docs/replicas.md` runs unchanged, and does what the page says.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pages_commands_work() {
     let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/replicas.md")).unwrap();
@@ -650,7 +652,7 @@ async fn the_pages_commands_work() {
     primary.stop();
 }
 
-/// A stop ends the approvals of its subject once: through a failover that lost nothing, those that were given since then stay.
+/// A signal ends its subject's approvals once. Those granted since then survive a failover that lost nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stands_is_not_reported_anew_by_a_failover() {
     let mut primary = Postgres::start();
@@ -658,7 +660,7 @@ async fn what_stands_is_not_reported_anew_by_a_failover() {
     let relay = Relay::to(primary.port()).await;
     let deployment = Deployment::over(primary.url().replace(&primary.port().to_string(), &relay.port.to_string()));
     let app = deployment.start("one").await;
-    // Sessions from before are revoked, and the agent goes on with a new one.
+    // Earlier sessions are revoked, and the agent continues with a new one.
     signal(&app, SignalSubjectKind::Agent, "refund-bot", "session_revoked", "event-1").await.unwrap();
     let issuer = deployment.issuer();
     let mut desk = desk(&app).await;
@@ -681,7 +683,8 @@ async fn what_stands_is_not_reported_anew_by_a_failover() {
     app.stop().await;
 }
 
-/// More approvals than one transaction ends, and a stop that is over before they are all ended: none of them can be used.
+/// There are more approvals than one transaction ends, and the signal expires before all of them are ended.
+/// Even so none of them can be used.
 #[tokio::test(flavor = "multi_thread")]
 async fn approvals_of_the_stopped_are_void_before_they_are_all_ended() {
     let postgres = Postgres::start();
@@ -695,7 +698,7 @@ async fn approvals_of_the_stopped_are_void_before_they_are_all_ended() {
         requested_at, review_until, approved_at, approved_until, ended_at, denial_reason, suggested FROM approvals, generate_series(1, 120) AS n";
     let copied = format!("INSERT INTO approvals SELECT id || n, {columns} WHERE id = '{}'", approval.id);
     sqlx::query(sqlx::AssertSqlSafe(copied)).execute(&mut connection).await.unwrap();
-    // As if it had been taken, and was over, before anybody could end what it ends.
+    // Insert a signal that has expired before any replica could end the approvals that it ends.
     let over = "INSERT INTO halts (tenant, subject_kind, subject, kind, since, until, ends_approvals)
         VALUES ('acme', 'agent', 'refund-bot', 'risk_high', 1, 2, 1)";
     let mut held = sqlx::AnyConnection::connect(&postgres.url()).await.unwrap();
@@ -716,7 +719,7 @@ async fn approvals_of_the_stopped_are_void_before_they_are_all_ended() {
     two.stop().await;
 }
 
-/// A burn that stands still holds the row that every other writer waits for. A stop that is reported, and reported again, does not wait.
+/// A kill switch, even a repeated one, does not wait for a stalled transaction that holds every writer's row.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_waits_for_no_writer() {
     let postgres = Postgres::start();
@@ -730,7 +733,7 @@ async fn a_stop_waits_for_no_writer() {
             tokio::time::timeout(Duration::from_secs(60), signal(&app, SignalSubjectKind::Agent, "support-bot", "kill_switch", event));
         said.await.unwrap().unwrap();
     };
-    // Ending approvals waits for the writer, and gives up; the stop is in force long before.
+    // Ending approvals waits for the writer and gives up; the kill switch is in force long before.
     let (reported, ()) = tokio::join!(acknowledged("event-1"), async {
         let mut desk = desk(&app).await;
         until(async || Some(desk.ask(&order_check()).await).filter(|answer| answer.reason() == Reason::NotPermitted)).await;

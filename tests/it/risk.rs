@@ -1,4 +1,4 @@
-//! Risk that changes permissions, as an agent, an attacker, a supervisor and other systems meet it.
+//! Risk that changes permissions, from the view of agents, attackers, supervisors and other systems.
 
 use countersign::api::v1;
 use countersign::api::v1::decision_service_client::DecisionServiceClient;
@@ -44,25 +44,25 @@ async fn with_clock(hands: &Hands) -> App {
     App::start_with(move |_, seams| seams.clock = clock).await
 }
 
-/// The clock moves, and the copy of the kill switches with it.
+/// Moves the clock forward, and refreshes the kill switches.
 async fn later(app: &App, hands: &Hands, seconds: i64) {
     hands.forward(seconds);
     app.pdp.refresh().await;
 }
 
-/// What the log says of the last decision.
+/// Returns the audit line of the last decision.
 fn last(app: &App) -> Value {
     lines(&app.data).into_iter().rfind(|line| line["type"] == "decision").unwrap()
 }
 
-/// Threat 1: a calm call after a poisoned one does not get the calm call's rights.
+/// Threat 1: a calm call on a case keeps the risk of an earlier hostile text.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_calm_call_after_a_poisoned_one_keeps_its_risk_until_its_time_is_over() {
     let hands = Hands::now();
     let app = with_clock(&hands).await;
     let mut client = app.decisions().await;
     let poisoned = |call| of_case("case-7", "3", call);
-    // The text comes with a read, which goes on.
+    // The hostile text comes with a read, which is allowed.
     let read = v1::AuthorizeRequest { untrusted: text(HOSTILE), ..order_check() };
     assert_eq!(ask(&mut client, poisoned(read)).await, ALLOWED);
     let line = last(&app);
@@ -90,7 +90,7 @@ async fn a_write_needs_a_screening_of_this_version_and_all_of_it() {
     let unscreened = v1::AuthorizeRequest { untrusted: vec![], ..refund_request() };
     let required = denied(v1::Reason::ScreeningRequired);
     assert_eq!(ask(&mut client, unscreened.clone()).await, required);
-    // A read that brings the text makes the screening for a later write.
+    // A read that carries the text also screens it for a later write.
     assert_eq!(ask(&mut client, v1::AuthorizeRequest { untrusted: calm_text(), ..order_check() }).await, ALLOWED);
     assert_eq!(ask(&mut client, unscreened.clone()).await, ALLOWED);
     assert_eq!(ask(&mut client, of_case("case-1", "4", unscreened.clone())).await, required, "another version");
@@ -100,7 +100,7 @@ async fn a_write_needs_a_screening_of_this_version_and_all_of_it() {
         required,
         "without a version none can be told from another"
     );
-    // One that is too long to be screened spoils it, for as long as it counts.
+    // A text that is too long to be screened makes the version unscreened for as long as a screening counts.
     let long = v1::AuthorizeRequest { untrusted: text(&"a".repeat(64 * 1024 + 1)), ..order_check() };
     assert_eq!(ask(&mut client, long).await, ALLOWED);
     assert_eq!(ask(&mut client, refund_request()).await, required);
@@ -110,7 +110,7 @@ async fn a_write_needs_a_screening_of_this_version_and_all_of_it() {
     app.stop().await;
 }
 
-/// A text of little weight taints: the write needs a human, and gets one.
+/// A text with few points still taints the case, so its writes need a human's approval.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tainted_write_is_approved_by_a_human() {
     let app = App::start().await;
@@ -127,12 +127,12 @@ async fn a_tainted_write_is_approved_by_a_human() {
     app.stop().await;
 }
 
-/// Threat 28: only a chain that may read the case writes what is remembered of it.
+/// Threat 28: only a chain that may read a case can change what is remembered about it.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_not_read_a_case_cannot_lock_it() {
     let folder = temp();
     crate::harness::copy(&crate::harness::policies(), folder.path());
-    // Every loopback caller is the billing service, which reads orders and no cases.
+    // Every loopback caller is the billing service, which reads orders but no cases.
     let file = folder.path().join("bundle.yaml");
     let manifest = std::fs::read_to_string(&file).unwrap().replace("tool_service: support-tools", "tool_service: billing-tools");
     std::fs::write(file, manifest).unwrap();
@@ -146,7 +146,7 @@ async fn who_may_not_read_a_case_cannot_lock_it() {
     app.stop().await;
 }
 
-/// A hostile ticket makes an agent's calls be denied; that is not held against the agent elsewhere.
+/// Denials that a hostile ticket provokes do not count against the agent with other customers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_ticket_cannot_lock_out_an_agent_that_others_share() {
     let hands = Hands::now();
@@ -154,9 +154,9 @@ async fn a_hostile_ticket_cannot_lock_out_an_agent_that_others_share() {
     let mut client = app.decisions().await;
     let forbidden = by("support-bot", "rep-1", "intake", refund_request());
     for case in 0..300 {
-        // As fast as one human's writes may come.
+        // One call in six seconds is as fast as one human's writes may come.
         later(&app, &hands, 6).await;
-        // 300 tickets of one customer, each with a text that makes the agent try what it may not.
+        // These are 300 tickets of one customer, whose texts make the agent try what it may not do.
         let call = v1::AuthorizeRequest { untrusted: text(HOSTILE), ..of_case(&format!("hostile-{case}"), "1", forbidden.clone()) };
         assert_eq!(ask(&mut client, call).await.0, v1::Decision::Deny);
     }
@@ -182,7 +182,7 @@ async fn explain(app: &App, call: v1::AuthorizeRequest) -> v1::ExplainDecisionRe
     app.operations().await.explain_decision(request).await.unwrap().into_inner()
 }
 
-/// A ticket that makes the agent call tools that are none: names that nobody gave are one name, and the text is why.
+/// A ticket makes the agent call unknown tools. They count as one, and its text is taken as the cause.
 #[tokio::test(flavor = "multi_thread")]
 async fn made_up_tools_are_one_and_a_ticket_that_asks_for_them_is_why() {
     let app = App::start().await;
@@ -208,7 +208,7 @@ async fn made_up_tools_are_one_and_a_ticket_that_asks_for_them_is_why() {
     app.stop().await;
 }
 
-/// What can't be read back is not taken for nothing.
+/// A past that can't be read back counts as the worst, and not as none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_cannot_be_read_back_counts_as_the_worst_for_a_while() {
     let (folder, hands) = (temp(), Hands::now());
@@ -223,7 +223,7 @@ async fn a_log_that_cannot_be_read_back_counts_as_the_worst_for_a_while() {
     };
     let app = start().await;
     assert_eq!(ask(&mut app.decisions().await, refund_request()).await, ALLOWED);
-    // A new segment; the one before it is damaged where recovery does not look.
+    // A new segment begins, and the one before it is damaged where recovery does not look.
     later(&app, &hands, 3601).await;
     assert_eq!(ask(&mut app.decisions().await, refund_request()).await, ALLOWED);
     app.stop().await;
@@ -246,7 +246,8 @@ async fn a_log_that_cannot_be_read_back_counts_as_the_worst_for_a_while() {
     app.stop().await;
 }
 
-/// 200 cases in twenty hours, one denial each: below every limit of a case. A normal agent does as much on its own cases.
+/// One denial on each of 200 cases in twenty hours stays below every limit of a case. A normal agent makes as
+/// many calls on its own cases.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_attacker_loses_write_rights_and_a_busy_agent_does_not() {
     let hands = Hands::now();
@@ -271,7 +272,7 @@ async fn a_slow_attacker_loses_write_rights_and_a_busy_agent_does_not() {
         if tiers.last() != Some(&tier) {
             tiers.push(tier);
         }
-        // As many calls; one in twenty is a mistake.
+        // The busy agent makes as many calls; one in twenty is a mistake.
         assert_eq!(ask(&mut client, own(case, refund_request())).await, ALLOWED, "case {case} of the busy agent");
         if case % 20 == 0 {
             let mistake = by("refund-bot", "rep-2", "intake", own(case, refund_request()));
@@ -279,21 +280,21 @@ async fn a_slow_attacker_loses_write_rights_and_a_busy_agent_does_not() {
             assert_eq!(ask(&mut client, mistake).await.1, v1::Reason::StepNotAllowed);
         }
     }
-    // From 20 different denials on they weigh; at 94 of them it is 55 of 100 points, and writing is over.
+    // Denials add points from the 20th on. With 94 of them they have 55 of 100 points, which ends writing.
     assert_eq!((lost_at, tiers), (Some(94), vec!["low".to_owned(), "medium".to_owned(), "high".to_owned()]), "probing alone stops at high");
     let explained = explain(&app, own(201, refund_request())).await.risk.unwrap();
     assert_eq!((explained.tier.as_str(), explained.factors.len()), ("low", 0), "the busy agent's ten mistakes weigh nothing");
     let explained = explain(&app, by("support-bot", "rep-1", "action", of_case("x", "1", refund_request()))).await.risk.unwrap();
     let factor = explained.factors.iter().find(|factor| factor.name == "agent_denied").unwrap();
     assert_eq!((factor.count, factor.points), (200, 60));
-    // Reading goes on, and after a day without it, all of it.
+    // Reads are still allowed, and after a day without denials so are writes.
     assert_eq!(ask(&mut client, order_check()).await, ALLOWED);
     later(&app, &hands, 24 * 3600).await;
     assert_eq!(ask(&mut client, by("support-bot", "rep-1", "action", of_case("y", "1", refund_request()))).await, ALLOWED);
     app.stop().await;
 }
 
-/// Threat 19: calls that are stopped before any policy count, too, and the answers don't tell.
+/// Threat 19: calls that a gate denies also count as probing, and their answers do not reveal it.
 #[tokio::test(flavor = "multi_thread")]
 async fn trying_foreign_and_missing_things_is_probing_as_well() {
     let app = App::start().await;
@@ -312,7 +313,7 @@ async fn trying_foreign_and_missing_things_is_probing_as_well() {
     app.stop().await;
 }
 
-/// The embedded engine is made anew from the audit log: a restart forgets nothing that counts.
+/// The in-process risk store is rebuilt from the audit log, so a restart forgets nothing that counts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_turns_no_denial_into_an_allow() {
     let (folder, hands) = (temp(), Hands::now());
@@ -326,7 +327,7 @@ async fn a_restart_turns_no_denial_into_an_allow() {
     let mut client = app.decisions().await;
     let hostile = v1::AuthorizeRequest { untrusted: text(HOSTILE), ..of_case("poisoned", "1", order_check()) };
     assert_eq!(ask(&mut client, hostile).await, ALLOWED);
-    // Requests that humans denied weigh on their case.
+    // Approval requests that humans denied raise the risk of their case.
     let mut desk = Desk::new(app.channel().await);
     for amount in 1..=3 {
         let approval = desk.request(&of_case("asked", "1", credit(amount))).await.unwrap();
@@ -358,7 +359,7 @@ async fn a_restart_turns_no_denial_into_an_allow() {
     app.stop().await;
 }
 
-/// Twenty small credits are one large one: the sum of a day, reserved when each is allowed.
+/// Twenty small credits equal a large one, so each allowed credit is reserved in the customer's daily sum.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sum_is_never_exceeded_and_is_free_again_when_its_day_is_over() {
     let postgres = crate::harness::postgres::Postgres::start();
@@ -377,7 +378,7 @@ async fn a_sum_is_never_exceeded_and_is_free_again_when_its_day_is_over() {
         for case in 0..24 {
             tokens.push((case, desk.approved(&call(case, 500), &issuer).await.1));
         }
-        // All at once, over a limit that twenty of them reach.
+        // All calls are concurrent, and twenty of them reach the limit.
         let using = tokens.iter().map(|(case, token)| {
             let (mut client, call) = (desk.decisions.clone(), with_token(&call(*case, 500), token, &format!("op-{case}")));
             tokio::spawn(async move { client.authorize(call).await.unwrap().into_inner() })
@@ -390,13 +391,13 @@ async fn a_sum_is_never_exceeded_and_is_free_again_when_its_day_is_over() {
         assert_eq!(allowed.len(), 20, "10,000 a customer and day");
         let limited: Vec<_> = answers.iter().filter(|answer| answer.decision() == v1::Decision::Deny).collect();
         assert!(limited.iter().all(|answer| answer.reason() == v1::Reason::RateLimited && answer.next_action() == v1::NextAction::Retry));
-        // An approval that could not be used for want of a sum is not used up.
+        // An approval that was denied because of a sum is not consumed.
         let (case, token) = tokens.iter().zip(&answers).find(|(_, answer)| answer.decision() == v1::Decision::Deny).unwrap().0.clone();
         let again = || with_token(&call(case, 500), &token, &format!("op-{case}"));
         let answer = desk.ask(&again()).await;
         let wait = answer.retry_after.unwrap().seconds;
         assert!(answer.reason() == v1::Reason::RateLimited && (86_300..=86_400).contains(&wait), "{wait}");
-        // What was allowed counts, whatever the tool service says that it did.
+        // An allowed credit counts even if the tool service reports that it was not executed.
         let report = v1::ReportOutcomeRequest {
             evaluation_id: allowed[0].evaluation_id.clone(),
             outcome_token: allowed[0].outcome_token.clone(),
@@ -405,12 +406,12 @@ async fn a_sum_is_never_exceeded_and_is_free_again_when_its_day_is_over() {
         };
         desk.decisions.report_outcome(report).await.unwrap();
         assert_eq!(desk.ask(&again()).await.reason(), v1::Reason::RateLimited);
-        // And if it is tried again after all, it has its place.
+        // A retry of that operation is still allowed, because its amount is reserved.
         let (first, _) = answers.iter().enumerate().find(|(_, answer)| answer.decision() == v1::Decision::Allow).unwrap();
         let (of, first) = &tokens[first];
         let retried = desk.ask(&with_token(&call(*of, 500), first, &format!("op-{of}"))).await;
         assert_eq!((retried.decision(), retried.repeated), (v1::Decision::Allow, true));
-        // Another currency is another sum.
+        // Another currency has its own sum.
         let dollars = |text: &[u8]| String::from_utf8_lossy(text).replace("EUR", "USD").into_bytes();
         let other = call(50, 500);
         let case = other.case.clone().map(|case| v1::Case { attributes_json: dollars(&case.attributes_json).into(), ..case });
@@ -423,7 +424,7 @@ async fn a_sum_is_never_exceeded_and_is_free_again_when_its_day_is_over() {
     }
 }
 
-/// A call of which a case permits five in an hour.
+/// A call of which a case permits five per hour.
 fn verification() -> v1::AuthorizeRequest {
     v1::AuthorizeRequest {
         delegation: asserted("support-bot", "rep-1", "verification"),
@@ -437,7 +438,8 @@ fn verification() -> v1::AuthorizeRequest {
     }
 }
 
-/// A text costs more than all else: a call that is refused without it leaves it unread, and so the case knows nothing of it.
+/// Reading texts is the most expensive step, so a call that is denied anyway has its text unread, and the
+/// case gets no finding from it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_text_of_a_call_that_is_refused_anyway_is_not_read() {
     let hands = Hands::now();
@@ -471,7 +473,7 @@ async fn a_full_window_says_how_long_to_wait() {
     let answer = client.authorize(call.clone()).await.unwrap().into_inner();
     assert_eq!((answer.reason(), answer.next_action()), (v1::Reason::RateLimited, v1::NextAction::Retry));
     assert_eq!(answer.retry_after.unwrap().seconds, 720, "five in an hour");
-    // A dry run counts as any other, and is told the same.
+    // A what-if evaluation reports the same full window.
     assert_eq!(explain(&app, call.clone()).await.full_windows, ["verifications_per_case"]);
     later(&app, &hands, 719).await;
     assert_eq!(ask(&mut client, call.clone()).await.1, v1::Reason::RateLimited);
@@ -480,7 +482,7 @@ async fn a_full_window_says_how_long_to_wait() {
     app.stop().await;
 }
 
-/// What other systems report raises the score of whom it is about, everywhere, and ends when its time is over or a human says so.
+/// Other systems' reports raise their subject's risk in all calls until they expire or a human clears them.
 #[tokio::test(flavor = "multi_thread")]
 async fn reports_raise_risk_and_only_a_human_with_the_right_clears_it() {
     use v1::SignalSubjectKind::{Agent, Case, Customer, Supervisor, Tenant};
@@ -502,7 +504,7 @@ async fn reports_raise_risk_and_only_a_human_with_the_right_clears_it() {
         signal(&app, kind, subject, "fraud_suspected", &format!("event-{index}")).await.unwrap();
         assert_eq!(ask(&mut client, refund_request()).await, denied(v1::Reason::RiskTooHigh), "{subject}");
         assert_eq!(ask(&mut client, order_check()).await, denied(v1::Reason::RiskTooHigh), "a critical report is decisive: {subject}");
-        // It outlives the process.
+        // The report outlives the process.
         app.stop().await;
         app = start().await;
         let mut client = app.decisions().await;
@@ -510,7 +512,7 @@ async fn reports_raise_risk_and_only_a_human_with_the_right_clears_it() {
         later(&app, &hands, 3601).await;
         assert_eq!(ask(&mut client, refund_request()).await, ALLOWED, "its time is over: {subject}");
     }
-    // A human may end it before; who may, policies say, and it is recorded.
+    // A human may clear a report earlier. Policies decide who, and the clearing is recorded.
     signal(&app, Agent, "support-bot", "risk_level_change", "event-9").await.unwrap();
     let issuer = Issuer::of(&app.data);
     let mut client = app.decisions().await;
@@ -545,7 +547,7 @@ async fn reports_raise_risk_and_only_a_human_with_the_right_clears_it() {
     app.stop().await;
 }
 
-/// What was cleared stays cleared after a restart, and what came after it counts.
+/// Cleared findings stay cleared after a restart, and later findings count.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cleared_case_is_as_one_of_which_nothing_is_remembered() {
     let folder = temp();
@@ -569,7 +571,7 @@ async fn a_cleared_case_is_as_one_of_which_nothing_is_remembered() {
     app.stop().await;
 }
 
-/// Everything stops by the name of the environment, for who operates the server.
+/// A kill switch on the environment's own name stops everything.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_switch_stops_everything_for_who_operates_the_server() {
     let app = App::start().await;
@@ -583,7 +585,7 @@ async fn a_switch_stops_everything_for_who_operates_the_server() {
     app.stop().await;
 }
 
-/// Threat 22: names that callers make up reach no label.
+/// Threat 22: names that callers make up must not become metric labels.
 #[tokio::test(flavor = "multi_thread")]
 async fn made_up_names_make_no_series() {
     let app = App::start().await;
@@ -604,7 +606,7 @@ async fn made_up_names_make_no_series() {
     app.stop().await;
 }
 
-/// A tenant's table that is full counts as the worst until all could be said; what it holds is not dropped for it.
+/// A tenant's full table counts as the worst until everything could be written; its entries are not dropped.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_table_is_the_worst_until_there_is_room_again() {
     let hands = Hands::now();
@@ -617,16 +619,16 @@ async fn a_full_table_is_the_worst_until_there_is_room_again() {
     let mut client = app.decisions().await;
     let poisoned = v1::AuthorizeRequest { untrusted: text(HOSTILE), ..of_case("poisoned", "1", order_check()) };
     assert_eq!(ask(&mut client, poisoned).await, ALLOWED);
-    // What this call's windows need is there before the table is full.
+    // The windows that this call needs are created before the table is full.
     assert_eq!(ask(&mut client, order_check()).await, ALLOWED);
-    // An article is nobody's: to read one takes up no window of a case.
+    // An article belongs to no customer, so reading one takes up no window of a case.
     let article = v1::Resource {
         r#ref: Some(v1::EntityReference { r#type: "Article".into(), id: "a-1".into() }),
         attributes_json: r#"{"product":"phone","region":"eu","policy_set":"standard"}"#.into(),
         ..Default::default()
     };
     let read = v1::AuthorizeRequest { action: "knowledge.read".into(), resource: Some(article), ..order_check() };
-    // Windows of many cases fill the table; nothing of these calls is remembered.
+    // Windows of many cases fill the table; nothing else of these calls is stored.
     let mut answer = denied(v1::Reason::ScreeningRequired);
     for number in 0..900 {
         let supervisor = ["rep-1", "rep-2", "lead-1", "lead-2", "junior-lead"][number % 5];
@@ -637,7 +639,7 @@ async fn a_full_table_is_the_worst_until_there_is_room_again() {
         }
     }
     assert_eq!(answer, denied(v1::Reason::StateUnavailable));
-    // The last places are taken by what is found, until there is none for it.
+    // Findings take the last entries, until the table is full.
     let mut hostile = vec!["poisoned".to_owned()];
     while hostile.len() < 20 && ask(&mut client, order_check()).await == ALLOWED {
         hostile.push(format!("late-{}", hostile.len()));
@@ -646,7 +648,7 @@ async fn a_full_table_is_the_worst_until_there_is_room_again() {
     }
     assert!(hostile.len() > 1);
     assert_eq!(ask(&mut client, order_check()).await, denied(v1::Reason::StateUnavailable), "from then on");
-    // An hour later buckets are over, but what was found counts on, also what could not be said then.
+    // An hour later rate windows have expired, but findings still count, also those that had to wait.
     later(&app, &hands, 3700).await;
     app.pdp.purge().await;
     app.pdp.sweep().await;
@@ -656,7 +658,7 @@ async fn a_full_table_is_the_worst_until_there_is_room_again() {
     app.stop().await;
 }
 
-/// What the README says of the example: calm, hostile, and calm again.
+/// The README's example of a write is calm, then hostile, then calm again.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_example_of_a_write_is_allowed_until_its_text_is_hostile() {
     let folder = temp();
@@ -678,14 +680,13 @@ async fn the_example_of_a_write_is_allowed_until_its_text_is_hostile() {
     let (code, words) = run(&hostile, &server_says);
     assert!(code == Some(2) && words.contains("risk_too_high"), "{words}");
     assert_eq!(run(&calm, &server_says).0, Some(2), "the case remembers");
-    // Without a server nothing is remembered, and texts are judged all the same.
+    // Without a server nothing is remembered, but texts are still screened.
     assert_eq!(run(&calm, &["--local"]).0, Some(0));
     let (code, words) = run(&hostile, &["--local"]);
     assert!(code == Some(2) && words.contains("risk.no-writes"), "{words}");
     assert!(server.stop().success());
 }
 
-/// The command line at 3 a.m.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_switch_and_a_clearing_by_the_command_line() {
     let folder = temp();
@@ -717,7 +718,7 @@ async fn a_kill_switch_and_a_clearing_by_the_command_line() {
     assert!(server.stop().success());
 }
 
-/// A transmitter's key ring and its key set in a file.
+/// Creates a transmitter's key ring, and a file with its key set.
 fn transmitter(folder: &std::path::Path) -> (Keyring, String) {
     generate(folder, Purpose::Development, Timestamp::from_seconds(seconds())).unwrap();
     let ring = Keyring::read(folder, Purpose::Development).unwrap();
@@ -736,7 +737,7 @@ fn event(name: &str, id: &str, at: i64, more: Value) -> Value {
     })
 }
 
-/// The listener of events speaks TLS with the server's certificate, and nothing else.
+/// The listener for events accepts only TLS, with the server's certificate.
 #[tokio::test(flavor = "multi_thread")]
 async fn security_events_come_over_tls() {
     let folder = temp();
@@ -774,7 +775,7 @@ async fn security_events_come_over_tls() {
     app.stop().await;
 }
 
-/// OpenID CAEP 1.0 over RFC 8935.
+/// The events are OpenID CAEP 1.0, delivered by RFC 8935.
 #[tokio::test(flavor = "multi_thread")]
 async fn security_events_are_taken_from_transmitters_that_are_trusted() {
     let folder = temp();
@@ -806,7 +807,7 @@ async fn security_events_are_taken_from_transmitters_that_are_trusted() {
     let now = seconds();
     assert_eq!(desk.ask(&delegated).await.reason(), v1::Reason::ApprovalRequired);
 
-    // What is none, is not theirs or is not for us.
+    // These are malformed, come from somebody else, or are not for this server.
     let good = event("risk-level-change", "e-1", now, json!({"current_level": "HIGH"}));
     let foreign = folder.path().join("foreign");
     std::fs::create_dir(&foreign).unwrap();
@@ -838,14 +839,14 @@ async fn security_events_are_taken_from_transmitters_that_are_trusted() {
     }
     assert_eq!(desk.ask(&delegated).await.reason(), v1::Reason::ApprovalRequired, "none of it changed anything");
 
-    // What changes nothing is acknowledged and recorded.
+    // Events without effect are acknowledged.
     for (name, more) in
         [("session-established", json!({})), ("risk-level-change", json!({"current_level": "LOW"})), ("later-invention", json!({}))]
     {
         assert_eq!(push(set(&event(name, &format!("calm-{name}"), now - 60, more)), jwt).await, (202, String::new()));
     }
     assert_eq!(desk.ask(&delegated).await.reason(), v1::Reason::ApprovalRequired);
-    // Higher risk: nothing is written for this human. Twice is once; what comes out of order is refused.
+    // A higher risk denies this human's writes. A repeated event counts once; one out of order is refused.
     assert_eq!(push(set(&good), jwt).await.0, 202);
     assert_eq!(push(set(&good), jwt).await.0, 202);
     assert_eq!(desk.ask(&delegated).await.reason(), v1::Reason::RiskTooHigh);
@@ -853,7 +854,7 @@ async fn security_events_are_taken_from_transmitters_that_are_trusted() {
     assert_eq!(status, 400, "an event before one that was taken");
     let recorded = lines(&app.data).iter().filter(|line| line["type"] == "signal.reported" && line["event_id"] == "e-1").count();
     assert_eq!(recorded, 1);
-    // A revoked session: credentials from before are worth nothing.
+    // A revoked session invalidates earlier credentials.
     let other = v1::AuthorizeRequest { delegation: crate::harness::people::token(issuer.delegation("refund-bot", "rep-2")), ..credit(400) };
     assert_eq!(desk.ask(&other).await.reason(), v1::Reason::ApprovalRequired);
     let session = merged(
@@ -866,8 +867,8 @@ async fn security_events_are_taken_from_transmitters_that_are_trusted() {
     app.stop().await;
 }
 
-/// Who reads customer after customer copies them: one more than there may be is denied, those that were there before go on, also after a
-/// restart.
+/// An agent that reads one customer after another may be copying them. One customer more than the limit is
+/// denied; earlier ones can still be read, also after a restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_reads_so_many_customers_and_no_more() {
     let folder = temp();

@@ -1,5 +1,5 @@
-//! The whole story over real mTLS: two servers on one PostgreSQL, the reference tool services in Python and in Rust, and the humans
-//! around them.
+//! An end-to-end test over real mTLS: two servers on one PostgreSQL, the reference tool services in Python
+//! and Rust, and the humans around them.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -18,14 +18,14 @@ use crate::harness::pki::{Authority, Svid, connect, server, svid, write};
 use crate::harness::postgres::Postgres;
 use crate::harness::{App, Process, copy, get, is_open, lines, open_root, policies, temp, unprivileged};
 
-/// A tool service at its work; killed when dropped.
+/// A running tool service; killed when dropped.
 struct Tool {
     child: Child,
     ask: ChildStdin,
     answers: BufReader<ChildStdout>,
 }
 
-/// The environment of the tests' Python.
+/// Returns the Python of the tests' virtual environment.
 fn python() -> PathBuf {
     let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-venv/bin/python");
     assert!(python.exists(), "the test environment is missing: run `scripts/setup-tests`, or `make test`");
@@ -78,13 +78,13 @@ impl Tool {
 
 impl Drop for Tool {
     fn drop(&mut self) {
-        // One that has ended is what we want.
+        // Ignore errors: the process may have ended already.
         let _ended = self.child.kill();
         let _waited = self.child.wait();
     }
 }
 
-/// Two servers that trust one authority, the identity providers of two tenants, and nothing else.
+/// Two servers that trust only one authority and the identity providers of two tenants.
 struct World {
     postgres: Postgres,
     folder: tempfile::TempDir,
@@ -155,7 +155,7 @@ impl World {
         connect(self.servers[server].grpc, &self.authority.pem(), svid).await.unwrap()
     }
 
-    /// A human's token from her tenant's provider.
+    /// Signs a human's token, as her tenant's provider does.
     fn human(&self, tenant: usize, id: &str, employee: &str) -> String {
         let now = seconds();
         let claims = json!({
@@ -165,7 +165,7 @@ impl World {
         self.providers[tenant].sign("at+jwt", &claims).unwrap()
     }
 
-    /// The agent's credential, bound to its certificate.
+    /// Signs the agent's delegation token, which is bound to its certificate.
     fn delegation(&self, agent: &Svid, step: &str) -> String {
         let now = seconds();
         let claims = json!({
@@ -205,7 +205,7 @@ async fn an_agent_proposes_a_credit_a_human_approves_it_and_it_happens_once() {
                 "delegation": world.delegation(&agent, "action"), "agent_certificate": hex(&agent.digest),
             })
         };
-        // While it drafts, the agent can't act; when it acts, a human is asked.
+        // In the drafting step the agent can't act; in the action step a human is asked.
         let drafting = merged(call("op-0", 400), json!({"delegation": world.delegation(&agent, "drafting")}));
         let told = tool.say(&drafting);
         assert_eq!((&told["allowed"], &told["next"]), (&json!(false), &json!("NEXT_ACTION_NONE")), "{language}: {told}");
@@ -217,7 +217,7 @@ async fn an_agent_proposes_a_credit_a_human_approves_it_and_it_happens_once() {
         let asked = tool.say(&json!({"op": "ask", "operation": "op-1", "justification": said}));
         let id = asked["requested"].as_str().unwrap_or_else(|| panic!("{asked}")).to_owned();
 
-        // Humans, on the other server.
+        // The humans use the other server.
         let mut humans = ApprovalServiceClient::new(world.channel(1, None).await);
         let read = |token: &str| bearer(v1::GetApprovalRequest { id: id.clone() }, token);
         let lead = world.human(0, "lead-1", "e-7");
@@ -252,7 +252,7 @@ async fn an_agent_proposes_a_credit_a_human_approves_it_and_it_happens_once() {
         assert_eq!(tool.say(&call("op-2", 400))["next"], "NEXT_ACTION_REQUEST", "another operation asks anew");
         assert_eq!(tool.say(&json!({"op": "state"})), json!({"credited": 400, "version": 4, "executions": 1}));
 
-        // The audit names human and time at each step, on whichever server it happened.
+        // The audit lines name the human and the time of each step, on whichever server it happened.
         let data = ["one", "two"].map(|name| lines(&world.folder.path().join(name)));
         let all: Vec<&Value> = data.iter().flatten().filter(|line| line["approval"]["id"] == id.as_str()).collect();
         let of = |kind: &str| all.iter().filter(|line| line["type"] == kind).copied().collect::<Vec<_>>();
@@ -279,14 +279,14 @@ async fn an_agent_proposes_a_credit_a_human_approves_it_and_it_happens_once() {
     }
 }
 
-/// What a PEP must do beside: deny on an obligation that it does not know, on no answer, and when the case moved meanwhile.
+/// Further duties of a PEP: it denies on an unknown obligation, on no answer, and if the case has changed.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reference_tool_services_deny_what_they_cannot_meet() {
     for language in ["python", "rust"] {
         let folder = temp();
         let bundle = folder.path().join("bundle");
         copy(&policies(), &bundle);
-        // Credits below 100 need no approval here, and come with an obligation that no tool service knows.
+        // In this bundle credits below 100 need no approval.
         let accounts = std::fs::read_to_string(bundle.join("accounts.cedar")).unwrap();
         let accounts = accounts.replace(
             "forbid (principal, action == Action::\"account.credit\", resource)\nunless {\n",

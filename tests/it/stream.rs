@@ -1,4 +1,4 @@
-//! AuthorizeBatch and AuthorizeStream.
+//! AuthorizeBatch and AuthorizeStream over gRPC.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,13 +6,13 @@ use std::sync::Arc;
 use countersign::api::v1;
 use countersign::api::v1::authorize_result::Result as Item;
 use countersign::caller::Peer;
-use countersign::pdp::authorize::{Origin, Purpose};
+use countersign::pdp::origin::{Origin, Purpose};
 use tonic::Code;
 
 use crate::audit::Disk;
 use crate::harness::{App, asserted, lines, order_check, refund_request};
 
-/// Each of a case of its own: a case has only so many writes.
+/// Gives the request an id and a case of its own, because the writes of one case are limited.
 fn named(id: &str, request: v1::AuthorizeRequest) -> v1::AuthorizeRequest {
     let case = request.case.clone().map(|case| v1::Case { id: format!("case-{id}"), ..case });
     v1::AuthorizeRequest { request_id: id.into(), case, ..request }
@@ -119,7 +119,7 @@ async fn an_id_that_is_still_in_flight_is_refused_and_free_once_it_is_answered()
     disk.stall();
     let mut first = std::pin::pin!(pdp.authorize(&moment, &origin, read()));
     let mut second = std::pin::pin!(pdp.authorize(&moment, &origin, read()));
-    // Each is polled once: the first waits for its record, the second for that of its refusal.
+    // Poll each once: the first waits for its audit line, the second for that of its refusal.
     tokio::select! {
         biased;
         _ = &mut first => panic!("answered without a record"),

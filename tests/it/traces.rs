@@ -1,4 +1,5 @@
-//! Traces at a real OTLP receiver: tree, names, attributes; what must never leave; a collector that is down or hangs.
+//! Traces at a real OTLP receiver: their tree, names and attributes, values that must never leave the server,
+//! and a collector that is down or hangs.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -15,7 +16,7 @@ use tonic::{Request, Response, Status};
 
 use crate::harness::{App, CASE, ORDER, Process, asserted, channel, lines, order_check, refund_request, temp};
 
-/// A collector that keeps what it receives, or never answers.
+/// A collector that stores what it receives, or never answers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Collector {
     received: Arc<Mutex<Vec<ExportTraceServiceRequest>>>,
@@ -54,7 +55,7 @@ impl Collector {
     }
 }
 
-/// A span's trace id in hex.
+/// Returns a span's trace id in hex.
 pub(crate) fn id(span: &Span) -> String {
     hex(&span.trace_id)
 }
@@ -140,7 +141,7 @@ async fn each_decision_is_a_span_below_its_rpc_below_the_caller() {
     assert_eq!(decision.events.len(), 3);
     assert_eq!(text(rpc, "rpc.method").as_deref(), Some("countersign.v1.DecisionService/Authorize"));
     assert_eq!(text(rpc, "rpc.response.status_code").as_deref(), Some("OK"));
-    // A denial, a refusal and an unknown action leave the status unset: none is a fault of the server.
+    // Denials, refusals and unknown actions are not faults of the server, so they leave the status unset.
     assert!(spans.iter().all(|span| span.status.as_ref().is_none_or(|status| status.code == 0)), "{spans:#?}");
     let names: Vec<&str> = spans.iter().map(|span| span.name.as_str()).collect();
     assert!(names.contains(&"authorize _OTHER") && !names.iter().any(|name| name.contains("steal")), "{names:?}");
@@ -150,7 +151,7 @@ async fn each_decision_is_a_span_below_its_rpc_below_the_caller() {
     }
 }
 
-/// Where ids of cases are personal data, spans name them by digests: the same one for the same case.
+/// Where case ids are personal data, spans name cases by digests, with one digest per case.
 #[tokio::test(flavor = "multi_thread")]
 async fn spans_name_cases_by_digests_where_the_settings_say_so() {
     let (collector, address) = Collector::start(false).await;
@@ -172,10 +173,10 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Stands in names of members, which the caller alone may see again.
+/// Part of member names, which only the caller may see again.
 const NAME_CANARY: &str = "c4n4ry_name";
 
-/// Stands in every argument, attribute, text and token.
+/// Part of every argument, attribute, text and token.
 const CANARY: &str = "c4n4ry-7f3a";
 
 fn canaries() -> Vec<v1::AuthorizeRequest> {

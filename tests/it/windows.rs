@@ -1,4 +1,4 @@
-//! Windows: both engines against a plain model, and real servers that fail.
+//! The risk store: both engines against a plain model, and real servers that fail.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::harness::postgres::Postgres;
 use crate::harness::redis::Redis;
 use crate::harness::{App, Hands, Process, copy, order_check, policies, refund_request, temp};
 
-/// A reproducible stream of numbers (SplitMix64): histories are the same in each run.
+/// A reproducible stream of numbers (SplitMix64), so that each run has the same histories.
 struct Numbers(u64);
 
 impl Numbers {
@@ -36,10 +36,10 @@ impl Numbers {
     }
 }
 
-/// What the words say, written down as plainly as can be: lists of what happened, counted anew each time.
+/// A model of the risk store that is as plain as possible: lists of past events, counted again each time.
 #[derive(Default)]
 struct Model {
-    /// Each call that was counted: bucket, the time that it takes up, from when on.
+    /// The time until which each bucket is filled.
     taken: HashMap<Key, i64>,
     things: HashMap<Key, Vec<(u64, i64)>>,
     times: HashMap<(Key, String), i64>,
@@ -59,7 +59,7 @@ impl Model {
             counts.sort();
             visited.memories.push(counts);
         }
-        // A bucket that leaks all the time: how full is it, in time, and does one more fit? If one does not, none takes it.
+        // A leaky bucket is measured in time. If one bucket has no room for the call, none takes it.
         let filled = |taken: &HashMap<Key, i64>, take: &Take| (taken.get(&take.key).copied().unwrap_or(now) - now).max(0);
         visited.waits = visit.takes.iter().map(|take| (filled(&self.taken, take) + take.every - take.room).max(0)).collect();
         let held_back = visited.waits.iter().any(|wait| *wait > 0);
@@ -80,7 +80,7 @@ impl Model {
             let before = recent(things);
             let is_more = |item: &u64| touch.most.is_some_and(|most| before.len() as u64 >= most) && !before.contains(item);
             let over = !held_back && touch.item.as_ref().is_some_and(is_more);
-            // What is held back leaves nothing behind.
+            // A call over its rate leaves nothing behind.
             things.extend(touch.item.filter(|_| !held_back && !over).map(|item| (item, now)));
             visited.counts.push(recent(things).len() as u64 + u64::from(over));
         }
@@ -88,7 +88,7 @@ impl Model {
             let until = self.times.entry((note.key, note.name.to_string())).or_insert(now);
             let left = (*until - now).max(0);
             *until = match note.change {
-                // Never less than it was.
+                // The remaining time never decreases.
                 Change::Add { step, reach } => now + (left + step).min(reach).max(left),
                 Change::For(length) => now + left.max(length),
             };
@@ -97,7 +97,7 @@ impl Model {
     }
 }
 
-/// A random visit to a few keys.
+/// Generates a random visit to a few keys.
 fn visit(numbers: &mut Numbers, history: u64) -> Visit {
     let key = |kind: &str, number: u64| Key::of(&[kind, &history.to_string(), &number.to_string()]);
     let mut visit = Visit::default();
@@ -147,7 +147,7 @@ async fn a_server_agrees_with_the_same_model() {
     let Windows::Redis(server) = windows.as_ref() else { panic!("a server was asked for") };
     server.adopt(tenant, "generation", None).await.unwrap();
     server.use_from_now_on(tenant, "generation");
-    // Each step of a history is a round trip.
+    // Each step of a history is a round trip, so fewer of them run.
     let histories = if std::env::var_os("COUNTERSIGN_SOAK").is_some() { 100_000 } else { 10_000 };
     let at_once = 32;
     let running = (0..at_once).map(|part| {
@@ -184,7 +184,7 @@ fn options(url: Option<String>) -> Options {
     }
 }
 
-/// Beyond the exact bound both engines sample alike.
+/// Beyond the number that is counted exactly, both engines sample in the same way.
 #[tokio::test(flavor = "multi_thread")]
 async fn both_engines_count_many_things_alike() {
     let redis = Redis::start();
@@ -201,7 +201,7 @@ async fn both_engines_count_many_things_alike() {
     }
 }
 
-/// Nothing that counts is dropped for something new, and one tenant's full table is no other's.
+/// A full table does not drop entries for new ones, and does not affect another tenant.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_table_keeps_what_counts_and_says_that_it_is_full() {
     let windows = Windows::open(Options { entries_per_tenant: 1000, ..options(None) }).unwrap();
@@ -211,7 +211,7 @@ async fn a_full_table_keeps_what_counts_and_says_that_it_is_full() {
         notes: vec![Note { key: Key::of(&[&number.to_string()]), name: "injection".into(), change: Change::For(60_000_000) }],
         ..Visit::default()
     };
-    // A quarter is kept for rates.
+    // A quarter of the table is reserved for rates.
     for number in 0..750 {
         windows.visit(one, now, &note(number)).await.unwrap();
     }
@@ -224,12 +224,12 @@ async fn a_full_table_keeps_what_counts_and_says_that_it_is_full() {
         assert_eq!(windows.visit(one, now, &read).await.unwrap().memories[0].len(), 1, "{number}");
     }
     assert_eq!(windows.entries(), 751);
-    // When their time is over there is room again.
+    // Expired entries make room again.
     assert!(windows.visit(one, now.plus(Duration::from_secs(61)), &note(5001)).await.is_ok());
     assert!(windows.entries() <= 2);
 }
 
-/// An app whose windows are on a server.
+/// Starts an app with a short timeout for the Redis server, and with the test's clock.
 async fn on(change: impl FnOnce(&mut Config), hands: &Hands) -> App {
     let clock = Box::new(hands.clone());
     App::start_with(move |config, seams| {
@@ -240,7 +240,7 @@ async fn on(change: impl FnOnce(&mut Config), hands: &Hands) -> App {
     .await
 }
 
-/// Asks until it is allowed; what it is answered until then.
+/// Repeats a call until it is allowed, and returns the reasons of the denials.
 async fn until_allowed(client: &mut DecisionServiceClient<tonic::transport::Channel>) -> Vec<v1::Reason> {
     let mut reasons = vec![];
     for _ in 0..600 {
@@ -254,7 +254,7 @@ async fn until_allowed(client: &mut DecisionServiceClient<tonic::transport::Chan
     panic!("never allowed again: {:?}", reasons.last());
 }
 
-/// Threat 30: what can't be known counts as the worst, in time, and is known again by itself.
+/// Threat 30: risk that can't be read counts as the worst, in time, and the server recovers by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_stalls_fills_or_dies_under_load_denies_and_recovers() {
     let mut redis = Redis::start();
@@ -288,7 +288,7 @@ async fn a_server_that_stalls_fills_or_dies_under_load_denies_and_recovers() {
             tokio::spawn(async move {
                 let mut seen: BTreeMap<v1::Reason, usize> = BTreeMap::new();
                 while !done.load(Ordering::Relaxed) {
-                    // Never an error, never silence: each call has its answer.
+                    // Each call gets an answer, and no error.
                     let answer = client.authorize(order_check()).await.unwrap().into_inner();
                     *seen.entry(answer.reason()).or_default() += 1;
                 }
@@ -297,18 +297,18 @@ async fn a_server_that_stalls_fills_or_dies_under_load_denies_and_recovers() {
         })
         .collect();
     let unavailable = v1::Reason::StateUnavailable;
-    // It stands still.
+    // Redis is paused.
     redis.signal(Signal::STOP);
     let answer = client.authorize(refund_request()).await.unwrap().into_inner();
     assert_eq!((answer.decision(), answer.reason(), answer.next_action()), (v1::Decision::Deny, unavailable, v1::NextAction::Retry));
     redis.signal(Signal::CONT);
     until_allowed(&mut client).await;
-    // Its memory is full.
+    // The memory of Redis is full.
     redis.run(&["CONFIG", "SET", "maxmemory", "1"]);
     assert_eq!(client.authorize(refund_request()).await.unwrap().into_inner().reason(), unavailable);
     redis.run(&["CONFIG", "SET", "maxmemory", "0"]);
     until_allowed(&mut client).await;
-    // It dies, and comes back with nothing.
+    // Redis dies, and comes back empty.
     redis.kill();
     assert_eq!(client.authorize(refund_request()).await.unwrap().into_inner().reason(), unavailable);
     redis.resume();
@@ -337,13 +337,13 @@ async fn a_server_that_stalls_fills_or_dies_under_load_denies_and_recovers() {
     }
     hands.forward(3601);
     app.pdp.refresh().await;
-    // And it is whole again after that, once it was told what waited.
+    // After that the risk store is healthy again, once the waiting writes have been sent.
     let reasons = until_allowed(&mut client).await;
     assert!(reasons.iter().all(|reason| *reason == unavailable), "{reasons:?}");
     hands.forward(11);
     app.pdp.refresh().await;
     assert!(healthy().await);
-    // What its log knows, the replica says again within the time that everything counts as the worst: the poisoned case is still one.
+    // While everything counts as the worst, the replica replays its audit log, with the poisoned case.
     for _ in 0..100 {
         if client.authorize(calm.clone()).await.unwrap().into_inner().reason() == v1::Reason::RiskTooHigh {
             app.stop().await;
@@ -358,7 +358,7 @@ fn text(text: &str) -> Vec<v1::UntrustedText> {
     vec![v1::UntrustedText { source: "mail".into(), text: text.into() }]
 }
 
-/// What a replica could not say before it ended, it says after its next start.
+/// Writes that a replica could not send before it stopped are sent after its next start.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_not_said_is_not_forgotten_by_a_restart() {
     let redis = Redis::start();
@@ -422,7 +422,7 @@ async fn an_idle_replica_says_again_what_it_alone_knows() {
     hands.forward(3601);
     idle.pdp.refresh().await;
     busy.pdp.refresh().await;
-    // Without a text: of a call whose rate is full, none is read, and then what is remembered does not show.
+    // These calls carry no text: over their rate it would not be read, and hide the risk that is remembered.
     let silent = || v1::AuthorizeRequest { untrusted: vec![], ..refund_request() };
     for _ in 0..600 {
         let answer = client.authorize(silent()).await.unwrap().into_inner();
@@ -449,7 +449,7 @@ async fn a_server_that_may_evict_keys_is_not_used() {
     app.stop().await;
 }
 
-/// The primary dies; its replica takes over, with all of it or with less.
+/// The primary dies, and its replica takes over with all of the data or with less.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_under_sentinels_is_followed_and_what_it_loses_is_noticed() {
     for behind in [false, true] {
@@ -472,7 +472,7 @@ async fn a_failover_under_sentinels_is_followed_and_what_it_loses_is_noticed() {
         until(|| format!("{:?}", sentinel.run(&["SENTINEL", "REPLICAS", "main"])).contains(&replica.port.to_string())).await;
         assert!(format!("{:?}", primary.run(&["WAIT", "1", "5000"])).contains('1'));
         if behind {
-            // From here on the replica hears nothing, and the primary goes on.
+            // From here on the replica receives nothing, while the primary takes writes.
             replica.signal(Signal::STOP);
             primary.run(&["CLIENT", "KILL", "TYPE", "replica"]);
             for _ in 0..3 {
@@ -541,7 +541,7 @@ async fn a_server_is_reached_by_tls_and_only_if_it_proves_itself() {
     }
 }
 
-/// An action whose policies read neither risk nor rates is decided without them, and goes on when they can't be asked.
+/// An action whose policies read neither risk nor rates is evaluated without them, also when Redis is down.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_policy_reads_is_not_looked_up() {
     let mut redis = Redis::start();
@@ -572,7 +572,7 @@ async fn what_no_policy_reads_is_not_looked_up() {
     app.stop().await;
 }
 
-/// All keys of a tenant share a hash tag.
+/// All keys of a tenant share a hash tag, so that they are on one node of the cluster.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_serves_as_well() {
     let nodes: Vec<Redis> = (0..3).map(|_| Redis::start_with(&["--cluster-enabled", "yes"])).collect();
@@ -610,7 +610,7 @@ async fn a_cluster_serves_as_well() {
     app.stop().await;
 }
 
-/// Three processes share a window, to within one part in a hundred, and a kill switch.
+/// Three processes share a rate window, to within one part in a hundred, and a kill switch.
 #[tokio::test(flavor = "multi_thread")]
 async fn three_processes_share_a_rate_and_a_kill_switch() {
     let (postgres, redis, folder) = (Postgres::start(), Redis::start(), temp());
@@ -640,7 +640,7 @@ async fn three_processes_share_a_rate_and_a_kill_switch() {
     for server in &servers {
         clients.push(DecisionServiceClient::new(crate::harness::channel(server.grpc).await));
     }
-    // More than the window gives, from all sides at once, until it has been full for a while.
+    // All clients together call more often than the window allows, until it has been full for a while.
     let calling = (0..12).map(|index| {
         let mut client = clients[index % 3].clone();
         tokio::spawn(async move {
@@ -660,7 +660,7 @@ async fn three_processes_share_a_rate_and_a_kill_switch() {
     for caller in calling.collect::<Vec<_>>() {
         callers.push(caller.await.unwrap());
     }
-    // While all of them call: the last ones alone may ask for less than there is.
+    // Count only while all of them call, because the last ones may ask for less than the window allows.
     let until = callers.iter().map(|answers| answers.last().unwrap().0).min().unwrap();
     let answers: Vec<(i64, bool)> = callers.into_iter().flatten().filter(|(at, _)| *at <= until).collect();
     let first = answers.iter().map(|(at, _)| *at).min().unwrap();
@@ -670,7 +670,7 @@ async fn three_processes_share_a_rate_and_a_kill_switch() {
     let refused = answers.len() as f64 - allowed;
     assert!(refused > 100.0, "the window was never full: {allowed} of {most}");
     assert!(allowed >= most * 0.99 - 2.0, "{allowed} of {most}");
-    // A kill switch on one stops all.
+    // A kill switch on one server stops all of them.
     let mut signals = SignalServiceClient::new(crate::harness::channel(servers[0].grpc).await);
     let signal = v1::ReportSignalRequest {
         subject_kind: v1::SignalSubjectKind::Agent.into(),
@@ -700,36 +700,36 @@ async fn three_processes_share_a_rate_and_a_kill_switch() {
     }
 }
 
-/// A table of so many entries, and a visit of a tool service that begins so many memories.
+/// Returns a visit of this tool service that creates an entry for each of the numbers.
 fn filled(by: &str, names: std::ops::Range<u32>) -> Visit {
     let note = |number: u32| Note { key: Key::of(&[by, &number.to_string()]), name: "a".into(), change: Change::For(1_000_000) };
     Visit { notes: names.map(note).collect(), by: Some(Key::of(&[by])), ..Visit::default() }
 }
 
-/// What one tool service fills a tenant's table with is its own share; rates have room that nothing else takes.
+/// One tool service may fill half of a tenant's table, and rates have room that nothing else takes.
 #[test]
 fn one_tool_service_fills_half_of_a_table_and_rates_have_room() {
     let windows = InProcess::new(1000, "seed");
     let (tenant, now) = (Tenant::of("test", "acme"), Timestamp::from_micros(1));
-    // All of a visit is kept, or nothing.
+    // A visit is stored whole or not at all.
     assert_eq!(windows.visit(tenant, now, &filled("one", 0..501)).unwrap_err(), WindowsDown::Full);
     assert_eq!(windows.entries(), 0);
     windows.visit(tenant, now, &filled("one", 0..500)).unwrap();
     assert_eq!(windows.visit(tenant, now, &filled("one", 500..501)).unwrap_err(), WindowsDown::Full);
-    // What it has already can still be changed, and others have their own share, up to what is kept for rates.
+    // Its entries can still be changed, and others have their own share, up to the reserve for rates.
     assert!(windows.visit(tenant, now, &filled("one", 0..500)).is_ok());
     assert!(windows.visit(tenant, now, &filled("two", 0..250)).is_ok());
     assert_eq!(windows.visit(tenant, now, &filled("two", 250..260)).unwrap_err(), WindowsDown::Full);
     let take = |number: u32| Take { key: Key::of(&["rate", &number.to_string()]), every: 1, room: 10 };
     let rates = Visit { takes: (0..250).map(take).collect(), by: Some(Key::of(&["two"])), ..Visit::default() };
     assert_eq!(windows.visit(tenant, now, &rates).unwrap().waits, vec![0; 250]);
-    // All of it is free again when it is over.
+    // Expired entries free their room.
     windows.purge(Timestamp::from_micros(10_000_000));
     assert_eq!(windows.entries(), 0);
     assert!(windows.visit(tenant, Timestamp::from_micros(10_000_000), &filled("one", 0..500)).is_ok());
 }
 
-/// What a tool service adds to another's entries is counted for who began them: nobody's count drifts.
+/// Additions to an entry count for the tool service that created the entry, so that no count drifts.
 #[test]
 fn what_is_added_to_an_entry_is_counted_for_who_began_it() {
     let windows = InProcess::new(1000, "seed");
@@ -751,7 +751,7 @@ fn what_is_added_to_an_entry_is_counted_for_who_began_it() {
     }
 }
 
-/// Entries within one memory are bounded, too, in both engines: versions of a case that somebody made up.
+/// The names in one entry are bounded in both engines, as when a caller makes up versions of a case.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_versions_of_one_case_are_entries_and_bounded() {
     let redis = Redis::start();
@@ -774,13 +774,13 @@ async fn the_versions_of_one_case_are_entries_and_bounded() {
         };
         windows.visit(tenant, now, &visit("case", 0..1023)).await.unwrap();
         assert_eq!(times().await, (1023, false));
-        // From now on it says that something is missing, and grows no more.
+        // From now on the entry is marked as overfull, and does not grow.
         windows.visit(tenant, now, &visit("case", 1000..3000)).await.unwrap();
         assert_eq!(times().await, (1024, true));
         windows.visit(tenant, now, &visit("another", 0..101)).await.unwrap();
     }
     assert_eq!(process.visit(tenant, now, &visit("a third", 0..1)).await.unwrap_err(), WindowsDown::Full);
-    // What is over makes room.
+    // Expired names make room.
     let later = Timestamp::from_micros(1_000_002);
     for windows in [&process, &server] {
         windows.visit(tenant, later, &visit("case", 2000..3000)).await.unwrap();
@@ -790,7 +790,7 @@ async fn the_versions_of_one_case_are_entries_and_bounded() {
     }
 }
 
-/// A call that its window holds back leaves nothing behind, in both engines.
+/// A call over its rate leaves nothing behind, in both engines.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_is_held_back_leaves_nothing_behind() {
     let redis = Redis::start();

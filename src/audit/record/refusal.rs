@@ -1,4 +1,4 @@
-//! What the line of a refusal says.
+//! Audit record of a refused request.
 
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use crate::model::chain::Chain;
 use crate::model::refusal::Refusal;
 use crate::model::signals::Signals;
 
-/// A refusal of a known caller's request, with what was proven before it.
+/// Refusal of an authenticated caller's request, with the call if its chain was verified.
 #[derive(Debug, Serialize)]
 pub struct RefusalRecord {
     nonce: String,
@@ -28,7 +28,7 @@ pub struct RefusalRecord {
     proven: Option<ProvenRecord>,
 }
 
-/// On whose behalf a call would have been made, and on what.
+/// Verified chain of a refused call, and the action and resource that it asked for.
 #[derive(Debug, Serialize)]
 struct ProvenRecord {
     chain: ChainRecord,
@@ -43,7 +43,7 @@ struct ProvenRecord {
 }
 
 impl RefusalRecord {
-    /// The record of a refusal.
+    /// Creates the record of a refusal without a call.
     pub fn of(refusal: &Refusal, caller: Actor, policy: &PolicyVersion, surroundings: Surroundings) -> Self {
         let (field, problem) = match refusal {
             Refusal::Invalid { field, problem, .. } => (field.clone(), *problem),
@@ -68,7 +68,7 @@ impl RefusalRecord {
         }
     }
 
-    /// The same, of a call whose chain was proven; with what is remembered of it.
+    /// Adds the call, whose chain was verified, and its risk signals.
     #[must_use]
     pub fn with_call(self, chain: &Chain, call: &Call, signals: &Signals) -> Self {
         let proven = ProvenRecord {

@@ -1,31 +1,31 @@
-//! What a decision's line says of how unusual the call was: kinds, places, points. Never a text.
+//! Risk signals in the line of a decision or refusal: kinds, places and points, never a text.
 
 use serde::Serialize;
 
 use crate::model::signals::Signals;
 
-/// The most findings that stand in a line.
+/// Maximum number of findings in a line.
 const FINDINGS_MAX: usize = 64;
 
-/// How unusual the call was.
+/// Risk signals of one call.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct SignalsRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
     risk: Option<RiskRecord>,
-    /// Full windows.
+    /// Names of full windows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     full: Vec<String>,
-    /// `window:total` of the sums that cover the call, as they would be with it.
+    /// `window:total` of the sums that cover the call; the totals include the call.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     sums: Vec<String>,
-    /// Kinds that were found in this call's texts; their places stand in `findings`.
+    /// Kinds of findings in this call's texts; `findings` has their places.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     found: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     findings: Vec<String>,
     screened: bool,
     unscreened: bool,
-    /// Whether text of this version of the case, now or before, could not be screened.
+    /// Whether any text of this version of the case, in this call or before, could not be screened.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     case_unscreened: bool,
     hostile: bool,
@@ -41,16 +41,16 @@ pub(super) struct SignalsRecord {
 struct RiskRecord {
     score: u32,
     tier: String,
-    /// `factor:points`.
+    /// Factors as `factor:points`.
     factors: Vec<String>,
 }
 
 impl SignalsRecord {
-    /// The record of signals; none of a call of which there are none.
+    /// Creates the record of signals; `None` if no signals were collected.
     pub(super) fn of(signals: &Signals) -> Option<Self> {
         let findings = signals.screened.findings.iter().take(FINDINGS_MAX);
         (*signals != Signals::default()).then(|| SignalsRecord {
-            // Where nothing could be known, the worst was put in its place: that is no finding of ours.
+            // If the risk store could not be read, `risk` and `full` are worst-case values, not observations.
             risk: signals.risk.as_ref().filter(|_| !signals.unknown).map(|risk| RiskRecord {
                 score: risk.score,
                 tier: risk.tier.clone(),

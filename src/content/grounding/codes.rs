@@ -2,7 +2,8 @@
 
 use crate::content::grounding::words::{Span, is_any};
 
-/// Rows of letters and digits that single hyphens join, with a digit among them. A `#` before one is its own.
+/// Finds rows of letters, digits and single hyphens that contain a digit. A `#` directly before a row belongs
+/// to it.
 pub(super) fn rows_with_digits(text: &str) -> Vec<Span> {
     let bytes = text.as_bytes();
     let belongs = |byte: &&u8| byte.is_ascii_alphanumeric() || **byte == b'-';
@@ -28,7 +29,7 @@ pub(super) fn rows_with_digits(text: &str) -> Vec<Span> {
     found
 }
 
-/// Whether letters and digits are a code, not `5th`, `30-day`, `covid-19` or `10GB`.
+/// Returns whether letters and digits are a code, unlike `5th`, `30-day`, `covid-19` or `10GB`.
 pub(super) fn is_code(written: &str) -> bool {
     let lower = written.trim_start_matches('#').to_lowercase();
     let has = |part: &str, is: fn(&u8) -> bool| part.bytes().any(|sign| is(&sign));

@@ -1,4 +1,4 @@
-//! Dates, weekdays and times of day, as drafts state them and sources hold them.
+//! Dates, weekdays and times of day of drafts and sources.
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
@@ -8,10 +8,10 @@ use crate::content::grounding::words::{
 };
 
 const HALF_DAY: u32 = 12 * 60;
-/// Words before `March` and `May` that make them months.
+/// Words that make a following `March` or `May` a month.
 const BEFORE_MONTH: [&str; 13] =
     ["after", "and", "before", "by", "during", "early", "from", "in", "late", "of", "since", "through", "until"];
-/// What stands between two weekdays to mean those between them too.
+/// Words and signs between two weekdays that include the days between them.
 const RANGE: [&str; 4] = ["-", "through", "to", "until"];
 
 static DATE: Pattern = LazyLock::new(|| {
@@ -33,17 +33,17 @@ static TIME: Pattern = LazyLock::new(|| {
     pattern(&format!(r"(?i)\b[0-9]{{1,2}}{minutes}?{minutes}? ?[ap](?:m\b|\.m\b\.?)|(?:\b|T)(?:[01]?[0-9]|2[0-3]){minutes}{minutes}?"))
 });
 
-/// A date as far as it is given.
+/// A date, as far as it is given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Date {
     pub(super) year: Option<u32>,
     pub(super) month: Option<u32>,
     pub(super) day: Option<u32>,
-    /// How many years it stands for: 10 of a decade.
+    /// Number of years that the date covers: 10 for a decade.
     years: u32,
 }
 
-/// Dates of a text, each with all that it may mean.
+/// Returns the dates of a text, each with all of its possible readings.
 pub(super) fn dates(text: &str) -> Vec<(Span, Vec<Date>)> {
     let mut found = vec![];
     for (start, written) in matches(&DATE, text).map(|found| (found.start(), found.as_str())) {
@@ -62,7 +62,7 @@ pub(super) fn dates(text: &str) -> Vec<(Span, Vec<Date>)> {
             && first.month.is_none()
             && first.years == 1
         {
-            // From one year to another.
+            // A range of years becomes two dates.
             found.push(((start, start + 4), vec![*first]));
             found.push(((start + 4, end), vec![*second]));
         } else if !readings.is_empty() {
@@ -72,7 +72,7 @@ pub(super) fn dates(text: &str) -> Vec<(Span, Vec<Date>)> {
     found
 }
 
-/// What a date may mean; two years if it is from one to another.
+/// Returns the possible readings of a date, or both years of a range.
 fn read(written: &str, word_before: &str) -> Vec<Date> {
     let parts = written.split(|sign: char| !sign.is_ascii_alphanumeric()).filter(|part| !part.is_empty());
     let (mut month, mut years, mut numbers) = (None, vec![], vec![]);
@@ -107,7 +107,7 @@ fn read(written: &str, word_before: &str) -> Vec<Date> {
     }
 }
 
-/// Times of day of a text: the minute, and whether it says which half of the day.
+/// Returns the times of day of a text: the minute of the day, and whether the text specifies a.m. or p.m.
 pub(super) fn times(text: &str) -> Vec<(Span, u32, bool)> {
     let mut found = vec![];
     for (start, written) in matches(&TIME, text).map(|found| (found.start(), found.as_str())) {
@@ -129,14 +129,14 @@ pub(super) fn times(text: &str) -> Vec<(Span, u32, bool)> {
 /// The dates, weekdays and times of the sources.
 #[derive(Debug, Default)]
 pub(super) struct Dates {
-    /// Year, month and day, all that are given and any part of them; year 0 stands for none given.
+    /// Year, month and day of each date, and every part of it. Year 0 marks a date that is given without a
+    /// year.
     dates: HashSet<(Option<u32>, Option<u32>, Option<u32>)>,
     times: HashSet<u32>,
     weekdays: HashSet<u32>,
 }
 
 impl Dates {
-    /// Adds those of a text.
     pub(super) fn add(&mut self, text: &str, tokens: &[Token<'_>]) {
         for date in dates(text).into_iter().flat_map(|(_, readings)| readings) {
             for (month, day) in [(date.month, date.day), (date.month, None), (None, None)] {
@@ -163,7 +163,7 @@ impl Dates {
         }
     }
 
-    /// Adds the weekdays that words stand for, when all sources are read.
+    /// Adds the weekdays that words such as `daily` imply. To be called once all sources are added.
     pub(super) fn add_weekdays(&mut self, words: &Words) {
         let any = |known: &[&str]| known.iter().any(|word| words.contains(word));
         if any(&["weekday", "businessday", "businessdays", "workingday", "workingdays"]) {
@@ -177,7 +177,8 @@ impl Dates {
         }
     }
 
-    /// Whether a source has what one reading of a date gives; a source may leave a year out that it names elsewhere.
+    /// Returns whether a source has one of the readings of a date. A source may give the day and the year
+    /// apart.
     pub(super) fn has_date(&self, readings: &[Date]) -> bool {
         let has_year = |year: u32| self.dates.contains(&(Some(year), None, None));
         readings.iter().any(|date| {
@@ -188,18 +189,16 @@ impl Dates {
         })
     }
 
-    /// Whether a source has a time of day.
     pub(super) fn has_time(&self, minute: u32, says_half: bool) -> bool {
         self.times.contains(&minute) || !says_half && self.times.contains(&((minute + HALF_DAY) % (2 * HALF_DAY)))
     }
 
-    /// Whether a source has a weekday, by its name.
     pub(super) fn has_weekday(&self, name: &str) -> bool {
         meaning("weekdays", name).and_then(|day| day.parse().ok()).is_some_and(|day: u32| self.weekdays.contains(&day))
     }
 }
 
-/// The weekday of a whole date, from Saturday, by Zeller's congruence.
+/// Returns the weekday of a complete date, counted from Saturday, by Zeller's congruence.
 fn weekday(date: Date) -> Option<u32> {
     let (year, month, day) = (date.year?, date.month?, date.day?);
     let (year, month) = if month < 3 { (year.checked_sub(1)?, month + 12) } else { (year, month) };

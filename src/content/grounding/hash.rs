@@ -1,7 +1,9 @@
-//! Hashes of words that can be joined: the hash of two words in a row follows from the hashes of both, without a look at their letters.
+//! Hashes of words that can be concatenated: the hash of two words in a row is computed from the hashes of
+//! both, without reading their letters again.
 //!
-//! A polynomial modulo 2^64 under a random base, mixed by a second random number: whoever chooses the words can't choose which of them
-//! fall together in a table. Equal hashes are taken for equal words.
+//! The hash is a polynomial modulo 2^64 with a random base, mixed with a second random number, so that
+//! whoever writes the words can't choose which of them collide in a table. (Exception: under every odd base
+//! some texts of 1,024 bytes and more collide.) Equal hashes are treated as equal words.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher, RandomState};
@@ -21,23 +23,22 @@ pub(super) struct Hash {
 }
 
 impl Hash {
-    /// The hash of a text.
     pub(super) fn of(text: &str) -> Self {
         let (base, _) = *SECRETS;
         let step = |hash: Self, byte: u8| Self {
-            // A zero byte would be lost in front.
+            // The 1 is added because leading zero bytes would not change the hash.
             value: hash.value.wrapping_mul(base).wrapping_add(u64::from(byte) + 1),
             power: hash.power.wrapping_mul(base),
         };
         text.bytes().fold(Self { value: 0, power: 1 }, step)
     }
 
-    /// The hash of this text and another one behind it.
+    /// Returns the hash of this text followed by another.
     pub(super) fn then(self, next: Self) -> Self {
         Self { value: self.value.wrapping_mul(next.power).wrapping_add(next.value), power: self.power.wrapping_mul(next.power) }
     }
 
-    /// The hash as it stands in a set.
+    /// Returns the value that sets store.
     pub(super) fn finish(self) -> u64 {
         let (_, mixer) = *SECRETS;
         let mixed = (self.value ^ (self.value >> 32)).wrapping_mul(mixer);
@@ -45,10 +46,9 @@ impl Hash {
     }
 }
 
-/// A set of finished hashes.
 pub(super) type Hashes = HashSet<u64, BuildHasherDefault<Finished>>;
 
-/// Takes a finished hash as it is.
+/// A hasher that passes a finished hash through.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Finished(u64);
 

@@ -1,4 +1,4 @@
-//! Addresses, links and telephone numbers, as drafts state them and sources hold them.
+//! E-mail addresses, links and telephone numbers of drafts and sources.
 
 use std::sync::LazyLock;
 
@@ -12,7 +12,8 @@ static LINK: Pattern = LazyLock::new(|| {
 });
 static PHONE: Pattern = LazyLock::new(|| pattern(r"\+?\(?[0-9][0-9() ./-]{5,18}[0-9]\b"));
 
-/// Addresses, links and telephone numbers of a text, each as it is compared.
+/// Returns the e-mail addresses, links and telephone numbers of a text, each in the form in which it is
+/// compared.
 pub(super) fn links(text: &str) -> Vec<(Span, String)> {
     let mut found: Vec<(Span, String)> = vec![];
     let mut taken = Places::of(text);
@@ -42,13 +43,13 @@ pub(super) fn links(text: &str) -> Vec<(Span, String)> {
     found
 }
 
-/// Of a long telephone number what it is known by without its country's code.
+/// Returns the last eight digits of a long telephone number, which identify it without its country code.
 pub(super) fn local(digits: &str) -> Option<&str> {
     let is_long = digits.len() > 8 && digits.bytes().all(|sign| sign.is_ascii_digit());
     digits.get(digits.len().checked_sub(8)?..).filter(|_| is_long)
 }
 
-/// Whether digits are written as a telephone number, not as a date, a range or an amount.
+/// Returns whether digits are written as a telephone number, unlike a date, a range or an amount.
 fn is_phone(text: &str, (start, end): Span) -> bool {
     let written = text.get(start..end).unwrap_or_default();
     let lengths: Vec<usize> = written.split(|sign: char| !sign.is_ascii_digit()).map(str::len).filter(|length| *length > 0).collect();

@@ -1,20 +1,20 @@
-//! Names that no source has, and words that no source has in a bare statement of fact.
+//! Names that no source has and, in a bare statement of fact, words that no source has.
 
 use std::sync::LazyLock;
 
 use crate::content::grounding::words::{Pattern, Span, Token, alternatives, is_any, is_ordinary, matches, pattern, singular, words_of};
 use crate::content::grounding::{Draft, Places, words};
 
-/// The longest a bare statement of fact is, in words.
+/// Maximum length of a bare statement of fact, in words.
 const STATEMENT_MAX: usize = 30;
-/// The longest a phrase is that states by naming alone, in words.
+/// Maximum length, in words, of a phrase that states a fact without a verb.
 const PHRASE_MAX: usize = 6;
-/// The most bytes after the closing of a letter that are its signature.
+/// Maximum number of bytes after a letter's closing that count as its signature.
 const SIGNATURE_MAX: usize = 120;
 
 const NAME: &str = r"[A-Z][\w'&-]*\.?";
 
-/// `Hi Maria`, `my name is Anna from Northwind`, `this is Tom.`, `, Mr. Wu`: who is spoken to and who speaks.
+/// Addressees and senders: `Hi Maria`, `my name is Anna from Northwind`, `this is Tom.`, `, Mr. Wu`.
 static PERSON: Pattern = LazyLock::new(|| {
     let names = |most: usize| format!("{NAME}(?: (?:(?:da|de|den|der|di|la|van|von) )*{NAME}){{0,{}}}", most - 1);
     let from = format!("(?:,? (?:from|with|at) (?:the )?{})", names(4));
@@ -32,7 +32,7 @@ static SIGNATURE: Pattern = LazyLock::new(|| pattern(&format!(r"\n\s*(?:-+ ?)?(?
 static LABEL: Pattern = LazyLock::new(|| pattern(r"(?:^|\n|[(;,]|[0-9]\. )[ \t*#>•.-]*(?:[\w'/-]+ ){0,5}[\w'/-]+(?: ?\([\w ]+\))?\**:"));
 static ENDINGS: LazyLock<Vec<&str>> = LazyLock::new(|| words_of("endings"));
 
-/// Names that no source has, those side by side as one.
+/// Returns the names that no source has. Adjacent names count as one.
 pub(super) fn names(draft: &Draft<'_>) -> Vec<Span> {
     let persons = persons(draft.text);
     let titles = titles(draft);
@@ -62,18 +62,18 @@ pub(super) fn names(draft: &Draft<'_>) -> Vec<Span> {
     found
 }
 
-/// Whether this between two names makes one of them.
+/// Returns whether two names with this text between them are one name.
 fn joins(between: &str) -> bool {
     [" ", "-", ", ", " of ", " the ", " of the ", ". "].contains(&between)
 }
 
-/// Whether all letters are capitals, but for a plural's `s`.
+/// Returns whether all letters are capitals, except for the `s` of a plural.
 fn is_shouted(token: &Token<'_>) -> bool {
     let letters = token.written.strip_suffix('s').filter(|rest| rest.len() > 1).unwrap_or(token.written);
     token.written.len() > 1 && !letters.contains(char::is_lowercase)
 }
 
-/// Whether a word has a capital that no list explains.
+/// Returns whether a word's capital is not explained by any list.
 fn may_be_name(token: &Token<'_>) -> bool {
     let lower = token.written.to_lowercase();
     let is_contraction = ["n't", "'ll", "'re", "'ve", "'d", "'m"].iter().any(|ending| lower.ends_with(ending)) || lower.starts_with("i'");
@@ -86,7 +86,7 @@ fn may_be_name(token: &Token<'_>) -> bool {
     token.word.len() > 1 && !is_contraction && !is_listed && !is_acronym
 }
 
-/// Whether a source has a name, or all parts of one written together: `ClearPath`.
+/// Returns whether a source has a name, or every part of a compound such as `ClearPath`.
 fn is_held(draft: &Draft<'_>, token: &Token<'_>) -> bool {
     let has = |word: &str| draft.is_held(|held| held.words.has(word));
     let mut parts = vec![];
@@ -100,7 +100,7 @@ fn is_held(draft: &Draft<'_>, token: &Token<'_>) -> bool {
     has(&token.word) || parts.len() > 1 && parts.into_iter().all(part)
 }
 
-/// Whether a sentence, a line, a quote or a bracket begins here, so that a capital says nothing.
+/// Returns whether a sentence, line, quote or bracket begins here, so that a capital indicates no name.
 fn is_initial(text: &str, at: usize) -> bool {
     let before = text.get(..at).unwrap_or_default();
     let rest = before.trim_end_matches(|sign: char| " \t*_([{'#>|".contains(sign));
@@ -112,7 +112,7 @@ fn is_initial(text: &str, at: usize) -> bool {
     before.ends_with('(') || ".!?:\n\"-;•".contains(sign) && !is_short && !is_hyphen
 }
 
-/// Where a draft names who it is to and who it is from.
+/// Marks the places where a draft names its addressee and its sender.
 fn persons(text: &str) -> Places {
     let mut places = Places::of(text);
     matches(&PERSON, text).for_each(|person| places.mark((person.start(), person.end())));
@@ -123,12 +123,12 @@ fn persons(text: &str) -> Places {
     places
 }
 
-/// Where a draft has labels and lines of capitals, as headings are.
+/// Marks labels, and lines of capitalised words, which are headings.
 fn titles(draft: &Draft<'_>) -> Places {
     let mut places = Places::of(draft.text);
     matches(&LABEL, draft.text).for_each(|label| places.mark((label.start(), label.end())));
     let mut start = 0;
-    // One line alone is no heading.
+    // The only line of a draft is not a heading.
     for line in draft.text.split_inclusive('\n').filter(|line| line.len() < draft.text.len()) {
         let end = start + line.len();
         let first = draft.tokens.partition_point(|token| token.span.0 < start);
@@ -142,7 +142,8 @@ fn titles(draft: &Draft<'_>) -> Places {
     places
 }
 
-/// Words that no source has, if the draft is one bare statement of fact: where nobody is spoken to, new words are new facts.
+/// Returns the words that no source has if the draft is one bare statement of fact. In a text that addresses
+/// no one, a new word is a new fact.
 pub(super) fn content(draft: &Draft<'_>) -> Vec<Span> {
     let tokens = &draft.tokens;
     let is_phrase = tokens.len() <= PHRASE_MAX && !tokens.iter().any(|token| is_any(&["verbs"], &token.word));
@@ -163,7 +164,7 @@ pub(super) fn content(draft: &Draft<'_>) -> Vec<Span> {
     tokens.iter().enumerate().filter(is_new).map(|(_, token)| token).filter(says).map(|token| token.span).collect()
 }
 
-/// Whether a draft is one sentence that speaks to nobody.
+/// Returns whether a draft is one sentence that addresses no one.
 fn is_statement(draft: &Draft<'_>) -> bool {
     let text = draft.text.trim();
     let ends_sentence = |pair: &[Token<'_>]| {

@@ -1,4 +1,4 @@
-//! Numbers and amounts, in digits and in words, with what they count.
+//! Numbers and amounts, in digits and in words, with their units and currencies.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -7,46 +7,44 @@ use crate::content::grounding::words::{
     Pattern, Span, Token, is_any, matches, meaning, meanings, pattern, sign_after, sign_before, word_after, word_before,
 };
 
-/// How far apart the same values may be: fractions are not exact.
+/// Relative tolerance for equal values, because floating-point fractions are inexact.
 const EXACT: (f64, f64) = (1.0 - 1e-9, 1.0 + 1e-9);
-/// The most amounts of a draft that it may add up.
+/// Maximum number of amounts of a draft that are tried as terms of a sum.
 const SHOWN_MAX: usize = 16;
-/// The most ranges of the sources that a number may be within.
+/// Maximum number of ranges of the sources that are kept.
 const RANGES_MAX: usize = 64;
 
 static DIGITS: Pattern = LazyLock::new(|| pattern(r"\b(?:[0-9]{1,3}(?:[,.' ][0-9]{3})+(?:[.,][0-9]{1,2})?\b|[0-9]+(?:[.,][0-9]+)?)"));
 
-/// What a number counts, and how much of the dimension's smallest unit that is.
+/// The dimension of a unit, and the unit's size in the smallest unit of that dimension.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Unit {
     pub(super) dimension: &'static str,
     pub(super) size: f64,
 }
 
-/// A number of a text.
 #[derive(Clone, Debug)]
 pub(super) struct Number {
     pub(super) span: Span,
-    /// What it may mean: `1.000` is 1 or 1000.
+    /// Possible values: `1.000` is 1 or 1000.
     pub(super) values: Vec<f64>,
-    /// Of an amount its currency; codes of dollars end with `$`.
+    /// Currency of an amount; codes of dollars end with `$`.
     pub(super) currency: Option<&'static str>,
     pub(super) unit: Option<Unit>,
-    /// Whether it says which, not how many.
+    /// Whether the number is an ordinal, such as `third`.
     pub(super) is_ordinal: bool,
-    /// Whether it is written in words.
     pub(super) is_spelled: bool,
-    /// Where the range begins that it ends.
+    /// Lower end of the range, if this number is the upper end of one.
     from: Option<f64>,
 }
 
 impl Number {
-    /// The largest that it may mean.
+    /// Returns the largest of the possible values.
     pub(super) fn value(&self) -> f64 {
         self.values.iter().copied().fold(0.0, f64::max)
     }
 
-    /// Reads what stands around a number; `None` if it is a part of something else.
+    /// Reads the magnitude, currency and unit around a number; `None` if it is part of something else.
     fn read(text: &str, span: Span, values: Vec<f64>, (is_ordinal, is_spelled): (bool, bool)) -> Option<Self> {
         let mut number = Self { span, values, currency: None, unit: None, is_ordinal, is_spelled, from: None };
         let (mut word, mut end) = word_after(text, span.1);
@@ -56,7 +54,7 @@ impl Number {
             (number.is_ordinal, number.span.1) = (true, end);
         } else if !is_spelled && let Some(size) = meaning("magnitudes", word).and_then(|size| size.parse::<f64>().ok()) {
             let large: Vec<f64> = number.values.iter().map(|value| value * size).collect();
-            // `5m` may be metres.
+            // `5m` is either five metres or five million.
             number.values.retain(|_| word.len() == 1);
             number.values.extend(large);
             number.span.1 = end;
@@ -85,7 +83,7 @@ impl Number {
     }
 }
 
-/// The currency that stands last in a text, as a sign or as a word, and where it begins.
+/// Returns the currency sign or word at the end of a text, and where it begins.
 fn currency_before(before: &str) -> Option<(usize, &'static str)> {
     // A currency ends with a letter, its sign, or a dot.
     let last = before.chars().next_back()?;
@@ -104,7 +102,7 @@ fn currency_before(before: &str) -> Option<(usize, &'static str)> {
     starts.filter_map(known).last()
 }
 
-/// The unit that follows here, `business days` being days.
+/// Returns the unit that follows here; fillers are skipped, so `business days` are days.
 pub(super) fn unit_after(text: &str, at: usize) -> Option<Unit> {
     let (word, end) = word_after(text, at);
     let word = if is_any(&["fillers"], &word.to_lowercase()) { word_after(text, end).0 } else { word };
@@ -112,7 +110,7 @@ pub(super) fn unit_after(text: &str, at: usize) -> Option<Unit> {
     Some(Unit { dimension, size: size.parse().ok()? })
 }
 
-/// What digits mean with this sign between thousands and this one before the fraction.
+/// Parses digits with the given separator of thousands and decimal separator.
 fn reading(written: &str, grouping: char, point: char) -> Option<f64> {
     if written.bytes().all(|byte| byte.is_ascii_digit()) {
         return written.parse().ok();
@@ -126,7 +124,6 @@ fn reading(written: &str, grouping: char, point: char) -> Option<f64> {
     if is_grouped && is_fraction { format!("{first}{}.{fraction}", rest.concat()).parse().ok() } else { None }
 }
 
-/// The numbers of a text, in order.
 pub(super) fn numbers(text: &str, tokens: &[Token<'_>]) -> Vec<Number> {
     let mut found = spelled(text, tokens);
     for digits in matches(&DIGITS, text) {
@@ -143,7 +140,7 @@ pub(super) fn numbers(text: &str, tokens: &[Token<'_>]) -> Vec<Number> {
             && let Some(between) = text.get(last.span.1..number.span.0).map(str::trim)
             && ["-", "to", "through", "and", "or"].contains(&between)
         {
-            // Both share what they count.
+            // Both ends of a range have the same unit or currency.
             if last.unit.is_none() && last.currency.is_none() && !last.is_ordinal {
                 (last.unit, last.currency) = (number.unit, number.currency);
             } else if number.unit.is_none() && number.currency.is_none() {
@@ -156,7 +153,7 @@ pub(super) fn numbers(text: &str, tokens: &[Token<'_>]) -> Vec<Number> {
     paired
 }
 
-/// The numbers that are written in words: `two hundred and five`, `a million`, `twentieth`.
+/// Returns the numbers that are written in words: `two hundred and five`, `a million`, `twentieth`.
 fn spelled(text: &str, tokens: &[Token<'_>]) -> Vec<Number> {
     let mut found = vec![];
     let mut rest = tokens;
@@ -195,7 +192,7 @@ fn spelled(text: &str, tokens: &[Token<'_>]) -> Vec<Number> {
     found
 }
 
-/// Values in order.
+/// Values in ascending order.
 #[derive(Debug, Default)]
 struct Sorted(Vec<f64>);
 
@@ -204,28 +201,27 @@ impl Sorted {
         self.0.sort_by(f64::total_cmp);
     }
 
-    /// Whether a value is between these, both included.
+    /// Returns whether a value lies in this closed interval.
     fn any(&self, (low, high): (f64, f64)) -> bool {
         self.0.get(self.0.partition_point(|value| *value < low)).is_some_and(|value| *value <= high)
     }
 }
 
-/// The numbers of the sources, by what they count: one look-up answers whether a number of a draft is among them.
+/// The numbers of the sources by unit and currency, so that one look-up finds a number.
 #[derive(Debug, Default)]
 pub(super) struct Numbers {
     all: Sorted,
-    /// Without currency and unit: they may be of any.
+    /// Numbers without currency and unit, which may be of any.
     plain: Sorted,
-    /// Amounts of each currency, and of all that are dollars.
+    /// Amounts of each currency; `dollars` has those of all dollar currencies.
     by_currency: HashMap<&'static str, Sorted>,
     dollars: Sorted,
-    /// In the smallest unit of each dimension.
+    /// Values in the smallest unit of each dimension.
     by_dimension: HashMap<&'static str, Sorted>,
     ranges: Vec<(f64, f64)>,
 }
 
 impl Numbers {
-    /// Those of all sources.
     pub(super) fn of(numbers: &[Number]) -> Self {
         let mut known = Self::default();
         for number in numbers {
@@ -250,7 +246,7 @@ impl Numbers {
         known
     }
 
-    /// Whether a source has a number, in its unit or another of the same dimension.
+    /// Returns whether a source has a number, in its own unit or in another of the same dimension.
     pub(super) fn has(&self, number: &Number, (lowest, highest): (f64, f64)) -> bool {
         number.values.iter().any(|value| {
             let scaled = |scale: f64| (value * scale * lowest * EXACT.0, value * scale * highest * EXACT.1);
@@ -263,7 +259,8 @@ impl Numbers {
         })
     }
 
-    /// Whether a source has such a value of the same currency or unit; what has none may be of any.
+    /// Returns whether a source has such a value in the same currency, or without currency and unit. A number
+    /// without both matches any value.
     fn has_amount(&self, number: &Number, range: (f64, f64)) -> bool {
         match (number.currency, number.unit) {
             (Some("$"), _) => self.dollars.any(range) || self.plain.any(range),
@@ -276,18 +273,17 @@ impl Numbers {
         }
     }
 
-    /// Whether a source has this value, whatever it counts there.
+    /// Returns whether a source has this value, in whatever unit.
     pub(super) fn has_value(&self, value: u32) -> bool {
         let value = f64::from(value);
         self.all.any((value * EXACT.0, value * EXACT.1))
     }
 
-    /// Whether a value is within a range of a source.
     pub(super) fn is_within(&self, value: f64) -> bool {
         self.ranges.iter().any(|(low, high)| (*low..=*high).contains(&value))
     }
 
-    /// Whether a draft shows how it came to an amount: the sum or the difference of others that it states and a source has.
+    /// Returns whether an amount is the sum or difference of others that the draft states and a source has.
     pub(super) fn is_shown(&self, amount: &Number, all: &[Number]) -> bool {
         let others = all.iter().filter(|other| other.span != amount.span && other.currency.is_some()).take(SHOWN_MAX);
         let values: Vec<f64> = others.filter(|other| self.has(other, (1.0, 1.0))).map(Number::value).collect();
@@ -297,7 +293,8 @@ impl Numbers {
     }
 }
 
-/// How far below and above a number the source's may be, by the words before it: `about`, `more than`, `up to`.
+/// Returns the factors between which a source's number matches a number of a draft, depending on words such
+/// as `about`, `more than` and `up to`.
 pub(super) fn tolerance(text: &str, number: &Number) -> (f64, f64) {
     let (word, start) = word_before(text, number.span.0);
     let (before, _) = word_before(text, start);

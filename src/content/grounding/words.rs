@@ -1,4 +1,4 @@
-//! Words as the grounding check compares them, its word lists, and the words of the sources.
+//! Words in the form in which grounding compares them, its word lists, and the words of the sources.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
@@ -9,29 +9,31 @@ use regex::{Match, Regex};
 
 use crate::content::grounding::hash::{Finished, Hash, Hashes};
 
-/// Bytes of a text, from and to.
+/// A range of bytes of a text.
 pub(super) type Span = (usize, usize);
-/// A pattern; `None` if it were none, which tests rule out.
+/// A compiled pattern; `None` if it does not compile, which tests rule out.
 pub(super) type Pattern = LazyLock<Option<Regex>>;
 
-/// One list a line, `name: entries`. An entry is words parted by `|`, which may have a meaning, `meaning=words`; `_` stands for a space.
+/// One list per line, `name: entries`. An entry is a set of words separated by `|`, optionally with a meaning
+/// (`meaning=words`); `_` is a space.
 const LISTS: &str = include_str!("lists.txt");
-/// Words that are ordinary English: with a capital they need not be a name.
+/// Ordinary English words. A capital does not make one of them a name.
 const ORDINARY: &str = include_str!("ordinary.txt");
-/// The most words in a row that are also known run together, as codes and telephone numbers are.
+/// Maximum number of words in a row that are also stored joined, as codes and telephone numbers need.
 const ROW_MAX: usize = 6;
-/// The most letters of an abbreviation by initials.
+/// Maximum length of an abbreviation made of initials.
 const INITIALS_MAX: usize = 6;
-/// The shortest and the longest word that may be another one but for a slip of the pen, in bytes.
+/// Length of the shortest and of the longest word that is compared with tolerance for a typing error, in
+/// bytes.
 const SLIP_MIN: usize = 7;
 const SLIP_MAX: usize = 24;
-/// The longest word or phrase of the lists, in bytes.
+/// Length of the longest word or phrase of the lists, in bytes.
 const LISTED_MAX: usize = 32;
 
-/// A list's name, and what it says a word means.
+/// The name of a list, and the meaning that it gives a word.
 type Entry = (&'static str, &'static str);
 
-/// The lists that each word is in. The key is the word's hash.
+/// The lists that contain each word, by the word's hash.
 static BY_WORD: LazyLock<HashMap<u64, Vec<Entry>, BuildHasherDefault<Finished>>> = LazyLock::new(|| {
     let mut by_word: HashMap<u64, Vec<Entry>, _> = HashMap::default();
     for (list, entries) in LISTS.lines().filter_map(|line| line.split_once(": ")) {
@@ -47,33 +49,32 @@ static ORDINARY_STEMS: LazyLock<Hashes> =
     LazyLock::new(|| ORDINARY.split_whitespace().filter(|word| word.len() > 4).map(|word| hash(&stem(word))).collect());
 static SUFFIXES: LazyLock<Vec<&str>> = LazyLock::new(|| words_of("suffixes"));
 
-/// A pattern in which `\b` knows the words of ASCII alone, which is much faster in other texts.
+/// Compiles a pattern in which `\b` recognises only ASCII words, which is much faster in other texts.
 pub(super) fn pattern(written: &str) -> Option<Regex> {
     Regex::new(&written.replace(r"\b", r"(?-u:\b)")).ok()
 }
 
-/// All words of a list, in its order.
 pub(super) fn words_of(list: &str) -> Vec<&'static str> {
     let line = LISTS.lines().filter_map(|line| line.split_once(": ")).find(|(name, _)| *name == list);
     let entries = line.into_iter().flat_map(|(_, entries)| entries.split(' '));
     entries.flat_map(|entry| entry.split_once('=').map_or(entry, |(_, words)| words).split('|')).collect()
 }
 
-/// The words of a list as alternatives of a pattern, the longest first.
+/// Returns the words of a list as alternatives of a pattern, the longest first.
 pub(super) fn alternatives(list: &str) -> String {
     let mut words: Vec<String> = words_of(list).into_iter().map(|word| regex::escape(word).replace('_', " ")).collect();
     words.sort_by_key(|word| std::cmp::Reverse(word.len()));
     words.join("|")
 }
 
-/// What a list says a word in small letters means, in any of its entries.
+/// Returns the meanings that the entries of a list give a lower-case word.
 pub(super) fn meanings(list: &str, word: &str) -> impl Iterator<Item = &'static str> {
     BY_WORD.get(&hash(word)).into_iter().flatten().filter(move |(of, _)| *of == list).map(|(_, meaning)| *meaning)
 }
 
-/// What a list says a word means first, whatever its letters' case.
+/// Returns the first meaning that a list gives a word, ignoring case.
 pub(super) fn meaning(list: &str, word: &str) -> Option<&'static str> {
-    // Most words are not listed, and most of those show it by their length or first sign.
+    // Most words are not listed, and the length or the first character shows that for many of them.
     if word.len() > LISTED_MAX || word.starts_with(|first: char| first.is_ascii_digit() || first.is_whitespace()) {
         return None;
     }
@@ -87,50 +88,47 @@ pub(super) fn meaning(list: &str, word: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether a word in small letters is in one of these lists.
+/// Returns whether one of these lists contains a lower-case word.
 pub(super) fn is_any(lists: &[&str], word: &str) -> bool {
     BY_WORD.get(&hash(word)).is_some_and(|entries| entries.iter().any(|(list, _)| lists.contains(list)))
 }
 
-/// Whether a word is ordinary English.
 pub(super) fn is_ordinary(word: &str) -> bool {
     let known = |words: &Hashes, word: &str| words.contains(&hash(word));
     known(&ORDINARY_WORDS, word) || known(&ORDINARY_WORDS, &singular(word)) || known(&ORDINARY_STEMS, &stem(word))
 }
 
-/// A word's hash as it stands in sets.
 fn hash(word: &str) -> u64 {
     Hash::of(word).finish()
 }
 
-/// Where a pattern matches.
 pub(super) fn matches<'t>(pattern: &'static Pattern, text: &'t str) -> impl Iterator<Item = Match<'t>> {
     pattern.as_ref().into_iter().flat_map(|pattern| pattern.find_iter(text))
 }
 
-/// The character that ends here.
+/// Returns the character that ends here.
 pub(super) fn sign_before(text: &str, at: usize) -> Option<char> {
     text.get(..at)?.chars().next_back()
 }
 
-/// The character that begins here.
+/// Returns the character that begins here.
 pub(super) fn sign_after(text: &str, at: usize) -> Option<char> {
     text.get(at..)?.chars().next()
 }
 
-/// How far back the word before a number is read, in characters.
+/// Maximum number of characters that are read of the word before a place.
 const WORD_MAX: usize = 64;
 
-/// The word before this place in small letters, and where it begins.
+/// Returns the word before this place in lower case, and where it begins.
 pub(super) fn word_before(text: &str, at: usize) -> (String, usize) {
     let before = text.get(..at).unwrap_or_default().trim_end_matches(|sign: char| sign.is_whitespace() || "\"':=(".contains(sign));
-    // Of a longer one its end: it is none of the words that are looked for.
+    // Only the end of a longer word is read, because no listed word is that long.
     let length: usize = before.chars().rev().take(WORD_MAX).take_while(|sign| sign.is_alphanumeric()).map(char::len_utf8).sum();
     let start = before.len() - length;
     (before.get(start..).unwrap_or_default().to_lowercase(), start)
 }
 
-/// The word, or else the one sign, that follows here after at most one space or hyphen; and where it ends.
+/// Returns the word, or else the single character, after at most one space or hyphen, and where it ends.
 pub(super) fn word_after(text: &str, at: usize) -> (&str, usize) {
     let rest = text.get(at..).unwrap_or_default();
     let word = rest.strip_prefix([' ', '-']).unwrap_or(rest);
@@ -139,32 +137,29 @@ pub(super) fn word_after(text: &str, at: usize) -> (&str, usize) {
     (word.get(..length).unwrap_or_default(), at + rest.len() - word.len() + length)
 }
 
-/// A word of a text.
 #[derive(Clone, Debug)]
 pub(super) struct Token<'t> {
-    /// Where it stands.
     pub(super) span: Span,
-    /// As it stands there.
+    /// The word as it is written in the text.
     pub(super) written: &'t str,
-    /// As it is compared: in small letters, without dots, apostrophes and the genitive.
+    /// The word as it is compared: in lower case, without dots, apostrophes and the genitive.
     pub(super) word: Cow<'t, str>,
-    /// The hash of that.
+    /// Hash of `word`.
     hash: Hash,
 }
 
 impl Token<'_> {
-    /// Whether it begins with a capital.
     pub(super) fn is_capital(&self) -> bool {
         self.written.chars().next().is_some_and(char::is_uppercase)
     }
 
-    /// Whether it is in one of these lists.
     pub(super) fn is_listed(&self, lists: &[&str]) -> bool {
         BY_WORD.get(&self.hash.finish()).is_some_and(|entries| entries.iter().any(|(list, _)| lists.contains(list)))
     }
 }
 
-/// The words of a text: rows of letters and digits, which an apostrophe may join, and abbreviations such as `U.S.`.
+/// Splits a text into words: rows of letters and digits, possibly joined by an apostrophe, and abbreviations
+/// such as `U.S.`.
 pub(super) fn tokens(text: &str) -> Vec<Token<'_>> {
     let mut tokens = Vec::with_capacity(text.len() / 5);
     let mut at = 0;
@@ -182,7 +177,7 @@ pub(super) fn tokens(text: &str) -> Vec<Token<'_>> {
     tokens
 }
 
-/// Where an abbreviation ends that begins here: at least two letters, each with a dot.
+/// Returns the end of the abbreviation that begins here: at least two letters, each followed by a dot.
 fn abbreviation(text: &str, at: usize) -> Option<usize> {
     let pairs =
         text.as_bytes().get(at..)?.chunks_exact(2).take_while(|pair| matches!(pair, [letter, b'.'] if letter.is_ascii_alphabetic()));
@@ -190,7 +185,7 @@ fn abbreviation(text: &str, at: usize) -> Option<usize> {
     (count >= 2).then_some(at + 2 * count)
 }
 
-/// Where a word ends that begins here.
+/// Returns the end of the word that begins here.
 fn word(text: &str, at: usize) -> usize {
     let mut end = at;
     let mut rest = text.get(at..).unwrap_or_default().chars().peekable();
@@ -204,7 +199,6 @@ fn word(text: &str, at: usize) -> usize {
     end
 }
 
-/// A word in the form in which words are compared.
 fn compared(written: &str) -> Cow<'_, str> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     if written.bytes().all(plain) {
@@ -217,7 +211,7 @@ fn compared(written: &str) -> Cow<'_, str> {
     Cow::Owned(word)
 }
 
-/// A word without the plural's ending.
+/// Removes the ending of the plural.
 pub(super) fn singular(word: &str) -> Cow<'_, str> {
     let ends = |endings: &[&str]| endings.iter().any(|ending| word.ends_with(ending));
     match word.len() {
@@ -228,7 +222,7 @@ pub(super) fn singular(word: &str) -> Cow<'_, str> {
     }
 }
 
-/// What a word and those made of it have in common, roughly.
+/// Returns an approximate stem that related words have in common.
 pub(super) fn stem(word: &str) -> String {
     let word = singular(word);
     let cut = SUFFIXES.iter().find_map(|suffix| word.strip_suffix(suffix).filter(|rest| rest.len() >= 4));
@@ -240,24 +234,25 @@ pub(super) fn stem(word: &str) -> String {
     if stem.len() > 4 { stem.trim_end_matches('e').to_owned() } else { stem }
 }
 
-/// The words of the sources, each by a hash: only whether one is there is ever asked.
+/// The words of the sources, stored as hashes because only membership is queried.
 #[derive(Debug, Default)]
 pub(super) struct Words {
     words: Hashes,
-    /// Words in a row run together, initials, singulars, the numbers of ordinals.
+    /// Joined words, abbreviations made of initials, singulars, and the numbers of ordinals.
     rows: Hashes,
     stems: Hashes,
     beginnings: Hashes,
-    /// Long words without one of their letters: two words that differ by one slip have such a form in common.
+    /// Long words without one of their letters: two words that differ by one typing error share such a form.
     slips: Hashes,
 }
 
 impl Words {
-    /// Adds those of a text: each by itself, run together with the next, in a row with digits, and as initials.
+    /// Adds the words of a text: singly, joined with the next one, joined in longer rows if these contain
+    /// digits, and as initials.
     pub(super) fn add(&mut self, tokens: &[Token<'_>]) {
         let mut initials: VecDeque<Hash> = VecDeque::with_capacity(INITIALS_MAX);
         let has_digit = |token: &Token<'_>| token.word.bytes().any(|sign| sign.is_ascii_digit());
-        // How many words with digits are among those from here on that a row may hold.
+        // Number of words with digits among the `ROW_MAX` words from here on.
         let mut digits = tokens.iter().take(ROW_MAX).filter(|token| has_digit(token)).count();
         for (position, token) in tokens.iter().enumerate() {
             self.add_word(token);
@@ -307,13 +302,14 @@ impl Words {
         }
     }
 
-    /// Whether this stands in a source as it is.
+    /// Returns whether a source has this word literally, or as a joined form.
     pub(super) fn contains(&self, word: &str) -> bool {
         let hash = hash(word);
         self.words.contains(&hash) || self.rows.contains(&hash)
     }
 
-    /// Whether a source has a word: in the plural or not, by an equivalent, by its initials, or but for a slip of the pen.
+    /// Returns whether a source has a word in singular or plural, as an equivalent, as initials, or with a
+    /// typing error.
     pub(super) fn has(&self, word: &str) -> bool {
         let equivalent = || meanings("equivalents", word).flat_map(|group| group.split('|')).any(|other| self.contains(other));
         self.contains(word) || self.contains(&singular(word)) || equivalent() || self.has_slip(word)
@@ -325,21 +321,21 @@ impl Words {
             && without_one_letter(word).any(|form| self.slips.contains(&form))
     }
 
-    /// Whether a source has a word, or one made of the same.
+    /// Returns whether a source has a word or a related one.
     pub(super) fn has_like(&self, word: &str) -> bool {
         let is = |set: &Hashes, form: &str| set.contains(&hash(form));
         self.has(word) || is(&self.stems, &stem(word)) || beginning(word).is_some_and(|start| is(&self.beginnings, start))
     }
 }
 
-/// Hashes of a word itself, and of it without each of its letters but the first.
+/// Returns the hashes of a word and of the word without each of its letters except the first.
 fn without_one_letter(word: &str) -> impl Iterator<Item = u64> {
     let letters = word.char_indices().skip(1).map(|(at, letter)| (at, at + letter.len_utf8()));
     let without = letters.filter_map(|(from, to)| Some(Hash::of(word.get(..from)?).then(Hash::of(word.get(to..)?)).finish()));
     std::iter::once(hash(word)).chain(without)
 }
 
-/// The five letters that words made of the same begin with.
+/// Returns the first five letters, which related words have in common; `None` for a shorter word.
 fn beginning(word: &str) -> Option<&str> {
     word.char_indices().nth(4).and_then(|(at, last)| word.get(..at + last.len_utf8()))
 }

@@ -1,16 +1,17 @@
-//! What the linear model sees of a text: hashed words, two and three of them in a row, and three to five characters in a row, chunk by
-//! chunk. Training and scoring share this file: a feature means the same to both.
+//! Features of the linear model: hashes of one to three words in a row and of three to five characters in a
+//! row, chunk by chunk. Training and scoring share this code, so that a feature means the same to both.
 
-/// How many features there are: words and what is in a row of them in the first half, characters in the second.
+/// Number of features. Those of words are in the first half, those of characters in the second.
 pub const FEATURES: usize = 2 << 16;
-/// Characters of a chunk; it ends at the next space.
+/// Number of characters after which a chunk ends at the next space, or at the latest after half as many more.
 const CHUNK: usize = 96;
 const HASH_START: u64 = 0xCBF2_9CE4_8422_2325;
 const HASH_PRIME: u64 = 0x0100_0000_01B3;
 const SEED_WORDS: u64 = 0x776F_7264;
 const SEED_CHARACTERS: u64 = 0x6368_6172;
 
-/// A text as the model reads it: small letters, any number as 0, one space between words; and where each character stood.
+/// A text as the model reads it: in lower case, every number as 0, one space between words. Keeps the
+/// original place of each character.
 #[derive(Clone, Debug, Default)]
 pub struct Canonical {
     characters: Vec<char>,
@@ -45,18 +46,18 @@ impl Canonical {
         read
     }
 
-    /// The bytes of the text that characters stand for.
+    /// Maps characters to bytes of the text.
     pub fn place(&self, (from, to): (usize, usize)) -> (usize, usize) {
         let start = self.places.get(from).copied().unwrap_or(self.end);
         (start, self.places.get(to).copied().unwrap_or(self.end).max(start))
     }
 
-    /// The characters between two places.
     pub fn text(&self, (from, to): (usize, usize)) -> String {
         self.characters.get(from..to.min(self.characters.len())).unwrap_or_default().iter().collect()
     }
 
-    /// Chunks of about [`CHUNK`] characters that are the text, end to end: a long benign text can't hide a short other one.
+    /// Splits the text into adjacent chunks of about [`CHUNK`] characters. Chunks are scored separately, so
+    /// that a long benign text can't hide a short injection.
     pub fn chunks(&self) -> Vec<(usize, usize)> {
         let length = self.characters.len();
         let (mut chunks, mut start) = (vec![], 0);
@@ -76,14 +77,15 @@ impl Canonical {
         if chunks.is_empty() { vec![(0, 0)] } else { chunks }
     }
 
-    /// Every feature, with the chunk that it begins in and the characters that it is of.
+    /// Calls `each` for every feature, with the chunk that the feature begins in, its index and its
+    /// characters.
     pub fn features(&self, chunks: &[(usize, usize)], mut each: impl FnMut(usize, u32, (usize, usize))) {
         self.rows_of_characters(Chunks::of(chunks), &mut each);
         self.rows_of_words(Chunks::of(chunks), &mut each);
     }
 
     fn rows_of_characters(&self, mut chunks: Chunks<'_>, each: &mut impl FnMut(usize, u32, (usize, usize))) {
-        // A space stands before the first and after the last; zeros behind it fill the last rows up.
+        // One space is added before the first character and one after the last; zeros fill up the last rows.
         let length = self.characters.len();
         let characters = self.characters.iter().map(|character| u64::from(u32::from(*character)));
         let mut padded: Vec<u64> = Vec::with_capacity(length + 6);
@@ -100,7 +102,7 @@ impl Canonical {
             let of_four = add(of_three, four);
             let of_five = add(of_four, five);
             for (hash, of) in [(of_three, 3), (of_four, 4), (of_five, 5)] {
-                // Rows that end behind the last space are none.
+                // Rows that reach into the zeros are not features.
                 if first + of <= length + 2 {
                     each(chunk, slot(hash, of) + (1 << 16), (start, (first + of - 1).min(length)));
                 }
@@ -121,7 +123,7 @@ impl Canonical {
         }
     }
 
-    /// Words and rows of signs, each with its place and hash.
+    /// Returns words and rows of signs, each with its place and hash.
     fn words(&self) -> Vec<(usize, usize, u64)> {
         let class = |character: char| match character {
             'a'..='z' | '0' => 1,
@@ -138,7 +140,7 @@ impl Canonical {
             let mut end = start + 1;
             let run = |from: usize| self.characters.iter().skip(from).take_while(|character| class(**character) == kind).count();
             end += run(end);
-            // One apostrophe within a word is the word's.
+            // One apostrophe within a word belongs to the word.
             if kind == 1 && self.characters.get(end) == Some(&'\'') {
                 let after = run(end + 1);
                 end += if after > 0 { after + 1 } else { 0 };
@@ -159,7 +161,7 @@ impl Canonical {
     }
 }
 
-/// Which chunk a place is in, for places that rise.
+/// Finds the chunk of a place; places must be queried in ascending order.
 struct Chunks<'a> {
     chunks: &'a [(usize, usize)],
     now: usize,
@@ -178,7 +180,7 @@ impl<'a> Chunks<'a> {
     }
 }
 
-/// The feature that a hash of so many in a row falls into.
+/// Returns the feature index for the hash of a row of `row` words or characters.
 fn slot(hash: u64, row: usize) -> u32 {
     let mut mixed = hash.wrapping_add(u64::try_from(row).unwrap_or(0));
     mixed ^= mixed >> 32;
@@ -187,7 +189,7 @@ fn slot(hash: u64, row: usize) -> u32 {
     u32::try_from((mixed >> 16) & 0xFFFF).unwrap_or(0)
 }
 
-/// The chunks that are scored together: each by itself, and each with the next.
+/// Returns the windows, as ranges of chunks: each chunk separately, and each pair of neighbours.
 pub fn windows(chunks: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..chunks).map(|chunk| (chunk, chunk + 1)).chain((1..chunks).map(|chunk| (chunk - 1, chunk + 1)))
 }
@@ -208,7 +210,8 @@ mod tests {
         assert_eq!(Canonical::of("").chunks(), [(0, 0)]);
     }
 
-    /// Held to what another implementation makes of the same text: weights are of no use to features that moved.
+    /// Compares the features with those of an independent implementation. If features move, trained weights
+    /// are useless.
     #[test]
     fn features_are_what_they_were() {
         let read = Canonical::of("a_b's");

@@ -1,4 +1,4 @@
-//! What a character looks like: decomposed, without marks, as ASCII where it looks like ASCII.
+//! The look of a character: its decomposition without marks, as ASCII where it resembles ASCII.
 
 use std::sync::LazyLock;
 
@@ -7,28 +7,30 @@ use unicode_normalization::char::is_combining_mark;
 
 use crate::model::text::{BRAILLE_BLANK, is_unprintable};
 
-/// The most characters of a view for one of the text. Compatibility decomposition makes up to 18 of one, but no word that people write
-/// needs more than four.
+/// Maximum number of characters that one character becomes. Compatibility decomposition yields up to 18, but
+/// no word that people write needs more than four.
 pub(super) const UNFOLDED_MAX: usize = 4;
 
-/// A character as it looks.
+/// Returns the characters that a character looks like.
 pub(super) fn of(character: char) -> impl Iterator<Item = char> {
     UNFOLDED.of(character)
 }
 
-/// What each character looks like, made once: decompositions and look-alikes are several look-ups each, and a text may be full of them.
+/// The look of each character, computed once. Decomposition and look-alikes take several look-ups each, and a
+/// text may be full of such characters.
 static UNFOLDED: LazyLock<Unfolded> = LazyLock::new(Unfolded::new);
 
-/// The characters above it are ideographs, which look like nothing else, and tags.
+/// Code points from here on are ideographs, which look like no other character, and tags.
 const LISTED_MAX: u32 = 0x2_0000;
 
 struct Unfolded {
-    /// For each character where its look begins in `looks`, and how many characters that has; [`ITSELF`] if it looks like itself.
+    /// For each character the offset of its look in `looks` and the number of characters there; [`ITSELF`]
+    /// instead of the number if it looks like itself.
     places: Vec<(u32, u8)>,
     looks: Vec<char>,
 }
 
-/// Stands for a character that looks like itself.
+/// Marks a character that looks like itself.
 const ITSELF: u8 = u8::MAX;
 
 impl Unfolded {
@@ -60,12 +62,12 @@ impl Unfolded {
     }
 }
 
-/// Makes what is made at the first use.
 pub(super) fn warm() {
     LazyLock::force(&UNFOLDED);
 }
 
-/// A character as it looks. Compatibility decomposition leaves the marks apart: they and what can't be seen are left out.
+/// Computes what a character looks like. Compatibility decomposition separates the combining marks; they and
+/// invisible characters are dropped.
 fn unfold(character: char) -> Vec<char> {
     let mut looks = vec![];
     for decomposed in std::iter::once(character).nfkd().filter(|part| !is_combining_mark(*part) && !is_invisible(*part)) {
@@ -75,14 +77,14 @@ fn unfold(character: char) -> Vec<char> {
     looks
 }
 
-/// Characters that are not seen, but for white space.
+/// Returns whether a character is invisible and not white space.
 fn is_invisible(character: char) -> bool {
     is_unprintable(character) && !character.is_whitespace() || character == BRAILLE_BLANK
 }
 
-/// The ASCII that a character looks like; itself if it looks like none.
+/// Pushes the ASCII that a character looks like, or the character itself if it looks like none.
 fn like(character: char, mut push: impl FnMut(char)) {
-    // Money has no look-alike.
+    // Currency signs are kept, because amounts depend on them.
     if matches!(character, '€' | '£' | '¥' | '\u{20A0}'..='\u{20CF}') {
         push(character);
         return;
@@ -130,7 +132,7 @@ fn like(character: char, mut push: impl FnMut(char)) {
     }
 }
 
-/// The ASCII digit of a decimal digit of another script.
+/// Returns the ASCII digit for a decimal digit of another script.
 fn digit(character: char) -> Option<char> {
     const ZEROS: [u32; 20] = [
         0x660, 0x6F0, 0x7C0, 0x966, 0x9E6, 0xA66, 0xAE6, 0xB66, 0xBE6, 0xC66, 0xCE6, 0xD66, 0xE50, 0xED0, 0xF20, 0x1040, 0x17E0, 0x1810,

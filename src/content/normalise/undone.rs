@@ -1,11 +1,11 @@
-//! The folded view without what hides words in it.
+//! Removes from the folded view what can hide words in it.
 
 use super::{View, span};
 
-/// How many single letters in a row are a word that was spelled apart.
+/// Minimum number of single letters in a row that count as a word that was spelled apart.
 const SPELLED_MIN: usize = 4;
 
-/// A character of a view with the bytes of the text that it stands for.
+/// A character of a view, and the bytes of the text that it maps to.
 #[derive(Clone, Copy, Debug)]
 struct Placed {
     character: char,
@@ -24,7 +24,7 @@ fn placed(view: &View) -> Vec<Placed> {
     view.text.chars().zip(&view.map).map(|(character, place)| Placed { character, start: place.start, end: place.end }).collect()
 }
 
-/// The view without what hides words in it; `None` if nothing does.
+/// Builds the undone view; `None` if there is nothing to undo.
 pub(super) fn undone(folded: &View) -> Option<View> {
     let (marked, spelled, leet) = (is_marked(&folded.text), is_spelled(&folded.text), has_leet(&folded.text));
     if !(marked || spelled || leet) {
@@ -34,7 +34,7 @@ pub(super) fn undone(folded: &View) -> Option<View> {
     if marked {
         characters = unmarked(&characters);
     }
-    // Marks may have stood between letters.
+    // Removed marks may have separated letters.
     if spelled || marked {
         characters = joined(&characters);
     }
@@ -44,7 +44,8 @@ pub(super) fn undone(folded: &View) -> Option<View> {
     (view.text != folded.text).then_some(view)
 }
 
-/// Words that were spelled apart, together: single letters with one sign between each. Two signs end a word.
+/// Joins words that were spelled apart: single letters or digits with one sign between each. Two signs end a
+/// word.
 fn joined(characters: &[Placed]) -> Vec<Placed> {
     let is = |at: Option<usize>| at.and_then(|at| characters.get(at)).is_some_and(|placed| placed.character.is_alphanumeric());
     let single = |index: usize| is(Some(index)) && !is(index.checked_sub(1)) && !is(Some(index + 1));
@@ -68,7 +69,7 @@ fn joined(characters: &[Placed]) -> Vec<Placed> {
     joined
 }
 
-/// Whether a text has single letters in a row, with one sign between each.
+/// Returns whether a text has a row of single letters or digits with one sign between each.
 fn is_spelled(text: &str) -> bool {
     let (mut before, mut row, mut length) = (2, 0, 0);
     for character in text.chars().chain(['.', '.']) {
@@ -89,7 +90,7 @@ fn is_spelled(text: &str) -> bool {
     false
 }
 
-/// The letter that a digit or sign stands for.
+/// Returns the letter that a digit or sign replaces.
 fn stands_for(character: char) -> Option<char> {
     match character {
         '0' => Some('o'),
@@ -102,11 +103,12 @@ fn stands_for(character: char) -> Option<char> {
     }
 }
 
-/// Whether a word has both letters and what stands for letters. An address has no such words, and a long word is a key.
+/// Returns whether a word mixes letters with characters that replace letters. E-mail addresses and long
+/// words, which are usually keys, do not count.
 fn is_leet(word: impl DoubleEndedIterator<Item = char> + Clone) -> bool {
     const LONGEST: usize = 24;
     let (mut letters, mut signs, mut length, mut at, mut dot_after_at) = (0, false, 0, false, false);
-    // What ends a sentence stands for nothing.
+    // Punctuation at the end of a word replaces no letter.
     let last = word.clone().rev().take(LONGEST).take_while(|character| !character.is_alphanumeric()).count();
     let whole = word.clone().take(LONGEST + 1).count();
     for (index, character) in word.take(LONGEST + 1).enumerate() {
@@ -126,7 +128,7 @@ fn has_leet(text: &str) -> bool {
     text.split_ascii_whitespace().any(|word| word.bytes().any(|byte| stands_for(char::from(byte)).is_some()) && is_leet(word.chars()))
 }
 
-/// Makes digits and signs that stand for letters letters.
+/// Replaces digits and signs with the letters that they imitate.
 fn de_leet(characters: &mut [Placed]) {
     for word in characters.split_mut(|placed| placed.character.is_whitespace()) {
         if word.iter().any(|placed| stands_for(placed.character).is_some()) && is_leet(word.iter().map(|placed| placed.character)) {
@@ -135,7 +137,7 @@ fn de_leet(characters: &mut [Placed]) {
     }
 }
 
-/// Whether a text has emphasis, tags or character references.
+/// Returns whether a text has emphasis, tags or character references.
 fn is_marked(text: &str) -> bool {
     let bytes = text.as_bytes();
     bytes.iter().enumerate().any(|(at, byte)| {
@@ -150,14 +152,14 @@ fn is_marked(text: &str) -> bool {
     })
 }
 
-/// Without emphasis and tags, and with character references as what they stand for.
+/// Removes emphasis and tags, and resolves character references.
 fn unmarked(characters: &[Placed]) -> Vec<Placed> {
     let mut plain = Vec::with_capacity(characters.len());
     let mut rest = characters;
     while let Some(first) = rest.first() {
         let (length, shown) = match first.character {
             '*' | '_' | '`' | '~' => (1, None),
-            // A tag is short, and closed.
+            // Only a `<` that is closed within 64 characters begins a tag.
             '<' => match rest.iter().take(64).position(|placed| placed.character == '>') {
                 Some(close) => (close + 1, None),
                 None => (1, Some('<')),
@@ -174,7 +176,7 @@ fn unmarked(characters: &[Placed]) -> Vec<Placed> {
     plain
 }
 
-/// The character that a reference at the beginning of a text stands for, and how long the reference is.
+/// Parses the character reference at the beginning of a text; returns its length and the character.
 fn reference(characters: &[Placed]) -> Option<(usize, char)> {
     let written: String = characters.iter().take(10).map(|placed| placed.character).take_while(|character| *character != ';').collect();
     let length = written.chars().count();

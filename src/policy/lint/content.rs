@@ -1,4 +1,4 @@
-//! Rules on the parts that govern texts.
+//! Lint rules for the roles that govern texts.
 
 use super::{Bundle, paths};
 use crate::model::answer::Reason;
@@ -7,7 +7,8 @@ use crate::policy::engine::id_text;
 use crate::policy::shape::{Action, Member, Shape};
 use crate::policy::store::{FREE_TEXT, is_free_text};
 
-/// Every text that a write takes says who reads it, and what the customer reads waits for a release.
+/// Requires that the manifest names the reader of every text that a write takes, and that a text for the
+/// customer is blocked until it is released.
 fn texts(bundle: &Bundle<'_>, content: &ContentRoles) -> Vec<String> {
     let mut faults = vec![];
     let arguments = |action: &Action| match action.context.get("args").map(|member| &member.shape) {
@@ -43,7 +44,7 @@ fn texts(bundle: &Bundle<'_>, content: &ContentRoles) -> Vec<String> {
     faults
 }
 
-/// Whether a `forbid` for all principals holds a text back that was not released.
+/// Returns whether a `forbid` for all principals blocks a text that was not released.
 fn waits(bundle: &Bundle<'_>, id: &str, argument: &str) -> bool {
     bundle.read.set.policies().any(|policy| {
         let name = id_text(policy.id());
@@ -56,7 +57,8 @@ fn waits(bundle: &Bundle<'_>, id: &str, argument: &str) -> bool {
     })
 }
 
-/// What governs texts: the field's type and the five actions, each with what the pipelines fill and read.
+/// Checks the field type and the five actions that govern texts, with the `context` members that the
+/// pipelines fill and read.
 pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<String> {
     let Some(content) = &bundle.roles.content else { return vec![] };
     let mut faults = vec![];
@@ -76,7 +78,7 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<String> {
         ("release", &content.release, case, vec!["channel", "recipient"]),
         ("send", &content.send, case, vec!["channel", "draft_digest", "recipient"]),
     ] {
-        // What is released is these arguments and nothing beside them.
+        // A release covers these arguments, so the action must not take any others.
         let fits = takes(id).is_some_and(|action| {
             (kind.is_empty() || of(action, kind)) && arguments(action) == expected && !action.context.contains_key("facts")
         });

@@ -1,4 +1,4 @@
-//! Rules on what principals do on their own behalf, and on the checks that actions make.
+//! Lint rules for the actions that principals perform on their own behalf, and for checks.
 
 use super::Bundle;
 use super::wiring::is_check;
@@ -6,7 +6,7 @@ use crate::model::right::{Right, RightOn};
 use crate::model::roles::Supplier;
 use crate::policy::shape::{Member, Shape};
 
-/// What the PDP can say of a request for approval.
+/// Attributes of a request for approval that the PDP can fill.
 const REQUEST_ATTRIBUTES: [&str; 8] = ["action", "agent", "approvers", "four_eyes", "limits", "supervisor", "template", "tenant"];
 
 pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<String> {
@@ -46,7 +46,7 @@ fn rights(bundle: &Bundle<'_>) -> Vec<String> {
     faults
 }
 
-/// What the PDP supplies has the types and attributes that it can fill.
+/// Checks that the types that the PDP supplies have only attributes that it can fill.
 fn types(bundle: &Bundle<'_>) -> Vec<String> {
     let roles = bundle.roles;
     let mut faults = vec![];
@@ -71,7 +71,7 @@ fn types(bundle: &Bundle<'_>) -> Vec<String> {
     faults
 }
 
-/// Every check has an action that makes it, and the other way round.
+/// Checks that an action makes each declared check, and that each check that the manifest lists is declared.
 fn checks(bundle: &Bundle<'_>) -> Vec<String> {
     let mut faults = vec![];
     let contexts = || bundle.case_actions().filter_map(|(_, action)| bundle.shapes.follow(&action.context, &["checks"]));

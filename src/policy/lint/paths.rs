@@ -1,4 +1,4 @@
-//! Rules on the paths that conditions take through values.
+//! Lint rules for the attribute paths in conditions.
 
 use cedar_policy::{EntityTypeName, PrincipalConstraint, ResourceConstraint};
 use cedar_policy_core::ast;
@@ -6,11 +6,13 @@ use cedar_policy_core::ast;
 use super::{Bundle, Subject, covered};
 use crate::policy::shape::{Action, Record, Shapes};
 
-/// Members of `context` that the PDP raises as risk grows. Used as paths alone, they can be replaced in a proof of monotony.
+/// Members of `context` that the PDP raises as risk grows. They may be used only as paths, so that a proof of
+/// monotonicity can replace them.
 const RAISED: [&str; 3] = ["findings", "rates", "risk"];
 
-/// `has` on a member that no type declares as optional validates, and is constantly false: `context has aproval` never lifts,
-/// `principal has tenant && …` fails open.
+/// Rejects `has` on a member that no type declares as optional. Cedar's validator accepts such a test, but
+/// its result is constant: if the member is undeclared, `context has aproval` never lifts, and `principal has
+/// tenant && …` fails open.
 pub(super) fn members_are_declared(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String> {
     let mut faults = vec![];
     for expression in &subject.expressions {
@@ -32,7 +34,7 @@ pub(super) fn members_are_declared(subject: &Subject<'_>, bundle: &Bundle<'_>) -
             faults.push("`has` must test a path that starts at `principal`, `resource` or `context`".into());
             continue;
         };
-        // Of `a has b.c` one step at least must be optional; each must be declared.
+        // In `a has b.c`, at least one step must be optional, and each must be declared.
         let mut declared = true;
         let mut optional = false;
         for record in records(variable, subject, bundle) {
@@ -52,7 +54,8 @@ pub(super) fn members_are_declared(subject: &Subject<'_>, bundle: &Bundle<'_>) -
     faults
 }
 
-/// `context` is never passed whole, and risk, rates and findings are read by member or by `contains…` alone.
+/// Rejects uses of `context` as a whole, and uses of risk, rates and findings other than by member,
+/// `contains…` or `isEmpty`.
 pub(super) fn vouched_members_are_used_as_paths(subject: &Subject<'_>) -> Vec<String> {
     let mut faults = vec![];
     for expression in &subject.expressions {
@@ -86,7 +89,8 @@ pub(super) fn vouched_members_are_used_as_paths(subject: &Subject<'_>) -> Vec<St
     faults
 }
 
-/// Whether an expression reads a member of `context`: by `context.member`, by `context has member`, or by using `context` whole.
+/// Returns whether an expression reads a member of `context`: by `context.member`, by `context has member`,
+/// or by using `context` as a whole.
 pub(super) fn reads(expression: &ast::Expr, member: &str) -> bool {
     let is_context = |expression: &ast::Expr| matches!(expression.expr_kind(), ast::ExprKind::Var(ast::Var::Context));
     match expression.expr_kind() {
@@ -96,7 +100,7 @@ pub(super) fn reads(expression: &ast::Expr, member: &str) -> bool {
     }
 }
 
-/// Whether a policy's conditions test with `has` whether this path of `context` is there.
+/// Returns whether a policy's conditions test this path of `context` with `has`.
 pub(super) fn tests(policy: &ast::Policy, steps: &[&str]) -> bool {
     let expressions = policy.non_scope_constraints().map(super::flatten).unwrap_or_default();
     expressions.into_iter().any(|expression| {
@@ -113,7 +117,7 @@ pub(super) fn tests(policy: &ast::Policy, steps: &[&str]) -> bool {
     })
 }
 
-/// Whether a policy's conditions read this path of `context`.
+/// Returns whether a policy's conditions read this path of `context`.
 pub(super) fn looks_at(policy: &ast::Policy, steps: &[&str]) -> bool {
     let expressions = policy.non_scope_constraints().map(super::flatten).unwrap_or_default();
     expressions.into_iter().any(|expression| {
@@ -122,7 +126,7 @@ pub(super) fn looks_at(policy: &ast::Policy, steps: &[&str]) -> bool {
     })
 }
 
-/// The variable and the attributes of `variable.a.b`.
+/// Returns the variable and the attributes of an expression `variable.a.b`.
 fn path(expression: &ast::Expr) -> Option<(ast::Var, Vec<String>)> {
     let mut steps = vec![];
     let mut at = expression;
@@ -141,7 +145,7 @@ fn path(expression: &ast::Expr) -> Option<(ast::Var, Vec<String>)> {
     }
 }
 
-/// The records that a variable stands for, over all environments in which the policy applies.
+/// Returns the records that a variable can be, over all environments in which the policy applies.
 fn records<'a>(variable: ast::Var, subject: &Subject<'_>, bundle: &Bundle<'a>) -> Vec<&'a Record> {
     let actions = covered(subject.policy, bundle.shapes);
     match variable {

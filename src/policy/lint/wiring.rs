@@ -1,4 +1,4 @@
-//! Rules on the schema and the manifest: every gate finds what it needs.
+//! Lint rules for the schema and the manifest: every gate must find what it needs.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::policy::rule::Requirement;
 use crate::policy::shape::{Action, Member, Record, Shape, Shapes};
 use crate::policy::source::Source;
 
-/// All faults of schema and manifest together.
+/// Returns all faults of the schema and the manifest.
 pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<Fault> {
     let mut messages = roles(bundle);
     messages.extend(suppliers(bundle));
@@ -30,14 +30,14 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<Fault> {
     messages.into_iter().map(|message| place(bundle.schema, message)).collect()
 }
 
-/// Puts a fault where the schema first names what the message names.
+/// Locates a fault at the first name from its message that occurs in the schema.
 fn place(schema: &Source, message: String) -> Fault {
     let mut named = message.split('`').skip(1).step_by(2);
     let at = named.find_map(|name| schema.text.find(name).map(|at| (at, name.len()))).unwrap_or((0, 0));
     Fault::new(&schema.file, &schema.text, at, message)
 }
 
-/// The attributes that gates in code read.
+/// Checks the types and attributes that gates in code read.
 fn roles(bundle: &Bundle<'_>) -> Vec<String> {
     let roles = bundle.roles;
     let mut faults = vec![];
@@ -70,7 +70,8 @@ fn roles(bundle: &Bundle<'_>) -> Vec<String> {
     faults
 }
 
-/// Every standard type is supplied by somebody, once, and is owned by a tenant or shared by all.
+/// Checks that every standard type has exactly one supplier, and that a resource type has a tenant or is
+/// shared.
 fn suppliers(bundle: &Bundle<'_>) -> Vec<String> {
     let mut faults = vec![];
     let listed: Vec<&String> = bundle.roles.supplied_by.values().flatten().collect();
@@ -98,7 +99,8 @@ fn suppliers(bundle: &Bundle<'_>) -> Vec<String> {
     faults
 }
 
-/// A parent or an attribute that names an entity which no file defines: a role that nobody holds, a tenant that nobody is.
+/// Rejects entities whose parents or attributes refer to an entity that no file defines, such as a role
+/// without holders or a tenant that does not exist.
 fn entities(bundle: &Bundle<'_>) -> Vec<String> {
     let mut faults = vec![];
     for entity in bundle.store.entities() {
@@ -125,8 +127,9 @@ fn collect(value: &EvalResult, named: &mut Vec<EntityUid>) {
     }
 }
 
-/// Tool services send attributes and nothing else: a policy on the parents or tags of what they send would never match, and an
-/// argument that refers to such an entity would lead nowhere. Shared types are read only.
+/// Rejects parents and tags on types that tool services supply, and references to such types in arguments and
+/// facts. Tool services send only attributes, so a policy on parents or tags would never match and a
+/// reference would lead nowhere. Also rejects writes to shared types, which are read-only.
 fn supplied(bundle: &Bundle<'_>) -> Vec<String> {
     let mut faults = vec![];
     let sent = |name: &str| bundle.roles.supplier(name) == Some(Supplier::ToolService);
@@ -153,7 +156,7 @@ fn supplied(bundle: &Bundle<'_>) -> Vec<String> {
     faults
 }
 
-/// The entity types that a shape refers to.
+/// Returns the entity types that a shape refers to.
 fn references(shape: &Shape) -> Vec<String> {
     match shape {
         Shape::Entity(entity) => vec![entity.name.to_string()],
@@ -163,7 +166,7 @@ fn references(shape: &Shape) -> Vec<String> {
     }
 }
 
-/// Every link of the chain can be principal of every action.
+/// Checks that every link of the chain can be the principal of every action on a case.
 fn links(bundle: &Bundle<'_>) -> Vec<String> {
     let mut faults = vec![];
     for (id, action) in bundle.case_actions() {
@@ -177,7 +180,8 @@ fn links(bundle: &Bundle<'_>) -> Vec<String> {
     faults
 }
 
-/// Names that the PDP vouches for mean the same in every action, and nothing else stands beside `args` and `facts`.
+/// Checks that each `context` member from the PDP has one type in all actions, and that `context` has no
+/// members besides these, `args` and `facts`.
 fn contexts(bundle: &Bundle<'_>) -> Vec<String> {
     let mut faults = vec![];
     let mut first: BTreeMap<&str, (&str, &Member)> = BTreeMap::new();
@@ -210,7 +214,7 @@ fn contexts(bundle: &Bundle<'_>) -> Vec<String> {
     faults
 }
 
-/// What a vouched member must look like, if it doesn't.
+/// Returns the required form of a `context` member from the PDP, if its declared type does not fit.
 fn shape_of(name: &str, member: &Member, bundle: &Bundle<'_>) -> Option<&'static str> {
     let is = |shape: &Shape, kind: &str| matches!(shape, Shape::Entity(entity) if entity.name.to_string() == kind);
     let roles = bundle.roles;
@@ -308,7 +312,7 @@ fn is_screening(screening: &Record) -> bool {
     screening.len() == 2 && ["tainted", "unscreened"].iter().all(|name| screening.get(*name) == Some(&required))
 }
 
-/// Every step has its group of actions, and every action that a case needs belongs to a step.
+/// Checks that every action on a case belongs to a step, and that the groups and steps in the manifest exist.
 fn steps(bundle: &Bundle<'_>) -> Vec<String> {
     let groups: Vec<String> = bundle.shapes.choices(&bundle.roles.step).iter().map(|step| format!("in_{step}")).collect();
     let stepless = bundle.case_actions().filter(|(_, action)| !action.groups.iter().any(|group| groups.contains(group)));
@@ -323,7 +327,8 @@ fn steps(bundle: &Bundle<'_>) -> Vec<String> {
     faults
 }
 
-/// Of each action that changes something, the attributes of the case that no `forbid` looks at, though the manifest says that one must.
+/// Returns a fault for each write and case attribute for which no `forbid` reads the attribute although the
+/// manifest's `writes` requires one.
 fn unguarded(bundle: &Bundle<'_>) -> Vec<String> {
     let mut faults = vec![];
     for (group, attributes) in &bundle.roles.writes {
@@ -349,7 +354,8 @@ fn unguarded(bundle: &Bundle<'_>) -> Vec<String> {
     faults
 }
 
-/// Who may read a case writes what is remembered of it: without such an action nothing would be remembered, and nobody would notice.
+/// Checks `case_read`, the action that allows a chain to update a case's stored history. Without such an
+/// action nothing would be stored about cases, and no one would notice.
 fn case_read(bundle: &Bundle<'_>) -> Vec<String> {
     let roles = bundle.roles;
     let remembers = |name: &str| bundle.case_actions().any(|(_, action)| action.context.contains_key(name));
@@ -378,7 +384,7 @@ fn case_read(bundle: &Bundle<'_>) -> Vec<String> {
     }
 }
 
-/// One template an action: the what-if grants one approval, and so does a human.
+/// Rejects actions that need several approval templates: a what-if evaluation or a human grants only one.
 fn templates(bundle: &Bundle<'_>) -> Vec<String> {
     let mut of: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for policy in bundle.read.set.policies() {

@@ -1,4 +1,4 @@
-//! How the windows' server is reached: alone, as the primary that sentinels name, or as a cluster.
+//! Connection to the risk store's server: a single server, the primary that sentinels name, or a cluster.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,6 @@ use tokio::sync::{Mutex, OnceCell};
 use crate::windows::Options;
 use crate::windows::redis::{AddressError, Server};
 
-/// How the server is reached.
 pub(super) enum Line {
     Cluster(Box<ClusterClient>, OnceCell<ClusterConnection>),
     Sentinel(Box<Mutex<SentinelClient>>, ArcSwapOption<MultiplexedConnection>),
@@ -22,7 +21,7 @@ pub(super) enum Line {
 }
 
 impl Line {
-    /// Connects when it is first needed.
+    /// Creates the clients; they connect when they are first used.
     pub(super) fn open(options: &Options) -> Result<Self, AddressError> {
         let authorities = options.authorities.clone().map(|pem| TlsCertificates { client_tls: None, root_cert: Some(pem) });
         match options.server.clone().ok_or(AddressError)? {
@@ -57,7 +56,7 @@ impl Line {
                 let mut connection = match connection.load_full() {
                     Some(connection) => connection.as_ref().clone(),
                     None => {
-                        // One asks the sentinels; the others find its connection.
+                        // The first task asks the sentinels; the others wait and use its connection.
                         let mut client = client.lock().await;
                         match connection.load_full() {
                             Some(connection) => connection.as_ref().clone(),
@@ -80,7 +79,8 @@ impl Line {
         }
     }
 
-    /// A primary that went away, or is none any more, is looked for again. Returns whether the connection is gone.
+    /// Drops the connection to a primary that is gone or demoted, so that the next call looks it up again.
+    /// Returns whether the connection is gone.
     pub(super) fn drop_after(&self, error: &RedisError) -> bool {
         let gone =
             error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error() || error.code() == Some("READONLY");
@@ -98,7 +98,8 @@ impl Line {
     }
 }
 
-/// The sentinels of these URLs. The first one's user and password, and whether it speaks TLS, are the primary's, too.
+/// Creates a client for these sentinels. User, password and TLS of the first URL are also used for the
+/// primary.
 fn sentinels(urls: &[String], master: &str, authorities: Option<TlsCertificates>) -> Result<SentinelClient, AddressError> {
     let infos = urls.iter().map(|url| url.as_str().into_connection_info()).collect::<Result<Vec<_>, _>>()?;
     let first = infos.first().ok_or(AddressError)?;

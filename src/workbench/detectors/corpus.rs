@@ -1,10 +1,11 @@
-//! Corpora, JSON Lines in folders. A line's members say what it is:
+//! Reads corpora, which are folders of JSON Lines files. The members of a line determine its kind:
 //!
-//! - `text` and `label` (1: it tries to steer an agent, 0: it does not);
-//! - `text` and `spans` (`type`, `start`, `end` in Unicode code points): what must not be passed on; `previous_turn`, if it is known;
-//! - `text` alone: a benign message;
+//! - `text` and `label` (1: the text tries to steer an agent, 0: it does not);
+//! - `text` and `spans` (`type`, `start`, `end` in Unicode code points): values that must not be passed on,
+//!   with `previous_turn` if it is known;
+//! - only `text`: a benign message;
 //! - `knowledge`, `question`, `right_answer`, `hallucinated_answer`: answers with their sources;
-//! - `text` and `status` (`success` or `failure`): what an assistant said after a call.
+//! - `text` and `status` (`success` or `failure`): an assistant's message after a call.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,49 +16,43 @@ use sha2::{Digest, Sha256};
 /// A labelled value in a text.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Span {
-    /// What it is, as the corpus calls it.
+    /// Type of the value as the corpus names it.
     pub r#type: String,
-    /// Its first code point.
+    /// Index of the first code point.
     pub start: usize,
-    /// One past its last.
+    /// Index after the last code point.
     pub end: usize,
 }
 
-/// A line.
+/// A line of a corpus.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Row {
-    /// The text.
     pub text: String,
-    /// Where the corpus has it from.
+    /// Origin of the text, as the corpus names it.
     pub src: String,
-    /// Whether it tries to steer an agent.
+    /// 1 if the text tries to steer an agent, otherwise 0.
     pub label: Option<u8>,
-    /// What must not be passed on.
+    /// Values that must not be passed on.
     pub spans: Option<Vec<Span>>,
-    /// The turn before.
+    /// Turn of the conversation before the text.
     pub previous_turn: String,
-    /// How the call before ended.
+    /// Result of the call before the text.
     pub status: String,
-    /// What the answers are from.
+    /// Source of the answers.
     pub knowledge: String,
-    /// What was asked.
     pub question: String,
-    /// A right answer.
     pub right_answer: String,
-    /// A wrong one.
     pub hallucinated_answer: String,
 }
 
-/// A part of a corpus: lines are in one half or the other by a hash of their own, whatever stands beside them.
+/// Part of a corpus. A hash of each line decides which half contains the line, independently of other lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Part {
-    /// All of it.
+    /// The whole corpus.
     #[default]
     All,
-    /// One half.
     First,
-    /// The other.
     Second,
 }
 
@@ -72,16 +67,16 @@ impl Part {
     }
 }
 
-/// Why a corpus can't be used.
+/// Reasons why a corpus can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CorpusError {
-    /// The operating system refuses.
+    /// The operating system returned an error.
     #[error("`{0}` can't be read: {1}")]
     Io(PathBuf, io::Error),
-    /// A line is of none of the shapes.
+    /// A line does not have a known form.
     #[error("`{0}`, line {1}: is no line of a corpus: see docs/detectors.md")]
     Line(PathBuf, usize),
-    /// There is nothing in it.
+    /// The folder has no `.jsonl` file.
     #[error("`{0}` has no file that ends in .jsonl")]
     Nothing(PathBuf),
 }
@@ -89,7 +84,7 @@ pub enum CorpusError {
 /// Reads the lines of every `.jsonl` file of a folder, in the order of the files' names.
 ///
 /// # Errors
-/// When there is none, or one can't be read.
+/// If the folder has no such file, or a file or line can't be read.
 pub fn read(folder: &Path, part: Part) -> Result<Vec<Row>, CorpusError> {
     let failed = |path: &Path, error| CorpusError::Io(path.to_owned(), error);
     let entries = std::fs::read_dir(folder).map_err(|error| failed(folder, error))?;

@@ -1,4 +1,4 @@
-//! Measures what detectors find in corpora: shares with their confidence intervals (Wilson, 95 %).
+//! Measures what detectors find in corpora, as proportions with confidence intervals (Wilson, 95 %).
 
 mod evasions;
 
@@ -14,29 +14,28 @@ use crate::model::finding::Private;
 use crate::workbench::detectors::corpus::{Row, Span};
 use crate::workbench::detectors::evaluate::evasions::EVASIONS;
 
-/// The source that texts of corpora are screened as.
+/// Source name under which texts of corpora are screened.
 const SOURCE: &str = "chat";
-/// How many words may stand beside a value in a bare reply.
+/// Maximum number of words beside a value in a bare reply.
 const BARE_WORDS: usize = 3;
 
-/// A share of a corpus.
+/// A proportion measured on a corpus.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Measure {
-    /// What was measured.
     pub name: String,
-    /// How many of them.
+    /// Number of items found.
     pub found: usize,
-    /// Of how many.
+    /// Number of items measured.
     pub of: usize,
-    /// The share.
+    /// Quotient of `found` and `of`.
     pub share: f64,
-    /// The interval that the true share is in, 95 times of 100.
+    /// Lower bound of the 95 % confidence interval.
     pub low: f64,
-    /// Its upper end.
+    /// Upper bound of the 95 % confidence interval.
     pub high: f64,
 }
 
-/// Counts, by name, in the order of their names.
+/// Numbers of found and of measured items, sorted by name.
 #[derive(Default)]
 struct Counts(BTreeMap<String, (usize, usize)>);
 
@@ -60,7 +59,7 @@ fn measure(name: String, found: usize, of: usize) -> Measure {
     Measure { name, found, of, share, low: (middle - half).max(0.0), high: (middle + half).min(1.0) }
 }
 
-/// Measures all that lines of these shapes show.
+/// Runs every measurement that the lines' kinds allow.
 pub fn evaluate(detectors: &Detectors, rows: &[Row]) -> Vec<Measure> {
     let mut counts = Counts::default();
     for row in rows {
@@ -95,7 +94,7 @@ fn benign(detectors: &Detectors, row: &Row, counts: &mut Counts) {
     for kind in kinds.iter().filter(|kind| *kind != crate::content::INJECTION) {
         counts.add(format!("{kind}: found in {source}"), true);
     }
-    // Only messages are benign of values, too: a labelled corpus says nothing of them.
+    // Only unlabelled messages are known to be free of sensitive values: a `label` does not cover them.
     if row.label.is_none() {
         let found = private(detectors, &row.text, "");
         counts.add("values: false redactions", !found.is_empty());
@@ -117,7 +116,8 @@ fn private(detectors: &Detectors, text: &str, turn: &str) -> Vec<(Private, (usiz
     detectors.private(text, turn, &values).into_iter().map(|located| (located.kind, located.span)).collect()
 }
 
-/// What a corpus calls the kinds that are measured, what a text that names one holds, and how the turn before asks for it.
+/// The measured kinds of values: name, labels in corpora, keywords that name the kind in a text, and words
+/// that ask for it in the turn before.
 const LABELS: [(&str, &[&str], &[&str], &str); 9] = [
     ("account_number", &["account_number", "target_account_number"], &["account"], "account number"),
     ("card_number", &["card_number", "credit_card"], &["card", "credit", "debit", "visa"], "card number"),

@@ -1,5 +1,6 @@
-//! Trains the linear model of injections: logistic regression by AdaGrad, one text after the other, each by the window that it is scored
-//! by. A fixed seed and nothing but arithmetic: the same texts give the same file on every machine.
+//! Trains the linear model of injections: logistic regression by AdaGrad, one text after the other, each by
+//! the window that its score comes from. The seed is fixed and the code uses only arithmetic, so the same
+//! texts give the same file on every machine.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -13,19 +14,19 @@ use crate::workbench::detectors::corpus::Row;
 const SEED: u64 = 7;
 const EPOCHS: usize = 8;
 const RATE: f64 = 0.2;
-/// Pulls weights towards nothing.
+/// Weight decay, which pulls weights towards zero.
 const DECAY: f64 = 1e-6;
-/// What an injection weighs against a benign text.
+/// Weight of an injection relative to a benign text.
 const POSITIVE: f64 = 2.0;
-/// Benign texts with trigger words dropped into them, so that a word alone is no proof.
+/// Number of benign texts with inserted trigger words, so that such a word by itself is no proof.
 const TRIGGERED: usize = 3000;
-/// Injections before, after and within benign messages.
+/// Number of injections placed before, after or between benign messages.
 const EMBEDDED: usize = 1500;
 
-/// Words that injections use, and ordinary people, too.
+/// Words that occur in injections, but also in ordinary messages.
 const TRIGGERS: &str = include_str!("triggers.txt");
 
-/// A text to be learnt from, as features of its chunks.
+/// A training text as the features of its chunks.
 struct Example {
     chunks: Vec<Vec<u32>>,
     injection: bool,
@@ -40,7 +41,7 @@ impl Example {
         Self { chunks, injection }
     }
 
-    /// The features of a window, each with how often it is there, and how many there are in all.
+    /// Returns the features of a window with the count of each, and the total count.
     fn window(&self, (from, to): (usize, usize)) -> (BTreeMap<u32, u32>, usize) {
         let mut counts = BTreeMap::new();
         let indices = self.chunks.iter().take(to).skip(from).flatten();
@@ -49,7 +50,7 @@ impl Example {
     }
 }
 
-/// The generator of a fixed seed (splitmix64).
+/// Random number generator with a fixed seed (splitmix64).
 struct Random(u64);
 
 impl Random {
@@ -71,10 +72,10 @@ impl Random {
     }
 }
 
-/// The weights while they are learnt.
+/// The weights during training.
 struct Weights {
     of: Vec<f64>,
-    /// How much each was moved.
+    /// Sum of the squared gradients of each weight.
     moved: Vec<f64>,
     bias: f64,
     bias_moved: f64,
@@ -110,7 +111,7 @@ fn share(total: usize) -> f64 {
     1.0 / u32::try_from(total).map_or(f64::MAX, f64::from).max(FEWEST).sqrt()
 }
 
-/// Trains a model on lines that are labelled, and on those that are benign by their shape.
+/// Trains a model on labelled lines and on lines that are benign by their kind.
 pub fn train(rows: &[Row]) -> Injection {
     let mut seen = HashSet::new();
     let mut hash = Sha256::new();
@@ -119,7 +120,7 @@ pub fn train(rows: &[Row]) -> Injection {
         let injection = row.label == Some(1);
         if seen.insert((row.text.clone(), injection)) {
             hash.update([u8::from(injection)]);
-            // As the model reads it: a model of another folding is another model.
+            // Hash the folded text, which the model reads: another folding makes another model.
             hash.update(Views::of(&row.text).folded.text().as_bytes());
             texts.push((row.text.as_str(), injection));
         }
@@ -133,7 +134,7 @@ pub fn train(rows: &[Row]) -> Injection {
     Injection::of(&weights.of, highest / 127.0, weights.bias, texts.len(), data)
 }
 
-/// Texts made of others: triggers in benign ones, injections in company.
+/// Generates texts from others: benign texts with trigger words, and injections among benign texts.
 fn made(texts: &[(&str, bool)], random: &mut Random) -> Vec<Example> {
     let words = |text: &str| text.split_whitespace().count();
     let triggers: Vec<&str> = TRIGGERS.lines().filter(|line| !line.is_empty()).collect();
@@ -172,7 +173,7 @@ fn fit(examples: &[Example], random: &mut Random) -> Weights {
         }
         for example in order.iter().filter_map(|index| examples.get(*index)) {
             let all: Vec<(usize, usize)> = windows(example.chunks.len()).collect();
-            // First any window, then the one that the text is scored by.
+            // Learn from any window in the first epoch, then from the one that the text's score comes from.
             let window = if epoch == 0 { random.of(&all).copied() } else { worst(&weights, example, &all) };
             let (counts, total) = example.window(window.unwrap_or((0, 1)));
             weights.learn(&counts, total, example.injection);

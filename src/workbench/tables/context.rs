@@ -1,4 +1,4 @@
-//! Cases that ask for a context: what the model sees of a record, of articles and of untrusted texts.
+//! Cases that ask for a prepared context: what the model sees of a record, articles and untrusted texts.
 
 use std::sync::Arc;
 
@@ -12,17 +12,18 @@ use crate::model::content::{Article, Channel, Shown};
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::model::vouched::Vouched;
-use crate::pdp::Moment;
-use crate::pdp::context::{ToPrepare, compose};
+use crate::pdp::prepare_context::compose;
+use crate::pdp::prepare_context::making::ToPrepare;
+use crate::pdp::snapshot::Moment;
 
-/// A context, and the kinds that were found in its texts.
+/// A prepared context, and the kinds of findings in its texts.
 pub(super) struct Context {
     pub(super) prepared: Prepared,
     pub(super) kinds: Vec<String>,
 }
 
 impl Runner<'_> {
-    /// What the model would be shown: nothing, if the chain may not read the case.
+    /// Composes the context that the model would see, for a chain that may read the case.
     pub(super) fn context(
         &self,
         chain: &Chain,
@@ -36,7 +37,7 @@ impl Runner<'_> {
         compose(moment, chain.clone(), vouched, asked)
     }
 
-    /// What a case asks a context of.
+    /// Returns the request for a context, or `None` if the case asks for none.
     pub(super) fn to_prepare(&self, case: &Case, call: &Call) -> Result<Option<ToPrepare>, Refusal> {
         if case.record.is_none() && case.articles.is_empty() {
             return Ok(None);
@@ -60,7 +61,7 @@ impl Runner<'_> {
     }
 }
 
-/// What differs of a context.
+/// Returns the differences between the expected and the actual context.
 pub(super) fn differences(expect: &Expect, context: &Context) -> Vec<String> {
     let mut found = vec![];
     let mut compare = |what: &str, expected: Option<&Vec<String>>, mut actual: Vec<String>| {

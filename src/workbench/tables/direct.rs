@@ -1,4 +1,4 @@
-//! Cases of what principals do on their own behalf: a human with a request for approval, a tool service with a tenant or the server.
+//! Cases of direct actions: a human or a tool service acts on a request for approval, a tenant or the server.
 
 use super::form::{Case, Names};
 use super::{Decided, Runner};
@@ -11,12 +11,12 @@ use crate::model::refusal::Refusal;
 use crate::model::right::{Right, RightOn};
 use crate::model::time::Timestamp;
 use crate::model::verdict::Verdict;
-use crate::pdp::judge::Judged;
+use crate::pdp::evaluation::Judged;
 use crate::pdp::rights;
 use crate::workbench::request::Written;
 
 impl Runner<'_> {
-    /// Every decision of a case whose actions are direct.
+    /// Returns every decision of a case whose actions are direct.
     pub(super) fn direct(&self, case: &Case) -> Vec<Decided> {
         let none = Names::default();
         let mut decided = vec![];
@@ -78,7 +78,7 @@ impl Runner<'_> {
     }
 }
 
-/// A request for approval that was written out: its attributes are those of the schema's type.
+/// Builds the binding of a request for approval from a fixture with the attributes of the schema's type.
 fn binding(fixture: &Written, attributes: &Object) -> Binding {
     let text = |name: &str| attributes.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let limits = attributes.get("limits").and_then(Value::as_object).cloned().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What a case expects, held against what came of it.
+//! Compares what a case expects with the result.
 
 use std::collections::BTreeSet;
 
@@ -7,9 +7,9 @@ use crate::content::drafts::Judged as Found;
 use crate::model::answer::Obligation;
 use crate::model::content::Disposition;
 use crate::model::refusal::Refusal;
-use crate::pdp::judge::Judged;
+use crate::pdp::evaluation::Judged;
 
-/// What differs of a draft.
+/// Returns the differences between the expected and the actual findings and disposition of a draft.
 pub(super) fn in_draft(expect: &Expect, (found, disposition): &(Found, Disposition)) -> Vec<String> {
     let mut differences = vec![];
     if let Some(expected) = expect.disposition.filter(|expected| expected != disposition) {
@@ -32,7 +32,7 @@ pub(super) fn list(items: &[String]) -> String {
     format!("[{}]", items.join(", "))
 }
 
-/// What differs of a decision.
+/// Returns the differences between the expected and the actual decision.
 pub(super) fn differences(expect: &Expect, judged: &Result<Judged, Refusal>) -> Vec<String> {
     let mut found = vec![];
     let mut compare = |what: &str, expected: &str, actual: &str| {

@@ -1,4 +1,4 @@
-//! A table as it is written.
+//! The YAML form of a decision table.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ pub(super) struct File {
     pub(super) now: String,
     #[serde(default)]
     pub(super) fixtures: Fixtures,
-    /// Contexts that every case of the file has, before its own.
+    /// Contexts that apply to every case of the file, before its own.
     #[serde(default)]
     pub(super) context: Vec<String>,
     #[serde(default)]
@@ -25,13 +25,13 @@ pub(super) struct File {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Fixtures {
-    /// Entities beside the bundle's own.
+    /// Entities in addition to the bundle's own.
     pub(super) principals: BTreeMap<String, Principal>,
     /// Resources and cases.
     pub(super) resources: BTreeMap<String, Written>,
-    /// What the PDP would vouch for.
+    /// Members of `context` that the PDP would supply.
     pub(super) contexts: BTreeMap<String, Object>,
-    /// What a case of an action has if it doesn't say.
+    /// Defaults for the cases of an action.
     pub(super) calls: BTreeMap<String, Defaults>,
 }
 
@@ -80,53 +80,53 @@ pub(super) struct Case {
     pub(super) agent: Option<Names>,
     pub(super) supervisor: Option<Names>,
     pub(super) step: Option<Names>,
-    /// Of a draft, if it doesn't say: the action that lets drafts go.
+    /// Defaults to the `case_read` action if a context is prepared, otherwise to the release action.
     #[serde(default)]
     pub(super) action: Names,
     #[serde(default)]
     pub(super) scopes: Vec<String>,
     pub(super) resource: Option<Names>,
-    /// Fixtures of the case; of what is done on one's own behalf there is none.
+    /// Fixtures of the case; empty for direct actions.
     #[serde(default)]
     pub(super) case: Names,
-    /// Who acts on her own behalf, where that is a human.
+    /// Human who performs a direct action.
     pub(super) reviewer: Option<Names>,
-    /// Whether that human supervises the call herself.
+    /// Whether that human is the supervisor of the call.
     #[serde(default)]
     pub(super) own: bool,
     pub(super) arguments: Option<Object>,
     pub(super) facts: Option<Object>,
     #[serde(default)]
     pub(super) without_model: bool,
-    /// Without the tenant and case gates in code: do the policies hold alone?
+    /// Whether to skip the tenant and case gates in code, to test that the policies suffice without them.
     #[serde(default)]
     pub(super) policy_alone: bool,
     #[serde(default)]
     pub(super) context: Vec<String>,
-    /// Untrusted texts of the call: by them, findings, screening and risk are as a server would vouch for them.
+    /// Untrusted texts of the call. Findings, screening and risk follow from them as on a server.
     #[serde(default)]
     pub(super) untrusted: Vec<WrittenText>,
-    /// Fields of the case, for a context to be prepared from them, from `articles` and from `untrusted`.
+    /// Fields of the case. A context is prepared from them, from `articles` and from `untrusted`.
     pub(super) record: Option<Object>,
-    /// Articles of that context.
+    /// Articles for the prepared context.
     #[serde(default)]
     pub(super) articles: Vec<WrittenArticle>,
-    /// A draft to be judged, with what it was written from.
+    /// Draft to evaluate against `sources`.
     pub(super) draft: Option<String>,
     #[serde(default)]
     pub(super) sources: Vec<String>,
-    /// The model's confidence in it, in percent; 90 if it doesn't say.
+    /// The model's confidence in the draft, in percent; 90 if absent.
     pub(super) confidence: Option<u32>,
-    /// BCP 47 tag of its language.
+    /// BCP 47 tag of the draft's language.
     #[serde(default)]
     pub(super) locale: String,
-    /// Whether the context that it was written from is not known.
+    /// Whether the context that the draft was written from is unknown.
     #[serde(default)]
     pub(super) unprepared: bool,
-    /// Values that were redacted before.
+    /// Values that were redacted earlier.
     #[serde(default)]
     pub(super) redacted: Vec<String>,
-    /// Attributes of the case that are other than its fixture's.
+    /// Attributes of the case that override those of its fixture.
     #[serde(default)]
     pub(super) attributes: Object,
     pub(super) expect: Expect,
@@ -141,23 +141,22 @@ pub(super) struct Expect {
     pub(super) policies: Option<Vec<String>>,
     pub(super) obligations: Option<Vec<String>>,
     pub(super) gate: Option<String>,
-    /// What may be done with a draft.
     pub(super) disposition: Option<Disposition>,
-    /// What is found in a draft: kinds, and claims as `claim/<code>`; or the kinds that are found in the texts of a context.
+    /// Findings in a draft: kinds, and claims as `claim/<code>`. For a context, the kinds found in its texts.
     pub(super) findings: Option<Vec<String>>,
-    /// The segments of a context behind its constraints, in order.
+    /// Segments of a context after its constraints, in order.
     pub(super) segments: Option<Vec<WrittenSegment>>,
-    /// The fields of a context by what became of them.
+    /// Paths of a context's fields, grouped by how they are shown.
     pub(super) included: Option<Vec<String>>,
     pub(super) masked: Option<Vec<String>>,
     pub(super) withheld: Option<Vec<String>>,
-    /// What was taken out of a context: `<kind> <source>`, and of a value of the record its path.
+    /// Redactions of a context as `<kind> <source>`; for a value of the record, `<kind> <path>`.
     pub(super) redactions: Option<Vec<String>>,
-    /// The field of an INVALID_ARGUMENT.
+    /// Field that an INVALID_ARGUMENT refusal names.
     pub(super) invalid: Option<String>,
 }
 
-/// An article of a context, by the fixture that it is.
+/// An article of a context; `resource` names its fixture.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WrittenArticle {
@@ -165,7 +164,7 @@ pub(super) struct WrittenArticle {
     pub(super) text: String,
 }
 
-/// A segment of a context as a case expects it.
+/// A segment of a context that a case expects.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WrittenSegment {
@@ -182,7 +181,7 @@ pub(super) enum Decision {
 }
 
 impl Decision {
-    /// The decision as a table writes it.
+    /// Returns the name in tables.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Allow => "allow",

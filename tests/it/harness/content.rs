@@ -1,4 +1,4 @@
-//! Contexts and drafts of the reference bundle.
+//! Requests that prepare contexts, evaluate drafts and send replies with the reference bundle.
 
 use countersign::api::v1;
 use countersign::api::v1::decision_service_client::DecisionServiceClient;
@@ -6,7 +6,7 @@ use tonic::transport::Channel;
 
 use crate::harness::{CASE, asserted};
 
-/// The case with other attributes: pairs of name and value.
+/// Returns the reference case with some attributes set, given as pairs of name and value.
 pub(crate) fn case_with(more: &[(&str, &str)]) -> Option<v1::Case> {
     let mut attributes: serde_json::Map<String, serde_json::Value> = serde_json::from_str(CASE).unwrap();
     attributes.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())));
@@ -18,7 +18,7 @@ pub(crate) fn text(source: &str, text: &str) -> v1::UntrustedText {
     v1::UntrustedText { source: source.into(), text: text.into() }
 }
 
-/// What shall be put before the model, of one text.
+/// A PrepareContext request with one untrusted text.
 pub(crate) fn to_prepare(body: &str) -> v1::PrepareContextRequest {
     v1::PrepareContextRequest {
         delegation: asserted("support-bot", "rep-1", "drafting"),
@@ -29,7 +29,7 @@ pub(crate) fn to_prepare(body: &str) -> v1::PrepareContextRequest {
     }
 }
 
-/// A draft written from a prepared context.
+/// An EvaluateOutput request for a draft that was written from a prepared context.
 pub(crate) fn to_evaluate(draft: &str, prepared: &v1::PrepareContextResponse) -> v1::EvaluateOutputRequest {
     v1::EvaluateOutputRequest {
         delegation: asserted("support-bot", "rep-1", "drafting"),
@@ -44,7 +44,7 @@ pub(crate) fn to_evaluate(draft: &str, prepared: &v1::PrepareContextResponse) ->
     }
 }
 
-/// The call that sends a draft.
+/// The `reply.send` call that sends a draft.
 pub(crate) fn to_send(draft_digest: &str, release_token: &str, operation: &str) -> v1::AuthorizeRequest {
     v1::AuthorizeRequest {
         delegation: asserted("support-bot", "rep-1", "action"),
@@ -73,12 +73,12 @@ pub(crate) async fn evaluate(
     client.evaluate_output(request).await.unwrap().into_inner()
 }
 
-/// All text of a context.
+/// Joins the texts of all segments of a context.
 pub(crate) fn shown(prepared: &v1::PrepareContextResponse) -> String {
     prepared.segments.iter().map(|segment| segment.text.as_str()).collect::<Vec<_>>().join("\n")
 }
 
-/// The kinds found in a draft, claims by their code; sorted.
+/// Returns the sorted kinds of a draft's findings without duplicates; claims are given by their code.
 pub(crate) fn found(evaluated: &v1::EvaluateOutputResponse) -> Vec<String> {
     let names = evaluated.findings.iter().map(|finding| if finding.kind == "claim" { finding.code.clone() } else { finding.kind.clone() });
     let mut names: Vec<String> = names.collect();

@@ -1,4 +1,4 @@
-//! Tokens of humans and agents, the calls that need an approval, and what tool services and reviewers do with one.
+//! Tokens of humans and agents, calls that need an approval, and the requests of tool services and reviewers.
 
 use std::path::Path;
 
@@ -13,10 +13,10 @@ use tonic::{Request, Status};
 
 use super::{CASE, asserted};
 
-/// The development server's own issuer.
+/// Issuer of a development server, which signs with the server's own development key.
 pub(crate) struct Issuer(Keyring);
 
-/// Seconds since the epoch.
+/// Returns the current time in seconds since the epoch.
 pub(crate) fn seconds() -> i64 {
     countersign::clock::Clock::now(&countersign::clock::SystemClock).seconds()
 }
@@ -34,7 +34,7 @@ impl Issuer {
         self.0.sign("at+jwt", claims).unwrap()
     }
 
-    /// A human's own token, with other claims.
+    /// Signs a human's own token, with some claims replaced.
     pub(crate) fn human_with(&self, id: &str, more: Value) -> String {
         self.sign(&merged(human_claims(id, seconds()), more))
     }
@@ -43,7 +43,7 @@ impl Issuer {
         self.human_with(id, json!({}))
     }
 
-    /// A delegation token of a case's action step, with other claims.
+    /// Signs a delegation token for the action step of `case-1`, with some claims replaced.
     pub(crate) fn delegation_with(&self, agent: &str, supervisor: &str, more: Value) -> String {
         self.sign(&merged(delegation_claims(agent, supervisor, seconds()), more))
     }
@@ -69,7 +69,7 @@ pub(crate) fn delegation_claims(agent: &str, supervisor: &str, now: i64) -> Valu
     })
 }
 
-/// The claims with others in their place; `null` takes one out.
+/// Replaces some of the claims; `null` removes a claim.
 pub(crate) fn merged(mut claims: Value, more: Value) -> Value {
     for (name, value) in more.as_object().unwrap() {
         match value {
@@ -84,7 +84,7 @@ pub(crate) fn token(token: impl Into<String>) -> Option<v1::Delegation> {
     Some(v1::Delegation { credential: Some(v1::delegation::Credential::Token(token.into())), ..Default::default() })
 }
 
-/// An account credit: allowed but for its approval.
+/// An account credit that lacks only its approval.
 pub(crate) fn credit(amount: i64) -> v1::AuthorizeRequest {
     v1::AuthorizeRequest {
         delegation: asserted("refund-bot", "rep-1", "action"),
@@ -102,7 +102,7 @@ pub(crate) fn credit(amount: i64) -> v1::AuthorizeRequest {
     }
 }
 
-/// The same call, now with a token and an operation.
+/// Returns the same call with an approval token and an operation id.
 pub(crate) fn with_token(call: &v1::AuthorizeRequest, token: &str, operation: &str) -> v1::AuthorizeRequest {
     v1::AuthorizeRequest { approval_token: token.into(), operation_id: operation.into(), ..call.clone() }
 }
@@ -116,7 +116,7 @@ pub(crate) fn justification() -> v1::Justification {
     }
 }
 
-/// A tool service and the humans around it, on one channel.
+/// Clients of a tool service and of reviewers, on one channel.
 pub(crate) struct Desk {
     pub(crate) decisions: DecisionServiceClient<Channel>,
     pub(crate) approvals: ApprovalServiceClient<Channel>,
@@ -134,13 +134,13 @@ impl Desk {
         self.decisions.authorize(call.clone()).await.unwrap().into_inner()
     }
 
-    /// Denied; asks for the approval.
+    /// Makes the call, which must be denied, and requests the approval that the denial names.
     pub(crate) async fn request(&mut self, call: &v1::AuthorizeRequest) -> Result<v1::Approval, Status> {
         let denied = self.ask(call).await;
         self.request_of(denied).await
     }
 
-    /// Asks for the approval that a denial names.
+    /// Requests the approval that a denial names.
     pub(crate) async fn request_of(&mut self, denied: v1::AuthorizeResponse) -> Result<v1::Approval, Status> {
         let request = v1::RequestApprovalRequest {
             evaluation_id: denied.evaluation_id.clone(),
@@ -162,12 +162,12 @@ impl Desk {
         Ok(self.approvals.review_approval(bearer(request, by)).await?.into_inner().approval.unwrap())
     }
 
-    /// The token of an approved one.
+    /// Fetches the token of an approval; it is empty unless the approval can be used.
     pub(crate) async fn fetch(&mut self, id: &str) -> Result<String, Status> {
         Ok(self.approvals.get_approval(v1::GetApprovalRequest { id: id.into() }).await?.into_inner().token)
     }
 
-    /// Denied, requested, approved by `lead-1`, fetched.
+    /// Makes a call that is denied, requests its approval, approves it as `lead-1` and fetches the token.
     pub(crate) async fn approved(&mut self, call: &v1::AuthorizeRequest, issuer: &Issuer) -> (v1::Approval, String) {
         let approval = self.request(call).await.unwrap();
         let approval = self.review(&approval, true, &issuer.human("lead-1")).await.unwrap();
@@ -178,7 +178,7 @@ impl Desk {
     }
 }
 
-/// A request with a human's token.
+/// Wraps a message in a request that carries a human's token.
 pub(crate) fn bearer<T>(message: T, token: &str) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());

@@ -1,4 +1,4 @@
-//! Trust domains of a test's own: authorities, X.509-SVIDs, and servers that trust them.
+//! Trust domains for tests: authorities, X.509-SVIDs, and connections to servers that trust them.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -6,10 +6,9 @@ use std::time::Duration;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType, date_time_ymd};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 
-/// An authority.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
-/// A certificate and its key, in PEM.
+/// A certificate and its key in PEM, and the SHA-256 digest of the certificate's DER.
 #[derive(Clone)]
 pub(crate) struct Svid {
     pub(crate) certificate: String,
@@ -17,7 +16,7 @@ pub(crate) struct Svid {
     pub(crate) digest: Vec<u8>,
 }
 
-/// An X.509-SVID before it is signed, to be spoiled by tests.
+/// Returns the parameters of a valid X.509-SVID, which tests can break before it is signed.
 pub(crate) fn svid(uri: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
@@ -28,7 +27,7 @@ pub(crate) fn svid(uri: &str) -> CertificateParams {
     params
 }
 
-/// A server's certificate for the loopback address.
+/// Returns the parameters of a server certificate for the loopback address.
 pub(crate) fn server() -> CertificateParams {
     let mut params = svid("spiffe://acme.example/countersign");
     params.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
@@ -56,14 +55,14 @@ impl Authority {
     }
 }
 
-/// Writes a file that every user may read, and says where.
+/// Writes a file that every user may read, and returns its path.
 pub(crate) fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
     let path = folder.join(name);
     std::fs::write(&path, text).unwrap();
     path
 }
 
-/// Connects by TLS, with a certificate or without.
+/// Connects over TLS, with or without a client certificate.
 pub(crate) async fn connect(
     address: std::net::SocketAddr,
     authority: &str,

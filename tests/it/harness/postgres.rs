@@ -1,4 +1,4 @@
-//! A PostgreSQL server of a test's own, from Debian's package, in a temporary folder on a free port.
+//! A PostgreSQL server started for one test, from Debian's package, in a temporary folder on a free port.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::{temp, unprivileged};
 
-/// The folder of PostgreSQL's programs.
+/// Finds the folder of PostgreSQL's programs.
 pub(crate) fn programs() -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").ok().into_iter().flatten();
     let found = versions.filter_map(|entry| Some(entry.ok()?.path().join("bin"))).find(|bin| bin.join("postgres").exists());
@@ -18,7 +18,7 @@ fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// A running server; stopped when dropped.
+/// A running server; killed when dropped.
 pub(crate) struct Postgres {
     folder: TempDir,
     port: u16,
@@ -38,7 +38,7 @@ impl Postgres {
         postgres
     }
 
-    /// A standby that follows this server as it writes.
+    /// Starts a standby that replicates this server by streaming.
     pub(crate) fn standby(&self) -> Self {
         let folder = temp();
         let mut backup = Command::new(programs().join("pg_basebackup"));
@@ -52,19 +52,18 @@ impl Postgres {
         standby
     }
 
-    /// Makes a standby the primary.
+    /// Promotes this standby to primary.
     pub(crate) async fn promote(&self) {
         self.run("SELECT CAST(pg_promote(true, 60) AS TEXT)").await;
     }
 
-    /// Runs a statement.
     pub(crate) async fn run(&self, sql: &str) {
         sqlx::any::install_default_drivers();
         let mut connection = <sqlx::AnyConnection as sqlx::Connection>::connect(&self.url()).await.unwrap();
         sqlx::query(sqlx::AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap();
     }
 
-    /// Waits until a standby has all that this server has written.
+    /// Waits until a standby has replayed everything that this server has written.
     pub(crate) async fn wait_for(&self, standby: &Self) {
         sqlx::any::install_default_drivers();
         let connect = async |server: &Self| <sqlx::AnyConnection as sqlx::Connection>::connect(&server.url()).await.unwrap();
@@ -76,7 +75,7 @@ impl Postgres {
         }
     }
 
-    /// Writes its database into a file, as a backup.
+    /// Dumps the database into a file, as a backup.
     pub(crate) fn dump(&self, to: &Path) {
         let mut dump = Command::new(programs().join("pg_dump"));
         let port = self.port.to_string();
@@ -84,19 +83,18 @@ impl Postgres {
         assert!(dumped.success());
     }
 
-    /// Puts a backup in the place of what the database has.
+    /// Replaces the content of the database with that of a dump.
     pub(crate) fn restore_dump(&self, from: &Path) {
         let mut restore = Command::new(programs().join("pg_restore"));
         restore.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", "--clean", "--if-exists", "-d", "postgres"]);
         assert!(restore.arg(from).status().unwrap().success());
     }
 
-    /// Its port.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// Speaks TLS with this certificate from its next start on, and nothing else.
+    /// Restarts the server so that it accepts only TLS, with this certificate.
     pub(crate) fn require_tls(&mut self, own: &super::pki::Svid) {
         use std::os::unix::fs::{PermissionsExt, chown};
         self.stop();
@@ -119,19 +117,19 @@ impl Postgres {
         format!("postgres://postgres@127.0.0.1:{}/postgres?sslmode=disable", self.port)
     }
 
-    /// Makes a database.
+    /// Creates a database.
     pub(crate) fn create(&self, name: &str) {
         let mut create = Command::new(programs().join("createdb"));
         let created = create.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", name]).status().unwrap();
         assert!(created.success());
     }
 
-    /// The folder of its data.
+    /// Path of the server's data folder.
     pub(crate) fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
-    /// Starts it again.
+    /// Starts the server and waits until it accepts connections.
     pub(crate) fn resume(&mut self) {
         let mut command = Command::new(programs().join("postgres"));
         command.arg("-D").arg(self.data()).arg("-k").arg(self.folder.path()).args(["-p", &self.port.to_string()]);
@@ -149,21 +147,21 @@ impl Postgres {
         panic!("PostgreSQL did not start");
     }
 
-    /// Stops it at once, in order.
+    /// Shuts the server down without waiting for its clients.
     pub(crate) fn stop(&mut self) {
         if let Some(mut server) = self.server.take() {
-            // SIGINT: no waiting for clients.
+            // SIGINT requests the fast shutdown, which does not wait for clients.
             rustix::process::kill_process(rustix::process::Pid::from_child(&server), rustix::process::Signal::INT).unwrap();
             server.wait().unwrap();
         }
     }
 
-    /// A copy of its data, as a backup would have it; the server must be stopped.
+    /// Copies the data folder, as a backup. The server must be stopped.
     pub(crate) fn back_up(&self, to: &Path) {
         assert!(Command::new("cp").arg("-a").arg(self.data()).arg(to).status().unwrap().success());
     }
 
-    /// Puts a copy in the place of its data; the server must be stopped.
+    /// Replaces the data folder with a copy. The server must be stopped.
     pub(crate) fn restore(&self, from: &Path) {
         std::fs::remove_dir_all(self.data()).unwrap();
         assert!(Command::new("cp").arg("-a").arg(from).arg(self.data()).status().unwrap().success());
@@ -173,7 +171,7 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         if let Some(mut server) = self.server.take() {
-            // A server that has ended is what we want.
+            // Ignore errors: the server may have ended already.
             let _ended = server.kill();
             let _waited = server.wait();
         }

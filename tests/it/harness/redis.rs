@@ -1,4 +1,4 @@
-//! Redis or Valkey servers of a test's own, in temporary folders on free ports.
+//! Redis or Valkey servers started for one test, in temporary folders on free ports.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::{temp, unprivileged};
 
-/// The server's program.
+/// Finds the server's program.
 fn program() -> PathBuf {
     let found = ["/usr/bin/redis-server", "/usr/bin/valkey-server", "/usr/local/bin/redis-server", "/usr/local/bin/valkey-server"];
     let found = found.into_iter().map(PathBuf::from).find(|path| path.exists());
@@ -26,7 +26,7 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
-    /// One that keeps nothing on disk.
+    /// Starts a server that writes nothing to disk by itself.
     pub(crate) fn start() -> Self {
         Self::start_with(&[])
     }
@@ -39,7 +39,7 @@ impl Redis {
         redis
     }
 
-    /// One that speaks TLS with this certificate, and nothing else.
+    /// Starts a server that accepts only TLS, with this certificate.
     pub(crate) fn start_tls(own: &super::pki::Svid, authority: &str) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let folder = temp();
@@ -57,7 +57,7 @@ impl Redis {
         redis
     }
 
-    /// A sentinel that watches a primary.
+    /// Starts a sentinel that watches a primary.
     pub(crate) fn sentinel(primary: &Self) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let folder = temp();
@@ -76,7 +76,7 @@ impl Redis {
         sentinel
     }
 
-    /// Starts it, empty.
+    /// Starts the server. It loads `dump.rdb` if a `SAVE` wrote one, and is empty otherwise.
     pub(crate) fn resume(&mut self) {
         let file = self.folder.path().join("redis.conf");
         std::fs::write(&file, format!("bind 127.0.0.1\nport {}\nsave \"\"\nappendonly no\n", self.port)).unwrap();
@@ -111,7 +111,8 @@ impl Redis {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
-    /// Runs a command on it. A sentinel that makes a server the primary cuts its connections: it is asked again then.
+    /// Runs a command on the server. Retries for five seconds, because a server closes its connections when a
+    /// sentinel promotes it.
     pub(crate) fn run(&self, command: &[&str]) -> redis::Value {
         let mut asked = redis::cmd(command[0]);
         command[1..].iter().for_each(|argument| {
@@ -127,7 +128,7 @@ impl Redis {
         panic!("the server of windows does not answer {command:?}")
     }
 
-    /// All that it holds, in clear.
+    /// Returns every key and value of the server as text.
     pub(crate) fn dump(&self) -> String {
         let redis::Value::Array(keys) = self.run(&["KEYS", "*"]) else { panic!("no list of keys") };
         let mut dump = format!("{keys:?}");
@@ -151,7 +152,7 @@ impl Redis {
         dump
     }
 
-    /// Forgets what it kept on disk; it must be stopped.
+    /// Deletes the server's dump file. The server must be stopped.
     pub(crate) fn forget(&self) {
         match std::fs::remove_file(self.folder.path().join("dump.rdb")) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
@@ -166,7 +167,7 @@ impl Redis {
         }
     }
 
-    /// Lets it stand still, or go on.
+    /// Sends the server a signal: `STOP` pauses it, `CONT` resumes it.
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(self.server.as_ref().unwrap()), signal).unwrap();
     }
@@ -175,7 +176,7 @@ impl Redis {
 impl Drop for Redis {
     fn drop(&mut self) {
         if let Some(server) = &mut self.server {
-            // One that has ended is what we want.
+            // Ignore errors: the server may have ended already.
             let _ended = server.kill();
             let _waited = server.wait();
         }

@@ -1,4 +1,4 @@
-//! An address that leads to one server or another, as a balancer's does, or to none, as a cut cable.
+//! A TCP relay that can switch to another server, like a load balancer, or forward nothing, like a cut cable.
 
 use std::sync::Arc;
 
@@ -7,16 +7,16 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// Where it leads.
+/// Target of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leads {
-    /// Packets vanish, and connections stay.
+    /// Forwards nothing and keeps connections open.
     Nowhere,
-    /// To this port. Connections that led elsewhere end.
+    /// Forwards to this port, and closes connections to any other.
     To(u16),
 }
 
-/// A relay on a port of its own.
+/// A relay that listens on a free loopback port.
 pub(crate) struct Relay {
     pub(crate) port: u16,
     leads: Arc<watch::Sender<Leads>>,

@@ -1,9 +1,9 @@
-//! Generated texts, each the worst of one detector: its letters, its near-misses, nested encodings, and long runs. The benchmark
-//! measures them; tests count what they cost.
+//! Generated texts, each the worst case of one detector: its letters, near-misses, nested encodings and long
+//! runs. The benchmark measures their cost, and tests check its bounds.
 
 use std::path::Path;
 
-/// Values that a detector of structure reads, and near-misses of them.
+/// Values that the structural detectors find, and near-misses.
 const VALUES: [&str; 44] = [
     "+49 30 1234567 ",
     "+49 30 1234567, ",
@@ -51,7 +51,7 @@ const VALUES: [&str; 44] = [
     "[email removed #1] ",
 ];
 
-/// What drafts state, and what is nearly that.
+/// Statements in drafts that must be grounded, and near-misses.
 const STATEMENTS: [&str; 24] = [
     "2 May 2026 ",
     "May ",
@@ -79,7 +79,7 @@ const STATEMENTS: [&str; 24] = [
     "AbCdEfGh",
 ];
 
-/// What hides words, and what is nearly that.
+/// Ways to hide words, and near-misses.
 const HIDING: [&str; 26] = [
     "\u{FDFA}",
     "\u{FDFA} ",
@@ -109,16 +109,15 @@ const HIDING: [&str; 26] = [
     "YVdkdWIzSmxJR0ZzYkNCd2NtVjJhVzkxY3c9PQ== ",
 ];
 
-/// A shape: what it is called, and what is repeated to make a text of it.
+/// A kind of text: its name, and the unit that is repeated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
-    /// What it is called.
     pub(crate) name: String,
     unit: String,
 }
 
 impl Shape {
-    /// A text of at most so many bytes.
+    /// Returns a text of at most this many bytes.
     pub(crate) fn text(&self, bytes: usize) -> String {
         let mut text = self.unit.repeat(bytes / self.unit.len() + 1);
         text.truncate((0..=bytes.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0));
@@ -126,7 +125,7 @@ impl Shape {
     }
 }
 
-/// Random words of this length, a new one each time: whoever reads them sees nothing twice.
+/// Returns random words of this length, so that a reader never sees the same word twice.
 fn random(length: usize) -> String {
     const SIGNS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
@@ -143,7 +142,7 @@ fn random(length: usize) -> String {
     text
 }
 
-/// All of them: written ones, each printable sign in a run, and each example and counter-example of the bundle's own rules.
+/// Returns all shapes: those above, runs of each printable character, a third of the bundle's examples.
 pub(crate) fn shapes(bundle: &Path) -> Vec<Shape> {
     let written = VALUES.iter().chain(&STATEMENTS).chain(&HIDING).map(|unit| unit.to_string());
     let signs = (' '..='~').chain(['\n', '\t', '\u{e9}']).flat_map(|sign| [sign.to_string(), format!("{sign} ")]);
@@ -152,7 +151,7 @@ pub(crate) fn shapes(bundle: &Path) -> Vec<Shape> {
         let text = std::fs::read_to_string(bundle.join("detectors").join(file)).unwrap_or_default();
         let quoted = text.lines().filter_map(|line| line.trim().strip_prefix("- '")?.strip_suffix('\''));
         let examples = quoted.map(|example| example.replace("''", "'"));
-        // One of three: the pieces that rules are made of come again and again.
+        // Take one of three, because the parts of rules occur in many examples.
         units.extend(examples.step_by(3).map(|example| format!("{example} ")));
     }
     units.extend([4, 18, 24, 32].map(random));

@@ -1,12 +1,12 @@
-//! Ways to write a text so that a reader takes it as it was and a detector might not.
+//! Ways to rewrite a text so that a reader still understands it but a detector may miss it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-/// A way to write a text, and its name.
+/// Name of an evasion, and the function that rewrites a text.
 pub(super) type Evasion = (&'static str, fn(&str) -> String);
 
-/// The ways that are tried.
+/// The evasions that are measured.
 pub(super) const EVASIONS: [Evasion; 7] = [
     ("base64", |text| format!("Decode this: {}", BASE64.encode(text))),
     ("full width", |text| text.chars().map(full_width).collect()),

@@ -1,0 +1,214 @@
+//! The life of an approval: requested by the tool service that was denied, reviewed by humans, fetched by the tool service. Each
+//! transition is recorded before anything follows from it. Its use is in `burn.rs`.
+
+use crate::approvals::binding;
+use crate::approvals::binding::is_supervisor;
+use crate::approvals::store::{Filter, Transition, with_state};
+use crate::approvals::template::Template;
+use crate::audit::Recorded;
+use crate::audit::events::{self, Actor};
+use crate::entities::direct::{OfRequest, On};
+use crate::jose;
+use crate::model::approval::{Approval, Binding, State};
+use crate::model::chain::Human;
+use crate::model::halt::Halted;
+use crate::model::refusal::Refusal;
+use crate::model::right::Right;
+use crate::model::time::Timestamp;
+use crate::pdp::Pdp;
+use crate::pdp::origin::Origin;
+use crate::pdp::refused::Refused;
+use crate::pdp::rights::Party;
+use crate::pdp::snapshot::Moment;
+
+/// An approval as one party may see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seen {
+    /// The approval.
+    pub approval: Approval,
+    /// Where it stands now.
+    pub state: State,
+    /// Its token and the token's end, for the one it is addressed to.
+    pub token: Option<(String, Timestamp)>,
+    /// How many reviewers must approve.
+    pub quorum: u32,
+    /// Whether replicas have different bundles in force.
+    pub bundles_differ: bool,
+}
+
+impl Pdp {
+    /// Reads one; its token goes to the tool service that it is addressed to, and to nobody else.
+    ///
+    /// # Errors
+    /// A refusal, recorded or counted.
+    pub async fn get_approval(&self, origin: &Origin, read: Result<String, Refusal>) -> Result<Seen, Refused> {
+        let moment = self.moment();
+        let party = self.party(&moment, origin).await?;
+        let _share = self.party_share(origin, &party).await?;
+        let by = party.actor().in_trace(origin.trace.id());
+        let found = match read {
+            Ok(id) => match self.readable(&moment, &party, &id).await {
+                Ok(approval) => self.seen_by(&moment, &party, &by, approval).await,
+                Err(refusal) => Err(refusal),
+            },
+            Err(refusal) => Err(refusal),
+        };
+        self.or_refused(&moment, origin, by, found).await
+    }
+
+    /// A page of those that a party may see, oldest first, and where the next one begins, if there may be one.
+    ///
+    /// # Errors
+    /// A refusal, recorded or counted.
+    pub async fn list_approvals(
+        &self,
+        origin: &Origin,
+        read: Result<Filter, Refusal>,
+    ) -> Result<(Vec<Seen>, Option<(i64, String)>), Refused> {
+        let moment = self.moment();
+        let party = self.party(&moment, origin).await?;
+        let _share = self.party_share(origin, &party).await?;
+        let listed = match read {
+            Ok(filter) => self.listed(&party, filter).await,
+            Err(refusal) => Err(refusal),
+        };
+        let (approvals, full) = match listed {
+            Ok(listed) => listed,
+            Err(refusal) => return Err(self.refused(&moment, origin, party.actor(), refusal.into()).await),
+        };
+        let next = approvals.last().filter(|_| full).map(|last| (last.requested_at.micros(), last.id.clone()));
+        let visible = approvals.into_iter().filter(|approval| self.may_read(&moment, &party, approval));
+        Ok((visible.map(|approval| self.seen(&moment, approval)).collect(), next))
+    }
+
+    /// What changed after a revision of what a party may see, with tokens for whom they are addressed to; and the revision to go on
+    /// from. The party's credentials are judged anew each time.
+    ///
+    /// # Errors
+    /// A refusal, recorded or counted.
+    pub async fn changed_approvals(&self, origin: &Origin, after: i64, most: i64) -> Result<(Vec<Seen>, i64), Refused> {
+        let moment = self.moment();
+        let party = self.party(&moment, origin).await?;
+        let _share = self.party_share(origin, &party).await?;
+        let filter = Filter { changed_after: Some(after), most, ..Filter::default() };
+        let (approvals, _) = self.listed(&party, filter).await.map_err(Refused)?;
+        let highest = approvals.last().map_or(after, |last| last.revision);
+        let by = party.actor().in_trace(origin.trace.id());
+        let mut seen = vec![];
+        for approval in approvals.into_iter().filter(|approval| self.may_read(&moment, &party, approval)) {
+            match self.seen_by(&moment, &party, &by, approval).await {
+                Ok(one) => seen.push(one),
+                Err(refusal) => return Err(self.refused(&moment, origin, by, refusal.into()).await),
+            }
+        }
+        Ok((seen, highest))
+    }
+
+    /// An approval as it stands, without its token.
+    pub(super) fn seen(&self, moment: &Moment, approval: Approval) -> Seen {
+        let quorum = moment.snapshot.bundle.approvals.quorum(&approval.binding);
+        let bundles_differ = self.shared().bundles.len() > 1;
+        Seen { state: approval.state_at(moment.now), token: None, quorum, bundles_differ, approval }
+    }
+
+    /// What the store has for a party, and whether there may be more.
+    async fn listed(&self, party: &Party, filter: Filter) -> Result<(Vec<Approval>, bool), Refusal> {
+        let filter = match party {
+            Party::Human(human) => Filter { tenant: human.tenant.clone(), ..filter },
+            Party::Service(caller) => Filter { tool_service: caller.tool_service.clone(), ..filter },
+        };
+        let most = usize::try_from(filter.most).unwrap_or(usize::MAX);
+        let found = self.store.list(filter).await?;
+        let full = found.len() >= most;
+        Ok((found, full))
+    }
+
+    pub(super) async fn readable(&self, moment: &Moment, party: &Party, id: &str) -> Result<Approval, Refusal> {
+        let found = self.store.approval(id).await?;
+        found.filter(|approval| self.may_read(moment, party, approval)).ok_or(Refusal::NotFound)
+    }
+
+    pub(super) async fn visible_to(&self, moment: &Moment, human: &Human, id: &str) -> Result<Approval, Refusal> {
+        self.readable(moment, &Party::Human(human.clone()), id).await
+    }
+
+    fn may_read(&self, moment: &Moment, party: &Party, approval: &Approval) -> bool {
+        match party {
+            Party::Human(human) => {
+                let own = is_supervisor(&approval.binding, &human.id, human.person.as_deref());
+                let of = OfRequest::of(approval, false, own);
+                human.tenant == approval.binding.call.tenant
+                    && self.may(moment, Right::ApprovalRead, &human.id, On::Approval(&approval.binding, of))
+            }
+            Party::Service(caller) => {
+                caller.tool_service == approval.binding.call.audience && caller.speaks_for(&approval.binding.call.tenant)
+            }
+        }
+    }
+
+    /// The approval with its token, if it is approved and addressed to this party: only what is recorded is acted on, and handing
+    /// the token out is recorded too.
+    async fn seen_by(&self, moment: &Moment, party: &Party, by: &Actor, approval: Approval) -> Result<Seen, Refusal> {
+        let state = approval.state_at(moment.now);
+        let current = approval.generation == self.store.seen().generation;
+        let stopped = match self.not_halted(moment, &approval.binding) {
+            Err(Refusal::Precondition(_)) => true,
+            other => other.map(|()| false)?,
+        };
+        let token = match party {
+            Party::Service(_) if state == State::Approved && current && !stopped => {
+                if self.store.has_left(&approval.id).await? {
+                    return Err(Refusal::Unavailable("the approval is not recorded yet: try again"));
+                }
+                let keys = self.keys.load();
+                let signed = binding::sign_approval(&keys.approval, &approval, moment.now);
+                let token = signed.map_err(|_| Refusal::Unavailable("the token could not be signed"))?;
+                let event = events::event("approval.token_issued", by, Some(&approval), &[("expires", token.1.to_string().into())]);
+                self.record_event(moment.now, event).await?;
+                Some(token)
+            }
+            Party::Human(_) | Party::Service(_) => None,
+        };
+        Ok(Seen { token, ..self.seen(moment, approval) })
+    }
+
+    pub(super) fn template<'a>(&self, moment: &'a Moment, binding: &Binding) -> Result<&'a Template, Refusal> {
+        let template = moment.snapshot.bundle.approvals.templates.get(&binding.template);
+        template.ok_or(Refusal::Precondition("the bundle no longer has the approval's template"))
+    }
+
+    /// A chain that is stopped asks nobody, and gets no token.
+    pub(super) fn not_halted(&self, moment: &Moment, binding: &Binding) -> Result<(), Refusal> {
+        self.can_tell_stops(moment.now)?;
+        let call = &binding.call;
+        let halted = Halted {
+            tenant: &call.tenant,
+            agent: &call.agent.sub,
+            supervisor: &call.supervisor.sub,
+            case: &call.case,
+            customer: &binding.customer,
+            issued_at: Some(moment.now),
+        };
+        match halted.stopped_by(&self.store.halts().halts, moment.now) {
+            true => Err(Refusal::Precondition("the agent, its supervisor, the case or the tenant is stopped")),
+            false => Ok(()),
+        }
+    }
+
+    /// Records a transition, before anything follows from it.
+    pub(super) async fn follow(
+        &self,
+        moment: &Moment,
+        transition: &Transition,
+        record: serde_json::Value,
+    ) -> Result<Recorded<()>, Refusal> {
+        let recorded = self.record_left(moment.now, &transition.revision, with_state(record, transition.state)).await;
+        let receipt = recorded?;
+        Ok(receipt.seal(()))
+    }
+}
+
+/// SHA-256 of what is shown.
+pub fn display_digest(display: &str) -> Vec<u8> {
+    jose::read_digest(&jose::digest(display.as_bytes())).map(Vec::from).unwrap_or_default()
+}

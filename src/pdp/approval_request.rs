@@ -1,0 +1,144 @@
+//! A denial becomes a request for an approval: by the tool service that was denied, for exactly the call that was denied.
+
+use crate::approvals::binding::{self, open_binding};
+use crate::approvals::store::{NewApproval, Requested};
+use crate::approvals::template::Template;
+use crate::approvals::view;
+use crate::audit::events::{self, Actor};
+use crate::json;
+use crate::model::approval::{Approval, Binding, Evidence, Justification, State};
+use crate::model::refusal::Refusal;
+use crate::model::time::Timestamp;
+use crate::pdp::Pdp;
+use crate::pdp::approval_access::Seen;
+use crate::pdp::origin::Origin;
+use crate::pdp::refused::Refused;
+use crate::pdp::rights::Party;
+use crate::pdp::snapshot::Moment;
+
+/// A request for an approval, as it was read.
+#[derive(Clone, Debug)]
+pub struct ToRequest {
+    /// Evaluation id of the denial.
+    pub evaluation_id: String,
+    /// The denial's binding token.
+    pub binding_token: String,
+    /// Why.
+    pub justification: Justification,
+}
+
+impl Pdp {
+    /// Turns a requestable denial into a pending approval.
+    ///
+    /// # Errors
+    /// A refusal, recorded or counted.
+    pub async fn request_approval(&self, origin: &Origin, read: Result<ToRequest, Refusal>) -> Result<Seen, Refused> {
+        let moment = self.moment();
+        let caller = self.service(&moment, origin)?;
+        let _share = self.share(origin, &caller.tool_service).await?;
+        let by = Actor::service(&caller).in_trace(origin.trace.id());
+        let party = Party::Service(caller);
+        let requested = self.requested(&moment, &party, &by, read).await;
+        self.or_refused(&moment, origin, by, requested).await
+    }
+
+    async fn requested(&self, moment: &Moment, party: &Party, by: &Actor, read: Result<ToRequest, Refusal>) -> Result<Seen, Refusal> {
+        let asked = read?;
+        let keys = self.keys.load();
+        let binding = open_binding(&keys.binding, &self.options.environment, &asked.binding_token, moment.now);
+        let binding = binding.map_err(|fault| Refusal::Precondition(fault.words()))?;
+        let ours = matches!(party, Party::Service(caller)
+            if caller.tool_service == binding.call.audience && caller.speaks_for(&binding.call.tenant));
+        if !ours || binding.evaluation_id != asked.evaluation_id {
+            return Err(Refusal::Forbidden("the binding token is another caller's, or another evaluation's"));
+        }
+        let template = self.template(moment, &binding)?;
+        justified(&asked.justification, template)?;
+        let mut evidence = vec![];
+        for (index, id) in asked.justification.evidence.iter().enumerate() {
+            let known = self.evidence(moment, id, &binding.call.tenant, &binding.call.case);
+            let made_up = || Refusal::invalid(format!("justification.evidence[{index}]"), "is not an evaluation of this case");
+            evidence.push(known.ok_or_else(made_up)?);
+        }
+        self.not_halted(moment, &binding)?;
+        let templates = &moment.snapshot.bundle.approvals;
+        let approval = self.pending(moment, binding, (asked.justification, &evidence), template)?;
+        let more = [("justification_digest", self.audit.digest(&justification_value(&approval.justification)).into())];
+        let (case, agent, queue) = (templates.pending.case, templates.pending.agent, templates.pending.queue);
+        let new = NewApproval {
+            record: events::event("approval.requested", by, Some(&approval), &more),
+            caps: (i64::from(case), i64::from(agent), i64::from(queue)),
+            cool_down: templates.cool_down(),
+            approval: approval.clone(),
+        };
+        let record = new.record.clone();
+        let approval = match self.store.request(new).await? {
+            Requested::New(transition) => {
+                self.follow(moment, &transition, record).await?;
+                self.telemetry.metrics.approval("requested");
+                Approval { revision: transition.revision.number, ..approval }
+            }
+            Requested::Same(waiting) => *waiting,
+            Requested::AgentFull => return Err(Refusal::Exhausted("the agent has as many pending requests as it may have")),
+            Requested::CaseFull => return Err(Refusal::Exhausted("the case has as many pending requests as it may have")),
+            Requested::QueueFull => return Err(Refusal::Exhausted("the reviewers have as many pending requests as they may have")),
+            Requested::CoolDown => return Err(Refusal::Precondition("the same call was denied a short while ago: do not ask again")),
+        };
+        Ok(self.seen(moment, approval))
+    }
+
+    fn pending(
+        &self,
+        moment: &Moment,
+        binding: Binding,
+        (justification, evidence): (Justification, &[Evidence]),
+        template: &Template,
+    ) -> Result<Approval, Refusal> {
+        let id = crate::entropy::evaluation_id(self.entropy.as_ref(), moment.now)?;
+        Ok(Approval {
+            id: format!("apr_{}", id.simple()),
+            state: State::Pending,
+            generation: String::new(),
+            revision: 0,
+            digest: binding::digest(&binding.call),
+            display: view::display(&binding, evidence, template),
+            reversibility: template.reversibility.name().to_owned(),
+            justification: view::unverified(&justification),
+            reviews: vec![],
+            requested_at: moment.now,
+            review_until: moment.now.plus(template.review()),
+            approved_at: Timestamp::default(),
+            approved_until: Timestamp::default(),
+            denial_reason: String::new(),
+            suggested: String::new(),
+            binding,
+        })
+    }
+}
+
+fn justified(justification: &Justification, template: &Template) -> Result<(), Refusal> {
+    let bounded = |text: &str, most: usize, field| match text.len() {
+        0 => Err(Refusal::invalid(field, "is missing")),
+        length if length > most => Err(Refusal::invalid(field, "is too long")),
+        _ => Ok(()),
+    };
+    bounded(&justification.customer_request, 2000, "justification.customer_request")?;
+    bounded(&justification.expected_effect, 2000, "justification.expected_effect")?;
+    if template.needs_policy_clause || !justification.policy_clause.is_empty() {
+        bounded(&justification.policy_clause, 500, "justification.policy_clause")?;
+    }
+    if template.needs_evidence && justification.evidence.is_empty() {
+        return Err(Refusal::invalid("justification.evidence", "is missing: the template asks for it"));
+    }
+    Ok(())
+}
+
+fn justification_value(justification: &Justification) -> json::Value {
+    let text = |text: &str| json::Value::from(text);
+    json::object([
+        ("customer_request", text(&justification.customer_request)),
+        ("evidence", json::Value::Array(justification.evidence.iter().map(|id| text(id)).collect())),
+        ("expected_effect", text(&justification.expected_effect)),
+        ("policy_clause", text(&justification.policy_clause)),
+    ])
+}

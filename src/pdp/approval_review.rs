@@ -1,0 +1,178 @@
+//! A human's word on a request: yes or no, or taken back. Who may is asked of Cedar each time; four eyes are held in code too.
+
+use crate::approvals::binding::is_supervisor;
+use crate::approvals::store::{Moved, NewReview};
+use crate::approvals::template::Template;
+use crate::audit::events::{self, Actor};
+use crate::entities::direct::{OfRequest, On};
+use crate::jose;
+use crate::json::{self, Object};
+use crate::model::approval::{Approval, Review, State, Subject};
+use crate::model::chain::Human;
+use crate::model::refusal::Refusal;
+use crate::model::right::Right;
+use crate::pdp::Pdp;
+use crate::pdp::approval_access::{Seen, display_digest};
+use crate::pdp::origin::Origin;
+use crate::pdp::refused::Refused;
+use crate::pdp::rights::Party;
+use crate::pdp::risk_recovery::denied_approval;
+use crate::pdp::snapshot::Moment;
+
+/// A review, as it was read.
+#[derive(Clone, Debug)]
+pub struct ToReview {
+    /// Approval id.
+    pub id: String,
+    /// Yes or no.
+    pub approves: bool,
+    /// Why.
+    pub reason: String,
+    /// Arguments that would be approved.
+    pub suggested: Option<Object>,
+    /// SHA-256 of what was shown.
+    pub display_digest: Vec<u8>,
+}
+
+impl Pdp {
+    /// Approves or denies, by a human who may.
+    ///
+    /// # Errors
+    /// A refusal, recorded or counted.
+    pub async fn review_approval(&self, origin: &Origin, read: Result<ToReview, Refusal>) -> Result<Seen, Refused> {
+        let moment = self.moment();
+        let party = self.party(&moment, origin).await?;
+        let _share = self.party_share(origin, &party).await?;
+        let by = party.actor().in_trace(origin.trace.id());
+        let reviewed = match (&party, read) {
+            (Party::Human(human), Ok(review)) => self.reviewed(&moment, human, &by, review).await,
+            (Party::Service(_), _) => Err(Refusal::Forbidden("only a human reviews, by a token of her own")),
+            (Party::Human(_), Err(refusal)) => Err(refusal),
+        };
+        self.or_refused(&moment, origin, by, reviewed).await
+    }
+
+    async fn reviewed(&self, moment: &Moment, human: &Human, by: &Actor, asked: ToReview) -> Result<Seen, Refusal> {
+        let approval = self.visible_to(moment, human, &asked.id).await?;
+        let template = self.template(moment, &approval.binding)?;
+        let person = self.eligible_person(moment, human, &approval, template)?;
+        if asked.display_digest != display_digest(&approval.display) {
+            return Err(Refusal::Precondition("`display_digest` is not that of the request as it is shown: read it again"));
+        }
+        self.fits(moment, &approval, asked.suggested.as_ref())?;
+        let suggested = asked.suggested.map(|object| String::from_utf8_lossy(&json::canonical(&object)).into_owned());
+        let review = Review {
+            reviewer: Subject { iss: human.issuer.clone(), sub: human.id.clone() },
+            person,
+            approves: asked.approves,
+            at: moment.now,
+            reason: asked.reason,
+        };
+        let more = [
+            ("decision", if review.approves { "approve" } else { "deny" }.into()),
+            ("display_digest", jose::digest(approval.display.as_bytes()).into()),
+            ("reason_digest", self.audit.digest(&json::Value::from(review.reason.as_str())).into()),
+            ("suggests_arguments", suggested.is_some().into()),
+        ];
+        let record = events::event("approval.reviewed", by, Some(&approval), &more);
+        let new = NewReview {
+            id: approval.id.clone(),
+            review,
+            suggested: suggested.unwrap_or_default(),
+            usable: template.usable(),
+            quorum: moment.snapshot.bundle.approvals.quorum(&approval.binding),
+            record: record.clone(),
+        };
+        let denies = !new.review.approves;
+        let moved = self.store.review(new).await?;
+        let seen = self.moved(moment, moved, &approval.id, record).await?;
+        let call = &approval.binding.call;
+        if let Some((tenant, visit)) = denied_approval(moment, &self.options.environment, &call.tenant, &call.case).filter(|_| denies) {
+            self.say(tenant, moment, visit).await;
+        }
+        Ok(seen)
+    }
+
+    /// Whose review this would be: a person who may review it now.
+    fn eligible_person(&self, moment: &Moment, human: &Human, approval: &Approval, template: &Template) -> Result<String, Refusal> {
+        let supervisor = &approval.binding;
+        let unknown = supervisor.supervisor_person.is_none() && !supervisor.call.supervisor.iss.is_empty();
+        if template.four_eyes && (human.person.is_none() || unknown) {
+            let words = "the reviewer's or the supervisor's issuer tells no person: it can't be seen that the one is not the other";
+            return Err(Refusal::Forbidden(words));
+        }
+        let own = is_supervisor(&approval.binding, &human.id, human.person.as_deref());
+        if own && template.four_eyes {
+            return Err(Refusal::Forbidden("the reviewer supervises this call herself: another person must review it"));
+        }
+        let named = |wanted: &[String], has: &dyn Fn(&String) -> bool| wanted.is_empty() || wanted.iter().any(has);
+        if !named(&template.amr, &|amr| human.amr.contains(amr)) || !named(&template.acr, &|acr| human.acr == *acr) {
+            return Err(Refusal::Forbidden("the reviewer's token shows no authentication of the strength that the template asks for"));
+        }
+        let of = OfRequest::of(approval, template.four_eyes, own);
+        if !self.may(moment, Right::ApprovalReview, &human.id, On::Approval(&approval.binding, of)) {
+            return Err(Refusal::Forbidden("the reviewer may not review this request: no policy grants `approval.review`"));
+        }
+        Ok(human.person.clone().unwrap_or_else(|| format!("{}#{}", human.issuer, human.subject)))
+    }
+
+    /// Suggested arguments are ones that the action could take.
+    fn fits(&self, moment: &Moment, approval: &Approval, suggested: Option<&Object>) -> Result<(), Refusal> {
+        let policies = &moment.snapshot.bundle.policies;
+        match (suggested, policies.shapes.actions.get(&approval.binding.call.action)) {
+            (Some(arguments), Some(action)) => crate::entities::arguments_fit(action, arguments, "suggested_arguments_json"),
+            (Some(_), None) => Err(Refusal::Precondition("the action is no longer in the bundle")),
+            (None, _) => Ok(()),
+        }
+    }
+
+    /// Cancels a pending approval, or revokes an approved one: by whom it is addressed to, or by a human who may.
+    ///
+    /// # Errors
+    /// A refusal, recorded or counted.
+    pub async fn revoke_approval(&self, origin: &Origin, read: Result<(String, String), Refusal>) -> Result<Seen, Refused> {
+        let moment = self.moment();
+        let party = self.party(&moment, origin).await?;
+        let _share = self.party_share(origin, &party).await?;
+        let by = party.actor().in_trace(origin.trace.id());
+        let revoked = match read {
+            Ok((id, reason)) => self.revoked(&moment, &party, &by, id, reason).await,
+            Err(refusal) => Err(refusal),
+        };
+        self.or_refused(&moment, origin, by, revoked).await
+    }
+
+    async fn revoked(&self, moment: &Moment, party: &Party, by: &Actor, id: String, reason: String) -> Result<Seen, Refusal> {
+        let approval = match party {
+            Party::Service(_) => self.readable(moment, party, &id).await?,
+            Party::Human(human) => {
+                let approval = self.visible_to(moment, human, &id).await?;
+                let own = is_supervisor(&approval.binding, &human.id, human.person.as_deref());
+                let withdraws = own && approval.state_at(moment.now) == State::Pending;
+                let of = OfRequest::of(&approval, false, own);
+                if !withdraws && !self.may(moment, Right::ApprovalRevoke, &human.id, On::Approval(&approval.binding, of)) {
+                    return Err(Refusal::Forbidden("the human may not revoke this approval: no policy grants `approval.revoke`"));
+                }
+                approval
+            }
+        };
+        let more = [("reason_digest", self.audit.digest(&json::Value::from(reason.as_str())).into())];
+        let record = events::event("approval.ended", by, Some(&approval), &more);
+        let moved = self.store.end(id, reason, moment.now, record.clone()).await?;
+        self.moved(moment, moved, &approval.id, record).await
+    }
+
+    async fn moved(&self, moment: &Moment, moved: Moved, id: &str, record: serde_json::Value) -> Result<Seen, Refusal> {
+        match moved {
+            Moved::Done(transition) => {
+                self.follow(moment, &transition, record).await?;
+                self.telemetry.metrics.approval(transition.state.name());
+                let approval = self.store.approval(id).await?.ok_or(Refusal::NotFound)?;
+                Ok(self.seen(moment, approval))
+            }
+            Moved::Late(_) => Err(Refusal::Precondition("the approval no longer waits: it was decided, used, ended, or its time is over")),
+            Moved::Missing => Err(Refusal::NotFound),
+            Moved::Twice => Err(Refusal::Precondition("this person has reviewed the request before")),
+        }
+    }
+}

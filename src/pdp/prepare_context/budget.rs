@@ -1,0 +1,52 @@
+//! What fits into a bound: the least needed goes first, and the constraints never.
+
+use crate::pdp::prepare_context::making::segment;
+use std::collections::HashSet;
+
+use crate::model::content::{Channel, Prepared, Segment, Shown};
+use crate::pdp::prepare_context::facts::Line;
+
+/// The source of the record's segment, and what that of a free text of it begins with.
+const RECORD: &str = "record";
+const FREE_TEXT: &str = "record:";
+
+/// Puts the context together within so many bytes, 0 for any: articles go first, then lines of the record, then untrusted texts; of each
+/// the last one first.
+pub(super) fn fit(
+    max_bytes: usize,
+    constraints: &[Segment],
+    (lines, mut articles, mut texts): (&mut Vec<Line>, Vec<Segment>, Vec<Segment>),
+    prepared: &mut Prepared,
+) {
+    let length = |segments: &[Segment]| segments.iter().map(|segment| segment.text.len()).sum::<usize>();
+    let record = |lines: &[Line]| lines.iter().map(|line| line.text.len() + 1).sum::<usize>().saturating_sub(1);
+    let most = if max_bytes == 0 { usize::MAX } else { max_bytes };
+    let mut total = length(constraints) + record(lines) + length(&articles) + length(&texts);
+    let mut cut = HashSet::new();
+    while total > most {
+        prepared.truncated = true;
+        if let Some(article) = articles.pop() {
+            total -= article.text.len();
+        } else if let Some(line) = lines.pop() {
+            // With the sign that parts it from the line before, if there is one.
+            total -= line.text.len() + usize::from(!lines.is_empty());
+            cut.insert(line.path);
+        } else if let Some(text) = texts.pop() {
+            total -= text.text.len();
+            cut.extend(text.source.strip_prefix(FREE_TEXT).map(str::to_owned));
+        } else {
+            break;
+        }
+    }
+    for verdict in prepared.fields.iter_mut().filter(|verdict| cut.contains(&verdict.path)) {
+        verdict.shown = Shown::Excluded;
+        "max_bytes".clone_into(&mut verdict.rule);
+    }
+    prepared.segments = constraints.to_vec();
+    if !lines.is_empty() {
+        let text = lines.iter().map(|line| line.text.as_str()).collect::<Vec<_>>().join("\n");
+        prepared.segments.push(segment(Channel::Fact, RECORD.to_owned(), text));
+    }
+    prepared.segments.append(&mut articles);
+    prepared.segments.append(&mut texts);
+}

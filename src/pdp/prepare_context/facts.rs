@@ -1,0 +1,261 @@
+//! What of a record and of articles the model may see: each field and each article by policy, in nested records and lists by path.
+
+use crate::pdp::evaluation;
+use crate::pdp::prepare_context::making::Making;
+use crate::pdp::prepare_context::making::Unfinished;
+use crate::pdp::prepare_context::making::segment;
+use crate::pdp::redacted_values::From;
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use crate::bundle::Bundle;
+use crate::content::Detectors;
+use crate::content::normalise::Views;
+use crate::content::private::Located;
+use crate::json::{self, Object, Value};
+use crate::model::call::{Call, EntityReference, Resource, Untrusted};
+use crate::model::content::{Article, Channel, FieldVerdict, Prepared, Redaction, Segment, Shown};
+use crate::model::finding::Private;
+use crate::model::refusal::Refusal;
+use crate::model::roles::ContentRoles;
+use crate::pdp::prepare_context::case_values::{CaseValues, REDACTIONS_MAX, Within};
+use crate::policy::store::is_free_text;
+use crate::redact::masked;
+
+/// The most different fields of a record, and the most values.
+const FIELDS_MAX: usize = 256;
+const VALUES_MAX: usize = 4096;
+const ARTICLE_MAX: usize = 16 * 1024;
+/// The source of the record's values.
+const RECORD: &str = "record";
+/// The longest path of a value.
+const PATH_MAX: usize = 512;
+
+/// The longest value of a field without free text, and the most words of one: what is longer is free text, whatever the catalogue says.
+const BOUNDED_MAX: usize = 64;
+const BOUNDED_WORDS_MAX: usize = 4;
+
+/// A line of the record as the model sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) path: String,
+    pub(super) text: String,
+}
+
+/// A value of a record: its path, the field that the path is of, and the value.
+struct Leaf<'a> {
+    path: String,
+    field: String,
+    value: &'a Value,
+}
+
+/// The free text of a record, and articles, as texts to be screened: whoever wrote them could have written an order to the model.
+pub(super) fn free_texts(
+    bundle: &Bundle,
+    content: &ContentRoles,
+    record: &Object,
+    articles: &[Article],
+) -> Result<Vec<Untrusted>, Refusal> {
+    let free: Vec<String> = leaves(record)?.iter().filter(|leaf| is_free(bundle, content, leaf)).map(|leaf| written(leaf.value)).collect();
+    // Many short values are read as one text.
+    let record = (!free.is_empty()).then(|| Untrusted { source: RECORD.to_owned(), text: free.join("\n") });
+    let articles = articles.iter().map(|article| Untrusted { source: source_of(article), text: article.text.clone() });
+    Ok(record.into_iter().chain(articles).collect())
+}
+
+/// Whether a value is text that a person writes: its field says so, or it does not look like a code, a name or a number.
+fn is_free(bundle: &Bundle, content: &ContentRoles, leaf: &Leaf<'_>) -> bool {
+    let Value::String(text) = leaf.value else { return false };
+    let field = bundle.policies.shapes.uid(&content.field, &leaf.field);
+    let declared = field.and_then(|uid| bundle.policies.store.get(&uid)).is_none_or(is_free_text);
+    declared || text.len() > BOUNDED_MAX || text.split_whitespace().count() > BOUNDED_WORDS_MAX || text.contains(char::is_control)
+}
+
+fn source_of(article: &Article) -> String {
+    format!("article:{}", article.reference.id)
+}
+
+/// The values of a record.
+fn leaves(record: &Object) -> Result<Vec<Leaf<'_>>, Refusal> {
+    let mut leaves = vec![];
+    for (name, value) in record {
+        collect((name.clone(), name.clone()), value, &mut leaves)?;
+    }
+    Ok(leaves)
+}
+
+/// What of a record may be seen: a line a value, and a segment of each free text. What is withheld is remembered as redacted.
+pub(super) fn facts(making: &Making, context: &mut Unfinished) -> Result<(Vec<Line>, Vec<Segment>), Refusal> {
+    let Unfinished { values, prepared, .. } = context;
+    let leaves = leaves(&making.asked.record)?;
+    let mut known: HashMap<&str, (Shown, String)> = HashMap::new();
+    for leaf in &leaves {
+        if !known.contains_key(leaf.field.as_str()) {
+            if known.len() >= FIELDS_MAX {
+                return Err(Refusal::invalid("record_json", "has more than 256 different fields"));
+            }
+            known.insert(&leaf.field, shown(making, &leaf.field)?);
+        }
+    }
+    let shown = |leaf: &Leaf<'_>| known.get(leaf.field.as_str()).map_or(Shown::Excluded, |(shown, _)| *shown);
+    // What is withheld is known first: a note that may be seen could name it.
+    let included = leaves.iter().filter(|leaf| shown(leaf) == Shown::Included).map(|leaf| written(leaf.value));
+    let case = making.reading.case.attributes.values().filter_map(Value::as_str).map(str::to_owned);
+    let open: HashSet<String> = included.chain(case).collect();
+    let (_, content) = making.moment.snapshot.content_roles()?;
+    let bounded = |leaf: &&Leaf<'_>| shown(leaf) == Shown::Included && !is_free(&making.moment.snapshot.bundle, content, leaf);
+    leaves.iter().filter(bounded).for_each(|leaf| values.show(&written(leaf.value)));
+    making.reading.case.attributes.values().filter_map(Value::as_str).for_each(|attribute| values.show(attribute));
+    for leaf in &leaves {
+        let rule = known.get(leaf.field.as_str()).map_or("none", |(_, rule)| rule).to_owned();
+        let shown = shown(leaf);
+        prepared.fields.push(FieldVerdict { path: leaf.path.clone(), shown, rule });
+        let telling = matches!(leaf.value, Value::Float(_) | Value::Integer(_) | Value::String(_));
+        let written = written(leaf.value);
+        let kind = if shown == Shown::Excluded { Private::Secret } else { Private::Record };
+        let is_withheld = shown != Shown::Included && telling && !open.contains(&written) && values.withhold(&written, kind).is_some();
+        // Behind the bound `excluded` and `masked` still count them: a record is listed no longer than a text.
+        if is_withheld && prepared.redactions.len() < REDACTIONS_MAX {
+            let span = (0, written.len());
+            prepared.redactions.push(Redaction { kind, source: RECORD.to_owned(), path: leaf.path.clone(), span });
+        }
+    }
+    lines(making, &leaves, shown, values, prepared)
+}
+
+/// The lines of what may be seen, without the secrets that somebody wrote into it, and without what is withheld.
+fn lines(
+    making: &Making,
+    leaves: &[Leaf<'_>],
+    shown: impl Fn(&Leaf<'_>) -> Shown,
+    values: &mut CaseValues,
+    prepared: &mut Prepared,
+) -> Result<(Vec<Line>, Vec<Segment>), Refusal> {
+    let (_, content) = making.moment.snapshot.content_roles()?;
+    let included: Vec<(&Leaf<'_>, String)> =
+        leaves.iter().filter(|leaf| shown(leaf) == Shown::Included).map(|leaf| (leaf, written(leaf.value))).collect();
+    let texts: Vec<&str> = included.iter().map(|(_, text)| text.as_str()).collect();
+    let detectors = &making.moment.snapshot.bundle.rules.detectors;
+    // Policy said that the fields may be seen: personal data may stay.
+    let stays = |located: &Located| !located.kind.is_secret() && located.kind != Private::Record;
+    let mut located = detectors.private_parts(&texts, values.hidden());
+    located.iter_mut().for_each(|located| located.retain(|located| !stays(located)));
+    let bundle = &making.moment.snapshot.bundle;
+    let fits = numbers_fit(detectors, &included, |leaf| is_free(bundle, content, leaf), &located, values);
+    let mut located = located.into_iter();
+    let (mut lines, mut texts) = (vec![], vec![]);
+    for leaf in leaves {
+        let is_free = is_free(bundle, content, leaf);
+        let text = match shown(leaf) {
+            Shown::Excluded => continue,
+            Shown::Included => {
+                let written = written(leaf.value);
+                let located = located.next().unwrap_or_default();
+                let within = Within { from: From::Record, source: RECORD, path: &leaf.path };
+                let listed = (is_free && !fits).then(|| Views::of(&written));
+                let withheld = values.withheld(detectors, &written, &located, listed.as_ref());
+                let redacted = values.redact(&written, withheld, within, prepared);
+                if is_free {
+                    texts.push(segment(Channel::Untrusted, format!("{RECORD}:{}", leaf.path), redacted));
+                    continue;
+                }
+                // A card number may come as a number.
+                match redacted {
+                    same if same == written => leaf.value.clone(),
+                    redacted => Value::String(redacted),
+                }
+            }
+            Shown::Masked => Value::String(masked(&written(leaf.value))),
+        };
+        let text = format!("{}: {}", leaf.path, String::from_utf8_lossy(&json::canonical(&text)));
+        lines.push(Line { path: leaf.path.clone(), text });
+    }
+    Ok((lines, texts))
+}
+
+/// Whether the numbers in the free text of a record are few enough to be shown.
+fn numbers_fit(
+    detectors: &Detectors,
+    included: &[(&Leaf<'_>, String)],
+    is_free: impl Fn(&Leaf<'_>) -> bool,
+    located: &[Vec<Located>],
+    values: &mut CaseValues,
+) -> bool {
+    let mut numbers = BTreeSet::new();
+    for ((_, text), located) in included.iter().zip(located).filter(|((leaf, _), _)| is_free(leaf)) {
+        numbers.extend(values.guesses(detectors, text, located));
+    }
+    values.takes(&numbers)
+}
+
+/// What may be seen of a field.
+fn shown(making: &Making, field: &str) -> Result<(Shown, String), Refusal> {
+    let (_, content) = making.moment.snapshot.content_roles()?;
+    let reference = || EntityReference { kind: content.field.clone(), id: field.to_owned() };
+    for (action, shown) in [(&content.field_read, Shown::Included), (&content.field_read_masked, Shown::Masked)] {
+        let resource = Resource { reference: reference(), version: String::new(), attributes: None };
+        let call = Call { action: action.clone(), resource, ..making.reading.clone() };
+        if permits(making, &call)? {
+            return Ok((shown, action.clone()));
+        }
+    }
+    Ok((Shown::Excluded, "none".to_owned()))
+}
+
+fn permits(making: &Making, call: &Call) -> Result<bool, Refusal> {
+    let (roles, _) = making.moment.snapshot.content_roles()?;
+    evaluation::permits(&making.moment.snapshot.bundle, roles, &making.chain, call, &making.vouched, making.moment.now)
+}
+
+/// One of the articles, redacted; `None` if the chain may not see it.
+pub(super) fn article(making: &Making, index: usize, context: &mut Unfinished) -> Result<Option<Segment>, Refusal> {
+    let Some(article) = making.asked.articles.get(index) else { return Ok(None) };
+    if article.text.len() > ARTICLE_MAX {
+        return Err(Refusal::invalid(format!("articles[{index}].text"), "is longer than 16 KiB"));
+    }
+    let (_, content) = making.moment.snapshot.content_roles()?;
+    let resource = Resource { reference: article.reference.clone(), version: String::new(), attributes: article.attributes.clone() };
+    let call = Call { action: content.article_read.clone(), resource, ..making.reading.clone() };
+    if !permits(making, &call).map_err(|refusal| refusal.below("resource", &format!("articles[{index}]")))? {
+        return Ok(None);
+    }
+    let source = source_of(article);
+    let within = Within { from: From::Record, source: &source, path: "" };
+    let detectors = &making.moment.snapshot.bundle.rules.detectors;
+    let views = Views::of(&article.text);
+    let located = detectors.private_in(&article.text, &views, "", &context.values.all, |_, _| {});
+    let withheld = context.values.withheld(detectors, &article.text, &located, None);
+    let text = context.values.redact(&article.text, withheld, within, &mut context.prepared);
+    Ok(Some(segment(Channel::Article, source, text)))
+}
+
+fn collect<'a>((path, field): (String, String), value: &'a Value, leaves: &mut Vec<Leaf<'a>>) -> Result<(), Refusal> {
+    if path.len() > PATH_MAX {
+        return Err(Refusal::invalid("record_json", "has a path of more than 512 bytes"));
+    }
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members {
+                collect((format!("{path}.{name}"), format!("{field}.{name}")), member, leaves)?;
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                collect((format!("{path}[{index}]"), field.clone()), item, leaves)?;
+            }
+        }
+        Value::Bool(_) | Value::Float(_) | Value::Integer(_) | Value::Null | Value::String(_) => {
+            if leaves.len() >= VALUES_MAX {
+                return Err(Refusal::invalid("record_json", "has more than 4096 values"));
+            }
+            leaves.push(Leaf { path, field, value });
+        }
+    }
+    Ok(())
+}
+
+fn written(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        value => String::from_utf8_lossy(&json::canonical(value)).into_owned(),
+    }
+}

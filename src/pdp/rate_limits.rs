@@ -1,0 +1,94 @@
+//! How often and how much: what of `rates.yaml` covers a call. Calls are counted in the windows when they are made; sums are reserved in
+//! the transactional store when a call is allowed, so that none is forgotten and none exceeded.
+
+use crate::approvals::store::{Reservation, StoreError, Sum};
+use crate::json::Value;
+use crate::model::call::Call;
+use crate::model::chain::Chain;
+use crate::pdp::Pdp;
+use crate::pdp::snapshot::Moment;
+use crate::policy::shape::Action;
+use crate::rates::{Most, Per, Rates, SumRate, covers};
+use crate::windows::{Take, Tenant, Touch};
+
+/// The call windows that cover an action, by name, and what one more call takes of each.
+pub(super) fn takes<'r>(rates: &'r Rates, action: &Action, tenant: Tenant, per: impl Fn(Per) -> String) -> Vec<(&'r str, Take)> {
+    let covering = rates.calls.iter().filter(|(_, rate)| covers(&rate.actions, action));
+    covering
+        .map(|(name, rate)| {
+            let apart: Vec<String> = rate.per.iter().map(|of| per(*of)).collect();
+            let whose: Vec<&str> = std::iter::once(name.as_str()).chain(apart.iter().map(String::as_str)).collect();
+            (name.as_str(), Take { key: tenant.key("rate", &whose), every: rate.every(), room: rate.room() })
+        })
+        .collect()
+}
+
+/// The windows of different ones that cover an action, by name, and what a call adds to each.
+pub(super) fn touches<'r>(rates: &'r Rates, action: &Action, tenant: Tenant, per: impl Fn(Per) -> String) -> Vec<(&'r str, Touch)> {
+    let covering = rates.distinct.iter().filter(|(_, rate)| covers(&rate.actions, action));
+    covering
+        .map(|(name, rate)| {
+            let apart: Vec<String> = rate.per.iter().map(|of| per(*of)).collect();
+            let whose: Vec<&str> = std::iter::once(name.as_str()).chain(apart.iter().map(String::as_str)).collect();
+            let item = tenant.key("item", &[&per(rate.of)]).short();
+            (name.as_str(), Touch { key: tenant.key("distinct", &whose), item: Some(item), within: rate.micros(), most: Some(rate.most) })
+        })
+        .collect()
+}
+
+/// The most that a sum may be for this call. A resource that says nothing allows nothing.
+fn most(most: &Most, call: &Call) -> i64 {
+    match most {
+        Most::Fixed(most) => *most,
+        Most::Resource { resource } => match call.resource.attributes.as_ref().and_then(|attributes| attributes.get(resource)) {
+            Some(Value::Integer(most)) => *most,
+            Some(_) | None => 0,
+        },
+    }
+}
+
+/// What a call adds to a sum. The schema says that the argument is there; a negative one takes nothing back.
+fn amount(rate: &SumRate, call: &Call) -> i64 {
+    match call.arguments.get(&rate.argument) {
+        _ if rate.argument.is_empty() => 1,
+        Some(Value::Integer(amount)) => (*amount).max(0),
+        Some(_) | None => i64::MAX,
+    }
+}
+
+impl Pdp {
+    /// The sums that cover a call, and what it would add to each.
+    pub(super) fn reservations(&self, moment: &Moment, chain: &Chain, call: &Call) -> Vec<Reservation> {
+        let seen = self.seen_sums(moment, chain, call).into_iter();
+        seen.filter(|reservation| reservation.amount > 0).collect()
+    }
+
+    /// The sums that cover a call or that its policies see, and what it would add to each.
+    fn seen_sums(&self, moment: &Moment, chain: &Chain, call: &Call) -> Vec<Reservation> {
+        let bundle = &moment.snapshot.bundle;
+        let Some(action) = bundle.policies.shapes.actions.get(&call.action) else { return vec![] };
+        let tenant = Tenant::of(&self.options.environment, &call.case.tenant);
+        let sums = bundle.rules.rates.sums.iter();
+        sums.filter(|(_, rate)| covers(&rate.actions, action) || covers(&rate.seen_by, action))
+            .map(|(name, rate)| {
+                // An argument that keeps sums apart may be of any type: its canonical form does.
+                let argument = |name: &String| String::from_utf8_lossy(&crate::json::canonical(&call.arguments.get(name))).into_owned();
+                let apart: Vec<String> =
+                    rate.per.iter().map(|of| of.of(chain, call).to_owned()).chain(rate.apart.iter().map(argument)).collect();
+                let whose: Vec<&str> = std::iter::once(name.as_str()).chain(apart.iter().map(String::as_str)).collect();
+                let key = tenant.key("sum", &whose).to_string();
+                let amount = if covers(&rate.actions, action) { amount(rate, call) } else { 0 };
+                Reservation { window: name.clone(), key, amount, most: most(&rate.most, call), within: rate.within() }
+            })
+            .collect()
+    }
+
+    /// The sums that cover a call, as they would be with it.
+    pub(super) async fn sums(&self, moment: &Moment, chain: &Chain, call: &Call) -> Result<Vec<Sum>, StoreError> {
+        let reservations = self.seen_sums(moment, chain, call);
+        if reservations.is_empty() {
+            return Ok(vec![]);
+        }
+        self.store.sums_with(reservations, moment.now).await
+    }
+}

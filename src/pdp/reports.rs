@@ -1,0 +1,319 @@
+//! What comes back after a decision: how an allowed call ended, and what other systems know that stops.
+
+use crate::approvals::binding;
+use crate::approvals::store::NewOutcome;
+use crate::approvals::store::NewSignal;
+use crate::approvals::store::SignalRefused;
+use crate::approvals::store::TTL_MAX;
+use crate::audit::Recorded;
+use crate::audit::events;
+use crate::audit::events::Actor;
+use crate::caep::Event;
+use crate::caller::Peer;
+use crate::entities::direct::On;
+use crate::model::chain::Authentication;
+use crate::model::chain::Caller;
+use crate::model::halt::Halt;
+use crate::model::halt::HaltKind;
+use crate::model::halt::Severity;
+use crate::model::halt::SignalKind;
+use crate::model::refusal::Refusal;
+use crate::model::right::Right;
+use crate::model::time::Timestamp;
+use crate::pdp::Pdp;
+use crate::pdp::origin::Origin;
+use crate::pdp::origin::Purpose;
+use crate::pdp::refused::Refused;
+use crate::telemetry::spans::Trace;
+use std::time::Duration;
+
+use crate::approvals::binding::Allowed;
+use crate::approvals::store::Check;
+use crate::model::halt::SubjectKind;
+use crate::pdp::snapshot::Moment;
+
+/// One answer for what is not allowed and for what is not there.
+const MAY_NOT_REPORT: &str = "no policy lets the caller report signals for this subject (`signal.report`; for everything: \
+                              `server.operate`), or there is no such agent, human, tenant or environment";
+/// How far an event's time may be ahead of ours.
+const AHEAD: Duration = Duration::from_secs(30);
+
+/// How an allowed call ended, as it was read.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Evaluation id of the allow.
+    pub evaluation_id: String,
+    /// The token that the allow gave.
+    pub token: String,
+    /// Whether it was done.
+    pub succeeded: bool,
+    /// Whether it was tried, and failed.
+    pub failed: bool,
+    /// What is recorded of it: status, digests, names.
+    pub members: Vec<(&'static str, serde_json::Value)>,
+}
+
+/// A signal, as it was read.
+#[derive(Clone, Debug)]
+pub struct Signal {
+    /// What was reported.
+    pub kind: SignalKind,
+    /// How bad.
+    pub severity: Severity,
+    /// What it does; its tenant may be left to the subject.
+    pub halt: Halt,
+    /// How long it counts.
+    pub ttl: Duration,
+    /// The reporter's id of the event.
+    pub event_id: String,
+    /// Whose ids of events those are, if another's than the caller's.
+    pub reporter: Option<String>,
+}
+
+impl Pdp {
+    /// All checks that an action can make.
+    fn checks_by(&self, moment: &Moment, action: &str) -> Vec<String> {
+        let made = moment.snapshot.bundle.roles.as_ref().and_then(|roles| roles.checks.get(action));
+        made.map(|made| made.makes().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Records how an allowed call ended, once, by the caller that was allowed. A verification's success makes its check.
+    ///
+    /// # Errors
+    /// A refusal, recorded or counted.
+    pub async fn report_outcome(
+        &self,
+        origin: &Origin,
+        read: Result<Outcome, Refusal>,
+    ) -> Result<Recorded<Option<(String, Timestamp)>>, Refused> {
+        let moment = self.moment();
+        let caller = self.service(&moment, origin)?;
+        let _share = self.share(origin, &caller.tool_service).await?;
+        let by = Actor::service(&caller).in_trace(origin.trace.id());
+        let reported = match read {
+            Ok(outcome) => self.reported(&moment, &caller, &by, outcome).await,
+            Err(refusal) => Err(refusal),
+        };
+        self.or_refused(&moment, origin, by, reported).await
+    }
+
+    async fn reported(
+        &self,
+        moment: &Moment,
+        caller: &Caller,
+        by: &Actor,
+        outcome: Outcome,
+    ) -> Result<Recorded<Option<(String, Timestamp)>>, Refusal> {
+        const NOT_YOURS: Refusal =
+            Refusal::Forbidden("the outcome is not of a call that was allowed to this caller within the hour, or was reported before");
+        let keys = self.keys.load();
+        let allowed = binding::open_outcome(&keys.binding, &self.options.environment, &caller.tool_service, &outcome.token, moment.now);
+        let allowed = allowed.map_err(|_| NOT_YOURS).and_then(|allowed| {
+            match allowed.evaluation_id == outcome.evaluation_id && caller.speaks_for(&allowed.tenant) {
+                true => Ok(allowed),
+                false => Err(NOT_YOURS),
+            }
+        })?;
+        let checks = if outcome.succeeded { made(moment, &allowed) } else { vec![] };
+        // Who fails is not who passed before.
+        let ends = outcome.failed.then(|| (allowed.tenant.clone(), allowed.case.clone(), self.checks_by(moment, &allowed.action)));
+        let mut more = outcome.members;
+        more.push(("evaluation_id", allowed.evaluation_id.clone().into()));
+        more.push(("action", allowed.action.clone().into()));
+        more.extend(events::about_case((&allowed.tenant, &allowed.case, ""), &allowed.conversation));
+        if !allowed.approval.is_empty() {
+            more.push(("approval_used", allowed.approval.clone().into()));
+        }
+        let strongest = checks.last().map(|check| (check.kind.clone(), check.expires));
+        if let Some((_, expires)) = &strongest {
+            more.push(("makes_checks", checks.iter().map(|check| check.kind.as_str()).collect()));
+            more.push(("check_expires", expires.to_string().into()));
+        }
+        let record = events::event("outcome.reported", by, None, &more);
+        let new = NewOutcome { evaluation_id: allowed.evaluation_id, checks, ends, at: moment.now, record: record.clone() };
+        let revision = self.store.outcome(new).await?.ok_or(NOT_YOURS)?;
+        let receipt = self.record_left(moment.now, &revision, record).await?;
+        Ok(receipt.seal(strongest))
+    }
+
+    /// Takes a signal: from now on it stops what it is about, here at once, elsewhere within a second. `true`: it was known before.
+    ///
+    /// # Errors
+    /// A refusal, recorded or counted.
+    pub async fn report_signal(&self, origin: &Origin, read: Result<Signal, Refusal>) -> Result<Option<Recorded<()>>, Refused> {
+        let moment = self.moment();
+        let caller = self.service(&moment, origin)?;
+        let _share = self.share(origin, &caller.tool_service).await?;
+        let by = Actor::service(&caller).in_trace(origin.trace.id());
+        let taken = match read {
+            Ok(signal) => self.taken(&moment, &caller, &by, signal).await,
+            Err(refusal) => Err(refusal),
+        };
+        self.or_refused(&moment, origin, by, taken).await
+    }
+
+    /// Takes a security event of a transmitter.
+    ///
+    /// # Errors
+    /// A refusal, recorded or counted.
+    pub async fn take_event(&self, from: std::net::SocketAddr, token: &str) -> Result<(), Refused> {
+        let moment = self.moment();
+        let peer = Peer { address: Some(from), ..Peer::default() };
+        let origin = Origin { peer, trace: Trace::default(), purpose: Purpose::Authorize, waits: false };
+        let event = match self.transmitters.open(token, moment.now).await {
+            Ok(event) => event,
+            // Of nobody who is known: it can't fill the log.
+            Err(refusal) => return Err(self.stranger(&origin, refusal)),
+        };
+        let transmitter = &event.transmitter;
+        let caller = Caller {
+            tool_service: transmitter.tool_service.clone(),
+            by: Authentication::EventToken,
+            tenants: Some(vec![transmitter.tenant.clone()]),
+            certificate: None,
+        };
+        let by = Actor::service(&caller);
+        let taken = match &event.says {
+            Some(says) => {
+                let halt = Halt {
+                    tenant: transmitter.tenant.clone(),
+                    subject_kind: says.subject_kind,
+                    subject: says.subject.clone(),
+                    kind: says.kind.effect(says.severity),
+                    since: says.at,
+                    until: Timestamp::default(),
+                };
+                let (kind, severity) = (says.kind, says.severity);
+                let signal = Signal {
+                    kind,
+                    severity,
+                    halt,
+                    ttl: self.options.event_ttl,
+                    event_id: event.id.clone(),
+                    reporter: Some(transmitter.issuer.clone()),
+                };
+                self.taken(&moment, &caller, &by, signal).await.map(|_| ())
+            }
+            None => self.noted_event(&moment, &by, &event).await,
+        };
+        self.or_refused(&moment, &origin, by, taken).await
+    }
+
+    /// An event that changes nothing is recorded all the same.
+    async fn noted_event(&self, moment: &Moment, by: &Actor, event: &Event) -> Result<(), Refusal> {
+        let more = [("kind", event.name.into()), ("event_id", event.id.clone().into())];
+        let record = events::event("event.acknowledged", by, None, &more);
+        self.record_event(moment.now, record).await.map(|_| ())
+    }
+
+    async fn taken(&self, moment: &Moment, caller: &Caller, by: &Actor, signal: Signal) -> Result<Option<Recorded<()>>, Refusal> {
+        // What stops begins when it is taken, whatever the sender's clock says.
+        let ahead = signal.halt.since > moment.now.plus(AHEAD);
+        if ahead && !signal.halt.kind.stops() {
+            return Err(Refusal::invalid("event_time", "is more than 30 s ahead of the server's time"));
+        }
+        if signal.ttl.is_zero() || signal.ttl > TTL_MAX {
+            return Err(Refusal::invalid("ttl", "must be more than 0 and at most 30 days"));
+        }
+        if signal.halt.kind == HaltKind::SessionRevoked && !matches!(signal.halt.subject_kind, SubjectKind::Agent | SubjectKind::Supervisor)
+        {
+            return Err(Refusal::invalid("subject_kind", "has no sessions: this kind is of an agent or a supervisor"));
+        }
+        let tenant = self.tenant_of(moment, &signal.halt)?;
+        if !self.may_report(moment, caller, &signal.halt, &tenant) {
+            return Err(Refusal::Forbidden(MAY_NOT_REPORT));
+        }
+        let halt = Halt { tenant, since: signal.halt.since.min(moment.now), until: moment.now.plus(signal.ttl), ..signal.halt };
+        // A customer stands in the log as everywhere in it: by a keyed digest.
+        let subject = match halt.subject_kind {
+            SubjectKind::Customer => self.audit.digest(&crate::json::Value::from(halt.subject.as_str())),
+            _ => halt.subject.clone(),
+        };
+        let mut more = vec![
+            ("kind", signal.kind.name().into()),
+            ("effect", halt.kind.name().into()),
+            ("subject_kind", halt.subject_kind.name().into()),
+            ("subject", subject.into()),
+            ("tenant", halt.tenant.clone().into()),
+            ("severity", signal.severity.name().into()),
+            ("event_id", signal.event_id.clone().into()),
+            ("event_time", halt.since.to_string().into()),
+            ("until", halt.until.to_string().into()),
+        ];
+        if halt.subject_kind == SubjectKind::Case {
+            more.extend(events::about_case((&halt.tenant, &halt.subject, ""), ""));
+        }
+        let record = events::event("signal.reported", by, None, &more);
+        let new = NewSignal {
+            reporter: signal.reporter.unwrap_or_else(|| caller.tool_service.clone()),
+            event_id: signal.event_id,
+            kind: signal.kind,
+            halt,
+            at: moment.now,
+            record: record.clone(),
+        };
+        let revision = match self.store.signal(new).await? {
+            Ok(revision) => revision,
+            Err(SignalRefused::Full) => {
+                return Err(Refusal::Exhausted("10,000 reports of this tenant are in force, and all of them weigh more than this one"));
+            }
+            Err(SignalRefused::Known) => {
+                // Another replica took it, and this one acknowledges it: it must know it, too.
+                self.refresh().await;
+                return self.can_tell_stops(self.clock.now()).map(|()| None);
+            }
+            Err(SignalRefused::Old) => return Err(Refusal::invalid("event_time", "is before that of an event reported earlier")),
+        };
+        let receipt = self.record_left(moment.now, &revision, record).await?;
+        self.end_halted(moment.now).await;
+        Ok(Some(receipt.seal(())))
+    }
+
+    fn may_report(&self, moment: &Moment, caller: &Caller, halt: &Halt, tenant: &str) -> bool {
+        let may = |right, on: On<'_>| self.may(moment, right, &caller.tool_service, on);
+        match halt.subject_kind {
+            // By its name, so that nobody stops another deployment by mistake.
+            SubjectKind::Server => {
+                let environment = &self.options.environment;
+                halt.subject == *environment && may(Right::ServerOperate, On::Server(environment))
+            }
+            SubjectKind::Agent | SubjectKind::Case | SubjectKind::Customer | SubjectKind::Supervisor | SubjectKind::Tenant => {
+                caller.speaks_for(tenant) && may(Right::SignalReport, On::Tenant(tenant))
+            }
+        }
+    }
+
+    /// The tenant that a signal's subject is in: an agent's, a supervisor's and a tenant's own; of what the PDP keeps nothing of, the
+    /// reporter says it.
+    fn tenant_of(&self, moment: &Moment, halt: &Halt) -> Result<String, Refusal> {
+        let bundle = &moment.snapshot.bundle;
+        let unknown = || Refusal::Forbidden(MAY_NOT_REPORT);
+        let roles = bundle.roles.as_ref().ok_or_else(unknown)?;
+        let own = match halt.subject_kind {
+            SubjectKind::Agent => bundle.policies.tenant_of(&roles.agent, &halt.subject).ok_or_else(unknown)?,
+            SubjectKind::Supervisor => bundle.policies.tenant_of(&roles.supervisor, &halt.subject).ok_or_else(unknown)?,
+            // Who may stop everything, `server.operate` says.
+            SubjectKind::Server => return Ok(String::new()),
+            SubjectKind::Tenant => halt.subject.clone(),
+            SubjectKind::Case | SubjectKind::Customer if halt.tenant.is_empty() => {
+                return Err(Refusal::invalid("tenant", "is required for this kind of subject"));
+            }
+            SubjectKind::Case | SubjectKind::Customer => halt.tenant.clone(),
+        };
+        if halt.tenant.is_empty() || halt.tenant == own { Ok(own) } else { Err(unknown()) }
+    }
+}
+
+/// The checks that an allowed call's success makes, the strongest last.
+fn made(moment: &Moment, allowed: &Allowed) -> Vec<Check> {
+    let Some(made) = moment.snapshot.bundle.roles.as_ref().and_then(|roles| roles.checks.get(&allowed.action)) else { return vec![] };
+    let check = |kind: &String| Check {
+        kind: kind.clone(),
+        tenant: allowed.tenant.clone(),
+        case: allowed.case.clone(),
+        customer: allowed.customer.clone(),
+        expires: moment.now.plus(Duration::from_secs(u64::from(made.minutes) * 60)),
+    };
+    // A bundle that was loaded since then may make fewer.
+    allowed.checks.iter().filter(|kind| made.makes().any(|makes| makes == *kind)).map(check).collect()
+}

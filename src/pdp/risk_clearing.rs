@@ -1,0 +1,98 @@
+//! A human clears what is remembered of somebody: the one way by which a score falls before its time.
+
+use crate::approvals::store::Cleared;
+use crate::audit::Recorded;
+use crate::audit::events::{self, Actor};
+use crate::entities::direct::On;
+use crate::json::Value;
+use crate::model::halt::SubjectKind;
+use crate::model::refusal::Refusal;
+use crate::model::right::Right;
+use crate::pdp::Pdp;
+use crate::pdp::origin::Origin;
+use crate::pdp::refused::Refused;
+use crate::pdp::rights::Party;
+use crate::pdp::risk_keys::{Places, Whose};
+use crate::pdp::snapshot::Moment;
+
+/// What is to be forgotten, as it was read; empty members name nobody.
+#[derive(Clone, Debug, Default)]
+pub struct Clear {
+    /// Tenant.
+    pub tenant: String,
+    /// Case.
+    pub case: String,
+    /// Customer.
+    pub customer: String,
+    /// Agent.
+    pub agent: String,
+    /// Supervisor.
+    pub supervisor: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl Pdp {
+    /// Forgets what is remembered of those who are named.
+    ///
+    /// # Errors
+    /// A refusal, recorded or counted.
+    pub async fn clear_risk(&self, origin: &Origin, read: Result<Clear, Refusal>) -> Result<Recorded<()>, Refused> {
+        let moment = self.moment();
+        let party = self.party(&moment, origin).await?;
+        let _share = self.party_share(origin, &party).await?;
+        let by = party.actor().in_trace(origin.trace.id());
+        let cleared = match read {
+            Ok(clear) => self.cleared(&moment, &party, &by, clear).await,
+            Err(refusal) => Err(refusal),
+        };
+        self.or_refused(&moment, origin, by, cleared).await
+    }
+
+    async fn cleared(&self, moment: &Moment, party: &Party, by: &Actor, clear: Clear) -> Result<Recorded<()>, Refusal> {
+        const FORBIDDEN: Refusal = Refusal::Forbidden("only a human may clear risk, and no policy grants this one `risk.clear` here");
+        let Party::Human(human) = party else { return Err(FORBIDDEN) };
+        if human.tenant != clear.tenant || !self.may(moment, Right::RiskClear, &human.id, On::Tenant(&clear.tenant)) {
+            return Err(FORBIDDEN);
+        }
+        let customer = match clear.customer.as_str() {
+            "" => String::new(),
+            customer => self.remembered_as(customer),
+        };
+        let whose = Whose {
+            case: &clear.case,
+            customer: &customer,
+            agent: &clear.agent,
+            supervisor: &clear.supervisor,
+            ..Whose::nobody(&clear.tenant)
+        };
+        let digest = |text: &str| if text.is_empty() { String::new() } else { self.audit.digest(&Value::from(text)) };
+        let named = serde_json::json!({
+            "tenant": clear.tenant, "case": clear.case, "customer": digest(&clear.customer), "agent": clear.agent,
+            "supervisor": clear.supervisor,
+        });
+        let mut more = vec![("cleared", named), ("reason_digest", digest(&clear.reason).into())];
+        if !clear.case.is_empty() {
+            more.extend(events::about_case((&clear.tenant, &clear.case, ""), ""));
+        }
+        let record = events::event("risk.cleared", by, None, &more);
+        let subjects = [
+            (SubjectKind::Agent, clear.agent.clone()),
+            (SubjectKind::Case, clear.case.clone()),
+            (SubjectKind::Customer, clear.customer.clone()),
+            (SubjectKind::Supervisor, clear.supervisor.clone()),
+        ];
+        let subjects = subjects.into_iter().filter(|(_, subject)| !subject.is_empty()).collect();
+        let cleared = Cleared { tenant: clear.tenant.clone(), subjects, at: moment.now, record: record.clone() };
+        let revision = self.store.clear(cleared).await?;
+        // Recorded first: nobody falls in risk unseen.
+        let receipt = self.record_left(moment.now, &revision, record).await?;
+        let places = Places::of(&self.options.environment, whose);
+        // Never kept for later: what came in between would be forgotten, too.
+        let forgotten =
+            self.ask(places.tenant, moment, &places.forget(whose, moment.snapshot.tool_services().iter().map(String::as_str))).await;
+        forgotten.map_err(|_| Refusal::Unavailable("what is remembered can't be cleared now: try again"))?;
+        self.refresh().await;
+        Ok(receipt.seal(()))
+    }
+}

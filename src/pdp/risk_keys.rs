@@ -1,0 +1,207 @@
+//! Where what is remembered of a call is kept, and what a call asks and adds there.
+
+use smol_str::SmolStr;
+
+use crate::model::call::Call;
+use crate::model::chain::Chain;
+use crate::pdp::redacted_values::repeats_key;
+use crate::risk::{DENIALS, PROVOKED_DENIALS, RiskRules, UNSAFE_DRAFTS};
+use crate::windows::{Change, Key, Note, Take, Tenant, Touch, Visit};
+
+/// What a case's memory says of its versions: which were screened, and of which there is text that could not be.
+#[derive(Clone, Debug, Default)]
+pub(super) struct VersionNames {
+    pub(super) screened: SmolStr,
+    pub(super) unscreened: SmolStr,
+}
+
+/// Where what is remembered of a call is kept.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    pub(super) tenant: Tenant,
+    pub(super) case: Key,
+    version: VersionNames,
+    /// Of the agent on the case.
+    pair: Key,
+    /// Of the agent for the customer.
+    customer: Key,
+    /// Different cases and resources of the agent, and its denied actions through this tool service: what one tool service reports of
+    /// an agent weighs on no other's calls.
+    pub(super) agent: [Key; 3],
+    /// The same of the supervisor.
+    pub(super) supervisor: [Key; 3],
+    items: [u64; 3],
+    /// The tool service, as the windows count what it brings.
+    pub(super) by: Key,
+}
+
+/// Whom and what a call is of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Whose<'a> {
+    pub(super) tenant: &'a str,
+    pub(super) case: &'a str,
+    pub(super) case_version: &'a str,
+    pub(super) customer: &'a str,
+    pub(super) agent: &'a str,
+    pub(super) supervisor: &'a str,
+    pub(super) tool_service: &'a str,
+    pub(super) action: &'a str,
+    pub(super) resource: (&'a str, &'a str),
+}
+
+impl<'a> Whose<'a> {
+    /// Of a tenant, and nobody in it.
+    pub(super) fn nobody(tenant: &'a str) -> Self {
+        Self {
+            tenant,
+            case: "",
+            case_version: "",
+            customer: "",
+            agent: "",
+            supervisor: "",
+            tool_service: "",
+            action: "",
+            resource: ("", ""),
+        }
+    }
+
+    pub(super) fn of(tenant: &'a str, chain: &'a Chain, call: &'a Call, customer: &'a str) -> Self {
+        let reference = &call.resource.reference;
+        Self {
+            tenant,
+            case: &call.case.id,
+            case_version: &call.case.version,
+            customer,
+            agent: &chain.agent,
+            supervisor: &chain.supervisor,
+            tool_service: &chain.tool_service,
+            action: &call.action,
+            resource: (&reference.kind, &reference.id),
+        }
+    }
+}
+
+/// Whose part of a tenant's table a tool service's entries are.
+pub(super) fn by(tenant: Tenant, tool_service: &str) -> Key {
+    tenant.key("tool-service", &[tool_service])
+}
+
+impl Places {
+    pub(super) fn of(environment: &str, whose: Whose<'_>) -> Self {
+        let tenant = Tenant::of(environment, whose.tenant);
+        let breadth = |of: &str, id: &str| {
+            let [cases, resources] = ["cases", "resources"].map(|what| tenant.key(of, &[what, id]));
+            [cases, resources, denied_key(tenant, of, id, whose.tool_service)]
+        };
+        let item = |parts: &[&str]| tenant.key("item", parts).short();
+        // Short enough to stand without a heap.
+        let version = |what: &str| SmolStr::new(format!("{what}:{:016x}", item(&["version", whose.case_version])));
+        Self {
+            tenant,
+            case: tenant.key("case", &[whose.case]),
+            version: VersionNames { screened: version("s"), unscreened: version("u") },
+            pair: tenant.key("case-agent", &[whose.case, whose.agent]),
+            customer: tenant.key("customer-agent", &[whose.customer, whose.agent]),
+            agent: breadth("agent", whose.agent),
+            supervisor: breadth("supervisor", whose.supervisor),
+            by: by(tenant, whose.tool_service),
+            items: [item(&[whose.case]), item(&[whose.resource.0, whose.resource.1]), item(&[whose.case, whose.action])],
+        }
+    }
+
+    /// The names of this version in the case's memory.
+    pub(super) fn version(&self) -> &VersionNames {
+        &self.version
+    }
+
+    /// What is asked and counted before the decision: the call in every window that covers it, and its case and resource.
+    /// What is remembered is read only where a policy reads it.
+    pub(super) fn before(&self, risk: Option<&RiskRules>, reads: bool, takes: Vec<Take>) -> Visit {
+        let mut visit = Visit { takes, by: Some(self.by), ..Visit::default() };
+        if let Some(risk) = risk {
+            let within = risk.probing.micros();
+            let [case, resource, _] = self.items;
+            for [cases, resources, denied] in [self.agent, self.supervisor] {
+                visit.touches.push(Touch { key: cases, item: Some(case), within, most: None });
+                visit.touches.push(Touch { key: resources, item: Some(resource), within, most: None });
+                if reads {
+                    visit.touches.push(Touch { key: denied, item: None, within, most: None });
+                }
+            }
+            if reads {
+                visit.reads = vec![self.case, self.pair, self.customer];
+            }
+        }
+        visit
+    }
+
+    /// What a human clears: all that is remembered of those who are named.
+    pub(super) fn forget<'s>(&self, whose: Whose<'_>, tool_services: impl Iterator<Item = &'s str>) -> Visit {
+        let named = |names: &[&str], keys: &[Key]| if names.iter().any(|name| name.is_empty()) { vec![] } else { keys.to_vec() };
+        let mut forgets = named(&[whose.case], &[self.case, repeats_key(self.tenant, whose.case)]);
+        forgets.extend(named(&[whose.case, whose.agent], &[self.pair]));
+        forgets.extend(named(&[whose.customer, whose.agent], &[self.customer]));
+        forgets.extend(named(&[whose.agent], &self.agent));
+        forgets.extend(named(&[whose.supervisor], &self.supervisor));
+        for tool_service in tool_services {
+            let denied = |of: &str, id: &str| denied_key(self.tenant, of, id, tool_service);
+            forgets.extend(named(&[whose.agent], &[denied("agent", whose.agent)]));
+            forgets.extend(named(&[whose.supervisor], &[denied("supervisor", whose.supervisor)]));
+        }
+        Visit { forgets, ..Visit::default() }
+    }
+
+    /// What is added after it.
+    pub(super) fn after(&self, risk: &RiskRules, happened: &Happened) -> Visit {
+        let mut visit = Visit { by: Some(self.by), ..Visit::default() };
+        let add = |key: Key, name: &str| {
+            let factor = risk.factor(name)?;
+            Some(Note { key, name: name.into(), change: Change::Add { step: factor.micros(), reach: factor.reach() } })
+        };
+        if happened.probing && happened.hostile {
+            // What the text did, the agent is not held to account for elsewhere.
+            visit.notes.extend(add(self.customer, PROVOKED_DENIALS));
+        } else if happened.probing {
+            let within = risk.probing.micros();
+            let [_, _, denied] = self.items;
+            for [_, _, key] in [Some(self.agent), happened.supervised.then_some(self.supervisor)].into_iter().flatten() {
+                visit.touches.push(Touch { key, item: Some(denied), within, most: None });
+            }
+        }
+        if !happened.reads_case {
+            return visit;
+        }
+        if happened.probing && !happened.hostile {
+            visit.notes.extend(add(self.pair, DENIALS));
+        }
+        visit.notes.extend(happened.kinds.iter().filter_map(|kind| add(self.case, kind)));
+        if happened.unsafe_draft {
+            visit.notes.extend(add(self.case, UNSAFE_DRAFTS));
+        }
+        let versions = [(&self.version.screened, happened.screened), (&self.version.unscreened, happened.unscreened)];
+        for (name, _) in versions.into_iter().filter(|(_, is)| *is) {
+            let change = Change::For(i64::from(risk.screening_minutes) * 60_000_000);
+            visit.notes.push(Note { key: self.case, name: name.clone(), change });
+        }
+        visit
+    }
+}
+
+/// Where the denied actions of a principal through a tool service are counted.
+fn denied_key(tenant: Tenant, of: &str, id: &str, tool_service: &str) -> Key {
+    tenant.key(of, &["denied", id, tool_service])
+}
+
+/// What came of a call, as far as it is remembered.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Happened {
+    pub(super) probing: bool,
+    /// Whether the supervisor is one of the agent's tenant.
+    pub(super) supervised: bool,
+    pub(super) hostile: bool,
+    pub(super) reads_case: bool,
+    pub(super) kinds: Vec<String>,
+    pub(super) unsafe_draft: bool,
+    pub(super) screened: bool,
+    pub(super) unscreened: bool,
+}

@@ -1,0 +1,336 @@
+//! Windows that were lost: in process at every start, on a server when it lost them. What happened stands in the audit log, and is
+//! said again; until that is done, and on a server for a while longer, everything counts as the worst.
+
+use crate::pdp::rate_limits;
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::approvals::store::{Generation, Settling, Written};
+use crate::audit::replay::Line;
+use crate::model::answer::Reason;
+use crate::model::time::Timestamp;
+use crate::pdp::Pdp;
+use crate::pdp::redacted_values::{PREPARED, context_key, repeat, repeats_key, values_key};
+use crate::pdp::risk_keys::{Happened, Places, Whose};
+use crate::pdp::snapshot::Moment;
+use crate::rates::Per;
+use crate::risk::{APPROVALS_DENIED, is_probing};
+use crate::windows::redis::{Looked, Redis};
+use crate::windows::{Change, Key, Note, Tenant, Visit, Visited, Windows, WindowsDown};
+
+/// The most tenants whose writes are noted at once.
+const WRITTEN_MAX: usize = 1000;
+
+/// How long a start waits for what is read back; after it, it goes on beside the calls, which are denied what needs it.
+const START: Duration = Duration::from_secs(5);
+
+impl Pdp {
+    /// Reads back what happened before this start: for the engine in process, all of it; for a server, only if it was not told all.
+    pub(crate) async fn rebuild(self: &Arc<Self>) {
+        if matches!(self.windows, Windows::Redis(_)) && !self.replica.has_unsent() {
+            return;
+        }
+        self.memory.rebuilding.store(true, Ordering::Release);
+        let pdp = Arc::clone(self);
+        let reading = tokio::spawn(async move {
+            pdp.replay(None).await;
+            pdp.memory.rebuilding.store(false, Ordering::Release);
+        });
+        if tokio::time::timeout(START, reading).await.is_err() {
+            tracing::warn!(name: "windows.rebuilding", "what happened is still read back from the audit log: until then, risk counts as the worst");
+        }
+    }
+
+    /// Makes a tenant's windows on a server anew, or finds that another replica did.
+    pub(super) async fn recover(&self, tenant: Tenant, moment: &Moment) -> Result<(), WindowsDown> {
+        let Windows::Redis(server) = &self.windows else { return Err(WindowsDown::Lost) };
+        let unreachable = |what: &str| WindowsDown::Unreachable(what.to_owned());
+        let recovering = tokio::time::timeout(server.timeout(), self.memory.recovering.lock()).await;
+        let _recovering = recovering.map_err(|_| unreachable("others wait for it, too"))?;
+        if server.knows(tenant) {
+            return Ok(());
+        }
+        // Before the server is looked at: what another replica adopts meanwhile is not missed.
+        let before = self.store.adopted_generation(tenant.tag()).await.map_err(|_| unreachable("the state store does not answer"))?;
+        let written = self.store.written(tenant.tag()).await.map_err(|_| unreachable("the state store does not answer"))?;
+        let boots: Vec<&str> = written.iter().map(|written| written.boot.as_str()).chain([server.boot()]).collect();
+        let looked = server.look(tenant, &boots).await?;
+        let lost = server.lost(tenant).or_else(|| looked.found.clone().filter(|found| is_behind(server, tenant, found, &written, &looked)));
+        let was_lost = lost.is_some();
+        let id = crate::entropy::nonce(self.entropy.as_ref()).map_err(|_| unreachable("no random source"))?;
+        let fresh = Generation { id: id.clone(), whole_from: moment.now.plus(moment.snapshot.bundle.rules.recovery()) };
+        let settling = Settling { tenant: tenant.tag(), before, found: looked.found.clone(), lost, fresh };
+        let settled = self.store.generation(settling).await.map_err(|_| unreachable("the state store does not answer"))?;
+        server.adopt(tenant, &settled.id, looked.found.as_deref()).await?;
+        let adopted = self.store.adopted(tenant.tag(), settled.id.clone()).await;
+        adopted.map_err(|_| unreachable("the state store does not answer"))?;
+        server.use_from_now_on(tenant, &settled.id);
+        if was_lost || settled.whole_from > moment.now {
+            // Said again by every replica that knew of it, also by one that was idle while another made the windows anew.
+            self.memory.replays.lock().unwrap_or_else(PoisonError::into_inner).push(tenant);
+        }
+        if settled.whole_from > moment.now {
+            self.memory.worst_until(tenant, settled.whole_from);
+            tracing::error!(name: "windows.lost", until = %settled.whole_from, "windows were lost: risk counts as the worst until then");
+        }
+        Ok(())
+    }
+
+    /// To be called every second: notes in the store how much was written, and whether the server answers.
+    pub(crate) async fn watch_windows(&self) {
+        let Windows::Redis(server) = &self.windows else { return };
+        let now = self.clock.now();
+        let looked = server.look(Tenant::of(&self.options.environment, ""), &[]).await;
+        self.memory.reached(!matches!(looked, Err(WindowsDown::Unreachable(_))), now);
+        if let Ok(looked) = looked {
+            self.telemetry.metrics.clock_skew("windows", now.micros().saturating_sub(looked.clock.micros()));
+        }
+        self.note_written().await;
+    }
+
+    /// Notes in the store how much was written to the windows' server.
+    pub(super) async fn note_written(&self) {
+        let Windows::Redis(server) = &self.windows else { return };
+        let unnoted = server.unnoted(WRITTEN_MAX);
+        if unnoted.is_empty() {
+            return;
+        }
+        let written = unnoted.iter().map(|(tenant, generation, writes)| Written {
+            tenant: tenant.tag(),
+            boot: server.boot().to_owned(),
+            generation: generation.clone(),
+            writes: *writes,
+        });
+        // A store that does not answer is logged there; the next second tries again.
+        if self.store.note_written(written.collect()).await.is_ok() {
+            unnoted.iter().for_each(|(tenant, generation, writes)| server.noted(*tenant, generation, *writes));
+        }
+    }
+
+    /// To be called every ten seconds: asks the server of each tenant's windows, so that a loss is noticed by idle replicas, too, and an
+    /// eviction that was turned on meanwhile.
+    pub(crate) async fn tend_windows(&self) {
+        let Windows::Redis(server) = &self.windows else { return };
+        let moment = self.moment();
+        for tenant in server.tenants() {
+            if server.check(tenant).await.is_err() {
+                // As above; a server that does not answer is asked again.
+                let _recovered = self.recover(tenant, &moment).await;
+            }
+        }
+    }
+
+    /// Says again to a server what this replica's log knows of tenants whose windows were lost; to be called every second.
+    pub(crate) fn replay_lost(self: &Arc<Self>) {
+        let lost = std::mem::take(&mut *self.memory.replays.lock().unwrap_or_else(PoisonError::into_inner));
+        for tenant in lost {
+            let pdp = Arc::clone(self);
+            tokio::spawn(async move { pdp.replay(Some(tenant)).await });
+        }
+    }
+
+    /// Says what stands in the log again, of one tenant or of all. Where that fails, everything counts as the worst for a while.
+    async fn replay(self: &Arc<Self>, only: Option<Tenant>) {
+        let moment = self.moment();
+        let until = moment.now.plus(moment.snapshot.bundle.rules.recovery());
+        match (self.say_again(&moment, only).await, only) {
+            (Ok(lost), _) => {
+                lost.iter().for_each(|tenant| self.memory.worst_until(*tenant, until));
+                if only.is_none() && lost.is_empty() {
+                    self.replica.note_unsent(false);
+                }
+            }
+            (Err(error), only) => {
+                tracing::error!(name: "windows.not_rebuilt", error = %error, until = %until, "risk counts as the worst until then");
+                match only {
+                    Some(tenant) => self.memory.worst_until(tenant, until),
+                    None => self.memory.all_worst_until(until),
+                }
+            }
+        }
+    }
+
+    /// Says what stands in the log again; the tenants of which not all could be said.
+    async fn say_again(self: &Arc<Self>, moment: &Moment, only: Option<Tenant>) -> io::Result<HashSet<Tenant>> {
+        // What was cleared is left out. It is not cleared again: what other replicas know may have come later.
+        let mut cleared: HashMap<Key, Timestamp> = HashMap::new();
+        let (mut lines, reading) = self.read_back(moment);
+        while let Some(line) = lines.recv().await {
+            let forgotten = self.visits_of(moment, &line).into_iter().flat_map(|(_, visit)| visit.forgets);
+            cleared.extend(forgotten.map(|key| (key, line.at())));
+        }
+        reading.await.map_err(io::Error::other)??;
+        let mut lost = HashSet::new();
+        let (mut lines, reading) = self.read_back(moment);
+        while let Some(line) = lines.recv().await {
+            let counts = |key: &Key| cleared.get(key).is_none_or(|at| line.at() > *at);
+            for (tenant, mut visit) in self.visits_of(moment, &line) {
+                visit.forgets.clear();
+                visit.notes.retain(|note| counts(&note.key));
+                visit.touches.retain(|touch| counts(&touch.key));
+                let wanted = only.is_none_or(|only| only == tenant) && !visit.is_empty() && !lost.contains(&tenant);
+                if wanted && self.tell(tenant, line.at(), &visit).await.is_err() {
+                    lost.insert(tenant);
+                }
+            }
+        }
+        reading.await.map_err(io::Error::other)??;
+        Ok(lost)
+    }
+
+    /// The log's lines, as far back as anything counts.
+    fn read_back(self: &Arc<Self>, moment: &Moment) -> (mpsc::Receiver<Line>, JoinHandle<io::Result<()>>) {
+        let since = moment.now.minus(Duration::from_micros(moment.snapshot.bundle.rules.longest().unsigned_abs()));
+        let (sender, lines) = mpsc::channel(1024);
+        let pdp = Arc::clone(self);
+        // A receiver that is gone wants no more.
+        (lines, tokio::task::spawn_blocking(move || pdp.audit.replay(since, |line| drop(sender.blocking_send(line)))))
+    }
+
+    /// What a line of the log says to the windows.
+    fn visits_of(&self, moment: &Moment, line: &Line) -> Vec<(Tenant, Visit)> {
+        let environment = &self.options.environment;
+        match line.r#type.as_str() {
+            "refusal" => self.visits_of_decision(moment, line),
+            "decision" => {
+                let mut visits = self.visits_of_decision(moment, line);
+                visits.extend(told_of_texts(moment, environment, line));
+                visits
+            }
+            "redactions" => {
+                let (tenant, micros) = (Tenant::of(environment, line.case("tenant")), moment.snapshot.retention_micros());
+                let key = values_key(tenant, line.case("id"));
+                let note = |name: &String| Note { key, name: name.into(), change: Change::For(micros) };
+                vec![(tenant, Visit { notes: line.values.iter().map(note).collect(), ..Visit::default() })]
+            }
+            "approval.reviewed" if line.decision == "deny" => {
+                denied_approval(moment, environment, line.case("tenant"), line.case("id")).into_iter().collect()
+            }
+            "risk.cleared" => {
+                let cleared = &line.cleared;
+                let whose = Whose {
+                    case: &cleared.case,
+                    customer: &cleared.customer,
+                    agent: &cleared.agent,
+                    supervisor: &cleared.supervisor,
+                    ..Whose::nobody(&cleared.tenant)
+                };
+                let places = Places::of(environment, whose);
+                vec![(places.tenant, places.forget(whose, moment.snapshot.tool_services().iter().map(String::as_str)))]
+            }
+            _ => vec![],
+        }
+    }
+
+    fn visits_of_decision(&self, moment: &Moment, line: &Line) -> Vec<(Tenant, Visit)> {
+        let bundle = &moment.snapshot.bundle;
+        let Some(roles) = &bundle.roles else { return vec![] };
+        let risk = bundle.rules.risk.as_ref();
+        let Some(tenant) = bundle.policies.tenant_of(&roles.agent, &line.chain.agent) else { return vec![] };
+        let whose = Whose {
+            tenant: &tenant,
+            case: line.case("id"),
+            case_version: line.case("version"),
+            customer: line.case("customer"),
+            agent: &line.chain.agent,
+            supervisor: &line.chain.supervisor,
+            tool_service: &line.caller.tool_service,
+            action: if bundle.policies.shapes.actions.contains_key(&line.action) { &line.action } else { "" },
+            resource: (&line.resource.r#type, &line.resource.id),
+        };
+        let places = Places::of(&self.options.environment, whose);
+        let mut visits = vec![];
+        if let Some(action) = bundle.policies.shapes.actions.get(&line.action).filter(|_| line.signals.counted) {
+            let per = |per: Per| match per {
+                Per::Action => line.action.clone(),
+                Per::Agent => line.chain.agent.clone(),
+                Per::Case => line.case("id").to_owned(),
+                Per::Customer => line.case("customer").to_owned(),
+                Per::Resource => line.resource.id.clone(),
+                Per::Supervisor => line.chain.supervisor.clone(),
+                Per::Tenant => line.case("tenant").to_owned(),
+                Per::ToolService => line.caller.tool_service.clone(),
+            };
+            let takes = rate_limits::takes(&bundle.rules.rates, action, places.tenant, per);
+            let mut visit = places.before(risk, false, takes.iter().map(|(_, take)| *take).collect());
+            visit.touches.extend(rate_limits::touches(&bundle.rules.rates, action, places.tenant, per).into_iter().map(|(_, touch)| touch));
+            visits.push((places.tenant, visit));
+        }
+        let Some(risk) = risk.filter(|_| line.signals.remembered) else { return visits };
+        let stopped = ["halt", "rate", "state"].contains(&line.gate.as_str());
+        let supervisor = bundle.policies.tenant_of(&roles.supervisor, &line.chain.supervisor);
+        let happened = Happened {
+            supervised: supervisor.as_ref() == Some(&tenant),
+            // A server's windows know customers by another name than the log does.
+            probing: !stopped
+                && (line.purpose != "evaluate_output" || !line.output.entitled || line.signals.unsafe_draft)
+                && (line.r#type == "refusal" || Reason::named(&line.reason).is_some_and(is_probing))
+                && !(line.signals.hostile && matches!(self.windows, Windows::Redis(_))),
+            hostile: line.signals.hostile,
+            reads_case: line.signals.reads_case,
+            kinds: line.signals.found.clone(),
+            unsafe_draft: line.signals.unsafe_draft,
+            screened: line.signals.screened && !line.case("version").is_empty(),
+            unscreened: line.signals.unscreened,
+        };
+        visits.push((places.tenant, places.after(risk, &happened)));
+        visits
+    }
+
+    /// Asks the windows as they are at this instant, which may be past.
+    pub(super) async fn tell(&self, tenant: Tenant, at: Timestamp, visit: &Visit) -> Result<Visited, WindowsDown> {
+        match self.windows.visit(tenant, at, visit).await {
+            Err(WindowsDown::Lost) => {
+                self.recover(tenant, &self.moment()).await?;
+                self.windows.visit(tenant, at, visit).await
+            }
+            visited => visited,
+        }
+    }
+}
+
+/// Whether the server lacks writes to this generation that it acknowledged: those that processes noted in the store, and our own.
+fn is_behind(server: &Redis, tenant: Tenant, found: &str, written: &[Written], looked: &Looked) -> bool {
+    let noted = written.iter().map(|written| if written.generation == found { written.writes } else { 0 });
+    noted.chain([server.writes(tenant, found)]).zip(&looked.counts).any(|(noted, count)| *count < noted)
+}
+
+/// What a context or a draft adds to what is remembered of its case's texts.
+fn told_of_texts(moment: &Moment, environment: &str, line: &Line) -> Option<(Tenant, Visit)> {
+    let (tenant, case, micros) = (Tenant::of(environment, line.case("tenant")), line.case("id"), moment.snapshot.retention_micros());
+    let note = match (line.purpose.as_str(), line.decision.as_str()) {
+        ("prepare_context", "allow") => {
+            let key = context_key(tenant, case, &line.evaluation_id, &line.context.secret);
+            Note { key, name: PREPARED.into(), change: Change::For(micros) }
+        }
+        ("evaluate_output", _) if line.output.repeats => repeat(repeats_key(tenant, case), &line.evaluation_id, micros),
+        _ => return None,
+    };
+    Some((tenant, Visit { notes: vec![note], ..Visit::default() }))
+}
+
+/// What a denied approval adds to its case.
+pub(super) fn denied_approval(moment: &Moment, environment: &str, tenant: &str, case: &str) -> Option<(Tenant, Visit)> {
+    let factor = moment.snapshot.bundle.rules.risk.as_ref()?.factor(APPROVALS_DENIED)?;
+    let places = Places::of(environment, Whose { case, ..Whose::nobody(tenant) });
+    let change = Change::Add { step: factor.micros(), reach: factor.reach() };
+    let note = Note { key: places.case, name: APPROVALS_DENIED.into(), change };
+    Some((places.tenant, Visit { notes: vec![note], ..Visit::default() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_without_the_members_of_a_decision_is_read_as_empty() {
+        let line: Line = serde_json::from_str(r#"{"ts":"2026-03-02T09:00:00Z","type":"server.started"}"#).expect("valid");
+        assert_eq!((line.at(), line.case("id")), (Timestamp::parse("2026-03-02T09:00:00Z").expect("valid"), ""));
+    }
+}
