@@ -1,4 +1,4 @@
-# Each target is one line to a plain cargo command or a script.
+# Each target runs one plain cargo command or one script.
 .PHONY: run test lint bench soak
 
 run: ; cargo run --release -- serve --development

@@ -1,7 +1,6 @@
 //! Measures the worst texts: nanoseconds of CPU per byte, and how much more a text of twice the length costs.
 //!
-//! `cargo bench --bench adversarial` (or `make bench`) prints each operation's worst shapes, or all of them
-//! if `COUNTERSIGN_BENCH_ALL` is set.
+//! `cargo bench --bench adversarial` (or `make bench`) prints the worst shapes; `COUNTERSIGN_BENCH_ALL=1` all.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -28,7 +28,7 @@ use countersign::jose::keyring::{self, Keyring, Purpose};
 use countersign::jose::{self, Expected};
 use countersign::model::chain::Credential;
 use countersign::model::time::Timestamp;
-use countersign::pdp::evaluation::judge;
+use countersign::pdp::evaluation::evaluate;
 use countersign::pdp::origin::Request as Read;
 use countersign::pdp::scoring::calm;
 use tonic::transport::Channel;
@@ -170,7 +170,7 @@ fn in_process() {
     let bundle = Bundle::load(&policies(), Reading::default()).unwrap();
     let roles = bundle.roles.clone().unwrap();
     let now = Timestamp::parse("2026-11-23T09:00:00Z").unwrap();
-    let vouched = calm(&bundle.policies.shapes);
+    let trusted = calm(&bundle.policies.shapes);
     let (allowed, denied) = (call("enrichment"), call("intake"));
     let read = |message: &v1::AuthorizeRequest| match api::convert::request(message.clone()).unwrap() {
         Read::Call(call) => call,
@@ -181,7 +181,7 @@ fn in_process() {
         let call = read(message);
         let Credential::Asserted(asserted) = &call.credential else { unreachable!("every call here asserts its chain") };
         let chain = asserted_chain(&defaults.tool_service, asserted, &defaults);
-        judge(&bundle, &roles, &chain, &call, &vouched, now).unwrap()
+        evaluate(&bundle, &roles, &chain, &call, &trusted, now).unwrap()
     };
     assert!(whole(&allowed).outcome.denied.is_none() && whole(&denied).outcome.denied.is_some());
     let key = countersign::audit::key::DigestKey::new([7; 32]);

@@ -24,7 +24,7 @@ use countersign::config::Config;
 use countersign::model::time::Timestamp;
 use countersign::pdp::Pdp;
 use countersign::pdp::origin::{Origin, Purpose};
-use countersign::windows::{Change, Key, Note, Options, Take, Tenant, Touch, Visit, Windows};
+use countersign::risk_store::{Acquire, Batch, Change, Key, Observation, Options, RiskStore, Tenant, Update};
 
 const CASE: &str = r#"{"customer":"customer-1","product":"phone","region":"eu","policy_set":"standard","currency":"EUR","status":"open","refund_status":"none","identity_check":"none","fraud_check":"none"}"#;
 const ORDER: &str = r#"{"tenant":"acme","customer":"customer-1","currency":"EUR","paid_minor":9000,"refunded_minor":0}"#;
@@ -47,8 +47,7 @@ fn call(case: usize) -> v1::AuthorizeRequest {
     }
 }
 
-/// Writes the reference bundle with rates that allow every call, and the same bundle without risk, rates,
-/// findings and the rules for texts.
+/// Writes the reference bundle without limits of rates, and a bundle without risk, rates and text rules.
 fn bundles(folder: &Path) -> [std::path::PathBuf; 2] {
     let reference = Folder::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("policies")).unwrap();
     let (with, without) = (folder.join("with"), folder.join("without"));
@@ -140,18 +139,18 @@ fn resident() -> usize {
 fn memory() {
     let options =
         Options { server: None, authorities: None, timeout: Duration::from_secs(1), entries_per_tenant: 8_000_000, boot: String::new() };
-    let windows = Windows::open(options).unwrap();
+    let windows = RiskStore::open(options).unwrap();
     let tenant = Tenant::of("bench", "acme");
     let now = Timestamp::from_seconds(1_000_000);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let visit = |visit: &Visit| runtime.block_on(windows.visit(tenant, now, visit)).unwrap();
+    let batch = |batch: &Batch| runtime.block_on(windows.batch(tenant, now, batch)).unwrap();
     let minute = 60_000_000;
     let before = resident();
     for case in 0..CASES {
         let id = case.to_string();
         let add = Change::Add { step: minute, reach: minute };
-        let notes = ["injection", "denials"].map(|name| Note { key: tenant.key("case", &[&id]), name: name.into(), change: add });
-        visit(&Visit { notes: notes.into(), ..Visit::default() });
+        let notes = ["injection", "denials"].map(|name| Update { key: tenant.key("case", &[&id]), name: name.into(), change: add });
+        batch(&Batch { updates: notes.into(), ..Batch::default() });
     }
     let after_cases = resident();
     for agent in 0..AGENTS {
@@ -161,7 +160,7 @@ fn memory() {
             let key = tenant.key("agent", &[what, &id]);
             for thing in 0..things {
                 let item = Some(Key::of(&[&id, &thing.to_string()]).short());
-                visit(&Visit { touches: vec![Touch { key, item, within: minute, most: None }], ..Visit::default() });
+                batch(&Batch { observations: vec![Observation { key, item, within: minute, most: None }], ..Batch::default() });
             }
         }
     }
@@ -170,20 +169,20 @@ fn memory() {
     println!("  bytes a case                   {:>8}", (after_cases - before) / CASES as usize);
     println!("  bytes an agent                 {:>8}", (after_agents - after_cases) / AGENTS as usize);
     println!("  at most, of an agent           {:>8}", 3 * 2 * 512 * 16);
-    // Measure the visit of one request while all of it is in memory.
+    // Measure the batch of one request while all of the data is in memory.
     let start = Instant::now();
     for index in 0..100_000_u64 {
         let (case, agent) = ((index * 7919 % CASES).to_string(), (index % AGENTS).to_string());
         let key = |what: &str| tenant.key("agent", &[what, &agent]);
-        let touch = |what: &str, item| Touch { key: key(what), item, within: minute, most: None };
-        visit(&Visit {
-            takes: vec![Take { key: tenant.key("rate", &[&agent]), every: 1, room: minute }],
-            touches: vec![touch("cases", Some(index)), touch("resources", Some(index)), touch("denied", None)],
+        let touch = |what: &str, item| Observation { key: key(what), item, within: minute, most: None };
+        batch(&Batch {
+            acquires: vec![Acquire { key: tenant.key("rate", &[&agent]), every: 1, room: minute }],
+            observations: vec![touch("cases", Some(index)), touch("resources", Some(index)), touch("denied", None)],
             reads: vec![tenant.key("case", &[&case])],
-            ..Visit::default()
+            ..Batch::default()
         });
     }
-    println!("  µs a visit                     {:>8.1}", start.elapsed().as_secs_f64() * 1e6 / 1e5);
+    println!("  µs a batch                     {:>8.1}", start.elapsed().as_secs_f64() * 1e6 / 1e5);
 }
 
 fn main() {

@@ -31,7 +31,8 @@ pub async fn serve(pdp: Arc<Pdp>, listener: TcpListener, shutdown: impl Future<O
     axum::serve(listener, routes.with_state(pdp)).with_graceful_shutdown(shutdown).await
 }
 
-/// The admin port. When it has too many connections it closes the oldest one, so that idle clients can't block `/readyz`.
+/// The admin port. When it has too many connections it closes the oldest one, so that idle clients can't
+/// block `/readyz`.
 struct Port {
     listener: TcpListener,
     connections: Connections,

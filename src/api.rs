@@ -23,6 +23,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::api::front::Front;
+pub use crate::api::front::Options;
 use crate::api::listen::Listeners;
 use crate::pdp::Pdp;
 
@@ -51,22 +52,6 @@ const HEALTH_PERIOD: Duration = Duration::from_millis(250);
 /// Services that the health service reports; the empty name is the server as a whole.
 const SERVICES: [&str; 5] =
     ["", "countersign.v1.AdminService", "countersign.v1.ApprovalService", "countersign.v1.DecisionService", "countersign.v1.SignalService"];
-
-/// Settings of the gRPC server. No load limit can be switched off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// Whether any peer may use reflection and health watches. Otherwise only authenticated callers may.
-    pub reflects_to_all: bool,
-    /// Maximum number of concurrent HTTP/2 streams on one connection.
-    pub streams_per_connection: u32,
-    /// Time limit of a request.
-    pub request_timeout: Duration,
-    /// Maximum age of a connection, and so of a stream of calls.
-    pub connection_age: Duration,
-    /// Whether plaintext connections may carry bearer tokens: in development mode, and behind a proxy that ends
-    /// TLS.
-    pub bearer_in_plaintext: bool,
-}
 
 /// Error of the gRPC server.
 #[derive(Debug, thiserror::Error)]

@@ -18,8 +18,9 @@ use tokio::sync::watch;
 use crate::admin;
 use crate::api;
 use crate::api::listen::Listeners;
+use crate::approvals::store::location::Seen;
 use crate::approvals::store::replica::Replica;
-use crate::approvals::store::{self, Seen, Store};
+use crate::approvals::store::{Store, error, location};
 use crate::audit::disk::{Disk, SystemDisk};
 use crate::audit::key::DigestKey;
 use crate::audit::recover::Recovered;
@@ -40,9 +41,9 @@ use crate::model::time::Timestamp;
 use crate::pdp::keys::Keys;
 use crate::pdp::snapshot::Options;
 use crate::pdp::{Parts, Pdp};
+use crate::risk_store::RiskStore;
+use crate::risk_store::address::AddressError;
 use crate::telemetry::export::{self, SetUpError, Telemetry};
-use crate::windows::Windows;
-use crate::windows::redis::AddressError;
 
 /// Time that requests in flight get after the ports have closed.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -90,10 +91,10 @@ pub enum StartError {
     #[error(transparent)]
     Keys(#[from] KeyringError),
     #[error(transparent)]
-    Store(#[from] store::OpenError),
+    Store(#[from] error::OpenError),
     /// The address of the risk store can't be used.
     #[error(transparent)]
-    Windows(#[from] AddressError),
+    RiskStore(#[from] AddressError),
     #[error(transparent)]
     Trust(#[from] TrustError),
     #[error("can't listen on the socket `{0}`: {1}: remove what stands there, or set another `callers.unix_socket.path`")]
@@ -168,7 +169,7 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
     let (keys, delegations) = identity(config, seams.entropy.as_ref(), clock.now()).await?;
     let store = state(config, seams.entropy.as_ref(), &audit, &replica).await?;
     log::check(config, &audit, &store).await?;
-    let windows = Windows::open(config.windows(nonce(seams.entropy.as_ref())?)?)?;
+    let risk_store = RiskStore::open(config.windows(nonce(seams.entropy.as_ref())?)?)?;
     let telemetry = Telemetry::start(&seams.telemetry)?;
     let transmitters = Transmitters::new(config.events.transmitters.clone(), config.audience())?;
     let _faults = transmitters.refresh(clock.now()).await;
@@ -181,7 +182,7 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
         transmitters,
         keys,
         store,
-        windows,
+        risk_store,
         replica,
         witness,
         telemetry,
@@ -264,12 +265,12 @@ async fn state(config: &Config, entropy: &dyn Entropy, audit: &Audit, replica: &
         (Some(noted), _) => Some(noted),
         (None, logged) => logged,
     };
-    let options = store::Options { seen, ..log::store_options(config, entropy, replica)? };
+    let options = location::Options { seen, ..log::store_options(config, entropy, replica)? };
     let waiting = Stopwatch::start();
     let store = loop {
         match Store::open(options.clone()).await {
             // The store may be starting at the same time or failing over, so wait for it.
-            Err(error @ store::OpenError::Unreachable(_)) if waiting.elapsed() < Duration::from_secs(config.store.start_seconds) => {
+            Err(error @ error::OpenError::Unreachable(_)) if waiting.elapsed() < Duration::from_secs(config.store.start_seconds) => {
                 tracing::warn!(name: "store.awaited", error = %error);
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }

@@ -13,8 +13,10 @@
 //! recompute hashes, but not MACs. Neither shows that the last lines are missing, so the head is also noted
 //! outside the log: in the replica's own file, in the state store, and with a witness.
 
+mod chain;
 pub mod content;
 pub mod disk;
+pub mod error;
 pub mod events;
 pub mod key;
 pub mod operations;
@@ -30,22 +32,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::audit::disk::Disk;
+pub use crate::audit::error::{AuditDown, OpenError};
 use crate::audit::key::DigestKey;
 use crate::audit::record::Record;
 use crate::audit::recover::Recovered;
 use crate::json::Value;
 use crate::model::head::Head;
-use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 
-/// `prev` of the first line.
-const GENESIS: &str = ZEROS;
-/// Zeros in place of a line's MAC while the MAC is computed.
-const ZEROS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 /// Maximum number of records that wait for the disk; further requests are refused.
 const QUEUE_MAX: usize = 8192;
 
@@ -90,77 +87,6 @@ pub struct NotedHead {
     pub head: Head,
     /// Place of the note, for messages.
     pub place: String,
-}
-
-/// Reason why the log can't be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The log lacks a line that was noted elsewhere.
-    #[error(
-        "the audit log in `{folder}` does not have line {index} as {place} notes it: lines were cut off, or the log was replaced or \
-         rewritten. Restore the log. If the lines are lost for good, run `countersign audit accept-loss --reason …`, which is recorded"
-    )]
-    Behind {
-        folder: String,
-        /// Sequence number of the missing line.
-        index: u64,
-        /// Place of the note, for messages.
-        place: String,
-    },
-    /// No noted line is missing, so there is no loss to accept.
-    #[error("the audit log in `{0}` has every line that was noted: there is no loss to accept")]
-    Complete(String),
-    /// A durable line is damaged.
-    #[error(
-        "the audit log is damaged at {place}: see `countersign audit verify {folder}`; restore it, or move the folder away and keep it"
-    )]
-    Damaged {
-        /// File and line number.
-        place: String,
-        folder: String,
-    },
-    /// The clock is more than 60 s behind the last record.
-    #[error("the clock stands more than 60 s before the last audit record ({0}): set it right")]
-    Clock(Timestamp),
-    /// The last segment has an earlier format.
-    #[error(
-        "the audit log in `{0}` was written by an earlier version: move the folder away and keep it; `countersign audit verify` reads it"
-    )]
-    Format(String),
-    /// A line's MAC was not made with this key.
-    #[error(
-        "{place} of the audit log was not written with this deployment's key: the line was changed, or `keys/audit-digest.key` in the \
-         data folder was replaced. Restore the log or the key"
-    )]
-    Foreign {
-        /// File and line number.
-        place: String,
-    },
-    #[error("the audit log at `{0}` can't be opened: {1}")]
-    Io(PathBuf, std::io::Error),
-    /// Another process holds the folder's lock.
-    #[error("the data folder `{0}` is in use by another server: stop it, or give another folder with `--data`")]
-    Locked(PathBuf),
-}
-
-/// Reason why the log takes no records at present.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AuditDown {
-    /// The record can't be written.
-    #[error("the audit log can't be written")]
-    Failed,
-    /// Too many records wait for the disk.
-    #[error("the audit log is overloaded")]
-    Full,
-}
-
-impl From<AuditDown> for Refusal {
-    fn from(down: AuditDown) -> Self {
-        match down {
-            AuditDown::Failed => Self::Unavailable("the audit log can't be written: no decision is given without its record"),
-            AuditDown::Full => Self::Exhausted("too many decisions wait for the audit log"),
-        }
-    }
 }
 
 /// Proof that a record is durable (or, in best-effort mode, accepted by the writer). Only this module can
@@ -367,7 +293,7 @@ impl Audit {
 
     /// Returns whether at least a fifth of the file system is free. Refusals of unauthenticated peers are
     /// written only then, because such peers could fill the disk.
-    pub fn has_room_for_strangers(&self) -> bool {
+    pub fn has_room_for_unauthenticated(&self) -> bool {
         self.disk.free(&self.options.folder).is_some_and(|(free, total)| free >= total / 5)
     }
 
@@ -380,9 +306,4 @@ impl Audit {
         // A writer that panicked has nothing left to write; its earlier lines are on disk.
         let _ended = thread.map(std::thread::JoinHandle::join);
     }
-}
-
-/// Returns SHA-256 in lower-case hex.
-fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -6,9 +6,7 @@
 pub mod svid;
 pub mod tls;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,13 +14,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::caller::svid::{SpiffeId, Svid};
+pub use crate::caller::tls::{Options, TrustDomain};
 use crate::caller::tls::{Trust, TrustError};
 use crate::jose::{self, Algorithm, Expected, TokenFault};
 use crate::model::chain::{Authentication, Caller, DevelopmentDefaults};
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 
-/// Maximum life of a JWT-SVID. It is short, because anyone who obtains a bearer token can use it.
+/// Maximum life of a JWT-SVID, which is short because anyone who obtains a bearer token can use it.
 const JWT_SVID_MAX: Duration = Duration::from_secs(3600);
 
 /// The other end of a connection, and the bearer token that came with the request.
@@ -59,39 +58,7 @@ impl Peer {
     }
 }
 
-/// A trust domain of the settings.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrustDomain {
-    /// Name of the domain, e.g. `acme.example`.
-    pub name: String,
-    /// PEM file of its certificate authorities, which is reloaded while the server runs.
-    pub bundle: PathBuf,
-    /// Tenants that its identities may speak for.
-    pub tenants: Vec<String>,
-    /// JWKS file of its JWT-SVID keys, which is reloaded while the server runs. Without it, no JWT-SVID of
-    /// the domain is accepted.
-    #[serde(default)]
-    pub jwt_keys: Option<PathBuf>,
-}
-
-/// Options of caller authentication.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options {
-    /// Whether every process on the loopback interface is trusted.
-    pub development: bool,
-    pub trust_domains: Vec<TrustDomain>,
-    /// Tool services by SPIFFE id.
-    pub identities: HashMap<String, String>,
-    /// Tool services by operating system user.
-    pub users: HashMap<u32, String>,
-    /// Audience of the JWT-SVIDs that are accepted; if absent, none are.
-    pub jwt_audience: Option<String>,
-    /// PEM files of the server's certificate chain and key.
-    pub server: Option<(PathBuf, PathBuf)>,
-}
-
-/// Authenticates callers. Certificates, authorities and keys can be reloaded while the server runs.
+/// Authenticates callers by certificates, authorities and keys, which can be reloaded while the server runs.
 #[derive(Debug)]
 pub struct Callers {
     options: Options,

@@ -1,214 +1,28 @@
-//! Settings. They come from a YAML file, then `COUNTERSIGN__A__B` variables, then flags; later sources
+//! Settings of the server, from a YAML file, then `COUNTERSIGN__A__B` variables, then flags; later sources
 //! override earlier ones. Unknown keys are refused, and every setting has a safe default.
 
-pub mod identity;
+mod error;
+pub mod resolve;
+mod sections;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::audit::Durability;
 use crate::bundle::{Gates, Reading};
-use crate::config::identity::{Callers, Events, Store, Tls, Windows};
-use crate::delegation::issuers::Issuer;
+pub use crate::config::error::ConfigError;
+pub use crate::config::sections::{
+    Audit, BundleConfig, Callers, CaseIds, Config, Engine, Events, Identity, JwtSvid, Limits, Listen, RiskStore, Store, Tls, Traces,
+    UnixPeer, UnixSocket,
+};
 use crate::pdp::snapshot::OnError;
 use crate::policy::Validation;
 use crate::telemetry::export;
 
 const PREFIX: &str = "COUNTERSIGN__";
-
-/// All settings, in the structure of the file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {
-    /// Deployment environment, e.g. `production`. Tokens, the audit log's name and the trace resource contain
-    /// it.
-    pub environment: String,
-    /// Whether every process on the loopback interface is trusted.
-    pub development: bool,
-    pub tls: Tls,
-    pub callers: Callers,
-    /// Issuers whose delegation and human tokens are accepted.
-    pub issuers: Vec<Issuer>,
-    /// Required `aud` of those tokens; by default `countersign:<environment>`.
-    pub audience: Option<String>,
-    /// Folder of the signing keys; by default `keys` in the data folder.
-    pub keys: Option<PathBuf>,
-    /// State store: approvals, receipts, checks and kill switches.
-    pub store: Store,
-    pub listen: Listen,
-    pub bundle: BundleConfig,
-    /// Folder of the audit log, the state and the keys.
-    pub data: PathBuf,
-    pub engine: Engine,
-    pub audit: Audit,
-    pub limits: Limits,
-    /// Risk store: rates, probing and the memory of cases.
-    pub windows: Windows,
-    /// Security events from other systems.
-    pub events: Events,
-    /// Content of traces. OpenTelemetry's own variables set their destination.
-    pub telemetry: Traces,
-    /// Log filter: a level, or directives such as `info,countersign=debug`.
-    pub log: String,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Traces {
-    pub case_ids: CaseIds,
-}
-
-/// Form in which spans name cases.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CaseIds {
-    /// The ids themselves.
-    #[default]
-    Clear,
-    /// Digests under the key of the audit log, for deployments in which case ids are personal data.
-    Digest,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Listen {
-    pub grpc: SocketAddr,
-    /// Address of `/livez`, `/readyz`, `/metrics` and `/jwks.json`.
-    pub admin: SocketAddr,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct BundleConfig {
-    pub path: PathBuf,
-    /// Interval at which the folder is checked for changes, in seconds; 0 disables the check.
-    pub poll_seconds: u64,
-}
-
-/// Evaluation mode. Conformance mode behaves like plain Cedar.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Engine {
-    /// `all`, or `none` for conformance mode.
-    pub gates: Gates,
-    /// `deny`, or `skip` for conformance mode.
-    pub on_error: OnError,
-    /// `strict`, or `off` for conformance mode.
-    pub validate: Validation,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Audit {
-    /// `strict`: no answer leaves without a durable record. `best_effort`: it may, and every line and answer
-    /// says so.
-    pub mode: Durability,
-    /// Size at which a segment is closed, in MiB; 1 to 4096.
-    pub segment_mib: u64,
-    /// Age at which a segment is closed, in hours; 1 to 720.
-    pub segment_hours: u64,
-    /// Path of a file, or `https://` URL, to which the log's head is appended every ten seconds. The witness
-    /// reveals that a whole data folder was restored to an earlier state, so users who can write the data
-    /// folder must not be able to change it.
-    pub witness: Option<String>,
-}
-
-/// Load limits. None of them can be switched off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Maximum number of requests in flight; 1 to 100,000.
-    pub concurrent_requests: usize,
-    /// Maximum number of HTTP/2 streams of one connection; 1 to 10,000.
-    pub streams_per_connection: u32,
-    /// Time limit of a request, in milliseconds; 10 to 60,000.
-    pub request_timeout_ms: u64,
-    /// Maximum age of a connection, in seconds; 60 to 86,400.
-    pub connection_age_seconds: u64,
-    /// Time for which a stopping server still answers while it reports that it is not ready, so that load
-    /// balancers notice, in seconds; 0 to 300. In development mode the server stops at once.
-    pub drain_seconds: u64,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            environment: "development".into(),
-            development: false,
-            tls: Tls::default(),
-            callers: Callers::default(),
-            issuers: vec![],
-            audience: None,
-            keys: None,
-            store: Store::default(),
-            listen: Listen::default(),
-            bundle: BundleConfig::default(),
-            data: "data".into(),
-            engine: Engine::default(),
-            audit: Audit::default(),
-            limits: Limits::default(),
-            windows: Windows::default(),
-            events: Events::default(),
-            telemetry: Traces::default(),
-            log: "info".into(),
-        }
-    }
-}
-
-impl Default for Listen {
-    fn default() -> Self {
-        Self { grpc: SocketAddr::from(([127, 0, 0, 1], 7070)), admin: SocketAddr::from(([127, 0, 0, 1], 7071)) }
-    }
-}
-
-impl Default for BundleConfig {
-    fn default() -> Self {
-        Self { path: "policies".into(), poll_seconds: 2 }
-    }
-}
-
-impl Default for Audit {
-    fn default() -> Self {
-        Self { mode: Durability::Strict, segment_mib: 256, segment_hours: 24, witness: None }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            concurrent_requests: 1024,
-            streams_per_connection: 256,
-            request_timeout_ms: 5000,
-            connection_age_seconds: 3600,
-            drain_seconds: 5,
-        }
-    }
-}
-
-/// Reason why settings are refused.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    #[error("the settings file `{0}` can't be read: {1}")]
-    Unreadable(PathBuf, String),
-    /// The file's text is faulty. [`Config::load`] adds the file's path.
-    #[error("{0}")]
-    File(String),
-    /// The file or a variable is faulty.
-    #[error("{0}")]
-    Faulty(String),
-    /// A value is out of bounds, or two values contradict each other.
-    #[error("`{setting}` {problem}")]
-    Refused {
-        setting: &'static str,
-        /// Description of the problem and its solution.
-        problem: String,
-    },
-}
 
 impl Config {
     /// Reads a file and the environment. Without a file, `countersign.yaml` is read if it exists.

@@ -18,12 +18,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
-use crate::content::drafts::{Draft, Judged};
 use crate::content::injection::Injection;
 use crate::content::normalise::{View, Views};
 use crate::content::private::Located;
 use crate::content::rules::Rules;
-use crate::content::values::{Digest, ValueKey, Values};
+use crate::content::values::{Digest, Values};
 use crate::model::call::Untrusted;
 use crate::model::finding::{Finding, Screened};
 use crate::model::halt::Severity;
@@ -79,23 +78,6 @@ pub struct Detectors {
 }
 
 impl Detectors {
-    /// Initialises everything that is built lazily, so that no request waits for it.
-    pub fn warm(&self) {
-        normalise::warm();
-        let values = Values::new(ValueKey::new([0; 16]));
-        let draft = Draft {
-            text: "We wrote to Jane Doe about 20 EUR on 2 May 2026, see https://example.org or call +1 212 555 0123.",
-            sources: vec!["20 EUR"],
-            customer: vec![],
-            has_sources: true,
-            unknown_source: false,
-            confidence: 100,
-            locale: "",
-            redacted: &values,
-        };
-        let _judged = self.draft(&draft);
-    }
-
     pub fn set(&mut self, settings: Settings) {
         self.public = settings.public.iter().filter_map(|value| values::compact(&View::folded(value))).collect();
         self.settings = settings;
@@ -205,10 +187,6 @@ impl Detectors {
             located.retain(|located| located.kind.is_secret() || !self.is_public(text, located.span));
         }
         found
-    }
-
-    pub fn draft(&self, draft: &Draft<'_>) -> Judged {
-        drafts::judge(self, draft)
     }
 
     /// Returns advice for the model on a finding in a draft: the advice of its rule or, by default, of its

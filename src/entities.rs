@@ -13,7 +13,7 @@ use crate::model::chain::{Chain, Link};
 use crate::model::refusal::Refusal;
 use crate::model::roles::{Roles, Supplier};
 use crate::model::time::Timestamp;
-use crate::model::vouched::{REMEMBERED, Vouched};
+use crate::model::trusted_context::{REMEMBERED, TrustedContext};
 use crate::policy::Policies;
 use crate::policy::shape::{Action, Record, Shape};
 
@@ -34,7 +34,7 @@ impl From<Refusal> for Stop {
 
 /// The resolved entities of a call. Those that the bundle supplies exist.
 #[derive(Clone, Debug)]
-pub struct Named<'a> {
+pub struct ResolvedCall<'a> {
     pub action: &'a Action,
     pub principals: Vec<(Link, &'a Entity)>,
     pub resource: EntityUid,
@@ -59,7 +59,7 @@ pub enum Attributes<'a> {
 #[derive(Debug)]
 pub struct Asked<'a> {
     policies: &'a Policies,
-    named: Named<'a>,
+    resolved: ResolvedCall<'a>,
     fixed: Pairs,
     pub entities: Entities,
 }
@@ -72,26 +72,26 @@ impl<'a> Asked<'a> {
     pub fn prepare(
         policies: &'a Policies,
         roles: &Roles,
-        named: Named<'a>,
+        resolved: ResolvedCall<'a>,
         chain: &Chain,
         call: &Call,
         now: Timestamp,
     ) -> Result<Self, Stop> {
         let mut converter = Converter::default();
-        let mut entities: Vec<Entity> = named.principals.iter().map(|(_, entity)| (*entity).clone()).collect();
-        entities.extend(policies.store.action(&named.action.uid).cloned());
-        entities.push(case_entity(&mut converter, policies, roles, &named, call)?);
-        match named.attributes {
+        let mut entities: Vec<Entity> = resolved.principals.iter().map(|(_, entity)| (*entity).clone()).collect();
+        entities.extend(policies.store.action(&resolved.action.uid).cloned());
+        entities.push(case_entity(&mut converter, policies, roles, &resolved, call)?);
+        match resolved.attributes {
             Attributes::Bundle(entity) => entities.push(entity.clone()),
             Attributes::Case => {}
             Attributes::Sent(attributes) => {
                 let record = attributes_of(policies, &call.resource.reference.kind)?;
                 let members = converter.members(attributes, record, "resource.attributes_json")?;
-                entities.push(entity(named.resource.clone(), members)?);
+                entities.push(entity(resolved.resource.clone(), members)?);
             }
         }
-        let mut fixed = claimed(&mut converter, &named, call)?;
-        fixed.extend(derived(&mut converter, &named, chain, now)?);
+        let mut fixed = claimed(&mut converter, &resolved, call)?;
+        fixed.extend(derived(&mut converter, &resolved, chain, now)?);
         for uid in converter.references {
             if roles.supplier(&uid.type_name().to_string()) == Some(Supplier::Bundle) {
                 let known = policies.store.get(&uid).ok_or(Stop::Denied(Gate::Existence))?;
@@ -101,29 +101,29 @@ impl<'a> Asked<'a> {
         entities.sort_by_key(Entity::uid);
         entities.dedup_by_key(|entity| entity.uid());
         let entities = Entities::from_entities(entities, None).map_err(|_| Refusal::Unavailable("the entities could not be assembled"))?;
-        Ok(Self { policies, named, fixed, entities })
+        Ok(Self { policies, resolved, fixed, entities })
     }
 
     /// Returns one request for each link, at this step and with these `context` members from the PDP.
     ///
     /// # Errors
     /// If a member doesn't fit the schema. Only the bundle's tests can cause this; requests can't.
-    pub fn requests(&self, step: &str, vouched: &Vouched) -> Result<Vec<(Link, Request)>, Refusal> {
+    pub fn requests(&self, step: &str, trusted: &TrustedContext) -> Result<Vec<(Link, Request)>, Refusal> {
         let mut members = Object::new();
         members.insert("step".to_owned(), Value::from(step));
-        let remembered = REMEMBERED.into_iter().filter(|name| self.named.action.context.contains_key(*name));
-        members.extend(remembered.filter_map(|name| Some((name.to_owned(), vouched.get(name)?.clone()))));
+        let remembered = REMEMBERED.into_iter().filter(|name| self.resolved.action.context.contains_key(*name));
+        members.extend(remembered.filter_map(|name| Some((name.to_owned(), trusted.get(name)?.clone()))));
         let remembers = |name: &str| name == "step" || REMEMBERED.contains(&name);
-        let record = self.named.action.context.iter().filter(|(name, _)| remembers(name));
-        let vouched = Converter::default().known_members(&members, record, "context")?;
+        let record = self.resolved.action.context.iter().filter(|(name, _)| remembers(name));
+        let trusted = Converter::default().known_members(&members, record, "context")?;
         let impossible = |_| Refusal::Unavailable("the request could not be assembled");
-        let pairs = self.fixed.iter().cloned().chain(vouched);
+        let pairs = self.fixed.iter().cloned().chain(trusted);
         let context = Context::from_pairs(pairs).map_err(|_| Refusal::Unavailable("the context could not be assembled"))?;
-        self.named
+        self.resolved
             .principals
             .iter()
             .map(|(link, principal)| {
-                let (action, resource) = (self.named.action.uid.clone(), self.named.resource.clone());
+                let (action, resource) = (self.resolved.action.uid.clone(), self.resolved.resource.clone());
                 let request = Request::new(principal.uid(), action, resource, context.clone(), self.policies.schema.as_ref());
                 Ok((*link, request.map_err(impossible)?))
             })
@@ -142,13 +142,19 @@ pub fn arguments_fit(action: &Action, arguments: &Object, path: &str) -> Result<
     }
 }
 
-fn case_entity(converter: &mut Converter, policies: &Policies, roles: &Roles, named: &Named<'_>, call: &Call) -> Result<Entity, Stop> {
+fn case_entity(
+    converter: &mut Converter,
+    policies: &Policies,
+    roles: &Roles,
+    resolved: &ResolvedCall<'_>,
+    call: &Call,
+) -> Result<Entity, Stop> {
     let mut attributes = call.case.attributes.clone();
     if attributes.insert("tenant".to_owned(), Value::from(call.case.tenant.as_str())).is_some() {
         return Err(Refusal::invalid("case.attributes_json.tenant", "stands in `case.tenant` alone").into());
     }
     let members = converter.members(&attributes, attributes_of(policies, &roles.case)?, "case.attributes_json")?;
-    entity(named.case.clone(), members)
+    entity(resolved.case.clone(), members)
 }
 
 fn attributes_of<'a>(policies: &'a Policies, kind: &str) -> Result<&'a Record, Stop> {
@@ -161,12 +167,12 @@ fn entity(uid: EntityUid, members: Pairs) -> Result<Entity, Stop> {
 }
 
 /// Converts `args` and `facts`, the members of `context` that callers control.
-fn claimed(converter: &mut Converter, named: &Named<'_>, call: &Call) -> Result<Pairs, Stop> {
+fn claimed(converter: &mut Converter, resolved: &ResolvedCall<'_>, call: &Call) -> Result<Pairs, Stop> {
     let mut pairs = vec![];
     let sent = [("args", "arguments_json", Some(&call.arguments)), ("facts", "facts_json", call.facts.as_ref())];
     for (name, path, object) in sent {
         let none = Object::new();
-        match (named.action.context.get(name).map(|member| (&member.shape, member.required)), object) {
+        match (resolved.action.context.get(name).map(|member| (&member.shape, member.required)), object) {
             (Some((Shape::Record(record), required)), object) if required || object.is_some() => {
                 let members = converter.members(object.unwrap_or(&none), record, path)?;
                 let record = RestrictedExpression::new_record(members).map_err(|_| Refusal::invalid(path, "has a duplicate member"))?;
@@ -181,9 +187,9 @@ fn claimed(converter: &mut Converter, named: &Named<'_>, call: &Call) -> Result<
 }
 
 /// Converts `case`, `chain` and `now`, which follow from identity and time.
-fn derived(converter: &mut Converter, named: &Named<'_>, chain: &Chain, now: Timestamp) -> Result<Pairs, Stop> {
+fn derived(converter: &mut Converter, resolved: &ResolvedCall<'_>, chain: &Chain, now: Timestamp) -> Result<Pairs, Stop> {
     let text = |text: &str| Value::from(text);
-    let scopes = named.scopes.iter().map(|scope| text(scope)).collect();
+    let scopes = resolved.scopes.iter().map(|scope| text(scope)).collect();
     let chain = json::object([
         ("agent", text(&chain.agent)),
         ("asserted", Value::Bool(chain.asserted)),
@@ -191,10 +197,10 @@ fn derived(converter: &mut Converter, named: &Named<'_>, chain: &Chain, now: Tim
         ("supervisor", text(&chain.supervisor)),
         ("tool_service", text(&chain.tool_service)),
     ]);
-    let members: Object = [("case", text(named.case.id().unescaped())), ("chain", chain), ("now", Value::String(now.to_string()))]
+    let members: Object = [("case", text(resolved.case.id().unescaped())), ("chain", chain), ("now", Value::String(now.to_string()))]
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value))
         .collect();
-    let record = named.action.context.iter().filter(|(name, _)| members.contains_key(*name));
+    let record = resolved.action.context.iter().filter(|(name, _)| members.contains_key(*name));
     Ok(converter.known_members(&members, record, "context")?)
 }

@@ -24,7 +24,7 @@ use crate::connections::{Bounded, Bounds, Connections};
 use crate::jose::TokenFault;
 use crate::model::refusal::Refusal;
 use crate::pdp::Pdp;
-use crate::pdp::refused::to_its_end;
+use crate::pdp::refused::run_to_completion;
 
 /// Maximum size of an event, in bytes.
 const EVENT_MAX: usize = 64 * 1024;
@@ -121,7 +121,7 @@ async fn take(State(pdp): State<Arc<Pdp>>, ConnectInfo(From(address)): ConnectIn
         Ok(token) if kind.eq_ignore_ascii_case("application/secevent+jwt") => token.trim().to_owned(),
         Ok(_) | Err(_) => return refused("invalid_request", "the body must be one `application/secevent+jwt`"),
     };
-    match to_its_end(async move { pdp.take_event(address, &token).await }).await {
+    match run_to_completion(async move { pdp.take_event(address, &token).await }).await {
         Ok(()) => StatusCode::ACCEPTED.into_response(),
         Err(refused) => answer(refused.refusal()),
     }

@@ -7,6 +7,7 @@
 //! a separate step against the pipeline's `now`, because a repeated operation must be recognized after its
 //! token has expired.
 
+mod algorithm;
 pub mod keyring;
 pub mod keyset;
 
@@ -18,6 +19,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use crate::jose::algorithm::{Algorithm, TokenFault};
 use crate::jose::keyset::KeySet;
 use crate::json::{self, Object, Value};
 use crate::model::time::Timestamp;
@@ -31,31 +33,6 @@ pub const LEEWAY_ISSUERS: Duration = Duration::from_secs(30);
 const TOKEN_MAX: usize = 400 * 1024;
 /// Header members that are rejected, because each would let the token choose how it is checked.
 const REFUSED_HEADERS: [&str; 7] = ["b64", "crit", "jku", "jwk", "x5c", "x5u", "zip"];
-
-/// A signature algorithm (RFC 7518). The set contains neither MACs nor `none`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum Algorithm {
-    /// ECDSA on P-256 with SHA-256.
-    #[serde(rename = "ES256")]
-    Es256,
-    /// RSASSA-PSS with SHA-256.
-    #[serde(rename = "PS256")]
-    Ps256,
-    /// RSASSA-PKCS1-v1_5 with SHA-256.
-    #[serde(rename = "RS256")]
-    Rs256,
-}
-
-impl Algorithm {
-    /// Returns the value of header `alg`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Es256 => "ES256",
-            Self::Ps256 => "PS256",
-            Self::Rs256 => "RS256",
-        }
-    }
-}
 
 /// Properties that a token must have.
 #[derive(Clone, Copy, Debug)]
@@ -80,52 +57,6 @@ impl<'a> Expected<'a> {
     /// Expects a token that this deployment signed: ES256, one of these types, no further header members.
     pub fn own(typ: &'a [&'a str], issuer: &'a str, audience: &'a str) -> Self {
         Self { typ, typ_optional: false, bare_header: true, algorithm: Algorithm::Es256, issuer: Some(issuer), audience, event: false }
-    }
-}
-
-/// Reasons why a token is rejected. They reveal nothing of its contents.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TokenFault {
-    Algorithm,
-    Audience,
-    /// A required claim is missing or has the wrong type.
-    Claims,
-    Expired,
-    /// The header has a member that is rejected.
-    Header,
-    Issuer,
-    /// No key has this `kid`.
-    Key,
-    /// The token is valid for longer than allowed.
-    Life,
-    /// The token is not a compact JWS.
-    Malformed,
-    /// The token is not valid yet.
-    NotYet,
-    /// The key was revoked.
-    Revoked,
-    Signature,
-    Type,
-}
-
-impl TokenFault {
-    /// Returns a constant description of the fault.
-    pub fn words(self) -> &'static str {
-        match self {
-            Self::Algorithm => "the token's `alg` is not the expected one",
-            Self::Audience => "the token's `aud` is not this server",
-            Self::Claims => "the token lacks a required claim, or has one of another type",
-            Self::Expired => "the token has expired",
-            Self::Header => "the token's header has a member that is not accepted",
-            Self::Issuer => "the token's `iss` is not trusted",
-            Self::Key => "the token's `kid` is not known",
-            Self::Life => "the token lives longer than it may",
-            Self::Malformed => "the token is not a compact JWS",
-            Self::NotYet => "the token is not valid yet",
-            Self::Revoked => "the token's key was revoked",
-            Self::Signature => "the token's signature does not verify",
-            Self::Type => "the token's `typ` is not the expected one",
-        }
     }
 }
 

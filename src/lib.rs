@@ -26,7 +26,7 @@ pub mod policy;
 pub mod rates;
 pub mod redact;
 pub mod risk;
-pub mod windows;
+pub mod risk_store;
 
 pub mod clock;
 pub mod connections;

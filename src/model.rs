@@ -15,5 +15,5 @@ pub mod roles;
 pub mod signals;
 pub mod text;
 pub mod time;
+pub mod trusted_context;
 pub mod verdict;
-pub mod vouched;

@@ -61,10 +61,10 @@ use crate::pdp::keys::Keys;
 use crate::pdp::snapshot::Rejected;
 use crate::pdp::snapshot::Shared;
 use crate::pdp::snapshot::{Moment, Options, Snapshot};
-use crate::pdp::write_backlog::Memory;
+use crate::pdp::write_backlog::WriteBacklog;
+use crate::risk_store::RiskStore;
 use crate::telemetry::export::Telemetry;
 use crate::text_pool::TextPool;
-use crate::windows::Windows;
 
 /// The policy decision point.
 #[derive(Debug)]
@@ -84,11 +84,11 @@ pub struct Pdp {
     transmitters: Transmitters,
     keys: ArcSwap<Keys>,
     store: Store,
-    windows: Windows,
+    risk_store: RiskStore,
     texts: TextPool,
     shares: Shares,
     streams: Shares,
-    memory: Memory,
+    backlog: WriteBacklog,
     replica: Replica,
     shared: ArcSwap<Shared>,
     /// Held while what is shared is read anew.
@@ -98,7 +98,7 @@ pub struct Pdp {
     store_logged: Seldom,
     lost_logged: Seldom,
     witness: Option<Witness>,
-    strangers: RefusalCounter,
+    unauthenticated: RefusalCounter,
     in_flight: DashSet<(String, String)>,
     telemetry: Telemetry,
     started_at: Timestamp,
@@ -125,7 +125,7 @@ pub struct Parts {
     /// Approvals, receipts, checks, kill switches.
     pub store: Store,
     /// What was seen a short while ago.
-    pub windows: Windows,
+    pub risk_store: RiskStore,
     /// What this replica notes outside of the store.
     pub replica: Replica,
     /// Where heads of the audit log are appended.
@@ -157,11 +157,11 @@ impl Pdp {
             transmitters: parts.transmitters,
             keys: ArcSwap::from_pointee(parts.keys),
             store: parts.store,
-            windows: parts.windows,
+            risk_store: parts.risk_store,
             texts,
             shares,
             streams,
-            memory: Memory::default(),
+            backlog: WriteBacklog::default(),
             replica: parts.replica,
             shared: ArcSwap::default(),
             refreshing: tokio::sync::Mutex::default(),
@@ -169,7 +169,7 @@ impl Pdp {
             store_logged: Seldom::default(),
             lost_logged: Seldom::default(),
             witness: parts.witness,
-            strangers: RefusalCounter::default(),
+            unauthenticated: RefusalCounter::default(),
             in_flight: DashSet::new(),
             telemetry: parts.telemetry,
             started_at: now,
@@ -188,9 +188,9 @@ impl Pdp {
     }
 
     /// Counts a request of a peer that was never authenticated, or never read.
-    pub fn count_stranger(&self, peer: String, kind: &'static str) {
+    pub fn count_unauthenticated(&self, peer: String, kind: &'static str) {
         self.telemetry.metrics.refusal(kind);
-        self.strangers.count(peer, kind);
+        self.unauthenticated.count(peer, kind);
     }
 
     /// Takes no more requests: readiness ends, those under way are answered.

@@ -14,7 +14,7 @@ use miette::Diagnostic;
 
 use crate::model::fault::Fault;
 use crate::model::roles::Roles;
-use crate::model::vouched::REMEMBERED;
+use crate::model::trusted_context::REMEMBERED;
 use crate::policy::engine::{Engine, id_text};
 use crate::policy::rule::Rule;
 use crate::policy::shape::Shapes;

@@ -58,7 +58,7 @@ pub struct Slope {
 /// Weights of what is counted per principal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Breadth {
+pub struct DistinctCounter {
     /// Distinct cases in its calls.
     pub cases: Slope,
     /// Distinct resources in its calls.
@@ -74,9 +74,9 @@ pub struct Probing {
     /// Length of the window; 1 to 10,080 (a week).
     pub minutes: u32,
     /// Weights per agent.
-    pub agent: Breadth,
+    pub agent: DistinctCounter,
     /// Weights per supervisor, over all of her agents.
-    pub supervisor: Breadth,
+    pub supervisor: DistinctCounter,
 }
 
 /// Points of a report, by severity.
@@ -180,7 +180,7 @@ impl Slope {
     }
 }
 
-impl Breadth {
+impl DistinctCounter {
     fn slopes(&self) -> [Slope; 3] {
         [self.cases, self.resources, self.denied]
     }

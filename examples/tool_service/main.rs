@@ -1,5 +1,5 @@
-//! A policy enforcement point (PEP) in Rust: the same billing service as `tool_service.py`, with the same lines in and out. See
-//! docs/pep.md.
+//! A policy enforcement point (PEP) in Rust: the same billing service as `tool_service.py`, which reads and
+//! writes the same lines. See docs/pep.md.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that answers on standard output")]
 
 use std::collections::HashMap;
@@ -47,20 +47,20 @@ fn connect(arguments: &Arguments, server: &str) -> Result<Channel, Failure> {
     Ok(Channel::from_shared(format!("https://{server}"))?.tls_config(tls)?.connect_lazy())
 }
 
-/// The tool: one case, one account. What it holds changes by `credit` alone.
+/// The tool, with one case and one account. Only `credit` changes the account.
 #[derive(Default)]
 struct Billing {
     channels: Vec<Channel>,
     turn: usize,
     version: u64,
     credited: i64,
-    /// The denial that can be turned, by operation.
+    /// Denials by operation; some of them can be turned into requests for approval.
     denials: HashMap<String, v1::AuthorizeResponse>,
-    /// Approval id, by operation.
+    /// Ids of the requested approvals by operation.
     requested: HashMap<String, String>,
-    /// The token that an operation was allowed by, and the case's version: a retry is the same call.
+    /// Token and case version of each allowed operation, because a retry must be the same call.
     decided: HashMap<String, (String, u64)>,
-    /// Results, by idempotency key.
+    /// Results by idempotency key.
     done: HashMap<String, Value>,
 }
 
@@ -75,7 +75,7 @@ impl Billing {
         next.cloned().ok_or_else(|| Status::unavailable("no server"))
     }
 
-    /// Asks before each call, and caches nothing. No answer and an error are a denial.
+    /// Asks Countersign before each call, and caches nothing. An error or a missing answer is a denial.
     async fn authorize(&mut self, call: &Value, token: String, version: u64) -> Result<v1::AuthorizeResponse, Status> {
         let digest = text(call, "agent_certificate");
         let digest: Result<Vec<u8>, _> =
@@ -91,7 +91,7 @@ impl Billing {
                 attributes_json: ACCOUNT.into(),
                 ..Default::default()
             }),
-            // The service's own view of the case, never the agent's.
+            // Send the service's own view of the case, never the agent's.
             case: Some(v1::Case {
                 id: text(call, "case"),
                 version: version.to_string(),
@@ -101,7 +101,8 @@ impl Billing {
             arguments_json: call.get("arguments").unwrap_or(&Value::Null).to_string().into_bytes().into(),
             operation_id: if token.is_empty() { String::new() } else { text(call, "operation") },
             approval_token: token,
-            // What the customer wrote since: screened with the call, so that this version of the case may be written to.
+            // Send the customer's new text to be screened with the call, because a write needs a screening of
+            // this version of the case.
             untrusted: vec![v1::UntrustedText { source: "ticket.body".into(), text: TICKET.into() }],
             model: Some(v1::Model { name: "example".into(), ..Default::default() }),
             ..Default::default()
@@ -115,7 +116,7 @@ impl Billing {
         let (token, decided_on) = self.decided.get(&operation).cloned().unwrap_or((String::new(), self.version));
         let token = match &approval {
             Some(_) if !token.is_empty() => token,
-            // Addressed to this service; the agent never sees it.
+            // The token is addressed to this service, and the agent must never see it.
             Some(id) => {
                 let request = v1::GetApprovalRequest { id: id.clone() };
                 ApprovalServiceClient::new(self.channel()?).get_approval(request).await?.into_inner().token
@@ -124,7 +125,7 @@ impl Billing {
         };
         let answer = self.authorize(call, token.clone(), decided_on).await?;
         if answer.decision() != v1::Decision::Allow || answer.mode() != v1::Mode::Enforce {
-            // All that the agent may know.
+            // The agent may know only this much.
             let told = json!({"allowed": false, "reason": answer.reason_user, "next": answer.next_action().as_str_name()});
             self.denials.insert(operation, answer);
             return Ok(told);
@@ -143,7 +144,7 @@ impl Billing {
             }
         }
         if call.get("interleaved") == Some(&Value::Bool(true)) {
-            self.version += 1; // somebody else changes the case while the decision is on its way
+            self.version += 1; // simulates a change of the case while the decision is on its way
         }
         let key = answer.approval.as_ref().map_or(answer.evaluation_id.clone(), |used| used.id.clone());
         let amount = call.pointer("/arguments/amount_minor").and_then(Value::as_i64).unwrap_or_default();
@@ -158,7 +159,8 @@ impl Billing {
         Ok(json!({"allowed": true, "result": shown}))
     }
 
-    /// Once for each key, and only on the version of the case that was decided on (compare and set).
+    /// Credits an amount once for each key, and only if the case still has the version that was decided on
+    /// (compare and set).
     fn credit(&mut self, amount: i64, decided_on: u64, key: String) -> Option<Value> {
         if !self.done.contains_key(&key) && decided_on == self.version {
             self.version += 1;
@@ -170,7 +172,7 @@ impl Billing {
 
     async fn report(&mut self, answer: &v1::AuthorizeResponse, status: v1::OutcomeStatus) -> Result<(), Status> {
         if answer.repeated {
-            return Ok(()); // reported with the first answer
+            return Ok(()); // already reported with the first answer
         }
         let outcome = v1::ReportOutcomeRequest {
             evaluation_id: answer.evaluation_id.clone(),

@@ -51,10 +51,10 @@ class Billing:
         self.decisions = itertools.cycle([decision_pb2_grpc.DecisionServiceStub(channel) for channel in channels])
         self.approvals = itertools.cycle([approval_pb2_grpc.ApprovalServiceStub(channel) for channel in channels])
         self.version, self.credited = 3, 0
-        self.denials = {}    # operation: the denial that can be turned
-        self.requested = {}  # operation: approval id
-        self.decided = {}    # operation: the token that it was allowed by, the case's version; a retry is the same call
-        self.done = {}       # idempotency key: result
+        self.denials = {}    # denials by operation
+        self.requested = {}  # approval ids by operation
+        self.decided = {}    # token and case version by operation, because a retry must be the same call
+        self.done = {}       # results by idempotency key
 
     def authorize(self, call, token, version):
         """Asks before each call, and caches nothing. No answer, an error and an unknown field are a denial."""
@@ -65,11 +65,12 @@ class Billing:
             action=call["action"],
             resource=decision_pb2.Resource(ref=decision_pb2.EntityReference(type="Account", id="account-1"),
                                            attributes_json=json.dumps(attributes).encode()),
-            # The service's own view of the case, never the agent's.
+            # Send the service's own view of the case, never the agent's.
             case=decision_pb2.Case(id=call["case"], version=str(version), tenant="acme", attributes_json=json.dumps(FACTS).encode()),
             arguments_json=json.dumps(call["arguments"]).encode(),
             approval_token=token, operation_id=call["operation"] if token else "",
-            # What the customer wrote since: screened with the call, so that this version of the case may be written to.
+            # Send the customer's new text to be screened with the call, because a write needs a screening of
+            # this version of the case.
             untrusted=[decision_pb2.UntrustedText(source="ticket.body", text=TICKET)],
             model=decision_pb2.Model(name="example"))
         return next(self.decisions).Authorize(request, timeout=10)
@@ -78,12 +79,12 @@ class Billing:
         approval = self.requested.get(call["operation"])
         token, decided_on = self.decided.get(call["operation"], ("", self.version))
         if approval and not token:
-            # Addressed to this service; the agent never sees it.
+            # The token is addressed to this service, and the agent must never see it.
             token = next(self.approvals).GetApproval(approval_pb2.GetApprovalRequest(id=approval), timeout=10).token
         answer = self.authorize(call, token, decided_on)
         if answer.decision != decision_pb2.DECISION_ALLOW or answer.mode != decision_pb2.MODE_ENFORCE:
             self.denials[call["operation"]] = answer
-            # All that the agent may know.
+            # The agent may know only this much.
             return {"allowed": False, "reason": answer.reason_user, "next": decision_pb2.NextAction.Name(answer.next_action)}
         self.decided[call["operation"]] = token, decided_on
         fields = None
@@ -96,7 +97,7 @@ class Billing:
                 self.report(answer, decision_pb2.OUTCOME_STATUS_NOT_EXECUTED)
                 return {"allowed": False, "reason": "This action is not permitted.", "next": "NEXT_ACTION_NONE"}
         if call.get("interleaved"):
-            self.version += 1  # somebody else changes the case while the decision is on its way
+            self.version += 1  # simulates a change of the case while the decision is on its way
         result = self.credit(call["arguments"], decided_on, answer.approval.id or answer.evaluation_id)
         status = decision_pb2.OUTCOME_STATUS_SUCCEEDED if result else decision_pb2.OUTCOME_STATUS_NOT_EXECUTED
         self.report(answer, status)
@@ -113,7 +114,7 @@ class Billing:
 
     def report(self, answer, status):
         if answer.repeated:
-            return  # reported with the first answer
+            return  # already reported with the first answer
         outcome = decision_pb2.ReportOutcomeRequest(evaluation_id=answer.evaluation_id, outcome_token=answer.outcome_token, status=status)
         next(self.decisions).ReportOutcome(outcome, timeout=10)
 

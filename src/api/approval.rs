@@ -14,7 +14,7 @@ use crate::api::convert::{id, optional_object, some_id};
 use crate::api::front::origin;
 use crate::api::v1::approval_service_server::{ApprovalService, ApprovalServiceServer};
 use crate::api::{respond, status, v1};
-use crate::approvals::store::Filter;
+use crate::approvals::store::reads::Filter;
 use crate::model::approval::{Justification, State};
 use crate::model::refusal::Refusal;
 use crate::pdp::Pdp;
@@ -23,7 +23,7 @@ use crate::pdp::approval_request::ToRequest;
 use crate::pdp::approval_review::ToReview;
 use crate::pdp::origin::{Origin, Purpose};
 use crate::pdp::refused::Refused;
-use crate::pdp::refused::to_its_end;
+use crate::pdp::refused::run_to_completion;
 
 /// Longest binding token in bytes. The token contains a call's arguments, attributes and facts.
 const BINDING_MAX: usize = 400 * 1024;
@@ -64,14 +64,14 @@ impl ApprovalService for Approvals {
     ) -> Result<Response<v1::RequestApprovalResponse>, Status> {
         let origin = origin(&request, Purpose::Authorize);
         let (pdp, read) = (Arc::clone(&self.pdp), to_request(request.into_inner()));
-        let seen = to_its_end(async move { pdp.request_approval(&origin, read).await }).await.map_err(refused)?;
+        let seen = run_to_completion(async move { pdp.request_approval(&origin, read).await }).await.map_err(refused)?;
         Ok(Response::new(v1::RequestApprovalResponse { approval: Some(approval(&seen)) }))
     }
 
     async fn review_approval(&self, request: Request<v1::ReviewApprovalRequest>) -> Result<Response<v1::ReviewApprovalResponse>, Status> {
         let origin = origin(&request, Purpose::Authorize);
         let (pdp, read) = (Arc::clone(&self.pdp), to_review(request.into_inner()));
-        let seen = to_its_end(async move { pdp.review_approval(&origin, read).await }).await.map_err(refused)?;
+        let seen = run_to_completion(async move { pdp.review_approval(&origin, read).await }).await.map_err(refused)?;
         Ok(Response::new(v1::ReviewApprovalResponse { approval: Some(approval(&seen)) }))
     }
 
@@ -127,12 +127,13 @@ impl ApprovalService for Approvals {
         let message = request.into_inner();
         let read = some_id(&message.id, "id").and_then(|id| Ok((id, text(&message.reason, "reason", true)?)));
         let pdp = Arc::clone(&self.pdp);
-        let seen = to_its_end(async move { pdp.revoke_approval(&origin, read).await }).await.map_err(refused)?;
+        let seen = run_to_completion(async move { pdp.revoke_approval(&origin, read).await }).await.map_err(refused)?;
         Ok(Response::new(v1::RevokeApprovalResponse { approval: Some(approval(&seen)) }))
     }
 }
 
-/// Sends all visible approvals, then each change once. The caller's credentials are verified again at each poll.
+/// Sends all visible approvals, then each change once. The caller's credentials are verified again at each
+/// poll.
 async fn watch(pdp: Arc<Pdp>, origin: Origin, ids: Vec<String>, sender: mpsc::Sender<Result<v1::WatchApprovalsResponse, Status>>) {
     let mut sent: HashMap<String, (i64, State)> = HashMap::new();
     let mut highest = 0;

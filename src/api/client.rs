@@ -1,5 +1,5 @@
-//! Client of the command line. It speaks plaintext, for a server on this machine, or TLS. Every call returns a
-//! [`ClientError`] if it gets no answer.
+//! Client of the command line, which speaks plaintext, for a server on this machine, or TLS. Every call
+//! returns a [`ClientError`] if it gets no answer.
 
 use std::time::Duration;
 

@@ -223,7 +223,7 @@ pub(super) fn some_id(text: &str, field: &str) -> Result<String, Refusal> {
     if text.is_empty() { Err(Refusal::invalid(field, "is missing")) } else { id(text, field) }
 }
 
-/// Checks an id that traces export. It may be empty, and its alphabet admits no free text.
+/// Checks an id that traces export. The id may be empty, and its alphabet admits no free text.
 pub(super) fn correlation_id(text: &str, field: &str) -> Result<String, Refusal> {
     let text = bounded(text, ID_MAX, field)?;
     match text.chars().all(|sign| sign.is_ascii_alphanumeric() || "._:#/-".contains(sign)) {
@@ -232,8 +232,8 @@ pub(super) fn correlation_id(text: &str, field: &str) -> Result<String, Refusal>
     }
 }
 
-/// Checks the label of a source. The label reaches the model and the audit log unchanged, so it must be a name
-/// that the tool service chose and not text that someone else wrote.
+/// Checks the label of a source. The label reaches the model and the audit log unchanged, so it must be a
+/// name that the tool service chose and not text that someone else wrote.
 fn label(text: &str, field: &str) -> Result<String, Refusal> {
     let text = some_id(text, field)?;
     let fits = text.chars().all(|sign| sign.is_ascii_alphanumeric() || "._:#/-[]".contains(sign));

@@ -14,7 +14,7 @@ use crate::json::has_duplicates;
 use crate::model::refusal::Refusal;
 use crate::pdp::Pdp;
 use crate::pdp::origin::{Origin, Purpose, Request as Read};
-use crate::pdp::refused::to_its_end;
+use crate::pdp::refused::run_to_completion;
 use crate::pdp::snapshot::Moment;
 
 /// Maximum number of calls in a batch.
@@ -60,8 +60,8 @@ impl DecisionService for Decisions {
         let stop_on_deny = batch.semantic == i32::from(v1::BatchSemantic::DenyOnFirstDeny);
         let items = futures_util::stream::iter(batch.requests)
             .map(|item| self.item(moment.clone(), origin.clone(), item.request_id.clone(), read_item(item)));
-        // `buffered` keeps the order of the requests. If a denial ends the batch, run one item at a time, so that
-        // no item after the denial is evaluated.
+        // `buffered` keeps the order of the requests. If a denial ends the batch, run one item at a time, so
+        // that no item after the denial is evaluated.
         let mut decided = items.buffered(if stop_on_deny { 1 } else { BATCH_MAX });
         let mut results = vec![];
         while let Some(result) = decided.next().await {
@@ -112,7 +112,7 @@ impl DecisionService for Decisions {
         let origin = origin(&request, Purpose::Authorize);
         let read = convert::outcome(request.into_inner());
         let pdp = Arc::clone(&self.pdp);
-        let reported = to_its_end(async move { pdp.report_outcome(&origin, read).await }).await;
+        let reported = run_to_completion(async move { pdp.report_outcome(&origin, read).await }).await;
         let recorded = reported.map_err(|refused| status::status(refused.refusal()))?;
         let (check, expires) = recorded.value().clone().unzip();
         Ok(Response::new(v1::ReportOutcomeResponse {

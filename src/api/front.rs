@@ -1,5 +1,6 @@
-//! The layer in front of every method. It opens the server span, limits unauthenticated peers, enforces the
-//! request timeout, turns a panic into an error status, and counts requests that no method received.
+//! The layer in front of every method. This layer opens the server span, limits unauthenticated peers,
+//! enforces the request timeout, turns a panic into an error status, and counts requests that no method
+//! received.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -17,7 +18,6 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::Service;
 
-use crate::api::Options;
 use crate::api::listen::Connection;
 use crate::caller::Peer;
 use crate::clock::Stopwatch;
@@ -25,6 +25,22 @@ use crate::connections::{InFlight, Standing};
 use crate::pdp::Pdp;
 use crate::pdp::origin::{Origin, Purpose};
 use crate::telemetry::spans::Trace;
+
+/// Settings of the gRPC server. No load limit can be switched off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Whether any peer may use reflection and health watches. Otherwise only authenticated callers may.
+    pub reflects_to_all: bool,
+    /// Maximum number of concurrent HTTP/2 streams on one connection.
+    pub streams_per_connection: u32,
+    /// Time limit of a request.
+    pub request_timeout: Duration,
+    /// Maximum age of a connection, and so of a stream of calls.
+    pub connection_age: Duration,
+    /// Whether plaintext connections may carry bearer tokens: in development mode, and behind a proxy that
+    /// ends TLS.
+    pub bearer_in_plaintext: bool,
+}
 
 /// Every method of the protocol, by its name in spans and metrics.
 pub const METHODS: [&str; 18] = [
@@ -49,8 +65,8 @@ pub const METHODS: [&str; 18] = [
 ];
 const OTHER: &str = "_OTHER";
 const HEALTH_CHECK: &str = "grpc.health.v1.Health/Check";
-/// Maximum number of requests in flight on one connection of an unauthenticated peer. They count from their
-/// headers on; requests of authenticated callers take a permit later, when their message was read.
+/// Maximum number of requests in flight on one connection of an unauthenticated peer. Such requests count
+/// from their headers on; requests of authenticated callers take a permit later, when their message was read.
 const UNKNOWN_PER_CONNECTION: usize = 16;
 /// Maximum number of requests in flight on all connections of unauthenticated peers together.
 const UNKNOWN_MAX: usize = 256;
@@ -102,8 +118,8 @@ struct Gate {
 
 impl Gate {
     /// Counts a request on its connection and, if its peer is unauthenticated, among the requests of such
-    /// peers. Returns `None` if they have too many. Before that, a bearer token is verified, so that
-    /// unauthenticated peers can't keep out a caller that authenticates by token.
+    /// peers. Returns `None` if such peers have too many requests. A bearer token is verified before a
+    /// request is refused, so that unauthenticated peers can't keep out a caller that authenticates by token.
     async fn admit(&self, standing: &Standing, path: &str, caller: &Peer) -> Option<UnderWay> {
         if let Some(under_way) = self.begin(standing, path) {
             return Some(under_way);
@@ -237,7 +253,8 @@ fn refused(status: Status, mut ending: Ending, peer: &Peer) -> Response<Body> {
     status.into_http()
 }
 
-/// Ends the span with the status in the headers. If the headers have none, the body ends the span.
+/// Ends the span with the status in the headers. Without a status there, the trailers of the body end the
+/// span.
 fn end(response: Response<Body>, mut ending: Ending, seen: &Seen, peer: &Peer, under_way: UnderWay) -> Response<Body> {
     let Some(mut code) = response.headers().get("grpc-status").map(|value| Code::from_bytes(value.as_bytes())) else {
         return response.map(|body| Body::new(Watched { body, ending: Some(ending), _under_way: under_way }));
@@ -255,7 +272,7 @@ fn end(response: Response<Body>, mut ending: Ending, seen: &Seen, peer: &Peer, u
     // The pipelines record what a method received, except for an answer that a timeout or panic cut off.
     match (seen.0.load(Ordering::Relaxed), code) {
         (_, Code::Ok) => {}
-        (true, Code::Internal) => ending.pdp.count_stranger(peer.host(), "internal"),
+        (true, Code::Internal) => ending.pdp.count_unauthenticated(peer.host(), "internal"),
         (true, Code::DeadlineExceeded) | (false, _) => count(&ending.pdp, peer, code),
         (true, _) => {}
     }
@@ -356,7 +373,7 @@ pub(super) fn undecodable() -> Status {
 
 /// Counts a request that no pipeline recorded.
 pub(super) fn count(pdp: &Pdp, peer: &Peer, code: Code) {
-    pdp.count_stranger(peer.host(), kind(code));
+    pdp.count_unauthenticated(peer.host(), kind(code));
 }
 
 /// Returns the kind under which the audit log counts a request that no pipeline recorded.

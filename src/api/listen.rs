@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// The listening sockets and the callers that they trust.
 #[derive(Debug)]
 pub struct Listeners {
-    /// TCP listener. It speaks TLS if the server has a certificate.
+    /// TCP listener, which speaks TLS if the server has a certificate.
     pub tcp: TcpListener,
     pub unix: Option<UnixListener>,
     pub callers: Arc<Callers>,
@@ -96,8 +96,8 @@ async fn accept_tcp(listener: TcpListener, callers: Arc<Callers>, bearer_in_plai
         };
         // Close a connection that there is no room for, to keep its descriptor for authenticated callers.
         let Some(mut place) = connections.admit() else { continue };
-        // Without TCP_NODELAY, trailers wait for the acknowledgement of the message, which adds 40 ms to each call.
-        // A socket that refuses the option still works.
+        // Without TCP_NODELAY, trailers wait for the acknowledgement of the message, which adds 40 ms to each
+        // call. A socket that refuses the option still works.
         let _slower = stream.set_nodelay(true);
         let peer = Peer { address: Some(address), ..Peer::default() };
         let (sender, callers) = (sender.clone(), Arc::clone(&callers));
@@ -109,8 +109,8 @@ async fn accept_tcp(listener: TcpListener, callers: Arc<Callers>, bearer_in_plai
             }
             continue;
         };
-        // Each handshake runs in its own task. A stalled one then occupies a place of unauthenticated peers but does
-        // not delay other handshakes.
+        // Each handshake runs in its own task. A stalled one then occupies a place of unauthenticated peers
+        // but does not delay other handshakes.
         tokio::spawn(async move {
             let shaking = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream));
             let Some(Ok(Ok(stream))) = place.unless_closed(shaking).await else {

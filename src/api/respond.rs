@@ -8,8 +8,8 @@ use crate::audit::Recorded;
 use crate::model::answer::{Answer, Mode, NextAction, Obligation, PolicyVersion, Reason};
 use crate::model::time::Timestamp;
 
-/// Builds the response to Authorize. It takes a [`Recorded`] answer, so no answer leaves the server without its
-/// record.
+/// Builds the response to Authorize. The function takes a [`Recorded`] answer, so no answer leaves the server
+/// without its record.
 pub fn response(recorded: &Recorded<Answer>, log: &str) -> v1::AuthorizeResponse {
     let answer = recorded.value();
     let denied = answer.outcome.denied;
@@ -67,7 +67,7 @@ pub(super) fn access_request(answer: &Answer) -> Option<v1::AccessRequest> {
     })
 }
 
-/// Returns the wait before a retry. It is rounded up, because a retry a moment too early is denied again.
+/// Returns the wait before a retry, rounded up, because a retry a moment too early is denied again.
 pub(super) fn retry_after(answer: &Answer) -> Option<prost_types::Duration> {
     let wait = answer.retry_after()?;
     Some(prost_types::Duration { seconds: i64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(i64::MAX), nanos: 0 })

@@ -14,7 +14,7 @@ use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::pdp::Pdp;
 use crate::pdp::origin::Purpose;
-use crate::pdp::refused::to_its_end;
+use crate::pdp::refused::run_to_completion;
 use crate::pdp::reports::Signal;
 use crate::pdp::risk_clearing::Clear;
 
@@ -34,7 +34,7 @@ impl SignalService for Signals {
     async fn report_signal(&self, request: Request<v1::ReportSignalRequest>) -> Result<Response<v1::ReportSignalResponse>, Status> {
         let origin = origin(&request, Purpose::Authorize);
         let (pdp, read) = (Arc::clone(&self.pdp), read(request.into_inner()));
-        let taken = to_its_end(async move { pdp.report_signal(&origin, read).await }).await;
+        let taken = run_to_completion(async move { pdp.report_signal(&origin, read).await }).await;
         let recorded = taken.map_err(|refused| status::status(refused.refusal()))?;
         Ok(Response::new(v1::ReportSignalResponse {
             duplicate: recorded.is_none(),
@@ -45,7 +45,7 @@ impl SignalService for Signals {
     async fn clear_risk(&self, request: Request<v1::ClearRiskRequest>) -> Result<Response<v1::ClearRiskResponse>, Status> {
         let origin = origin(&request, Purpose::Authorize);
         let (pdp, read) = (Arc::clone(&self.pdp), clear(request.into_inner()));
-        let cleared = to_its_end(async move { pdp.clear_risk(&origin, read).await }).await;
+        let cleared = run_to_completion(async move { pdp.clear_risk(&origin, read).await }).await;
         let recorded = cleared.map_err(|refused| status::status(refused.refusal()))?;
         Ok(Response::new(v1::ClearRiskResponse { audit: respond::reference(&recorded, self.pdp.audit_log()) }))
     }

@@ -54,7 +54,7 @@ fn field(refusal: &Refusal) -> Option<String> {
     Some(format!("{field}{below}"))
 }
 
-/// Describes what is wrong. It may name an unknown member, because the caller itself sent that name.
+/// Describes what is wrong. The text may name an unknown member, because the caller itself sent that name.
 fn words(refusal: &Refusal) -> String {
     let Refusal::Invalid { problem, unknown, .. } = refusal else { return refusal.to_string() };
     match unknown {

@@ -107,8 +107,8 @@ fn text(text: String, field: &str, most: usize, problem: &'static str) -> Result
     if text.len() > most { Err(Refusal::invalid(field, problem)) } else { Ok(text) }
 }
 
-/// Builds the response with a prepared context. It takes a [`Recorded`] value, so no context leaves the server
-/// without its record.
+/// Builds the response with a prepared context. The function takes a [`Recorded`] value, so no context leaves
+/// the server without its record.
 pub(super) fn prepared(recorded: &Recorded<(Answer, Prepared)>, log: &str) -> v1::PrepareContextResponse {
     let (answer, prepared) = recorded.value();
     let denied = answer.outcome.denied;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::app::{Seams, StartError};
 use crate::approvals::store::replica::{FILE, Replica};
-use crate::approvals::store::{self, Store};
+use crate::approvals::store::{Store, error, location};
 use crate::audit::disk::create_folder;
 use crate::audit::key::DigestKey;
 use crate::audit::operations::LossRecord;
@@ -29,7 +29,7 @@ pub async fn accept_loss(config: &Config, seams: Seams, reason: &str) -> Result<
     let replica = replica(config, seams.entropy.as_ref())?;
     let witness = config.audit.witness.as_deref().map(Witness::new).transpose()?;
     let mut noted = noted(config, &replica, witness.as_ref())?;
-    let options = store::Options { seen: replica.seen(), ..store_options(config, seams.entropy.as_ref(), &replica)? };
+    let options = location::Options { seen: replica.seen(), ..store_options(config, seams.entropy.as_ref(), &replica)? };
     let store = Store::open(options).await?;
     noted.extend(noted_in_store(&store).await?);
     let now = clock.now();
@@ -48,7 +48,7 @@ pub async fn accept_loss(config: &Config, seams: Seams, reason: &str) -> Result<
     let audit = audit.await.map_err(|_| StartError::Record)?;
     if let Some(head) = audit.head() {
         replica.note_head(&head).map_err(|error| StartError::Data(config.data.clone(), error))?;
-        store.note_head(head.clone()).await.map_err(store::OpenError::from)?;
+        store.note_head(head.clone()).await.map_err(error::OpenError::from)?;
         if let Some(witness) = &witness {
             let told = witness.append(replica.id(), audit.log(), &head, &now.to_string()).await;
             told.map_err(|error| StartError::Data(config.data.clone(), error))?;
@@ -90,7 +90,7 @@ pub(super) fn noted(config: &Config, replica: &Replica, witness: Option<&Witness
 }
 
 async fn noted_in_store(store: &Store) -> Result<Option<NotedHead>, StartError> {
-    let head = store.head().await.map_err(store::OpenError::from)?;
+    let head = store.head().await.map_err(error::OpenError::from)?;
     Ok(head.map(|head| NotedHead { head, place: "the state store".to_owned() }))
 }
 
@@ -107,8 +107,8 @@ pub(super) async fn check(config: &Config, audit: &Audit, store: &Store) -> Resu
     }
 }
 
-pub(super) fn store_options(config: &Config, entropy: &dyn Entropy, replica: &Replica) -> Result<store::Options, StartError> {
-    Ok(store::Options {
+pub(super) fn store_options(config: &Config, entropy: &dyn Entropy, replica: &Replica) -> Result<location::Options, StartError> {
+    Ok(location::Options {
         location: config.location(),
         timeout: Duration::from_millis(config.store.timeout_ms),
         connections: config.store.connections,

@@ -227,7 +227,7 @@ struct CorrelationRecord {
 
 /// Members of a decision's record that are not in the answer.
 #[derive(Clone, Debug, Default)]
-pub struct Surroundings {
+pub struct RecordMetadata {
     /// 128 random bits, so that the record can't be guessed from the line's hash.
     pub nonce: String,
     /// W3C trace id; empty if the call is not traced.
@@ -260,7 +260,7 @@ impl DecisionRecord {
     }
 
     /// Creates the record of an answer to a call.
-    pub fn of(answer: &Answer, caller: &Caller, chain: &Chain, call: &Call, surroundings: Surroundings) -> Self {
+    pub fn of(answer: &Answer, caller: &Caller, chain: &Chain, call: &Call, record_metadata: RecordMetadata) -> Self {
         let approval = answer.approval.as_ref().map(|used| UsedRecord {
             id: used.id.clone(),
             operation: call.tokens.operation.clone(),
@@ -277,42 +277,42 @@ impl DecisionRecord {
             untrusted: call.untrusted.len(),
             correlation: correlation(&call.correlation),
             model: call.model.clone(),
-            ..Self::of_answer(answer, caller, surroundings)
+            ..Self::of_answer(answer, caller, record_metadata)
         }
     }
 
     /// Creates the record of an answer to a plain Cedar request. Its ids may have any length, so they are cut
     /// to fit a line.
-    pub fn of_plain(answer: &Answer, caller: &Caller, call: &PlainCall, surroundings: Surroundings) -> Self {
+    pub fn of_plain(answer: &Answer, caller: &Caller, call: &PlainCall, record_metadata: RecordMetadata) -> Self {
         let short = |text: &str| text.chars().take(128).collect::<String>();
         let resource = ResourceRecord { r#type: short(&call.resource.kind), id: short(&call.resource.id), version: String::new() };
         Self {
             action: short(&call.action.id),
             resource,
             correlation: correlation(&call.correlation),
-            ..Self::of_answer(answer, caller, surroundings)
+            ..Self::of_answer(answer, caller, record_metadata)
         }
     }
 
-    fn of_answer(answer: &Answer, caller: &Caller, surroundings: Surroundings) -> Self {
+    fn of_answer(answer: &Answer, caller: &Caller, record_metadata: RecordMetadata) -> Self {
         let name = |allowed| if allowed { "allow" } else { "deny" };
         let dry_run = answer.mode == crate::model::answer::Mode::DryRun;
         Self {
             evaluation_id: answer.evaluation_id.clone(),
-            nonce: surroundings.nonce,
+            nonce: record_metadata.nonce,
             decision: name(answer.allows()),
             hypothetical: dry_run.then(|| name(answer.outcome.denied.is_none())),
             reason: answer.outcome.denied.map_or("", |reason| reason.name()),
             gate: answer.gate.map_or("", |gate| gate.name()),
             mode: answer.mode.name(),
-            purpose: surroundings.purpose,
+            purpose: record_metadata.purpose,
             caller: CallerRecord { tool_service: caller.tool_service.clone(), by: caller.by.name() },
             links: answer.verdict.links.iter().map(link).collect(),
             obligations: answer.outcome.obligations.iter().map(|Obligation { kind, value }| format!("{kind}:{value}")).collect(),
             requires: answer.outcome.missing.iter().flat_map(|missing| missing.requires.iter().cloned()).collect(),
             policy: PolicyReference { digest: answer.policy.digest.clone(), version: answer.policy.version },
             input_digest: answer.call_digest.clone(),
-            trace_id: surroundings.trace_id,
+            trace_id: record_metadata.trace_id,
             warnings: answer.warnings.clone(),
             ..Self::default()
         }

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::audit::chain::{GENESIS, ZEROS, hash};
+use crate::audit::error::OpenError;
 use crate::audit::key::DigestKey;
 use crate::audit::operations::RecoveredRecord;
 use crate::audit::record::LINE_MAX;
-use crate::audit::{GENESIS, OpenError, ZEROS, hash};
 use crate::model::time::Timestamp;
 
 /// Format version, the `v` of a line.

@@ -12,11 +12,13 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
+use crate::audit::chain::{GENESIS, ZEROS, hash};
 use crate::audit::disk::{Disk, Segment, create_folder};
+use crate::audit::error::{AuditDown, OpenError};
 use crate::audit::key::DigestKey;
 use crate::audit::record::{LINE_MAX, Record};
 use crate::audit::recover::{self, Recovered, Tail};
-use crate::audit::{AuditDown, Durability, GENESIS, Health, Message, NotedHead, OpenError, Options, Pending, ZEROS, hash};
+use crate::audit::{Durability, Health, Message, NotedHead, Options, Pending};
 use crate::json;
 use crate::model::head::Head;
 use crate::model::time::Timestamp;

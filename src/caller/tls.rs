@@ -1,6 +1,7 @@
 //! The server's own certificate and the authorities of each trust domain. All files are read together, and a
-//! running server replaces everything at once or nothing.
+//! running server replaces either all of them at once or none.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,10 +16,41 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 
-use crate::caller::Options;
 use crate::caller::svid::Svid;
 use crate::jose::keyset::{KeySet, KeySetFault};
 use crate::model::time::Timestamp;
+
+/// A trust domain of the settings.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrustDomain {
+    /// Name of the domain, e.g. `acme.example`.
+    pub name: String,
+    /// PEM file of its certificate authorities, which is reloaded while the server runs.
+    pub bundle: PathBuf,
+    /// Tenants that its identities may speak for.
+    pub tenants: Vec<String>,
+    /// JWKS file of its JWT-SVID keys, which is reloaded while the server runs. Without it, no JWT-SVID of
+    /// the domain is accepted.
+    #[serde(default)]
+    pub jwt_keys: Option<PathBuf>,
+}
+
+/// Options of caller authentication.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Whether every process on the loopback interface is trusted.
+    pub development: bool,
+    pub trust_domains: Vec<TrustDomain>,
+    /// Tool services by SPIFFE id.
+    pub identities: HashMap<String, String>,
+    /// Tool services by operating system user.
+    pub users: HashMap<u32, String>,
+    /// Audience of the JWT-SVIDs that are accepted; if absent, none are.
+    pub jwt_audience: Option<String>,
+    /// PEM files of the server's certificate chain and key.
+    pub server: Option<(PathBuf, PathBuf)>,
+}
 
 /// Reason why certificates, keys or authorities can't be used.
 #[derive(Debug, thiserror::Error)]

@@ -15,8 +15,8 @@ use crate::model::call::Call;
 use crate::model::chain::{Asserted, Credential};
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
-use crate::pdp::evaluation::{Judged, judge};
-use crate::pdp::scoring::{calm, vouch_for_texts};
+use crate::pdp::evaluation::{Evaluation, evaluate};
+use crate::pdp::scoring::{calm, trust_texts};
 use crate::workbench::request::WrittenRequest;
 
 #[derive(Debug, clap::Args)]
@@ -142,7 +142,8 @@ fn local(environment: &Environment, arguments: &Arguments, call: &Call) -> Resul
         }
         None => SystemClock.now(),
     };
-    let Judged { outcome, gate, verdict } = decide(&bundle, call, now).map_err(|refusal| Failure::new(Exit::Failure, refusal.in_full()))?;
+    let Evaluation { outcome, gate, verdict } =
+        decide(&bundle, call, now).map_err(|refusal| Failure::new(Exit::Failure, refusal.in_full()))?;
     let allowed = outcome.denied.is_none() && !call.dry_run;
     let shown = Shown {
         decision: name_of(allowed),
@@ -169,7 +170,7 @@ fn local(environment: &Environment, arguments: &Arguments, call: &Call) -> Resul
 }
 
 /// Evaluates a call with the bundle's development defaults, without approvals and with an empty risk store.
-fn decide(bundle: &Bundle, call: &Call, now: Timestamp) -> Result<Judged, Refusal> {
+fn decide(bundle: &Bundle, call: &Call, now: Timestamp) -> Result<Evaluation, Refusal> {
     let missing = |words| Refusal::Unauthenticated(words);
     let roles = bundle.roles.as_ref().ok_or_else(|| Refusal::invalid("engine.gates", "is `none`: only a server decides plain requests"))?;
     let defaults = bundle.manifest.development.as_ref().ok_or_else(|| missing("the bundle has no development defaults"))?;
@@ -179,9 +180,9 @@ fn decide(bundle: &Bundle, call: &Call, now: Timestamp) -> Result<Judged, Refusa
         Credential::Token { .. } => return Err(missing("a token is verified by a server alone: leave out `--local`")),
     };
     let chain = asserted_chain(&defaults.tool_service, &asserted, defaults);
-    let mut vouched = calm(&bundle.policies.shapes);
-    let _kinds = vouch_for_texts(bundle, call, &[], &mut vouched);
-    judge(bundle, roles, &chain, call, &vouched, now)
+    let mut trusted = calm(&bundle.policies.shapes);
+    let _kinds = trust_texts(bundle, call, &[], &mut trusted);
+    evaluate(bundle, roles, &chain, call, &trusted, now)
 }
 
 fn text(shown: &Shown) -> String {

@@ -6,7 +6,7 @@ use super::{Environment, Exit, Failure, print};
 use crate::audit::key::DigestKey;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::config::identity::DEVELOPMENT_ISSUER;
+use crate::config::resolve::DEVELOPMENT_ISSUER;
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::jose::keyring::{self, Keyring, KeyringError, Listed, Purpose};
 use crate::pdp::keys::Keys;

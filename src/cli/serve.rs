@@ -71,7 +71,7 @@ fn start_failure(error: StartError) -> Failure {
         | StartError::Threads(_)
         | StartError::Trust(_)
         | StartError::Unnoted(_)
-        | StartError::Windows(_)
+        | StartError::RiskStore(_)
         | StartError::Witness(_) => Failure::new(Exit::Failure, error),
     }
 }

@@ -1,9 +1,10 @@
 //! Checks a draft: claims, requests for credentials, tone and internal names by the bundle's rules; secrets,
 //! personal data and redacted values; statements that no source supports; repetitions of an injected text.
 
+use crate::content::normalise;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use crate::content::grounding::Places;
+use crate::content::grounding::places::Places;
 use crate::content::normalise::{View, Views};
 use crate::content::private::Located;
 use crate::content::values::{self, ValueKey, Values};
@@ -58,7 +59,7 @@ pub struct Draft<'a> {
 
 /// Result of checking a draft.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Judged {
+pub struct DraftReport {
     /// Sorted, without duplicates.
     pub findings: Vec<Finding>,
     /// The sensitive values in the draft.
@@ -69,7 +70,7 @@ pub struct Judged {
     pub ungrounded: usize,
 }
 
-impl Judged {
+impl DraftReport {
     /// Returns the kinds of findings other than claims.
     pub fn kinds(&self) -> BTreeSet<&str> {
         self.findings.iter().map(|finding| finding.kind.as_str()).filter(|kind| *kind != CLAIM).collect()
@@ -81,7 +82,30 @@ impl Judged {
     }
 }
 
-pub(super) fn judge(detectors: &Detectors, draft: &Draft<'_>) -> Judged {
+impl Detectors {
+    /// Initialises everything that is built lazily, so that no request waits for it.
+    pub fn warm(&self) {
+        normalise::warm();
+        let values = Values::new(ValueKey::new([0; 16]));
+        let draft = Draft {
+            text: "We wrote to Jane Doe about 20 EUR on 2 May 2026, see https://example.org or call +1 212 555 0123.",
+            sources: vec!["20 EUR"],
+            customer: vec![],
+            has_sources: true,
+            unknown_source: false,
+            confidence: 100,
+            locale: "",
+            redacted: &values,
+        };
+        let _judged = self.draft(&draft);
+    }
+
+    pub fn draft(&self, draft: &Draft<'_>) -> DraftReport {
+        judge(self, draft)
+    }
+}
+
+fn judge(detectors: &Detectors, draft: &Draft<'_>) -> DraftReport {
     let views = Views::of(draft.text);
     let mut found = Found { text: draft.text, findings: BTreeSet::new(), counts: BTreeMap::new() };
     for view in views.all() {
@@ -147,7 +171,7 @@ pub(super) fn judge(detectors: &Detectors, draft: &Draft<'_>) -> Judged {
         found.add(("low_confidence", "model_confidence"), Severity::Medium, 100, None);
     }
     let has_more_names = found.counts.iter().any(|((kind, _), count)| kind == INTERNAL && *count >= FINDINGS_MAX);
-    Judged { findings: found.findings.into_iter().collect(), private, has_more_names, ungrounded: atoms.len() }
+    DraftReport { findings: found.findings.into_iter().collect(), private, has_more_names, ungrounded: atoms.len() }
 }
 
 /// Returns advice for the model on findings of this kind.

@@ -9,6 +9,7 @@ mod hash;
 mod links;
 mod names;
 mod numbers;
+pub(super) mod places;
 mod words;
 
 use std::collections::HashSet;
@@ -18,6 +19,7 @@ use crate::content::grounding::codes::{is_code, rows_with_digits};
 use crate::content::grounding::dates::Dates;
 use crate::content::grounding::links::{links, local};
 use crate::content::grounding::numbers::{Number, Numbers};
+use crate::content::grounding::places::Places;
 use crate::content::grounding::words::{
     Pattern, Span, Token, Words, is_any, matches, meaning, pattern, sign_after, sign_before, word_before,
 };
@@ -88,27 +90,6 @@ fn judged<'t>(text: &'t str, mut tokens: Vec<Token<'t>>, most: usize) -> (&'t st
     };
     tokens.truncate(at);
     (text.get(..cut).unwrap_or(text), tokens)
-}
-
-/// A set of bytes of a text.
-#[derive(Debug)]
-pub(super) struct Places(Vec<bool>);
-
-impl Places {
-    pub(super) fn of(text: &str) -> Self {
-        Self(vec![false; text.len()])
-    }
-
-    pub(super) fn mark(&mut self, (start, end): Span) {
-        if let Some(places) = self.0.get_mut(start..end) {
-            places.fill(true);
-        }
-    }
-
-    /// Returns whether any byte of the span is marked.
-    pub(super) fn any(&self, (start, end): Span) -> bool {
-        self.0.get(start..end).is_some_and(|places| places.contains(&true))
-    }
 }
 
 /// Contents of the sources, indexed for look-up.

@@ -7,7 +7,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 
-use crate::jose::{Algorithm, TokenFault};
+use crate::jose::algorithm::{Algorithm, TokenFault};
 use crate::json;
 
 /// Maximum size of a key set, in bytes.

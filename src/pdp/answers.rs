@@ -11,7 +11,7 @@ use crate::model::approval::Binding;
 use crate::model::call::Call;
 use crate::model::refusal::Refusal;
 use crate::pdp::Pdp;
-use crate::pdp::evaluation::Judged;
+use crate::pdp::evaluation::Evaluation;
 use crate::pdp::origin::CallInChain;
 use crate::pdp::refused::Refused;
 use crate::pdp::snapshot::Moment;
@@ -21,7 +21,7 @@ impl Pdp {
     pub(super) fn answer(
         &self,
         moment: &Moment,
-        judged: Judged,
+        evaluation: Evaluation,
         mode: Mode,
         of: (Option<&Call>, &str, String, String),
     ) -> Result<Answer, Refusal> {
@@ -29,11 +29,11 @@ impl Pdp {
         let call = call.filter(|_| mode == Mode::Enforce);
         Ok(Answer {
             request_id: request_id.to_owned(),
-            evaluation_id: self.evaluation_id(call, judged.outcome.denied.is_none(), moment.now)?,
+            evaluation_id: self.evaluation_id(call, evaluation.outcome.denied.is_none(), moment.now)?,
             evaluated_at: moment.now,
-            outcome: judged.outcome,
-            gate: judged.gate,
-            verdict: judged.verdict,
+            outcome: evaluation.outcome,
+            gate: evaluation.gate,
+            verdict: evaluation.verdict,
             mode,
             signals: Box::default(),
             display,

@@ -1,9 +1,10 @@
 //! The life of an approval: requested by the tool service that was denied, reviewed by humans, fetched by the tool service. Each
-//! transition is recorded before anything follows from it. Its use is in `burn.rs`.
+//! transition is recorded before anything follows from it. Its use is in `consume.rs`.
 
 use crate::approvals::binding;
 use crate::approvals::binding::is_supervisor;
-use crate::approvals::store::{Filter, Transition, with_state};
+use crate::approvals::store::reads::Filter;
+use crate::approvals::store::transitions::{Transition, with_state};
 use crate::approvals::template::Template;
 use crate::audit::Recorded;
 use crate::audit::events::{self, Actor};
@@ -82,7 +83,7 @@ impl Pdp {
     }
 
     /// What changed after a revision of what a party may see, with tokens for whom they are addressed to; and the revision to go on
-    /// from. The party's credentials are judged anew each time.
+    /// from. The party's credentials are evaluation anew each time.
     ///
     /// # Errors
     /// A refusal, recorded or counted.
@@ -157,7 +158,7 @@ impl Pdp {
         };
         let token = match party {
             Party::Service(_) if state == State::Approved && current && !stopped => {
-                if self.store.has_left(&approval.id).await? {
+                if self.store.has_outbox_entry(&approval.id).await? {
                     return Err(Refusal::Unavailable("the approval is not recorded yet: try again"));
                 }
                 let keys = self.keys.load();
@@ -202,7 +203,7 @@ impl Pdp {
         transition: &Transition,
         record: serde_json::Value,
     ) -> Result<Recorded<()>, Refusal> {
-        let recorded = self.record_left(moment.now, &transition.revision, with_state(record, transition.state)).await;
+        let recorded = self.record_entry(moment.now, &transition.revision, with_state(record, transition.state)).await;
         let receipt = recorded?;
         Ok(receipt.seal(()))
     }

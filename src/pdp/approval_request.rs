@@ -1,7 +1,7 @@
 //! A denial becomes a request for an approval: by the tool service that was denied, for exactly the call that was denied.
 
 use crate::approvals::binding::{self, open_binding};
-use crate::approvals::store::{NewApproval, Requested};
+use crate::approvals::store::transitions::{NewApproval, Requested};
 use crate::approvals::template::Template;
 use crate::approvals::view;
 use crate::audit::events::{self, Actor};

@@ -1,7 +1,7 @@
 //! A human's word on a request: yes or no, or taken back. Who may is asked of Cedar each time; four eyes are held in code too.
 
 use crate::approvals::binding::is_supervisor;
-use crate::approvals::store::{Moved, NewReview};
+use crate::approvals::store::transitions::{Moved, NewReview};
 use crate::approvals::template::Template;
 use crate::audit::events::{self, Actor};
 use crate::entities::direct::{OfRequest, On};
@@ -87,8 +87,8 @@ impl Pdp {
         let moved = self.store.review(new).await?;
         let seen = self.moved(moment, moved, &approval.id, record).await?;
         let call = &approval.binding.call;
-        if let Some((tenant, visit)) = denied_approval(moment, &self.options.environment, &call.tenant, &call.case).filter(|_| denies) {
-            self.say(tenant, moment, visit).await;
+        if let Some((tenant, batch)) = denied_approval(moment, &self.options.environment, &call.tenant, &call.case).filter(|_| denies) {
+            self.say(tenant, moment, batch).await;
         }
         Ok(seen)
     }

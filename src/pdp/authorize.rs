@@ -4,7 +4,7 @@ use crate::pdp::consumption::used;
 use crate::pdp::span_facts::facts;
 use std::sync::Arc;
 
-use crate::approvals::store::{Burnable, Reservation};
+use crate::approvals::store::transitions::{Reservation, SingleUse};
 use crate::audit::Recorded;
 use crate::audit::events::Actor;
 use crate::audit::record::DecisionRecord;
@@ -21,11 +21,11 @@ use crate::pdp::Pdp;
 use crate::pdp::concurrency::Share;
 use crate::pdp::consumption::Use;
 use crate::pdp::origin::{CallInChain, Origin, Purpose, Request, Stopped};
-use crate::pdp::pipeline::Weighed;
-use crate::pdp::refused::{Refused, to_its_end};
+use crate::pdp::pipeline::CallEvaluation;
+use crate::pdp::refused::{Refused, run_to_completion};
 use crate::pdp::risk_signals::About;
 use crate::pdp::snapshot::Moment;
-use crate::pdp::tokens::Presented;
+use crate::pdp::tokens::TokenState;
 use crate::telemetry::spans::CallFacts;
 
 /// An evaluated call, before its record.
@@ -34,7 +34,7 @@ struct Evaluated {
     record: DecisionRecord,
     facts: CallFacts,
     /// The approval that an allow uses, and the operation that uses it.
-    burn: Option<Use>,
+    consume: Option<Use>,
     /// What an allow without an approval adds to sums.
     reservations: Vec<Reservation>,
 }
@@ -61,14 +61,14 @@ impl Pdp {
             Err(refusal) => {
                 self.end_refused(span, &facts, &refusal);
                 // Counted, not recorded one by one: anybody can ask faster than the log is written.
-                return Err(self.stranger(origin, refusal));
+                return Err(self.unauthenticated(origin, refusal));
             }
         };
         let request = match read {
             Ok(request) => request,
             Err(refusal) => return self.refuse(moment, origin, &caller, (span, facts), refusal.into()).await,
         };
-        let Some(_flight) = self.take_off(&caller, request.id()) else {
+        let Some(_flight) = self.track_in_flight(&caller, request.id()) else {
             let refusal = Refusal::invalid("request_id", "is that of a request still in flight");
             return self.refuse(moment, origin, &caller, (span, facts), refusal.into()).await;
         };
@@ -78,13 +78,13 @@ impl Pdp {
         };
         let took = watch.elapsed();
 
-        let Evaluated { answer, record, facts: known, burn, reservations } = evaluated;
+        let Evaluated { answer, record, facts: known, consume, reservations } = evaluated;
         facts = known;
-        let recorded = match burn {
-            // To its end, even if the caller goes away: what is burned must be recorded.
+        let recorded = match consume {
+            // To its end, even if the caller goes away: what is consumed must be recorded.
             Some(used) => {
                 let (pdp, moment) = (Arc::clone(self), moment.clone());
-                to_its_end(async move { pdp.burn(&moment, used, answer, record).await }).await
+                run_to_completion(async move { pdp.consume(&moment, used, answer, record).await }).await
             }
             None if reservations.is_empty() => self.record(moment, answer, record).await,
             None => self.reserve(moment, reservations, answer, record).await,
@@ -159,22 +159,22 @@ impl Pdp {
             return Err(Refusal::Forbidden("the caller may not ask hypothetically for this tenant: no policy grants `decision.explain`"));
         }
         let about = About { hypothetical, ..About::default() };
-        let Weighed { mut judged, presented, signals, .. } =
+        let CallEvaluation { mut evaluation, presented, signals, .. } =
             self.evaluate_call(moment, roles, CallInChain { caller, chain, call }, about).await?;
         let mut facts = CallFacts { principal_type: roles.agent.clone(), ..facts };
-        self.known(&mut facts, chain, call, &judged);
+        self.known(&mut facts, chain, call, &evaluation);
         let sends = roles.content.as_ref().is_some_and(|content| content.send == call.action);
         if sends || chain.asserted && !self.options.development {
-            // A chain that nobody signed asks no human. Nor does a draft that nobody judged: EvaluateOutput says whether a human may let it go.
-            judged.outcome.missing = None;
+            // A chain that nobody signed asks no human. Nor does a draft that nobody evaluation: EvaluateOutput says whether a human may let it go.
+            evaluation.outcome.missing = None;
         }
         let mode = if hypothetical { Mode::DryRun } else { Mode::Enforce };
         let reference = &call.resource.reference;
         let display = visible(&format!("{} on {} {} of case {}", call.action, reference.kind, reference.id, call.case.id));
         let digest = self.audit.digest(&call.digest_input());
-        let mut answer = self.answer(moment, judged, mode, (Some(call), &call.correlation.request, display, digest))?;
+        let mut answer = self.answer(moment, evaluation, mode, (Some(call), &call.correlation.request, display, digest))?;
         answer.signals = Box::new(signals);
-        if let Presented::Usable(approval) = &presented
+        if let TokenState::Usable(approval) = &presented
             && answer.allows()
         {
             answer.approval = Some(Box::new(used(approval)));
@@ -182,27 +182,27 @@ impl Pdp {
         self.sign(moment, CallInChain { caller, chain, call }, &mut answer)?;
         let draft = self.draft_of(moment, chain, call, &presented);
         let mut reservations = if answer.allows() { self.reservations(moment, chain, call) } else { vec![] };
-        let burn = match presented {
-            Presented::Repeated(receipt) if answer.allows() => {
+        let consume = match presented {
+            TokenState::Repeated(receipt) if answer.allows() => {
                 let by = Actor::service(caller).in_trace(origin.trace.id());
                 Some(Use::Again(by, receipt, std::mem::take(&mut reservations)))
             }
-            Presented::Usable(approval) if answer.allows() => {
+            TokenState::Usable(approval) if answer.allows() => {
                 let environment = &self.options.environment;
-                let used = (Burnable::Approval, approval.id.as_str(), approval.generation.as_str());
+                let used = (SingleUse::Approval, approval.id.as_str(), approval.generation.as_str());
                 Some(Use::now(CallInChain { caller, chain, call }, used, environment, std::mem::take(&mut reservations)))
             }
-            Presented::Released(claims) if answer.allows() => {
-                let used = (Burnable::Release, claims.jti.as_str(), claims.release.generation.as_str());
+            TokenState::Released(claims) if answer.allows() => {
+                let used = (SingleUse::Release, claims.jti.as_str(), claims.release.generation.as_str());
                 Some(Use::now(CallInChain { caller, chain, call }, used, &self.options.environment, std::mem::take(&mut reservations)))
             }
-            Presented::Denied(_) | Presented::None | Presented::Released(_) | Presented::Repeated(_) | Presented::Usable(_) => None,
+            TokenState::Denied(_) | TokenState::None | TokenState::Released(_) | TokenState::Repeated(_) | TokenState::Usable(_) => None,
         };
-        let mut record = DecisionRecord::of(&answer, caller, chain, call, self.surroundings(origin)?);
+        let mut record = DecisionRecord::of(&answer, caller, chain, call, self.record_metadata(origin)?);
         if let Some((digest, release)) = draft {
             record = record.with_draft(&digest, &release);
         }
-        Ok(Evaluated { answer, record, facts, burn, reservations })
+        Ok(Evaluated { answer, record, facts, consume, reservations })
     }
 
     fn evaluate_plain(
@@ -213,30 +213,30 @@ impl Pdp {
         call: &PlainCall,
         facts: CallFacts,
     ) -> Result<Evaluated, Refusal> {
-        let judged = self.judge_plain(moment, call)?;
+        let evaluation = self.evaluate_conformance(moment, call)?;
         let mode = if origin.purpose == Purpose::Explain { Mode::DryRun } else { Mode::Enforce };
         let digest = self.audit.digest(&call.digest_input());
-        let answer = self.answer(moment, judged, mode, (None, &call.correlation.request, String::new(), digest))?;
-        let record = DecisionRecord::of_plain(&answer, caller, call, self.surroundings(origin)?);
-        Ok(Evaluated { answer, record, facts, burn: None, reservations: vec![] })
+        let answer = self.answer(moment, evaluation, mode, (None, &call.correlation.request, String::new(), digest))?;
+        let record = DecisionRecord::of_plain(&answer, caller, call, self.record_metadata(origin)?);
+        Ok(Evaluated { answer, record, facts, consume: None, reservations: vec![] })
     }
 
     /// Marks a request as in flight until the guard is dropped; `None` if one of the same id is. Requests without id are not marked.
-    fn take_off(&self, caller: &Caller, request_id: &str) -> Option<Flight<'_>> {
+    fn track_in_flight(&self, caller: &Caller, request_id: &str) -> Option<InFlightGuard<'_>> {
         if request_id.is_empty() {
-            return Some(Flight { pdp: self, key: None });
+            return Some(InFlightGuard { pdp: self, key: None });
         }
         let key = (caller.tool_service.clone(), request_id.to_owned());
-        self.in_flight.insert(key.clone()).then_some(Flight { pdp: self, key: Some(key) })
+        self.in_flight.insert(key.clone()).then_some(InFlightGuard { pdp: self, key: Some(key) })
     }
 }
 
-struct Flight<'a> {
+struct InFlightGuard<'a> {
     pdp: &'a Pdp,
     key: Option<(String, String)>,
 }
 
-impl Drop for Flight<'_> {
+impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
         if let Some(key) = &self.key {
             self.pdp.in_flight.remove(key);

@@ -9,7 +9,7 @@ use crate::model::call::{EntityReference, PlainCall};
 use crate::model::chain::Link;
 use crate::model::refusal::Refusal;
 use crate::pdp::Pdp;
-use crate::pdp::evaluation::Judged;
+use crate::pdp::evaluation::Evaluation;
 use crate::pdp::snapshot::{Moment, OnError};
 use crate::policy::Validation;
 use crate::policy::shape::type_name;
@@ -20,12 +20,12 @@ const CONTEXT_MAX: usize = 64 * 1024;
 const ENTITIES_MAX: usize = 256 * 1024;
 
 impl Pdp {
-    pub(super) fn judge_plain(&self, moment: &Moment, call: &PlainCall) -> Result<Judged, Refusal> {
+    pub(super) fn evaluate_conformance(&self, moment: &Moment, call: &PlainCall) -> Result<Evaluation, Refusal> {
         let bundle = &moment.snapshot.bundle;
         if bundle.roles.is_some() {
             return Err(Refusal::invalid("plain", "is taken in conformance mode alone: this server's gates are on"));
         }
-        judge_plain(bundle, call, self.options.reading.validation, self.options.on_error)
+        evaluate_plain(bundle, call, self.options.reading.validation, self.options.on_error)
     }
 }
 
@@ -33,7 +33,7 @@ impl Pdp {
 ///
 /// # Errors
 /// When the request can't be read. Cedar's own words echo values, and stay here.
-pub fn judge_plain(bundle: &Bundle, call: &PlainCall, validation: Validation, on_error: OnError) -> Result<Judged, Refusal> {
+pub fn evaluate_plain(bundle: &Bundle, call: &PlainCall, validation: Validation, on_error: OnError) -> Result<Evaluation, Refusal> {
     let bounds = [("plain.context_json", &call.context, CONTEXT_MAX), ("plain.entities_json", &call.entities, ENTITIES_MAX)];
     if let Some((field, ..)) = bounds.into_iter().find(|(_, text, most)| text.len() > *most) {
         return Err(Refusal::invalid(field, "is too long"));
@@ -62,7 +62,7 @@ pub fn judge_plain(bundle: &Bundle, call: &PlainCall, validation: Validation, on
         (false, true) => None,
         (false, false) => Some(Reason::NotPermitted),
     };
-    Ok(Judged { outcome: Outcome { denied, ..Outcome::default() }, gate: None, verdict })
+    Ok(Evaluation { outcome: Outcome { denied, ..Outcome::default() }, gate: None, verdict })
 }
 
 fn uid(reference: &EntityReference, field: &str) -> Result<EntityUid, Refusal> {

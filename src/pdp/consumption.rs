@@ -1,11 +1,11 @@
-//! The use of an approval or a release: burned after Cedar, recorded, and only then answered. `present.rs` verifies it before.
+//! The use of an approval or a release: consumed after Cedar, recorded, and only then answered. `present.rs` verifies it before.
 
 use crate::approvals::binding::call_digest;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::approvals::store::{Burn, Burnable, Burned, Receipt, Reservation};
+use crate::approvals::store::transitions::{Consumed, Consumption, Receipt, Reservation, SingleUse};
 use crate::audit::Recorded;
 use crate::audit::events::{self, Actor};
 use crate::audit::record::{DecisionRecord, Record};
@@ -25,20 +25,20 @@ pub(super) enum Use {
     /// The operation again, and what it adds to sums.
     Again(Actor, Receipt, Vec<Reservation>),
     /// The operation's first use.
-    Now(Actor, Box<Burn>),
+    Now(Actor, Box<Consumption>),
 }
 
 impl Use {
     /// An operation's first use.
     pub(super) fn now(
         CallInChain { caller, chain, call }: CallInChain<'_>,
-        used: (Burnable, &str, &str),
+        used: (SingleUse, &str, &str),
         environment: &str,
         reservations: Vec<Reservation>,
     ) -> Self {
         let (what, id, generation) = used;
         let halted = [&call.case.tenant, &chain.agent, &chain.supervisor, &call.case.id, call.customer()].map(|id: &str| id.to_owned());
-        let burn = Burn {
+        let consume = Consumption {
             what,
             id: id.to_owned(),
             generation: generation.to_owned(),
@@ -52,7 +52,7 @@ impl Use {
             evaluation_id: String::new(),
             at: Timestamp::default(),
         };
-        Self::Now(Actor::service(caller), Box::new(burn))
+        Self::Now(Actor::service(caller), Box::new(consume))
     }
 }
 
@@ -80,52 +80,53 @@ pub(super) fn used(approval: &Approval) -> UsedApproval {
 
 impl Pdp {
     /// Burns, then records, then gives the answer. Whoever comes second is told so.
-    pub(super) async fn burn(
+    pub(super) async fn consume(
         &self,
         moment: &Moment,
         using: Use,
         answer: Answer,
         record: DecisionRecord,
     ) -> Result<Recorded<Answer>, Refused> {
-        let (by, mut burn) = match using {
+        let (by, mut consume) = match using {
             Use::Again(by, receipt, reservations) => {
                 let record = serde_json::to_value(Record::Decision(Box::new(record))).unwrap_or_default();
                 return self.repeat(moment, &by, &receipt, reservations, (answer, record)).await;
             }
-            Use::Now(by, burn) => (by, burn),
+            Use::Now(by, consume) => (by, consume),
         };
         if !self.audit.healthy() {
-            // What is burned must be recorded, and this could not be.
+            // What is consumed must be recorded, and this could not be.
             return Err(Refused(Refusal::Unavailable("the audit log can't be written: no approval is used")));
         }
-        let reservations = burn.reservations.clone();
+        let reservations = consume.reservations.clone();
         let (evaluation_id, action) = (answer.evaluation_id.clone(), record.action().to_owned());
-        burn.at = moment.now;
-        burn.evaluation_id.clone_from(&evaluation_id);
-        burn.answer = serde_json::to_string(&keep(&answer)).map_err(|_| Refused(Refusal::Unavailable("the answer could not be kept")))?;
-        burn.record = serde_json::to_value(Record::Decision(Box::new(record))).unwrap_or_default();
-        let (what, id, call_digest, record) = (burn.what, burn.id.clone(), burn.call_digest.clone(), burn.record.clone());
-        match self.store.burn(*burn).await {
-            Ok(Burned::Now(revision)) => {
-                let receipt = self.record_left(moment.now, &revision, record).await?;
-                self.telemetry.metrics.approval(if what == Burnable::Approval { "consumed" } else { "sent" });
+        consume.at = moment.now;
+        consume.evaluation_id.clone_from(&evaluation_id);
+        consume.answer =
+            serde_json::to_string(&keep(&answer)).map_err(|_| Refused(Refusal::Unavailable("the answer could not be kept")))?;
+        consume.record = serde_json::to_value(Record::Decision(Box::new(record))).unwrap_or_default();
+        let (what, id, call_digest, record) = (consume.what, consume.id.clone(), consume.call_digest.clone(), consume.record.clone());
+        match self.store.consume(*consume).await {
+            Ok(Consumed::Now(revision)) => {
+                let receipt = self.record_entry(moment.now, &revision, record).await?;
+                self.telemetry.metrics.approval(if what == SingleUse::Approval { "consumed" } else { "sent" });
                 Ok(receipt.seal(answer))
             }
-            Ok(Burned::Repeated(receipt)) if receipt.call_digest == call_digest => {
+            Ok(Consumed::Repeated(receipt)) if receipt.call_digest == call_digest => {
                 self.repeat(moment, &by, &receipt, reservations, (answer, record)).await
             }
             // Another call of the same operation came first, while this one was weighed.
-            Ok(Burned::Repeated(_)) => self.denied_late(moment, answer, record, Reason::ApprovalOutOfScope, Gate::Token).await,
-            Ok(Burned::Lost) => {
-                let reason = if what == Burnable::Approval { self.lost(moment, &id).await } else { Reason::ApprovalUsed };
+            Ok(Consumed::Repeated(_)) => self.denied_late(moment, answer, record, Reason::ApprovalOutOfScope, Gate::Token).await,
+            Ok(Consumed::Lost) => {
+                let reason = if what == SingleUse::Approval { self.lost(moment, &id).await } else { Reason::ApprovalUsed };
                 if self.lost_logged.is_due(moment.now) {
                     let reason = reason.name();
                     tracing::warn!(name: "approval.lost", evaluation_id, action, reason, "another call used the approval first, or it ended");
                 }
                 self.denied_late(moment, answer, record, reason, Gate::Token).await
             }
-            Ok(Burned::Full) => self.denied_late(moment, answer, record, Reason::RateLimited, Gate::Rate).await,
-            Ok(Burned::Halted) => self.denied_late(moment, answer, record, Reason::NotPermitted, Gate::Halt).await,
+            Ok(Consumed::Full) => self.denied_late(moment, answer, record, Reason::RateLimited, Gate::Rate).await,
+            Ok(Consumed::Halted) => self.denied_late(moment, answer, record, Reason::NotPermitted, Gate::Halt).await,
             Err(_) => self.denied_late(moment, answer, record, Reason::StateUnavailable, Gate::State).await,
         }
     }
@@ -198,11 +199,11 @@ impl Pdp {
         const TRIES: u32 = 200;
         let unavailable = || Refused(Refusal::Unavailable("the operation's record is not durable yet: try again"));
         for _ in 0..TRIES {
-            let left = self.store.left_at(revision).await.map_err(|_| unavailable())?.ok_or_else(unavailable)?;
+            let left = self.store.outbox_entry(revision).await.map_err(|_| unavailable())?.ok_or_else(unavailable)?;
             if let Some(recorded) = left.recorded {
                 return Ok(recorded);
             }
-            self.settle_left(&left).await.map_err(|_| unavailable())?;
+            self.drain_entry(&left).await.map_err(|_| unavailable())?;
             tokio::time::sleep(PERIOD).await;
         }
         Err(unavailable())

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use crate::content::Detectors;
-use crate::content::drafts::{Draft, INTERNAL, Judged as Found};
+use crate::content::drafts::{Draft, DraftReport, INTERNAL};
 use crate::content::values::Values;
 use crate::json::{self, Object, Value};
 use crate::model::call::{Call, Case, Model};
@@ -16,9 +16,9 @@ use crate::pdp::Pdp;
 use crate::pdp::redacted_values::{PREPARED, Remembered, context_key, repeats_key, values_key};
 use crate::pdp::snapshot::Moment;
 use crate::redact::{Replaced, placeholder, redact};
-use crate::windows::{Tenant, Visit};
+use crate::risk_store::{Batch, Tenant};
 
-/// A draft to be judged, as it was read.
+/// A draft to be evaluation, as it was read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ToEvaluate {
     /// On whose behalf.
@@ -50,7 +50,7 @@ pub struct ToEvaluate {
 /// What was found in a draft, and what is known of its case, before policies judge it.
 #[derive(Debug, Default)]
 pub(super) struct DraftFacts {
-    pub(super) found: Found,
+    pub(super) found: DraftReport,
     pub(super) sources: usize,
     /// Whether the context that it was written from is known, and all that was redacted.
     pub(super) prepared: bool,
@@ -68,8 +68,8 @@ impl Pdp {
         let keys = self.keys.load_full();
         let context = context_key(tenant, case, &asked.context, &keys.values_id());
         let reads = vec![values_key(tenant, case), context, repeats_key(tenant, case)];
-        let visited = self.visit(tenant, moment, &Visit { reads, by: Some(by(tenant, caller)), ..Visit::default() }).await;
-        let memories = visited.map(|visited| visited.memories).unwrap_or_default();
+        let result = self.batch(tenant, moment, &Batch { reads, by: Some(by(tenant, caller)), ..Batch::default() }).await;
+        let memories = result.map(|result| result.memories).unwrap_or_default();
         let [values, context, repeats] = [0, 1, 2].map(|index| memories.get(index).map(Vec::as_slice).unwrap_or_default());
         let remembered = Remembered::of(values);
         let prepared = context.iter().any(|(name, _)| name == PREPARED) && !remembered.too_many;
@@ -85,7 +85,7 @@ impl Pdp {
 }
 
 /// What was found in a draft, as policies see it.
-pub fn draft_members(found: &Found, sources: usize, prepared: bool, confidence: u32) -> [(&'static str, Value); 5] {
+pub fn draft_members(found: &DraftReport, sources: usize, prepared: bool, confidence: u32) -> [(&'static str, Value); 5] {
     let list = |names: BTreeSet<&str>| Value::Array(names.into_iter().map(Value::from).collect());
     let count = |count: usize| Value::Integer(i64::try_from(count).unwrap_or(i64::MAX));
     [
@@ -103,7 +103,7 @@ pub(super) fn find_in_draft(
     asked: &ToEvaluate,
     values: &Values,
     id_of: impl Fn(Channel, &str) -> String,
-) -> (Found, usize) {
+) -> (DraftReport, usize) {
     let genuine = |channel: Channel| {
         let id_of = &id_of;
         asked.sources.iter().filter(move |(id, text)| id_of(channel, text) == *id)
@@ -128,7 +128,7 @@ pub(super) fn find_in_draft(
 }
 
 /// The draft without what must not be in it.
-pub(super) fn redacted(draft: &str, found: &Found) -> String {
+pub(super) fn redacted(draft: &str, found: &DraftReport) -> String {
     let mut replaced: BTreeMap<(usize, usize), String> = BTreeMap::new();
     for finding in found.findings.iter().filter(|finding| finding.kind == INTERNAL) {
         replaced.extend(finding.span.map(|span| (span, "[internal detail removed]".to_owned())));

@@ -23,17 +23,17 @@ use crate::model::time::Timestamp;
 use crate::obligations::disposition;
 use crate::pdp::Pdp;
 use crate::pdp::draft::{DraftFacts, ToEvaluate, digest_input, redacted};
-use crate::pdp::evaluation::Judged;
+use crate::pdp::evaluation::Evaluation;
 use crate::pdp::origin::{CallInChain, Origin, Stopped};
-use crate::pdp::pipeline::Weighed;
+use crate::pdp::pipeline::CallEvaluation;
 use crate::pdp::redacted_values::{REPEATS_MAX, repeat, repeats_key};
 use crate::pdp::refused::Refused;
 use crate::pdp::risk_signals::About;
 use crate::pdp::snapshot::Moment;
 use crate::policy::Policies;
 use crate::policy::rule::Requirement;
+use crate::risk_store::{Batch, Tenant};
 use crate::telemetry::spans::CallFacts;
-use crate::windows::{Tenant, Visit};
 
 /// The kinds of finding that a redacted draft is without.
 const REDACTABLE: [&str; 2] = ["internal_identifier", "personal_data"];
@@ -69,12 +69,12 @@ impl Pdp {
         let _share = self.share(origin, &caller.tool_service).await?;
         let span = self.telemetry.start_decision(&origin.trace, "EvaluateOutput");
         let mut facts = CallFacts::default();
-        let judged = match read {
+        let evaluation = match read {
             Ok(asked) => self.draft_in_chain(&moment, origin, &caller, &Arc::new(asked), &mut facts).await,
             Err(refusal) => Err(refusal.into()),
         };
-        let (answer, evaluated, record) = match judged {
-            Ok(judged) => judged,
+        let (answer, evaluated, record) = match evaluation {
+            Ok(evaluation) => evaluation,
             Err(stopped) => return self.refuse(&moment, origin, &caller, (span, facts), stopped).await,
         };
         let took = watch.elapsed();
@@ -93,11 +93,11 @@ impl Pdp {
         let development = moment.snapshot.bundle.manifest.development.as_ref();
         let chain = self.delegations.chain(caller, &asked.credential, development, moment.now).await?;
         let call = releasing(roles, content, asked);
-        let judged = self.judge_draft(moment, origin, CallInChain { caller, chain: &chain, call: &call }, asked, facts).await;
-        judged.map_err(|refusal| Stopped::after(refusal, moment, &chain, &call))
+        let evaluation = self.evaluate_draft(moment, origin, CallInChain { caller, chain: &chain, call: &call }, asked, facts).await;
+        evaluation.map_err(|refusal| Stopped::after(refusal, moment, &chain, &call))
     }
 
-    async fn judge_draft(
+    async fn evaluate_draft(
         &self,
         moment: &Moment,
         origin: &Origin,
@@ -108,28 +108,28 @@ impl Pdp {
         let policies = &moment.snapshot.bundle.policies;
         let (roles, _) = moment.snapshot.content_roles()?;
         let about = About { draft: Some(asked), ..About::default() };
-        let Weighed { mut judged, signals, draft: known, .. } =
+        let CallEvaluation { mut evaluation, signals, draft: known, .. } =
             self.evaluate_call(moment, roles, CallInChain { caller, chain, call }, about).await?;
-        *facts = self.call_facts(roles, chain, call, &judged);
-        let mut verdict = verdict(policies, &judged, known.prepared);
+        *facts = self.call_facts(roles, chain, call, &evaluation);
+        let mut verdict = verdict(policies, &evaluation, known.prepared);
         // Of a draft that the chain may not let go at all, nothing is told and nothing remembered.
-        let entitled = judged.is_entitled(policies, chain, call);
+        let entitled = evaluation.is_entitled(policies, chain, call);
         let known = if entitled { known } else { DraftFacts { prepared: known.prepared, ..DraftFacts::default() } };
         let digest = self.audit.digest(&digest_input(call, asked));
-        if verdict == Disposition::HumanReview && judged.outcome.denied.is_none() {
+        if verdict == Disposition::HumanReview && evaluation.outcome.denied.is_none() {
             // Policy would let it go, but nobody knows what was redacted.
-            judged.outcome.denied = Some(Reason::ApprovalRequired);
+            evaluation.outcome.denied = Some(Reason::ApprovalRequired);
         }
         if known.repeats >= REPEATS_MAX {
             // Whoever tries values one after the other learns nothing more.
-            judged.outcome = Outcome::denied(Reason::NotPermitted);
+            evaluation.outcome = Outcome::denied(Reason::NotPermitted);
             verdict = Disposition::Block;
         }
-        let mut answer = self.answer(moment, judged, Mode::Enforce, (Some(call), "", String::new(), digest))?;
+        let mut answer = self.answer(moment, evaluation, Mode::Enforce, (Some(call), "", String::new(), digest))?;
         answer.signals = Box::new(signals);
         let mut evaluated = Evaluated { disposition: verdict, draft_digest: draft_digest(&asked.draft), ..Evaluated::default() };
         self.settle(moment, CallInChain { caller, chain, call }, asked, &known, (&mut answer, &mut evaluated))?;
-        let record = DecisionRecord::of(&answer, caller, chain, call, self.surroundings(origin)?);
+        let record = DecisionRecord::of(&answer, caller, chain, call, self.record_metadata(origin)?);
         let repeats = entitled && self.note_repeat(moment, (chain, call), asked, &known, &answer).await;
         let found = (entitled, repeats);
         let output = OutputRecord::of(&evaluated.draft_digest, evaluated.disposition, &known.found.findings, &asked.context, found);
@@ -217,8 +217,8 @@ impl Pdp {
             known.found.kinds().contains("redacted_value_repeated") && known.repeats < REPEATS_MAX && self.reads_case(moment, chain, call);
         if counts {
             let tenant = Tenant::of(&self.options.environment, &asked.case.tenant);
-            let note = repeat(repeats_key(tenant, &asked.case.id), &answer.evaluation_id, moment.snapshot.retention_micros());
-            self.say(tenant, moment, Visit { notes: vec![note], by: Some(by(tenant, &chain.tool_service)), ..Visit::default() }).await;
+            let update = repeat(repeats_key(tenant, &asked.case.id), &answer.evaluation_id, moment.snapshot.retention_micros());
+            self.say(tenant, moment, Batch { updates: vec![update], by: Some(by(tenant, &chain.tool_service)), ..Batch::default() }).await;
         }
         counts
     }
@@ -226,11 +226,11 @@ impl Pdp {
 
 /// What may be done with a draft. Where it is not known what was redacted, a human reads it at least: it could repeat a value, and nobody
 /// would see.
-pub fn verdict(policies: &Policies, judged: &Judged, prepared: bool) -> Disposition {
-    let said = match (judged.gate, judged.outcome.denied) {
+pub fn verdict(policies: &Policies, evaluation: &Evaluation, prepared: bool) -> Disposition {
+    let said = match (evaluation.gate, evaluation.outcome.denied) {
         (Some(_), _) => Disposition::Block,
         (None, None) => Disposition::Release,
-        (None, Some(_)) => disposition(policies, &judged.verdict),
+        (None, Some(_)) => disposition(policies, &evaluation.verdict),
     };
     if prepared { said } else { said.max(Disposition::HumanReview) }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::bundle::Bundle;
 use crate::decision::{WhatIf, decide};
-use crate::entities::{Asked, Named, Stop};
+use crate::entities::{Asked, ResolvedCall, Stop};
 use crate::json::{self, Object, Value};
 use crate::model::answer::{Gate, Outcome, Reason};
 use crate::model::call::Call;
@@ -14,8 +14,8 @@ use crate::model::chain::{Chain, Link};
 use crate::model::refusal::Refusal;
 use crate::model::roles::Roles;
 use crate::model::time::Timestamp;
+use crate::model::trusted_context::TrustedContext;
 use crate::model::verdict::Verdict;
-use crate::model::vouched::Vouched;
 use crate::obligations::{Lift, settle};
 use crate::pdp::gates;
 use crate::pdp::scoring::approval;
@@ -27,7 +27,7 @@ const HYPOTHETICAL: Duration = Duration::from_secs(60);
 
 /// What became of a call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Judged {
+pub struct Evaluation {
     /// The outcome; the default denies.
     pub outcome: Outcome,
     /// The gate that denied before Cedar.
@@ -36,7 +36,7 @@ pub struct Judged {
     pub verdict: Verdict,
 }
 
-impl Judged {
+impl Evaluation {
     /// Denied before Cedar.
     pub(super) fn stopped(gate: Gate, reason: Reason) -> Self {
         Self { outcome: Outcome::denied(reason), gate: Some(gate), verdict: Verdict::default() }
@@ -74,58 +74,65 @@ impl Judged {
 ///
 /// # Errors
 /// When the call can't be read.
-pub fn judge(bundle: &Bundle, roles: &Roles, chain: &Chain, call: &Call, vouched: &Vouched, now: Timestamp) -> Result<Judged, Refusal> {
-    match gates::pass(&bundle.policies, roles, chain, call) {
-        Ok(_) if call.tokens.approval.is_some() || call.tokens.release.is_some() => {
-            Ok(Judged::stopped(Gate::Token, Reason::ApprovalUnverifiable))
-        }
-        Ok(named) => judge_named(bundle, roles, named, chain, call, vouched, now),
-        Err(stop) => stopped(stop),
-    }
-}
-
-/// As [`judge`], but without the tenant and case gates in code: so that a bundle's tests show that its policies hold alone.
-///
-/// # Errors
-/// When the call can't be read.
-pub fn judge_by_policy_alone(
+pub fn evaluate(
     bundle: &Bundle,
     roles: &Roles,
     chain: &Chain,
     call: &Call,
-    vouched: &Vouched,
+    trusted: &TrustedContext,
     now: Timestamp,
-) -> Result<Judged, Refusal> {
-    match gates::find(&bundle.policies, roles, chain, call) {
-        Ok(named) => judge_named(bundle, roles, named, chain, call, vouched, now),
+) -> Result<Evaluation, Refusal> {
+    match gates::check(&bundle.policies, roles, chain, call) {
+        Ok(_) if call.tokens.approval.is_some() || call.tokens.release.is_some() => {
+            Ok(Evaluation::stopped(Gate::Token, Reason::ApprovalUnverifiable))
+        }
+        Ok(resolved) => evaluate_resolved(bundle, roles, resolved, chain, call, trusted, now),
+        Err(stop) => stopped(stop),
+    }
+}
+
+/// As [`evaluate`], but without the tenant and case gates in code: so that a bundle's tests show that its policies hold alone.
+///
+/// # Errors
+/// When the call can't be read.
+pub fn evaluate_policies_only(
+    bundle: &Bundle,
+    roles: &Roles,
+    chain: &Chain,
+    call: &Call,
+    trusted: &TrustedContext,
+    now: Timestamp,
+) -> Result<Evaluation, Refusal> {
+    match gates::resolve(&bundle.policies, roles, chain, call) {
+        Ok(resolved) => evaluate_resolved(bundle, roles, resolved, chain, call, trusted, now),
         Err(stop) => stopped(stop),
     }
 }
 
 /// Judges a call that passed the gates.
-pub(super) fn judge_named(
+pub(super) fn evaluate_resolved(
     bundle: &Bundle,
     roles: &Roles,
-    named: Named<'_>,
+    resolved: ResolvedCall<'_>,
     chain: &Chain,
     call: &Call,
-    vouched: &Vouched,
+    trusted: &TrustedContext,
     now: Timestamp,
-) -> Result<Judged, Refusal> {
+) -> Result<Evaluation, Refusal> {
     let policies = &bundle.policies;
-    let covers_step = covers(named.action, &chain.step);
-    let asked = match Asked::prepare(policies, roles, named, chain, call, now) {
+    let covers_step = covers(resolved.action, &chain.step);
+    let asked = match Asked::prepare(policies, roles, resolved, chain, call, now) {
         Ok(asked) => asked,
         Err(stop) => return stopped(stop),
     };
-    let verdict = decide(&policies.engine, &asked.requests(&chain.step, vouched)?, &asked.entities);
+    let verdict = decide(&policies.engine, &asked.requests(&chain.step, trusted)?, &asked.entities);
     let steps = policies.shapes.choices(&roles.step);
-    let outcome = settle(policies, &verdict, |lift| what_if(bundle, &asked, lift, (chain, steps), call, vouched, now));
+    let outcome = settle(policies, &verdict, |lift| what_if(bundle, &asked, lift, (chain, steps), call, trusted, now));
     // Last, so that it tells nobody more than the policies did: the step gate does not depend on the bundle's policies.
     if outcome.denied.is_none() && !covers_step {
-        return Ok(Judged { outcome: Outcome::denied(Reason::StepNotAllowed), gate: Some(Gate::Step), verdict });
+        return Ok(Evaluation { outcome: Outcome::denied(Reason::StepNotAllowed), gate: Some(Gate::Step), verdict });
     }
-    Ok(Judged { outcome, gate: None, verdict })
+    Ok(Evaluation { outcome, gate: None, verdict })
 }
 
 /// Whether a call is permitted; what is missing where it is not, nobody asks.
@@ -137,16 +144,16 @@ pub(super) fn permits(
     roles: &Roles,
     chain: &Chain,
     call: &Call,
-    vouched: &Vouched,
+    trusted: &TrustedContext,
     now: Timestamp,
 ) -> Result<bool, Refusal> {
-    let asked = gates::pass(&bundle.policies, roles, chain, call).and_then(|named| {
-        let covers_step = covers(named.action, &chain.step);
-        Ok((covers_step, Asked::prepare(&bundle.policies, roles, named, chain, call, now)?))
+    let asked = gates::check(&bundle.policies, roles, chain, call).and_then(|resolved| {
+        let covers_step = covers(resolved.action, &chain.step);
+        Ok((covers_step, Asked::prepare(&bundle.policies, roles, resolved, chain, call, now)?))
     });
     match asked {
         Ok((covers_step, asked)) => {
-            let verdict = decide(&bundle.policies.engine, &asked.requests(&chain.step, vouched)?, &asked.entities);
+            let verdict = decide(&bundle.policies.engine, &asked.requests(&chain.step, trusted)?, &asked.entities);
             Ok(covers_step && verdict.permits() && !verdict.has_errors())
         }
         Err(Stop::Denied(_)) => Ok(false),
@@ -160,9 +167,9 @@ pub(super) fn covers(action: &Action, step: &str) -> bool {
 }
 
 /// What a gate's denial means.
-pub(super) fn stopped(stop: Stop) -> Result<Judged, Refusal> {
+pub(super) fn stopped(stop: Stop) -> Result<Evaluation, Refusal> {
     match stop {
-        Stop::Denied(gate) => Ok(Judged::stopped(gate, Reason::NotPermitted)),
+        Stop::Denied(gate) => Ok(Evaluation::stopped(gate, Reason::NotPermitted)),
         Stop::Refused(refusal) => Err(refusal),
     }
 }
@@ -174,10 +181,10 @@ fn what_if(
     lift: &Lift,
     (chain, steps): (&Chain, &[String]),
     call: &Call,
-    vouched: &Vouched,
+    trusted: &TrustedContext,
     now: Timestamp,
 ) -> WhatIf {
-    let granted = grant(&bundle.policies.shapes, lift, &call.arguments, vouched, now);
+    let granted = grant(&bundle.policies.shapes, lift, &call.arguments, trusted, now);
     let own = [chain.step.clone()];
     let steps = if lift.classes.contains(&Reason::StepNotAllowed) { steps } else { &own };
     let mut tried = steps.iter().filter_map(|step| asked.requests(step, &granted).ok());
@@ -188,9 +195,9 @@ fn what_if(
     turned.unwrap_or_default()
 }
 
-/// The vouched members as they would be if nothing of the lift stood in the way.
-fn grant(shapes: &Shapes, lift: &Lift, arguments: &Object, vouched: &Vouched, now: Timestamp) -> Vouched {
-    let mut granted = vouched.clone();
+/// The trusted members as they would be if nothing of the lift stood in the way.
+fn grant(shapes: &Shapes, lift: &Lift, arguments: &Object, trusted: &TrustedContext, now: Timestamp) -> TrustedContext {
+    let mut granted = trusted.clone();
     let calm = calm(shapes);
     let expires = Value::String(now.plus(HYPOTHETICAL).to_string());
     if let Some((template, quorum)) = &lift.approval {

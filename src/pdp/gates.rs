@@ -4,7 +4,7 @@
 
 use cedar_policy::{Entity, EntityUid, EvalResult};
 
-use crate::entities::{Attributes, Named, Stop};
+use crate::entities::{Attributes, ResolvedCall, Stop};
 use crate::json::{Object, Value};
 use crate::model::answer::Gate;
 use crate::model::call::Call;
@@ -19,18 +19,18 @@ const NOTHING: &Object = &Object::new();
 ///
 /// # Errors
 /// The gate that denies, or what can't be read.
-pub(super) fn pass<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain, call: &'a Call) -> Result<Named<'a>, Stop> {
-    let named = find(policies, roles, chain, call)?;
-    tenant_gate(policies, roles, chain, &named, call)?;
-    case_gate(&named, call)?;
-    Ok(named)
+pub(super) fn check<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain, call: &'a Call) -> Result<ResolvedCall<'a>, Stop> {
+    let resolved = resolve(policies, roles, chain, call)?;
+    tenant_gate(policies, roles, chain, &resolved, call)?;
+    case_gate(&resolved, call)?;
+    Ok(resolved)
 }
 
 /// Finds what the call names.
 ///
 /// # Errors
 /// The gate that denies what does not exist, or what can't be read.
-pub(super) fn find<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain, call: &'a Call) -> Result<Named<'a>, Stop> {
+pub(super) fn resolve<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain, call: &'a Call) -> Result<ResolvedCall<'a>, Stop> {
     let action = policies.shapes.actions.get(&call.action).filter(|_| !roles.is_direct(&call.action));
     let action = action.ok_or(Stop::Denied(Gate::Action))?;
     let kind = &call.resource.reference.kind;
@@ -50,7 +50,7 @@ pub(super) fn find<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain, cal
     let resource = policies.shapes.uid(kind, &call.resource.reference.id).ok_or(Stop::Denied(Gate::Existence))?;
     let attributes = attributes(policies, roles, call, &resource)?;
     let scopes = scopes(&principals, chain);
-    Ok(Named { action, principals, resource, attributes, case, scopes })
+    Ok(ResolvedCall { action, principals, resource, attributes, case, scopes })
 }
 
 /// A token that is bound to a case serves that case; the steps that write ask for one.
@@ -76,7 +76,7 @@ fn principals<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain) -> Resul
 }
 
 /// The case's tenant exists, is every principal's own, and the resource's unless it is of a shared type.
-fn tenant_gate(policies: &Policies, roles: &Roles, chain: &Chain, named: &Named<'_>, call: &Call) -> Result<(), Stop> {
+fn tenant_gate(policies: &Policies, roles: &Roles, chain: &Chain, resolved: &ResolvedCall<'_>, call: &Call) -> Result<(), Stop> {
     let denied = Err(Stop::Denied(Gate::Tenant));
     let Some(tenant) = policies.shapes.uid(&roles.tenant, &call.case.tenant).filter(|tenant| policies.store.get(tenant).is_some()) else {
         return denied;
@@ -86,7 +86,7 @@ fn tenant_gate(policies: &Policies, roles: &Roles, chain: &Chain, named: &Named<
         Link::ToolService => has_tenant(entity, &tenant),
         Link::Plain => false,
     };
-    let owned = match &named.attributes {
+    let owned = match &resolved.attributes {
         Attributes::Bundle(entity) => entity.attr("tenant").is_none() || is_tenant(entity, &tenant),
         Attributes::Case => true,
         Attributes::Sent(sent) => {
@@ -97,14 +97,14 @@ fn tenant_gate(policies: &Policies, roles: &Roles, chain: &Chain, named: &Named<
     // What was proven of the caller and the token narrows what the entities say; it never widens it.
     let proven = chain.token.tenant.as_ref().is_none_or(|tenant| *tenant == call.case.tenant)
         && chain.tool_tenants.as_ref().is_none_or(|tenants| tenants.contains(&call.case.tenant));
-    if owned && proven && named.principals.iter().all(serves) { Ok(()) } else { denied }
+    if owned && proven && resolved.principals.iter().all(serves) { Ok(()) } else { denied }
 }
 
 /// A resource that is a case is the call's own, and one that has a customer has the case's.
-fn case_gate(named: &Named<'_>, call: &Call) -> Result<(), Stop> {
-    let together = match &named.attributes {
+fn case_gate(resolved: &ResolvedCall<'_>, call: &Call) -> Result<(), Stop> {
+    let together = match &resolved.attributes {
         Attributes::Bundle(_) => true,
-        Attributes::Case => named.resource == named.case,
+        Attributes::Case => resolved.resource == resolved.case,
         Attributes::Sent(sent) => match (sent.get("customer"), call.case.attributes.get("customer")) {
             (Some(of_resource), Some(of_case)) => of_resource == of_case,
             (_, None) | (None, _) => true,

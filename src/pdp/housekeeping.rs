@@ -1,6 +1,6 @@
 //! What is done beside requests: expiry, what a halt ends, and the records that transitions left in the outbox.
 
-use crate::approvals::store::Transition;
+use crate::approvals::store::transitions::Transition;
 use crate::audit::events::{self, Actor};
 use crate::model::approval::Approval;
 use crate::model::time::Timestamp;
@@ -34,7 +34,7 @@ impl Pdp {
     pub async fn sweep(&self) {
         let now = self.clock.now();
         self.telemetry.metrics.store_failures(self.store.failures());
-        self.telemetry.metrics.windows_entries(self.windows.entries());
+        self.telemetry.metrics.windows_entries(self.risk_store.entries());
         self.send_unsent().await;
         if !self.audit.healthy() || self.is_skewed() {
             return;
@@ -47,7 +47,7 @@ impl Pdp {
         if let Ok(left) = self.store.left(now).await {
             for left in left {
                 // What a request of this process left, that request records, unless it gave up.
-                if self.settle_left(&left).await.is_err() && !self.audit.healthy() {
+                if self.drain_entry(&left).await.is_err() && !self.audit.healthy() {
                     break;
                 }
             }
@@ -69,15 +69,15 @@ impl Pdp {
 
     /// Records a transition that no request waits for.
     async fn record_moved(&self, now: Timestamp, moved: &Transition) {
-        if let Ok(Some(left)) = self.store.left_at(moved.revision.number).await {
+        if let Ok(Some(left)) = self.store.outbox_entry(moved.revision.number).await {
             // What can't be recorded now, the next sweep records.
-            let _recorded = self.record_left(now, &left.revision, left.record).await;
+            let _recorded = self.record_entry(now, &left.revision, left.record).await;
         }
     }
 
     /// To be called now and then: removes what nobody can ask for any more.
     pub async fn purge(&self) {
-        self.windows.purge(self.clock.now());
+        self.risk_store.purge(self.clock.now());
         if self.is_skewed() {
             return;
         }

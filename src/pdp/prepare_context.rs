@@ -23,19 +23,19 @@ use crate::model::chain::{Caller, Chain};
 use crate::model::content::{Article, Channel, Prepared, Segment};
 use crate::model::refusal::Refusal;
 use crate::model::roles::Roles;
-use crate::model::vouched::Vouched;
+use crate::model::trusted_context::TrustedContext;
 use crate::pdp::Pdp;
 use crate::pdp::origin::{CallInChain, Origin, Stopped};
-use crate::pdp::pipeline::Weighed;
+use crate::pdp::pipeline::CallEvaluation;
 use crate::pdp::prepare_context::case_values::CaseValues;
 use crate::pdp::prepare_context::making::{Making, ToPrepare, Unfinished, segment};
 use crate::pdp::redacted_values::{PREPARED, Remembered, context_key, values_key};
 use crate::pdp::refused::Refused;
 use crate::pdp::risk_signals::About;
-use crate::pdp::scoring::vouch;
+use crate::pdp::scoring::set_signals;
 use crate::pdp::snapshot::Moment;
+use crate::risk_store::{Batch, Change, Tenant, Update};
 use crate::telemetry::spans::CallFacts;
-use crate::windows::{Change, Note, Tenant, Visit};
 
 impl Pdp {
     /// Prepares what a model may see.
@@ -96,21 +96,22 @@ impl Pdp {
         let also = [content.field_read.as_str(), &content.field_read_masked, &content.article_read];
         let texts = facts::free_texts(bundle, content, &asked.record, &asked.articles)?;
         let about = About { also: &also, texts: &texts, ..About::default() };
-        let Weighed { judged, signals, .. } = self.evaluate_call(moment, roles, CallInChain { caller, chain, call: &call }, about).await?;
-        *facts = self.call_facts(roles, chain, &call, &judged);
+        let CallEvaluation { evaluation, signals, .. } =
+            self.evaluate_call(moment, roles, CallInChain { caller, chain, call: &call }, about).await?;
+        *facts = self.call_facts(roles, chain, &call, &evaluation);
         let digest = self.audit.digest(&call.digest_input());
-        let mut answer = self.answer(moment, judged, Mode::Enforce, (Some(&call), "", String::new(), digest))?;
+        let mut answer = self.answer(moment, evaluation, Mode::Enforce, (Some(&call), "", String::new(), digest))?;
         answer.signals = Box::new(signals);
         let untrusted = asked.untrusted.len();
         let mut prepared = Prepared::default();
         let mut records = vec![];
         if answer.allows() {
             call.untrusted.clear();
-            let mut vouched = moment.snapshot.nothing.clone();
+            let mut trusted = moment.snapshot.nothing.clone();
             // Checks that can't be read are not there.
-            let _unread = self.add_checks(&mut vouched, &call, moment.now).await;
-            vouch(&mut vouched, &bundle.policies, &answer.signals);
-            let making = Making { moment: moment.clone(), chain: chain.clone(), reading: call.clone(), vouched, asked };
+            let _unread = self.add_checks(&mut trusted, &call, moment.now).await;
+            set_signals(&mut trusted, &bundle.policies, &answer.signals);
+            let making = Making { moment: moment.clone(), chain: chain.clone(), reading: call.clone(), trusted, asked };
             let names;
             (prepared, names) = self.make(&Arc::new(making), &answer.evaluation_id).await?;
             // Each line has its own; the answer's record fails if there is no random source.
@@ -121,7 +122,7 @@ impl Pdp {
             records = redactions(&of, &prepared.redactions, &names, nonce);
         }
         let context = ContextRecord::of(&self.keys.load().values_id(), untrusted, &prepared);
-        let record = DecisionRecord::of(&answer, caller, chain, &call, self.surroundings(origin)?);
+        let record = DecisionRecord::of(&answer, caller, chain, &call, self.record_metadata(origin)?);
         records.push(Record::Decision(Box::new(record.with_context(context))));
         Ok((answer, prepared, records))
     }
@@ -132,10 +133,10 @@ impl Pdp {
         let tenant = Tenant::of(&self.options.environment, &asked.case.tenant);
         let key = values_key(tenant, &asked.case.id);
         let by = Some(by(tenant, &making.chain.tool_service));
-        let read = Visit { reads: vec![key], by, ..Visit::default() };
-        let visited = self.ask(tenant, moment, &read).await;
-        // Numbers would not be the same; drafts are judged by what could not be known then.
-        let times = visited.map(|visited| visited.memories.into_iter().flatten().collect::<Vec<_>>()).unwrap_or_default();
+        let read = Batch { reads: vec![key], by, ..Batch::default() };
+        let result = self.ask(tenant, moment, &read).await;
+        // Numbers would not be the same; drafts are evaluation by what could not be known then.
+        let times = result.map(|result| result.memories.into_iter().flatten().collect::<Vec<_>>()).unwrap_or_default();
         let remembered = Remembered::of(&times);
         let key_of_case = self.keys.load().of_case(&asked.case.tenant, &asked.case.id);
         let unfinished = Unfinished::of(CaseValues::new(key_of_case, remembered));
@@ -170,11 +171,11 @@ impl Pdp {
         let left = remembered.until.saturating_sub(moment.now.micros());
         // Those that count long enough stay as they are; and the context is known no longer than they are.
         let renews = left < micros / 2;
-        let mut notes = remembered.notes(key, micros, renews);
-        let names = notes.iter().map(|note| note.name.to_string()).collect();
+        let mut updates = remembered.updates(key, micros, renews);
+        let names = updates.iter().map(|update| update.name.to_string()).collect();
         let known = context_key(tenant, &asked.case.id, evaluation_id, &self.keys.load().values_id());
-        notes.push(Note { key: known, name: PREPARED.into(), change: Change::For(if renews { micros } else { left.min(micros) }) });
-        self.say(tenant, moment, Visit { notes, by, ..Visit::default() }).await;
+        updates.push(Update { key: known, name: PREPARED.into(), change: Change::For(if renews { micros } else { left.min(micros) }) });
+        self.say(tenant, moment, Batch { updates, by, ..Batch::default() }).await;
         Ok((prepared, names))
     }
 
@@ -196,14 +197,14 @@ impl Pdp {
     }
 }
 
-/// The context of a case of which nothing is remembered, as decision tables ask for it: what was found in its texts is vouched for already.
+/// The context of a case of which nothing is remembered, as decision tables ask for it: what was found in its texts is trusted for already.
 ///
 /// # Errors
 /// What can't be read of the record or of an article.
-pub fn compose(moment: Moment, chain: Chain, vouched: Vouched, asked: ToPrepare) -> Result<Prepared, Refusal> {
+pub fn compose(moment: Moment, chain: Chain, trusted: TrustedContext, asked: ToPrepare) -> Result<Prepared, Refusal> {
     let (roles, _) = moment.snapshot.content_roles()?;
     let reading = reading(roles, &asked);
-    let making = Making { moment, chain, reading, vouched, asked };
+    let making = Making { moment, chain, reading, trusted, asked };
     let values = CaseValues::new(ValueKey::new([0; 16]), Remembered::default());
     let mut context = Unfinished::of(values);
     let (mut lines, mut texts) = facts::facts(&making, &mut context)?;

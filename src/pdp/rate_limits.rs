@@ -1,7 +1,9 @@
 //! How often and how much: what of `rates.yaml` covers a call. Calls are counted in the windows when they are made; sums are reserved in
 //! the transactional store when a call is allowed, so that none is forgotten and none exceeded.
 
-use crate::approvals::store::{Reservation, StoreError, Sum};
+use crate::approvals::store::error::StoreError;
+use crate::approvals::store::sums::Sum;
+use crate::approvals::store::transitions::Reservation;
 use crate::json::Value;
 use crate::model::call::Call;
 use crate::model::chain::Chain;
@@ -9,29 +11,37 @@ use crate::pdp::Pdp;
 use crate::pdp::snapshot::Moment;
 use crate::policy::shape::Action;
 use crate::rates::{Most, Per, Rates, SumRate, covers};
-use crate::windows::{Take, Tenant, Touch};
+use crate::risk_store::{Acquire, Observation, Tenant};
 
 /// The call windows that cover an action, by name, and what one more call takes of each.
-pub(super) fn takes<'r>(rates: &'r Rates, action: &Action, tenant: Tenant, per: impl Fn(Per) -> String) -> Vec<(&'r str, Take)> {
+pub(super) fn acquires<'r>(rates: &'r Rates, action: &Action, tenant: Tenant, per: impl Fn(Per) -> String) -> Vec<(&'r str, Acquire)> {
     let covering = rates.calls.iter().filter(|(_, rate)| covers(&rate.actions, action));
     covering
         .map(|(name, rate)| {
             let apart: Vec<String> = rate.per.iter().map(|of| per(*of)).collect();
             let whose: Vec<&str> = std::iter::once(name.as_str()).chain(apart.iter().map(String::as_str)).collect();
-            (name.as_str(), Take { key: tenant.key("rate", &whose), every: rate.every(), room: rate.room() })
+            (name.as_str(), Acquire { key: tenant.key("rate", &whose), every: rate.every(), room: rate.room() })
         })
         .collect()
 }
 
 /// The windows of different ones that cover an action, by name, and what a call adds to each.
-pub(super) fn touches<'r>(rates: &'r Rates, action: &Action, tenant: Tenant, per: impl Fn(Per) -> String) -> Vec<(&'r str, Touch)> {
+pub(super) fn observations<'r>(
+    rates: &'r Rates,
+    action: &Action,
+    tenant: Tenant,
+    per: impl Fn(Per) -> String,
+) -> Vec<(&'r str, Observation)> {
     let covering = rates.distinct.iter().filter(|(_, rate)| covers(&rate.actions, action));
     covering
         .map(|(name, rate)| {
             let apart: Vec<String> = rate.per.iter().map(|of| per(*of)).collect();
             let whose: Vec<&str> = std::iter::once(name.as_str()).chain(apart.iter().map(String::as_str)).collect();
             let item = tenant.key("item", &[&per(rate.of)]).short();
-            (name.as_str(), Touch { key: tenant.key("distinct", &whose), item: Some(item), within: rate.micros(), most: Some(rate.most) })
+            (
+                name.as_str(),
+                Observation { key: tenant.key("distinct", &whose), item: Some(item), within: rate.micros(), most: Some(rate.most) },
+            )
         })
         .collect()
 }

@@ -1,7 +1,8 @@
 //! Durable records: of answers, of events, and of the transitions that the state store committed with an outbox entry.
 
-use crate::approvals::store::{Left, Revision, TAKE_OVER};
-use crate::audit::record::{DecisionRecord, Record, Surroundings};
+use crate::approvals::store::outbox::TAKE_OVER;
+use crate::approvals::store::transitions::{OutboxEntry, Revision};
+use crate::audit::record::{DecisionRecord, Record, RecordMetadata};
 use crate::audit::{AuditDown, Receipt, Recorded, events};
 use crate::entropy::nonce;
 use crate::model::answer::Answer;
@@ -13,9 +14,9 @@ use crate::pdp::refused::Refused;
 use crate::pdp::snapshot::Moment;
 
 impl Pdp {
-    pub(super) fn surroundings(&self, origin: &Origin) -> Result<Surroundings, Refusal> {
+    pub(super) fn record_metadata(&self, origin: &Origin) -> Result<RecordMetadata, Refusal> {
         let nonce = nonce(self.entropy.as_ref())?;
-        Ok(Surroundings { nonce, trace_id: origin.trace.id(), purpose: origin.purpose.name() })
+        Ok(RecordMetadata { nonce, trace_id: origin.trace.id(), purpose: origin.purpose.name() })
     }
 
     /// Makes an answer's record durable.
@@ -33,7 +34,7 @@ impl Pdp {
     }
 
     /// Makes the record of a transition durable, and notes where it stands.
-    pub(super) async fn record_left(&self, now: Timestamp, revision: &Revision, record: serde_json::Value) -> Result<Receipt, AuditDown> {
+    pub(super) async fn record_entry(&self, now: Timestamp, revision: &Revision, record: serde_json::Value) -> Result<Receipt, AuditDown> {
         let nonce = crate::entropy::nonce(self.entropy.as_ref()).map_err(|_| AuditDown::Failed)?;
         let generation = self.store.seen().generation;
         let record = events::stored(record, Some((&generation, revision.number, &revision.head)), nonce);
@@ -47,7 +48,7 @@ impl Pdp {
 
     /// Records a row that nobody is about to record: of an earlier start of this replica, of a request that gave up, or of a replica
     /// that is gone. What the own log has already is not recorded twice.
-    pub(super) async fn settle_left(&self, left: &Left) -> Result<(), AuditDown> {
+    pub(super) async fn drain_entry(&self, left: &OutboxEntry) -> Result<(), AuditDown> {
         let now = self.clock.now();
         let abandoned = match self.store.is_own(left) {
             true => left.at.plus(TAKE_OVER) <= now,
@@ -58,7 +59,7 @@ impl Pdp {
         }
         // One at a time: whoever comes second finds it recorded. A store that does not answer now is asked again.
         let _settling = self.settling.lock().await;
-        let Ok(Some(left)) = self.store.left_at(left.revision.number).await else { return Ok(()) };
+        let Ok(Some(left)) = self.store.outbox_entry(left.revision.number).await else { return Ok(()) };
         if left.recorded.is_some() {
             return Ok(());
         }
@@ -71,7 +72,7 @@ impl Pdp {
                     let _noted = self.store.recorded(left.revision.number, self.audit.log(), line).await;
                     Ok(())
                 }
-                None => self.record_left(now, &left.revision, left.record).await.map(|_| ()),
+                None => self.record_entry(now, &left.revision, left.record).await.map(|_| ()),
             };
         }
         if !matches!(self.store.take_over(&left).await, Ok(true)) {
@@ -82,15 +83,15 @@ impl Pdp {
             // Its log may have the line, too: the evaluation's id tells that they are one.
             members.insert("left_by".to_owned(), left.replica.into());
         }
-        self.record_left(now, &left.revision, record).await.map(|_| ())
+        self.record_entry(now, &left.revision, record).await.map(|_| ())
     }
 
     /// Records what this replica left before it was started. No request is taken before.
-    pub(super) async fn finish_left(&self, now: Timestamp) -> Result<(), AuditDown> {
+    pub(super) async fn drain_at_start(&self, now: Timestamp) -> Result<(), AuditDown> {
         // A store that does not answer now is swept later.
         for left in self.store.left(now).await.unwrap_or_default() {
             if self.store.is_earlier_own(&left) {
-                match self.settle_left(&left).await {
+                match self.drain_entry(&left).await {
                     Err(down) if !self.audit.healthy() => return Err(down),
                     // One that can't be recorded stops no other; the sweep tries it again.
                     Err(_) => {

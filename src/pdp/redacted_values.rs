@@ -7,7 +7,7 @@ use smol_str::SmolStr;
 
 use crate::content::values::{Digest, ValueKey, Values};
 use crate::model::finding::Private;
-use crate::windows::{Change, Key, Note, Tenant};
+use crate::risk_store::{Change, Key, Tenant, Update};
 
 /// The most values of a case that are remembered: past it, not all that a draft repeats could be told.
 pub(super) const VALUES_MAX: usize = 512;
@@ -84,9 +84,9 @@ pub(super) const PREPARED: &str = "prepared";
 /// The name of a case whose values are too many.
 pub(super) const TOO_MANY: &str = "too_many";
 
-/// The note that a draft of this evaluation repeated a value.
-pub(super) fn repeat(key: Key, evaluation_id: &str, micros: i64) -> Note {
-    Note { key, name: SmolStr::new(evaluation_id), change: Change::For(micros) }
+/// The update that a draft of this evaluation repeated a value.
+pub(super) fn repeat(key: Key, evaluation_id: &str, micros: i64) -> Update {
+    Update { key, name: SmolStr::new(evaluation_id), change: Change::For(micros) }
 }
 
 /// What is remembered of a case's values.
@@ -157,14 +157,14 @@ impl Remembered {
         self.values.push(redacted);
     }
 
-    /// What was added since it was read, or all of it, as notes that count for so long.
-    pub(super) fn notes(&self, key: Key, micros: i64, all: bool) -> Vec<Note> {
+    /// What was added since it was read, or all of it, as updates that count for so long.
+    pub(super) fn updates(&self, key: Key, micros: i64, all: bool) -> Vec<Update> {
         let (values, numbers) = &self.read;
         let values = self.values.iter().skip(if all { 0 } else { *values }).map(|redacted| SmolStr::new(redacted.name()));
         let numbers =
             self.numbers.iter().filter(|number| all || !numbers.contains(number)).map(|number| SmolStr::new(number_name(*number)));
         let too_many = self.too_many.then(|| SmolStr::new(TOO_MANY));
-        values.chain(numbers).chain(too_many).map(|name| Note { key, name, change: Change::For(micros) }).collect()
+        values.chain(numbers).chain(too_many).map(|name| Update { key, name, change: Change::For(micros) }).collect()
     }
 }
 
@@ -183,12 +183,12 @@ mod tests {
         assert_eq!(number(From::Text, Private::Phone, "4930123"), 1);
         assert_eq!(number(From::Text, Private::Pin, "4215"), 0);
         remembered.numbers.insert(key.digest("4217"));
-        let notes = remembered.notes(Key::of(&["k"]), 60, false);
-        let times: Vec<(SmolStr, i64)> = notes.into_iter().map(|note| (note.name, 1)).collect();
+        let updates = remembered.updates(Key::of(&["k"]), 60, false);
+        let times: Vec<(SmolStr, i64)> = updates.into_iter().map(|update| (update.name, 1)).collect();
         let mut again = Remembered::of(&times);
         assert_eq!((&again.values, &again.numbers), (&remembered.values, &remembered.numbers));
         again.numbers.insert(key.digest("4218"));
-        assert_eq!(again.notes(Key::of(&["k"]), 60, false).len(), 1);
-        assert_eq!(again.notes(Key::of(&["k"]), 60, true).len(), times.len() + 1);
+        assert_eq!(again.updates(Key::of(&["k"]), 60, false).len(), 1);
+        assert_eq!(again.updates(Key::of(&["k"]), 60, true).len(), times.len() + 1);
     }
 }

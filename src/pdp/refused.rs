@@ -21,7 +21,7 @@ impl From<AuditDown> for Refused {
 }
 
 /// Runs what changes state to its end, whether or not its caller waits for it: a transition that happened is recorded.
-pub(crate) async fn to_its_end<T: Send + 'static>(
+pub(crate) async fn run_to_completion<T: Send + 'static>(
     changing: impl Future<Output = Result<T, Refused>> + Send + 'static,
 ) -> Result<T, Refused> {
     let changed = tokio::spawn(changing).await;

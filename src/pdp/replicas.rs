@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::approvals::store::Condition;
+use crate::approvals::store::settling::Condition;
 use crate::clock::Stopwatch;
 use crate::model::time::Timestamp;
 use crate::pdp::Pdp;
@@ -108,7 +108,7 @@ impl Pdp {
         let differ = bundles.iter().any(|bundle| *bundle != own);
         let before = self.shared.load().bundles.iter().any(|bundle| *bundle != own);
         if differ && !before {
-            tracing::warn!(name: "bundle.differs", own, "replicas have different bundles in force: what is approved under one is judged under another");
+            tracing::warn!(name: "bundle.differs", own, "replicas have different bundles in force: what is approved under one is evaluation under another");
         }
         self.telemetry.metrics.bundles(bundles.len());
         self.shared.rcu(|shared| Shared { bundles: bundles.clone(), ..Shared::clone(shared) });

@@ -1,10 +1,10 @@
 //! What comes back after a decision: how an allowed call ended, and what other systems know that stops.
 
 use crate::approvals::binding;
-use crate::approvals::store::NewOutcome;
-use crate::approvals::store::NewSignal;
-use crate::approvals::store::SignalRefused;
-use crate::approvals::store::TTL_MAX;
+use crate::approvals::store::signals::NewSignal;
+use crate::approvals::store::signals::SignalRefused;
+use crate::approvals::store::signals::TTL_MAX;
+use crate::approvals::store::transitions::NewOutcome;
 use crate::audit::Recorded;
 use crate::audit::events;
 use crate::audit::events::Actor;
@@ -28,7 +28,7 @@ use crate::telemetry::spans::Trace;
 use std::time::Duration;
 
 use crate::approvals::binding::Allowed;
-use crate::approvals::store::Check;
+use crate::approvals::store::transitions::Check;
 use crate::model::halt::SubjectKind;
 use crate::pdp::snapshot::Moment;
 
@@ -132,7 +132,7 @@ impl Pdp {
         let record = events::event("outcome.reported", by, None, &more);
         let new = NewOutcome { evaluation_id: allowed.evaluation_id, checks, ends, at: moment.now, record: record.clone() };
         let revision = self.store.outcome(new).await?.ok_or(NOT_YOURS)?;
-        let receipt = self.record_left(moment.now, &revision, record).await?;
+        let receipt = self.record_entry(moment.now, &revision, record).await?;
         Ok(receipt.seal(strongest))
     }
 
@@ -163,7 +163,7 @@ impl Pdp {
         let event = match self.transmitters.open(token, moment.now).await {
             Ok(event) => event,
             // Of nobody who is known: it can't fill the log.
-            Err(refusal) => return Err(self.stranger(&origin, refusal)),
+            Err(refusal) => return Err(self.unauthenticated(&origin, refusal)),
         };
         let transmitter = &event.transmitter;
         let caller = Caller {
@@ -264,7 +264,7 @@ impl Pdp {
             }
             Err(SignalRefused::Old) => return Err(Refusal::invalid("event_time", "is before that of an event reported earlier")),
         };
-        let receipt = self.record_left(moment.now, &revision, record).await?;
+        let receipt = self.record_entry(moment.now, &revision, record).await?;
         self.end_halted(moment.now).await;
         Ok(Some(receipt.seal(())))
     }

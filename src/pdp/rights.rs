@@ -76,7 +76,7 @@ impl Pdp {
     /// UNAUTHENTICATED, counted: a stranger can't fill the log.
     pub(super) fn service(&self, moment: &Moment, origin: &Origin) -> Result<Caller, Refused> {
         let development = moment.snapshot.bundle.manifest.development.as_ref();
-        self.callers.identify(&origin.peer, development, moment.now).map_err(|refusal| self.stranger(origin, refusal))
+        self.callers.identify(&origin.peer, development, moment.now).map_err(|refusal| self.unauthenticated(origin, refusal))
     }
 
     /// A permit for a known caller's request.
@@ -84,7 +84,7 @@ impl Pdp {
     /// # Errors
     /// RESOURCE_EXHAUSTED, counted and not recorded one by one: a caller can ask faster than the log is written.
     pub(super) async fn share(&self, origin: &Origin, caller: &str) -> Result<Share, Refused> {
-        self.shares.take(caller, origin.waits).await.map_err(|refusal| self.stranger(origin, refusal))
+        self.shares.take(caller, origin.waits).await.map_err(|refusal| self.unauthenticated(origin, refusal))
     }
 
     /// A permit for a known party's request.
@@ -109,7 +109,7 @@ impl Pdp {
             Party::Human(human) => &human.id,
             Party::Service(caller) => &caller.tool_service,
         };
-        self.streams.take(id, false).await.map_err(|refusal| self.stranger(origin, refusal))
+        self.streams.take(id, false).await.map_err(|refusal| self.unauthenticated(origin, refusal))
     }
 
     /// Whether a peer is a known caller, a tool service or a human. Nothing is counted: what only those may see is not audited.
@@ -137,13 +137,13 @@ impl Pdp {
     /// UNAUTHENTICATED, counted.
     pub(super) async fn party(&self, moment: &Moment, origin: &Origin) -> Result<Party, Refused> {
         if let Some(token) = self.human_token(&origin.peer) {
-            let human = self.human(moment, token).await.map_err(|refusal| self.stranger(origin, refusal))?;
+            let human = self.human(moment, token).await.map_err(|refusal| self.unauthenticated(origin, refusal))?;
             origin.peer.known.store(true, Ordering::Release);
             return Ok(Party::Human(human));
         }
         // A token that is nobody's must not be passed over: its sender meant to be somebody.
         if origin.peer.bearer.is_some() && !self.callers.takes_jwt_svids() {
-            return Err(self.stranger(origin, Refusal::Unauthenticated("the bearer token is of no issuer that is trusted")));
+            return Err(self.unauthenticated(origin, Refusal::Unauthenticated("the bearer token is of no issuer that is trusted")));
         }
         self.service(moment, origin).map(Party::Service)
     }
@@ -168,8 +168,8 @@ impl Pdp {
     }
 
     /// Counts a refusal of a peer that is not authenticated: a stranger can't fill the log.
-    pub(super) fn stranger(&self, origin: &Origin, refusal: Refusal) -> Refused {
-        self.count_stranger(origin.peer.host(), refusal.kind());
+    pub(super) fn unauthenticated(&self, origin: &Origin, refusal: Refusal) -> Refused {
+        self.count_unauthenticated(origin.peer.host(), refusal.kind());
         Refused(refusal)
     }
 
@@ -189,12 +189,12 @@ impl Pdp {
 
     /// Records a refusal of somebody known.
     pub(super) async fn refused(&self, moment: &Moment, origin: &Origin, by: Actor, stopped: Stopped) -> Refused {
-        let surroundings = match self.surroundings(origin) {
-            Ok(surroundings) => surroundings,
+        let record_metadata = match self.record_metadata(origin) {
+            Ok(record_metadata) => record_metadata,
             Err(refusal) => return Refused(refusal),
         };
         let Stopped { refusal, proven } = stopped;
-        let mut record = RefusalRecord::of(&refusal, by, &moment.snapshot.bundle.version, surroundings);
+        let mut record = RefusalRecord::of(&refusal, by, &moment.snapshot.bundle.version, record_metadata);
         if let Some(proven) = proven {
             let (chain, call) = *proven;
             let signals = self.remember_refusal(moment, &chain, &call, &refusal).await;

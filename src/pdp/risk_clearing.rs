@@ -1,6 +1,6 @@
 //! A human clears what is remembered of somebody: the one way by which a score falls before its time.
 
-use crate::approvals::store::Cleared;
+use crate::approvals::store::signals::Cleared;
 use crate::audit::Recorded;
 use crate::audit::events::{self, Actor};
 use crate::entities::direct::On;
@@ -12,7 +12,7 @@ use crate::pdp::Pdp;
 use crate::pdp::origin::Origin;
 use crate::pdp::refused::Refused;
 use crate::pdp::rights::Party;
-use crate::pdp::risk_keys::{Places, Whose};
+use crate::pdp::risk_keys::{RiskKeys, RiskSubject};
 use crate::pdp::snapshot::Moment;
 
 /// What is to be forgotten, as it was read; empty members name nobody.
@@ -59,12 +59,12 @@ impl Pdp {
             "" => String::new(),
             customer => self.remembered_as(customer),
         };
-        let whose = Whose {
+        let subject = RiskSubject {
             case: &clear.case,
             customer: &customer,
             agent: &clear.agent,
             supervisor: &clear.supervisor,
-            ..Whose::nobody(&clear.tenant)
+            ..RiskSubject::nobody(&clear.tenant)
         };
         let digest = |text: &str| if text.is_empty() { String::new() } else { self.audit.digest(&Value::from(text)) };
         let named = serde_json::json!({
@@ -86,11 +86,11 @@ impl Pdp {
         let cleared = Cleared { tenant: clear.tenant.clone(), subjects, at: moment.now, record: record.clone() };
         let revision = self.store.clear(cleared).await?;
         // Recorded first: nobody falls in risk unseen.
-        let receipt = self.record_left(moment.now, &revision, record).await?;
-        let places = Places::of(&self.options.environment, whose);
+        let receipt = self.record_entry(moment.now, &revision, record).await?;
+        let keys = RiskKeys::of(&self.options.environment, subject);
         // Never kept for later: what came in between would be forgotten, too.
         let forgotten =
-            self.ask(places.tenant, moment, &places.forget(whose, moment.snapshot.tool_services().iter().map(String::as_str))).await;
+            self.ask(keys.tenant, moment, &keys.forget(subject, moment.snapshot.tool_services().iter().map(String::as_str))).await;
         forgotten.map_err(|_| Refusal::Unavailable("what is remembered can't be cleared now: try again"))?;
         self.refresh().await;
         Ok(receipt.seal(()))

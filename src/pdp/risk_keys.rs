@@ -6,7 +6,7 @@ use crate::model::call::Call;
 use crate::model::chain::Chain;
 use crate::pdp::redacted_values::repeats_key;
 use crate::risk::{DENIALS, PROVOKED_DENIALS, RiskRules, UNSAFE_DRAFTS};
-use crate::windows::{Change, Key, Note, Take, Tenant, Touch, Visit};
+use crate::risk_store::{Acquire, Batch, Change, Key, Observation, Tenant, Update};
 
 /// What a case's memory says of its versions: which were screened, and of which there is text that could not be.
 #[derive(Clone, Debug, Default)]
@@ -17,7 +17,7 @@ pub(super) struct VersionNames {
 
 /// Where what is remembered of a call is kept.
 #[derive(Clone, Debug)]
-pub(super) struct Places {
+pub(super) struct RiskKeys {
     pub(super) tenant: Tenant,
     pub(super) case: Key,
     version: VersionNames,
@@ -37,7 +37,7 @@ pub(super) struct Places {
 
 /// Whom and what a call is of.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Whose<'a> {
+pub(super) struct RiskSubject<'a> {
     pub(super) tenant: &'a str,
     pub(super) case: &'a str,
     pub(super) case_version: &'a str,
@@ -49,7 +49,7 @@ pub(super) struct Whose<'a> {
     pub(super) resource: (&'a str, &'a str),
 }
 
-impl<'a> Whose<'a> {
+impl<'a> RiskSubject<'a> {
     /// Of a tenant, and nobody in it.
     pub(super) fn nobody(tenant: &'a str) -> Self {
         Self {
@@ -81,31 +81,31 @@ impl<'a> Whose<'a> {
     }
 }
 
-/// Whose part of a tenant's table a tool service's entries are.
+/// RiskSubject part of a tenant's table a tool service's entries are.
 pub(super) fn by(tenant: Tenant, tool_service: &str) -> Key {
     tenant.key("tool-service", &[tool_service])
 }
 
-impl Places {
-    pub(super) fn of(environment: &str, whose: Whose<'_>) -> Self {
-        let tenant = Tenant::of(environment, whose.tenant);
+impl RiskKeys {
+    pub(super) fn of(environment: &str, subject: RiskSubject<'_>) -> Self {
+        let tenant = Tenant::of(environment, subject.tenant);
         let breadth = |of: &str, id: &str| {
             let [cases, resources] = ["cases", "resources"].map(|what| tenant.key(of, &[what, id]));
-            [cases, resources, denied_key(tenant, of, id, whose.tool_service)]
+            [cases, resources, denied_key(tenant, of, id, subject.tool_service)]
         };
         let item = |parts: &[&str]| tenant.key("item", parts).short();
         // Short enough to stand without a heap.
-        let version = |what: &str| SmolStr::new(format!("{what}:{:016x}", item(&["version", whose.case_version])));
+        let version = |what: &str| SmolStr::new(format!("{what}:{:016x}", item(&["version", subject.case_version])));
         Self {
             tenant,
-            case: tenant.key("case", &[whose.case]),
+            case: tenant.key("case", &[subject.case]),
             version: VersionNames { screened: version("s"), unscreened: version("u") },
-            pair: tenant.key("case-agent", &[whose.case, whose.agent]),
-            customer: tenant.key("customer-agent", &[whose.customer, whose.agent]),
-            agent: breadth("agent", whose.agent),
-            supervisor: breadth("supervisor", whose.supervisor),
-            by: by(tenant, whose.tool_service),
-            items: [item(&[whose.case]), item(&[whose.resource.0, whose.resource.1]), item(&[whose.case, whose.action])],
+            pair: tenant.key("case-agent", &[subject.case, subject.agent]),
+            customer: tenant.key("customer-agent", &[subject.customer, subject.agent]),
+            agent: breadth("agent", subject.agent),
+            supervisor: breadth("supervisor", subject.supervisor),
+            by: by(tenant, subject.tool_service),
+            items: [item(&[subject.case]), item(&[subject.resource.0, subject.resource.1]), item(&[subject.case, subject.action])],
         }
     }
 
@@ -116,74 +116,74 @@ impl Places {
 
     /// What is asked and counted before the decision: the call in every window that covers it, and its case and resource.
     /// What is remembered is read only where a policy reads it.
-    pub(super) fn before(&self, risk: Option<&RiskRules>, reads: bool, takes: Vec<Take>) -> Visit {
-        let mut visit = Visit { takes, by: Some(self.by), ..Visit::default() };
+    pub(super) fn before(&self, risk: Option<&RiskRules>, reads: bool, acquires: Vec<Acquire>) -> Batch {
+        let mut batch = Batch { acquires, by: Some(self.by), ..Batch::default() };
         if let Some(risk) = risk {
             let within = risk.probing.micros();
             let [case, resource, _] = self.items;
             for [cases, resources, denied] in [self.agent, self.supervisor] {
-                visit.touches.push(Touch { key: cases, item: Some(case), within, most: None });
-                visit.touches.push(Touch { key: resources, item: Some(resource), within, most: None });
+                batch.observations.push(Observation { key: cases, item: Some(case), within, most: None });
+                batch.observations.push(Observation { key: resources, item: Some(resource), within, most: None });
                 if reads {
-                    visit.touches.push(Touch { key: denied, item: None, within, most: None });
+                    batch.observations.push(Observation { key: denied, item: None, within, most: None });
                 }
             }
             if reads {
-                visit.reads = vec![self.case, self.pair, self.customer];
+                batch.reads = vec![self.case, self.pair, self.customer];
             }
         }
-        visit
+        batch
     }
 
     /// What a human clears: all that is remembered of those who are named.
-    pub(super) fn forget<'s>(&self, whose: Whose<'_>, tool_services: impl Iterator<Item = &'s str>) -> Visit {
+    pub(super) fn forget<'s>(&self, subject: RiskSubject<'_>, tool_services: impl Iterator<Item = &'s str>) -> Batch {
         let named = |names: &[&str], keys: &[Key]| if names.iter().any(|name| name.is_empty()) { vec![] } else { keys.to_vec() };
-        let mut forgets = named(&[whose.case], &[self.case, repeats_key(self.tenant, whose.case)]);
-        forgets.extend(named(&[whose.case, whose.agent], &[self.pair]));
-        forgets.extend(named(&[whose.customer, whose.agent], &[self.customer]));
-        forgets.extend(named(&[whose.agent], &self.agent));
-        forgets.extend(named(&[whose.supervisor], &self.supervisor));
+        let mut deletes = named(&[subject.case], &[self.case, repeats_key(self.tenant, subject.case)]);
+        deletes.extend(named(&[subject.case, subject.agent], &[self.pair]));
+        deletes.extend(named(&[subject.customer, subject.agent], &[self.customer]));
+        deletes.extend(named(&[subject.agent], &self.agent));
+        deletes.extend(named(&[subject.supervisor], &self.supervisor));
         for tool_service in tool_services {
             let denied = |of: &str, id: &str| denied_key(self.tenant, of, id, tool_service);
-            forgets.extend(named(&[whose.agent], &[denied("agent", whose.agent)]));
-            forgets.extend(named(&[whose.supervisor], &[denied("supervisor", whose.supervisor)]));
+            deletes.extend(named(&[subject.agent], &[denied("agent", subject.agent)]));
+            deletes.extend(named(&[subject.supervisor], &[denied("supervisor", subject.supervisor)]));
         }
-        Visit { forgets, ..Visit::default() }
+        Batch { deletes, ..Batch::default() }
     }
 
     /// What is added after it.
-    pub(super) fn after(&self, risk: &RiskRules, happened: &Happened) -> Visit {
-        let mut visit = Visit { by: Some(self.by), ..Visit::default() };
+    pub(super) fn after(&self, risk: &RiskRules, happened: &CallOutcome) -> Batch {
+        let mut batch = Batch { by: Some(self.by), ..Batch::default() };
         let add = |key: Key, name: &str| {
             let factor = risk.factor(name)?;
-            Some(Note { key, name: name.into(), change: Change::Add { step: factor.micros(), reach: factor.reach() } })
+            Some(Update { key, name: name.into(), change: Change::Add { step: factor.micros(), reach: factor.reach() } })
         };
         if happened.probing && happened.hostile {
             // What the text did, the agent is not held to account for elsewhere.
-            visit.notes.extend(add(self.customer, PROVOKED_DENIALS));
+            batch.updates.extend(add(self.customer, PROVOKED_DENIALS));
         } else if happened.probing {
             let within = risk.probing.micros();
             let [_, _, denied] = self.items;
             for [_, _, key] in [Some(self.agent), happened.supervised.then_some(self.supervisor)].into_iter().flatten() {
-                visit.touches.push(Touch { key, item: Some(denied), within, most: None });
+                batch.observations.push(Observation { key, item: Some(denied), within, most: None });
             }
         }
         if !happened.reads_case {
-            return visit;
+            return batch;
         }
         if happened.probing && !happened.hostile {
-            visit.notes.extend(add(self.pair, DENIALS));
+            batch.updates.extend(add(self.pair, DENIALS));
         }
-        visit.notes.extend(happened.kinds.iter().filter_map(|kind| add(self.case, kind)));
+        batch.updates.extend(happened.kinds.iter().filter_map(|kind| add(self.case, kind)));
         if happened.unsafe_draft {
-            visit.notes.extend(add(self.case, UNSAFE_DRAFTS));
+            batch.updates.extend(add(self.case, UNSAFE_DRAFTS));
         }
         let versions = [(&self.version.screened, happened.screened), (&self.version.unscreened, happened.unscreened)];
         for (name, _) in versions.into_iter().filter(|(_, is)| *is) {
             let change = Change::For(i64::from(risk.screening_minutes) * 60_000_000);
-            visit.notes.push(Note { key: self.case, name: name.clone(), change });
+            batch.updates.push(Update { key: self.case, name: name.clone(), change });
         }
-        visit
+        batch
     }
 }
 
@@ -194,7 +194,7 @@ fn denied_key(tenant: Tenant, of: &str, id: &str, tool_service: &str) -> Key {
 
 /// What came of a call, as far as it is remembered.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Happened {
+pub(super) struct CallOutcome {
     pub(super) probing: bool,
     /// Whether the supervisor is one of the agent's tenant.
     pub(super) supervised: bool,

@@ -1,4 +1,4 @@
-//! Windows that were lost: in process at every start, on a server when it lost them. What happened stands in the audit log, and is
+//! RiskStore that were lost: in process at every start, on a server when it lost them. What happened stands in the audit log, and is
 //! said again; until that is done, and on a server for a while longer, everything counts as the worst.
 
 use crate::pdp::rate_limits;
@@ -11,20 +11,20 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::approvals::store::{Generation, Settling, Written};
+use crate::approvals::store::windows::{Generation, Settling, Written};
 use crate::audit::replay::Line;
 use crate::model::answer::Reason;
 use crate::model::time::Timestamp;
 use crate::pdp::Pdp;
 use crate::pdp::redacted_values::{PREPARED, context_key, repeat, repeats_key, values_key};
-use crate::pdp::risk_keys::{Happened, Places, Whose};
+use crate::pdp::risk_keys::{CallOutcome, RiskKeys, RiskSubject};
 use crate::pdp::snapshot::Moment;
 use crate::rates::Per;
 use crate::risk::{APPROVALS_DENIED, is_probing};
-use crate::windows::redis::{Looked, Redis};
-use crate::windows::{Change, Key, Note, Tenant, Visit, Visited, Windows, WindowsDown};
+use crate::risk_store::redis::{Looked, Redis};
+use crate::risk_store::{Batch, BatchResult, Change, Key, RiskStore, RiskStoreError, Tenant, Update};
 
-/// The most tenants whose writes are noted at once.
+/// The most tenants subject writes are noted at once.
 const WRITTEN_MAX: usize = 1000;
 
 /// How long a start waits for what is read back; after it, it goes on beside the calls, which are denied what needs it.
@@ -33,14 +33,14 @@ const START: Duration = Duration::from_secs(5);
 impl Pdp {
     /// Reads back what happened before this start: for the engine in process, all of it; for a server, only if it was not told all.
     pub(crate) async fn rebuild(self: &Arc<Self>) {
-        if matches!(self.windows, Windows::Redis(_)) && !self.replica.has_unsent() {
+        if matches!(self.risk_store, RiskStore::Redis(_)) && !self.replica.has_unsent() {
             return;
         }
-        self.memory.rebuilding.store(true, Ordering::Release);
+        self.backlog.rebuilding.store(true, Ordering::Release);
         let pdp = Arc::clone(self);
         let reading = tokio::spawn(async move {
             pdp.replay(None).await;
-            pdp.memory.rebuilding.store(false, Ordering::Release);
+            pdp.backlog.rebuilding.store(false, Ordering::Release);
         });
         if tokio::time::timeout(START, reading).await.is_err() {
             tracing::warn!(name: "windows.rebuilding", "what happened is still read back from the audit log: until then, risk counts as the worst");
@@ -48,10 +48,10 @@ impl Pdp {
     }
 
     /// Makes a tenant's windows on a server anew, or finds that another replica did.
-    pub(super) async fn recover(&self, tenant: Tenant, moment: &Moment) -> Result<(), WindowsDown> {
-        let Windows::Redis(server) = &self.windows else { return Err(WindowsDown::Lost) };
-        let unreachable = |what: &str| WindowsDown::Unreachable(what.to_owned());
-        let recovering = tokio::time::timeout(server.timeout(), self.memory.recovering.lock()).await;
+    pub(super) async fn recover(&self, tenant: Tenant, moment: &Moment) -> Result<(), RiskStoreError> {
+        let RiskStore::Redis(server) = &self.risk_store else { return Err(RiskStoreError::Lost) };
+        let unreachable = |what: &str| RiskStoreError::Unreachable(what.to_owned());
+        let recovering = tokio::time::timeout(server.timeout(), self.backlog.recovering.lock()).await;
         let _recovering = recovering.map_err(|_| unreachable("others wait for it, too"))?;
         if server.knows(tenant) {
             return Ok(());
@@ -73,21 +73,21 @@ impl Pdp {
         server.use_from_now_on(tenant, &settled.id);
         if was_lost || settled.whole_from > moment.now {
             // Said again by every replica that knew of it, also by one that was idle while another made the windows anew.
-            self.memory.replays.lock().unwrap_or_else(PoisonError::into_inner).push(tenant);
+            self.backlog.replays.lock().unwrap_or_else(PoisonError::into_inner).push(tenant);
         }
         if settled.whole_from > moment.now {
-            self.memory.worst_until(tenant, settled.whole_from);
+            self.backlog.worst_until(tenant, settled.whole_from);
             tracing::error!(name: "windows.lost", until = %settled.whole_from, "windows were lost: risk counts as the worst until then");
         }
         Ok(())
     }
 
-    /// To be called every second: notes in the store how much was written, and whether the server answers.
+    /// To be called every second: updates in the store how much was written, and whether the server answers.
     pub(crate) async fn watch_windows(&self) {
-        let Windows::Redis(server) = &self.windows else { return };
+        let RiskStore::Redis(server) = &self.risk_store else { return };
         let now = self.clock.now();
         let looked = server.look(Tenant::of(&self.options.environment, ""), &[]).await;
-        self.memory.reached(!matches!(looked, Err(WindowsDown::Unreachable(_))), now);
+        self.backlog.reached(!matches!(looked, Err(RiskStoreError::Unreachable(_))), now);
         if let Ok(looked) = looked {
             self.telemetry.metrics.clock_skew("windows", now.micros().saturating_sub(looked.clock.micros()));
         }
@@ -96,7 +96,7 @@ impl Pdp {
 
     /// Notes in the store how much was written to the windows' server.
     pub(super) async fn note_written(&self) {
-        let Windows::Redis(server) = &self.windows else { return };
+        let RiskStore::Redis(server) = &self.risk_store else { return };
         let unnoted = server.unnoted(WRITTEN_MAX);
         if unnoted.is_empty() {
             return;
@@ -116,7 +116,7 @@ impl Pdp {
     /// To be called every ten seconds: asks the server of each tenant's windows, so that a loss is noticed by idle replicas, too, and an
     /// eviction that was turned on meanwhile.
     pub(crate) async fn tend_windows(&self) {
-        let Windows::Redis(server) = &self.windows else { return };
+        let RiskStore::Redis(server) = &self.risk_store else { return };
         let moment = self.moment();
         for tenant in server.tenants() {
             if server.check(tenant).await.is_err() {
@@ -126,9 +126,9 @@ impl Pdp {
         }
     }
 
-    /// Says again to a server what this replica's log knows of tenants whose windows were lost; to be called every second.
+    /// Says again to a server what this replica's log knows of tenants subject windows were lost; to be called every second.
     pub(crate) fn replay_lost(self: &Arc<Self>) {
-        let lost = std::mem::take(&mut *self.memory.replays.lock().unwrap_or_else(PoisonError::into_inner));
+        let lost = std::mem::take(&mut *self.backlog.replays.lock().unwrap_or_else(PoisonError::into_inner));
         for tenant in lost {
             let pdp = Arc::clone(self);
             tokio::spawn(async move { pdp.replay(Some(tenant)).await });
@@ -141,7 +141,7 @@ impl Pdp {
         let until = moment.now.plus(moment.snapshot.bundle.rules.recovery());
         match (self.say_again(&moment, only).await, only) {
             (Ok(lost), _) => {
-                lost.iter().for_each(|tenant| self.memory.worst_until(*tenant, until));
+                lost.iter().for_each(|tenant| self.backlog.worst_until(*tenant, until));
                 if only.is_none() && lost.is_empty() {
                     self.replica.note_unsent(false);
                 }
@@ -149,8 +149,8 @@ impl Pdp {
             (Err(error), only) => {
                 tracing::error!(name: "windows.not_rebuilt", error = %error, until = %until, "risk counts as the worst until then");
                 match only {
-                    Some(tenant) => self.memory.worst_until(tenant, until),
-                    None => self.memory.all_worst_until(until),
+                    Some(tenant) => self.backlog.worst_until(tenant, until),
+                    None => self.backlog.all_worst_until(until),
                 }
             }
         }
@@ -162,7 +162,7 @@ impl Pdp {
         let mut cleared: HashMap<Key, Timestamp> = HashMap::new();
         let (mut lines, reading) = self.read_back(moment);
         while let Some(line) = lines.recv().await {
-            let forgotten = self.visits_of(moment, &line).into_iter().flat_map(|(_, visit)| visit.forgets);
+            let forgotten = self.visits_of(moment, &line).into_iter().flat_map(|(_, batch)| batch.deletes);
             cleared.extend(forgotten.map(|key| (key, line.at())));
         }
         reading.await.map_err(io::Error::other)??;
@@ -170,12 +170,12 @@ impl Pdp {
         let (mut lines, reading) = self.read_back(moment);
         while let Some(line) = lines.recv().await {
             let counts = |key: &Key| cleared.get(key).is_none_or(|at| line.at() > *at);
-            for (tenant, mut visit) in self.visits_of(moment, &line) {
-                visit.forgets.clear();
-                visit.notes.retain(|note| counts(&note.key));
-                visit.touches.retain(|touch| counts(&touch.key));
-                let wanted = only.is_none_or(|only| only == tenant) && !visit.is_empty() && !lost.contains(&tenant);
-                if wanted && self.tell(tenant, line.at(), &visit).await.is_err() {
+            for (tenant, mut batch) in self.visits_of(moment, &line) {
+                batch.deletes.clear();
+                batch.updates.retain(|update| counts(&update.key));
+                batch.observations.retain(|observation| counts(&observation.key));
+                let wanted = only.is_none_or(|only| only == tenant) && !batch.is_empty() && !lost.contains(&tenant);
+                if wanted && self.tell(tenant, line.at(), &batch).await.is_err() {
                     lost.insert(tenant);
                 }
             }
@@ -194,46 +194,46 @@ impl Pdp {
     }
 
     /// What a line of the log says to the windows.
-    fn visits_of(&self, moment: &Moment, line: &Line) -> Vec<(Tenant, Visit)> {
+    fn visits_of(&self, moment: &Moment, line: &Line) -> Vec<(Tenant, Batch)> {
         let environment = &self.options.environment;
         match line.r#type.as_str() {
             "refusal" => self.visits_of_decision(moment, line),
             "decision" => {
-                let mut visits = self.visits_of_decision(moment, line);
-                visits.extend(told_of_texts(moment, environment, line));
-                visits
+                let mut batches = self.visits_of_decision(moment, line);
+                batches.extend(told_of_texts(moment, environment, line));
+                batches
             }
             "redactions" => {
                 let (tenant, micros) = (Tenant::of(environment, line.case("tenant")), moment.snapshot.retention_micros());
                 let key = values_key(tenant, line.case("id"));
-                let note = |name: &String| Note { key, name: name.into(), change: Change::For(micros) };
-                vec![(tenant, Visit { notes: line.values.iter().map(note).collect(), ..Visit::default() })]
+                let update = |name: &String| Update { key, name: name.into(), change: Change::For(micros) };
+                vec![(tenant, Batch { updates: line.values.iter().map(update).collect(), ..Batch::default() })]
             }
             "approval.reviewed" if line.decision == "deny" => {
                 denied_approval(moment, environment, line.case("tenant"), line.case("id")).into_iter().collect()
             }
             "risk.cleared" => {
                 let cleared = &line.cleared;
-                let whose = Whose {
+                let subject = RiskSubject {
                     case: &cleared.case,
                     customer: &cleared.customer,
                     agent: &cleared.agent,
                     supervisor: &cleared.supervisor,
-                    ..Whose::nobody(&cleared.tenant)
+                    ..RiskSubject::nobody(&cleared.tenant)
                 };
-                let places = Places::of(environment, whose);
-                vec![(places.tenant, places.forget(whose, moment.snapshot.tool_services().iter().map(String::as_str)))]
+                let keys = RiskKeys::of(environment, subject);
+                vec![(keys.tenant, keys.forget(subject, moment.snapshot.tool_services().iter().map(String::as_str)))]
             }
             _ => vec![],
         }
     }
 
-    fn visits_of_decision(&self, moment: &Moment, line: &Line) -> Vec<(Tenant, Visit)> {
+    fn visits_of_decision(&self, moment: &Moment, line: &Line) -> Vec<(Tenant, Batch)> {
         let bundle = &moment.snapshot.bundle;
         let Some(roles) = &bundle.roles else { return vec![] };
         let risk = bundle.rules.risk.as_ref();
         let Some(tenant) = bundle.policies.tenant_of(&roles.agent, &line.chain.agent) else { return vec![] };
-        let whose = Whose {
+        let subject = RiskSubject {
             tenant: &tenant,
             case: line.case("id"),
             case_version: line.case("version"),
@@ -244,8 +244,8 @@ impl Pdp {
             action: if bundle.policies.shapes.actions.contains_key(&line.action) { &line.action } else { "" },
             resource: (&line.resource.r#type, &line.resource.id),
         };
-        let places = Places::of(&self.options.environment, whose);
-        let mut visits = vec![];
+        let keys = RiskKeys::of(&self.options.environment, subject);
+        let mut batches = vec![];
         if let Some(action) = bundle.policies.shapes.actions.get(&line.action).filter(|_| line.signals.counted) {
             let per = |per: Per| match per {
                 Per::Action => line.action.clone(),
@@ -257,21 +257,23 @@ impl Pdp {
                 Per::Tenant => line.case("tenant").to_owned(),
                 Per::ToolService => line.caller.tool_service.clone(),
             };
-            let takes = rate_limits::takes(&bundle.rules.rates, action, places.tenant, per);
-            let mut visit = places.before(risk, false, takes.iter().map(|(_, take)| *take).collect());
-            visit.touches.extend(rate_limits::touches(&bundle.rules.rates, action, places.tenant, per).into_iter().map(|(_, touch)| touch));
-            visits.push((places.tenant, visit));
+            let acquires = rate_limits::acquires(&bundle.rules.rates, action, keys.tenant, per);
+            let mut batch = keys.before(risk, false, acquires.iter().map(|(_, acquire)| *acquire).collect());
+            batch.observations.extend(
+                rate_limits::observations(&bundle.rules.rates, action, keys.tenant, per).into_iter().map(|(_, observation)| observation),
+            );
+            batches.push((keys.tenant, batch));
         }
-        let Some(risk) = risk.filter(|_| line.signals.remembered) else { return visits };
+        let Some(risk) = risk.filter(|_| line.signals.remembered) else { return batches };
         let stopped = ["halt", "rate", "state"].contains(&line.gate.as_str());
         let supervisor = bundle.policies.tenant_of(&roles.supervisor, &line.chain.supervisor);
-        let happened = Happened {
+        let happened = CallOutcome {
             supervised: supervisor.as_ref() == Some(&tenant),
             // A server's windows know customers by another name than the log does.
             probing: !stopped
                 && (line.purpose != "evaluate_output" || !line.output.entitled || line.signals.unsafe_draft)
                 && (line.r#type == "refusal" || Reason::named(&line.reason).is_some_and(is_probing))
-                && !(line.signals.hostile && matches!(self.windows, Windows::Redis(_))),
+                && !(line.signals.hostile && matches!(self.risk_store, RiskStore::Redis(_))),
             hostile: line.signals.hostile,
             reads_case: line.signals.reads_case,
             kinds: line.signals.found.clone(),
@@ -279,18 +281,18 @@ impl Pdp {
             screened: line.signals.screened && !line.case("version").is_empty(),
             unscreened: line.signals.unscreened,
         };
-        visits.push((places.tenant, places.after(risk, &happened)));
-        visits
+        batches.push((keys.tenant, keys.after(risk, &happened)));
+        batches
     }
 
     /// Asks the windows as they are at this instant, which may be past.
-    pub(super) async fn tell(&self, tenant: Tenant, at: Timestamp, visit: &Visit) -> Result<Visited, WindowsDown> {
-        match self.windows.visit(tenant, at, visit).await {
-            Err(WindowsDown::Lost) => {
+    pub(super) async fn tell(&self, tenant: Tenant, at: Timestamp, batch: &Batch) -> Result<BatchResult, RiskStoreError> {
+        match self.risk_store.batch(tenant, at, batch).await {
+            Err(RiskStoreError::Lost) => {
                 self.recover(tenant, &self.moment()).await?;
-                self.windows.visit(tenant, at, visit).await
+                self.risk_store.batch(tenant, at, batch).await
             }
-            visited => visited,
+            result => result,
         }
     }
 }
@@ -302,26 +304,26 @@ fn is_behind(server: &Redis, tenant: Tenant, found: &str, written: &[Written], l
 }
 
 /// What a context or a draft adds to what is remembered of its case's texts.
-fn told_of_texts(moment: &Moment, environment: &str, line: &Line) -> Option<(Tenant, Visit)> {
+fn told_of_texts(moment: &Moment, environment: &str, line: &Line) -> Option<(Tenant, Batch)> {
     let (tenant, case, micros) = (Tenant::of(environment, line.case("tenant")), line.case("id"), moment.snapshot.retention_micros());
-    let note = match (line.purpose.as_str(), line.decision.as_str()) {
+    let update = match (line.purpose.as_str(), line.decision.as_str()) {
         ("prepare_context", "allow") => {
             let key = context_key(tenant, case, &line.evaluation_id, &line.context.secret);
-            Note { key, name: PREPARED.into(), change: Change::For(micros) }
+            Update { key, name: PREPARED.into(), change: Change::For(micros) }
         }
         ("evaluate_output", _) if line.output.repeats => repeat(repeats_key(tenant, case), &line.evaluation_id, micros),
         _ => return None,
     };
-    Some((tenant, Visit { notes: vec![note], ..Visit::default() }))
+    Some((tenant, Batch { updates: vec![update], ..Batch::default() }))
 }
 
 /// What a denied approval adds to its case.
-pub(super) fn denied_approval(moment: &Moment, environment: &str, tenant: &str, case: &str) -> Option<(Tenant, Visit)> {
+pub(super) fn denied_approval(moment: &Moment, environment: &str, tenant: &str, case: &str) -> Option<(Tenant, Batch)> {
     let factor = moment.snapshot.bundle.rules.risk.as_ref()?.factor(APPROVALS_DENIED)?;
-    let places = Places::of(environment, Whose { case, ..Whose::nobody(tenant) });
+    let keys = RiskKeys::of(environment, RiskSubject { case, ..RiskSubject::nobody(tenant) });
     let change = Change::Add { step: factor.micros(), reach: factor.reach() };
-    let note = Note { key: places.case, name: APPROVALS_DENIED.into(), change };
-    Some((places.tenant, Visit { notes: vec![note], ..Visit::default() }))
+    let update = Update { key: keys.case, name: APPROVALS_DENIED.into(), change };
+    Some((keys.tenant, Batch { updates: vec![update], ..Batch::default() }))
 }
 
 #[cfg(test)]

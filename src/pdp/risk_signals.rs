@@ -16,22 +16,22 @@ use crate::model::refusal::Refusal;
 use crate::model::roles::Roles;
 use crate::model::signals::{Screening, Signals};
 use crate::pdp::draft::ToEvaluate;
-use crate::pdp::evaluation::{Judged, judge_named};
-use crate::pdp::risk_keys::{Happened, Places, Whose};
+use crate::pdp::evaluation::{Evaluation, evaluate_resolved};
+use crate::pdp::risk_keys::{CallOutcome, RiskKeys, RiskSubject};
 use crate::pdp::scoring::score;
 use crate::pdp::snapshot::Moment;
 use crate::pdp::{Pdp, gates};
 use crate::policy::shape::Action;
 use crate::rates::{Per, covers};
 use crate::risk::{Known, RiskRules, is_probing};
-use crate::windows::{Tenant, Visit, Windows};
+use crate::risk_store::{Batch, RiskStore, Tenant};
 
 /// What a call is weighed for, beside itself.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct About<'a> {
     /// It is asked hypothetically: no token is used.
     pub(super) hypothetical: bool,
-    /// Further actions that are judged by what is known of this call.
+    /// Further actions that are evaluation by what is known of this call.
     pub(super) also: &'a [&'a str],
     /// Further texts of the case that are screened: they taint it, and are not what a version of it must be screened for.
     pub(super) texts: &'a [Untrusted],
@@ -55,22 +55,22 @@ impl Pdp {
     ) -> Result<Signals, Refusal> {
         let bundle = &moment.snapshot.bundle;
         let customer = self.remembered_as(call.customer());
-        let places = Places::of(&self.options.environment, Whose::of(&call.case.tenant, chain, call, &customer));
+        let keys = RiskKeys::of(&self.options.environment, RiskSubject::of(&call.case.tenant, chain, call, &customer));
         let per = |per: Per| match per {
             Per::Customer => customer.clone(),
             per => per.of(chain, call).to_owned(),
         };
-        let takes = rate_limits::takes(&bundle.rules.rates, action, places.tenant, per);
-        let touches = rate_limits::touches(&bundle.rules.rates, action, places.tenant, per);
+        let acquires = rate_limits::acquires(&bundle.rules.rates, action, keys.tenant, per);
+        let observations = rate_limits::observations(&bundle.rules.rates, action, keys.tenant, per);
         let reads = ["findings", "risk", "screening"].into_iter().any(|member| {
             std::iter::once(call.action.as_str()).chain(about.also.iter().copied()).any(|action| bundle.policies.reads(action, member))
         });
-        let mut visit = places.before(bundle.rules.risk.as_ref(), reads, takes.iter().map(|(_, take)| *take).collect());
-        let own = visit.touches.len();
-        visit.touches.extend(touches.iter().map(|(_, touch)| *touch));
+        let mut batch = keys.before(bundle.rules.risk.as_ref(), reads, acquires.iter().map(|(_, acquire)| *acquire).collect());
+        let own = batch.observations.len();
+        batch.observations.extend(observations.iter().map(|(_, observation)| *observation));
         let sums = self.sums(moment, chain, call).await;
-        let (Ok(visited), Ok(sums)) = (self.visit(places.tenant, moment, &visit).await, sums) else {
-            let mut signals = self.worst(moment, places.tenant, (call, action));
+        let (Ok(result), Ok(sums)) = (self.batch(keys.tenant, moment, &batch).await, sums) else {
+            let mut signals = self.worst(moment, keys.tenant, (call, action));
             if !is_refused(&signals) {
                 signals.screened = self.screen(moment, &chain.tool_service, &call.untrusted, about.texts).await?;
                 let screening = Screening { tainted: true, unscreened: signals.screened.unscreened };
@@ -81,14 +81,16 @@ impl Pdp {
         };
         let customer = self.audit.digest(&Value::from(call.customer()));
         let mut signals = Signals { counted: true, customer, ..Signals::default() };
-        let waits = takes.iter().zip(&visited.waits).filter(|(_, wait)| **wait > 0);
+        let waits = acquires.iter().zip(&result.waits).filter(|(_, wait)| **wait > 0);
         let mut full: Vec<(String, Duration)> =
             waits.map(|((name, _), wait)| ((*name).to_owned(), Duration::from_micros(wait.unsigned_abs()))).collect();
         full.extend(sums.iter().filter_map(|sum| Some((sum.window.clone(), sum.wait?))));
         signals.sums = sums.into_iter().map(|sum| (sum.window, sum.total)).collect();
-        let over =
-            touches.iter().zip(visited.counts.iter().skip(own)).filter(|((_, touch), count)| touch.most.is_some_and(|most| **count > most));
-        full.extend(over.map(|((name, touch), _)| ((*name).to_owned(), Duration::from_micros(touch.within.unsigned_abs()))));
+        let over = observations
+            .iter()
+            .zip(result.counts.iter().skip(own))
+            .filter(|((_, observation), count)| observation.most.is_some_and(|most| **count > most));
+        full.extend(over.map(|((name, observation), _)| ((*name).to_owned(), Duration::from_micros(observation.within.unsigned_abs()))));
         full.sort();
         signals.retry_after = full.iter().map(|(_, wait)| *wait).max();
         signals.full = full.into_iter().map(|(name, _)| name).collect();
@@ -102,7 +104,7 @@ impl Pdp {
             score(
                 &mut signals,
                 risk,
-                (&visited, places.version()),
+                (&result, keys.version()),
                 moment.now,
                 Known { reported, groups: action.groups.clone(), ..Known::default() },
             );
@@ -125,9 +127,9 @@ impl Pdp {
 
     /// What a customer is remembered as: in process by the digest that stands in the log, so that the log tells of it again.
     pub(super) fn remembered_as(&self, customer: &str) -> String {
-        match self.windows {
-            Windows::InProcess(_) => self.audit.digest(&Value::from(customer)),
-            Windows::Redis(_) => customer.to_owned(),
+        match self.risk_store {
+            RiskStore::InProcess(_) => self.audit.digest(&Value::from(customer)),
+            RiskStore::Redis(_) => customer.to_owned(),
         }
     }
 
@@ -137,7 +139,7 @@ impl Pdp {
         let rates = &bundle.rules.rates;
         let mut full: Vec<String> = rates.actions().filter(|(_, actions)| covers(actions, action)).map(|(name, _)| name.clone()).collect();
         full.sort();
-        let until = self.memory.is_worst_until(tenant, moment.now);
+        let until = self.backlog.is_worst_until(tenant, moment.now);
         let wait = until.map(|until| until.micros().saturating_sub(moment.now.micros()).unsigned_abs());
         Signals {
             risk: bundle.rules.risk.as_ref().map(RiskRules::worst),
@@ -164,15 +166,15 @@ impl Pdp {
         moment: &Moment,
         chain: &Chain,
         call: &Call,
-        (judged, tries): (&Judged, bool),
+        (evaluation, tries): (&Evaluation, bool),
         signals: &mut Signals,
     ) -> Result<(), Refusal> {
         let bundle = &moment.snapshot.bundle;
         let Some(risk) = &bundle.rules.risk else { return Ok(()) };
         // Nobody else's agent, and none that is none: by a token of its own an issuer must not make another tenant's agent suspicious.
         let Some(tenant) = own_tenant(bundle, chain, &chain.agent, |roles| &roles.agent) else { return Ok(()) };
-        let stopped = matches!(judged.gate, Some(Gate::Halt | Gate::Rate | Gate::State));
-        let probing = tries && !stopped && judged.outcome.denied.is_some_and(is_probing) && !judged.is_service_alone();
+        let stopped = matches!(evaluation.gate, Some(Gate::Halt | Gate::Rate | Gate::State));
+        let probing = tries && !stopped && evaluation.outcome.denied.is_some_and(is_probing) && !evaluation.is_service_alone();
         let told = signals.screened.screened || signals.screened.unscreened || !signals.screened.findings.is_empty();
         if !(probing || signals.unsafe_draft || told) {
             return Ok(());
@@ -181,14 +183,14 @@ impl Pdp {
         let known = bundle.policies.shapes.actions.contains_key(&call.action);
         // Names that nobody gave are one name.
         let action = if known { call.action.as_str() } else { "" };
-        let whose = Whose { action, ..Whose::of(&tenant, chain, call, &customer) };
-        let places = Places::of(&self.options.environment, whose);
+        let subject = RiskSubject { action, ..RiskSubject::of(&tenant, chain, call, &customer) };
+        let keys = RiskKeys::of(&self.options.environment, subject);
         if !signals.counted {
-            self.glance(moment, &places, (chain, call), signals).await?;
+            self.glance(moment, &keys, (chain, call), signals).await?;
         }
         signals.remembered = true;
         signals.reads_case = tenant == call.case.tenant && self.reads_case(moment, chain, call);
-        let happened = Happened {
+        let happened = CallOutcome {
             probing,
             supervised: own_tenant(bundle, chain, &chain.supervisor, |roles| &roles.supervisor).as_ref() == Some(&tenant),
             hostile: signals.hostile,
@@ -199,7 +201,7 @@ impl Pdp {
             screened: signals.screened.screened && !call.case.version.is_empty(),
             unscreened: signals.screened.unscreened,
         };
-        self.say(places.tenant, moment, places.after(risk, &happened)).await;
+        self.say(keys.tenant, moment, keys.after(risk, &happened)).await;
         Ok(())
     }
 
@@ -207,7 +209,7 @@ impl Pdp {
     pub(super) async fn remember_refusal(&self, moment: &Moment, chain: &Chain, call: &Call, refusal: &Refusal) -> Signals {
         let mut signals = Signals::default();
         if matches!(refusal, Refusal::Invalid { .. }) {
-            let tried = Judged::stopped(Gate::Action, Reason::NotPermitted);
+            let tried = Evaluation::stopped(Gate::Action, Reason::NotPermitted);
             // A text that can't be read now is no reason to answer otherwise.
             let _unread = self.remember(moment, chain, call, (&tried, true), &mut signals).await;
         }
@@ -216,13 +218,13 @@ impl Pdp {
 
     /// Of a call that a gate stopped: whether the text of its case is what made the agent try. The same for what is foreign and for what
     /// is not there.
-    async fn glance(&self, moment: &Moment, places: &Places, (chain, call): (&Chain, &Call), signals: &mut Signals) -> Result<(), Refusal> {
+    async fn glance(&self, moment: &Moment, keys: &RiskKeys, (chain, call): (&Chain, &Call), signals: &mut Signals) -> Result<(), Refusal> {
         let bundle = &moment.snapshot.bundle;
         signals.screened = self.screen(moment, &chain.tool_service, &call.untrusted, &[]).await?;
         signals.customer = self.audit.digest(&Value::from(call.customer()));
-        let read = Visit { reads: vec![places.case], by: Some(places.by), ..Visit::default() };
+        let read = Batch { reads: vec![keys.case], by: Some(keys.by), ..Batch::default() };
         // What can't be known is no excuse.
-        let remembered = self.visit(places.tenant, moment, &read).await.unwrap_or_default();
+        let remembered = self.batch(keys.tenant, moment, &read).await.unwrap_or_default();
         let findings = bundle.rules.risk.as_ref().map(|risk| &risk.findings);
         let found = |name: &str| findings.is_some_and(|findings| findings.contains_key(name));
         signals.hostile = !signals.screened.findings.is_empty() || remembered.memories.iter().flatten().any(|(name, _)| found(name));
@@ -246,12 +248,12 @@ impl Pdp {
         let steps = bundle.policies.shapes.choices(&roles.step);
         steps.iter().any(|step| {
             let chain = Chain { step: step.clone(), ..chain.clone() };
-            let Ok(named) = gates::pass(&bundle.policies, roles, &chain, &reading) else { return false };
-            if !named.action.groups.contains(&format!("in_{step}")) {
+            let Ok(resolved) = gates::check(&bundle.policies, roles, &chain, &reading) else { return false };
+            if !resolved.action.groups.contains(&format!("in_{step}")) {
                 return false;
             }
-            let judged = judge_named(bundle, roles, named, &chain, &reading, &moment.snapshot.nothing, moment.now);
-            judged.is_ok_and(|judged| judged.outcome.denied.is_none())
+            let evaluation = evaluate_resolved(bundle, roles, resolved, &chain, &reading, &moment.snapshot.nothing, moment.now);
+            evaluation.is_ok_and(|evaluation| evaluation.outcome.denied.is_none())
         })
     }
 }

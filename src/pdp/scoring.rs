@@ -6,20 +6,20 @@ use crate::json::{self, Object, Value};
 use crate::model::call::{Call, Untrusted};
 use crate::model::signals::{Risk, Screening, Signals};
 use crate::model::time::Timestamp;
-use crate::model::vouched::Vouched;
+use crate::model::trusted_context::TrustedContext;
 use crate::pdp::risk_keys::VersionNames;
 use crate::policy::Policies;
 use crate::policy::shape::{Shape, Shapes};
 use crate::risk::{Known, RiskRules};
-use crate::windows::Visited;
+use crate::risk_store::BatchResult;
 
 /// The largest sum that policies see: the largest integer of JSON.
 const SUM_MAX: i64 = (1 << 53) - 1;
 
-/// What is vouched for when nothing is remembered.
-pub fn calm(shapes: &Shapes) -> Vouched {
+/// What is trusted for when nothing is remembered.
+pub fn calm(shapes: &Shapes) -> TrustedContext {
     let lowest = members(shapes, &["risk", "tier"]).first().cloned().unwrap_or_default();
-    Vouched::nothing(risk(shapes, &Risk { tier: lowest, ..Risk::default() }))
+    TrustedContext::nothing(risk(shapes, &Risk { tier: lowest, ..Risk::default() }))
 }
 
 /// `context.risk` of a score: those of its members that the schema declares.
@@ -59,12 +59,12 @@ pub fn members<'a>(shapes: &'a Shapes, path: &[&str]) -> &'a [String] {
 
 /// Vouches for what the texts of a call try, as if nothing else were remembered; for tables, and for requests without a server.
 /// `more` are further texts of the case. Returns the kinds that were found.
-pub fn vouch_for_texts(bundle: &Bundle, call: &Call, more: &[Untrusted], vouched: &mut Vouched) -> Vec<String> {
+pub fn trust_texts(bundle: &Bundle, call: &Call, more: &[Untrusted], trusted: &mut TrustedContext) -> Vec<String> {
     if call.untrusted.is_empty() && more.is_empty() {
         return vec![];
     }
     let signals = alone(bundle, call, more);
-    vouch(vouched, &bundle.policies, &signals);
+    set_signals(trusted, &bundle.policies, &signals);
     signals.kinds
 }
 
@@ -72,11 +72,11 @@ pub fn vouch_for_texts(bundle: &Bundle, call: &Call, more: &[Untrusted], vouched
 pub(super) fn score(
     signals: &mut Signals,
     risk: &RiskRules,
-    (visited, version): (&Visited, &VersionNames),
+    (result, version): (&BatchResult, &VersionNames),
     now: Timestamp,
     mut known: Known,
 ) {
-    let [case, pair, customer] = [0, 1, 2].map(|index| visited.memories.get(index).map(Vec::as_slice).unwrap_or_default());
+    let [case, pair, customer] = [0, 1, 2].map(|index| result.memories.get(index).map(Vec::as_slice).unwrap_or_default());
     for (name, until) in case.iter().chain(pair).chain(customer) {
         if let Some(factor) = risk.factor(name) {
             *known.events.entry(name.to_string()).or_default() += factor.count(*until, now.micros());
@@ -85,7 +85,7 @@ pub(super) fn score(
     for kind in signals.screened.kinds() {
         *known.events.entry(kind).or_default() += 1;
     }
-    let count = |index: usize| visited.counts.get(index).copied().unwrap_or_default();
+    let count = |index: usize| result.counts.get(index).copied().unwrap_or_default();
     known.agent = [count(0), count(1), count(2)];
     known.supervisor = [count(3), count(4), count(5)];
     signals.kinds = risk.findings.keys().filter(|kind| known.events.contains_key(*kind)).cloned().collect();
@@ -108,7 +108,7 @@ pub(super) fn alone(bundle: &Bundle, call: &Call, more: &[Untrusted]) -> Signals
         score(
             &mut signals,
             risk,
-            (&Visited::default(), &VersionNames::default()),
+            (&BatchResult::default(), &VersionNames::default()),
             Timestamp::default(),
             Known { groups, ..Known::default() },
         );
@@ -117,21 +117,21 @@ pub(super) fn alone(bundle: &Bundle, call: &Call, more: &[Untrusted]) -> Signals
 }
 
 /// Vouches for what is known of a call.
-pub(super) fn vouch(vouched: &mut Vouched, policies: &Policies, signals: &Signals) {
+pub(super) fn set_signals(trusted: &mut TrustedContext, policies: &Policies, signals: &Signals) {
     if let Some(score) = &signals.risk {
-        vouched.set("risk", risk(&policies.shapes, score));
+        trusted.set("risk", risk(&policies.shapes, score));
     }
     let list = |names: &[String]| Value::Array(names.iter().map(|name| Value::from(name.as_str())).collect());
     if signals.counted {
-        vouched.set("rates", list(&signals.full));
+        trusted.set("rates", list(&signals.full));
     }
     let declared =
         |name: &str| policies.shapes.actions.values().any(|action| policies.shapes.follow(&action.context, &["sums", name]).is_some());
     let sums = signals.sums.iter().filter(|(name, _)| declared(name));
     let sums = sums.map(|(name, total)| (name.clone(), Value::Integer((*total).min(SUM_MAX))));
-    vouched.set("sums", Value::Object(sums.collect()));
-    vouched.set("findings", list(&signals.kinds));
+    trusted.set("sums", Value::Object(sums.collect()));
+    trusted.set("findings", list(&signals.kinds));
     if let Some(Screening { tainted, unscreened }) = signals.screening {
-        vouched.set("screening", json::object([("tainted", Value::Bool(tainted)), ("unscreened", Value::Bool(unscreened))]));
+        trusted.set("screening", json::object([("tainted", Value::Bool(tainted)), ("unscreened", Value::Bool(unscreened))]));
     }
 }

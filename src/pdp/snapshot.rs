@@ -8,7 +8,7 @@ use crate::bundle::{Bundle, Reading};
 use crate::model::refusal::Refusal;
 use crate::model::roles::{ContentRoles, Roles};
 use crate::model::time::Timestamp;
-use crate::model::vouched::Vouched;
+use crate::model::trusted_context::TrustedContext;
 use crate::pdp::scoring::calm;
 
 /// How long the state store or the risk store may not answer before the server is not ready.
@@ -59,8 +59,8 @@ pub struct Snapshot {
     pub bundle: Bundle,
     /// Since when.
     pub activated_at: Timestamp,
-    /// What is vouched for when nothing is remembered.
-    pub nothing: Vouched,
+    /// What is trusted for when nothing is remembered.
+    pub nothing: TrustedContext,
 }
 
 /// One snapshot and one instant: what a request sees from its first step to its last.

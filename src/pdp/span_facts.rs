@@ -5,14 +5,14 @@ use crate::model::call::Call;
 use crate::model::chain::Chain;
 use crate::model::roles::Roles;
 use crate::pdp::Pdp;
-use crate::pdp::evaluation::Judged;
+use crate::pdp::evaluation::Evaluation;
 use crate::pdp::origin::Request;
 use crate::pdp::snapshot::Moment;
 use crate::telemetry::spans::CallFacts;
 
 impl Pdp {
     /// What a span may say of a call.
-    pub(super) fn call_facts(&self, roles: &Roles, chain: &Chain, call: &Call, judged: &Judged) -> CallFacts {
+    pub(super) fn call_facts(&self, roles: &Roles, chain: &Chain, call: &Call, evaluation: &Evaluation) -> CallFacts {
         let mut facts = CallFacts {
             action: call.action.clone(),
             resource_type: call.resource.reference.kind.clone(),
@@ -20,13 +20,13 @@ impl Pdp {
             conversation: call.correlation.conversation.clone(),
             ..CallFacts::default()
         };
-        self.known(&mut facts, chain, call, judged);
+        self.known(&mut facts, chain, call, evaluation);
         facts
     }
 
     /// What a span says of a call once it is known that its names are of the bundle.
-    pub(super) fn known(&self, facts: &mut CallFacts, chain: &Chain, call: &Call, judged: &Judged) {
-        if matches!(judged.gate, None | Some(Gate::Halt | Gate::State | Gate::Step | Gate::Token)) {
+    pub(super) fn known(&self, facts: &mut CallFacts, chain: &Chain, call: &Call, evaluation: &Evaluation) {
+        if matches!(evaluation.gate, None | Some(Gate::Halt | Gate::State | Gate::Step | Gate::Token)) {
             facts.agent.clone_from(&chain.agent);
             facts.step.clone_from(&chain.step);
             facts.tenant.clone_from(&call.case.tenant);

@@ -80,7 +80,7 @@ impl Pdp {
             // The first question may take long, because it connects.
             self.refresh().await;
         }
-        Ok(self.finish_left(now).await?)
+        Ok(self.drain_at_start(now).await?)
     }
 
     /// Records the end, writes what is queued, sends the last spans. Blocks: call it from a blocking thread.
@@ -120,11 +120,11 @@ impl Pdp {
                 }
             }
         }
-        let drained = self.strangers.drain();
+        let drained = self.unauthenticated.drain();
         if drained.is_empty() {
             return;
         }
-        let room = self.audit.has_room_for_strangers();
+        let room = self.audit.has_room_for_unauthenticated();
         for record in drained {
             let count = record.count;
             if !room || self.audit.append(now, Record::Refusals(record)).await.is_err() {
@@ -141,7 +141,7 @@ impl Pdp {
             ("clock", self.clock.step_back() > STEP_BACK_MAX || self.is_skewed()),
             ("draining", self.draining.load(Ordering::Acquire)),
             ("store", !self.has_state(now)),
-            ("windows", !self.memory.is_reached(now)),
+            ("windows", !self.backlog.is_reached(now)),
         ];
         faults.into_iter().filter(|(_, fault)| *fault).map(|(name, _)| name).collect()
     }
@@ -166,8 +166,8 @@ impl Pdp {
             store_durability: self.store.durability().to_owned(),
             bundles: shared.bundles.clone(),
             clock_skew: self.clock.skew(),
-            windows: self.windows.engine(),
-            windows_healthy: self.memory.is_healthy(self.clock.now()),
+            windows: self.risk_store.engine(),
+            windows_healthy: self.backlog.is_healthy(self.clock.now()),
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::approvals::binding::{self, APPROVAL_TOKEN};
 use crate::approvals::binding::{call_digest, is_supervisor};
 use crate::approvals::release::{RELEASE, Release, ReleaseClaims, is_draft_digest, open_release};
-use crate::approvals::store::{Receipt, ReceiptKey};
+use crate::approvals::store::transitions::{Receipt, ReceiptKey};
 use crate::entities::direct::{OfRequest, On};
 use crate::jose::{LEEWAY_OWN, TokenFault};
 use crate::json::Value;
@@ -19,7 +19,7 @@ use crate::pdp::snapshot::Moment;
 
 /// What became of a token that came with a call.
 #[derive(Clone, Debug)]
-pub(super) enum Presented {
+pub(super) enum TokenState {
     /// It can't be used.
     Denied(Reason),
     /// None came, or its approval is over: policies say what is missing.
@@ -34,83 +34,83 @@ pub(super) enum Presented {
 
 impl Pdp {
     /// Verifies the approval token that came with a call. Nothing is used yet.
-    pub(super) async fn present(&self, moment: &Moment, caller: &Caller, chain: &Chain, call: &Call, token: &str) -> Presented {
+    pub(super) async fn present(&self, moment: &Moment, caller: &Caller, chain: &Chain, call: &Call, token: &str) -> TokenState {
         let environment = &self.options.environment;
         if chain.asserted && !self.options.development {
-            return Presented::Denied(Reason::ApprovalUnverifiable);
+            return TokenState::Denied(Reason::ApprovalUnverifiable);
         }
         let keys = self.keys.load();
         let opened = match binding::open_approval(&keys.approval, environment, &caller.tool_service, token) {
             Ok(opened) => opened,
-            Err(TokenFault::Audience) => return Presented::Denied(Reason::ApprovalOutOfScope),
-            Err(_) => return Presented::Denied(Reason::ApprovalUnverifiable),
+            Err(TokenFault::Audience) => return TokenState::Denied(Reason::ApprovalOutOfScope),
+            Err(_) => return TokenState::Denied(Reason::ApprovalUnverifiable),
         };
         let claims = opened.claims().clone();
-        let unavailable = Presented::Denied(Reason::StateUnavailable);
+        let unavailable = TokenState::Denied(Reason::StateUnavailable);
         // In this order: if it is used by now, then the use's receipt is there, too.
         let Ok(found) = self.store.approval(&claims.jti).await else { return unavailable };
         let Ok(receipt) = self.store.receipt(&receipt_key(caller, call, &claims.jti)).await else { return unavailable };
         if let Some(receipt) = receipt {
             return match receipt.call_digest == call_digest(environment, chain, call) {
-                true => Presented::Repeated(receipt),
-                false => Presented::Denied(Reason::ApprovalOutOfScope),
+                true => TokenState::Repeated(receipt),
+                false => TokenState::Denied(Reason::ApprovalOutOfScope),
             };
         }
         let generation = self.store.seen().generation;
         let known = |approval: &Approval| {
             approval.generation == generation && claims.approval.generation == generation && approval.digest == claims.approval.digest
         };
-        let Some(approval) = found.filter(known) else { return Presented::Denied(Reason::ApprovalUnverifiable) };
+        let Some(approval) = found.filter(known) else { return TokenState::Denied(Reason::ApprovalUnverifiable) };
         let in_time = opened.at(moment.now, LEEWAY_OWN, APPROVAL_TOKEN);
         match (approval.state_at(moment.now), in_time) {
             (State::Approved, Ok(_)) => {}
-            (State::Approved, Err(TokenFault::Expired)) => return Presented::Denied(Reason::ApprovalExpired),
+            (State::Approved, Err(TokenFault::Expired)) => return TokenState::Denied(Reason::ApprovalExpired),
             (State::Consumed, _) => {
                 self.alert_replay(&approval, caller);
-                return Presented::Denied(Reason::ApprovalUsed);
+                return TokenState::Denied(Reason::ApprovalUsed);
             }
-            (State::Revoked, _) => return Presented::Denied(Reason::ApprovalRevoked),
+            (State::Revoked, _) => return TokenState::Denied(Reason::ApprovalRevoked),
             // Not by its time, but since the store went back.
-            (State::Expired, _) if approval.expires_at() > moment.now => return Presented::Denied(Reason::ApprovalUnverifiable),
-            (State::Expired, _) => return Presented::None,
+            (State::Expired, _) if approval.expires_at() > moment.now => return TokenState::Denied(Reason::ApprovalUnverifiable),
+            (State::Expired, _) => return TokenState::None,
             (State::Approved | State::Cancelled | State::Denied | State::Pending, _) => {
-                return Presented::Denied(Reason::ApprovalUnverifiable);
+                return TokenState::Denied(Reason::ApprovalUnverifiable);
             }
         }
         self.in_scope(moment, chain, call, approval)
     }
 
     /// Whether the approval is of this call, and its approvers may still approve it.
-    fn in_scope(&self, moment: &Moment, chain: &Chain, call: &Call, approval: Approval) -> Presented {
+    fn in_scope(&self, moment: &Moment, chain: &Chain, call: &Call, approval: Approval) -> TokenState {
         let Some(template) = moment.snapshot.bundle.approvals.templates.get(&approval.binding.template) else {
-            return Presented::Denied(Reason::ApprovalRevoked);
+            return TokenState::Denied(Reason::ApprovalRevoked);
         };
         let bound = &approval.binding.call;
         let at_most: Vec<String> = bound.at_most.keys().cloned().collect();
         let now = binding::bound_call(&self.options.environment, chain, call, &at_most);
         if !bound.covers(&now) {
-            return Presented::Denied(Reason::ApprovalOutOfScope);
+            return TokenState::Denied(Reason::ApprovalOutOfScope);
         }
         if bound.case_version != now.case_version {
-            return Presented::Denied(Reason::CaseChanged);
+            return TokenState::Denied(Reason::CaseChanged);
         }
         // The tool service reports the case and the person behind the supervisor with each call. Under the same version and subject
         // both must be what the reviewer was shown.
         if bound.case_attributes != now.case_attributes || approval.binding.supervisor_person != chain.token.supervisor_person {
-            return Presented::Denied(Reason::ApprovalOutOfScope);
+            return TokenState::Denied(Reason::ApprovalOutOfScope);
         }
         let eligible = self.eligible(moment, &approval);
         if eligible < approval.binding.quorum {
-            return Presented::Denied(Reason::ApprovalRevoked);
+            return TokenState::Denied(Reason::ApprovalRevoked);
         }
         // It was approved under a bundle that asked for less than the one in force.
         if eligible < moment.snapshot.bundle.approvals.quorum(&approval.binding) || !bound.stays_within(&now, &template.at_most) {
-            return Presented::Denied(Reason::ApprovalOutOfScope);
+            return TokenState::Denied(Reason::ApprovalOutOfScope);
         }
         if approval.approved_at.plus(template.usable()) <= moment.now {
-            return Presented::None;
+            return TokenState::None;
         }
-        Presented::Usable(Box::new(approval))
+        TokenState::Usable(Box::new(approval))
     }
 
     /// How many of those who approved may still approve: who was dismissed since then approves nothing.
@@ -146,13 +146,13 @@ impl Pdp {
         moment: &Moment,
         CallInChain { caller, chain, call }: CallInChain<'_>,
         hypothetical: bool,
-    ) -> Presented {
+    ) -> TokenState {
         match (&call.tokens.approval, &call.tokens.release) {
             (Some(token), None) if !hypothetical => self.present(moment, caller, chain, call, token).await,
             (None, Some(token)) if !hypothetical => self.present_release(moment, CallInChain { caller, chain, call }, token).await,
             // Both: refused when the request was read.
-            (Some(_), Some(_)) => Presented::Denied(Reason::ApprovalUnverifiable),
-            (None | Some(_), None) | (None, Some(_)) => Presented::None,
+            (Some(_), Some(_)) => TokenState::Denied(Reason::ApprovalUnverifiable),
+            (None | Some(_), None) | (None, Some(_)) => TokenState::None,
         }
     }
 
@@ -162,27 +162,27 @@ impl Pdp {
         moment: &Moment,
         CallInChain { caller, chain, call }: CallInChain<'_>,
         token: &str,
-    ) -> Presented {
+    ) -> TokenState {
         let environment = &self.options.environment;
         let keys = self.keys.load();
         let opened = match open_release(&keys.binding, environment, &caller.tool_service, token) {
             Ok(opened) => opened,
-            Err(TokenFault::Audience) => return Presented::Denied(Reason::ApprovalOutOfScope),
-            Err(_) => return Presented::Denied(Reason::ApprovalUnverifiable),
+            Err(TokenFault::Audience) => return TokenState::Denied(Reason::ApprovalOutOfScope),
+            Err(_) => return TokenState::Denied(Reason::ApprovalUnverifiable),
         };
         let claims = opened.claims().clone();
         let Ok(receipt) = self.store.receipt(&receipt_key(caller, call, &claims.jti)).await else {
-            return Presented::Denied(Reason::StateUnavailable);
+            return TokenState::Denied(Reason::StateUnavailable);
         };
         if let Some(receipt) = receipt {
             return match receipt.call_digest == call_digest(environment, chain, call) {
-                true => Presented::Repeated(receipt),
-                false => Presented::Denied(Reason::ApprovalOutOfScope),
+                true => TokenState::Repeated(receipt),
+                false => TokenState::Denied(Reason::ApprovalOutOfScope),
             };
         }
         let released = &claims.release;
         if released.generation != self.store.seen().generation {
-            return Presented::Denied(Reason::ApprovalUnverifiable);
+            return TokenState::Denied(Reason::ApprovalUnverifiable);
         }
         // What is not sent as a reply has no channel of its own.
         let now = self.released(moment, chain, call).map(|now| match now.channel.is_empty() {
@@ -192,24 +192,24 @@ impl Pdp {
         match now {
             Some(now) if now == Release { case_version: now.case_version.clone(), ..released.clone() } => {
                 if now.case_version != released.case_version {
-                    return Presented::Denied(Reason::CaseChanged);
+                    return TokenState::Denied(Reason::CaseChanged);
                 }
             }
-            Some(_) | None => return Presented::Denied(Reason::ApprovalOutOfScope),
+            Some(_) | None => return TokenState::Denied(Reason::ApprovalOutOfScope),
         }
         match opened.at(moment.now, LEEWAY_OWN, RELEASE) {
-            Ok(claims) => Presented::Released(Box::new(claims)),
-            Err(TokenFault::Expired) => Presented::Denied(Reason::ApprovalExpired),
-            Err(_) => Presented::Denied(Reason::ApprovalUnverifiable),
+            Ok(claims) => TokenState::Released(Box::new(claims)),
+            Err(TokenFault::Expired) => TokenState::Denied(Reason::ApprovalExpired),
+            Err(_) => TokenState::Denied(Reason::ApprovalUnverifiable),
         }
     }
 
     /// The digest of the draft that a call sends, and the evaluation that let it go, if a release was presented. A digest that is none is
     /// an argument like any other, and stands in no record.
-    pub(super) fn draft_of(&self, moment: &Moment, chain: &Chain, call: &Call, presented: &Presented) -> Option<(String, String)> {
+    pub(super) fn draft_of(&self, moment: &Moment, chain: &Chain, call: &Call, presented: &TokenState) -> Option<(String, String)> {
         let release = match presented {
-            Presented::Released(claims) => claims.jti.clone(),
-            Presented::Denied(_) | Presented::None | Presented::Repeated(_) | Presented::Usable(_) => String::new(),
+            TokenState::Released(claims) => claims.jti.clone(),
+            TokenState::Denied(_) | TokenState::None | TokenState::Repeated(_) | TokenState::Usable(_) => String::new(),
         };
         let digest = self.released(moment, chain, call)?.draft_digest;
         is_draft_digest(&digest).then_some((digest, release))

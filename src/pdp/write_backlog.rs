@@ -10,7 +10,7 @@ use smol_str::SmolStr;
 use crate::clock::Seldom;
 use crate::model::time::Timestamp;
 use crate::pdp::snapshot::UNREACHED;
-use crate::windows::{Change, Key, Note, Tenant, Touch, Visit, WindowsDown};
+use crate::risk_store::{Batch, Change, Key, Observation, RiskStoreError, Tenant, Update};
 
 /// How much may wait to be said to a server that does not answer: changes of memories and breadths, those of the same thing counted once.
 const UNSENT_MAX: usize = 100_000;
@@ -26,7 +26,7 @@ const FAILED_MICROS: i64 = 10_000_000;
 
 /// What this replica knows of its windows.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
+pub(super) struct WriteBacklog {
     /// Until when a tenant's windows count as the worst, since they were lost.
     worst_until: DashMap<Tenant, Timestamp>,
     /// Until when the windows count as the worst for a tool service that filled its part of a tenant's table.
@@ -66,43 +66,43 @@ pub(super) struct BacklogKey {
 #[derive(Clone, Debug, Default)]
 struct BacklogEntry {
     at: Timestamp,
-    notes: HashMap<(Key, SmolStr), Change>,
-    touches: HashMap<(Key, Option<u64>), Touch>,
+    updates: HashMap<(Key, SmolStr), Change>,
+    observations: HashMap<(Key, Option<u64>), Observation>,
 }
 
 impl BacklogEntry {
     /// Adds what could not be said at this time. It counts for as long as it would have, or a little longer.
-    fn add(&mut self, at: Timestamp, visit: Visit) {
+    fn add(&mut self, at: Timestamp, batch: Batch) {
         let (first, last) = (self.at.min(at), self.at.max(at));
         let later = |change: Change, by: Timestamp| match change {
             Change::For(length) => Change::For(length.saturating_sub(last.micros() - by.micros())),
             add => add,
         };
         if self.at < last {
-            self.notes.values_mut().for_each(|change| *change = later(*change, first));
+            self.updates.values_mut().for_each(|change| *change = later(*change, first));
         }
         self.at = last;
-        for note in visit.notes {
-            let new = later(note.change, at);
-            self.notes.entry((note.key, note.name)).and_modify(|known| *known = both(*known, new)).or_insert(new);
+        for update in batch.updates {
+            let new = later(update.change, at);
+            self.updates.entry((update.key, update.name)).and_modify(|known| *known = both(*known, new)).or_insert(new);
         }
-        for touch in visit.touches {
-            self.touches.insert((touch.key, touch.item), touch);
+        for observation in batch.observations {
+            self.observations.insert((observation.key, observation.item), observation);
         }
     }
 
     /// Takes some of it out.
-    fn take(&mut self, by: Option<Key>) -> Visit {
-        let notes: Vec<_> = self.notes.keys().take(SAID_AT_ONCE).cloned().collect();
-        let touches: Vec<_> = self.touches.keys().take(SAID_AT_ONCE - notes.len()).copied().collect();
-        let note = |(key, name): (Key, SmolStr)| self.notes.remove(&(key, name.clone())).map(|change| Note { key, name, change });
-        let notes = notes.into_iter().filter_map(note).collect();
-        let touches = touches.into_iter().filter_map(|named| self.touches.remove(&named)).collect();
-        Visit { notes, touches, by, ..Visit::default() }
+    fn take(&mut self, by: Option<Key>) -> Batch {
+        let updates: Vec<_> = self.updates.keys().take(SAID_AT_ONCE).cloned().collect();
+        let observations: Vec<_> = self.observations.keys().take(SAID_AT_ONCE - updates.len()).copied().collect();
+        let update = |(key, name): (Key, SmolStr)| self.updates.remove(&(key, name.clone())).map(|change| Update { key, name, change });
+        let updates = updates.into_iter().filter_map(update).collect();
+        let observations = observations.into_iter().filter_map(|named| self.observations.remove(&named)).collect();
+        Batch { updates, observations, by, ..Batch::default() }
     }
 
     fn len(&self) -> usize {
-        self.notes.len() + self.touches.len()
+        self.updates.len() + self.observations.len()
     }
 }
 
@@ -119,7 +119,7 @@ fn both(one: Change, other: Change) -> Change {
     }
 }
 
-impl Memory {
+impl WriteBacklog {
     /// A tenant's windows count as the worst at least until then.
     pub(super) fn worst_until(&self, tenant: Tenant, until: Timestamp) {
         self.worst_until.entry(tenant).and_modify(|known| *known = until.max(*known)).or_insert(until);
@@ -167,7 +167,7 @@ impl Memory {
     }
 
     /// Why what a tenant's windows know is not all, for this tool service.
-    pub(super) fn lacks(&self, tenant: Tenant, by: Option<Key>) -> Result<(), WindowsDown> {
+    pub(super) fn lacks(&self, tenant: Tenant, by: Option<Key>) -> Result<(), RiskStoreError> {
         if self.waiting.load(Ordering::Acquire) == 0 {
             return Ok(());
         }
@@ -175,23 +175,23 @@ impl Memory {
         let own = || unsent.keys().filter(|whose| whose.tenant == tenant);
         match () {
             () if own().any(|whose| whose.of_all) => {
-                Err(WindowsDown::Unreachable("what it could not be told before waits to be said".into()))
+                Err(RiskStoreError::Unreachable("what it could not be told before waits to be said".into()))
             }
-            () if own().any(|whose| whose.by == by) => Err(WindowsDown::Full),
+            () if own().any(|whose| whose.by == by) => Err(RiskStoreError::Full),
             () => Ok(()),
         }
     }
 
     /// Some of what could not be said, and of when.
-    pub(super) fn next_unsent(&self, whose: BacklogKey) -> Option<(Timestamp, Visit)> {
+    pub(super) fn next_unsent(&self, whose: BacklogKey) -> Option<(Timestamp, Batch)> {
         self.unsent().get_mut(&whose).map(|unsent| (unsent.at, unsent.take(whose.by)))
     }
 
     /// Puts back what could not be said again, or notes that it was; whether nothing waits any more.
-    pub(super) fn settle_unsent(&self, whose: BacklogKey, again: Option<(Timestamp, Visit)>) -> bool {
+    pub(super) fn settle_unsent(&self, whose: BacklogKey, again: Option<(Timestamp, Batch)>) -> bool {
         let mut unsent = self.unsent();
         match again {
-            Some((at, visit)) => unsent.entry(whose).or_default().add(at, visit),
+            Some((at, batch)) => unsent.entry(whose).or_default().add(at, batch),
             None if unsent.get(&whose).is_some_and(|rest| rest.len() == 0) => drop(unsent.remove(&whose)),
             None => {}
         }
@@ -207,14 +207,14 @@ impl Memory {
     ///
     /// # Errors
     /// The batch, when the backlog is full.
-    pub(super) fn keep(&self, key: BacklogKey, at: Timestamp, visit: Visit) -> Result<(), Visit> {
+    pub(super) fn keep(&self, key: BacklogKey, at: Timestamp, batch: Batch) -> Result<(), Batch> {
         let mut unsent = self.unsent();
         let all: usize = unsent.values().map(BacklogEntry::len).sum();
         let own = unsent.get(&key).map_or(0, BacklogEntry::len);
         if all >= UNSENT_MAX || !key.of_all && own >= UNSENT_OF_PART_MAX {
-            return Err(visit);
+            return Err(batch);
         }
-        unsent.entry(key).or_default().add(at, visit);
+        unsent.entry(key).or_default().add(at, batch);
         self.waiting.store(unsent.len(), Ordering::Release);
         Ok(())
     }
@@ -252,15 +252,15 @@ mod tests {
         ];
         for history in histories {
             for before in [0, 15, 35, 90] {
-                let apart = history.iter().fold(before, |until, (at, change)| crate::windows::change(until, *at, *change));
+                let apart = history.iter().fold(before, |until, (at, change)| crate::risk_store::change(until, *at, *change));
                 let mut unsent = BacklogEntry::default();
                 for (at, change) in &history {
-                    let notes = vec![Note { key, name: "denials".into(), change: *change }];
-                    unsent.add(Timestamp::from_micros(*at), Visit { notes, ..Visit::default() });
+                    let updates = vec![Update { key, name: "denials".into(), change: *change }];
+                    unsent.add(Timestamp::from_micros(*at), Batch { updates, ..Batch::default() });
                 }
                 assert_eq!(unsent.len(), 1);
-                let (at, visit) = (unsent.at.micros(), unsent.take(None));
-                let kept = visit.notes.iter().fold(before, |until, note| crate::windows::change(until, at, note.change));
+                let (at, batch) = (unsent.at.micros(), unsent.take(None));
+                let kept = batch.updates.iter().fold(before, |until, update| crate::risk_store::change(until, at, update.change));
                 let last = history.iter().map(|(at, _)| *at).max().expect("some");
                 assert!(kept >= apart || apart <= last, "{history:?} from {before}: {kept} < {apart}");
                 assert_eq!(unsent.len(), 0);

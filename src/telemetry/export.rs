@@ -78,7 +78,7 @@ impl Telemetry {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
 
-    /// Exports the queued spans within the timeout. It blocks, so call it from a blocking thread.
+    /// Exports the queued spans within the timeout. This function blocks, so call it from a blocking thread.
     pub fn shut_down(&self, timeout: Duration) {
         if let Some(Err(error)) = self.traces.as_ref().map(|traces| traces.shutdown_with_timeout(timeout)) {
             tracing::warn!(name: "telemetry.shutdown_failed", error = %error, "not every span was exported");

@@ -1,5 +1,5 @@
-//! The last step before export. It removes attributes that are not listed, and counts the spans of failed
-//! exports, because the SDK counts those as processed.
+//! The last step before export. The guard removes attributes that are not listed, and counts the spans of
+//! failed exports, because the SDK counts those as processed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Metric instruments. All label values come from closed sets.
+//! Instruments of all metrics. All label values come from closed sets.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Spans of RPCs, decisions and reloads. They are made with the OpenTelemetry API directly, so no log filter
-//! can drop one.
+//! Spans of RPCs, decisions and reloads. The OpenTelemetry API makes them directly, so no log filter can drop
+//! one.
 
 use http::HeaderMap;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
@@ -29,7 +29,7 @@ impl Trace {
         Self(Context::current())
     }
 
-    /// Returns the W3C trace id in hex, or an empty string if there is none.
+    /// Returns the W3C trace id in hex; the string is empty outside of a trace.
     pub fn id(&self) -> String {
         let span = self.0.span();
         let context = span.span_context();

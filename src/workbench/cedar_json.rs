@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::bundle::Bundle;
 use crate::model::call::{Correlation, EntityReference, PlainCall};
-use crate::pdp::conformance::judge_plain;
+use crate::pdp::conformance::evaluate_plain;
 use crate::pdp::snapshot::OnError;
 use crate::policy::Validation;
 use crate::workbench::tables::{Failure, Report};
@@ -77,10 +77,10 @@ fn differences(bundle: &Bundle, validation: Validation, case: &Case) -> Result<(
         context: text(&case.request.context),
         entities: case.entities.as_ref().map(text).unwrap_or_default(),
     };
-    let judged = judge_plain(bundle, &call, validation, OnError::Skip).map_err(|refusal| refusal.to_string())?;
-    let link = judged.verdict.links.first().ok_or("no link was decided")?;
+    let evaluation = evaluate_plain(bundle, &call, validation, OnError::Skip).map_err(|refusal| refusal.to_string())?;
+    let link = evaluation.verdict.links.first().ok_or("no link was decided")?;
     let mut found = vec![];
-    let allowed = judged.outcome.denied.is_none();
+    let allowed = evaluation.outcome.denied.is_none();
     let decision = if allowed { "allow" } else { "deny" };
     if case.decision.to_lowercase() != decision {
         found.push(format!("decision: expected {}, found {decision}", case.decision));

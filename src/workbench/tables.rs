@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::bundle::folder::Folder;
 use crate::bundle::manifest::yaml_fault;
 use crate::bundle::{Bundle, LoadError, Reading};
-use crate::content::drafts::{Draft, Judged as Found};
+use crate::content::drafts::{Draft, DraftReport};
 use crate::content::values::{ValueKey, Values};
 use crate::json::{self, Value};
 use crate::model::call::{Call, Correlation, Model, Tokens};
@@ -22,10 +22,10 @@ use crate::model::finding::Private;
 use crate::model::refusal::Refusal;
 use crate::model::roles::Roles;
 use crate::model::time::Timestamp;
-use crate::model::vouched::REMEMBERED;
-use crate::pdp::evaluation::{Judged, judge, judge_by_policy_alone};
+use crate::model::trusted_context::REMEMBERED;
+use crate::pdp::evaluation::{Evaluation, evaluate, evaluate_policies_only};
 use crate::pdp::prepare_context::free_texts;
-use crate::pdp::scoring::{calm, vouch_for_texts};
+use crate::pdp::scoring::{calm, trust_texts};
 use crate::pdp::snapshot::Snapshot;
 use crate::pdp::{draft, evaluate_output};
 use crate::policy::source::Source;
@@ -98,13 +98,13 @@ pub fn run(folder: &Folder, reading: Reading) -> Result<Report, LoadError> {
             let runner = Runner { snapshot: &snapshot, bundle, roles, fixtures: &fixtures, file };
             for decided in runner.case(case) {
                 report.decisions += 1;
-                let allowed = decided.judged.as_ref().is_ok_and(|judged| judged.outcome.denied.is_none());
+                let allowed = decided.evaluation.as_ref().is_ok_and(|evaluation| evaluation.outcome.denied.is_none());
                 *(if allowed { &mut report.allowed } else { &mut report.denied }) += 1;
                 report.decided.insert((decided.action.clone(), decided.step.clone()));
-                if let Ok(judged) = &decided.judged {
-                    reached.extend(judged.verdict.determining().into_iter().map(str::to_owned));
+                if let Ok(evaluation) = &decided.evaluation {
+                    reached.extend(evaluation.verdict.determining().into_iter().map(str::to_owned));
                 }
-                let mut differences = differences(&case.expect, &decided.judged);
+                let mut differences = differences(&case.expect, &decided.evaluation);
                 differences.extend(decided.draft.iter().flat_map(|draft| in_draft(&case.expect, draft)));
                 differences.extend(decided.context.iter().flat_map(|context| context::differences(&case.expect, context)));
                 if !differences.is_empty() {
@@ -169,17 +169,17 @@ struct Decided {
     name: String,
     action: String,
     step: String,
-    judged: Result<Judged, Refusal>,
+    evaluation: Result<Evaluation, Refusal>,
     /// Findings in a draft, and its disposition.
-    draft: Option<(Found, Disposition)>,
+    draft: Option<(DraftReport, Disposition)>,
     /// Context that the model would see.
     context: Option<Context>,
 }
 
 /// Result of one call.
 struct Made {
-    judged: Judged,
-    draft: Option<(Found, Disposition)>,
+    evaluation: Evaluation,
+    draft: Option<(DraftReport, Disposition)>,
     context: Option<Context>,
 }
 
@@ -190,12 +190,12 @@ impl Runner<'_> {
             return self.direct(case);
         }
         if case.case.0.is_empty() {
-            let judged = Err(Refusal::invalid("case", "is missing"));
+            let evaluation = Err(Refusal::invalid("case", "is missing"));
             return vec![Decided {
                 name: case.name.clone(),
                 action: String::new(),
                 step: String::new(),
-                judged,
+                evaluation,
                 draft: None,
                 context: None,
             }];
@@ -254,18 +254,24 @@ impl Runner<'_> {
                         "{} [{} {} {} {} {action} {resource} {of}]",
                         case.name, chain.tool_service, chain.agent, chain.supervisor, chain.step
                     );
-                    let (judged, draft, context) = match self.judge(case, chain, (action, resource, of), &defaults) {
-                        Ok(Made { judged, draft, context }) => (Ok(judged), draft, context),
+                    let (evaluation, draft, context) = match self.evaluate(case, chain, (action, resource, of), &defaults) {
+                        Ok(Made { evaluation, draft, context }) => (Ok(evaluation), draft, context),
                         Err(refusal) => (Err(refusal), None, None),
                     };
-                    decided.push(Decided { name, action: action.clone(), step: chain.step.clone(), judged, draft, context });
+                    decided.push(Decided { name, action: action.clone(), step: chain.step.clone(), evaluation, draft, context });
                 }
             }
         }
         decided
     }
 
-    fn judge(&self, case: &Case, chain: &Chain, (action, resource, of): (&str, &str, &str), defaults: &Defaults) -> Result<Made, Refusal> {
+    fn evaluate(
+        &self,
+        case: &Case,
+        chain: &Chain,
+        (action, resource, of): (&str, &str, &str),
+        defaults: &Defaults,
+    ) -> Result<Made, Refusal> {
         let mut target = self.fixture(resource, "resource")?;
         if target.kind == self.roles.case {
             // A resource that is a case takes its attributes from the call's case.
@@ -288,7 +294,7 @@ impl Runner<'_> {
         };
         let now = case.now.as_ref().unwrap_or(&self.file.now);
         let now = Timestamp::parse(now).ok_or_else(|| Refusal::invalid("now", "is not an RFC 3339 time"))?;
-        let mut vouched = calm(&self.bundle.policies.shapes);
+        let mut trusted = calm(&self.bundle.policies.shapes);
         for name in self.file.context.iter().chain(&case.context) {
             let context = self.fixtures.contexts.get(name).ok_or_else(|| Refusal::Invalid {
                 field: "context".to_owned(),
@@ -300,7 +306,7 @@ impl Runner<'_> {
                 if !REMEMBERED.contains(&member.as_str()) {
                     return Err(Refusal::invalid(format!("context.{member}"), "is nothing that the PDP vouches for"));
                 }
-                vouched.set(member, value.clone());
+                trusted.set(member, value.clone());
             }
         }
         let asked = self.to_prepare(case, &call)?;
@@ -308,24 +314,24 @@ impl Runner<'_> {
             Some(asked) => free_texts(self.bundle, &asked.record, &asked.articles)?,
             None => vec![],
         };
-        let kinds = vouch_for_texts(self.bundle, &call, &more, &mut vouched);
+        let kinds = trust_texts(self.bundle, &call, &more, &mut trusted);
         let found = case.draft.as_ref().map(|text| self.found(case, text, &call));
         if let Some(found) = &found {
             let (sources, confidence) = (case.sources.len(), case.confidence.unwrap_or(CONFIDENCE));
             draft::draft_members(found, sources, !case.unprepared, confidence)
                 .into_iter()
-                .for_each(|(name, value)| vouched.set(name, value));
+                .for_each(|(name, value)| trusted.set(name, value));
         }
-        let judge = if case.policy_alone { judge_by_policy_alone } else { judge };
-        let judged = judge(self.bundle, self.roles, chain, &call, &vouched, now)?;
-        let draft = found.map(|found| (found, evaluate_output::verdict(&self.bundle.policies, &judged, !case.unprepared)));
+        let evaluate = if case.policy_alone { evaluate_policies_only } else { evaluate };
+        let evaluation = evaluate(self.bundle, self.roles, chain, &call, &trusted, now)?;
+        let draft = found.map(|found| (found, evaluate_output::verdict(&self.bundle.policies, &evaluation, !case.unprepared)));
         let context = match asked {
-            Some(asked) if judged.outcome.denied.is_none() => {
-                Some(Context { prepared: self.context(chain, &call, vouched, asked, now)?, kinds })
+            Some(asked) if evaluation.outcome.denied.is_none() => {
+                Some(Context { prepared: self.context(chain, &call, trusted, asked, now)?, kinds })
             }
             Some(_) | None => None,
         };
-        Ok(Made { judged, draft, context })
+        Ok(Made { evaluation, draft, context })
     }
 
     fn fixture(&self, name: &str, field: &'static str) -> Result<Written, Refusal> {
@@ -338,7 +344,7 @@ impl Runner<'_> {
     }
 
     /// Checks a draft against the sources that the case lists and the facts of the call's case.
-    fn found(&self, case: &Case, text: &str, call: &Call) -> Found {
+    fn found(&self, case: &Case, text: &str, call: &Call) -> DraftReport {
         let mut values = Values::new(ValueKey::new([0; 16]));
         case.redacted.iter().for_each(|value| values.add(value, Private::Record));
         let facts = draft::case_facts(&call.case);

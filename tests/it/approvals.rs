@@ -673,8 +673,7 @@ async fn a_verification_s_success_makes_a_check_and_nothing_else_does() {
             assert_eq!(desk.ask(&on("case-3")).await.decision(), v1::Decision::Allow);
         }
         assert_eq!(desk.ask(&on("case-4")).await.reason(), v1::Reason::RateLimited);
-        // Once the address has changed, the previous one must be notified, and for a day neither money nor
-        // the address may move again.
+        // After the change the old address is notified, and for a day neither money nor address may move.
         let changed = desk.ask(&change).await;
         assert_eq!((changed.decision(), changed.obligations.len()), (v1::Decision::Allow, 1), "{changed:?}");
         assert_eq!(
@@ -824,8 +823,7 @@ async fn a_revoked_session_stops_what_was_issued_before() {
     });
 }
 
-/// Without its store the server denies the calls that need it, and evaluates the others until its kill
-/// switches are too old.
+/// Without its store the server denies calls that need it, and all calls once its kill switches are too old.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_store_what_needs_it_is_denied_and_soon_everything() {
     let mut postgres = Postgres::start();
@@ -983,8 +981,7 @@ async fn a_supervisor_lists_shows_approves_denies_and_revokes_on_the_command_lin
     watch.wait().unwrap();
 }
 
-/// The state may contain customers' calls, so a database on another machine is used only over TLS, and only
-/// if its certificate can be verified.
+/// The state may contain customers' calls, so a remote database needs TLS with a verified certificate.
 #[tokio::test(flavor = "multi_thread")]
 async fn postgresql_is_reached_by_tls_and_only_if_it_proves_itself() {
     use crate::harness::pki::{Authority, server, write};
@@ -1138,8 +1135,7 @@ async fn an_approval_token_that_is_not_ours_is_unverifiable() {
     });
 }
 
-/// The name of a change to a call, the change, and the reason of the denial; `None` if the approval still
-/// covers the call.
+/// The name of a change, the change, and the reason of the denial; `None` if the approval still holds.
 type Variation = (&'static str, fn(&mut v1::AuthorizeRequest), Option<v1::Reason>);
 
 /// Lists every member of a call and the effect of its change on an approval. A member that the protocol gains

@@ -239,13 +239,13 @@ async fn strangers_can_not_fill_the_disk() {
     let strangers = || lines(&app.data).iter().filter(|line| line["type"] == "refusals").count();
     *disk.free.lock().unwrap() = Some((19, 100));
     for _ in 0..1000 {
-        app.pdp.count_stranger("192.0.2.1".into(), "unauthenticated");
+        app.pdp.count_unauthenticated("192.0.2.1".into(), "unauthenticated");
     }
     app.pdp.tick().await;
     assert_eq!(strangers(), 0);
     assert!(app.pdp.telemetry().metrics_text().contains("countersign_audit_suppressed_total{otel_scope_name=\"countersign\"} 1000"));
     *disk.free.lock().unwrap() = Some((21, 100));
-    app.pdp.count_stranger("192.0.2.1".into(), "unauthenticated");
+    app.pdp.count_unauthenticated("192.0.2.1".into(), "unauthenticated");
     app.pdp.tick().await;
     assert_eq!(strangers(), 1);
     // A known caller's call is still evaluated and recorded.

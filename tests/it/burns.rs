@@ -1,5 +1,4 @@
-//! An approval is consumed once: by a thousand concurrent calls on two servers, and through kills, restored
-//! backups and failovers.
+//! An approval is consumed once: under concurrency, and through kills, restored backups and failovers.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -9,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign::api::v1;
-use countersign::approvals::store::{
-    Burn, Burnable, Burned, Location, Moved, NewApproval, NewReview, Options, ReceiptKey, Requested, Store,
-};
+use countersign::approvals::store::Store;
+use countersign::approvals::store::location::{Location, Options};
+use countersign::approvals::store::transitions::{Consumed, Consumption, Moved, NewApproval, NewReview, ReceiptKey, Requested, SingleUse};
 use countersign::audit::disk::{Disk, Segment, SystemDisk};
 use countersign::model::approval::{Approval, Binding, BoundCall, Justification, Review, State, Subject};
 use countersign::model::time::Timestamp;
@@ -413,7 +412,7 @@ async fn the_store_is_where_it_is_said_to_be_whatever_the_folder_is_called() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Burn(usize, usize, u8),
+    Consumption(usize, usize, u8),
     End(usize),
     Request(usize),
     Review(usize, u8, bool),
@@ -425,7 +424,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => index.clone().prop_map(Step::Request),
         4 => (index.clone(), 0..3_u8, prop::bool::weighted(0.8)).prop_map(|(index, person, approves)| Step::Review(index, person, approves)),
-        4 => (index.clone(), 0..3_usize, 0..2_u8).prop_map(|(index, operation, digest)| Step::Burn(index, operation, digest)),
+        4 => (index.clone(), 0..3_usize, 0..2_u8).prop_map(|(index, operation, digest)| Step::Consumption(index, operation, digest)),
         1 => index.prop_map(Step::End),
         2 => (1..40_i64).prop_map(Step::Wait),
     ]
@@ -559,15 +558,15 @@ async fn walk(store: &Store, steps: &[Step]) -> Result<(), TestCaseError> {
                     None => prop_assert_eq!(moved, Moved::Late(model.at(now).unwrap())),
                 }
             }
-            Step::Burn(index, operation, digest) => {
+            Step::Consumption(index, operation, digest) => {
                 let key = ReceiptKey {
                     tenant: "acme".into(),
                     caller: "t".into(),
                     approval: format!("apr_{index}"),
                     operation: format!("op{operation}"),
                 };
-                let burn = Burn {
-                    what: Burnable::Approval,
+                let burn = Consumption {
+                    what: SingleUse::Approval,
                     generation: String::new(),
                     id: format!("apr_{index}"),
                     key,
@@ -580,24 +579,24 @@ async fn walk(store: &Store, steps: &[Step]) -> Result<(), TestCaseError> {
                     evaluation_id: String::new(),
                     at: Timestamp::from_seconds(now),
                 };
-                let burned = store.burn(burn).await.unwrap();
+                let burned = store.consume(burn).await.unwrap();
                 let Some(model) = models.get_mut(index) else {
-                    prop_assert_eq!(burned, Burned::Lost);
+                    prop_assert_eq!(burned, Consumed::Lost);
                     continue;
                 };
                 match (model.receipts.get(operation), model.at(now)) {
                     (Some(first), _) => {
                         let expected = (format!("call{first}"), format!("answer {operation}"));
                         prop_assert!(
-                            matches!(&burned, Burned::Repeated(receipt) if (receipt.call_digest.clone(), receipt.answer.clone()) == expected)
+                            matches!(&burned, Consumed::Repeated(receipt) if (receipt.call_digest.clone(), receipt.answer.clone()) == expected)
                         );
                     }
                     (None, Some(State::Approved)) => {
-                        prop_assert!(matches!(burned, Burned::Now(_)), "{:?}", burned);
+                        prop_assert!(matches!(burned, Consumed::Now(_)), "{:?}", burned);
                         model.state = Some(State::Consumed);
                         model.receipts.insert(*operation, *digest);
                     }
-                    (None, _) => prop_assert_eq!(burned, Burned::Lost),
+                    (None, _) => prop_assert_eq!(burned, Consumed::Lost),
                 }
             }
         }

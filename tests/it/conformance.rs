@@ -103,13 +103,13 @@ fn message(case: &Value) -> v1::AuthorizeRequest {
 async fn cedar_s_own_answers_over_grpc() {
     let mut cases = 0;
     for bundle in bundles() {
-        let judge = Judge::of(&bundle);
+        let evaluate = Judge::of(&bundle);
         let app = App::start_with(|config, _| plain(config, &bundle)).await;
         let (mut decisions, mut admin) = (app.decisions().await, app.operations().await);
         let table: Vec<Value> = serde_json::from_str(&std::fs::read_to_string(bundle.join("tests/cases.json")).unwrap()).unwrap();
         for case in table {
             let name = format!("{} {}", bundle.display(), case["name"]);
-            let (allowed, reason, errors) = judge.decide(&case);
+            let (allowed, reason, errors) = evaluate.decide(&case);
             let response = decisions.authorize(message(&case)).await.unwrap().into_inner();
             assert_eq!(response.decision() == v1::Decision::Allow, allowed, "{name}");
             assert_eq!(

@@ -137,7 +137,7 @@ async fn the_audit_lines() {
     client.authorize(v1::AuthorizeRequest { delegation: asserted("support-bot", "rep-1", "intake"), ..refund_request() }).await.unwrap();
     client.authorize(v1::AuthorizeRequest { action: "order.steal".into(), ..order_check() }).await.unwrap();
     client.authorize(v1::AuthorizeRequest { case: None, ..order_check() }).await.unwrap_err();
-    app.pdp.count_stranger("192.0.2.1".into(), "unauthenticated");
+    app.pdp.count_unauthenticated("192.0.2.1".into(), "unauthenticated");
     app.pdp.tick().await;
     let data = app.data.clone();
     let _folder = app.stop().await;

@@ -105,8 +105,7 @@ proptest! {
     }
 }
 
-/// Threat 18: Cedar's `like` supports only wildcards, and its cost is at most text length times pattern
-/// length.
+/// Threat 18: Cedar's `like` has only wildcards, and costs at most text length times pattern length.
 #[test]
 fn a_pattern_of_many_wildcards_ends_on_the_longest_text() {
     let pattern = "a*".repeat(30);

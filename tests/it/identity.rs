@@ -9,7 +9,7 @@ use countersign::api::v1::approval_service_client::ApprovalServiceClient;
 use countersign::api::v1::decision_service_client::DecisionServiceClient;
 use countersign::caller::TrustDomain;
 use countersign::config::Config;
-use countersign::config::identity::{Identity, JwtSvid, UnixPeer};
+use countersign::config::{Identity, JwtSvid, UnixPeer};
 use countersign::delegation::Asserting;
 use countersign::delegation::issuers::Issuer;
 use countersign::jose::Algorithm;
@@ -804,8 +804,7 @@ async fn strangers_keep_no_token_out() {
     it.app.stop().await;
 }
 
-/// A server that is to stop first stops being ready, and still answers for a while, so that a load balancer
-/// notices before the port closes.
+/// A stopping server is not ready but still answers for a while, so that load balancers notice in time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_to_stop_is_not_ready_before_its_port_closes() {
     let it = Secure::start(|config, _| config.limits.drain_seconds = 3).await;

@@ -8,8 +8,8 @@ use countersign::model::call::{Call, Case, Correlation, EntityReference, Model, 
 use countersign::model::chain::{Chain, Credential};
 use countersign::model::halt::Severity;
 use countersign::model::time::Timestamp;
-use countersign::model::vouched::Vouched;
-use countersign::pdp::evaluation::{Judged, judge, judge_by_policy_alone};
+use countersign::model::trusted_context::TrustedContext;
+use countersign::pdp::evaluation::{Evaluation, evaluate, evaluate_policies_only};
 use countersign::pdp::scoring::calm;
 use countersign::risk::Known;
 use proptest::prelude::*;
@@ -41,7 +41,7 @@ fn object(text: &str) -> Object {
 struct Asked {
     chain: Chain,
     call: Call,
-    vouched: Vouched,
+    trusted: TrustedContext,
 }
 
 fn asked() -> impl Strategy<Value = Asked> {
@@ -63,9 +63,9 @@ fn asked() -> impl Strategy<Value = Asked> {
                 asserted: true,
                 ..Chain::default()
             };
-            let mut vouched = calm(&bundle().policies.shapes);
-            vouched.set("screening", Value::Object(object(r#"{"tainted":false,"unscreened":false}"#)));
-            let mut set = |text: String| object(&text).into_iter().for_each(|(name, value)| vouched.set(&name, value));
+            let mut trusted = calm(&bundle().policies.shapes);
+            trusted.set("screening", Value::Object(object(r#"{"tainted":false,"unscreened":false}"#)));
+            let mut set = |text: String| object(&text).into_iter().for_each(|(name, value)| trusted.set(&name, value));
             set(format!(r#"{{"risk":{{"tier":"{tier}"}}}}"#));
             if checked {
                 set(r#"{"checks":{"identity_verification":{"expires":"2026-03-02T09:30:00Z"},"fraud_review":{"expires":"2026-03-02T09:30:00Z"}}}"#.into());
@@ -92,7 +92,7 @@ fn asked() -> impl Strategy<Value = Asked> {
                 tenant: case_tenant.into(),
                 attributes: object(&case),
             });
-            Asked { chain, call, vouched }
+            Asked { chain, call, trusted }
         },
     )
 }
@@ -143,8 +143,8 @@ fn now() -> Timestamp {
     Timestamp::parse("2026-03-02T09:00:00Z").unwrap()
 }
 
-fn judged(asked: &Asked) -> Judged {
-    judge(bundle(), bundle().roles.as_ref().unwrap(), &asked.chain, &asked.call, &asked.vouched, now()).unwrap()
+fn judged(asked: &Asked) -> Evaluation {
+    evaluate(bundle(), bundle().roles.as_ref().unwrap(), &asked.chain, &asked.call, &asked.trusted, now()).unwrap()
 }
 
 fn allowed(asked: &Asked) -> bool {
@@ -209,7 +209,7 @@ proptest! {
         let together = own(&asked.chain.agent) == tenant && own(&asked.chain.supervisor) == tenant && serves && sent.is_none_or(|sent| sent == tenant);
         if !together {
             prop_assert!(!allowed(&asked));
-            let alone = judge_by_policy_alone(bundle(), bundle().roles.as_ref().unwrap(), &asked.chain, &asked.call, &asked.vouched, now()).unwrap();
+            let alone = evaluate_policies_only(bundle(), bundle().roles.as_ref().unwrap(), &asked.chain, &asked.call, &asked.trusted, now()).unwrap();
             prop_assert!(alone.outcome.denied.is_some(), "the policies alone let tenants meet");
         }
     }
@@ -217,15 +217,15 @@ proptest! {
     #[test]
     fn more_risk_never_permits_more(asked in asked(), tier in select(&["medium", "high", "critical"][..])) {
         let order = ["low", "medium", "high", "critical"];
-        let rank = |vouched: &Vouched| {
-            let tier = vouched.get("risk").unwrap().as_object().unwrap()["tier"].as_str().unwrap().to_owned();
+        let rank = |trusted: &TrustedContext| {
+            let tier = trusted.get("risk").unwrap().as_object().unwrap()["tier"].as_str().unwrap().to_owned();
             order.iter().position(|known| *known == tier).unwrap()
         };
         let mut riskier = asked.clone();
-        riskier.vouched.set("risk", object(&format!(r#"{{"tier":"{tier}"}}"#)).into_iter().collect());
-        riskier.vouched.set("findings", countersign::json::Value::Array(vec!["injection".into()]));
-        riskier.vouched.set("rates", countersign::json::Value::Array(["refunds_per_case", "writes_per_case", "calls_per_agent"].map(Into::into).into()));
-        if rank(&riskier.vouched) >= rank(&asked.vouched) {
+        riskier.trusted.set("risk", object(&format!(r#"{{"tier":"{tier}"}}"#)).into_iter().collect());
+        riskier.trusted.set("findings", countersign::json::Value::Array(vec!["injection".into()]));
+        riskier.trusted.set("rates", countersign::json::Value::Array(["refunds_per_case", "writes_per_case", "calls_per_agent"].map(Into::into).into()));
+        if rank(&riskier.trusted) >= rank(&asked.trusted) {
             prop_assert!(allowed(&asked) || !allowed(&riskier));
         }
     }
@@ -238,15 +238,15 @@ proptest! {
     ) {
         let mut worse = asked.clone();
         if lost {
-            worse.vouched.remove("screening");
+            worse.trusted.remove("screening");
         } else {
             let screening = format!(r#"{{"tainted":{tainted},"unscreened":{unscreened}}}"#);
-            worse.vouched.set("screening", Value::Object(object(&screening)));
+            worse.trusted.set("screening", Value::Object(object(&screening)));
         }
         let names = &bundle().rules.rates;
         let full = names.names().enumerate().filter(|(index, _)| windows >> index & 1 == 1).map(|(_, name)| Value::from(name.as_str()));
-        let before = asked.vouched.get("rates").and_then(|rates| match rates { Value::Array(rates) => Some(rates.clone()), _ => None });
-        worse.vouched.set("rates", Value::Array(full.chain(before.unwrap_or_default()).collect()));
+        let before = asked.trusted.get("rates").and_then(|rates| match rates { Value::Array(rates) => Some(rates.clone()), _ => None });
+        worse.trusted.set("rates", Value::Array(full.chain(before.unwrap_or_default()).collect()));
         prop_assert!(allowed(&asked) || !allowed(&worse));
     }
 

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use countersign::approvals::store::{Location, NewApproval, NewSignal, Options, Requested, SignalRefused, Store};
+use countersign::approvals::store::Store;
+use countersign::approvals::store::location::{Location, Options};
+use countersign::approvals::store::signals::{NewSignal, SignalRefused};
+use countersign::approvals::store::transitions::{NewApproval, Requested};
 use countersign::model::halt::{Halt, HaltKind, Severity, SignalKind, SubjectKind};
 use countersign::model::time::Timestamp;
 use serde_json::json;

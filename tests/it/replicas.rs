@@ -339,8 +339,7 @@ async fn a_kill_switch_of_a_sender_whose_clock_is_ahead_begins_at_once() {
     app.stop().await;
 }
 
-/// One replica's bundle asks for two reviewers, or for an exact amount, so approvals that were granted under
-/// the other bundle are not enough there.
+/// One replica's bundle needs two reviewers or an exact amount, so approvals of the other are not enough.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_approved_is_judged_by_the_bundle_in_force_where_it_is_used() {
     let postgres = Postgres::start();
@@ -535,8 +534,7 @@ async fn a_pause_of_redis_costs_no_hour() {
     app.stop().await;
 }
 
-/// A replica that freezes in a transaction holds the row that every writer needs. Its session must end before
-/// the others give up.
+/// The session of a frozen replica, which holds every writer's row, must end before the others give up.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_replica_holds_no_kill_switch_up() {
     let (postgres, folder) = (Postgres::start(), temp());
@@ -683,8 +681,7 @@ async fn what_stands_is_not_reported_anew_by_a_failover() {
     app.stop().await;
 }
 
-/// There are more approvals than one transaction ends, and the signal expires before all of them are ended.
-/// Even so none of them can be used.
+/// Approvals can't be used, even if one transaction can't end them all before the signal expires.
 #[tokio::test(flavor = "multi_thread")]
 async fn approvals_of_the_stopped_are_void_before_they_are_all_ended() {
     let postgres = Postgres::start();

@@ -246,8 +246,7 @@ async fn a_log_that_cannot_be_read_back_counts_as_the_worst_for_a_while() {
     app.stop().await;
 }
 
-/// One denial on each of 200 cases in twenty hours stays below every limit of a case. A normal agent makes as
-/// many calls on its own cases.
+/// One denial on each of 200 cases in twenty hours stays below each case's limits. A busy agent stays free.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_attacker_loses_write_rights_and_a_busy_agent_does_not() {
     let hands = Hands::now();
@@ -313,7 +312,7 @@ async fn trying_foreign_and_missing_things_is_probing_as_well() {
     app.stop().await;
 }
 
-/// The in-process risk store is rebuilt from the audit log, so a restart forgets nothing that counts.
+/// The in-process risk store is rebuilt from the audit log, so a restart loses nothing that counts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_turns_no_denial_into_an_allow() {
     let (folder, hands) = (temp(), Hands::now());
@@ -438,8 +437,7 @@ fn verification() -> v1::AuthorizeRequest {
     }
 }
 
-/// Reading texts is the most expensive step, so a call that is denied anyway has its text unread, and the
-/// case gets no finding from it.
+/// Reading texts is the most expensive step, so a call that is denied anyway leaves its text unread.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_text_of_a_call_that_is_refused_anyway_is_not_read() {
     let hands = Hands::now();
@@ -621,14 +619,14 @@ async fn a_full_table_is_the_worst_until_there_is_room_again() {
     assert_eq!(ask(&mut client, poisoned).await, ALLOWED);
     // The windows that this call needs are created before the table is full.
     assert_eq!(ask(&mut client, order_check()).await, ALLOWED);
-    // An article belongs to no customer, so reading one takes up no window of a case.
+    // An article belongs to no customer, so reading one uses no window of a case.
     let article = v1::Resource {
         r#ref: Some(v1::EntityReference { r#type: "Article".into(), id: "a-1".into() }),
         attributes_json: r#"{"product":"phone","region":"eu","policy_set":"standard"}"#.into(),
         ..Default::default()
     };
     let read = v1::AuthorizeRequest { action: "knowledge.read".into(), resource: Some(article), ..order_check() };
-    // Windows of many cases fill the table; nothing else of these calls is stored.
+    // The windows of many cases fill the table; nothing else of these calls is stored.
     let mut answer = denied(v1::Reason::ScreeningRequired);
     for number in 0..900 {
         let supervisor = ["rep-1", "rep-2", "lead-1", "lead-2", "junior-lead"][number % 5];

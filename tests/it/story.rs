@@ -1,5 +1,4 @@
-//! An end-to-end test over real mTLS: two servers on one PostgreSQL, the reference tool services in Python
-//! and Rust, and the humans around them.
+//! End-to-end over mTLS: two servers on one PostgreSQL, tool services in Python and Rust, and humans.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};

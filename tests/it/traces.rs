@@ -1,5 +1,4 @@
-//! Traces at a real OTLP receiver: their tree, names and attributes, values that must never leave the server,
-//! and a collector that is down or hangs.
+//! Traces at a real OTLP receiver: tree, names, attributes, forbidden values, and failing collectors.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

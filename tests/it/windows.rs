@@ -10,9 +10,9 @@ use countersign::api::v1::decision_service_client::DecisionServiceClient;
 use countersign::api::v1::signal_service_client::SignalServiceClient;
 use countersign::config::Config;
 use countersign::model::time::Timestamp;
-use countersign::windows::process::InProcess;
-use countersign::windows::redis::Server;
-use countersign::windows::{Change, Key, Note, Options, Take, Tenant, Touch, Visit, Visited, Windows, WindowsDown};
+use countersign::risk_store::address::Server;
+use countersign::risk_store::process::InProcess;
+use countersign::risk_store::{Acquire, Batch, BatchResult, Change, Key, Observation, Options, RiskStore, RiskStoreError, Tenant, Update};
 use rustix::process::Signal;
 
 use crate::harness::postgres::Postgres;
@@ -46,25 +46,25 @@ struct Model {
 }
 
 impl Model {
-    fn visit(&mut self, now: i64, visit: &Visit) -> Visited {
-        for key in &visit.forgets {
+    fn batch(&mut self, now: i64, batch: &Batch) -> BatchResult {
+        for key in &batch.deletes {
             self.taken.remove(key);
             self.things.remove(key);
             self.times.retain(|(held, _), _| held != key);
         }
-        let mut visited = Visited::default();
-        for key in &visit.reads {
+        let mut result = BatchResult::default();
+        for key in &batch.reads {
             let counts = self.times.iter().filter(|((held, _), until)| held == key && **until > now);
             let mut counts: Vec<_> = counts.map(|((_, name), until)| (name.as_str().into(), *until)).collect();
             counts.sort();
-            visited.memories.push(counts);
+            result.memories.push(counts);
         }
-        // A leaky bucket is measured in time. If one bucket has no room for the call, none takes it.
-        let filled = |taken: &HashMap<Key, i64>, take: &Take| (taken.get(&take.key).copied().unwrap_or(now) - now).max(0);
-        visited.waits = visit.takes.iter().map(|take| (filled(&self.taken, take) + take.every - take.room).max(0)).collect();
-        let held_back = visited.waits.iter().any(|wait| *wait > 0);
+        // A leaky bucket is measured in time. If one bucket has no room for the call, no bucket counts it.
+        let filled = |taken: &HashMap<Key, i64>, take: &Acquire| (taken.get(&take.key).copied().unwrap_or(now) - now).max(0);
+        result.waits = batch.acquires.iter().map(|take| (filled(&self.taken, take) + take.every - take.room).max(0)).collect();
+        let held_back = result.waits.iter().any(|wait| *wait > 0);
         if !held_back {
-            for (take, wait) in visit.takes.iter().zip(&mut visited.waits) {
+            for (take, wait) in batch.acquires.iter().zip(&mut result.waits) {
                 let filled = filled(&self.taken, take);
                 *wait = (filled + take.every - take.room).max(0);
                 if *wait == 0 {
@@ -72,7 +72,7 @@ impl Model {
                 }
             }
         }
-        for touch in &visit.touches {
+        for touch in &batch.observations {
             let things = self.things.entry(touch.key).or_default();
             let recent = |things: &[(u64, i64)]| -> HashSet<u64> {
                 things.iter().filter(|(_, at)| *at > now - touch.within).map(|(item, _)| *item).collect()
@@ -82,9 +82,9 @@ impl Model {
             let over = !held_back && touch.item.as_ref().is_some_and(is_more);
             // A call over its rate leaves nothing behind.
             things.extend(touch.item.filter(|_| !held_back && !over).map(|item| (item, now)));
-            visited.counts.push(recent(things).len() as u64 + u64::from(over));
+            result.counts.push(recent(things).len() as u64 + u64::from(over));
         }
-        for note in visit.notes.iter().filter(|_| !held_back) {
+        for note in batch.updates.iter().filter(|_| !held_back) {
             let until = self.times.entry((note.key, note.name.to_string())).or_insert(now);
             let left = (*until - now).max(0);
             *until = match note.change {
@@ -93,43 +93,43 @@ impl Model {
                 Change::For(length) => now + left.max(length),
             };
         }
-        visited
+        result
     }
 }
 
-/// Generates a random visit to a few keys.
-fn visit(numbers: &mut Numbers, history: u64) -> Visit {
+/// Generates a random batch for a few keys.
+fn batch(numbers: &mut Numbers, history: u64) -> Batch {
     let key = |kind: &str, number: u64| Key::of(&[kind, &history.to_string(), &number.to_string()]);
-    let mut visit = Visit::default();
+    let mut batch = Batch::default();
     for _ in 0..numbers.below(3) {
         let every = 1 + numbers.signed(50);
-        visit.takes.push(Take { key: key("bucket", numbers.below(2)), every: 7, room: 7 * (1 + every % 3) });
+        batch.acquires.push(Acquire { key: key("bucket", numbers.below(2)), every: 7, room: 7 * (1 + every % 3) });
     }
     for _ in 0..numbers.below(3) {
         let item = (numbers.below(4) > 0).then(|| Key::of(&[&numbers.below(9).to_string()]).short());
         let most = (numbers.below(2) == 0).then(|| 1 + numbers.below(6));
-        visit.touches.push(Touch { key: key("breadth", numbers.below(2)), item, within: 60, most });
+        batch.observations.push(Observation { key: key("breadth", numbers.below(2)), item, within: 60, most });
     }
     for _ in 0..numbers.below(3) {
         let (step, reach) = (1 + numbers.signed(40), 60);
         let change = if numbers.below(2) == 0 { Change::Add { step, reach } } else { Change::For(step) };
-        visit.notes.push(Note { key: key("memory", numbers.below(2)), name: ["a", "b"][numbers.below(2) as usize].into(), change });
+        batch.updates.push(Update { key: key("memory", numbers.below(2)), name: ["a", "b"][numbers.below(2) as usize].into(), change });
     }
-    visit.reads.extend((0..numbers.below(3)).map(|number| key("memory", number)));
+    batch.reads.extend((0..numbers.below(3)).map(|number| key("memory", number)));
     if numbers.below(20) == 0 {
-        visit.forgets.push(key(["bucket", "breadth", "memory"][numbers.below(3) as usize], 0));
+        batch.deletes.push(key(["bucket", "breadth", "memory"][numbers.below(3) as usize], 0));
     }
-    visit
+    batch
 }
 
-fn sorted(mut visited: Visited) -> Visited {
-    visited.memories.iter_mut().for_each(|memory| memory.sort());
-    visited
+fn sorted(mut result: BatchResult) -> BatchResult {
+    result.memories.iter_mut().for_each(|memory| memory.sort());
+    result
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_process_it_agrees_with_a_plain_model_on_a_hundred_thousand_histories() {
-    let windows = Windows::open(options(None)).unwrap();
+    let windows = RiskStore::open(options(None)).unwrap();
     let tenant = Tenant::of("test", "acme");
     for history in 0..100_000 {
         agree(&windows, tenant, history).await;
@@ -142,9 +142,9 @@ async fn in_process_it_agrees_with_a_plain_model_on_a_hundred_thousand_histories
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_agrees_with_the_same_model() {
     let redis = Redis::start();
-    let windows = Arc::new(Windows::open(options(Some(redis.url()))).unwrap());
+    let windows = Arc::new(RiskStore::open(options(Some(redis.url()))).unwrap());
     let tenant = Tenant::of("test", "acme");
-    let Windows::Redis(server) = windows.as_ref() else { panic!("a server was asked for") };
+    let RiskStore::Redis(server) = windows.as_ref() else { panic!("a server was asked for") };
     server.adopt(tenant, "generation", None).await.unwrap();
     server.use_from_now_on(tenant, "generation");
     // Each step of a history is a round trip, so fewer of them run.
@@ -163,14 +163,14 @@ async fn a_server_agrees_with_the_same_model() {
     }
 }
 
-async fn agree(windows: &Windows, tenant: Tenant, history: u64) {
+async fn agree(windows: &RiskStore, tenant: Tenant, history: u64) {
     let mut numbers = Numbers(history);
     let (mut model, mut now) = (Model::default(), 1_000_000);
     for step in 0..5 + numbers.below(10) {
         now += numbers.signed(30);
-        let visit = visit(&mut numbers, history);
-        let found = windows.visit(tenant, Timestamp::from_micros(now), &visit).await.unwrap();
-        assert_eq!(sorted(found), sorted(model.visit(now, &visit)), "history {history}, step {step}: {visit:?}");
+        let batch = batch(&mut numbers, history);
+        let found = windows.batch(tenant, Timestamp::from_micros(now), &batch).await.unwrap();
+        assert_eq!(sorted(found), sorted(model.batch(now, &batch)), "history {history}, step {step}: {batch:?}");
     }
 }
 
@@ -188,44 +188,45 @@ fn options(url: Option<String>) -> Options {
 #[tokio::test(flavor = "multi_thread")]
 async fn both_engines_count_many_things_alike() {
     let redis = Redis::start();
-    let (server, process) = (Windows::open(options(Some(redis.url()))).unwrap(), Windows::open(options(None)).unwrap());
+    let (server, process) = (RiskStore::open(options(Some(redis.url()))).unwrap(), RiskStore::open(options(None)).unwrap());
     let tenant = Tenant::of("test", "acme");
-    let Windows::Redis(adopting) = &server else { panic!("a server was asked for") };
+    let RiskStore::Redis(adopting) = &server else { panic!("a server was asked for") };
     adopting.adopt(tenant, "generation", None).await.unwrap();
     adopting.use_from_now_on(tenant, "generation");
     for number in 0..3000_u32 {
         let item = Some(Key::of(&[&number.to_string()]).short());
-        let visit = Visit { touches: vec![Touch { key: Key::of(&["many"]), item, within: 1000, most: None }], ..Visit::default() };
+        let batch =
+            Batch { observations: vec![Observation { key: Key::of(&["many"]), item, within: 1000, most: None }], ..Batch::default() };
         let now = Timestamp::from_micros(1_000_000 + i64::from(number) / 10);
-        assert_eq!(server.visit(tenant, now, &visit).await.unwrap(), process.visit(tenant, now, &visit).await.unwrap(), "{number}");
+        assert_eq!(server.batch(tenant, now, &batch).await.unwrap(), process.batch(tenant, now, &batch).await.unwrap(), "{number}");
     }
 }
 
 /// A full table does not drop entries for new ones, and does not affect another tenant.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_table_keeps_what_counts_and_says_that_it_is_full() {
-    let windows = Windows::open(Options { entries_per_tenant: 1000, ..options(None) }).unwrap();
+    let windows = RiskStore::open(Options { entries_per_tenant: 1000, ..options(None) }).unwrap();
     let (one, other) = (Tenant::of("test", "one"), Tenant::of("test", "other"));
     let now = Timestamp::from_seconds(1000);
-    let note = |number: u32| Visit {
-        notes: vec![Note { key: Key::of(&[&number.to_string()]), name: "injection".into(), change: Change::For(60_000_000) }],
-        ..Visit::default()
+    let note = |number: u32| Batch {
+        updates: vec![Update { key: Key::of(&[&number.to_string()]), name: "injection".into(), change: Change::For(60_000_000) }],
+        ..Batch::default()
     };
     // A quarter of the table is reserved for rates.
     for number in 0..750 {
-        windows.visit(one, now, &note(number)).await.unwrap();
+        windows.batch(one, now, &note(number)).await.unwrap();
     }
     for number in 750..3000 {
-        assert_eq!(windows.visit(one, now, &note(number)).await, Err(WindowsDown::Full));
+        assert_eq!(windows.batch(one, now, &note(number)).await, Err(RiskStoreError::Full));
     }
-    assert!(windows.visit(other, now, &note(5000)).await.is_ok());
+    assert!(windows.batch(other, now, &note(5000)).await.is_ok());
     for number in 0..750 {
-        let read = Visit { reads: vec![Key::of(&[&number.to_string()])], ..Visit::default() };
-        assert_eq!(windows.visit(one, now, &read).await.unwrap().memories[0].len(), 1, "{number}");
+        let read = Batch { reads: vec![Key::of(&[&number.to_string()])], ..Batch::default() };
+        assert_eq!(windows.batch(one, now, &read).await.unwrap().memories[0].len(), 1, "{number}");
     }
     assert_eq!(windows.entries(), 751);
     // Expired entries make room again.
-    assert!(windows.visit(one, now.plus(Duration::from_secs(61)), &note(5001)).await.is_ok());
+    assert!(windows.batch(one, now.plus(Duration::from_secs(61)), &note(5001)).await.is_ok());
     assert!(windows.entries() <= 2);
 }
 
@@ -449,7 +450,7 @@ async fn a_server_that_may_evict_keys_is_not_used() {
     app.stop().await;
 }
 
-/// The primary dies, and its replica takes over with all of the data or with less.
+/// The primary dies, and its replica is promoted with all of the data or with less.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_under_sentinels_is_followed_and_what_it_loses_is_noticed() {
     for behind in [false, true] {
@@ -472,7 +473,7 @@ async fn a_failover_under_sentinels_is_followed_and_what_it_loses_is_noticed() {
         until(|| format!("{:?}", sentinel.run(&["SENTINEL", "REPLICAS", "main"])).contains(&replica.port.to_string())).await;
         assert!(format!("{:?}", primary.run(&["WAIT", "1", "5000"])).contains('1'));
         if behind {
-            // From here on the replica receives nothing, while the primary takes writes.
+            // From here on the replica receives nothing, while the primary is still written to.
             replica.signal(Signal::STOP);
             primary.run(&["CLIENT", "KILL", "TYPE", "replica"]);
             for _ in 0..3 {
@@ -700,33 +701,33 @@ async fn three_processes_share_a_rate_and_a_kill_switch() {
     }
 }
 
-/// Returns a visit of this tool service that creates an entry for each of the numbers.
-fn filled(by: &str, names: std::ops::Range<u32>) -> Visit {
-    let note = |number: u32| Note { key: Key::of(&[by, &number.to_string()]), name: "a".into(), change: Change::For(1_000_000) };
-    Visit { notes: names.map(note).collect(), by: Some(Key::of(&[by])), ..Visit::default() }
+/// Returns a batch of this tool service that creates an entry for each of the numbers.
+fn filled(by: &str, names: std::ops::Range<u32>) -> Batch {
+    let note = |number: u32| Update { key: Key::of(&[by, &number.to_string()]), name: "a".into(), change: Change::For(1_000_000) };
+    Batch { updates: names.map(note).collect(), by: Some(Key::of(&[by])), ..Batch::default() }
 }
 
-/// One tool service may fill half of a tenant's table, and rates have room that nothing else takes.
+/// One tool service may fill half of a tenant's table, and rates have room that nothing else can use.
 #[test]
 fn one_tool_service_fills_half_of_a_table_and_rates_have_room() {
     let windows = InProcess::new(1000, "seed");
     let (tenant, now) = (Tenant::of("test", "acme"), Timestamp::from_micros(1));
-    // A visit is stored whole or not at all.
-    assert_eq!(windows.visit(tenant, now, &filled("one", 0..501)).unwrap_err(), WindowsDown::Full);
+    // A batch is stored whole or not at all.
+    assert_eq!(windows.batch(tenant, now, &filled("one", 0..501)).unwrap_err(), RiskStoreError::Full);
     assert_eq!(windows.entries(), 0);
-    windows.visit(tenant, now, &filled("one", 0..500)).unwrap();
-    assert_eq!(windows.visit(tenant, now, &filled("one", 500..501)).unwrap_err(), WindowsDown::Full);
+    windows.batch(tenant, now, &filled("one", 0..500)).unwrap();
+    assert_eq!(windows.batch(tenant, now, &filled("one", 500..501)).unwrap_err(), RiskStoreError::Full);
     // Its entries can still be changed, and others have their own share, up to the reserve for rates.
-    assert!(windows.visit(tenant, now, &filled("one", 0..500)).is_ok());
-    assert!(windows.visit(tenant, now, &filled("two", 0..250)).is_ok());
-    assert_eq!(windows.visit(tenant, now, &filled("two", 250..260)).unwrap_err(), WindowsDown::Full);
-    let take = |number: u32| Take { key: Key::of(&["rate", &number.to_string()]), every: 1, room: 10 };
-    let rates = Visit { takes: (0..250).map(take).collect(), by: Some(Key::of(&["two"])), ..Visit::default() };
-    assert_eq!(windows.visit(tenant, now, &rates).unwrap().waits, vec![0; 250]);
+    assert!(windows.batch(tenant, now, &filled("one", 0..500)).is_ok());
+    assert!(windows.batch(tenant, now, &filled("two", 0..250)).is_ok());
+    assert_eq!(windows.batch(tenant, now, &filled("two", 250..260)).unwrap_err(), RiskStoreError::Full);
+    let take = |number: u32| Acquire { key: Key::of(&["rate", &number.to_string()]), every: 1, room: 10 };
+    let rates = Batch { acquires: (0..250).map(take).collect(), by: Some(Key::of(&["two"])), ..Batch::default() };
+    assert_eq!(windows.batch(tenant, now, &rates).unwrap().waits, vec![0; 250]);
     // Expired entries free their room.
     windows.purge(Timestamp::from_micros(10_000_000));
     assert_eq!(windows.entries(), 0);
-    assert!(windows.visit(tenant, Timestamp::from_micros(10_000_000), &filled("one", 0..500)).is_ok());
+    assert!(windows.batch(tenant, Timestamp::from_micros(10_000_000), &filled("one", 0..500)).is_ok());
 }
 
 /// Additions to an entry count for the tool service that created the entry, so that no count drifts.
@@ -734,20 +735,20 @@ fn one_tool_service_fills_half_of_a_table_and_rates_have_room() {
 fn what_is_added_to_an_entry_is_counted_for_who_began_it() {
     let windows = InProcess::new(1000, "seed");
     let tenant = Tenant::of("test", "acme");
-    let visit = |by: &str, names: std::ops::Range<u32>, micros: i64| {
-        let note = |name| Note { key: Key::of(&["case"]), name: format!("{name}").into(), change: Change::For(1_000) };
-        let visit = Visit { notes: names.map(note).collect(), by: Some(Key::of(&[by])), ..Visit::default() };
-        windows.visit(tenant, Timestamp::from_micros(micros), &visit).unwrap();
+    let batch = |by: &str, names: std::ops::Range<u32>, micros: i64| {
+        let note = |name| Update { key: Key::of(&["case"]), name: format!("{name}").into(), change: Change::For(1_000) };
+        let batch = Batch { updates: names.map(note).collect(), by: Some(Key::of(&[by])), ..Batch::default() };
+        windows.batch(tenant, Timestamp::from_micros(micros), &batch).unwrap();
     };
     for round in 0..100 {
         let micros = round * 10_000;
-        visit("one", 0..1, micros);
-        visit("two", 1..100, micros);
+        batch("one", 0..1, micros);
+        batch("two", 1..100, micros);
         windows.purge(Timestamp::from_micros(micros + 5_000));
     }
     assert_eq!(windows.entries(), 0);
     for by in ["one", "two"] {
-        assert!(windows.visit(tenant, Timestamp::from_micros(10_000_000), &filled(by, 0..370)).is_ok(), "{by}");
+        assert!(windows.batch(tenant, Timestamp::from_micros(10_000_000), &filled(by, 0..370)).is_ok(), "{by}");
     }
 }
 
@@ -755,38 +756,38 @@ fn what_is_added_to_an_entry_is_counted_for_who_began_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_versions_of_one_case_are_entries_and_bounded() {
     let redis = Redis::start();
-    let server = Windows::open(options(Some(redis.url()))).unwrap();
-    let Windows::Redis(adopting) = &server else { panic!("a server was asked for") };
+    let server = RiskStore::open(options(Some(redis.url()))).unwrap();
+    let RiskStore::Redis(adopting) = &server else { panic!("a server was asked for") };
     let tenant = Tenant::of("test", "acme");
     adopting.adopt(tenant, "generation", None).await.unwrap();
     adopting.use_from_now_on(tenant, "generation");
-    let process = Windows::open(Options { entries_per_tenant: 1500, ..options(None) }).unwrap();
-    let visit = |key: &str, numbers: std::ops::Range<u32>| {
-        let note = |number| Note { key: Key::of(&[key]), name: format!("s:{number}").into(), change: Change::For(1_000_000) };
-        Visit { notes: numbers.map(note).collect(), ..Visit::default() }
+    let process = RiskStore::open(Options { entries_per_tenant: 1500, ..options(None) }).unwrap();
+    let batch = |key: &str, numbers: std::ops::Range<u32>| {
+        let note = |number| Update { key: Key::of(&[key]), name: format!("s:{number}").into(), change: Change::For(1_000_000) };
+        Batch { updates: numbers.map(note).collect(), ..Batch::default() }
     };
     let now = Timestamp::from_micros(1);
     for windows in [&process, &server] {
         let times = async || {
-            let read = Visit { reads: vec![Key::of(&["case"])], ..Visit::default() };
-            let visited = windows.visit(tenant, now, &read).await.unwrap();
-            (visited.memories[0].len(), visited.is_overfull())
+            let read = Batch { reads: vec![Key::of(&["case"])], ..Batch::default() };
+            let result = windows.batch(tenant, now, &read).await.unwrap();
+            (result.memories[0].len(), result.is_overfull())
         };
-        windows.visit(tenant, now, &visit("case", 0..1023)).await.unwrap();
+        windows.batch(tenant, now, &batch("case", 0..1023)).await.unwrap();
         assert_eq!(times().await, (1023, false));
         // From now on the entry is marked as overfull, and does not grow.
-        windows.visit(tenant, now, &visit("case", 1000..3000)).await.unwrap();
+        windows.batch(tenant, now, &batch("case", 1000..3000)).await.unwrap();
         assert_eq!(times().await, (1024, true));
-        windows.visit(tenant, now, &visit("another", 0..101)).await.unwrap();
+        windows.batch(tenant, now, &batch("another", 0..101)).await.unwrap();
     }
-    assert_eq!(process.visit(tenant, now, &visit("a third", 0..1)).await.unwrap_err(), WindowsDown::Full);
+    assert_eq!(process.batch(tenant, now, &batch("a third", 0..1)).await.unwrap_err(), RiskStoreError::Full);
     // Expired names make room.
     let later = Timestamp::from_micros(1_000_002);
     for windows in [&process, &server] {
-        windows.visit(tenant, later, &visit("case", 2000..3000)).await.unwrap();
-        let read = Visit { reads: vec![Key::of(&["case"])], ..Visit::default() };
-        assert!(!windows.visit(tenant, later, &read).await.unwrap().is_overfull());
-        windows.visit(tenant, later, &visit("a third", 0..1)).await.unwrap();
+        windows.batch(tenant, later, &batch("case", 2000..3000)).await.unwrap();
+        let read = Batch { reads: vec![Key::of(&["case"])], ..Batch::default() };
+        assert!(!windows.batch(tenant, later, &read).await.unwrap().is_overfull());
+        windows.batch(tenant, later, &batch("a third", 0..1)).await.unwrap();
     }
 }
 
@@ -794,25 +795,25 @@ async fn the_versions_of_one_case_are_entries_and_bounded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_is_held_back_leaves_nothing_behind() {
     let redis = Redis::start();
-    let server = Windows::open(options(Some(redis.url()))).unwrap();
-    let Windows::Redis(adopting) = &server else { panic!("a server was asked for") };
+    let server = RiskStore::open(options(Some(redis.url()))).unwrap();
+    let RiskStore::Redis(adopting) = &server else { panic!("a server was asked for") };
     adopting.adopt(Tenant::of("test", "acme"), "generation", None).await.unwrap();
     adopting.use_from_now_on(Tenant::of("test", "acme"), "generation");
-    for windows in [Windows::open(options(None)).unwrap(), server] {
+    for windows in [RiskStore::open(options(None)).unwrap(), server] {
         let (tenant, now) = (Tenant::of("test", "acme"), Timestamp::from_micros(1_000_000));
         let key = |name: &str| Key::of(&["held-back", name]);
-        let visit = |item: u64| Visit {
-            takes: vec![Take { key: key("bucket"), every: 1_000, room: 1_000 }],
-            touches: vec![Touch { key: key("breadth"), item: Some(item), within: 60_000_000, most: None }],
-            notes: vec![Note { key: key(&format!("memory-{item}")), name: "a".into(), change: Change::For(60_000_000) }],
-            ..Visit::default()
+        let batch = |item: u64| Batch {
+            acquires: vec![Acquire { key: key("bucket"), every: 1_000, room: 1_000 }],
+            observations: vec![Observation { key: key("breadth"), item: Some(item), within: 60_000_000, most: None }],
+            updates: vec![Update { key: key(&format!("memory-{item}")), name: "a".into(), change: Change::For(60_000_000) }],
+            ..Batch::default()
         };
-        let first = windows.visit(tenant, now, &visit(1)).await.unwrap();
-        let second = windows.visit(tenant, now, &visit(2)).await.unwrap();
+        let first = windows.batch(tenant, now, &batch(1)).await.unwrap();
+        let second = windows.batch(tenant, now, &batch(2)).await.unwrap();
         assert_eq!((first.waits[0], first.counts[0]), (0, 1));
         assert!(second.waits[0] > 0 && second.counts[0] == 1, "{second:?}");
-        let read = Visit { reads: vec![key("memory-1"), key("memory-2")], ..Visit::default() };
-        let memories = windows.visit(tenant, now, &read).await.unwrap().memories;
+        let read = Batch { reads: vec![key("memory-1"), key("memory-2")], ..Batch::default() };
+        let memories = windows.batch(tenant, now, &read).await.unwrap().memories;
         assert_eq!(memories.iter().map(Vec::len).collect::<Vec<_>>(), [1, 0]);
     }
 }

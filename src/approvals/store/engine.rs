@@ -14,7 +14,8 @@ use sqlx::any::AnyPoolOptions;
 use sqlx::{AnyPool, AssertSqlSafe, Connection as _, Executor as _};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::approvals::store::{Location, Options, StoreError};
+use crate::approvals::store::error::StoreError;
+use crate::approvals::store::location::{Location, Options};
 
 /// The most operations of one group.
 const GROUP_MAX: usize = 64;
@@ -225,7 +226,7 @@ impl Engine {
         let late = |_| StoreError::Unreachable("no answer in time".to_owned());
         match self {
             Self::Postgres { .. } => {
-                // Runs to its end even if the caller goes away: a burn that is half answered must be a whole one. Not for ever: a server
+                // Runs to its end even if the caller goes away: a consume that is half answered must be a whole one. Not for ever: a server
                 // that is gone without a word would keep the pool's connections.
                 let pool = self.readers(lane).clone();
                 let running = tokio::spawn(tokio::time::timeout(timeout * 4, async move {

@@ -2,7 +2,9 @@
 
 use sqlx::Row as _;
 
-use crate::approvals::store::{Location, Store, StoreError};
+use crate::approvals::store::Store;
+use crate::approvals::store::error::StoreError;
+use crate::approvals::store::location::Location;
 use crate::model::head::Head;
 
 impl Store {

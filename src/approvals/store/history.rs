@@ -4,23 +4,16 @@
 //!
 //! `settling.rs` says what follows from a head that is not found.
 
+use crate::approvals::store::transitions::Revision;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
-use crate::approvals::store::engine::{Dialect, Operation};
-use crate::approvals::store::{Seen, Store, StoreError};
-
-/// A write of the store: its number, and the head that only this history has at that number.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Revision {
-    /// Number. That of a signal is negative: it takes no part in the count, so that nothing can hold it up.
-    pub number: i64,
-    /// Head; empty where none is known.
-    pub head: String,
-}
+use crate::approvals::store::engine::Dialect;
+use crate::approvals::store::error::StoreError;
+use crate::approvals::store::location::Seen;
 
 /// Who writes, and what it knows of the store.
 #[derive(Clone, Debug)]
@@ -31,10 +24,10 @@ pub(super) struct Writer {
     pub replica: String,
     /// The start of its process.
     pub boot: String,
-    heads: Arc<AtomicU64>,
+    pub(super) heads: Arc<AtomicU64>,
     pub dialect: Dialect,
     /// The last revision of this transaction.
-    last: Arc<Mutex<Option<Revision>>>,
+    pub(super) last: Arc<Mutex<Option<Revision>>>,
 }
 
 impl Writer {
@@ -76,50 +69,6 @@ pub(super) struct Found {
     pub went_back_at: i64,
     /// Whether the head that this replica knows is there.
     pub known: bool,
-}
-
-impl Store {
-    pub(super) fn writer(&self) -> Writer {
-        Writer {
-            seen: self.seen(),
-            replica: self.options.replica.clone(),
-            boot: self.options.boot.clone(),
-            heads: Arc::clone(&self.heads),
-            dialect: self.engine.dialect().clone(),
-            last: Arc::default(),
-        }
-    }
-
-    /// Runs an operation that counts revisions, in a transaction.
-    pub(super) async fn advance<T: Send + 'static>(
-        &self,
-        operation: impl for<'c> FnOnce(&'c mut AnyConnection, Writer) -> Operation<'c, T> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let writer = self.writer();
-        let (last, generation) = (Arc::clone(&writer.last), writer.seen.generation.clone());
-        let written = self.write(move |connection| {
-            Box::pin(async move {
-                let counted = Arc::clone(&writer.last);
-                let (keep, value) = operation(connection, writer).await?;
-                if !keep {
-                    *counted.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                }
-                Ok((keep, value))
-            })
-        });
-        let value = written.await?;
-        if let Some(revision) = last.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            self.saw(&generation, &revision);
-        }
-        Ok(value)
-    }
-
-    pub(super) fn saw(&self, generation: &str, revision: &Revision) {
-        self.seen.rcu(|seen| match seen.generation == generation && revision.number > seen.revision {
-            true => Seen { generation: seen.generation.clone(), revision: revision.number, head: revision.head.clone() },
-            false => seen.as_ref().clone(),
-        });
-    }
 }
 
 /// Counts the revision up. Holds every other writer back until the transaction ends, and refuses a store that went back.

@@ -1,15 +1,17 @@
 //! Transitions of approvals. Each is one transaction: a new revision, the change, the outbox row.
 
+use crate::approvals::store::reads;
 use sqlx::AnyConnection;
 use sqlx::Row as _;
 
-use crate::approvals::store::engine::{Lane, Operation};
+use crate::approvals::store::error::StoreError;
 use crate::approvals::store::history::{Writer, next};
 use crate::approvals::store::outbox::leave;
-use crate::approvals::store::reads::{self, receipt};
-use crate::approvals::store::{
-    Burn, Burnable, Burned, Moved, NewApproval, NewReview, Requested, Store, StoreError, Transition, sums, with_state,
+use crate::approvals::store::reads::receipt;
+use crate::approvals::store::transitions::{
+    Consumed, Consumption, Moved, NewApproval, NewReview, Requested, SingleUse, Transition, with_state,
 };
+use crate::approvals::store::{Store, sums};
 use crate::model::approval::{Approval, State};
 use crate::model::halt::{Halted, Halts};
 use crate::model::time::Timestamp;
@@ -52,13 +54,14 @@ impl Store {
     ///
     /// # Errors
     /// When the store does not answer; then it may have been used, and the receipt will tell.
-    pub async fn burn(&self, burn: Burn) -> Result<Burned, StoreError> {
-        let (evaluation_id, reservations, at) = (burn.evaluation_id.clone(), burn.reservations.clone(), burn.at);
-        let burned = self.advance(move |connection, writer| Box::pin(async move { burn_once(connection, &writer, burn).await })).await?;
-        if matches!(burned, Burned::Now(_)) {
+    pub async fn consume(&self, consume: Consumption) -> Result<Consumed, StoreError> {
+        let (evaluation_id, reservations, at) = (consume.evaluation_id.clone(), consume.reservations.clone(), consume.at);
+        let consumed =
+            self.advance(move |connection, writer| Box::pin(async move { consume_once(connection, &writer, consume).await })).await?;
+        if matches!(consumed, Consumed::Now(_)) {
             self.note_reserved(&evaluation_id, &reservations, at);
         }
-        Ok(burned)
+        Ok(consumed)
     }
 
     /// Lets those expire whose time is over.
@@ -89,21 +92,6 @@ impl Store {
             })
         })
         .await
-    }
-
-    pub(super) async fn write<T: Send + 'static>(
-        &self,
-        operation: impl for<'c> FnOnce(&'c mut AnyConnection) -> Operation<'c, T> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        self.noted(self.engine.transact(Lane::Calls, self.options.timeout, operation).await)
-    }
-
-    /// As [`Store::write`], for what must not wait for calls.
-    pub(super) async fn write_apart<T: Send + 'static>(
-        &self,
-        operation: impl for<'c> FnOnce(&'c mut AnyConnection) -> Operation<'c, T> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        self.noted(self.engine.transact(Lane::Apart, self.options.timeout, operation).await)
     }
 }
 
@@ -245,60 +233,60 @@ pub(super) async fn end(
     Ok(Moved::Done(Transition { revision, state }))
 }
 
-async fn burn_once(connection: &mut AnyConnection, writer: &Writer, burn: Burn) -> Result<(bool, Burned), StoreError> {
+async fn consume_once(connection: &mut AnyConnection, writer: &Writer, consume: Consumption) -> Result<(bool, Consumed), StoreError> {
     let revision = next(connection, writer).await?;
-    let [tenant, agent, supervisor, case, customer] = &burn.halted;
-    let halted = Halted { tenant, agent, supervisor, case, customer, issued_at: burn.issued_at };
+    let [tenant, agent, supervisor, case, customer] = &consume.halted;
+    let halted = Halted { tenant, agent, supervisor, case, customer, issued_at: consume.issued_at };
     let halts: Halts = reads::halts(connection, reads::Which::StopsOf(tenant)).await?.into_iter().collect();
-    if halted.stopped_by(&halts, burn.at) {
-        return Ok((false, Burned::Halted));
+    if halted.stopped_by(&halts, consume.at) {
+        return Ok((false, Consumed::Halted));
     }
-    if !use_up(connection, writer, &burn, revision.number).await? {
+    if !use_up(connection, writer, &consume, revision.number).await? {
         // What is used was used by somebody: by this operation, if there is its receipt.
-        let receipt = receipt(connection, &burn.key).await?;
-        return Ok((false, receipt.map_or(Burned::Lost, Burned::Repeated)));
+        let receipt = receipt(connection, &consume.key).await?;
+        return Ok((false, receipt.map_or(Consumed::Lost, Consumed::Repeated)));
     }
-    if sums::add(connection, &burn.evaluation_id, &burn.reservations, burn.at).await?.is_some() {
-        return Ok((false, Burned::Full));
+    if sums::add(connection, &consume.evaluation_id, &consume.reservations, consume.at).await?.is_some() {
+        return Ok((false, Consumed::Full));
     }
     let receipt = "INSERT INTO receipts (tenant, caller, approval, operation, call_digest, answer, revision, at)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
     sqlx::query(receipt)
-        .bind(burn.key.tenant.clone())
-        .bind(burn.key.caller.clone())
-        .bind(burn.key.approval.clone())
-        .bind(burn.key.operation.clone())
-        .bind(burn.call_digest.clone())
-        .bind(burn.answer.clone())
+        .bind(consume.key.tenant.clone())
+        .bind(consume.key.caller.clone())
+        .bind(consume.key.approval.clone())
+        .bind(consume.key.operation.clone())
+        .bind(consume.call_digest.clone())
+        .bind(consume.answer.clone())
         .bind(revision.number)
-        .bind(burn.at.micros())
+        .bind(consume.at.micros())
         .execute(&mut *connection)
         .await?;
-    leave(connection, writer, &revision, &burn.id, &burn.record, burn.at).await?;
-    Ok((true, Burned::Now(revision)))
+    leave(connection, writer, &revision, &consume.id, &consume.record, consume.at).await?;
+    Ok((true, Consumed::Now(revision)))
 }
 
 /// Uses it, if it is there to be used.
-async fn use_up(connection: &mut AnyConnection, writer: &Writer, burn: &Burn, revision: i64) -> Result<bool, StoreError> {
-    let sql = match burn.what {
-        Burnable::Approval => {
+async fn use_up(connection: &mut AnyConnection, writer: &Writer, consume: &Consumption, revision: i64) -> Result<bool, StoreError> {
+    let sql = match consume.what {
+        SingleUse::Approval => {
             "UPDATE approvals SET state = 'consumed', revision = $1, ended_at = $2
             WHERE id = $3 AND state = 'approved' AND generation = $4 AND approved_until > $2 RETURNING id"
         }
         // Its token says the rest: it is used when it stands here.
-        Burnable::Release => {
-            if burn.generation != writer.seen.generation {
+        SingleUse::Release => {
+            if consume.generation != writer.seen.generation {
                 return Ok(false);
             }
             let sql = "INSERT INTO releases (id, at) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING id";
-            let inserted = sqlx::query(sql).bind(burn.id.clone()).bind(burn.at.micros()).fetch_optional(connection).await?;
+            let inserted = sqlx::query(sql).bind(consume.id.clone()).bind(consume.at.micros()).fetch_optional(connection).await?;
             return Ok(inserted.is_some());
         }
     };
     let used = sqlx::query(sql)
         .bind(revision)
-        .bind(burn.at.micros())
-        .bind(burn.id.clone())
+        .bind(consume.at.micros())
+        .bind(consume.id.clone())
         .bind(writer.seen.generation.clone())
         .fetch_optional(connection)
         .await?;

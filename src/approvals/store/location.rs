@@ -1,8 +1,7 @@
 //! Which engine keeps the state, and where.
 
 use std::path::PathBuf;
-
-use crate::approvals::store::{OpenError, StoreError};
+use std::time::Duration;
 
 /// Which engine keeps the state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,14 +28,38 @@ impl Location {
     }
 }
 
-/// The same error, with the place that could not be reached.
-pub(super) fn named(error: OpenError, place: &str) -> OpenError {
-    match error {
-        OpenError::Unreachable(StoreError::Unreachable(why)) => {
-            OpenError::Unreachable(StoreError::Unreachable(format!("`{place}`: {why}")))
-        }
-        error => error,
-    }
+/// How the store is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which engine, where.
+    pub location: Location,
+    /// How long an operation may take.
+    pub timeout: Duration,
+    /// Connections of a pool.
+    pub connections: u32,
+    /// This replica's own id: whose audit log records what it left in the outbox.
+    pub replica: String,
+    /// Unique to this start of the process.
+    pub boot: String,
+    /// A fresh generation, should one be needed.
+    pub generation: String,
+    /// The highest generation and revision ever seen here; `None` if none was.
+    pub seen: Option<Seen>,
+    /// The folder in which this replica notes what the store might lose: what stops, and what calls added to sums.
+    pub notes: PathBuf,
+}
+
+/// A generation of the store and the highest revision seen in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seen {
+    /// Generation.
+    pub generation: String,
+    /// Revision.
+    pub revision: i64,
+    /// Its head; empty where none was noted.
+    #[serde(default)]
+    pub head: String,
 }
 
 #[cfg(test)]

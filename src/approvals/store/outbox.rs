@@ -6,10 +6,12 @@ use std::time::Duration;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
+use crate::approvals::store::Store;
 use crate::approvals::store::engine::Dialect;
+use crate::approvals::store::error::StoreError;
 use crate::approvals::store::history::Writer;
 use crate::approvals::store::replicas::GONE;
-use crate::approvals::store::{Left, Revision, Store, StoreError};
+use crate::approvals::store::transitions::{OutboxEntry, Revision};
 use crate::model::time::Timestamp;
 
 /// How long a request may still record what it left: longer than any request lives.
@@ -38,7 +40,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn left(&self, before: Timestamp) -> Result<Vec<Left>, StoreError> {
+    pub async fn left(&self, before: Timestamp) -> Result<Vec<OutboxEntry>, StoreError> {
         // Of others, only what they will not record: so that a replica that is there, and can't, fills no sweep.
         let which = format!(
             "o.log = '' AND o.at <= $1 AND (o.replica = $2 OR o.at <= $3 OR NOT ({})) ORDER BY o.at, o.revision LIMIT $4",
@@ -54,7 +56,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn left_at(&self, revision: i64) -> Result<Option<Left>, StoreError> {
+    pub async fn outbox_entry(&self, revision: i64) -> Result<Option<OutboxEntry>, StoreError> {
         let query = sqlx::query(rows(self.engine.dialect(), "o.revision = $1")).bind(revision);
         let row = self.read(|mut connection| async move { Ok(query.fetch_optional(&mut *connection).await?) }).await?;
         self.noted(row.as_ref().map(read).transpose())
@@ -64,19 +66,19 @@ impl Store {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn has_left(&self, approval: &str) -> Result<bool, StoreError> {
+    pub async fn has_outbox_entry(&self, approval: &str) -> Result<bool, StoreError> {
         let sql = "SELECT revision FROM outbox WHERE approval = $1 AND log = '' LIMIT 1";
         let query = sqlx::query(sql).bind(approval.to_owned());
         Ok(self.read(|mut connection| async move { Ok(query.fetch_optional(&mut *connection).await?) }).await?.is_some())
     }
 
     /// True when this start of this replica left the row.
-    pub fn is_own(&self, left: &Left) -> bool {
+    pub fn is_own(&self, left: &OutboxEntry) -> bool {
         left.replica == self.options.replica && left.boot == self.options.boot
     }
 
     /// True when this replica left the row before it was started again.
-    pub fn is_earlier_own(&self, left: &Left) -> bool {
+    pub fn is_earlier_own(&self, left: &OutboxEntry) -> bool {
         left.replica == self.options.replica && left.boot != self.options.boot
     }
 
@@ -84,7 +86,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn take_over(&self, left: &Left) -> Result<bool, StoreError> {
+    pub async fn take_over(&self, left: &OutboxEntry) -> Result<bool, StoreError> {
         let (replica, boot, left) = (self.options.replica.clone(), self.options.boot.clone(), left.clone());
         self.write(move |connection| {
             Box::pin(async move {
@@ -162,10 +164,10 @@ pub(super) async fn leave(
     Ok(())
 }
 
-fn read(row: &AnyRow) -> Result<Left, StoreError> {
+fn read(row: &AnyRow) -> Result<OutboxEntry, StoreError> {
     let record: String = row.try_get("record")?;
     let (log, line): (String, i64) = (row.try_get("log")?, row.try_get("line")?);
-    Ok(Left {
+    Ok(OutboxEntry {
         revision: Revision { number: row.try_get("revision")?, head: row.try_get("head")? },
         gone: row.try_get::<i64, _>("gone")? == 1,
         record: serde_json::from_str(&record).map_err(|_| StoreError::Damaged)?,

@@ -4,8 +4,9 @@ use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, Row as _};
 
-use crate::approvals::store::engine::Lane;
-use crate::approvals::store::{Body, Check, Halts, Receipt, ReceiptKey, Store, StoreError};
+use crate::approvals::store::Store;
+use crate::approvals::store::error::StoreError;
+use crate::approvals::store::transitions::{Body, Check, Halts, Receipt, ReceiptKey};
 use crate::model::approval::{Approval, Review, State, Subject};
 use crate::model::halt::{Halt, HaltKind, SubjectKind};
 use crate::model::time::Timestamp;
@@ -95,30 +96,6 @@ impl Store {
             fresh.iter().for_each(|(_, halt)| halts.add(halt.clone()));
             Halts { halts, read_at: Some(now), taken: copy.taken, fresh }
         });
-    }
-
-    pub(super) async fn read<T, F>(&self, question: impl FnOnce(sqlx::pool::PoolConnection<sqlx::Any>) -> F) -> Result<T, StoreError>
-    where
-        F: Future<Output = Result<T, StoreError>>,
-    {
-        self.read_by(Lane::Calls, question).await
-    }
-
-    /// As [`Store::read`], for what must not wait for calls.
-    pub(super) async fn read_apart<T, F>(&self, question: impl FnOnce(sqlx::pool::PoolConnection<sqlx::Any>) -> F) -> Result<T, StoreError>
-    where
-        F: Future<Output = Result<T, StoreError>>,
-    {
-        self.read_by(Lane::Apart, question).await
-    }
-
-    async fn read_by<T, F>(&self, lane: Lane, question: impl FnOnce(sqlx::pool::PoolConnection<sqlx::Any>) -> F) -> Result<T, StoreError>
-    where
-        F: Future<Output = Result<T, StoreError>>,
-    {
-        let asked = async { question(self.engine.readers(lane).acquire().await?).await };
-        let answered = tokio::time::timeout(self.options.timeout, asked).await;
-        self.noted(answered.unwrap_or_else(|_| Err(StoreError::Unreachable("no answer in time".to_owned()))))
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
-use crate::approvals::store::Seen;
+use crate::approvals::store::location::Seen;
 use crate::model::head::Head;
 
 /// The file that stands while the windows' server was not told all.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Row as _};
 
-use crate::approvals::store::{Store, StoreError};
+use crate::approvals::store::Store;
+use crate::approvals::store::error::StoreError;
 
 /// Who has sent no heartbeat for so long is gone: another replica records what it left, and none waits for it.
 pub(super) const GONE: Duration = Duration::from_secs(4);

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::approvals::store::Reservation;
+use crate::approvals::store::transitions::Reservation;
 use crate::model::time::Timestamp;
 
 /// The file's name, in the folder of the state; the one before it ends in `.1`.

@@ -4,7 +4,8 @@
 use sqlx::{AnyConnection, AssertSqlSafe, Executor as _, Row as _};
 
 use crate::approvals::store::engine::Dialect;
-use crate::approvals::store::{Location, OpenError, Options, Seen, StoreError};
+use crate::approvals::store::error::{OpenError, StoreError};
+use crate::approvals::store::location::{Location, Options, Seen};
 
 /// Each version's statements; a version, once released, is never changed.
 const MIGRATIONS: [&[&str]; 5] = [

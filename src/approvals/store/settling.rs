@@ -11,9 +11,12 @@ use std::time::Duration;
 
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
-use crate::approvals::store::history::{Found, Revision, Writer, ask, hold, insert};
+use crate::approvals::store::error::StoreError;
+use crate::approvals::store::history::{Found, Writer, ask, hold, insert};
+use crate::approvals::store::location::Seen;
 use crate::approvals::store::replicas::GONE;
-use crate::approvals::store::{Seen, Store, StoreError, reads, signals};
+use crate::approvals::store::transitions::Revision;
+use crate::approvals::store::{Store, reads, signals};
 use crate::model::halt::{Halt, Halts};
 use crate::model::time::Timestamp;
 
@@ -154,13 +157,6 @@ impl Store {
             tracing::error!(name: "store.sums_not_read", error = %error, "sums may count less than was allowed");
         }
         Ok(())
-    }
-
-    /// Notes what stops outside of the store.
-    pub(super) fn note_stops(&self, now: Timestamp) {
-        if let Err(error) = self.stops.note(self.halts().halts.iter(), now) {
-            tracing::error!(name: "store.stops_not_noted", error = %error, "a store that goes back might lose a kill switch");
-        }
     }
 
     /// The store's time; `None` of a store that nobody shares.

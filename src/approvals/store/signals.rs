@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
-use crate::approvals::store::history::{Revision, Writer, hold, next};
+use crate::approvals::store::error::StoreError;
+use crate::approvals::store::history::{Writer, hold, next};
 use crate::approvals::store::lifecycle;
 use crate::approvals::store::outbox::leave;
 use crate::approvals::store::sums::{ROWS, rows};
-use crate::approvals::store::{Moved, NewOutcome, Store, StoreError, Transition, reads};
+use crate::approvals::store::transitions::Revision;
+use crate::approvals::store::transitions::{Moved, NewOutcome, Transition};
+use crate::approvals::store::{Store, reads};
 use crate::model::approval::Approval;
 use crate::model::halt::{Halt, HaltKind, Severity, SignalKind, SubjectKind};
 use crate::model::time::Timestamp;
@@ -70,7 +73,7 @@ impl Store {
         self.advance(move |connection, writer| Box::pin(async move { outcome(connection, &writer, new).await })).await
     }
 
-    /// Takes a signal: from its commit on it stops what it is about, here at once and elsewhere within a refresh. It waits for no burn and no
+    /// Takes a signal: from its commit on it stops what it is about, here at once and elsewhere within a refresh. It waits for no consume and no
     /// other writer. Gives the outbox row that it leaves. [`Store::end_halted`] ends the approvals of its subject.
     ///
     /// # Errors
@@ -126,6 +129,13 @@ impl Store {
         })
         .await
     }
+
+    /// Notes what stops outside of the store.
+    pub(super) fn note_stops(&self, now: Timestamp) {
+        if let Err(error) = self.stops.note(self.halts().halts.iter(), now) {
+            tracing::error!(name: "store.stops_not_noted", error = %error, "a store that goes back might lose a kill switch");
+        }
+    }
 }
 
 async fn outcome(connection: &mut AnyConnection, writer: &Writer, new: NewOutcome) -> Result<(bool, Option<Revision>), StoreError> {
@@ -159,7 +169,7 @@ async fn outcome(connection: &mut AnyConnection, writer: &Writer, new: NewOutcom
     Ok((true, Some(revision)))
 }
 
-/// INVARIANT: it takes no row that a burn or another transition may hold.
+/// INVARIANT: it takes no row that a consume or another transition may hold.
 async fn signal(
     connection: &mut AnyConnection,
     writer: Writer,

@@ -1,28 +1,15 @@
 //! Sums of an argument over allowed calls: reserved in the transaction that every writer waits for, so that they are never exceeded.
 
+use crate::approvals::store::transitions::Reservation;
 use std::time::Duration;
 
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
+use crate::approvals::store::Store;
+use crate::approvals::store::error::StoreError;
 use crate::approvals::store::history::next;
 use crate::approvals::store::reserved::Reserved;
-use crate::approvals::store::{Store, StoreError};
 use crate::model::time::Timestamp;
-
-/// What an allowed call adds to a sum.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reservation {
-    /// The window's name.
-    pub window: String,
-    /// Whose sum it is.
-    pub key: String,
-    /// What it adds.
-    pub amount: i64,
-    /// The most that the sum may be.
-    pub most: i64,
-    /// Within this time.
-    pub within: Duration,
-}
 
 /// A sum as it would be with a call.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::approvals::store::{Reservation, Revision};
-use crate::model::approval::{Approval, Review, State};
+use crate::model::approval::{Approval, Binding, Justification, Review, State};
+use crate::model::halt::Halt;
 use crate::model::time::Timestamp;
 
 /// What is asked to become an approval.
@@ -77,7 +77,7 @@ pub enum Moved {
 
 /// What is used once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Burnable {
+pub enum SingleUse {
     /// An approval.
     Approval,
     /// A released draft.
@@ -86,9 +86,9 @@ pub enum Burnable {
 
 /// A use of an approval, or of a released draft.
 #[derive(Clone, Debug)]
-pub struct Burn {
+pub struct Consumption {
     /// What is used.
-    pub what: Burnable,
+    pub what: SingleUse,
     /// The approval's id, or the release's evaluation id.
     pub id: String,
     /// The generation that a release was given in; of approvals the store knows it.
@@ -126,9 +126,9 @@ pub struct ReceiptKey {
     pub operation: String,
 }
 
-/// What became of a burn.
+/// What became of a consume.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Burned {
+pub enum Consumed {
     /// A sum would be exceeded.
     Full,
     /// A kill switch or a revoked session stops it.
@@ -150,4 +150,107 @@ pub struct Receipt {
     pub answer: String,
     /// The outbox row of its record.
     pub revision: i64,
+}
+
+/// A row of the outbox.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OutboxEntry {
+    /// Its revision.
+    pub revision: Revision,
+    /// Whether the process that left it has sent no heartbeat for a while.
+    pub gone: bool,
+    /// The record.
+    pub record: serde_json::Value,
+    /// The replica whose audit log is to have it.
+    pub replica: String,
+    /// The start of that replica's process.
+    pub boot: String,
+    /// When it was left.
+    pub at: Timestamp,
+    /// Where it is recorded: log and line; `None` if it is not yet.
+    pub recorded: Option<(String, u64)>,
+}
+
+/// A check that an allowed verification made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// Name in `context.checks`.
+    pub kind: String,
+    /// Tenant.
+    pub tenant: String,
+    /// Case.
+    pub case: String,
+    /// Customer.
+    pub customer: String,
+    /// Until when it holds.
+    pub expires: Timestamp,
+}
+
+/// An outcome to be remembered, once.
+#[derive(Clone, Debug)]
+pub struct NewOutcome {
+    /// Evaluation id of the allow.
+    pub evaluation_id: String,
+    /// The checks that it makes.
+    pub checks: Vec<Check>,
+    /// The checks of a case that a failure ends: tenant, case, and their names.
+    pub ends: Option<(String, String, Vec<String>)>,
+    /// When it was reported.
+    pub at: Timestamp,
+    /// The record of it.
+    pub record: serde_json::Value,
+}
+
+/// A copy of every halt, as old as `read_at`.
+#[derive(Clone, Debug, Default)]
+pub struct Halts {
+    /// The halts.
+    pub halts: crate::model::halt::Halts,
+    /// When the store was asked; `None` before the first answer.
+    pub read_at: Option<Timestamp>,
+    /// How many signals this process has taken, and those that may not stand in what was read last.
+    pub(super) taken: u64,
+    pub(super) fresh: Vec<(u64, Halt)>,
+}
+
+/// A transition's record with where it led.
+pub fn with_state(mut record: serde_json::Value, state: State) -> serde_json::Value {
+    if let Some(members) = record.as_object_mut() {
+        members.insert("state".to_owned(), state.name().into());
+    }
+    record
+}
+
+/// An approval's members that are text in one column.
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Body {
+    pub(super) binding: Binding,
+    pub(super) justification: Justification,
+    pub(super) display: String,
+    pub(super) reversibility: String,
+}
+
+/// A write of the store: its number, and the head that only this history has at that number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Revision {
+    /// Number. That of a signal is negative: it takes no part in the count, so that nothing can hold it up.
+    pub number: i64,
+    /// Head; empty where none is known.
+    pub head: String,
+}
+
+/// What an allowed call adds to a sum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// The window's name.
+    pub window: String,
+    /// Whose sum it is.
+    pub key: String,
+    /// What it adds.
+    pub amount: i64,
+    /// The most that the sum may be.
+    pub most: i64,
+    /// Within this time.
+    pub within: Duration,
 }

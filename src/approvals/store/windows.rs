@@ -3,8 +3,9 @@
 
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
+use crate::approvals::store::Store;
+use crate::approvals::store::error::StoreError;
 use crate::approvals::store::history::next;
-use crate::approvals::store::{Store, StoreError};
 use crate::model::time::Timestamp;
 
 /// The most processes whose writes are looked for: those that wrote last.

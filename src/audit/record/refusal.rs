@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{CaseRecord, ChainRecord, CorrelationRecord, PolicyReference, ResourceRecord, SignalsRecord, Surroundings, correlation};
+use super::{CaseRecord, ChainRecord, CorrelationRecord, PolicyReference, RecordMetadata, ResourceRecord, SignalsRecord, correlation};
 use crate::audit::events::Actor;
 use crate::model::answer::PolicyVersion;
 use crate::model::call::{Call, Model};
@@ -44,7 +44,7 @@ struct ProvenRecord {
 
 impl RefusalRecord {
     /// Creates the record of a refusal without a call.
-    pub fn of(refusal: &Refusal, caller: Actor, policy: &PolicyVersion, surroundings: Surroundings) -> Self {
+    pub fn of(refusal: &Refusal, caller: Actor, policy: &PolicyVersion, record_metadata: RecordMetadata) -> Self {
         let (field, problem) = match refusal {
             Refusal::Invalid { field, problem, .. } => (field.clone(), *problem),
             Refusal::Exhausted(words)
@@ -56,14 +56,14 @@ impl RefusalRecord {
             Refusal::Deadline => (String::new(), ""),
         };
         Self {
-            nonce: surroundings.nonce,
+            nonce: record_metadata.nonce,
             kind: refusal.kind(),
             problem,
             field,
-            purpose: surroundings.purpose,
+            purpose: record_metadata.purpose,
             caller,
             policy: PolicyReference { digest: policy.digest.clone(), version: policy.version },
-            trace_id: surroundings.trace_id,
+            trace_id: record_metadata.trace_id,
             proven: None,
         }
     }

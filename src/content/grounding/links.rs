@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use crate::content::grounding::Places;
+use crate::content::grounding::places::Places;
 use crate::content::grounding::words::{Pattern, Span, alternatives, matches, pattern, sign_after, sign_before};
 
 static MAIL: Pattern = LazyLock::new(|| pattern(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"));

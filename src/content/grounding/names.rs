@@ -2,8 +2,9 @@
 
 use std::sync::LazyLock;
 
+use crate::content::grounding::places::Places;
 use crate::content::grounding::words::{Pattern, Span, Token, alternatives, is_any, is_ordinary, matches, pattern, singular, words_of};
-use crate::content::grounding::{Draft, Places, words};
+use crate::content::grounding::{Draft, words};
 
 /// Maximum length of a bare statement of fact, in words.
 const STATEMENT_MAX: usize = 30;

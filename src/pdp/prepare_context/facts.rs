@@ -97,7 +97,7 @@ pub(super) fn facts(making: &Making, context: &mut Unfinished) -> Result<(Vec<Li
         }
     }
     let shown = |leaf: &Leaf<'_>| known.get(leaf.field.as_str()).map_or(Shown::Excluded, |(shown, _)| *shown);
-    // What is withheld is known first: a note that may be seen could name it.
+    // What is withheld is known first: a update that may be seen could name it.
     let included = leaves.iter().filter(|leaf| shown(leaf) == Shown::Included).map(|leaf| written(leaf.value));
     let case = making.reading.case.attributes.values().filter_map(Value::as_str).map(str::to_owned);
     let open: HashSet<String> = included.chain(case).collect();
@@ -203,7 +203,7 @@ fn shown(making: &Making, field: &str) -> Result<(Shown, String), Refusal> {
 
 fn permits(making: &Making, call: &Call) -> Result<bool, Refusal> {
     let (roles, _) = making.moment.snapshot.content_roles()?;
-    evaluation::permits(&making.moment.snapshot.bundle, roles, &making.chain, call, &making.vouched, making.moment.now)
+    evaluation::permits(&making.moment.snapshot.bundle, roles, &making.chain, call, &making.trusted, making.moment.now)
 }
 
 /// One of the articles, redacted; `None` if the chain may not see it.

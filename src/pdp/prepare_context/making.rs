@@ -4,7 +4,7 @@ use crate::json::Object;
 use crate::model::call::{Call, Case, Model, Untrusted};
 use crate::model::chain::{Chain, Credential};
 use crate::model::content::{Article, Channel, Prepared, Segment};
-use crate::model::vouched::Vouched;
+use crate::model::trusted_context::TrustedContext;
 use crate::pdp::prepare_context::case_values::{CaseValues, TextRead};
 use crate::pdp::snapshot::Moment;
 
@@ -23,7 +23,7 @@ pub struct ToPrepare {
     pub untrusted: Vec<Untrusted>,
     /// The turn before.
     pub previous_turn: String,
-    /// Articles to be judged one by one.
+    /// Articles to be evaluation one by one.
     pub articles: Vec<Article>,
     /// Upper bound of the returned text in bytes; 0: none.
     pub max_bytes: usize,
@@ -37,7 +37,7 @@ pub(super) struct Making {
     pub(super) chain: Chain,
     /// The call that reads the case, without its texts: what calls on fields and articles are made from.
     pub(super) reading: Call,
-    pub(super) vouched: Vouched,
+    pub(super) trusted: TrustedContext,
     pub(super) asked: ToPrepare,
 }
 

@@ -1,9 +1,9 @@
 //! Lint rules for the actions that principals perform on their own behalf, and for checks.
 
 use super::Bundle;
-use super::wiring::is_check;
 use crate::model::right::{Right, RightOn};
 use crate::model::roles::Supplier;
+use crate::policy::shape::Record;
 use crate::policy::shape::{Member, Shape};
 
 /// Attributes of a request for approval that the PDP can fill.
@@ -111,4 +111,9 @@ fn checks(bundle: &Bundle<'_>) -> Vec<String> {
     unmade.dedup();
     faults.extend(unmade.into_iter().map(|name| format!("no action of the manifest's `checks` makes the check `{name}`")));
     faults
+}
+
+pub(super) fn is_check(check: &Member) -> bool {
+    let expires = |record: &Record| record.len() == 1 && record.get("expires") == Some(&Member { shape: Shape::Datetime, required: true });
+    !check.required && matches!(&check.shape, Shape::Record(record) if expires(record))
 }

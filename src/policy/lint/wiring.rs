@@ -1,5 +1,6 @@
 //! Lint rules for the schema and the manifest: every gate must find what it needs.
 
+use crate::policy::lint::direct::is_check;
 use std::collections::BTreeMap;
 
 use cedar_policy::{EntityUid, EvalResult};
@@ -8,7 +9,7 @@ use super::{Bundle, content, direct, paths};
 use crate::model::chain::Link;
 use crate::model::fault::Fault;
 use crate::model::roles::Supplier;
-use crate::model::vouched::{CLAIMED, DERIVED, REMEMBERED};
+use crate::model::trusted_context::{CLAIMED, DERIVED, REMEMBERED};
 use crate::policy::engine::id_text;
 use crate::policy::rule::Requirement;
 use crate::policy::shape::{Action, Member, Record, Shape, Shapes};
@@ -276,11 +277,6 @@ fn is_chain(chain: &Record, bundle: &Bundle<'_>) -> bool {
 
 fn enumerated(member: Option<&Member>, shapes: &Shapes) -> bool {
     matches!(member, Some(Member { shape: Shape::Entity(entity), required: true }) if !shapes.choices(&entity.name.to_string()).is_empty())
-}
-
-pub(super) fn is_check(check: &Member) -> bool {
-    let expires = |record: &Record| record.len() == 1 && record.get("expires") == Some(&Member { shape: Shape::Datetime, required: true });
-    !check.required && matches!(&check.shape, Shape::Record(record) if expires(record))
 }
 
 fn is_approval(approval: &Record, bundle: &Bundle<'_>) -> bool {

@@ -158,18 +158,18 @@ fn values(detectors: &Detectors, row: &Row, spans: &[Span], counts: &mut Counts)
 }
 
 fn answers(detectors: &Detectors, row: &Row, counts: &mut Counts) {
-    let flagged = |answer: &str| judged(detectors, answer, vec![&row.knowledge, &row.question]).contains(&"ungrounded".to_owned());
+    let flagged = |answer: &str| evaluation(detectors, answer, vec![&row.knowledge, &row.question]).contains(&"ungrounded".to_owned());
     counts.add("ungrounded: wrong answers flagged", flagged(&row.hallucinated_answer));
     counts.add("ungrounded: right answers flagged", flagged(&row.right_answer));
 }
 
 fn outcomes(detectors: &Detectors, row: &Row, counts: &mut Counts) {
-    let claims = judged(detectors, &row.text, vec![]).contains(&crate::content::drafts::CLAIM.to_owned());
+    let claims = evaluation(detectors, &row.text, vec![]).contains(&crate::content::drafts::CLAIM.to_owned());
     let name = if row.status == "success" { "claim: messages after a success found" } else { "claim: messages after a failure flagged" };
     counts.add(name, claims);
 }
 
-fn judged(detectors: &Detectors, text: &str, sources: Vec<&str>) -> Vec<String> {
+fn evaluation(detectors: &Detectors, text: &str, sources: Vec<&str>) -> Vec<String> {
     let values = Values::new(ValueKey::new([0; 16]));
     let has_sources = !sources.is_empty();
     let draft =

@@ -11,7 +11,7 @@ use crate::model::content::Prepared;
 use crate::model::content::{Article, Channel, Shown};
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
-use crate::model::vouched::Vouched;
+use crate::model::trusted_context::TrustedContext;
 use crate::pdp::prepare_context::compose;
 use crate::pdp::prepare_context::making::ToPrepare;
 use crate::pdp::snapshot::Moment;
@@ -28,13 +28,13 @@ impl Runner<'_> {
         &self,
         chain: &Chain,
         call: &Call,
-        vouched: Vouched,
+        trusted: TrustedContext,
         asked: ToPrepare,
         now: Timestamp,
     ) -> Result<Prepared, Refusal> {
         let moment = Moment { snapshot: Arc::clone(self.snapshot), now };
         let asked = ToPrepare { case: call.case.clone(), ..asked };
-        compose(moment, chain.clone(), vouched, asked)
+        compose(moment, chain.clone(), trusted, asked)
     }
 
     /// Returns the request for a context, or `None` if the case asks for none.

@@ -11,7 +11,7 @@ use crate::model::refusal::Refusal;
 use crate::model::right::{Right, RightOn};
 use crate::model::time::Timestamp;
 use crate::model::verdict::Verdict;
-use crate::pdp::evaluation::Judged;
+use crate::pdp::evaluation::Evaluation;
 use crate::pdp::rights;
 use crate::workbench::request::Written;
 
@@ -30,12 +30,12 @@ impl Runner<'_> {
             let resources = case.resource.as_ref().unwrap_or(&none);
             for (names, field) in [(principals, missing), (resources, "resource")] {
                 if names.0.is_empty() {
-                    let judged = Err(Refusal::invalid(field, "is missing"));
+                    let evaluation = Err(Refusal::invalid(field, "is missing"));
                     decided.push(Decided {
                         name: case.name.clone(),
                         action: action.clone(),
                         step: String::new(),
-                        judged,
+                        evaluation,
                         draft: None,
                         context: None,
                     });
@@ -44,15 +44,15 @@ impl Runner<'_> {
             for principal in &principals.0 {
                 for resource in &resources.0 {
                     let name = format!("{} [{principal} {action} {resource}]", case.name);
-                    let judged = self.judge_direct(case, right, principal, resource);
-                    decided.push(Decided { name, action: action.clone(), step: String::new(), judged, draft: None, context: None });
+                    let evaluation = self.evaluate_direct(case, right, principal, resource);
+                    decided.push(Decided { name, action: action.clone(), step: String::new(), evaluation, draft: None, context: None });
                 }
             }
         }
         decided
     }
 
-    fn judge_direct(&self, case: &Case, right: Right, principal: &str, resource: &str) -> Result<Judged, Refusal> {
+    fn evaluate_direct(&self, case: &Case, right: Right, principal: &str, resource: &str) -> Result<Evaluation, Refusal> {
         let now = case.now.as_ref().unwrap_or(&self.file.now);
         let now = Timestamp::parse(now).ok_or_else(|| Refusal::invalid("now", "is not an RFC 3339 time"))?;
         let asked;
@@ -74,7 +74,7 @@ impl Runner<'_> {
             (false, true) => None,
             (false, false) => Some(Reason::NotPermitted),
         };
-        Ok(Judged { outcome: Outcome { denied, ..Outcome::default() }, gate: None, verdict })
+        Ok(Evaluation { outcome: Outcome { denied, ..Outcome::default() }, gate: None, verdict })
     }
 }
 

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use super::form::{Decision, Expect};
-use crate::content::drafts::Judged as Found;
+use crate::content::drafts::DraftReport;
 use crate::model::answer::Obligation;
 use crate::model::content::Disposition;
 use crate::model::refusal::Refusal;
-use crate::pdp::evaluation::Judged;
+use crate::pdp::evaluation::Evaluation;
 
 /// Returns the differences between the expected and the actual findings and disposition of a draft.
-pub(super) fn in_draft(expect: &Expect, (found, disposition): &(Found, Disposition)) -> Vec<String> {
+pub(super) fn in_draft(expect: &Expect, (found, disposition): &(DraftReport, Disposition)) -> Vec<String> {
     let mut differences = vec![];
     if let Some(expected) = expect.disposition.filter(|expected| expected != disposition) {
         differences.push(format!("disposition: expected {}, found {}", expected.name(), disposition.name()));
@@ -33,14 +33,14 @@ pub(super) fn list(items: &[String]) -> String {
 }
 
 /// Returns the differences between the expected and the actual decision.
-pub(super) fn differences(expect: &Expect, judged: &Result<Judged, Refusal>) -> Vec<String> {
+pub(super) fn differences(expect: &Expect, evaluation: &Result<Evaluation, Refusal>) -> Vec<String> {
     let mut found = vec![];
     let mut compare = |what: &str, expected: &str, actual: &str| {
         if expected != actual {
             found.push(format!("{what}: expected {expected}, found {}", if actual.is_empty() { "none" } else { actual }));
         }
     };
-    let judged = match (judged, &expect.invalid) {
+    let evaluation = match (evaluation, &expect.invalid) {
         (Err(Refusal::Invalid { field, .. }), Some(expected)) => {
             compare("invalid", expected, field);
             return found;
@@ -54,9 +54,9 @@ pub(super) fn differences(expect: &Expect, judged: &Result<Judged, Refusal>) -> 
             compare("invalid", expected, "a decision");
             return found;
         }
-        (Ok(judged), None) => judged,
+        (Ok(evaluation), None) => evaluation,
     };
-    let outcome = &judged.outcome;
+    let outcome = &evaluation.outcome;
     if let Some(decision) = expect.decision {
         let actual = if outcome.denied.is_none() { Decision::Allow } else { Decision::Deny };
         compare("decision", decision.name(), actual.name());
@@ -68,7 +68,7 @@ pub(super) fn differences(expect: &Expect, judged: &Result<Judged, Refusal>) -> 
         compare("requires", &list(requires), &list(&outcome.missing.clone().unwrap_or_default().requires));
     }
     if let Some(policies) = &expect.policies {
-        let actual: Vec<String> = judged.verdict.determining().into_iter().map(str::to_owned).collect();
+        let actual: Vec<String> = evaluation.verdict.determining().into_iter().map(str::to_owned).collect();
         compare("policies", &list(policies), &list(&actual));
     }
     if let Some(obligations) = &expect.obligations {
@@ -76,10 +76,10 @@ pub(super) fn differences(expect: &Expect, judged: &Result<Judged, Refusal>) -> 
         compare("obligations", &list(obligations), &list(&actual));
     }
     if let Some(gate) = &expect.gate {
-        compare("gate", gate, judged.gate.map_or("", |gate| gate.name()));
+        compare("gate", gate, evaluation.gate.map_or("", |gate| gate.name()));
     }
     if !found.is_empty() {
-        found.push(format!("determined by: {}", judged.verdict.determining().join(", ")));
+        found.push(format!("determined by: {}", evaluation.verdict.determining().join(", ")));
     }
     found
 }

@@ -21,7 +21,7 @@ pub(super) struct File {
     pub(super) cases: Vec<Case>,
 }
 
-/// Named values, shared by all files of the folder.
+/// ResolvedCall values, shared by all files of the folder.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Fixtures {

@@ -5,7 +5,7 @@ use std::path::Path;
 use countersign::api::v1;
 use countersign::api::v1::approval_service_client::ApprovalServiceClient;
 use countersign::api::v1::decision_service_client::DecisionServiceClient;
-use countersign::config::identity::DEVELOPMENT_ISSUER;
+use countersign::config::resolve::DEVELOPMENT_ISSUER;
 use countersign::jose::keyring::{Keyring, Purpose};
 use serde_json::{Value, json};
 use tonic::transport::Channel;

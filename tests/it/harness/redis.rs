@@ -111,8 +111,7 @@ impl Redis {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
-    /// Runs a command on the server. Retries for five seconds, because a server closes its connections when a
-    /// sentinel promotes it.
+    /// Runs a command. Retries for five seconds, because a promotion by a sentinel closes connections.
     pub(crate) fn run(&self, command: &[&str]) -> redis::Value {
         let mut asked = redis::cmd(command[0]);
         command[1..].iter().for_each(|argument| {

@@ -11,8 +11,8 @@ use ::redis::{Client, ConnectionAddr, FromRedisValue, IntoConnectionInfo, RedisE
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Mutex, OnceCell};
 
-use crate::windows::Options;
-use crate::windows::redis::{AddressError, Server};
+use crate::risk_store::address::{AddressError, Server};
+use crate::risk_store::operations::Options;
 
 pub(super) enum Line {
     Cluster(Box<ClusterClient>, OnceCell<ClusterConnection>),

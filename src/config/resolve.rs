@@ -1,165 +1,28 @@
 //! Settings of callers, tokens, the state store, the risk store and security events.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use crate::approvals::store::Location;
+use crate::approvals::store::location::Location;
 use crate::caep::Transmitter;
-use crate::caller::{self, TrustDomain};
-use crate::config::{Config, ConfigError};
-use crate::delegation::Asserting;
+use crate::caller::{self};
+use crate::config::error::ConfigError;
+use crate::config::sections::{Config, Events, RiskStore};
 use crate::delegation::issuers::Issuer;
 use crate::jose::Algorithm;
-use crate::windows::{self, redis::Server};
+use crate::risk_store;
+use crate::risk_store::address::Server;
 
 /// `iss` of the tokens that `countersign keys dev-token` makes.
 pub const DEVELOPMENT_ISSUER: &str = "countersign:dev-token";
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Tls {
-    /// PEM file of the server's certificate chain, which is reloaded while the server runs.
-    pub certificate: Option<PathBuf>,
-    /// PEM file of its private key, which is reloaded while the server runs.
-    pub key: Option<PathBuf>,
-}
-
-/// Callers that the server accepts.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Callers {
-    /// Trust domains whose X.509-SVIDs are accepted.
-    pub trust_domains: Vec<TrustDomain>,
-    /// Tool services by SPIFFE id.
-    pub identities: Vec<Identity>,
-    /// Unix socket for sidecars, whose peers the operating system identifies.
-    pub unix_socket: UnixSocket,
-    /// JWT-SVIDs as bearer tokens, for servers behind a proxy that ends TLS.
-    pub jwt_svid: JwtSvid,
-    /// Callers that may assert chains without a delegation token.
-    pub asserting: Vec<Asserting>,
-    /// Tool services that may report the certificate that an agent showed them. For all others, a token's
-    /// `cnf` must match the caller's own certificate.
-    pub certificate_reporters: Vec<String>,
-}
-
-/// A SPIFFE id and the tool service that it identifies.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Identity {
-    /// SPIFFE id, e.g. `spiffe://acme.example/tool/billing`.
-    pub id: String,
-    /// Entity id of the tool service.
-    pub tool_service: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct UnixSocket {
-    /// Path of the socket; if absent, there is no socket.
-    pub path: Option<PathBuf>,
-    /// Tool services by operating system user.
-    pub peers: Vec<UnixPeer>,
-}
-
-/// An operating system user and the tool service that it identifies.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct UnixPeer {
-    /// Numeric user id.
-    pub user: u32,
-    /// Entity id of the tool service.
-    pub tool_service: String,
-}
-
-/// Settings of JWT-SVIDs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct JwtSvid {
-    /// Whether a proxy ends TLS in front of this server, which then listens in plaintext. The operator must
-    /// decide this, because anyone who reaches the port without the proxy can read tokens.
-    pub behind_tls_proxy: bool,
-}
-
-/// Settings of the state store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Store {
-    /// `postgres://…` for replicas; if absent, the store is an SQLite file in the data folder.
-    pub url: Option<String>,
-    /// Time limit of an operation, in milliseconds; 100 to 10,000.
-    pub timeout_ms: u64,
-    /// Size of the connection pool; 1 to 100.
-    pub connections: u32,
-    /// Time for which a start waits for the store, in seconds; 0 to 600.
-    pub start_seconds: u64,
-    /// Maximum age of the copy of the kill switches when a call is evaluated, in milliseconds; 1000 to
-    /// 60,000. It applies to a store that replicas share.
-    pub stops_age_ms: u64,
-}
-
-impl Default for Store {
-    fn default() -> Self {
-        Self { url: None, timeout_ms: 2000, connections: 8, start_seconds: 30, stops_age_ms: 2000 }
-    }
-}
-
-/// Settings of security events from other systems (RFC 8935).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Events {
-    /// Address of `POST /events`; if absent, no events are accepted. The port uses the server's own TLS
-    /// certificate.
-    pub listen: Option<SocketAddr>,
-    /// Transmitters whose events are accepted.
-    pub transmitters: Vec<Transmitter>,
-    /// Time for which an event stays in force, in hours; 1 to 720.
-    pub ttl_hours: u64,
-}
-
-impl Default for Events {
-    fn default() -> Self {
-        Self { listen: None, transmitters: vec![], ttl_hours: 24 }
-    }
-}
-
-/// Settings of the risk store: rates, probing and the memory of cases.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Windows {
-    /// `redis://…` or `rediss://…` URLs for replicas: of one server, of sentinels or of a cluster's nodes
-    /// (Redis 7 or Valkey). If empty, the risk store is in process and rebuilt from the audit log at each
-    /// start.
-    pub urls: Vec<String>,
-    /// Name of the primary at the sentinels; if absent, the URLs are not of sentinels.
-    pub master: Option<String>,
-    /// Whether the URLs are of a cluster's nodes.
-    pub cluster: bool,
-    /// PEM file of the server's certificate authorities; by default the system's.
-    pub authorities: Option<PathBuf>,
-    /// Time limit of an operation, in milliseconds; 5 to 5,000.
-    pub timeout_ms: u64,
-    /// Maximum number of entries of one tenant in process; 1,000 to 100,000,000. If the table is full, risk
-    /// counts as the worst.
-    pub entries_per_tenant: usize,
-}
-
-impl Default for Windows {
-    fn default() -> Self {
-        Self { urls: vec![], master: None, cluster: false, authorities: None, timeout_ms: 250, entries_per_tenant: 2_000_000 }
-    }
-}
 
 impl Config {
     /// Returns the options of the risk store.
     ///
     /// # Errors
     /// Returns an error if the authorities can't be read.
-    pub fn windows(&self, boot: String) -> Result<windows::Options, ConfigError> {
+    pub fn windows(&self, boot: String) -> Result<risk_store::Options, ConfigError> {
         let authorities = match &self.windows.authorities {
             Some(path) => Some(std::fs::read(path).map_err(|error| ConfigError::Refused {
                 setting: "windows.authorities",
@@ -174,7 +37,7 @@ impl Config {
             (None, true, Some(_)) => Some(Server::Cluster(urls)),
             (None, false, Some(url)) => Some(Server::Single(url.clone())),
         };
-        Ok(windows::Options {
+        Ok(risk_store::Options {
             server,
             authorities,
             timeout: Duration::from_millis(self.windows.timeout_ms),
@@ -209,7 +72,7 @@ impl Config {
 
     fn check_windows(&self) -> Result<(), ConfigError> {
         let refused = |problem: &str| Err(ConfigError::Refused { setting: "windows.urls", problem: problem.into() });
-        let Windows { urls, master, cluster, .. } = &self.windows;
+        let RiskStore { urls, master, cluster, .. } = &self.windows;
         let cluster = *cluster;
         if urls.is_empty() && (master.is_some() || cluster) || master.is_some() && cluster {
             return refused("must name the servers, with `master` for sentinels or `cluster: true` for a cluster, not both");
@@ -260,8 +123,8 @@ impl Config {
         }
     }
 
-    /// Returns the issuer of a development server's own tokens. It speaks for every tenant, and only
-    /// development servers trust it.
+    /// Returns the issuer of a development server's own tokens, which speaks for every tenant and is only
+    /// trusted by development servers.
     pub fn development_issuer() -> Issuer {
         Issuer {
             issuer: DEVELOPMENT_ISSUER.to_owned(),

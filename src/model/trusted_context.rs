@@ -28,9 +28,9 @@ pub const REMEMBERED: [&str; 13] = [
 /// Facts from the PDP's own state about the case, agent and supervisor, by member of `context`. A member that
 /// the action's context does not declare is not passed to Cedar.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Vouched(Object);
+pub struct TrustedContext(Object);
 
-impl Vouched {
+impl TrustedContext {
     /// Creates the facts for a case without history: no checks, no findings, no full window, and this risk.
     pub fn nothing(risk: Value) -> Self {
         let mut members = Object::new();

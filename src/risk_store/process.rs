@@ -10,12 +10,14 @@ use dashmap::mapref::entry::Entry;
 use smol_str::SmolStr;
 
 use crate::model::time::Timestamp;
-use crate::windows::breadth::Breadth;
-use crate::windows::{Key, Note, OVERFULL, Take, Tenant, Touch, Visit, Visited, WindowsDown, change, take};
+use crate::risk_store::distinct_counter::DistinctCounter;
+use crate::risk_store::operations::{
+    Acquire, Batch, BatchResult, Key, OVERFULL, Observation, RiskStoreError, Tenant, Update, acquire, change,
+};
 
 #[derive(Debug)]
 enum Kept {
-    Breadth(Box<Breadth>),
+    DistinctCounter(Box<DistinctCounter>),
     Bucket,
     Memory(Vec<(SmolStr, i64)>),
 }
@@ -32,7 +34,7 @@ struct Held {
 impl Held {
     fn size(&self) -> usize {
         match &self.kept {
-            Kept::Breadth(_) | Kept::Bucket => 1,
+            Kept::DistinctCounter(_) | Kept::Bucket => 1,
             Kept::Memory(times) => times.len().max(1),
         }
     }
@@ -54,7 +56,7 @@ pub struct InProcess {
 const PURGE_MICROS: i64 = 1_000_000;
 
 /// Maximum number of times in one memory, including [`OVERFULL`]: twice the values that a case may have, and
-/// more versions than it has in years. `visit.lua` has the same constant.
+/// more versions than it has in years. `batch.lua` has the same constant.
 const TIMES_MAX: usize = 1024;
 
 /// The tenant and the tool service that new entries are counted for.
@@ -96,48 +98,48 @@ impl InProcess {
     ///
     /// # Errors
     /// When the tenant's table is full.
-    pub fn visit(&self, tenant: Tenant, now: Timestamp, visit: &Visit) -> Result<Visited, WindowsDown> {
+    pub fn batch(&self, tenant: Tenant, now: Timestamp, batch: &Batch) -> Result<BatchResult, RiskStoreError> {
         let now = now.micros();
-        let owner = self.owner(tenant, visit.by);
-        let forgotten: Vec<Held> = visit.forgets.iter().filter_map(|key| Some(self.held.remove(key)?.1)).collect();
+        let owner = self.owner(tenant, batch.by);
+        let forgotten: Vec<Held> = batch.deletes.iter().filter_map(|key| Some(self.held.remove(key)?.1)).collect();
         if !forgotten.is_empty() {
             let owners = self.owners();
             forgotten.iter().for_each(|held| free(&owners, held, held.size()));
         }
-        let mut visited = Visited { memories: visit.reads.iter().map(|key| self.read(*key, now)).collect(), ..Visited::default() };
-        visited.waits = visit.takes.iter().map(|asked| self.wait(now, asked)).collect();
+        let mut result = BatchResult { memories: batch.reads.iter().map(|key| self.read(*key, now)).collect(), ..BatchResult::default() };
+        result.waits = batch.acquires.iter().map(|asked| self.wait(now, asked)).collect();
         // A call that has to wait leaves no trace. Between this check and the counting below, a concurrent
         // call may still fill a bucket; this call is then counted in the others.
-        let is_held_back = visited.waits.iter().any(|wait| *wait > 0);
+        let is_held_back = result.waits.iter().any(|wait| *wait > 0);
         if !is_held_back {
-            self.has_room(&owner, now, visit)?;
-            for (asked, wait) in visit.takes.iter().zip(&mut visited.waits) {
-                *wait = self.take(&owner, now, asked);
+            self.has_room(&owner, now, batch)?;
+            for (asked, wait) in batch.acquires.iter().zip(&mut result.waits) {
+                *wait = self.acquire(&owner, now, asked);
             }
         }
-        for touch in &visit.touches {
-            let touch = if is_held_back { Touch { item: None, ..*touch } } else { *touch };
-            visited.counts.push(self.touch(&owner, now, &touch));
+        for observation in &batch.observations {
+            let observation = if is_held_back { Observation { item: None, ..*observation } } else { *observation };
+            result.counts.push(self.observation(&owner, now, &observation));
         }
-        for note in visit.notes.iter().filter(|_| !is_held_back) {
-            self.note(&owner, now, note);
+        for update in batch.updates.iter().filter(|_| !is_held_back) {
+            self.update(&owner, now, update);
         }
-        Ok(visited)
+        Ok(result)
     }
 
-    /// Returns an error unless all new entries of a visit fit, so that all of them are stored or none. A full
+    /// Returns an error unless all new entries of a batch fit, so that all of them are stored or none. A full
     /// table is purged before, at most once per [`PURGE_MICROS`].
-    fn has_room(&self, owner: &Owner, now: i64, visit: &Visit) -> Result<(), WindowsDown> {
+    fn has_room(&self, owner: &Owner, now: i64, batch: &Batch) -> Result<(), RiskStoreError> {
         let new = |key: &&Key| !self.held.contains_key(*key);
-        let touched = visit.touches.iter().filter(|touch| touch.item.is_some()).map(|touch| &touch.key);
-        let noted: HashSet<&Key> = visit.notes.iter().map(|note| &note.key).chain(touched).filter(new).collect();
-        let rates = visit.takes.iter().map(|take| &take.key).filter(new).count();
+        let touched = batch.observations.iter().filter(|observation| observation.item.is_some()).map(|observation| &observation.key);
+        let noted: HashSet<&Key> = batch.updates.iter().map(|update| &update.key).chain(touched).filter(new).collect();
+        let rates = batch.acquires.iter().map(|acquire| &acquire.key).filter(new).count();
         let is_full = || !noted.is_empty() && owner.is_full(false, noted.len()) || rates > 0 && owner.is_full(true, noted.len() + rates);
         if is_full() && self.purged.load(Ordering::Relaxed).saturating_add(PURGE_MICROS) <= now {
             self.purged.store(now, Ordering::Relaxed);
             self.purge(Timestamp::from_micros(now));
         }
-        if is_full() { Err(WindowsDown::Full) } else { Ok(()) }
+        if is_full() { Err(RiskStoreError::Full) } else { Ok(()) }
     }
 
     pub fn purge(&self, now: Timestamp) {
@@ -181,56 +183,57 @@ impl InProcess {
     }
 
     /// Returns the time that a call would have to wait, without counting it.
-    fn wait(&self, now: i64, asked: &Take) -> i64 {
+    fn wait(&self, now: i64, asked: &Acquire) -> i64 {
         let until = self.held.get(&asked.key).map_or(now, |held| held.until);
-        take(until, now, asked).1
+        acquire(until, now, asked).1
     }
 
-    fn take(&self, owner: &Owner, now: i64, asked: &Take) -> i64 {
+    fn acquire(&self, owner: &Owner, now: i64, asked: &Acquire) -> i64 {
         self.change(owner, asked.key, now, |held| {
             if !matches!(held.kept, Kept::Bucket) {
                 (held.until, held.kept) = (now, Kept::Bucket);
             }
-            let (until, wait) = take(held.until, now, asked);
+            let (until, wait) = acquire(held.until, now, asked);
             held.until = until;
             wait
         })
     }
 
-    fn touch(&self, owner: &Owner, now: i64, touch: &Touch) -> u64 {
-        if touch.item.is_none() && !self.held.contains_key(&touch.key) {
+    fn observation(&self, owner: &Owner, now: i64, observation: &Observation) -> u64 {
+        if observation.item.is_none() && !self.held.contains_key(&observation.key) {
             return 0;
         }
-        self.change(owner, touch.key, now, |held| {
-            if !matches!(held.kept, Kept::Breadth(_)) {
-                held.kept = Kept::Breadth(Box::default());
+        self.change(owner, observation.key, now, |held| {
+            if !matches!(held.kept, Kept::DistinctCounter(_)) {
+                held.kept = Kept::DistinctCounter(Box::default());
             }
-            let Kept::Breadth(breadth) = &mut held.kept else { return 0 };
-            let count = breadth.touch(touch.item.map(|item| Tenant::thing(self.seed, item)), now, touch.within, touch.most);
-            held.until = breadth.until(touch.within);
+            let Kept::DistinctCounter(breadth) = &mut held.kept else { return 0 };
+            let count =
+                breadth.observation(observation.item.map(|item| Tenant::thing(self.seed, item)), now, observation.within, observation.most);
+            held.until = breadth.until(observation.within);
             count
         })
     }
 
-    fn note(&self, owner: &Owner, now: i64, note: &Note) {
-        self.change(owner, note.key, now, |held| {
+    fn update(&self, owner: &Owner, now: i64, update: &Update) {
+        self.change(owner, update.key, now, |held| {
             if !matches!(held.kept, Kept::Memory(_)) {
                 held.kept = Kept::Memory(Vec::with_capacity(1));
             }
             let Kept::Memory(times) = &mut held.kept else { return };
             times.retain(|(_, until)| *until > now);
             let has = |name: &str| times.iter().position(|(known, _)| known == name);
-            let (known, name) = match has(&note.name) {
+            let (known, name) = match has(&update.name) {
                 // A caller that makes up versions of a case could fill its memory. The last slot is therefore
                 // reserved for `OVERFULL`: this case then counts as the worst, and no other case is affected.
                 None if times.len() + 1 >= TIMES_MAX => (has(OVERFULL), SmolStr::new_static(OVERFULL)),
-                known => (known, note.name.clone()),
+                known => (known, update.name.clone()),
             };
             match known.and_then(|known| times.get_mut(known)) {
-                Some((_, until)) => *until = change(*until, now, note.change),
+                Some((_, until)) => *until = change(*until, now, update.change),
                 None => {
                     times.reserve_exact(1);
-                    times.push((name, change(now, now, note.change)));
+                    times.push((name, change(now, now, update.change)));
                 }
             }
             held.until = times.iter().map(|(_, until)| *until).max().unwrap_or(now);

@@ -12,16 +12,16 @@ use crate::model::signals::EXACT;
 const LEVEL_MAX: u32 = 24;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Breadth {
+pub struct DistinctCounter {
     level: u32,
     /// Hash of each thing and the time when it was last seen, sorted by hash.
     things: Vec<(u64, i64)>,
 }
 
-impl Breadth {
+impl DistinctCounter {
     /// Adds a thing, if there is one, and returns the count. A new thing that would exceed `most` is not
     /// added; the result is then one more than the count.
-    pub fn touch(&mut self, item: Option<u64>, now: i64, within: i64, most: Option<u64>) -> u64 {
+    pub fn observation(&mut self, item: Option<u64>, now: i64, within: i64, most: Option<u64>) -> u64 {
         let over = now.saturating_sub(within);
         self.things.retain(|(_, seen)| *seen > over);
         if self.things.is_empty() {
@@ -67,7 +67,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::windows::Key;
+    use crate::risk_store::operations::Key;
 
     fn item(number: u64) -> u64 {
         Key::of(&[&number.to_string()]).short()
@@ -76,12 +76,12 @@ mod tests {
     proptest! {
         #[test]
         fn up_to_the_bound_it_counts_as_a_plain_map_does(steps in proptest::collection::vec((0_u64..100, 0_i64..50), 1..300)) {
-            let (mut breadth, mut model, mut now) = (Breadth::default(), HashMap::new(), 0);
+            let (mut breadth, mut model, mut now) = (DistinctCounter::default(), HashMap::new(), 0);
             for (number, later) in steps {
                 now += later;
                 model.insert(number, now);
                 let expected = model.values().filter(|seen| **seen > now - 500).count();
-                prop_assert_eq!(breadth.touch(Some(item(number)), now, 500, None), expected as u64);
+                prop_assert_eq!(breadth.observation(Some(item(number)), now, 500, None), expected as u64);
             }
         }
     }
@@ -91,8 +91,8 @@ mod tests {
         for things in [1_000_u64, 10_000, 100_000] {
             let errors: Vec<f64> = (0..20)
                 .map(|round| {
-                    let mut breadth = Breadth::default();
-                    let count = (0..things).map(|number| breadth.touch(Some(item(round * things + number)), 0, 1, None)).last();
+                    let mut breadth = DistinctCounter::default();
+                    let count = (0..things).map(|number| breadth.observation(Some(item(round * things + number)), 0, 1, None)).last();
                     count.unwrap_or_default() as f64 / things as f64 - 1.0
                 })
                 .collect();
@@ -105,12 +105,12 @@ mod tests {
 
     #[test]
     fn it_is_bounded_and_forgets_all_of_a_time_together() {
-        let mut breadth = Breadth::default();
+        let mut breadth = DistinctCounter::default();
         for number in 0..10_000 {
-            breadth.touch(Some(item(number)), 0, 10, None);
+            breadth.observation(Some(item(number)), 0, 10, None);
             assert!(breadth.things.len() <= EXACT);
         }
-        assert_eq!(breadth.touch(None, 10, 10, None), 0);
-        assert_eq!(breadth.touch(Some(1), 10, 10, None), 1, "the sampling ended with the last thing");
+        assert_eq!(breadth.observation(None, 10, 10, None), 0);
+        assert_eq!(breadth.observation(Some(1), 10, 10, None), 1, "the sampling ended with the last thing");
     }
 }

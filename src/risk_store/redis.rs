@@ -1,13 +1,14 @@
 //! The risk store's engine for replicas, on Redis 7 or Valkey: a single server, Sentinel, or a cluster. Each
-//! visit is one script. All keys of a tenant share a hash tag, so that a cluster keeps them on one node.
+//! batch is one script. All keys of a tenant share a hash tag, so that a cluster keeps them on one node.
 //!
 //! Redis may lose acknowledged writes: when it is restarted, flushed, or fails over to a replica that was
 //! behind. To notice that, each tenant has a generation, which is also stored in the state store, and each
-//! process counts its acknowledged writes. If either does not match, the visit fails with
-//! [`WindowsDown::Lost`]. A server that may evict keys is not used.
+//! process counts its acknowledged writes. If either does not match, the batch fails with
+//! [`RiskStoreError::Lost`]. A server that may evict keys is not used.
 
 mod line;
 
+use crate::risk_store::address::AddressError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
@@ -18,27 +19,8 @@ use futures_util::future::BoxFuture;
 use smol_str::SmolStr;
 
 use crate::model::time::Timestamp;
-use crate::windows::redis::line::Line;
-use crate::windows::{Change, Key, Options, Tenant, Visit, Visited, WindowsDown};
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Server {
-    /// Some nodes of a cluster; the others are discovered.
-    Cluster(Vec<String>),
-    /// Addresses of the sentinels, and their name for the primary.
-    Sentinel(Vec<String>, String),
-    Single(String),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`windows.urls` can't be used: give `redis://host:port` or `rediss://host:port`, and `windows.master` for sentinels")]
-pub struct AddressError;
-
-impl From<RedisError> for AddressError {
-    fn from(_: RedisError) -> Self {
-        Self
-    }
-}
+use crate::risk_store::operations::{Batch, BatchResult, Change, Key, Options, RiskStoreError, Tenant};
+use crate::risk_store::redis::line::Line;
 
 /// This process's knowledge of a tenant's entries on the server.
 #[derive(Debug)]
@@ -97,38 +79,38 @@ impl Redis {
             boot: options.boot,
             adopted: DashMap::new(),
             lost: DashMap::new(),
-            visiting: Script::new(include_str!("visit.lua")),
+            visiting: Script::new(include_str!("batch.lua")),
             adopting: Script::new(include_str!("adopt.lua")),
         })
     }
 
-    pub(super) async fn visit(&self, tenant: Tenant, now: Timestamp, visit: &Visit) -> Result<Visited, WindowsDown> {
-        let adopted = self.adopted.get(&tenant).map(|adopted| Arc::clone(&adopted)).ok_or(WindowsDown::Lost)?;
+    pub(super) async fn batch(&self, tenant: Tenant, now: Timestamp, batch: &Batch) -> Result<BatchResult, RiskStoreError> {
+        let adopted = self.adopted.get(&tenant).map(|adopted| Arc::clone(&adopted)).ok_or(RiskStoreError::Lost)?;
         if !adopted.sure.load(Ordering::Acquire) {
-            return Err(WindowsDown::Lost);
+            return Err(RiskStoreError::Lost);
         }
         let before = adopted.writes.load(Ordering::Acquire);
         let mut call = self.visiting.prepare_invoke();
         call.key(generation_key(tenant)).key(writes_key(tenant, &self.boot));
         call.arg(&adopted.generation).arg(now.micros());
-        say(&mut call, tenant, Key::of(&[&adopted.generation]), visit);
+        say(&mut call, tenant, Key::of(&[&adopted.generation]), batch);
         let (known, writes, waits, counts, memories): Reply = self.call(&call).await?;
         // A server that does not count more writes than were acknowledged before has lost one.
         if known == 0 || writes <= before {
             self.forsake(tenant, &adopted);
-            return Err(WindowsDown::Lost);
+            return Err(RiskStoreError::Lost);
         }
         adopted.writes.fetch_max(writes, Ordering::AcqRel);
         let memories = memories.into_iter().map(times).collect::<Option<Vec<_>>>();
-        let memories = memories.ok_or_else(|| WindowsDown::Unreachable("it answers what it was not asked".into()))?;
-        Ok(Visited { waits, counts, memories })
+        let memories = memories.ok_or_else(|| RiskStoreError::Unreachable("it answers what it was not asked".into()))?;
+        Ok(BatchResult { waits, counts, memories })
     }
 
     /// Queries a tenant's generation on the server, and its number of writes by these processes.
     ///
     /// # Errors
     /// When the server does not answer, or may evict keys.
-    pub async fn look(&self, tenant: Tenant, boots: &[&str]) -> Result<Looked, WindowsDown> {
+    pub async fn look(&self, tenant: Tenant, boots: &[&str]) -> Result<Looked, RiskStoreError> {
         self.adopting(tenant, ("", ""), boots).await
     }
 
@@ -181,17 +163,17 @@ impl Redis {
     ///
     /// # Errors
     /// When it does not, may evict keys, or does not answer.
-    pub async fn check(&self, tenant: Tenant) -> Result<(), WindowsDown> {
-        let adopted = self.adopted.get(&tenant).map(|adopted| Arc::clone(&adopted)).ok_or(WindowsDown::Lost)?;
+    pub async fn check(&self, tenant: Tenant) -> Result<(), RiskStoreError> {
+        let adopted = self.adopted.get(&tenant).map(|adopted| Arc::clone(&adopted)).ok_or(RiskStoreError::Lost)?;
         match self.look(tenant, &[]).await {
             Ok(looked) if looked.found.as_ref() == Some(&adopted.generation) => Ok(()),
             Ok(_) => {
                 self.forsake(tenant, &adopted);
-                Err(WindowsDown::Lost)
+                Err(RiskStoreError::Lost)
             }
-            Err(WindowsDown::Evicts) => {
+            Err(RiskStoreError::Evicts) => {
                 self.forsake(tenant, &adopted);
-                Err(WindowsDown::Evicts)
+                Err(RiskStoreError::Evicts)
             }
             Err(down) => Err(down),
         }
@@ -219,11 +201,11 @@ impl Redis {
     ///
     /// # Errors
     /// When the server has another one, does not answer, or may evict keys.
-    pub async fn adopt(&self, tenant: Tenant, generation: &str, found: Option<&str>) -> Result<(), WindowsDown> {
+    pub async fn adopt(&self, tenant: Tenant, generation: &str, found: Option<&str>) -> Result<(), RiskStoreError> {
         let looked = self.adopting(tenant, (generation, found.unwrap_or_default()), &[]).await?;
         match looked.found.as_deref() == Some(generation) {
             true => Ok(()),
-            false => Err(WindowsDown::Lost),
+            false => Err(RiskStoreError::Lost),
         }
     }
 
@@ -240,7 +222,7 @@ impl Redis {
         }
     }
 
-    async fn adopting(&self, tenant: Tenant, (generation, found): (&str, &str), boots: &[&str]) -> Result<Looked, WindowsDown> {
+    async fn adopting(&self, tenant: Tenant, (generation, found): (&str, &str), boots: &[&str]) -> Result<Looked, RiskStoreError> {
         let mut call = self.adopting.prepare_invoke();
         call.key(generation_key(tenant)).arg(generation).arg(found);
         for boot in boots {
@@ -250,7 +232,7 @@ impl Redis {
         if evicts == 0 {
             return Ok(Looked { found, counts, clock: Timestamp::from_micros(clock) });
         }
-        Err(WindowsDown::Evicts)
+        Err(RiskStoreError::Evicts)
     }
 
     /// Stops using all generations until they are checked again: the server behind the connection may be
@@ -259,7 +241,7 @@ impl Redis {
         self.adopted.iter().for_each(|adopted| adopted.sure.store(false, Ordering::Release));
     }
 
-    async fn call<T: FromRedisValue + Send>(&self, call: &::redis::ScriptInvocation<'_>) -> Result<T, WindowsDown> {
+    async fn call<T: FromRedisValue + Send>(&self, call: &::redis::ScriptInvocation<'_>) -> Result<T, RiskStoreError> {
         // Boxed, so that the future of an evaluation does not contain the client's.
         let running: BoxFuture<'_, Result<T, RedisError>> = Box::pin(self.line.run(call, self.timeout));
         let answered = tokio::time::timeout(self.timeout, running).await;
@@ -270,12 +252,12 @@ impl Redis {
                     self.doubt();
                 }
                 // Only the category is reported, because the message may contain keys and addresses.
-                Err(WindowsDown::Unreachable(error.category().to_owned()))
+                Err(RiskStoreError::Unreachable(error.category().to_owned()))
             }
             Err(_) => {
                 self.doubt();
                 self.line.drop_stalled();
-                Err(WindowsDown::Unreachable("it took too long".into()))
+                Err(RiskStoreError::Unreachable("it took too long".into()))
             }
         }
     }
@@ -289,33 +271,37 @@ fn generation_key(tenant: Tenant) -> String {
     format!("countersign:{{{}}}:generation", tenant.0)
 }
 
-/// Appends the keys and arguments of a visit in the order in which `visit.lua` reads them.
-fn say(call: &mut ::redis::ScriptInvocation<'_>, tenant: Tenant, seed: Key, visit: &Visit) {
+/// Appends the keys and arguments of a batch in the order in which `batch.lua` reads them.
+fn say(call: &mut ::redis::ScriptInvocation<'_>, tenant: Tenant, seed: Key, batch: &Batch) {
     let key = |key: Key| format!("countersign:{{{}}}:{key}", tenant.0);
-    call.arg(visit.forgets.len());
-    for forgotten in &visit.forgets {
+    call.arg(batch.deletes.len());
+    for forgotten in &batch.deletes {
         call.key(key(*forgotten));
     }
-    call.arg(visit.reads.len());
-    for read in &visit.reads {
+    call.arg(batch.reads.len());
+    for read in &batch.reads {
         call.key(key(*read));
     }
-    call.arg(visit.takes.len());
-    for take in &visit.takes {
-        call.key(key(take.key)).arg(take.every).arg(take.room);
+    call.arg(batch.acquires.len());
+    for acquire in &batch.acquires {
+        call.key(key(acquire.key)).arg(acquire.every).arg(acquire.room);
     }
-    call.arg(visit.touches.len());
-    for touch in &visit.touches {
-        let item = touch.item.map(|item| format!("{:016x}", Tenant::thing(seed, item))).unwrap_or_default();
-        call.key(key(touch.key)).key(key(touch.key) + ":level").arg(item).arg(touch.within).arg(touch.most.unwrap_or(0));
+    call.arg(batch.observations.len());
+    for observation in &batch.observations {
+        let item = observation.item.map(|item| format!("{:016x}", Tenant::thing(seed, item))).unwrap_or_default();
+        call.key(key(observation.key))
+            .key(key(observation.key) + ":level")
+            .arg(item)
+            .arg(observation.within)
+            .arg(observation.most.unwrap_or(0));
     }
-    call.arg(visit.notes.len());
-    for note in &visit.notes {
-        let (kind, length, reach) = match note.change {
+    call.arg(batch.updates.len());
+    for update in &batch.updates {
+        let (kind, length, reach) = match update.change {
             Change::Add { step, reach } => ("add", step, reach),
             Change::For(length) => ("for", length, 0),
         };
-        call.key(key(note.key)).arg(note.name.as_str()).arg(kind).arg(length).arg(reach);
+        call.key(key(update.key)).arg(update.name.as_str()).arg(kind).arg(length).arg(reach);
     }
 }
 
