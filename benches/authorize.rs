@@ -28,7 +28,7 @@ use countersign::jose::keyring::{self, Keyring, Purpose};
 use countersign::jose::{self, Expected};
 use countersign::model::chain::Credential;
 use countersign::model::time::Timestamp;
-use countersign::pdp::evaluation::evaluate;
+use countersign::pdp::evaluation::Evaluator;
 use countersign::pdp::origin::Request as Read;
 use countersign::pdp::scoring::calm;
 use tonic::transport::Channel;
@@ -181,7 +181,7 @@ fn in_process() {
         let call = read(message);
         let Credential::Asserted(asserted) = &call.credential else { unreachable!("every call here asserts its chain") };
         let chain = asserted_chain(&defaults.tool_service, asserted, &defaults);
-        evaluate(&bundle, &roles, &chain, &call, &trusted, now).unwrap()
+        Evaluator { bundle: &bundle, roles: &roles, now }.evaluate(&chain, &call, &trusted).unwrap()
     };
     assert!(whole(&allowed).outcome.denied.is_none() && whole(&denied).outcome.denied.is_some());
     let key = countersign::audit::key::DigestKey::new([7; 32]);

@@ -69,8 +69,13 @@ async fn ready(State(pdp): State<Arc<Pdp>>) -> impl IntoResponse {
     }
 }
 
+/// Answers with the metrics, or with 500 and the error.
 async fn metrics(State(pdp): State<Arc<Pdp>>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], pdp.telemetry().metrics_text())
+    let (status, text) = match pdp.telemetry().metrics_text() {
+        Ok(text) => (StatusCode::OK, text),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("the metrics can't be written: {error}\n")),
+    };
+    (status, [(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 
 /// Answers with the public keys of approval and binding tokens (RFC 7517), which readers may cache for five

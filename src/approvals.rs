@@ -1,7 +1,8 @@
-//! Approvals: a human says yes to one call, for a short time, once.
+//! Approvals: humans allow one call, once, within a limited time.
 //!
-//! `template.rs` has what the bundle says of them, `binding.rs` the call that is bound and the tokens that carry it, `view.rs` what
-//! a reviewer is shown, `store.rs` the one place that remembers. The order of the steps is the pipelines'.
+//! `template.rs` has the bundle's rules for approvals, `binding.rs` the bound call and its tokens,
+//! `release.rs` the token of a released draft, `view.rs` the text that a reviewer is shown, and `store.rs`
+//! the state store. The modules of `pdp` define the order of the steps.
 
 pub mod binding;
 pub mod release;

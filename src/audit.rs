@@ -237,11 +237,11 @@ impl Audit {
         recover::line_of(&self.options.folder, generation, revision, since)
     }
 
-    /// Reads the lines since a time, in order. It reads files, so call it from a blocking thread.
+    /// Reads the lines since a time, in order, each with its time. It reads files, so call it from a blocking thread.
     ///
     /// # Errors
     /// When a line can't be read.
-    pub fn replay(&self, since: Timestamp, take: impl FnMut(replay::Line)) -> std::io::Result<()> {
+    pub fn replay(&self, since: Timestamp, take: impl FnMut(Timestamp, replay::Line)) -> std::io::Result<()> {
         replay::lines_since(&self.options.folder, since, take)
     }
 

@@ -64,7 +64,7 @@ pub struct Bundle {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LoadError {
     /// The contents have faults.
-    #[error("the bundle has {} fault(s), the first at {}", .faults.len(), .faults.first().map(Fault::line).unwrap_or_default())]
+    #[error("the bundle has {} fault(s), the first at {}", .faults.len(), .faults.first().map_or_else(String::new, Fault::line))]
     Faulty {
         /// Digest of the rejected folder.
         digest: String,

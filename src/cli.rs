@@ -111,9 +111,10 @@ impl Environment {
     }
 
     /// Prints a value as JSON, or its text for people, depending on `--output`.
+    #[expect(clippy::expect_used, reason = "a program that reads the output must not take an empty line for a result")]
     fn print(&self, value: &impl serde::Serialize, text: &str) {
         match self.output {
-            Output::Json => print(&serde_json::to_string(value).unwrap_or_default()),
+            Output::Json => print(&serde_json::to_string(value).expect("what commands print has string keys")),
             Output::Text => print(text),
         }
     }

@@ -14,6 +14,7 @@ pub mod private;
 pub mod rules;
 pub mod values;
 
+use crate::model::finding::Span;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
@@ -26,6 +27,7 @@ use crate::content::values::{Digest, Values};
 use crate::model::call::Untrusted;
 use crate::model::finding::{Finding, Screened};
 use crate::model::halt::Severity;
+use crate::model::part::Part;
 
 /// Longest text that is screened, in bytes. A longer text counts as unscreened.
 pub const TEXT_MAX: usize = 64 * 1024;
@@ -126,6 +128,7 @@ impl Detectors {
             let windows = views.all().filter_map(|view| Some((view, model.worst(view.text())?)));
             let worst = windows.max_by(|(_, one), (_, other)| one.score.cmp(&other.score));
             if let Some((view, window)) = worst.filter(|(_, window)| window.score >= threshold) {
+                // A score is at most 1000, so this is a percentage.
                 let confidence = u8::try_from(window.score / 10).unwrap_or(100);
                 add((INJECTION, MODEL), Severity::High, confidence, view.original(window.span));
             }
@@ -160,7 +163,7 @@ impl Detectors {
         values: &Values,
         missed: impl FnMut((usize, usize), Digest),
     ) -> Vec<Located> {
-        let turn = View::folded(turn.get(..TEXT_MAX.min(turn.len())).unwrap_or_default());
+        let turn = View::folded(turn.part(..turn.floor_char_boundary(TEXT_MAX)));
         let mut found = private::find(&self.private, text, views, turn.text(), values, missed);
         found.retain(|located| located.kind.is_secret() || !self.is_public(text, located.span));
         found
@@ -196,15 +199,16 @@ impl Detectors {
         rule.map_or_else(|| drafts::suggestion(&finding.kind).to_owned(), str::to_owned)
     }
 
-    pub(crate) fn is_public(&self, text: &str, (start, end): (usize, usize)) -> bool {
-        let value = View::folded(text.get(start..end).unwrap_or_default());
+    pub(crate) fn is_public(&self, text: &str, span: Span) -> bool {
+        let (start, end) = span;
+        let value = View::folded(text.part(start..end));
         values::compact(&value).is_some_and(|value| self.public.contains(&value))
     }
 
     /// Returns whether drafts in this language can be checked. Drafts without a tag are assumed to be
     /// checkable.
     pub(crate) fn reads(&self, locale: &str) -> bool {
-        let language = locale.split(['-', '_']).next().unwrap_or_default().to_ascii_lowercase();
+        let language = locale.split_once(['-', '_']).map_or(locale, |(language, _)| language).to_ascii_lowercase();
         language.is_empty() || self.languages.contains(&language)
     }
 

@@ -99,7 +99,7 @@ impl Delegations {
             person: issuer.person(&claims),
             tenant: issuer.tenant.clone(),
             amr,
-            acr: text(&claims, "acr").unwrap_or_default().to_owned(),
+            acr: text(&claims, "acr").unwrap_or("").to_owned(),
             issued_at: issued_at(&claims),
         })
     }
@@ -172,7 +172,7 @@ fn delegated(caller: &Caller, issuer: &Issuer, claims: &Object, presenter: Prese
         None => None,
         Some(_) => Some(required(claims, "case")?.to_owned()),
     };
-    let scope = text(claims, "scope").unwrap_or_default();
+    let scope = text(claims, "scope").unwrap_or("");
     Ok(Chain {
         tool_service: caller.tool_service.clone(),
         tool_tenants: caller.tenants.clone(),

@@ -43,7 +43,8 @@ impl Entropy for SystemEntropy {
 pub fn evaluation_id(entropy: &dyn Entropy, now: Timestamp) -> Result<Uuid, NoEntropy> {
     let mut random = [0; 10];
     entropy.fill(&mut random)?;
-    let millis = u64::try_from(now.micros() / 1000).unwrap_or(0);
+    // A UUIDv7 holds no time before 1970.
+    let millis = now.micros().max(0).unsigned_abs() / 1000;
     Ok(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
 }
 

@@ -116,7 +116,7 @@ async fn accept(listener: TcpListener, callers: Arc<Callers>, sender: mpsc::Send
 }
 
 async fn take(State(pdp): State<Arc<Pdp>>, ConnectInfo(From(address)): ConnectInfo<From>, headers: HeaderMap, body: Bytes) -> Response {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
     let token = match std::str::from_utf8(&body) {
         Ok(token) if kind.eq_ignore_ascii_case("application/secevent+jwt") => token.trim().to_owned(),
         Ok(_) | Err(_) => return refused("invalid_request", "the body must be one `application/secevent+jwt`"),

@@ -94,11 +94,11 @@ fn read_whole(text: &[u8]) -> Result<Object, Fault> {
     }
 }
 
-/// Returns the canonical form (JCS), which is safe for digests of a [`Value`]: integers are within ±(2^53−1).
+/// Returns the canonical form (JCS). A [`Value`] may be digested by it, because its integers are within
+/// ±(2^53−1).
+#[expect(clippy::expect_used, reason = "a digest of nothing in place of a value would be believed")]
 pub fn canonical<T: Serialize>(value: &T) -> Vec<u8> {
-    // Serializing a `Value` can't fail: its keys are strings, and it is written to memory. For other types an
-    // empty result means failure.
-    serde_json_canonicalizer::to_vec(value).unwrap_or_default()
+    serde_json_canonicalizer::to_vec(value).expect("values have string keys and finite numbers, and are written to memory")
 }
 
 /// Returns a member's name if it looks like an identifier, otherwise `?`, so that messages echo no other

@@ -9,6 +9,8 @@ pub mod fault;
 pub mod finding;
 pub mod halt;
 pub mod head;
+pub mod number;
+pub mod part;
 pub mod refusal;
 pub mod right;
 pub mod roles;

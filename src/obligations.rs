@@ -60,7 +60,7 @@ pub fn disposition(policies: &Policies, verdict: &Verdict) -> Disposition {
         return Disposition::Block;
     }
     let forbids = verdict.determining().into_iter().filter_map(|id| policies.rule(id)).filter(|rule| rule.forbids);
-    forbids.map(|rule| rule.disposition).max().unwrap_or_default()
+    forbids.map(|rule| rule.disposition).max().unwrap_or(Disposition::Block)
 }
 
 fn lift(forbids: &[&Rule]) -> Lift {
@@ -86,7 +86,7 @@ fn missing(lift: &Lift, reason: Reason) -> Option<Missing> {
     if !matches!(reason, Reason::CheckRequired | Reason::ApprovalRequired) {
         return None;
     }
-    let (template, quorum) = lift.approval.clone().unwrap_or_default();
+    let (template, quorum) = lift.approval.clone().unwrap_or_else(|| (String::new(), 0));
     let mut requires: Vec<String> = lift.checks.iter().map(|name| Requirement::Check(name.clone()).to_string()).collect();
     if !template.is_empty() {
         requires.push(Requirement::Approval(template.clone()).to_string());

@@ -1,4 +1,5 @@
-//! The pipelines: the one place that knows the order of the steps. `pdp/authorize.rs` reads top to bottom.
+//! The policy decision point: its state, its construction and its modules. `authorize.rs` shows one request
+//! from top to bottom; `pipeline.rs` has the steps that several RPCs share.
 
 mod answers;
 pub mod approval_access;
@@ -66,15 +67,17 @@ use crate::risk_store::RiskStore;
 use crate::telemetry::export::Telemetry;
 use crate::text_pool::TextPool;
 
-/// The policy decision point.
+/// The policy decision point, which all requests share.
 #[derive(Debug)]
 pub struct Pdp {
     options: Options,
     snapshot: ArcSwap<Snapshot>,
     rejected: ArcSwapOption<Rejected>,
-    /// Held while a reload runs; the digest that the last poll saw first.
+    /// Locked during a reload. Contains the digest of new content that only the last poll has seen; a poll
+    /// activates content only if the previous poll saw it, too.
     reloading: tokio::sync::Mutex<String>,
-    /// Held while a record is made that another request or start left.
+    /// Locked while an outbox entry of another request or an earlier start is recorded, so that it is
+    /// recorded once.
     settling: tokio::sync::Mutex<()>,
     clock: Monotonic<Box<dyn Clock>>,
     entropy: Box<dyn Entropy>,
@@ -91,9 +94,9 @@ pub struct Pdp {
     backlog: WriteBacklog,
     replica: Replica,
     shared: ArcSwap<Shared>,
-    /// Held while what is shared is read anew.
+    /// Locked during [`Pdp::refresh`], so that each change is detected once.
     refreshing: tokio::sync::Mutex<()>,
-    /// When the state store could be written last.
+    /// Time of the last successful heartbeat to the state store, in microseconds.
     written_at: AtomicI64,
     store_logged: Seldom,
     lost_logged: Seldom,
@@ -105,40 +108,36 @@ pub struct Pdp {
     draining: AtomicBool,
 }
 
-/// The seams and stores that the pipelines are built on.
+/// Components that a [`Pdp`] is built from.
 #[derive(Debug)]
 pub struct Parts {
-    /// Time.
     pub clock: Monotonic<Box<dyn Clock>>,
-    /// Randomness.
     pub entropy: Box<dyn Entropy>,
-    /// The audit log.
     pub audit: Audit,
-    /// Who calls.
+    /// Authenticates tool services.
     pub callers: Arc<Callers>,
-    /// On whose behalf.
+    /// Verifies delegation tokens and the tokens of humans.
     pub delegations: Delegations,
-    /// Who sends security events.
+    /// Verifies security events (CAEP) and their senders.
     pub transmitters: Transmitters,
-    /// The signing keys.
     pub keys: Keys,
-    /// Approvals, receipts, checks, kill switches.
+    /// State store: approvals, receipts, checks, kill switches and sums.
     pub store: Store,
-    /// What was seen a short while ago.
+    /// Rate windows, case risk and distinct counts.
     pub risk_store: RiskStore,
-    /// What this replica notes outside of the store.
+    /// Notes of this replica in a file outside the state store.
     pub replica: Replica,
-    /// Where heads of the audit log are appended.
+    /// Receives the heads of the audit log; `None` if no witness is configured.
     pub witness: Option<Witness>,
-    /// Traces and metrics.
     pub telemetry: Telemetry,
 }
 
 impl Pdp {
-    /// A PDP that serves this bundle. Its activation must be recorded before the first call: see [`Pdp::start`].
+    /// Creates a PDP that serves this bundle. Call [`Pdp::start`] before the first request, because it
+    /// records the bundle's activation.
     ///
     /// # Errors
-    /// When the operating system gives no thread.
+    /// If the operating system can't start the threads for texts.
     pub fn new(options: Options, bundle: Bundle, parts: Parts) -> std::io::Result<Self> {
         let now = parts.clock.now();
         let texts = TextPool::start()?;
@@ -177,23 +176,22 @@ impl Pdp {
         })
     }
 
-    /// Reads the snapshot and the clock: once a request, at its top.
+    /// Reads the snapshot and the clock. Each request does this once, at its beginning.
     pub fn moment(&self) -> Moment {
         Moment { snapshot: self.snapshot.load_full(), now: self.clock.now() }
     }
 
-    /// Traces and metrics.
     pub fn telemetry(&self) -> &Telemetry {
         &self.telemetry
     }
 
-    /// Counts a request of a peer that was never authenticated, or never read.
+    /// Counts a refused request whose peer was not authenticated or whose message could not be read.
     pub fn count_unauthenticated(&self, peer: String, kind: &'static str) {
         self.telemetry.metrics.refusal(kind);
         self.unauthenticated.count(peer, kind);
     }
 
-    /// Takes no more requests: readiness ends, those under way are answered.
+    /// Marks the server as not ready. Requests are answered until the ports close.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }

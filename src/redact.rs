@@ -3,6 +3,7 @@
 //! equal.
 
 use crate::model::finding::Private;
+use crate::model::part::Part;
 
 /// A value to be replaced, and its placeholder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,11 +29,11 @@ pub fn redact(text: &str, replaced: &[Replaced]) -> String {
     let mut redacted = String::with_capacity(text.len());
     let mut from = 0;
     for value in replaced {
-        redacted.push_str(&without_placeholders(text.get(from..value.span.0).unwrap_or_default()));
+        redacted.push_str(&without_placeholders(text.part(from..value.span.0)));
         redacted.push_str(&value.placeholder);
         from = value.span.1.max(from);
     }
-    redacted.push_str(&without_placeholders(text.get(from..).unwrap_or_default()));
+    redacted.push_str(&without_placeholders(text.part(from..)));
     redacted
 }
 
@@ -44,15 +45,15 @@ fn without_placeholders(text: &str) -> String {
     while let Some((open, bracket)) = rest.char_indices().find(|(_, sign)| OPEN.contains(sign)) {
         let (before, bracketed) = rest.split_at(open);
         changed.push_str(before);
-        let within = bracketed.get(bracket.len_utf8()..).unwrap_or_default();
+        let within = bracketed.part(bracket.len_utf8()..);
         // A placeholder is short, so the search for its end is bounded.
         let close = within.char_indices().take(LONGEST).find(|(_, sign)| CLOSE.contains(sign));
-        match close.filter(|(close, _)| is_like_ours(within.get(..*close).unwrap_or_default())) {
+        match close.filter(|(close, _)| is_like_ours(within.part(..*close))) {
             Some((close, sign)) => {
                 changed.push('(');
-                changed.push_str(within.get(..close).unwrap_or_default());
+                changed.push_str(within.part(..close));
                 changed.push(')');
-                rest = within.get(close + sign.len_utf8()..).unwrap_or_default();
+                rest = within.part(close + sign.len_utf8()..);
             }
             None => {
                 changed.push(bracket);

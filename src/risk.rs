@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::model::answer::Reason;
 use crate::model::halt::Severity;
+use crate::model::number::{to_u32, to_u64};
 use crate::model::signals::{EXACT, Part, Risk};
 
 /// Factor for denials of an agent on a case.
@@ -157,11 +158,11 @@ impl Factor {
     /// Number of events that still count, from the time until which they do.
     pub fn count(&self, until: i64, now: i64) -> u64 {
         let left = until.saturating_sub(now).max(0);
-        u64::try_from(left).unwrap_or(0).div_ceil(u64::try_from(self.micros()).unwrap_or(1).max(1))
+        left.unsigned_abs().div_ceil(self.micros().unsigned_abs().max(1))
     }
 
     fn weigh(&self, count: u64) -> u32 {
-        u32::try_from(count).unwrap_or(u32::MAX).saturating_mul(self.points).min(self.most)
+        to_u32(count).saturating_mul(self.points).min(self.most)
     }
 }
 
@@ -176,7 +177,7 @@ impl Slope {
     fn weigh(&self, count: u64) -> u32 {
         let above = count.saturating_sub(self.from).min(self.to.saturating_sub(self.from));
         let points = u64::from(self.most) * above / self.to.saturating_sub(self.from).max(1);
-        u32::try_from(points).unwrap_or(u32::MAX)
+        to_u32(points)
     }
 }
 
@@ -270,8 +271,9 @@ impl RiskRules {
         Risk { score: WORST, tier: self.tier(WORST), parts: vec![] }
     }
 
+    /// Returns the tier of a score. `faults` refuses rules whose lowest tier is not from 0, so there is one.
     fn tier(&self, score: u32) -> String {
-        self.tiers.iter().rev().find(|tier| tier.from <= score).map(|tier| tier.tier.clone()).unwrap_or_default()
+        self.tiers.iter().rev().find(|tier| tier.from <= score).map_or_else(String::new, |tier| tier.tier.clone())
     }
 
     /// Checks the settings. Returns the name to locate each fault by, and a message. `tiers`, `signals` and
@@ -310,10 +312,7 @@ impl RiskRules {
             fault("probing", "probing alone must stop below the highest tier: it could be somebody else's doing".into());
         }
         let slopes = self.probing.agent.slopes().into_iter().chain(self.probing.supervisor.slopes());
-        if [self.probing.agent.denied, self.probing.supervisor.denied]
-            .iter()
-            .any(|slope| slope.to > u64::try_from(EXACT).unwrap_or(u64::MAX))
-        {
+        if [self.probing.agent.denied, self.probing.supervisor.denied].iter().any(|slope| slope.to > to_u64(EXACT)) {
             fault("probing", format!("`probing`: `denied.to` must be at most {EXACT}: up to there it is counted exactly"));
         }
         if slopes.clone().any(|slope| slope.from >= slope.to) || !(1..=10_080).contains(&self.probing.minutes) {

@@ -10,6 +10,7 @@ use crate::api::v1::admin_service_server::{AdminService, AdminServiceServer};
 use crate::api::{convert, respond, status, v1};
 use crate::model::answer::Gate;
 use crate::model::chain::Link;
+use crate::model::number::to_u32;
 use crate::model::right::Right;
 use crate::model::signals::Risk;
 use crate::model::verdict::LinkVerdict;
@@ -97,6 +98,7 @@ impl AdminService for Admin {
     ) -> Result<Response<v1::ExplainDecisionResponse>, Status> {
         let origin = origin(&request, Purpose::Explain);
         let moment = self.pdp.moment();
+        // An absent request equals an empty one, whose missing fields `convert` names.
         let read = convert::request(request.into_inner().request.unwrap_or_default());
         let recorded = self.pdp.authorize(&moment, &origin, read).await.map_err(|refused| status::status(refused.refusal()))?;
         let links = recorded.value().verdict.links.iter().map(|link| explain(&moment, link)).collect();
@@ -124,7 +126,7 @@ fn explain(moment: &Moment, verdict: &LinkVerdict) -> v1::LinkExplanation {
         Some(rule) => v1::ExplainedPolicy {
             id: id.clone(),
             effect: if rule.forbids { "forbid" } else { "permit" }.to_owned(),
-            requires: rule.requires.as_ref().map(ToString::to_string).unwrap_or_default(),
+            requires: rule.requires.as_ref().map_or_else(String::new, ToString::to_string),
             doc: rule.doc.clone(),
             location: rule.place.clone(),
         },
@@ -150,7 +152,7 @@ fn bundle(snapshot: &Snapshot) -> v1::BundleStatus {
         name: snapshot.bundle.manifest.name.clone(),
         policy: Some(respond::policy(&snapshot.bundle.version)),
         activated_at: Some(respond::time(snapshot.activated_at)),
-        policies: u32::try_from(snapshot.bundle.policies.engine.policies().num_of_policies()).unwrap_or(u32::MAX),
+        policies: to_u32(snapshot.bundle.policies.engine.policies().num_of_policies()),
     }
 }
 

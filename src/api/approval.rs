@@ -94,7 +94,7 @@ impl ApprovalService for Approvals {
         let (seen, next) = self.pdp.list_approvals(&origin, to_filter(&message, size)).await.map_err(refused)?;
         Ok(Response::new(v1::ListApprovalsResponse {
             approvals: seen.iter().map(approval).collect(),
-            next_page_token: next.map(|(at, id)| format!("{at}.{id}")).unwrap_or_default(),
+            next_page_token: next.map_or_else(String::new, |(at, id)| format!("{at}.{id}")),
         }))
     }
 
@@ -166,7 +166,7 @@ async fn watch(pdp: Arc<Pdp>, origin: Origin, ids: Vec<String>, sender: mpsc::Se
             if !wanted || sent.insert(seen.approval.id.clone(), now) == Some(now) {
                 continue;
             }
-            let token = seen.token.clone().map(|(token, _)| token).unwrap_or_default();
+            let token = seen.token.clone().map_or_else(String::new, |(token, _)| token);
             let response = v1::WatchApprovalsResponse { approval: Some(approval(&seen)), token };
             if sender.send(Ok(response)).await.is_err() {
                 return;

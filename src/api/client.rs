@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use prost::bytes::Bytes;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
@@ -19,6 +20,7 @@ pub use crate::approvals::release::draft_digest;
 use crate::json::{Object, Value, canonical};
 use crate::model::call::{Call, EntityReference};
 use crate::model::chain::Credential;
+use crate::model::number::to_i64;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -75,7 +77,7 @@ pub async fn healthy(target: &Target, service: &str) -> Result<bool, ClientError
 pub async fn approval(target: &Target, id: &str) -> Result<v1::Approval, ClientError> {
     let request = with_token(target, v1::GetApprovalRequest { id: id.to_owned() })?;
     let answered = ApprovalServiceClient::new(connect(target).await?).get_approval(request).await;
-    Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner().approval.unwrap_or_default())
+    Ok(whole(answered.map_err(|status| refused(&target.server, &status))?.into_inner().approval))
 }
 
 /// Fetches every approval of a state that the token's human may see, oldest first.
@@ -98,14 +100,14 @@ pub async fn approvals(target: &Target, state: v1::ApprovalState) -> Result<Vec<
 /// Sends a review. Its `display_digest` must be that of the display that the reviewer read.
 pub async fn review(target: &Target, request: v1::ReviewApprovalRequest) -> Result<v1::Approval, ClientError> {
     let answered = ApprovalServiceClient::new(connect(target).await?).review_approval(with_token(target, request)?).await;
-    Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner().approval.unwrap_or_default())
+    Ok(whole(answered.map_err(|status| refused(&target.server, &status))?.into_inner().approval))
 }
 
 /// Cancels a pending approval, or revokes an approved one.
 pub async fn revoke(target: &Target, id: &str, reason: &str) -> Result<v1::Approval, ClientError> {
     let request = with_token(target, v1::RevokeApprovalRequest { id: id.to_owned(), reason: reason.to_owned() })?;
     let answered = ApprovalServiceClient::new(connect(target).await?).revoke_approval(request).await;
-    Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner().approval.unwrap_or_default())
+    Ok(whole(answered.map_err(|status| refused(&target.server, &status))?.into_inner().approval))
 }
 
 /// Reports a signal. The caller must be a tool service.
@@ -135,7 +137,12 @@ pub async fn confirm_store(target: &Target) -> Result<v1::ConfirmStoreResponse, 
 
 /// Converts a duration to its protobuf form, in whole seconds.
 pub fn duration(length: Duration) -> prost_types::Duration {
-    prost_types::Duration { seconds: i64::try_from(length.as_secs()).unwrap_or(i64::MAX), nanos: 0 }
+    prost_types::Duration { seconds: to_i64(length.as_secs()), nanos: 0 }
+}
+
+/// Returns the approval of a response. In protobuf, an absent message equals an empty one.
+fn whole(approval: Option<v1::Approval>) -> v1::Approval {
+    approval.unwrap_or_default()
 }
 
 /// Passes each change of an approval to `see` until the server ends the watch.
@@ -145,7 +152,7 @@ pub async fn watch(target: &Target, mut see: impl FnMut(v1::Approval)) -> Result
     let failed = |status: Status| refused(&target.server, &status);
     let mut changes = client.watch_approvals(request).await.map_err(failed)?.into_inner();
     while let Some(change) = changes.message().await.map_err(failed)? {
-        see(change.approval.unwrap_or_default());
+        see(whole(change.approval));
     }
     Ok(())
 }
@@ -207,7 +214,7 @@ pub fn message(call: &Call) -> v1::AuthorizeRequest {
     };
     let agent = match &call.credential {
         Credential::Token { agent_certificate: Some(digest), .. } => digest.to_vec().into(),
-        Credential::Asserted(_) | Credential::None | Credential::Token { .. } => prost::bytes::Bytes::new(),
+        Credential::Asserted(_) | Credential::None | Credential::Token { .. } => Bytes::new(),
     };
     let model = call.model.as_ref();
     v1::AuthorizeRequest {
@@ -217,7 +224,7 @@ pub fn message(call: &Call) -> v1::AuthorizeRequest {
         resource: Some(v1::Resource {
             r#ref: Some(reference(&call.resource.reference)),
             version: call.resource.version.clone(),
-            attributes_json: call.resource.attributes.as_ref().map(object).unwrap_or_default(),
+            attributes_json: call.resource.attributes.as_ref().map_or_else(Bytes::new, object),
         }),
         case: Some(v1::Case {
             id: call.case.id.clone(),
@@ -226,7 +233,7 @@ pub fn message(call: &Call) -> v1::AuthorizeRequest {
             attributes_json: object(&call.case.attributes),
         }),
         arguments_json: object(&call.arguments),
-        facts_json: call.facts.as_ref().map(object).unwrap_or_default(),
+        facts_json: call.facts.as_ref().map_or_else(Bytes::new, object),
         untrusted: call.untrusted.iter().map(|item| v1::UntrustedText { source: item.source.clone(), text: item.text.clone() }).collect(),
         approval_token: call.tokens.approval.clone().unwrap_or_default(),
         release_token: call.tokens.release.clone().unwrap_or_default(),

@@ -1,5 +1,6 @@
 //! Conversion from request messages to the model. Every member is either used or makes the request refused.
 
+use crate::model::text::hex;
 use prost::Message;
 
 use crate::api::v1;
@@ -79,7 +80,7 @@ pub fn outcome(message: v1::ReportOutcomeRequest) -> Result<Outcome, Refusal> {
     if json::canonical(&fields).len() > FIELDS_BYTES_MAX {
         return Err(Refusal::invalid("fields_returned", "is longer than 16 KiB"));
     }
-    let hex = |digest: Option<[u8; 32]>| digest.iter().flatten().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hex = |digest: Option<[u8; 32]>| hex(digest.iter().flatten());
     let members = vec![
         ("status", status.into()),
         ("fields_returned", fields.into()),
@@ -97,6 +98,7 @@ pub fn outcome(message: v1::ReportOutcomeRequest) -> Result<Outcome, Refusal> {
 }
 
 pub(super) fn credential(delegation: Option<v1::Delegation>) -> Result<Credential, Refusal> {
+    // In protobuf, an absent message equals an empty one.
     let v1::Delegation { agent_certificate_sha256, credential } = delegation.unwrap_or_default();
     let agent_certificate = optional_digest(&agent_certificate_sha256, "delegation.agent_certificate_sha256")?;
     match credential {

@@ -86,7 +86,8 @@ impl DecisionService for Decisions {
             let _open = &share;
             let (decisions, origin) = (decisions.clone(), origin.clone());
             async move {
-                // After a read error no further item can be read, so the stream ends with that status.
+                // After a read error no further item can be read, so the stream ends with that status. An absent
+                // request equals an empty one, whose missing fields `convert` names.
                 let request = item.map_err(|status| decisions.unreadable(&origin, status))?.request.unwrap_or_default();
                 Ok(v1::AuthorizeStreamResponse { result: Some(decisions.stream_item(origin, request).await) })
             }

@@ -87,6 +87,7 @@ pub(super) fn origin<T>(request: &tonic::Request<T>, purpose: Purpose) -> Origin
     if let Some(seen) = request.extensions().get::<Seen>() {
         seen.set();
     }
+    // Without facts about its connection, a request is of an unauthenticated peer.
     let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
     let bearer = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
     let bearer = bearer.and_then(|value| value.strip_prefix("Bearer ")).filter(|_| connection.takes_bearer).map(str::to_owned);
@@ -191,6 +192,7 @@ where
         let gate = self.gate.clone();
         Box::pin(async move {
             let path = request.uri().path().trim_start_matches('/').to_owned();
+            // Without facts about its connection, a request is of an unauthenticated peer.
             let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
             let caller = with_bearer(&request, connection.peer.clone());
             let under_way = gate.admit(&connection.standing, &path, &caller).await;

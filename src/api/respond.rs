@@ -1,11 +1,14 @@
 //! Conversion from the model to response messages.
 
+use std::time::Duration;
+
 use prost_types::Timestamp as WireTime;
 
 use crate::api::v1;
 use crate::approvals::binding::REQUESTABLE;
 use crate::audit::Recorded;
 use crate::model::answer::{Answer, Mode, NextAction, Obligation, PolicyVersion, Reason};
+use crate::model::number::to_i64;
 use crate::model::time::Timestamp;
 
 /// Builds the response to Authorize. The function takes a [`Recorded`] answer, so no answer leaves the server
@@ -20,7 +23,7 @@ pub fn response(recorded: &Recorded<Answer>, log: &str) -> v1::AuthorizeResponse
         evaluation_id: answer.evaluation_id.clone(),
         evaluated_at: Some(time(answer.evaluated_at)),
         reason: denied.map_or(v1::Reason::Unspecified, reason).into(),
-        reason_user: denied.map(Reason::text).unwrap_or_default().to_owned(),
+        reason_user: denied.map_or("", Reason::text).to_owned(),
         obligations: obligations(&answer.outcome.obligations),
         advice: obligations(&answer.outcome.advice),
         access_request: access_request(answer),
@@ -70,7 +73,7 @@ pub(super) fn access_request(answer: &Answer) -> Option<v1::AccessRequest> {
 /// Returns the wait before a retry, rounded up, because a retry a moment too early is denied again.
 pub(super) fn retry_after(answer: &Answer) -> Option<prost_types::Duration> {
     let wait = answer.retry_after()?;
-    Some(prost_types::Duration { seconds: i64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(i64::MAX), nanos: 0 })
+    Some(prost_types::Duration { seconds: to_i64(wait.as_millis().div_ceil(1000)), nanos: 0 })
 }
 
 /// Returns the reference to a record; `None` in best-effort mode, where the record is not written yet.
@@ -91,8 +94,8 @@ pub fn time(time: Timestamp) -> WireTime {
 
 /// Converts a number of microseconds, which may be negative, to its protobuf form.
 pub(super) fn span(micros: i64) -> prost_types::Duration {
-    let nanos = i32::try_from(micros % 1_000_000 * 1000).unwrap_or(0);
-    prost_types::Duration { seconds: micros / 1_000_000, nanos }
+    let nanos = Duration::from_micros(micros.unsigned_abs()).subsec_nanos().cast_signed();
+    prost_types::Duration { seconds: micros / 1_000_000, nanos: if micros < 0 { -nanos } else { nanos } }
 }
 
 pub(super) fn obligations(obligations: &[Obligation]) -> Vec<v1::Obligation> {

@@ -1,5 +1,6 @@
 //! Conversion between the messages of PrepareContext and EvaluateOutput and the model.
 
+use crate::model::finding::Span;
 use prost::Message;
 
 use crate::api::convert::{case, correlation_id, credential, id, model, object, optional_object, some_id, untrusted};
@@ -9,6 +10,7 @@ use crate::model::answer::{Answer, Reason};
 use crate::model::call::EntityReference;
 use crate::model::content::{Article, Channel, Disposition, Prepared, Shown};
 use crate::model::halt::Severity;
+use crate::model::number::{to_u32, to_usize};
 use crate::model::refusal::Refusal;
 use crate::model::text::is_unprintable;
 use crate::pdp::draft::ToEvaluate;
@@ -48,7 +50,7 @@ pub(super) fn to_prepare(message: v1::PrepareContextRequest) -> Result<ToPrepare
         record: object(&message.record_json, "record_json")?,
         untrusted: untrusted(message.untrusted)?,
         previous_turn: text(message.previous_turn, "previous_turn", TEXT_MAX, "is longer than 64 KiB")?,
-        max_bytes: usize::try_from(message.max_bytes).unwrap_or(usize::MAX),
+        max_bytes: to_usize(message.max_bytes),
         conversation: correlation_id(&message.conversation_id, "conversation_id")?,
     })
 }
@@ -171,7 +173,7 @@ pub(super) fn prepared(recorded: &Recorded<(Answer, Prepared)>, log: &str) -> v1
         audit: respond::reference(recorded, log),
         warnings: answer.warnings.iter().map(ToString::to_string).collect(),
         reason: denied.map_or(v1::Reason::Unspecified, respond::reason).into(),
-        reason_user: denied.map(Reason::text).unwrap_or_default().to_owned(),
+        reason_user: denied.map_or("", Reason::text).to_owned(),
         retry_after: respond::retry_after(answer),
     }
 }
@@ -210,14 +212,14 @@ pub(super) fn evaluated(recorded: &Recorded<(Answer, Evaluated)>, log: &str) -> 
         warnings: answer.warnings.iter().map(ToString::to_string).collect(),
         draft_digest: evaluated.draft_digest.clone(),
         release_expires_at: release_expires_at.map(respond::time),
-        reason_user: denied.map(Reason::text).unwrap_or_default().to_owned(),
+        reason_user: denied.map_or("", Reason::text).to_owned(),
         retry_after: respond::retry_after(answer),
     }
 }
 
-fn span((start, end): (usize, usize)) -> v1::Span {
-    let byte = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
-    v1::Span { start: byte(start), end: byte(end) }
+fn span(span: Span) -> v1::Span {
+    let (start, end) = span;
+    v1::Span { start: to_u32(start), end: to_u32(end) }
 }
 
 fn severity(severity: Severity) -> v1::Severity {

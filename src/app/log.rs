@@ -19,11 +19,11 @@ use crate::entropy::{Entropy, nonce};
 
 /// Accepts that an audit log lost lines that were noted elsewhere. The loss is recorded in the log, whose
 /// numbering continues after the lost lines. No server may be running on the data folder. Returns the
-/// record's index.
+/// record's index; in best-effort mode it is `None`.
 ///
 /// # Errors
 /// Returns an error if no line is missing, or the log, the state or the noted heads can't be used.
-pub async fn accept_loss(config: &Config, seams: Seams, reason: &str) -> Result<u64, StartError> {
+pub async fn accept_loss(config: &Config, seams: Seams, reason: &str) -> Result<Option<u64>, StartError> {
     let clock = Monotonic::new(seams.clock);
     let key = digest_key(config, seams.entropy.as_ref())?;
     let replica = replica(config, seams.entropy.as_ref())?;
@@ -55,7 +55,7 @@ pub async fn accept_loss(config: &Config, seams: Seams, reason: &str) -> Result<
         }
     }
     store.close().await;
-    Ok(index.unwrap_or_default())
+    Ok(index)
 }
 
 /// Reads this replica's own file, or creates it.

@@ -1,5 +1,6 @@
-//! The call that an approval is for, and the tokens that carry it: the binding token of a denial, the approval token, and the outcome
-//! token of an allow. Claims follow ARAP (AuthZEN, draft 1) and draft-rosomakho-oauth-txn-challenge-00; their names stand here alone.
+//! The call that an approval is bound to, and its tokens: the binding token of a denial, the approval token,
+//! and the outcome token of an allowed call. Claims follow ARAP (AuthZEN, draft 1) and
+//! draft-rosomakho-oauth-txn-challenge-00; only this file contains their names.
 
 use std::time::Duration;
 
@@ -13,20 +14,21 @@ use crate::model::call::Call;
 use crate::model::chain::Chain;
 use crate::model::time::Timestamp;
 
-/// How long a denial may be turned into a request.
+/// Time within which an approval can be requested after the denial.
 pub const REQUESTABLE: Duration = Duration::from_secs(15 * 60);
-/// How long an approval token lives, at most.
+/// Maximum lifetime of an approval token.
 pub const APPROVAL_TOKEN: Duration = Duration::from_secs(120);
-/// How long the outcome of an allowed call may be reported.
+/// Time within which the outcome of an allowed call can be reported.
 pub const REPORTABLE: Duration = Duration::from_secs(3600);
-/// `v` of [`BoundCall`].
+/// Value of `v` in a [`BoundCall`].
 const FORMAT: &str = "countersign.call/2";
 
 const BINDING_TYPE: &str = "countersign-binding+jwt";
 const APPROVAL_TYPE: &str = "countersign-approval+jwt";
 const OUTCOME_TYPE: &str = "countersign-outcome+jwt";
 
-/// The call as it would be bound: the arguments that a template bounds apart from those that must be the same.
+/// Returns the call as a binding contains it. Integer arguments that are listed in `at_most` are separated
+/// from those that must be equal.
 pub fn bound_call(environment: &str, chain: &Chain, call: &Call, at_most: &[String]) -> BoundCall {
     let bounded = |name: &String, value: &Value| at_most.contains(name) && matches!(value, Value::Integer(_));
     let split = |wanted: bool| -> Object {
@@ -50,13 +52,15 @@ pub fn bound_call(environment: &str, chain: &Chain, call: &Call, at_most: &[Stri
         exact: split(false),
         at_most: split(true),
         case_attributes: call.case.attributes.clone(),
+        // A call without attributes or facts is bound to none.
         resource_attributes: call.resource.attributes.clone().unwrap_or_default(),
         facts: call.facts.clone().unwrap_or_default(),
     }
 }
 
-/// Digests a call so that a retry of an operation can be told from another call under the same operation id. Attributes and facts
-/// are left out, except the customer, because the operation itself may have changed them before its retry.
+/// Digests a call, so that a retry of an operation can be distinguished from another call with the same
+/// operation id. Attributes and facts are left out, except the customer, because the operation itself may
+/// have changed them before its retry.
 pub fn call_digest(environment: &str, chain: &Chain, call: &Call) -> String {
     let bound = bound_call(environment, chain, call, &[]);
     let customer = bound.case_attributes.get_key_value("customer").map(|(name, value)| (name.clone(), value.clone()));
@@ -64,17 +68,17 @@ pub fn call_digest(environment: &str, chain: &Chain, call: &Call) -> String {
     digest(&BoundCall { case_attributes: customer.into_iter().collect(), resource_attributes, facts, ..bound })
 }
 
-/// Whether a human is the supervisor of the call, or the person behind the supervisor.
+/// Returns whether a human is the supervisor of the call, or the person behind the supervisor.
 pub fn is_supervisor(binding: &Binding, id: &str, person: Option<&str>) -> bool {
     id == binding.call.supervisor.sub || (person.is_some() && person == binding.supervisor_person.as_deref())
 }
 
-/// SHA-256 over the canonical form (RFC 8785) of a bound call, in base64url.
+/// Returns the SHA-256 of the canonical form (RFC 8785) of a bound call, in base64url.
 pub fn digest(call: &BoundCall) -> String {
     jose::digest(&canonical(call))
 }
 
-/// Who issues our tokens: each environment its own.
+/// Returns the issuer of the PDP's own tokens, which is different for each environment.
 pub fn issuer(environment: &str) -> String {
     format!("countersign:{environment}")
 }
@@ -91,10 +95,10 @@ struct BindingClaims {
     binding: Binding,
 }
 
-/// Signs a denial's binding.
+/// Signs the binding token of a denial.
 ///
 /// # Errors
-/// When the library fails.
+/// When signing fails.
 pub fn sign_binding(keys: &Keyring, binding: Binding, now: Timestamp) -> Result<String, SignFault> {
     let ours = issuer(&binding.call.environment);
     let claims = BindingClaims {
@@ -110,10 +114,10 @@ pub fn sign_binding(keys: &Keyring, binding: Binding, now: Timestamp) -> Result<
     keys.sign(BINDING_TYPE, &claims)
 }
 
-/// Opens a binding token of this environment.
+/// Verifies a binding token of this environment and returns its content.
 ///
 /// # Errors
-/// When it is none, or its time is over.
+/// When it is not a valid binding token of this environment, or has expired.
 pub fn open_binding(keys: &Keyring, environment: &str, token: &str, now: Timestamp) -> Result<Binding, TokenFault> {
     let ours = issuer(environment);
     let opened: Opened<BindingClaims> = jose::open(token, &keys.set, &Expected::own(&[BINDING_TYPE], &ours, &ours))?;
@@ -125,19 +129,18 @@ pub fn open_binding(keys: &Keyring, environment: &str, token: &str, now: Timesta
     }
 }
 
-/// Claims of an approval token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApprovalClaims {
     iss: String,
-    /// The one tool service that may use it.
+    /// Only tool service that may use the token.
     aud: String,
-    /// The supervising human: whose authority is exercised. Never the approver.
+    /// Supervisor whose authority is exercised; never the approver.
     sub: String,
     sub_profile: String,
     act: Actor,
     client_id: String,
-    /// The approval's id.
+    /// Id of the approval.
     pub jti: String,
     /// Evaluation id of the denial.
     txn: String,
@@ -145,7 +148,6 @@ pub struct ApprovalClaims {
     nbf: i64,
     exp: i64,
     authorization_details: Vec<Detail>,
-    /// The approval.
     pub approval: ApprovalPart,
 }
 
@@ -188,11 +190,11 @@ struct ArgumentsPart {
     digest: String,
 }
 
-/// What an approval token says of the approval.
+/// Facts about the approval in an approval token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApprovalPart {
-    /// The store's generation: of another one the token is nothing.
+    /// Generation of the store; in any other generation the token is void.
     pub generation: String,
     /// Digest of the bound call.
     pub digest: String,
@@ -203,10 +205,11 @@ pub struct ApprovalPart {
     policy_digest: String,
 }
 
-/// Signs the token of an approved approval, for at most [`APPROVAL_TOKEN`] and never longer than the approval.
+/// Signs the token of an approved approval. The token is valid for [`APPROVAL_TOKEN`], but not longer than
+/// the approval.
 ///
 /// # Errors
-/// When the library fails.
+/// When signing fails.
 pub fn sign_approval(keys: &Keyring, approval: &Approval, now: Timestamp) -> Result<(String, Timestamp), SignFault> {
     let call = &approval.binding.call;
     let expires = now.plus(APPROVAL_TOKEN).min(approval.approved_until);
@@ -253,34 +256,34 @@ pub fn sign_approval(keys: &Keyring, approval: &Approval, now: Timestamp) -> Res
     Ok((keys.sign(APPROVAL_TYPE, &claims)?, Timestamp::from_seconds(expires.seconds())))
 }
 
-/// Opens an approval token that is addressed to this tool service. Its times are not judged: a repeated operation is known first.
+/// Verifies an approval token that is addressed to this tool service. Its times are left to the caller,
+/// because a retry of an operation gets its stored answer even after the token has expired.
 ///
 /// # Errors
-/// When it is none of ours, or addressed to another.
+/// When it is not an approval token of this environment, or is addressed to another tool service.
 pub fn open_approval(keys: &Keyring, environment: &str, audience: &str, token: &str) -> Result<Opened<ApprovalClaims>, TokenFault> {
     jose::open(token, &keys.set, &Expected::own(&[APPROVAL_TYPE], &issuer(environment), audience))
 }
 
-/// What an outcome token says of the allowed call: a caller brings it back, so that nothing need be remembered of every allow.
+/// Facts about an allowed call in its outcome token. The tool service returns the token with the outcome, so
+/// the PDP does not have to store every allowed call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Allowed {
-    /// Evaluation id of the allow.
+    /// Evaluation id of the allowed call.
     pub evaluation_id: String,
-    /// Tenant.
     pub tenant: String,
-    /// Case id.
+    /// Id of the case.
     pub case: String,
     /// Conversation id; empty if the call named none.
     #[serde(default)]
     pub conversation: String,
     /// Customer; empty if the case names none.
     pub customer: String,
-    /// Cedar action.
     pub action: String,
-    /// The approval that was used; empty: none.
+    /// Id of the consumed approval; empty if none was needed.
     pub approval: String,
-    /// The checks that its success makes, the strongest last.
+    /// Checks that a successful outcome creates, the strongest last.
     #[serde(default)]
     pub checks: Vec<String>,
 }
@@ -297,20 +300,20 @@ struct OutcomeClaims {
     allowed: Allowed,
 }
 
-/// Signs what was allowed to a tool service.
+/// Signs the outcome token of an allowed call for its tool service.
 ///
 /// # Errors
-/// When the library fails.
+/// When signing fails.
 pub fn sign_outcome(keys: &Keyring, environment: &str, caller: &str, allowed: Allowed, now: Timestamp) -> Result<String, SignFault> {
     let ours = issuer(environment);
     let (iat, exp) = (now.seconds(), now.plus(REPORTABLE).seconds());
     keys.sign(OUTCOME_TYPE, &OutcomeClaims { iss: ours.clone(), aud: ours, sub: caller.to_owned(), iat, nbf: iat, exp, allowed })
 }
 
-/// Opens an outcome token that was given to this tool service.
+/// Verifies an outcome token that was issued to this tool service.
 ///
 /// # Errors
-/// When it is none of ours, its time is over, or it was given to another.
+/// When it is not an outcome token of this environment, has expired, or was issued to another tool service.
 pub fn open_outcome(keys: &Keyring, environment: &str, caller: &str, token: &str, now: Timestamp) -> Result<Allowed, TokenFault> {
     let ours = issuer(environment);
     let opened: Opened<OutcomeClaims> = jose::open(token, &keys.set, &Expected::own(&[OUTCOME_TYPE], &ours, &ours))?;

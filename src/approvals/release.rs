@@ -1,5 +1,6 @@
-//! The release of a draft, and the token that carries it: what the output check let through may be sent once, as it was checked.
+//! The release of a draft and its token. A released draft may be sent once, exactly as it was evaluated.
 
+use crate::model::text::hex;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,75 +11,69 @@ use crate::jose::{self, Expected, Opened, SignFault, TokenFault};
 use crate::model::approval::Subject;
 use crate::model::time::Timestamp;
 
-/// How long a released draft may be sent.
+/// Time for which a released draft may be sent.
 pub const RELEASE: Duration = Duration::from_secs(5 * 60);
 
 const RELEASE_TYPE: &str = "countersign-release+jwt";
 
-/// A draft that may be sent.
+/// Draft that may be sent, with its case, author, channel and recipient.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Release {
-    /// The store's generation: of another one the token is nothing.
+    /// Generation of the store; in any other generation the token is void.
     pub generation: String,
-    /// Tenant.
     pub tenant: String,
-    /// Case id.
+    /// Id of the case.
     pub case: String,
-    /// The case's customer; empty if the case names none.
+    /// Customer of the case; empty if the case names none.
     #[serde(default)]
     pub customer: String,
-    /// The version of the case that the draft was checked against.
+    /// Version of the case that the draft was evaluated against.
     pub case_version: String,
-    /// The agent that wrote it.
+    /// Agent that wrote the draft.
     pub agent: Subject,
-    /// The human that it was written for.
+    /// Supervisor for whom the agent wrote the draft.
     pub supervisor: Subject,
-    /// `sha256:` and hex of the draft's UTF-8.
+    /// `sha256:` and the hex SHA-256 of the draft's UTF-8 text.
     pub draft_digest: String,
-    /// Channel that it is sent on.
+    /// Channel that the draft is sent on.
     pub channel: String,
-    /// Who gets it.
     pub recipient: String,
 }
 
-/// Claims of a release token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseClaims {
     iss: String,
-    /// The one tool service that may use it.
+    /// Only tool service that may use the token.
     aud: String,
-    /// The supervising human, for whom it was written.
+    /// Supervisor for whom the draft was written.
     sub: String,
     /// Evaluation id of the release.
     pub jti: String,
     iat: i64,
     nbf: i64,
-    /// Until when it may be used, in Unix seconds.
+    /// End of validity, in Unix seconds.
     pub exp: i64,
-    /// What may be sent.
     pub release: Release,
 }
 
-/// The digest of a draft, as arguments and tokens name it.
+/// Returns the digest of a draft, as arguments and tokens contain it.
 pub fn draft_digest(draft: &str) -> String {
     use sha2::Digest as _;
-    let mut digest = "sha256:".to_owned();
-    sha2::Sha256::digest(draft.as_bytes()).iter().for_each(|byte| digest.push_str(&format!("{byte:02x}")));
-    digest
+    format!("sha256:{}", hex(sha2::Sha256::digest(draft.as_bytes())))
 }
 
-/// Whether a text has the form of a draft's digest.
+/// Returns whether a text has the form of a draft's digest.
 pub fn is_draft_digest(text: &str) -> bool {
     let hex = text.strip_prefix("sha256:").filter(|hex| hex.len() == 64);
     hex.is_some_and(|hex| hex.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)))
 }
 
-/// Signs a release to a tool service, for [`RELEASE`].
+/// Signs a release for a tool service. The token is valid for [`RELEASE`].
 ///
 /// # Errors
-/// When the library fails.
+/// When signing fails.
 pub fn sign_release(
     keys: &Keyring,
     environment: &str,
@@ -103,10 +98,11 @@ pub fn sign_release(
     Ok((keys.sign(RELEASE_TYPE, &claims)?, expires))
 }
 
-/// Opens a release token that is addressed to this tool service. Its times are not judged: a repeated operation is known first.
+/// Verifies a release token that is addressed to this tool service. Its times are left to the caller, because
+/// a retry of an operation gets its stored answer even after the token has expired.
 ///
 /// # Errors
-/// When it is none of ours, or addressed to another.
+/// When it is not a release token of this environment, or is addressed to another tool service.
 pub fn open_release(keys: &Keyring, environment: &str, audience: &str, token: &str) -> Result<Opened<ReleaseClaims>, TokenFault> {
     jose::open(token, &keys.set, &Expected::own(&[RELEASE_TYPE], &issuer(environment), audience))
 }

@@ -1,10 +1,5 @@
-//! What must not be lost: approvals, consumed tokens, receipts, checks, kill switches. One port, two engines, one SQL.
-//!
-//! SQLite (WAL, `synchronous=FULL`) has one writer that commits in groups, so that many consumes share a sync; PostgreSQL has a pool.
-//! An approval is usable because it is *present* as approved: what is absent, unreadable or of another generation denies. Every
-//! transition counts the store's revision up in its own transaction and leaves its record in the outbox, for the audit log.
-//!
-//! A store that went back (an old backup, a failover to a standby that was behind) would hold used approvals as unused: `history.rs`.
+//! The state store: approvals, consumed releases, receipts, checks, kill switches and sums, on SQLite or
+//! PostgreSQL with the same SQL. This file has [`Store`] itself; its operations are in the files of `store/`.
 
 mod engine;
 pub mod error;
@@ -39,35 +34,42 @@ use crate::approvals::store::stops::StopNotes;
 use crate::approvals::store::transitions::Halts;
 use crate::model::time::Timestamp;
 
-/// The store.
+/// INVARIANT: an approval is usable only if it is *stored* as approved. An approval that is missing,
+/// unreadable or of another generation denies the call.
+///
+/// Every transition increments the revision and writes its outbox entry, for the audit log, in its own
+/// transaction. A store that went back (an old backup, a failover to a standby that was behind) would contain
+/// consumed approvals as unused; `history.rs` detects that, and `settling.rs` voids them.
 #[derive(Debug)]
 pub struct Store {
     engine: Engine,
     options: Options,
     seen: Arc<ArcSwap<Seen>>,
     halts: ArcSwap<Halts>,
-    /// What stops, outside of the store.
+    /// Copy of the entries that stop calls, in a file outside of the store.
     stops: StopNotes,
-    /// What calls added to sums, outside of the store.
+    /// Copy of the additions to sums, in a file outside of the store.
     reserved: Arc<ReservedNotes>,
     failures: AtomicU64,
     /// Whether the last operation failed.
     failing: AtomicBool,
-    /// How many heads this process has made.
+    /// Number of unique values that this process has made for heads and for outbox entries without a
+    /// revision.
     heads: Arc<AtomicU64>,
-    /// Whether this replica knows a head of the store's history.
+    /// Whether this replica has seen a head of the store's history.
     knows: AtomicBool,
-    /// False while it is not known whether the store lost anything.
+    /// False until it is certain that the store lost nothing, or that a loss was handled.
     settled: AtomicBool,
-    /// In which lineage, and since when that is.
+    /// Lineage in which the store is not settled, and the time when this replica first saw it.
     settling_since: Mutex<Option<(String, Timestamp)>>,
 }
 
 impl Store {
-    /// Opens the store, and brings its tables up to date. Whether it has what was seen of it, [`Store::refresh`] finds out.
+    /// Opens the store and migrates its tables. [`Store::refresh`] finds out later whether the store lost
+    /// anything.
     ///
     /// # Errors
-    /// When it can't be reached, or is of a newer version.
+    /// When the store can't be reached, its version is newer, or this replica's notes can't be used.
     pub async fn open(options: Options) -> Result<Self, OpenError> {
         let place = options.location.place();
         Self::open_at(options).await.map_err(|error| error::named(error, &place))
@@ -97,7 +99,6 @@ impl Store {
         })
     }
 
-    /// The engine's name.
     pub fn engine(&self) -> &'static str {
         match self.options.location {
             Location::Postgres(_) => "postgresql",
@@ -105,32 +106,32 @@ impl Store {
         }
     }
 
-    /// The file, or the server's host and port.
+    /// Returns the file, or the server's host and port.
     pub fn place(&self) -> String {
         self.options.location.place()
     }
 
-    /// The generation, and the highest revision seen.
+    /// Returns the generation, and the highest revision seen in it.
     pub fn seen(&self) -> Seen {
         self.seen.load().as_ref().clone()
     }
 
-    /// The copy of the halts.
+    /// Returns the copy of the kill switches and other signals.
     pub fn halts(&self) -> Arc<Halts> {
         self.halts.load_full()
     }
 
-    /// How many operations failed since the start.
+    /// Returns the number of failed operations since the start.
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
     }
 
-    /// Writes what is queued and closes; later operations fail.
+    /// Commits the queued operations and closes the store; later operations fail.
     pub async fn close(&self) {
         self.engine.close().await;
     }
 
-    /// Counts a failure. The first one after a success is logged.
+    /// Counts a failure. The first failure after a success is logged.
     fn noted<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         match &result {
             Err(error) => {
@@ -144,18 +145,18 @@ impl Store {
         result
     }
 
-    /// Whether it is known that the store has all that was written to it, or that it went back.
+    /// Returns whether it is certain that the store lost nothing, or that a loss was handled.
     pub fn is_settled(&self) -> bool {
         self.settled.load(Ordering::Acquire)
     }
 
-    /// Whether other processes use the store, too.
+    /// Returns whether other processes use the store as well.
     pub fn is_shared(&self) -> bool {
         self.engine.dialect().is_shared
     }
 
-    /// What a commit waits for beyond the server's own disk, as `synchronous_commit` names it; empty: nothing, so that a failover may
-    /// lose it.
+    /// Returns what a commit waits for beyond the server's own disk, in the terms of `synchronous_commit`. If
+    /// empty, a commit waits for nothing else, so a failover may lose it.
     pub fn durability(&self) -> &str {
         &self.engine.dialect().durability
     }

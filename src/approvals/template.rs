@@ -1,25 +1,24 @@
-//! `approvals.yaml`: what the bundle says of approvals, template by template.
+//! The templates of approvals in `approvals.yaml`, and their limits.
 
 use crate::model::approval::Binding;
+use crate::model::number::to_u32;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Deserialize;
 
-/// How bad a mistake would be; shown to the reviewer.
+/// Whether a mistake can be reversed; shown to the reviewer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reversibility {
-    /// Only with somebody else's help.
+    /// Only with the help of a third party.
     ExternallyReversible,
-    /// Not at all.
     Irreversible,
-    /// By us.
     Reversible,
 }
 
 impl Reversibility {
-    /// The name on the wire.
+    /// Name on the wire.
     pub fn name(self) -> &'static str {
         match self {
             Self::ExternallyReversible => "externally_reversible",
@@ -29,34 +28,33 @@ impl Reversibility {
     }
 }
 
-/// What the bundle says of one kind of approval.
+/// Rules for one kind of approval.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Template {
-    /// What it is for, in a line for the reviewer.
+    /// Purpose of the approval, in one line for the reviewer.
     pub title: String,
-    /// How many reviewers must approve, at least; policies may ask for more with `@quorum`.
+    /// Minimum number of reviewers who must approve; policies may require more with `@quorum`.
     #[serde(default = "one")]
     pub quorum: u32,
-    /// How long it may be reviewed; 1 to 10,080 (a week).
+    /// Time for review, 1 to 10,080 minutes (a week).
     pub review_minutes: u32,
-    /// How long it may be used once approved; 1 to 1,440 (a day).
+    /// Time for use after the approval, 1 to 1,440 minutes (a day).
     pub use_minutes: u32,
-    /// How bad a mistake would be.
     pub reversibility: Reversibility,
-    /// Integer arguments that may be at most what was approved; all others must be the same.
+    /// Integer arguments that may be smaller than approved; all others must be equal.
     #[serde(default)]
     pub at_most: Vec<String>,
-    /// Whether the reviewer must be another person than the supervisor.
+    /// Whether the reviewer must be a different person than the supervisor.
     #[serde(default = "yes")]
     pub four_eyes: bool,
-    /// Ways of authentication of which the reviewer's token must name one (RFC 8176); none: any.
+    /// Authentication methods (RFC 8176), one of which the reviewer's token must name; empty for any.
     #[serde(default)]
     pub amr: Vec<String>,
-    /// Strengths of authentication of which the reviewer's token must name one; none: any.
+    /// Authentication strengths, one of which the reviewer's token must name; empty for any.
     #[serde(default)]
     pub acr: Vec<String>,
-    /// Whether the justification must name a clause.
+    /// Whether the justification must name a policy clause.
     #[serde(default)]
     pub needs_policy_clause: bool,
     /// Whether the justification must name evaluations as evidence.
@@ -73,56 +71,55 @@ fn yes() -> bool {
 }
 
 impl Template {
-    /// How long it may be reviewed.
     pub fn review(&self) -> Duration {
         Duration::from_secs(u64::from(self.review_minutes) * 60)
     }
 
-    /// How long it may be used once approved.
     pub fn usable(&self) -> Duration {
         Duration::from_secs(u64::from(self.use_minutes) * 60)
     }
 }
 
-/// How many requests may wait.
+/// Maximum numbers of pending requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Caps {
-    /// Of one case.
+    /// For one case.
     pub case: u32,
-    /// Of one agent.
+    /// For one agent.
     pub agent: u32,
-    /// In one tenant's queue of one template: what its reviewers have before them.
+    /// For one tenant and one template, whose requests its reviewers see as one queue.
     pub queue: u32,
 }
 
-/// All of `approvals.yaml`.
+/// Content of `approvals.yaml`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Templates {
-    /// How many requests may wait.
     pub pending: Caps,
-    /// How long after a denial the same call may not be asked for again; 0 to 10,080.
+    /// Minutes after a denial in which the same call can't be requested again, 0 to 10,080.
     pub cool_down_minutes: u32,
-    /// The templates by name.
+    /// Templates by name.
     pub templates: BTreeMap<String, Template>,
 }
 
 impl Default for Templates {
-    /// Nothing can be approved.
+    /// Returns templates under which nothing can be approved.
     fn default() -> Self {
         Self { pending: Caps { case: 0, agent: 0, queue: 0 }, cool_down_minutes: 0, templates: BTreeMap::new() }
     }
 }
 
 impl Templates {
-    /// How many reviewers must approve: the quorum at the time of the request, or the template's present one if it is higher.
+    /// Returns the number of reviewers who must approve: the quorum at the time of the request, or that of
+    /// the current template if it is higher.
     pub fn quorum(&self, binding: &Binding) -> u32 {
         let template = self.templates.get(&binding.template);
         binding.quorum.max(template.map_or(0, |template| template.quorum))
     }
 
-    /// What is out of bounds, and the name to look for.
+    /// Returns the values that are out of bounds: for each, the name to look for in the file, and the
+    /// message.
     pub fn faults(&self) -> Vec<(String, String)> {
         let mut faults = vec![];
         let mut bound = |name: &str, what: &str, value: u32, lowest: u32, highest: u32| {
@@ -138,12 +135,11 @@ impl Templates {
             bound(name, "quorum", template.quorum, 1, 9);
             bound(name, "review_minutes", template.review_minutes, 1, 10_080);
             bound(name, "use_minutes", template.use_minutes, 1, 1_440);
-            bound(name, "title", u32::try_from(template.title.len()).unwrap_or(u32::MAX), 1, 200);
+            bound(name, "title", to_u32(template.title.len()), 1, 200);
         }
         faults
     }
 
-    /// How long after a denial the same call may not be asked for again.
     pub fn cool_down(&self) -> Duration {
         Duration::from_secs(u64::from(self.cool_down_minutes) * 60)
     }

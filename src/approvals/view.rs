@@ -1,5 +1,5 @@
-//! The reviewer's view of a call. It is rendered from the signed binding token and from proven evidence alone. Nothing is left out, and no
-//! character in it can mislead the reviewer.
+//! The reviewer's view of a call, rendered from the signed binding token, proven evidence and the template.
+//! It shows every member of the call, and no character in it can mislead the reviewer.
 
 use std::fmt::Write as _;
 
@@ -8,10 +8,10 @@ use crate::json::{Value, canonical};
 use crate::model::approval::{Binding, Evidence, Justification, Subject};
 use crate::model::text::visible;
 
-/// The reviewer's view, as lines of text. Its SHA-256 is the display digest that a review must repeat.
+/// Returns the reviewer's view as lines of text. Its SHA-256 is the display digest that a review must repeat.
 ///
-/// Every value is on a line of its own behind its name, so that no value can pose as another line: what breaks lines, reverses
-/// them or hides in them is written out.
+/// Every value is on its own line after its name. Line breaks, characters that reverse text and invisible
+/// characters are escaped, so that no value can imitate another line.
 pub fn display(binding: &Binding, evidence: &[Evidence], template: &Template) -> String {
     let call = &binding.call;
     let mut text = String::new();
@@ -65,7 +65,8 @@ pub fn display(binding: &Binding, evidence: &[Evidence], template: &Template) ->
     text
 }
 
-/// The justification as it may be shown, apart from the view: an agent wrote it and nobody checked it.
+/// Returns the justification for display, separate from the view, because an agent wrote it and nothing in it
+/// is verified.
 pub fn unverified(justification: &Justification) -> Justification {
     Justification {
         customer_request: visible(&justification.customer_request),

@@ -1,5 +1,6 @@
 //! The hash chain of the log.
 
+use crate::model::text::hex;
 use sha2::{Digest, Sha256};
 
 /// `prev` of the first line.
@@ -10,5 +11,5 @@ pub(super) const ZEROS: &str = "000000000000000000000000000000000000000000000000
 
 /// Returns SHA-256 in lower-case hex.
 pub(super) fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(Sha256::digest(bytes))
 }

@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::audit::events::about_case;
-use crate::audit::record::{Capped, Record};
+use crate::audit::record::parts::Capped;
+use crate::audit::record::stored::StoredRecord;
 use crate::model::call::Case;
 use crate::model::content::{Channel, Disposition, Prepared, Redaction, Shown};
 use crate::model::finding::Finding;
@@ -18,7 +19,7 @@ const FINDINGS_MAX: usize = 64;
 const ITEMS_BYTES_MAX: usize = 32 * 1024;
 
 /// Record of a prepared context.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct ContextRecord {
     /// Id of the key that the value digests were made with.
     secret: String,
@@ -51,7 +52,7 @@ impl ContextRecord {
             included: named(Shown::Included),
             masked: named(Shown::Masked),
             excluded: named(Shown::Excluded),
-            articles: articles.map(|segment| segment.source.strip_prefix("article:").unwrap_or_default().to_owned()).collect(),
+            articles: articles.map(|segment| segment.source.strip_prefix("article:").unwrap_or(&segment.source).to_owned()).collect(),
             redactions: prepared.redactions.len(),
             truncated: prepared.truncated,
         }
@@ -60,11 +61,11 @@ impl ContextRecord {
 
 /// Returns a path without its list indexes.
 fn field_of(path: &str) -> String {
-    path.split('.').map(|name| name.split('[').next().unwrap_or_default()).collect::<Vec<_>>().join(".")
+    path.split('.').map(|name| name.split_once('[').map_or(name, |(name, _)| name)).collect::<Vec<_>>().join(".")
 }
 
 /// Record of an evaluated draft.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct OutputRecord {
     disposition: &'static str,
     /// SHA-256 of the draft, without a key because `reply.send` and its approval name the same digest. A
@@ -131,7 +132,12 @@ pub struct Of<'a> {
 
 /// Creates the `redactions` lines of a context: every redaction with kind, source, path and span, and every
 /// stored value with its length and keyed hash, which can be checked only with the deployment's key.
-pub fn redactions(of: &Of<'_>, redactions: &[Redaction], values: &[String], nonce: impl Fn() -> String) -> Vec<Record> {
+pub fn redactions<E>(
+    of: &Of<'_>,
+    redactions: &[Redaction],
+    values: &[String],
+    nonce: impl Fn() -> Result<String, E>,
+) -> Result<Vec<StoredRecord>, E> {
     let items = redactions.iter().map(|redaction| {
         let (start, end) = redaction.span;
         let mut item = json!({"kind": redaction.kind.name(), "source": redaction.source, "span": format!("{start}..{end}")});
@@ -140,41 +146,41 @@ pub fn redactions(of: &Of<'_>, redactions: &[Redaction], values: &[String], nonc
         }
         ("items", item)
     });
-    let mut lines: Vec<Record> = vec![];
+    let mut lines = vec![];
     let mut line = Line::default();
     for (list, item) in items.chain(values.iter().map(|value| ("values", json!(value)))) {
         line.bytes += item.to_string().len() + 1;
         (if list == "items" { &mut line.items } else { &mut line.values }).push(item);
         if line.bytes > ITEMS_BYTES_MAX {
-            lines.push(std::mem::take(&mut line).record(of, nonce()));
+            lines.push(std::mem::take(&mut line).record(of, nonce()?));
         }
     }
     if line.bytes > 0 {
-        lines.push(line.record(of, nonce()));
+        lines.push(line.record(of, nonce()?));
     }
-    lines
+    Ok(lines)
 }
 
 #[derive(Default)]
 struct Line {
-    items: Vec<serde_json::Value>,
-    values: Vec<serde_json::Value>,
+    items: Vec<Value>,
+    values: Vec<Value>,
     bytes: usize,
 }
 
 impl Line {
-    fn record(self, of: &Of<'_>, nonce: String) -> Record {
-        let mut record = json!({
-            "type": "redactions", "evaluation_id": of.evaluation_id, "nonce": nonce, "items": self.items, "values": self.values,
-        });
-        if let Some(members) = record.as_object_mut() {
-            let about = about_case((&of.case.tenant, &of.case.id, &of.case.version), of.conversation);
-            members.extend(about.map(|(name, value)| (name.to_owned(), value)));
-            if !of.trace_id.is_empty() {
-                members.insert("trace_id".to_owned(), of.trace_id.into());
-            }
+    fn record(self, of: &Of<'_>, nonce: String) -> StoredRecord {
+        let mut members = Map::new();
+        let mut add = |(name, value): (&str, Value)| members.insert(name.to_owned(), value);
+        add(("type", "redactions".into()));
+        add(("evaluation_id", of.evaluation_id.into()));
+        add(("items", self.items.into()));
+        add(("values", self.values.into()));
+        about_case(&of.case.tenant, &of.case.id, &of.case.version, of.conversation).into_iter().for_each(|member| drop(add(member)));
+        if !of.trace_id.is_empty() {
+            add(("trace_id", of.trace_id.into()));
         }
-        Record::Stored(record)
+        StoredRecord::new(members).with_nonce(nonce)
     }
 }
 
@@ -182,7 +188,7 @@ impl Line {
 /// may itself be a sensitive value. At most 16 names are shown.
 fn visible_path(path: &str) -> String {
     let shown = path.split('.').take(16).map(|name| {
-        let plain = name.split('[').next().unwrap_or_default();
+        let plain = name.split_once('[').map_or(name, |(name, _)| name);
         let is_name = plain.len() <= 64
             && plain.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
             && plain.chars().all(|sign| sign.is_ascii_alphanumeric() || sign == '_');

@@ -4,7 +4,6 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::audit::record::Record;
 use crate::model::approval::Approval;
 use crate::model::chain::{Caller, Human};
 
@@ -51,7 +50,7 @@ impl Actor {
 
 /// Returns the members by which the lines of a case are found: `case` and `correlation`, as in a decision's
 /// line.
-pub fn about_case((tenant, case, version): (&str, &str, &str), conversation: &str) -> [(&'static str, Value); 2] {
+pub fn about_case(tenant: &str, case: &str, version: &str, conversation: &str) -> [(&'static str, Value); 2] {
     let mut members = Map::from_iter([("id".to_owned(), case.into()), ("tenant".to_owned(), tenant.into())]);
     if !version.is_empty() {
         members.insert("version".to_owned(), version.into());
@@ -106,29 +105,13 @@ pub fn event(kind: &'static str, by: &Actor, approval: Option<&Approval>, more: 
             approvers: approval.approvers().map(|review| review.reviewer.sub.as_str()).collect(),
         };
         add(("approval", json(&member)));
-        about_case((&call.tenant, &call.case, &call.case_version), &approval.binding.conversation).into_iter().for_each(&mut add);
+        about_case(&call.tenant, &call.case, &call.case_version, &approval.binding.conversation).into_iter().for_each(&mut add);
     }
     more.iter().for_each(|(name, value)| add((name, value.clone())));
     Value::Object(members)
 }
 
+#[expect(clippy::expect_used, reason = "a record without its actor or approval would be believed")]
 fn json(value: &impl Serialize) -> Value {
-    // Serialization can't fail, because the structs contain only strings, numbers and lists.
-    serde_json::to_value(value).unwrap_or_default()
-}
-
-/// Turns a stored record into a line of the log, with its place in the state store. Its nonce keeps the
-/// record from being guessed from the line's hash.
-pub fn stored(mut record: Value, transition: Option<(&str, i64, &str)>, nonce: String) -> Record {
-    if let Some(members) = record.as_object_mut() {
-        if let Some((generation, revision, head)) = transition {
-            members.insert("generation".to_owned(), generation.into());
-            members.insert("transition".to_owned(), revision.into());
-            if !head.is_empty() {
-                members.insert("head".to_owned(), head.into());
-            }
-        }
-        members.entry("nonce").or_insert_with(|| nonce.into());
-    }
-    Record::Stored(record)
+    serde_json::to_value(value).expect("the structs contain only strings, numbers and lists")
 }

@@ -1,6 +1,7 @@
 //! Key of the audit log, for digests of inputs and MACs of lines. With the key an auditor can prove that a
 //! record belongs to an input; without it a digest reveals nothing.
 
+use crate::model::text::hex;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -86,15 +87,11 @@ impl DigestKey {
         self.hex(LINE_PREFIX, line)
     }
 
+    #[expect(clippy::expect_used, reason = "an empty digest would be believed")]
     fn hex(&self, prefix: &[u8], bytes: &[u8]) -> String {
-        let mut text = String::with_capacity(64);
-        if let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) {
-            mac.update(prefix);
-            mac.update(bytes);
-            for byte in mac.finalize().into_bytes() {
-                text.push_str(&format!("{byte:02x}"));
-            }
-        }
-        text
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
+        mac.update(prefix);
+        mac.update(bytes);
+        hex(mac.finalize().into_bytes())
     }
 }

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use crate::audit::record::{Capped, Engine};
+use crate::audit::record::parts::{Capped, Engine};
 use crate::model::answer::PolicyVersion;
 use crate::model::head::Head;
 

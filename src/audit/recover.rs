@@ -13,6 +13,8 @@ use crate::audit::error::OpenError;
 use crate::audit::key::DigestKey;
 use crate::audit::operations::RecoveredRecord;
 use crate::audit::record::LINE_MAX;
+use crate::model::number::{to_u64, to_usize};
+use crate::model::part::Part;
 use crate::model::time::Timestamp;
 
 /// Format version, the `v` of a line.
@@ -96,11 +98,12 @@ pub(super) fn read_tail(folder: &Path, key: &DigestKey, now: Timestamp) -> Resul
         if let Some((generation, revision)) = counted
             && tail.transition.as_ref().is_none_or(|(known, highest, _)| *known != generation || *highest < revision)
         {
+            // Some lines have no head.
             tail.transition = Some((generation, revision, place.head.unwrap_or_default()));
         }
     }
-    let whole = usize::try_from(tail.length).unwrap_or(usize::MAX);
-    let rest = bytes.get(whole..).unwrap_or_default();
+    let whole = to_usize(tail.length);
+    let rest = bytes.part(whole..);
     if !rest.is_empty() {
         // A later line whose `durable` includes the damaged line proves that this is not a torn write.
         let proof = rest.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Place>(line).ok()?.durable).max();
@@ -111,7 +114,7 @@ pub(super) fn read_tail(folder: &Path, key: &DigestKey, now: Timestamp) -> Resul
     }
     let unsure = starts.iter().find(|(seq, _)| durable.is_none_or(|durable| *seq > durable)).map(|(_, start)| *start);
     if let Some(start) = unsure {
-        make_durable(&path, start, bytes.get(usize::try_from(start).unwrap_or(whole)..whole).unwrap_or_default()).map_err(io)?;
+        make_durable(&path, start, bytes.part(to_usize(start)..whole)).map_err(io)?;
     }
     Ok(tail)
 }
@@ -121,7 +124,7 @@ fn damaged(folder: &Path, path: &Path, line: usize) -> OpenError {
 }
 
 fn length(bytes: &[u8]) -> u64 {
-    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+    to_u64(bytes.len())
 }
 
 fn intact(line: &[u8], seq: u64, prev: &str) -> Option<Place> {
@@ -172,13 +175,13 @@ fn make_durable(path: &Path, start: u64, bytes: &[u8]) -> io::Result<()> {
 /// Returns the last line of a closed segment if it is complete.
 fn last_line(path: &Path) -> io::Result<Option<(Vec<u8>, Place)>> {
     let mut file = fs::File::open(path)?;
-    let longest = u64::try_from(LINE_MAX + 2).unwrap_or(u64::MAX);
+    let longest = to_u64(LINE_MAX + 2);
     let start = file.metadata()?.len().saturating_sub(longest);
     file.seek(SeekFrom::Start(start))?;
     let mut end = vec![];
     file.read_to_end(&mut end)?;
-    let line = end.strip_suffix(b"\n").and_then(|text| text.rsplit(|byte| *byte == b'\n').next()).unwrap_or_default();
-    Ok(serde_json::from_slice(line).ok().map(|place| (line.to_vec(), place)))
+    let line = end.strip_suffix(b"\n").and_then(|text| text.rsplit(|byte| *byte == b'\n').next());
+    Ok(line.and_then(|line| Some((line.to_vec(), serde_json::from_slice(line).ok()?))))
 }
 
 /// Moves the torn bytes into a file of their own, so that nothing is lost, and cuts the segment.
@@ -220,8 +223,8 @@ pub(super) fn segments(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut segments = vec![];
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let first = name.strip_prefix("seg-").and_then(|name| name.strip_suffix(".jsonl")).and_then(|number| number.parse().ok());
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("seg-"));
+        let first = name.and_then(|name| name.strip_suffix(".jsonl")).and_then(|number| number.parse().ok());
         segments.extend(first.map(|first| (first, path)));
     }
     segments.sort();

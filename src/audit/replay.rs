@@ -103,29 +103,32 @@ pub struct ClearedLine {
 }
 
 impl Line {
-    /// Time when the line was written.
-    pub fn at(&self) -> Timestamp {
-        Timestamp::parse(&self.ts).unwrap_or_default()
+    /// Returns the time when the line was written.
+    ///
+    /// # Errors
+    /// When the line has no readable time, because the caller could not tell whether the line still counts.
+    fn at(&self) -> io::Result<Timestamp> {
+        Timestamp::parse(&self.ts).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a line of the audit log has no readable time"))
     }
 
     /// Returns a member of a decision's case; empty if the case lacks it.
     pub fn case(&self, member: &str) -> &str {
-        self.case.get(member).and_then(serde_json::Value::as_str).unwrap_or_default()
+        self.case.get(member).and_then(serde_json::Value::as_str).unwrap_or("")
     }
 }
 
-/// Reads the lines since a time, in order.
+/// Reads the lines since a time, in order, each with its time.
 ///
 /// # Errors
 /// When the folder, a segment or a line can't be read, because the caller could not tell what is missing.
-pub(super) fn lines_since(folder: &Path, since: Timestamp, mut take: impl FnMut(Line)) -> io::Result<()> {
+pub(super) fn lines_since(folder: &Path, since: Timestamp, mut take: impl FnMut(Timestamp, Line)) -> io::Result<()> {
     let all = segments(folder)?;
     // Start with the last segment whose first line is older than `since`; earlier segments contain only older
     // lines.
     let begins = |path: &Path| -> io::Result<Option<Timestamp>> {
         let mut first = String::new();
         io::BufRead::read_line(&mut io::BufReader::new(std::fs::File::open(path)?), &mut first)?;
-        Ok(serde_json::from_str::<Line>(&first).ok().map(|line| line.at()))
+        Ok(serde_json::from_str::<Line>(&first).ok().and_then(|line| line.at().ok()))
     };
     let mut from = all.len().saturating_sub(1);
     while let Some((_, path)) = all.get(from).filter(|_| from > 0) {
@@ -137,8 +140,9 @@ pub(super) fn lines_since(folder: &Path, since: Timestamp, mut take: impl FnMut(
     for (_, path) in all.iter().skip(from) {
         for text in io::BufRead::split(io::BufReader::new(std::fs::File::open(path)?), b'\n') {
             let line: Line = serde_json::from_slice(&text?)?;
-            if line.at() >= since {
-                take(line);
+            let at = line.at()?;
+            if at >= since {
+                take(at, line);
             }
         }
     }

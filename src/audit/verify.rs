@@ -94,7 +94,7 @@ pub fn verify(folder: &Path, expected: &Expected) -> Result<Report, VerifyError>
     let mut names: Vec<(String, PathBuf)> = vec![];
     for entry in fs::read_dir(folder).map_err(|_| VerifyError::Missing(folder.to_owned()))? {
         let path = entry.map_err(unreadable(folder))?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         if name.starts_with("seg-") && name.ends_with(".jsonl") {
             names.push((name, path));
         }
@@ -121,7 +121,7 @@ pub fn verify(folder: &Path, expected: &Expected) -> Result<Report, VerifyError>
     }
     if let Some(head) = walk.heads.first() {
         let problem = format!("no line has the hash {head} that was noted: lines were cut off, or the log was replaced or rewritten");
-        let file = names.last().map(|(name, _)| name.clone()).unwrap_or_default();
+        let file = names.last().map_or_else(String::new, |(name, _)| name.clone());
         return Err(VerifyError::Broken(Broken { file, line: 0, problem }));
     }
     walk.report.keyed = walk.key.is_some() && walk.format == Some(2);
@@ -150,7 +150,7 @@ impl Walk<'_> {
     fn segment(&mut self, name: &str, mut reader: impl BufRead, is_last: bool) -> Result<(), Fault> {
         let named = name.strip_prefix("seg-").and_then(|name| name.strip_suffix(".jsonl")).and_then(|first| first.parse::<u64>().ok());
         // A segment may skip numbers only if its first line accepts the loss; `line` checks that.
-        if named.is_none_or(|first| first < self.next) || name != format!("seg-{:020}.jsonl", named.unwrap_or_default()) {
+        if named.is_none_or(|first| first < self.next || name != format!("seg-{first:020}.jsonl")) {
             return Err(Fault::Broken(0, format!("the segment must begin with line {} and be named after it", self.next)));
         }
         let mut number = 0;

@@ -21,6 +21,7 @@ use crate::audit::recover::{self, Recovered, Tail};
 use crate::audit::{Durability, Health, Message, NotedHead, Options, Pending};
 use crate::json;
 use crate::model::head::Head;
+use crate::model::number::to_u64;
 use crate::model::time::Timestamp;
 
 /// Maximum number of records in a batch.
@@ -105,8 +106,8 @@ impl Writer {
             },
             Start::AfterLoss(noted) => after_loss(&options.folder, noted, tail)?,
         };
-        if tail.last.is_some_and(|last| now.plus(CLOCK_SLACK) < last) {
-            return Err(OpenError::Clock(tail.last.unwrap_or_default()));
+        if let Some(last) = tail.last.filter(|last| now.plus(CLOCK_SLACK) < *last) {
+            return Err(OpenError::Clock(last));
         }
         let path = tail.segment.unwrap_or_else(|| segment_path(&options.folder, tail.next));
         let segment = disk.open(&path).map_err(io)?;
@@ -167,6 +168,7 @@ impl Writer {
     fn commit(&mut self, batch: Vec<Pending>) {
         let (mut text, mut taken) = (Vec::new(), Vec::with_capacity(batch.len()));
         let (mut next, mut prev) = (self.next, self.prev.clone());
+        // Without records nothing is written, so the time does not matter.
         let newest = batch.iter().map(|pending| pending.at).max().unwrap_or_default();
         for pending in batch {
             let line = self.line(next, &prev, &pending);
@@ -181,7 +183,7 @@ impl Writer {
             taken.push((pending, next));
             next += 1;
         }
-        let count = u64::try_from(taken.len()).unwrap_or(0);
+        let count = to_u64(taken.len());
         if self.options.durability == Durability::BestEffort {
             // The records are not yet written, so the answers have no index.
             taken.drain(..).for_each(|(pending, _)| answer(pending, Ok(None)));
@@ -239,7 +241,7 @@ impl Writer {
             });
         }
         // In best-effort mode sync once a second, because a sync for each batch would delay the next one.
-        let length = self.length + u64::try_from(text.len()).unwrap_or(0);
+        let length = self.length + to_u64(text.len());
         let due = self.options.durability == Durability::Strict || self.synced.plus(BEST_EFFORT_SYNC) <= now;
         if due {
             // The kernel drops dirty pages after a failed sync, and a second one would succeed without them.

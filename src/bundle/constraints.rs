@@ -70,7 +70,8 @@ pub(super) fn read(policies: &Policies, roles: &Roles, source: Option<&Source>) 
             fault(step, format!("constraint `{id}`: `{step}` is no step"));
         }
         for (attribute, values) in &constraint.when {
-            let choices = case.and_then(|case| case.attributes.get(attribute)).map(|member| member.shape.choices()).unwrap_or_default();
+            let member = case.and_then(|case| case.attributes.get(attribute));
+            let choices = member.map_or([].as_slice(), |member| member.shape.choices());
             if choices.is_empty() {
                 fault(attribute, format!("constraint `{id}`: `{attribute}` is no enumerated attribute of `{}`", roles.case));
             }

@@ -1,5 +1,7 @@
 //! The bundle's folder as bytes. Its digest identifies the policy version in every answer and record.
 
+use crate::model::number::to_u64;
+use crate::model::text::hex;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
@@ -92,17 +94,12 @@ impl Folder {
         let mut hash = Sha256::new();
         for (name, bytes) in &self.0 {
             for part in [name.as_bytes(), bytes] {
-                hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+                hash.update(to_u64(part.len()).to_be_bytes());
                 hash.update(part);
             }
         }
         format!("sha256:{}", hex(&hash.finalize()))
     }
-}
-
-/// Encodes bytes as lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

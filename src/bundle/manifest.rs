@@ -2,6 +2,7 @@
 
 use crate::model::chain::DevelopmentDefaults;
 use crate::model::fault::Fault;
+use crate::model::number::to_usize;
 use crate::model::roles::Roles;
 use crate::policy::source::Source;
 use crate::policy::store::offset;
@@ -37,8 +38,7 @@ impl Manifest {
 
 /// Converts a YAML error into a fault at its position.
 pub fn yaml_fault(source: &Source, error: &serde_saphyr::Error) -> Fault {
-    let number = |number: u64| usize::try_from(number).unwrap_or(1);
-    let at = error.location().map_or(0, |location| offset(&source.text, number(location.line()), number(location.column())));
+    let at = error.location().map_or(0, |location| offset(&source.text, to_usize(location.line()), to_usize(location.column())));
     let message = error.without_snippet().to_string();
     Fault::new(&source.file, &source.text, (at, 1), message)
 }

@@ -61,10 +61,7 @@ pub(super) struct Files {
 /// All faults found.
 pub(super) fn read(policies: &Policies, roles: &Roles, files: &Files) -> Result<Rules, Vec<Fault>> {
     let mut faults = vec![];
-    let choices = |path: &[&str]| {
-        let members = policies.shapes.actions.values().find_map(|action| policies.shapes.follow(&action.context, path));
-        members.map(|member| member.shape.choices().to_vec()).unwrap_or_default()
-    };
+    let choices = |path: &[&str]| choices(policies, path);
     let (tiers, signals) = (choices(&["risk", "tier"]), choices(&["risk", "signals"]));
     let (windows, kinds) = (choices(&["rates"]), choices(&["findings"]));
     let risk: Option<RiskRules> = parse(files.risk.as_ref(), &mut faults);
@@ -84,34 +81,34 @@ pub(super) fn read(policies: &Policies, roles: &Roles, files: &Files) -> Result<
     }
     let nothing = Source { file: "rates.yaml".into(), text: String::new() };
     let source = files.rates.as_ref().unwrap_or(&nothing);
-    let read: Option<Rates> = parse(files.rates.as_ref(), &mut faults);
+    // A bundle without the file has no rates.
+    let rates = if files.rates.is_none() { Some(Rates::default()) } else { parse(files.rates.as_ref(), &mut faults) };
     // If `rates.yaml` failed to parse, that fault is already reported and these checks would mislead.
-    if read.is_some() || files.rates.is_none() {
-        let rates = read.clone().unwrap_or_default();
+    if let Some(rates) = &rates {
         faults.extend(placed(source, rates.faults(&policies.shapes, &windows)));
-        faults.extend(placed(source, unread(policies, &rates)));
-        faults.extend(unsummed(policies, &rates));
+        faults.extend(placed(source, unread(policies, rates)));
+        faults.extend(unsummed(policies, rates));
     }
-    let rates = read.unwrap_or_default();
     let detectors = detectors(policies, roles, files, &mut faults);
     let constraints = constraints::read(policies, roles, files.constraints.as_ref()).unwrap_or_else(|found| {
         faults.extend(found);
         vec![]
     });
-    if !faults.is_empty() {
-        return Err(faults);
-    }
+    let (Some(rates), true) = (rates, faults.is_empty()) else { return Err(faults) };
     detectors.warm();
     Ok(Rules { risk, rates, detectors, constraints })
+}
+
+/// Returns the members of the enumerated type at a path of `context`; empty if no action has such a member.
+fn choices(policies: &Policies, path: &[&str]) -> Vec<String> {
+    let member = policies.shapes.actions.values().find_map(|action| policies.shapes.follow(&action.context, path));
+    member.map_or_else(Vec::new, |member| member.shape.choices().to_vec())
 }
 
 /// Reads detector rules, settings and the injection model. Every kind of finding that the schema declares
 /// must have a rule, unless the server itself finds it; otherwise its absence would mean nothing.
 fn detectors(policies: &Policies, roles: &Roles, files: &Files, faults: &mut Vec<Fault>) -> Detectors {
-    let choices = |member: &str| {
-        let members = policies.shapes.actions.values().find_map(|action| policies.shapes.follow(&action.context, &[member]));
-        members.map(|member| member.shape.choices().to_vec()).unwrap_or_default()
-    };
+    let choices = |member: &str| choices(policies, &[member]);
     let (incoming, drafted, claims) = (choices("findings"), choices("draft"), choices("claims"));
     let mut detectors = Detectors::default();
     for source in &files.detectors {
@@ -124,7 +121,7 @@ fn detectors(policies: &Policies, roles: &Roles, files: &Files, faults: &mut Vec
         };
         let found = match file.judges {
             Judges::Draft => {
-                detectors.languages.insert(file.language.split('-').next().unwrap_or_default().to_ascii_lowercase());
+                detectors.languages.insert(primary_subtag(&file.language));
                 detectors.draft.read(file, |kind, code| match kind {
                     drafts::CLAIM => (!claims.iter().any(|claim| claim == code)).then(|| format!("`{code}` is no claim of the schema")),
                     kind => no_kind(&drafted, kind)
@@ -156,7 +153,10 @@ fn detectors(policies: &Policies, roles: &Roles, files: &Files, faults: &mut Vec
     if governs && files.model.is_none() {
         faults.push(Fault::whole("detectors/injection.model", "", "is missing: `countersign detectors train` makes one"));
     }
-    detectors.set(settings.unwrap_or_default());
+    // Without settings there is no threshold and no public value, as in `Detectors::default`.
+    if let Some(settings) = settings {
+        detectors.set(settings);
+    }
     if faults.is_empty() {
         let blind = |kind: &String, what: &str| {
             let message = format!("no rule of detectors/*.yaml finds `{kind}`, {what} of the schema: its absence would mean nothing");
@@ -173,6 +173,11 @@ fn detectors(policies: &Policies, roles: &Roles, files: &Files, faults: &mut Vec
         faults.extend(missing.map(|kind| Fault::whole("schema.cedarschema", "", format!("the type of findings in drafts lacks `{kind}`"))));
     }
     detectors
+}
+
+/// Returns the language of a BCP 47 tag, in lower case.
+fn primary_subtag(tag: &str) -> String {
+    tag.split_once('-').map_or(tag, |(language, _)| language).to_ascii_lowercase()
 }
 
 fn no_kind(kinds: &[String], kind: &str) -> Option<String> {

@@ -29,7 +29,8 @@ impl SpiffeId {
     }
 
     pub fn domain(&self) -> &str {
-        self.0.trim_start_matches("spiffe://").split('/').next().unwrap_or_default()
+        let rest = self.0.trim_start_matches("spiffe://");
+        rest.split_once('/').map_or(rest, |(domain, _)| domain)
     }
 }
 

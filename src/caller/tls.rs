@@ -18,6 +18,7 @@ use rustls::server::danger::ClientCertVerifier;
 
 use crate::caller::svid::Svid;
 use crate::jose::keyset::{KeySet, KeySetFault};
+use crate::model::number::to_u64;
 use crate::model::time::Timestamp;
 
 /// A trust domain of the settings.
@@ -109,7 +110,7 @@ impl Trust {
         let mut hash = ::aws_lc_rs::digest::Context::new(&::aws_lc_rs::digest::SHA256);
         let mut read = |path: &Path| {
             let bytes = std::fs::read(path).map_err(|error| TrustError::Unreadable(path.to_owned(), error))?;
-            hash.update(&u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
+            hash.update(&to_u64(bytes.len()).to_be_bytes());
             hash.update(&bytes);
             Ok(bytes)
         };

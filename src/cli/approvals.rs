@@ -83,14 +83,14 @@ impl By {
 }
 
 pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, Failure> {
-    let (by, one) = match command {
-        Command::List { by, .. } | Command::Watch { by } => (by, None),
+    let (by, id) = match command {
+        // These are about no single approval.
+        Command::List { by, .. } | Command::Watch { by } => (by, ""),
         Command::Approve { one, .. } | Command::Deny { one, .. } | Command::Revoke { one, .. } | Command::Show { one, .. } => {
-            (&one.by, Some(one.id.as_str()))
+            (&one.by, one.id.as_str())
         }
     };
     let target = by.target(environment)?;
-    let id = one.unwrap_or_default();
     let runtime = runtime()?;
     let approval = match command {
         Command::List { all, .. } => {
@@ -111,10 +111,11 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
         }
         Command::Show { .. } => runtime.block_on(client::approval(&target, id)),
         Command::Approve { display_digest, .. } => {
-            runtime.block_on(review(&target, id, v1::ReviewDecision::Approve, ("", ""), display_digest.as_deref()))
+            let shown = display_digest.as_deref().map(read_shown).transpose()?;
+            runtime.block_on(review(&target, id, v1::ReviewDecision::Approve, ("", ""), shown))
         }
         Command::Deny { reason, suggest, .. } => {
-            runtime.block_on(review(&target, id, v1::ReviewDecision::Deny, (reason, suggest.as_deref().unwrap_or_default()), None))
+            runtime.block_on(review(&target, id, v1::ReviewDecision::Deny, (reason, suggest.as_deref().unwrap_or("")), None))
         }
         Command::Revoke { reason, .. } => runtime.block_on(client::revoke(&target, id, reason)),
     };
@@ -144,16 +145,22 @@ fn draft_of(approval: &v1::Approval, file: &Path) -> Result<String, Failure> {
     }
 }
 
+/// Reads the display digest that `show` printed.
+fn read_shown(digest: &str) -> Result<[u8; 32], Failure> {
+    let problem = "the display digest can't be read: it must be the one that `countersign approvals show` printed";
+    crate::jose::read_digest(digest).ok_or_else(|| Failure::new(Exit::Usage, problem))
+}
+
 /// Reviews the display that has this digest, or else the one that the server shows now.
 async fn review(
     target: &Target,
     id: &str,
     decision: v1::ReviewDecision,
     (reason, suggested): (&str, &str),
-    shown: Option<&str>,
+    shown: Option<[u8; 32]>,
 ) -> Result<v1::Approval, ClientError> {
     let display_digest = match shown {
-        Some(digest) => crate::jose::read_digest(digest).map(|digest| digest.to_vec().into()).unwrap_or_default(),
+        Some(digest) => digest.to_vec().into(),
         None => client::approval(target, id).await?.display_digest,
     };
     let request = v1::ReviewApprovalRequest {

@@ -64,7 +64,8 @@ fn accept_loss(environment: &Environment, reason: &str) -> Result<Exit, Failure>
     let runtime = runtime.map_err(|error| Failure::new(Exit::Failure, error))?;
     let seams = Seams::system(crate::telemetry::export::Options::default());
     let index = runtime.block_on(app::log::accept_loss(&config, seams, reason)).map_err(|error| Failure::new(Exit::Failure, error))?;
-    environment.print(&serde_json::json!({"index": index}), &format!("recorded as line {index}; the server can be started"));
+    let line = index.map_or_else(String::new, |index| format!(" as line {index}"));
+    environment.print(&serde_json::json!({"index": index}), &format!("recorded{line}; the server can be started"));
     Ok(Exit::Ok)
 }
 

@@ -15,7 +15,7 @@ use crate::model::call::Call;
 use crate::model::chain::{Asserted, Credential};
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
-use crate::pdp::evaluation::{Evaluation, evaluate};
+use crate::pdp::evaluation::{Evaluation, Evaluator};
 use crate::pdp::scoring::{calm, trust_texts};
 use crate::workbench::request::WrittenRequest;
 
@@ -110,13 +110,13 @@ fn remote(arguments: &Arguments, call: &Call) -> Result<(bool, Shown), Failure> 
         reason: if response.reason() == v1::Reason::Unspecified { String::new() } else { name(reason, "REASON_") },
         reason_user: response.reason_user.clone(),
         next_action: name(response.next_action().as_str_name(), "NEXT_ACTION_"),
-        requires: response.access_request.as_ref().map(|request| request.requires.clone()).unwrap_or_default(),
+        requires: response.access_request.as_ref().map_or_else(Vec::new, |request| request.requires.clone()),
         obligations: response.obligations.iter().map(obligation).collect(),
         evaluation_id: response.evaluation_id.clone(),
-        binding_token: response.access_request.as_ref().map(|request| request.binding_token.clone()).unwrap_or_default(),
-        approval: response.approval.as_ref().map(|used| used.id.clone()).unwrap_or_default(),
+        binding_token: response.access_request.as_ref().map_or_else(String::new, |request| request.binding_token.clone()),
+        approval: response.approval.as_ref().map_or_else(String::new, |used| used.id.clone()),
         repeated: response.repeated,
-        policy_digest: response.policy.as_ref().map(|policy| policy.digest.clone()).unwrap_or_default(),
+        policy_digest: response.policy.as_ref().map_or_else(String::new, |policy| policy.digest.clone()),
         audit_index: response.audit.as_ref().map(|audit| audit.index),
         determining: vec![],
         warnings: response.warnings.clone(),
@@ -129,7 +129,7 @@ fn name_of(allowed: bool) -> &'static str {
 }
 
 fn obligation(obligation: &v1::Obligation) -> String {
-    format!("{}:{}", obligation.r#type, obligation.properties.get("value").map(String::as_str).unwrap_or_default())
+    format!("{}:{}", obligation.r#type, obligation.properties.get("value").map_or("", String::as_str))
 }
 
 fn local(environment: &Environment, arguments: &Arguments, call: &Call) -> Result<(bool, Shown), Failure> {
@@ -152,7 +152,7 @@ fn local(environment: &Environment, arguments: &Arguments, call: &Call) -> Resul
         reason: outcome.denied.map_or("", |reason| reason.name()).to_owned(),
         reason_user: outcome.denied.map_or("", Reason::text).to_owned(),
         next_action: outcome.denied.map_or("none", |reason| reason.next_action().name()).to_owned(),
-        requires: outcome.missing.map(|missing| missing.requires).unwrap_or_default(),
+        requires: outcome.missing.map_or_else(Vec::new, |missing| missing.requires),
         obligations: outcome.obligations.iter().map(|obligation| format!("{}:{}", obligation.kind, obligation.value)).collect(),
         evaluation_id: String::new(),
         binding_token: String::new(),
@@ -182,7 +182,7 @@ fn decide(bundle: &Bundle, call: &Call, now: Timestamp) -> Result<Evaluation, Re
     let chain = asserted_chain(&defaults.tool_service, &asserted, defaults);
     let mut trusted = calm(&bundle.policies.shapes);
     let _kinds = trust_texts(bundle, call, &[], &mut trusted);
-    evaluate(bundle, roles, &chain, call, &trusted, now)
+    Evaluator { bundle, roles, now }.evaluate(&chain, call, &trusted)
 }
 
 fn text(shown: &Shown) -> String {

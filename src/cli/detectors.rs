@@ -7,6 +7,7 @@ use crate::bundle::Bundle;
 use crate::content::injection::Injection;
 use crate::content::normalise::Views;
 use crate::content::{Detectors, INJECTION};
+use crate::model::part::Part as _;
 use crate::workbench::detectors::corpus::{Part, Row, read};
 use crate::workbench::detectors::evaluate::{Measure, evaluate};
 use crate::workbench::detectors::train::train;
@@ -105,8 +106,10 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
         Command::Train(arguments) => {
             let rows = arguments.corpora.read()?;
             let model = train(&rows);
-            let failed = |error| Failure::new(Exit::Failure, format!("`{}` can't be written: {error}", arguments.out.display()));
-            std::fs::write(&arguments.out, model.written()).map_err(failed)?;
+            let failed =
+                |error: std::io::Error| Failure::new(Exit::Failure, format!("`{}` can't be written: {error}", arguments.out.display()));
+            let written = model.written().map_err(|error| failed(error.into()))?;
+            std::fs::write(&arguments.out, written).map_err(failed)?;
             let text = format!("trained on {} texts, sha256:{}: {}", model.header.texts, model.header.data, arguments.out.display());
             environment.print(&model.header, &text);
         }
@@ -134,7 +137,7 @@ fn explain(environment: &Environment, arguments: &Explain) -> Result<(), Failure
     let detectors = detectors(environment, arguments.bundle.as_ref())?;
     let views = Views::of(&arguments.text);
     for finding in detectors.screen_text(&arguments.source, &arguments.text, &views) {
-        let shown = finding.span.and_then(|(start, end)| arguments.text.get(start..end)).unwrap_or_default();
+        let shown = finding.span.map_or("", |(start, end)| arguments.text.part(start..end));
         print(&format!("{}/{} {} %: {shown}", finding.kind, finding.code, finding.confidence));
     }
     if let Some(model) = &detectors.injection {

@@ -108,7 +108,7 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
         }
     };
     let json = serde_json::json!({"outcome": what, "audit": audit.as_ref().map(|audit| serde_json::json!({"log": audit.log, "index": audit.index}))});
-    let place = audit.map(|audit| format!(", recorded in {} at {}", audit.log, audit.index)).unwrap_or_default();
+    let place = audit.map_or_else(String::new, |audit| format!(", recorded in {} at {}", audit.log, audit.index));
     environment.print(&json, &format!("{what}{place}"));
     Ok(Exit::Ok)
 }

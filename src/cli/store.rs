@@ -19,7 +19,7 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
         Command::Confirm(connection) => {
             let audit = runtime()?.block_on(client::confirm_store(&connection.target()?)).map_err(client_failure)?.audit;
             let place = audit.as_ref().map(|audit| serde_json::json!({"log": audit.log, "index": audit.index}));
-            let text = audit.map(|audit| format!(", recorded in {} at {}", audit.log, audit.index)).unwrap_or_default();
+            let text = audit.map_or_else(String::new, |audit| format!(", recorded in {} at {}", audit.log, audit.index));
             environment.print(&serde_json::json!({"outcome": "confirmed", "audit": place}), &format!("confirmed{text}"));
             Ok(Exit::Ok)
         }
@@ -28,6 +28,7 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
 
 fn status(environment: &Environment, connection: &Connection) -> Result<Exit, Failure> {
     let found = runtime()?.block_on(client::status(&connection.target()?)).map_err(client_failure)?;
+    // In protobuf, an absent message equals an empty one.
     let store = found.store.unwrap_or_default();
     let v1::StoreStatus { engine, healthy, went_back_at, durability, bundles, clock_skew } = store;
     let went_back_at = went_back_at.map(|at| at.to_string());

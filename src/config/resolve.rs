@@ -227,7 +227,7 @@ impl Config {
 
 /// Returns whether the server of a URL, given without its scheme, is on this machine.
 fn is_here(rest: &str) -> bool {
-    let server = rest.split(['/', '?']).next().unwrap_or_default();
+    let server = rest.split_once(['/', '?']).map_or(rest, |(server, _)| server);
     let host = server.rsplit_once('@').map_or(server, |(_, host)| host);
     ["localhost", "127.0.0.1", "[::1]", ""].iter().any(|name| host == *name || host.starts_with(&format!("{name}:")))
 }

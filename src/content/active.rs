@@ -7,6 +7,8 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
+use crate::model::part::Part;
+
 /// Schemes that a reply may link to (RFC 3986, RFC 6068, RFC 3966).
 const SCHEMES: [&str; 3] = ["https", "mailto", "tel"];
 /// Maximum length of a scheme, in bytes.
@@ -52,10 +54,10 @@ pub(super) fn find(text: &str, mut found: impl FnMut(&'static str, (usize, usize
         scheme.into_iter().for_each(|scheme| found("scheme", (place(scheme.start()), place(scheme.end()))));
     }
     for (colon, _) in plain.match_indices(':') {
-        let before = plain.as_bytes().get(colon.saturating_sub(SCHEME_MAX)..colon).unwrap_or_default();
+        let before = plain.as_bytes().part(colon.saturating_sub(SCHEME_MAX)..colon);
         let length = before.iter().rev().take_while(|byte| byte.is_ascii_alphanumeric() || b"+.-".contains(byte)).count();
-        let scheme = plain.get(colon - length..colon).unwrap_or_default().trim_start_matches(|sign: char| !sign.is_ascii_alphabetic());
-        let rest = plain.get(colon + 1..).unwrap_or_default();
+        let scheme = plain.part(colon - length..colon).trim_start_matches(|sign: char| !sign.is_ascii_alphabetic());
+        let rest = plain.part(colon + 1..);
         let is_link =
             rest.starts_with("//") && scheme.len() > 1 || RUNS.contains(&scheme) && rest.starts_with(|next: char| !next.is_whitespace());
         if is_link && !SCHEMES.contains(&scheme) {
@@ -82,7 +84,7 @@ fn without_references(text: &str) -> (Cow<'_, str>, Vec<usize>) {
         };
         plain.extend(shown);
         places.extend(std::iter::repeat_n(at, shown.map_or(0, char::len_utf8)));
-        rest = rest.get(length..).unwrap_or_default();
+        rest = rest.part(length..);
     }
     places.push(text.len());
     (Cow::Owned(plain), places)

@@ -11,6 +11,7 @@ use crate::content::values::{self, ValueKey, Values};
 use crate::content::{Detectors, INJECTION, active, grounding, private};
 use crate::model::finding::{Finding, Private};
 use crate::model::halt::Severity;
+use crate::model::part::Part;
 
 /// Kind of a draft's claims. Their codes are the claims of the schema.
 pub const CLAIM: &str = "claim";
@@ -110,14 +111,14 @@ fn judge(detectors: &Detectors, draft: &Draft<'_>) -> DraftReport {
     let mut found = Found { text: draft.text, findings: BTreeSet::new(), counts: BTreeMap::new() };
     for view in views.all() {
         detectors.draft.find(view.text(), |(rule, span)| {
-            found.add((&rule.kind, &rule.code), rule.severity, 100, Some(view.original(span)));
+            found.add(&rule.kind, &rule.code, rule.severity, 100, Some(view.original(span)));
         });
     }
     for view in views.all() {
-        active::find(view.text(), |code, span| found.add((ACTIVE, code), Severity::Critical, 100, Some(view.original(span))));
+        active::find(view.text(), |code, span| found.add(ACTIVE, code, Severity::Critical, 100, Some(view.original(span))));
     }
     for finding in detectors.screen_draft(draft.text, &views).into_iter().filter(|finding| finding.kind == INJECTION) {
-        found.add(("injection_echo", &finding.code), Severity::High, finding.confidence, finding.span);
+        found.add("injection_echo", &finding.code, Severity::High, finding.confidence, finding.span);
     }
     let folded: Vec<View> = draft.sources.iter().map(|source| View::folded(source)).collect();
     let sources: Vec<&str> = folded.iter().map(View::text).collect();
@@ -129,7 +130,7 @@ fn judge(detectors: &Detectors, draft: &Draft<'_>) -> DraftReport {
     private.retain(|located| located.kind.is_secret() || !held.contains(&located.span));
     for located in &private {
         let (kind, severity) = if located.kind.is_secret() { ("secret", Severity::Critical) } else { ("personal_data", Severity::High) };
-        found.add((kind, located.kind.name()), severity, 100, Some(located.span));
+        found.add(kind, located.kind.name(), severity, 100, Some(located.span));
     }
     let (mut repeats, mut guesses) = (false, BTreeSet::new());
     for view in views.all() {
@@ -147,7 +148,7 @@ fn judge(detectors: &Detectors, draft: &Draft<'_>) -> DraftReport {
     repeats |= guesses.len() > NUMBERS_MAX;
     if repeats {
         // A place would reveal which number is the redacted value, so none is given.
-        found.add(("redacted_value_repeated", "redacted_value"), Severity::Critical, 100, None);
+        found.add("redacted_value_repeated", "redacted_value", Severity::Critical, 100, None);
     }
     // Grounding relies on word lists, which exist only for languages that have draft rules.
     let readable = detectors.reads(draft.locale);
@@ -159,16 +160,16 @@ fn judge(detectors: &Detectors, draft: &Draft<'_>) -> DraftReport {
     let placed = atoms.into_iter().map(|(code, span)| (code, views.folded.original(span)));
     let atoms: Vec<_> = placed.filter(|(_, span)| !told.any(*span)).collect();
     for (code, span) in &atoms {
-        found.add(("ungrounded", code), Severity::Medium, 100, Some(*span));
+        found.add("ungrounded", code, Severity::Medium, 100, Some(*span));
     }
     if draft.unknown_source {
-        found.add(("ungrounded", "unknown_source"), Severity::High, 100, None);
+        found.add("ungrounded", "unknown_source", Severity::High, 100, None);
     }
     if !readable {
-        found.add(("unchecked_language", "no_rules"), Severity::Medium, 100, None);
+        found.add("unchecked_language", "no_rules", Severity::Medium, 100, None);
     }
     if draft.confidence < detectors.confidence_below() {
-        found.add(("low_confidence", "model_confidence"), Severity::Medium, 100, None);
+        found.add("low_confidence", "model_confidence", Severity::Medium, 100, None);
     }
     let has_more_names = found.counts.iter().any(|((kind, _), count)| kind == INTERNAL && *count >= FINDINGS_MAX);
     DraftReport { findings: found.findings.into_iter().collect(), private, has_more_names, ungrounded: atoms.len() }
@@ -200,7 +201,7 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
-    fn add(&mut self, (kind, code): (&str, &str), severity: Severity, confidence: u8, span: Option<(usize, usize)>) {
+    fn add(&mut self, kind: &str, code: &str, severity: Severity, confidence: u8, span: Option<(usize, usize)>) {
         let whole = span.is_none_or(|(start, end)| self.text.get(start..end).is_some_and(|text| !text.is_empty()));
         let count = self.counts.entry((kind.to_owned(), code.to_owned())).or_default();
         if whole && *count < FINDINGS_MAX {
@@ -217,7 +218,7 @@ fn held(sources: &[View], text: &str, private: &[Located]) -> HashSet<(usize, us
     let mut values = Values::new(ValueKey::new([0; 16]));
     let mut places: HashMap<String, Vec<(usize, usize)>> = HashMap::new();
     for Located { span, .. } in private.iter().filter(|located| !located.kind.is_secret()) {
-        let value = View::folded(text.get(span.0..span.1).unwrap_or_default());
+        let value = View::folded(text.part(span.0..span.1));
         if let Some(compact) = values::compact(&value) {
             values.add_digest(values.key().digest(&compact), Private::Record);
             places.entry(compact).or_default().push(*span);

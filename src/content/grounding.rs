@@ -20,9 +20,9 @@ use crate::content::grounding::dates::Dates;
 use crate::content::grounding::links::{links, local};
 use crate::content::grounding::numbers::{Number, Numbers};
 use crate::content::grounding::places::Places;
-use crate::content::grounding::words::{
-    Pattern, Span, Token, Words, is_any, matches, meaning, pattern, sign_after, sign_before, word_before,
-};
+use crate::content::grounding::words::{Pattern, Token, Words, is_any, matches, meaning, pattern, sign_after, sign_before, word_before};
+use crate::model::finding::Span;
+use crate::model::part::Part;
 
 /// Maximum number of atoms that are checked in a draft, and that are read from a source. The text after the
 /// last of them counts as ungrounded in a draft; in a source its dates, numbers and links ground nothing, but
@@ -251,7 +251,7 @@ impl Draft<'_> {
     /// Checks codes of letters and digits, and numbers after `#`.
     fn codes(&mut self) {
         for span in rows_with_digits(self.text) {
-            let written = self.text.get(span.0..span.1).unwrap_or_default();
+            let written = self.text.part(span.0..span.1);
             let is_part = sign_before(self.text, span.0).is_some_and(|before| before.is_alphanumeric() || "_@/.".contains(before))
                 || sign_after(self.text, span.1).is_some_and(|next| "_@".contains(next));
             if !is_part && !self.taken.any(span) && is_code(written) {
@@ -279,8 +279,7 @@ impl Draft<'_> {
 
     fn holds(&self, number: &Number) -> bool {
         let is_plain = number.currency.is_none() && number.unit.is_none();
-        let digits =
-            || self.text.get(number.span.0..number.span.1).unwrap_or_default().chars().filter(char::is_ascii_digit).collect::<String>();
+        let digits = || self.text.part(number.span.0..number.span.1).chars().filter(char::is_ascii_digit).collect::<String>();
         let tolerance = numbers::tolerance(self.text, number);
         if number.currency.is_some() {
             return self.sources.numbers.has(number, tolerance);

@@ -17,9 +17,13 @@
 mod looks;
 mod undone;
 
+use crate::model::finding::Span;
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+
+use crate::model::number::{to_u32, to_usize};
+use crate::model::part::Part;
 
 /// Maximum number of bytes of a view per byte of text. A character that is replaced has at least two bytes,
 /// and its replacement at most four characters of at most four bytes.
@@ -54,7 +58,7 @@ impl View {
     }
 
     fn push(&mut self, character: char, (start, end): (u32, u32)) {
-        let at = u32::try_from(self.text.len()).unwrap_or(u32::MAX);
+        let at = to_u32(self.text.len());
         self.text.push(character);
         self.map.push(Place { at, start, end });
     }
@@ -64,23 +68,24 @@ impl View {
     }
 
     /// Maps a span of the view to bytes of the original text.
-    pub fn original(&self, (from, to): (usize, usize)) -> (usize, usize) {
+    pub fn original(&self, span: Span) -> (usize, usize) {
+        let (from, to) = span;
         if self.map.is_empty() || to <= from {
             return (from, to.max(from));
         }
         let place = |at: usize| {
-            let after = self.map.partition_point(|place| usize::try_from(place.at).unwrap_or(usize::MAX) <= at);
+            let after = self.map.partition_point(|place| to_usize(place.at) <= at);
             self.map.get(after.saturating_sub(1)).copied()
         };
-        let within = self.map.partition_point(|place| usize::try_from(place.at).unwrap_or(usize::MAX) < to);
+        let within = self.map.partition_point(|place| to_usize(place.at) < to);
         let from_place = place(from).map_or(0, |place| place.start);
         // Characters of one view may be out of order in the text: each character of a decoded run maps to the
         // whole run.
-        let first = self.map.partition_point(|place| usize::try_from(place.at).unwrap_or(usize::MAX) <= from).saturating_sub(1);
-        let covered = self.map.get(first..within).unwrap_or_default();
+        let first = self.map.partition_point(|place| to_usize(place.at) <= from).saturating_sub(1);
+        let covered = self.map.part(first..within);
         let start = covered.iter().map(|place| place.start).min().unwrap_or(from_place);
         let end = covered.iter().map(|place| place.end).max().unwrap_or(from_place);
-        (usize::try_from(start).unwrap_or(0), usize::try_from(end).unwrap_or(0))
+        (to_usize(start), to_usize(end))
     }
 }
 
@@ -110,7 +115,7 @@ impl Views {
 }
 
 fn span(start: usize, end: usize) -> (u32, u32) {
-    (u32::try_from(start).unwrap_or(u32::MAX), u32::try_from(end).unwrap_or(u32::MAX))
+    (to_u32(start), to_u32(end))
 }
 
 /// Builds the folded view. `place` maps the bytes of a character in `text` to bytes of the original.

@@ -6,6 +6,8 @@
 //! One pass over the bytes finds the groups. From each group at most [`GROUPS_MAX`] groups and the [`BEFORE`]
 //! bytes before it are read, so the work is linear in the length of the text.
 
+use crate::model::part::Part;
+
 /// Maximum number of groups in a number.
 const GROUPS_MAX: usize = 8;
 /// Minimum and maximum number of digits (E.164).
@@ -122,12 +124,12 @@ pub(super) fn find(text: &str, mut found: impl FnMut((usize, usize))) {
 
 /// Returns the number of digits in a row from here, at most `most`.
 fn run(bytes: &[u8], at: usize, most: usize) -> usize {
-    bytes.get(at..).unwrap_or_default().iter().take(most).take_while(|byte| byte.is_ascii_digit()).count()
+    bytes.part(at..).iter().take(most).take_while(|byte| byte.is_ascii_digit()).count()
 }
 
 /// Returns whether the preceding character lets a number begin here.
 fn may_begin(bytes: &[u8], at: usize) -> bool {
-    let before = bytes.get(..at).unwrap_or_default();
+    let before = bytes.part(..at);
     let joined = before.last().is_some_and(|last| last.is_ascii_alphanumeric() || b"_+#$./-".contains(last));
     !joined && !before.ends_with("€".as_bytes()) && !before.ends_with("£".as_bytes())
 }
@@ -141,7 +143,7 @@ fn number(bytes: &[u8], start: usize) -> Option<usize> {
     let first = groups.first()?;
     let plus = bytes.get(start..first.start).is_some_and(|signs| signs.contains(&b'+'));
     let zeros = bytes.get(first.start..first.start + 2) == Some(b"00");
-    let before = bytes.get(start.saturating_sub(BEFORE)..start).unwrap_or_default();
+    let before = bytes.part(start.saturating_sub(BEFORE)..start);
     let is_plain = !plus && !first.bracketed;
     if is_plain && says_other(before) {
         return None;
@@ -162,7 +164,7 @@ fn read_groups(bytes: &[u8], start: usize, groups: &mut [Group; GROUPS_MAX]) -> 
     let mut count = 0;
     for group in groups.iter_mut() {
         let signs = if count == 0 { b"(+".as_slice() } else { b"(" };
-        let opening = bytes.get(at..).unwrap_or_default().iter().take(2).take_while(|byte| signs.contains(byte)).count();
+        let opening = bytes.part(at..).iter().take(2).take_while(|byte| signs.contains(byte)).count();
         let opened = bytes.get(at..at + opening).is_some_and(|signs| signs.contains(&b'('));
         let from = at + opening;
         let end = from + run(bytes, from, DIGITS_MAX + 1);
@@ -173,7 +175,7 @@ fn read_groups(bytes: &[u8], start: usize, groups: &mut [Group; GROUPS_MAX]) -> 
         *group = Group { start: from, end, bracketed, gap, sign };
         count += 1;
         at = end + usize::from(bracketed);
-        gap = bytes.get(at..).unwrap_or_default().iter().take(3).take_while(|byte| b" .-/".contains(byte)).count();
+        gap = bytes.part(at..).iter().take(3).take_while(|byte| b" .-/".contains(byte)).count();
         sign = bytes.get(at).copied().unwrap_or(b' ');
         at += gap;
         if gap > 2 {
@@ -200,7 +202,7 @@ fn digits(groups: &[Group]) -> usize {
 /// Returns whether a number may end with this group: before white space, punctuation or an extension (`x12`,
 /// `#12`).
 fn ends(bytes: &[u8], last: &Group) -> bool {
-    let rest = bytes.get(last.end + usize::from(last.bracketed)..).unwrap_or_default();
+    let rest = bytes.part(last.end + usize::from(last.bracketed)..);
     match rest {
         [] => true,
         [sign, ..] if sign.is_ascii_whitespace() || b",;:!?)\"'\\".contains(sign) => true,
@@ -212,7 +214,7 @@ fn ends(bytes: &[u8], last: &Group) -> bool {
 
 /// Returns whether digits are written as a date: `2.5.2026`, `2026-05-02`.
 fn is_date(groups: &[Group], bytes: &[u8]) -> bool {
-    let century = |group: &Group| bytes.get(group.start..group.start + 2).unwrap_or_default();
+    let century = |group: &Group| bytes.part(group.start..group.start + 2);
     let year = |group: &Group| group.length() == 4 && matches!(century(group), b"19" | b"20");
     let short = |group: &Group| group.length() <= 2;
     match groups {
@@ -225,7 +227,7 @@ fn is_date(groups: &[Group], bytes: &[u8]) -> bool {
 fn is_international(groups: &[Group], bytes: &[u8], zeros: bool) -> bool {
     let digits = digits(groups) - if zeros { 2 } else { 0 };
     let first = groups.first().map_or(0, |first| first.start) + if zeros { 2 } else { 0 };
-    let code = bytes.get(first..).unwrap_or_default();
+    let code = bytes.part(first..);
     // Calling codes do not begin with a zero.
     code.first() != Some(&b'0') && (digits >= INTERNATIONAL_MIN || SHORT_PLANS.iter().any(|plan| code.starts_with(plan)))
 }
@@ -282,7 +284,7 @@ fn has_plan(groups: &[Group], bytes: &[u8]) -> bool {
 
 /// Returns whether a word shortly before, on the same line, announces a telephone number.
 fn says_so(before: &[u8]) -> bool {
-    let line = before.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = before.iter().rposition(|byte| *byte == b'\n').map_or(before, |end| before.part(end + 1..));
     let mut words = line.rsplit(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_').filter(|word| !word.is_empty()).peekable();
     let mut last: &[u8] = b"";
     words.any(|word| {
@@ -305,7 +307,7 @@ fn says_other(before: &[u8]) -> bool {
         if signs > 3 {
             return false;
         }
-        rest = rest.get(..rest.len() - signs).unwrap_or_default();
+        rest = rest.part(..rest.len() - signs);
         let length = rest.iter().rev().take(16).take_while(|byte| is_word(byte)).count();
         let (before, word) = rest.split_at(rest.len() - length);
         if word.is_empty() {

@@ -3,6 +3,8 @@
 
 use cerberust::scanner::detect::seed_phrase_hold_floor;
 
+use crate::model::part::Part;
+
 /// Lengths of the shortest and longest word of the BIP39 list, in letters.
 const WORD_MIN: usize = 3;
 const WORD_MAX: usize = 8;
@@ -34,7 +36,7 @@ pub(super) fn unchecked(text: &str) -> Vec<(usize, usize)> {
     };
     // Most rows of short words contain unlisted words, so only long rows are looked up in the list.
     for row in rows(text, |word| (WORD_MIN..=WORD_MAX).contains(&word.len())).into_iter().filter(|row| row.words >= PHRASE_MIN) {
-        let part = text.get(row.start..row.end).unwrap_or_default();
+        let part = text.part(row.start..row.end);
         for listed in rows(part, is_listed) {
             close(Row { start: row.start + listed.start, end: row.start + listed.end, ..listed });
         }
@@ -53,9 +55,9 @@ fn rows(text: &str, counts: impl Fn(&[u8]) -> bool) -> Vec<Row> {
     {
         let start = at + gap;
         let length = rest.iter().skip(gap).take_while(|byte| byte.is_ascii_alphabetic()).count();
-        let goes_on = bytes.get(at..start).unwrap_or_default().iter().all(separates);
+        let goes_on = bytes.part(at..start).iter().all(separates);
         at = start + length;
-        let is_word = counts(bytes.get(start..at).unwrap_or_default());
+        let is_word = counts(bytes.part(start..at));
         if !(is_word && goes_on) {
             rows.push(std::mem::take(&mut row));
         }

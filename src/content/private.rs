@@ -1,6 +1,7 @@
 //! Finds the sensitive values of a text: secrets by their shape, secrets in conversation by the bundle's
 //! rules and the previous turn, personal data, and values that are already known.
 
+use crate::model::finding::Span;
 use std::borrow::Cow;
 
 use cerberust::scanner::detect::{detect_secrets, detect_structured};
@@ -10,12 +11,13 @@ use crate::content::rules::Rules;
 use crate::content::values::{Digest, TooManyPlaces, Values};
 use crate::content::{phone, phrases};
 use crate::model::finding::Private;
+use crate::model::part::Part;
 
 /// A sensitive value in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Located {
     /// Place in the text, in bytes.
-    pub span: (usize, usize),
+    pub span: Span,
     pub kind: Private,
 }
 
@@ -60,7 +62,7 @@ pub(super) fn find_in_parts(rules: &Rules, parts: &[&str], known: &Values) -> Ve
     for part in parts {
         let end = start + part.len();
         let first = following.partition_point(|located| located.span.1 <= start);
-        following = following.get(first..).unwrap_or_default();
+        following = following.part(first..);
         let within = following.iter().take_while(|located| located.span.0 < end);
         let clipped =
             |located: &Located| Located { span: (located.span.0.max(start) - start, located.span.1.min(end) - start), ..*located };
@@ -75,7 +77,7 @@ fn kind(code: &str) -> Private {
 }
 
 /// Maps a place of a view to whole characters of its text.
-fn place(text: &str, view: &View, kind: Private, span: (usize, usize)) -> Option<Located> {
+fn place(text: &str, view: &View, kind: Private, span: Span) -> Option<Located> {
     let (start, end) = view.original(span);
     (start < end && text.is_char_boundary(start) && text.is_char_boundary(end)).then_some(Located { span: (start, end), kind })
 }
@@ -90,7 +92,7 @@ pub(super) fn add_known(
     located: &mut Vec<Located>,
     mut missed: impl FnMut((usize, usize), Digest),
 ) {
-    let shape = |span: (usize, usize)| {
+    let shape = |span: Span| {
         let next = located.partition_point(|located| located.span.1 <= span.0);
         located.get(next).filter(|shape| shape.span.0 < span.1)
     };
@@ -122,7 +124,7 @@ pub(super) fn add_known(
 /// Runs the detectors. The result is unsorted, and values may overlap.
 fn located(rules: &Rules, text: &str, views: &Views) -> Vec<Located> {
     let mut all = vec![];
-    let mut add = |view: &View, kind: Private, span: (usize, usize)| all.extend(place(text, view, kind, span));
+    let mut add = |view: &View, kind: Private, span: Span| all.extend(place(text, view, kind, span));
     let folded = &views.folded;
     let ascii = ascii(folded.text());
     for found in detect_structured(&ascii) {
@@ -176,11 +178,11 @@ fn without<'t>(text: Cow<'t, str>, places: &[(usize, usize)]) -> Cow<'t, str> {
     let mut rest = String::with_capacity(text.len());
     let mut last = 0;
     for (start, end) in places {
-        rest.push_str(text.get(last..*start).unwrap_or_default());
+        rest.push_str(text.part(last..*start));
         (*start..*end).for_each(|_| rest.push('|'));
         last = *end;
     }
-    rest.push_str(text.get(last..).unwrap_or_default());
+    rest.push_str(text.part(last..));
     Cow::Owned(rest)
 }
 

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::content::normalise::Views;
 use crate::model::halt::Severity;
+use crate::model::part::Part;
 
 /// Maximum size of a compiled pattern, in bytes.
 const PATTERN_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -109,7 +110,7 @@ impl Rule {
         };
         let bytes = text.as_bytes();
         let counts = |(start, end): &(usize, usize)| {
-            let value = text.get(*start..*end).unwrap_or_default();
+            let value = text.part(*start..*end);
             !value.is_empty() && !self.except.as_ref().is_some_and(|except| except.is_match(value.as_bytes()))
         };
         if !named {
@@ -169,9 +170,9 @@ impl Rules {
             if written.examples.is_empty() || written.counter_examples.is_empty() {
                 fault("has no example, or no counter-example".into());
             }
-            match rule(&written, &file.language) {
-                Ok(rule) => {
-                    let alone = Self { all: self.all, ..Self::of(vec![rule.clone()], self.by_sentence) };
+            let read = rule(&written, &file.language);
+            match read.and_then(|rule| Ok((Self::of(vec![rule.clone()], self.by_sentence, self.all)?, rule))) {
+                Ok((alone, rule)) => {
                     for example in written.examples.iter().filter(|example| !alone.finds_example(example)) {
                         fault(format!("does not find its example \"{example}\""));
                     }
@@ -190,9 +191,10 @@ impl Rules {
         faults
     }
 
-    fn of(rules: Vec<Rule>, by_sentence: bool) -> Self {
-        let set = set(&rules).unwrap_or_default();
-        Self { rules, set, by_sentence, all: false }
+    /// Creates rules that are matched on their own.
+    fn of(rules: Vec<Rule>, by_sentence: bool, all: bool) -> Result<Self, String> {
+        let set = set(&rules)?;
+        Ok(Self { rules, set, by_sentence, all })
     }
 
     fn most(&self) -> usize {
@@ -285,7 +287,7 @@ fn pattern(name: &str, text: &str) -> Result<Regex, String> {
     let built = RegexBuilder::new(text).unicode(false).case_insensitive(true).size_limit(PATTERN_BYTES_MAX).build();
     let pattern = built.map_err(|error| {
         let text = error.to_string();
-        format!("`{name}` can't be used: {}", text.lines().last().unwrap_or_default().trim_start_matches("error: "))
+        format!("`{name}` can't be used: {}", text.lines().last().unwrap_or(&text).trim_start_matches("error: "))
     })?;
     if pattern.is_match(b"") { Err(format!("`{name}` matches nothing at all")) } else { Ok(pattern) }
 }
@@ -332,7 +334,7 @@ pub fn sentences(text: &str) -> Vec<(usize, usize)> {
         if ends {
             cuts.push(at + character.len_utf8());
         } else if character == ' ' {
-            let rest = text.get(at + 1..).unwrap_or_default();
+            let rest = text.part(at + 1..);
             if ["but ", "however ", "however,"].iter().any(|word| rest.starts_with(word)) {
                 cuts.push(at);
             }

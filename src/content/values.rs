@@ -9,6 +9,8 @@ use siphasher::sip::SipHasher24;
 
 use crate::content::normalise::View;
 use crate::model::finding::Private;
+use crate::model::number::{to_u32, to_usize};
+use crate::model::part::Part;
 
 /// Minimum length of a value, in bytes of letters and digits. Every text contains shorter ones.
 pub const VALUE_MIN: usize = 4;
@@ -61,6 +63,7 @@ pub struct Digest {
 
 impl Digest {
     fn new(length: usize, hash: u64) -> Self {
+        // A value is cut to `VALUE_MAX` bytes.
         Self { length: u8::try_from(length).unwrap_or(u8::MAX), hash }
     }
 }
@@ -155,11 +158,11 @@ impl Values {
             let mut hashed = *start;
             let (digits, word) = (text.digits(*start), text.word(*start));
             while ends != 0 {
-                let length = usize::try_from(ends.trailing_zeros()).unwrap_or(0) + 1;
+                let length = to_usize(ends.trailing_zeros()) + 1;
                 ends &= ends - 1;
                 left = left.checked_sub(1).ok_or(TooManyPlaces(*at))?;
                 let Some((compact, end)) = text.window(*start, length) else { break };
-                hasher.write(text.text.get(hashed..start + length).unwrap_or_default().as_bytes());
+                hasher.write(text.text.part(hashed..start + length).as_bytes());
                 hashed = start + length;
                 let digest = Digest::new(length, hasher.finish());
                 match self.digests.get(&digest) {
@@ -174,7 +177,8 @@ impl Values {
 }
 
 fn bit(length: usize) -> u64 {
-    u32::try_from(length.saturating_sub(1)).ok().and_then(|place| 1_u64.checked_shl(place)).unwrap_or(0)
+    // No value is longer than the 64 bytes that have a bit.
+    1_u64.checked_shl(to_u32(length.saturating_sub(1))).unwrap_or(0)
 }
 
 /// Returns the maximum number of candidate places that are checked in a view of `bytes` bytes. Texts that
@@ -212,7 +216,7 @@ impl Compact {
                 let belongs = byte.is_ascii_alphanumeric();
                 if belongs {
                     if !within {
-                        compact.starts.push((compact.text.len(), usize::try_from(at).unwrap_or(usize::MAX)));
+                        compact.starts.push((compact.text.len(), to_usize(at)));
                     }
                     compact.text.push(char::from(byte.to_ascii_lowercase()));
                     compact.places.push(at + 1);
@@ -242,7 +246,7 @@ impl Compact {
                 } else {
                     compact.text.extend(character.to_lowercase());
                 }
-                let end = u32::try_from(at + character.len_utf8()).unwrap_or(u32::MAX);
+                let end = to_u32(at + character.len_utf8());
                 compact.places.resize(compact.text.len(), end);
                 set(&mut compact.character_ends, compact.text.len() - 1);
             }
@@ -263,13 +267,13 @@ impl Compact {
 
     /// Returns the number of digits in a row from here.
     fn digits(&self, start: usize) -> usize {
-        let rest = self.text.as_bytes().get(start..).unwrap_or_default();
+        let rest = self.text.as_bytes().part(start..);
         rest.iter().take(VALUE_MAX).take_while(|byte| byte.is_ascii_digit()).count()
     }
 
     /// Returns the length of the word that begins here if it has at least `VALUE_MIN` digits.
     fn word(&self, start: usize) -> Option<usize> {
-        let length = usize::try_from(behind(&self.word_ends, start).trailing_zeros()).unwrap_or(VALUE_MAX) + 1;
+        let length = to_usize(behind(&self.word_ends, start).trailing_zeros()) + 1;
         let word = self.text.as_bytes().get(start..start + length)?;
         (word.iter().filter(|byte| byte.is_ascii_digit()).count() >= VALUE_MIN).then_some(length)
     }
@@ -278,7 +282,7 @@ impl Compact {
     fn window(&self, start: usize, length: usize) -> Option<(&str, usize)> {
         let end = start + length;
         let place = self.places.get(end.checked_sub(1)?)?;
-        Some((self.text.get(start..end)?, usize::try_from(*place).unwrap_or(usize::MAX)))
+        Some((self.text.get(start..end)?, to_usize(*place)))
     }
 }
 

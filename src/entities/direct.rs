@@ -6,6 +6,7 @@ use cedar_policy::{Context, Entities, Entity, Request, RestrictedExpression};
 use crate::entities::convert::Converter;
 use crate::json::{self, Object, Value};
 use crate::model::approval::{Approval, Binding};
+use crate::model::number::to_u32;
 use crate::model::right::Right;
 use crate::model::roles::Roles;
 use crate::model::time::Timestamp;
@@ -36,7 +37,7 @@ pub struct OfRequest {
 impl OfRequest {
     /// Collects the facts of a stored approval.
     pub fn of(approval: &Approval, four_eyes: bool, own: bool) -> Self {
-        Self { approvers: u32::try_from(approval.approvers().count()).unwrap_or(u32::MAX), four_eyes, own }
+        Self { approvers: to_u32(approval.approvers().count()), four_eyes, own }
     }
 }
 

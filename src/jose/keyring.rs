@@ -117,7 +117,8 @@ pub struct Keyring {
     signer: Option<Signer>,
     /// The keys that verify: all except revoked ones.
     pub set: KeySet,
-    listed: Vec<Listed>,
+    /// Public keys that are not revoked, as members of a JWK set.
+    jwks: Vec<Value>,
 }
 
 /// A key for display, without its private part.
@@ -130,8 +131,6 @@ pub struct Listed {
     pub since: String,
     /// Whether the list of revoked keys contains the key.
     pub revoked: bool,
-    #[serde(skip)]
-    point: Vec<u8>,
 }
 
 impl Keyring {
@@ -145,18 +144,13 @@ impl Keyring {
         let damaged = || KeyringError::Damaged(path(folder, purpose));
         let mut set = KeySet::default();
         let mut signer = None;
-        let mut listed = vec![];
+        let mut jwks = vec![];
         for stored in &file.keys {
             let key = signer_of(stored).ok_or_else(damaged)?;
             set.insert(stored.kid.clone(), PublicKey::P256(key.point().to_vec()));
-            listed.push(Listed {
-                purpose,
-                kid: stored.kid.clone(),
-                status: stored.status,
-                since: stored.since.clone(),
-                revoked: revoked.contains(&stored.kid),
-                point: key.point().to_vec(),
-            });
+            if !revoked.contains(&stored.kid) {
+                jwks.push(jwk(&stored.kid, key.point()).ok_or_else(damaged)?);
+            }
             if stored.status == Status::Current {
                 signer = Some(key);
             }
@@ -169,7 +163,7 @@ impl Keyring {
             );
         }
         set.revoke(&revoked);
-        Ok(Self { signer, set, listed })
+        Ok(Self { signer, set, jwks })
     }
 
     /// Signs claims under a header with this `typ`.
@@ -192,7 +186,7 @@ impl Keyring {
 
     /// Returns the public keys that are not revoked, as members of a JWK set.
     pub fn jwks(&self) -> Vec<Value> {
-        self.listed.iter().filter(|key| !key.revoked).map(|key| jwk(&key.kid, &key.point)).collect()
+        self.jwks.clone()
     }
 }
 
@@ -249,7 +243,6 @@ pub fn list(folder: &Path, purpose: Purpose) -> Result<Vec<Listed>, KeyringError
         kid: stored.kid,
         status: stored.status,
         since: stored.since,
-        point: vec![],
     });
     Ok(listed.collect())
 }
@@ -328,20 +321,22 @@ fn signer_of(stored: &Stored) -> Option<Signer> {
     let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &BASE64.decode(&stored.private).ok()?).ok()?;
     let mut signer = Signer { kid: String::new(), pair };
     // RFC 7638: only the required members, in lexical order.
-    let (x, y) = coordinates(signer.point());
+    let (x, y) = coordinates(signer.point())?;
     let required = json::object([("crv", Value::from("P-256")), ("kty", Value::from("EC")), ("x", x), ("y", y)]);
     signer.kid = super::digest(&json::canonical(&required));
     Some(signer)
 }
 
-fn coordinates(point: &[u8]) -> (Value, Value) {
-    let part = |from: usize, to: usize| Value::String(BASE64.encode(point.get(from..to).unwrap_or_default()));
-    (part(1, 33), part(33, 65))
+/// Returns the coordinates of an uncompressed point of P-256; `None` if it is no such point.
+fn coordinates(point: &[u8]) -> Option<(Value, Value)> {
+    let (x, y) = point.strip_prefix(&[4])?.split_at_checked(32)?;
+    let text = |bytes: &[u8]| Value::String(BASE64.encode(bytes));
+    (y.len() == 32).then(|| (text(x), text(y)))
 }
 
-fn jwk(kid: &str, point: &[u8]) -> Value {
-    let (x, y) = coordinates(point);
-    json::object([
+fn jwk(kid: &str, point: &[u8]) -> Option<Value> {
+    let (x, y) = coordinates(point)?;
+    Some(json::object([
         ("alg", Value::from("ES256")),
         ("crv", Value::from("P-256")),
         ("kid", Value::from(kid)),
@@ -349,5 +344,5 @@ fn jwk(kid: &str, point: &[u8]) -> Value {
         ("use", Value::from("sig")),
         ("x", x),
         ("y", y),
-    ])
+    ]))
 }

@@ -119,12 +119,12 @@ impl BoundCall {
 
     /// Returns the digest of the draft that the call sends; empty if it sends none.
     pub fn draft_digest(&self) -> &str {
-        self.exact.get("draft_digest").and_then(Value::as_str).unwrap_or_default()
+        self.exact.get("draft_digest").and_then(Value::as_str).unwrap_or("")
     }
 
     /// Returns the case's customer; empty if the case names none.
     pub fn customer(&self) -> &str {
-        self.case_attributes.get("customer").and_then(Value::as_str).unwrap_or_default()
+        self.case_attributes.get("customer").and_then(Value::as_str).unwrap_or("")
     }
 
     /// Returns whether an approval of this call covers `call`: every member is the same, except that bounded

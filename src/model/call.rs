@@ -87,9 +87,27 @@ pub struct Call {
 }
 
 impl Call {
+    /// Creates a call on a case itself, without arguments, tokens or texts. `case_type` is the Cedar type of cases.
+    pub fn on_case(action: &str, case_type: &str, case: Case, credential: Credential) -> Self {
+        let reference = EntityReference { kind: case_type.to_owned(), id: case.id.clone() };
+        Self {
+            credential,
+            action: action.to_owned(),
+            resource: Resource { reference, version: String::new(), attributes: None },
+            case,
+            arguments: Object::new(),
+            facts: None,
+            untrusted: vec![],
+            tokens: Tokens::default(),
+            model: None,
+            correlation: Correlation::default(),
+            dry_run: false,
+        }
+    }
+
     /// Returns the case's customer; empty if the case names none.
     pub fn customer(&self) -> &str {
-        self.case.attributes.get("customer").and_then(Value::as_str).unwrap_or_default()
+        self.case.attributes.get("customer").and_then(Value::as_str).unwrap_or("")
     }
 
     /// Returns everything that the decision and its record depend on, as one object to be digested. Because
@@ -99,7 +117,7 @@ impl Call {
         let untrusted = self.untrusted.iter().map(|item| json::object([("source", text(&item.source)), ("text", text(&item.text))]));
         json::object([
             ("action", text(&self.action)),
-            ("approval_token", text(self.tokens.approval.as_deref().unwrap_or_default())),
+            ("approval_token", text(self.tokens.approval.as_deref().unwrap_or(""))),
             ("arguments", Value::Object(self.arguments.clone())),
             (
                 "case",
@@ -112,7 +130,7 @@ impl Call {
             ),
             ("facts", self.facts.clone().map_or(Value::Null, Value::Object)),
             ("operation", text(&self.tokens.operation)),
-            ("release_token", text(self.tokens.release.as_deref().unwrap_or_default())),
+            ("release_token", text(self.tokens.release.as_deref().unwrap_or(""))),
             (
                 "resource",
                 json::object([

@@ -157,6 +157,12 @@ pub struct Human {
 }
 
 impl Chain {
+    /// Returns whether what was proven of caller and token speaks for a tenant. Both may only narrow what the entities of the chain say.
+    pub fn speaks_for(&self, tenant: &str) -> bool {
+        self.token.tenant.as_ref().is_none_or(|proven| proven == tenant)
+            && self.tool_tenants.as_ref().is_none_or(|tenants| tenants.iter().any(|proven| proven == tenant))
+    }
+
     /// Returns the id of a link's principal.
     pub fn principal(&self, link: Link) -> &str {
         match link {

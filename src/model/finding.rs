@@ -2,6 +2,9 @@
 
 use crate::model::halt::Severity;
 
+/// Place in a text: byte offsets of the start and of the end, which is not included.
+pub type Span = (usize, usize);
+
 /// Finding of a detector. It is not a verdict; policies evaluate it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {

@@ -231,7 +231,7 @@ impl Halts {
     }
 
     fn of(&self, kind: SubjectKind, subject: &str) -> &[Halt] {
-        self.by_subject.get(&(kind, subject.to_owned())).map(Vec::as_slice).unwrap_or_default()
+        self.by_subject.get(&(kind, subject.to_owned())).map_or(&[], Vec::as_slice)
     }
 }
 

@@ -41,6 +41,11 @@ pub fn visible(text: &str) -> String {
     shown
 }
 
+/// Returns bytes in lower-case hexadecimal.
+pub fn hex(bytes: impl IntoIterator<Item = impl std::borrow::Borrow<u8>>) -> String {
+    bytes.into_iter().map(|byte| format!("{:02x}", byte.borrow())).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Datelike, SecondsFormat};
 
+use crate::model::number::to_i64;
+
 /// Instant in microseconds since 1970-01-01T00:00:00Z, displayed as RFC 3339 in UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
@@ -37,18 +39,18 @@ impl Timestamp {
 
     /// Returns seconds since the epoch and the remaining nanoseconds.
     pub fn seconds_and_nanos(self) -> (i64, i32) {
-        let nanos = self.0.rem_euclid(1_000_000) * 1000;
-        (self.0.div_euclid(1_000_000), i32::try_from(nanos).unwrap_or(0))
+        let rest = Duration::from_micros(self.0.rem_euclid(1_000_000).unsigned_abs());
+        (self.0.div_euclid(1_000_000), rest.subsec_nanos().cast_signed())
     }
 
     /// Returns the instant that is this much later, or the latest possible one.
     pub fn plus(self, later: Duration) -> Self {
-        Self(self.0.saturating_add(i64::try_from(later.as_micros()).unwrap_or(i64::MAX)))
+        Self(self.0.saturating_add(to_i64(later.as_micros())))
     }
 
     /// Returns the instant that is this much earlier, or the earliest possible one.
     pub fn minus(self, earlier: Duration) -> Self {
-        Self(self.0.saturating_sub(i64::try_from(earlier.as_micros()).unwrap_or(i64::MAX)))
+        Self(self.0.saturating_sub(to_i64(earlier.as_micros())))
     }
 
     /// Formats the instant for Cedar's `datetime`: milliseconds, UTC.

@@ -1,7 +1,8 @@
-//! Answers: how an evaluation becomes one, what is signed for the caller, and how it is sealed by its durable record.
+//! Turns an evaluation into an answer, signs the answer's tokens, and seals the answer with its durable
+//! records.
 
 use crate::approvals::binding;
-use std::time::Duration;
+use crate::pdp::span_facts::OpenSpan;
 
 use crate::approvals::binding::Allowed;
 use crate::audit::Recorded;
@@ -15,17 +16,22 @@ use crate::pdp::evaluation::Evaluation;
 use crate::pdp::origin::CallInChain;
 use crate::pdp::refused::Refused;
 use crate::pdp::snapshot::Moment;
-use crate::telemetry::spans::{CallFacts, DecisionSpan};
+
+/// The request that an answer belongs to.
+pub(super) struct AnswerSubject<'a> {
+    /// Call that the evaluation id proves; `None` for a plain Cedar request.
+    pub(super) call: Option<&'a Call>,
+    /// Id of the request; empty if the caller sent none, or the RPC has no request ids.
+    pub(super) request_id: &'a str,
+    /// Summary of the call for reviewers.
+    pub(super) display: String,
+    /// Keyed digest of everything that the decision depends on.
+    pub(super) call_digest: String,
+}
 
 impl Pdp {
-    pub(super) fn answer(
-        &self,
-        moment: &Moment,
-        evaluation: Evaluation,
-        mode: Mode,
-        of: (Option<&Call>, &str, String, String),
-    ) -> Result<Answer, Refusal> {
-        let (call, request_id, display, call_digest) = of;
+    pub(super) fn answer(&self, moment: &Moment, evaluation: Evaluation, mode: Mode, of: AnswerSubject<'_>) -> Result<Answer, Refusal> {
+        let AnswerSubject { call, request_id, display, call_digest } = of;
         let call = call.filter(|_| mode == Mode::Enforce);
         Ok(Answer {
             request_id: request_id.to_owned(),
@@ -47,7 +53,8 @@ impl Pdp {
         })
     }
 
-    /// Signs what the caller is to bring back: a requestable denial's binding, or what was allowed.
+    /// Signs the token that the caller sends back later: the binding of a denial that can be requested, or
+    /// the outcome token of an allow.
     pub(super) fn sign(
         &self,
         moment: &Moment,
@@ -74,7 +81,7 @@ impl Pdp {
                     customer: call.customer().to_owned(),
                     action: call.action.clone(),
                     checks: self.checks_of(moment, call),
-                    approval: answer.approval.as_ref().map(|used| used.id.clone()).unwrap_or_default(),
+                    approval: answer.approval.as_ref().map_or_else(String::new, |used| used.id.clone()),
                 };
                 let environment = &self.options.environment;
                 let token = binding::sign_outcome(&keys.binding, environment, &caller.tool_service, allowed, moment.now);
@@ -85,6 +92,8 @@ impl Pdp {
         signed.map_err(|_| Refusal::Unavailable("the answer could not be signed"))
     }
 
+    /// Returns the binding of a denied call; `None` if the bundle lacks the template or the case has no
+    /// version.
     pub(super) fn binding(
         &self,
         moment: &Moment,
@@ -93,7 +102,7 @@ impl Pdp {
         answer: &Answer,
     ) -> Option<Binding> {
         let bundle = &moment.snapshot.bundle;
-        // Without a version nobody could tell whether the case changed since.
+        // Without a version, a change of the case after the denial could not be detected.
         let template = bundle.approvals.templates.get(&missing.template).filter(|_| !call.case.version.is_empty())?;
         Some(Binding {
             evaluation_id: answer.evaluation_id.clone(),
@@ -110,20 +119,20 @@ impl Pdp {
         })
     }
 
-    /// The checks that a call makes when its success is reported.
+    /// Returns the checks that a call creates when its success is reported.
     pub(super) fn checks_of(&self, moment: &Moment, call: &Call) -> Vec<String> {
         let made = moment.snapshot.bundle.roles.as_ref().and_then(|roles| roles.checks.get(&call.action));
-        made.map(|made| made.made(&call.arguments).into_iter().map(str::to_owned).collect()).unwrap_or_default()
+        made.map_or_else(Vec::new, |made| made.made(&call.arguments).into_iter().map(str::to_owned).collect())
     }
 
-    /// Makes records durable, the answer's own last, and ends its span.
+    /// Makes the records durable, the answer's own last, and ends the answer's span.
     pub(super) async fn record_all<T>(
         &self,
         moment: &Moment,
-        (answer, content): (Answer, T),
+        answer: Answer,
+        content: T,
         records: Vec<Record>,
-        (span, facts): (Option<DecisionSpan>, CallFacts),
-        took: Duration,
+        open: OpenSpan,
     ) -> Result<Recorded<(Answer, T)>, Refused> {
         let mut receipt = None;
         for record in records {
@@ -132,16 +141,14 @@ impl Pdp {
                 Err(down) => {
                     let refused = Refused::from(down);
                     self.telemetry.metrics.refusal(refused.refusal().kind());
-                    self.end_refused(span, &facts, refused.refusal());
+                    open.refused(refused.refusal());
                     return Err(refused);
                 }
             }
         }
         let reason = answer.outcome.denied.map_or("", |reason| reason.name());
-        self.telemetry.metrics.decision(answer.allows(), reason, answer.mode.name(), took);
-        if let Some(span) = span {
-            span.answered(&facts, &answer);
-        }
+        self.telemetry.metrics.decision(answer.allows(), reason, answer.mode.name(), open.took());
+        open.answered(&answer);
         let receipt = receipt.ok_or(Refused(Refusal::Unavailable("the answer has no record")))?;
         Ok(receipt.seal((answer, content)))
     }

@@ -1,5 +1,7 @@
-//! The life of an approval: requested by the tool service that was denied, reviewed by humans, fetched by the tool service. Each
-//! transition is recorded before anything follows from it. Its use is in `consume.rs`.
+//! Reading of approvals, single or listed or as a stream of changes, and the token that a tool service
+//! fetches. Also the steps that requests and reviews share.
+
+use sha2::{Digest as _, Sha256};
 
 use crate::approvals::binding;
 use crate::approvals::binding::is_supervisor;
@@ -9,10 +11,10 @@ use crate::approvals::template::Template;
 use crate::audit::Recorded;
 use crate::audit::events::{self, Actor};
 use crate::entities::direct::{OfRequest, On};
-use crate::jose;
 use crate::model::approval::{Approval, Binding, State};
 use crate::model::chain::Human;
 use crate::model::halt::Halted;
+use crate::model::number::to_u64;
 use crate::model::refusal::Refusal;
 use crate::model::right::Right;
 use crate::model::time::Timestamp;
@@ -25,23 +27,22 @@ use crate::pdp::snapshot::Moment;
 /// An approval as one party may see it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Seen {
-    /// The approval.
     pub approval: Approval,
-    /// Where it stands now.
+    /// Current state of the approval.
     pub state: State,
-    /// Its token and the token's end, for the one it is addressed to.
+    /// Approval token and its end, only for the tool service that the approval is addressed to.
     pub token: Option<(String, Timestamp)>,
-    /// How many reviewers must approve.
+    /// Number of reviewers who must approve.
     pub quorum: u32,
     /// Whether replicas have different bundles in force.
     pub bundles_differ: bool,
 }
 
 impl Pdp {
-    /// Reads one; its token goes to the tool service that it is addressed to, and to nobody else.
+    /// Returns one approval. Its token goes only to the tool service that the approval is addressed to.
     ///
     /// # Errors
-    /// A refusal, recorded or counted.
+    /// If the request is refused; the refusal is already recorded or counted.
     pub async fn get_approval(&self, origin: &Origin, read: Result<String, Refusal>) -> Result<Seen, Refused> {
         let moment = self.moment();
         let party = self.party(&moment, origin).await?;
@@ -57,10 +58,11 @@ impl Pdp {
         self.or_refused(&moment, origin, by, found).await
     }
 
-    /// A page of those that a party may see, oldest first, and where the next one begins, if there may be one.
+    /// Returns a page of the approvals that a party may see, oldest first, and the start of the next page if
+    /// there may be one.
     ///
     /// # Errors
-    /// A refusal, recorded or counted.
+    /// If the request is refused; the refusal is already recorded or counted.
     pub async fn list_approvals(
         &self,
         origin: &Origin,
@@ -82,11 +84,12 @@ impl Pdp {
         Ok((visible.map(|approval| self.seen(&moment, approval)).collect(), next))
     }
 
-    /// What changed after a revision of what a party may see, with tokens for whom they are addressed to; and the revision to go on
-    /// from. The party's credentials are evaluation anew each time.
+    /// Returns the approvals that changed after a revision and that a party may see, with tokens for the tool
+    /// service that they are addressed to, and the revision to continue from. The party's credentials are
+    /// checked again each time.
     ///
     /// # Errors
-    /// A refusal, recorded or counted.
+    /// If the request is refused; the refusal is already recorded or counted.
     pub async fn changed_approvals(&self, origin: &Origin, after: i64, most: i64) -> Result<(Vec<Seen>, i64), Refused> {
         let moment = self.moment();
         let party = self.party(&moment, origin).await?;
@@ -105,22 +108,22 @@ impl Pdp {
         Ok((seen, highest))
     }
 
-    /// An approval as it stands, without its token.
+    /// Returns the current state of an approval, without its token.
     pub(super) fn seen(&self, moment: &Moment, approval: Approval) -> Seen {
         let quorum = moment.snapshot.bundle.approvals.quorum(&approval.binding);
         let bundles_differ = self.shared().bundles.len() > 1;
         Seen { state: approval.state_at(moment.now), token: None, quorum, bundles_differ, approval }
     }
 
-    /// What the store has for a party, and whether there may be more.
+    /// Returns the approvals that the store has for a party, and whether there may be more.
     async fn listed(&self, party: &Party, filter: Filter) -> Result<(Vec<Approval>, bool), Refusal> {
         let filter = match party {
             Party::Human(human) => Filter { tenant: human.tenant.clone(), ..filter },
             Party::Service(caller) => Filter { tool_service: caller.tool_service.clone(), ..filter },
         };
-        let most = usize::try_from(filter.most).unwrap_or(usize::MAX);
+        let most = filter.most.unsigned_abs();
         let found = self.store.list(filter).await?;
-        let full = found.len() >= most;
+        let full = to_u64(found.len()) >= most;
         Ok((found, full))
     }
 
@@ -147,8 +150,8 @@ impl Pdp {
         }
     }
 
-    /// The approval with its token, if it is approved and addressed to this party: only what is recorded is acted on, and handing
-    /// the token out is recorded too.
+    /// Returns the approval, with its token if it is approved and addressed to this party. The token is
+    /// issued only if the approval is recorded, and that it was issued is recorded, too.
     async fn seen_by(&self, moment: &Moment, party: &Party, by: &Actor, approval: Approval) -> Result<Seen, Refusal> {
         let state = approval.state_at(moment.now);
         let current = approval.generation == self.store.seen().generation;
@@ -178,7 +181,7 @@ impl Pdp {
         template.ok_or(Refusal::Precondition("the bundle no longer has the approval's template"))
     }
 
-    /// A chain that is stopped asks nobody, and gets no token.
+    /// Refuses a stopped chain, which may not request approvals and gets no token.
     pub(super) fn not_halted(&self, moment: &Moment, binding: &Binding) -> Result<(), Refusal> {
         self.can_tell_stops(moment.now)?;
         let call = &binding.call;
@@ -209,7 +212,7 @@ impl Pdp {
     }
 }
 
-/// SHA-256 of what is shown.
+/// Returns the SHA-256 of what a reviewer is shown.
 pub fn display_digest(display: &str) -> Vec<u8> {
-    jose::read_digest(&jose::digest(display.as_bytes())).map(Vec::from).unwrap_or_default()
+    Sha256::digest(display).to_vec()
 }

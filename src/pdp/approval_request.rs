@@ -1,4 +1,5 @@
-//! A denial becomes a request for an approval: by the tool service that was denied, for exactly the call that was denied.
+//! Requests for approval: the tool service that was denied turns the denial into a pending approval of
+//! exactly that call.
 
 use crate::approvals::binding::{self, open_binding};
 use crate::approvals::store::transitions::{NewApproval, Requested};
@@ -16,22 +17,20 @@ use crate::pdp::refused::Refused;
 use crate::pdp::rights::Party;
 use crate::pdp::snapshot::Moment;
 
-/// A request for an approval, as it was read.
+/// A request for approval, as it was read.
 #[derive(Clone, Debug)]
 pub struct ToRequest {
     /// Evaluation id of the denial.
     pub evaluation_id: String,
-    /// The denial's binding token.
     pub binding_token: String,
-    /// Why.
     pub justification: Justification,
 }
 
 impl Pdp {
-    /// Turns a requestable denial into a pending approval.
+    /// Turns a denial into a pending approval, if its binding token proves that it can be requested.
     ///
     /// # Errors
-    /// A refusal, recorded or counted.
+    /// If the request is refused; the refusal is already recorded or counted.
     pub async fn request_approval(&self, origin: &Origin, read: Result<ToRequest, Refusal>) -> Result<Seen, Refused> {
         let moment = self.moment();
         let caller = self.service(&moment, origin)?;
@@ -62,7 +61,7 @@ impl Pdp {
         }
         self.not_halted(moment, &binding)?;
         let templates = &moment.snapshot.bundle.approvals;
-        let approval = self.pending(moment, binding, (asked.justification, &evidence), template)?;
+        let approval = self.pending(moment, binding, asked.justification, &evidence, template)?;
         let more = [("justification_digest", self.audit.digest(&justification_value(&approval.justification)).into())];
         let (case, agent, queue) = (templates.pending.case, templates.pending.agent, templates.pending.queue);
         let new = NewApproval {
@@ -91,7 +90,8 @@ impl Pdp {
         &self,
         moment: &Moment,
         binding: Binding,
-        (justification, evidence): (Justification, &[Evidence]),
+        justification: Justification,
+        evidence: &[Evidence],
         template: &Template,
     ) -> Result<Approval, Refusal> {
         let id = crate::entropy::evaluation_id(self.entropy.as_ref(), moment.now)?;

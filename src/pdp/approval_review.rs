@@ -1,4 +1,5 @@
-//! A human's word on a request: yes or no, or taken back. Who may is asked of Cedar each time; four eyes are held in code too.
+//! Review and revocation of approvals by humans. Cedar decides each time who may do so; four eyes are also
+//! enforced in code.
 
 use crate::approvals::binding::is_supervisor;
 use crate::approvals::store::transitions::{Moved, NewReview};
@@ -22,23 +23,21 @@ use crate::pdp::snapshot::Moment;
 /// A review, as it was read.
 #[derive(Clone, Debug)]
 pub struct ToReview {
-    /// Approval id.
+    /// Id of the approval.
     pub id: String,
-    /// Yes or no.
     pub approves: bool,
-    /// Why.
     pub reason: String,
-    /// Arguments that would be approved.
+    /// Arguments that the reviewer would approve instead.
     pub suggested: Option<Object>,
-    /// SHA-256 of what was shown.
+    /// SHA-256 of what the reviewer was shown.
     pub display_digest: Vec<u8>,
 }
 
 impl Pdp {
-    /// Approves or denies, by a human who may.
+    /// Approves or denies a request, on behalf of a human who may review it.
     ///
     /// # Errors
-    /// A refusal, recorded or counted.
+    /// If the request is refused; the refusal is already recorded or counted.
     pub async fn review_approval(&self, origin: &Origin, read: Result<ToReview, Refusal>) -> Result<Seen, Refused> {
         let moment = self.moment();
         let party = self.party(&moment, origin).await?;
@@ -93,7 +92,7 @@ impl Pdp {
         Ok(seen)
     }
 
-    /// Whose review this would be: a person who may review it now.
+    /// Returns the person whose review this is, if the human may review the approval now.
     fn eligible_person(&self, moment: &Moment, human: &Human, approval: &Approval, template: &Template) -> Result<String, Refusal> {
         let supervisor = &approval.binding;
         let unknown = supervisor.supervisor_person.is_none() && !supervisor.call.supervisor.iss.is_empty();
@@ -116,7 +115,7 @@ impl Pdp {
         Ok(human.person.clone().unwrap_or_else(|| format!("{}#{}", human.issuer, human.subject)))
     }
 
-    /// Suggested arguments are ones that the action could take.
+    /// Checks that the action could take the suggested arguments.
     fn fits(&self, moment: &Moment, approval: &Approval, suggested: Option<&Object>) -> Result<(), Refusal> {
         let policies = &moment.snapshot.bundle.policies;
         match (suggested, policies.shapes.actions.get(&approval.binding.call.action)) {
@@ -126,10 +125,11 @@ impl Pdp {
         }
     }
 
-    /// Cancels a pending approval, or revokes an approved one: by whom it is addressed to, or by a human who may.
+    /// Cancels a pending approval, or revokes an approved one. The tool service that it is addressed to and a
+    /// human with the right may do so; a supervisor may always withdraw a pending request for her own call.
     ///
     /// # Errors
-    /// A refusal, recorded or counted.
+    /// If the request is refused; the refusal is already recorded or counted.
     pub async fn revoke_approval(&self, origin: &Origin, read: Result<(String, String), Refusal>) -> Result<Seen, Refused> {
         let moment = self.moment();
         let party = self.party(&moment, origin).await?;

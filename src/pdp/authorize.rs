@@ -1,6 +1,9 @@
-//! One Authorize, top to bottom.
+//! One Authorize from top to bottom: caller, chain, evaluation, consumption, record, answer. ExplainDecision
+//! and conformance mode take the same path.
 
-use crate::pdp::consumption::used;
+use crate::pdp::answers::AnswerSubject;
+use crate::pdp::consumption::{Repetition, Use, UsedToken, used};
+use crate::pdp::span_facts::OpenSpan;
 use crate::pdp::span_facts::facts;
 use std::sync::Arc;
 
@@ -8,7 +11,6 @@ use crate::approvals::store::transitions::{Reservation, SingleUse};
 use crate::audit::Recorded;
 use crate::audit::events::Actor;
 use crate::audit::record::DecisionRecord;
-use crate::clock::Stopwatch;
 use crate::entities::direct::On;
 use crate::model::answer::{Answer, Mode};
 use crate::model::call::{Call, PlainCall};
@@ -19,7 +21,6 @@ use crate::model::roles::Roles;
 use crate::model::text::visible;
 use crate::pdp::Pdp;
 use crate::pdp::concurrency::Share;
-use crate::pdp::consumption::Use;
 use crate::pdp::origin::{CallInChain, Origin, Purpose, Request, Stopped};
 use crate::pdp::pipeline::CallEvaluation;
 use crate::pdp::refused::{Refused, run_to_completion};
@@ -28,60 +29,72 @@ use crate::pdp::snapshot::Moment;
 use crate::pdp::tokens::TokenState;
 use crate::telemetry::spans::CallFacts;
 
-/// An evaluated call, before its record.
+/// An evaluated call whose record is not written yet.
 struct Evaluated {
     answer: Answer,
     record: DecisionRecord,
-    facts: CallFacts,
-    /// The approval that an allow uses, and the operation that uses it.
+    /// Approval or release that an allow consumes, or the repetition of an earlier operation.
     consume: Option<Use>,
-    /// What an allow without an approval adds to sums.
+    /// Amounts that an allow adds to sums, if it consumes nothing.
     reservations: Vec<Reservation>,
 }
 
+/// An authenticated caller and its permit.
+struct Admitted {
+    caller: Caller,
+    share: Share,
+}
+
 impl Pdp {
-    /// Decides one call, or says why it can't, at one moment.
+    /// Decides one call at one moment, and records the decision or the refusal.
     ///
-    /// INVARIANT: an answer leaves as [`Recorded`] alone, which only a durable record gives.
+    /// INVARIANT: an answer leaves only as [`Recorded`], which requires a durable record.
     ///
     /// # Errors
-    /// A refusal, recorded or counted; or UNAVAILABLE, when the audit log can't take the record.
+    /// If the request is refused; the refusal is already recorded or counted. It is UNAVAILABLE if the audit
+    /// log can't be written.
     pub async fn authorize(
         self: &Arc<Self>,
         moment: &Moment,
         origin: &Origin,
         read: Result<Request, Refusal>,
     ) -> Result<Recorded<Answer>, Refused> {
-        let watch = Stopwatch::start();
-        let mut facts = facts(moment, read.as_ref().ok());
+        let facts = facts(moment, read.as_ref().ok());
         let span = self.telemetry.start_decision(&origin.trace, if facts.action.is_empty() { "_OTHER" } else { &facts.action });
+        let mut open = OpenSpan::new(span, facts);
 
-        let (caller, share) = match self.identify(moment, origin).await {
+        let Admitted { caller, share } = match self.identify(moment, origin).await {
             Ok(admitted) => admitted,
             Err(refusal) => {
-                self.end_refused(span, &facts, &refusal);
-                // Counted, not recorded one by one: anybody can ask faster than the log is written.
+                open.refused(&refusal);
+                // Anyone can send such requests faster than the log can be written, so they are counted and
+                // not recorded one by one.
                 return Err(self.unauthenticated(origin, refusal));
             }
         };
         let request = match read {
             Ok(request) => request,
-            Err(refusal) => return self.refuse(moment, origin, &caller, (span, facts), refusal.into()).await,
+            Err(refusal) => return self.refuse(moment, origin, &caller, open, refusal.into()).await,
         };
         let Some(_flight) = self.track_in_flight(&caller, request.id()) else {
             let refusal = Refusal::invalid("request_id", "is that of a request still in flight");
-            return self.refuse(moment, origin, &caller, (span, facts), refusal.into()).await;
+            return self.refuse(moment, origin, &caller, open, refusal.into()).await;
         };
-        let evaluated = match self.evaluate_in_turn(moment, origin, (&caller, &share), &request, facts.clone()).await {
+        let turn = share.turn(request.has_texts()).await;
+        let evaluated = match &request {
+            Request::Call(call) => self.evaluate(moment, origin, &caller, call, &mut open.facts).await,
+            Request::Plain(call) => self.evaluate_plain(moment, origin, &caller, call).map_err(Stopped::from),
+        };
+        // End the turn before the record is written, because writing takes time but no CPU.
+        drop(turn);
+        open.stop();
+        let Evaluated { answer, record, consume, reservations } = match evaluated {
             Ok(evaluated) => evaluated,
-            Err(stopped) => return self.refuse(moment, origin, &caller, (span, facts), stopped).await,
+            Err(stopped) => return self.refuse(moment, origin, &caller, open, stopped).await,
         };
-        let took = watch.elapsed();
 
-        let Evaluated { answer, record, facts: known, consume, reservations } = evaluated;
-        facts = known;
         let recorded = match consume {
-            // To its end, even if the caller goes away: what is consumed must be recorded.
+            // A consumption must be recorded, so run it to completion even if the caller disconnects.
             Some(used) => {
                 let (pdp, moment) = (Arc::clone(self), moment.clone());
                 run_to_completion(async move { pdp.consume(&moment, used, answer, record).await }).await
@@ -93,51 +106,34 @@ impl Pdp {
             Ok(recorded) => recorded,
             Err(refused) => {
                 self.telemetry.metrics.refusal(refused.refusal().kind());
-                self.end_refused(span, &facts, refused.refusal());
+                open.refused(refused.refusal());
                 return Err(refused);
             }
         };
         let answer = recorded.value();
         let reason = answer.outcome.denied.map_or("", |reason| reason.name());
-        self.telemetry.metrics.decision(answer.allows(), reason, answer.mode.name(), took);
-        if let Some(span) = span {
-            span.answered(&facts, answer);
-        }
+        self.telemetry.metrics.decision(answer.allows(), reason, answer.mode.name(), open.took());
+        open.answered(answer);
         Ok(recorded)
     }
 
-    /// Evaluates a request when it is the caller's turn, which ends before the record is made: that takes time, but no CPU.
-    async fn evaluate_in_turn(
-        &self,
-        moment: &Moment,
-        origin: &Origin,
-        (caller, share): (&Caller, &Share),
-        request: &Request,
-        facts: CallFacts,
-    ) -> Result<Evaluated, Stopped> {
-        let _turn = share.turn(request.has_texts()).await;
-        match request {
-            Request::Call(call) => self.evaluate(moment, origin, caller, call, facts).await,
-            Request::Plain(call) => Ok(self.evaluate_plain(moment, origin, caller, call, facts)?),
-        }
-    }
-
-    /// Who asks, with a share of the permits.
-    async fn identify(&self, moment: &Moment, origin: &Origin) -> Result<(Caller, Share), Refusal> {
+    /// Authenticates the caller and takes one of its permits.
+    async fn identify(&self, moment: &Moment, origin: &Origin) -> Result<Admitted, Refusal> {
         let development = moment.snapshot.bundle.manifest.development.as_ref();
         let caller = self.callers.identify(&origin.peer, development, moment.now)?;
         let share = self.shares.take(&caller.tool_service, origin.waits).await?;
-        Ok((caller, share))
+        Ok(Admitted { caller, share })
     }
 
-    /// A call in its chain: delegation, gates, what a human said, Cedar, obligations.
+    /// Determines the chain of principals, and evaluates the call in it. A refusal after that names chain and
+    /// call in its record.
     async fn evaluate(
         &self,
         moment: &Moment,
         origin: &Origin,
         caller: &Caller,
         call: &Call,
-        facts: CallFacts,
+        facts: &mut CallFacts,
     ) -> Result<Evaluated, Stopped> {
         let bundle = &moment.snapshot.bundle;
         let roles = bundle.roles.as_ref().ok_or_else(|| Refusal::invalid("plain", "is required: every gate of this server is off"))?;
@@ -146,13 +142,15 @@ impl Pdp {
         evaluated.map_err(|refusal| Stopped::after(refusal, moment, &chain, call))
     }
 
+    /// Evaluates a call in its chain, and prepares everything that follows: answer, tokens, consumption,
+    /// reservations and record.
     async fn evaluate_in_chain(
         &self,
         moment: &Moment,
         origin: &Origin,
         CallInChain { caller, chain, call }: CallInChain<'_>,
         roles: &Roles,
-        facts: CallFacts,
+        facts: &mut CallFacts,
     ) -> Result<Evaluated, Refusal> {
         let hypothetical = call.dry_run || origin.purpose == Purpose::Explain;
         if hypothetical && !self.may(moment, Right::DecisionExplain, &caller.tool_service, On::Tenant(&call.case.tenant)) {
@@ -161,18 +159,24 @@ impl Pdp {
         let about = About { hypothetical, ..About::default() };
         let CallEvaluation { mut evaluation, presented, signals, .. } =
             self.evaluate_call(moment, roles, CallInChain { caller, chain, call }, about).await?;
-        let mut facts = CallFacts { principal_type: roles.agent.clone(), ..facts };
-        self.known(&mut facts, chain, call, &evaluation);
+        facts.principal_type.clone_from(&roles.agent);
+        self.known(facts, chain, call, &evaluation);
         let sends = roles.content.as_ref().is_some_and(|content| content.send == call.action);
-        if sends || chain.asserted && !self.options.development {
-            // A chain that nobody signed asks no human. Nor does a draft that nobody evaluation: EvaluateOutput says whether a human may let it go.
+        if sends || !self.options.accepts(chain) {
+            // An asserted chain is not proven, so it can't request approvals. Neither can a call that sends a
+            // draft: only EvaluateOutput, which reads the draft, offers a request to a human.
             evaluation.outcome.missing = None;
         }
         let mode = if hypothetical { Mode::DryRun } else { Mode::Enforce };
         let reference = &call.resource.reference;
         let display = visible(&format!("{} on {} {} of case {}", call.action, reference.kind, reference.id, call.case.id));
         let digest = self.audit.digest(&call.digest_input());
-        let mut answer = self.answer(moment, evaluation, mode, (Some(call), &call.correlation.request, display, digest))?;
+        let mut answer = self.answer(
+            moment,
+            evaluation,
+            mode,
+            AnswerSubject { call: Some(call), request_id: &call.correlation.request, display, call_digest: digest },
+        )?;
         answer.signals = Box::new(signals);
         if let TokenState::Usable(approval) = &presented
             && answer.allows()
@@ -185,15 +189,15 @@ impl Pdp {
         let consume = match presented {
             TokenState::Repeated(receipt) if answer.allows() => {
                 let by = Actor::service(caller).in_trace(origin.trace.id());
-                Some(Use::Again(by, receipt, std::mem::take(&mut reservations)))
+                Some(Use::Again(Repetition { by, receipt, reservations: std::mem::take(&mut reservations) }))
             }
             TokenState::Usable(approval) if answer.allows() => {
                 let environment = &self.options.environment;
-                let used = (SingleUse::Approval, approval.id.as_str(), approval.generation.as_str());
+                let used = UsedToken { what: SingleUse::Approval, id: &approval.id, generation: &approval.generation };
                 Some(Use::now(CallInChain { caller, chain, call }, used, environment, std::mem::take(&mut reservations)))
             }
             TokenState::Released(claims) if answer.allows() => {
-                let used = (SingleUse::Release, claims.jti.as_str(), claims.release.generation.as_str());
+                let used = UsedToken { what: SingleUse::Release, id: &claims.jti, generation: &claims.release.generation };
                 Some(Use::now(CallInChain { caller, chain, call }, used, &self.options.environment, std::mem::take(&mut reservations)))
             }
             TokenState::Denied(_) | TokenState::None | TokenState::Released(_) | TokenState::Repeated(_) | TokenState::Usable(_) => None,
@@ -202,26 +206,25 @@ impl Pdp {
         if let Some((digest, release)) = draft {
             record = record.with_draft(&digest, &release);
         }
-        Ok(Evaluated { answer, record, facts, consume, reservations })
+        Ok(Evaluated { answer, record, consume, reservations })
     }
 
-    fn evaluate_plain(
-        &self,
-        moment: &Moment,
-        origin: &Origin,
-        caller: &Caller,
-        call: &PlainCall,
-        facts: CallFacts,
-    ) -> Result<Evaluated, Refusal> {
+    fn evaluate_plain(&self, moment: &Moment, origin: &Origin, caller: &Caller, call: &PlainCall) -> Result<Evaluated, Refusal> {
         let evaluation = self.evaluate_conformance(moment, call)?;
         let mode = if origin.purpose == Purpose::Explain { Mode::DryRun } else { Mode::Enforce };
         let digest = self.audit.digest(&call.digest_input());
-        let answer = self.answer(moment, evaluation, mode, (None, &call.correlation.request, String::new(), digest))?;
+        let answer = self.answer(
+            moment,
+            evaluation,
+            mode,
+            AnswerSubject { call: None, request_id: &call.correlation.request, display: String::new(), call_digest: digest },
+        )?;
         let record = DecisionRecord::of_plain(&answer, caller, call, self.record_metadata(origin)?);
-        Ok(Evaluated { answer, record, facts, consume: None, reservations: vec![] })
+        Ok(Evaluated { answer, record, consume: None, reservations: vec![] })
     }
 
-    /// Marks a request as in flight until the guard is dropped; `None` if one of the same id is. Requests without id are not marked.
+    /// Marks a request as in flight until the guard is dropped. Returns `None` if a request of this caller
+    /// with the same id is in flight. Requests without an id are not marked.
     fn track_in_flight(&self, caller: &Caller, request_id: &str) -> Option<InFlightGuard<'_>> {
         if request_id.is_empty() {
             return Some(InFlightGuard { pdp: self, key: None });

@@ -1,6 +1,7 @@
-//! How many requests are decided at the same time, and each caller's share of it. A request takes its permit when its message was read
-//! and its caller is known, so that a caller that sends slowly, or that nobody knows, takes none. To be evaluated, a request then waits for
-//! one of its caller's turns: a caller with hundreds of requests under way delays the request of another caller by a few of them at most.
+//! Limits on the requests that are decided at the same time, and each caller's share of them. A request takes
+//! its permit when its message is read and its caller authenticated, so slow senders and unauthenticated
+//! peers take none. For its evaluation it then waits for one of its caller's turns, so a caller with hundreds
+//! of requests delays another caller's by a few of them at most.
 
 use std::sync::Arc;
 
@@ -9,53 +10,56 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::model::refusal::Refusal;
 
-/// How many requests of one caller are evaluated at the same time, for each core: more than one, since an evaluation may wait for
-/// PostgreSQL or Redis.
+/// Maximum number of requests of one caller that are evaluated at the same time, for each core. It is more
+/// than one, because an evaluation may wait for PostgreSQL or Redis.
 const TURNS_PER_CORE: usize = 8;
 
-/// The permits.
+/// Permits of all callers.
 #[derive(Debug)]
 pub(super) struct Shares {
     all: Arc<Semaphore>,
-    /// How many permits one caller may have: half of all.
+    /// Maximum number of permits of one caller, which is half of all.
     share: usize,
-    /// How many turns of each kind one caller has.
+    /// Number of turns of each kind that one caller has.
     turns: usize,
     callers: DashMap<String, Own>,
 }
 
-/// What one caller has.
+/// Permits and turns of one caller.
 #[derive(Clone, Debug)]
 struct Own {
     permits: Arc<Semaphore>,
     turns: Turns,
 }
 
-/// The turns of one caller. Calls with texts have their own, since they wait for the threads that read texts.
+/// Turns of one caller. Calls with texts have separate ones, because they wait for the threads that read
+/// texts.
 #[derive(Clone, Debug)]
 struct Turns {
     plain: Arc<Semaphore>,
     with_texts: Arc<Semaphore>,
 }
 
-/// A permit, until it is dropped.
+/// A permit, which is returned when it is dropped.
 #[derive(Debug)]
 pub struct Share {
     _all: OwnedSemaphorePermit,
     _own: OwnedSemaphorePermit,
     turns: Turns,
-    /// The caller has more requests under way than turns.
+    /// Whether the caller has more requests under way than turns.
     is_many: bool,
 }
 
 impl Share {
-    /// Waits for one of the caller's turns, in the order of its requests. The turn ends when the permit is dropped.
+    /// Waits for one of the caller's turns, in the order of its requests. The turn ends when the returned
+    /// permit is dropped.
     pub(super) async fn turn(&self, has_texts: bool) -> Option<OwnedSemaphorePermit> {
         let turns = if has_texts { &self.turns.with_texts } else { &self.turns.plain };
         // The semaphores are never closed.
         let turn = Arc::clone(turns).acquire_owned().await.ok();
         if self.is_many {
-            // Evaluation rarely waits, so without this one task would evaluate all the calls of its stream in a row.
+            // An evaluation rarely waits, so without this yield one task would evaluate all calls of its
+            // stream in a row.
             tokio::task::yield_now().await;
         }
         turn
@@ -63,17 +67,18 @@ impl Share {
 }
 
 impl Shares {
-    /// So many permits.
+    /// Creates this number of permits.
     pub(super) fn new(most: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self { all: Arc::new(Semaphore::new(most)), share: most.div_ceil(2), turns: cores * TURNS_PER_CORE, callers: DashMap::new() }
     }
 
-    /// A permit for a known caller; there are as many callers as the settings name. One that `waits` is given it when it is free: what
-    /// comes on a stream is held back by the stream's own flow control.
+    /// Takes a permit for an authenticated caller; their number is bounded by settings and bundle. With
+    /// `waits`, the request waits until a permit is free, because the flow control of its stream limits what
+    /// follows.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED, when the caller's share or all permits are taken.
+    /// If the caller's share or all permits are taken (RESOURCE_EXHAUSTED).
     pub(super) async fn take(&self, caller: &str, waits: bool) -> Result<Share, Refusal> {
         let Own { permits, turns } = self.own(caller);
         let own = Arc::clone(&permits);

@@ -1,4 +1,5 @@
-//! Conformance mode: a plain Cedar request, Cedar's own answer. Every gate is off, and every answer says so.
+//! Conformance mode: evaluates a plain Cedar request as Cedar itself does. All gates are off, and every
+//! answer warns of that.
 
 use cedar_policy::{Context, Entities, EntityId, EntityUid, Request, Schema};
 
@@ -14,9 +15,9 @@ use crate::pdp::snapshot::{Moment, OnError};
 use crate::policy::Validation;
 use crate::policy::shape::type_name;
 
-/// The longest context, in bytes.
+/// Maximum length of a context, in bytes.
 const CONTEXT_MAX: usize = 64 * 1024;
-/// The longest list of entities, in bytes: Cedar walks chains of parents by recursion.
+/// Maximum length of the list of entities, in bytes. It bounds the depth of Cedar's recursion over parents.
 const ENTITIES_MAX: usize = 256 * 1024;
 
 impl Pdp {
@@ -29,10 +30,10 @@ impl Pdp {
     }
 }
 
-/// Cedar's answer to a plain request.
+/// Evaluates a plain request as Cedar does.
 ///
 /// # Errors
-/// When the request can't be read. Cedar's own words echo values, and stay here.
+/// If the request can't be read. Cedar's own messages are not passed on, because they repeat values.
 pub fn evaluate_plain(bundle: &Bundle, call: &PlainCall, validation: Validation, on_error: OnError) -> Result<Evaluation, Refusal> {
     let bounds = [("plain.context_json", &call.context, CONTEXT_MAX), ("plain.entities_json", &call.entities, ENTITIES_MAX)];
     if let Some((field, ..)) = bounds.into_iter().find(|(_, text, most)| text.len() > *most) {
@@ -40,7 +41,8 @@ pub fn evaluate_plain(bundle: &Bundle, call: &PlainCall, validation: Validation,
     }
     let policies = &bundle.policies;
     let action = uid(&call.action, "plain.action.type")?;
-    // The schema can read the context of an action that it knows; without validation others are taken as they stand.
+    // The schema is needed to parse the context of an action that it declares. Without validation, contexts
+    // of other actions are parsed as they are.
     let knows = |schema: &&Schema| validation == Validation::Strict || schema.actions().any(|known| *known == action);
     let typed = policies.schema.as_ref().filter(knows).map(|schema| (schema, &action));
     let context = match call.context.as_slice() {

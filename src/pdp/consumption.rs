@@ -1,4 +1,5 @@
-//! The use of an approval or a release: consumed after Cedar, recorded, and only then answered. `present.rs` verifies it before.
+//! Consumes an approval or a release after Cedar permitted the call, reserves sums, and answers the retry of
+//! an operation. `tokens.rs` verifies the token before Cedar.
 
 use crate::approvals::binding::call_digest;
 use std::time::Duration;
@@ -20,23 +21,37 @@ use crate::pdp::refused::Refused;
 use crate::pdp::snapshot::Moment;
 use crate::pdp::tokens::receipt_key;
 
-/// A use of an approval, or the repetition of one.
+/// A retry of an operation that was allowed before.
+pub(super) struct Repetition {
+    pub(super) by: Actor,
+    pub(super) receipt: Receipt,
+    /// Amounts that the operation adds to sums.
+    pub(super) reservations: Vec<Reservation>,
+}
+
+/// The approval or release that a call consumes.
+pub(super) struct UsedToken<'a> {
+    pub(super) what: SingleUse,
+    pub(super) id: &'a str,
+    /// Generation of the state store in which it was created.
+    pub(super) generation: &'a str,
+}
+
+/// Consumption of an approval or release, or the repetition of an earlier one.
 pub(super) enum Use {
-    /// The operation again, and what it adds to sums.
-    Again(Actor, Receipt, Vec<Reservation>),
-    /// The operation's first use.
+    Again(Repetition),
     Now(Actor, Box<Consumption>),
 }
 
 impl Use {
-    /// An operation's first use.
+    /// Prepares the consumption of an approval or release.
     pub(super) fn now(
         CallInChain { caller, chain, call }: CallInChain<'_>,
-        used: (SingleUse, &str, &str),
+        used: UsedToken<'_>,
         environment: &str,
         reservations: Vec<Reservation>,
     ) -> Self {
-        let (what, id, generation) = used;
+        let UsedToken { what, id, generation } = used;
         let halted = [&call.case.tenant, &chain.agent, &chain.supervisor, &call.case.id, call.customer()].map(|id: &str| id.to_owned());
         let consume = Consumption {
             what,
@@ -56,7 +71,7 @@ impl Use {
     }
 }
 
-/// The answer of an operation, as its receipt keeps it.
+/// Answer of an operation, as its receipt stores it.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Kept {
@@ -67,19 +82,20 @@ struct Kept {
     display: String,
     call_digest: String,
     policy: PolicyVersion,
-    /// Absent when a release was used.
+    /// Absent if a release was consumed.
     approval: Option<UsedApproval>,
     outcome_token: String,
 }
 
-/// The approval as an answer shows it.
+/// Returns the approval as an answer shows it.
 pub(super) fn used(approval: &Approval) -> UsedApproval {
     let approvers: Vec<Subject> = approval.approvers().map(|review| review.reviewer.clone()).collect();
     UsedApproval { id: approval.id.clone(), approvers, approved_at: approval.approved_at }
 }
 
 impl Pdp {
-    /// Burns, then records, then gives the answer. Whoever comes second is told so.
+    /// Consumes, then records, then returns the answer. Only one operation can consume an approval or
+    /// release: its retry gets the stored answer, and any other call is denied.
     pub(super) async fn consume(
         &self,
         moment: &Moment,
@@ -88,14 +104,11 @@ impl Pdp {
         record: DecisionRecord,
     ) -> Result<Recorded<Answer>, Refused> {
         let (by, mut consume) = match using {
-            Use::Again(by, receipt, reservations) => {
-                let record = serde_json::to_value(Record::Decision(Box::new(record))).unwrap_or_default();
-                return self.repeat(moment, &by, &receipt, reservations, (answer, record)).await;
-            }
+            Use::Again(repetition) => return self.repeat(moment, repetition, answer, record).await,
             Use::Now(by, consume) => (by, consume),
         };
         if !self.audit.healthy() {
-            // What is consumed must be recorded, and this could not be.
+            // A consumption must be recorded, and that is not possible now, so consume nothing.
             return Err(Refused(Refusal::Unavailable("the audit log can't be written: no approval is used")));
         }
         let reservations = consume.reservations.clone();
@@ -104,18 +117,20 @@ impl Pdp {
         consume.evaluation_id.clone_from(&evaluation_id);
         consume.answer =
             serde_json::to_string(&keep(&answer)).map_err(|_| Refused(Refusal::Unavailable("the answer could not be kept")))?;
-        consume.record = serde_json::to_value(Record::Decision(Box::new(record))).unwrap_or_default();
-        let (what, id, call_digest, record) = (consume.what, consume.id.clone(), consume.call_digest.clone(), consume.record.clone());
+        let entry = serde_json::to_value(Record::Decision(Box::new(record.clone())));
+        let entry = entry.map_err(|_| Refused(Refusal::Unavailable("the decision's record could not be written: no approval is used")))?;
+        consume.record = entry.clone();
+        let (what, id, call_digest) = (consume.what, consume.id.clone(), consume.call_digest.clone());
         match self.store.consume(*consume).await {
             Ok(Consumed::Now(revision)) => {
-                let receipt = self.record_entry(moment.now, &revision, record).await?;
+                let receipt = self.record_entry(moment.now, &revision, entry).await?;
                 self.telemetry.metrics.approval(if what == SingleUse::Approval { "consumed" } else { "sent" });
                 Ok(receipt.seal(answer))
             }
             Ok(Consumed::Repeated(receipt)) if receipt.call_digest == call_digest => {
-                self.repeat(moment, &by, &receipt, reservations, (answer, record)).await
+                self.repeat(moment, Repetition { by, receipt, reservations }, answer, record).await
             }
-            // Another call of the same operation came first, while this one was weighed.
+            // While this call was evaluated, another call under the same operation id consumed the approval.
             Ok(Consumed::Repeated(_)) => self.denied_late(moment, answer, record, Reason::ApprovalOutOfScope, Gate::Token).await,
             Ok(Consumed::Lost) => {
                 let reason = if what == SingleUse::Approval { self.lost(moment, &id).await } else { Reason::ApprovalUsed };
@@ -131,7 +146,7 @@ impl Pdp {
         }
     }
 
-    /// Reserves what an allowed call adds to sums, then records, then gives the answer.
+    /// Reserves the amounts that an allowed call adds to sums, then records, then returns the answer.
     pub(super) async fn reserve(
         &self,
         moment: &Moment,
@@ -141,41 +156,41 @@ impl Pdp {
     ) -> Result<Recorded<Answer>, Refused> {
         let (reason, gate) = match self.store.reserve(answer.evaluation_id.clone(), reservations, moment.now).await {
             Ok(None) => return self.record(moment, answer, record).await,
-            // Others came first while this call was weighed.
+            // Other calls filled a sum while this call was evaluated.
             Ok(Some(_)) => (Reason::RateLimited, Gate::Rate),
             Err(_) => (Reason::StateUnavailable, Gate::State),
         };
-        let record = serde_json::to_value(Record::Decision(Box::new(record))).unwrap_or_default();
         self.denied_late(moment, answer, record, reason, gate).await
     }
 
-    /// The answer of an operation, again: once its record is durable, and by a record of its own.
+    /// Returns the answer of an operation again, after the operation's own record is durable. The repetition
+    /// gets a record of its own.
     async fn repeat(
         &self,
         moment: &Moment,
-        by: &Actor,
-        receipt: &Receipt,
-        reservations: Vec<Reservation>,
-        (answer, record): (Answer, serde_json::Value),
+        Repetition { by, receipt, reservations }: Repetition,
+        answer: Answer,
+        record: DecisionRecord,
     ) -> Result<Recorded<Answer>, Refused> {
         let unreadable = || Refused(Refusal::Unavailable("the operation's answer can't be read"));
         let kept: Kept = serde_json::from_str(&receipt.answer).map_err(|_| unreadable())?;
-        // A store that went back may lack what it reserved.
+        // A store that lost writes may lack the reservations of the operation. Those that it has are not
+        // added again.
         let full = match reservations.is_empty() {
             true => None,
-            false => self.store.reserve(kept.evaluation_id.clone(), reservations, moment.now).await.map_err(|_| unreadable())?,
+            false => {
+                self.store.reserve(kept.evaluation_id.clone(), reservations, moment.now).await.map_err(|error| Refused(error.into()))?
+            }
         };
         if full.is_some() {
             return self.denied_late(moment, answer, record, Reason::RateLimited, Gate::Rate).await;
         }
         let recorded = self.until_recorded(receipt.revision).await?;
         let mut more = vec![("evaluation_id", kept.evaluation_id.clone().into()), ("transition_of", receipt.revision.into())];
-        // Those of the call that asks again.
-        let about = ["case", "correlation", "trace_id"].into_iter();
-        more.extend(about.filter_map(|member| Some((member, record.get(member)?.clone()))));
-        let event = events::event("operation.repeated", by, None, &more);
-        let nonce = crate::entropy::nonce(self.entropy.as_ref()).map_err(|_| unreadable())?;
-        let proof = self.audit.append(moment.now, events::stored(event, None, nonce)).await?;
+        // These members describe the retry.
+        more.extend(record.about().map_err(|_| Refused(Refusal::Unavailable("the repetition could not be recorded")))?);
+        let event = events::event("operation.repeated", &by, None, &more);
+        let proof = self.record_event(moment.now, event).await.map_err(Refused)?;
         self.telemetry.metrics.approval("repeated");
         Ok(proof.seal(Answer {
             evaluation_id: kept.evaluation_id,
@@ -193,7 +208,7 @@ impl Pdp {
         }))
     }
 
-    /// Waits until the operation's record is durable, or records what nobody will record any more.
+    /// Waits until the operation's record is durable, and writes it if whoever should do so is gone.
     async fn until_recorded(&self, revision: i64) -> Result<(String, u64), Refused> {
         const PERIOD: Duration = Duration::from_millis(25);
         const TRIES: u32 = 200;
@@ -209,7 +224,7 @@ impl Pdp {
         Err(unavailable())
     }
 
-    /// Why an approval that could be used a moment ago can't be any more.
+    /// Returns the reason for which an approval that was usable before can't be consumed any more.
     async fn lost(&self, moment: &Moment, id: &str) -> Reason {
         match self.store.approval(id).await {
             Ok(Some(approval)) => match approval.state_at(moment.now) {
@@ -225,25 +240,22 @@ impl Pdp {
         }
     }
 
-    /// A denial that came after Cedar had permitted: the approval was gone when it was to be used.
+    /// Denies a call that Cedar had permitted, because its approval could not be consumed or its sums could
+    /// not be reserved.
     async fn denied_late(
         &self,
         moment: &Moment,
         answer: Answer,
-        mut record: serde_json::Value,
+        record: DecisionRecord,
         reason: Reason,
         gate: Gate,
     ) -> Result<Recorded<Answer>, Refused> {
-        // The id says that the call was allowed; and if the store does not answer, it may have been, and have its record. The denial is
-        // another evaluation, which is no evidence.
+        // The evaluation id proves an allow. The transaction may also have committed although it returned an
+        // error, and the outbox then holds an allow record under this id. So the denial gets another id,
+        // which is not evidence.
         let evaluation_id = self.evaluation_id(None, false, moment.now).map_err(Refused)?;
-        let id = evaluation_id.as_str();
-        for (member, value) in [("decision", "deny"), ("reason", reason.name()), ("gate", gate.name()), ("evaluation_id", id)] {
-            if let Some(members) = record.as_object_mut() {
-                members.insert(member.to_owned(), value.into());
-            }
-        }
-        let proof = self.audit.append(moment.now, Record::Stored(record)).await?;
+        let record = Record::Decision(Box::new(record.denied(reason, gate, &evaluation_id)));
+        let proof = self.audit.append(moment.now, record).await?;
         let answer = Answer {
             evaluation_id,
             outcome: Outcome::denied(reason),

@@ -1,5 +1,7 @@
-//! A draft: the sources that it is held to, and what is left of it without what must not be in it.
+//! A draft to be evaluated, what detectors find in it compared with its genuine sources, and its redacted
+//! form.
 
+use crate::model::number::to_i64;
 use crate::pdp::risk_keys::by;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -18,50 +20,46 @@ use crate::pdp::snapshot::Moment;
 use crate::redact::{Replaced, placeholder, redact};
 use crate::risk_store::{Batch, Tenant};
 
-/// A draft to be evaluation, as it was read.
+/// A draft to be evaluated, as it was read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ToEvaluate {
-    /// On whose behalf.
     pub credential: Credential,
-    /// The case with its facts.
+    /// Case with its current attributes.
     pub case: Case,
-    /// The model that wrote it.
+    /// Model that wrote the draft.
     pub model: Model,
-    /// The draft.
     pub draft: String,
-    /// Channel that it would be sent on.
+    /// Channel that the draft would be sent on.
     pub channel: String,
-    /// Who would get it.
     pub recipient: String,
-    /// BCP 47 tag of its language; empty: one of the bundle's.
+    /// BCP 47 tag of the draft's language; empty means a language that the bundle has rules for.
     pub locale: String,
-    /// What it was written from: id and text.
+    /// Texts that the draft was written from: id and text.
     pub sources: Vec<(String, String)>,
-    /// Ids of the sources that it cites.
+    /// Ids of the sources that the draft cites.
     pub citations: Vec<String>,
     /// The model's own confidence, in percent.
     pub confidence: u32,
-    /// Evaluation id of the PrepareContext that it was written from.
+    /// Evaluation id of the PrepareContext that the draft was written from.
     pub context: String,
-    /// Conversation id.
     pub conversation: String,
 }
 
-/// What was found in a draft, and what is known of its case, before policies judge it.
+/// Findings in a draft, and stored facts of its case, before policies are evaluated.
 #[derive(Debug, Default)]
 pub(super) struct DraftFacts {
     pub(super) found: DraftReport,
     pub(super) sources: usize,
-    /// Whether the context that it was written from is known, and all that was redacted.
+    /// Whether the draft's context is stored, and every value that was redacted on the case.
     pub(super) prepared: bool,
     pub(super) repeats: usize,
 }
 
 impl Pdp {
-    /// Reads a draft, on a thread for texts, with what is remembered of its case.
+    /// Reads a draft on a thread for texts, with the stored values of its case.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED, when too many texts wait to be read.
+    /// If too many texts wait to be read (RESOURCE_EXHAUSTED).
     pub(super) async fn read_draft(&self, moment: &Moment, caller: &str, asked: &Arc<ToEvaluate>) -> Result<DraftFacts, Refusal> {
         let tenant = Tenant::of(&self.options.environment, &asked.case.tenant);
         let case = asked.case.id.as_str();
@@ -69,8 +67,12 @@ impl Pdp {
         let context = context_key(tenant, case, &asked.context, &keys.values_id());
         let reads = vec![values_key(tenant, case), context, repeats_key(tenant, case)];
         let result = self.batch(tenant, moment, &Batch { reads, by: Some(by(tenant, caller)), ..Batch::default() }).await;
-        let memories = result.map(|result| result.memories).unwrap_or_default();
-        let [values, context, repeats] = [0, 1, 2].map(|index| memories.get(index).map(Vec::as_slice).unwrap_or_default());
+        // If the risk store can't be read, the context counts as unknown, so a human must read the draft.
+        let memories = match result {
+            Ok(result) => result.memories,
+            Err(_) => vec![],
+        };
+        let [values, context, repeats] = [0, 1, 2].map(|index| memories.get(index).map_or([].as_slice(), Vec::as_slice));
         let remembered = Remembered::of(values);
         let prepared = context.iter().any(|(name, _)| name == PREPARED) && !remembered.too_many;
         let values = remembered.values(keys.of_case(&asked.case.tenant, case));
@@ -84,10 +86,10 @@ impl Pdp {
     }
 }
 
-/// What was found in a draft, as policies see it.
+/// Returns the members of `context` that describe a draft.
 pub fn draft_members(found: &DraftReport, sources: usize, prepared: bool, confidence: u32) -> [(&'static str, Value); 5] {
     let list = |names: BTreeSet<&str>| Value::Array(names.into_iter().map(Value::from).collect());
-    let count = |count: usize| Value::Integer(i64::try_from(count).unwrap_or(i64::MAX));
+    let count = |count: usize| Value::Integer(to_i64(count));
     [
         ("claims", list(found.claims())),
         ("confidence", Value::Integer(i64::from(confidence))),
@@ -97,7 +99,8 @@ pub fn draft_members(found: &DraftReport, sources: usize, prepared: bool, confid
     ]
 }
 
-/// What is found in a draft, held to the sources that are genuine: those whose id is that of their text in the prepared context.
+/// Checks a draft against its genuine sources, which are those whose id belongs to their text in the prepared
+/// context. Returns the report and the number of genuine sources.
 pub(super) fn find_in_draft(
     detectors: &Detectors,
     asked: &ToEvaluate,
@@ -127,7 +130,7 @@ pub(super) fn find_in_draft(
     (detectors.draft(&draft), sources.len() + customer.len())
 }
 
-/// The draft without what must not be in it.
+/// Returns the draft with internal names and sensitive values replaced by placeholders.
 pub(super) fn redacted(draft: &str, found: &DraftReport) -> String {
     let mut replaced: BTreeMap<(usize, usize), String> = BTreeMap::new();
     for finding in found.findings.iter().filter(|finding| finding.kind == INTERNAL) {
@@ -138,7 +141,7 @@ pub(super) fn redacted(draft: &str, found: &DraftReport) -> String {
     redact(draft, &replaced)
 }
 
-/// The facts of a case as a source: what the tool service vouches for.
+/// Returns the attributes of a case as a source, because the tool service vouches for them.
 pub fn case_facts(case: &Case) -> String {
     let mut facts = format!("case {}", case.id);
     for (name, value) in &case.attributes {
@@ -147,7 +150,7 @@ pub fn case_facts(case: &Case) -> String {
     facts
 }
 
-/// All that the decision and its record depend on, to be digested.
+/// Returns everything that the decision and its record depend on, for the call's digest.
 pub(super) fn digest_input(call: &Call, asked: &ToEvaluate) -> Value {
     let text = |text: &str| Value::from(text);
     let sources = asked.sources.iter().map(|(id, source)| json::object([("id", text(id)), ("text", text(source))]));

@@ -1,7 +1,9 @@
-//! One EvaluateOutput, top to bottom: what a draft says is found, policy judges it with the case's own facts, and only what is released
-//! gets a token to be sent.
+//! One EvaluateOutput from top to bottom: detectors read the draft, policies compare the findings with the
+//! facts of the case, and only a released draft gets a token to be sent.
 
+use crate::pdp::answers::AnswerSubject;
 use crate::pdp::risk_keys::by;
+use crate::pdp::span_facts::OpenSpan;
 use std::sync::Arc;
 
 use crate::approvals::binding;
@@ -9,11 +11,10 @@ use crate::approvals::release::{draft_digest, sign_release};
 use crate::audit::Recorded;
 use crate::audit::content::{OutputRecord, written};
 use crate::audit::record::{DecisionRecord, Record};
-use crate::clock::Stopwatch;
 use crate::json::Value;
 use crate::model::answer::{Answer, Missing, Mode, Outcome, Reason};
 use crate::model::approval::Binding;
-use crate::model::call::{Call, Correlation, EntityReference, Resource, Tokens};
+use crate::model::call::{Call, Correlation};
 use crate::model::chain::{Caller, Chain};
 use crate::model::content::Disposition;
 use crate::model::finding::Finding;
@@ -35,50 +36,48 @@ use crate::policy::rule::Requirement;
 use crate::risk_store::{Batch, Tenant};
 use crate::telemetry::spans::CallFacts;
 
-/// The kinds of finding that a redacted draft is without.
+/// Kinds of findings that redaction removes from a draft.
 const REDACTABLE: [&str; 2] = ["internal_identifier", "personal_data"];
 
-/// What may be done with a draft.
+/// Result of evaluating a draft.
 #[derive(Clone, Debug, Default)]
 pub struct Evaluated {
-    /// What may be done with it.
     pub disposition: Disposition,
-    /// What was found, with what to do about it.
+    /// Findings, each with a suggestion.
     pub findings: Vec<(Finding, String)>,
-    /// The draft redacted, where that is all that it needs.
+    /// Redacted draft, if redaction is all that the draft needs; otherwise empty.
     pub redacted_draft: String,
-    /// `sha256:` and hex of the draft: what the call that sends it names.
+    /// `sha256:` and the hex digest of the draft, which the call that sends it names.
     pub draft_digest: String,
-    /// The token of a release, and until when it may be used.
+    /// Release token, and the end of its validity.
     pub release: Option<(String, Timestamp)>,
 }
 
 impl Pdp {
-    /// Judges a draft before the customer sees it.
+    /// Evaluates a draft before the customer sees it.
     ///
     /// # Errors
-    /// A refusal, recorded or counted; or UNAVAILABLE, when the audit log can't take the record.
+    /// If the request is refused; the refusal is already recorded or counted. It is UNAVAILABLE if the audit
+    /// log can't be written.
     pub async fn evaluate_output(
         self: &Arc<Self>,
         origin: &Origin,
         read: Result<ToEvaluate, Refusal>,
     ) -> Result<Recorded<(Answer, Evaluated)>, Refused> {
-        let watch = Stopwatch::start();
         let moment = self.moment();
         let caller = self.service(&moment, origin)?;
         let _share = self.share(origin, &caller.tool_service).await?;
-        let span = self.telemetry.start_decision(&origin.trace, "EvaluateOutput");
-        let mut facts = CallFacts::default();
+        let mut open = OpenSpan::new(self.telemetry.start_decision(&origin.trace, "EvaluateOutput"), CallFacts::default());
         let evaluation = match read {
-            Ok(asked) => self.draft_in_chain(&moment, origin, &caller, &Arc::new(asked), &mut facts).await,
+            Ok(asked) => self.draft_in_chain(&moment, origin, &caller, &Arc::new(asked), &mut open.facts).await,
             Err(refusal) => Err(refusal.into()),
         };
         let (answer, evaluated, record) = match evaluation {
             Ok(evaluation) => evaluation,
-            Err(stopped) => return self.refuse(&moment, origin, &caller, (span, facts), stopped).await,
+            Err(stopped) => return self.refuse(&moment, origin, &caller, open, stopped).await,
         };
-        let took = watch.elapsed();
-        self.record_all(&moment, (answer, evaluated), vec![record], (span, facts), took).await
+        open.stop();
+        self.record_all(&moment, answer, evaluated, vec![record], open).await
     }
 
     async fn draft_in_chain(
@@ -112,38 +111,48 @@ impl Pdp {
             self.evaluate_call(moment, roles, CallInChain { caller, chain, call }, about).await?;
         *facts = self.call_facts(roles, chain, call, &evaluation);
         let mut verdict = verdict(policies, &evaluation, known.prepared);
-        // Of a draft that the chain may not let go at all, nothing is told and nothing remembered.
+        // If the chain may not release drafts of the case at all, its findings are neither returned nor
+        // stored.
         let entitled = evaluation.is_entitled(policies, chain, call);
         let known = if entitled { known } else { DraftFacts { prepared: known.prepared, ..DraftFacts::default() } };
         let digest = self.audit.digest(&digest_input(call, asked));
         if verdict == Disposition::HumanReview && evaluation.outcome.denied.is_none() {
-            // Policy would let it go, but nobody knows what was redacted.
+            // Policies would release the draft, but it is unknown which values were redacted from its
+            // context.
             evaluation.outcome.denied = Some(Reason::ApprovalRequired);
         }
         if known.repeats >= REPEATS_MAX {
-            // Whoever tries values one after the other learns nothing more.
+            // Drafts of this case have repeated redacted values too often. Block without details, so that no
+            // one can find a value by trying one after the other.
             evaluation.outcome = Outcome::denied(Reason::NotPermitted);
             verdict = Disposition::Block;
         }
-        let mut answer = self.answer(moment, evaluation, Mode::Enforce, (Some(call), "", String::new(), digest))?;
+        let mut answer = self.answer(
+            moment,
+            evaluation,
+            Mode::Enforce,
+            AnswerSubject { call: Some(call), request_id: "", display: String::new(), call_digest: digest },
+        )?;
         answer.signals = Box::new(signals);
         let mut evaluated = Evaluated { disposition: verdict, draft_digest: draft_digest(&asked.draft), ..Evaluated::default() };
-        self.settle(moment, CallInChain { caller, chain, call }, asked, &known, (&mut answer, &mut evaluated))?;
+        self.settle(moment, CallInChain { caller, chain, call }, asked, &known, &mut answer, &mut evaluated)?;
         let record = DecisionRecord::of(&answer, caller, chain, call, self.record_metadata(origin)?);
-        let repeats = entitled && self.note_repeat(moment, (chain, call), asked, &known, &answer).await;
+        let repeats = entitled && self.note_repeat(moment, CallInChain { caller, chain, call }, asked, &known, &answer).await;
         let found = (entitled, repeats);
         let output = OutputRecord::of(&evaluated.draft_digest, evaluated.disposition, &known.found.findings, &asked.context, found);
         Ok((answer, evaluated, Record::Decision(Box::new(record.with_output(output)))))
     }
 
-    /// What follows from the verdict: tokens, words, or silence.
+    /// Adds the consequences of the disposition: findings with suggestions, and a release token, a redacted
+    /// draft or a binding for a human's review. Too many repetitions of redacted values get none of these.
     fn settle(
         &self,
         moment: &Moment,
         CallInChain { caller, chain, call }: CallInChain<'_>,
         asked: &ToEvaluate,
         known: &DraftFacts,
-        (answer, evaluated): (&mut Answer, &mut Evaluated),
+        answer: &mut Answer,
+        evaluated: &mut Evaluated,
     ) -> Result<(), Refusal> {
         answer.outcome.missing = None;
         if known.repeats >= REPEATS_MAX {
@@ -156,10 +165,11 @@ impl Pdp {
             Disposition::HumanReview => {
                 answer.outcome.denied = Some(Reason::ApprovalRequired);
                 let findings = written(&known.found.findings);
-                self.ask_human(moment, CallInChain { caller, chain, call }, (asked, &findings), answer);
+                self.ask_human(moment, CallInChain { caller, chain, call }, asked, &findings, answer)?;
             }
             Disposition::Release => {
-                let send = sending(call, &evaluated.draft_digest, moment);
+                let (_, content) = moment.snapshot.content_roles()?;
+                let send = sending(call, &evaluated.draft_digest, content);
                 let release = self.released(moment, chain, &send).ok_or(Refusal::Unavailable("the release could not be made"))?;
                 let keys = self.keys.load();
                 let (environment, id) = (&self.options.environment, &answer.evaluation_id);
@@ -176,39 +186,45 @@ impl Pdp {
         Ok(())
     }
 
-    /// Signs what turns this into a request that a human lets exactly this draft go.
+    /// Signs the binding of a request that a human approve exactly this draft.
     fn ask_human(
         &self,
         moment: &Moment,
         CallInChain { caller, chain, call }: CallInChain<'_>,
-        (asked, findings): (&ToEvaluate, &[String]),
+        asked: &ToEvaluate,
+        findings: &[String],
         answer: &mut Answer,
-    ) {
-        let Ok((roles, content)) = moment.snapshot.content_roles() else { return };
-        if chain.asserted && !self.options.development {
-            return;
+    ) -> Result<(), Refusal> {
+        let (roles, content) = moment.snapshot.content_roles()?;
+        if !self.options.accepts(chain) {
+            return Ok(());
         }
         let shapes = &moment.snapshot.bundle.policies.shapes;
-        let send = sending(call, &draft_digest(&asked.draft), moment);
-        let covers = |step: &String| shapes.actions.get(&content.send).is_some_and(|send| send.groups.contains(&format!("in_{step}")));
+        let send = sending(call, &draft_digest(&asked.draft), content);
+        let covers = |step: &String| shapes.actions.get(&content.send).is_some_and(|send| send.is_in_step(step));
         let own = Some(&chain.step).filter(|step| covers(step));
-        let step = own.or_else(|| shapes.choices(&roles.step).iter().find(|step| covers(step))).cloned().unwrap_or_default();
-        let chain = Chain { step, ..chain.clone() };
+        // If no step covers the call that sends the draft, nobody could use the approval.
+        let Some(step) = own.or_else(|| shapes.choices(&roles.step).iter().find(|step| covers(step))) else { return Ok(()) };
+        let chain = Chain { step: step.clone(), ..chain.clone() };
         let requires = vec![Requirement::Approval(content.template.clone()).to_string()];
         let missing = Missing { template: content.template.clone(), requires, quorum: 1 };
         let bound = self.binding(moment, CallInChain { caller, chain: &chain, call: &send }, &missing, answer);
-        let bound = bound.map(|bound| Binding { findings: Some(findings.to_vec()), ..bound });
-        let token = bound.and_then(|bound| binding::sign_binding(&self.keys.load().binding, bound, moment.now).ok());
-        answer.binding_token = token.unwrap_or_default();
+        if let Some(bound) = bound {
+            let bound = Binding { findings: Some(findings.to_vec()), ..bound };
+            let signed = binding::sign_binding(&self.keys.load().binding, bound, moment.now);
+            answer.binding_token = signed.map_err(|_| Refusal::Unavailable("the answer could not be signed"))?;
+        }
         answer.display = format!("{} on {} {}", content.send, roles.case, asked.case.id);
         answer.outcome.missing = Some(missing);
+        Ok(())
     }
 
-    /// Remembers that a draft of the case repeated a redacted value; only of a chain that may read the case.
+    /// Stores that a draft of the case repeated a redacted value, if the chain may read the case. Returns
+    /// whether it does.
     async fn note_repeat(
         &self,
         moment: &Moment,
-        (chain, call): (&Chain, &Call),
+        CallInChain { chain, call, .. }: CallInChain<'_>,
         asked: &ToEvaluate,
         known: &DraftFacts,
         answer: &Answer,
@@ -224,8 +240,8 @@ impl Pdp {
     }
 }
 
-/// What may be done with a draft. Where it is not known what was redacted, a human reads it at least: it could repeat a value, and nobody
-/// would see.
+/// Returns the disposition of a draft. If it is unknown what was redacted from its context, a human must read
+/// it at least, because the draft could repeat a value without being noticed.
 pub fn verdict(policies: &Policies, evaluation: &Evaluation, prepared: bool) -> Disposition {
     let said = match (evaluation.gate, evaluation.outcome.denied) {
         (Some(_), _) => Disposition::Block,
@@ -235,29 +251,20 @@ pub fn verdict(policies: &Policies, evaluation: &Evaluation, prepared: bool) -> 
     if prepared { said } else { said.max(Disposition::HumanReview) }
 }
 
-/// The call that lets a draft go.
+/// Builds the call that releases a draft.
 fn releasing(roles: &Roles, content: &ContentRoles, asked: &ToEvaluate) -> Call {
-    let reference = EntityReference { kind: roles.case.clone(), id: asked.case.id.clone() };
     let arguments = [("channel", &asked.channel), ("recipient", &asked.recipient)];
     Call {
-        credential: asked.credential.clone(),
-        action: content.release.clone(),
-        resource: Resource { reference, version: String::new(), attributes: None },
-        case: asked.case.clone(),
         arguments: arguments.into_iter().map(|(name, value)| (name.to_owned(), Value::from(value.as_str()))).collect(),
-        facts: None,
-        untrusted: vec![],
-        tokens: Tokens::default(),
         model: Some(asked.model.clone()),
         correlation: Correlation { conversation: asked.conversation.clone(), ..Correlation::default() },
-        dry_run: false,
+        ..Call::on_case(&content.release, &roles.case, asked.case.clone(), asked.credential.clone())
     }
 }
 
-/// The call that sends it.
-fn sending(releasing: &Call, draft_digest: &str, moment: &Moment) -> Call {
-    let action = moment.snapshot.content_roles().map(|(_, content)| content.send.clone()).unwrap_or_default();
-    let mut call = Call { action, ..releasing.clone() };
+/// Builds the call that sends a released draft.
+fn sending(releasing: &Call, draft_digest: &str, content: &ContentRoles) -> Call {
+    let mut call = Call { action: content.send.clone(), ..releasing.clone() };
     call.arguments.insert("draft_digest".to_owned(), Value::from(draft_digest));
     call
 }

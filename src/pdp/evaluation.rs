@@ -1,4 +1,5 @@
-//! From a read call to its outcome: gates, entities, Cedar, obligations. Pure; Authorize, Explain and the bundle's tests share it.
+//! Evaluation of a call without I/O: gates, entities, Cedar, obligations, step gate. Authorize,
+//! ExplainDecision and the bundle's tests share it.
 
 use crate::pdp::scoring::calm;
 use crate::pdp::scoring::limits;
@@ -20,45 +21,46 @@ use crate::obligations::{Lift, settle};
 use crate::pdp::gates;
 use crate::pdp::scoring::approval;
 use crate::policy::Policies;
-use crate::policy::shape::{Action, Shapes};
+use crate::policy::shape::Shapes;
 
-/// How long what a what-if grants would last.
+/// Validity of the approvals, checks and releases that a what-if evaluation grants.
 const HYPOTHETICAL: Duration = Duration::from_secs(60);
 
-/// What became of a call.
+/// Result of evaluating a call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Evaluation {
-    /// The outcome; the default denies.
     pub outcome: Outcome,
-    /// The gate that denied before Cedar.
+    /// Gate in code that denied the call. The step gate denies after Cedar, so only it leaves a verdict.
     pub gate: Option<Gate>,
-    /// Cedar's verdict.
+    /// Cedar's verdict; empty if Cedar was not asked.
     pub verdict: Verdict,
 }
 
 impl Evaluation {
-    /// Denied before Cedar.
+    /// Creates a denial by a gate, without a verdict of Cedar.
     pub(super) fn stopped(gate: Gate, reason: Reason) -> Self {
         Self { outcome: Outcome::denied(reason), gate: Some(gate), verdict: Verdict::default() }
     }
 
-    /// True when a rate alone stands in the way.
+    /// Returns whether full windows are the reason for the denial.
     pub(super) fn is_limited(&self) -> bool {
         self.outcome.denied == Some(Reason::RateLimited)
     }
 
-    /// True when it is allowed, or only circumstances stand in the way.
+    /// Returns whether the call is allowed, or denied for a reason that circumstances can lift.
     pub(super) fn could_be_allowed(&self) -> bool {
         self.outcome.denied.is_none_or(|reason| Reason::LIFTABLE.contains(&reason))
     }
 
-    /// Whether the chain may let drafts of the case go: no gate stops the call, the chain's step covers it, and every link has a permit.
+    /// Returns whether the chain may release drafts of the case at all: no gate stops the call, the chain's
+    /// step covers the action, and every link that is denied is denied by a `forbid`.
     pub(super) fn is_entitled(&self, policies: &Policies, chain: &Chain, call: &Call) -> bool {
-        let covers_step = policies.shapes.actions.get(&call.action).is_some_and(|action| covers(action, &chain.step));
+        let covers_step = policies.shapes.actions.get(&call.action).is_some_and(|action| action.is_in_step(&chain.step));
         covers_step && self.gate.is_none() && self.verdict.links.iter().all(|link| link.permitted || !link.determining.is_empty())
     }
 
-    /// Whether only the tool service lacks a permit. Such a denial is no evidence against the agent or the supervisor.
+    /// Returns whether the tool service is the only link that is denied, for lack of a permit. Such a denial
+    /// is no evidence against the agent or the supervisor.
     pub(super) fn is_service_alone(&self) -> bool {
         let lacks = |link: Link| {
             self.verdict.links.iter().any(|verdict| verdict.link == link && !verdict.permitted && verdict.determining.is_empty())
@@ -70,103 +72,105 @@ impl Evaluation {
     }
 }
 
-/// Judges a call at one instant by one bundle. Tokens are the pipelines' to verify: a call that brings one is denied here.
-///
-/// # Errors
-/// When the call can't be read.
-pub fn evaluate(
-    bundle: &Bundle,
-    roles: &Roles,
-    chain: &Chain,
-    call: &Call,
-    trusted: &TrustedContext,
-    now: Timestamp,
-) -> Result<Evaluation, Refusal> {
-    match gates::check(&bundle.policies, roles, chain, call) {
-        Ok(_) if call.tokens.approval.is_some() || call.tokens.release.is_some() => {
-            Ok(Evaluation::stopped(Gate::Token, Reason::ApprovalUnverifiable))
+/// Evaluates calls by one bundle at one instant. It has no other input and no effects.
+#[derive(Clone, Copy, Debug)]
+pub struct Evaluator<'a> {
+    pub bundle: &'a Bundle,
+    pub roles: &'a Roles,
+    pub now: Timestamp,
+}
+
+impl Evaluator<'_> {
+    /// Evaluates a call with the gates. Only the pipelines can verify tokens, so a call that brings one is
+    /// denied here.
+    ///
+    /// # Errors
+    /// If the call is refused, for example because a value does not fit the schema.
+    pub fn evaluate(self, chain: &Chain, call: &Call, trusted: &TrustedContext) -> Result<Evaluation, Refusal> {
+        match gates::check(&self.bundle.policies, self.roles, chain, call) {
+            Ok(_) if call.tokens.approval.is_some() || call.tokens.release.is_some() => {
+                Ok(Evaluation::stopped(Gate::Token, Reason::ApprovalUnverifiable))
+            }
+            Ok(resolved) => self.evaluate_resolved(resolved, chain, call, trusted),
+            Err(stop) => stopped(stop),
         }
-        Ok(resolved) => evaluate_resolved(bundle, roles, resolved, chain, call, trusted, now),
-        Err(stop) => stopped(stop),
     }
-}
 
-/// As [`evaluate`], but without the tenant and case gates in code: so that a bundle's tests show that its policies hold alone.
-///
-/// # Errors
-/// When the call can't be read.
-pub fn evaluate_policies_only(
-    bundle: &Bundle,
-    roles: &Roles,
-    chain: &Chain,
-    call: &Call,
-    trusted: &TrustedContext,
-    now: Timestamp,
-) -> Result<Evaluation, Refusal> {
-    match gates::resolve(&bundle.policies, roles, chain, call) {
-        Ok(resolved) => evaluate_resolved(bundle, roles, resolved, chain, call, trusted, now),
-        Err(stop) => stopped(stop),
-    }
-}
-
-/// Judges a call that passed the gates.
-pub(super) fn evaluate_resolved(
-    bundle: &Bundle,
-    roles: &Roles,
-    resolved: ResolvedCall<'_>,
-    chain: &Chain,
-    call: &Call,
-    trusted: &TrustedContext,
-    now: Timestamp,
-) -> Result<Evaluation, Refusal> {
-    let policies = &bundle.policies;
-    let covers_step = covers(resolved.action, &chain.step);
-    let asked = match Asked::prepare(policies, roles, resolved, chain, call, now) {
-        Ok(asked) => asked,
-        Err(stop) => return stopped(stop),
-    };
-    let verdict = decide(&policies.engine, &asked.requests(&chain.step, trusted)?, &asked.entities);
-    let steps = policies.shapes.choices(&roles.step);
-    let outcome = settle(policies, &verdict, |lift| what_if(bundle, &asked, lift, (chain, steps), call, trusted, now));
-    // Last, so that it tells nobody more than the policies did: the step gate does not depend on the bundle's policies.
-    if outcome.denied.is_none() && !covers_step {
-        return Ok(Evaluation { outcome: Outcome::denied(Reason::StepNotAllowed), gate: Some(Gate::Step), verdict });
-    }
-    Ok(Evaluation { outcome, gate: None, verdict })
-}
-
-/// Whether a call is permitted; what is missing where it is not, nobody asks.
-///
-/// # Errors
-/// When the call can't be read.
-pub(super) fn permits(
-    bundle: &Bundle,
-    roles: &Roles,
-    chain: &Chain,
-    call: &Call,
-    trusted: &TrustedContext,
-    now: Timestamp,
-) -> Result<bool, Refusal> {
-    let asked = gates::check(&bundle.policies, roles, chain, call).and_then(|resolved| {
-        let covers_step = covers(resolved.action, &chain.step);
-        Ok((covers_step, Asked::prepare(&bundle.policies, roles, resolved, chain, call, now)?))
-    });
-    match asked {
-        Ok((covers_step, asked)) => {
-            let verdict = decide(&bundle.policies.engine, &asked.requests(&chain.step, trusted)?, &asked.entities);
-            Ok(covers_step && verdict.permits() && !verdict.has_errors())
+    /// Evaluates like [`Self::evaluate`], but ignores tokens and the tenant and case gates. With it a
+    /// bundle's tests show that the policies isolate tenants and cases without the gates.
+    ///
+    /// # Errors
+    /// If the call is refused, for example because a value does not fit the schema.
+    pub fn evaluate_policies_only(self, chain: &Chain, call: &Call, trusted: &TrustedContext) -> Result<Evaluation, Refusal> {
+        match gates::resolve(&self.bundle.policies, self.roles, chain, call) {
+            Ok(resolved) => self.evaluate_resolved(resolved, chain, call, trusted),
+            Err(stop) => stopped(stop),
         }
-        Err(Stop::Denied(_)) => Ok(false),
-        Err(Stop::Refused(refusal)) => Err(refusal),
+    }
+
+    /// Evaluates a call that passed the gates.
+    pub(super) fn evaluate_resolved(
+        self,
+        resolved: ResolvedCall<'_>,
+        chain: &Chain,
+        call: &Call,
+        trusted: &TrustedContext,
+    ) -> Result<Evaluation, Refusal> {
+        let policies = &self.bundle.policies;
+        let covers_step = resolved.action.is_in_step(&chain.step);
+        let asked = match Asked::prepare(policies, self.roles, resolved, chain, call, self.now) {
+            Ok(asked) => asked,
+            Err(stop) => return stopped(stop),
+        };
+        let verdict = decide(&policies.engine, &asked.requests(&chain.step, trusted)?, &asked.entities);
+        let outcome = settle(policies, &verdict, |lift| self.what_if(&asked, lift, chain, call, trusted));
+        // The step gate holds whatever the policies permit. It comes last, so that its denial reveals no more
+        // than the policies do.
+        if outcome.denied.is_none() && !covers_step {
+            return Ok(Evaluation { outcome: Outcome::denied(Reason::StepNotAllowed), gate: Some(Gate::Step), verdict });
+        }
+        Ok(Evaluation { outcome, gate: None, verdict })
+    }
+
+    /// Returns whether a call is permitted. There is no what-if evaluation, because no caller of this
+    /// function needs to know what is missing.
+    ///
+    /// # Errors
+    /// If the call is refused, for example because a value does not fit the schema.
+    pub(super) fn permits(self, chain: &Chain, call: &Call, trusted: &TrustedContext) -> Result<bool, Refusal> {
+        let policies = &self.bundle.policies;
+        let asked = gates::check(policies, self.roles, chain, call).and_then(|resolved| {
+            let covers_step = resolved.action.is_in_step(&chain.step);
+            Ok((covers_step, Asked::prepare(policies, self.roles, resolved, chain, call, self.now)?))
+        });
+        match asked {
+            Ok((covers_step, asked)) => {
+                let verdict = decide(&policies.engine, &asked.requests(&chain.step, trusted)?, &asked.entities);
+                Ok(covers_step && verdict.permits() && !verdict.has_errors())
+            }
+            Err(Stop::Denied(_)) => Ok(false),
+            Err(Stop::Refused(refusal)) => Err(refusal),
+        }
+    }
+
+    /// Evaluates the call with everything in `lift` granted. If the step is an obstacle, every step is tried.
+    fn what_if(self, asked: &Asked<'_>, lift: &Lift, chain: &Chain, call: &Call, trusted: &TrustedContext) -> WhatIf {
+        let policies = &self.bundle.policies;
+        let granted = grant(&policies.shapes, lift, &call.arguments, trusted, self.now);
+        let own = [chain.step.clone()];
+        let any_step = lift.classes.contains(&Reason::StepNotAllowed);
+        let steps = if any_step { policies.shapes.choices(&self.roles.step) } else { &own };
+        let mut tried = steps.iter().filter_map(|step| asked.requests(step, &granted).ok());
+        let turned = tried.find_map(|requests| {
+            let what_if = WhatIf::of(&policies.engine, &requests, &asked.entities);
+            what_if.would_permit().then_some(what_if)
+        });
+        // The default permits nothing: no step helps.
+        turned.unwrap_or_default()
     }
 }
 
-/// Whether a step covers an action: the step gate, which no policy can open.
-pub(super) fn covers(action: &Action, step: &str) -> bool {
-    action.groups.contains(&format!("in_{step}"))
-}
-
-/// What a gate's denial means.
+/// Converts a stop into a denial or a refusal.
 pub(super) fn stopped(stop: Stop) -> Result<Evaluation, Refusal> {
     match stop {
         Stop::Denied(gate) => Ok(Evaluation::stopped(gate, Reason::NotPermitted)),
@@ -174,28 +178,7 @@ pub(super) fn stopped(stop: Stop) -> Result<Evaluation, Refusal> {
     }
 }
 
-/// Evaluates the call with all of a lift granted; where the step is in the way, in any other step.
-fn what_if(
-    bundle: &Bundle,
-    asked: &Asked<'_>,
-    lift: &Lift,
-    (chain, steps): (&Chain, &[String]),
-    call: &Call,
-    trusted: &TrustedContext,
-    now: Timestamp,
-) -> WhatIf {
-    let granted = grant(&bundle.policies.shapes, lift, &call.arguments, trusted, now);
-    let own = [chain.step.clone()];
-    let steps = if lift.classes.contains(&Reason::StepNotAllowed) { steps } else { &own };
-    let mut tried = steps.iter().filter_map(|step| asked.requests(step, &granted).ok());
-    let turned = tried.find_map(|requests| {
-        let what_if = WhatIf::of(&bundle.policies.engine, &requests, &asked.entities);
-        what_if.would_permit().then_some(what_if)
-    });
-    turned.unwrap_or_default()
-}
-
-/// The trusted members as they would be if nothing of the lift stood in the way.
+/// Returns the trusted members as they would be if everything in `lift` were granted.
 fn grant(shapes: &Shapes, lift: &Lift, arguments: &Object, trusted: &TrustedContext, now: Timestamp) -> TrustedContext {
     let mut granted = trusted.clone();
     let calm = calm(shapes);

@@ -1,8 +1,9 @@
-//! Evaluation ids that prove what they are of. A justification names evaluations as evidence, and any replica must be able to refuse a
-//! made-up id, and to tell the reviewer what an id stands for, without a store of all evaluations. So the last 40 bits of an id are a keyed
-//! digest of the bits before them, the tenant, the case, the action and the answer: the few actions of a bundle are tried. An id is known
-//! only to who was given an answer, and no answer is given before its record is durable.
+//! Evaluation ids that prove their case, action and decision. A justification names evaluations as evidence,
+//! so any replica must be able to reject a made-up id, and to tell the reviewer what was evaluated, without a
+//! store of all evaluations.
 
+use crate::model::number::to_i64;
+use crate::model::text::hex;
 use uuid::Uuid;
 
 use crate::content::values::ValueKey;
@@ -15,22 +16,24 @@ use crate::pdp::Pdp;
 use crate::pdp::keys::Keys;
 use crate::pdp::snapshot::Moment;
 
-/// The bytes of an id that hold time and randomness; the other five hold the digest.
+/// Number of bytes of an id that contain time and randomness. The other five contain the digest.
 const FREE: usize = 11;
 
 impl Pdp {
-    /// Makes the id of an evaluation, a UUIDv7 (RFC 9562). `call` is absent where the evaluation is no evidence: it is of no case, or
-    /// hypothetical.
+    /// Creates the id of an evaluation, a UUIDv7 (RFC 9562). Without a `call` the id is not evidence, for
+    /// example because the evaluation has no case or is hypothetical.
     ///
     /// # Errors
-    /// UNAVAILABLE, when there is no randomness.
+    /// If the random source fails (UNAVAILABLE).
     pub(super) fn evaluation_id(&self, call: Option<&Call>, allowed: bool, now: Timestamp) -> Result<String, Refusal> {
         let id = entropy::evaluation_id(self.entropy.as_ref(), now)?;
         let marked = call.map(|call| Marks::of(&self.keys.load(), id, &call.case.tenant, &call.case.id).marked(&call.action, allowed));
         Ok(marked.unwrap_or(id).to_string())
     }
 
-    /// What the evaluation of this id was; `None` if it is none of this case.
+    /// Returns action, decision and time of the evaluation with this id; `None` if the id does not belong to
+    /// this case. Only the receiver of an answer knows its id, and no answer is sent before its record is
+    /// durable.
     pub(super) fn evidence(&self, moment: &Moment, id: &str, tenant: &str, case: &str) -> Option<Evidence> {
         let uuid = Uuid::parse_str(id).ok().filter(|uuid| uuid.to_string() == id)?;
         let marks = Marks::of(&self.keys.load(), uuid, tenant, case);
@@ -38,12 +41,13 @@ impl Pdp {
         let mut tried = actions.flat_map(|action| [(action, true), (action, false)]);
         let (action, allowed) = tried.find(|(action, allowed)| marks.marked(action, *allowed) == uuid)?;
         let seconds = uuid.get_timestamp().map_or(0, |timestamp| timestamp.to_unix().0);
-        let at = Timestamp::from_seconds(i64::try_from(seconds).unwrap_or_default());
+        let at = Timestamp::from_seconds(to_i64(seconds));
         Some(Evidence { id: id.to_owned(), action: action.clone(), allowed, at })
     }
 }
 
-/// Puts digests into an id of a case.
+/// Marks an id of a case: the last 40 bits are a keyed digest of the bits before them, the tenant, the case,
+/// the action and the decision. A check tries the few actions of the bundle.
 struct Marks {
     id: Uuid,
     key: ValueKey,
@@ -51,8 +55,8 @@ struct Marks {
 
 impl Marks {
     fn of(keys: &Keys, id: Uuid, tenant: &str, case: &str) -> Self {
-        let free: String = id.as_bytes().iter().take(FREE).map(|byte| format!("{byte:02x}")).collect();
-        // Ids hold no control characters, so the parts can't run together.
+        let free = hex(id.as_bytes().iter().take(FREE));
+        // Ids contain no control characters, so the parts can't run together.
         Self { id, key: ValueKey::new(keys.values.derived(&format!("evaluation\0{free}\0{tenant}\0{case}"))) }
     }
 

@@ -1,6 +1,7 @@
-//! The gates in code, before Cedar: does everything that the call names exist, and does it belong together?
+//! The gates in code, before Cedar: they check that everything that a call names exists and belongs together.
 //!
-//! INVARIANT: the tenant comes from the chain's own entities, never from the request. Unknown and foreign are one answer.
+//! INVARIANT: the tenant comes from the chain's own entities, never from the request. Unknown entities and
+//! those of another tenant get the same answer.
 
 use cedar_policy::{Entity, EntityUid, EvalResult};
 
@@ -15,10 +16,10 @@ use crate::policy::Policies;
 
 const NOTHING: &Object = &Object::new();
 
-/// Finds what the call names, and passes it only if it belongs together.
+/// Resolves what the call names, and checks that it belongs together.
 ///
 /// # Errors
-/// The gate that denies, or what can't be read.
+/// The gate that denies the call, or the refusal of an invalid call.
 pub(super) fn check<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain, call: &'a Call) -> Result<ResolvedCall<'a>, Stop> {
     let resolved = resolve(policies, roles, chain, call)?;
     tenant_gate(policies, roles, chain, &resolved, call)?;
@@ -26,10 +27,11 @@ pub(super) fn check<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain, ca
     Ok(resolved)
 }
 
-/// Finds what the call names.
+/// Resolves what the call names, without checking that it belongs together.
 ///
 /// # Errors
-/// The gate that denies what does not exist, or what can't be read.
+/// The gate that denies the call, for example because an entity does not exist, or the refusal of an invalid
+/// call.
 pub(super) fn resolve<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain, call: &'a Call) -> Result<ResolvedCall<'a>, Stop> {
     let action = policies.shapes.actions.get(&call.action).filter(|_| !roles.is_direct(&call.action));
     let action = action.ok_or(Stop::Denied(Gate::Action))?;
@@ -53,7 +55,8 @@ pub(super) fn resolve<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain, 
     Ok(ResolvedCall { action, principals, resource, attributes, case, scopes })
 }
 
-/// A token that is bound to a case serves that case; the steps that write ask for one.
+/// Checks that a delegation token that is bound to a case serves that case. Steps in `case_bound_steps`
+/// require such a token.
 fn token_gate(roles: &Roles, chain: &Chain, call: &Call) -> Result<(), Stop> {
     match &chain.token.case {
         Some(case) if *case == call.case.id => Ok(()),
@@ -63,7 +66,7 @@ fn token_gate(roles: &Roles, chain: &Chain, call: &Call) -> Result<(), Stop> {
     }
 }
 
-/// Every principal of the chain is an entity of the bundle.
+/// Returns the principals of the chain, each of which must be an entity of the bundle.
 fn principals<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain) -> Result<Vec<(Link, &'a Entity)>, Stop> {
     Link::CHAIN
         .into_iter()
@@ -75,7 +78,8 @@ fn principals<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain) -> Resul
         .collect()
 }
 
-/// The case's tenant exists, is every principal's own, and the resource's unless it is of a shared type.
+/// Checks that the case's tenant exists and is that of every principal and of the resource. A resource of a
+/// shared type, or one that the bundle supplies without a tenant, may belong to any tenant.
 fn tenant_gate(policies: &Policies, roles: &Roles, chain: &Chain, resolved: &ResolvedCall<'_>, call: &Call) -> Result<(), Stop> {
     let denied = Err(Stop::Denied(Gate::Tenant));
     let Some(tenant) = policies.shapes.uid(&roles.tenant, &call.case.tenant).filter(|tenant| policies.store.get(tenant).is_some()) else {
@@ -94,13 +98,13 @@ fn tenant_gate(policies: &Policies, roles: &Roles, chain: &Chain, resolved: &Res
             own || roles.shared.contains(&call.resource.reference.kind)
         }
     };
-    // What was proven of the caller and the token narrows what the entities say; it never widens it.
-    let proven = chain.token.tenant.as_ref().is_none_or(|tenant| *tenant == call.case.tenant)
-        && chain.tool_tenants.as_ref().is_none_or(|tenants| tenants.contains(&call.case.tenant));
+    // The tenants that caller and token are proven for restrict those of the entities, and never extend them.
+    let proven = chain.speaks_for(&call.case.tenant);
     if owned && proven && resolved.principals.iter().all(serves) { Ok(()) } else { denied }
 }
 
-/// A resource that is a case is the call's own, and one that has a customer has the case's.
+/// Checks that a resource of the case's type is the call's case, and that a resource with a customer has that
+/// of the case.
 fn case_gate(resolved: &ResolvedCall<'_>, call: &Call) -> Result<(), Stop> {
     let together = match &resolved.attributes {
         Attributes::Bundle(_) => true,
@@ -122,7 +126,7 @@ fn has_tenant(entity: &Entity, tenant: &EntityUid) -> bool {
     matches!(entity.attr("tenants"), Some(Ok(EvalResult::Set(tenants))) if tenants.iter().any(is))
 }
 
-/// The resource's attributes come from whom the manifest says.
+/// Returns the resource's attributes, from the source that the manifest names.
 fn attributes<'a>(policies: &'a Policies, roles: &Roles, call: &'a Call, resource: &EntityUid) -> Result<Attributes<'a>, Stop> {
     let kind = &call.resource.reference.kind;
     let sent = call.resource.attributes.as_ref();
@@ -144,7 +148,7 @@ fn attributes<'a>(policies: &'a Policies, roles: &Roles, call: &'a Call, resourc
     }
 }
 
-/// The agent's own scopes, narrowed to those of the credential if it names any; never widened.
+/// Returns the agent's own scopes, restricted to those of the credential if it names any.
 fn scopes(principals: &[(Link, &Entity)], chain: &Chain) -> Vec<String> {
     let agent = principals.iter().find(|(link, _)| *link == Link::Agent).map(|(_, entity)| entity);
     let own = match agent.and_then(|agent| agent.attr("scopes")) {

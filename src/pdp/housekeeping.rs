@@ -1,4 +1,5 @@
-//! What is done beside requests: expiry, what a halt ends, and the records that transitions left in the outbox.
+//! Periodic work beside requests: noting the log's head, expiring and ending approvals, recording outbox
+//! entries, and removing old data.
 
 use crate::approvals::store::transitions::Transition;
 use crate::audit::events::{self, Actor};
@@ -7,10 +8,12 @@ use crate::model::time::Timestamp;
 use crate::pdp::Pdp;
 
 impl Pdp {
-    /// To be called every second: notes the head of the audit log outside of the log, so that a start sees whether the log lost its end.
+    /// Notes the head of the audit log outside of the log, so that a start detects lost lines. Call it every
+    /// second.
     pub async fn note_head(&self) {
         let Some(head) = self.audit.head().filter(|head| self.replica.head().as_ref() != Some(head)) else { return };
-        // The store first: what stands in the replica's file is not noted again. A store that fails is logged there.
+        // Note the head in the store first, because once it is in the replica's file it is not noted again. A
+        // failure of the store is logged there.
         let in_store = self.store.note_head(head.clone()).await;
         match self.replica.note_head(&head) {
             Err(error) => tracing::error!(name: "audit.head_not_noted", error = %error, "a restart might not see that the log lost lines"),
@@ -19,7 +22,8 @@ impl Pdp {
         }
     }
 
-    /// To be called every few seconds: tells the witness the head of the audit log. Returns whether there is a witness and it was told.
+    /// Sends the head of the audit log to the witness. Returns false if the witness did not accept it. Call
+    /// it every few seconds.
     pub async fn tell_witness(&self) -> bool {
         let (Some(witness), Some(head)) = (&self.witness, self.audit.head()) else { return true };
         let told = witness.append(self.replica.id(), self.audit.log(), &head, &self.clock.now().to_string()).await;
@@ -30,7 +34,7 @@ impl Pdp {
         told.is_ok()
     }
 
-    /// To be called every second: lets approvals expire, and records what was left unrecorded.
+    /// Lets approvals expire, and records outbox entries that were left unrecorded. Call it every second.
     pub async fn sweep(&self) {
         let now = self.clock.now();
         self.telemetry.metrics.store_failures(self.store.failures());
@@ -39,14 +43,17 @@ impl Pdp {
         if !self.audit.healthy() || self.is_skewed() {
             return;
         }
-        // Failures are logged and counted by the store; the next second tries again.
-        for moved in self.store.expire(now, expired).await.unwrap_or_default() {
-            self.record_moved(now, &moved).await;
+        // The store logs and counts its failures; the next call tries again.
+        if let Ok(all_moved) = self.store.expire(now, expired).await {
+            for moved in all_moved {
+                self.record_moved(now, &moved).await;
+            }
         }
         self.end_halted(now).await;
         if let Ok(left) = self.store.left(now).await {
             for left in left {
-                // What a request of this process left, that request records, unless it gave up.
+                // An entry of a request of this process is skipped, because the request records it, until the
+                // request has given up.
                 if self.drain_entry(&left).await.is_err() && !self.audit.healthy() {
                     break;
                 }
@@ -57,9 +64,10 @@ impl Pdp {
         }
     }
 
-    /// Ends the approvals of who is stopped, and records that. What can't be ended now, the next sweep ends; it can't be used before.
+    /// Ends the approvals of stopped subjects, and records that. An approval that can't be ended now is ended
+    /// by the next sweep; it can't be consumed before.
     pub(super) async fn end_halted(&self, now: Timestamp) {
-        // A store that does not answer is logged there.
+        // The store logs its own failures.
         while let Ok(Some(moved)) = self.store.end_halted(now, ended_by_signal).await {
             for moved in moved {
                 self.record_moved(now, &moved).await;
@@ -70,18 +78,18 @@ impl Pdp {
     /// Records a transition that no request waits for.
     async fn record_moved(&self, now: Timestamp, moved: &Transition) {
         if let Ok(Some(left)) = self.store.outbox_entry(moved.revision.number).await {
-            // What can't be recorded now, the next sweep records.
+            // If this fails, the next sweep records it.
             let _recorded = self.record_entry(now, &left.revision, left.record).await;
         }
     }
 
-    /// To be called now and then: removes what nobody can ask for any more.
+    /// Removes data that no request can use any more. Call it every few minutes.
     pub async fn purge(&self) {
         self.risk_store.purge(self.clock.now());
         if self.is_skewed() {
             return;
         }
-        // A store that does not answer is logged there.
+        // The store logs its own failures.
         let _purged = self.store.purge(self.clock.now()).await;
     }
 }

@@ -1,5 +1,6 @@
-//! The keys of a deployment: rings that sign tokens, and the secret that value digests are made with.
+//! The keys of a deployment: key rings that sign tokens, and the secret key of value digests.
 
+use crate::model::text::hex;
 use std::path::Path;
 
 use crate::audit::key::DigestKey;
@@ -9,35 +10,34 @@ use crate::json::Value;
 use crate::model::call::Case;
 use crate::model::content::Channel;
 
-/// The rings that sign tokens, each for its own purpose.
+/// Key rings that sign tokens, one for each purpose, and the key of value digests.
 #[derive(Debug)]
 pub struct Keys {
-    /// Approval tokens.
     pub approval: Keyring,
-    /// Binding tokens of denials, outcome tokens of allows, releases.
+    /// Signs binding tokens of denials, outcome tokens of allows, and releases.
     pub binding: Keyring,
-    /// By what values and sources are known again, on every replica.
+    /// Key of the digests of values and sources, which all replicas share.
     pub values: DigestKey,
 }
 
 impl Keys {
-    /// The file of the secret by which values are known again.
+    /// File of the key of value digests.
     pub const VALUES: &str = "values.key";
 
-    /// By what the values of a case are known again: of another case, the same value is another.
+    /// Returns the key of a case's value digests. In another case, the same value has another digest.
     pub fn of_case(&self, tenant: &str, case: &str) -> ValueKey {
         ValueKey::new(self.values.derived(&format!("values\0{tenant}\0{case}")))
     }
 
-    /// Which secret it is, without telling it.
+    /// Returns the id of the key of value digests, which does not reveal the key.
     pub fn values_id(&self) -> String {
-        self.values.derived("id").iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+        hex(self.values.derived("id").iter().take(4))
     }
 
-    /// Reads the rings of a deployment, and its secret.
+    /// Reads the keys of a deployment.
     ///
     /// # Errors
-    /// When one is missing or damaged, or its current key was revoked.
+    /// If one is missing or damaged, or its current key was revoked.
     pub fn read(folder: &Path) -> Result<Self, KeyringError> {
         let (approval, binding) = (Keyring::read(folder, Purpose::Approval)?, Keyring::read(folder, Purpose::Binding)?);
         let path = folder.join(Self::VALUES);
@@ -49,10 +49,11 @@ impl Keys {
         Ok(Self { approval, binding, values })
     }
 
-    /// By what a draft's sources name a segment: a digest that only this case, this evaluation and this text have.
+    /// Returns the id by which a draft's sources name a segment: a digest that only this case, evaluation and
+    /// text have.
     pub(super) fn source_id(&self, environment: &str, case: &Case, evaluation_id: &str, channel: Channel, text: &str) -> String {
         let parts = [environment, &case.tenant, &case.id, evaluation_id, channel.name(), text];
         let digest = self.values.digest(&Value::Array(parts.into_iter().map(Value::from).collect()));
-        digest.rsplit(':').next().unwrap_or_default().chars().take(32).collect()
+        digest.rsplit_once(':').map_or(digest.as_str(), |(_, hex)| hex).chars().take(32).collect()
     }
 }

@@ -1,4 +1,5 @@
-//! Requests as the pipelines get them: what is asked, where it came from, and in which chain of principals.
+//! The input of the pipelines: a request, its origin and purpose, and the call in its chain of principals.
+//! Also the refusal of a request whose chain was proven.
 
 use crate::caller::Peer;
 use crate::model::call::{Call, PlainCall};
@@ -7,12 +8,10 @@ use crate::model::refusal::Refusal;
 use crate::pdp::snapshot::Moment;
 use crate::telemetry::spans::Trace;
 
-/// A request as it was read.
 #[derive(Clone, Debug)]
 pub enum Request {
-    /// A tool call.
     Call(Box<Call>),
-    /// A plain Cedar request.
+    /// A plain Cedar request, in conformance mode.
     Plain(Box<PlainCall>),
 }
 
@@ -21,7 +20,7 @@ impl Request {
         matches!(self, Self::Call(call) if !call.untrusted.is_empty())
     }
 
-    /// Id of the request; empty when the caller sent none.
+    /// Returns the id of the request; empty if the caller sent none.
     pub(super) fn id(&self) -> &str {
         match self {
             Self::Call(call) => &call.correlation.request,
@@ -30,16 +29,15 @@ impl Request {
     }
 }
 
-/// What a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// To be acted on.
+    /// The caller acts on the answer.
     Authorize,
-    /// To say whether a draft may be sent.
+    /// The answer determines whether a draft may be sent.
     EvaluateOutput,
-    /// To be understood; its answer never permits.
+    /// The answer is an explanation, and never permits.
     Explain,
-    /// To say what a model may see.
+    /// The answer contains what a model may see.
     PrepareContext,
 }
 
@@ -54,16 +52,13 @@ impl Purpose {
     }
 }
 
-/// Where a request came from, and what it is for.
+/// Source and purpose of a request.
 #[derive(Clone, Debug)]
 pub struct Origin {
-    /// The other end of the connection.
     pub peer: Peer,
-    /// The trace that it belongs to.
     pub trace: Trace,
-    /// What it is for.
     pub purpose: Purpose,
-    /// Whether it waits for its permit, as what comes on a stream or in a batch does.
+    /// Whether the request waits for a permit, as requests of a stream or a batch do.
     pub waits: bool,
 }
 
@@ -75,12 +70,11 @@ pub(super) struct CallInChain<'a> {
     pub(super) call: &'a Call,
 }
 
-/// A request that got no answer: why, and what was proven of it before.
+/// A refused request, with what was proven before the refusal.
 #[derive(Debug)]
 pub(super) struct Stopped {
-    /// Why.
     pub(super) refusal: Refusal,
-    /// On whose behalf it came, and what it asked for.
+    /// Chain and call, if the chain was proven.
     pub(super) proven: Option<Box<(Chain, Call)>>,
 }
 
@@ -91,10 +85,11 @@ impl From<Refusal> for Stopped {
 }
 
 impl Stopped {
-    /// A call was refused whose chain was proven. A step that is none of the bundle's is no name, and stands in no record.
+    /// Creates the refusal of a call whose chain was proven. A step that is not in the bundle is removed,
+    /// because it could be any text and must not appear in records.
     pub(super) fn after(refusal: Refusal, moment: &Moment, chain: &Chain, call: &Call) -> Self {
         let bundle = &moment.snapshot.bundle;
-        let steps = bundle.roles.as_ref().map(|roles| bundle.policies.shapes.choices(&roles.step)).unwrap_or_default();
+        let steps = bundle.roles.as_ref().map_or([].as_slice(), |roles| bundle.policies.shapes.choices(&roles.step));
         let step = if steps.contains(&chain.step) { chain.step.clone() } else { String::new() };
         Self { refusal, proven: Some(Box::new((Chain { step, ..chain.clone() }, call.clone()))) }
     }

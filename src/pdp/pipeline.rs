@@ -1,4 +1,5 @@
-//! What the PDP itself knows of a call that passed the gates: kill switches, what a human said, which checks were made. Then Cedar.
+//! The steps that Authorize, PrepareContext and EvaluateOutput share: gates, kill switches, token, risk
+//! signals, draft and checks, and then Cedar.
 
 use crate::approvals::store::error::StoreError;
 use crate::entities::ResolvedCall;
@@ -6,6 +7,7 @@ use crate::json;
 use crate::json::Value;
 use crate::model::answer::{Gate, Reason};
 use crate::model::call::Call;
+use crate::model::chain::Chain;
 use crate::model::halt::Halted;
 use crate::model::refusal::Refusal;
 use crate::model::roles::Roles;
@@ -13,28 +15,26 @@ use crate::model::signals::Signals;
 use crate::model::time::Timestamp;
 use crate::model::trusted_context::TrustedContext;
 use crate::pdp::draft::{DraftFacts, draft_members};
-use crate::pdp::evaluation::{Evaluation, evaluate_resolved, stopped};
+use crate::pdp::evaluation::{Evaluation, Evaluator, stopped};
 use crate::pdp::origin::CallInChain;
-use crate::pdp::risk_signals::About;
+use crate::pdp::risk_signals::{About, Attempt};
 use crate::pdp::scoring::set_signals;
 use crate::pdp::snapshot::Moment;
 use crate::pdp::tokens::TokenState;
 use crate::pdp::{Pdp, gates};
 
-/// What judging gave.
+/// Result of evaluating a call with everything that the PDP knows about it.
 pub(super) struct CallEvaluation {
-    /// Outcome, gate, verdict.
     pub(super) evaluation: Evaluation,
-    /// The approval that was presented, and how.
+    /// State of the approval token or release token that came with the call.
     pub(super) presented: TokenState,
-    /// How unusual the call is.
     pub(super) signals: Signals,
-    /// What was found in the draft; nothing if it was not read.
+    /// Findings in the draft; empty if the draft was not read.
     pub(super) draft: DraftFacts,
 }
 
 impl CallEvaluation {
-    /// A call that was evaluation before anything was known of it.
+    /// Wraps the evaluation of a call that was decided before token, signals and draft were known.
     pub(super) fn evaluation(evaluation: Evaluation) -> Self {
         Self { evaluation, presented: TokenState::None, signals: Signals::default(), draft: DraftFacts::default() }
     }
@@ -45,7 +45,7 @@ impl CallEvaluation {
 }
 
 impl Pdp {
-    /// Weighs a call, or stops it at a gate, and remembers what came of it.
+    /// Evaluates a call, or denies it at a gate, and adds the outcome to the risk store.
     pub(super) async fn evaluate_call(
         &self,
         moment: &Moment,
@@ -60,14 +60,32 @@ impl Pdp {
         let bundle = &moment.snapshot.bundle;
         let rules = bundle.rules.risk.as_ref();
         evaluated.signals.unsafe_draft = rules.is_some_and(|risk| risk.is_unsafe(evaluated.draft.found.kinds().into_iter()));
-        // A draft that has to be written anew is no attempt at anything; one that the chain may not write at all, or an unsafe one, is.
+        // A draft that only needs revision does not count as probing. A draft that the chain may not release
+        // at all does, and so does an unsafe one.
         let tries =
             about.draft.is_none() || evaluated.signals.unsafe_draft || !evaluated.evaluation.is_entitled(&bundle.policies, chain, call);
-        self.remember(moment, chain, call, (&evaluated.evaluation, tries), &mut evaluated.signals).await?;
+        self.remember(moment, chain, call, Attempt { evaluation: &evaluated.evaluation, tries }, &mut evaluated.signals).await?;
         Ok(evaluated)
     }
 
-    /// Weighs a call that passed the gates.
+    /// Evaluates a call that passed the gates of [`gates`]. The steps run in this order:
+    ///
+    /// 1. Deny the call if the copy of the kill switches is too old, or the state store not usable for a
+    ///    write.
+    /// 2. Deny it if a kill switch or a revoked session stops it.
+    /// 3. Verify its token. Nothing is consumed, and an unusable token denies only in step 6.
+    /// 4. Count the call in its windows, and read its risk signals. Its texts are screened here, unless full
+    ///    windows already deny the call.
+    /// 5. Deny it without reading the draft, if full windows deny it or the chain may not release drafts of
+    ///    the case.
+    /// 6. Deny it if its token can't be used.
+    /// 7. Read the draft, and the checks if a policy of the action reads them.
+    /// 8. Evaluate policies, step gate and what-if with everything that is known by then.
+    /// 9. If signals were unavailable, evaluate again with calm values: the outcome is `state_unavailable` if
+    ///    the signals made the difference. It is `state_unavailable`, too, if the checks could not be read,
+    ///    unless the call is denied for a reason that is not liftable.
+    /// 10. Allow the retry of an operation that was allowed before, unless it is denied for a reason that is
+    ///     not liftable ([`Reason::LIFTABLE`]).
     pub(super) async fn evaluate_resolved(
         &self,
         moment: &Moment,
@@ -77,6 +95,7 @@ impl Pdp {
         about: About<'_>,
     ) -> Result<CallEvaluation, Refusal> {
         let bundle = &moment.snapshot.bundle;
+        let evaluator = Evaluator { bundle, roles, now: moment.now };
         if !self.may_decide(moment.now, roles.is_write(&resolved.action.groups)) {
             return Ok(CallEvaluation::stopped(Gate::State, Reason::StateUnavailable));
         }
@@ -84,21 +103,27 @@ impl Pdp {
         if halted.stopped_by(&self.store.halts().halts, moment.now) {
             return Ok(CallEvaluation::stopped(Gate::Halt, Reason::NotPermitted));
         }
-        // A text costs more than all else, so it is read only if what is known without it does not refuse the call.
+        // Reading a text costs more than everything else, so it is read only if the call is not denied
+        // without it. This evaluates the call with its signals, but without token, draft and checks. A refusal
+        // here denies nothing: the evaluation with everything that is known refuses the call again.
         let unread = |signals: &Signals| {
             let mut trusted = moment.snapshot.nothing.clone();
             set_signals(&mut trusted, &bundle.policies, signals);
-            evaluate_resolved(bundle, roles, resolved.clone(), chain, call, &trusted, moment.now).unwrap_or_default()
+            evaluator.evaluate_resolved(resolved.clone(), chain, call, &trusted).ok()
         };
         let has_texts = !call.untrusted.is_empty() || !about.texts.is_empty() || about.draft.is_some();
         let presented = self.presented(moment, CallInChain { caller, chain, call }, about.hypothetical).await;
-        // What an operation was answered before it is answered again, whatever is full now.
+        // A retry gets the answer of its operation even if windows are full now, so it must not be denied
+        // early.
         let may_wait = has_texts && !matches!(presented, TokenState::Repeated(_));
-        let is_refused = |signals: &Signals| may_wait && !signals.full.is_empty() && unread(signals).is_limited();
-        // Counted before anything that a caller can get wrong.
-        let signals = self.recall(moment, (chain, call), resolved.action, about, is_refused).await?;
-        if is_refused(&signals) || about.draft.is_some() && !unread(&signals).is_entitled(&bundle.policies, chain, call) {
-            let evaluation = unread(&signals);
+        let is_limited = |signals: &Signals| unread(signals).is_some_and(|evaluation| evaluation.is_limited());
+        let is_refused = |signals: &Signals| may_wait && !signals.full.is_empty() && is_limited(signals);
+        // Count the call before its token, draft and checks are considered, so that a caller can't avoid the
+        // windows with faulty calls.
+        let signals = self.recall(moment, CallInChain { caller, chain, call }, resolved.action, about, is_refused).await?;
+        let refused = is_refused(&signals);
+        let early = (refused || about.draft.is_some()).then(|| unread(&signals)).flatten();
+        if let Some(evaluation) = early.filter(|evaluation| refused || !evaluation.is_entitled(&bundle.policies, chain, call)) {
             return Ok(CallEvaluation { signals, ..CallEvaluation::evaluation(evaluation) });
         }
         if let TokenState::Denied(reason) = presented {
@@ -107,38 +132,31 @@ impl Pdp {
         }
         let mut trusted = self.trusted_context(moment, &presented);
         let draft = match about.draft {
-            Some(draft) => self.read_draft(moment, &chain.tool_service, draft).await?,
+            Some(asked) => {
+                let draft = self.read_draft(moment, &chain.tool_service, asked).await?;
+                let members = draft_members(&draft.found, draft.sources, draft.prepared, asked.confidence);
+                members.into_iter().for_each(|(name, value)| trusted.set(name, value));
+                draft
+            }
             None => DraftFacts::default(),
         };
-        if let Some(asked) = about.draft {
-            for (name, value) in draft_members(&draft.found, draft.sources, draft.prepared, asked.confidence) {
-                trusted.set(name, value);
-            }
-        }
         let unknown = bundle.policies.reads(&call.action, "checks") && self.add_checks(&mut trusted, call, moment.now).await.is_err();
-        let calm = signals.unknown.then(|| (resolved.clone(), trusted.clone()));
-        set_signals(&mut trusted, &bundle.policies, &signals);
-        let mut evaluation = evaluate_resolved(bundle, roles, resolved, chain, call, &trusted, moment.now)?;
-        if let Some((resolved, calm)) = calm.filter(|_| evaluation.outcome.denied.is_some() && evaluation.could_be_allowed()) {
-            // What can't be known is the worst. Is it the reason, or is there another that a better time would leave?
-            let calm = evaluate_resolved(bundle, roles, resolved, chain, call, &calm, moment.now)?;
-            if calm.outcome.denied != evaluation.outcome.denied {
-                evaluation = Evaluation::stopped(Gate::State, Reason::StateUnavailable);
-            }
-        }
+        let mut evaluation = with_signals(evaluator, resolved, chain, call, trusted, &signals)?;
+        // Without the checks, only an unconditional denial is certain.
         if unknown && evaluation.could_be_allowed() {
             evaluation = Evaluation::stopped(Gate::State, Reason::StateUnavailable);
         }
         if matches!(presented, TokenState::Repeated(_)) && evaluation.could_be_allowed() {
-            // What the operation used is used up, and what it changed has changed: it was allowed then. Only what would stop it
-            // whatever a human says, stops its answer now.
+            // This is a retry of an operation that was already allowed. Its approval is consumed and the case
+            // may have moved on, so ignore liftable denials; unconditional ones still apply.
             evaluation.outcome.denied = None;
             evaluation.outcome.missing = None;
         }
         Ok(CallEvaluation { evaluation, presented, signals, draft })
     }
 
-    /// What policies are told of what a human said, or of a release.
+    /// Returns the trusted members of `context`: those of a case without history, and a usable approval or
+    /// release.
     fn trusted_context(&self, moment: &Moment, presented: &TokenState) -> TrustedContext {
         let mut trusted = moment.snapshot.nothing.clone();
         match presented {
@@ -152,7 +170,7 @@ impl Pdp {
         trusted
     }
 
-    /// Vouches for the checks of the call's case and customer.
+    /// Adds the valid checks of the call's case and customer to the trusted context.
     pub(super) async fn add_checks(&self, trusted: &mut TrustedContext, call: &Call, now: Timestamp) -> Result<(), StoreError> {
         for check in self.store.checks(&call.case.tenant, &call.case.id, call.customer(), now).await? {
             let done = json::object([("expires", Value::String(check.expires.to_string()))]);
@@ -160,4 +178,27 @@ impl Pdp {
         }
         Ok(())
     }
+}
+
+/// Evaluates a call with everything that is known of it. `trusted` lacks only the risk signals.
+fn with_signals(
+    evaluator: Evaluator<'_>,
+    resolved: ResolvedCall<'_>,
+    chain: &Chain,
+    call: &Call,
+    mut trusted: TrustedContext,
+    signals: &Signals,
+) -> Result<Evaluation, Refusal> {
+    let calm = signals.unknown.then(|| (resolved.clone(), trusted.clone()));
+    set_signals(&mut trusted, &evaluator.bundle.policies, signals);
+    let evaluation = evaluator.evaluate_resolved(resolved, chain, call, &trusted)?;
+    if let Some((resolved, calm)) = calm.filter(|_| evaluation.outcome.denied.is_some() && evaluation.could_be_allowed()) {
+        // Signals were unavailable, so worst-case values were used. Evaluate again with calm values: if the
+        // outcome differs, the missing signals are the reason for the denial.
+        let calm = evaluator.evaluate_resolved(resolved, chain, call, &calm)?;
+        if calm.outcome.denied != evaluation.outcome.denied {
+            return Ok(Evaluation::stopped(Gate::State, Reason::StateUnavailable));
+        }
+    }
+    Ok(evaluation)
 }

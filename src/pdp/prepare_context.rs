@@ -1,5 +1,5 @@
-//! One PrepareContext, top to bottom: may the chain read the case; what it may see of each field, by policy; what no model may see,
-//! redacted; and all of it remembered for the case, by digests.
+//! One PrepareContext from top to bottom: whether the chain may read the case, which fields and articles it
+//! may see, the redaction of texts, the size limit, and the stored digests of redacted values.
 
 mod budget;
 mod case_values;
@@ -7,18 +7,20 @@ mod facts;
 pub mod making;
 mod texts;
 
+use crate::entropy::nonce;
+use crate::pdp::answers::AnswerSubject;
 use crate::pdp::risk_keys::by;
+use crate::pdp::span_facts::OpenSpan;
 use std::sync::Arc;
 
 use crate::audit::Recorded;
 use crate::audit::content::{ContextRecord, Of, redactions};
 use crate::audit::record::{DecisionRecord, Record};
 use crate::bundle::Bundle;
-use crate::clock::Stopwatch;
 use crate::content::values::ValueKey;
 use crate::json::Object;
 use crate::model::answer::{Answer, Mode};
-use crate::model::call::{Call, Correlation, EntityReference, Resource, Tokens, Untrusted};
+use crate::model::call::{Call, Correlation, Untrusted};
 use crate::model::chain::{Caller, Chain};
 use crate::model::content::{Article, Channel, Prepared, Segment};
 use crate::model::refusal::Refusal;
@@ -38,31 +40,30 @@ use crate::risk_store::{Batch, Change, Tenant, Update};
 use crate::telemetry::spans::CallFacts;
 
 impl Pdp {
-    /// Prepares what a model may see.
+    /// Prepares the context that a model may see.
     ///
     /// # Errors
-    /// A refusal, recorded or counted; or UNAVAILABLE, when the audit log can't take the record.
+    /// If the request is refused; the refusal is already recorded or counted. It is UNAVAILABLE if the audit
+    /// log can't be written.
     pub async fn prepare_context(
         self: &Arc<Self>,
         origin: &Origin,
         read: Result<ToPrepare, Refusal>,
     ) -> Result<Recorded<(Answer, Prepared)>, Refused> {
-        let watch = Stopwatch::start();
         let moment = self.moment();
         let caller = self.service(&moment, origin)?;
         let _share = self.share(origin, &caller.tool_service).await?;
-        let span = self.telemetry.start_decision(&origin.trace, "PrepareContext");
-        let mut facts = CallFacts::default();
+        let mut open = OpenSpan::new(self.telemetry.start_decision(&origin.trace, "PrepareContext"), CallFacts::default());
         let made = match read {
-            Ok(asked) => self.context_in_chain(&moment, origin, &caller, asked, &mut facts).await,
+            Ok(asked) => self.context_in_chain(&moment, origin, &caller, asked, &mut open.facts).await,
             Err(refusal) => Err(refusal.into()),
         };
         let (answer, prepared, records) = match made {
             Ok(made) => made,
-            Err(stopped) => return self.refuse(&moment, origin, &caller, (span, facts), stopped).await,
+            Err(stopped) => return self.refuse(&moment, origin, &caller, open, stopped).await,
         };
-        let took = watch.elapsed();
-        self.record_all(&moment, (answer, prepared), records, (span, facts), took).await
+        open.stop();
+        self.record_all(&moment, answer, prepared, records, open).await
     }
 
     async fn context_in_chain(
@@ -100,7 +101,12 @@ impl Pdp {
             self.evaluate_call(moment, roles, CallInChain { caller, chain, call: &call }, about).await?;
         *facts = self.call_facts(roles, chain, &call, &evaluation);
         let digest = self.audit.digest(&call.digest_input());
-        let mut answer = self.answer(moment, evaluation, Mode::Enforce, (Some(&call), "", String::new(), digest))?;
+        let mut answer = self.answer(
+            moment,
+            evaluation,
+            Mode::Enforce,
+            AnswerSubject { call: Some(&call), request_id: "", display: String::new(), call_digest: digest },
+        )?;
         answer.signals = Box::new(signals);
         let untrusted = asked.untrusted.len();
         let mut prepared = Prepared::default();
@@ -108,18 +114,17 @@ impl Pdp {
         if answer.allows() {
             call.untrusted.clear();
             let mut trusted = moment.snapshot.nothing.clone();
-            // Checks that can't be read are not there.
+            // If the checks can't be read, the policies on fields and articles see none.
             let _unread = self.add_checks(&mut trusted, &call, moment.now).await;
             set_signals(&mut trusted, &bundle.policies, &answer.signals);
             let making = Making { moment: moment.clone(), chain: chain.clone(), reading: call.clone(), trusted, asked };
             let names;
             (prepared, names) = self.make(&Arc::new(making), &answer.evaluation_id).await?;
-            // Each line has its own; the answer's record fails if there is no random source.
-            let nonce = || crate::entropy::nonce(self.entropy.as_ref()).unwrap_or_default();
+            let nonce = || nonce(self.entropy.as_ref());
             let trace_id = &origin.trace.id();
             let (evaluation_id, conversation) = (answer.evaluation_id.as_str(), call.correlation.conversation.as_str());
             let of = Of { evaluation_id, case: &call.case, conversation, trace_id };
-            records = redactions(&of, &prepared.redactions, &names, nonce);
+            records = redactions(&of, &prepared.redactions, &names, nonce)?.into_iter().map(Record::Stored).collect();
         }
         let context = ContextRecord::of(&self.keys.load().values_id(), untrusted, &prepared);
         let record = DecisionRecord::of(&answer, caller, chain, &call, self.record_metadata(origin)?);
@@ -127,20 +132,25 @@ impl Pdp {
         Ok((answer, prepared, records))
     }
 
-    /// Makes the context of a case that may be read; with what is remembered of its redacted values.
+    /// Builds the context of a case that the chain may read, and stores its redacted values. Returns the
+    /// context, and the names of the values that were stored or renewed, for the audit log.
     async fn make(&self, making: &Arc<Making>, evaluation_id: &str) -> Result<(Prepared, Vec<String>), Refusal> {
         let (asked, moment) = (&making.asked, &making.moment);
         let tenant = Tenant::of(&self.options.environment, &asked.case.tenant);
         let key = values_key(tenant, &asked.case.id);
         let by = Some(by(tenant, &making.chain.tool_service));
         let read = Batch { reads: vec![key], by, ..Batch::default() };
-        let result = self.ask(tenant, moment, &read).await;
-        // Numbers would not be the same; drafts are evaluation by what could not be known then.
-        let times = result.map(|result| result.memories.into_iter().flatten().collect::<Vec<_>>()).unwrap_or_default();
+        // If the lookup fails, start without the stored values. Placeholders may then have other numbers than
+        // before, but EvaluateOutput compares drafts with every value that is stored by then.
+        let times: Vec<_> = match self.ask(tenant, moment, &read).await {
+            Ok(result) => result.memories.into_iter().flatten().collect(),
+            Err(_) => vec![],
+        };
         let remembered = Remembered::of(&times);
         let key_of_case = self.keys.load().of_case(&asked.case.tenant, &asked.case.id);
         let unfinished = Unfinished::of(CaseValues::new(key_of_case, remembered));
-        // Each step in its turn, so that a context of many texts holds nobody else's up.
+        // Each step waits for the caller's turn in the text pool, so that a context with many texts does not
+        // delay other callers.
         let (mut unfinished, (mut lines, mut texts)) = self.step(making, unfinished, facts::facts).await?;
         let mut articles = vec![];
         for index in 0..asked.articles.len() {
@@ -148,6 +158,8 @@ impl Pdp {
             (unfinished, segment) = self.step(making, unfinished, move |making, context| facts::article(making, index, context)).await?;
             articles.extend(segment);
         }
+        // Read all texts before redacting the first one, because a value that is found in one is withheld in
+        // all.
         for index in 0..asked.untrusted.len() {
             let read = move |making: &Making, context: &mut Unfinished| {
                 texts::read(making, index, context);
@@ -169,7 +181,8 @@ impl Pdp {
         }
         let micros = moment.snapshot.retention_micros();
         let left = remembered.until.saturating_sub(moment.now.micros());
-        // Those that count long enough stay as they are; and the context is known no longer than they are.
+        // Renew the stored values only if they expire within half of their period. The context must not be
+        // known for longer than its values.
         let renews = left < micros / 2;
         let mut updates = remembered.updates(key, micros, renews);
         let names = updates.iter().map(|update| update.name.to_string()).collect();
@@ -179,7 +192,7 @@ impl Pdp {
         Ok((prepared, names))
     }
 
-    /// One step of a context, on a thread for texts.
+    /// Runs one step of a context on a thread for texts.
     async fn step<T: Send + 'static>(
         &self,
         making: &Arc<Making>,
@@ -197,10 +210,11 @@ impl Pdp {
     }
 }
 
-/// The context of a case of which nothing is remembered, as decision tables ask for it: what was found in its texts is trusted for already.
+/// Composes the context of a case without history, for decision tables. `trusted` must already contain what
+/// was found in the texts.
 ///
 /// # Errors
-/// What can't be read of the record or of an article.
+/// If the record or an article is invalid.
 pub fn compose(moment: Moment, chain: Chain, trusted: TrustedContext, asked: ToPrepare) -> Result<Prepared, Refusal> {
     let (roles, _) = moment.snapshot.content_roles()?;
     let reading = reading(roles, &asked);
@@ -220,10 +234,10 @@ pub fn compose(moment: Moment, chain: Chain, trusted: TrustedContext, asked: ToP
     Ok(context.prepared)
 }
 
-/// The free text of a record and its articles, to be screened.
+/// Returns the free texts of a record and its articles, which are to be screened.
 ///
 /// # Errors
-/// When the record has too many values, or too long paths.
+/// If the record has too many values, or too long paths.
 pub fn free_texts(bundle: &Bundle, record: &Object, articles: &[Article]) -> Result<Vec<Untrusted>, Refusal> {
     match bundle.roles.as_ref().and_then(|roles| roles.content.as_ref()) {
         Some(content) => facts::free_texts(bundle, content, record, articles),
@@ -231,25 +245,16 @@ pub fn free_texts(bundle: &Bundle, record: &Object, articles: &[Article]) -> Res
     }
 }
 
-/// The call that reads a case.
+/// Builds the call that reads a case.
 fn reading(roles: &Roles, asked: &ToPrepare) -> Call {
-    let reference = EntityReference { kind: roles.case.clone(), id: asked.case.id.clone() };
     Call {
-        credential: asked.credential.clone(),
-        action: roles.case_read.clone(),
-        resource: Resource { reference, version: String::new(), attributes: None },
-        case: asked.case.clone(),
-        arguments: Object::new(),
-        facts: None,
-        untrusted: vec![],
-        tokens: Tokens::default(),
         model: asked.model.clone(),
         correlation: Correlation { conversation: asked.conversation.clone(), ..Correlation::default() },
-        dry_run: false,
+        ..Call::on_case(&roles.case_read, &roles.case, asked.case.clone(), asked.credential.clone())
     }
 }
 
-/// What the bundle tells the model of this case in this step.
+/// Returns the constraints that apply to this case and step.
 fn constraints(making: &Making) -> Vec<Segment> {
     let case = &making.reading.case.attributes;
     let told = making.moment.snapshot.bundle.rules.constraints.iter().filter(|constraint| constraint.applies(&making.chain.step, case));

@@ -1,5 +1,5 @@
-//! How often and how much: what of `rates.yaml` covers a call. Calls are counted in the windows when they are made; sums are reserved in
-//! the transactional store when a call is allowed, so that none is forgotten and none exceeded.
+//! Windows of `rates.yaml` that cover a call. Calls are counted in the risk store when they are made; sums
+//! are reserved in the state store when a call is allowed, so that no amount is lost and no sum exceeded.
 
 use crate::approvals::store::error::StoreError;
 use crate::approvals::store::sums::Sum;
@@ -13,7 +13,8 @@ use crate::policy::shape::Action;
 use crate::rates::{Most, Per, Rates, SumRate, covers};
 use crate::risk_store::{Acquire, Observation, Tenant};
 
-/// The call windows that cover an action, by name, and what one more call takes of each.
+/// Returns the call windows that cover an action, by name, and the operation that counts one more call in
+/// each.
 pub(super) fn acquires<'r>(rates: &'r Rates, action: &Action, tenant: Tenant, per: impl Fn(Per) -> String) -> Vec<(&'r str, Acquire)> {
     let covering = rates.calls.iter().filter(|(_, rate)| covers(&rate.actions, action));
     covering
@@ -25,7 +26,8 @@ pub(super) fn acquires<'r>(rates: &'r Rates, action: &Action, tenant: Tenant, pe
         .collect()
 }
 
-/// The windows of different ones that cover an action, by name, and what a call adds to each.
+/// Returns the windows of distinct items that cover an action, by name, and the operation that adds the
+/// call's item to each.
 pub(super) fn observations<'r>(
     rates: &'r Rates,
     action: &Action,
@@ -46,7 +48,8 @@ pub(super) fn observations<'r>(
         .collect()
 }
 
-/// The most that a sum may be for this call. A resource that says nothing allows nothing.
+/// Returns the maximum of a sum for this call. If it is an attribute that the resource lacks, nothing is
+/// allowed.
 fn most(most: &Most, call: &Call) -> i64 {
     match most {
         Most::Fixed(most) => *most,
@@ -57,7 +60,8 @@ fn most(most: &Most, call: &Call) -> i64 {
     }
 }
 
-/// What a call adds to a sum. The schema says that the argument is there; a negative one takes nothing back.
+/// Returns the amount that a call adds to a sum. The schema requires the argument. A negative one reduces
+/// nothing.
 fn amount(rate: &SumRate, call: &Call) -> i64 {
     match call.arguments.get(&rate.argument) {
         _ if rate.argument.is_empty() => 1,
@@ -67,13 +71,14 @@ fn amount(rate: &SumRate, call: &Call) -> i64 {
 }
 
 impl Pdp {
-    /// The sums that cover a call, and what it would add to each.
+    /// Returns the sums that cover a call, and the amounts that it would add to them.
     pub(super) fn reservations(&self, moment: &Moment, chain: &Chain, call: &Call) -> Vec<Reservation> {
         let seen = self.seen_sums(moment, chain, call).into_iter();
         seen.filter(|reservation| reservation.amount > 0).collect()
     }
 
-    /// The sums that cover a call or that its policies see, and what it would add to each.
+    /// Returns the sums that cover a call or that its policies see, and the amounts that it would add to
+    /// them.
     fn seen_sums(&self, moment: &Moment, chain: &Chain, call: &Call) -> Vec<Reservation> {
         let bundle = &moment.snapshot.bundle;
         let Some(action) = bundle.policies.shapes.actions.get(&call.action) else { return vec![] };
@@ -81,7 +86,7 @@ impl Pdp {
         let sums = bundle.rules.rates.sums.iter();
         sums.filter(|(_, rate)| covers(&rate.actions, action) || covers(&rate.seen_by, action))
             .map(|(name, rate)| {
-                // An argument that keeps sums apart may be of any type: its canonical form does.
+                // An argument that separates sums may have any type, so its canonical form is used.
                 let argument = |name: &String| String::from_utf8_lossy(&crate::json::canonical(&call.arguments.get(name))).into_owned();
                 let apart: Vec<String> =
                     rate.per.iter().map(|of| of.of(chain, call).to_owned()).chain(rate.apart.iter().map(argument)).collect();
@@ -93,7 +98,7 @@ impl Pdp {
             .collect()
     }
 
-    /// The sums that cover a call, as they would be with it.
+    /// Returns the sums that cover a call or that its policies see, as they would be with it.
     pub(super) async fn sums(&self, moment: &Moment, chain: &Chain, call: &Call) -> Result<Vec<Sum>, StoreError> {
         let reservations = self.seen_sums(moment, chain, call);
         if reservations.is_empty() {

@@ -1,9 +1,10 @@
-//! Durable records: of answers, of events, and of the transitions that the state store committed with an outbox entry.
+//! Makes records durable: those of answers, of events, and of transitions that the state store committed with
+//! an outbox entry.
 
 use crate::approvals::store::outbox::TAKE_OVER;
 use crate::approvals::store::transitions::{OutboxEntry, Revision};
-use crate::audit::record::{DecisionRecord, Record, RecordMetadata};
-use crate::audit::{AuditDown, Receipt, Recorded, events};
+use crate::audit::record::{DecisionRecord, Record, RecordMetadata, StoredRecord};
+use crate::audit::{AuditDown, Receipt, Recorded};
 use crate::entropy::nonce;
 use crate::model::answer::Answer;
 use crate::model::refusal::Refusal;
@@ -19,35 +20,41 @@ impl Pdp {
         Ok(RecordMetadata { nonce, trace_id: origin.trace.id(), purpose: origin.purpose.name() })
     }
 
-    /// Makes an answer's record durable.
     pub(super) async fn record(&self, moment: &Moment, answer: Answer, record: DecisionRecord) -> Result<Recorded<Answer>, Refused> {
         Ok(self.audit.append(moment.now, Record::Decision(Box::new(record))).await?.seal(answer))
     }
 
-    /// Records an event that no transition of the state store belongs to.
+    /// Records an event that is not a transition of the state store.
     ///
     /// # Errors
-    /// UNAVAILABLE, when the log or the random source fails.
+    /// If the log or the random source fails (UNAVAILABLE).
     pub(super) async fn record_event(&self, now: Timestamp, event: serde_json::Value) -> Result<Receipt, Refusal> {
         let nonce = nonce(self.entropy.as_ref())?;
-        Ok(self.audit.append(now, events::stored(event, None, nonce)).await?)
+        let record = StoredRecord::read(event).map_err(|_| AuditDown::Failed)?.with_nonce(nonce);
+        Ok(self.audit.append(now, Record::Stored(record)).await?)
     }
 
-    /// Makes the record of a transition durable, and notes where it stands.
+    /// Makes the record of a transition durable, and notes its line in the outbox.
     pub(super) async fn record_entry(&self, now: Timestamp, revision: &Revision, record: serde_json::Value) -> Result<Receipt, AuditDown> {
-        let nonce = crate::entropy::nonce(self.entropy.as_ref()).map_err(|_| AuditDown::Failed)?;
+        let record = StoredRecord::read(record).map_err(|_| AuditDown::Failed)?;
+        self.record_stored(now, revision, record).await
+    }
+
+    async fn record_stored(&self, now: Timestamp, revision: &Revision, record: StoredRecord) -> Result<Receipt, AuditDown> {
+        let nonce = nonce(self.entropy.as_ref()).map_err(|_| AuditDown::Failed)?;
         let generation = self.store.seen().generation;
-        let record = events::stored(record, Some((&generation, revision.number, &revision.head)), nonce);
-        let receipt = self.audit.append(now, record).await?;
+        let record = record.with_nonce(nonce).with_transition(&generation, revision.number, &revision.head);
+        let receipt = self.audit.append(now, Record::Stored(record)).await?;
         if let Err(error) = self.store.recorded(revision.number, self.audit.log(), receipt.index().unwrap_or(0)).await {
-            // The record is durable, and the answer may leave; a start finds the line by its transition.
+            // The record is durable, so the answer may leave. A restart finds the line by its transition.
             tracing::warn!(name: "store.not_noted", revision = revision.number, error = %error);
         }
         Ok(receipt)
     }
 
-    /// Records a row that nobody is about to record: of an earlier start of this replica, of a request that gave up, or of a replica
-    /// that is gone. What the own log has already is not recorded twice.
+    /// Records an outbox entry that no request will record any more: of an earlier start of this replica, of
+    /// a request that gave up, or of a replica that is gone. An entry that this replica's log already
+    /// contains is only noted.
     pub(super) async fn drain_entry(&self, left: &OutboxEntry) -> Result<(), AuditDown> {
         let now = self.clock.now();
         let abandoned = match self.store.is_own(left) {
@@ -57,7 +64,8 @@ impl Pdp {
         if !abandoned && !self.store.is_earlier_own(left) {
             return Ok(());
         }
-        // One at a time: whoever comes second finds it recorded. A store that does not answer now is asked again.
+        // Record one entry at a time, so that a concurrent attempt finds it recorded. If the store does not
+        // answer now, a later attempt does this.
         let _settling = self.settling.lock().await;
         let Ok(Some(left)) = self.store.outbox_entry(left.revision.number).await else { return Ok(()) };
         if left.recorded.is_some() {
@@ -65,10 +73,10 @@ impl Pdp {
         }
         if self.store.is_own(&left) || self.store.is_earlier_own(&left) {
             let generation = self.store.seen().generation;
-            // Reads segments, which may be large.
+            // `line_of` reads whole segments, which may be large.
             return match tokio::task::block_in_place(|| self.audit.line_of(&generation, left.revision.number, left.at)) {
                 Some(line) => {
-                    // If it can't be noted now, the next sweep finds it again.
+                    // If this fails, the next sweep finds the line again.
                     let _noted = self.store.recorded(left.revision.number, self.audit.log(), line).await;
                     Ok(())
                 }
@@ -78,22 +86,21 @@ impl Pdp {
         if !matches!(self.store.take_over(&left).await, Ok(true)) {
             return Ok(());
         }
-        let mut record = left.record;
-        if let Some(members) = record.as_object_mut() {
-            // Its log may have the line, too: the evaluation's id tells that they are one.
-            members.insert("left_by".to_owned(), left.replica.into());
-        }
-        self.record_entry(now, &left.revision, record).await.map(|_| ())
+        // The log of that replica may contain the line, too. The evaluation id shows that both lines are the
+        // same record.
+        let record = StoredRecord::read(left.record).map_err(|_| AuditDown::Failed)?.with_left_by(left.replica);
+        self.record_stored(now, &left.revision, record).await.map(|_| ())
     }
 
-    /// Records what this replica left before it was started. No request is taken before.
+    /// Records what earlier starts of this replica left in the outbox. No request is served before.
     pub(super) async fn drain_at_start(&self, now: Timestamp) -> Result<(), AuditDown> {
-        // A store that does not answer now is swept later.
-        for left in self.store.left(now).await.unwrap_or_default() {
+        // If the store does not answer now, a later sweep records the entries.
+        let Ok(all_left) = self.store.left(now).await else { return Ok(()) };
+        for left in all_left {
             if self.store.is_earlier_own(&left) {
                 match self.drain_entry(&left).await {
                     Err(down) if !self.audit.healthy() => return Err(down),
-                    // One that can't be recorded stops no other; the sweep tries it again.
+                    // This entry must not block the others; the sweep tries it again.
                     Err(_) => {
                         tracing::error!(name: "store.not_recorded", revision = left.revision.number, "what was left can't be recorded")
                     }

@@ -1,5 +1,6 @@
-//! What was redacted on a case, as it is remembered: kind, number, length and keyed hash of each value; and which contexts were prepared.
-//! Values are in no store and no record.
+//! The redacted values of a case, as the risk store and the log have them: origin, kind, number, length and
+//! keyed hash of each. No store and no record contains a value. Also the contexts that were prepared, and the
+//! drafts that repeated a value.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -9,36 +10,36 @@ use crate::content::values::{Digest, ValueKey, Values};
 use crate::model::finding::Private;
 use crate::risk_store::{Change, Key, Tenant, Update};
 
-/// The most values of a case that are remembered: past it, not all that a draft repeats could be told.
+/// Maximum number of values that are stored for a case. Beyond it, a draft may repeat a value unnoticed.
 pub(super) const VALUES_MAX: usize = 512;
-/// How many repeats of a redacted value a case may have before nothing more is said of its drafts.
+/// Number of drafts with a repeated value after which answers about drafts of the case give no details.
 pub(super) const REPEATS_MAX: usize = 3;
 
-/// Where a value came from: text and record never share a number, so that nobody learns that a text names a value of the record.
+/// Origin of a value. Text and record never share a number; otherwise a customer could learn that a text
+/// contains a value of the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum From {
     Record,
     Text,
 }
 
-/// A value that was redacted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Redacted {
     pub(super) from: From,
     pub(super) kind: Private,
-    /// 0 for secrets, which have none.
+    /// Number of the value within its kind; 0 for secrets, and for values after [`VALUES_MAX`].
     pub(super) number: u32,
     pub(super) digest: Digest,
 }
 
 impl Redacted {
-    /// As a memory and the log name it.
+    /// Returns the name of the value in the risk store and the log.
     pub(super) fn name(&self) -> String {
         let from = if self.from == From::Record { 'r' } else { 't' };
         format!("{from}{}.{}.{}.{:016x}", self.kind.name(), self.number, self.digest.length, self.digest.hash)
     }
 
-    /// What a name stands for.
+    /// Parses the name of a value.
     pub(super) fn named(name: &str) -> Option<Self> {
         let from = match name.get(..1)? {
             "r" => From::Record,
@@ -54,7 +55,7 @@ impl Redacted {
     }
 }
 
-/// As a memory and the log name a number that a text showed.
+/// Returns the name, in the risk store and the log, of a number that a text showed.
 fn number_name(Digest { length, hash }: Digest) -> String {
     format!("n{length}.{hash:016x}")
 }
@@ -64,50 +65,52 @@ fn number_named(name: &str) -> Option<Digest> {
     Some(Digest { length: length.parse().ok()?, hash: u64::from_str_radix(hash, 16).ok()? })
 }
 
-/// Where a case's redacted values are remembered.
+/// Returns the key of a case's redacted values.
 pub(super) fn values_key(tenant: Tenant, case: &str) -> Key {
     tenant.key("case-values", &[case])
 }
 
-/// Where it is remembered which drafts of a case repeated a value. A human may clear it.
+/// Returns the key of the drafts of a case that repeated a value. A human may clear this entry.
 pub(super) fn repeats_key(tenant: Tenant, case: &str) -> Key {
     tenant.key("case-repeats", &[case])
 }
 
-/// Where it is remembered that a context was prepared. By another secret (`secret` is its id) its values are not known again, nor is it.
+/// Returns the key of a prepared context. It includes the id of the digest key (`secret`): after a change of
+/// that key, the context's values are no longer recognized, so the context must not be found either.
 pub(super) fn context_key(tenant: Tenant, case: &str, evaluation_id: &str, secret: &str) -> Key {
     tenant.key("context", &[case, evaluation_id, secret])
 }
 
 /// The name under [`context_key`].
 pub(super) const PREPARED: &str = "prepared";
-/// The name of a case whose values are too many.
+/// Name that marks a case with more values than are stored.
 pub(super) const TOO_MANY: &str = "too_many";
 
-/// The update that a draft of this evaluation repeated a value.
+/// Returns the update by which a draft of this evaluation counts as having repeated a value.
 pub(super) fn repeat(key: Key, evaluation_id: &str, micros: i64) -> Update {
     Update { key, name: SmolStr::new(evaluation_id), change: Change::For(micros) }
 }
 
-/// What is remembered of a case's values.
+/// The stored values of a case.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Remembered {
     pub(super) values: Vec<Redacted>,
-    /// Where a value is in the list, and the highest number of each kind: a text may hold thousands.
+    /// Index of each value in `values`, and the highest number of each kind. A text may contain thousands of
+    /// values.
     places: HashMap<(From, Private, Digest), usize>,
     highest: HashMap<Private, u32>,
-    /// Numbers that the case's texts showed: each could be a guess of a value.
+    /// Numbers that the case's texts showed. Each could be a guess at a value.
     pub(super) numbers: BTreeSet<Digest>,
-    /// What of both was read, and not added since.
+    /// Number of `values`, and the `numbers`, that were read from the store.
     read: (usize, BTreeSet<Digest>),
-    /// Whether there are more values than are remembered.
+    /// Whether the case has more values than are stored.
     pub(super) too_many: bool,
-    /// Until when each counts.
+    /// Time until which every stored value counts, in microseconds.
     pub(super) until: i64,
 }
 
 impl Remembered {
-    /// Reads a memory.
+    /// Parses the memory of a case's values.
     pub(super) fn of(times: &[(SmolStr, i64)]) -> Self {
         let mut remembered = Self { until: i64::MAX, ..Self::default() };
         for (name, until) in times {
@@ -122,10 +125,11 @@ impl Remembered {
         remembered
     }
 
-    /// The values, to be found again.
+    /// Returns the values to search texts for.
     pub(super) fn values(&self, key: ValueKey) -> Values {
         let mut values = Values::new(key);
-        // A text that names a value of the record by its own words must not learn it by another kind: the text's kind names both.
+        // If the same value came from the record and from a text, the text's kind replaces the record's.
+        // Otherwise the customer would learn from the kind that the value is on record.
         for from in [From::Record, From::Text] {
             let these = self.values.iter().filter(|redacted| redacted.from == from);
             these.for_each(|redacted| values.add_digest(redacted.digest, redacted.kind));
@@ -133,7 +137,7 @@ impl Remembered {
         values
     }
 
-    /// The value of this digest: the one that is remembered, or a new one with the next number of its kind.
+    /// Returns the stored value with this digest, or adds it with the next number of its kind.
     pub(super) fn of_value(&mut self, from: From, kind: Private, digest: Digest) -> Redacted {
         if let Some(known) = self.places.get(&(from, kind, digest)).and_then(|place| self.values.get(*place)) {
             return *known;
@@ -157,7 +161,8 @@ impl Remembered {
         self.values.push(redacted);
     }
 
-    /// What was added since it was read, or all of it, as updates that count for so long.
+    /// Returns updates that store what was added since the memory was read, or all of it, for these
+    /// microseconds.
     pub(super) fn updates(&self, key: Key, micros: i64, all: bool) -> Vec<Update> {
         let (values, numbers) = &self.read;
         let values = self.values.iter().skip(if all { 0 } else { *values }).map(|redacted| SmolStr::new(redacted.name()));

@@ -1,14 +1,14 @@
-//! A refusal that was recorded or counted, and changes that are finished whether or not their caller waits.
+//! The error type of the pipelines, and a helper that completes state changes even if the caller disconnects.
 
 use crate::audit::AuditDown;
 use crate::model::refusal::Refusal;
 
-/// A refusal that was recorded, counted, or can't be recorded since the log is down. Only the pipelines make one.
+/// A refusal that is already recorded or counted, or that can't be recorded because the log is down. Only the
+/// pipelines create one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused(pub(super) Refusal);
 
 impl Refused {
-    /// The refusal.
     pub fn refusal(&self) -> &Refusal {
         &self.0
     }
@@ -20,7 +20,8 @@ impl From<AuditDown> for Refused {
     }
 }
 
-/// Runs what changes state to its end, whether or not its caller waits for it: a transition that happened is recorded.
+/// Runs a state change to completion even if its caller disconnects, because a transition that happened must
+/// be recorded.
 pub(crate) async fn run_to_completion<T: Send + 'static>(
     changing: impl Future<Output = Result<T, Refused>> + Send + 'static,
 ) -> Result<T, Refused> {

@@ -1,5 +1,5 @@
-//! The bundle's life: the first one, and those after it. Everything is read with no lock, one `Arc` is swapped, the last good
-//! bundle stays.
+//! Loads and replaces the bundle, the certificates and the keys. A new bundle is read without delaying
+//! requests and then swapped in as one `Arc`; if it is invalid, the last good one stays in force.
 
 use std::sync::Arc;
 
@@ -13,33 +13,33 @@ use crate::pdp::keys::Keys;
 use crate::pdp::refused::Refused;
 use crate::pdp::snapshot::{Rejected, Snapshot};
 
-/// What came of a reload.
+/// Result of a reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reloaded {
     /// A new bundle is in force.
     Activated,
     /// The folder's bundle was refused.
     Rejected(Arc<Rejected>),
-    /// The folder holds the bundle that is in force.
+    /// The folder contains the bundle in force, or content that another poll must confirm.
     Unchanged,
 }
 
-/// Why the folder is read.
+/// Reason for reading the folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trigger {
-    /// Somebody asked: what stands there now is meant.
+    /// A request of an operator, who means the folder's present content.
     Asked,
-    /// Its time came: what stands there may be half copied.
+    /// The timer; the folder's present content may be half copied.
     Polled,
 }
 
 impl Pdp {
-    /// Reads certificates and keys, then the folder and, if its digest is new, the bundle in it. Reloads run one after the other, and
-    /// to their end: a caller that goes away leaves no record of a swap that never was. A poll takes only what the poll before it saw
-    /// too.
+    /// Reads certificates and keys, then the folder, and activates its bundle if the digest is new. Reloads
+    /// run one after the other. They run to completion even if the caller disconnects, so that no record
+    /// describes a swap that did not happen. A poll activates only content that the previous poll saw, too.
     ///
     /// # Errors
-    /// When the audit log can't record what came of it; then nothing changes.
+    /// If the audit log can't record the result; then the bundle in force stays.
     pub async fn reload(self: &Arc<Self>, trigger: Trigger) -> Result<Reloaded, Refused> {
         let pdp = Arc::clone(self);
         let reloaded = tokio::spawn(async move { pdp.reload_once(trigger).await }).await;
@@ -88,7 +88,7 @@ impl Pdp {
     /// Records the bundle that the server starts with.
     ///
     /// # Errors
-    /// When the audit log can't be written.
+    /// If the audit log can't be written.
     pub(crate) async fn record_first_bundle(&self) -> Result<(), Refused> {
         let moment = self.moment();
         let bundle = &moment.snapshot.bundle;
@@ -124,9 +124,10 @@ impl Pdp {
         Ok(Reloaded::Rejected(rejected))
     }
 
-    /// Reads certificates, authorities, issuers' keys and our own again. What is faulty keeps what was there, and is logged.
+    /// Reads certificates, authorities, issuers' keys and the server's own keys again. If one is faulty, that
+    /// is logged and the previous one stays in use.
     pub async fn reload_identity(&self) {
-        // Files may be slow, on a network's file system say: other requests go on.
+        // Files may be slow, for example on a network file system; other requests must not wait for them.
         match tokio::task::block_in_place(|| self.callers.reload()) {
             Ok(true) => tracing::info!(name: "trust.reloaded", "certificates and authorities were read again"),
             Ok(false) => {}
@@ -143,7 +144,7 @@ impl Pdp {
         }
     }
 
-    /// The public keys of tokens, as a JWK set (RFC 7517).
+    /// Returns the public keys of tokens as a JWK set (RFC 7517).
     pub fn jwks(&self) -> String {
         let keys = self.keys.load();
         let all: Vec<_> = keys.approval.jwks().into_iter().chain(keys.binding.jwks()).collect();
@@ -153,7 +154,7 @@ impl Pdp {
 }
 
 fn log_rejected(rejected: &Rejected, in_force: &str) {
-    let first = rejected.faults.first().cloned().unwrap_or_default();
+    let first = rejected.faults.first().map_or("", String::as_str);
     tracing::error!(name: "bundle.rejected", digest = rejected.digest, in_force, faults = rejected.faults.len(), first);
 }
 
@@ -162,7 +163,7 @@ enum Found {
     InForce,
     New(Box<Bundle>),
     RefusedBefore,
-    /// New since the last poll: it may be half copied.
+    /// Content that is new since the last poll and may be half copied.
     Settling(String),
 }
 

@@ -1,4 +1,5 @@
-//! What replicas share: the state store's history and clock, what stops, and who is there with which bundle.
+//! State that replicas share: history and clock of the state store, kill switches, and the replicas with
+//! their bundles.
 
 use crate::audit::events;
 use crate::audit::events::Actor;
@@ -13,23 +14,24 @@ use crate::model::time::Timestamp;
 use crate::pdp::Pdp;
 use crate::pdp::snapshot::{Shared, UNREACHED};
 
-/// How far the shared clock may step back before nothing is decided by it.
+/// Maximum step back of the clock. Beyond it, no call is decided on a shared store.
 const STEP_BACK_MAX: Duration = Duration::from_secs(2);
-/// How old what is known of kill switches may be for a write when nobody shares the store.
+/// Maximum age of the copy of the kill switches for a write, if the store is not shared.
 const OWN_AGE: Duration = Duration::from_secs(5);
-/// How often a replica says that it is there: once in two refreshes.
+/// Minimum time between two heartbeats of a replica: one in two refreshes sends one.
 const HEARTBEAT: Duration = Duration::from_millis(900);
-/// The longest question by which the store's clock is read: half of it is how wrong the reading may be.
+/// Maximum duration of a query of the store's clock. The reading may be wrong by half of it.
 const CLOCK_TOOK_MAX: Duration = Duration::from_millis(500);
-/// By how much the server's clock may differ from the store's before it is said.
+/// Difference between the server's clock and the store's that is logged, in microseconds.
 const SKEW_SAID: i64 = 2_000_000;
-/// By how much, before the server is not ready and writes nothing shared.
+/// Difference from which the server is not ready and writes nothing that is shared, in microseconds.
 const SKEW_MAX: i64 = 10_000_000;
 
 impl Pdp {
-    /// To be called twice a second: reads what stops and where the store stands anew, and notes both outside of the store.
+    /// Reads the kill switches and the state of the store again, and notes both outside of the store. Call it
+    /// twice a second.
     pub async fn refresh(&self) {
-        // One at a time, so that each change is seen once.
+        // Refresh one at a time, so that each change is detected once.
         let _refreshing = self.refreshing.lock().await;
         let Ok(generation) = crate::entropy::nonce(self.entropy.as_ref()) else { return };
         self.follow_clock().await;
@@ -57,17 +59,17 @@ impl Pdp {
         }
     }
 
-    /// Takes the store's time, which is the same for every replica.
+    /// Sets the clock to the store's time, which is the same for every replica.
     async fn follow_clock(&self) {
         let asking = Stopwatch::start();
-        // A store that does not answer is logged there.
+        // The store logs its own failures.
         let Ok(Some(clock)) = self.store.time().await else { return };
         let took = asking.elapsed();
         if took > CLOCK_TOOK_MAX {
             return;
         }
         let before = self.clock.skew().abs() > SKEW_SAID;
-        // It was read in about the middle of the question.
+        // The store read its clock about halfway through the query.
         self.clock.follow(clock.plus(took / 2));
         let skew = self.clock.skew();
         self.telemetry.metrics.clock_skew("store", skew);
@@ -83,7 +85,7 @@ impl Pdp {
         }
     }
 
-    /// Says in the log and in the audit log that the store went back.
+    /// Reports in the log and in the audit log that the store lost data.
     async fn went_back(&self, condition: &Condition, seen: i64) {
         tracing::error!(
             name: "store.went_back", seen, found = condition.seen.revision, generation = condition.seen.generation,
@@ -99,23 +101,23 @@ impl Pdp {
         }
     }
 
-    /// Says that this replica is there, with its bundle, and reads what others have.
+    /// Sends a heartbeat with this replica's bundle, and reads the bundles of the others.
     async fn heartbeat(&self) {
         let own = self.snapshot.load().bundle.version.digest.clone();
-        // A store that can't be written is logged there.
+        // The store logs its own failures.
         let Ok(bundles) = self.store.heartbeat(&own).await else { return };
         self.written_at.fetch_max(self.clock.now().micros(), Ordering::AcqRel);
         let differ = bundles.iter().any(|bundle| *bundle != own);
         let before = self.shared.load().bundles.iter().any(|bundle| *bundle != own);
         if differ && !before {
-            tracing::warn!(name: "bundle.differs", own, "replicas have different bundles in force: what is approved under one is evaluation under another");
+            tracing::warn!(name: "bundle.differs", own, "replicas have different bundles in force: what is approved under one bundle is used under another");
         }
         self.telemetry.metrics.bundles(bundles.len());
         self.shared.rcu(|shared| Shared { bundles: bundles.clone(), ..Shared::clone(shared) });
     }
 
-    /// Whether calls may be decided by the copy of what stops: it is young enough, and, for a write, the store is known to be whole and the clock
-    /// right.
+    /// Returns whether calls may be decided by the copy of the kill switches: it must be recent, and for a
+    /// write the store must also be known to be complete and the clock to be right.
     pub(super) fn may_decide(&self, now: Timestamp, is_write: bool) -> bool {
         let young = |age| self.store.halts().read_at.is_some_and(|read_at| read_at.plus(age) >= now);
         let written_at = Timestamp::from_micros(self.written_at.load(Ordering::Acquire));
@@ -124,16 +126,17 @@ impl Pdp {
                 && !self.is_skewed()
                 && (!self.store.is_shared() || written_at.plus(UNREACHED.max(self.options.stops_age)) >= now)
         };
-        // By a clock that stands still, nothing grows old.
+        // After a step back the clock does not advance for a while, so ages would not grow and an old copy
+        // would seem recent.
         let runs = || self.clock.is_shared() && self.clock.step_back() < STEP_BACK_MAX;
         match self.store.is_shared() {
             true => runs() && young(self.options.stops_age) && (!is_write || sound()),
-            // Nobody else could have told it anything.
+            // No other process can add a kill switch to this store, so a read does not need a recent copy.
             false => !is_write || young(OWN_AGE) && sound(),
         }
     }
 
-    /// Refuses what needs to know who is stopped while that can't be known.
+    /// Refuses an operation that depends on kill switches while they can't be known.
     pub(super) fn can_tell_stops(&self, now: Timestamp) -> Result<(), Refusal> {
         match self.may_decide(now, true) {
             true => Ok(()),
@@ -141,19 +144,18 @@ impl Pdp {
         }
     }
 
-    /// Whether the clocks of machine and store differ so much that one of them must be wrong.
+    /// Returns whether the clocks of machine and store differ so much that one of them must be wrong.
     pub(super) fn is_skewed(&self) -> bool {
         self.clock.skew().abs() > SKEW_MAX
     }
 
-    /// Whether the state store was read and written, and known to be whole, a short while ago.
+    /// Returns whether the state store was recently read and written, and is known to be complete.
     pub(super) fn has_state(&self, now: Timestamp) -> bool {
         let recent = |at: Timestamp| at.plus(UNREACHED) >= now;
         let written_at = Timestamp::from_micros(self.written_at.load(Ordering::Acquire));
         self.store.is_settled() && self.store.halts().read_at.is_some_and(recent) && (!self.store.is_shared() || recent(written_at))
     }
 
-    /// What is known of the store and the other replicas.
     pub(super) fn shared(&self) -> Arc<Shared> {
         self.shared.load_full()
     }

@@ -1,4 +1,5 @@
-//! What comes back after a decision: how an allowed call ended, and what other systems know that stops.
+//! Reports that come back after a decision: outcomes of allowed calls, and signals and security events of
+//! other systems.
 
 use crate::approvals::binding;
 use crate::approvals::store::signals::NewSignal;
@@ -32,55 +33,53 @@ use crate::approvals::store::transitions::Check;
 use crate::model::halt::SubjectKind;
 use crate::pdp::snapshot::Moment;
 
-/// One answer for what is not allowed and for what is not there.
+/// The same message for subjects that the caller may not report on and for those that do not exist.
 const MAY_NOT_REPORT: &str = "no policy lets the caller report signals for this subject (`signal.report`; for everything: \
                               `server.operate`), or there is no such agent, human, tenant or environment";
-/// How far an event's time may be ahead of ours.
+/// Maximum time that an event may be ahead of the server's clock.
 const AHEAD: Duration = Duration::from_secs(30);
 
-/// How an allowed call ended, as it was read.
+/// Outcome of an allowed call, as it was read.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// Evaluation id of the allow.
     pub evaluation_id: String,
-    /// The token that the allow gave.
+    /// Outcome token that the allow contained.
     pub token: String,
-    /// Whether it was done.
     pub succeeded: bool,
-    /// Whether it was tried, and failed.
+    /// Whether the call was made and failed.
     pub failed: bool,
-    /// What is recorded of it: status, digests, names.
+    /// Members of the record: status, digests, names.
     pub members: Vec<(&'static str, serde_json::Value)>,
 }
 
 /// A signal, as it was read.
 #[derive(Clone, Debug)]
 pub struct Signal {
-    /// What was reported.
     pub kind: SignalKind,
-    /// How bad.
     pub severity: Severity,
-    /// What it does; its tenant may be left to the subject.
+    /// Effect of the signal. The tenant may be empty if it follows from the subject.
     pub halt: Halt,
-    /// How long it counts.
+    /// Time that the signal counts for.
     pub ttl: Duration,
     /// The reporter's id of the event.
     pub event_id: String,
-    /// Whose ids of events those are, if another's than the caller's.
+    /// Owner of the event ids, if it is not the caller.
     pub reporter: Option<String>,
 }
 
 impl Pdp {
-    /// All checks that an action can make.
+    /// Returns all checks that an action can create.
     fn checks_by(&self, moment: &Moment, action: &str) -> Vec<String> {
         let made = moment.snapshot.bundle.roles.as_ref().and_then(|roles| roles.checks.get(action));
-        made.map(|made| made.makes().cloned().collect()).unwrap_or_default()
+        made.map_or_else(Vec::new, |made| made.makes().cloned().collect())
     }
 
-    /// Records how an allowed call ended, once, by the caller that was allowed. A verification's success makes its check.
+    /// Records the outcome of an allowed call, once, from the caller that was allowed. The success of a
+    /// verification creates its check.
     ///
     /// # Errors
-    /// A refusal, recorded or counted.
+    /// If the request is refused; the refusal is already recorded or counted.
     pub async fn report_outcome(
         &self,
         origin: &Origin,
@@ -115,12 +114,12 @@ impl Pdp {
             }
         })?;
         let checks = if outcome.succeeded { made(moment, &allowed) } else { vec![] };
-        // Who fails is not who passed before.
+        // A failed verification ends the checks that an earlier success created.
         let ends = outcome.failed.then(|| (allowed.tenant.clone(), allowed.case.clone(), self.checks_by(moment, &allowed.action)));
         let mut more = outcome.members;
         more.push(("evaluation_id", allowed.evaluation_id.clone().into()));
         more.push(("action", allowed.action.clone().into()));
-        more.extend(events::about_case((&allowed.tenant, &allowed.case, ""), &allowed.conversation));
+        more.extend(events::about_case(&allowed.tenant, &allowed.case, "", &allowed.conversation));
         if !allowed.approval.is_empty() {
             more.push(("approval_used", allowed.approval.clone().into()));
         }
@@ -136,10 +135,11 @@ impl Pdp {
         Ok(receipt.seal(strongest))
     }
 
-    /// Takes a signal: from now on it stops what it is about, here at once, elsewhere within a second. `true`: it was known before.
+    /// Takes a signal. It takes effect on this replica at once, and on others within a second. Returns `None`
+    /// if the event was already known.
     ///
     /// # Errors
-    /// A refusal, recorded or counted.
+    /// If the request is refused; the refusal is already recorded or counted.
     pub async fn report_signal(&self, origin: &Origin, read: Result<Signal, Refusal>) -> Result<Option<Recorded<()>>, Refused> {
         let moment = self.moment();
         let caller = self.service(&moment, origin)?;
@@ -155,14 +155,15 @@ impl Pdp {
     /// Takes a security event of a transmitter.
     ///
     /// # Errors
-    /// A refusal, recorded or counted.
+    /// If the request is refused; the refusal is already recorded or counted.
     pub async fn take_event(&self, from: std::net::SocketAddr, token: &str) -> Result<(), Refused> {
         let moment = self.moment();
         let peer = Peer { address: Some(from), ..Peer::default() };
         let origin = Origin { peer, trace: Trace::default(), purpose: Purpose::Authorize, waits: false };
         let event = match self.transmitters.open(token, moment.now).await {
             Ok(event) => event,
-            // Of nobody who is known: it can't fill the log.
+            // The sender is not authenticated, so the refusal is only counted; otherwise it could fill the
+            // log.
             Err(refusal) => return Err(self.unauthenticated(&origin, refusal)),
         };
         let transmitter = &event.transmitter;
@@ -199,7 +200,7 @@ impl Pdp {
         self.or_refused(&moment, &origin, by, taken).await
     }
 
-    /// An event that changes nothing is recorded all the same.
+    /// Records an event that changes nothing.
     async fn noted_event(&self, moment: &Moment, by: &Actor, event: &Event) -> Result<(), Refusal> {
         let more = [("kind", event.name.into()), ("event_id", event.id.clone().into())];
         let record = events::event("event.acknowledged", by, None, &more);
@@ -207,7 +208,7 @@ impl Pdp {
     }
 
     async fn taken(&self, moment: &Moment, caller: &Caller, by: &Actor, signal: Signal) -> Result<Option<Recorded<()>>, Refusal> {
-        // What stops begins when it is taken, whatever the sender's clock says.
+        // A kill switch or revocation takes effect when it is taken, even if the sender's clock is ahead.
         let ahead = signal.halt.since > moment.now.plus(AHEAD);
         if ahead && !signal.halt.kind.stops() {
             return Err(Refusal::invalid("event_time", "is more than 30 s ahead of the server's time"));
@@ -224,7 +225,7 @@ impl Pdp {
             return Err(Refusal::Forbidden(MAY_NOT_REPORT));
         }
         let halt = Halt { tenant, since: signal.halt.since.min(moment.now), until: moment.now.plus(signal.ttl), ..signal.halt };
-        // A customer stands in the log as everywhere in it: by a keyed digest.
+        // The log identifies customers by a keyed digest everywhere.
         let subject = match halt.subject_kind {
             SubjectKind::Customer => self.audit.digest(&crate::json::Value::from(halt.subject.as_str())),
             _ => halt.subject.clone(),
@@ -241,7 +242,7 @@ impl Pdp {
             ("until", halt.until.to_string().into()),
         ];
         if halt.subject_kind == SubjectKind::Case {
-            more.extend(events::about_case((&halt.tenant, &halt.subject, ""), ""));
+            more.extend(events::about_case(&halt.tenant, &halt.subject, "", ""));
         }
         let record = events::event("signal.reported", by, None, &more);
         let new = NewSignal {
@@ -258,7 +259,7 @@ impl Pdp {
                 return Err(Refusal::Exhausted("10,000 reports of this tenant are in force, and all of them weigh more than this one"));
             }
             Err(SignalRefused::Known) => {
-                // Another replica took it, and this one acknowledges it: it must know it, too.
+                // Another replica took the signal. This one must know it, too, before it acknowledges it.
                 self.refresh().await;
                 return self.can_tell_stops(self.clock.now()).map(|()| None);
             }
@@ -272,7 +273,8 @@ impl Pdp {
     fn may_report(&self, moment: &Moment, caller: &Caller, halt: &Halt, tenant: &str) -> bool {
         let may = |right, on: On<'_>| self.may(moment, right, &caller.tool_service, on);
         match halt.subject_kind {
-            // By its name, so that nobody stops another deployment by mistake.
+            // The subject must be this environment's name, so that no one stops another deployment by
+            // mistake.
             SubjectKind::Server => {
                 let environment = &self.options.environment;
                 halt.subject == *environment && may(Right::ServerOperate, On::Server(environment))
@@ -283,8 +285,8 @@ impl Pdp {
         }
     }
 
-    /// The tenant that a signal's subject is in: an agent's, a supervisor's and a tenant's own; of what the PDP keeps nothing of, the
-    /// reporter says it.
+    /// Returns the tenant of a signal's subject. For agents, supervisors and tenants it is known; for cases
+    /// and customers, which the PDP does not store, the reporter names it.
     fn tenant_of(&self, moment: &Moment, halt: &Halt) -> Result<String, Refusal> {
         let bundle = &moment.snapshot.bundle;
         let unknown = || Refusal::Forbidden(MAY_NOT_REPORT);
@@ -292,7 +294,7 @@ impl Pdp {
         let own = match halt.subject_kind {
             SubjectKind::Agent => bundle.policies.tenant_of(&roles.agent, &halt.subject).ok_or_else(unknown)?,
             SubjectKind::Supervisor => bundle.policies.tenant_of(&roles.supervisor, &halt.subject).ok_or_else(unknown)?,
-            // Who may stop everything, `server.operate` says.
+            // The right `server.operate` decides who may stop everything, so there is no tenant.
             SubjectKind::Server => return Ok(String::new()),
             SubjectKind::Tenant => halt.subject.clone(),
             SubjectKind::Case | SubjectKind::Customer if halt.tenant.is_empty() => {
@@ -304,7 +306,7 @@ impl Pdp {
     }
 }
 
-/// The checks that an allowed call's success makes, the strongest last.
+/// Returns the checks that the success of an allowed call creates, the strongest last.
 fn made(moment: &Moment, allowed: &Allowed) -> Vec<Check> {
     let Some(made) = moment.snapshot.bundle.roles.as_ref().and_then(|roles| roles.checks.get(&allowed.action)) else { return vec![] };
     let check = |kind: &String| Check {
@@ -314,6 +316,6 @@ fn made(moment: &Moment, allowed: &Allowed) -> Vec<Check> {
         customer: allowed.customer.clone(),
         expires: moment.now.plus(Duration::from_secs(u64::from(made.minutes) * 60)),
     };
-    // A bundle that was loaded since then may make fewer.
+    // The bundle in force may create fewer checks than the one that allowed the call.
     allowed.checks.iter().filter(|kind| made.makes().any(|makes| makes == *kind)).map(check).collect()
 }

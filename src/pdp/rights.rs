@@ -1,5 +1,7 @@
-//! What principals do on their own behalf: one Cedar evaluation, one principal.
+//! Authentication of tool services and humans, rights that a principal has on its own behalf (one Cedar
+//! evaluation with one principal), and the recording of refusals.
 
+use crate::pdp::span_facts::OpenSpan;
 use std::sync::atomic::Ordering;
 
 use crate::audit::events::Actor;
@@ -20,19 +22,17 @@ use crate::pdp::concurrency::Share;
 use crate::pdp::origin::{Origin, Stopped};
 use crate::pdp::refused::Refused;
 use crate::pdp::snapshot::Moment;
-use crate::telemetry::spans::{CallFacts, DecisionSpan};
 
-/// Who asks on her own behalf.
+/// A principal that acts on its own behalf.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Party {
-    /// A human, by her own token.
+    /// A human, authenticated by her own token.
     Human(Human),
-    /// A tool service.
     Service(Caller),
 }
 
 impl Party {
-    /// As records name it.
+    /// Returns the party as records name it.
     pub fn actor(&self) -> Actor {
         match self {
             Self::Human(human) => Actor::human(human),
@@ -41,24 +41,26 @@ impl Party {
     }
 }
 
-/// Cedar's verdict on one principal's own right; `None` when the bundle has no such right, or does not know what it names.
+/// Returns Cedar's verdict on one principal's own right; `None` if the bundle has no such right, or lacks an
+/// entity that the request names.
 pub fn verdict(bundle: &Bundle, roles: &Roles, right: Right, principal: &str, on: On<'_>, now: Timestamp) -> Option<LinkVerdict> {
     let (request, entities) = direct::request(&bundle.policies, roles, right, principal, on, now)?;
     Some(bundle.policies.engine.evaluate(right.of(), &request, &entities))
 }
 
 impl Pdp {
-    /// Whether a principal may: Cedar permits, and no policy failed.
+    /// Returns whether a principal has a right: Cedar permits it, and no policy failed.
     pub(super) fn may(&self, moment: &Moment, right: Right, principal: &str, on: On<'_>) -> bool {
         let bundle = &moment.snapshot.bundle;
         let verdict = bundle.roles.as_ref().and_then(|roles| verdict(bundle, roles, right, principal, on, moment.now));
         verdict.is_some_and(|verdict| verdict.permitted && verdict.errors.is_empty())
     }
 
-    /// A tool service that has a right on this server.
+    /// Returns the calling tool service, if it has this right on the server.
     ///
     /// # Errors
-    /// UNAUTHENTICATED or PERMISSION_DENIED, counted or recorded.
+    /// If the caller is not authenticated or lacks the right (UNAUTHENTICATED, PERMISSION_DENIED); the
+    /// refusal is already counted or recorded.
     pub async fn admit(&self, origin: &Origin, right: Right) -> Result<Caller, Refused> {
         let moment = self.moment();
         let caller = self.service(&moment, origin)?;
@@ -70,27 +72,29 @@ impl Pdp {
         Err(self.refused(&moment, origin, Actor::service(&caller), refusal.into()).await)
     }
 
-    /// The tool service that calls.
+    /// Authenticates the calling tool service.
     ///
     /// # Errors
-    /// UNAUTHENTICATED, counted: a stranger can't fill the log.
+    /// If the caller can't be authenticated (UNAUTHENTICATED). The refusal is only counted, so that an
+    /// unauthenticated peer can't fill the log.
     pub(super) fn service(&self, moment: &Moment, origin: &Origin) -> Result<Caller, Refused> {
         let development = moment.snapshot.bundle.manifest.development.as_ref();
         self.callers.identify(&origin.peer, development, moment.now).map_err(|refusal| self.unauthenticated(origin, refusal))
     }
 
-    /// A permit for a known caller's request.
+    /// Takes a permit for the request of an authenticated caller.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED, counted and not recorded one by one: a caller can ask faster than the log is written.
+    /// If no permit is free (RESOURCE_EXHAUSTED). The refusal is only counted, because a caller can send
+    /// requests faster than the log is written.
     pub(super) async fn share(&self, origin: &Origin, caller: &str) -> Result<Share, Refused> {
         self.shares.take(caller, origin.waits).await.map_err(|refusal| self.unauthenticated(origin, refusal))
     }
 
-    /// A permit for a known party's request.
+    /// Takes a permit for the request of an authenticated party.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED, counted.
+    /// If no permit is free (RESOURCE_EXHAUSTED); the refusal is already counted.
     pub(super) async fn party_share(&self, origin: &Origin, party: &Party) -> Result<Share, Refused> {
         match party {
             Party::Human(human) => self.share(origin, &human.id).await,
@@ -98,10 +102,12 @@ impl Pdp {
         }
     }
 
-    /// A place among the streams that may be open, for a party that is known; of streams of calls, a tool service.
+    /// Takes one of the places for open streams, for an authenticated party. A stream of calls must come from
+    /// a tool service.
     ///
     /// # Errors
-    /// UNAUTHENTICATED or RESOURCE_EXHAUSTED, counted.
+    /// If the party is not authenticated or no place is free (UNAUTHENTICATED, RESOURCE_EXHAUSTED); the
+    /// refusal is already counted.
     pub async fn open_stream(&self, origin: &Origin, of_calls: bool) -> Result<Share, Refused> {
         let moment = self.moment();
         let party = if of_calls { Party::Service(self.service(&moment, origin)?) } else { self.party(&moment, origin).await? };
@@ -112,7 +118,8 @@ impl Pdp {
         self.streams.take(id, false).await.map_err(|refusal| self.unauthenticated(origin, refusal))
     }
 
-    /// Whether a peer is a known caller, a tool service or a human. Nothing is counted: what only those may see is not audited.
+    /// Returns whether a peer is authenticated as a tool service or a human. Failures are not counted,
+    /// because the services that depend on this are not audited.
     pub async fn knows(&self, peer: &Peer) -> bool {
         let moment = self.moment();
         match self.human_token(peer) {
@@ -125,30 +132,33 @@ impl Pdp {
         }
     }
 
-    /// The bearer token, if it says that it is of an issuer of humans' tokens.
+    /// Returns the bearer token, if it claims to be from an issuer of humans' tokens. It is not verified yet.
     fn human_token<'p>(&self, peer: &'p Peer) -> Option<&'p str> {
         let trusts = |token: &&str| jose::claimed_issuer(token).is_some_and(|(issuer, _)| self.delegations.issuers.trusts(&issuer));
         peer.bearer.as_deref().filter(trusts)
     }
 
-    /// Who calls: a human if the bearer token is of a trusted issuer, else a tool service.
+    /// Authenticates the caller: a human if the bearer token is of a trusted issuer, otherwise a tool
+    /// service.
     ///
     /// # Errors
-    /// UNAUTHENTICATED, counted.
+    /// If the caller can't be authenticated (UNAUTHENTICATED); the refusal is already counted.
     pub(super) async fn party(&self, moment: &Moment, origin: &Origin) -> Result<Party, Refused> {
         if let Some(token) = self.human_token(&origin.peer) {
             let human = self.human(moment, token).await.map_err(|refusal| self.unauthenticated(origin, refusal))?;
             origin.peer.known.store(true, Ordering::Release);
             return Ok(Party::Human(human));
         }
-        // A token that is nobody's must not be passed over: its sender meant to be somebody.
+        // Reject a bearer token of an unknown issuer. Falling back to the connection's identity would hide a
+        // misconfiguration.
         if origin.peer.bearer.is_some() && !self.callers.takes_jwt_svids() {
             return Err(self.unauthenticated(origin, Refusal::Unauthenticated("the bearer token is of no issuer that is trusted")));
         }
         self.service(moment, origin).map(Party::Service)
     }
 
-    /// The human whose token this is: she is an entity of the bundle, of the tenant that her issuer speaks for, and not stopped.
+    /// Returns the human of a token. She must be an entity of the bundle, belong to the tenant that her
+    /// issuer speaks for, and not be stopped.
     async fn human(&self, moment: &Moment, token: &str) -> Result<Human, Refusal> {
         let unknown = Refusal::Unauthenticated("the token's human is not known here");
         let mut human = self.delegations.human(token, moment.now).await?;
@@ -167,13 +177,13 @@ impl Pdp {
         Ok(human)
     }
 
-    /// Counts a refusal of a peer that is not authenticated: a stranger can't fill the log.
+    /// Counts a refusal without recording it, so that an unauthenticated peer can't fill the log.
     pub(super) fn unauthenticated(&self, origin: &Origin, refusal: Refusal) -> Refused {
         self.count_unauthenticated(origin.peer.host(), refusal.kind());
         Refused(refusal)
     }
 
-    /// What somebody known is answered; a refusal is recorded.
+    /// Passes an answer to an authenticated party through, and records a refusal.
     pub(super) async fn or_refused<T>(
         &self,
         moment: &Moment,
@@ -187,7 +197,7 @@ impl Pdp {
         }
     }
 
-    /// Records a refusal of somebody known.
+    /// Records a refusal of an authenticated party.
     pub(super) async fn refused(&self, moment: &Moment, origin: &Origin, by: Actor, stopped: Stopped) -> Refused {
         let record_metadata = match self.record_metadata(origin) {
             Ok(record_metadata) => record_metadata,
@@ -209,29 +219,23 @@ impl Pdp {
         }
     }
 
-    pub(super) fn end_refused(&self, span: Option<DecisionSpan>, facts: &CallFacts, refusal: &Refusal) {
-        tracing::debug!(name: "request.refused", kind = refusal.kind());
-        if let Some(span) = span {
-            span.refused(facts, refusal);
-        }
-    }
-
-    /// Records a refusal of a known caller's request, one line each.
+    /// Ends the span of a refused request of an authenticated caller, and records the refusal in a line of
+    /// its own.
     pub(super) async fn refuse<T>(
         &self,
         moment: &Moment,
         origin: &Origin,
         caller: &Caller,
-        (span, mut facts): (Option<DecisionSpan>, CallFacts),
+        mut open: OpenSpan,
         stopped: Stopped,
     ) -> Result<T, Refused> {
         if let Some((chain, call)) = stopped.proven.as_deref() {
-            facts.agent.clone_from(&chain.agent);
-            facts.step.clone_from(&chain.step);
-            facts.tenant.clone_from(&call.case.tenant);
-            facts.case = self.case_id(call);
+            open.facts.agent.clone_from(&chain.agent);
+            open.facts.step.clone_from(&chain.step);
+            open.facts.tenant.clone_from(&call.case.tenant);
+            open.facts.case = self.case_id(call);
         }
-        self.end_refused(span, &facts, &stopped.refusal);
+        open.refused(&stopped.refusal);
         Err(self.refused(moment, origin, Actor::service(caller), stopped).await)
     }
 }

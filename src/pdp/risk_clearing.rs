@@ -1,4 +1,4 @@
-//! A human clears what is remembered of somebody: the one way by which a score falls before its time.
+//! Clearing of stored risk by a human, the only way in which a score falls before its time.
 
 use crate::approvals::store::signals::Cleared;
 use crate::audit::Recorded;
@@ -15,28 +15,22 @@ use crate::pdp::rights::Party;
 use crate::pdp::risk_keys::{RiskKeys, RiskSubject};
 use crate::pdp::snapshot::Moment;
 
-/// What is to be forgotten, as it was read; empty members name nobody.
+/// A request to clear risk, as it was read. Empty members select nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Clear {
-    /// Tenant.
     pub tenant: String,
-    /// Case.
     pub case: String,
-    /// Customer.
     pub customer: String,
-    /// Agent.
     pub agent: String,
-    /// Supervisor.
     pub supervisor: String,
-    /// Why.
     pub reason: String,
 }
 
 impl Pdp {
-    /// Forgets what is remembered of those who are named.
+    /// Deletes what is stored about the named subjects.
     ///
     /// # Errors
-    /// A refusal, recorded or counted.
+    /// If the request is refused; the refusal is already recorded or counted.
     pub async fn clear_risk(&self, origin: &Origin, read: Result<Clear, Refusal>) -> Result<Recorded<()>, Refused> {
         let moment = self.moment();
         let party = self.party(&moment, origin).await?;
@@ -73,7 +67,7 @@ impl Pdp {
         });
         let mut more = vec![("cleared", named), ("reason_digest", digest(&clear.reason).into())];
         if !clear.case.is_empty() {
-            more.extend(events::about_case((&clear.tenant, &clear.case, ""), ""));
+            more.extend(events::about_case(&clear.tenant, &clear.case, "", ""));
         }
         let record = events::event("risk.cleared", by, None, &more);
         let subjects = [
@@ -85,10 +79,10 @@ impl Pdp {
         let subjects = subjects.into_iter().filter(|(_, subject)| !subject.is_empty()).collect();
         let cleared = Cleared { tenant: clear.tenant.clone(), subjects, at: moment.now, record: record.clone() };
         let revision = self.store.clear(cleared).await?;
-        // Recorded first: nobody falls in risk unseen.
+        // Record first, so that no score falls without a record.
         let receipt = self.record_entry(moment.now, &revision, record).await?;
         let keys = RiskKeys::of(&self.options.environment, subject);
-        // Never kept for later: what came in between would be forgotten, too.
+        // Never queue this for later, because it would also delete what is added in between.
         let forgotten =
             self.ask(keys.tenant, moment, &keys.forget(subject, moment.snapshot.tool_services().iter().map(String::as_str))).await;
         forgotten.map_err(|_| Refusal::Unavailable("what is remembered can't be cleared now: try again"))?;

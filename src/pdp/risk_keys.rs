@@ -1,4 +1,5 @@
-//! Where what is remembered of a call is kept, and what a call asks and adds there.
+//! The keys under which the risk store has the history of a call, and the batches that are executed before
+//! and after the decision.
 
 use smol_str::SmolStr;
 
@@ -8,34 +9,35 @@ use crate::pdp::redacted_values::repeats_key;
 use crate::risk::{DENIALS, PROVOKED_DENIALS, RiskRules, UNSAFE_DRAFTS};
 use crate::risk_store::{Acquire, Batch, Change, Key, Observation, Tenant, Update};
 
-/// What a case's memory says of its versions: which were screened, and of which there is text that could not be.
+/// Names in the memory of a case that mark a version as screened, and as having text that could not be
+/// screened.
 #[derive(Clone, Debug, Default)]
 pub(super) struct VersionNames {
     pub(super) screened: SmolStr,
     pub(super) unscreened: SmolStr,
 }
 
-/// Where what is remembered of a call is kept.
+/// Keys of the entries that concern a call.
 #[derive(Clone, Debug)]
 pub(super) struct RiskKeys {
     pub(super) tenant: Tenant,
     pub(super) case: Key,
     version: VersionNames,
-    /// Of the agent on the case.
+    /// Memory of the agent on the case.
     pair: Key,
-    /// Of the agent for the customer.
+    /// Memory of the agent for the customer.
     customer: Key,
-    /// Different cases and resources of the agent, and its denied actions through this tool service: what one tool service reports of
-    /// an agent weighs on no other's calls.
+    /// Distinct cases and resources of the agent, and its denied actions. These are counted per tool service,
+    /// so that denials that one tool service causes do not affect calls through another.
     pub(super) agent: [Key; 3],
-    /// The same of the supervisor.
+    /// The same counters of the supervisor.
     pub(super) supervisor: [Key; 3],
     items: [u64; 3],
-    /// The tool service, as the windows count what it brings.
+    /// The tool service, whose part of the tenant's table the entries belong to.
     pub(super) by: Key,
 }
 
-/// Whom and what a call is of.
+/// Subjects of a call in the risk store; members may be empty.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RiskSubject<'a> {
     pub(super) tenant: &'a str,
@@ -50,7 +52,7 @@ pub(super) struct RiskSubject<'a> {
 }
 
 impl<'a> RiskSubject<'a> {
-    /// Of a tenant, and nobody in it.
+    /// Creates a subject with a tenant and nothing else.
     pub(super) fn nobody(tenant: &'a str) -> Self {
         Self {
             tenant,
@@ -81,7 +83,7 @@ impl<'a> RiskSubject<'a> {
     }
 }
 
-/// RiskSubject part of a tenant's table a tool service's entries are.
+/// Returns the key that identifies a tool service's part of a tenant's table.
 pub(super) fn by(tenant: Tenant, tool_service: &str) -> Key {
     tenant.key("tool-service", &[tool_service])
 }
@@ -94,7 +96,7 @@ impl RiskKeys {
             [cases, resources, denied_key(tenant, of, id, subject.tool_service)]
         };
         let item = |parts: &[&str]| tenant.key("item", parts).short();
-        // Short enough to stand without a heap.
+        // The name is short enough to be stored inline.
         let version = |what: &str| SmolStr::new(format!("{what}:{:016x}", item(&["version", subject.case_version])));
         Self {
             tenant,
@@ -109,13 +111,13 @@ impl RiskKeys {
         }
     }
 
-    /// The names of this version in the case's memory.
+    /// Names that mark this version in the case's memory.
     pub(super) fn version(&self) -> &VersionNames {
         &self.version
     }
 
-    /// What is asked and counted before the decision: the call in every window that covers it, and its case and resource.
-    /// What is remembered is read only where a policy reads it.
+    /// Returns the batch to execute before the decision. It counts the call in every window that covers it,
+    /// and its case and resource as distinct items. Memories are read only if a policy reads them.
     pub(super) fn before(&self, risk: Option<&RiskRules>, reads: bool, acquires: Vec<Acquire>) -> Batch {
         let mut batch = Batch { acquires, by: Some(self.by), ..Batch::default() };
         if let Some(risk) = risk {
@@ -135,7 +137,7 @@ impl RiskKeys {
         batch
     }
 
-    /// What a human clears: all that is remembered of those who are named.
+    /// Returns the batch that deletes everything stored about the named subjects, when a human clears it.
     pub(super) fn forget<'s>(&self, subject: RiskSubject<'_>, tool_services: impl Iterator<Item = &'s str>) -> Batch {
         let named = |names: &[&str], keys: &[Key]| if names.iter().any(|name| name.is_empty()) { vec![] } else { keys.to_vec() };
         let mut deletes = named(&[subject.case], &[self.case, repeats_key(self.tenant, subject.case)]);
@@ -151,7 +153,7 @@ impl RiskKeys {
         Batch { deletes, ..Batch::default() }
     }
 
-    /// What is added after it.
+    /// Returns the batch that adds the outcome of a call after the decision.
     pub(super) fn after(&self, risk: &RiskRules, happened: &CallOutcome) -> Batch {
         let mut batch = Batch { by: Some(self.by), ..Batch::default() };
         let add = |key: Key, name: &str| {
@@ -159,7 +161,7 @@ impl RiskKeys {
             Some(Update { key, name: name.into(), change: Change::Add { step: factor.micros(), reach: factor.reach() } })
         };
         if happened.probing && happened.hostile {
-            // What the text did, the agent is not held to account for elsewhere.
+            // The case's text provoked the denial, so it counts only for the agent with this customer.
             batch.updates.extend(add(self.customer, PROVOKED_DENIALS));
         } else if happened.probing {
             let within = risk.probing.micros();
@@ -187,16 +189,16 @@ impl RiskKeys {
     }
 }
 
-/// Where the denied actions of a principal through a tool service are counted.
+/// Returns the key of a principal's denied actions through one tool service.
 fn denied_key(tenant: Tenant, of: &str, id: &str, tool_service: &str) -> Key {
     tenant.key(of, &["denied", id, tool_service])
 }
 
-/// What came of a call, as far as it is remembered.
+/// Outcome of a call, as far as it is stored.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CallOutcome {
     pub(super) probing: bool,
-    /// Whether the supervisor is one of the agent's tenant.
+    /// Whether the supervisor belongs to the agent's tenant.
     pub(super) supervised: bool,
     pub(super) hostile: bool,
     pub(super) reads_case: bool,

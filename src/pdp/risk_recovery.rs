@@ -1,5 +1,6 @@
-//! RiskStore that were lost: in process at every start, on a server when it lost them. What happened stands in the audit log, and is
-//! said again; until that is done, and on a server for a while longer, everything counts as the worst.
+//! Rebuilds the risk store by replaying the audit log: in process at every start, on Redis after a loss of
+//! data. Until the rebuild ends, and on Redis for a recovery period, calls are evaluated with worst-case
+//! values.
 
 use crate::pdp::rate_limits;
 use std::collections::{HashMap, HashSet};
@@ -24,14 +25,16 @@ use crate::risk::{APPROVALS_DENIED, is_probing};
 use crate::risk_store::redis::{Looked, Redis};
 use crate::risk_store::{Batch, BatchResult, Change, Key, RiskStore, RiskStoreError, Tenant, Update};
 
-/// The most tenants subject writes are noted at once.
+/// Maximum number of tenants whose writes are noted at once.
 const WRITTEN_MAX: usize = 1000;
 
-/// How long a start waits for what is read back; after it, it goes on beside the calls, which are denied what needs it.
+/// Time that a start waits for the rebuild. After that, the rebuild continues while calls are served with
+/// worst-case values.
 const START: Duration = Duration::from_secs(5);
 
 impl Pdp {
-    /// Reads back what happened before this start: for the engine in process, all of it; for a server, only if it was not told all.
+    /// Replays what happened before this start: in process always; for Redis only if updates were still
+    /// unsent.
     pub(crate) async fn rebuild(self: &Arc<Self>) {
         if matches!(self.risk_store, RiskStore::Redis(_)) && !self.replica.has_unsent() {
             return;
@@ -47,7 +50,7 @@ impl Pdp {
         }
     }
 
-    /// Makes a tenant's windows on a server anew, or finds that another replica did.
+    /// Replaces a tenant's generation on Redis after a loss, or adopts the one that another replica made.
     pub(super) async fn recover(&self, tenant: Tenant, moment: &Moment) -> Result<(), RiskStoreError> {
         let RiskStore::Redis(server) = &self.risk_store else { return Err(RiskStoreError::Lost) };
         let unreachable = |what: &str| RiskStoreError::Unreachable(what.to_owned());
@@ -56,7 +59,8 @@ impl Pdp {
         if server.knows(tenant) {
             return Ok(());
         }
-        // Before the server is looked at: what another replica adopts meanwhile is not missed.
+        // Read the state store before Redis. Otherwise a generation that another replica adopts in between
+        // would look lost.
         let before = self.store.adopted_generation(tenant.tag()).await.map_err(|_| unreachable("the state store does not answer"))?;
         let written = self.store.written(tenant.tag()).await.map_err(|_| unreachable("the state store does not answer"))?;
         let boots: Vec<&str> = written.iter().map(|written| written.boot.as_str()).chain([server.boot()]).collect();
@@ -72,7 +76,8 @@ impl Pdp {
         adopted.map_err(|_| unreachable("the state store does not answer"))?;
         server.use_from_now_on(tenant, &settled.id);
         if was_lost || settled.whole_from > moment.now {
-            // Said again by every replica that knew of it, also by one that was idle while another made the windows anew.
+            // Every replica replays its own log, also one that was idle while another replica replaced the
+            // generation.
             self.backlog.replays.lock().unwrap_or_else(PoisonError::into_inner).push(tenant);
         }
         if settled.whole_from > moment.now {
@@ -82,7 +87,8 @@ impl Pdp {
         Ok(())
     }
 
-    /// To be called every second: updates in the store how much was written, and whether the server answers.
+    /// Checks whether Redis answers, and notes in the state store how many writes it acknowledged. Call it
+    /// every second.
     pub(crate) async fn watch_windows(&self) {
         let RiskStore::Redis(server) = &self.risk_store else { return };
         let now = self.clock.now();
@@ -94,7 +100,8 @@ impl Pdp {
         self.note_written().await;
     }
 
-    /// Notes in the store how much was written to the windows' server.
+    /// Notes in the state store how many writes Redis acknowledged, because Redis can't detect that it lost
+    /// some.
     pub(super) async fn note_written(&self) {
         let RiskStore::Redis(server) = &self.risk_store else { return };
         let unnoted = server.unnoted(WRITTEN_MAX);
@@ -107,26 +114,26 @@ impl Pdp {
             generation: generation.clone(),
             writes: *writes,
         });
-        // A store that does not answer is logged there; the next second tries again.
+        // The store logs its own failures; the next call tries again.
         if self.store.note_written(written.collect()).await.is_ok() {
             unnoted.iter().for_each(|(tenant, generation, writes)| server.noted(*tenant, generation, *writes));
         }
     }
 
-    /// To be called every ten seconds: asks the server of each tenant's windows, so that a loss is noticed by idle replicas, too, and an
-    /// eviction that was turned on meanwhile.
+    /// Checks each tenant's generation on Redis, so that idle replicas detect a loss, too, and an eviction
+    /// policy that was set since. Call it every ten seconds.
     pub(crate) async fn tend_windows(&self) {
         let RiskStore::Redis(server) = &self.risk_store else { return };
         let moment = self.moment();
         for tenant in server.tenants() {
             if server.check(tenant).await.is_err() {
-                // As above; a server that does not answer is asked again.
+                // If this fails, the next call tries again.
                 let _recovered = self.recover(tenant, &moment).await;
             }
         }
     }
 
-    /// Says again to a server what this replica's log knows of tenants subject windows were lost; to be called every second.
+    /// Replays this replica's log for tenants whose data Redis lost. Call it every second.
     pub(crate) fn replay_lost(self: &Arc<Self>) {
         let lost = std::mem::take(&mut *self.backlog.replays.lock().unwrap_or_else(PoisonError::into_inner));
         for tenant in lost {
@@ -135,7 +142,8 @@ impl Pdp {
         }
     }
 
-    /// Says what stands in the log again, of one tenant or of all. Where that fails, everything counts as the worst for a while.
+    /// Replays the log for one tenant or for all. If that fails, worst-case values apply for the recovery
+    /// period.
     async fn replay(self: &Arc<Self>, only: Option<Tenant>) {
         let moment = self.moment();
         let until = moment.now.plus(moment.snapshot.bundle.rules.recovery());
@@ -156,26 +164,27 @@ impl Pdp {
         }
     }
 
-    /// Says what stands in the log again; the tenants of which not all could be said.
+    /// Replays the log. Returns the tenants for which something could not be written.
     async fn say_again(self: &Arc<Self>, moment: &Moment, only: Option<Tenant>) -> io::Result<HashSet<Tenant>> {
-        // What was cleared is left out. It is not cleared again: what other replicas know may have come later.
+        // Leave out what a human cleared later. The deletion itself is not replayed, because it could remove
+        // newer entries of other replicas.
         let mut cleared: HashMap<Key, Timestamp> = HashMap::new();
         let (mut lines, reading) = self.read_back(moment);
-        while let Some(line) = lines.recv().await {
+        while let Some((at, line)) = lines.recv().await {
             let forgotten = self.visits_of(moment, &line).into_iter().flat_map(|(_, batch)| batch.deletes);
-            cleared.extend(forgotten.map(|key| (key, line.at())));
+            cleared.extend(forgotten.map(|key| (key, at)));
         }
         reading.await.map_err(io::Error::other)??;
         let mut lost = HashSet::new();
         let (mut lines, reading) = self.read_back(moment);
-        while let Some(line) = lines.recv().await {
-            let counts = |key: &Key| cleared.get(key).is_none_or(|at| line.at() > *at);
+        while let Some((at, line)) = lines.recv().await {
+            let counts = |key: &Key| cleared.get(key).is_none_or(|cleared_at| at > *cleared_at);
             for (tenant, mut batch) in self.visits_of(moment, &line) {
                 batch.deletes.clear();
                 batch.updates.retain(|update| counts(&update.key));
                 batch.observations.retain(|observation| counts(&observation.key));
                 let wanted = only.is_none_or(|only| only == tenant) && !batch.is_empty() && !lost.contains(&tenant);
-                if wanted && self.tell(tenant, line.at(), &batch).await.is_err() {
+                if wanted && self.tell(tenant, at, &batch).await.is_err() {
                     lost.insert(tenant);
                 }
             }
@@ -184,16 +193,16 @@ impl Pdp {
         Ok(lost)
     }
 
-    /// The log's lines, as far back as anything counts.
-    fn read_back(self: &Arc<Self>, moment: &Moment) -> (mpsc::Receiver<Line>, JoinHandle<io::Result<()>>) {
+    /// Streams the log's lines, as far back as anything counts.
+    fn read_back(self: &Arc<Self>, moment: &Moment) -> (mpsc::Receiver<(Timestamp, Line)>, JoinHandle<io::Result<()>>) {
         let since = moment.now.minus(Duration::from_micros(moment.snapshot.bundle.rules.longest().unsigned_abs()));
         let (sender, lines) = mpsc::channel(1024);
         let pdp = Arc::clone(self);
-        // A receiver that is gone wants no more.
-        (lines, tokio::task::spawn_blocking(move || pdp.audit.replay(since, |line| drop(sender.blocking_send(line)))))
+        // An error means that the receiver is gone and needs no more lines.
+        (lines, tokio::task::spawn_blocking(move || pdp.audit.replay(since, |at, line| drop(sender.blocking_send((at, line))))))
     }
 
-    /// What a line of the log says to the windows.
+    /// Converts a line of the log to the batches that it caused.
     fn visits_of(&self, moment: &Moment, line: &Line) -> Vec<(Tenant, Batch)> {
         let environment = &self.options.environment;
         match line.r#type.as_str() {
@@ -269,7 +278,8 @@ impl Pdp {
         let supervisor = bundle.policies.tenant_of(&roles.supervisor, &line.chain.supervisor);
         let happened = CallOutcome {
             supervised: supervisor.as_ref() == Some(&tenant),
-            // A server's windows know customers by another name than the log does.
+            // Redis keys use the customer's id, and the log contains only its digest, so denials after
+            // hostile text can't be replayed into Redis.
             probing: !stopped
                 && (line.purpose != "evaluate_output" || !line.output.entitled || line.signals.unsafe_draft)
                 && (line.r#type == "refusal" || Reason::named(&line.reason).is_some_and(is_probing))
@@ -285,7 +295,8 @@ impl Pdp {
         batches
     }
 
-    /// Asks the windows as they are at this instant, which may be past.
+    /// Executes a batch at this instant, which may be past. If the tenant's data was lost, it is recovered
+    /// first.
     pub(super) async fn tell(&self, tenant: Tenant, at: Timestamp, batch: &Batch) -> Result<BatchResult, RiskStoreError> {
         match self.risk_store.batch(tenant, at, batch).await {
             Err(RiskStoreError::Lost) => {
@@ -297,13 +308,14 @@ impl Pdp {
     }
 }
 
-/// Whether the server lacks writes to this generation that it acknowledged: those that processes noted in the store, and our own.
+/// Returns whether Redis lacks acknowledged writes to this generation: those that processes noted in the
+/// state store, and those of this process.
 fn is_behind(server: &Redis, tenant: Tenant, found: &str, written: &[Written], looked: &Looked) -> bool {
     let noted = written.iter().map(|written| if written.generation == found { written.writes } else { 0 });
     noted.chain([server.writes(tenant, found)]).zip(&looked.counts).any(|(noted, count)| *count < noted)
 }
 
-/// What a context or a draft adds to what is remembered of its case's texts.
+/// Returns what a prepared context or an evaluated draft adds to the memory of its case's texts.
 fn told_of_texts(moment: &Moment, environment: &str, line: &Line) -> Option<(Tenant, Batch)> {
     let (tenant, case, micros) = (Tenant::of(environment, line.case("tenant")), line.case("id"), moment.snapshot.retention_micros());
     let update = match (line.purpose.as_str(), line.decision.as_str()) {
@@ -317,7 +329,7 @@ fn told_of_texts(moment: &Moment, environment: &str, line: &Line) -> Option<(Ten
     Some((tenant, Batch { updates: vec![update], ..Batch::default() }))
 }
 
-/// What a denied approval adds to its case.
+/// Returns what a denied approval adds to the memory of its case.
 pub(super) fn denied_approval(moment: &Moment, environment: &str, tenant: &str, case: &str) -> Option<(Tenant, Batch)> {
     let factor = moment.snapshot.bundle.rules.risk.as_ref()?.factor(APPROVALS_DENIED)?;
     let keys = RiskKeys::of(environment, RiskSubject { case, ..RiskSubject::nobody(tenant) });
@@ -333,6 +345,6 @@ mod tests {
     #[test]
     fn a_line_without_the_members_of_a_decision_is_read_as_empty() {
         let line: Line = serde_json::from_str(r#"{"ts":"2026-03-02T09:00:00Z","type":"server.started"}"#).expect("valid");
-        assert_eq!((line.at(), line.case("id")), (Timestamp::parse("2026-03-02T09:00:00Z").expect("valid"), ""));
+        assert_eq!((line.r#type.as_str(), line.case("id")), ("server.started", ""));
     }
 }

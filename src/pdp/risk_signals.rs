@@ -1,14 +1,16 @@
-//! How unusual a call is: what was seen of its case, agent, human and tenant is asked before Cedar, and what came of it is added
-//! after. What can't be known counts as the worst.
+//! Risk signals of a call: the history of its case, agent, supervisor and tenant is read before Cedar, and
+//! its outcome is added after. If the risk store can't be read, worst-case values are used.
 
+use crate::pdp::origin::CallInChain;
 use crate::pdp::rate_limits;
+use crate::pdp::scoring::Recalled;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bundle::Bundle;
-use crate::json::{self, Value};
+use crate::json::Value;
 use crate::model::answer::{Gate, Reason};
-use crate::model::call::{Call, Resource, Untrusted};
+use crate::model::call::{Call, Untrusted};
 use crate::model::chain::Chain;
 use crate::model::finding::Screened;
 use crate::model::halt::Halted;
@@ -16,7 +18,7 @@ use crate::model::refusal::Refusal;
 use crate::model::roles::Roles;
 use crate::model::signals::{Screening, Signals};
 use crate::pdp::draft::ToEvaluate;
-use crate::pdp::evaluation::{Evaluation, evaluate_resolved};
+use crate::pdp::evaluation::{Evaluation, Evaluator};
 use crate::pdp::risk_keys::{CallOutcome, RiskKeys, RiskSubject};
 use crate::pdp::scoring::score;
 use crate::pdp::snapshot::Moment;
@@ -26,29 +28,38 @@ use crate::rates::{Per, covers};
 use crate::risk::{Known, RiskRules, is_probing};
 use crate::risk_store::{Batch, RiskStore, Tenant};
 
-/// What a call is weighed for, beside itself.
+/// Circumstances of an evaluation that are not part of the call.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct About<'a> {
-    /// It is asked hypothetically: no token is used.
+    /// Whether the call is hypothetical. A hypothetical call uses no token.
     pub(super) hypothetical: bool,
-    /// Further actions that are evaluation by what is known of this call.
+    /// Further actions that are evaluated with the signals of this call.
     pub(super) also: &'a [&'a str],
-    /// Further texts of the case that are screened: they taint it, and are not what a version of it must be screened for.
+    /// Further texts of the case to screen. They can taint the case, but do not count as a screening of its
+    /// version.
     pub(super) texts: &'a [Untrusted],
-    /// The draft that the call would let go.
+    /// The draft that the call would release.
     pub(super) draft: Option<&'a Arc<ToEvaluate>>,
 }
 
+/// Outcome of a call, and whether it may be probing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attempt<'a> {
+    pub(super) evaluation: &'a Evaluation,
+    /// Whether a denial of the call is evidence of probing.
+    pub(super) tries: bool,
+}
+
 impl Pdp {
-    /// What is known of a call that passed the gates. Counts it in the windows that cover it, and reads its texts, unless
-    /// `is_refused` says that what is known without them refuses the call.
+    /// Returns the signals of a call that passed the gates. Counts the call in the windows that cover it.
+    /// Screens its texts, unless `is_refused` reports that the call is denied without them.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED, when too many texts wait to be read.
+    /// If too many texts wait to be read (RESOURCE_EXHAUSTED).
     pub(super) async fn recall(
         &self,
         moment: &Moment,
-        (chain, call): (&Chain, &Call),
+        CallInChain { chain, call, .. }: CallInChain<'_>,
         action: &Action,
         about: About<'_>,
         is_refused: impl Fn(&Signals) -> bool,
@@ -70,7 +81,7 @@ impl Pdp {
         batch.observations.extend(observations.iter().map(|(_, observation)| *observation));
         let sums = self.sums(moment, chain, call).await;
         let (Ok(result), Ok(sums)) = (self.batch(keys.tenant, moment, &batch).await, sums) else {
-            let mut signals = self.worst(moment, keys.tenant, (call, action));
+            let mut signals = self.worst(moment, keys.tenant, call, action);
             if !is_refused(&signals) {
                 signals.screened = self.screen(moment, &chain.tool_service, &call.untrusted, about.texts).await?;
                 let screening = Screening { tainted: true, unscreened: signals.screened.unscreened };
@@ -104,7 +115,7 @@ impl Pdp {
             score(
                 &mut signals,
                 risk,
-                (&result, keys.version()),
+                Recalled { result: &result, version: keys.version() },
                 moment.now,
                 Known { reported, groups: action.groups.clone(), ..Known::default() },
             );
@@ -112,7 +123,8 @@ impl Pdp {
         Ok(signals)
     }
 
-    /// Screens untrusted texts, each when it is the caller's turn. By `more` a version of the case does not count as screened.
+    /// Screens untrusted texts, each when it is the caller's turn. Only `texts` count as a screening of the
+    /// case's version, not `more`.
     async fn screen(&self, moment: &Moment, caller: &str, texts: &[Untrusted], more: &[Untrusted]) -> Result<Screened, Refusal> {
         let mut screened = Screened::default();
         for (text, counts) in texts.iter().map(|text| (text, true)).chain(more.iter().map(|text| (text, false))) {
@@ -125,7 +137,8 @@ impl Pdp {
         Ok(screened)
     }
 
-    /// What a customer is remembered as: in process by the digest that stands in the log, so that the log tells of it again.
+    /// Returns the id under which a customer is stored. In process it is the digest that the log contains, so
+    /// that the log can be replayed.
     pub(super) fn remembered_as(&self, customer: &str) -> String {
         match self.risk_store {
             RiskStore::InProcess(_) => self.audit.digest(&Value::from(customer)),
@@ -133,8 +146,8 @@ impl Pdp {
         }
     }
 
-    /// Nothing can be known: everything is full, everything was found, nothing was screened.
-    fn worst(&self, moment: &Moment, tenant: Tenant, (call, action): (&Call, &Action)) -> Signals {
+    /// Returns worst-case signals: every window is full, every kind was found, and nothing was screened.
+    fn worst(&self, moment: &Moment, tenant: Tenant, call: &Call, action: &Action) -> Signals {
         let bundle = &moment.snapshot.bundle;
         let rates = &bundle.rules.rates;
         let mut full: Vec<String> = rates.actions().filter(|(_, actions)| covers(actions, action)).map(|(name, _)| name.clone()).collect();
@@ -159,19 +172,21 @@ impl Pdp {
         }
     }
 
-    /// Adds what came of a call: of one that passed the gates to its case, of every one to its agent and human.
-    /// A denial of a call that `tries` nothing is no probing.
+    /// Adds the outcome of a call to the history of its agent and supervisor, and to that of its case if the
+    /// chain may read the case. A denial is probing only if the call `tries` something.
     pub(super) async fn remember(
         &self,
         moment: &Moment,
         chain: &Chain,
         call: &Call,
-        (evaluation, tries): (&Evaluation, bool),
+        attempt: Attempt<'_>,
         signals: &mut Signals,
     ) -> Result<(), Refusal> {
+        let Attempt { evaluation, tries } = attempt;
         let bundle = &moment.snapshot.bundle;
         let Some(risk) = &bundle.rules.risk else { return Ok(()) };
-        // Nobody else's agent, and none that is none: by a token of its own an issuer must not make another tenant's agent suspicious.
+        // Store history only for an existing agent of a tenant that the chain may speak for. Otherwise an
+        // issuer could use its tokens to raise the risk score of another tenant's agent.
         let Some(tenant) = own_tenant(bundle, chain, &chain.agent, |roles| &roles.agent) else { return Ok(()) };
         let stopped = matches!(evaluation.gate, Some(Gate::Halt | Gate::Rate | Gate::State));
         let probing = tries && !stopped && evaluation.outcome.denied.is_some_and(is_probing) && !evaluation.is_service_alone();
@@ -181,12 +196,12 @@ impl Pdp {
         }
         let customer = self.remembered_as(call.customer());
         let known = bundle.policies.shapes.actions.contains_key(&call.action);
-        // Names that nobody gave are one name.
+        // All unknown actions count as one, because a caller could invent any number of names.
         let action = if known { call.action.as_str() } else { "" };
         let subject = RiskSubject { action, ..RiskSubject::of(&tenant, chain, call, &customer) };
         let keys = RiskKeys::of(&self.options.environment, subject);
         if !signals.counted {
-            self.glance(moment, &keys, (chain, call), signals).await?;
+            self.glance(moment, &keys, chain, call, signals).await?;
         }
         signals.remembered = true;
         signals.reads_case = tenant == call.case.tenant && self.reads_case(moment, chain, call);
@@ -197,7 +212,8 @@ impl Pdp {
             reads_case: signals.reads_case,
             kinds: signals.screened.kinds(),
             unsafe_draft: signals.unsafe_draft,
-            // Of a case without a version nobody could tell whether a later call is of the same one.
+            // Without a version it would be unknown whether a later call is about the same version of the
+            // case.
             screened: signals.screened.screened && !call.case.version.is_empty(),
             unscreened: signals.screened.unscreened,
         };
@@ -205,65 +221,63 @@ impl Pdp {
         Ok(())
     }
 
-    /// Adds a call that could not be read, though its chain was proven: to try arguments is to try.
+    /// Adds a call that is invalid although its chain was proven, because trying out arguments is probing.
     pub(super) async fn remember_refusal(&self, moment: &Moment, chain: &Chain, call: &Call, refusal: &Refusal) -> Signals {
         let mut signals = Signals::default();
         if matches!(refusal, Refusal::Invalid { .. }) {
             let tried = Evaluation::stopped(Gate::Action, Reason::NotPermitted);
-            // A text that can't be read now is no reason to answer otherwise.
-            let _unread = self.remember(moment, chain, call, (&tried, true), &mut signals).await;
+            // The answer must not depend on whether the texts can be screened now.
+            let _unread = self.remember(moment, chain, call, Attempt { evaluation: &tried, tries: true }, &mut signals).await;
         }
         signals
     }
 
-    /// Of a call that a gate stopped: whether the text of its case is what made the agent try. The same for what is foreign and for what
-    /// is not there.
-    async fn glance(&self, moment: &Moment, keys: &RiskKeys, (chain, call): (&Chain, &Call), signals: &mut Signals) -> Result<(), Refusal> {
+    /// Determines whether text of the case may have provoked a call that a gate stopped. Cases of another
+    /// tenant and cases that do not exist are treated alike.
+    async fn glance(&self, moment: &Moment, keys: &RiskKeys, chain: &Chain, call: &Call, signals: &mut Signals) -> Result<(), Refusal> {
         let bundle = &moment.snapshot.bundle;
         signals.screened = self.screen(moment, &chain.tool_service, &call.untrusted, &[]).await?;
         signals.customer = self.audit.digest(&Value::from(call.customer()));
         let read = Batch { reads: vec![keys.case], by: Some(keys.by), ..Batch::default() };
-        // What can't be known is no excuse.
-        let remembered = self.batch(keys.tenant, moment, &read).await.unwrap_or_default();
+        // If the risk store can't be read, only this call's own texts can make the case hostile.
+        let memories = match self.batch(keys.tenant, moment, &read).await {
+            Ok(result) => result.memories,
+            Err(_) => vec![],
+        };
         let findings = bundle.rules.risk.as_ref().map(|risk| &risk.findings);
         let found = |name: &str| findings.is_some_and(|findings| findings.contains_key(name));
-        signals.hostile = !signals.screened.findings.is_empty() || remembered.memories.iter().flatten().any(|(name, _)| found(name));
+        signals.hostile = !signals.screened.findings.is_empty() || memories.iter().flatten().any(|(name, _)| found(name));
         Ok(())
     }
 
-    /// Whether the chain may read the case, in whatever step: only such a chain writes what is remembered of it.
+    /// Returns whether the chain may read the case in any step. Only such a chain changes the case's history.
     pub(super) fn reads_case(&self, moment: &Moment, chain: &Chain, call: &Call) -> bool {
         let bundle = &moment.snapshot.bundle;
         let Some(roles) = bundle.roles.as_ref().filter(|roles| !roles.case_read.is_empty()) else { return false };
-        let reference = crate::model::call::EntityReference { kind: roles.case.clone(), id: call.case.id.clone() };
         let reading = Call {
-            action: roles.case_read.clone(),
-            resource: Resource { reference, version: String::new(), attributes: None },
-            arguments: json::Object::new(),
-            facts: None,
-            untrusted: vec![],
-            tokens: crate::model::call::Tokens::default(),
-            ..call.clone()
+            model: call.model.clone(),
+            correlation: call.correlation.clone(),
+            dry_run: call.dry_run,
+            ..Call::on_case(&roles.case_read, &roles.case, call.case.clone(), call.credential.clone())
         };
+        let evaluator = Evaluator { bundle, roles, now: moment.now };
         let steps = bundle.policies.shapes.choices(&roles.step);
         steps.iter().any(|step| {
             let chain = Chain { step: step.clone(), ..chain.clone() };
             let Ok(resolved) = gates::check(&bundle.policies, roles, &chain, &reading) else { return false };
-            if !resolved.action.groups.contains(&format!("in_{step}")) {
+            if !resolved.action.is_in_step(step) {
                 return false;
             }
-            let evaluation = evaluate_resolved(bundle, roles, resolved, &chain, &reading, &moment.snapshot.nothing, moment.now);
+            let evaluation = evaluator.evaluate_resolved(resolved, &chain, &reading, &moment.snapshot.nothing);
             evaluation.is_ok_and(|evaluation| evaluation.outcome.denied.is_none())
         })
     }
 }
 
-/// The tenant of an entity of the chain, if what was proven of caller and token speaks for it.
+/// Returns the tenant of a principal, if the chain may speak for that tenant.
 fn own_tenant(bundle: &Bundle, chain: &Chain, id: &str, kind: impl Fn(&Roles) -> &String) -> Option<String> {
     let tenant = bundle.policies.tenant_of(kind(bundle.roles.as_ref()?), id)?;
-    let proven = chain.token.tenant.as_ref().is_none_or(|proven| *proven == tenant)
-        && chain.tool_tenants.as_ref().is_none_or(|tenants| tenants.contains(&tenant));
-    proven.then_some(tenant)
+    chain.speaks_for(&tenant).then_some(tenant)
 }
 
 #[cfg(test)]
@@ -271,7 +285,7 @@ mod tests {
     use super::*;
     use crate::bundle::Reading;
 
-    /// Another tenant's issuer, or a tool service of another trust domain, can't make an agent suspicious.
+    /// An issuer of another tenant, or a tool service of another trust domain, can't raise an agent's risk.
     #[test]
     fn an_agent_is_remembered_only_by_who_speaks_for_its_tenant() {
         let bundle = Bundle::load(std::path::Path::new("policies"), Reading::default()).expect("the reference bundle");

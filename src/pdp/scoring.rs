@@ -1,5 +1,5 @@
-//! The PDP's own members of a call's Cedar context: approval, risk, rates, sums, findings and screening, from what is known of the call.
-//! Pure functions; `risk_signals.rs` gathers the input.
+//! The PDP's own members of a call's Cedar context: approval, risk, rates, sums, findings and screening. The
+//! functions are pure; `risk_signals.rs` gathers their input.
 
 use crate::bundle::Bundle;
 use crate::json::{self, Object, Value};
@@ -13,16 +13,16 @@ use crate::policy::shape::{Shape, Shapes};
 use crate::risk::{Known, RiskRules};
 use crate::risk_store::BatchResult;
 
-/// The largest sum that policies see: the largest integer of JSON.
+/// Maximum sum that policies see, which is the largest integer of JSON.
 const SUM_MAX: i64 = (1 << 53) - 1;
 
-/// What is trusted for when nothing is remembered.
+/// Returns the trusted context of a case without history.
 pub fn calm(shapes: &Shapes) -> TrustedContext {
-    let lowest = members(shapes, &["risk", "tier"]).first().cloned().unwrap_or_default();
+    let lowest = members(shapes, &["risk", "tier"]).first().map_or_else(String::new, String::clone);
     TrustedContext::nothing(risk(shapes, &Risk { tier: lowest, ..Risk::default() }))
 }
 
-/// `context.risk` of a score: those of its members that the schema declares.
+/// Returns `context.risk` for a score, with only those members that the schema declares.
 pub(super) fn risk(shapes: &Shapes, risk: &Risk) -> Value {
     let signals = risk.parts.iter().map(|part| Value::from(part.name.as_str())).collect();
     let all =
@@ -31,7 +31,7 @@ pub(super) fn risk(shapes: &Shapes, risk: &Risk) -> Value {
     all.into_iter().filter(|(name, _)| declared(name)).map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// `context.approval` of an approval; the one place that gives it its form.
+/// Returns `context.approval` for an approval. No other code builds it.
 pub fn approval(template: &str, approvers: u32, expires: Value, limits: Value) -> Value {
     json::object([
         ("approvers", Value::Integer(i64::from(approvers))),
@@ -41,7 +41,7 @@ pub fn approval(template: &str, approvers: u32, expires: Value, limits: Value) -
     ])
 }
 
-/// The arguments that an approval bounds: those that `context.approval.limits` declares.
+/// Returns the arguments that an approval bounds, which are those that `context.approval.limits` declares.
 pub(super) fn limits(shapes: &Shapes, arguments: &Object) -> Value {
     let declared = shapes.actions.values().find_map(|action| shapes.follow(&action.context, &["approval", "limits"]));
     match declared.map(|member| &member.shape) {
@@ -52,13 +52,15 @@ pub(super) fn limits(shapes: &Shapes, arguments: &Object) -> Value {
     }
 }
 
-/// The members of the enumerated type that stands at this path of `context`, in the order of their declaration; risk tiers rise.
+/// Returns the members of the enumerated type at this path of `context`, in the order of their declaration.
+/// Risk tiers are declared in rising order.
 pub fn members<'a>(shapes: &'a Shapes, path: &[&str]) -> &'a [String] {
-    shapes.actions.values().find_map(|action| shapes.follow(&action.context, path)).map(|member| member.shape.choices()).unwrap_or_default()
+    shapes.actions.values().find_map(|action| shapes.follow(&action.context, path)).map_or(&[], |member| member.shape.choices())
 }
 
-/// Vouches for what the texts of a call try, as if nothing else were remembered; for tables, and for requests without a server.
-/// `more` are further texts of the case. Returns the kinds that were found.
+/// Sets the trusted members that follow from the texts of a call, as if nothing else were stored. Tables and
+/// requests without a server use this. `more` are further texts of the case. Returns the kinds that were
+/// found.
 pub fn trust_texts(bundle: &Bundle, call: &Call, more: &[Untrusted], trusted: &mut TrustedContext) -> Vec<String> {
     if call.untrusted.is_empty() && more.is_empty() {
         return vec![];
@@ -68,15 +70,16 @@ pub fn trust_texts(bundle: &Bundle, call: &Call, more: &[Untrusted], trusted: &m
     signals.kinds
 }
 
-/// The score of what was remembered, and what it says of the case's text.
-pub(super) fn score(
-    signals: &mut Signals,
-    risk: &RiskRules,
-    (result, version): (&BatchResult, &VersionNames),
-    now: Timestamp,
-    mut known: Known,
-) {
-    let [case, pair, customer] = [0, 1, 2].map(|index| result.memories.get(index).map(Vec::as_slice).unwrap_or_default());
+/// Results of the risk store for a call.
+pub(super) struct Recalled<'a> {
+    pub(super) result: &'a BatchResult,
+    /// Names that mark the version of the case in the case's memory.
+    pub(super) version: &'a VersionNames,
+}
+
+/// Computes the score from the stored history, and the screening result of the case's texts.
+pub(super) fn score(signals: &mut Signals, risk: &RiskRules, Recalled { result, version }: Recalled<'_>, now: Timestamp, mut known: Known) {
+    let [case, pair, customer] = [0, 1, 2].map(|index| result.memories.get(index).map_or([].as_slice(), Vec::as_slice));
     for (name, until) in case.iter().chain(pair).chain(customer) {
         if let Some(factor) = risk.factor(name) {
             *known.events.entry(name.to_string()).or_default() += factor.count(*until, now.micros());
@@ -85,7 +88,7 @@ pub(super) fn score(
     for kind in signals.screened.kinds() {
         *known.events.entry(kind).or_default() += 1;
     }
-    let count = |index: usize| result.counts.get(index).copied().unwrap_or_default();
+    let count = |index: usize| result.counts.get(index).copied().unwrap_or(0);
     known.agent = [count(0), count(1), count(2)];
     known.supervisor = [count(3), count(4), count(5)];
     signals.kinds = risk.findings.keys().filter(|kind| known.events.contains_key(*kind)).cloned().collect();
@@ -97,18 +100,18 @@ pub(super) fn score(
     signals.risk = Some(risk.score(&known));
 }
 
-/// What is known of a call of which nothing is remembered, and of further texts of its case.
+/// Returns the signals of a call without history, given further texts of its case.
 pub(super) fn alone(bundle: &Bundle, call: &Call, more: &[Untrusted]) -> Signals {
     let mut signals = Signals { screened: bundle.rules.detectors.screen(&call.untrusted), ..Signals::default() };
     let further = bundle.rules.detectors.screen(more);
     signals.screened.unscreened |= further.unscreened;
     signals.screened.findings.extend(further.findings);
-    let groups = bundle.policies.shapes.actions.get(&call.action).map(|action| action.groups.clone()).unwrap_or_default();
+    let groups = bundle.policies.shapes.actions.get(&call.action).map_or_else(Vec::new, |action| action.groups.clone());
     if let Some(risk) = &bundle.rules.risk {
         score(
             &mut signals,
             risk,
-            (&BatchResult::default(), &VersionNames::default()),
+            Recalled { result: &BatchResult::default(), version: &VersionNames::default() },
             Timestamp::default(),
             Known { groups, ..Known::default() },
         );
@@ -116,7 +119,7 @@ pub(super) fn alone(bundle: &Bundle, call: &Call, more: &[Untrusted]) -> Signals
     signals
 }
 
-/// Vouches for what is known of a call.
+/// Sets the trusted members that follow from the signals of a call.
 pub(super) fn set_signals(trusted: &mut TrustedContext, policies: &Policies, signals: &Signals) {
     if let Some(score) = &signals.risk {
         trusted.set("risk", risk(&policies.shapes, score));

@@ -1,17 +1,63 @@
-//! What a decision's span says of its call.
+//! The span of a decision, and its attributes: names of the schema, and of the bundle once the gates
+//! confirmed them.
 
+use crate::clock::Stopwatch;
+use crate::model::answer::Answer;
 use crate::model::answer::Gate;
 use crate::model::call::Call;
 use crate::model::chain::Chain;
+use crate::model::refusal::Refusal;
 use crate::model::roles::Roles;
 use crate::pdp::Pdp;
 use crate::pdp::evaluation::Evaluation;
 use crate::pdp::origin::Request;
 use crate::pdp::snapshot::Moment;
-use crate::telemetry::spans::CallFacts;
+use crate::telemetry::spans::{CallFacts, DecisionSpan};
+use std::time::Duration;
+
+/// The open span of a request, with the attributes that are known so far.
+pub(super) struct OpenSpan {
+    span: Option<DecisionSpan>,
+    watch: Stopwatch,
+    /// Duration of the evaluation, once it has ended. The time for the record does not count.
+    evaluated: Option<Duration>,
+    pub(super) facts: CallFacts,
+}
+
+impl OpenSpan {
+    /// Starts the time of the evaluation. `span` is `None` if traces are off.
+    pub(super) fn new(span: Option<DecisionSpan>, facts: CallFacts) -> Self {
+        Self { span, watch: Stopwatch::start(), evaluated: None, facts }
+    }
+
+    /// Stops the time of the evaluation.
+    pub(super) fn stop(&mut self) {
+        self.evaluated = Some(self.watch.elapsed());
+    }
+
+    /// Duration of the evaluation.
+    pub(super) fn took(&self) -> Duration {
+        self.evaluated.unwrap_or_else(|| self.watch.elapsed())
+    }
+
+    /// Ends the span of a request that was answered.
+    pub(super) fn answered(self, answer: &Answer) {
+        if let Some(span) = self.span {
+            span.answered(&self.facts, answer);
+        }
+    }
+
+    /// Ends the span of a request that was refused.
+    pub(super) fn refused(self, refusal: &Refusal) {
+        tracing::debug!(name: "request.refused", kind = refusal.kind());
+        if let Some(span) = self.span {
+            span.refused(&self.facts, refusal);
+        }
+    }
+}
 
 impl Pdp {
-    /// What a span may say of a call.
+    /// Returns the attributes of a call.
     pub(super) fn call_facts(&self, roles: &Roles, chain: &Chain, call: &Call, evaluation: &Evaluation) -> CallFacts {
         let mut facts = CallFacts {
             action: call.action.clone(),
@@ -24,7 +70,7 @@ impl Pdp {
         facts
     }
 
-    /// What a span says of a call once it is known that its names are of the bundle.
+    /// Adds agent, step, tenant and case, if the gates confirmed that they exist and belong together.
     pub(super) fn known(&self, facts: &mut CallFacts, chain: &Chain, call: &Call, evaluation: &Evaluation) {
         if matches!(evaluation.gate, None | Some(Gate::Halt | Gate::State | Gate::Step | Gate::Token)) {
             facts.agent.clone_from(&chain.agent);
@@ -34,13 +80,14 @@ impl Pdp {
         }
     }
 
-    /// The case as spans name it.
+    /// Returns the case as spans identify it: by its id or a keyed digest.
     pub(super) fn case_id(&self, call: &Call) -> String {
         if self.options.digests_case_ids { self.audit.digest(&call.case.id.as_str().into()) } else { call.case.id.clone() }
     }
 }
 
-/// What a span may say of a request before anything of it is known to exist: names of the schema alone.
+/// Returns the attributes of a request of which nothing is verified yet: only names that the schema has. Any
+/// other name becomes `_OTHER`.
 pub(super) fn facts(moment: &Moment, request: Option<&Request>) -> CallFacts {
     let shapes = &moment.snapshot.bundle.policies.shapes;
     let listed = |known: bool, name: &str| if known { name.to_owned() } else { "_OTHER".to_owned() };

@@ -1,4 +1,4 @@
-//! Start, readiness and end: what operators see of the PDP.
+//! Start, readiness, status and stop of the PDP, and the confirmation of a data loss by an operator.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::audit::Recorded;
 use crate::audit::events::{self, Actor};
 use crate::audit::operations::{RecoveredRecord, ResumedRecord, ServerRecord};
-use crate::audit::record::{CEDAR_VERSION, Record};
+use crate::audit::record::Record;
+use crate::audit::record::parts::CEDAR_VERSION;
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::pdp::Pdp;
@@ -16,57 +17,55 @@ use crate::pdp::refused::Refused;
 use crate::pdp::snapshot::Rejected;
 use crate::pdp::snapshot::Snapshot;
 
-/// How far the clock may step back before readiness ends.
+/// Maximum step back of the clock. Beyond it, the server is not ready.
 const STEP_BACK_MAX: Duration = Duration::from_secs(5);
-/// How long the last spans may take to leave.
+/// Maximum time for sending the last spans.
 const FLUSH: Duration = Duration::from_secs(5);
 
-/// What runs, and how well.
+/// Status of the server, for operators.
 #[derive(Debug)]
 pub struct Status {
     /// Version of the Cedar library.
     pub cedar_version: &'static str,
-    /// Deployment environment.
     pub environment: String,
-    /// Since when the server runs.
     pub started_at: Timestamp,
-    /// Why it is not ready; none when it is.
+    /// Reasons for which the server is not ready; empty if it is ready.
     pub not_ready: Vec<&'static str>,
     /// The bundle in force.
     pub snapshot: Arc<Snapshot>,
-    /// The bundle that was refused after it.
+    /// The last bundle that was refused after the one in force was activated.
     pub rejected: Option<Arc<Rejected>>,
-    /// The audit log's name.
+    /// Name of the audit log.
     pub log: String,
-    /// The last durable record.
+    /// Index of the last durable record.
     pub last_index: u64,
     /// `strict` or `best_effort`.
     pub durability: &'static str,
-    /// What the deployment runs without.
+    /// Warnings about the deployment, which every answer repeats.
     pub warnings: Vec<&'static str>,
-    /// The state store's engine.
+    /// Engine of the state store.
     pub store: &'static str,
-    /// Whether the state store answers. Without it calls that need it are denied, and others go on.
+    /// Whether the state store answers. If not, calls that need it are denied, and others continue.
     pub store_healthy: bool,
-    /// When it was found that the store went back, until an operator confirms it.
+    /// Time at which a data loss of the state store was found; `None` after an operator confirmed it.
     pub store_went_back_at: Option<Timestamp>,
-    /// What a commit waits for beyond the server's own disk; empty: nothing.
+    /// Level that a commit waits for beyond the server's own disk; empty if it waits for nothing else.
     pub store_durability: String,
     /// Digests of the bundles that replicas have in force; sorted.
     pub bundles: Vec<String>,
-    /// How far the machine's clock is ahead of the store's, in microseconds; negative: behind.
+    /// Time by which the machine's clock is ahead of the store's, in microseconds; negative if it is behind.
     pub clock_skew: i64,
-    /// The windows' engine.
+    /// Engine of the risk store.
     pub windows: &'static str,
-    /// Whether they could be asked of late, and were told all.
+    /// Whether the risk store answered recently and has all updates.
     pub windows_healthy: bool,
 }
 
 impl Pdp {
-    /// Records the start: the recovery of the log, the server, its bundle. No request is taken before.
+    /// Records the start: the recovery of the log, the server, its bundle. No request is served before.
     ///
     /// # Errors
-    /// When the audit log can't be written.
+    /// If the audit log can't be written.
     pub async fn start(&self, recovered: Option<RecoveredRecord>) -> Result<(), Refused> {
         let now = self.clock.now();
         if let Some(recovered) = recovered {
@@ -77,13 +76,14 @@ impl Pdp {
         self.record_first_bundle().await?;
         self.refresh().await;
         if self.store.is_shared() && !self.clock.is_shared() {
-            // The first question may take long, because it connects.
+            // The first query may take too long to set the clock, because it connects.
             self.refresh().await;
         }
         Ok(self.drain_at_start(now).await?)
     }
 
-    /// Records the end, writes what is queued, sends the last spans. Blocks: call it from a blocking thread.
+    /// Records the stop, writes what is queued, and sends the last spans. It blocks, so call it from a
+    /// blocking thread.
     pub fn stop(&self, runtime: &tokio::runtime::Handle) {
         let now = self.clock.now();
         let stopped = runtime.block_on(async {
@@ -94,7 +94,7 @@ impl Pdp {
             let stopped = self.audit.append(now, Record::Stopped(self.server_record())).await;
             self.note_head().await;
             self.tell_witness().await;
-            // A store that does not answer is logged there.
+            // The store logs its own failures.
             let _left = self.store.leave().await;
             self.store.close().await;
             stopped
@@ -106,8 +106,8 @@ impl Pdp {
         self.telemetry.shut_down(FLUSH);
     }
 
-    /// To be called every second: tries to write again after a failure, and writes the refusals of strangers that were counted
-    /// since the last call, one line a peer and kind, if there is room.
+    /// Tries to write the audit log again after a failure, and records the refusals of unauthenticated peers
+    /// since the last call: one line for each peer and kind, if there is room. Call it every second.
     pub async fn tick(&self) {
         let now = self.clock.now();
         self.telemetry.metrics.audit(self.audit.failures(), self.audit.lost());
@@ -133,7 +133,7 @@ impl Pdp {
         }
     }
 
-    /// Why the server is not ready; none when it is.
+    /// Returns the reasons for which the server is not ready; empty if it is ready.
     pub fn not_ready(&self) -> Vec<&'static str> {
         let now = self.clock.now();
         let faults = [
@@ -146,11 +146,11 @@ impl Pdp {
         faults.into_iter().filter(|(_, fault)| *fault).map(|(name, _)| name).collect()
     }
 
-    /// What runs, and how well.
+    /// Status of the server, for operators.
     pub fn status(&self) -> Status {
         let shared = self.shared();
         Status {
-            cedar_version: CEDAR_VERSION,
+            cedar_version: &CEDAR_VERSION,
             environment: self.options.environment.clone(),
             started_at: self.started_at,
             not_ready: self.not_ready(),
@@ -171,7 +171,7 @@ impl Pdp {
         }
     }
 
-    /// The audit log's name, for references to it.
+    /// Returns the name of the audit log, for references to it.
     pub fn audit_log(&self) -> &str {
         self.audit.log()
     }
@@ -180,10 +180,10 @@ impl Pdp {
         ServerRecord::new(&self.options.environment, self.audit.durability().name(), &self.options.warnings)
     }
 
-    /// An operator knows that the store went back, and has done what is to be done.
+    /// Confirms that an operator knows of the state store's data loss and has dealt with it.
     ///
     /// # Errors
-    /// A refusal, recorded or counted.
+    /// If the request is refused; the refusal is already recorded or counted.
     pub async fn confirm_store(&self, origin: &Origin) -> Result<Recorded<()>, Refused> {
         let moment = self.moment();
         let caller = self.admit(origin, crate::model::right::Right::ServerOperate).await?;

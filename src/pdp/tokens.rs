@@ -1,4 +1,5 @@
-//! A token that came with a call: whether it is what a human or the output check said of this call, and can be used. Nothing is used here.
+//! Verification of the approval or release token that came with a call, before Cedar: whether it covers this
+//! call and can be used. Nothing is consumed here; `consumption.rs` does that after Cedar.
 
 use crate::approvals::binding::{self, APPROVAL_TOKEN};
 use crate::approvals::binding::{call_digest, is_supervisor};
@@ -11,32 +12,33 @@ use crate::model::answer::Reason;
 use crate::model::approval::{Approval, State, Subject};
 use crate::model::call::Call;
 use crate::model::chain::{Caller, Chain};
+use crate::model::number::to_u32;
 use crate::model::right::Right;
 use crate::pdp::Pdp;
 use crate::pdp::origin::CallInChain;
 use crate::pdp::scoring::{approval as context_approval, limits};
 use crate::pdp::snapshot::Moment;
 
-/// What became of a token that came with a call.
+/// State of the token that came with a call.
 #[derive(Clone, Debug)]
 pub(super) enum TokenState {
-    /// It can't be used.
+    /// The token can't be used, and the call is denied with this reason.
     Denied(Reason),
-    /// None came, or its approval is over: policies say what is missing.
+    /// There is no token, or its approval has expired; policies determine what is missing.
     None,
-    /// A draft was released, and can be sent.
+    /// The release token is valid for this call.
     Released(Box<ReleaseClaims>),
-    /// The same operation used it before.
+    /// The same operation consumed the approval or release before.
     Repeated(Receipt),
-    /// It can be used.
+    /// The approval is valid for this call.
     Usable(Box<Approval>),
 }
 
 impl Pdp {
-    /// Verifies the approval token that came with a call. Nothing is used yet.
+    /// Verifies the approval token that came with a call, without consuming the approval.
     pub(super) async fn present(&self, moment: &Moment, caller: &Caller, chain: &Chain, call: &Call, token: &str) -> TokenState {
         let environment = &self.options.environment;
-        if chain.asserted && !self.options.development {
+        if !self.options.accepts(chain) {
             return TokenState::Denied(Reason::ApprovalUnverifiable);
         }
         let keys = self.keys.load();
@@ -47,7 +49,8 @@ impl Pdp {
         };
         let claims = opened.claims().clone();
         let unavailable = TokenState::Denied(Reason::StateUnavailable);
-        // In this order: if it is used by now, then the use's receipt is there, too.
+        // Read the approval before the receipt. Both are written in one transaction, so a consumed approval
+        // implies that its receipt is visible.
         let Ok(found) = self.store.approval(&claims.jti).await else { return unavailable };
         let Ok(receipt) = self.store.receipt(&receipt_key(caller, call, &claims.jti)).await else { return unavailable };
         if let Some(receipt) = receipt {
@@ -70,7 +73,7 @@ impl Pdp {
                 return TokenState::Denied(Reason::ApprovalUsed);
             }
             (State::Revoked, _) => return TokenState::Denied(Reason::ApprovalRevoked),
-            // Not by its time, but since the store went back.
+            // The approval's time is not over: it was voided because the state store lost data.
             (State::Expired, _) if approval.expires_at() > moment.now => return TokenState::Denied(Reason::ApprovalUnverifiable),
             (State::Expired, _) => return TokenState::None,
             (State::Approved | State::Cancelled | State::Denied | State::Pending, _) => {
@@ -80,7 +83,7 @@ impl Pdp {
         self.in_scope(moment, chain, call, approval)
     }
 
-    /// Whether the approval is of this call, and its approvers may still approve it.
+    /// Checks that the approval covers this call, and that enough of its approvers may still approve it.
     fn in_scope(&self, moment: &Moment, chain: &Chain, call: &Call, approval: Approval) -> TokenState {
         let Some(template) = moment.snapshot.bundle.approvals.templates.get(&approval.binding.template) else {
             return TokenState::Denied(Reason::ApprovalRevoked);
@@ -94,8 +97,9 @@ impl Pdp {
         if bound.case_version != now.case_version {
             return TokenState::Denied(Reason::CaseChanged);
         }
-        // The tool service reports the case and the person behind the supervisor with each call. Under the same version and subject
-        // both must be what the reviewer was shown.
+        // Each call states the case's attributes again, and its token the person behind the supervisor. Both
+        // must be what the reviewer saw, even if the case's version and the supervisor's subject are the
+        // same.
         if bound.case_attributes != now.case_attributes || approval.binding.supervisor_person != chain.token.supervisor_person {
             return TokenState::Denied(Reason::ApprovalOutOfScope);
         }
@@ -103,7 +107,7 @@ impl Pdp {
         if eligible < approval.binding.quorum {
             return TokenState::Denied(Reason::ApprovalRevoked);
         }
-        // It was approved under a bundle that asked for less than the one in force.
+        // The bundle in force may require more than the one under which the call was approved.
         if eligible < moment.snapshot.bundle.approvals.quorum(&approval.binding) || !bound.stays_within(&now, &template.at_most) {
             return TokenState::Denied(Reason::ApprovalOutOfScope);
         }
@@ -113,7 +117,8 @@ impl Pdp {
         TokenState::Usable(Box::new(approval))
     }
 
-    /// How many of those who approved may still approve: who was dismissed since then approves nothing.
+    /// Returns the number of approvers who may still approve. An approver who has lost that right does not
+    /// count.
     fn eligible(&self, moment: &Moment, approval: &Approval) -> u32 {
         let Some(template) = moment.snapshot.bundle.approvals.templates.get(&approval.binding.template) else { return 0 };
         let may = |reviewer: &Subject, person: &str| {
@@ -122,10 +127,10 @@ impl Pdp {
             self.may(moment, Right::ApprovalReview, &reviewer.sub, On::Approval(&approval.binding, of)) && !(own && template.four_eyes)
         };
         let eligible = approval.approvers().filter(|review| may(&review.reviewer, &review.person)).count();
-        u32::try_from(eligible).unwrap_or(0)
+        to_u32(eligible)
     }
 
-    /// `context.approval` of an approval that was presented.
+    /// Returns `context.approval` for an approval that was presented.
     pub(super) fn context_of(&self, moment: &Moment, approval: &Approval) -> Value {
         let bounded = limits(&moment.snapshot.bundle.policies.shapes, &approval.binding.call.arguments());
         let expires = Value::String(approval.approved_until.to_string());
@@ -140,7 +145,7 @@ impl Pdp {
         self.telemetry.metrics.approval("replayed");
     }
 
-    /// What became of the token that came with a call.
+    /// Verifies the token that came with a call. A hypothetical call uses no token.
     pub(super) async fn presented(
         &self,
         moment: &Moment,
@@ -150,13 +155,13 @@ impl Pdp {
         match (&call.tokens.approval, &call.tokens.release) {
             (Some(token), None) if !hypothetical => self.present(moment, caller, chain, call, token).await,
             (None, Some(token)) if !hypothetical => self.present_release(moment, CallInChain { caller, chain, call }, token).await,
-            // Both: refused when the request was read.
+            // A request with both tokens is refused when it is read, so this does not occur.
             (Some(_), Some(_)) => TokenState::Denied(Reason::ApprovalUnverifiable),
             (None | Some(_), None) | (None, Some(_)) => TokenState::None,
         }
     }
 
-    /// Verifies the release token that came with a call. Nothing is used yet.
+    /// Verifies the release token that came with a call, without consuming the release.
     pub(super) async fn present_release(
         &self,
         moment: &Moment,
@@ -184,7 +189,8 @@ impl Pdp {
         if released.generation != self.store.seen().generation {
             return TokenState::Denied(Reason::ApprovalUnverifiable);
         }
-        // What is not sent as a reply has no channel of its own.
+        // Only the call that sends a reply names a channel; for any other call the release's own channel is
+        // assumed.
         let now = self.released(moment, chain, call).map(|now| match now.channel.is_empty() {
             true => Release { channel: released.channel.clone(), ..now },
             false => now,
@@ -204,8 +210,9 @@ impl Pdp {
         }
     }
 
-    /// The digest of the draft that a call sends, and the evaluation that let it go, if a release was presented. A digest that is none is
-    /// an argument like any other, and stands in no record.
+    /// Returns the digest of the draft that a call sends, and the evaluation id of the release if one was
+    /// presented. An argument that is not a draft digest is not returned, because arguments must not appear
+    /// in records.
     pub(super) fn draft_of(&self, moment: &Moment, chain: &Chain, call: &Call, presented: &TokenState) -> Option<(String, String)> {
         let release = match presented {
             TokenState::Released(claims) => claims.jti.clone(),
@@ -215,8 +222,9 @@ impl Pdp {
         is_draft_digest(&digest).then_some((digest, release))
     }
 
-    /// The release that would let this call show its draft to the customer; `None` if it is no call that shows one. Only the call that
-    /// sends a reply names channel and recipient: any other shows it to the case's customer.
+    /// Returns the release that this call needs to show its draft to the customer; `None` if it shows none.
+    /// Only the call that sends a reply names channel and recipient; any other shows the draft to the case's
+    /// customer.
     pub(super) fn released(&self, moment: &Moment, chain: &Chain, call: &Call) -> Option<Release> {
         let content = moment.snapshot.bundle.roles.as_ref()?.content.as_ref()?;
         let argument = |name: &str| call.arguments.get(name).and_then(Value::as_str).map(str::to_owned);

@@ -1,4 +1,5 @@
-//! What the windows could not be told yet, and until when they count as the worst.
+//! Updates that could not be written to the risk store yet, and the times until which worst-case values
+//! apply.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
@@ -12,49 +13,50 @@ use crate::model::time::Timestamp;
 use crate::pdp::snapshot::UNREACHED;
 use crate::risk_store::{Batch, Change, Key, Observation, RiskStoreError, Tenant, Update};
 
-/// How much may wait to be said to a server that does not answer: changes of memories and breadths, those of the same thing counted once.
+/// Maximum number of changes of memories and distinct counters that wait. Changes of the same entry count
+/// once.
 const UNSENT_MAX: usize = 100_000;
 
-/// How much of it may be what one tool service's part of a table has no room for.
+/// Maximum number of these changes for one tool service whose part of a table is full.
 const UNSENT_OF_PART_MAX: usize = 256;
 
-/// How much of it is said at once.
+/// Maximum number of changes in one batch.
 const SAID_AT_ONCE: usize = 256;
 
-/// How long a failure shows in the status.
+/// Time for which the status shows a failure, in microseconds.
 const FAILED_MICROS: i64 = 10_000_000;
 
-/// What this replica knows of its windows.
+/// State of this replica's access to the risk store.
 #[derive(Debug, Default)]
 pub(super) struct WriteBacklog {
-    /// Until when a tenant's windows count as the worst, since they were lost.
+    /// End of the worst-case values for each tenant whose data was lost.
     worst_until: DashMap<Tenant, Timestamp>,
-    /// Until when the windows count as the worst for a tool service that filled its part of a tenant's table.
+    /// End of the worst-case values for each tool service that filled its part of a tenant's table.
     full_until: DashMap<(Tenant, Option<Key>), Timestamp>,
-    /// Until when all do.
+    /// End of the worst-case values for all tenants, in microseconds.
     all_worst_until: AtomicI64,
-    /// While what happened before the start is read back.
+    /// Whether events before the start are still being replayed.
     pub(super) rebuilding: AtomicBool,
-    /// Tenants whose past is to be said again.
+    /// Tenants whose events must be replayed.
     pub(super) replays: Mutex<Vec<Tenant>>,
-    /// Held while lost windows are made anew.
+    /// Locked while lost data is recovered.
     pub(super) recovering: tokio::sync::Mutex<()>,
-    /// What the server was not told yet.
+    /// Changes that are not written yet.
     unsent: Mutex<HashMap<BacklogKey, BacklogEntry>>,
-    /// Of how many it is: calls look at this alone.
+    /// Number of keys in `unsent`. Calls read only this number, which needs no lock.
     waiting: AtomicUsize,
-    /// Held while it is told.
+    /// Locked while the backlog is written.
     pub(super) sending: tokio::sync::Mutex<()>,
-    /// When they could not be asked last.
+    /// Time of the last failure, in microseconds.
     pub(super) failed_at: AtomicI64,
-    /// When that was logged last.
+    /// Limits the log to one failure per second.
     pub(super) logged: Seldom,
-    /// Since when the windows' server does not answer; 0: it does.
+    /// Time since which Redis does not answer, in microseconds; 0 if it answers.
     unreached_since: AtomicI64,
 }
 
-/// BacklogKey windows could not be told something: the tenant, the tool service, and whether that says something of all of the tenant's
-/// windows, or of the tool service's part alone.
+/// Identifies changes that wait: by tenant, by tool service, and by whether they make all of the tenant's
+/// data incomplete (`of_all`) or only the tool service's part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct BacklogKey {
     pub(super) tenant: Tenant,
@@ -62,7 +64,7 @@ pub(super) struct BacklogKey {
     pub(super) of_all: bool,
 }
 
-/// What could not be said, once for each thing: what came later is added to it, as of its own time.
+/// Changes that wait, one for each entry. Later changes are merged into it; all are relative to `at`.
 #[derive(Clone, Debug, Default)]
 struct BacklogEntry {
     at: Timestamp,
@@ -71,7 +73,8 @@ struct BacklogEntry {
 }
 
 impl BacklogEntry {
-    /// Adds what could not be said at this time. It counts for as long as it would have, or a little longer.
+    /// Adds the changes of a batch at this time. A merged change counts for as long as the separate ones
+    /// would, or a little longer.
     fn add(&mut self, at: Timestamp, batch: Batch) {
         let (first, last) = (self.at.min(at), self.at.max(at));
         let later = |change: Change, by: Timestamp| match change {
@@ -91,7 +94,7 @@ impl BacklogEntry {
         }
     }
 
-    /// Takes some of it out.
+    /// Removes and returns some of the changes.
     fn take(&mut self, by: Option<Key>) -> Batch {
         let updates: Vec<_> = self.updates.keys().take(SAID_AT_ONCE).cloned().collect();
         let observations: Vec<_> = self.observations.keys().take(SAID_AT_ONCE - updates.len()).copied().collect();
@@ -106,7 +109,7 @@ impl BacklogEntry {
     }
 }
 
-/// Two changes of a memory's time as one, which reaches at least as far as both.
+/// Merges two changes of a time into one that reaches at least as far as both.
 fn both(one: Change, other: Change) -> Change {
     match (one, other) {
         (Change::Add { step, reach }, Change::Add { step: more, reach: other }) => {
@@ -120,53 +123,55 @@ fn both(one: Change, other: Change) -> Change {
 }
 
 impl WriteBacklog {
-    /// A tenant's windows count as the worst at least until then.
+    /// Applies worst-case values to a tenant, at least until this time.
     pub(super) fn worst_until(&self, tenant: Tenant, until: Timestamp) {
         self.worst_until.entry(tenant).and_modify(|known| *known = until.max(*known)).or_insert(until);
     }
 
-    /// All count as the worst at least until then.
+    /// Applies worst-case values to all tenants, at least until this time.
     pub(super) fn all_worst_until(&self, until: Timestamp) {
         self.all_worst_until.fetch_max(until.micros(), Ordering::AcqRel);
     }
 
-    /// Until when a tenant's windows count as the worst, if they do.
+    /// Returns the time until which worst-case values apply to a tenant, if they do.
     pub(super) fn is_worst_until(&self, tenant: Tenant, now: Timestamp) -> Option<Timestamp> {
         let all = Timestamp::from_micros(self.all_worst_until.load(Ordering::Acquire));
         let own = self.worst_until.get(&tenant).map_or(all, |until| *until);
         Some(own.max(all)).filter(|until| *until > now)
     }
 
-    /// Whether they count as the worst for this tool service, whose part of the tenant's table was full.
+    /// Returns whether worst-case values apply to this tool service, because its part of the tenant's table
+    /// was full.
     pub(super) fn is_full(&self, tenant: Tenant, by: Option<Key>, now: Timestamp) -> bool {
         [None, by].into_iter().any(|by| self.full_until.get(&(tenant, by)).is_some_and(|until| *until > now))
     }
 
-    /// Notes whether the windows' server answered.
+    /// Notes whether Redis answered.
     pub(super) fn reached(&self, reached: bool, now: Timestamp) {
         match reached {
             true => self.unreached_since.store(0, Ordering::Release),
-            // One that failed before stays the first.
+            // The time of the first failure is kept.
             false => drop(self.unreached_since.compare_exchange(0, now.micros(), Ordering::AcqRel, Ordering::Acquire)),
         }
     }
 
-    /// Whether the windows' server answered a short while ago.
+    /// Returns whether Redis answered recently.
     pub(super) fn is_reached(&self, now: Timestamp) -> bool {
         let since = self.unreached_since.load(Ordering::Acquire);
         since == 0 || Timestamp::from_micros(since).plus(UNREACHED) >= now
     }
 
-    /// Whether nothing counts as the worst.
+    /// Returns whether no tenant's data was lost, no access failed recently, and no update waits that makes a
+    /// tenant's data incomplete.
     pub(super) fn is_healthy(&self, now: Timestamp) -> bool {
         let lost = self.worst_until.iter().any(|until| *until > now) || self.all_worst_until.load(Ordering::Acquire) > now.micros();
         let failed = self.failed_at.load(Ordering::Acquire).saturating_add(FAILED_MICROS) > now.micros();
-        // What one tool service's part has no room for says nothing of the windows.
+        // Changes for which one tool service's part has no room do not make the store unhealthy.
         let told = || !self.unsent().keys().any(|whose| whose.of_all);
         !lost && !failed && !self.rebuilding.load(Ordering::Acquire) && (self.waiting.load(Ordering::Acquire) == 0 || told())
     }
 
-    /// Why what a tenant's windows know is not all, for this tool service.
+    /// Returns an error if a tenant's data is incomplete for this tool service, because changes wait.
     pub(super) fn lacks(&self, tenant: Tenant, by: Option<Key>) -> Result<(), RiskStoreError> {
         if self.waiting.load(Ordering::Acquire) == 0 {
             return Ok(());
@@ -182,12 +187,13 @@ impl WriteBacklog {
         }
     }
 
-    /// Some of what could not be said, and of when.
+    /// Removes and returns some of the waiting changes, with their time.
     pub(super) fn next_unsent(&self, whose: BacklogKey) -> Option<(Timestamp, Batch)> {
         self.unsent().get_mut(&whose).map(|unsent| (unsent.at, unsent.take(whose.by)))
     }
 
-    /// Puts back what could not be said again, or notes that it was; whether nothing waits any more.
+    /// Puts back changes that failed again, or forgets the key if none are left. Returns whether the backlog
+    /// is empty.
     pub(super) fn settle_unsent(&self, whose: BacklogKey, again: Option<(Timestamp, Batch)>) -> bool {
         let mut unsent = self.unsent();
         match again {
@@ -203,10 +209,10 @@ impl WriteBacklog {
         self.unsent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a batch that could not be written at this time. Returns the batch if there is no room for it.
+    /// Queues a batch that could not be written at this time.
     ///
     /// # Errors
-    /// The batch, when the backlog is full.
+    /// The batch, if the backlog is full.
     pub(super) fn keep(&self, key: BacklogKey, at: Timestamp, batch: Batch) -> Result<(), Batch> {
         let mut unsent = self.unsent();
         let all: usize = unsent.values().map(BacklogEntry::len).sum();
@@ -219,17 +225,15 @@ impl WriteBacklog {
         Ok(())
     }
 
-    /// Whether nothing waits.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.load(Ordering::Acquire) == 0
     }
 
-    /// Whose batches wait.
     pub(super) fn keys(&self) -> Vec<BacklogKey> {
         self.unsent().keys().copied().collect()
     }
 
-    /// A tool service's part of a tenant's table counts as the worst at least until then.
+    /// Applies worst-case values to a tool service's part of a tenant's table, at least until this time.
     pub(super) fn part_worst_until(&self, key: BacklogKey, until: Timestamp) {
         self.full_until.entry((key.tenant, key.by)).and_modify(|known| *known = until.max(*known)).or_insert(until);
     }
@@ -239,7 +243,7 @@ impl WriteBacklog {
 mod tests {
     use super::*;
 
-    /// Whatever is kept as one reaches as far as what it is made of, said one after the other.
+    /// A merged change reaches at least as far as its parts would, applied one after the other.
     #[test]
     fn what_is_kept_as_one_counts_no_shorter() {
         let key = Key::of(&["case"]);

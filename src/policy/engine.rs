@@ -74,9 +74,14 @@ impl Engine {
         determining.sort_unstable();
         let mut errors: Vec<PolicyFault> = response.diagnostics().errors().map(policy_fault).collect();
         errors.sort_unstable();
-        let principal = request.principal().map(|uid| (uid.type_name().to_string(), uid.id().unescaped().to_owned())).unwrap_or_default();
-        let principal = EntityReference { kind: principal.0, id: principal.1 };
-        LinkVerdict { link, principal, permitted: response.decision() == Decision::Allow, determining, errors }
+        // Only a request for partial evaluation has no principal. None is made here, and one would be denied.
+        let uid = request.principal();
+        let permitted = uid.is_some() && response.decision() == Decision::Allow;
+        let principal = EntityReference {
+            kind: uid.map_or_else(String::new, |uid| uid.type_name().to_string()),
+            id: uid.map_or_else(String::new, |uid| uid.id().unescaped().to_owned()),
+        };
+        LinkVerdict { link, principal, permitted, determining, errors }
     }
 }
 

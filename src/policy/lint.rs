@@ -53,8 +53,7 @@ pub(super) fn lint(read: &ReadPolicies, schema: &Source, shapes: &Shapes, store:
         let Some(rule) = read.rules.get(&id) else { continue };
         let Some((_, placed)) = read.placed.get(&id) else { continue };
         let core: &ast::Policy = placed.policy.as_ref();
-        let expressions = core.non_scope_constraints().map(flatten).unwrap_or_default();
-        let subject = Subject { policy, rule, expressions };
+        let subject = Subject { policy, rule, expressions: conditions(core) };
         let words = [
             permits_read_no_context(&subject),
             principals_are_typed(&subject),
@@ -76,12 +75,16 @@ pub(super) fn readers(read: &ReadPolicies, shapes: &Shapes, member: &str) -> Has
     for policy in read.set.policies() {
         let Some((_, placed)) = read.placed.get(&id_text(policy.id())) else { continue };
         let core: &ast::Policy = placed.policy.as_ref();
-        let expressions = core.non_scope_constraints().map(flatten).unwrap_or_default();
-        if expressions.into_iter().any(|expression| paths::reads(expression, member)) {
+        if conditions(core).into_iter().any(|expression| paths::reads(expression, member)) {
             readers.extend(covered(policy, shapes).into_iter().map(|action| action.uid.id().unescaped().to_owned()));
         }
     }
     readers
+}
+
+/// Returns the expressions of a policy's conditions; empty if the policy has none.
+fn conditions(policy: &ast::Policy) -> Vec<&ast::Expr> {
+    policy.non_scope_constraints().map_or_else(Vec::new, flatten)
 }
 
 fn flatten(root: &ast::Expr) -> Vec<&ast::Expr> {
@@ -158,11 +161,10 @@ fn requirements_exist(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String>
         let id = action.uid.id().unescaped();
         faults.extend(match &subject.rule.requires {
             Some(Requirement::Approval(template)) => {
-                let templates = match bundle.shapes.follow(&action.context, &["approval", "template"]).map(|member| &member.shape) {
-                    Some(Shape::Entity(entity)) => entity.choices.clone().unwrap_or_default(),
-                    _ => vec![],
+                let known = match bundle.shapes.follow(&action.context, &["approval", "template"]).map(|member| &member.shape) {
+                    Some(Shape::Entity(entity)) => entity.choices.iter().flatten().any(|choice| choice == template),
+                    _ => false,
                 };
-                let known = templates.contains(template);
                 (!known).then(|| format!("`{template}` is no template of `context.approval` in action `{id}`"))
             }
             Some(Requirement::Check(name)) => {

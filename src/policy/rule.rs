@@ -73,7 +73,7 @@ impl Rule {
             .map(|(name, _)| format!("has the unknown annotation `@{name}`"))
             .collect();
         let forbids = policy.effect() == Effect::Forbid;
-        let text = |name| policy.annotation(name).unwrap_or_default().to_owned();
+        let text = |name| policy.annotation(name).unwrap_or("").to_owned();
         let requires = policy.annotation("requires").and_then(Requirement::parse);
         if policy.annotation("requires").is_some() && requires.is_none() {
             faults.push("`@requires` must be `approval:<template>` or `check:<name>`".to_owned());
@@ -108,16 +108,15 @@ impl Rule {
         if forbidding.is_none() || (policy.annotation("disposition").is_some() && !forbids) {
             faults.push("`@disposition` must be `block`, `human_review` or `revise`, on a `forbid`".to_owned());
         }
-        if !faults.is_empty() {
-            return Err(faults);
-        }
+        // A value that can't be read is one of the faults.
+        let (Ok(quorum), Some(disposition), true) = (quorum, forbidding, faults.is_empty()) else { return Err(faults) };
         Ok(Self {
             id: id_text(policy.id()),
             forbids,
             class,
             requires,
-            quorum: quorum.unwrap_or(1),
-            disposition: forbidding.unwrap_or_default(),
+            quorum,
+            disposition,
             obligations: obligations(&text("obligation")),
             advice: obligations(&text("advice")),
             doc: text("doc"),

@@ -35,7 +35,7 @@ impl Shape {
     /// Returns the members of an enumerated type or of a set of one; empty for other types.
     pub fn choices(&self) -> &[String] {
         match self {
-            Self::Entity(entity) => entity.choices.as_deref().unwrap_or_default(),
+            Self::Entity(entity) => entity.choices.as_deref().unwrap_or(&[]),
             Self::Set(element) => element.choices(),
             Self::Bool | Self::Datetime | Self::Decimal | Self::Duration | Self::Ip | Self::Long | Self::Record(_) | Self::String => &[],
         }
@@ -83,6 +83,13 @@ pub struct Action {
     pub context: Record,
     /// Ids of the groups that contain the action, directly or indirectly.
     pub groups: Vec<String>,
+}
+
+impl Action {
+    /// Whether a step covers the action. The step gate is this test, and no policy can open it.
+    pub fn is_in_step(&self, step: &str) -> bool {
+        self.groups.iter().any(|group| group.strip_prefix("in_") == Some(step))
+    }
 }
 
 /// All of a schema's types.
@@ -161,7 +168,7 @@ impl Shapes {
 
     /// Returns the members of an enumerated type; empty if the type is unknown or not enumerated.
     pub fn choices(&self, name: &str) -> &[String] {
-        self.entities.get(name).and_then(|kind| kind.shape.choices.as_deref()).unwrap_or_default()
+        self.entities.get(name).and_then(|kind| kind.shape.choices.as_deref()).unwrap_or(&[])
     }
 
     /// Returns the member at the end of an attribute path from a record. The path may pass through entity

@@ -94,10 +94,10 @@ const CHAIN_MAX: usize = 64;
 
 /// Returns whether a chain of parents is cyclic or longer than [`CHAIN_MAX`], following it level by level.
 fn is_too_deep(entities: &HashMap<EntityUid, Entity>) -> bool {
-    let parents = |uid: &EntityUid| entities.get(uid).map(|entity| entity.clone().into_inner().2).unwrap_or_default();
+    let parents = |entity: &Entity| entity.clone().into_inner().2;
     let mut level: HashSet<EntityUid> = entities.keys().cloned().collect();
     for _ in 0..CHAIN_MAX {
-        level = level.iter().flat_map(parents).collect();
+        level = level.iter().filter_map(|uid| entities.get(uid)).flat_map(parents).collect();
         if level.is_empty() {
             return false;
         }

@@ -1,4 +1,4 @@
--- Executes one visit of one tenant, with the same arithmetic as the engine in process, on integers below
+-- Executes one batch of one tenant, with the same arithmetic as the engine in process, on integers below
 -- 2^53. KEYS: generation, write count of the calling process, then the keys of each part in order. ARGV:
 -- generation, now, then the number of operations and the arguments of each part. If the generation is another
 -- one, returns only a 0.

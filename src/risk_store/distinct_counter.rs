@@ -6,6 +6,7 @@
 //! of a sampled count is 1.2/√512, 5.3 %. The sampling level falls back to 0 only after all things have
 //! expired, because things outside of the sample were not stored.
 
+use crate::model::number::to_u64;
 use crate::model::signals::EXACT;
 
 /// Maximum number of zero bits, enough for 2⁹ × 2²⁴ things.
@@ -47,7 +48,7 @@ impl DistinctCounter {
     }
 
     fn count(&self) -> u64 {
-        u64::try_from(self.things.len()).unwrap_or(u64::MAX) << self.level
+        to_u64(self.things.len()) << self.level
     }
 
     /// Returns when the last of the things expires.
@@ -93,7 +94,7 @@ mod tests {
                 .map(|round| {
                     let mut breadth = DistinctCounter::default();
                     let count = (0..things).map(|number| breadth.observation(Some(item(round * things + number)), 0, 1, None)).last();
-                    count.unwrap_or_default() as f64 / things as f64 - 1.0
+                    count.expect("a count") as f64 / things as f64 - 1.0
                 })
                 .collect();
             let mean = errors.iter().sum::<f64>() / 20.0;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use smol_str::SmolStr;
 
+use crate::model::number::to_u64;
 use crate::risk_store::address::Server;
 
 /// Key of an entry: 128 bits of a SHA-256 over deployment, tenant, kind of entry and ids. Stores contain no
@@ -18,18 +19,17 @@ impl Key {
     pub fn of(parts: &[&str]) -> Self {
         let mut hash = Sha256::new();
         for part in parts {
-            hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+            hash.update(to_u64(part.len()).to_be_bytes());
             hash.update(part.as_bytes());
         }
         let digest: [u8; 32] = hash.finalize().into();
-        let (first, _) = digest.split_first_chunk::<16>().unwrap_or((&[0; 16], &[]));
-        Self(u128::from_be_bytes(*first))
+        Self(digest.iter().take(16).fold(0, |key, byte| (key << 8) | u128::from(*byte)))
     }
 
     /// Returns 64 bits of the key, for things that are only counted.
     pub fn short(self) -> u64 {
         // The bits of a hash are all equally good, so the low half will do.
-        u64::try_from(self.0 & u128::from(u64::MAX)).unwrap_or(0)
+        to_u64(self.0 & u128::from(u64::MAX))
     }
 }
 

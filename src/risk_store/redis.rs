@@ -111,7 +111,7 @@ impl Redis {
     /// # Errors
     /// When the server does not answer, or may evict keys.
     pub async fn look(&self, tenant: Tenant, boots: &[&str]) -> Result<Looked, RiskStoreError> {
-        self.adopting(tenant, ("", ""), boots).await
+        self.adopting(tenant, "", "", boots).await
     }
 
     /// Returns the generation that this process knows to be gone or incomplete.
@@ -202,7 +202,7 @@ impl Redis {
     /// # Errors
     /// When the server has another one, does not answer, or may evict keys.
     pub async fn adopt(&self, tenant: Tenant, generation: &str, found: Option<&str>) -> Result<(), RiskStoreError> {
-        let looked = self.adopting(tenant, (generation, found.unwrap_or_default()), &[]).await?;
+        let looked = self.adopting(tenant, generation, found.unwrap_or(""), &[]).await?;
         match looked.found.as_deref() == Some(generation) {
             true => Ok(()),
             false => Err(RiskStoreError::Lost),
@@ -222,7 +222,7 @@ impl Redis {
         }
     }
 
-    async fn adopting(&self, tenant: Tenant, (generation, found): (&str, &str), boots: &[&str]) -> Result<Looked, RiskStoreError> {
+    async fn adopting(&self, tenant: Tenant, generation: &str, found: &str, boots: &[&str]) -> Result<Looked, RiskStoreError> {
         let mut call = self.adopting.prepare_invoke();
         call.key(generation_key(tenant)).arg(generation).arg(found);
         for boot in boots {
@@ -288,7 +288,7 @@ fn say(call: &mut ::redis::ScriptInvocation<'_>, tenant: Tenant, seed: Key, batc
     }
     call.arg(batch.observations.len());
     for observation in &batch.observations {
-        let item = observation.item.map(|item| format!("{:016x}", Tenant::thing(seed, item))).unwrap_or_default();
+        let item = observation.item.map_or_else(String::new, |item| format!("{:016x}", Tenant::thing(seed, item)));
         call.key(key(observation.key))
             .key(key(observation.key) + ":level")
             .arg(item)

@@ -74,8 +74,11 @@ impl Telemetry {
     }
 
     /// Returns all metrics in Prometheus's text format.
-    pub fn metrics_text(&self) -> String {
-        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    ///
+    /// # Errors
+    /// Returns an error if a metric has no such form.
+    pub fn metrics_text(&self) -> Result<String, prometheus::Error> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
     /// Exports the queued spans within the timeout. This function blocks, so call it from a blocking thread.

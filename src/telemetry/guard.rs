@@ -10,6 +10,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 
+use crate::model::number::to_u64;
 use crate::telemetry::ATTRIBUTES;
 
 /// Exporter that filters attributes and counts lost spans.
@@ -38,7 +39,7 @@ impl<E> Guard<E> {
 
 impl<E: SpanExporter> SpanExporter for Guard<E> {
     async fn export(&self, mut batch: Vec<SpanData>) -> OTelSdkResult {
-        let count = u64::try_from(batch.len()).unwrap_or(u64::MAX);
+        let count = to_u64(batch.len());
         for span in &mut batch {
             span.attributes.retain(listed);
             for event in &mut span.events.events {

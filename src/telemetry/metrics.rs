@@ -5,6 +5,7 @@ use std::time::Duration;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 
+use crate::model::number::to_u64;
 use crate::telemetry::{
     METRIC_APPROVALS, METRIC_APPROVALS_PENDING, METRIC_AUDIT_FAILURES, METRIC_AUDIT_LOST, METRIC_AUDIT_SUPPRESSED, METRIC_BUNDLES,
     METRIC_CLOCK_SKEW, METRIC_DECISION_DURATION, METRIC_DECISIONS, METRIC_EXPORT_FAILED, METRIC_LAST_SUCCESS, METRIC_REFUSALS,
@@ -178,7 +179,7 @@ impl Metrics {
 
     /// Records how many different bundles replicas have in force.
     pub fn bundles(&self, count: usize) {
-        self.bundles.record(u64::try_from(count).unwrap_or(u64::MAX), &[]);
+        self.bundles.record(to_u64(count), &[]);
     }
 
     /// Counts a request for which the risk store could not be asked.
@@ -188,7 +189,7 @@ impl Metrics {
 
     /// Records the number of entries in the in-process risk store.
     pub fn windows_entries(&self, count: usize) {
-        self.windows_entries.record(u64::try_from(count).unwrap_or(u64::MAX), &[]);
+        self.windows_entries.record(to_u64(count), &[]);
     }
 
     /// Counts refusals that were not written to the audit log.

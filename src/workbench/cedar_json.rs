@@ -75,7 +75,7 @@ fn differences(bundle: &Bundle, validation: Validation, case: &Case) -> Result<(
         action: reference(&case.request.action)?,
         resource: reference(&case.request.resource)?,
         context: text(&case.request.context),
-        entities: case.entities.as_ref().map(text).unwrap_or_default(),
+        entities: case.entities.as_ref().map_or_else(Vec::new, text),
     };
     let evaluation = evaluate_plain(bundle, &call, validation, OnError::Skip).map_err(|refusal| refusal.to_string())?;
     let link = evaluation.verdict.links.first().ok_or("no link was decided")?;

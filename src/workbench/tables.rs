@@ -23,7 +23,7 @@ use crate::model::refusal::Refusal;
 use crate::model::roles::Roles;
 use crate::model::time::Timestamp;
 use crate::model::trusted_context::REMEMBERED;
-use crate::pdp::evaluation::{Evaluation, evaluate, evaluate_policies_only};
+use crate::pdp::evaluation::{Evaluation, Evaluator};
 use crate::pdp::prepare_context::free_texts;
 use crate::pdp::scoring::{calm, trust_texts};
 use crate::pdp::snapshot::Snapshot;
@@ -85,7 +85,10 @@ pub fn run(folder: &Folder, reading: Reading) -> Result<Report, LoadError> {
         fixtures.calls.extend(more.calls);
     }
     let mut with_fixtures: Vec<(String, Vec<u8>)> = folder.files().iter().map(|(name, bytes)| (name.clone(), bytes.clone())).collect();
-    with_fixtures.push((FIXTURES.to_owned(), json::canonical(&Value::Array(fixtures.principals.iter().map(entity).collect()))));
+    with_fixtures.push((
+        FIXTURES.to_owned(),
+        json::canonical(&Value::Array(fixtures.principals.iter().map(|(id, principal)| entity(id, principal)).collect())),
+    ));
     let bundle = Bundle::from_folder(Folder::of(with_fixtures), reading)?;
     let nothing = calm(&bundle.policies.shapes);
     let snapshot = Arc::new(Snapshot { bundle, activated_at: Timestamp::default(), nothing });
@@ -105,7 +108,7 @@ pub fn run(folder: &Folder, reading: Reading) -> Result<Report, LoadError> {
                     reached.extend(evaluation.verdict.determining().into_iter().map(str::to_owned));
                 }
                 let mut differences = differences(&case.expect, &decided.evaluation);
-                differences.extend(decided.draft.iter().flat_map(|draft| in_draft(&case.expect, draft)));
+                differences.extend(decided.draft.iter().flat_map(|(found, disposition)| in_draft(&case.expect, found, *disposition)));
                 differences.extend(decided.context.iter().flat_map(|context| context::differences(&case.expect, context)));
                 if !differences.is_empty() {
                     report.failures.push(Failure { file: source.file.clone(), case: decided.name, differences });
@@ -144,7 +147,7 @@ fn read(sources: &[Source]) -> Result<Vec<(Source, File)>, Vec<Fault>> {
 }
 
 /// Converts a fixture to Cedar's JSON form. Its parents are written as `Type::id`.
-fn entity((id, principal): (&String, &Principal)) -> Value {
+fn entity(id: &str, principal: &Principal) -> Value {
     let uid = |kind: &str, id: &str| json::object([("id", Value::from(id)), ("type", Value::from(kind))]);
     let parents = principal.parents.iter().map(|parent| {
         let (kind, id) = parent.rsplit_once("::").unwrap_or(("", parent));
@@ -232,7 +235,7 @@ impl Runner<'_> {
     fn drafting(&self) -> Option<String> {
         let shapes = &self.bundle.policies.shapes;
         let release = shapes.actions.get(&self.roles.content.as_ref()?.release)?;
-        let covers = |step: &&String| release.groups.contains(&format!("in_{step}"));
+        let covers = |step: &&String| release.is_in_step(step);
         shapes.choices(&self.roles.step).iter().find(covers).cloned()
     }
 
@@ -322,8 +325,9 @@ impl Runner<'_> {
                 .into_iter()
                 .for_each(|(name, value)| trusted.set(name, value));
         }
-        let evaluate = if case.policy_alone { evaluate_policies_only } else { evaluate };
-        let evaluation = evaluate(self.bundle, self.roles, chain, &call, &trusted, now)?;
+        let evaluator = Evaluator { bundle: self.bundle, roles: self.roles, now };
+        let evaluate = if case.policy_alone { Evaluator::evaluate_policies_only } else { Evaluator::evaluate };
+        let evaluation = evaluate(evaluator, chain, &call, &trusted)?;
         let draft = found.map(|found| (found, evaluate_output::verdict(&self.bundle.policies, &evaluation, !case.unprepared)));
         let context = match asked {
             Some(asked) if evaluation.outcome.denied.is_none() => {

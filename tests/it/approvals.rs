@@ -72,7 +72,7 @@ async fn a_denial_is_requested_reviewed_fetched_and_used_once_and_each_step_is_r
 
 /// Threat 9: the supervisor, the agent, services, unknown humans and bearers of invalid tokens try to review.
 #[tokio::test(flavor = "multi_thread")]
-async fn only_another_human_of_the_tenant_with_the_right_and_the_proof_reviews() {
+async fn only_another_authorized_human_of_the_tenant_can_review() {
     on_both_engines!(app, {
         let issuer = Issuer::of(&app.data);
         let mut desk = Desk::new(app.channel().await);
@@ -161,7 +161,7 @@ async fn refunding(app: &App) -> (Desk, impl Fn(i64) -> v1::AuthorizeRequest) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refund_asks_for_proof_of_presence_and_one_in_pieces_for_two_persons() {
+async fn a_refund_requires_strong_authentication_and_a_split_refund_two_reviewers() {
     on_both_engines!(app, {
         let issuer = Issuer::of(&app.data);
         let (mut desk, refund) = refunding(&app).await;
@@ -191,7 +191,7 @@ async fn a_refund_asks_for_proof_of_presence_and_one_in_pieces_for_two_persons()
 
 /// A large refund needs two persons; one person with two subjects counts once.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_refund_needs_two_persons() {
+async fn a_large_refund_needs_two_reviewers() {
     on_both_engines!(app, {
         let issuer = Issuer::of(&app.data);
         let (mut desk, refund) = refunding(&app).await;
@@ -223,7 +223,7 @@ async fn report(
 
 /// Threats 4, 6 and 7: an approval of one call covers no other call.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_approval_serves_its_own_call_alone() {
+async fn an_approval_is_refused_for_any_other_call() {
     on_both_engines!(app, {
         let issuer = Issuer::of(&app.data);
         let mut desk = Desk::new(app.channel().await);
@@ -347,7 +347,7 @@ fn asked_for_reply_by(keys: &std::path::Path, draft_digest: &str) -> v1::Authori
 
 /// Arguments are not Unicode-normalized: composed and decomposed letters are different texts.
 #[tokio::test(flavor = "multi_thread")]
-async fn letters_that_look_alike_are_other_arguments() {
+async fn arguments_are_not_unicode_normalized() {
     on_both_engines!(app, {
         let issuer = Issuer::of(&app.data);
         let mut desk = Desk::new(app.channel().await);
@@ -372,7 +372,7 @@ async fn letters_that_look_alike_are_other_arguments() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_denial_suggests_cools_down_and_what_waits_can_be_withdrawn_or_runs_out() {
+async fn an_approval_can_be_denied_with_a_suggestion_or_withdrawn_or_revoked_and_expires() {
     let postgres = Postgres::start();
     for url in [None, Some(postgres.url())] {
         let hands = Hands::now();
@@ -451,7 +451,7 @@ async fn a_denial_suggests_cools_down_and_what_waits_can_be_withdrawn_or_runs_ou
 
 /// Threat 10: the reviewer's view is complete and contains no characters that mislead.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_reviewers_view_is_whole_and_hides_nothing() {
+async fn the_reviewers_view_is_complete_and_escapes_misleading_characters() {
     let app = App::start().await;
     let mut desk = Desk::new(app.channel().await);
     let hostile = "ok\u{202e}\u{200b}\u{1b}[2K\n<b onclick=x>approval: harmless</b>\u{2028}";
@@ -470,7 +470,7 @@ async fn the_reviewers_view_is_whole_and_hides_nothing() {
 
 /// Threat 8: requests beyond the limits are refused with a reason, and no accepted request is lost.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_requests_stays_within_its_caps_and_loses_none() {
+async fn a_flood_of_approval_requests_is_capped_and_loses_no_accepted_request() {
     let postgres = Postgres::start();
     for (url, requests) in [(None, 10_000_usize), (Some(postgres.url()), 2_000)] {
         let app = App::start_with(|config, _| config.store.url = url.clone()).await;
@@ -552,7 +552,7 @@ fn flood(index: usize) -> Binding {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_binding_token_serves_who_was_denied_for_what_was_denied() {
+async fn a_binding_token_is_valid_only_for_the_denied_evaluation_and_its_tool_service() {
     on_both_engines!(app, {
         let mut desk = Desk::new(app.channel().await);
         let denied = desk.ask(&credit(400)).await;
@@ -602,7 +602,7 @@ async fn a_binding_token_serves_who_was_denied_for_what_was_denied() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_verification_s_success_makes_a_check_and_nothing_else_does() {
+async fn only_a_reported_successful_verification_creates_a_check() {
     on_both_engines!(app, {
         let mut desk = Desk::new(app.channel().await);
         let verification = verification("delivery_postcode");
@@ -702,7 +702,7 @@ fn verification(fact: &str) -> v1::AuthorizeRequest {
 
 /// A failed verification ends earlier checks, because the person may not be the one who passed them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_verification_ends_the_checks_of_its_case() {
+async fn a_failed_verification_invalidates_earlier_checks_of_the_case() {
     let app = App::start().await;
     let mut desk = Desk::new(app.channel().await);
     let change = v1::AuthorizeRequest {
@@ -749,7 +749,7 @@ pub(crate) async fn signal(
 
 /// A kill switch set on one replica also stops the others, including retries of operations that were allowed.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kill_switch_stops_every_replica_and_a_retry_too() {
+async fn a_kill_switch_stops_every_replica_and_retries_of_allowed_operations() {
     use v1::SignalSubjectKind::{Agent, Case, Customer, Supervisor, Tenant};
     for (kind, subject) in [(Agent, "refund-bot"), (Supervisor, "rep-1"), (Case, "case-1"), (Customer, "customer-1"), (Tenant, "acme")] {
         let postgres = Postgres::start();
@@ -792,7 +792,7 @@ async fn a_kill_switch_stops_every_replica_and_a_retry_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_session_stops_what_was_issued_before() {
+async fn a_revoked_session_invalidates_tokens_issued_before() {
     on_both_engines!(app, {
         let issuer = Issuer::of(&app.data);
         let mut desk = Desk::new(app.channel().await);
@@ -825,7 +825,7 @@ async fn a_revoked_session_stops_what_was_issued_before() {
 
 /// Without its store the server denies calls that need it, and all calls once its kill switches are too old.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_store_what_needs_it_is_denied_and_soon_everything() {
+async fn without_the_store_calls_that_need_it_are_denied_and_after_two_seconds_all_calls() {
     let mut postgres = Postgres::start();
     let hands = Hands::now();
     let app = App::start_with(|config, seams| {
@@ -983,7 +983,7 @@ async fn a_supervisor_lists_shows_approves_denies_and_revokes_on_the_command_lin
 
 /// The state may contain customers' calls, so a remote database needs TLS with a verified certificate.
 #[tokio::test(flavor = "multi_thread")]
-async fn postgresql_is_reached_by_tls_and_only_if_it_proves_itself() {
+async fn postgresql_requires_tls_with_a_verified_certificate() {
     use crate::harness::pki::{Authority, server, write};
     let (mut postgres, folder) = (Postgres::start(), temp());
     let (authority, stranger) = (Authority::new(), Authority::new());
@@ -1010,7 +1010,7 @@ async fn postgresql_is_reached_by_tls_and_only_if_it_proves_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_shows_each_change_once_and_the_token_to_the_tool_service_alone() {
+async fn a_watch_sends_each_change_once_and_the_token_only_to_the_tool_service() {
     on_both_engines!(app, {
         let issuer = Issuer::of(&app.data);
         let mut desk = Desk::new(app.channel().await);
@@ -1062,7 +1062,7 @@ async fn a_watch_shows_each_change_once_and_the_token_to_the_tool_service_alone(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_case_and_an_agent_have_so_many_requests_and_no_more() {
+async fn pending_requests_are_limited_per_case_and_per_agent() {
     on_both_engines!(app, {
         let mut desk = Desk::new(app.channel().await);
         for amount in 1..=5 {
@@ -1086,7 +1086,7 @@ async fn a_case_and_an_agent_have_so_many_requests_and_no_more() {
 
 /// Tokens of another environment, purpose, audience or generation are refused.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_approval_token_that_is_not_ours_is_unverifiable() {
+async fn a_forged_or_foreign_approval_token_is_unverifiable() {
     on_both_engines!(app, {
         let issuer = Issuer::of(&app.data);
         let mut desk = Desk::new(app.channel().await);
@@ -1212,7 +1212,7 @@ fn variations(call: &v1::AuthorizeRequest) -> Vec<Variation> {
 
 /// An approval covers only the call that was shown to the reviewer, member by member.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_approval_covers_the_call_that_was_approved_and_no_other() {
+async fn changing_any_member_of_an_approved_call_invalidates_the_approval() {
     on_both_engines!(app, {
         let issuer = Issuer::of(&app.data);
         let mut desk = Desk::new(app.channel().await);

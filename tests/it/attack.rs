@@ -42,7 +42,7 @@ fn update(arguments: &Value) -> v1::AuthorizeRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_attack_from_its_ticket_to_its_end() {
+async fn an_attack_can_be_reconstructed_from_the_audit_log_and_the_traces() {
     let (collector, address) = Collector::start(false).await;
     let app = App::start_with(move |_, seams| seams.telemetry.endpoint = Some(format!("http://{address}"))).await;
     let issuer = Issuer::of(&app.data);

@@ -108,7 +108,7 @@ async fn with_disk() -> (App, Arc<Disk>) {
 
 /// Threat 26: no answer is given without a record, and the log continues unbroken once there is space again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_gives_no_answers_ends_readiness_and_heals() {
+async fn a_full_disk_stops_answers_and_readiness_until_there_is_space() {
     for mode in [FULL, TORN] {
         let (app, disk) = with_disk().await;
         let mut client = app.decisions().await;
@@ -131,7 +131,7 @@ async fn a_full_disk_gives_no_answers_ends_readiness_and_heals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_sync_ends_all_answers_until_a_restart() {
+async fn a_failed_sync_stops_all_answers_until_a_restart() {
     let folder = temp();
     let data = folder.path().join("data");
     let disk = Arc::new(Disk::default());
@@ -156,7 +156,7 @@ async fn a_failed_sync_ends_all_answers_until_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_waits_for_a_disk_that_stalls_and_ends_with_the_deadline() {
+async fn an_answer_waits_for_a_stalled_disk_until_its_deadline() {
     let disk = Arc::new(Disk::default());
     let seam = Arc::clone(&disk);
     let app = App::start_with(move |config, seams| {
@@ -181,7 +181,7 @@ async fn an_answer_waits_for_a_disk_that_stalls_and_ends_with_the_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_that_arrive_together_share_a_sync() {
+async fn concurrent_calls_share_one_sync() {
     let (app, disk) = with_disk().await;
     let client = app.decisions().await;
     disk.stall();
@@ -211,7 +211,7 @@ fn lines_on_disk(app: &App) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn best_effort_answers_without_waiting_and_says_so_in_each_line_and_answer() {
+async fn best_effort_mode_answers_without_waiting_and_marks_every_line_and_answer() {
     let disk = Arc::new(Disk::default());
     let seam = Arc::clone(&disk);
     let app = App::start_with(move |config, seams| {
@@ -234,7 +234,7 @@ async fn best_effort_answers_without_waiting_and_says_so_in_each_line_and_answer
 
 /// Refusals of unauthenticated peers may not use the last fifth of the disk.
 #[tokio::test(flavor = "multi_thread")]
-async fn strangers_can_not_fill_the_disk() {
+async fn unauthenticated_peers_cannot_fill_the_disk() {
     let (app, disk) = with_disk().await;
     let strangers = || lines(&app.data).iter().filter(|line| line["type"] == "refusals").count();
     *disk.free.lock().unwrap() = Some((19, 100));
@@ -243,7 +243,8 @@ async fn strangers_can_not_fill_the_disk() {
     }
     app.pdp.tick().await;
     assert_eq!(strangers(), 0);
-    assert!(app.pdp.telemetry().metrics_text().contains("countersign_audit_suppressed_total{otel_scope_name=\"countersign\"} 1000"));
+    let metrics = app.pdp.telemetry().metrics_text().unwrap();
+    assert!(metrics.contains("countersign_audit_suppressed_total{otel_scope_name=\"countersign\"} 1000"));
     *disk.free.lock().unwrap() = Some((21, 100));
     app.pdp.count_unauthenticated("192.0.2.1".into(), "unauthenticated");
     app.pdp.tick().await;
@@ -272,7 +273,7 @@ fn segment(data: &Path) -> std::path::PathBuf {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_torn_tail_is_cut_kept_aside_and_recorded() {
+async fn a_torn_tail_is_moved_to_another_file_and_recorded() {
     for tail in [&b"{\"v\":1,\"seq\":"[..], b"\0\0\0\0\0\0", b"not json\n", b"{}\n{}\n"] {
         let folder = log(3).await;
         let (data, segment) = (folder.path().join("data"), segment(folder.path()));
@@ -291,7 +292,7 @@ async fn a_torn_tail_is_cut_kept_aside_and_recorded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damage_to_what_was_durable_refuses_the_start() {
+async fn a_changed_durable_line_prevents_the_start() {
     let folder = log(5).await;
     let segment = segment(folder.path());
     let text = std::fs::read_to_string(&segment).unwrap();
@@ -308,7 +309,7 @@ async fn refused(data: &Path) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_segment_is_judged_by_the_end_of_the_one_before() {
+async fn a_segment_must_continue_the_previous_segment() {
     let folder = log(3).await;
     let data = folder.path().join("data");
     let first = segment(folder.path());
@@ -336,7 +337,7 @@ async fn a_new_segment_is_judged_by_the_end_of_the_one_before() {
 
 /// Threat 23: the clock is behind the last record.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_before_the_last_record_refuses_the_start_and_a_step_back_ends_readiness() {
+async fn a_clock_behind_the_last_record_prevents_the_start_and_a_step_back_ends_readiness() {
     let folder = log(1).await;
     let data = folder.path().join("data");
     let hands = Hands::default();
@@ -370,7 +371,7 @@ impl countersign::clock::Clock for Hands {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_data_folder_has_one_server() {
+async fn only_one_server_can_use_a_data_folder() {
     let app = App::start().await;
     let config = crate::harness::config(&app.data);
     let error = countersign::app::build(&config, countersign::app::Seams::system(Default::default())).await.unwrap_err();
@@ -379,7 +380,7 @@ async fn a_data_folder_has_one_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn segments_rotate_and_chain() {
+async fn rotated_segments_form_one_hash_chain() {
     let folder = temp();
     let data = folder.path().join("data");
     let app = App::start_in(&data, |config, _| config.audit.segment_mib = 1).await;
@@ -477,7 +478,7 @@ fn rehashed(text: &str) -> String {
 
 /// Threat 25: the next start detects lines that were cut off, deleted or rewritten.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_lost_lines_or_was_rewritten_refuses_the_start() {
+async fn a_log_with_missing_or_rewritten_lines_prevents_the_start() {
     let folder = log(6).await;
     let (data, segment) = (folder.path().join("data"), segment(folder.path()));
     let whole = std::fs::read_to_string(&segment).unwrap();
@@ -527,7 +528,7 @@ async fn a_log_that_lost_lines_or_was_rewritten_refuses_the_start() {
 
 /// Lines of the first format have no MAC. A key proves nothing about them, so `verify` with a key must fail.
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_key_a_log_without_macs_is_not_intact() {
+async fn verify_with_a_key_rejects_a_log_without_macs() {
     let folder = log(3).await;
     let (audit, segment) = (folder.path().join("data/audit"), segment(folder.path()));
     let strip = |line: &str| {
@@ -545,7 +546,7 @@ async fn with_a_key_a_log_without_macs_is_not_intact() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_accepted_loss_is_recorded_and_no_index_is_given_twice() {
+async fn an_accepted_loss_is_recorded_and_no_index_is_reused() {
     for all in [false, true] {
         let folder = log(6).await;
         let (data, segment) = (folder.path().join("data"), segment(folder.path()));
@@ -555,7 +556,7 @@ async fn an_accepted_loss_is_recorded_and_no_index_is_given_twice() {
         std::fs::write(&segment, whole.lines().take(kept).fold(String::new(), |text, line| text + line + "\n")).unwrap();
         let config = crate::harness::config(&data);
         let seams = || countersign::app::Seams::system(Default::default());
-        let index = countersign::app::log::accept_loss(&config, seams(), "the disk was replaced").await.unwrap();
+        let index = countersign::app::log::accept_loss(&config, seams(), "the disk was replaced").await.unwrap().unwrap();
         assert_eq!(index, lost as u64);
         let nothing = countersign::app::log::accept_loss(&config, seams(), "again").await.unwrap_err();
         assert!(nothing.to_string().contains("there is no loss to accept"), "{nothing}");
@@ -580,7 +581,7 @@ async fn an_accepted_loss_is_recorded_and_no_index_is_given_twice() {
 
 /// INVARIANT 1: a record in a file that can't be found is not a record, so answers must end.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_segment_that_is_taken_away_under_the_server_ends_its_answers() {
+async fn answers_stop_when_the_open_segment_is_removed_or_replaced() {
     for taken in ["deleted", "renamed", "replaced", "cut"] {
         let app = App::start().await;
         let mut client = app.decisions().await;
@@ -606,7 +607,7 @@ async fn a_segment_that_is_taken_away_under_the_server_ends_its_answers() {
 
 /// A data folder that was restored from an old copy is consistent in itself; only the witness shows the loss.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restored_snapshot_is_seen_by_the_witness() {
+async fn the_witness_detects_a_data_folder_restored_from_an_old_copy() {
     fn copy_all(from: &Path, to: &Path) {
         std::fs::create_dir_all(to).unwrap();
         for entry in std::fs::read_dir(from).unwrap() {
@@ -642,7 +643,7 @@ async fn a_restored_snapshot_is_seen_by_the_witness() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_log_is_readable_by_its_group_and_nobody_else() {
+async fn log_and_state_are_not_accessible_to_other_users() {
     use std::os::unix::fs::PermissionsExt;
     let folder = log(1).await;
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;

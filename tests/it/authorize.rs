@@ -7,7 +7,7 @@ use tonic::Code;
 use crate::harness::{App, ORDER, asserted, get, lines, order_check, refund_request};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_allowed_call_comes_with_obligations_and_its_record() {
+async fn an_allowed_call_returns_obligations_and_is_recorded() {
     let app = App::start().await;
     let request =
         v1::AuthorizeRequest { request_id: "r-1".into(), conversation_id: "conv-1".into(), tool_call_id: "call-1".into(), ..order_check() };
@@ -34,7 +34,7 @@ async fn an_allowed_call_comes_with_obligations_and_its_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_development_defaults_stand_in_for_an_absent_credential() {
+async fn development_mode_uses_defaults_for_a_missing_credential() {
     let app = App::start().await;
     let ticket = v1::AuthorizeRequest {
         delegation: None,
@@ -53,7 +53,7 @@ async fn the_development_defaults_stand_in_for_an_absent_credential() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_denial_that_a_human_can_turn_says_what_is_missing() {
+async fn a_liftable_denial_lists_the_missing_approvals_and_checks() {
     let app = App::start().await;
     let case = crate::harness::CASE.replace(r#""refund_status":"none""#, r#""refund_status":"requested""#);
     let request = v1::AuthorizeRequest {
@@ -75,7 +75,7 @@ async fn a_denial_that_a_human_can_turn_says_what_is_missing() {
 
 /// Threats 3 and 19: a response must not reveal whether a resource is foreign, missing or forbidden.
 #[tokio::test(flavor = "multi_thread")]
-async fn foreign_missing_and_forbidden_give_the_same_bytes() {
+async fn foreign_missing_and_forbidden_resources_give_identical_responses() {
     let app = App::start().await;
     let mut client = app.decisions().await;
     let base = order_check();
@@ -136,7 +136,7 @@ async fn foreign_missing_and_forbidden_give_the_same_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_of_any_kind_is_refused_while_none_can_be_verified() {
+async fn malformed_tokens_of_any_kind_are_refused() {
     let app = App::start().await;
     let mut client = app.decisions().await;
     let approval = v1::AuthorizeRequest { approval_token: "x.y.z".into(), operation_id: "op-1".into(), ..refund_request() };
@@ -196,7 +196,7 @@ async fn explain_names_the_policies_of_each_link_and_never_permits() {
 
 /// Threat 20: a response consists of constant texts, without a policy id, an attribute or an error text.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_policy_id_leaves_with_an_answer() {
+async fn responses_contain_no_policy_ids() {
     let app = App::start().await;
     let mut client = app.decisions().await;
     let ids: Vec<String> = app.pdp.moment().snapshot.bundle.policies.rules().into_keys().map(str::to_owned).collect();
@@ -212,7 +212,7 @@ async fn no_policy_id_leaves_with_an_answer() {
 
 /// Threat 15: a `forbid` that errors must not fail open.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_policy_that_errors_is_a_denial_of_its_own() {
+async fn a_policy_evaluation_error_denies_with_policy_error() {
     let folder = crate::harness::temp();
     crate::harness::copy(&crate::harness::policies(), folder.path());
     let overflow = "@id(\"overflow\") forbid (principal, action == Action::\"refund.create_request\", resource) \
@@ -248,7 +248,7 @@ async fn health_readiness_and_reflection_answer() {
 
 /// The step gate is in code, so a bundle without its step policies still denies.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_step_gate_holds_without_the_bundle_s_policies() {
+async fn the_step_gate_denies_without_step_policies_in_the_bundle() {
     let folder = crate::harness::temp();
     crate::harness::copy(&crate::harness::policies(), folder.path());
     std::fs::remove_file(folder.path().join("steps.cedar")).unwrap();
@@ -268,7 +268,7 @@ async fn the_step_gate_holds_without_the_bundle_s_policies() {
 /// The audit line of a call with invalid input names its chain, case and resource, and the attempt adds to
 /// the risk as a denial does, also after a restart.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_call_says_who_asked_for_what_and_counts_as_a_try() {
+async fn an_invalid_call_is_recorded_with_chain_and_case_and_counts_as_a_denial() {
     let folder = crate::harness::temp();
     let data = folder.path().join("data");
     let app = App::start_in(&data, |_, _| {}).await;

@@ -29,7 +29,7 @@ fn the_tables_pass_reach_every_policy_and_cover_every_action_in_every_step() {
 }
 
 #[test]
-fn a_table_fails_when_the_policy_it_holds_is_dropped() {
+fn removing_a_policy_fails_a_decision_table() {
     let folder = Folder::read(&policies()).unwrap();
     for (file, id) in [("tenancy.cedar", "tenancy.case"), ("refunds.cedar", "refund.approved"), ("risk.cedar", "risk.no-writes")] {
         let mut files = folder.files().clone();
@@ -301,7 +301,7 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
 ];
 
 #[test]
-fn a_broken_bundle_is_refused_whole_and_every_fault_has_its_place() {
+fn a_broken_bundle_is_refused_and_each_fault_has_a_position() {
     let folder = Folder::read(&policies()).unwrap();
     let mut wrong = vec![];
     for (file, from, to, expected) in BROKEN {
@@ -383,7 +383,7 @@ fn a_bundle_can_not_crash_the_process() {
 }
 
 #[test]
-fn a_file_that_is_no_part_of_a_bundle_is_refused() {
+fn an_unknown_file_in_a_bundle_is_refused() {
     let mut files = Folder::read(&policies()).unwrap().files().clone();
     files.insert("refunds.ceder".into(), b"forbid (principal, action, resource);".to_vec());
     let error = Bundle::from_folder(Folder::of(files), Reading::default()).unwrap_err();
@@ -391,7 +391,7 @@ fn a_file_that_is_no_part_of_a_bundle_is_refused() {
 }
 
 #[test]
-fn a_bundle_without_roles_is_refused_where_gates_are_required() {
+fn a_bundle_without_roles_is_refused_unless_gates_are_off() {
     let mut files = Folder::read(&policies()).unwrap().files().clone();
     files.insert("bundle.yaml".into(), b"name: x\nversion: 1\n".to_vec());
     let error = Bundle::from_folder(Folder::of(files), Reading::default()).unwrap_err();

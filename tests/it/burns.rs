@@ -24,7 +24,7 @@ use crate::harness::{App, Process, cases, channel, copy, is_open, lift_limits, l
 
 /// Threat 5: a replayed approval must not allow a second call.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_burns_at_once_on_two_servers_give_exactly_one_allow() {
+async fn a_thousand_concurrent_consumptions_on_two_servers_give_exactly_one_allow() {
     let (postgres, folder) = (Postgres::start(), temp());
     let (keys, bundle) = (folder.path().join("keys"), folder.path().join("bundle"));
     // Lift the rate limits, so that consumption decides and not the case's rate window.
@@ -71,7 +71,7 @@ async fn a_thousand_burns_at_once_on_two_servers_give_exactly_one_allow() {
 
 /// Concurrent calls have one operation id and different amounts that the approval covers: one is allowed.
 #[tokio::test(flavor = "multi_thread")]
-async fn of_different_calls_of_one_operation_at_once_one_is_allowed() {
+async fn of_concurrent_calls_with_one_operation_id_only_one_is_allowed() {
     let postgres = Postgres::start();
     for url in [None, Some(postgres.url())] {
         let app = App::start_with(|config, _| config.store.url = url.clone()).await;
@@ -157,7 +157,7 @@ impl Segment for KillingSegment {
 /// Runs a server, started by the tests below, in a process that dies when it first consumes an approval.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a part of the tests below, which start it"]
-async fn child() {
+async fn server_process_for_kill_tests() {
     let variable = |name: &str| Some(std::env::var_os(name)?.into_string().unwrap());
     let (data, kill, url) = (variable("CHILD_DATA").unwrap(), variable("CHILD_KILL").unwrap(), variable("CHILD_STORE"));
     let before = kill == "before";
@@ -174,7 +174,8 @@ async fn child() {
 fn start_child(data: &Path, kill: &str, url: Option<String>) -> Process {
     let program = std::env::current_exe().unwrap();
     let mut command = Command::new(&program);
-    command.args(["burns::child", "--exact", "--ignored", "--nocapture"]).env("CHILD_DATA", data).env("CHILD_KILL", kill);
+    command.args(["burns::server_process_for_kill_tests", "--exact", "--ignored", "--nocapture"]);
+    command.env("CHILD_DATA", data).env("CHILD_KILL", kill);
     command.envs(url.map(|url| ("CHILD_STORE", url))).stdout(Stdio::piped()).stderr(Stdio::null());
     // Another user can't start a program in a closed folder; in that case the child runs as the current user.
     if is_open(&program) && is_open(&crate::harness::policies().join("bundle.yaml")) {
@@ -195,7 +196,7 @@ fn uses(data: &Path) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_killed_between_burn_record_and_answer_gives_the_one_answer_when_it_is_back() {
+async fn a_server_killed_around_the_audit_write_gives_the_same_answer_after_a_restart() {
     let postgres = Postgres::start();
     for (kill, url) in [("before", None), ("after", None), ("before", Some(postgres.url())), ("after", Some(postgres.url()))] {
         let folder = temp();
@@ -225,7 +226,7 @@ async fn a_server_killed_between_burn_record_and_answer_gives_the_one_answer_whe
 
 /// If a replica never comes back, another one records its outbox entry once, and gives the answer.
 #[tokio::test(flavor = "multi_thread")]
-async fn another_replica_finishes_what_a_killed_one_left() {
+async fn another_replica_drains_the_outbox_of_a_killed_replica() {
     let (postgres, folder) = (Postgres::start(), temp());
     let data = folder.path().join("data");
     let mut server = start_child(&data, "before", Some(postgres.url()));
@@ -261,7 +262,7 @@ async fn another_replica_finishes_what_a_killed_one_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restored_database_voids_what_was_approved_before() {
+async fn a_restored_database_voids_earlier_approvals() {
     for stopped_in_order in [true, false] {
         let folder = temp();
         let data = folder.path().join("data");
@@ -305,7 +306,7 @@ async fn a_restored_database_voids_what_was_approved_before() {
 
 /// PostgreSQL fails over to an older state while the server runs.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failover_to_an_older_state_voids_what_was_approved_before() {
+async fn a_failover_to_an_older_state_voids_earlier_approvals() {
     let (mut postgres, folder) = (Postgres::start(), temp());
     let start = || App::start_with(|config, _| config.store.url = Some(postgres.url()));
     let app = start().await;
@@ -356,7 +357,7 @@ async fn a_failover_to_an_older_state_voids_what_was_approved_before() {
 
 /// Threat 24: a revoked key verifies nothing after the next reload.
 #[tokio::test(flavor = "multi_thread")]
-async fn rotated_keys_verify_what_they_signed_and_revoked_ones_nothing() {
+async fn rotated_keys_still_verify_their_tokens_and_revoked_keys_do_not() {
     use countersign::jose::keyring::{self, Purpose, Status};
     let app = App::start().await;
     let keys = app.data.join("keys");
@@ -394,7 +395,7 @@ async fn rotated_keys_verify_what_they_signed_and_revoked_ones_nothing() {
 
 /// The name of a data folder may contain characters that are special in URLs.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_store_is_where_it_is_said_to_be_whatever_the_folder_is_called() {
+async fn a_data_folder_name_with_url_characters_works() {
     let folder = temp();
     let data = folder.path().join("a b%20c?d#e=ü&mode=memory");
     let app = App::start_in(&data, |_, _| {}).await;
@@ -634,12 +635,12 @@ fn histories(location: impl Fn(&Path) -> Location, count: u32) {
 }
 
 #[test]
-fn histories_over_sqlite_agree_with_a_plain_model() {
+fn random_histories_on_sqlite_match_the_model() {
     histories(|folder| Location::Sqlite(folder.join("state.db")), cases(64));
 }
 
 #[test]
-fn histories_over_postgresql_agree_with_a_plain_model() {
+fn random_histories_on_postgresql_match_the_model() {
     let postgres = Postgres::start();
     let made = std::sync::atomic::AtomicUsize::new(0);
     let database = |_: &Path| {

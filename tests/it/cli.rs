@@ -30,7 +30,7 @@ fn reference() -> tempfile::TempDir {
 }
 
 #[test]
-fn usage_errors_end_with_64_and_help_with_0() {
+fn usage_errors_exit_with_64_and_help_with_0() {
     for arguments in [&["--frobnicate"][..], &["serve", "--listen", "here"], &["authorise"], &["authorize"], &[]] {
         assert_eq!(code(&run(arguments)), 64, "{arguments:?}");
     }
@@ -39,7 +39,7 @@ fn usage_errors_end_with_64_and_help_with_0() {
 }
 
 #[test]
-fn check_says_what_a_bundle_is_or_where_it_is_wrong() {
+fn check_describes_a_bundle_or_locates_its_faults() {
     let bundle = reference();
     let path = bundle.path().to_str().unwrap();
     let valid = run(&["check", path, "-o", "json"]);
@@ -65,7 +65,7 @@ fn check_says_what_a_bundle_is_or_where_it_is_wrong() {
 }
 
 #[test]
-fn test_runs_the_tables_and_fails_with_3() {
+fn the_test_command_runs_the_tables_and_exits_with_3_on_failure() {
     let bundle = reference();
     let path = bundle.path().to_str().unwrap();
     let passed = run(&["test", path]);
@@ -79,7 +79,7 @@ fn test_runs_the_tables_and_fails_with_3() {
 }
 
 #[test]
-fn authorize_local_decides_by_a_bundle_alone() {
+fn authorize_local_evaluates_without_a_server() {
     let allowed = run(&["authorize", "--local", "examples/authorize.yaml", "-o", "json"]);
     let found: Value = serde_json::from_str(&out(&allowed)).unwrap();
     assert_eq!((code(&allowed), found["decision"].as_str()), (0, Some("allow")), "{}", error(&allowed));
@@ -111,7 +111,7 @@ fn authorize_local_decides_by_a_bundle_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_server_is_asked_by_authorize_healthcheck_and_verify() {
+async fn authorize_healthcheck_and_verify_work_with_a_running_server() {
     let folder = temp();
     let data = folder.path().join("data");
     let server = Process::serve(&data, &[], |_| {});
@@ -161,7 +161,7 @@ async fn a_running_server_is_asked_by_authorize_healthcheck_and_verify() {
 }
 
 #[test]
-fn a_server_that_can_not_start_says_why_in_one_line() {
+fn a_failed_start_prints_one_line_with_the_cause() {
     let folder = temp();
     let data = folder.path().join("data");
     let data = data.to_str().unwrap();
@@ -192,7 +192,7 @@ fn the_sample_settings_are_read() {
 }
 
 #[test]
-fn the_sample_settings_of_a_deployment_are_read_and_could_start() {
+fn the_production_sample_settings_are_valid() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/production.yaml");
     let config = countersign::config::Config::load(Some(&path), []).unwrap();
     config.check_callers().unwrap();
@@ -200,7 +200,7 @@ fn the_sample_settings_of_a_deployment_are_read_and_could_start() {
 }
 
 #[test]
-fn keys_are_made_listed_rotated_and_revoked_and_no_private_part_is_shown() {
+fn keys_can_be_generated_listed_rotated_and_revoked_without_showing_private_keys() {
     let folder = crate::harness::temp();
     let data = folder.path().join("data");
     let run = |arguments: &[&str]| {

@@ -100,7 +100,7 @@ fn message(case: &Value) -> v1::AuthorizeRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cedar_s_own_answers_over_grpc() {
+async fn grpc_answers_equal_those_of_cedar() {
     let mut cases = 0;
     for bundle in bundles() {
         let evaluate = Judge::of(&bundle);
@@ -133,7 +133,7 @@ async fn cedar_s_own_answers_over_grpc() {
 }
 
 #[test]
-fn cedar_s_own_answers_in_the_test_command() {
+fn the_test_command_gives_the_same_answers_as_cedar() {
     let mut decisions = 0;
     for bundle in bundles() {
         let reading = Reading { gates: Gates::None, validation: Validation::Off };
@@ -156,7 +156,7 @@ fn cedar_s_own_answers_in_the_test_command() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_can_not_be_read_is_refused_without_cedar_s_words() {
+async fn invalid_plain_requests_are_refused_without_echoing_values() {
     let bundle = bundles().into_iter().find(|bundle| bundle.ends_with("scopes")).unwrap();
     let app = App::start_with(|config, _| plain(config, &bundle)).await;
     let mut client = app.decisions().await;

@@ -89,7 +89,7 @@ fn small_disk(mount: &Path) -> Command {
 
 /// Threat 26: a server whose disk is really full gives no answers.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_file_system_gives_no_answers_without_a_record() {
+async fn a_full_file_system_stops_answers() {
     let folder = temp();
     let mount = folder.path().join("small");
     std::fs::create_dir(&mount).unwrap();
@@ -121,7 +121,7 @@ async fn a_full_file_system_gives_no_answers_without_a_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_answers_what_is_under_way_and_closes_the_log() {
+async fn sigterm_stops_gracefully_and_closes_the_log() {
     let folder = temp();
     let data = folder.path().join("data");
     let server = Process::serve(&data, &[], |_| {});
@@ -137,7 +137,7 @@ async fn sigterm_answers_what_is_under_way_and_closes_the_log() {
 
 /// Idle connections must leave file descriptors for readiness, reloads and the audit log.
 #[tokio::test(flavor = "multi_thread")]
-async fn with_few_descriptors_some_are_kept_back() {
+async fn idle_connections_leave_file_descriptors_for_admin_and_audit() {
     let folder = temp();
     let data = folder.path().join("data");
     let server = Process::serve(&data, &[], |command| {
@@ -163,7 +163,7 @@ async fn with_few_descriptors_some_are_kept_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_waits_for_no_stream_that_never_ends() {
+async fn sigterm_does_not_wait_for_open_streams() {
     let folder = temp();
     let data = folder.path().join("data");
     let server = Process::serve(&data, &[], |_| {});

@@ -78,7 +78,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: crate::harness::cases(400), ..ProptestConfig::default() })]
 
     #[test]
-    fn the_index_gives_the_decision_reasons_and_errors_of_evaluating_all(policies in proptest::collection::vec(policy(), 0..25), n in -1i64..5, tag in any::<bool>()) {
+    fn the_policy_index_gives_the_same_result_as_evaluating_all_policies(policies in proptest::collection::vec(policy(), 0..25), n in -1i64..5, tag in any::<bool>()) {
         let schema = Schema::from_cedarschema_str(SCHEMA).unwrap().0;
         let entities = Entities::from_json_str(ENTITIES, Some(&schema)).unwrap();
         let mut set = PolicySet::new();
@@ -107,7 +107,7 @@ proptest! {
 
 /// Threat 18: Cedar's `like` has only wildcards, and costs at most text length times pattern length.
 #[test]
-fn a_pattern_of_many_wildcards_ends_on_the_longest_text() {
+fn a_pattern_with_many_wildcards_terminates_on_the_longest_text() {
     let pattern = "a*".repeat(30);
     let policy = format!("permit (principal, action, resource) when {{ context.text like \"{pattern}b\" }};");
     let set = PolicySet::from_str(&policy).unwrap();

@@ -390,7 +390,7 @@ fn histories(count: u32, threads: u32) {
 }
 
 #[test]
-fn whatever_happens_what_was_acknowledged_holds() {
+fn acknowledged_results_hold_through_random_failures() {
     let count = cases(2).min(2000);
     histories(count, if count > 100 { 4 } else { 1 });
 }

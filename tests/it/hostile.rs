@@ -192,7 +192,7 @@ async fn every_bad_input_is_refused_by_name_recorded_and_never_echoed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_over_their_limit_are_refused_as_such() {
+async fn messages_over_the_size_limit_are_refused() {
     let app = App::start().await;
     let mut client = app.decisions().await;
     let text = |length| vec![v1::UntrustedText { source: "s".into(), text: "x".repeat(length) }];
@@ -207,7 +207,7 @@ async fn messages_over_their_limit_are_refused_as_such() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_method_could_read_is_counted_by_peer_and_second() {
+async fn unreadable_requests_are_counted_per_peer_and_second() {
     let app = App::start().await;
     let mut grpc = tonic::client::Grpc::new(app.channel().await);
     for _ in 0..5 {
@@ -236,7 +236,7 @@ async fn what_no_method_could_read_is_counted_by_peer_and_second() {
 
 /// Threat 17: of 200 concurrent calls on one connection, each is either answered or refused over the limit.
 #[tokio::test(flavor = "multi_thread")]
-async fn load_over_the_limit_is_refused_and_never_allowed_silently() {
+async fn calls_over_the_concurrency_limit_are_refused() {
     let app = App::start_with(|config, _| config.limits.concurrent_requests = 1).await;
     let client = app.decisions().await;
     let calls = (0..200).map(|_| {
@@ -260,7 +260,7 @@ async fn load_over_the_limit_is_refused_and_never_allowed_silently() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn arbitrary_bytes_on_the_wire_end_neither_server_nor_decisions() {
+async fn arbitrary_bytes_do_not_stop_the_server() {
     use proptest::strategy::{Strategy, ValueTree};
     let app = App::start().await;
     let mut runner = proptest::test_runner::TestRunner::deterministic();
@@ -284,7 +284,7 @@ async fn arbitrary_bytes_on_the_wire_end_neither_server_nor_decisions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_s_message_that_is_too_large_ends_it_in_the_contract_s_words_and_is_counted() {
+async fn an_oversized_stream_message_ends_the_stream_and_is_counted() {
     let app = App::start().await;
     let text = vec![v1::UntrustedText { source: "s".into(), text: "x".repeat(5 << 20) }];
     let large = v1::AuthorizeRequest { request_id: "large".into(), untrusted: text, ..order_check() };
@@ -298,7 +298,7 @@ async fn a_stream_s_message_that_is_too_large_ends_it_in_the_contract_s_words_an
 
 /// Threat 17: a flood of the largest messages, deepest documents and longest lists has bounded memory.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_large_deep_and_long_requests_stays_within_its_memory() {
+async fn memory_is_bounded_under_a_flood_of_large_requests() {
     let folder = crate::harness::temp();
     let server = crate::harness::Process::serve(&folder.path().join("data"), &[], |_| {});
     let client = v1::decision_service_client::DecisionServiceClient::new(crate::harness::channel(server.grpc).await);
@@ -327,7 +327,7 @@ async fn a_flood_of_large_deep_and_long_requests_stays_within_its_memory() {
 
 /// Texts with thousands of telephone numbers give a bounded number of redactions, and no number is shown.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_context_of_numbers_has_a_bounded_record_and_shows_none_of_them() {
+async fn texts_with_thousands_of_numbers_have_a_bounded_record_and_show_none() {
     let app = App::start().await;
     let text = "+49 30 1234567, ".repeat(4 * 1024);
     let untrusted = (0..4).map(|_| v1::UntrustedText { source: "ticket.body".into(), text: text.clone() }).collect();
@@ -350,7 +350,7 @@ async fn a_context_of_numbers_has_a_bounded_record_and_shows_none_of_them() {
 
 /// A record with thousands of withheld values has a bounded audit record, too: 512 redactions are listed.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_of_withheld_values_has_a_bounded_record() {
+async fn a_record_with_thousands_of_withheld_values_has_a_bounded_audit_record() {
     let app = App::start().await;
     let numbers: Vec<String> = (10_000_000..10_004_090).map(|number: u32| number.to_string()).collect();
     let names: Vec<String> = "abcdefgh".chars().map(|letter| letter.to_string().repeat(60)).collect();
@@ -372,7 +372,7 @@ async fn a_record_of_withheld_values_has_a_bounded_record() {
 /// A text may fill an automaton's cache with states of its own. The next text must be matched as fast as
 /// before; otherwise one caller could make the texts of others more expensive.
 #[test]
-fn random_texts_leave_ordinary_ones_as_cheap_as_they_were() {
+fn random_texts_do_not_slow_down_later_texts() {
     let detectors = crate::texts::detectors();
     let values = Values::new(ValueKey::new([1; 16]));
     let calm = "My order has not come yet, could you please look where it is? ".repeat(1024);
@@ -456,7 +456,7 @@ fn no_text_costs_more_than_linear_time() {
 
 /// Work that still waits at its caller's deadline is not started: no text is read and no answer is recorded.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deadline_ends_work_that_waits() {
+async fn queued_work_is_not_started_after_its_deadline() {
     use crate::harness::content::{text, to_prepare};
     const WAITING: usize = 20;
     let app = App::start().await;

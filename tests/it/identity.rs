@@ -143,7 +143,7 @@ async fn ask(channel: Channel, request: v1::AuthorizeRequest) -> Result<v1::Auth
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proven_caller_with_a_bound_token_is_answered_and_its_chain_recorded() {
+async fn an_authenticated_caller_with_a_bound_token_is_answered_and_recorded() {
     let it = Secure::start(|config, _| config.callers.certificate_reporters = vec!["crm-tools".into()]).await;
     let (crm, agent) = (it.crm(), it.authority.sign(&svid("spiffe://acme.example/agent/support")));
     // A token is bound to the agent's certificate, which the tool service reports, or (an exchanged token) to
@@ -177,7 +177,7 @@ async fn a_proven_caller_with_a_bound_token_is_answered_and_its_chain_recorded()
 
 /// An issuer's subject prefix applies to its own agents, too, so that it can't name the agents of others.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_issuers_own_agent_is_nobody_elses() {
+async fn the_subject_prefix_applies_to_an_issuers_own_agents() {
     let it = Secure::start(|config, _| config.issuers[0].subject_prefix = "rep-".into()).await;
     let crm = it.crm();
     for (agent_issuer, decision) in [("https://agents.acme.example", v1::Decision::Allow), ("https://idp.acme.example", v1::Decision::Deny)]
@@ -193,7 +193,7 @@ async fn an_issuers_own_agent_is_nobody_elses() {
 
 /// Two trust domains may share a tool service, but neither can act for a tenant of the other through it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trust_domain_touches_nothing_of_anothers_tenant() {
+async fn a_trust_domain_cannot_act_for_another_domains_tenant() {
     const FOREIGN: &str = "spiffe://globex.example/tool/crm";
     let it = Secure::start(|config, _| {
         let own = config.callers.trust_domains[0].clone();
@@ -220,7 +220,7 @@ async fn a_trust_domain_touches_nothing_of_anothers_tenant() {
 
 /// Threat 11: no caller can spoof an identity with a certificate that does not prove it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_that_proves_nothing_is_refused() {
+async fn a_certificate_without_a_valid_spiffe_identity_is_refused() {
     let it = Secure::start(|_, _| {}).await;
     let delegation = || token(it.delegation(&it.crm(), json!({})));
     let mut two = svid(CRM);
@@ -316,7 +316,7 @@ async fn authorities_and_the_servers_certificate_are_reloaded_live() {
 
 /// Threats 12 and 13: each row is a token that must not be accepted.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delegation_token_that_is_not_exactly_right_is_refused() {
+async fn an_invalid_delegation_token_is_refused() {
     let it = Secure::start(|_, _| {}).await;
     let crm = it.crm();
     let channel = it.as_(&crm).await;
@@ -459,7 +459,7 @@ async fn issuers_keys_and_revoked_keys_are_reloaded() {
 /// A human authenticates with her own token and without a certificate. A delegation token does not pass as
 /// hers, and hers gives no access to a tool service's methods.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_human_proves_herself_by_her_token_alone() {
+async fn a_human_authenticates_with_her_own_token() {
     let it = Secure::start(|_, _| {}).await;
     let bare = connect(it.app.grpc, &it.authority.pem(), None).await.unwrap();
     let human = |more: Value| {
@@ -494,7 +494,7 @@ async fn unix(path: std::path::PathBuf) -> Channel {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sidecar_is_known_by_its_user_and_asserts_only_what_it_may() {
+async fn a_unix_socket_peer_is_identified_by_uid_and_asserts_only_listed_chains() {
     let user = rustix::process::getuid().as_raw();
     for (peer, trusted) in [(user, true), (user + 1, false)] {
         let it = Secure::start(|config, folder| {
@@ -529,7 +529,7 @@ async fn a_sidecar_is_known_by_its_user_and_asserts_only_what_it_may() {
 
 /// Behind a proxy that ends TLS, which must be configured explicitly, a JWT-SVID identifies the caller.
 #[tokio::test(flavor = "multi_thread")]
-async fn behind_a_proxy_a_jwt_svid_says_who_calls() {
+async fn behind_a_tls_proxy_a_jwt_svid_identifies_the_caller() {
     let folder = temp();
     let authority = Authority::new();
     let (issuer, keys) = provider(folder.path(), "idp");
@@ -571,7 +571,7 @@ async fn behind_a_proxy_a_jwt_svid_says_who_calls() {
 
 /// An issuer's keys are fetched from its URL when a token needs an unknown one, at most once a minute.
 #[tokio::test(flavor = "multi_thread")]
-async fn unknown_keys_ask_the_issuers_url_once() {
+async fn unknown_keys_cause_at_most_one_fetch_of_the_key_set() {
     let folder = temp();
     let authority = Authority::new();
     let (ring, jwks) = provider(folder.path(), "idp");
@@ -619,7 +619,7 @@ async fn unknown_keys_ask_the_issuers_url_once() {
 
 /// A witness may be a service. It is sent the heads of the log, and the last one when the server stops.
 #[tokio::test(flavor = "multi_thread")]
-async fn heads_are_sent_to_a_witness_behind_a_url() {
+async fn audit_heads_are_posted_to_a_witness_url() {
     let folder = temp();
     let authority = Authority::new();
     let own = authority.sign(&server());
@@ -681,7 +681,7 @@ async fn https_server(own: &Svid, body: String, requests: Requests) -> SocketAdd
 
 /// A server with an unsafe configuration does not start, and reports why in one line.
 #[test]
-fn a_server_without_proof_or_in_plaintext_does_not_start() {
+fn a_server_with_insecure_settings_does_not_start() {
     let folder = temp();
     for (arguments, variables, expected) in [
         (
@@ -710,7 +710,7 @@ fn a_server_without_proof_or_in_plaintext_does_not_start() {
 
 /// A token shows its certificate digest, so only listed tool services may report an agent's certificate.
 #[tokio::test(flavor = "multi_thread")]
-async fn only_a_listed_tool_service_reports_an_agents_certificate() {
+async fn only_listed_tool_services_may_report_an_agents_certificate() {
     let it = Secure::start(|config, _| config.callers.certificate_reporters = vec!["support-tools".into()]).await;
     let (crm, agent) = (it.crm(), it.authority.sign(&svid("spiffe://acme.example/agent/support")));
     let support = it.authority.sign(&svid("spiffe://acme.example/tool/support"));
@@ -736,7 +736,7 @@ async fn only_a_listed_tool_service_reports_an_agents_certificate() {
 
 /// Unauthenticated peers take no permits, streams or connections from known callers.
 #[tokio::test(flavor = "multi_thread")]
-async fn strangers_hold_nobody_up() {
+async fn unauthenticated_peers_do_not_delay_known_callers() {
     let it = Secure::start(|config, _| config.limits.concurrent_requests = 4).await;
     let crm = it.crm();
     // These connections open streams and send only headers.
@@ -776,7 +776,7 @@ async fn strangers_hold_nobody_up() {
 
 /// Even if unauthenticated peers hold all the requests that they may, a valid token gets in.
 #[tokio::test(flavor = "multi_thread")]
-async fn strangers_keep_no_token_out() {
+async fn unauthenticated_load_does_not_block_callers_with_tokens() {
     let it = Secure::start(|_, _| {}).await;
     let mut waiting = vec![];
     for _ in 0..17 {
@@ -806,7 +806,7 @@ async fn strangers_keep_no_token_out() {
 
 /// A stopping server is not ready but still answers for a while, so that load balancers notice in time.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_to_stop_is_not_ready_before_its_port_closes() {
+async fn a_stopping_server_is_not_ready_but_still_answers_while_draining() {
     let it = Secure::start(|config, _| config.limits.drain_seconds = 3).await;
     let (admin, crm) = (it.app.admin, it.crm());
     let delegation = token(it.delegation(&crm, json!({})));
@@ -822,7 +822,7 @@ async fn a_server_that_is_to_stop_is_not_ready_before_its_port_closes() {
 
 /// A health watch never ends, so only known callers may open one.
 #[tokio::test(flavor = "multi_thread")]
-async fn health_is_watched_by_known_callers() {
+async fn only_known_callers_may_watch_health() {
     use tonic_health::pb::HealthCheckRequest;
     use tonic_health::pb::health_client::HealthClient;
     let it = Secure::start(|_, _| {}).await;
@@ -837,7 +837,7 @@ async fn health_is_watched_by_known_callers() {
 
 /// Outside of development mode only known callers may use reflection.
 #[tokio::test(flavor = "multi_thread")]
-async fn reflection_is_for_known_callers() {
+async fn only_known_callers_may_use_reflection() {
     use tonic_reflection::pb::v1::ServerReflectionRequest;
     use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
     use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
@@ -857,7 +857,7 @@ async fn reflection_is_for_known_callers() {
 
 /// Denials that one tool service causes do not raise an agent's risk in another one's calls.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_tool_service_locks_an_agent_out_nowhere_else() {
+async fn denials_through_one_tool_service_do_not_lock_the_agent_out_elsewhere() {
     let it = Secure::start(|_, _| {}).await;
     let (crm, support) = (it.crm(), it.authority.sign(&svid("spiffe://acme.example/tool/support")));
     let refund = |caller: &Svid, case: &str| {

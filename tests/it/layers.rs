@@ -1,5 +1,6 @@
 //! Checks which modules and crates each module may use, and the sizes of files and functions.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use syn::spanned::Spanned;
@@ -35,7 +36,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("redact", &["model"]),
     ("rates", &["model", "policy"]),
     ("risk", &["model"]),
-    ("windows", &["model"]),
+    ("risk_store", &["model"]),
     // Only this module knows all parts of a bundle.
     ("bundle", &["approvals", "content", "json", "model", "policy", "rates", "risk"]),
     // Only the pipelines define the order of the steps.
@@ -63,7 +64,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "risk",
             "telemetry",
             "text_pool",
-            "windows",
+            "risk_store",
         ],
     ),
     // `api` sends recorded answers, so it names the proof of a record; its front measures the time of RPCs.
@@ -72,7 +73,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("events", &["caller", "connections", "jose", "json", "model", "pdp"]),
     ("workbench", &["bundle", "content", "entities", "json", "model", "pdp", "policy"]),
     // These modules wire up the others.
-    ("config", &["approvals", "audit", "bundle", "caep", "caller", "delegation", "jose", "pdp", "policy", "telemetry", "windows"]),
+    ("config", &["approvals", "audit", "bundle", "caep", "caller", "delegation", "jose", "pdp", "policy", "telemetry", "risk_store"]),
     (
         "app",
         &[
@@ -92,7 +93,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "model",
             "pdp",
             "telemetry",
-            "windows",
+            "risk_store",
         ],
     ),
     // The command line: `authorize --local` runs the pipeline's own steps without a server.
@@ -123,7 +124,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("aws_lc_rs", &["caller", "jose"]),
     ("base64", &["content", "jose", "workbench"]),
     ("cerberust", &["content"]),
-    ("cedar_policy", &["decision", "entities", "pdp", "policy", "workbench"]),
+    ("cedar_policy", &["audit", "decision", "entities", "pdp", "policy", "workbench"]),
     ("cedar_policy_core", &["policy"]),
     ("clap", &["cli"]),
     ("decancer", &["content"]),
@@ -134,7 +135,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("prometheus", &["telemetry"]),
     ("prost", &["api"]),
     ("prost_types", &["api"]),
-    ("redis", &["windows"]),
+    ("redis", &["risk_store"]),
     ("regex", &["content"]),
     ("reqwest", &["app", "audit", "delegation"]),
     ("rustix", &["audit", "connections", "text_pool"]),
@@ -156,6 +157,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// `audit/verify.rs` checks the writer, so it must share no code with it.
 const ALONE: &str = "audit/verify.rs";
 
+/// So many parameters are many. A few functions may have them, because each is an independent input.
+const PARAMETERS_MANY: usize = 6;
+const MANY_PARAMETERS_MAX: usize = 8;
+const TUPLE_PARAMETERS_MAX: usize = 8;
+
 const FUNCTION_LINES_MAX: usize = 70;
 const FILE_LINES_MAX: usize = 400;
 
@@ -171,6 +177,15 @@ struct Source {
 
 #[derive(Default)]
 struct Walk {
+    /// Type of the `impl` block that is being visited.
+    implements: String,
+    /// Methods that the file defines, by type.
+    methods: Vec<(String, String)>,
+    /// Methods that the file calls on `self`, by the type of `self`.
+    calls: Vec<(String, String)>,
+    /// Functions with many parameters, and functions with several parameters in a tuple.
+    many_parameters: Vec<String>,
+    tuple_parameters: Vec<String>,
     /// Segments of each path, with its line: `crate::a`, `tonic::Status`.
     paths: Vec<(Vec<String>, usize)>,
     functions: Vec<(String, usize, usize)>,
@@ -179,8 +194,34 @@ struct Walk {
 }
 
 impl Walk {
-    fn function(&mut self, name: &syn::Ident, span: proc_macro2::Span) {
-        self.functions.push((name.to_string(), span.start().line, span.end().line - span.start().line + 1));
+    /// Notes the lines of a function, from its signature to its end: its doc does not count.
+    fn function(&mut self, signature: &syn::Signature, whole: proc_macro2::Span) {
+        let start = signature.span().start().line;
+        self.functions.push((signature.ident.to_string(), start, whole.end().line - start + 1));
+    }
+
+    fn parameters(&mut self, signature: &syn::Signature) {
+        let typed: Vec<&syn::PatType> = signature
+            .inputs
+            .iter()
+            .filter_map(|input| match input {
+                syn::FnArg::Typed(typed) => Some(typed),
+                syn::FnArg::Receiver(_) => None,
+            })
+            .collect();
+        if typed.len() >= PARAMETERS_MANY {
+            self.many_parameters.push(signature.ident.to_string());
+        }
+        let is_tuple = |typed: &&syn::PatType| {
+            let named = match &*typed.ty {
+                syn::Type::Reference(reference) => &*reference.elem,
+                other => other,
+            };
+            matches!(named, syn::Type::Tuple(tuple) if tuple.elems.len() > 1)
+        };
+        if typed.iter().any(is_tuple) {
+            self.tuple_parameters.push(signature.ident.to_string());
+        }
     }
 
     fn tree(&mut self, prefix: Vec<String>, tree: &syn::UseTree) {
@@ -219,12 +260,36 @@ impl<'a> Visit<'a> for Walk {
     }
 
     fn visit_item_fn(&mut self, function: &'a syn::ItemFn) {
-        self.function(&function.sig.ident, function.span());
+        self.function(&function.sig, function.span());
         visit::visit_item_fn(self, function);
     }
 
+    fn visit_item_impl(&mut self, block: &'a syn::ItemImpl) {
+        if let (None, syn::Type::Path(path)) = (&block.trait_, &*block.self_ty) {
+            let name = path.path.segments.last().map(|segment| segment.ident.to_string()).unwrap_or_default();
+            let before = std::mem::replace(&mut self.implements, name);
+            visit::visit_item_impl(self, block);
+            self.implements = before;
+        } else {
+            visit::visit_item_impl(self, block);
+        }
+    }
+
+    fn visit_expr_method_call(&mut self, call: &'a syn::ExprMethodCall) {
+        if matches!(&*call.receiver, syn::Expr::Path(path) if path.path.is_ident("self")) {
+            self.calls.push((self.implements.clone(), call.method.to_string()));
+        }
+        visit::visit_expr_method_call(self, call);
+    }
+
+    fn visit_signature(&mut self, signature: &'a syn::Signature) {
+        self.parameters(signature);
+        visit::visit_signature(self, signature);
+    }
+
     fn visit_impl_item_fn(&mut self, function: &'a syn::ImplItemFn) {
-        self.function(&function.sig.ident, function.span());
+        self.methods.push((self.implements.clone(), function.sig.ident.to_string()));
+        self.function(&function.sig, function.span());
         visit::visit_impl_item_fn(self, function);
     }
 
@@ -309,7 +374,7 @@ fn modules_name_only_the_layers_below() {
 }
 
 #[test]
-fn crates_stay_in_their_rooms() {
+fn crates_are_used_only_by_their_modules() {
     let mut faults = vec![];
     for (source, walk) in sources() {
         for (path, line) in &walk.paths {
@@ -325,8 +390,81 @@ fn crates_stay_in_their_rooms() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// Files that name each other can't be read, tested or changed one by one.
 #[test]
-fn files_and_functions_fit_their_budgets() {
+fn no_files_name_each_other_in_a_circle() {
+    let sources = sources();
+    let files: BTreeSet<String> = sources.iter().map(|(source, _)| path_of(&source.file)).collect();
+    let mut owners: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
+    for (source, walk) in &sources {
+        for method in &walk.methods {
+            owners.entry(method.clone()).or_default().insert(path_of(&source.file));
+        }
+    }
+    let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (source, walk) in &sources {
+        let file = path_of(&source.file);
+        if ["lib", "main"].contains(&file.as_str()) {
+            continue;
+        }
+        let named = names.entry(file.clone()).or_default();
+        for (path, _) in &walk.paths {
+            named.extend(resolved(&file, path, &files).filter(|other| *other != file));
+        }
+        for call in &walk.calls {
+            // A method that several types or files have is found by its own file first.
+            if let Some(owners) = owners.get(call).filter(|owners| !owners.contains(&file)) {
+                named.extend(owners.iter().cloned());
+            }
+        }
+    }
+    let reaches = |from: &String| {
+        let (mut seen, mut next) = (BTreeSet::new(), vec![from.clone()]);
+        while let Some(file) = next.pop() {
+            for other in names.get(&file).into_iter().flatten() {
+                if seen.insert(other.clone()) {
+                    next.push(other.clone());
+                }
+            }
+        }
+        seen
+    };
+    let circles: Vec<&String> = names.keys().filter(|file| reaches(file).contains(*file)).collect();
+    assert!(circles.is_empty(), "files in circles: {circles:?}");
+}
+
+/// `pdp/tokens.rs` as `pdp::tokens`.
+fn path_of(file: &str) -> String {
+    file.trim_end_matches(".rs").replace('/', "::")
+}
+
+/// The file that a path names: the longest of its beginnings that is one. A file declares its own folder, which is no use of it.
+fn resolved(file: &str, path: &[String], files: &BTreeSet<String>) -> Option<String> {
+    let own: Vec<&str> = file.split("::").collect();
+    let whole: Vec<&str> = match path.first()?.as_str() {
+        "crate" => path.iter().skip(1).map(String::as_str).collect(),
+        "super" => own[..own.len() - 1].iter().copied().chain(path.iter().skip(1).map(String::as_str)).collect(),
+        _ => own.iter().copied().chain(path.iter().map(String::as_str)).collect(),
+    };
+    (1..=whole.len()).rev().map(|length| whole[..length].join("::")).find(|name| files.contains(name))
+}
+
+#[test]
+fn few_functions_have_many_parameters_or_pack_them_into_tuples() {
+    let all = |of: fn(&Walk) -> &Vec<String>| {
+        let sources = sources();
+        sources
+            .iter()
+            .flat_map(|(source, walk)| of(walk).iter().map(|name| format!("{}: {name}", source.file)).collect::<Vec<_>>())
+            .collect::<Vec<_>>()
+    };
+    let (many, tuples) = (all(|walk| &walk.many_parameters), all(|walk| &walk.tuple_parameters));
+    assert!(many.len() <= MANY_PARAMETERS_MAX, "{} functions with {PARAMETERS_MANY} parameters or more: {many:#?}", many.len());
+    assert!(tuples.len() <= TUPLE_PARAMETERS_MAX, "{} functions with parameters in tuples: {tuples:#?}", tuples.len());
+}
+
+#[test]
+fn files_and_functions_stay_below_their_line_limits() {
     let mut faults = vec![];
     for (source, walk) in sources() {
         let most = FILE_LINES.iter().find(|(file, _)| *file == source.file).map_or(FILE_LINES_MAX, |(_, most)| *most);
@@ -345,7 +483,7 @@ fn files_and_functions_fit_their_budgets() {
 }
 
 #[test]
-fn every_file_says_what_it_is() {
+fn every_file_has_a_module_doc() {
     let silent: Vec<String> = sources()
         .into_iter()
         .filter(|(source, _)| !source.syntax.attrs.iter().any(|attribute| attribute.path().is_ident("doc")))
@@ -356,7 +494,7 @@ fn every_file_says_what_it_is() {
 
 /// Two versions of one of these would be two wire formats, cryptographic backends or telemetry pipelines.
 #[test]
-fn the_tree_has_one_cryptographic_backend_and_one_of_each_wire() {
+fn the_dependency_tree_has_one_version_of_crypto_and_protocol_crates() {
     let output = std::process::Command::new(env!("CARGO"))
         .args(["tree", "--locked", "--offline", "--edges", "normal,dev", "--prefix", "none", "--format", "{p}"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -366,7 +504,7 @@ fn the_tree_has_one_cryptographic_backend_and_one_of_each_wire() {
     let text = String::from_utf8(output.stdout).unwrap();
     let versions = |name: &str| {
         let lines = text.lines().filter_map(|line| line.split_once(' ')).filter(|(crate_name, _)| *crate_name == name);
-        lines.filter_map(|(_, version)| version.split(' ').next()).collect::<std::collections::BTreeSet<_>>().len()
+        lines.filter_map(|(_, version)| version.split(' ').next()).collect::<BTreeSet<_>>().len()
     };
     for one in ["aws-lc-rs", "opentelemetry", "prost", "rustls", "sqlx-core", "tonic", "tokio"] {
         assert_eq!(versions(one), 1, "{one}");

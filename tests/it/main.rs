@@ -21,6 +21,7 @@ mod hostile;
 mod identity;
 mod layers;
 mod properties;
+mod prose;
 mod python;
 mod queues;
 mod reload;

@@ -9,7 +9,7 @@ use countersign::model::chain::{Chain, Credential};
 use countersign::model::halt::Severity;
 use countersign::model::time::Timestamp;
 use countersign::model::trusted_context::TrustedContext;
-use countersign::pdp::evaluation::{Evaluation, evaluate, evaluate_policies_only};
+use countersign::pdp::evaluation::{Evaluation, Evaluator};
 use countersign::pdp::scoring::calm;
 use countersign::risk::Known;
 use proptest::prelude::*;
@@ -143,8 +143,12 @@ fn now() -> Timestamp {
     Timestamp::parse("2026-03-02T09:00:00Z").unwrap()
 }
 
+fn evaluator() -> Evaluator<'static> {
+    Evaluator { bundle: bundle(), roles: bundle().roles.as_ref().unwrap(), now: now() }
+}
+
 fn judged(asked: &Asked) -> Evaluation {
-    evaluate(bundle(), bundle().roles.as_ref().unwrap(), &asked.chain, &asked.call, &asked.trusted, now()).unwrap()
+    evaluator().evaluate(&asked.chain, &asked.call, &asked.trusted).unwrap()
 }
 
 fn allowed(asked: &Asked) -> bool {
@@ -173,7 +177,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: crate::harness::cases(1500), ..ProptestConfig::default() })]
 
     #[test]
-    fn nobody_unknown_is_ever_allowed(asked in asked(), link in 0..3, name in "[a-z0-9_-]{1,20}") {
+    fn an_unknown_principal_is_never_allowed(asked in asked(), link in 0..3, name in "[a-z0-9_-]{1,20}") {
         let mut asked = asked;
         let chain = &mut asked.chain;
         let name = format!("unknown-{name}");
@@ -182,7 +186,7 @@ proptest! {
     }
 
     #[test]
-    fn dropping_a_link_s_permission_never_turns_deny_into_allow(asked in asked(), link in 0..3) {
+    fn a_link_without_roles_is_never_allowed(asked in asked(), link in 0..3) {
         let mut weaker = asked.clone();
         let chain = &mut weaker.chain;
         match link { 0 => chain.tool_service = "roleless".into(), 1 => chain.agent = "roleless".into(), _ => chain.supervisor = "roleless".into() }
@@ -201,7 +205,7 @@ proptest! {
 
     /// Threat 3: the gate in code and the policies each keep tenants apart without the other.
     #[test]
-    fn tenants_never_meet_by_code_or_by_policy(asked in asked()) {
+    fn gate_and_policies_each_keep_tenants_apart(asked in asked()) {
         let own = |name: &str| if name.starts_with("globex") { "globex" } else { "acme" };
         let tenant = asked.call.case.tenant.as_str();
         let sent = asked.call.resource.attributes.as_ref().and_then(|attributes| attributes.get("tenant")).and_then(|tenant| tenant.as_str());
@@ -209,7 +213,7 @@ proptest! {
         let together = own(&asked.chain.agent) == tenant && own(&asked.chain.supervisor) == tenant && serves && sent.is_none_or(|sent| sent == tenant);
         if !together {
             prop_assert!(!allowed(&asked));
-            let alone = evaluate_policies_only(bundle(), bundle().roles.as_ref().unwrap(), &asked.chain, &asked.call, &asked.trusted, now()).unwrap();
+            let alone = evaluator().evaluate_policies_only(&asked.chain, &asked.call, &asked.trusted).unwrap();
             prop_assert!(alone.outcome.denied.is_some(), "the policies alone let tenants meet");
         }
     }
@@ -233,7 +237,7 @@ proptest! {
     /// Threat 28: what the PDP remembers, or fails to read, only takes permissions away. A missing or tainted
     /// screening, unscreened text and full windows never permit more.
     #[test]
-    fn nothing_that_is_remembered_or_lost_ever_permits_more(
+    fn remembered_or_lost_risk_state_never_permits_more(
         asked in asked(), tainted in any::<bool>(), unscreened in any::<bool>(), lost in any::<bool>(), windows in any::<u32>()
     ) {
         let mut worse = asked.clone();
@@ -252,7 +256,7 @@ proptest! {
 
     /// More of anything never gives a lower score or tier.
     #[test]
-    fn more_of_anything_never_scores_less(known in known(), more in known()) {
+    fn the_risk_score_is_monotone(known in known(), more in known()) {
         let rules = bundle().rules.risk.as_ref().unwrap();
         let mut raised = known.clone();
         for (name, count) in more.events {
@@ -274,7 +278,7 @@ proptest! {
 
     /// Probing stays below the highest tier in any amount, and so do other factors that are not decisive.
     #[test]
-    fn no_single_noisy_signal_decides(known in known(), only in 0..4_usize) {
+    fn no_single_signal_reaches_the_highest_tier(known in known(), only in 0..4_usize) {
         let rules = bundle().rules.risk.as_ref().unwrap();
         let none = Known::default();
         let alone = match only {
@@ -288,7 +292,7 @@ proptest! {
 
     /// A denial as not permitted says nothing of missing approvals, and carries no obligations or advice.
     #[test]
-    fn a_denial_never_carries_what_an_outsider_could_read(asked in asked()) {
+    fn a_not_permitted_denial_carries_no_details(asked in asked()) {
         let judged = judged(&asked);
         if judged.outcome.denied == Some(countersign::model::answer::Reason::NotPermitted) {
             prop_assert!(judged.outcome.missing.is_none() && judged.outcome.obligations.is_empty() && judged.outcome.advice.is_empty());

@@ -26,7 +26,7 @@ async fn open(folder: &std::path::Path) -> Store {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_tool_service_leaves_half_of_an_agents_requests_to_others() {
+async fn one_tool_service_may_use_half_of_an_agents_pending_requests() {
     let folder = temp();
     let store = open(folder.path()).await;
     let request = async |index: usize, tool_service: &str| {
@@ -48,7 +48,7 @@ async fn one_tool_service_leaves_half_of_an_agents_requests_to_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_reports_make_room_for_a_heavier_one() {
+async fn a_heavier_report_replaces_a_lighter_one_in_a_full_table() {
     let folder = temp();
     let store = open(folder.path()).await;
     let url = format!("sqlite://{}", folder.path().join("state.db").display());

@@ -109,7 +109,7 @@ async fn store_status(app: &App) -> v1::StoreStatus {
 /// The primary is lost, and the promoted standby lacks its last acknowledged writes: the consumption of an
 /// approval and a kill switch. Both replicas must see that.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failover_that_lost_the_last_writes_is_seen_by_every_replica() {
+async fn every_replica_detects_a_failover_that_lost_the_last_writes() {
     for _ in 0..cases(1).min(20) {
         lose_the_last_writes().await;
     }
@@ -210,7 +210,7 @@ async fn a_failover_that_lost_nothing_changes_nothing() {
 /// The backup is older than a consumption and a kill switch. Replicas without a note of their own can't know
 /// which kill switch it lacks; a replica with a note does.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_backup_is_seen_by_replicas_that_never_saw_what_it_lacks() {
+async fn an_older_backup_is_detected_by_new_replicas() {
     for with_an_old_one in [false, true] {
         let postgres = Postgres::start();
         let deployment = Deployment::over(postgres.url());
@@ -272,7 +272,7 @@ async fn a_restart_of_replicas_changes_nothing() {
 
 /// A replica whose clock is wrong by minutes uses the store's time, so it harms no other, and is not ready.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_clock_locks_nobody_out() {
+async fn a_replica_with_a_wrong_clock_does_not_affect_others() {
     let (postgres, redis) = (Postgres::start(), Redis::start());
     let deployment = Deployment::over(postgres.url());
     let windows = |config: &mut Config| config.windows.urls = vec![redis.url()];
@@ -304,7 +304,7 @@ async fn a_wrong_clock_locks_nobody_out() {
 
 /// Clocks that differ by seconds do no harm: one replica accepts what another one signed.
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_whose_clocks_differ_by_seconds_take_each_others_tokens() {
+async fn replicas_with_clocks_seconds_apart_accept_each_others_tokens() {
     let postgres = Postgres::start();
     let deployment = Deployment::over(postgres.url());
     let (ahead, behind) = (deployment.start_at("ahead", Ahead(8), |_| {}).await, deployment.start_at("behind", Ahead(-8), |_| {}).await);
@@ -319,7 +319,7 @@ async fn replicas_whose_clocks_differ_by_seconds_take_each_others_tokens() {
 
 /// A kill switch begins when it is accepted, even if the sender's clock is an hour ahead.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kill_switch_of_a_sender_whose_clock_is_ahead_begins_at_once() {
+async fn a_kill_switch_from_a_sender_with_a_fast_clock_takes_effect_at_once() {
     let app = App::start().await;
     let mut client = v1::signal_service_client::SignalServiceClient::new(app.channel().await);
     let signal = |kind: &str, subject: &str| v1::ReportSignalRequest {
@@ -341,7 +341,7 @@ async fn a_kill_switch_of_a_sender_whose_clock_is_ahead_begins_at_once() {
 
 /// One replica's bundle needs two reviewers or an exact amount, so approvals of the other are not enough.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_approved_is_judged_by_the_bundle_in_force_where_it_is_used() {
+async fn an_approval_is_checked_against_the_bundle_of_the_replica_that_consumes_it() {
     let postgres = Postgres::start();
     let deployment = Deployment::over(postgres.url());
     let template = "  credit:\n";
@@ -459,7 +459,7 @@ async fn a_store_that_takes_no_writes_is_not_ready() {
 /// Redis comes back old or empty while every replica restarts. No running replica knows what it lost, but the
 /// state store has recorded how much had been written.
 #[tokio::test(flavor = "multi_thread")]
-async fn windows_that_went_back_are_seen_by_replicas_that_start() {
+async fn a_starting_replica_detects_that_redis_lost_data() {
     for emptied in [false, true] {
         let (postgres, mut redis) = (Postgres::start(), Redis::start());
         let deployment = Deployment::over(postgres.url());
@@ -490,7 +490,7 @@ async fn windows_that_went_back_are_seen_by_replicas_that_start() {
 
 /// Redis pauses while thousands of writes are due. They wait, merged per entry, and no extra hour is lost.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pause_of_redis_costs_no_hour() {
+async fn a_pause_of_redis_does_not_cause_an_hour_of_denials() {
     let (postgres, redis) = (Postgres::start(), Redis::start());
     let deployment = Deployment::over(postgres.url());
     let app = deployment
@@ -536,7 +536,7 @@ async fn a_pause_of_redis_costs_no_hour() {
 
 /// The session of a frozen replica, which holds every writer's row, must end before the others give up.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_replica_holds_no_kill_switch_up() {
+async fn a_frozen_replica_does_not_block_kill_switches() {
     let (postgres, folder) = (Postgres::start(), temp());
     let url = postgres.url();
     let app = App::start_with(|config, _| config.store.url = Some(url.clone())).await;
@@ -591,7 +591,7 @@ async fn a_start_waits_for_its_store() {
 
 /// Each command block of `docs/replicas.md` runs unchanged, and does what the page says.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_pages_commands_work() {
+async fn the_commands_of_the_replicas_page_work() {
     let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/replicas.md")).unwrap();
     let blocks: Vec<&str> = page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     let [status, dump, restore, promote, confirm, empty] = blocks[..] else { panic!("{} blocks", blocks.len()) };
@@ -652,7 +652,7 @@ async fn the_pages_commands_work() {
 
 /// A signal ends its subject's approvals once. Those granted since then survive a failover that lost nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_stands_is_not_reported_anew_by_a_failover() {
+async fn a_lossless_failover_does_not_end_approvals_again() {
     let mut primary = Postgres::start();
     let standby = primary.standby();
     let relay = Relay::to(primary.port()).await;
@@ -683,7 +683,7 @@ async fn what_stands_is_not_reported_anew_by_a_failover() {
 
 /// Approvals can't be used, even if one transaction can't end them all before the signal expires.
 #[tokio::test(flavor = "multi_thread")]
-async fn approvals_of_the_stopped_are_void_before_they_are_all_ended() {
+async fn approvals_of_a_stopped_subject_cannot_be_used_before_all_are_ended() {
     let postgres = Postgres::start();
     let deployment = Deployment::over(postgres.url());
     let (one, two) = (deployment.start("one").await, deployment.start("two").await);
@@ -718,7 +718,7 @@ async fn approvals_of_the_stopped_are_void_before_they_are_all_ended() {
 
 /// A kill switch, even a repeated one, does not wait for a stalled transaction that holds every writer's row.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_waits_for_no_writer() {
+async fn a_kill_switch_does_not_wait_for_a_stalled_writer() {
     let postgres = Postgres::start();
     let deployment = Deployment::over(postgres.url());
     let app = deployment.start("one").await;

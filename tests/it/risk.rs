@@ -57,7 +57,7 @@ fn last(app: &App) -> Value {
 
 /// Threat 1: a calm call on a case keeps the risk of an earlier hostile text.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_calm_call_after_a_poisoned_one_keeps_its_risk_until_its_time_is_over() {
+async fn a_hostile_text_keeps_the_risk_of_its_case_raised_for_a_day() {
     let hands = Hands::now();
     let app = with_clock(&hands).await;
     let mut client = app.decisions().await;
@@ -83,7 +83,7 @@ async fn a_calm_call_after_a_poisoned_one_keeps_its_risk_until_its_time_is_over(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_needs_a_screening_of_this_version_and_all_of_it() {
+async fn a_write_needs_a_complete_screening_of_the_case_version() {
     let hands = Hands::now();
     let app = with_clock(&hands).await;
     let mut client = app.decisions().await;
@@ -112,7 +112,7 @@ async fn a_write_needs_a_screening_of_this_version_and_all_of_it() {
 
 /// A text with few points still taints the case, so its writes need a human's approval.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tainted_write_is_approved_by_a_human() {
+async fn a_write_on_a_tainted_case_needs_an_approval() {
     let app = App::start().await;
     let issuer = Issuer::of(&app.data);
     let mut desk = Desk::new(app.channel().await);
@@ -129,7 +129,7 @@ async fn a_tainted_write_is_approved_by_a_human() {
 
 /// Threat 28: only a chain that may read a case can change what is remembered about it.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_not_read_a_case_cannot_lock_it() {
+async fn a_chain_that_may_not_read_a_case_cannot_raise_its_risk() {
     let folder = temp();
     crate::harness::copy(&crate::harness::policies(), folder.path());
     // Every loopback caller is the billing service, which reads orders but no cases.
@@ -148,7 +148,7 @@ async fn who_may_not_read_a_case_cannot_lock_it() {
 
 /// Denials that a hostile ticket provokes do not count against the agent with other customers.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hostile_ticket_cannot_lock_out_an_agent_that_others_share() {
+async fn denials_provoked_by_a_hostile_ticket_do_not_lock_out_a_shared_agent() {
     let hands = Hands::now();
     let app = with_clock(&hands).await;
     let mut client = app.decisions().await;
@@ -184,7 +184,7 @@ async fn explain(app: &App, call: v1::AuthorizeRequest) -> v1::ExplainDecisionRe
 
 /// A ticket makes the agent call unknown tools. They count as one, and its text is taken as the cause.
 #[tokio::test(flavor = "multi_thread")]
-async fn made_up_tools_are_one_and_a_ticket_that_asks_for_them_is_why() {
+async fn unknown_actions_count_as_one_and_are_attributed_to_the_ticket() {
     let app = App::start().await;
     let mut client = app.decisions().await;
     let call = |number: u32, words: &str| {
@@ -210,7 +210,7 @@ async fn made_up_tools_are_one_and_a_ticket_that_asks_for_them_is_why() {
 
 /// A past that can't be read back counts as the worst, and not as none.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_cannot_be_read_back_counts_as_the_worst_for_a_while() {
+async fn an_unreadable_log_counts_as_worst_case_risk_for_the_recovery_time() {
     let (folder, hands) = (temp(), Hands::now());
     let data = folder.path().join("data");
     let start = async || {
@@ -295,7 +295,7 @@ async fn a_slow_attacker_loses_write_rights_and_a_busy_agent_does_not() {
 
 /// Threat 19: calls that a gate denies also count as probing, and their answers do not reveal it.
 #[tokio::test(flavor = "multi_thread")]
-async fn trying_foreign_and_missing_things_is_probing_as_well() {
+async fn calls_on_foreign_and_missing_tenants_count_as_probing() {
     let app = App::start().await;
     let mut client = app.decisions().await;
     for number in 0..60 {
@@ -360,7 +360,7 @@ async fn a_restart_turns_no_denial_into_an_allow() {
 
 /// Twenty small credits equal a large one, so each allowed credit is reserved in the customer's daily sum.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sum_is_never_exceeded_and_is_free_again_when_its_day_is_over() {
+async fn a_daily_sum_is_never_exceeded_and_resets_after_a_day() {
     let postgres = crate::harness::postgres::Postgres::start();
     for url in [None, Some(postgres.url())] {
         let hands = Hands::now();
@@ -439,7 +439,7 @@ fn verification() -> v1::AuthorizeRequest {
 
 /// Reading texts is the most expensive step, so a call that is denied anyway leaves its text unread.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_text_of_a_call_that_is_refused_anyway_is_not_read() {
+async fn the_text_of_a_call_that_is_denied_anyway_is_not_screened() {
     let hands = Hands::now();
     let app = with_clock(&hands).await;
     let mut client = app.decisions().await;
@@ -460,7 +460,7 @@ async fn a_text_of_a_call_that_is_refused_anyway_is_not_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_window_says_how_long_to_wait() {
+async fn a_rate_limited_denial_tells_how_long_to_wait() {
     let hands = Hands::now();
     let app = with_clock(&hands).await;
     let mut client = app.decisions().await;
@@ -482,7 +482,7 @@ async fn a_full_window_says_how_long_to_wait() {
 
 /// Other systems' reports raise their subject's risk in all calls until they expire or a human clears them.
 #[tokio::test(flavor = "multi_thread")]
-async fn reports_raise_risk_and_only_a_human_with_the_right_clears_it() {
+async fn reports_raise_risk_and_only_authorized_humans_clear_it() {
     use v1::SignalSubjectKind::{Agent, Case, Customer, Supervisor, Tenant};
     let folder = temp();
     let hands = Hands::now();
@@ -547,7 +547,7 @@ async fn reports_raise_risk_and_only_a_human_with_the_right_clears_it() {
 
 /// Cleared findings stay cleared after a restart, and later findings count.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cleared_case_is_as_one_of_which_nothing_is_remembered() {
+async fn a_cleared_case_stays_cleared_after_a_restart() {
     let folder = temp();
     let data = folder.path().join("data");
     let app = App::start_in(&data, |_, _| {}).await;
@@ -571,7 +571,7 @@ async fn a_cleared_case_is_as_one_of_which_nothing_is_remembered() {
 
 /// A kill switch on the environment's own name stops everything.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_switch_stops_everything_for_who_operates_the_server() {
+async fn a_kill_switch_on_the_environment_stops_all_calls() {
     let app = App::start().await;
     let mut client = app.decisions().await;
     let kind = v1::SignalSubjectKind::Server;
@@ -585,7 +585,7 @@ async fn a_switch_stops_everything_for_who_operates_the_server() {
 
 /// Threat 22: names that callers make up must not become metric labels.
 #[tokio::test(flavor = "multi_thread")]
-async fn made_up_names_make_no_series() {
+async fn invented_names_do_not_create_metric_series() {
     let app = App::start().await;
     let mut client = app.decisions().await;
     let mut series = vec![];
@@ -606,7 +606,7 @@ async fn made_up_names_make_no_series() {
 
 /// A tenant's full table counts as the worst until everything could be written; its entries are not dropped.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_table_is_the_worst_until_there_is_room_again() {
+async fn a_full_risk_table_counts_as_worst_case_risk_until_there_is_room() {
     let hands = Hands::now();
     let clock = Box::new(hands.clone());
     let app = App::start_with(move |config, seams| {
@@ -686,7 +686,7 @@ async fn the_example_of_a_write_is_allowed_until_its_text_is_hostile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kill_switch_and_a_clearing_by_the_command_line() {
+async fn signals_can_be_reported_and_cleared_on_the_command_line() {
     let folder = temp();
     let data = folder.path().join("data");
     let server = crate::harness::Process::serve(&data, &[], |_| {});
@@ -737,7 +737,7 @@ fn event(name: &str, id: &str, at: i64, more: Value) -> Value {
 
 /// The listener for events accepts only TLS, with the server's certificate.
 #[tokio::test(flavor = "multi_thread")]
-async fn security_events_come_over_tls() {
+async fn security_events_require_tls() {
     let folder = temp();
     let (ring, keys) = transmitter(folder.path());
     let authority = crate::harness::pki::Authority::new();
@@ -775,7 +775,7 @@ async fn security_events_come_over_tls() {
 
 /// The events are OpenID CAEP 1.0, delivered by RFC 8935.
 #[tokio::test(flavor = "multi_thread")]
-async fn security_events_are_taken_from_transmitters_that_are_trusted() {
+async fn security_events_are_accepted_only_from_trusted_transmitters() {
     let folder = temp();
     let (ring, keys) = transmitter(folder.path());
     let app = App::start_with(|config, _| {
@@ -868,7 +868,7 @@ async fn security_events_are_taken_from_transmitters_that_are_trusted() {
 /// An agent that reads one customer after another may be copying them. One customer more than the limit is
 /// denied; earlier ones can still be read, also after a restart.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_reads_so_many_customers_and_no_more() {
+async fn the_number_of_customers_an_agent_reads_is_limited() {
     let folder = temp();
     let bundle = folder.path().join("bundle");
     crate::harness::copy(&crate::harness::policies(), &bundle);

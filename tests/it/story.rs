@@ -192,7 +192,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_proposes_a_credit_a_human_approves_it_and_it_happens_once() {
+async fn an_approved_credit_is_executed_exactly_once() {
     for language in ["python", "rust"] {
         let world = World::start();
         let agent = world.svid("agent/refunds");
@@ -280,7 +280,7 @@ async fn an_agent_proposes_a_credit_a_human_approves_it_and_it_happens_once() {
 
 /// Further duties of a PEP: it denies on an unknown obligation, on no answer, and if the case has changed.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_reference_tool_services_deny_what_they_cannot_meet() {
+async fn the_reference_tool_services_deny_when_they_cannot_meet_an_answer() {
     for language in ["python", "rust"] {
         let folder = temp();
         let bundle = folder.path().join("bundle");

@@ -34,7 +34,7 @@ fn outcome(result: &v1::AuthorizeResult) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_is_answered_in_order_at_one_instant_and_one_failing_item_ends_nothing() {
+async fn a_batch_is_answered_in_order_with_one_timestamp_despite_a_failing_item() {
     let app = App::start().await;
     let requests = vec![named("a", order_check()), named("b", denied()), named("c", unreadable()), named("d", refund_request())];
     let batch = v1::AuthorizeBatchRequest { requests: requests.clone(), semantic: v1::BatchSemantic::ExecuteAll.into() };
@@ -70,7 +70,7 @@ async fn batches_that_are_empty_too_long_or_ambiguous_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_answers_each_item_and_outlives_those_that_fail() {
+async fn a_stream_answers_each_item_and_survives_failing_items() {
     let app = App::start().await;
     let kinds = [order_check(), denied(), unreadable(), refund_request()];
     let items: Vec<_> = (0..200).map(|index| named(&format!("r{index}"), kinds[index % 4].clone())).collect();
@@ -103,7 +103,7 @@ async fn a_stream_answers_each_item_and_outlives_those_that_fail() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_id_that_is_still_in_flight_is_refused_and_free_once_it_is_answered() {
+async fn a_request_id_in_flight_is_refused_until_it_is_answered() {
     let disk = Arc::new(Disk::default());
     let seam = Arc::clone(&disk);
     let app = App::start_with(move |_, seams| seams.disk = seam).await;

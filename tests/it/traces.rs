@@ -92,7 +92,7 @@ async fn app_with(collector: SocketAddr) -> App {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_decision_is_a_span_below_its_rpc_below_the_caller() {
+async fn each_decision_is_a_child_span_of_its_rpc_and_the_caller() {
     let (collector, address) = Collector::start(false).await;
     let app = app_with(address).await;
     let mut client = app.decisions().await;
@@ -152,7 +152,7 @@ async fn each_decision_is_a_span_below_its_rpc_below_the_caller() {
 
 /// Where case ids are personal data, spans name cases by digests, with one digest per case.
 #[tokio::test(flavor = "multi_thread")]
-async fn spans_name_cases_by_digests_where_the_settings_say_so() {
+async fn spans_can_name_cases_by_digest() {
     let (collector, address) = Collector::start(false).await;
     let app = App::start_with(move |config, seams| {
         config.telemetry.case_ids = countersign::config::CaseIds::Digest;
@@ -259,7 +259,7 @@ async fn no_value_text_or_token_appears_in_any_span_log_line_audit_line_or_error
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn decisions_go_on_when_the_collector_is_down_or_hangs_and_drops_are_counted() {
+async fn decisions_continue_without_a_collector_and_dropped_spans_are_counted() {
     let (_hanging, hangs) = Collector::start(true).await;
     let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     for (collector, counted) in [(closed, "countersign_telemetry_spans_export_failed_total"), (hangs, "queue_full")] {
@@ -291,7 +291,7 @@ async fn decisions_go_on_when_the_collector_is_down_or_hangs_and_drops_are_count
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_is_a_trace_of_its_own_and_a_refused_bundle_shows_red() {
+async fn a_reload_is_its_own_trace_with_error_status_if_rejected() {
     let (collector, address) = Collector::start(false).await;
     let folder = temp();
     crate::harness::copy(&crate::harness::policies(), folder.path());

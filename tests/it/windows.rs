@@ -128,7 +128,7 @@ fn sorted(mut result: BatchResult) -> BatchResult {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_process_it_agrees_with_a_plain_model_on_a_hundred_thousand_histories() {
+async fn the_in_process_engine_matches_the_model() {
     let windows = RiskStore::open(options(None)).unwrap();
     let tenant = Tenant::of("test", "acme");
     for history in 0..100_000 {
@@ -140,7 +140,7 @@ async fn in_process_it_agrees_with_a_plain_model_on_a_hundred_thousand_histories
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_agrees_with_the_same_model() {
+async fn the_redis_engine_matches_the_model() {
     let redis = Redis::start();
     let windows = Arc::new(RiskStore::open(options(Some(redis.url()))).unwrap());
     let tenant = Tenant::of("test", "acme");
@@ -186,7 +186,7 @@ fn options(url: Option<String>) -> Options {
 
 /// Beyond the number that is counted exactly, both engines sample in the same way.
 #[tokio::test(flavor = "multi_thread")]
-async fn both_engines_count_many_things_alike() {
+async fn both_engines_estimate_large_counts_alike() {
     let redis = Redis::start();
     let (server, process) = (RiskStore::open(options(Some(redis.url()))).unwrap(), RiskStore::open(options(None)).unwrap());
     let tenant = Tenant::of("test", "acme");
@@ -204,7 +204,7 @@ async fn both_engines_count_many_things_alike() {
 
 /// A full table does not drop entries for new ones, and does not affect another tenant.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_table_keeps_what_counts_and_says_that_it_is_full() {
+async fn a_full_table_refuses_new_entries_and_drops_none() {
     let windows = RiskStore::open(Options { entries_per_tenant: 1000, ..options(None) }).unwrap();
     let (one, other) = (Tenant::of("test", "one"), Tenant::of("test", "other"));
     let now = Timestamp::from_seconds(1000);
@@ -257,7 +257,7 @@ async fn until_allowed(client: &mut DecisionServiceClient<tonic::transport::Chan
 
 /// Threat 30: risk that can't be read counts as the worst, in time, and the server recovers by itself.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_stalls_fills_or_dies_under_load_denies_and_recovers() {
+async fn calls_are_denied_while_redis_stalls_or_fails_and_recover_afterwards() {
     let mut redis = Redis::start();
     let hands = Hands::now();
     let url = redis.url();
@@ -361,7 +361,7 @@ fn text(text: &str) -> Vec<v1::UntrustedText> {
 
 /// Writes that a replica could not send before it stopped are sent after its next start.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_not_said_is_not_forgotten_by_a_restart() {
+async fn unsent_writes_to_redis_survive_a_restart() {
     let redis = Redis::start();
     let folder = temp();
     let data = folder.path().join("data");
@@ -390,7 +390,7 @@ async fn what_was_not_said_is_not_forgotten_by_a_restart() {
 
 /// One replica knows of a poisoned case and is idle; another one finds that the server lost everything.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_replica_says_again_what_it_alone_knows() {
+async fn an_idle_replica_replays_its_log_after_redis_lost_data() {
     let (postgres, mut redis) = (Postgres::start(), Redis::start());
     let hands = Hands::now();
     let start = async || {
@@ -439,7 +439,7 @@ async fn an_idle_replica_says_again_what_it_alone_knows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_may_evict_keys_is_not_used() {
+async fn redis_with_an_eviction_policy_is_not_used() {
     let redis = Redis::start_with(&["--maxmemory-policy", "allkeys-lru"]);
     let url = redis.url();
     let app = on(|config| config.windows.urls = vec![url], &Hands::now()).await;
@@ -452,7 +452,7 @@ async fn a_server_that_may_evict_keys_is_not_used() {
 
 /// The primary dies, and its replica is promoted with all of the data or with less.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failover_under_sentinels_is_followed_and_what_it_loses_is_noticed() {
+async fn a_sentinel_failover_is_followed_and_lost_writes_are_detected() {
     for behind in [false, true] {
         let mut primary = Redis::start();
         let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &primary.port.to_string()]);
@@ -516,7 +516,7 @@ async fn until(holds: impl Fn() -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_is_reached_by_tls_and_only_if_it_proves_itself() {
+async fn redis_over_tls_requires_a_verified_certificate() {
     let (authority, other) = (crate::harness::pki::Authority::new(), crate::harness::pki::Authority::new());
     let redis = Redis::start_tls(&authority.sign(&crate::harness::pki::server()), &authority.pem());
     let folder = temp();
@@ -544,7 +544,7 @@ async fn a_server_is_reached_by_tls_and_only_if_it_proves_itself() {
 
 /// An action whose policies read neither risk nor rates is evaluated without them, also when Redis is down.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_policy_reads_is_not_looked_up() {
+async fn actions_that_read_no_risk_do_not_query_redis() {
     let mut redis = Redis::start();
     let folder = temp();
     copy(&policies(), folder.path());
@@ -575,7 +575,7 @@ async fn what_no_policy_reads_is_not_looked_up() {
 
 /// All keys of a tenant share a hash tag, so that they are on one node of the cluster.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_serves_as_well() {
+async fn a_redis_cluster_works() {
     let nodes: Vec<Redis> = (0..3).map(|_| Redis::start_with(&["--cluster-enabled", "yes"])).collect();
     for (node, slots) in nodes.iter().zip([("0", "5460"), ("5461", "10922"), ("10923", "16383")]) {
         node.run(&["CLUSTER", "ADDSLOTSRANGE", slots.0, slots.1]);
@@ -709,7 +709,7 @@ fn filled(by: &str, names: std::ops::Range<u32>) -> Batch {
 
 /// One tool service may fill half of a tenant's table, and rates have room that nothing else can use.
 #[test]
-fn one_tool_service_fills_half_of_a_table_and_rates_have_room() {
+fn one_tool_service_may_fill_half_of_a_table_and_rates_have_a_reserve() {
     let windows = InProcess::new(1000, "seed");
     let (tenant, now) = (Tenant::of("test", "acme"), Timestamp::from_micros(1));
     // A batch is stored whole or not at all.
@@ -732,7 +732,7 @@ fn one_tool_service_fills_half_of_a_table_and_rates_have_room() {
 
 /// Additions to an entry count for the tool service that created the entry, so that no count drifts.
 #[test]
-fn what_is_added_to_an_entry_is_counted_for_who_began_it() {
+fn additions_to_an_entry_count_for_its_creator() {
     let windows = InProcess::new(1000, "seed");
     let tenant = Tenant::of("test", "acme");
     let batch = |by: &str, names: std::ops::Range<u32>, micros: i64| {
@@ -754,7 +754,7 @@ fn what_is_added_to_an_entry_is_counted_for_who_began_it() {
 
 /// The names in one entry are bounded in both engines, as when a caller makes up versions of a case.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_versions_of_one_case_are_entries_and_bounded() {
+async fn the_names_in_one_entry_are_bounded() {
     let redis = Redis::start();
     let server = RiskStore::open(options(Some(redis.url()))).unwrap();
     let RiskStore::Redis(adopting) = &server else { panic!("a server was asked for") };
@@ -793,7 +793,7 @@ async fn the_versions_of_one_case_are_entries_and_bounded() {
 
 /// A call over its rate leaves nothing behind, in both engines.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_that_is_held_back_leaves_nothing_behind() {
+async fn a_rate_limited_call_leaves_no_state() {
     let redis = Redis::start();
     let server = RiskStore::open(options(Some(redis.url()))).unwrap();
     let RiskStore::Redis(adopting) = &server else { panic!("a server was asked for") };

@@ -1,5 +1,6 @@
-//! How an engine gives an operation its transaction. SQLite: one writer takes what waits and commits it as a group, each operation
-//! in a savepoint of its own. PostgreSQL: a connection of the pool.
+//! The engines, and how each runs an operation in a transaction. On SQLite, one writer commits the queued
+//! operations as a group with one sync, each in its own savepoint. On PostgreSQL, an operation takes a
+//! connection of a pool.
 
 use std::fs::OpenOptions;
 use std::future::Future;
@@ -17,18 +18,18 @@ use tokio::sync::{mpsc, oneshot};
 use crate::approvals::store::error::StoreError;
 use crate::approvals::store::location::{Location, Options};
 
-/// The most operations of one group.
+/// Maximum number of operations in one group.
 const GROUP_MAX: usize = 64;
-/// How many operations may wait for the writer.
+/// Maximum number of operations that wait for the writer.
 const QUEUE_MAX: usize = 4096;
 
-/// What an operation does in its transaction; true keeps it.
+/// Work of an operation in its transaction; `true` keeps its changes.
 type Work = Box<dyn for<'c> FnOnce(&'c mut AnyConnection) -> Running<'c> + Send>;
 type Running<'c> = Pin<Box<dyn Future<Output = Result<bool, StoreError>> + Send + 'c>>;
-/// An operation's future: whether to keep the transaction, and what came of it.
+/// Future of an operation: whether to keep its changes, and its result.
 pub(super) type Operation<'c, T> = Pin<Box<dyn Future<Output = Result<(bool, T), StoreError>> + Send + 'c>>;
 
-/// A statement with its values.
+/// Statement with its bound values.
 pub(super) type Statement = sqlx::query::Query<'static, sqlx::Any, sqlx::any::AnyArguments>;
 
 pub(super) struct Job {
@@ -36,42 +37,43 @@ pub(super) struct Job {
     done: oneshot::Sender<Result<(), StoreError>>,
 }
 
-/// What SQLite's writer is told.
+/// Message to SQLite's writer.
 pub(super) enum Message {
     Close(oneshot::Sender<()>),
     Work(Job),
 }
 
-/// An engine at work.
 #[derive(Debug)]
 pub(super) enum Engine {
     Postgres { calls: AnyPool, apart: AnyPool, dialect: Dialect, url: String },
     Sqlite { writer: mpsc::Sender<Message>, readers: AnyPool, dialect: Dialect },
 }
 
-/// Whose connections an operation takes.
+/// Connections that an operation uses on PostgreSQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
-    /// Those of a few that calls don't take: of what stops, and of what replicas know of each other.
+    /// A few connections that calls can't use: for kill switches, and for coordination between replicas.
     Apart,
-    /// Those of calls.
+    /// The connections of calls.
     Calls,
 }
 
-/// How many connections are kept apart.
+/// Number of connections in [`Lane::Apart`].
 const APART: u32 = 3;
 
-/// What the engines say in different words of SQL.
+/// SQL that differs between the engines, and properties of the server.
 #[derive(Clone, Debug)]
 pub(super) struct Dialect {
-    /// Which server's tables these are, in which line of its history: of PostgreSQL the system identifier, the timeline, which each
-    /// promotion changes, and the identifiers of database and table, which each restored dump changes. Empty where a file is the server.
+    /// SQL for the identity of the server's tables in one line of its history. On PostgreSQL it consists of
+    /// the system identifier, the timeline, which each promotion changes, and the identifiers of database and
+    /// table, which each restored dump changes. It is an empty text on SQLite.
     pub lineage: String,
-    /// The time, in microseconds since the epoch.
+    /// SQL for the time, in microseconds since the epoch.
     pub clock: String,
-    /// Whether other processes use the store, too.
+    /// Whether other processes use the store as well.
     pub is_shared: bool,
-    /// Which commits a crash or a failover may lose, in PostgreSQL's words; empty where there is no standby.
+    /// PostgreSQL's `synchronous_commit`, which names what a commit waits for; empty if no standby confirms
+    /// commits.
     pub durability: String,
 }
 
@@ -81,13 +83,13 @@ impl Dialect {
         Self { lineage: "''".to_owned(), clock, is_shared: false, durability: String::new() }
     }
 
-    /// Asks a server for what it lets this role see of its lineage.
+    /// Queries which parts of its lineage the server shows to this role.
     async fn postgres(connection: &mut AnyConnection) -> Result<Self, StoreError> {
         const SYSTEM: &str = "(SELECT CAST(system_identifier AS TEXT) FROM pg_control_system())";
         const TIMELINE: &str = "substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)";
         const TABLE: &str = "(SELECT CAST(oid AS TEXT) FROM pg_database WHERE datname = current_database())
             || '/' || CAST(CAST(CAST('meta' AS regclass) AS oid) AS TEXT)";
-        // No right, no such function, no such feature.
+        // Insufficient privilege, undefined function, feature not supported.
         const MAY_NOT: [&str; 3] = ["42501", "42883", "0A000"];
         let standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut *connection).await?;
         if standby {
@@ -122,8 +124,9 @@ impl std::fmt::Debug for Message {
     }
 }
 
-/// The settings of each PostgreSQL session. A replica that is frozen within a transaction, or whose machine is gone, holds rows that all
-/// other replicas wait for, so PostgreSQL ends its session before the others give up.
+/// Returns the settings of each PostgreSQL session. A replica that is frozen within a transaction, or whose
+/// machine is gone, holds locks that all other replicas wait for, so PostgreSQL ends its session before the
+/// others give up.
 fn session(timeout: Duration) -> Vec<String> {
     let (whole, half, twice) = (timeout.as_millis(), timeout.as_millis() / 2, timeout.as_millis() * 2);
     let seconds = timeout.as_secs().max(1);
@@ -135,7 +138,8 @@ fn session(timeout: Duration) -> Vec<String> {
         format!("SET tcp_keepalives_idle = {seconds}"),
         format!("SET tcp_keepalives_interval = {seconds}"),
         "SET tcp_keepalives_count = 2".to_owned(),
-        // An answer that left must not be lost in a crash. Stronger settings, of the server or the role, stay.
+        // A commit that was answered must survive a crash. Stronger settings of the server or the role are
+        // kept.
         "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'".to_owned(),
     ]
 }
@@ -143,11 +147,13 @@ fn session(timeout: Duration) -> Vec<String> {
 impl Engine {
     pub(super) async fn open(options: &Options) -> Result<Self, StoreError> {
         sqlx::any::install_default_drivers();
-        // Tested before use, a connection that a restarted server has closed is replaced, and costs no operation.
+        // The pool tests a connection before use, so one that a restarted server closed is replaced, and no
+        // operation fails.
         let pool = |connections: u32| AnyPoolOptions::new().max_connections(connections).acquire_timeout(options.timeout);
         match &options.location {
             Location::Postgres(url) => {
-                // The pool would only say that it has no connection: this says why.
+                // Connect once directly, because the pool would report only that it has no connection, not
+                // the cause.
                 let late = |_| StoreError::Unreachable("it does not answer in time".to_owned());
                 let mut first = tokio::time::timeout(options.timeout, AnyConnection::connect(url)).await.map_err(late)??;
                 let dialect = tokio::time::timeout(options.timeout, Dialect::postgres(&mut first)).await.map_err(late)??;
@@ -169,7 +175,8 @@ impl Engine {
                 Ok(Self::Postgres { calls: connect(options.connections)?, apart: connect(APART)?, dialect, url: url.clone() })
             }
             Location::Sqlite(path) => {
-                // Made by us, so that nobody else may read it; SQLite gives its other files the same mode.
+                // Create the file here with mode 0600, so that other users can't read it; SQLite gives its
+                // other files the same mode.
                 let made = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
                 made.map_err(|error| StoreError::Unreachable(format!("`{}`: {error}", path.display())))?;
                 let url = url(path).map_err(|error| StoreError::Unreachable(format!("`{}`: {error}", path.display())))?;
@@ -185,7 +192,7 @@ impl Engine {
         }
     }
 
-    /// The pool that reads.
+    /// Returns the pool for reads.
     pub(super) fn readers(&self, lane: Lane) -> &AnyPool {
         match (self, lane) {
             (Self::Postgres { calls, .. }, Lane::Calls) => calls,
@@ -194,12 +201,13 @@ impl Engine {
         }
     }
 
-    /// Why no connection can be made: a pool does not say it. `None`: one can.
+    /// Returns why no connection can be made, because a pool does not report the cause; `None` if one can be
+    /// made.
     pub(super) async fn why_unreachable(&self, timeout: Duration) -> Option<StoreError> {
         let Self::Postgres { url, .. } = self else { return None };
         match tokio::time::timeout(timeout, AnyConnection::connect(url)).await {
             Ok(Ok(connection)) => {
-                // It was only tried.
+                // This connection was only a test.
                 let _closed = connection.close().await;
                 None
             }
@@ -208,15 +216,14 @@ impl Engine {
         }
     }
 
-    /// Its dialect.
     pub(super) fn dialect(&self) -> &Dialect {
         match self {
             Self::Postgres { dialect, .. } | Self::Sqlite { dialect, .. } => dialect,
         }
     }
 
-    /// Runs an operation in a transaction, and answers once it is committed. When the time is over it may have happened or not;
-    /// what it left in the outbox tells.
+    /// Runs an operation in a transaction and returns its result once it is committed. After a timeout it is
+    /// unknown whether the operation was committed; its outbox entry shows it.
     pub(super) async fn transact<T: Send + 'static>(
         &self,
         lane: Lane,
@@ -226,8 +233,9 @@ impl Engine {
         let late = |_| StoreError::Unreachable("no answer in time".to_owned());
         match self {
             Self::Postgres { .. } => {
-                // Runs to its end even if the caller goes away: a consume that is half answered must be a whole one. Not for ever: a server
-                // that is gone without a word would keep the pool's connections.
+                // Run it to completion even if the caller goes away, so that a consumption is never abandoned
+                // halfway. The time is still limited, because a server that is gone without closing the
+                // connection would occupy the pool.
                 let pool = self.readers(lane).clone();
                 let running = tokio::spawn(tokio::time::timeout(timeout * 4, async move {
                     let mut transaction = pool.begin().await?;
@@ -263,7 +271,7 @@ impl Engine {
         }
     }
 
-    /// Runs one statement, which is its own transaction, and says how many rows it changed.
+    /// Runs one statement as its own transaction and returns the number of changed rows.
     pub(super) async fn run(&self, timeout: Duration, statement: Statement) -> Result<u64, StoreError> {
         let Self::Postgres { calls, .. } = self else {
             let changed = self.transact(Lane::Calls, timeout, move |connection| {
@@ -271,7 +279,7 @@ impl Engine {
             });
             return changed.await;
         };
-        // To its end, as a transaction.
+        // Run it to completion even if the caller goes away, as in `transact`.
         let pool = calls.clone();
         let running = tokio::spawn(tokio::time::timeout(timeout * 4, async move { Ok(statement.execute(&pool).await?.rows_affected()) }));
         let late = |_| StoreError::Unreachable("no answer in time".to_owned());
@@ -285,14 +293,14 @@ impl Engine {
         if let Self::Sqlite { writer, .. } = self {
             let (done, closed) = oneshot::channel();
             if writer.send(Message::Close(done)).await.is_ok() {
-                // A writer that is gone is closed.
+                // If the writer is gone, its connection is closed, too.
                 let _closed = closed.await;
             }
         }
     }
 }
 
-/// A file as SQLite's URL: absolute, and with every byte that a URL could misread written out.
+/// Returns SQLite's URL of a file: absolute, with all bytes escaped that have a meaning in a URL.
 fn url(path: &Path) -> std::io::Result<String> {
     use std::os::unix::ffi::OsStrExt;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/.-_".contains(&byte);
@@ -302,7 +310,7 @@ fn url(path: &Path) -> std::io::Result<String> {
     Ok(format!("sqlite://{}", encoded.collect::<String>()))
 }
 
-/// SQLite's one writer.
+/// Runs SQLite's only writer.
 async fn write(mut connection: AnyConnection, mut queue: mpsc::Receiver<Message>) {
     let mut messages = Vec::with_capacity(GROUP_MAX);
     while queue.recv_many(&mut messages, GROUP_MAX).await > 0 {
@@ -316,11 +324,11 @@ async fn write(mut connection: AnyConnection, mut queue: mpsc::Receiver<Message>
         let mut waiting = vec![];
         let committed = if group.is_empty() { Ok(()) } else { commit(&mut connection, group, &mut waiting).await };
         if committed.is_err() {
-            // A transaction that is still open would swallow the next group.
+            // A transaction that is still open would include the next group.
             let _none_open = connection.execute("ROLLBACK").await;
         }
         for (done, result) in waiting {
-            // A caller that is gone needs no answer; what it did stays.
+            // A caller that is gone needs no answer; its changes stay.
             let _gone = done.send(committed.clone().and(result));
         }
         if let Some(done) = closing {

@@ -1,10 +1,11 @@
-//! The store's history: a count of revisions, each with a head that no other history has. A store that lost its last writes, in a failover
-//! to a standby that was behind or by an older backup, counts to the same numbers again, under other heads. So a replica that knows
-//! a head can tell whether the store still has what it had.
-//!
-//! `settling.rs` says what follows from a head that is not found.
+//! The store's history: numbered revisions, each with a head that no other history has. A store that lost its
+//! last writes, by a failover to a standby that was behind or by an older backup, counts to the same numbers
+//! again but with other heads, so a replica that has seen a head can tell whether the store still has
+//! everything up to it. `settling.rs` implements what follows if the head is missing.
 
 use crate::approvals::store::transitions::Revision;
+use crate::model::number::to_u64;
+use crate::model::text::hex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,38 +16,39 @@ use crate::approvals::store::engine::Dialect;
 use crate::approvals::store::error::StoreError;
 use crate::approvals::store::location::Seen;
 
-/// Who writes, and what it knows of the store.
+/// Identity of a writer, and the last revision that it has seen.
 #[derive(Clone, Debug)]
 pub(super) struct Writer {
-    /// The last revision that it has seen.
+    /// Last revision that the writer has seen.
     pub seen: Seen,
-    /// The replica, whose audit log records what it leaves in the outbox.
+    /// Replica whose audit log records the writer's outbox entries.
     pub replica: String,
-    /// The start of its process.
+    /// Id of this start of the replica's process.
     pub boot: String,
     pub(super) heads: Arc<AtomicU64>,
     pub dialect: Dialect,
-    /// The last revision of this transaction.
+    /// Last revision of the current transaction.
     pub(super) last: Arc<Mutex<Option<Revision>>>,
 }
 
 impl Writer {
-    /// Unlike that of any other write, of any process.
+    /// Returns bytes that no other write of any process has.
     fn fresh(&self) -> [u8; 16] {
         let count = self.heads.fetch_add(1, Ordering::Relaxed);
         let digest: [u8; 32] = Sha256::new().chain_update(&self.boot).chain_update(count.to_be_bytes()).finalize().into();
-        digest.first_chunk().copied().unwrap_or_default()
+        let mut first = [0; 16];
+        first.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
+        first
     }
 
-    /// A revision with a head that no other has.
+    /// Returns a revision with a unique head.
     pub(super) fn revision(&self, number: i64) -> Revision {
-        Revision { number, head: self.fresh().iter().map(|byte| format!("{byte:02x}")).collect() }
+        Revision { number, head: hex(self.fresh()) }
     }
 
-    /// A place in the outbox that takes no part in the count of revisions.
+    /// Returns a key for an outbox entry that is not part of the count of revisions.
     pub(super) fn unnumbered(&self) -> Revision {
-        let fresh = self.fresh();
-        let number = i64::from_be_bytes(fresh.first_chunk().copied().unwrap_or_default());
+        let number = to_u64(u128::from_be_bytes(self.fresh()) >> 64).cast_signed();
         Revision { number: number | i64::MIN, head: String::new() }
     }
 
@@ -55,23 +57,24 @@ impl Writer {
     }
 }
 
-/// What a question about the history found.
+/// State of the store's history.
 pub(super) struct Found {
-    /// The last revision.
+    /// Last revision of the store.
     pub seen: Seen,
-    /// The lineage that it was written in; empty since somebody missed its head.
+    /// Lineage in which the store last settled; empty after a replica did not find the head that it has seen.
     pub lineage: String,
-    /// The server's own.
+    /// Lineage of the server that answered.
     pub server: String,
-    /// The store's time.
+    /// Time of the store, in microseconds.
     pub clock: i64,
-    /// When a loss was found that nobody has confirmed; 0: none.
+    /// Time when an unconfirmed loss was found, in microseconds; 0 if there is none.
     pub went_back_at: i64,
-    /// Whether the head that this replica knows is there.
+    /// Whether the store has the head that this replica has seen.
     pub known: bool,
 }
 
-/// Counts the revision up. Holds every other writer back until the transaction ends, and refuses a store that went back.
+/// Increments the revision. Until the transaction ends, every other writer of revisions waits. Returns an
+/// error if the store went back.
 pub(super) async fn next(connection: &mut AnyConnection, writer: &Writer) -> Result<Revision, StoreError> {
     let lineage = &writer.dialect.lineage;
     let sql =
@@ -84,7 +87,7 @@ pub(super) async fn next(connection: &mut AnyConnection, writer: &Writer) -> Res
     Ok(revision)
 }
 
-/// Adds a revision; false if what was seen is not there.
+/// Inserts a revision; returns false if the store lacks the revision in `seen`.
 pub(super) async fn insert(
     connection: &mut AnyConnection,
     dialect: &Dialect,
@@ -97,8 +100,8 @@ pub(super) async fn insert(
     Ok(insert.bind(seen.revision).bind(seen.head.clone()).fetch_optional(connection).await?.is_some())
 }
 
-/// Whether a revision is one of this history. Of one that is older than what is kept, nothing counts any more; of one whose head nobody
-/// noted, the number must do.
+/// Returns SQL for whether a revision belongs to this history. A revision older than all stored ones is
+/// accepted, because nothing depends on it any more. If the head was not noted, only the number is compared.
 fn known(number: &str, head: &str) -> String {
     format!(
         "(EXISTS (SELECT 1 FROM revisions WHERE revision = {number} AND head = {head})
@@ -107,14 +110,15 @@ fn known(number: &str, head: &str) -> String {
     )
 }
 
-/// Holds every other writer back until the transaction ends. What is to be known then is asked by a statement of its own: one that waited
-/// for the lock would see other tables as they were before.
+/// Locks out every other writer of revisions until the transaction ends. Read the state in a separate
+/// statement afterwards: a statement that waited for the lock would still see other tables as they were
+/// before.
 pub(super) async fn hold(connection: &mut AnyConnection) -> Result<(), StoreError> {
     sqlx::query("UPDATE meta SET revision = revision WHERE one = 1").execute(connection).await?;
     Ok(())
 }
 
-/// Asks where the store stands.
+/// Queries the state of the store's history.
 pub(super) async fn ask(connection: &mut AnyConnection, dialect: &Dialect, seen: &Seen) -> Result<Found, StoreError> {
     let (lineage, clock, known) = (&dialect.lineage, &dialect.clock, known("$1", "$2"));
     let sql = format!(
@@ -127,7 +131,7 @@ pub(super) async fn ask(connection: &mut AnyConnection, dialect: &Dialect, seen:
     let found = Seen { generation: row.try_get(0)?, revision: row.try_get(1)?, head: row.try_get(6)? };
     let known = match found.generation == seen.generation {
         true => row.try_get::<i64, _>(7)? == 1,
-        // A later generation knows the earlier ones, of which nothing counts any more.
+        // A store of a later generation lists the earlier ones, and nothing of those is valid any more.
         false => row.try_get::<i64, _>(8)? > 0,
     };
     let (lineage, server) = (row.try_get(2)?, row.try_get(3)?);

@@ -1,4 +1,5 @@
-//! Transitions of approvals. Each is one transaction: a new revision, the change, the outbox row.
+//! Transitions of approvals, and the consumption of approvals and releases. Each is one transaction with a
+//! new revision, the change and the outbox entry.
 
 use crate::approvals::store::reads;
 use sqlx::AnyConnection;
@@ -14,13 +15,14 @@ use crate::approvals::store::transitions::{
 use crate::approvals::store::{Store, sums};
 use crate::model::approval::{Approval, State};
 use crate::model::halt::{Halted, Halts};
+use crate::model::number::to_usize;
 use crate::model::time::Timestamp;
 
-/// The most approvals that one sweep lets expire.
+/// Maximum number of approvals that one sweep expires.
 const SWEEP_MAX: i64 = 200;
 
 impl Store {
-    /// Asks for an approval.
+    /// Requests an approval.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -28,7 +30,7 @@ impl Store {
         self.advance(move |connection, writer| Box::pin(async move { request(connection, &writer, new).await })).await
     }
 
-    /// Adds a review, and moves the approval if it decides.
+    /// Adds a review, and changes the approval's state if the review decides.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -36,7 +38,8 @@ impl Store {
         self.advance(move |connection, writer| Box::pin(async move { review(connection, &writer, new).await })).await
     }
 
-    /// Ends an approval that was not used: a pending one is cancelled, an approved one revoked. The record's `state` is filled in.
+    /// Ends an approval that was not consumed: cancels a pending one, revokes an approved one. The record's
+    /// `state` is filled in.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -50,10 +53,11 @@ impl Store {
         .await
     }
 
-    /// Uses an approval, once: by one statement that finds it approved, of this generation and in its time.
+    /// Consumes an approval or a release once. A single statement checks that an approval is approved, of
+    /// this generation and not expired, and marks it as consumed.
     ///
     /// # Errors
-    /// When the store does not answer; then it may have been used, and the receipt will tell.
+    /// When the store does not answer. It may have been consumed even so; the receipt shows it.
     pub async fn consume(&self, consume: Consumption) -> Result<Consumed, StoreError> {
         let (evaluation_id, reservations, at) = (consume.evaluation_id.clone(), consume.reservations.clone(), consume.at);
         let consumed =
@@ -64,12 +68,12 @@ impl Store {
         Ok(consumed)
     }
 
-    /// Lets those expire whose time is over.
+    /// Expires pending and approved approvals whose time has passed, and those of older generations.
     ///
     /// # Errors
     /// When the store does not answer.
     pub async fn expire(&self, at: Timestamp, record: fn(&Approval) -> serde_json::Value) -> Result<Vec<Transition>, StoreError> {
-        // Of an older generation, none can be used any more: its case asks anew.
+        // Approvals of an older generation can't be used any more, so their cases must request new ones.
         let over = "SELECT id FROM approvals WHERE (state = 'pending' AND review_until <= $1)
             OR (state = 'approved' AND approved_until <= $1) OR (state IN ('pending', 'approved') AND generation <> $3) LIMIT $2";
         let generation = self.seen().generation.clone();
@@ -131,7 +135,8 @@ async fn request(connection: &mut AnyConnection, writer: &Writer, new: NewApprov
             new.caps.2,
         ),
     ];
-    // One tool service may fill half of an agent's requests and of a template's queue: the other half is left to others.
+    // One tool service may use half of an agent's pending requests and half of a template's queue, so that
+    // the rest stays available to others.
     let by = [
         ("SELECT COUNT(*) FROM approvals WHERE tenant = $1 AND agent = $2 AND tool_service = $3 AND state = 'pending'", &call.agent.sub),
         (
@@ -179,7 +184,7 @@ async fn review(connection: &mut AnyConnection, writer: &Writer, new: NewReview)
             .bind(new.review.reason.clone());
     insert.execute(&mut *connection).await?;
     let approvers = approval.approvers().count() + usize::from(new.review.approves);
-    let quorum = usize::try_from(new.quorum).unwrap_or(usize::MAX);
+    let quorum = to_usize(new.quorum);
     let state = match new.review.approves {
         false => State::Denied,
         true if approvers >= quorum => State::Approved,
@@ -242,7 +247,7 @@ async fn consume_once(connection: &mut AnyConnection, writer: &Writer, consume: 
         return Ok((false, Consumed::Halted));
     }
     if !use_up(connection, writer, &consume, revision.number).await? {
-        // What is used was used by somebody: by this operation, if there is its receipt.
+        // The approval or release is already consumed. If this operation consumed it, the receipt exists.
         let receipt = receipt(connection, &consume.key).await?;
         return Ok((false, receipt.map_or(Consumed::Lost, Consumed::Repeated)));
     }
@@ -266,14 +271,14 @@ async fn consume_once(connection: &mut AnyConnection, writer: &Writer, consume: 
     Ok((true, Consumed::Now(revision)))
 }
 
-/// Uses it, if it is there to be used.
+/// Marks an approval or release as consumed; returns false if it can't be consumed.
 async fn use_up(connection: &mut AnyConnection, writer: &Writer, consume: &Consumption, revision: i64) -> Result<bool, StoreError> {
     let sql = match consume.what {
         SingleUse::Approval => {
             "UPDATE approvals SET state = 'consumed', revision = $1, ended_at = $2
             WHERE id = $3 AND state = 'approved' AND generation = $4 AND approved_until > $2 RETURNING id"
         }
-        // Its token says the rest: it is used when it stands here.
+        // A row in `releases` marks the release as consumed; everything else is in its token.
         SingleUse::Release => {
             if consume.generation != writer.seen.generation {
                 return Ok(false);

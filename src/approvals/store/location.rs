@@ -1,63 +1,60 @@
-//! Which engine keeps the state, and where.
+//! Location and options of the state store, and the last revision that a process has seen of it.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Which engine keeps the state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
-    /// A file of our own.
+    /// A file that only this process uses.
     Sqlite(PathBuf),
-    /// A server that replicas share: a connection URL.
+    /// Connection URL of a server that replicas share.
     Postgres(String),
 }
 
 impl Location {
-    /// The file, or the server's host and port: what may be said of it.
+    /// Returns the file, or the server's host and port. The rest of the URL may contain a password.
     pub(super) fn place(&self) -> String {
         match self {
             Self::Sqlite(path) => path.display().to_string(),
             Self::Postgres(url) => {
-                // Behind the last `@`, whatever a password holds.
-                let url = url.split('?').next().unwrap_or_default();
-                let rest = url.rsplit(['@']).next().unwrap_or_default();
+                // A password may contain `@`, so the host follows the last one.
+                let url = url.split_once('?').map_or(url.as_str(), |(url, _)| url);
+                let rest = url.rsplit_once('@').map_or(url, |(_, rest)| rest);
                 let rest = rest.split_once("://").map_or(rest, |(_, rest)| rest);
-                rest.split('/').next().unwrap_or_default().to_owned()
+                rest.split_once('/').map_or(rest, |(server, _)| server).to_owned()
             }
         }
     }
 }
 
-/// How the store is opened.
+/// Options for opening the store.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Which engine, where.
     pub location: Location,
-    /// How long an operation may take.
+    /// Time limit of an operation.
     pub timeout: Duration,
-    /// Connections of a pool.
+    /// Number of connections of the pool for calls.
     pub connections: u32,
-    /// This replica's own id: whose audit log records what it left in the outbox.
+    /// Id of this replica, whose audit log records its outbox entries.
     pub replica: String,
-    /// Unique to this start of the process.
+    /// Id that is unique to this start of the process.
     pub boot: String,
-    /// A fresh generation, should one be needed.
+    /// New generation id, used if the store is new.
     pub generation: String,
-    /// The highest generation and revision ever seen here; `None` if none was.
+    /// Highest generation and revision that this replica has noted; `None` if there is none.
     pub seen: Option<Seen>,
-    /// The folder in which this replica notes what the store might lose: what stops, and what calls added to sums.
+    /// Folder in which this replica notes data that the store might lose: kill switches, revoked sessions and
+    /// additions to sums.
     pub notes: PathBuf,
 }
 
-/// A generation of the store and the highest revision seen in it.
+/// A generation of the store, and the highest revision seen in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Seen {
-    /// Generation.
     pub generation: String,
-    /// Revision.
     pub revision: i64,
-    /// Its head; empty where none was noted.
+    /// Head of the revision; empty if none was noted.
     #[serde(default)]
     pub head: String,
 }

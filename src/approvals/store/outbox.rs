@@ -1,5 +1,5 @@
-//! The outbox: the record of every transition, until it is in an audit log. What a replica left, the same replica records when it
-//! starts again; another takes it over once it is old.
+//! The outbox: the record of every transition, until it is in an audit log. A replica that is started again
+//! records its own entries; another replica takes them over when the replica is gone or the entries are old.
 
 use std::time::Duration;
 
@@ -12,14 +12,15 @@ use crate::approvals::store::error::StoreError;
 use crate::approvals::store::history::Writer;
 use crate::approvals::store::replicas::GONE;
 use crate::approvals::store::transitions::{OutboxEntry, Revision};
+use crate::model::number::to_i64;
 use crate::model::time::Timestamp;
 
-/// How long a request may still record what it left: longer than any request lives.
+/// Time after which an entry is abandoned even if its process still runs; longer than any request runs.
 pub const TAKE_OVER: Duration = Duration::from_secs(60);
-/// The most rows of one sweep.
+/// Maximum number of entries in one sweep.
 const SWEEP_MAX: i64 = 200;
 
-/// A row, its head, and whether the process that left it is gone.
+/// Returns a query for outbox entries with their heads, and whether the process that wrote each is gone.
 fn rows(dialect: &Dialect, which: &str) -> AssertSqlSafe<String> {
     AssertSqlSafe(format!(
         "SELECT o.revision, o.record, o.replica, o.boot, o.at, o.log, o.line, COALESCE(r.head, '') AS head,
@@ -30,18 +31,19 @@ fn rows(dialect: &Dialect, which: &str) -> AssertSqlSafe<String> {
     ))
 }
 
-/// Whether the process that left a row has sent a heartbeat of late.
+/// Returns SQL for whether the process that wrote an entry has recently sent a heartbeat.
 fn is_there(dialect: &Dialect) -> String {
     format!("COALESCE(p.at, 0) > {} - {}", dialect.clock, GONE.as_micros())
 }
 
 impl Store {
-    /// Rows that are not recorded yet and were left at this time or before, oldest first.
+    /// Returns unrecorded entries that were written at `before` or earlier, oldest first.
     ///
     /// # Errors
     /// When the store does not answer.
     pub async fn left(&self, before: Timestamp) -> Result<Vec<OutboxEntry>, StoreError> {
-        // Of others, only what they will not record: so that a replica that is there, and can't, fills no sweep.
+        // An entry of another replica is only due once that replica will not record it any more. Otherwise
+        // the entries of a live replica that can't record would fill every sweep.
         let which = format!(
             "o.log = '' AND o.at <= $1 AND (o.replica = $2 OR o.at <= $3 OR NOT ({})) ORDER BY o.at, o.revision LIMIT $4",
             is_there(self.engine.dialect())
@@ -52,7 +54,7 @@ impl Store {
         self.noted(rows.iter().map(read).collect())
     }
 
-    /// The row of this revision.
+    /// Returns the entry of this revision.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -62,7 +64,7 @@ impl Store {
         self.noted(row.as_ref().map(read).transpose())
     }
 
-    /// True when a transition of this approval is not recorded yet.
+    /// Returns whether a transition of this approval is not recorded yet.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -72,17 +74,17 @@ impl Store {
         Ok(self.read(|mut connection| async move { Ok(query.fetch_optional(&mut *connection).await?) }).await?.is_some())
     }
 
-    /// True when this start of this replica left the row.
+    /// Returns whether this process wrote the entry.
     pub fn is_own(&self, left: &OutboxEntry) -> bool {
         left.replica == self.options.replica && left.boot == self.options.boot
     }
 
-    /// True when this replica left the row before it was started again.
+    /// Returns whether this replica wrote the entry before its last start.
     pub fn is_earlier_own(&self, left: &OutboxEntry) -> bool {
         left.replica == self.options.replica && left.boot != self.options.boot
     }
 
-    /// Takes a row over from whoever left it; false if somebody else did so first.
+    /// Takes over an entry of another process; returns false if it was already recorded or taken over.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -99,17 +101,18 @@ impl Store {
         .await
     }
 
-    /// Notes where a row is recorded. What follows from it may be given from now on.
+    /// Stores where an entry is recorded. From then on, answers may depend on the transition.
     ///
     /// # Errors
     /// When the store does not answer.
     pub async fn recorded(&self, revision: i64, log: &str, line: u64) -> Result<(), StoreError> {
-        let line = i64::try_from(line).unwrap_or(i64::MAX);
+        let line = to_i64(line);
         let noted = sqlx::query("UPDATE outbox SET log = $1, line = $2 WHERE revision = $3").bind(log.to_owned()).bind(line).bind(revision);
         self.noted(self.engine.run(self.options.timeout, noted).await.map(|_| ()))
     }
 
-    /// Removes what nobody can ask for any more: receipts after a day, ended approvals after 30 days.
+    /// Deletes rows that can't be used any more, such as receipts after a day and ended approvals after 30
+    /// days.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -142,7 +145,7 @@ impl Store {
     }
 }
 
-/// Leaves a row.
+/// Inserts an outbox entry in the transaction of its transition.
 pub(super) async fn leave(
     connection: &mut AnyConnection,
     writer: &Writer,
@@ -167,6 +170,7 @@ pub(super) async fn leave(
 fn read(row: &AnyRow) -> Result<OutboxEntry, StoreError> {
     let record: String = row.try_get("record")?;
     let (log, line): (String, i64) = (row.try_get("log")?, row.try_get("line")?);
+    let line = u64::try_from(line).map_err(|_| StoreError::Damaged)?;
     Ok(OutboxEntry {
         revision: Revision { number: row.try_get("revision")?, head: row.try_get("head")? },
         gone: row.try_get::<i64, _>("gone")? == 1,
@@ -174,6 +178,6 @@ fn read(row: &AnyRow) -> Result<OutboxEntry, StoreError> {
         replica: row.try_get("replica")?,
         boot: row.try_get("boot")?,
         at: Timestamp::from_micros(row.try_get("at")?),
-        recorded: (!log.is_empty()).then(|| (log, u64::try_from(line).unwrap_or(0))),
+        recorded: (!log.is_empty()).then(|| (log, line)),
     })
 }

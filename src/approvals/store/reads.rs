@@ -1,4 +1,5 @@
-//! Rows, and the questions that change nothing.
+//! Reads of approvals, receipts, checks, kill switches and other signals, and the conversion of approvals to
+//! and from rows.
 
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
@@ -14,44 +15,41 @@ use crate::model::time::Timestamp;
 const APPROVAL: &str = "SELECT id, generation, revision, state, digest, body, requested_at, review_until, approved_at, approved_until,
     denial_reason, suggested FROM approvals";
 
-/// Which approvals are asked for; empty members ask for all.
+/// Filter for listing approvals; an empty member does not filter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Only of this tenant.
     pub tenant: String,
-    /// Only addressed to this tool service.
+    /// Tool service that the approvals are for.
     pub tool_service: String,
-    /// Only in this state.
     pub state: Option<State>,
-    /// Only of this case.
     pub case: String,
-    /// Only after this one, in the order of requests: when it was requested, and its id.
+    /// Position in the order of requests after which the list starts: time of the request, and id.
     pub after: (i64, String),
-    /// Only changed after this revision, and then in the order of changes.
+    /// Revision after which an approval must have changed; if set, the list is in the order of changes.
     pub changed_after: Option<i64>,
-    /// At most so many.
+    /// Maximum number of approvals.
     pub most: i64,
 }
 
 impl Store {
-    /// The approval of this id.
+    /// Returns the approval with this id.
     ///
     /// # Errors
-    /// When the store does not answer, or the row can't be read.
+    /// When the store does not answer, or the row can't be parsed.
     pub async fn approval(&self, id: &str) -> Result<Option<Approval>, StoreError> {
         let id = id.to_owned();
         self.read(|mut connection| async move { approval(&mut connection, &id).await }).await
     }
 
-    /// Approvals in the order of requests, or of their last changes.
+    /// Returns approvals in the order of their requests or of their last changes.
     ///
     /// # Errors
-    /// When the store does not answer, or a row can't be read.
+    /// When the store does not answer, or a row can't be parsed.
     pub async fn list(&self, filter: Filter) -> Result<Vec<Approval>, StoreError> {
         self.read(|mut connection| async move { list(&mut connection, &filter).await }).await
     }
 
-    /// What an operation was answered.
+    /// Returns the stored answer of an operation.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -60,7 +58,7 @@ impl Store {
         self.read(|mut connection| async move { receipt(&mut connection, &key).await }).await
     }
 
-    /// The checks of a case and its customer that hold now.
+    /// Returns the checks of a case and its customer that have not expired.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -77,20 +75,20 @@ impl Store {
             .collect()
     }
 
-    /// How many approvals wait.
+    /// Returns the number of pending approvals.
     ///
     /// # Errors
     /// When the store does not answer.
     pub async fn pending(&self) -> Result<u64, StoreError> {
         let query = sqlx::query("SELECT COUNT(*) FROM approvals WHERE state = 'pending'");
         let row = self.read(|mut connection| async move { Ok(query.fetch_one(&mut *connection).await?) }).await?;
-        Ok(u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or(0))
+        u64::try_from(row.try_get::<i64, _>(0)?).map_err(|_| StoreError::Damaged)
     }
 
-    /// Takes what was read as the copy of the halts.
+    /// Replaces the copy of the kill switches and other signals with what was read.
     pub(super) fn copy_halts(&self, read: &crate::model::halt::Halts, now: Timestamp, taken: u64) {
         self.halts.rcu(|copy| {
-            // A signal that was taken since the question was asked may be missing in the answer.
+            // The read may lack a signal that was accepted after the read began, so keep such signals.
             let fresh: Vec<(u64, Halt)> = copy.fresh.iter().filter(|(number, _)| *number > taken).cloned().collect();
             let mut halts = read.clone();
             fresh.iter().for_each(|(_, halt)| halts.add(halt.clone()));
@@ -130,7 +128,7 @@ async fn list(connection: &mut AnyConnection, filter: &Filter) -> Result<Vec<App
     Ok(approvals)
 }
 
-/// An approval's row with its reviews.
+/// Builds an approval from its row and its reviews.
 async fn whole(connection: &mut AnyConnection, row: &AnyRow) -> Result<Approval, StoreError> {
     let id: String = row.try_get("id")?;
     let sql = "SELECT person, issuer, subject, approves, at, reason FROM reviews WHERE approval = $1 ORDER BY at, person";
@@ -153,7 +151,7 @@ async fn whole(connection: &mut AnyConnection, row: &AnyRow) -> Result<Approval,
     let state: String = row.try_get("state")?;
     Ok(Approval {
         id,
-        // A state that is none can't be used.
+        // An unknown state must not be usable.
         state: State::named(&state).ok_or(StoreError::Damaged)?,
         generation: row.try_get("generation")?,
         revision: row.try_get("revision")?,
@@ -214,25 +212,25 @@ pub(super) async fn receipt(connection: &mut AnyConnection, key: &ReceiptKey) ->
     Ok(Some(Receipt { call_digest, answer, revision: row.try_get("revision")? }))
 }
 
-/// Which halts are read.
+/// Selection of the rows of `halts`.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Which<'a> {
-    /// All, of all tenants.
+    /// All rows of all tenants.
     All,
-    /// Those whose approvals are not all ended yet.
+    /// Rows whose subject may still have approvals to end.
     EndApprovals,
-    /// What stops, of a tenant and of the server.
+    /// Rows of a tenant and of the server that prevent consumptions.
     StopsOf(&'a str),
 }
 
-/// Reads halts.
 pub(super) async fn halts(connection: &mut AnyConnection, which: Which<'_>) -> Result<Vec<Halt>, StoreError> {
     let (tenant, condition) = match which {
         Which::All => ("", "$1 = ''"),
         Which::EndApprovals => ("", "$1 = '' AND ends_approvals = 1"),
         Which::StopsOf(tenant) => (tenant, "(tenant = $1 OR tenant = '') AND (kind NOT LIKE 'risk%' OR ends_approvals = 1)"),
     };
-    // One that has approvals to end stops their use until they are ended, whatever its kind and its own end.
+    // A row whose approvals are not all ended yet prevents their use until they are, whatever its kind and
+    // end.
     let (kind, until) = match which {
         Which::StopsOf(_) => (
             "CASE WHEN ends_approvals = 1 THEN 'kill_switch' ELSE kind END",
@@ -247,7 +245,7 @@ pub(super) async fn halts(connection: &mut AnyConnection, which: Which<'_>) -> R
             let (subject_kind, kind): (String, String) = (row.try_get("subject_kind")?, row.try_get("kind")?);
             Ok(Halt {
                 tenant: row.try_get("tenant")?,
-                // A halt that can't be read must not be overlooked.
+                // A row that can't be parsed must not be overlooked.
                 subject_kind: SubjectKind::named(&subject_kind).ok_or(StoreError::Damaged)?,
                 subject: row.try_get("subject")?,
                 kind: HaltKind::named(&kind).ok_or(StoreError::Damaged)?,

@@ -1,5 +1,5 @@
-//! What a replica notes in a file of its own: its name, the highest revision of the store that it has seen, and the head of its audit
-//! log. A store that went back in time, and a log that lost its end, are recognized at the next start by what is noted here.
+//! Notes of a replica in `replica.json`: its id, the highest revision of the store that it has seen, and the
+//! head of its audit log. At the next start they reveal a store that went back or a log that lost its end.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -10,10 +10,10 @@ use std::sync::{Mutex, MutexGuard};
 use crate::approvals::store::location::Seen;
 use crate::model::head::Head;
 
-/// The file that stands while the windows' server was not told all.
+/// Name of the file that exists while updates have not been sent to the risk store.
 const UNSENT: &str = "windows-unsent";
 
-/// A replica's own file, `replica.json`.
+/// The file `replica.json` of this replica.
 #[derive(Debug)]
 pub struct Replica {
     path: PathBuf,
@@ -21,14 +21,13 @@ pub struct Replica {
     noted: Mutex<Noted>,
 }
 
-/// What is noted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Noted {
     seen: Option<Seen>,
     head: Option<Head>,
 }
 
-/// The file's name, in the folder of the state.
+/// Name of the file in the state folder.
 pub const FILE: &str = "replica.json";
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -41,10 +40,11 @@ struct Written {
 }
 
 impl Replica {
-    /// Reads the file, or writes a new one with this id.
+    /// Reads the file, or creates one with this id.
     ///
     /// # Errors
-    /// When it can't be read or written, or is damaged: then nobody could tell whether the store went back in time.
+    /// When the file can't be read or written, or is damaged. Starting with a new file instead could hide
+    /// that the store went back.
     pub fn read_or_create(folder: &Path, fresh: &str) -> io::Result<Self> {
         let path = folder.join(FILE);
         match fs::read(&path) {
@@ -63,22 +63,21 @@ impl Replica {
         }
     }
 
-    /// The replica's id.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// The highest revision that it has seen.
+    /// Returns the highest noted revision.
     pub fn seen(&self) -> Option<Seen> {
         self.noted().seen.clone()
     }
 
-    /// The head of the audit log that was noted last.
+    /// Returns the last noted head of the audit log.
     pub fn head(&self) -> Option<Head> {
         self.noted().head.clone()
     }
 
-    /// The file's path, for messages.
+    /// Returns the path of the file, for messages.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -86,7 +85,7 @@ impl Replica {
     /// Notes a revision of the store.
     ///
     /// # Errors
-    /// When it can't be written.
+    /// When the file can't be written.
     pub fn note(&self, seen: &Seen) -> io::Result<()> {
         self.change(|noted| noted.seen = Some(seen.clone()))
     }
@@ -94,7 +93,7 @@ impl Replica {
     /// Notes the head of the audit log.
     ///
     /// # Errors
-    /// When it can't be written.
+    /// When the file can't be written.
     pub fn note_head(&self, head: &Head) -> io::Result<()> {
         self.change(|noted| noted.head = Some(head.clone()))
     }
@@ -114,12 +113,12 @@ impl Replica {
         Ok(())
     }
 
-    /// Whether the windows' server had not been told all when this replica ended.
+    /// Returns whether updates were not yet sent to the risk store when this replica last stopped.
     pub fn has_unsent(&self) -> bool {
         self.path.with_file_name(UNSENT).exists()
     }
 
-    /// Notes whether there is something that the windows' server was not told.
+    /// Notes whether there are updates that were not sent to the risk store.
     pub fn note_unsent(&self, unsent: bool) {
         let path = self.path.with_file_name(UNSENT);
         let noted = match unsent {
@@ -138,7 +137,7 @@ impl Replica {
         let written = Written { replica: self.id.clone(), seen: noted.seen.clone(), head: noted.head.clone() };
         let new = self.path.with_extension("new");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(&serde_json::to_vec(&written).unwrap_or_default())?;
+        file.write_all(&serde_json::to_vec(&written)?)?;
         file.sync_all()?;
         fs::rename(&new, &self.path)?;
         File::open(self.path.parent().unwrap_or(&self.path))?.sync_all()

@@ -1,4 +1,4 @@
-//! The replicas that share the store: who is there, and with which bundle.
+//! Heartbeats of the replicas that share the store, with the digests of their bundles.
 
 use std::time::Duration;
 
@@ -7,12 +7,14 @@ use sqlx::{AssertSqlSafe, Row as _};
 use crate::approvals::store::Store;
 use crate::approvals::store::error::StoreError;
 
-/// Who has sent no heartbeat for so long is gone: another replica records what it left, and none waits for it.
+/// Time without a heartbeat after which a replica is gone: other replicas record its outbox entries and do
+/// not wait for it.
 pub(super) const GONE: Duration = Duration::from_secs(4);
 
 impl Store {
-    /// Says that this replica is there, with the bundle of this digest; gives the digests of all that are. To be called every second. Of a store that
-    /// nobody shares, and while it is not known whether the store lost anything, nothing is said.
+    /// Stores a heartbeat with this bundle's digest, and returns the digests of all live replicas. Must be
+    /// called every second. Stores nothing if the store is not shared, or while it is unknown whether it lost
+    /// anything.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -40,7 +42,7 @@ impl Store {
         .await
     }
 
-    /// Says that this replica stops in order, so that no other one waits for it.
+    /// Deletes this replica's heartbeat at an orderly stop, so that no other replica waits for it.
     ///
     /// # Errors
     /// When the store does not answer.

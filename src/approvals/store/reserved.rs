@@ -1,5 +1,6 @@
-//! What allowed calls added to sums, noted by each replica in a file of its own, since a store that went back may lack it. Not synced: it must
-//! outlive the process, and a machine that fails together with the store may lose it. The last 64 MiB are kept.
+//! Notes of additions to sums, which each replica keeps in a file because a store that went back may lack
+//! them. The file is not synced: it survives the end of the process, and may be lost only if the machine
+//! fails together with the store. Up to 64 MiB are kept.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
@@ -8,30 +9,29 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::approvals::store::transitions::Reservation;
+use crate::model::number::to_u64;
 use crate::model::time::Timestamp;
 
-/// The file's name, in the folder of the state; the one before it ends in `.1`.
+/// Name of the file in the state folder; the previous file has the suffix `.1`.
 const FILE: &str = "sums.jsonl";
-/// How large a file becomes before the next one is begun, in bytes.
+/// Size after which a new file is started, in bytes.
 const FILE_MAX: u64 = 32 << 20;
 
-/// What a call added to a sum.
+/// Addition of an allowed call to a sum.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Reserved {
-    /// The evaluation that allowed it.
+    /// Evaluation that allowed the call.
     pub evaluation_id: String,
-    /// Whose sum it is.
+    /// Key of the sum.
     pub key: String,
-    /// What it added.
     pub amount: i64,
-    /// When.
     pub at: Timestamp,
-    /// Until when it counts.
+    /// Time until which the addition counts.
     pub until: Timestamp,
 }
 
-/// The notes of a replica.
+/// The file of one replica.
 #[derive(Debug)]
 pub(super) struct ReservedNotes {
     path: PathBuf,
@@ -39,21 +39,21 @@ pub(super) struct ReservedNotes {
 }
 
 impl ReservedNotes {
-    /// Goes on with the file in this folder, or begins one.
+    /// Opens the file in this folder, or creates it.
     ///
     /// # Errors
-    /// When it can't be written.
+    /// When the file can't be written.
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
         let path = folder.join(FILE);
         let file = append(&path)?;
         let length = file.metadata()?.len();
         let notes = Self { path, file: Mutex::new((file, length)) };
-        // Behind a line that was not finished, another one begins.
+        // A crash may have left an unfinished last line, so start a new one.
         notes.write("\n")?;
         Ok(notes)
     }
 
-    /// Notes what a call added.
+    /// Notes the additions of one call.
     ///
     /// # Errors
     /// When the file can't be written.
@@ -76,15 +76,16 @@ impl ReservedNotes {
             (*file, *length) = (append(&self.path)?, 0);
         }
         file.write_all(text.as_bytes())?;
-        *length += u64::try_from(text.len()).unwrap_or(u64::MAX);
+        *length += to_u64(text.len());
         Ok(())
     }
 
-    /// What was noted since a time, some at a time. A line that was not finished is left out: its call was not answered. Reads files: call it from a
+    /// Passes the additions since a time to `take`, in batches. Lines that can't be parsed are skipped: if
+    /// the process ended while it wrote a line, the call was not answered. Reads files, so it must run on a
     /// blocking thread.
     ///
     /// # Errors
-    /// When they can't be read.
+    /// When a file can't be read.
     pub(super) fn since(&self, since: Timestamp, mut take: impl FnMut(Vec<Reserved>)) -> io::Result<()> {
         const SOME: usize = 500;
         for path in [self.path.with_extension("jsonl.1"), self.path.clone()] {

@@ -1,13 +1,14 @@
-//! The tables, and how they came to be: a list of migrations, applied by the program itself at start. Times are microseconds since
-//! the epoch; no column is ever null.
+//! The tables of the state store and their migrations, which the server applies at start. Times are
+//! microseconds since the epoch; no column is nullable.
 
 use sqlx::{AnyConnection, AssertSqlSafe, Executor as _, Row as _};
 
 use crate::approvals::store::engine::Dialect;
 use crate::approvals::store::error::{OpenError, StoreError};
 use crate::approvals::store::location::{Location, Options, Seen};
+use crate::model::number::to_i64;
 
-/// Each version's statements; a version, once released, is never changed.
+/// Statements of each version. A released version is never changed.
 const MIGRATIONS: [&[&str]; 5] = [
     &[
         "CREATE TABLE approvals (
@@ -54,11 +55,11 @@ const MIGRATIONS: [&[&str]; 5] = [
         "CREATE TABLE windows (
         tenant TEXT PRIMARY KEY, id TEXT NOT NULL, whole_from BIGINT NOT NULL, made_at BIGINT NOT NULL)",
     ],
-    // Released drafts that were sent. They are forgotten when no token of theirs can be alive.
+    // Consumed releases. Rows are deleted after a day, when their tokens have long expired.
     &["CREATE TABLE releases (id TEXT PRIMARY KEY, at BIGINT NOT NULL)"],
     // The head of each replica's audit log.
     &["CREATE TABLE heads (replica TEXT PRIMARY KEY, line BIGINT NOT NULL, hash TEXT NOT NULL)"],
-    // The store's history, who takes part in it, and what each replica wrote to the windows' server.
+    // The store's history, the replicas that share it, and what each process wrote to the risk store.
     &[
         "ALTER TABLE meta ADD COLUMN lineage TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE meta ADD COLUMN went_back_at BIGINT NOT NULL DEFAULT 0",
@@ -74,17 +75,17 @@ const MIGRATIONS: [&[&str]; 5] = [
     ],
 ];
 
-/// The version from which on revisions have heads.
+/// First version in which revisions have heads.
 const HISTORY: i64 = 5;
 
-/// Brings the tables up to date, and says at which revision of which generation the store is.
+/// Migrates the tables, and returns the generation and revision of the store.
 pub(super) async fn bring_up(
     connection: &mut AnyConnection,
     dialect: &Dialect,
     options: &Options,
 ) -> Result<Result<Seen, OpenError>, StoreError> {
     if matches!(options.location, Location::Postgres(_)) {
-        // Replicas that start together would each make the tables.
+        // Replicas that start at the same time would create the same tables, so they take turns.
         sqlx::query("SELECT CAST(pg_advisory_xact_lock(7070) AS TEXT)").execute(&mut *connection).await?;
     }
     let made = "CREATE TABLE IF NOT EXISTS meta (
@@ -94,11 +95,12 @@ pub(super) async fn bring_up(
     let fresh = "INSERT INTO meta (one, format, generation, revision) VALUES (1, 0, $1, 0) ON CONFLICT DO NOTHING";
     sqlx::query(fresh).bind(options.generation.clone()).execute(&mut *connection).await?;
     let format: i64 = sqlx::query("SELECT format FROM meta WHERE one = 1").fetch_one(&mut *connection).await?.try_get(0)?;
-    let current = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    let current = to_i64(MIGRATIONS.len());
     if format > current {
         return Ok(Err(OpenError::Newer(format)));
     }
-    for migration in MIGRATIONS.iter().skip(usize::try_from(format).unwrap_or(0)) {
+    let done = usize::try_from(format).map_err(|_| StoreError::Damaged)?;
+    for migration in MIGRATIONS.iter().skip(done) {
         for statement in *migration {
             connection.execute(*statement).await?;
         }

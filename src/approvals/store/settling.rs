@@ -1,9 +1,5 @@
-//! Whether the store has all that was written to it. A replica that does not find the head that it knows, or a stop, knows of a loss; and a
-//! store that is in another lineage (see [`Dialect`](super::engine::Dialect)) may have lost what another replica wrote.
-//!
-//! Then nothing is written until every replica that was there at the end has come, or a few seconds are over. Each that comes adds again the
-//! stops and sums that it noted, and says whether it found its head. If all found theirs, the store goes on. If one did not, or did not
-//! come, or nobody knows a head, the store gets a new generation: what was approved, released or verified in earlier ones is void.
+//! Decides whether the store has everything that was written to it, and voids earlier approvals if it does
+//! not.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -20,28 +16,30 @@ use crate::approvals::store::{Store, reads, signals};
 use crate::model::halt::{Halt, Halts};
 use crate::model::time::Timestamp;
 
-/// How long a store waits for the replicas that were there at the end.
+/// Time for which the store waits for the replicas that were last running.
 pub const SETTLE: Duration = Duration::from_secs(5);
-/// How much older than the store's last revision notes of sums are that are added again: clocks and requests may take so long.
+/// Maximum age of restored notes of sums before the store's last revision; allows for clock differences and
+/// running requests.
 const MARGIN: Duration = Duration::from_secs(60);
 
-/// What the store says of itself.
+/// State of the store after a refresh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// The last revision seen.
+    /// Last revision seen.
     pub seen: Seen,
-    /// False while it is not known whether the store lost anything. Nothing is written then.
+    /// False while it is unknown whether the store lost anything; until then nothing is written.
     pub settled: bool,
-    /// When a loss was found that no operator has confirmed.
+    /// Time when a loss was found that no operator has confirmed.
     pub went_back_at: Option<Timestamp>,
 }
 
-/// Where a store settled, and when a loss was found that nobody has confirmed; 0: none.
+/// Last revision of a settled store, and the time when an unconfirmed loss was found, in microseconds; 0 if
+/// there is none.
 type Settled = (Seen, i64);
 
 impl Store {
-    /// Reads the stops and reports anew, and looks whether the store went back; then it is given a new generation. To be called twice
-    /// a second, by one at a time.
+    /// Reads the kill switches and other signals, and checks whether the store went back; if it did, it gets
+    /// a new generation. Must be called twice a second, and never concurrently.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -77,9 +75,9 @@ impl Store {
                 Some((self.seen(), found.went_back_at))
             }
             false => {
-                // What was stopped stays stopped, though the store may have forgotten it.
+                // A kill switch stays in effect even if the store has lost it.
                 missing.iter().for_each(|halt| halts.add(halt.clone()));
-                let settled = self.settle(now, generation, (&found.server, missing)).await?;
+                let settled = self.settle(now, generation, &found.server, missing).await?;
                 if let Some((seen, _)) = &settled {
                     self.seen.store(Arc::new(seen.clone()));
                 }
@@ -98,16 +96,20 @@ impl Store {
         self.settling_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Finds out, with the other replicas, whether the store lost anything. `None`: it is not known yet.
-    async fn settle(
-        &self,
-        now: Timestamp,
-        generation: String,
-        (server, missing): (&str, Vec<Halt>),
-    ) -> Result<Option<Settled>, StoreError> {
+    /// Determines together with the other replicas whether the store lost anything; `None` if it is not known
+    /// yet.
+    ///
+    /// A replica detects a loss if it does not find the head that it has seen, or a kill switch. A store in
+    /// another lineage (see [`Dialect`](super::engine::Dialect)) may have lost the writes of other replicas.
+    /// In both cases nothing is written until every replica that was last running has reported, or [`SETTLE`]
+    /// has passed. Each replica that reports restores the kill switches and sums that it noted, and reports
+    /// whether it found its head. If all found theirs, the store continues. If one did not find its head or
+    /// did not report, or no replica has seen a head, the store gets a new generation, and approvals,
+    /// releases and checks of earlier generations are void.
+    async fn settle(&self, now: Timestamp, generation: String, server: &str, missing: Vec<Halt>) -> Result<Option<Settled>, StoreError> {
         let since = self.settling_since().clone().filter(|(of, _)| of == server).map(|(_, since)| since);
         if since.is_none() {
-            // Before this replica says that it has come, and anybody may write again.
+            // Restore the sums before this replica reports, because afterwards any replica may write again.
             self.reserve_again().await?;
             *self.settling_since() = Some((server.to_owned(), now));
         }
@@ -123,10 +125,10 @@ impl Store {
                     return Ok((true, Some((found.seen, found.went_back_at))));
                 }
                 if lost && found.lineage == found.server {
-                    // So that no other replica writes before it has come.
+                    // Clear the lineage, so that no other replica writes before it has reported.
                     sqlx::query("UPDATE meta SET lineage = '' WHERE one = 1").execute(&mut *connection).await?;
                 }
-                match come(connection, &writer, &found.server, (knows, lost)).await? {
+                match come(connection, &writer, &found.server, knows, lost).await? {
                     Came::All { lost: false } => {
                         let sql = "UPDATE meta SET lineage = $1 WHERE one = 1";
                         sqlx::query(sql).bind(found.server).execute(&mut *connection).await?;
@@ -140,14 +142,14 @@ impl Store {
         .await
     }
 
-    /// Adds to sums again what this replica noted since a while before the store's last revision.
+    /// Restores the sums that this replica noted shortly before the store's last revision or later.
     async fn reserve_again(&self) -> Result<(), StoreError> {
         let last = sqlx::query_scalar::<_, i64>("SELECT COALESCE(MAX(at), 0) FROM revisions");
         let last = self.read_apart(|mut connection| async move { Ok(last.fetch_one(&mut *connection).await?) }).await?;
         let since = Timestamp::from_micros(last).minus(MARGIN);
         let (sender, mut some) = tokio::sync::mpsc::channel(4);
         let notes = Arc::clone(&self.reserved);
-        // A receiver that is gone wants no more.
+        // If the receiver is gone, the rest is not needed.
         let reading = tokio::task::spawn_blocking(move || notes.since(since, |reserved| drop(sender.blocking_send(reserved))));
         while let Some(reserved) = some.recv().await {
             self.add_again(reserved).await?;
@@ -159,7 +161,7 @@ impl Store {
         Ok(())
     }
 
-    /// The store's time; `None` of a store that nobody shares.
+    /// Returns the store's time; `None` if the store is not shared.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -173,7 +175,8 @@ impl Store {
         Ok(Some(Timestamp::from_micros(micros)))
     }
 
-    /// An operator knows of the loss that was found at this time. A later one waits for its own confirmation.
+    /// Confirms on behalf of an operator the loss that was found at this time. A later loss needs its own
+    /// confirmation.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -189,20 +192,20 @@ impl Store {
     }
 }
 
-/// Who has come of the replicas that were there at the end.
+/// Reports of the replicas that were last running.
 enum Came {
-    /// All: whether one of them did not find its head, or nobody knows one.
+    /// All have reported. `lost` is true if one did not find its head, or if none has seen a head.
     All { lost: bool },
-    /// Not all.
+    /// At least one has not reported.
     Some,
 }
 
-/// Says that this replica has come, unless it knows no head, and who else has.
-async fn come(connection: &mut AnyConnection, writer: &Writer, server: &str, (knows, lost): (bool, bool)) -> Result<Came, StoreError> {
+/// Stores this replica's report, unless it has seen no head, and returns whether all replicas have reported.
+async fn come(connection: &mut AnyConnection, writer: &Writer, server: &str, knows: bool, lost: bool) -> Result<Came, StoreError> {
     let missed = format!("missed {server}");
     let last: i64 = sqlx::query("SELECT COALESCE(MAX(at), 0) FROM replicas").fetch_one(&mut *connection).await?.try_get(0)?;
     if knows {
-        // A heartbeat says when a replica was there at last: this is none.
+        // This is not a heartbeat, so the time of the last heartbeat stays.
         let sql = "INSERT INTO replicas (replica, boot, at, confirmed, bundle) VALUES ($1, $2, $3, $4, '') ON CONFLICT (replica)
             DO UPDATE SET confirmed = excluded.confirmed";
         let said = if lost { missed.clone() } else { server.to_owned() };
@@ -218,7 +221,8 @@ async fn come(connection: &mut AnyConnection, writer: &Writer, server: &str, (kn
     Ok(Came::All { lost: lost || said.is_empty() || said.contains(&missed) })
 }
 
-/// Gives the store a new generation, at a revision that was never used. What it holds of earlier ones is nothing from then on.
+/// Gives the store a new generation, at a revision above those that the store and this replica had. Content
+/// of earlier generations is void from then on.
 async fn renew(connection: &mut AnyConnection, writer: &Writer, generation: &str, found: &Found) -> Result<Settled, StoreError> {
     let number = writer.seen.revision.max(found.seen.revision) + 1;
     let insert_old = "INSERT INTO generations (generation) VALUES ($1) ON CONFLICT DO NOTHING";
@@ -230,7 +234,7 @@ async fn renew(connection: &mut AnyConnection, writer: &Writer, generation: &str
     update.execute(&mut *connection).await?;
     let revision = writer.revision(number);
     insert(connection, &writer.dialect, &revision, &found.seen).await?;
-    // What was answered or verified may have been used or ended in what was lost.
+    // The lost writes may have used or ended what a receipt or a check is about.
     for sql in ["DELETE FROM receipts", "DELETE FROM checks"] {
         sqlx::query(sql).execute(&mut *connection).await?;
     }

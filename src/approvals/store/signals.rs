@@ -1,4 +1,5 @@
-//! Outcomes that make checks, and signals that stop.
+//! Outcomes, which create or end checks, and signals: kill switches, revoked sessions and reports that raise
+//! the risk.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,55 +18,50 @@ use crate::model::approval::Approval;
 use crate::model::halt::{Halt, HaltKind, Severity, SignalKind, SubjectKind};
 use crate::model::time::Timestamp;
 
-/// The most approvals that one transaction ends, since it holds every other writer back.
+/// Maximum number of approvals that one transaction ends, because every other writer waits for it.
 const CASCADE_MAX: i64 = 50;
 
-/// The most reports of one tenant that raise a score: each replica keeps a copy of them.
+/// Maximum number of reports per tenant that raise the risk score; each replica keeps a copy of them.
 const REPORTS_MAX: i64 = 10_000;
 
-/// A signal to be taken.
+/// Signal to store.
 #[derive(Clone, Debug)]
 pub struct NewSignal {
-    /// The tool service that reports it.
+    /// Tool service that reports the signal.
     pub reporter: String,
-    /// Its id of the event.
+    /// Id of the event, chosen by the reporter.
     pub event_id: String,
-    /// What was reported.
     pub kind: SignalKind,
-    /// What it does.
+    /// Effect of the signal.
     pub halt: Halt,
-    /// When it is taken.
+    /// Time when the signal is accepted.
     pub at: Timestamp,
-    /// The record of it.
     pub record: serde_json::Value,
 }
 
-/// Whose reports are to raise the score no longer.
+/// Clearing of the reports about some subjects, so that they no longer raise the risk score.
 #[derive(Clone, Debug)]
 pub struct Cleared {
-    /// The tenant.
     pub tenant: String,
-    /// Whose.
     pub subjects: Vec<(SubjectKind, String)>,
-    /// When.
     pub at: Timestamp,
-    /// The record of it.
     pub record: serde_json::Value,
 }
 
-/// Why a signal changes nothing.
+/// Reason for which a signal is not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignalRefused {
-    /// Too many reports of the tenant stand.
+    /// The tenant has too many reports.
     Full,
-    /// The event was taken before.
+    /// The event was accepted before.
     Known,
-    /// The reporter has reported a later event of this kind on this subject.
+    /// The reporter has reported a later event of this kind about this subject.
     Old,
 }
 
 impl Store {
-    /// Remembers an outcome, once, and the check that it makes; `None` when it was reported before.
+    /// Stores an outcome once, with the checks that it creates or ends; returns `None` if it was reported
+    /// before.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -73,8 +69,9 @@ impl Store {
         self.advance(move |connection, writer| Box::pin(async move { outcome(connection, &writer, new).await })).await
     }
 
-    /// Takes a signal: from its commit on it stops what it is about, here at once and elsewhere within a refresh. It waits for no consume and no
-    /// other writer. Gives the outbox row that it leaves. [`Store::end_halted`] ends the approvals of its subject.
+    /// Stores a signal. It takes effect with its commit on this replica, and within one refresh on the
+    /// others. On PostgreSQL it waits neither for consumptions nor for other writers of revisions. Returns
+    /// the key of its outbox entry. [`Store::end_halted`] then ends the approvals of its subject.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -94,7 +91,8 @@ impl Store {
         Ok(taken)
     }
 
-    /// Ends some of the approvals that a halt ends; `None` when none are left to be ended. `record` is an approval's, without its state.
+    /// Ends some of the approvals that a signal ends; returns `None` if there are none left. `record` makes
+    /// an approval's record, without its state.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -110,7 +108,8 @@ impl Store {
         self.advance(move |connection, writer| Box::pin(async move { end_halted(connection, &writer, at, record).await })).await
     }
 
-    /// Ends reports that raise the score; what stops, stays. Gives the outbox row.
+    /// Deletes reports that raise the risk score; kill switches and revoked sessions stay. Returns the key of
+    /// its outbox entry.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -130,7 +129,7 @@ impl Store {
         .await
     }
 
-    /// Notes what stops outside of the store.
+    /// Notes kill switches and revoked sessions outside of the store.
     pub(super) fn note_stops(&self, now: Timestamp) {
         if let Err(error) = self.stops.note(self.halts().halts.iter(), now) {
             tracing::error!(name: "store.stops_not_noted", error = %error, "a store that goes back might lose a kill switch");
@@ -169,7 +168,7 @@ async fn outcome(connection: &mut AnyConnection, writer: &Writer, new: NewOutcom
     Ok((true, Some(revision)))
 }
 
-/// INVARIANT: it takes no row that a consume or another transition may hold.
+/// INVARIANT: a signal locks neither `meta` nor approvals, so it does not wait for a consumption.
 async fn signal(
     connection: &mut AnyConnection,
     writer: Writer,
@@ -184,15 +183,17 @@ async fn signal(
     }
     let last = sqlx::query("SELECT MAX(event_time) FROM events WHERE reporter = $1 AND subject = $2");
     let last: i64 = last.bind(new.reporter).bind(about).fetch_one(&mut *connection).await?.try_get(0)?;
-    // What stops only ever adds to what stands, in whatever order it comes.
+    // A kill switch is stored even if the reporter has reported a later one, because it can only extend what
+    // is stored.
     if since.micros() < last && *kind != HaltKind::KillSwitch {
         return Ok((false, Err(SignalRefused::Old)));
     }
     match kind {
-        // For the record alone.
+        // Only recorded, because it does not raise the risk.
         HaltKind::Risk(Severity::Info) => {}
         HaltKind::Risk(severity) if reports(connection, tenant, new.at).await? >= REPORTS_MAX => {
-            // The lightest report makes room, of those the one that ends first; a lighter one than all that are there is not kept.
+            // A full table drops its lightest report, and among equal ones the report that ends first. A
+            // report lighter than all others is refused.
             if !evict(connection, tenant, *severity, new.at).await? {
                 return Ok((false, Err(SignalRefused::Full)));
             }
@@ -205,7 +206,7 @@ async fn signal(
     Ok((true, Ok(revision)))
 }
 
-/// Ends approvals of one halt, in the order of locks that everybody keeps: the count of revisions, approvals, halts.
+/// Ends approvals of one signal. Locks are taken in the same order everywhere: `meta`, approvals, halts.
 async fn end_halted(
     connection: &mut AnyConnection,
     writer: &Writer,
@@ -216,14 +217,14 @@ async fn end_halted(
     let Some(halt) = reads::halts(connection, reads::Which::EndApprovals).await?.into_iter().next() else { return Ok((false, None)) };
     let Halt { tenant, subject_kind, subject, kind, since, until } = halt;
     let mut ended = vec![];
-    for id in ended_by(connection, (&tenant, subject_kind, &subject), at).await? {
+    for id in ended_by(connection, &tenant, subject_kind, &subject, at).await? {
         let Some(approval) = reads::approval(connection, &id).await? else { continue };
         if let Moved::Done(moved) = lifecycle::end(connection, writer, (&id, kind.name()), at, record(&approval)).await? {
             ended.push(moved);
         }
     }
     if ended.is_empty() {
-        // Unless it was reported again meanwhile.
+        // If the signal was reported again meanwhile, its times differ and the mark stays.
         let sql = "UPDATE halts SET ends_approvals = 0 WHERE tenant = $1 AND subject_kind = $2 AND subject = $3 AND kind = $4
             AND since = $5 AND until = $6";
         let done = sqlx::query(sql).bind(tenant).bind(subject_kind.name()).bind(subject).bind(kind.name());
@@ -232,13 +233,13 @@ async fn end_halted(
     Ok((true, Some(ended)))
 }
 
-/// How many reports of a tenant raise a score.
+/// Returns the number of a tenant's reports that raise the risk score.
 async fn reports(connection: &mut AnyConnection, tenant: &str, at: Timestamp) -> Result<i64, StoreError> {
     let sql = "SELECT COUNT(*) FROM halts WHERE tenant = $1 AND kind LIKE 'risk%' AND until > $2";
     Ok(sqlx::query(sql).bind(tenant.to_owned()).bind(at.micros()).fetch_one(connection).await?.try_get(0)?)
 }
 
-/// Ends the lightest report of a tenant that is no heavier than a new one; false if there is none.
+/// Deletes a tenant's lightest report if it is not heavier than a new one; returns false if there is none.
 async fn evict(connection: &mut AnyConnection, tenant: &str, severity: Severity, at: Timestamp) -> Result<bool, StoreError> {
     for lighter in [Severity::Low, Severity::Medium, Severity::High, Severity::Critical].into_iter().filter(|lighter| *lighter <= severity)
     {
@@ -255,12 +256,13 @@ async fn evict(connection: &mut AnyConnection, tenant: &str, severity: Severity,
     Ok(false)
 }
 
-/// Lets a halt stand.
+/// Stores a kill switch, revoked session or reported risk.
 async fn stand(connection: &mut AnyConnection, halt: &Halt) -> Result<(), StoreError> {
     stand_all(connection, std::slice::from_ref(halt)).await
 }
 
-/// Lets halts stand. Those of one kind on one subject become one, since a statement changes a row once.
+/// Stores kill switches, revoked sessions and reported risks. Those of one kind and subject are merged first,
+/// because a statement can change a row only once.
 pub(super) async fn stand_all(connection: &mut AnyConnection, halts: &[Halt]) -> Result<(), StoreError> {
     let mut merged: BTreeMap<(&str, SubjectKind, &str, HaltKind), Halt> = BTreeMap::new();
     for halt in halts {
@@ -269,7 +271,8 @@ pub(super) async fn stand_all(connection: &mut AnyConnection, halts: &[Halt]) ->
     }
     let merged: Vec<Halt> = merged.into_values().collect();
     for some in merged.chunks(ROWS) {
-        // A signal may only lower permission: one that ends earlier, or reaches back less far, takes nothing from one that stands.
+        // A signal may only lower permission, so a new one never shortens a stored one: the later of both
+        // times is kept.
         let sql = format!(
             "INSERT INTO halts (tenant, subject_kind, subject, kind, since, until, ends_approvals) VALUES {}
             ON CONFLICT (tenant, subject_kind, subject, kind) DO UPDATE SET ends_approvals = excluded.ends_approvals,
@@ -287,10 +290,12 @@ pub(super) async fn stand_all(connection: &mut AnyConnection, halts: &[Halt]) ->
     Ok(())
 }
 
-/// The approvals that could still be reviewed or used, and that a signal on this subject ends.
+/// Returns the approvals that could still be reviewed or used and that a signal about this subject ends.
 async fn ended_by(
     connection: &mut AnyConnection,
-    (tenant, kind, subject): (&str, SubjectKind, &str),
+    tenant: &str,
+    kind: SubjectKind,
+    subject: &str,
     at: Timestamp,
 ) -> Result<Vec<String>, StoreError> {
     let whose = match kind {
@@ -301,7 +306,7 @@ async fn ended_by(
         SubjectKind::Supervisor => "tenant = $1 AND (supervisor = $2 OR id IN (SELECT approval FROM reviews WHERE subject = $2))",
         SubjectKind::Tenant => "tenant = $1 AND tenant = $2",
     };
-    // What is over by its time is none of it: it is left to expire.
+    // Approvals whose time has passed are left to expire.
     let sql = format!(
         "SELECT id FROM approvals WHERE {whose}
             AND (state = 'pending' AND review_until > $3 OR state = 'approved' AND approved_until > $3) LIMIT $4"
@@ -310,5 +315,5 @@ async fn ended_by(
     query.fetch_all(connection).await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
-/// How long a signal may count.
+/// Maximum time for which a signal may count.
 pub const TTL_MAX: Duration = Duration::from_secs(30 * 24 * 3600);

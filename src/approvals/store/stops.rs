@@ -1,5 +1,6 @@
-//! What stops, noted by each replica in a file of its own: a line a halt, appended before the signal is acknowledged. A store that went
-//! back may lack a kill switch, and the audit log holds its subject as a digest at most.
+//! Notes of kill switches and revoked sessions, which each replica keeps in a file, one per line. A line is
+//! appended before the signal is acknowledged. The notes are needed because a store that went back may lack a
+//! kill switch, and the audit log contains customers' ids only as digests.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -10,12 +11,12 @@ use std::sync::{Mutex, PoisonError};
 use crate::model::halt::{Halt, HaltKind, Halts, SubjectKind};
 use crate::model::time::Timestamp;
 
-/// The file's name, in the folder of the state.
+/// Name of the file in the state folder.
 const FILE: &str = "stops.jsonl";
-/// How many lines the file may have, beside twice those that it was last written anew with, before it is written anew.
+/// Lines that may be appended before the file is rewritten, in addition to as many as the last rewrite wrote.
 const SLACK: usize = 1000;
 
-/// The stops that this replica knew.
+/// Kill switches and revoked sessions that this replica has noted.
 #[derive(Debug)]
 pub(super) struct StopNotes {
     path: PathBuf,
@@ -26,7 +27,7 @@ pub(super) struct StopNotes {
 struct Noted {
     file: File,
     halts: Halts,
-    /// How many lines the file may still get; none after a failure, which may have left half of one.
+    /// Number of lines that may still be appended; 0 after a failure, which may have left a partial line.
     room: usize,
 }
 
@@ -42,29 +43,29 @@ struct Line {
 }
 
 impl StopNotes {
-    /// Reads the file, or makes it. A last line that was not finished was never acknowledged.
+    /// Reads the file, or creates it. An unfinished last line is dropped, because it was never acknowledged.
     ///
     /// # Errors
-    /// When it can't be read or written, or another line is damaged.
+    /// When the file can't be read or written, or another line is damaged.
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
         let path = folder.join(FILE);
         let text = match fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             read => read?,
         };
-        let whole = text.rfind('\n').map_or("", |end| text.get(..end).unwrap_or_default());
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("`{FILE}` is damaged"));
         let halts = whole.lines().map(|line| read(line).ok_or_else(damaged)).collect::<io::Result<Vec<Halt>>>()?;
         let noted = rewrite(&path, halts.iter(), Timestamp::default())?;
         Ok(Self { path, noted: Mutex::new(noted) })
     }
 
-    /// What is noted. Some of it may be over.
+    /// Returns everything that is noted, including entries that have ended.
     pub(super) fn noted(&self) -> Vec<Halt> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner).halts.iter().cloned().collect()
     }
 
-    /// Notes those of these halts that stop and are not noted yet; durably, when it returns.
+    /// Notes those of these entries that stop calls and are not noted yet, and syncs the file.
     ///
     /// # Errors
     /// When the file can't be written.
@@ -88,7 +89,7 @@ impl StopNotes {
     }
 }
 
-/// Writes a file of what is not over, in the place of the one that is there.
+/// Replaces the file with one that contains only entries that have not ended.
 fn rewrite<'h>(path: &Path, halts: impl Iterator<Item = &'h Halt>, now: Timestamp) -> io::Result<Noted> {
     let standing: Vec<Halt> = halts.filter(|halt| halt.until > now).cloned().collect();
     let new = path.with_extension("new");
@@ -132,14 +133,14 @@ mod tests {
         journal.note(stops.iter(), now).expect("nothing to write");
         assert_eq!(text().lines().count(), 2, "{}", text());
 
-        // The end of a line that a crash cut off.
+        // A crash left a partial line.
         OpenOptions::new().append(true).open(folder.path().join(FILE)).and_then(|mut file| file.write_all(b"{\"ten")).expect("written");
         let journal = StopNotes::open(folder.path()).expect("read");
         let mut noted = journal.noted();
         noted.sort_by(|one, other| one.subject.cmp(&other.subject));
         assert_eq!(noted, stops);
 
-        // Of very many, the file keeps those that are not over.
+        // When many lines are added, the file keeps only entries that have not ended.
         let later = Timestamp::from_micros(50);
         let many: Vec<Halt> = (0..2000).map(|index| halt(&format!("d-{index}"), HaltKind::KillSwitch, 51 + index)).collect();
         for some in many.chunks(100) {

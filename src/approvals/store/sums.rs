@@ -1,4 +1,5 @@
-//! Sums of an argument over allowed calls: reserved in the transaction that every writer waits for, so that they are never exceeded.
+//! Sums over allowed calls. Amounts are reserved in a transaction that every other writer waits for, so a sum
+//! never exceeds its limit.
 
 use crate::approvals::store::transitions::Reservation;
 use std::time::Duration;
@@ -11,19 +12,17 @@ use crate::approvals::store::history::next;
 use crate::approvals::store::reserved::Reserved;
 use crate::model::time::Timestamp;
 
-/// A sum as it would be with a call.
+/// A sum, including the amount of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sum {
-    /// The window's name.
     pub window: String,
-    /// The sum.
     pub total: i64,
-    /// How long until it would not be exceeded, if it would now: a month when it always would.
+    /// Time until the sum has room for the amount; `None` if it has room now, 31 days if it never will.
     pub wait: Option<Duration>,
 }
 
 impl Store {
-    /// The sums as they would be with these.
+    /// Returns the sums, each with the amount of its reservation.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -40,10 +39,11 @@ impl Store {
         .await
     }
 
-    /// Adds to all of these sums, or to none: then the window that is full. What this evaluation added already stands as it is.
+    /// Adds to all of these sums or to none; returns the first window that is full. If this evaluation has
+    /// already added to sums, nothing changes.
     ///
     /// # Errors
-    /// When the store does not answer; then they may have been added to.
+    /// When the store does not answer. The amounts may have been added even so.
     pub async fn reserve(
         &self,
         evaluation_id: String,
@@ -71,7 +71,7 @@ impl Store {
 }
 
 impl Store {
-    /// Notes what a call added outside of the store, which might lose it.
+    /// Notes the additions of a call outside of the store, because the store might lose them.
     pub(super) fn note_reserved(&self, evaluation_id: &str, reservations: &[Reservation], at: Timestamp) {
         if reservations.is_empty() {
             return;
@@ -81,7 +81,7 @@ impl Store {
         }
     }
 
-    /// Adds again what this replica noted; what is there stays as it is.
+    /// Restores additions that this replica noted; existing ones stay.
     pub(super) async fn add_again(&self, reserved: Vec<Reserved>) -> Result<(), StoreError> {
         self.write_apart(move |connection| {
             Box::pin(async move {
@@ -103,10 +103,10 @@ impl Store {
     }
 }
 
-/// How many rows are inserted by one statement.
+/// Maximum number of rows that one statement inserts.
 pub(super) const ROWS: usize = 100;
 
-/// The placeholders of so many rows with so many values each.
+/// Returns the placeholders for this number of rows and values per row.
 pub(super) fn rows(count: usize, values: usize) -> String {
     let row = |row: usize| {
         let values: Vec<String> = (1..=values).map(|value| format!("${}", row * values + value)).collect();
@@ -115,7 +115,7 @@ pub(super) fn rows(count: usize, values: usize) -> String {
     (0..count).map(row).collect::<Vec<_>>().join(", ")
 }
 
-/// Adds to sums in the transaction of what they are for; the first window that is full ends it.
+/// Adds to sums in an open transaction; returns the first window that is full, and stops there.
 pub(super) async fn add(
     connection: &mut AnyConnection,
     evaluation_id: &str,
@@ -139,7 +139,7 @@ pub(super) async fn add(
     Ok(None)
 }
 
-/// A sum as it would be with one more.
+/// Returns the sum with the amount of the reservation.
 async fn total(connection: &mut AnyConnection, reservation: &Reservation, at: Timestamp) -> Result<i64, StoreError> {
     let since = at.minus(reservation.within).micros();
     let sum = "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM sums WHERE key = $1 AND at > $2";
@@ -147,7 +147,7 @@ async fn total(connection: &mut AnyConnection, reservation: &Reservation, at: Ti
     Ok(sum.saturating_add(reservation.amount))
 }
 
-/// How long until a sum of this total would take it; `None`: it does now.
+/// Returns the time until a sum with this total would fit; `None` if it fits now.
 async fn wait(
     connection: &mut AnyConnection,
     reservation: &Reservation,
@@ -160,7 +160,7 @@ async fn wait(
     if over <= 0 {
         return Ok(None);
     }
-    // When enough of the earliest have left.
+    // The sum fits once enough of its earliest additions have left the period.
     let freed = "SELECT at FROM (SELECT at, SUM(amount) OVER (ORDER BY at, evaluation_id ROWS UNBOUNDED PRECEDING) AS freed
         FROM sums WHERE key = $1 AND at > $2) AS earliest WHERE freed >= $3 ORDER BY at LIMIT 1";
     let freed = sqlx::query(freed).bind(reservation.key.clone()).bind(since).bind(over).fetch_optional(&mut *connection).await?;

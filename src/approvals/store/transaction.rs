@@ -1,4 +1,5 @@
-//! Runs questions and writes on the engine: each write is one transaction, and counts a revision if it changes the history.
+//! Reads and writes on the engine. Each write is one transaction; [`Store::advance`] is for those that
+//! increment the revision.
 
 use std::sync::{Arc, PoisonError};
 
@@ -23,7 +24,7 @@ impl Store {
         }
     }
 
-    /// Runs an operation that counts revisions, in a transaction.
+    /// Runs an operation that increments the revision, in a transaction.
     pub(super) async fn advance<T: Send + 'static>(
         &self,
         operation: impl for<'c> FnOnce(&'c mut AnyConnection, Writer) -> Operation<'c, T> + Send + 'static,
@@ -61,7 +62,7 @@ impl Store {
         self.read_by(Lane::Calls, question).await
     }
 
-    /// As [`Store::read`], for what must not wait for calls.
+    /// Like [`Store::read`], but on PostgreSQL does not wait for calls.
     pub(super) async fn read_apart<T, F>(&self, question: impl FnOnce(sqlx::pool::PoolConnection<sqlx::Any>) -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>>,
@@ -85,7 +86,7 @@ impl Store {
         self.noted(self.engine.transact(Lane::Calls, self.options.timeout, operation).await)
     }
 
-    /// As [`Store::write`], for what must not wait for calls.
+    /// Like [`Store::write`], but on PostgreSQL does not wait for calls.
     pub(super) async fn write_apart<T: Send + 'static>(
         &self,
         operation: impl for<'c> FnOnce(&'c mut AnyConnection) -> Operation<'c, T> + Send + 'static,

@@ -1,4 +1,5 @@
-//! What is asked of approvals and releases, and what comes of it.
+//! Types of the state store: requested transitions of approvals and releases with their results, outbox
+//! entries, outcomes and checks, the copy of the signals, revisions, and reservations.
 
 use std::time::Duration;
 
@@ -6,214 +7,192 @@ use crate::model::approval::{Approval, Binding, Justification, Review, State};
 use crate::model::halt::Halt;
 use crate::model::time::Timestamp;
 
-/// What is asked to become an approval.
+/// Request for an approval.
 #[derive(Clone, Debug)]
 pub struct NewApproval {
-    /// The approval, pending.
+    /// The approval in the state pending.
     pub approval: Approval,
-    /// How many may wait: of the case, of the agent, in the queue.
+    /// Maximum numbers of pending requests of the case, of the agent, and in the queue.
     pub caps: (i64, i64, i64),
-    /// How long a denial of the same call counts.
+    /// Time for which a denial of the same call prevents a new request.
     pub cool_down: Duration,
-    /// The record of it.
     pub record: serde_json::Value,
 }
 
-/// What became of a request.
+/// Result of a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Requested {
-    /// The agent has too many.
+    /// The agent has too many pending requests.
     AgentFull,
-    /// The case has too many.
+    /// The case has too many pending requests.
     CaseFull,
-    /// The same call was denied a short while ago.
+    /// The same call was denied recently.
     CoolDown,
-    /// It waits now.
+    /// The request is now pending.
     New(Transition),
-    /// The queue has too many.
+    /// The queue has too many pending requests.
     QueueFull,
-    /// The same call waits already.
+    /// The same call is already pending.
     Same(Box<Approval>),
 }
 
-/// A review to be added.
+/// Review to add.
 #[derive(Clone, Debug)]
 pub struct NewReview {
-    /// Approval id.
     pub id: String,
-    /// The review.
     pub review: Review,
-    /// Arguments that would be approved, as canonical JSON.
+    /// Arguments that the reviewer would approve, as canonical JSON.
     pub suggested: String,
-    /// How long the approval may be used if this review completes the quorum.
+    /// Time for which the approval may be used if this review completes the quorum.
     pub usable: Duration,
-    /// How many reviewers must approve.
     pub quorum: u32,
-    /// The record of it; `state` is filled in.
+    /// Record for the audit log; `state` is filled in.
     pub record: serde_json::Value,
 }
 
-/// A transition that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transition {
-    /// Its revision: the outbox row to be recorded.
+    /// Revision of the transition, which is the key of its outbox entry.
     pub revision: Revision,
-    /// Where the approval stands after it.
+    /// State of the approval after the transition.
     pub state: State,
 }
 
-/// What became of a transition that was asked for.
+/// Result of a requested transition.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Moved {
-    /// It happened.
     Done(Transition),
-    /// The approval is no longer where it could.
+    /// The approval's state no longer permits the transition.
     Late(State),
-    /// There is none of this id.
+    /// There is no approval with this id.
     Missing,
-    /// This person has reviewed it before.
+    /// The same person has already reviewed the approval.
     Twice,
 }
 
-/// What is used once.
+/// Kind of object that can be consumed once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SingleUse {
-    /// An approval.
     Approval,
     /// A released draft.
     Release,
 }
 
-/// A use of an approval, or of a released draft.
+/// Consumption of an approval or a released draft.
 #[derive(Clone, Debug)]
 pub struct Consumption {
-    /// What is used.
     pub what: SingleUse,
-    /// The approval's id, or the release's evaluation id.
+    /// Id of the approval, or evaluation id of the release.
     pub id: String,
-    /// The generation that a release was given in; of approvals the store knows it.
+    /// Generation in which a release was given; that of an approval is in the store.
     pub generation: String,
-    /// The operation that uses it.
+    /// Operation that consumes it.
     pub key: ReceiptKey,
-    /// Digest of the whole call.
     pub call_digest: String,
-    /// The answer, to be given again.
+    /// Answer, which a retry gets again.
     pub answer: String,
-    /// The decision's record.
+    /// Record of the decision.
     pub record: serde_json::Value,
-    /// What a halt may stop: tenant, agent, supervisor, case, customer.
+    /// Subjects that a signal may stop: tenant, agent, supervisor, case, customer.
     pub halted: [String; 5],
-    /// When the credential was issued.
+    /// Time when the credential was issued.
     pub issued_at: Option<Timestamp>,
-    /// What it adds to sums.
+    /// Amounts that the call adds to sums.
     pub reservations: Vec<Reservation>,
-    /// The evaluation that they are of.
+    /// Evaluation that the amounts belong to.
     pub evaluation_id: String,
-    /// Now.
     pub at: Timestamp,
 }
 
-/// Whose operation a receipt is for.
+/// Key of a receipt.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ReceiptKey {
-    /// Tenant.
     pub tenant: String,
-    /// Tool service.
     pub caller: String,
-    /// What is used: an approval's id, or a release's evaluation id.
+    /// Id of the consumed approval, or evaluation id of the release.
     pub approval: String,
-    /// Operation id.
     pub operation: String,
 }
 
-/// What became of a consume.
+/// Result of a consumption.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Consumed {
-    /// A sum would be exceeded.
+    /// A sum would exceed its limit.
     Full,
-    /// A kill switch or a revoked session stops it.
+    /// A kill switch or a revoked session stops the call.
     Halted,
-    /// It is not there to be used: used, revoked, expired, or of another generation.
+    /// It can't be consumed: it is consumed, revoked or expired, or belongs to another generation.
     Lost,
-    /// It was used, by this operation, now; the outbox row to be recorded.
+    /// This operation consumed it now; the revision is the key of the outbox entry.
     Now(Revision),
-    /// The operation used it before.
+    /// This operation consumed it before.
     Repeated(Receipt),
 }
 
-/// What an operation was answered.
+/// Stored answer of an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// Digest of the whole call.
     pub call_digest: String,
-    /// The answer.
     pub answer: String,
-    /// The outbox row of its record.
+    /// Revision of the outbox entry with the operation's record.
     pub revision: i64,
 }
 
-/// A row of the outbox.
+/// Row of the outbox.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OutboxEntry {
-    /// Its revision.
     pub revision: Revision,
-    /// Whether the process that left it has sent no heartbeat for a while.
+    /// Whether the process that wrote the entry has sent no recent heartbeat.
     pub gone: bool,
-    /// The record.
     pub record: serde_json::Value,
-    /// The replica whose audit log is to have it.
+    /// Replica whose audit log is to contain the record.
     pub replica: String,
-    /// The start of that replica's process.
+    /// Id of the start of that replica's process.
     pub boot: String,
-    /// When it was left.
+    /// Time when the entry was written.
     pub at: Timestamp,
-    /// Where it is recorded: log and line; `None` if it is not yet.
+    /// Log and line of the recorded entry; `None` if it is not recorded yet.
     pub recorded: Option<(String, u64)>,
 }
 
-/// A check that an allowed verification made.
+/// Check that a successful verification created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
     /// Name in `context.checks`.
     pub kind: String,
-    /// Tenant.
     pub tenant: String,
-    /// Case.
     pub case: String,
-    /// Customer.
     pub customer: String,
-    /// Until when it holds.
+    /// Time until which the check is valid.
     pub expires: Timestamp,
 }
 
-/// An outcome to be remembered, once.
+/// Outcome to store once.
 #[derive(Clone, Debug)]
 pub struct NewOutcome {
-    /// Evaluation id of the allow.
+    /// Evaluation id of the allowed call.
     pub evaluation_id: String,
-    /// The checks that it makes.
+    /// Checks that the outcome creates.
     pub checks: Vec<Check>,
-    /// The checks of a case that a failure ends: tenant, case, and their names.
+    /// Checks that a failure ends: tenant, case, and names of the checks.
     pub ends: Option<(String, String, Vec<String>)>,
-    /// When it was reported.
+    /// Time when the outcome was reported.
     pub at: Timestamp,
-    /// The record of it.
     pub record: serde_json::Value,
 }
 
-/// A copy of every halt, as old as `read_at`.
+/// Copy of all kill switches and other signals, as of `read_at`.
 #[derive(Clone, Debug, Default)]
 pub struct Halts {
-    /// The halts.
     pub halts: crate::model::halt::Halts,
-    /// When the store was asked; `None` before the first answer.
+    /// Time when the store was read; `None` before the first read.
     pub read_at: Option<Timestamp>,
-    /// How many signals this process has taken, and those that may not stand in what was read last.
+    /// Number of signals that this process has accepted; `fresh` has those that the last read may lack.
     pub(super) taken: u64,
     pub(super) fresh: Vec<(u64, Halt)>,
 }
 
-/// A transition's record with where it led.
+/// Adds the state after a transition to its record.
 pub fn with_state(mut record: serde_json::Value, state: State) -> serde_json::Value {
     if let Some(members) = record.as_object_mut() {
         members.insert("state".to_owned(), state.name().into());
@@ -221,7 +200,7 @@ pub fn with_state(mut record: serde_json::Value, state: State) -> serde_json::Va
     record
 }
 
-/// An approval's members that are text in one column.
+/// Members of an approval that are stored as JSON in one column.
 #[derive(serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Body {
@@ -231,26 +210,25 @@ pub(super) struct Body {
     pub(super) reversibility: String,
 }
 
-/// A write of the store: its number, and the head that only this history has at that number.
+/// A write to the store: its number, and a head that only this history has at that number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Revision {
-    /// Number. That of a signal is negative: it takes no part in the count, so that nothing can hold it up.
+    /// Number of the revision. That of a signal is negative and not part of the count, so a signal does not
+    /// have to wait for the counter.
     pub number: i64,
-    /// Head; empty where none is known.
+    /// Head of the revision; empty if none is known.
     pub head: String,
 }
 
-/// What an allowed call adds to a sum.
+/// Amount that an allowed call adds to a sum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reservation {
-    /// The window's name.
     pub window: String,
-    /// Whose sum it is.
+    /// Key of the sum.
     pub key: String,
-    /// What it adds.
     pub amount: i64,
-    /// The most that the sum may be.
+    /// Limit of the sum.
     pub most: i64,
-    /// Within this time.
+    /// Period of the sum.
     pub within: Duration,
 }

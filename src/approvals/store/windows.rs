@@ -1,5 +1,5 @@
-//! Which generation of windows a tenant has, and how much each process wrote to it: the windows' own server can't say whether it lost
-//! anything.
+//! Generations of the tenants' entries in the risk store, and the number of writes of each process to them.
+//! The risk store itself can't tell whether it lost anything.
 
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
@@ -8,49 +8,47 @@ use crate::approvals::store::error::StoreError;
 use crate::approvals::store::history::next;
 use crate::model::time::Timestamp;
 
-/// The most processes whose writes are looked for: those that wrote last.
+/// Maximum number of processes whose writes are compared: those that wrote last.
 const WRITERS_MAX: i64 = 1000;
 
-/// A generation of a tenant's windows.
+/// A generation of a tenant's entries in the risk store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Generation {
-    /// Its id.
     pub id: String,
-    /// From when on what is in it is believed to be all.
+    /// Time from which on the generation is treated as complete.
     pub whole_from: Timestamp,
 }
 
-/// What is known of a tenant's generation when it is to be settled.
+/// State of a tenant's generation when it is to be settled.
 #[derive(Clone, Debug)]
 pub struct Settling {
-    /// The tenant.
     pub tenant: String,
-    /// The generation that was adopted before the windows' server was looked at: it must be there, and no other one need be.
+    /// Generation that was recorded as adopted before the risk store was queried. Only this one must be
+    /// there: another replica may have adopted a newer one after the query.
     pub before: Option<String>,
-    /// What the windows' server has.
+    /// Generation that the risk store has.
     pub found: Option<String>,
-    /// The generation that is known not to be all there.
+    /// Generation that is known to be gone or incomplete.
     pub lost: Option<String>,
-    /// The one to go on with if a new one is needed.
+    /// Generation to use if a new one is needed.
     pub fresh: Generation,
 }
 
-/// How many writes of a process the windows' server acknowledged.
+/// Number of acknowledged writes of a process to the risk store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// The tenant.
     pub tenant: String,
-    /// The start of the process.
+    /// Id of the start of the process.
     pub boot: String,
-    /// The generation that it wrote to.
+    /// Generation that the process wrote to.
     pub generation: String,
-    /// How many writes.
     pub writes: i64,
 }
 
 impl Store {
-    /// Settles a tenant's generation: the one that is known and was found, else a new one, which is whole after a while; at once if the
-    /// tenant never had windows. A new one counts as found once somebody says by [`Store::adopted`] that the server has it.
+    /// Settles a tenant's generation. Keeps the recorded one if nothing of it is known to be lost, and
+    /// otherwise records the new one. A new one is complete at `whole_from`, or at once if the tenant never
+    /// had entries. It must be found in the risk store only after [`Store::adopted`].
     ///
     /// # Errors
     /// When the store does not answer.
@@ -78,7 +76,7 @@ impl Store {
         .await
     }
 
-    /// The generation that a tenant's windows have on their server, as far as anybody said.
+    /// Returns the tenant's generation if a replica recorded that the risk store has it, or a write to it.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -89,7 +87,7 @@ impl Store {
         self.read(|mut connection| async move { Ok(query.fetch_optional(&mut *connection).await?) }).await
     }
 
-    /// Says that the windows' server has a tenant's generation: from now on it must be found there.
+    /// Records that the risk store has a tenant's generation, so that it must be found there from now on.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -104,7 +102,7 @@ impl Store {
         .await
     }
 
-    /// How many writes of each process were noted.
+    /// Returns the recorded numbers of writes, by process.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -119,7 +117,7 @@ impl Store {
         rows.iter().map(read).collect()
     }
 
-    /// Notes how many writes the windows' server acknowledged.
+    /// Records how many writes the risk store acknowledged.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -142,7 +140,7 @@ impl Store {
     }
 }
 
-/// What is known of a tenant's generation.
+/// State of a tenant's recorded generation.
 enum Known {
     Lost,
     Never,
@@ -160,7 +158,8 @@ async fn known(connection: &mut AnyConnection, settling: &Settling) -> Result<Kn
         return Ok(if never { Known::Never } else { Known::Lost });
     };
     let known = Generation { id: row.try_get(0)?, whole_from: Timestamp::from_micros(row.try_get(1)?) };
-    // One that nobody adopted, and nobody wrote to, need not be there.
+    // A generation need not be in the risk store if no replica adopted it or wrote to it, or if it was
+    // recorded after the query.
     let need_not = row.try_get::<i64, _>(2)? == 0 || settling.before.as_ref() != Some(&known.id);
     let is_there = need_not || settling.found.as_ref() == Some(&known.id);
     Ok(if is_there && settling.lost.as_ref() != Some(&known.id) { Known::Stands(known) } else { Known::Lost })

@@ -2,8 +2,11 @@
 
 use serde::Serialize;
 
-use super::{CaseRecord, ChainRecord, CorrelationRecord, PolicyReference, RecordMetadata, ResourceRecord, SignalsRecord, correlation};
 use crate::audit::events::Actor;
+use crate::audit::record::parts::{
+    CaseRecord, ChainRecord, CorrelationRecord, PolicyReference, RecordMetadata, ResourceRecord, correlation,
+};
+use crate::audit::record::signals::SignalsRecord;
 use crate::model::answer::PolicyVersion;
 use crate::model::call::{Call, Model};
 use crate::model::chain::Chain;
@@ -72,13 +75,13 @@ impl RefusalRecord {
     #[must_use]
     pub fn with_call(self, chain: &Chain, call: &Call, signals: &Signals) -> Self {
         let proven = ProvenRecord {
-            chain: ChainRecord::of(chain),
+            chain: ChainRecord::new(chain),
             action: call.action.clone(),
-            resource: ResourceRecord::of(call),
-            case: CaseRecord::of(call, &signals.customer),
+            resource: ResourceRecord::new(call),
+            case: CaseRecord::new(call, &signals.customer),
             correlation: correlation(&call.correlation),
             model: call.model.clone(),
-            signals: SignalsRecord::of(signals),
+            signals: SignalsRecord::new(signals),
         };
         Self { proven: Some(proven), ..self }
     }

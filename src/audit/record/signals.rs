@@ -8,7 +8,7 @@ use crate::model::signals::Signals;
 const FINDINGS_MAX: usize = 64;
 
 /// Risk signals of one call.
-#[derive(Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct SignalsRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
     risk: Option<RiskRecord>,
@@ -37,7 +37,7 @@ pub(super) struct SignalsRecord {
     unsafe_draft: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 struct RiskRecord {
     score: u32,
     tier: String,
@@ -47,7 +47,7 @@ struct RiskRecord {
 
 impl SignalsRecord {
     /// Creates the record of signals; `None` if no signals were collected.
-    pub(super) fn of(signals: &Signals) -> Option<Self> {
+    pub(super) fn new(signals: &Signals) -> Option<Self> {
         let findings = signals.screened.findings.iter().take(FINDINGS_MAX);
         (*signals != Signals::default()).then(|| SignalsRecord {
             // If the risk store could not be read, `risk` and `full` are worst-case values, not observations.
@@ -61,8 +61,9 @@ impl SignalsRecord {
             found: signals.screened.kinds(),
             findings: findings
                 .map(|found| {
-                    let (start, end) = found.span.unwrap_or_default();
-                    format!("{}/{} {} {start}..{end}", found.kind, found.code, found.source)
+                    // A finding in the name of a source has no place in the text.
+                    let place = found.span.map_or_else(String::new, |(start, end)| format!(" {start}..{end}"));
+                    format!("{}/{} {}{place}", found.kind, found.code, found.source)
                 })
                 .collect(),
             screened: signals.screened.screened,

@@ -1,6 +1,8 @@
 //! Codes of letters and digits, such as order numbers.
 
-use crate::content::grounding::words::{Span, is_any};
+use crate::content::grounding::words::is_any;
+use crate::model::finding::Span;
+use crate::model::part::Part;
 
 /// Finds rows of letters, digits and single hyphens that contain a digit. A `#` directly before a row belongs
 /// to it.
@@ -16,7 +18,7 @@ pub(super) fn rows_with_digits(text: &str) -> Vec<Span> {
         let start = at + digit - before.iter().rev().take_while(belongs).count();
         at += digit + behind.iter().take_while(belongs).count();
         let mut from = start;
-        for row in text.get(start..at).unwrap_or_default().split("--") {
+        for row in text.part(start..at).split("--") {
             let trimmed = row.trim_matches('-');
             let begin = from + row.len() - row.trim_start_matches('-').len();
             let is_marked = begin.checked_sub(1).is_some_and(|sign| bytes.get(sign) == Some(&b'#'));

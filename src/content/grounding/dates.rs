@@ -4,8 +4,10 @@ use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use crate::content::grounding::words::{
-    Pattern, Span, Token, Words, alternatives, matches, meaning, meanings, pattern, sign_after, sign_before, singular, word_before,
+    Pattern, Token, Words, alternatives, matches, meaning, meanings, pattern, sign_after, sign_before, singular, word_before,
 };
+use crate::model::finding::Span;
+use crate::model::part::Part;
 
 const HALF_DAY: u32 = 12 * 60;
 /// Words that make a following `March` or `May` a month.
@@ -48,7 +50,7 @@ pub(super) fn dates(text: &str) -> Vec<(Span, Vec<Date>)> {
     let mut found = vec![];
     for (start, written) in matches(&DATE, text).map(|found| (found.start(), found.as_str())) {
         let end = start + written.len();
-        let (before, rest) = (sign_before(text, start), text.get(end..).unwrap_or_default());
+        let (before, rest) = (sign_before(text, start), text.part(end..));
         let has_letters = written.contains(char::is_alphabetic);
         let goes_on = rest.strip_prefix(['.', ',', '/', '-']).unwrap_or(rest).starts_with(|next: char| next.is_ascii_digit());
         let is_stamp = written.len() >= 8 && written.split('-').count() == 3 && rest.starts_with('T');
@@ -113,7 +115,9 @@ pub(super) fn times(text: &str) -> Vec<(Span, u32, bool)> {
     for (start, written) in matches(&TIME, text).map(|found| (found.start(), found.as_str())) {
         let end = start + written.len();
         let mut numbers = written.split(|sign: char| !sign.is_ascii_digit()).filter_map(|part| part.parse::<u32>().ok());
-        let (hour, minute) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+        let Some(hour) = numbers.next() else { continue };
+        // `9 am` has no minute.
+        let minute = numbers.next().unwrap_or(0);
         let is_afternoon = written.contains(['p', 'P']);
         let says_half = is_afternoon || written.contains(['a', 'A']);
         let is_part = sign_before(text, start).is_some_and(|before| ":.".contains(before))

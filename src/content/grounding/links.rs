@@ -3,7 +3,9 @@
 use std::sync::LazyLock;
 
 use crate::content::grounding::places::Places;
-use crate::content::grounding::words::{Pattern, Span, alternatives, matches, pattern, sign_after, sign_before};
+use crate::content::grounding::words::{Pattern, alternatives, matches, pattern, sign_after, sign_before};
+use crate::model::finding::Span;
+use crate::model::part::Part;
 
 static MAIL: Pattern = LazyLock::new(|| pattern(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"));
 static LINK: Pattern = LazyLock::new(|| {
@@ -31,7 +33,8 @@ pub(super) fn links(text: &str) -> Vec<(Span, String)> {
         let trimmed = link.as_str().trim_end_matches(['.', ',', ':', ';', '!', '?', '*', '_']);
         let lower = trimmed.to_lowercase();
         let bare = lower.split_once("://").map_or(lower.as_str(), |(_, rest)| rest);
-        let bare = bare.strip_prefix("www.").unwrap_or(bare).split('#').next().unwrap_or_default().trim_end_matches('/');
+        let bare = bare.strip_prefix("www.").unwrap_or(bare);
+        let bare = bare.split_once('#').map_or(bare, |(page, _)| page).trim_end_matches('/');
         if sign_before(text, link.start()).is_none_or(|before| !"@.-_".contains(before)) {
             add((link.start(), link.start() + trimmed.len()), bare.to_owned());
         }
@@ -50,8 +53,9 @@ pub(super) fn local(digits: &str) -> Option<&str> {
 }
 
 /// Returns whether digits are written as a telephone number, unlike a date, a range or an amount.
-fn is_phone(text: &str, (start, end): Span) -> bool {
-    let written = text.get(start..end).unwrap_or_default();
+fn is_phone(text: &str, span: Span) -> bool {
+    let (start, end) = span;
+    let written = text.part(start..end);
     let lengths: Vec<usize> = written.split(|sign: char| !sign.is_ascii_digit()).map(str::len).filter(|length| *length > 0).collect();
     let has_plus = written.starts_with('+');
     let is_date = matches!(lengths.as_slice(), [4, 1 | 2, 1 | 2, ..] | [1 | 2, 1 | 2, 2 | 4]);

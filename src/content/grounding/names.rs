@@ -3,8 +3,10 @@
 use std::sync::LazyLock;
 
 use crate::content::grounding::places::Places;
-use crate::content::grounding::words::{Pattern, Span, Token, alternatives, is_any, is_ordinary, matches, pattern, singular, words_of};
+use crate::content::grounding::words::{Pattern, Token, alternatives, is_any, is_ordinary, matches, pattern, singular, words_of};
 use crate::content::grounding::{Draft, words};
+use crate::model::finding::Span;
+use crate::model::part::Part;
 
 /// Maximum length of a bare statement of fact, in words.
 const STATEMENT_MAX: usize = 30;
@@ -42,7 +44,7 @@ pub(super) fn names(draft: &Draft<'_>) -> Vec<Span> {
         if !token.is_capital() || draft.taken.any(token.span) || persons.any(token.span) || !may_be_name(token) {
             continue;
         }
-        let between = |one: &Token<'_>, other: &Token<'_>| draft.text.get(one.span.1..other.span.0).unwrap_or_default().to_owned();
+        let between = |one: &Token<'_>, other: &Token<'_>| draft.text.part(one.span.1..other.span.0).to_owned();
         let is_name = |other: &&Token<'_>| other.is_capital() && !is_any(&["function", "generic"], &other.word);
         let next = draft.tokens.get(at + 1).filter(|next| [" ", "-"].contains(&between(token, next).as_str())).filter(is_name);
         let last = at.checked_sub(1).and_then(|at| draft.tokens.get(at));
@@ -56,7 +58,7 @@ pub(super) fn names(draft: &Draft<'_>) -> Vec<Span> {
             continue;
         }
         match found.last_mut() {
-            Some(name) if joins(draft.text.get(name.1..token.span.0).unwrap_or_default()) => name.1 = token.span.1,
+            Some(name) if joins(draft.text.part(name.1..token.span.0)) => name.1 = token.span.1,
             Some(_) | None => found.push(token.span),
         }
     }
@@ -103,7 +105,7 @@ fn is_held(draft: &Draft<'_>, token: &Token<'_>) -> bool {
 
 /// Returns whether a sentence, line, quote or bracket begins here, so that a capital indicates no name.
 fn is_initial(text: &str, at: usize) -> bool {
-    let before = text.get(..at).unwrap_or_default();
+    let before = text.part(..at);
     let rest = before.trim_end_matches(|sign: char| " \t*_([{'#>|".contains(sign));
     let Some(sign) = rest.chars().next_back() else { return true };
     let (word, start) = words::word_before(rest, rest.len() - sign.len_utf8());
@@ -170,7 +172,7 @@ fn is_statement(draft: &Draft<'_>) -> bool {
     let text = draft.text.trim();
     let ends_sentence = |pair: &[Token<'_>]| {
         let [one, other] = pair else { return false };
-        let between = draft.text.get(one.span.1..other.span.0).unwrap_or_default();
+        let between = draft.text.part(one.span.1..other.span.0);
         let is_short = one.word.len() == 1 || ["mr", "mrs", "ms", "dr", "st", "jr", "no", "vs"].contains(&&*one.word);
         between.ends_with(' ')
             && between.trim_end().ends_with(['.', '!', '?'])

@@ -4,8 +4,13 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use crate::content::grounding::words::{
-    Pattern, Span, Token, is_any, matches, meaning, meanings, pattern, sign_after, sign_before, word_after, word_before,
+    Pattern, Token, is_any, matches, meaning, meanings, pattern, sign_after, sign_before, word_after, word_before,
 };
+use crate::model::finding::Span;
+use crate::model::part::Part;
+
+/// Closed interval of values, or of factors.
+type Interval = (f64, f64);
 
 /// Relative tolerance for equal values, because floating-point fractions are inexact.
 const EXACT: (f64, f64) = (1.0 - 1e-9, 1.0 + 1e-9);
@@ -45,7 +50,7 @@ impl Number {
     }
 
     /// Reads the magnitude, currency and unit around a number; `None` if it is part of something else.
-    fn read(text: &str, span: Span, values: Vec<f64>, (is_ordinal, is_spelled): (bool, bool)) -> Option<Self> {
+    fn read(text: &str, span: Span, values: Vec<f64>, is_ordinal: bool, is_spelled: bool) -> Option<Self> {
         let mut number = Self { span, values, currency: None, unit: None, is_ordinal, is_spelled, from: None };
         let (mut word, mut end) = word_after(text, span.1);
         let is_glued = !is_spelled && sign_after(text, span.1).is_some_and(|next| next.is_alphabetic() || next == '_');
@@ -62,7 +67,7 @@ impl Number {
         } else if is_glued && unit.is_none() && meaning("currencies", word).is_none() {
             return None;
         }
-        let before = text.get(..span.0).unwrap_or_default();
+        let before = text.part(..span.0);
         let before = before.strip_suffix(' ').unwrap_or(before);
         if let Some((start, currency)) = currency_before(before) {
             (number.span.0, number.currency) = (start, Some(currency));
@@ -130,7 +135,7 @@ pub(super) fn numbers(text: &str, tokens: &[Token<'_>]) -> Vec<Number> {
         let values: Vec<f64> =
             [(',', '.'), ('.', ',')].iter().filter_map(|(grouping, point)| reading(digits.as_str(), *grouping, *point)).collect();
         if sign_before(text, digits.start()) != Some('.') {
-            found.extend(Number::read(text, (digits.start(), digits.end()), values, (false, false)));
+            found.extend(Number::read(text, (digits.start(), digits.end()), values, false, false));
         }
     }
     found.sort_by_key(|number| number.span);
@@ -170,7 +175,8 @@ fn spelled(text: &str, tokens: &[Token<'_>]) -> Vec<Number> {
             last = token.span.1;
             let Some(word) = word else { continue };
             let size = word.strip_prefix('*').and_then(|size| size.parse::<f64>().ok());
-            let value = word.trim_start_matches('*').trim_end_matches("th").parse::<f64>().unwrap_or_default();
+            // Each meaning in this list is a number.
+            let Ok(value) = word.trim_start_matches('*').trim_end_matches("th").parse::<f64>() else { break };
             let fits = part == 0.0 || part % 100.0 == 0.0 || part % 10.0 == 0.0 && part % 100.0 >= 20.0 && value < 10.0;
             match size {
                 Some(size) if size < 1000.0 => part = f64::max(part, 1.0) * size,
@@ -185,8 +191,8 @@ fn spelled(text: &str, tokens: &[Token<'_>]) -> Vec<Number> {
         let counts = !is_bare || ["a", "per"].contains(&word_before(text, first.span.0).0.as_str());
         rest = following;
         if let Some(end) = end {
-            rest = rest.get(rest.partition_point(|token| token.span.0 < end)..).unwrap_or_default();
-            found.extend(Number::read(text, (first.span.0, end), vec![sum + part], (is_ordinal, true)).filter(|_| counts));
+            rest = rest.part(rest.partition_point(|token| token.span.0 < end)..);
+            found.extend(Number::read(text, (first.span.0, end), vec![sum + part], is_ordinal, true).filter(|_| counts));
         }
     }
     found
@@ -202,7 +208,8 @@ impl Sorted {
     }
 
     /// Returns whether a value lies in this closed interval.
-    fn any(&self, (low, high): (f64, f64)) -> bool {
+    fn any(&self, interval: Interval) -> bool {
+        let (low, high) = interval;
         self.0.get(self.0.partition_point(|value| *value < low)).is_some_and(|value| *value <= high)
     }
 }
@@ -247,7 +254,8 @@ impl Numbers {
     }
 
     /// Returns whether a source has a number, in its own unit or in another of the same dimension.
-    pub(super) fn has(&self, number: &Number, (lowest, highest): (f64, f64)) -> bool {
+    pub(super) fn has(&self, number: &Number, tolerance: Interval) -> bool {
+        let (lowest, highest) = tolerance;
         number.values.iter().any(|value| {
             let scaled = |scale: f64| (value * scale * lowest * EXACT.0, value * scale * highest * EXACT.1);
             let in_unit = |unit: Unit| {
@@ -261,7 +269,7 @@ impl Numbers {
 
     /// Returns whether a source has such a value in the same currency, or without currency and unit. A number
     /// without both matches any value.
-    fn has_amount(&self, number: &Number, range: (f64, f64)) -> bool {
+    fn has_amount(&self, number: &Number, range: Interval) -> bool {
         match (number.currency, number.unit) {
             (Some("$"), _) => self.dollars.any(range) || self.plain.any(range),
             (Some(currency), _) => {

@@ -1,5 +1,6 @@
 //! Words in the form in which grounding compares them, its word lists, and the words of the sources.
 
+use crate::model::finding::Span;
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
@@ -8,9 +9,8 @@ use std::sync::LazyLock;
 use regex::{Match, Regex};
 
 use crate::content::grounding::hash::{Finished, Hash, Hashes};
+use crate::model::part::Part;
 
-/// A range of bytes of a text.
-pub(super) type Span = (usize, usize);
 /// A compiled pattern; `None` if it does not compile, which tests rule out.
 pub(super) type Pattern = LazyLock<Option<Regex>>;
 
@@ -121,20 +121,20 @@ const WORD_MAX: usize = 64;
 
 /// Returns the word before this place in lower case, and where it begins.
 pub(super) fn word_before(text: &str, at: usize) -> (String, usize) {
-    let before = text.get(..at).unwrap_or_default().trim_end_matches(|sign: char| sign.is_whitespace() || "\"':=(".contains(sign));
+    let before = text.part(..at).trim_end_matches(|sign: char| sign.is_whitespace() || "\"':=(".contains(sign));
     // Only the end of a longer word is read, because no listed word is that long.
     let length: usize = before.chars().rev().take(WORD_MAX).take_while(|sign| sign.is_alphanumeric()).map(char::len_utf8).sum();
     let start = before.len() - length;
-    (before.get(start..).unwrap_or_default().to_lowercase(), start)
+    (before.part(start..).to_lowercase(), start)
 }
 
 /// Returns the word, or else the single character, after at most one space or hyphen, and where it ends.
 pub(super) fn word_after(text: &str, at: usize) -> (&str, usize) {
-    let rest = text.get(at..).unwrap_or_default();
+    let rest = text.part(at..);
     let word = rest.strip_prefix([' ', '-']).unwrap_or(rest);
     let letters = word.len() - word.trim_start_matches(char::is_alphabetic).len();
     let length = if letters == 0 { word.chars().next().map_or(0, char::len_utf8) } else { letters };
-    (word.get(..length).unwrap_or_default(), at + rest.len() - word.len() + length)
+    (word.part(..length), at + rest.len() - word.len() + length)
 }
 
 #[derive(Clone, Debug)]
@@ -169,7 +169,7 @@ pub(super) fn tokens(text: &str) -> Vec<Token<'_>> {
             continue;
         }
         let end = abbreviation(text, at).unwrap_or_else(|| word(text, at));
-        let written = text.get(at..end).unwrap_or_default();
+        let written = text.part(at..end);
         let word = compared(written);
         tokens.push(Token { span: (at, end), written, hash: Hash::of(&word), word });
         at = end.max(at + 1);
@@ -188,7 +188,7 @@ fn abbreviation(text: &str, at: usize) -> Option<usize> {
 /// Returns the end of the word that begins here.
 fn word(text: &str, at: usize) -> usize {
     let mut end = at;
-    let mut rest = text.get(at..).unwrap_or_default().chars().peekable();
+    let mut rest = text.part(at..).chars().peekable();
     while let Some(sign) = rest.next() {
         let joins = sign == '\'' && rest.peek().is_some_and(|next| next.is_alphanumeric());
         if !sign.is_alphanumeric() && !joins {

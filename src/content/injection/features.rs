@@ -1,6 +1,10 @@
 //! Features of the linear model: hashes of one to three words in a row and of three to five characters in a
 //! row, chunk by chunk. Training and scoring share this code, so that a feature means the same to both.
 
+use crate::model::finding::Span;
+use crate::model::number::to_u64;
+use crate::model::part::Part;
+
 /// Number of features. Those of words are in the first half, those of characters in the second.
 pub const FEATURES: usize = 2 << 16;
 /// Number of characters after which a chunk ends at the next space, or at the latest after half as many more.
@@ -47,13 +51,15 @@ impl Canonical {
     }
 
     /// Maps characters to bytes of the text.
-    pub fn place(&self, (from, to): (usize, usize)) -> (usize, usize) {
+    pub fn place(&self, span: Span) -> (usize, usize) {
+        let (from, to) = span;
         let start = self.places.get(from).copied().unwrap_or(self.end);
         (start, self.places.get(to).copied().unwrap_or(self.end).max(start))
     }
 
-    pub fn text(&self, (from, to): (usize, usize)) -> String {
-        self.characters.get(from..to.min(self.characters.len())).unwrap_or_default().iter().collect()
+    pub fn text(&self, span: Span) -> String {
+        let (from, to) = span;
+        self.characters.part(from..to.min(self.characters.len())).iter().collect()
     }
 
     /// Splits the text into adjacent chunks of about [`CHUNK`] characters. Chunks are scored separately, so
@@ -65,7 +71,7 @@ impl Canonical {
             let mut end = (start + CHUNK).min(length);
             if end < length {
                 let latest = (start + CHUNK + CHUNK / 2).min(length);
-                let space = self.characters.get(end..latest).unwrap_or_default().iter().position(|character| *character == ' ');
+                let space = self.characters.part(end..latest).iter().position(|character| *character == ' ');
                 end = space.map_or(latest, |space| end + space + 1);
             }
             if length - end < CHUNK / 4 {
@@ -148,7 +154,7 @@ impl Canonical {
             if kind != 0 {
                 let longest = if kind == 1 { 24 } else { 3 };
                 let add = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(HASH_PRIME);
-                let word = self.characters.get(start..end.min(start + longest)).unwrap_or_default();
+                let word = self.characters.part(start..end.min(start + longest));
                 let hash = word.iter().fold(HASH_START, |hash, character| match u8::try_from(*character) {
                     Ok(byte) if byte.is_ascii() => add(hash, byte),
                     Ok(_) | Err(_) => character.encode_utf8(&mut [0; 4]).bytes().fold(hash, add),
@@ -182,11 +188,12 @@ impl<'a> Chunks<'a> {
 
 /// Returns the feature index for the hash of a row of `row` words or characters.
 fn slot(hash: u64, row: usize) -> u32 {
-    let mut mixed = hash.wrapping_add(u64::try_from(row).unwrap_or(0));
+    let mut mixed = hash.wrapping_add(to_u64(row));
     mixed ^= mixed >> 32;
     mixed = mixed.wrapping_mul(0xD6E8_FEB8_6659_FD93);
     mixed ^= mixed >> 32;
-    u32::try_from((mixed >> 16) & 0xFFFF).unwrap_or(0)
+    let [_, _, low, high, ..] = mixed.to_le_bytes();
+    u32::from(u16::from_le_bytes([low, high]))
 }
 
 /// Returns the windows, as ranges of chunks: each chunk separately, and each pair of neighbours.

@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
+use crate::model::number::{to_u32, to_usize};
+use crate::model::part::Part;
 use crate::model::text::{BRAILLE_BLANK, is_unprintable};
 
 /// Maximum number of characters that one character becomes. Compatibility decomposition yields up to 18, but
@@ -37,9 +39,11 @@ impl Unfolded {
     fn new() -> Self {
         let mut unfolded = Self { places: vec![], looks: vec![] };
         for code in 0..LISTED_MAX {
-            let looks: Vec<char> = char::from_u32(code).map(unfold).unwrap_or_default();
+            // A surrogate is no character, so it has no look.
+            let looks: Vec<char> = char::from_u32(code).map_or_else(Vec::new, unfold);
             let itself = matches!(looks.as_slice(), [one] if u32::from(*one) == code);
-            let place = u32::try_from(unfolded.looks.len()).unwrap_or(u32::MAX);
+            let place = to_u32(unfolded.looks.len());
+            // A look has at most `UNFOLDED_MAX` characters.
             unfolded.places.push((place, if itself { ITSELF } else { u8::try_from(looks.len()).unwrap_or(0) }));
             if !itself {
                 unfolded.looks.extend(looks);
@@ -49,13 +53,13 @@ impl Unfolded {
     }
 
     fn of(&self, character: char) -> impl Iterator<Item = char> {
-        let listed = usize::try_from(u32::from(character)).ok().and_then(|code| self.places.get(code));
+        let listed = self.places.get(to_usize(u32::from(character)));
         let (itself, looks) = match listed {
             None => (!is_invisible(character), [].as_slice()),
             Some((_, ITSELF)) => (true, [].as_slice()),
             Some((place, count)) => {
-                let start = usize::try_from(*place).unwrap_or(usize::MAX);
-                (false, self.looks.get(start..start + usize::from(*count)).unwrap_or_default())
+                let start = to_usize(*place);
+                (false, self.looks.part(start..start + usize::from(*count)))
             }
         };
         itself.then_some(character).into_iter().chain(looks.iter().copied())

@@ -1,6 +1,7 @@
 //! Removes from the folded view what can hide words in it.
 
 use super::{View, span};
+use crate::model::part::Part;
 
 /// Minimum number of single letters in a row that count as a word that was spelled apart.
 const SPELLED_MIN: usize = 4;
@@ -63,7 +64,7 @@ fn joined(characters: &[Placed]) -> Vec<Placed> {
             index += 1;
             continue;
         }
-        joined.extend(characters.get(index..=last).unwrap_or_default().iter().step_by(2));
+        joined.extend(characters.part(index..=last).iter().step_by(2));
         index = last + 1;
     }
     joined
@@ -171,7 +172,7 @@ fn unmarked(characters: &[Placed]) -> Vec<Placed> {
             let end = rest.get(length - 1).map_or(first.end, |last| last.end);
             plain.push(Placed { character, start: first.start, end });
         }
-        rest = rest.get(length..).unwrap_or_default();
+        rest = rest.part(length..);
     }
     plain
 }

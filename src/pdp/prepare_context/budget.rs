@@ -1,4 +1,4 @@
-//! What fits into a bound: the least needed goes first, and the constraints never.
+//! Cuts a context to its maximum length. The least necessary parts are cut first; constraints are never cut.
 
 use crate::pdp::prepare_context::making::segment;
 use std::collections::HashSet;
@@ -6,12 +6,12 @@ use std::collections::HashSet;
 use crate::model::content::{Channel, Prepared, Segment, Shown};
 use crate::pdp::prepare_context::facts::Line;
 
-/// The source of the record's segment, and what that of a free text of it begins with.
+/// Source of the record's segment, and prefix of the sources of its free texts.
 const RECORD: &str = "record";
 const FREE_TEXT: &str = "record:";
 
-/// Puts the context together within so many bytes, 0 for any: articles go first, then lines of the record, then untrusted texts; of each
-/// the last one first.
+/// Assembles the context within this number of bytes; 0 means no limit. Articles are cut first, then lines of
+/// the record, then untrusted texts, and in each group the last one first.
 pub(super) fn fit(
     max_bytes: usize,
     constraints: &[Segment],
@@ -28,7 +28,7 @@ pub(super) fn fit(
         if let Some(article) = articles.pop() {
             total -= article.text.len();
         } else if let Some(line) = lines.pop() {
-            // With the sign that parts it from the line before, if there is one.
+            // Include the line break between this line and the one before, if there is one.
             total -= line.text.len() + usize::from(!lines.is_empty());
             cut.insert(line.path);
         } else if let Some(text) = texts.pop() {

@@ -1,5 +1,7 @@
-//! The sensitive values of a case while its context is made: which are redacted, and under which number.
+//! The sensitive values of a case while its context is built: the known ones, those that texts add, and the
+//! redaction of texts with them.
 
+use crate::model::finding::Span;
 use std::collections::{BTreeSet, HashSet};
 
 use crate::content::Detectors;
@@ -9,17 +11,19 @@ use crate::content::private::Located;
 use crate::content::values::{Digest, ValueKey, Values, compact};
 use crate::model::content::{Prepared, Redaction};
 use crate::model::finding::Private;
+use crate::model::part::Part;
 use crate::pdp::redacted_values::{From, Redacted, Remembered};
 use crate::redact::{Replaced, placeholder, redact};
 
-type Span = (usize, usize);
-/// A place of a text that is not shown; `None` for a number that is withheld for its company, and no value that is remembered.
+/// A place of a text that is not shown, and the kind of its value. The kind is `None` for numbers that are
+/// withheld because of a value among them, and for a tail that was not read; these are not stored as values.
 type Withheld = (Span, Option<Private>);
 
-/// The most values that a call redacts one by one. Behind the last of them the rest of a text is withheld as one.
+/// Maximum number of values that a call redacts one by one. After the last of them, the rest of a text is
+/// withheld as a whole.
 pub(super) const REDACTIONS_MAX: usize = 512;
 
-/// Where a text comes from, and what it may keep.
+/// Origin of a text, for the redactions in it.
 #[derive(Clone, Copy)]
 pub(super) struct Within<'a> {
     pub(super) from: From,
@@ -27,35 +31,36 @@ pub(super) struct Within<'a> {
     pub(super) path: &'a str,
 }
 
-/// The values of a case that are known while its context is made.
+/// The values of a case that are known while its context is built.
 #[derive(Debug)]
 pub(super) struct CaseValues {
     pub(super) remembered: Remembered,
-    /// The record's values that policy withheld.
+    /// Values of the record that policy withholds.
     hidden: Values,
-    /// Those, and all that is remembered.
+    /// All known values: those of `hidden`, the stored ones, and those that texts added.
     pub(super) all: Values,
-    /// What texts of this call added to them, in their order.
+    /// Values that texts of this call added to `all`, in order.
     pub(super) added: Vec<(Digest, Private)>,
-    /// Numbers that the model sees anyway: no guesses.
+    /// Numbers that the model sees anyway, so they are not guesses.
     open: HashSet<Digest>,
-    /// How many values may still be redacted one by one.
+    /// Number of values that may still be redacted one by one.
     pub(super) left: usize,
 }
 
-/// What was found in a text.
+/// Result of reading a text.
 #[derive(Debug, Default)]
 pub(super) struct TextRead {
     pub(super) located: Vec<Located>,
-    /// Its numbers; no more than tell that they are too many.
+    /// Numbers of the text that could be guesses, collected until they are too many.
     pub(super) numbers: BTreeSet<Digest>,
-    /// From where on nothing is shown: it holds more values than are redacted one by one.
+    /// Place from which on nothing is shown, because the text has more values than are redacted one by one.
     pub(super) tail: Option<usize>,
-    /// How many values were added when it had been read.
+    /// Number of added values when the text had been read.
     pub(super) added: usize,
 }
 
-/// Adds a place to those before it, or to the last one if they overlap: places come in the order of where they begin, view by view.
+/// Appends a place, or merges it with the last one if they overlap. Within each view, places arrive in the
+/// order in which they begin.
 fn join(spans: &mut Vec<Span>, span: Span) {
     match spans.last_mut().filter(|last| last.0 <= span.0 && span.0 <= last.1) {
         Some(last) => last.1 = last.1.max(span.1),
@@ -69,7 +74,8 @@ impl CaseValues {
         Self { all: remembered.values(key), hidden: Values::new(key), remembered, added, open, left: REDACTIONS_MAX }
     }
 
-    /// Knows a value of the record that policy withholds; `None` if it is too short to be known again.
+    /// Adds a value of the record that policy withholds. Returns `None` if it is too short to be recognized
+    /// again.
     pub(super) fn withhold(&mut self, written: &str, kind: Private) -> Option<Redacted> {
         let compact = compact(&View::folded(written))?;
         let digest = self.all.key().digest(&compact);
@@ -80,10 +86,11 @@ impl CaseValues {
         Some(self.remembered.of_value(From::Record, kind, digest))
     }
 
-    /// Knows the numbers of a value that the model sees.
+    /// Adds the numbers of a value that the model sees.
     pub(super) fn show(&mut self, written: &str) {
         let any = Values::of_any_length(*self.all.key());
-        // What is longer than is looked at is no value that could be guessed.
+        // A value with too many candidate places is searched only in part. The numbers in the rest count as
+        // guesses, which is the safe side.
         let mut open = |_, digest| {
             self.open.insert(digest);
         };
@@ -104,20 +111,21 @@ impl CaseValues {
         Some(self.remembered.of_value(from, kind, digest))
     }
 
-    /// The values that were added after so many others.
+    /// Returns the values that were added after the first `added` ones.
     pub(super) fn added_after(&self, added: usize) -> Values {
         let mut values = Values::new(*self.all.key());
         self.added.iter().skip(added).for_each(|(digest, kind)| values.add_digest(*digest, *kind));
         values
     }
 
-    /// Whether a number could be a guess: it was not shown before.
+    /// Returns whether a number could be a guess at a value: it was not shown before.
     pub(super) fn is_guess(&self, number: Digest) -> bool {
         !self.open.contains(&number) && !self.remembered.numbers.contains(&number)
     }
 
-    /// Takes the numbers of texts into those that the case's texts showed; false if they would be too many. Were one of many withheld,
-    /// the others would tell which one it is.
+    /// Adds the numbers of texts to those that the case's texts have shown. Returns false if they would be
+    /// too many; then all of them must be withheld, because if only one were missing, the others would reveal
+    /// which one it is.
     pub(super) fn takes(&mut self, numbers: &BTreeSet<Digest>) -> bool {
         let new: Vec<Digest> = numbers.iter().copied().filter(|number| self.is_guess(*number)).collect();
         let fits = self.all.is_empty() || self.remembered.numbers.len() + new.len() <= NUMBERS_MAX;
@@ -127,14 +135,14 @@ impl CaseValues {
         fits
     }
 
-    /// Adds a number of a text to its guesses, as far as it needs to be known that they are too many.
+    /// Adds a number of a text to its guesses, unless there are already too many.
     pub(super) fn count(&self, guesses: &mut BTreeSet<Digest>, number: Digest) {
         if guesses.len() <= NUMBERS_MAX && self.is_guess(number) {
             guesses.insert(number);
         }
     }
 
-    /// The guesses in a text of the record.
+    /// Returns the guesses in a text of the record.
     pub(super) fn guesses(&self, detectors: &Detectors, text: &str, located: &[Located]) -> BTreeSet<Digest> {
         let mut guesses = BTreeSet::new();
         let count = |_, number| self.count(&mut guesses, number);
@@ -142,8 +150,10 @@ impl CaseValues {
         guesses
     }
 
-    /// What of a text is withheld: what was located; and, in `listed` views of it, every number that no text showed before. What is known is
-    /// then withheld as those are, together with what stands beside it: otherwise one could tell it from them.
+    /// Returns the places of a text that are withheld: what was located and, in the views `listed`, every
+    /// number that no text showed before. Known values are then withheld in the same way as those numbers,
+    /// and merged with what is beside them, because otherwise a reader could tell the values from the other
+    /// numbers.
     pub(super) fn withheld(&self, detectors: &Detectors, text: &str, located: &[Located], listed: Option<&Views>) -> Vec<Withheld> {
         let Some(views) = listed else { return located.iter().map(|located| (located.span, Some(located.kind))).collect() };
         let (named, bare): (Vec<&Located>, Vec<&Located>) =
@@ -171,17 +181,18 @@ impl CaseValues {
         withheld
     }
 
-    /// A text without what is withheld. Each value is remembered, and listed.
+    /// Replaces the withheld places of a text. Each value is stored and listed in `prepared`.
     pub(super) fn redact(&mut self, text: &str, withheld: Vec<Withheld>, within: Within<'_>, prepared: &mut Prepared) -> String {
         let mut replaced = vec![];
         for (span, kind) in withheld {
-            // Behind the bound nothing of the text is shown, so that a text costs a bounded number of records.
+            // After the limit the rest of the text is withheld as a whole, so that a text causes a bounded
+            // number of records.
             let last = self.left == 0;
             let (span, value) = if last { ((span.0, text.len()), None) } else { (span, kind) };
             self.left = self.left.saturating_sub(1);
-            // What is withheld unread may hold more than is remembered.
+            // The rest may contain values that are not stored.
             self.remembered.too_many |= last;
-            let written = text.get(span.0..span.1).unwrap_or_default();
+            let written = text.part(span.0..span.1);
             let number = value.and_then(|kind| self.remember(within.from, kind, written)).map(|redacted| redacted.number);
             let kind = value.unwrap_or(Private::Secret);
             replaced.push(Replaced { span, placeholder: placeholder(kind, number.filter(|number| *number > 0)) });

@@ -1,6 +1,7 @@
-//! What of a record and of articles the model may see: each field and each article by policy, in nested records and lists by path.
+//! The record and the articles as the model may see them. Policy decides on each field and each article;
+//! values in nested records and lists are identified by their path.
 
-use crate::pdp::evaluation;
+use crate::pdp::evaluation::Evaluator;
 use crate::pdp::prepare_context::making::Making;
 use crate::pdp::prepare_context::making::Unfinished;
 use crate::pdp::prepare_context::making::segment;
@@ -21,16 +22,17 @@ use crate::pdp::prepare_context::case_values::{CaseValues, REDACTIONS_MAX, Withi
 use crate::policy::store::is_free_text;
 use crate::redact::masked;
 
-/// The most different fields of a record, and the most values.
+/// Maximum numbers of different fields and of values in a record.
 const FIELDS_MAX: usize = 256;
 const VALUES_MAX: usize = 4096;
 const ARTICLE_MAX: usize = 16 * 1024;
-/// The source of the record's values.
+/// Source of the record's values.
 const RECORD: &str = "record";
-/// The longest path of a value.
+/// Maximum length of a value's path, in bytes.
 const PATH_MAX: usize = 512;
 
-/// The longest value of a field without free text, and the most words of one: what is longer is free text, whatever the catalogue says.
+/// Maximum length in bytes and number of words of a value that is not free text. A longer value is free text,
+/// even if the bundle does not declare its field as such.
 const BOUNDED_MAX: usize = 64;
 const BOUNDED_WORDS_MAX: usize = 4;
 
@@ -41,14 +43,15 @@ pub(super) struct Line {
     pub(super) text: String,
 }
 
-/// A value of a record: its path, the field that the path is of, and the value.
+/// A value of a record, with its path and the field of that path.
 struct Leaf<'a> {
     path: String,
     field: String,
     value: &'a Value,
 }
 
-/// The free text of a record, and articles, as texts to be screened: whoever wrote them could have written an order to the model.
+/// Returns the free text of a record, and the articles, to be screened: anyone who wrote them could have
+/// placed an instruction to the model in them.
 pub(super) fn free_texts(
     bundle: &Bundle,
     content: &ContentRoles,
@@ -56,13 +59,14 @@ pub(super) fn free_texts(
     articles: &[Article],
 ) -> Result<Vec<Untrusted>, Refusal> {
     let free: Vec<String> = leaves(record)?.iter().filter(|leaf| is_free(bundle, content, leaf)).map(|leaf| written(leaf.value)).collect();
-    // Many short values are read as one text.
+    // Screen all values as one text, because there may be many short ones.
     let record = (!free.is_empty()).then(|| Untrusted { source: RECORD.to_owned(), text: free.join("\n") });
     let articles = articles.iter().map(|article| Untrusted { source: source_of(article), text: article.text.clone() });
     Ok(record.into_iter().chain(articles).collect())
 }
 
-/// Whether a value is text that a person writes: its field says so, or it does not look like a code, a name or a number.
+/// Returns whether a value is text that a person writes: its field declares free text or is not in the
+/// bundle, or the value does not look like a code, a name or a number.
 fn is_free(bundle: &Bundle, content: &ContentRoles, leaf: &Leaf<'_>) -> bool {
     let Value::String(text) = leaf.value else { return false };
     let field = bundle.policies.shapes.uid(&content.field, &leaf.field);
@@ -74,16 +78,17 @@ fn source_of(article: &Article) -> String {
     format!("article:{}", article.reference.id)
 }
 
-/// The values of a record.
+/// Returns the values of a record.
 fn leaves(record: &Object) -> Result<Vec<Leaf<'_>>, Refusal> {
     let mut leaves = vec![];
     for (name, value) in record {
-        collect((name.clone(), name.clone()), value, &mut leaves)?;
+        collect(name.clone(), name.clone(), value, &mut leaves)?;
     }
     Ok(leaves)
 }
 
-/// What of a record may be seen: a line a value, and a segment of each free text. What is withheld is remembered as redacted.
+/// Returns what may be seen of a record: a line for each value, and a segment for each free text. Withheld
+/// values are stored as redacted ones.
 pub(super) fn facts(making: &Making, context: &mut Unfinished) -> Result<(Vec<Line>, Vec<Segment>), Refusal> {
     let Unfinished { values, prepared, .. } = context;
     let leaves = leaves(&making.asked.record)?;
@@ -97,7 +102,8 @@ pub(super) fn facts(making: &Making, context: &mut Unfinished) -> Result<(Vec<Li
         }
     }
     let shown = |leaf: &Leaf<'_>| known.get(leaf.field.as_str()).map_or(Shown::Excluded, |(shown, _)| *shown);
-    // What is withheld is known first: a update that may be seen could name it.
+    // Collect the withheld values before building any line, because a note that may be seen could contain
+    // one.
     let included = leaves.iter().filter(|leaf| shown(leaf) == Shown::Included).map(|leaf| written(leaf.value));
     let case = making.reading.case.attributes.values().filter_map(Value::as_str).map(str::to_owned);
     let open: HashSet<String> = included.chain(case).collect();
@@ -113,7 +119,8 @@ pub(super) fn facts(making: &Making, context: &mut Unfinished) -> Result<(Vec<Li
         let written = written(leaf.value);
         let kind = if shown == Shown::Excluded { Private::Secret } else { Private::Record };
         let is_withheld = shown != Shown::Included && telling && !open.contains(&written) && values.withhold(&written, kind).is_some();
-        // Behind the bound `excluded` and `masked` still count them: a record is listed no longer than a text.
+        // A record lists no more redactions than a text. Values after the limit still count as `excluded` or
+        // `masked`.
         if is_withheld && prepared.redactions.len() < REDACTIONS_MAX {
             let span = (0, written.len());
             prepared.redactions.push(Redaction { kind, source: RECORD.to_owned(), path: leaf.path.clone(), span });
@@ -122,7 +129,8 @@ pub(super) fn facts(making: &Making, context: &mut Unfinished) -> Result<(Vec<Li
     lines(making, &leaves, shown, values, prepared)
 }
 
-/// The lines of what may be seen, without the secrets that somebody wrote into it, and without what is withheld.
+/// Builds the lines of what may be seen, without secrets that someone wrote into it and without withheld
+/// values.
 fn lines(
     making: &Making,
     leaves: &[Leaf<'_>],
@@ -135,7 +143,7 @@ fn lines(
         leaves.iter().filter(|leaf| shown(leaf) == Shown::Included).map(|leaf| (leaf, written(leaf.value))).collect();
     let texts: Vec<&str> = included.iter().map(|(_, text)| text.as_str()).collect();
     let detectors = &making.moment.snapshot.bundle.rules.detectors;
-    // Policy said that the fields may be seen: personal data may stay.
+    // Policy permits these fields, so personal data in them may stay.
     let stays = |located: &Located| !located.kind.is_secret() && located.kind != Private::Record;
     let mut located = detectors.private_parts(&texts, values.hidden());
     located.iter_mut().for_each(|located| located.retain(|located| !stays(located)));
@@ -149,7 +157,8 @@ fn lines(
             Shown::Excluded => continue,
             Shown::Included => {
                 let written = written(leaf.value);
-                let located = located.next().unwrap_or_default();
+                // A value that was not searched is not shown.
+                let located = located.next().ok_or(Refusal::Unavailable("the record could not be searched"))?;
                 let within = Within { from: From::Record, source: RECORD, path: &leaf.path };
                 let listed = (is_free && !fits).then(|| Views::of(&written));
                 let withheld = values.withheld(detectors, &written, &located, listed.as_ref());
@@ -158,7 +167,7 @@ fn lines(
                     texts.push(segment(Channel::Untrusted, format!("{RECORD}:{}", leaf.path), redacted));
                     continue;
                 }
-                // A card number may come as a number.
+                // A JSON number may be a card number, so numbers are redacted, too.
                 match redacted {
                     same if same == written => leaf.value.clone(),
                     redacted => Value::String(redacted),
@@ -172,7 +181,7 @@ fn lines(
     Ok((lines, texts))
 }
 
-/// Whether the numbers in the free text of a record are few enough to be shown.
+/// Returns whether the numbers in the record's free text are few enough to be shown.
 fn numbers_fit(
     detectors: &Detectors,
     included: &[(&Leaf<'_>, String)],
@@ -187,7 +196,7 @@ fn numbers_fit(
     values.takes(&numbers)
 }
 
-/// What may be seen of a field.
+/// Returns the visibility of a field, and the action that was permitted.
 fn shown(making: &Making, field: &str) -> Result<(Shown, String), Refusal> {
     let (_, content) = making.moment.snapshot.content_roles()?;
     let reference = || EntityReference { kind: content.field.clone(), id: field.to_owned() };
@@ -203,10 +212,10 @@ fn shown(making: &Making, field: &str) -> Result<(Shown, String), Refusal> {
 
 fn permits(making: &Making, call: &Call) -> Result<bool, Refusal> {
     let (roles, _) = making.moment.snapshot.content_roles()?;
-    evaluation::permits(&making.moment.snapshot.bundle, roles, &making.chain, call, &making.trusted, making.moment.now)
+    Evaluator { bundle: &making.moment.snapshot.bundle, roles, now: making.moment.now }.permits(&making.chain, call, &making.trusted)
 }
 
-/// One of the articles, redacted; `None` if the chain may not see it.
+/// Returns one of the articles, redacted; `None` if the chain may not see it.
 pub(super) fn article(making: &Making, index: usize, context: &mut Unfinished) -> Result<Option<Segment>, Refusal> {
     let Some(article) = making.asked.articles.get(index) else { return Ok(None) };
     if article.text.len() > ARTICLE_MAX {
@@ -228,19 +237,19 @@ pub(super) fn article(making: &Making, index: usize, context: &mut Unfinished) -
     Ok(Some(segment(Channel::Article, source, text)))
 }
 
-fn collect<'a>((path, field): (String, String), value: &'a Value, leaves: &mut Vec<Leaf<'a>>) -> Result<(), Refusal> {
+fn collect<'a>(path: String, field: String, value: &'a Value, leaves: &mut Vec<Leaf<'a>>) -> Result<(), Refusal> {
     if path.len() > PATH_MAX {
         return Err(Refusal::invalid("record_json", "has a path of more than 512 bytes"));
     }
     match value {
         Value::Object(members) => {
             for (name, member) in members {
-                collect((format!("{path}.{name}"), format!("{field}.{name}")), member, leaves)?;
+                collect(format!("{path}.{name}"), format!("{field}.{name}"), member, leaves)?;
             }
         }
         Value::Array(items) => {
             for (index, item) in items.iter().enumerate() {
-                collect((format!("{path}[{index}]"), field.clone()), item, leaves)?;
+                collect(format!("{path}[{index}]"), field.clone(), item, leaves)?;
             }
         }
         Value::Bool(_) | Value::Float(_) | Value::Integer(_) | Value::Null | Value::String(_) => {

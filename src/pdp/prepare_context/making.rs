@@ -1,4 +1,4 @@
-//! The input of a context, and the context while it is made.
+//! The request for a context, the fixed input of its steps, and its state while it is built.
 
 use crate::json::Object;
 use crate::model::call::{Call, Case, Model, Untrusted};
@@ -8,45 +8,41 @@ use crate::model::trusted_context::TrustedContext;
 use crate::pdp::prepare_context::case_values::{CaseValues, TextRead};
 use crate::pdp::snapshot::Moment;
 
-/// What shall be put before the model, as it was read.
+/// A request for a context, as it was read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ToPrepare {
-    /// On whose behalf.
     pub credential: Credential,
-    /// The case.
     pub case: Case,
-    /// The model that will read it.
+    /// Model that will read the context.
     pub model: Option<Model>,
     /// Fields of the case as the tool service has them.
     pub record: Object,
-    /// Untrusted text.
     pub untrusted: Vec<Untrusted>,
-    /// The turn before.
+    /// The agent's previous turn, to which a text may be a bare reply.
     pub previous_turn: String,
-    /// Articles to be evaluation one by one.
+    /// Articles, which are evaluated one by one.
     pub articles: Vec<Article>,
-    /// Upper bound of the returned text in bytes; 0: none.
+    /// Maximum length of the returned text in bytes; 0 means no limit.
     pub max_bytes: usize,
-    /// Conversation id.
     pub conversation: String,
 }
 
-/// What a context is made of and by. Owned, since it is made on threads of its own.
+/// The input of a context's steps. It is owned, because the steps run on other threads.
 pub(super) struct Making {
     pub(super) moment: Moment,
     pub(super) chain: Chain,
-    /// The call that reads the case, without its texts: what calls on fields and articles are made from.
+    /// Call that reads the case, without its texts. Calls that read fields and articles are derived from it.
     pub(super) reading: Call,
     pub(super) trusted: TrustedContext,
     pub(super) asked: ToPrepare,
 }
 
-/// A context while it is made, step by step.
+/// A context while it is built, step by step.
 pub(super) struct Unfinished {
     pub(super) values: CaseValues,
-    /// What was found in each of the untrusted texts, until all were read.
+    /// Result of reading each of the untrusted texts.
     pub(super) read: Vec<TextRead>,
-    /// Whether the numbers in them are few enough to be shown.
+    /// Whether the numbers in the untrusted texts are few enough to be shown.
     pub(super) numbers_fit: bool,
     pub(super) prepared: Prepared,
 }

@@ -1,4 +1,4 @@
-//! Untrusted texts as the model may see them: without what must not be passed on.
+//! Reads untrusted texts for sensitive values, and turns each into a segment in which they are redacted.
 
 use std::collections::BTreeSet;
 
@@ -6,14 +6,15 @@ use crate::content::TEXT_MAX;
 use crate::content::normalise::Views;
 use crate::content::private::Located;
 use crate::model::content::{Channel, Segment};
+use crate::model::part::Part;
 use crate::pdp::prepare_context::case_values::{REDACTIONS_MAX, TextRead, Within};
 use crate::pdp::prepare_context::making::{Making, Unfinished, segment};
 use crate::pdp::redacted_values::From;
 
-/// What stands for a text that is too long to be screened.
+/// Replacement for a text that is too long to be screened.
 const TOO_LONG: &str = "[text too long: not shown]";
 
-/// Reads one of the untrusted texts: what is found in one is withheld in all.
+/// Finds the sensitive values of one untrusted text. A value that is found in one text is withheld in all.
 pub(super) fn read(making: &Making, index: usize, context: &mut Unfinished) {
     let untrusted = making.asked.untrusted.get(index).filter(|untrusted| untrusted.text.len() <= TEXT_MAX);
     let Some(text) = untrusted.map(|untrusted| untrusted.text.as_str()) else { return context.read.push(TextRead::default()) };
@@ -26,7 +27,7 @@ pub(super) fn read(making: &Making, index: usize, context: &mut Unfinished) {
     let tail = located.get(REDACTIONS_MAX).map(|located| located.span.0);
     located.truncate(REDACTIONS_MAX);
     for Located { span, kind } in &located {
-        values.remember(From::Text, *kind, text.get(span.0..span.1).unwrap_or_default());
+        values.remember(From::Text, *kind, text.part(span.0..span.1));
     }
     let own = values.added_after(before);
     detectors.add_known(text, &views, &own, &mut located, |_, _| {});
@@ -34,7 +35,7 @@ pub(super) fn read(making: &Making, index: usize, context: &mut Unfinished) {
     context.read.push(TextRead { located, numbers, tail, added });
 }
 
-/// One of the untrusted texts without what is withheld, when all were read.
+/// Returns one untrusted text as a redacted segment. All texts must have been read before.
 pub(super) fn text(making: &Making, index: usize, context: &mut Unfinished) -> Option<Segment> {
     let untrusted = making.asked.untrusted.get(index)?;
     let text = untrusted.text.as_str();
@@ -46,7 +47,8 @@ pub(super) fn text(making: &Making, index: usize, context: &mut Unfinished) -> O
     if text.len() > TEXT_MAX {
         return segment(TOO_LONG.to_owned());
     }
-    let TextRead { mut located, tail, added, .. } = context.read.get_mut(index).map(std::mem::take).unwrap_or_default();
+    // A text that was not read is not shown.
+    let TextRead { mut located, tail, added, .. } = std::mem::take(context.read.get_mut(index)?);
     let values = &mut context.values;
     let later = values.added_after(added);
     let views = if later.is_empty() && context.numbers_fit { Views::default() } else { Views::of(text) };
@@ -57,7 +59,7 @@ pub(super) fn text(making: &Making, index: usize, context: &mut Unfinished) -> O
         withheld.retain(|(span, _)| span.0 < tail);
         withheld.iter_mut().for_each(|(span, _)| span.1 = span.1.min(tail));
         withheld.push(((tail, text.len()), None));
-        // What is withheld unread may hold more than is remembered.
+        // The tail may contain values that are not stored.
         values.remembered.too_many = true;
     }
     let within = Within { from: From::Text, source: &untrusted.source, path: "" };

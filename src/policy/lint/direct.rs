@@ -95,7 +95,7 @@ fn checks(bundle: &Bundle<'_>) -> Vec<String> {
             if !argument.is_some_and(|argument| argument.required) {
                 faults.push(format!("`stronger` of `{name}` is by `{}`, which is no required argument of it", stronger.by));
             }
-            let choices = argument.map(|argument| argument.shape.choices()).unwrap_or_default();
+            let choices = argument.map_or([].as_slice(), |argument| argument.shape.choices());
             for unknown in stronger.values.iter().filter(|value| !choices.contains(value)) {
                 faults.push(format!("`stronger` of `{name}` names `{unknown}`, which `{}` can't be", stronger.by));
             }

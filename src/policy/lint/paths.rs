@@ -47,7 +47,7 @@ pub(super) fn members_are_declared(subject: &Subject<'_>, bundle: &Bundle<'_>) -
             optional |= members.contains(&Some(true));
         }
         if !declared || !optional {
-            let steps = tested.last().map(|steps| steps.join(".")).unwrap_or_default();
+            let steps = tested.last().map_or_else(String::new, |steps| steps.join("."));
             faults.push(format!("`{variable} has {steps}` must test a member that is declared optional wherever the policy applies"));
         }
     }
@@ -102,8 +102,7 @@ pub(super) fn reads(expression: &ast::Expr, member: &str) -> bool {
 
 /// Returns whether a policy's conditions test this path of `context` with `has`.
 pub(super) fn tests(policy: &ast::Policy, steps: &[&str]) -> bool {
-    let expressions = policy.non_scope_constraints().map(super::flatten).unwrap_or_default();
-    expressions.into_iter().any(|expression| {
+    super::conditions(policy).into_iter().any(|expression| {
         let tested = match expression.expr_kind() {
             ast::ExprKind::HasAttr { expr, attr } => path(expr).map(|(variable, steps)| (variable, steps, vec![attr.to_string()])),
             ast::ExprKind::ExtHasAttr { expr, attrs } => {
@@ -119,8 +118,7 @@ pub(super) fn tests(policy: &ast::Policy, steps: &[&str]) -> bool {
 
 /// Returns whether a policy's conditions read this path of `context`.
 pub(super) fn looks_at(policy: &ast::Policy, steps: &[&str]) -> bool {
-    let expressions = policy.non_scope_constraints().map(super::flatten).unwrap_or_default();
-    expressions.into_iter().any(|expression| {
+    super::conditions(policy).into_iter().any(|expression| {
         path(expression)
             .is_some_and(|(variable, found)| variable == ast::Var::Context && found.iter().map(String::as_str).eq(steps.iter().copied()))
     })

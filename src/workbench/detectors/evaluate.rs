@@ -11,6 +11,7 @@ use crate::content::drafts::Draft;
 use crate::content::normalise::Views;
 use crate::content::values::{ValueKey, Values};
 use crate::model::finding::Private;
+use crate::model::part::Part;
 use crate::workbench::detectors::corpus::{Row, Span};
 use crate::workbench::detectors::evaluate::evasions::EVASIONS;
 
@@ -138,7 +139,7 @@ fn values(detectors: &Detectors, row: &Row, spans: &[Span], counts: &mut Counts)
         let Some((name, _, keywords, words)) = LABELS.iter().find(|(_, labels, ..)| labels.contains(&kind.as_str())) else { continue };
         let (Some(start), Some(end)) = (places.get(span.start), places.get(span.end)) else { continue };
         labelled = true;
-        let around = format!("{} {}", row.text.get(..*start).unwrap_or_default(), row.text.get(*end..).unwrap_or_default());
+        let around = format!("{} {}", row.text.part(..*start), row.text.part(*end..));
         let bare = around.split_whitespace().count() <= BARE_WORDS;
         let asked = format!("What is your {words}?");
         let turn = if row.previous_turn.is_empty() && bare { &asked } else { &row.previous_turn };

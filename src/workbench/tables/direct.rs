@@ -80,8 +80,8 @@ impl Runner<'_> {
 
 /// Builds the binding of a request for approval from a fixture with the attributes of the schema's type.
 fn binding(fixture: &Written, attributes: &Object) -> Binding {
-    let text = |name: &str| attributes.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let limits = attributes.get("limits").and_then(Value::as_object).cloned().unwrap_or_default();
+    let text = |name: &str| attributes.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
+    let limits = attributes.get("limits").and_then(Value::as_object).map_or_else(Object::new, Object::clone);
     let call = BoundCall {
         v: String::new(),
         environment: String::new(),

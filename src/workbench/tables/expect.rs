@@ -10,9 +10,9 @@ use crate::model::refusal::Refusal;
 use crate::pdp::evaluation::Evaluation;
 
 /// Returns the differences between the expected and the actual findings and disposition of a draft.
-pub(super) fn in_draft(expect: &Expect, (found, disposition): &(DraftReport, Disposition)) -> Vec<String> {
+pub(super) fn in_draft(expect: &Expect, found: &DraftReport, disposition: Disposition) -> Vec<String> {
     let mut differences = vec![];
-    if let Some(expected) = expect.disposition.filter(|expected| expected != disposition) {
+    if let Some(expected) = expect.disposition.filter(|expected| *expected != disposition) {
         differences.push(format!("disposition: expected {}, found {}", expected.name(), disposition.name()));
     }
     let claims = found.claims().into_iter().map(|claim| format!("claim/{claim}"));
@@ -65,7 +65,8 @@ pub(super) fn differences(expect: &Expect, evaluation: &Result<Evaluation, Refus
         compare("reason", reason, outcome.denied.map_or("", |reason| reason.name()));
     }
     if let Some(requires) = &expect.requires {
-        compare("requires", &list(requires), &list(&outcome.missing.clone().unwrap_or_default().requires));
+        let actual = outcome.missing.as_ref().map_or([].as_slice(), |missing| &missing.requires);
+        compare("requires", &list(requires), &list(actual));
     }
     if let Some(policies) = &expect.policies {
         let actual: Vec<String> = evaluation.verdict.determining().into_iter().map(str::to_owned).collect();
