@@ -70,7 +70,7 @@ impl Seams {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The address is in use, or is not one of this machine's.
-    #[error("can't listen on `{address}`: {error}: stop what listens there, or set another address with `{setting}`")]
+    #[error("can't listen on `{address}`: {error}: stop the program that listens there, or set another address with `{setting}`")]
     Address {
         address: SocketAddr,
         error: io::Error,
@@ -97,7 +97,7 @@ pub enum StartError {
     RiskStore(#[from] AddressError),
     #[error(transparent)]
     Trust(#[from] TrustError),
-    #[error("can't listen on the socket `{0}`: {1}: remove what stands there, or set another `callers.unix_socket.path`")]
+    #[error("can't listen on the socket `{0}`: {1}: remove the file there, or set another `callers.unix_socket.path`")]
     Socket(PathBuf, io::Error),
     #[error(transparent)]
     Entropy(#[from] crate::entropy::NoEntropy),
@@ -106,15 +106,15 @@ pub enum StartError {
     Record,
     /// The replica's file is missing although the audit log has lines.
     #[error(
-        "`{0}` is missing, though the audit log has lines: without it nobody can tell whether the log has all of them. Put the file back; \
-         or, if it is lost, move the log's folder to a safe place and begin a new log"
+        "`{0}` is missing although the audit log has lines, so lost lines could not be detected. Restore the file; if it is lost, move \
+         the log's folder to a safe place and begin a new log"
     )]
     Unnoted(PathBuf),
     #[error("the threads that read texts can't be started: {0}")]
     Threads(io::Error),
     #[error(transparent)]
     Telemetry(#[from] SetUpError),
-    #[error("the witness of the audit log can't be asked: {0}: see `audit.witness`")]
+    #[error("the client of the audit log's witness can't be built: {0}: see `audit.witness`")]
     Witness(#[from] reqwest::Error),
 }
 
@@ -278,11 +278,11 @@ async fn state(config: &Config, entropy: &dyn Entropy, audit: &Audit, replica: &
         }
     };
     if !store.durability().is_empty() {
-        tracing::info!(name: "store.durability", synchronous_commit = store.durability(), "what is committed is on a standby, too");
+        tracing::info!(name: "store.durability", synchronous_commit = store.durability(), "commits also wait for a standby");
     } else if store.is_shared() {
         tracing::info!(
             name: "store.durability", synchronous_commit = "local",
-            "a failover may lose the last commits: it is noticed, and approvals from before are void then"
+            "a failover may lose the last commits; the server detects this and voids earlier approvals"
         );
     }
     Ok(store)

@@ -148,7 +148,7 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
             ("entities", name) if name.ends_with(".json") => sources.entities.push(source),
             ("tests", name) if name.ends_with(".yaml") || name.ends_with(".json") => tests.push(source),
             ("", "README.md") => {}
-            _ => faults.push(Fault::whole(file, &source.text, "is no file of a bundle").help(
+            _ => faults.push(Fault::whole(file, &source.text, "is not a file of a bundle").help(
                 "a bundle has bundle.yaml, schema.cedarschema, *.cedar, approvals.yaml, constraints.yaml, rates.yaml, risk.yaml, \
                  detectors/*.yaml, detectors/injection.model, entities/*.json and tests/*.yaml",
             )),
@@ -201,7 +201,10 @@ fn templates(policies: &Policies, roles: Option<&Roles>, source: Option<&Source>
             && roles.is_some()
             && !read.templates.contains_key(template)
         {
-            faults.push((template.clone(), format!("policy `{id}` requires an approval of template `{template}`, which stands nowhere")));
+            faults.push((
+                template.clone(),
+                format!("policy `{id}` requires an approval with template `{template}`, which `approvals.yaml` does not define"),
+            ));
         }
     }
     for (name, template) in &read.templates {
@@ -210,7 +213,8 @@ fn templates(policies: &Policies, roles: Option<&Roles>, source: Option<&Source>
                 policies.shapes.follow(&action.context, &["approval", "limits", argument]).is_some_and(|member| member.shape == Shape::Long)
             });
             if !bounded {
-                let message = format!("`{argument}` is no integer of `context.approval.limits`: policies could not hold it to the limit");
+                let message =
+                    format!("`{argument}` is not an integer member of `context.approval.limits`, so no policy could enforce its limit");
                 faults.push((name.clone(), message));
             }
         }
@@ -237,7 +241,7 @@ fn unknown_defaults(policies: &Policies, roles: &Roles, defaults: &DevelopmentDe
     unknown
         .map(|(name, _)| {
             let at = source.text.get(section..).and_then(|text| text.find(name.as_str())).map_or(section, |at| section + at);
-            Fault::new(&source.file, &source.text, (at, name.len()), format!("`{name}` is defined nowhere in the bundle"))
+            Fault::new(&source.file, &source.text, (at, name.len()), format!("the bundle does not define `{name}`"))
         })
         .collect()
 }

@@ -109,22 +109,23 @@ impl Transmitters {
     /// content is invalid or more than a day old.
     pub async fn open(&self, token: &str, now: Timestamp) -> Result<Event, Refusal> {
         let (issuer, opened) = self.issuers.open(token, now).await?;
-        let transmitter = self.of.get(&issuer.issuer).ok_or(Refusal::Unauthenticated("the event is of no transmitter that is trusted"))?;
+        let transmitter =
+            self.of.get(&issuer.issuer).ok_or(Refusal::Unauthenticated("the event's issuer is not a configured transmitter"))?;
         let issued_at = opened.times().issued_at;
         let claims = opened.at(now, jose::LEEWAY_ISSUERS, Duration::MAX).map_err(|fault| Refusal::Unauthenticated(fault.words()))?;
         if issued_at.plus(AGE_MAX) <= now {
-            return Err(Refusal::invalid("iat", "is more than a day ago"));
+            return Err(Refusal::invalid("iat", "is more than a day old"));
         }
         read(transmitter, &claims, issued_at)
     }
 }
 
 fn read(transmitter: &Transmitter, claims: &Object, issued_at: Timestamp) -> Result<Event, Refusal> {
-    let id = text(claims, "jti").filter(|id| is_id(id)).ok_or_else(|| Refusal::invalid("jti", "is no id"))?.to_owned();
+    let id = text(claims, "jti").filter(|id| is_id(id)).ok_or_else(|| Refusal::invalid("jti", "is not a valid id"))?.to_owned();
     let events = claims.get("events").and_then(Value::as_object).ok_or_else(|| Refusal::invalid("events", "is missing"))?;
     let mut each = events.iter();
     let (Some((uri, payload)), None) = (each.next(), each.next()) else {
-        return Err(Refusal::invalid("events", "must hold one event"));
+        return Err(Refusal::invalid("events", "must contain exactly one event"));
     };
     let event = |name, says| Ok(Event { transmitter: transmitter.clone(), id: id.clone(), name, says });
     if uri == VERIFICATION {
@@ -132,12 +133,12 @@ fn read(transmitter: &Transmitter, claims: &Object, issued_at: Timestamp) -> Res
     }
     // Unknown event types are acknowledged but change nothing (SSF 1.0).
     let Some((name, kind)) = uri.strip_prefix(CAEP).and_then(known) else { return event("unknown", None) };
-    let payload = payload.as_object().ok_or_else(|| Refusal::invalid("events", "holds an event that is no object"))?;
+    let payload = payload.as_object().ok_or_else(|| Refusal::invalid("events", "contains an event that is not an object"))?;
     let Some(kind) = kind else { return event(name, None) };
     let at = match payload.get("event_timestamp") {
         None => issued_at,
         Some(Value::Integer(seconds)) if *seconds > 0 => Timestamp::from_seconds(*seconds),
-        Some(_) => return Err(Refusal::invalid("events.event_timestamp", "is no time in whole seconds")),
+        Some(_) => return Err(Refusal::invalid("events.event_timestamp", "must be a time in whole seconds")),
     };
     let severity = severity(kind, payload)?;
     let (subject_kind, subject) = subject(transmitter, claims, payload)?;
@@ -162,7 +163,7 @@ fn known(name: &str) -> Option<(&'static str, Option<SignalKind>)> {
 /// Returns the severity of an event. A higher assurance level or a compliant device is `Info`, which is only
 /// recorded: a signal may reduce permissions but never extend them.
 fn severity(kind: SignalKind, payload: &Object) -> Result<Severity, Refusal> {
-    let unreadable = |field: &'static str| Err(Refusal::invalid(field, "is missing, or none of the profile's values"));
+    let unreadable = |field: &'static str| Err(Refusal::invalid(field, "is missing or not a value of the CAEP profile"));
     match kind {
         SignalKind::AssuranceLevelChange => match text(payload, "change_direction") {
             Some("increase") => Ok(Severity::Info),
@@ -198,7 +199,7 @@ fn subject(transmitter: &Transmitter, claims: &Object, payload: &Object) -> Resu
     }
     let member = |name: &str| given.get(name).and_then(Value::as_object);
     if member("tenant").is_some_and(|tenant| text(tenant, "id") != Some(transmitter.tenant.as_str())) {
-        return Err(Refusal::invalid("sub_id.tenant", "is not the transmitter's"));
+        return Err(Refusal::invalid("sub_id.tenant", "is not the transmitter's tenant"));
     }
     match (member("user"), member("application"), member("tenant")) {
         (Some(user), None, _) => Ok((SubjectKind::Supervisor, simple(transmitter, user)?)),
@@ -214,12 +215,12 @@ fn simple(transmitter: &Transmitter, subject: &Object) -> Result<String, Refusal
     let issuer = transmitter.subject_issuer.as_ref().unwrap_or(&transmitter.issuer);
     let id = match text(subject, "format") {
         Some("iss_sub") if text(subject, "iss") == Some(issuer) => text(subject, "sub"),
-        Some("iss_sub") => return Err(Refusal::invalid("sub_id.iss", "is not the issuer of the transmitter's subjects")),
+        Some("iss_sub") => return Err(Refusal::invalid("sub_id.iss", "is not the issuer configured for the transmitter's subjects")),
         Some("opaque") => text(subject, "id"),
         Some(_) | None => return Err(Refusal::invalid("sub_id.format", "must be `iss_sub`, `opaque` or `complex`")),
     };
     let id = id.filter(|id| !id.is_empty()).map(|id| format!("{}{id}", transmitter.subject_prefix)).filter(|id| is_id(id));
-    id.ok_or_else(|| Refusal::invalid("sub_id", "names no id"))
+    id.ok_or_else(|| Refusal::invalid("sub_id", "contains no valid id"))
 }
 
 fn is_id(id: &str) -> bool {

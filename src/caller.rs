@@ -137,7 +137,8 @@ impl Callers {
         }
         if let Some(user) = peer.user {
             let tool_service = self.options.users.get(&user);
-            let tool_service = tool_service.ok_or(Refusal::Unauthenticated("the user of this Unix socket is no tool service"))?;
+            let tool_service =
+                tool_service.ok_or(Refusal::Unauthenticated("the user of this Unix socket is not a tool service of the settings"))?;
             return Ok(Caller { tool_service: tool_service.clone(), by: Authentication::UnixPeer, tenants: None, certificate: None });
         }
         if let (Some(audience), Some(token)) = (&self.options.jwt_audience, &peer.bearer) {
@@ -145,10 +146,10 @@ impl Callers {
             return self.known(&id, Authentication::JwtSvid, &tenants, None);
         }
         if !self.options.development {
-            return Err(Refusal::Unauthenticated("the caller proves no identity: connect with an X.509-SVID"));
+            return Err(Refusal::Unauthenticated("the caller is not authenticated: connect with an X.509-SVID"));
         }
         if !peer.is_loopback() {
-            return Err(Refusal::Unauthenticated("development mode takes callers on the loopback interface alone"));
+            return Err(Refusal::Unauthenticated("development mode accepts only callers on the loopback interface"));
         }
         let tool_service = development.map_or_else(|| NAMELESS.to_owned(), |defaults| defaults.tool_service.clone());
         Ok(Caller { tool_service, by: Authentication::Development, tenants: None, certificate: None })
@@ -156,7 +157,7 @@ impl Callers {
 
     fn known(&self, id: &SpiffeId, by: Authentication, tenants: &[String], certificate: Option<[u8; 32]>) -> Result<Caller, Refusal> {
         let tool_service = self.options.identities.get(id.as_str());
-        let tool_service = tool_service.ok_or(Refusal::Unauthenticated("the caller's identity is no tool service of the settings"))?;
+        let tool_service = tool_service.ok_or(Refusal::Unauthenticated("the caller's identity is not a tool service of the settings"))?;
         Ok(Caller { tool_service: tool_service.clone(), by, tenants: Some(tenants.to_vec()), certificate })
     }
 }

@@ -50,10 +50,10 @@ impl From<Exit> for ExitCode {
 struct Arguments {
     #[command(subcommand)]
     command: Command,
-    /// Settings file [default: countersign.yaml, if it is there]
+    /// Settings file [default: countersign.yaml, if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Form of the output
+    /// Output format
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Text)]
     output: Output,
 }
@@ -74,24 +74,24 @@ enum Command {
     Check(check::Arguments),
     /// Run a bundle's tests: decision tables (tests/*.yaml) and Cedar's JSON tests (tests/*.json)
     Test(test::Arguments),
-    /// Decide one request, by a running server or by a bundle
+    /// Evaluate one request, on a running server or with a local bundle
     Authorize(authorize::Arguments),
-    /// Review requests for approval, by a human with a token of her own
+    /// Review approval requests, as a human with your own token
     #[command(subcommand)]
     Approvals(approvals::Command),
-    /// Report signals, kill switches among them, and clear what is remembered
+    /// Report signals such as kill switches, and clear risk state
     #[command(subcommand)]
     Signals(signals::Command),
-    /// Measure, explain and train what is found in texts
+    /// Measure, explain and train the detectors of texts
     #[command(subcommand)]
     Detectors(detectors::Command),
     /// Make, rotate and list the keys that sign tokens
     #[command(subcommand)]
     Keys(keys::Command),
-    /// Look after the state store that replicas share
+    /// Show the state of the store that replicas share, and confirm a loss
     #[command(subcommand)]
     Store(store::Command),
-    /// Read the audit log
+    /// Verify the audit log, or accept a loss of lines
     #[command(subcommand)]
     Audit(audit::Command),
     /// Ask a running server whether it is healthy, for container health checks

@@ -57,7 +57,7 @@ impl Config {
         let mut tree = serde_json::to_value(&from_file).map_err(|error| faulty(&error))?;
         for (name, value) in environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX)) {
             let path: Vec<String> = name.trim_start_matches(PREFIX).split("__").map(str::to_lowercase).collect();
-            put(&mut tree, &path, scalar(&value)).ok_or_else(|| ConfigError::Faulty(format!("`{name}` names no setting")))?;
+            put(&mut tree, &path, scalar(&value)).ok_or_else(|| ConfigError::Faulty(format!("`{name}` does not name a setting")))?;
             // Check after each variable, so that an error names the variable that caused it.
             serde_json::from_value::<Self>(tree.clone()).map_err(|error| ConfigError::Faulty(format!("`{name}`: {error}")))?;
         }
@@ -95,7 +95,7 @@ impl Config {
         }
         let conforming = self.engine.on_error == OnError::Skip || self.engine.validate == Validation::Off;
         if conforming && self.engine.gates == Gates::All {
-            let problem = "must be `none` with `on_error: skip` or `validate: off`: gates hold only with validated policies".into();
+            let problem = "must be `none` with `on_error: skip` or `validate: off`: the gates rely on validated policies".into();
             return Err(ConfigError::Refused { setting: "engine.gates", problem });
         }
         Ok(())

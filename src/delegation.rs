@@ -86,7 +86,7 @@ impl Delegations {
         let (issuer, opened) = self.issuers.open(token, now).await?;
         let claims = opened.at(now, jose::LEEWAY_ISSUERS, HUMAN_MAX).map_err(|fault| Refusal::Unauthenticated(fault.words()))?;
         if claims.contains_key("act") || claims.contains_key("step") || text(&claims, "sub_profile") != Some("user") {
-            return Err(Refusal::Unauthenticated("the token is no human's own: it must have `sub_profile` `user` and no `act`"));
+            return Err(Refusal::Unauthenticated("the token is not a human's own: it must have `sub_profile` `user` and no `act`"));
         }
         let amr = match claims.get("amr") {
             Some(Value::Array(items)) => items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect(),
@@ -119,7 +119,7 @@ impl Delegations {
                 && asserting.steps.contains(&chain.step)
         };
         if !self.development && !self.asserting.iter().any(trusted) {
-            return Err(Refusal::Unauthenticated("the settings don't trust this caller with this chain: send a delegation token"));
+            return Err(Refusal::Unauthenticated("the settings do not allow this caller to assert this chain: send a delegation token"));
         }
         Ok(chain)
     }
@@ -214,8 +214,8 @@ fn confirm(caller: &Caller, issuer: &Issuer, claims: &Object, presenter: Present
     }
     match presenter.reported.or(own) {
         Some(seen) if *seen == bound => Ok(()),
-        Some(_) => Err(Refusal::Unauthenticated("the token is bound to another certificate than the agent's")),
-        None => Err(Refusal::Unauthenticated("the token is bound to a certificate, and the caller reports none of the agent")),
+        Some(_) => Err(Refusal::Unauthenticated("the token is bound to a certificate other than the agent's")),
+        None => Err(Refusal::Unauthenticated("the token is bound to a certificate, but the caller reported none of the agent")),
     }
 }
 
@@ -237,9 +237,9 @@ fn text<'a>(claims: &'a Object, name: &str) -> Option<&'a str> {
 fn required<'a>(claims: &'a Object, name: &str) -> Result<&'a str, Refusal> {
     let id = text(claims, name).filter(|id| (1..=ID_MAX).contains(&id.len()) && !id.contains(char::is_control));
     id.ok_or(Refusal::Unauthenticated(match name {
-        "case" => "the token's `case` is no id",
+        "case" => "the token's `case` is not a valid id",
         "step" => "the token names no `step`",
-        _ => "the token's `sub` or `act.sub` is no id",
+        _ => "the token's `sub` or `act.sub` is not a valid id",
     }))
 }
 

@@ -138,7 +138,7 @@ impl<'a> Asked<'a> {
 pub fn arguments_fit(action: &Action, arguments: &Object, path: &str) -> Result<(), Refusal> {
     match action.context.get("args").map(|member| &member.shape) {
         Some(Shape::Record(record)) => Converter::default().members(arguments, record, path).map(|_| ()),
-        _ => Err(Refusal::invalid(path, "is not taken by this action")),
+        _ => Err(Refusal::invalid(path, "is not accepted by this action")),
     }
 }
 
@@ -151,7 +151,7 @@ fn case_entity(
 ) -> Result<Entity, Stop> {
     let mut attributes = call.case.attributes.clone();
     if attributes.insert("tenant".to_owned(), Value::from(call.case.tenant.as_str())).is_some() {
-        return Err(Refusal::invalid("case.attributes_json.tenant", "stands in `case.tenant` alone").into());
+        return Err(Refusal::invalid("case.attributes_json.tenant", "must not be sent: the tenant belongs in `case.tenant`").into());
     }
     let members = converter.members(&attributes, attributes_of(policies, &roles.case)?, "case.attributes_json")?;
     entity(resolved.case.clone(), members)
@@ -180,7 +180,7 @@ fn claimed(converter: &mut Converter, resolved: &ResolvedCall<'_>, call: &Call) 
             }
             (Some(_), _) | (None, None) => {}
             (None, Some(object)) if object.is_empty() => {}
-            (None, Some(_)) => return Err(Refusal::invalid(path, "is not taken by this action").into()),
+            (None, Some(_)) => return Err(Refusal::invalid(path, "is not accepted by this action").into()),
         }
     }
     Ok(pairs)

@@ -119,7 +119,9 @@ async fn take(State(pdp): State<Arc<Pdp>>, ConnectInfo(From(address)): ConnectIn
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
     let token = match std::str::from_utf8(&body) {
         Ok(token) if kind.eq_ignore_ascii_case("application/secevent+jwt") => token.trim().to_owned(),
-        Ok(_) | Err(_) => return refused("invalid_request", "the body must be one `application/secevent+jwt`"),
+        Ok(_) | Err(_) => {
+            return refused("invalid_request", "the body must be a single token with content type `application/secevent+jwt`");
+        }
     };
     match run_to_completion(async move { pdp.take_event(address, &token).await }).await {
         Ok(()) => StatusCode::ACCEPTED.into_response(),
@@ -134,7 +136,7 @@ fn answer(refusal: &Refusal) -> Response {
         Refusal::Unauthenticated(words) => refused(code(words), words),
         Refusal::Forbidden(words) => refused("access_denied", words),
         Refusal::Invalid { field, problem, .. } => refused("invalid_request", &format!("`{field}` {problem}")),
-        Refusal::NotFound | Refusal::Precondition(_) => refused("invalid_request", "the event can't be taken"),
+        Refusal::NotFound | Refusal::Precondition(_) => refused("invalid_request", "the event can't be accepted"),
         Refusal::Deadline | Refusal::Exhausted(_) | Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
 }

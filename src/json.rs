@@ -63,7 +63,7 @@ pub fn read_object(text: &[u8]) -> Result<Object, Fault> {
 pub fn read_as<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T, Fault> {
     // A type's own reader may take the last of two members with one name, so run the strict reader first.
     read_whole(text)?;
-    serde_json::from_slice(text).map_err(|_| Fault { path: String::new(), problem: "lacks a member, or has one of another type" })
+    serde_json::from_slice(text).map_err(|_| Fault { path: String::new(), problem: "lacks a member, or a member has the wrong type" })
 }
 
 /// Checks that no object of a text has two members with the same name. This is for JSON of a bundle, whose

@@ -143,7 +143,11 @@ fn read_schema(sources: &Sources, validation: Validation) -> Result<(Option<Sche
     source::refuse_nesting(source).map_err(|fault| vec![fault])?;
     let (fragment, _) = SchemaFragment::from_cedarschema_str(&source.text).map_err(|error| source::faults(source, &error))?;
     if fragment.to_json_value().map_or(true, |fragment| shape::is_too_large(&fragment)) {
-        return Err(vec![Fault::whole(&source.file, &source.text, "the schema's types have more than 1000000 parts once written out")]);
+        return Err(vec![Fault::whole(
+            &source.file,
+            &source.text,
+            "the schema has more than 1000000 parts after its aliases are expanded",
+        )]);
     }
     let (schema, warnings) = Schema::from_cedarschema_str(&source.text).map_err(|error| source::faults(source, &error))?;
     let warnings: Vec<Fault> = warnings.flat_map(|warning| source::faults(source, &warning)).collect();
@@ -194,7 +198,7 @@ fn read_policies(sources: &[Source], validation: Validation) -> Result<ReadPolic
 fn add(read: &mut ReadPolicies, source: &Source, placed: &Placed, id: &str, validation: Validation) -> Vec<String> {
     if let Some((other, at)) = read.placed.get(id) {
         let place = Fault::new(&other.file, &other.text, (at.span.0, 1), "").place();
-        return vec![format!("the id `{id}` is taken by the policy at {place}")];
+        return vec![format!("the id `{id}` is already used by the policy at {place}")];
     }
     let policy: Policy = placed.policy.new_id(PolicyId::new(id));
     let place = Fault::new(&source.file, &source.text, (placed.span.0, 1), "").place();

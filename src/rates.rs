@@ -183,7 +183,7 @@ impl Rates {
                     |argument: &str| shapes.follow(&action.context, &["args", argument]).map(|member| (&member.shape, member.required));
                 if !rate.argument.is_empty() && argument(&rate.argument) != Some((&Shape::Long, true)) {
                     let id = action.uid.id().unescaped();
-                    fault(name, format!("`{name}`: `{}` is no required integer argument of action `{id}`", rate.argument));
+                    fault(name, format!("`{name}`: `{}` is not a required `Long` argument of action `{id}`", rate.argument));
                 }
                 if let Most::Resource { resource } = &rate.most {
                     let is_sum = |kind: &String| {
@@ -192,11 +192,11 @@ impl Rates {
                     };
                     if !action.resources.iter().map(ToString::to_string).all(|kind| is_sum(&kind)) {
                         let id = action.uid.id().unescaped();
-                        fault(name, format!("`{name}`: `{resource}` is no required integer attribute of the resources of action `{id}`"));
+                        fault(name, format!("`{name}`: `{resource}` is not a required `Long` attribute of all resources of action `{id}`"));
                     }
                 }
                 if let Some(missing) = rate.apart.iter().find(|name| argument(name).is_none()) {
-                    fault(name, format!("`{name}`: `{missing}` is no argument of action `{}`", action.uid.id().unescaped()));
+                    fault(name, format!("`{name}`: `{missing}` is not an argument of action `{}`", action.uid.id().unescaped()));
                 }
             }
         }
@@ -209,17 +209,17 @@ impl Rates {
         for (name, actions) in self.actions().chain(seen_by) {
             let known = |listed: &String| shapes.actions.values().any(|action| covers(std::slice::from_ref(listed), action));
             for unknown in actions.iter().filter(|listed| !known(listed)) {
-                fault(name, format!("`{name}`: `{unknown}` is no action and no group of actions"));
+                fault(name, format!("`{name}`: `{unknown}` is neither an action nor a group of actions"));
             }
             if !windows.contains(name) {
-                fault(name, format!("`{name}` is no window of the schema: policies could not read it"));
+                fault(name, format!("`{name}` is not a member of the schema's type of windows, so no policy could read it"));
             }
         }
         let is_other = |name: &&String| self.sums.contains_key(*name) || self.distinct.contains_key(*name);
         let twice = self.calls.keys().filter(is_other).chain(self.sums.keys().filter(|name| self.distinct.contains_key(*name)));
-        faults.extend(twice.map(|name| (name.clone(), format!("`{name}` is the name of two windows"))));
+        faults.extend(twice.map(|name| (name.clone(), format!("`{name}` is used as the name of two windows"))));
         let nothing = windows.iter().filter(|name| !self.names().any(|known| known == *name));
-        faults.extend(nothing.map(|name| (String::new(), format!("`{name}` is a window of the schema that stands nowhere here"))));
+        faults.extend(nothing.map(|name| (String::new(), format!("`{name}` is a window of the schema but is not defined here"))));
         faults
     }
 }

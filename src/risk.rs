@@ -304,16 +304,16 @@ impl RiskRules {
                 fault(name, format!("`{name}`: `most` must be at least `points`, and at most 100"));
             }
             if factor.most >= highest && !factor.decisive {
-                fault(name, format!("`{name}` alone would reach the highest tier: lower `most`, or say `decisive: true`"));
+                fault(name, format!("`{name}` could reach the highest tier by itself: lower `most`, or set `decisive: true`"));
             }
         }
         let asked = self.asked.values().copied().max().unwrap_or(0);
         if self.probing.agent.most() + self.probing.supervisor.most() + asked >= highest {
-            fault("probing", "probing alone must stop below the highest tier: it could be somebody else's doing".into());
+            fault("probing", "`probing` and `asked` must together stay below the highest tier: another caller can provoke probing".into());
         }
         let slopes = self.probing.agent.slopes().into_iter().chain(self.probing.supervisor.slopes());
         if [self.probing.agent.denied, self.probing.supervisor.denied].iter().any(|slope| slope.to > to_u64(EXACT)) {
-            fault("probing", format!("`probing`: `denied.to` must be at most {EXACT}: up to there it is counted exactly"));
+            fault("probing", format!("`probing`: `denied.to` must be at most {EXACT}, the highest count that is exact"));
         }
         if slopes.clone().any(|slope| slope.from >= slope.to) || !(1..=10_080).contains(&self.probing.minutes) {
             fault("probing", "`probing`: each `from` must be below its `to`, `minutes` 1 to 10080".into());
@@ -331,13 +331,13 @@ impl RiskRules {
             let names = self.names();
             let missing: Vec<&str> = names.iter().filter(|name| !signals.contains(name)).map(String::as_str).collect();
             let much: Vec<&str> = signals.iter().filter(|name| !names.contains(name)).map(String::as_str).collect();
-            let list = |names: &[&str]| if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
-            fault("findings", format!("the schema's type of risk signals lacks {}, and has too much {}", list(&missing), list(&much)));
+            let list = |names: &[&str]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            fault("findings", format!("the schema's type of risk signals: missing {}; unknown {}", list(&missing), list(&much)));
         }
         let mut kinds = kinds.to_vec();
         kinds.sort();
         if !kinds.iter().eq(self.findings.keys()) {
-            fault("findings", "`findings` must weigh each member of the schema's type of findings".into());
+            fault("findings", "`findings` must have exactly one entry for each member of the schema's type of findings".into());
         }
         faults
     }

@@ -61,11 +61,11 @@ impl Queue {
             return Err(Refusal::Unavailable("the server is stopping"));
         }
         if self.waiting >= WAITING_MAX {
-            return Err(Refusal::Exhausted("too many texts wait to be read"));
+            return Err(Refusal::Exhausted("too many texts are waiting to be processed"));
         }
         let own = self.callers.entry(caller.to_owned()).or_default();
         if own.len() >= WAITING_PER_CALLER_MAX {
-            return Err(Refusal::Exhausted("too many texts of this caller wait to be read"));
+            return Err(Refusal::Exhausted("too many texts of this caller are waiting to be processed"));
         }
         if own.is_empty() {
             self.turns.push_back(caller.to_owned());
@@ -124,7 +124,7 @@ impl TextPool {
         });
         self.shared.queue().push(caller, job)?;
         self.shared.wake.notify_one();
-        result.await.map_err(|_| Refusal::Unavailable("the text could not be read"))
+        result.await.map_err(|_| Refusal::Unavailable("the text could not be processed"))
     }
 }
 
@@ -146,7 +146,7 @@ fn work(shared: &Shared) {
                 drop(queue);
                 // A panic ends only the request, whose channel is dropped, and not the thread.
                 if std::panic::catch_unwind(AssertUnwindSafe(job)).is_err() {
-                    tracing::error!(name: "text.panicked", "a text could not be read; its request is refused");
+                    tracing::error!(name: "text.panicked", "processing a text panicked; its request is refused");
                 }
                 queue = shared.queue();
             }
@@ -189,7 +189,7 @@ mod tests {
             pool.shared.queue().push("greedy", note("greedy")).expect("room");
         }
         let full = pool.run("greedy", || ()).await;
-        assert_eq!(full, Err(Refusal::Exhausted("too many texts of this caller wait to be read")));
+        assert_eq!(full, Err(Refusal::Exhausted("too many texts of this caller are waiting to be processed")));
         pool.shared.queue().push("modest", note("modest")).expect("its own share");
         drop(release);
         assert_eq!(pool.run("modest", || 7).await, Ok(7));
@@ -205,7 +205,7 @@ mod tests {
         drop(tokio::time::timeout(std::time::Duration::ZERO, given_up).await);
         drop(release);
         let panicked: Result<(), Refusal> = pool.run("one", || std::panic::resume_unwind(Box::new("in a test"))).await;
-        assert_eq!(panicked, Err(Refusal::Unavailable("the text could not be read")));
+        assert_eq!(panicked, Err(Refusal::Unavailable("the text could not be processed")));
         assert_eq!(pool.run("one", || 1).await, Ok(1));
         assert!(begins.try_recv().is_err(), "it was begun");
     }

@@ -24,7 +24,7 @@ struct Arguments {
     /// HOST:PORT; may be repeated: replicas are asked in turn
     #[arg(long, required = true)]
     server: Vec<String>,
-    /// PEM file of the authorities of the server; without it, plaintext to a development server
+    /// PEM file of the server's authorities; without it, the client uses plaintext to a development server
     #[arg(long, requires = "certificate")]
     ca: Option<PathBuf>,
     /// PEM file of this service's X.509-SVID

@@ -3,7 +3,7 @@
 Reads one JSON request a line from standard input and answers with one line each:
   {"op": "call", "operation", "action", "case", "arguments", "delegation", "agent_certificate"}   a tool call of an agent
   {"op": "ask", "operation", "justification"}                                                      asks a human, after a denial
-  {"op": "state"}                                                                                  what the service holds
+  {"op": "state"}                                                                                  returns the state of the service
 """
 import argparse
 import itertools
@@ -19,7 +19,7 @@ from grpc_tools import protoc
 arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 arguments.add_argument("--server", action="append", required=True, help="HOST:PORT; may be repeated: replicas are asked in turn")
 arguments.add_argument("--proto", default="proto", help="folder of Countersign's .proto files")
-arguments.add_argument("--ca", help="PEM file of the authorities of the server; without it, plaintext to a development server")
+arguments.add_argument("--ca", help="PEM file of the server's authorities; without it, the client uses plaintext to a development server")
 arguments.add_argument("--certificate", help="PEM file of this service's X.509-SVID")
 arguments.add_argument("--private-key", help="PEM file of its key")
 arguments = arguments.parse_args()
@@ -44,7 +44,7 @@ def connect(server):
 
 
 class Billing:
-    """The tool: one case, one account. What it holds changes by `credit` alone."""
+    """The tool, with one case and one account. Only `credit` changes the account."""
 
     def __init__(self):
         channels = [connect(server) for server in arguments.server]
@@ -57,7 +57,7 @@ class Billing:
         self.done = {}       # results by idempotency key
 
     def authorize(self, call, token, version):
-        """Asks before each call, and caches nothing. No answer, an error and an unknown field are a denial."""
+        """Asks Countersign before each call, and caches nothing. An error, a missing answer or an unknown field is a denial."""
         attributes = {"tenant": "acme", "customer": "customer-1"}
         request = decision_pb2.AuthorizeRequest(
             delegation=decision_pb2.Delegation(token=call["delegation"],
@@ -106,7 +106,7 @@ class Billing:
         return {"allowed": True, "result": {name: result[name] for name in fields or result if name in result}}
 
     def credit(self, given, decided_on, key):
-        """Once for each key, and only on the version of the case that was decided on (compare and set)."""
+        """Credits an amount once for each key, and only if the case still has the version that was decided on (compare and set)."""
         if key not in self.done and decided_on == self.version:
             self.version, self.credited = self.version + 1, self.credited + given["amount_minor"]
             self.done[key] = {"credited": given["amount_minor"], "balance": self.credited}

@@ -185,7 +185,7 @@ fn text(text: &str, field: &str, required: bool) -> Result<String, Refusal> {
 
 fn to_request(message: v1::RequestApprovalRequest) -> Result<ToRequest, Refusal> {
     if message.binding_token.len() > BINDING_MAX {
-        return Err(Refusal::invalid("binding_token", "is longer than 131072 bytes"));
+        return Err(Refusal::invalid("binding_token", "is longer than 409600 bytes"));
     }
     let justification = message.justification.ok_or_else(|| Refusal::invalid("justification", "is missing"))?;
     if justification.evidence.len() > EVIDENCE_MAX {
@@ -213,7 +213,10 @@ fn to_review(message: v1::ReviewApprovalRequest) -> Result<ToReview, Refusal> {
     };
     let suggested = optional_object(&message.suggested_arguments_json, "suggested_arguments_json")?;
     if approves && suggested.is_some() {
-        return Err(Refusal::invalid("suggested_arguments_json", "goes with a denial: who asks with other arguments asks anew"));
+        return Err(Refusal::invalid(
+            "suggested_arguments_json",
+            "is allowed only with a denial: a call with other arguments needs a new request",
+        ));
     }
     Ok(ToReview {
         id: some_id(&message.id, "id")?,
@@ -233,7 +236,7 @@ fn to_filter(message: &v1::ListApprovalsRequest, size: u32) -> Result<Filter, Re
         Ok(state) => State::named(&state.as_str_name().trim_start_matches("APPROVAL_STATE_").to_lowercase()),
         Err(_) => return Err(Refusal::invalid("state", "is not known to this version")),
     };
-    let unreadable = || Refusal::invalid("page_token", "is not one that a page before gave");
+    let unreadable = || Refusal::invalid("page_token", "was not returned by an earlier page");
     let after = match message.page_token.split_once('.') {
         Some((at, last)) => (at.parse().map_err(|_| unreadable())?, id(last, "page_token")?),
         None if message.page_token.is_empty() => (0, String::new()),

@@ -35,15 +35,15 @@ pub enum ClientError {
         message: String,
     },
     #[error(
-        "no server answers at `{0}`: start one with `countersign serve --development`, or name another with `--server` (with TLS: \
-         `https://…`, `--ca`)"
+        "no server answers at `{0}`: start one with `countersign serve --development`, or give another address with `--server` (for TLS: \
+         `https://…` and `--ca`)"
     )]
     Unreachable(String),
-    #[error("`{0}` is no address: use one such as `http://127.0.0.1:7070`")]
+    #[error("`{0}` is not an address: use one such as `http://127.0.0.1:7070`")]
     Address(String),
     #[error("the certificates can't be used: {0}")]
     Tls(String),
-    #[error("the token is none: it must be one line of text")]
+    #[error("the token is malformed: it must be one line of text")]
     Token,
 }
 

@@ -40,7 +40,7 @@ pub fn request(message: v1::AuthorizeRequest) -> Result<Request, Refusal> {
     if let Some(plain) = &message.plain {
         let alone = v1::AuthorizeRequest { request_id: message.request_id.clone(), plain: Some(plain.clone()), ..Default::default() };
         if message != alone {
-            return Err(Refusal::invalid("plain", "must stand alone with `request_id`"));
+            return Err(Refusal::invalid("plain", "must be sent without other fields, except `request_id`"));
         }
         return plain_call(plain, correlation).map(|call| Request::Plain(Box::new(call)));
     }
@@ -170,7 +170,7 @@ fn tokens(approval: &str, release: &str, operation: &str) -> Result<Tokens, Refu
         return Err(Refusal::invalid("operation_id", "is required with a token"));
     }
     if tokens.approval.is_some() && tokens.release.is_some() {
-        return Err(Refusal::invalid("release_token", "is not taken beside an approval token: an approval is enough by itself"));
+        return Err(Refusal::invalid("release_token", "can't be sent together with an approval token: the approval suffices"));
     }
     Ok(tokens)
 }
@@ -215,7 +215,7 @@ pub(super) fn optional_object(text: &[u8], field: &str) -> Result<Option<Object>
 pub(super) fn id(text: &str, field: &str) -> Result<String, Refusal> {
     let text = bounded(text, ID_MAX, field)?;
     if text.chars().any(is_unprintable) {
-        return Err(Refusal::invalid(field, "holds a control or invisible character"));
+        return Err(Refusal::invalid(field, "contains a control or invisible character"));
     }
     Ok(text)
 }

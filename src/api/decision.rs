@@ -170,7 +170,7 @@ impl Decisions {
 fn read_item(message: v1::AuthorizeRequest) -> Result<Read, Refusal> {
     match message.approval_token.is_empty() && message.release_token.is_empty() {
         true => convert::request(message),
-        false => Err(Refusal::invalid("approval_token", "is not taken in a batch or stream: use Authorize")),
+        false => Err(Refusal::invalid("approval_token", "is not accepted in a batch or stream: use Authorize")),
     }
 }
 
@@ -188,7 +188,7 @@ fn check(batch: &v1::AuthorizeBatchRequest) -> Result<(), Refusal> {
     }
     let ids = batch.requests.iter().map(|request| request.request_id.as_str()).filter(|id| !id.is_empty());
     if has_duplicates(ids) {
-        return Err(Refusal::invalid("requests", "holds the same `request_id` twice"));
+        return Err(Refusal::invalid("requests", "contains the same `request_id` twice"));
     }
     Ok(())
 }

@@ -133,7 +133,7 @@ impl Gate {
     /// and health watches need an authenticated caller unless `reflects_to_all` is set.
     async fn may_watch(&self, path: &str, caller: &Peer, under_way: Option<UnderWay>) -> Result<UnderWay, Status> {
         if !(self.options.reflects_to_all || path == HEALTH_CHECK || self.pdp.knows(caller).await) {
-            return Err(Status::unauthenticated("only known callers may watch, or see the protocol"));
+            return Err(Status::unauthenticated("only authenticated callers may use reflection and health watches"));
         }
         under_way.ok_or_else(too_many)
     }
@@ -202,7 +202,7 @@ where
                     Ok(under_way) => under_way,
                     Err(status) => return Ok(status.into_http()),
                 };
-                let late = |_| Ok(Status::deadline_exceeded("the request's message did not come in time").into_http());
+                let late = |_| Ok(Status::deadline_exceeded("the request's message did not arrive in time").into_http());
                 let answered: Result<Response<Body>, Infallible> =
                     tokio::time::timeout(timeout, inner.call(request)).await.unwrap_or_else(late);
                 return answered.map(|response| response.map(|body| Body::new(Watched { body, ending: None, _under_way: under_way })));
@@ -245,7 +245,7 @@ fn with_bearer(request: &Request<Body>, peer: Peer) -> Peer {
 }
 
 fn too_many() -> Status {
-    Status::resource_exhausted("too many requests of unknown callers are under way")
+    Status::resource_exhausted("too many requests of unauthenticated callers are in flight")
 }
 
 /// Ends a request that is refused before a method receives it.

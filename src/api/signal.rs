@@ -64,7 +64,7 @@ fn clear(message: v1::ClearRiskRequest) -> Result<Clear, Refusal> {
         return Err(Refusal::invalid("reason", "must be 1 to 1024 bytes"));
     }
     if [&clear.case, &clear.customer, &clear.agent, &clear.supervisor].iter().all(|named| named.is_empty()) {
-        return Err(Refusal::invalid("case_id", "is missing, and so is every other subject"));
+        return Err(Refusal::invalid("case_id", "is missing, as are `customer_id`, `agent_id` and `supervisor_id`: name at least one"));
     }
     Ok(clear)
 }
@@ -84,13 +84,13 @@ fn read(message: v1::ReportSignalRequest) -> Result<Signal, Refusal> {
     let severity = severity(message.severity)?;
     let effect = kind.effect(severity);
     if effect != HaltKind::KillSwitch && subject_kind == SubjectKind::Server {
-        return Err(Refusal::invalid("subject_kind", "can only be stopped: `kill_switch`"));
+        return Err(Refusal::invalid("subject_kind", "is the server, for which only the kind `kill_switch` is accepted"));
     }
     let ttl = message.ttl.ok_or_else(|| Refusal::invalid("ttl", "is missing"))?;
     let ttl = Duration::try_from(ttl).map_err(|_| Refusal::invalid("ttl", "must be more than 0 and at most 30 days"))?;
     let event_time = message.event_time.ok_or_else(|| Refusal::invalid("event_time", "is missing"))?;
     let micros = event_time.seconds.checked_mul(1_000_000).and_then(|micros| micros.checked_add(i64::from(event_time.nanos) / 1000));
-    let since = micros.filter(|micros| *micros > 0).ok_or_else(|| Refusal::invalid("event_time", "is no time"))?;
+    let since = micros.filter(|micros| *micros > 0).ok_or_else(|| Refusal::invalid("event_time", "is not a valid time"))?;
     let halt = Halt {
         tenant: id(&message.tenant, "tenant")?,
         subject_kind,

@@ -86,7 +86,7 @@ pub(super) fn to_evaluate(message: v1::EvaluateOutputRequest) -> Result<ToEvalua
     let locale = text(message.locale, "locale", LOCALE_MAX, "is longer than 35 bytes")?;
     for (field, value) in [("recipient", &recipient), ("locale", &locale)] {
         if value.chars().any(is_unprintable) {
-            return Err(Refusal::invalid(field, "holds a control or invisible character"));
+            return Err(Refusal::invalid(field, "contains a control or invisible character"));
         }
     }
     Ok(ToEvaluate {
@@ -235,18 +235,18 @@ fn severity(severity: Severity) -> v1::Severity {
 /// Describes a kind of finding in constant words, which never repeat the draft.
 fn message(kind: &str) -> &'static str {
     match kind {
-        "active_content" => "the draft has something that a program would run, load or submit",
-        "claim" => "the draft says that something is so, or was done",
+        "active_content" => "the draft contains content that a program would run, load or submit",
+        "claim" => "the draft claims a fact or a completed action",
         "credential_request" => "the draft asks the customer for a credential",
-        "injection_echo" => "the draft carries text that tries to steer a model",
+        "injection_echo" => "the draft contains text that tries to steer a model",
         "internal_identifier" => "the draft names an internal system",
         "low_confidence" => "the model is not sure of the draft",
-        "personal_data" => "the draft has personal data that no source holds",
+        "personal_data" => "the draft contains personal data that no source contains",
         "redacted_value_repeated" => "the draft repeats a value that was removed from the context",
-        "secret" => "the draft has a secret",
-        "tone" => "the draft's tone could hurt",
-        "unchecked_language" => "the draft is in a language without rules",
-        "ungrounded" => "the draft states what no source holds",
-        _ => "the bundle's rules found something",
+        "secret" => "the draft contains a secret",
+        "tone" => "the draft's tone may offend the customer",
+        "unchecked_language" => "the bundle has no rules for the draft's language",
+        "ungrounded" => "the draft states something that no source supports",
+        _ => "a rule of the bundle matched",
     }
 }

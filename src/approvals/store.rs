@@ -26,10 +26,11 @@ use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 
-use crate::approvals::store::engine::{Engine, Lane};
+use crate::approvals::store::engine::{End, Engine, Lane};
 use crate::approvals::store::error::{OpenError, StoreError};
 use crate::approvals::store::location::{Location, Options, Seen};
 use crate::approvals::store::reserved::ReservedNotes;
+use crate::approvals::store::schema::Migrated;
 use crate::approvals::store::stops::StopNotes;
 use crate::approvals::store::transitions::Halts;
 use crate::model::time::Timestamp;
@@ -80,9 +81,12 @@ impl Store {
         let engine = Engine::open(&options).await?;
         let found = engine.transact(Lane::Apart, options.timeout, {
             let (options, dialect) = (options.clone(), engine.dialect().clone());
-            move |connection| Box::pin(async move { Ok((true, schema::bring_up(connection, &dialect, &options).await?)) })
+            move |connection| Box::pin(async move { Ok(End::Commit(schema::bring_up(connection, &dialect, &options).await?)) })
         });
-        let found = found.await??;
+        let found = match found.await? {
+            Migrated::Current(seen) => seen,
+            Migrated::Newer(version) => return Err(OpenError::Newer(version)),
+        };
         Ok(Self {
             engine,
             knows: AtomicBool::new(options.seen.is_some()),

@@ -20,7 +20,7 @@ pub fn display(binding: &Binding, evidence: &[Evidence], template: &Template) ->
         let _written = writeln!(text, "{name}: {}", visible(value));
     };
     line("approval", &format!("{} ({})", binding.template, template.title));
-    line("if it is wrong", &template.reversibility.name().replace('_', " "));
+    line("reversibility", &template.reversibility.name().replace('_', " "));
     line("tenant", &call.tenant);
     line("environment", &call.environment);
     line("case", &format!("{} version {}", call.case, call.case_version));
@@ -29,7 +29,7 @@ pub fn display(binding: &Binding, evidence: &[Evidence], template: &Template) ->
     }
     line("action", &call.action);
     let version = if call.resource_version.is_empty() { String::new() } else { format!(" version {}", call.resource_version) };
-    line("on", &format!("{} {}{version}", call.resource_type, call.resource_id));
+    line("resource", &format!("{} {}{version}", call.resource_type, call.resource_id));
     for (name, value) in &call.resource_attributes {
         line(&format!("{} {}", visible(&call.resource_type), visible(name)), &text_of(value));
     }
@@ -57,7 +57,7 @@ pub fn display(binding: &Binding, evidence: &[Evidence], template: &Template) ->
     line("for", &of(&call.supervisor));
     line("in step", &call.step);
     line("by tool service", &call.audience);
-    line("needs", &binding.requires.join(", "));
+    line("requires", &binding.requires.join(", "));
     line("reviewers needed", &binding.quorum.to_string());
     line("usable for", &format!("{} minutes, once", template.use_minutes));
     line("evaluation", &binding.evaluation_id);

@@ -10,8 +10,9 @@ use crate::model::time::Timestamp;
 pub enum OpenError {
     /// The log lacks a line that was noted elsewhere.
     #[error(
-        "the audit log in `{folder}` does not have line {index} as {place} notes it: lines were cut off, or the log was replaced or \
-         rewritten. Restore the log. If the lines are lost for good, run `countersign audit accept-loss --reason …`, which is recorded"
+        "the audit log in `{folder}` has no line {index} with the hash that is noted in {place}: lines were cut off, or the log was \
+         replaced or rewritten. Restore the log. If the lines are lost for good, run `countersign audit accept-loss --reason …`; the \
+         loss is recorded in the log"
     )]
     Behind {
         folder: String,
@@ -25,7 +26,8 @@ pub enum OpenError {
     Complete(String),
     /// A durable line is damaged.
     #[error(
-        "the audit log is damaged at {place}: see `countersign audit verify {folder}`; restore it, or move the folder away and keep it"
+        "the audit log is damaged at {place}: run `countersign audit verify {folder}` for details; restore the log, or move the folder \
+         away and keep it"
     )]
     Damaged {
         /// File and line number.
@@ -33,7 +35,7 @@ pub enum OpenError {
         folder: String,
     },
     /// The clock is more than 60 s behind the last record.
-    #[error("the clock stands more than 60 s before the last audit record ({0}): set it right")]
+    #[error("the system clock is more than 60 s behind the last audit record ({0}): correct the clock")]
     Clock(Timestamp),
     /// The last segment has an earlier format.
     #[error(
@@ -70,8 +72,8 @@ pub enum AuditDown {
 impl From<AuditDown> for Refusal {
     fn from(down: AuditDown) -> Self {
         match down {
-            AuditDown::Failed => Self::Unavailable("the audit log can't be written: no decision is given without its record"),
-            AuditDown::Full => Self::Exhausted("too many decisions wait for the audit log"),
+            AuditDown::Failed => Self::Unavailable("the audit log can't be written, so no decision is returned"),
+            AuditDown::Full => Self::Exhausted("too many decisions are waiting for the audit log"),
         }
     }
 }

@@ -36,7 +36,7 @@ impl DigestKey {
     /// When the file can't be read or does not hold 32 bytes.
     pub fn read(path: &Path) -> io::Result<Self> {
         let bytes = fs::read(path)?.try_into();
-        Ok(Self(bytes.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "is not a key of 32 bytes"))?))
+        Ok(Self(bytes.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "does not contain exactly 32 bytes"))?))
     }
 
     /// Reads the key file, or creates it from `fresh`, readable only by its owner.

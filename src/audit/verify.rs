@@ -75,7 +75,7 @@ pub enum VerifyError {
     #[error("{0}")]
     Broken(Broken),
     /// The folder has no log.
-    #[error("there is no audit log in `{0}`: give the folder that holds its seg-*.jsonl files")]
+    #[error("no audit log found in `{0}`: pass the folder that contains the seg-*.jsonl files")]
     Missing(PathBuf),
     /// A file or the folder can't be read.
     #[error("`{0}` can't be read: {1}")]
@@ -120,7 +120,7 @@ pub fn verify(folder: &Path, expected: &Expected) -> Result<Report, VerifyError>
         })?;
     }
     if let Some(head) = walk.heads.first() {
-        let problem = format!("no line has the hash {head} that was noted: lines were cut off, or the log was replaced or rewritten");
+        let problem = format!("no line has the noted hash {head}: lines were cut off, or the log was replaced or rewritten");
         let file = names.last().map_or_else(String::new, |(name, _)| name.clone());
         return Err(VerifyError::Broken(Broken { file, line: 0, problem }));
     }
@@ -151,7 +151,7 @@ impl Walk<'_> {
         let named = name.strip_prefix("seg-").and_then(|name| name.strip_suffix(".jsonl")).and_then(|first| first.parse::<u64>().ok());
         // A segment may skip numbers only if its first line accepts the loss; `line` checks that.
         if named.is_none_or(|first| first < self.next || name != format!("seg-{first:020}.jsonl")) {
-            return Err(Fault::Broken(0, format!("the segment must begin with line {} and be named after it", self.next)));
+            return Err(Fault::Broken(0, format!("the segment must start with line {} and be named after that number", self.next)));
         }
         let mut number = 0;
         let mut bytes = Vec::new();
@@ -186,14 +186,14 @@ impl Walk<'_> {
         let number = |member: &str| value.get(member).and_then(Value::as_u64).ok_or_else(|| format!("the line has no `{member}`"));
         let format = number("v")?;
         if !(1..=2).contains(&format) {
-            return Err("the line's format is not known to this version".into());
+            return Err("this version does not know the line's format".into());
         }
         if *self.format.get_or_insert(format) != format {
-            return Err("the line is of another format than those before".into());
+            return Err("the line's format differs from the format of the lines before".into());
         }
         match (format, &self.key) {
             (2, _) => self.mac(bytes)?,
-            (_, Some(_)) => return Err("the line's format has no `mac`: without the key it could have been rewritten".into()),
+            (_, Some(_)) => return Err("the line's format has no `mac`, so anyone could have rewritten the line".into()),
             (_, None) => {}
         }
         let (seq, expected) = (number("seq")?, self.next);
@@ -203,7 +203,7 @@ impl Walk<'_> {
         if format == 2 && text("type")? == "log.loss_accepted" && seq >= expected {
             self.report.losses.push(Loss { from: expected, until: seq, at: text("ts")?.to_owned() });
         } else if seq != expected {
-            return Err(format!("the line says that it is number {seq}, and it is number {expected}: lines are missing or out of order"));
+            return Err(format!("the line has number {seq}, expected {expected}: lines are missing or out of order"));
         }
         if value.get("durable").and_then(Value::as_u64).is_some_and(|durable| durable >= seq) {
             return Err("`durable` names this line or a later one".into());
@@ -239,7 +239,7 @@ impl Walk<'_> {
         let expected: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
         match expected.as_bytes() == found {
             true => Ok(()),
-            false => Err("`mac` is not by the deployment's key: the line was changed, or the key is another".into()),
+            false => Err("`mac` was not made with this key: the line was changed, or this is not the deployment's key".into()),
         }
     }
 }

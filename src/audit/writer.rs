@@ -73,6 +73,8 @@ pub(super) struct Writer {
     length: u64,
     opened: Timestamp,
     synced: Timestamp,
+    /// Last record that is known to be on disk.
+    durable: Option<u64>,
     next: u64,
     prev: String,
     poisoned: bool,
@@ -130,6 +132,7 @@ impl Writer {
             length: tail.length,
             opened: tail.opened.unwrap_or(now),
             synced: now,
+            durable: tail.next.checked_sub(1),
             next: tail.next,
             prev: tail.prev.unwrap_or_else(|| GENESIS.to_owned()),
             poisoned: false,
@@ -196,6 +199,7 @@ impl Writer {
             self.next = next;
             self.prev = prev;
             if durable {
+                self.durable = next.checked_sub(1);
                 let head = Head { index: next.saturating_sub(1), hash: self.prev.clone() };
                 *self.health.head.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(head);
             }
@@ -219,7 +223,7 @@ impl Writer {
             prev,
             mac: ZEROS,
             ts: pending.at.to_string(),
-            durable: self.next.checked_sub(1),
+            durable: self.durable,
             durability: self.options.durability.name(),
             record: &pending.record,
         });
@@ -250,7 +254,7 @@ impl Writer {
                 // The records went to a file that no reader will find, or to one that another process writes.
                 tracing::error!(
                     name: "audit.segment_replaced", path = %self.path.display(),
-                    "the open segment was deleted, replaced or changed: no answers are given until the server is restarted"
+                    "the open segment was deleted, replaced or changed: all requests are refused until the server is restarted"
                 );
                 return Err(Failure::Poisoned);
             }
@@ -264,6 +268,11 @@ impl Writer {
         let old = self.opened.plus(Duration::from_secs(self.options.segment_seconds)) <= now;
         if self.length == 0 || !(old || self.length >= self.options.segment_bytes) {
             return Ok(());
+        }
+        // The next segment proves this one's last line durable, so it must be. In strict mode it is.
+        if self.durable != self.next.checked_sub(1) {
+            self.segment.sync().map_err(|_| Failure::Poisoned)?;
+            self.durable = self.next.checked_sub(1);
         }
         let path = segment_path(&self.options.folder, self.next);
         let segment = self.disk.open(&path).map_err(|_| Failure::Clean)?;

@@ -61,22 +61,22 @@ pub(super) fn read(policies: &Policies, roles: &Roles, source: Option<&Source>) 
     for (index, constraint) in read.iter().enumerate() {
         let id = constraint.id.as_str();
         if read.iter().take(index).any(|other| other.id == id) {
-            fault(id, format!("constraint `{id}` stands there twice"));
+            fault(id, format!("constraint `{id}` is listed twice"));
         }
         if constraint.text.trim().is_empty() || constraint.text.len() > TEXT_MAX {
             fault(id, format!("constraint `{id}`: `text` must have 1 to {TEXT_MAX} bytes"));
         }
         for step in constraint.steps.iter().filter(|step| !steps.contains(step)) {
-            fault(step, format!("constraint `{id}`: `{step}` is no step"));
+            fault(step, format!("constraint `{id}`: `{step}` is not a workflow step"));
         }
         for (attribute, values) in &constraint.when {
             let member = case.and_then(|case| case.attributes.get(attribute));
             let choices = member.map_or([].as_slice(), |member| member.shape.choices());
             if choices.is_empty() {
-                fault(attribute, format!("constraint `{id}`: `{attribute}` is no enumerated attribute of `{}`", roles.case));
+                fault(attribute, format!("constraint `{id}`: `{attribute}` is not an enumerated attribute of `{}`", roles.case));
             }
             for value in values.iter().filter(|value| !choices.is_empty() && !choices.contains(value)) {
-                fault(value, format!("constraint `{id}`: `{value}` is no value of `{attribute}`"));
+                fault(value, format!("constraint `{id}`: `{value}` is not a value of `{attribute}`"));
             }
         }
     }

@@ -23,10 +23,10 @@ pub struct Folder(BTreeMap<String, Vec<u8>>);
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// The path is not a directory.
-    #[error("there is no bundle at `{0}`: name the folder that holds bundle.yaml (`serve --bundle FOLDER`, `check FOLDER`)")]
+    #[error("there is no bundle at `{0}`: name the folder that contains bundle.yaml (`serve --bundle FOLDER`, `check FOLDER`)")]
     Missing(PathBuf),
     /// The folder has too many bytes or files, or more than one level of subfolders.
-    #[error("the bundle at `{0}` is larger than 64 MiB or 10,000 files")]
+    #[error("the bundle at `{0}` is larger than 64 MiB or 10,000 files, or has folders in its subfolders")]
     TooLarge(PathBuf),
     /// The operating system returned an error, or an entry is neither a file nor a directory.
     #[error("`{0}` can't be read: {1}")]

@@ -71,11 +71,11 @@ pub(super) fn read(policies: &Policies, roles: &Roles, files: &Files) -> Result<
             faults.extend(placed(source, unasked(policies, risk)));
             let drafted = choices(&["draft"]);
             let unknown = risk.unsafe_findings.iter().filter(|kind| !drafted.is_empty() && !drafted.contains(kind));
-            let problem = |kind: &String| format!("`unsafe_findings`: `{kind}` is no kind of finding in drafts");
+            let problem = |kind: &String| format!("`unsafe_findings`: the schema declares no kind `{kind}` for findings in drafts");
             faults.extend(placed(source, unknown.map(|kind| (kind.clone(), problem(kind))).collect()));
         }
         (None, None) if !(tiers.is_empty() && kinds.is_empty() && files.detectors.is_empty()) => {
-            faults.push(Fault::whole("risk.yaml", "", "is missing: the schema's actions take `risk` or `findings`"));
+            faults.push(Fault::whole("risk.yaml", "", "is missing, but the schema's actions read `risk` or `findings`"));
         }
         (Some(_) | None, _) => {}
     }
@@ -123,16 +123,16 @@ fn detectors(policies: &Policies, roles: &Roles, files: &Files, faults: &mut Vec
             Judges::Draft => {
                 detectors.languages.insert(primary_subtag(&file.language));
                 detectors.draft.read(file, |kind, code| match kind {
-                    drafts::CLAIM => (!claims.iter().any(|claim| claim == code)).then(|| format!("`{code}` is no claim of the schema")),
+                    drafts::CLAIM => (!claims.iter().any(|claim| claim == code)).then(|| format!("`{code}` is not a claim of the schema")),
                     kind => no_kind(&drafted, kind)
-                        .or_else(|| drafts::OWN_KINDS.contains(&kind).then(|| format!("`{kind}` is found by the server itself"))),
+                        .or_else(|| drafts::OWN_KINDS.contains(&kind).then(|| format!("the server finds `{kind}`: remove the rule"))),
                 })
             }
             Judges::Incoming => detectors.incoming.read(file, |kind, _| no_kind(&incoming, kind)),
             Judges::Private => detectors.private.read(file, |kind, _| {
                 Private::named(kind).is_none().then(|| {
                     let names: Vec<&str> = Private::ALL.iter().map(|kind| kind.name()).collect();
-                    format!("`{kind}` is no kind of private value: {}", names.join(", "))
+                    format!("`{kind}` is not a kind of sensitive value: use one of {}", names.join(", "))
                 })
             }),
         };
@@ -147,11 +147,11 @@ fn detectors(policies: &Policies, roles: &Roles, files: &Files, faults: &mut Vec
     let settings = parse::<Settings>(files.settings.as_ref(), faults);
     let governs = roles.content.is_some();
     if governs && settings.as_ref().is_none_or(|settings| settings.channels.is_empty()) && faults.is_empty() {
-        let message = "is missing, or names no channel: without a threshold the model of injections finds nothing";
+        let message = "is missing or lists no channel: without a threshold the injection model finds nothing";
         faults.push(Fault::whole("detectors/settings.yaml", "", message));
     }
     if governs && files.model.is_none() {
-        faults.push(Fault::whole("detectors/injection.model", "", "is missing: `countersign detectors train` makes one"));
+        faults.push(Fault::whole("detectors/injection.model", "", "is missing: create it with `countersign detectors train`"));
     }
     // Without settings there is no threshold and no public value, as in `Detectors::default`.
     if let Some(settings) = settings {
@@ -159,7 +159,7 @@ fn detectors(policies: &Policies, roles: &Roles, files: &Files, faults: &mut Vec
     }
     if faults.is_empty() {
         let blind = |kind: &String, what: &str| {
-            let message = format!("no rule of detectors/*.yaml finds `{kind}`, {what} of the schema: its absence would mean nothing");
+            let message = format!("no rule in detectors/*.yaml finds `{kind}`, {what} of the schema, so its absence would mean nothing");
             Fault::whole("detectors", "", message)
         };
         faults.extend(incoming.iter().filter(|kind| !detectors.incoming.finds(kind)).map(|kind| blind(kind, "a kind of finding")));
@@ -170,7 +170,7 @@ fn detectors(policies: &Policies, roles: &Roles, files: &Files, faults: &mut Vec
         let claimed: Vec<&str> = detectors.draft.codes(drafts::CLAIM).collect();
         faults.extend(claims.iter().filter(|claim| !claimed.contains(&claim.as_str())).map(|claim| blind(claim, "a claim")));
         let missing = drafts::OWN_KINDS.iter().filter(|own| !drafted.is_empty() && !drafted.iter().any(|kind| kind == *own));
-        faults.extend(missing.map(|kind| Fault::whole("schema.cedarschema", "", format!("the type of findings in drafts lacks `{kind}`"))));
+        faults.extend(missing.map(|kind| Fault::whole("schema.cedarschema", "", format!("the type of draft findings must have `{kind}`"))));
     }
     detectors
 }
@@ -181,7 +181,7 @@ fn primary_subtag(tag: &str) -> String {
 }
 
 fn no_kind(kinds: &[String], kind: &str) -> Option<String> {
-    (!kinds.iter().any(|known| known == kind)).then(|| format!("`{kind}` is no kind of finding of the schema"))
+    (!kinds.iter().any(|known| known == kind)).then(|| format!("`{kind}` is not a kind of finding that the schema declares"))
 }
 
 fn parse<T: serde::de::DeserializeOwned>(source: Option<&Source>, faults: &mut Vec<Fault>) -> Option<T> {
@@ -199,7 +199,7 @@ fn placed(source: &Source, faults: Vec<(String, String)>) -> Vec<Fault> {
 fn unasked(policies: &Policies, risk: &RiskRules) -> Vec<(String, String)> {
     let known = |group: &String| policies.shapes.actions.values().any(|action| action.groups.contains(group));
     let unknown = risk.asked.keys().filter(|group| !known(group));
-    unknown.map(|group| (group.clone(), format!("`asked`: `{group}` is no group of actions"))).collect()
+    unknown.map(|group| (group.clone(), format!("`asked`: `{group}` is not a group of actions"))).collect()
 }
 
 /// Returns faults for actions whose context declares `sums` although no sum covers them, and for declared
@@ -214,7 +214,7 @@ fn unsummed(policies: &Policies, rates: &Rates) -> Vec<Fault> {
             faults.push(Fault::whole("rates.yaml", "", format!("no sum covers action `{id}`, whose context declares `sums`")));
         }
         for name in sums.keys().filter(|name| !rates.sums.contains_key(*name)) {
-            faults.push(Fault::whole("rates.yaml", "", format!("`{name}` is a member of `context.sums` and no sum")));
+            faults.push(Fault::whole("rates.yaml", "", format!("`context.sums` declares `{name}`, but rates.yaml has no such sum")));
         }
     }
     faults
@@ -231,6 +231,6 @@ fn unread(policies: &Policies, rates: &Rates) -> Vec<(String, String)> {
         })
     };
     let deaf = rates.actions().filter(|(_, actions)| !reads(actions));
-    deaf.map(|(name, _)| (name.clone(), format!("`{name}` limits nothing: no policy of the actions that it counts reads `context.rates`")))
+    deaf.map(|(name, _)| (name.clone(), format!("`{name}` has no effect: no policy for the actions that it counts reads `context.rates`")))
         .collect()
 }

@@ -59,21 +59,21 @@ impl Svid {
     pub fn read(chain: &[CertificateDer<'_>]) -> Result<Self, &'static str> {
         let leaf = chain.first().ok_or("the certificate chain is empty")?;
         let (_, certificate) = X509Certificate::from_der(leaf).map_err(|_| "the certificate can't be read")?;
-        let names = certificate.subject_alternative_name().map_err(|_| "the certificate has two lists of names")?;
+        let names = certificate.subject_alternative_name().map_err(|_| "the certificate has two subject alternative name extensions")?;
         let uris = names.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
             GeneralName::URI(uri) => Some(*uri),
             _ => None,
         });
         let uris: Vec<&str> = uris.collect();
         let [uri] = uris.as_slice() else { return Err("the certificate must have exactly one URI name") };
-        let id = SpiffeId::parse(uri).ok_or("the certificate's URI name is no SPIFFE id")?;
+        let id = SpiffeId::parse(uri).ok_or("the certificate's URI name is not a SPIFFE id")?;
         if certificate.is_ca() {
-            return Err("the certificate is an authority's");
+            return Err("the certificate is a CA certificate");
         }
         let usage = certificate.key_usage().map_err(|_| "the certificate's key usage can't be read")?;
-        let usage = usage.ok_or("the certificate must say what its key is for")?.value;
+        let usage = usage.ok_or("the certificate has no key usage")?.value;
         if !usage.digital_signature() || usage.key_cert_sign() || usage.crl_sign() {
-            return Err("the certificate's key is not for signatures alone");
+            return Err("the certificate's key usage must allow digital signatures and no signing of certificates or CRLs");
         }
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, leaf);
         Ok(Self {

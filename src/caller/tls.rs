@@ -58,9 +58,9 @@ pub struct Options {
 pub enum TrustError {
     #[error("`{0}` can't be read: {1}")]
     Unreadable(PathBuf, io::Error),
-    #[error("`{0}` holds no certificate in PEM form")]
+    #[error("`{0}` contains no certificate in PEM form")]
     NoCertificate(PathBuf),
-    #[error("`{0}` holds no private key in PEM form")]
+    #[error("`{0}` contains no private key in PEM form")]
     NoKey(PathBuf),
     /// Certificate and key don't match, or can't be used.
     #[error("the server's certificate and key can't be used: {0}")]
@@ -160,7 +160,7 @@ impl Trust {
             let (leaf, intermediates) = svid.chain.split_first().ok_or("the certificate chain is empty")?;
             let time = UnixTime::since_unix_epoch(Duration::from_secs(now.seconds().unsigned_abs()));
             let verified = domain.verifier.verify_client_cert(leaf, intermediates, time);
-            verified.map_err(|_| "the caller's certificate is not of its trust domain's authorities")?;
+            verified.map_err(|_| "the caller's certificate was not issued by an authority of its trust domain")?;
             svid.checked.store(self.generation + 1, Ordering::Release);
         }
         Ok(domain)

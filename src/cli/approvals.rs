@@ -10,42 +10,42 @@ use crate::model::text::visible;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// List requests that wait
+    /// List pending requests
     List {
-        /// Those of every state
+        /// Include requests of every state
         #[arg(long)]
         all: bool,
         #[command(flatten)]
         by: By,
     },
-    /// Show one whole: what would be done, and, apart from it, what the agent says
+    /// Show a request: the whole call and, separately, the agent's justification
     Show {
         #[command(flatten)]
         one: One,
-        /// Show this draft, too, if it is the one that would be sent
+        /// Also show this draft, if it is the one that would be sent
         #[arg(long, value_name = "FILE")]
         draft: Option<PathBuf>,
     },
-    /// Approve one, as it is shown now
+    /// Approve a request as it is displayed now
     Approve {
         #[command(flatten)]
         one: One,
-        /// Approve what was shown before: the digest that `show` printed
+        /// Approve the display with this digest, which `show` printed
         #[arg(long, value_name = "DIGEST")]
         display_digest: Option<String>,
     },
-    /// Deny one
+    /// Deny a request
     Deny {
         #[command(flatten)]
         one: One,
         /// Why
         #[arg(long)]
         reason: String,
-        /// Arguments that you would approve, as JSON: the agent may ask anew with them
+        /// Arguments that you would approve, as JSON; the agent may make a new request with them
         #[arg(long, value_name = "JSON")]
         suggest: Option<String>,
     },
-    /// Revoke one that was approved and not used, or withdraw one that waits
+    /// Revoke an approval that was not consumed, or cancel a pending request
     Revoke {
         #[command(flatten)]
         one: One,
@@ -137,7 +137,7 @@ fn draft_of(approval: &v1::Approval, file: &Path) -> Result<String, Failure> {
     let invalid = |problem: String| Failure::new(Exit::Invalid, problem);
     let digest = draft_digest(&draft);
     match approval.draft_digest.as_str() {
-        "" => Err(invalid("the approval is of no call that sends a draft".to_owned())),
+        "" => Err(invalid("the approval's call sends no draft".to_owned())),
         known if known != digest => {
             Err(invalid(format!("`{}` is not the draft of this approval: its digest is {digest}, the approval's {known}", file.display())))
         }
@@ -186,7 +186,7 @@ fn text(approval: &v1::Approval) -> String {
     let digest = crate::jose::encode(&approval.display_digest);
     text.push_str(&format!("\ndisplay digest {digest}\n"));
     if approval.bundles_differ {
-        text.push_str("replicas have different bundles in force: one may ask more of this approval than another\n");
+        text.push_str("replicas have different bundles in force, so one may require more of this approval than another\n");
     }
     if !approval.approvers.is_empty() {
         text.push_str(&format!("approved by {} of {}: {}\n", approval.approvers.len(), approval.quorum, approval.approvers.join(", ")));
@@ -198,7 +198,7 @@ fn text(approval: &v1::Approval) -> String {
         text.push_str(&format!("suggested {}\n", String::from_utf8_lossy(&approval.suggested_arguments_json)));
     }
     let said = approval.unverified_justification.clone().unwrap_or_default();
-    text.push_str("\nWritten by the agent, verified by nobody:\n");
+    text.push_str("\nWritten by the agent, not verified:\n");
     for (name, value) in [
         ("request", &said.customer_request),
         ("clause", &said.policy_clause),

@@ -9,9 +9,9 @@ use crate::audit::witness;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Take up a log that lost lines which were noted elsewhere; stop the server first. The loss is recorded in the log
+    /// Accept that the log lost lines which were noted elsewhere, and record the loss in the log. Stop the server first
     AcceptLoss {
-        /// Why: it stands in the record
+        /// Reason, which the record contains
         #[arg(long)]
         reason: String,
     },
@@ -19,16 +19,16 @@ pub(super) enum Command {
     Verify {
         /// Folder of the log [default: audit/ in the data folder of the settings]
         folder: Option<PathBuf>,
-        /// The deployment's key [default: ../keys/audit-digest.key beside the folder, if it is there]
+        /// The deployment's key [default: ../keys/audit-digest.key beside the folder, if it exists]
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
         /// A hash that was noted earlier, which a line of the log must have; may be repeated
         #[arg(long, value_name = "SHA256")]
         expect_head: Vec<String>,
-        /// A witness' file: the log must have the heads that it has of this replica
+        /// File of the witness; the log must contain the heads that the file has for this replica
         #[arg(long, value_name = "FILE", requires = "replica")]
         witness: Option<PathBuf>,
-        /// Which replica's heads those are: `replica` in state/replica.json
+        /// Id of the replica: `replica` in state/replica.json
         #[arg(long, value_name = "ID", requires = "witness")]
         replica: Option<String>,
     },
@@ -79,7 +79,7 @@ fn read_key(folder: &Path, named: Option<PathBuf>) -> Result<Option<[u8; 32]>, F
     let Some(path) = named.or(beside) else { return Ok(None) };
     let failed = |problem: &str| Failure::new(Exit::Failure, format!("the key `{}` {problem}", path.display()));
     let bytes = std::fs::read(&path).map_err(|error| failed(&format!("can't be read: {error}")))?;
-    bytes.try_into().map(Some).map_err(|_| failed("is not a key of 32 bytes"))
+    bytes.try_into().map(Some).map_err(|_| failed("does not contain exactly 32 bytes"))
 }
 
 fn text(report: &Report) -> String {
@@ -89,18 +89,18 @@ fn text(report: &Report) -> String {
     );
     if !report.keyed {
         text.push_str(
-            "\nthe lines were not checked with a key: whoever can write the files could have rewritten all of them (see `--key`)",
+            "\nthe MACs were not checked, because no key was given: anyone who can write the files could have rewritten all lines (see `--key`)",
         );
     }
     for loss in &report.losses {
-        text.push_str(&format!("\nlines {} to {} are lost, as was accepted at {}", loss.from, loss.until.saturating_sub(1), loss.at));
+        text.push_str(&format!("\nlines {} to {} are lost; the loss was accepted at {}", loss.from, loss.until.saturating_sub(1), loss.at));
     }
     if report.best_effort > 0 {
         text.push_str(&format!("\n{} lines were written in best-effort mode: others may have been lost", report.best_effort));
     }
     if report.unfinished > 0 {
         text.push_str(&format!(
-            "\nthe last line is unfinished ({} bytes): a write under way, or a tail that the next start cuts",
+            "\nthe last line is unfinished ({} bytes): a write in progress, or a torn tail that the next start moves aside",
             report.unfinished
         ));
     }

@@ -25,16 +25,16 @@ pub(super) struct Arguments {
     request: PathBuf,
     #[command(flatten)]
     connection: Connection,
-    /// File with a delegation token; agent, supervisor, step and scopes are then the token's
+    /// File with a delegation token, which sets agent, supervisor, step and scopes
     #[arg(long, value_name = "FILE")]
     token: Option<PathBuf>,
-    /// File with an approval token to use
+    /// File with an approval token to consume
     #[arg(long, value_name = "FILE", requires = "operation_id")]
     approval_token: Option<PathBuf>,
-    /// Id of the operation that uses the approval; the same one gets the same answer
+    /// Id of the operation that consumes the approval; a retry with the same id gets the same answer
     #[arg(long, value_name = "ID")]
     operation_id: Option<String>,
-    /// Decide by a bundle here, without a server and without a record
+    /// Evaluate with a local bundle, without a server and without a record
     #[arg(long, conflicts_with_all = ["server", "token", "approval_token"])]
     local: bool,
     /// With --local: folder of the bundle [default: policies, or that of the settings]
@@ -172,12 +172,13 @@ fn local(environment: &Environment, arguments: &Arguments, call: &Call) -> Resul
 /// Evaluates a call with the bundle's development defaults, without approvals and with an empty risk store.
 fn decide(bundle: &Bundle, call: &Call, now: Timestamp) -> Result<Evaluation, Refusal> {
     let missing = |words| Refusal::Unauthenticated(words);
-    let roles = bundle.roles.as_ref().ok_or_else(|| Refusal::invalid("engine.gates", "is `none`: only a server decides plain requests"))?;
+    let roles =
+        bundle.roles.as_ref().ok_or_else(|| Refusal::invalid("engine.gates", "is `none`: only a server evaluates plain requests"))?;
     let defaults = bundle.manifest.development.as_ref().ok_or_else(|| missing("the bundle has no development defaults"))?;
     let asserted = match &call.credential {
         Credential::Asserted(asserted) => asserted.clone(),
         Credential::None => Asserted::default(),
-        Credential::Token { .. } => return Err(missing("a token is verified by a server alone: leave out `--local`")),
+        Credential::Token { .. } => return Err(missing("only a server can verify a token: leave out `--local`")),
     };
     let chain = asserted_chain(&defaults.tool_service, &asserted, defaults);
     let mut trusted = calm(&bundle.policies.shapes);

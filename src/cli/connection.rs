@@ -8,7 +8,7 @@ use crate::api::client::Target;
 /// Address of the server, and the certificates of both sides.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Connection {
-    /// The server; `https://` speaks TLS
+    /// URL of the server; `https://` selects TLS
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7070")]
     pub(super) server: String,
     /// PEM file of the authorities that vouch for the server [default: the public ones]
@@ -49,7 +49,7 @@ impl HumanToken {
             None => environment.variables.get("COUNTERSIGN_TOKEN").filter(|token| !token.is_empty()).cloned().ok_or_else(|| {
                 Failure::new(
                     Exit::Usage,
-                    "a token of yours is needed: give it with `--token FILE` or in COUNTERSIGN_TOKEN. On a development server, \
+                    "your token is required: pass it with `--token FILE` or in COUNTERSIGN_TOKEN. On a development server, \
                      `countersign keys dev-token --principal YOU` makes one",
                 )
             }),

@@ -16,9 +16,9 @@ use crate::workbench::detectors::train::train;
 pub(super) enum Command {
     /// Measure what a bundle's detectors find in folders of JSON Lines (docs/detectors.md says which)
     Evaluate(Evaluate),
-    /// Say what is found in a text, and the n-grams that the model of injections goes by
+    /// Show the findings in a text, and the n-grams that decide the injection model's score
     Explain(Explain),
-    /// Train the model of injections on folders of JSON Lines
+    /// Train the injection model on folders of JSON Lines
     Train(Train),
 }
 
@@ -73,7 +73,7 @@ pub(super) struct Evaluate {
 pub(super) struct Explain {
     /// The text
     text: String,
-    /// Where it came from: the channel's threshold follows from it
+    /// Source of the text, which selects the threshold
     #[arg(long, default_value = "chat")]
     source: String,
     /// Folder of the policy bundle [default: policies, or that of the settings]
@@ -85,7 +85,7 @@ pub(super) struct Explain {
 pub(super) struct Train {
     #[command(flatten)]
     corpora: Corpora,
-    /// Where the model goes; a bundle's is detectors/injection.model
+    /// Output file of the model; in a bundle it is detectors/injection.model
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }

@@ -8,7 +8,7 @@ use crate::api::client;
 pub(super) struct Arguments {
     #[command(flatten)]
     connection: Connection,
-    /// The service, e.g. countersign.v1.DecisionService; empty: the server
+    /// Service to check, e.g. countersign.v1.DecisionService; empty means the whole server
     #[arg(long, default_value = "")]
     service: String,
 }

@@ -13,26 +13,26 @@ use crate::pdp::keys::Keys;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Make the keys of a deployment: for approval tokens, for binding tokens, and for digests in the audit log. Keys that are there stay
+    /// Make the keys of a deployment: for approval and binding tokens, and for digests in the audit log and of values. Existing keys are kept
     Generate(Folder),
     /// Put the next key of each purpose into use, and publish a new next one
     Rotate {
-        /// Even if the next key was published less than 10 minutes ago: readers of the key set may not know it yet
+        /// Rotate even if the next key was published less than 10 minutes ago and readers of the key set may not know it yet
         #[arg(long)]
         now: bool,
         #[command(flatten)]
         folder: Folder,
     },
-    /// List the keys: purpose, status, id, since when. No private part is shown
+    /// List the keys with purpose, status, id and time of the last change; private parts are not shown
     List(Folder),
-    /// Add a key's id to the list of revoked keys; a running server takes it with its next reload
+    /// Add a key's id to the list of revoked keys; a running server applies it at its next reload
     Revoke {
         /// The id, as `keys list` shows it
         kid: String,
         #[command(flatten)]
         folder: Folder,
     },
-    /// Make a token that a development server alone accepts: a human's own, or with --agent a delegation token
+    /// Make a token that only a development server accepts: a human's own, or with --agent a delegation token
     DevToken(DevToken),
 }
 
@@ -48,19 +48,19 @@ pub(super) struct DevToken {
     /// The human: a supervisor of the bundle, e.g. rep-1
     #[arg(long, value_name = "ID")]
     principal: String,
-    /// The agent that acts for her, e.g. support-bot
+    /// Agent that acts for the human, e.g. support-bot
     #[arg(long, value_name = "ID", requires = "step")]
     agent: Option<String>,
     /// With --agent: the workflow step
     #[arg(long, requires = "agent")]
     step: Option<String>,
-    /// With --agent: scopes of the agent's own, by comma
+    /// With --agent: scopes of the agent, separated by commas
     #[arg(long, value_delimiter = ',', requires = "agent")]
     scopes: Vec<String>,
     /// With --agent: the case that the token is bound to
     #[arg(long, value_name = "ID", requires = "agent")]
     case: Option<String>,
-    /// How long it lives; at most 15 with --agent, at most 60 without
+    /// Lifetime in minutes; at most 15 with --agent, at most 60 without
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..=60))]
     minutes: u16,
     #[command(flatten)]
@@ -85,7 +85,7 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
         Command::Revoke { kid, folder } => {
             let known = listed(&folder_of(folder))?.into_iter().any(|key| key.kid == *kid);
             if !known {
-                return Err(Failure::new(Exit::Usage, "there is no key of this id: see `countersign keys list`"));
+                return Err(Failure::new(Exit::Usage, "no key has this id: see `countersign keys list`"));
             }
             keyring::revoke(&folder_of(folder), kid).map_err(failed)?;
             list(environment, &config, &folder_of(folder))?;
@@ -141,7 +141,7 @@ fn list(environment: &Environment, config: &Config, folder: &Path) -> Result<(),
 
 fn dev_token(config: &Config, folder: &Path, asked: &DevToken) -> Result<Exit, Failure> {
     if asked.agent.is_some() && asked.minutes > 15 {
-        return Err(Failure::new(Exit::Usage, "a delegation token lives at most 15 minutes: say `--minutes 15` or less"));
+        return Err(Failure::new(Exit::Usage, "a delegation token lives at most 15 minutes: use `--minutes 15` or less"));
     }
     let ring = Keyring::read(folder, Purpose::Development).map_err(|error| match error {
         KeyringError::Missing(..) => Failure::new(

@@ -13,7 +13,7 @@ use crate::telemetry::logs;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Trust every process on the loopback interface: no caller is authenticated, and every answer says so
+    /// Trust every process on the loopback interface without authentication; every answer carries a warning
     #[arg(long)]
     development: bool,
     /// gRPC address [default: 127.0.0.1:7070]

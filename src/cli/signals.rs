@@ -11,15 +11,15 @@ use crate::entropy::{SystemEntropy, evaluation_id};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Report a signal, as a tool service: it holds at once, on every replica within a second
+    /// Report a signal, as a tool service; it takes effect at once, and on every replica within a second
     Report(Report),
-    /// Clear what is remembered, as a human with a token of her own: kill switches and revoked sessions stay
+    /// Clear risk state, as a human with your own token; kill switches and revoked sessions stay in force
     Clear(Clear),
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Report {
-    /// What happened
+    /// Kind of the signal
     #[arg(value_parser = crate::model::halt::SignalKind::ALL.map(crate::model::halt::SignalKind::name))]
     kind: String,
     #[command(flatten)]
@@ -27,10 +27,10 @@ pub(super) struct Report {
     /// Tenant of the case or customer
     #[arg(long)]
     tenant: Option<String>,
-    /// How long it counts
+    /// Time for which it stays in force, in minutes
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=43_200))]
     minutes: u32,
-    /// How bad
+    /// Severity
     #[arg(long, default_value = "high", value_parser = ["info", "low", "medium", "high", "critical"])]
     severity: String,
     #[command(flatten)]
@@ -125,7 +125,7 @@ fn request(report: &Report) -> Result<v1::ReportSignalRequest, Failure> {
         (Kind::Server, everything),
     ];
     let named = subjects.into_iter().find_map(|(kind, id)| Some((kind, id.clone()?)));
-    let (kind, subject_id) = named.ok_or_else(|| Failure::new(Exit::Usage, "name whom or what it is about"))?;
+    let (kind, subject_id) = named.ok_or_else(|| Failure::new(Exit::Usage, "name the subject, e.g. with `--agent`"))?;
     let severity = match report.severity.as_str() {
         "critical" => v1::Severity::Critical,
         "info" => v1::Severity::Info,

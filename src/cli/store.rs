@@ -7,9 +7,9 @@ use crate::api::v1;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Show whether the state store answers, what a failover of it may lose, and whether replicas differ
+    /// Show whether the state store answers, what its failover may lose, and whether replicas have different bundles
     Status(Connection),
-    /// Confirm that you dealt with a loss of the state store: kill switches that no replica knew were reported again. Ends the alarm
+    /// Confirm that you dealt with a loss of the state store and reported again the kill switches that no replica knew. This ends the alarm
     Confirm(Connection),
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 pub enum ConfigError {
     #[error("the settings file `{0}` can't be read: {1}")]
     Unreadable(PathBuf, String),
-    /// The file's text is faulty. [`Config::load`] adds the file's path.
+    /// The file's text is faulty. `Config::load` adds the file's path.
     #[error("{0}")]
     File(String),
     /// The file or a variable is faulty.

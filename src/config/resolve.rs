@@ -64,7 +64,7 @@ impl Config {
                 return refused("transmitters' `keys` must be a file or an `https://` URL");
             }
             if transmitters.iter().skip(index + 1).any(|other| other.issuer == *issuer) {
-                return refused("names a transmitter twice");
+                return refused("must not list two transmitters with the same `issuer`");
             }
         }
         Ok(())
@@ -78,7 +78,7 @@ impl Config {
             return refused("must name the servers, with `master` for sentinels or `cluster: true` for a cluster, not both");
         }
         if urls.len() > 1 && master.is_none() && !cluster {
-            return refused("must be one, or of sentinels (`master`) or a cluster (`cluster: true`)");
+            return refused("must contain one URL, unless `master` (sentinels) or `cluster: true` is set");
         }
         for url in urls {
             let plain = url.strip_prefix("redis://");
@@ -164,7 +164,7 @@ impl Config {
             return Ok(());
         }
         if self.environment == "development" {
-            let problem = "must be set outside of development mode, e.g. `production`: tokens, keys and records carry it. \
+            let problem = "must be set outside of development mode, e.g. `production`: tokens, keys and records contain it. \
                            To try the server on this machine, start it with `--development`";
             return refused("environment", problem.into());
         }
@@ -174,11 +174,14 @@ impl Config {
             return refused("callers.jwt_svid", "needs a trust domain with `jwt_keys`".into());
         }
         if has_tls && self.callers.trust_domains.is_empty() {
-            return refused("callers.trust_domains", "is required with `tls`: whose certificates are callers to show?".into());
+            return refused(
+                "callers.trust_domains",
+                "is required with `tls`: it lists the authorities of the callers' certificates".into(),
+            );
         }
         let for_the_socket_alone = has_socket && self.listen.grpc.ip().is_loopback();
         if !(has_tls || behind_proxy || for_the_socket_alone) {
-            let problem = "is required: without it tokens would travel in plaintext. Say `callers.jwt_svid.behind_tls_proxy: true` if a \
+            let problem = "is required: without it tokens would travel in plaintext. Set `callers.jwt_svid.behind_tls_proxy: true` if a \
                            proxy ends TLS, or start with `--development` on this machine";
             return refused("tls.certificate", problem.into());
         }
@@ -202,7 +205,7 @@ impl Config {
                 return refused(format!("`{}`: `keys` must be a file or an `https://` URL", issuer.issuer));
             }
             if others.clone().any(|other| other.issuer == issuer.issuer) {
-                return refused(format!("name `{}` twice", issuer.issuer));
+                return refused(format!("must not list `{}` twice", issuer.issuer));
             }
             if others.clone().any(|other| other.tenant == issuer.tenant && other.subject_prefix == issuer.subject_prefix) {
                 let problem = format!("of tenant `{}` must differ in `subject_prefix`: two humans could share one id", issuer.tenant);
@@ -219,7 +222,7 @@ impl Config {
             return refused("must be `postgres://…`");
         };
         if !is_here(rest) && !["sslmode=verify-full", "sslmode=verify-ca"].iter().any(|mode| rest.contains(mode)) {
-            return refused("must say `sslmode=verify-full` (with `sslrootcert`) for a server on another machine");
+            return refused("must contain `sslmode=verify-full` (with `sslrootcert`) for a server on another machine");
         }
         Ok(())
     }

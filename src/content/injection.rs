@@ -70,14 +70,14 @@ impl Injection {
     /// A message that says what is wrong with the file.
     pub fn read(text: &str) -> Result<Self, String> {
         let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
-        let header: Header = serde_json::from_str(first).map_err(|_| "its first line is not that of a model".to_owned())?;
+        let header: Header = serde_json::from_str(first).map_err(|_| "the first line is not a model header".to_owned())?;
         if header.format != FORMAT {
-            return Err(format!("is of a format that this program does not read: it reads {FORMAT}"));
+            return Err(format!("has an unsupported format; expected {FORMAT}"));
         }
         let encoded: String = rest.split_whitespace().collect();
-        let bytes = BASE64.decode(encoded).map_err(|_| "its weights are not base64".to_owned())?;
+        let bytes = BASE64.decode(encoded).map_err(|_| "the weights are not valid base64".to_owned())?;
         if bytes.len() != FEATURES || !header.scale.is_finite() || !header.bias.is_finite() {
-            return Err(format!("must have {FEATURES} weights"));
+            return Err(format!("must have {FEATURES} weights and a finite `scale` and `bias`"));
         }
         Ok(Self { header, weights: bytes.into_iter().map(u8::cast_signed).collect() })
     }

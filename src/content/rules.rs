@@ -165,10 +165,10 @@ impl Rules {
                 fault(problem);
             }
             if self.rules.iter().any(|known| known.code == written.code && known.language == file.language) {
-                fault("there is another of this code, in this language".into());
+                fault("another rule with this code and language exists".into());
             }
             if written.examples.is_empty() || written.counter_examples.is_empty() {
-                fault("has no example, or no counter-example".into());
+                fault("needs at least one example and one counter-example".into());
             }
             let read = rule(&written, &file.language);
             match read.and_then(|rule| Ok((Self::of(vec![rule.clone()], self.by_sentence, self.all)?, rule))) {
@@ -267,7 +267,7 @@ fn rule(written: &Written, language: &str) -> Result<Rule, String> {
     let asked = match (optional("asked", &written.asked)?, optional("bare", &written.bare)?) {
         (Some(asked), Some(bare)) => Some((asked, bare)),
         (None, None) => None,
-        (Some(_), None) | (None, Some(_)) => return Err("`asked` and `bare` go together".into()),
+        (Some(_), None) | (None, Some(_)) => return Err("`asked` and `bare` must be given together".into()),
     };
     Ok(Rule {
         code: written.code.clone(),
@@ -289,7 +289,7 @@ fn pattern(name: &str, text: &str) -> Result<Regex, String> {
         let text = error.to_string();
         format!("`{name}` can't be used: {}", text.lines().last().unwrap_or(&text).trim_start_matches("error: "))
     })?;
-    if pattern.is_match(b"") { Err(format!("`{name}` matches nothing at all")) } else { Ok(pattern) }
+    if pattern.is_match(b"") { Err(format!("`{name}` matches the empty string")) } else { Ok(pattern) }
 }
 
 fn set(rules: &[Rule]) -> Result<RegexSet, String> {
@@ -300,7 +300,7 @@ fn set(rules: &[Rule]) -> Result<RegexSet, String> {
         .size_limit(SET_BYTES_MAX)
         .dfa_size_limit(DFA_BYTES_MAX)
         .build();
-    built.map_err(|_| "are too large".to_owned())
+    built.map_err(|_| "are too large when compiled".to_owned())
 }
 
 /// Keeps the first [`SENTENCES_MAX`] sentences and splits the rest of the text into pieces. Pieces overlap,
@@ -416,10 +416,10 @@ mod tests {
             ("{code: c, kind: k, pattern: 'x', examples: ['y'], counter_examples: ['z']}", "does not find its example"),
             ("{code: c, kind: k, pattern: 'x', examples: ['x'], counter_examples: ['xx']}", "finds its counter-example"),
             ("{code: c, kind: k, pattern: '(', examples: ['x'], counter_examples: ['y']}", "can't be used"),
-            ("{code: c, kind: k, pattern: 'x*', examples: ['x'], counter_examples: ['y']}", "matches nothing at all"),
-            ("{code: c, kind: k, pattern: 'x', examples: [], counter_examples: ['y']}", "has no example"),
+            ("{code: c, kind: k, pattern: 'x*', examples: ['x'], counter_examples: ['y']}", "matches the empty string"),
+            ("{code: c, kind: k, pattern: 'x', examples: [], counter_examples: ['y']}", "needs at least one example"),
             ("{code: c, kind: k, severity: bad, pattern: 'x', examples: ['x'], counter_examples: ['y']}", "`severity`"),
-            ("{code: c, kind: k, pattern: 'x', asked: 'x', examples: ['x'], counter_examples: ['y']}", "go together"),
+            ("{code: c, kind: k, pattern: 'x', asked: 'x', examples: ['x'], counter_examples: ['y']}", "must be given together"),
             ("{code: c, kind: k, pattern: '(\\w{600}){600}', examples: ['x'], counter_examples: ['y']}", "can't be used"),
         ] {
             let (_, faults) = read(&format!("judges: incoming\nlanguage: en\nrules:\n- {rule}\n"));

@@ -210,7 +210,7 @@ impl Issuers {
         *asked = now;
         match fetched(client, url).await {
             Some(keys) => live.keys.store(Arc::new(keys)),
-            None => tracing::warn!(name: "issuer.keys_not_fetched", issuer = live.issuer.issuer, "the keys that are known stay"),
+            None => tracing::warn!(name: "issuer.keys_not_fetched", issuer = live.issuer.issuer, "the issuer's previous keys stay in use"),
         }
     }
 }

@@ -60,7 +60,7 @@ impl Converter {
             (Shape::Long, Value::Integer(value)) => Ok(RestrictedExpression::new_long(*value)),
             (Shape::String, Value::String(text)) => Ok(RestrictedExpression::new_string(text.clone())),
             (Shape::Entity(entity), Value::String(id)) => {
-                self.entity(entity, id).ok_or(()).or_else(|()| refuse("is none of the values that the schema lists"))
+                self.entity(entity, id).ok_or(()).or_else(|()| refuse("is not one of the values that the schema lists"))
             }
             (Shape::Datetime, Value::String(text)) => match Timestamp::parse(text) {
                 Some(time) => Ok(RestrictedExpression::new_datetime(time.cedar())),
@@ -68,7 +68,7 @@ impl Converter {
             },
             (Shape::Decimal, Value::String(text)) => match is_decimal(text) {
                 true => Ok(RestrictedExpression::new_decimal(text)),
-                false => refuse("is not a decimal of at most four fraction digits"),
+                false => refuse("is not a decimal with one to four fraction digits"),
             },
             (Shape::Ip, Value::String(text)) => match is_ip(text) {
                 true => Ok(RestrictedExpression::new_ip(text)),
@@ -88,7 +88,7 @@ impl Converter {
                 RestrictedExpression::new_record(members).or_else(|_| refuse("has a duplicate member"))
             }
             (_, Value::Null) => refuse("is null; leave the member out instead"),
-            (_, Value::Float(_)) => refuse("is a fraction; the schema has integers and decimals as text"),
+            (_, Value::Float(_)) => refuse("is a fraction; send integers, or decimals as text"),
             (Shape::Bool, _) => refuse("is not a boolean"),
             (Shape::Long, _) => refuse("is not an integer"),
             (Shape::Record(_), _) => refuse("is not an object"),
@@ -183,7 +183,7 @@ mod tests {
         };
         assert_eq!(problem(Value::from("25")), ("arguments.n".into(), "is not an integer"));
         assert_eq!(problem(Value::Null).1, "is null; leave the member out instead");
-        assert_eq!(problem(Value::Float(2.5)).1, "is a fraction; the schema has integers and decimals as text");
+        assert_eq!(problem(Value::Float(2.5)).1, "is a fraction; send integers, or decimals as text");
     }
 
     proptest! {

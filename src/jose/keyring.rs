@@ -97,7 +97,7 @@ pub enum KeyringError {
     #[error("the key file `{0}` is not one that `countersign keys generate` made: restore it, or move it away and generate new keys")]
     Damaged(PathBuf),
     /// The next key is so new that cached key sets may lack it.
-    #[error("the next {0} key was published less than 10 minutes ago: wait, or say `--now` if the current one is compromised")]
+    #[error("the next {0} key was published less than 10 minutes ago: wait, or use `--now` if the current one is compromised")]
     Early(&'static str),
     /// The folder has no keys for the purpose.
     #[error("there are no {0} keys in `{1}`: make them with `countersign keys generate --keys {1}`")]
@@ -106,7 +106,7 @@ pub enum KeyringError {
     #[error("`{0}` can't be read or written: {1}")]
     Io(PathBuf, io::Error),
     /// The cryptographic library failed.
-    #[error("the cryptographic library made no key")]
+    #[error("the cryptographic library failed to create a key")]
     Library,
 }
 
@@ -159,7 +159,7 @@ impl Keyring {
         if signer.is_none() {
             tracing::error!(
                 name: "keys.current_revoked", purpose = purpose.name(),
-                "no token is signed until the next key is put into use: `countersign keys rotate --now`"
+                "the current key is revoked; no token is signed until the next key becomes current: `countersign keys rotate --now`"
             );
         }
         set.revoke(&revoked);

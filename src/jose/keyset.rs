@@ -29,7 +29,7 @@ pub enum KeySetFault {
     #[error("is not a JWK set (RFC 7517)")]
     Unreadable,
     /// The set has no usable key.
-    #[error("has no P-256 or RSA key with a `kid` that may verify signatures")]
+    #[error("has no P-256 or RSA signature key with a `kid`")]
     Unusable,
 }
 

@@ -114,7 +114,9 @@ impl Reason {
             Self::ApprovalUsed => "The approval has already been used.",
             Self::CaseChanged => "The case has changed since the approval. Read it again.",
             Self::CheckRequired => "A check must be done before this action.",
-            Self::DraftRequired => "What the customer will read must be a released draft. Have it checked, and name its digest.",
+            Self::DraftRequired => {
+                "Text for the customer must be a released draft. Request an evaluation of the draft, then repeat the call with its digest."
+            }
             Self::NotPermitted => "This action is not permitted. Do not retry it.",
             Self::PolicyError => "This action can't be decided. Do not retry it.",
             Self::RateLimited => "Too many actions of this kind. Wait before retrying.",

@@ -194,7 +194,9 @@ impl Pdp {
             issued_at: Some(moment.now),
         };
         match halted.stopped_by(&self.store.halts().halts, moment.now) {
-            true => Err(Refusal::Precondition("the agent, its supervisor, the case or the tenant is stopped")),
+            true => Err(Refusal::Precondition(
+                "a kill switch or a revoked session stops the agent, its supervisor, the case, the customer, the tenant or the server",
+            )),
             false => Ok(()),
         }
     }

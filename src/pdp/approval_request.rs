@@ -49,7 +49,7 @@ impl Pdp {
         let ours = matches!(party, Party::Service(caller)
             if caller.tool_service == binding.call.audience && caller.speaks_for(&binding.call.tenant));
         if !ours || binding.evaluation_id != asked.evaluation_id {
-            return Err(Refusal::Forbidden("the binding token is another caller's, or another evaluation's"));
+            return Err(Refusal::Forbidden("the binding token belongs to another caller or another evaluation"));
         }
         let template = self.template(moment, &binding)?;
         justified(&asked.justification, template)?;
@@ -78,9 +78,11 @@ impl Pdp {
                 Approval { revision: transition.revision.number, ..approval }
             }
             Requested::Same(waiting) => *waiting,
-            Requested::AgentFull => return Err(Refusal::Exhausted("the agent has as many pending requests as it may have")),
-            Requested::CaseFull => return Err(Refusal::Exhausted("the case has as many pending requests as it may have")),
-            Requested::QueueFull => return Err(Refusal::Exhausted("the reviewers have as many pending requests as they may have")),
+            Requested::AgentFull => return Err(Refusal::Exhausted("the agent has reached its maximum number of pending requests")),
+            Requested::CaseFull => return Err(Refusal::Exhausted("the case has reached its maximum number of pending requests")),
+            Requested::QueueFull => {
+                return Err(Refusal::Exhausted("the reviewers' queue has reached its maximum number of pending requests"));
+            }
             Requested::CoolDown => return Err(Refusal::Precondition("the same call was denied a short while ago: do not ask again")),
         };
         Ok(self.seen(moment, approval))
@@ -128,7 +130,7 @@ fn justified(justification: &Justification, template: &Template) -> Result<(), R
         bounded(&justification.policy_clause, 500, "justification.policy_clause")?;
     }
     if template.needs_evidence && justification.evidence.is_empty() {
-        return Err(Refusal::invalid("justification.evidence", "is missing: the template asks for it"));
+        return Err(Refusal::invalid("justification.evidence", "is missing: the template requires it"));
     }
     Ok(())
 }

@@ -45,7 +45,7 @@ impl Pdp {
         let by = party.actor().in_trace(origin.trace.id());
         let reviewed = match (&party, read) {
             (Party::Human(human), Ok(review)) => self.reviewed(&moment, human, &by, review).await,
-            (Party::Service(_), _) => Err(Refusal::Forbidden("only a human reviews, by a token of her own")),
+            (Party::Service(_), _) => Err(Refusal::Forbidden("only a human may review, authenticated by her own token")),
             (Party::Human(_), Err(refusal)) => Err(refusal),
         };
         self.or_refused(&moment, origin, by, reviewed).await
@@ -56,7 +56,7 @@ impl Pdp {
         let template = self.template(moment, &approval.binding)?;
         let person = self.eligible_person(moment, human, &approval, template)?;
         if asked.display_digest != display_digest(&approval.display) {
-            return Err(Refusal::Precondition("`display_digest` is not that of the request as it is shown: read it again"));
+            return Err(Refusal::Precondition("`display_digest` does not match the request: read the request again"));
         }
         self.fits(moment, &approval, asked.suggested.as_ref())?;
         let suggested = asked.suggested.map(|object| String::from_utf8_lossy(&json::canonical(&object)).into_owned());
@@ -97,7 +97,7 @@ impl Pdp {
         let supervisor = &approval.binding;
         let unknown = supervisor.supervisor_person.is_none() && !supervisor.call.supervisor.iss.is_empty();
         if template.four_eyes && (human.person.is_none() || unknown) {
-            let words = "the reviewer's or the supervisor's issuer tells no person: it can't be seen that the one is not the other";
+            let words = "the token of the reviewer or of the supervisor names no person, so it can't be verified that they are different persons: see `person_claim`";
             return Err(Refusal::Forbidden(words));
         }
         let own = is_supervisor(&approval.binding, &human.id, human.person.as_deref());
@@ -106,7 +106,7 @@ impl Pdp {
         }
         let named = |wanted: &[String], has: &dyn Fn(&String) -> bool| wanted.is_empty() || wanted.iter().any(has);
         if !named(&template.amr, &|amr| human.amr.contains(amr)) || !named(&template.acr, &|acr| human.acr == *acr) {
-            return Err(Refusal::Forbidden("the reviewer's token shows no authentication of the strength that the template asks for"));
+            return Err(Refusal::Forbidden("the reviewer's token lacks the authentication (`amr`, `acr`) that the template requires"));
         }
         let of = OfRequest::of(approval, template.four_eyes, own);
         if !self.may(moment, Right::ApprovalReview, &human.id, On::Approval(&approval.binding, of)) {
@@ -170,7 +170,9 @@ impl Pdp {
                 let approval = self.store.approval(id).await?.ok_or(Refusal::NotFound)?;
                 Ok(self.seen(moment, approval))
             }
-            Moved::Late(_) => Err(Refusal::Precondition("the approval no longer waits: it was decided, used, ended, or its time is over")),
+            Moved::Late(_) => {
+                Err(Refusal::Precondition("the approval is no longer pending or approved: it was decided, consumed, ended, or has expired"))
+            }
             Moved::Missing => Err(Refusal::NotFound),
             Moved::Twice => Err(Refusal::Precondition("this person has reviewed the request before")),
         }

@@ -77,7 +77,7 @@ impl Pdp {
             Err(refusal) => return self.refuse(moment, origin, &caller, open, refusal.into()).await,
         };
         let Some(_flight) = self.track_in_flight(&caller, request.id()) else {
-            let refusal = Refusal::invalid("request_id", "is that of a request still in flight");
+            let refusal = Refusal::invalid("request_id", "belongs to a request that is still in flight");
             return self.refuse(moment, origin, &caller, open, refusal.into()).await;
         };
         let turn = share.turn(request.has_texts()).await;
@@ -136,7 +136,7 @@ impl Pdp {
         facts: &mut CallFacts,
     ) -> Result<Evaluated, Stopped> {
         let bundle = &moment.snapshot.bundle;
-        let roles = bundle.roles.as_ref().ok_or_else(|| Refusal::invalid("plain", "is required: every gate of this server is off"))?;
+        let roles = bundle.roles.as_ref().ok_or_else(|| Refusal::invalid("plain", "is required: this server is in conformance mode"))?;
         let chain = self.delegations.chain(caller, &call.credential, bundle.manifest.development.as_ref(), moment.now).await?;
         let evaluated = self.evaluate_in_chain(moment, origin, CallInChain { caller, chain: &chain, call }, roles, facts).await;
         evaluated.map_err(|refusal| Stopped::after(refusal, moment, &chain, call))
@@ -154,7 +154,7 @@ impl Pdp {
     ) -> Result<Evaluated, Refusal> {
         let hypothetical = call.dry_run || origin.purpose == Purpose::Explain;
         if hypothetical && !self.may(moment, Right::DecisionExplain, &caller.tool_service, On::Tenant(&call.case.tenant)) {
-            return Err(Refusal::Forbidden("the caller may not ask hypothetically for this tenant: no policy grants `decision.explain`"));
+            return Err(Refusal::Forbidden("dry runs and explanations need `decision.explain` for this tenant, which no policy grants"));
         }
         let about = About { hypothetical, ..About::default() };
         let CallEvaluation { mut evaluation, presented, signals, .. } =

@@ -24,7 +24,7 @@ impl Pdp {
     pub(super) fn evaluate_conformance(&self, moment: &Moment, call: &PlainCall) -> Result<Evaluation, Refusal> {
         let bundle = &moment.snapshot.bundle;
         if bundle.roles.is_some() {
-            return Err(Refusal::invalid("plain", "is taken in conformance mode alone: this server's gates are on"));
+            return Err(Refusal::invalid("plain", "is accepted only in conformance mode: this server's gates are on"));
         }
         evaluate_plain(bundle, call, self.options.reading.validation, self.options.on_error)
     }

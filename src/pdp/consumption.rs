@@ -109,16 +109,17 @@ impl Pdp {
         };
         if !self.audit.healthy() {
             // A consumption must be recorded, and that is not possible now, so consume nothing.
-            return Err(Refused(Refusal::Unavailable("the audit log can't be written: no approval is used")));
+            return Err(Refused(Refusal::Unavailable("the audit log can't be written: the approval was not consumed")));
         }
         let reservations = consume.reservations.clone();
         let (evaluation_id, action) = (answer.evaluation_id.clone(), record.action().to_owned());
         consume.at = moment.now;
         consume.evaluation_id.clone_from(&evaluation_id);
         consume.answer =
-            serde_json::to_string(&keep(&answer)).map_err(|_| Refused(Refusal::Unavailable("the answer could not be kept")))?;
+            serde_json::to_string(&keep(&answer)).map_err(|_| Refused(Refusal::Unavailable("the answer could not be stored")))?;
         let entry = serde_json::to_value(Record::Decision(Box::new(record.clone())));
-        let entry = entry.map_err(|_| Refused(Refusal::Unavailable("the decision's record could not be written: no approval is used")))?;
+        let entry =
+            entry.map_err(|_| Refused(Refusal::Unavailable("the record could not be serialized: the approval was not consumed")))?;
         consume.record = entry.clone();
         let (what, id, call_digest) = (consume.what, consume.id.clone(), consume.call_digest.clone());
         match self.store.consume(*consume).await {
@@ -136,7 +137,7 @@ impl Pdp {
                 let reason = if what == SingleUse::Approval { self.lost(moment, &id).await } else { Reason::ApprovalUsed };
                 if self.lost_logged.is_due(moment.now) {
                     let reason = reason.name();
-                    tracing::warn!(name: "approval.lost", evaluation_id, action, reason, "another call used the approval first, or it ended");
+                    tracing::warn!(name: "approval.lost", evaluation_id, action, reason, "another call consumed the approval first, or the approval ended");
                 }
                 self.denied_late(moment, answer, record, reason, Gate::Token).await
             }

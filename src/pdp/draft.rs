@@ -59,7 +59,7 @@ impl Pdp {
     /// Reads a draft on a thread for texts, with the stored values of its case.
     ///
     /// # Errors
-    /// If too many texts wait to be read (RESOURCE_EXHAUSTED).
+    /// If too many texts are waiting to be processed (RESOURCE_EXHAUSTED).
     pub(super) async fn read_draft(&self, moment: &Moment, caller: &str, asked: &Arc<ToEvaluate>) -> Result<DraftFacts, Refusal> {
         let tenant = Tenant::of(&self.options.environment, &asked.case.tenant);
         let case = asked.case.id.as_str();

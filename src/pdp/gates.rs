@@ -44,7 +44,7 @@ pub(super) fn resolve<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain, 
     }
     if !policies.shapes.choices(&roles.step).contains(&chain.step) {
         let field = if chain.asserted { "delegation.asserted.step" } else { "delegation.token" };
-        return Err(Refusal::invalid(field, "names a step that is none of the bundle").into());
+        return Err(Refusal::invalid(field, "names a step that is not in the bundle").into());
     }
     token_gate(roles, chain, call)?;
     let principals = principals(policies, roles, chain)?;
@@ -135,7 +135,7 @@ fn attributes<'a>(policies: &'a Policies, roles: &Roles, call: &'a Call, resourc
         None => Ok(()),
     };
     if *kind == roles.case {
-        must_not_send("must be empty: the case's attributes stand in `case.attributes_json`")?;
+        must_not_send("must be empty: send the case's attributes in `case.attributes_json`")?;
         return Ok(Attributes::Case);
     }
     match roles.supplier(kind) {

@@ -16,8 +16,12 @@ impl Pdp {
         // failure of the store is logged there.
         let in_store = self.store.note_head(head.clone()).await;
         match self.replica.note_head(&head) {
-            Err(error) => tracing::error!(name: "audit.head_not_noted", error = %error, "a restart might not see that the log lost lines"),
-            Ok(()) if in_store.is_err() => tracing::warn!(name: "audit.head_not_in_store", "the next head is noted there"),
+            Err(error) => {
+                tracing::error!(name: "audit.head_not_noted", error = %error, "a restart might not detect that the log lost lines")
+            }
+            Ok(()) if in_store.is_err() => {
+                tracing::warn!(name: "audit.head_not_in_store", "this head was not noted in the state store; the next one will be")
+            }
             Ok(()) => {}
         }
     }
@@ -29,7 +33,7 @@ impl Pdp {
         let told = witness.append(self.replica.id(), self.audit.log(), &head, &self.clock.now().to_string()).await;
         if let Err(error) = &told {
             self.telemetry.metrics.witness_failed();
-            tracing::error!(name: "audit.witness_not_told", error = %error, "the witness of the audit log does not take its head");
+            tracing::error!(name: "audit.witness_not_told", error = %error, "the witness did not accept the head of the audit log");
         }
         told.is_ok()
     }

@@ -102,7 +102,7 @@ impl Pdp {
                     Err(down) if !self.audit.healthy() => return Err(down),
                     // This entry must not block the others; the sweep tries it again.
                     Err(_) => {
-                        tracing::error!(name: "store.not_recorded", revision = left.revision.number, "what was left can't be recorded")
+                        tracing::error!(name: "store.not_recorded", revision = left.revision.number, "an outbox entry of an earlier start can't be recorded")
                     }
                     Ok(()) => {}
                 }

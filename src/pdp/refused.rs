@@ -26,5 +26,5 @@ pub(crate) async fn run_to_completion<T: Send + 'static>(
     changing: impl Future<Output = Result<T, Refused>> + Send + 'static,
 ) -> Result<T, Refused> {
     let changed = tokio::spawn(changing).await;
-    changed.unwrap_or(Err(Refused(Refusal::Unavailable("the request failed: it may have had its effect; ask again"))))
+    changed.unwrap_or(Err(Refused(Refusal::Unavailable("the request failed and may have had its effect: repeat it"))))
 }

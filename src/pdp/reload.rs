@@ -43,7 +43,7 @@ impl Pdp {
     pub async fn reload(self: &Arc<Self>, trigger: Trigger) -> Result<Reloaded, Refused> {
         let pdp = Arc::clone(self);
         let reloaded = tokio::spawn(async move { pdp.reload_once(trigger).await }).await;
-        reloaded.unwrap_or(Err(Refused(Refusal::Unavailable("the reload failed: the bundle in force stays"))))
+        reloaded.unwrap_or(Err(Refused(Refusal::Unavailable("the reload failed: the bundle in force is unchanged"))))
     }
 
     async fn reload_once(&self, trigger: Trigger) -> Result<Reloaded, Refused> {
@@ -60,7 +60,7 @@ impl Pdp {
         match (found, refused) {
             (Found::InForce, refused) => {
                 if refused.is_some() || trigger == Trigger::Asked {
-                    tracing::info!(name: "bundle.unchanged", digest = current.bundle.version.digest, "the folder holds the bundle in force");
+                    tracing::info!(name: "bundle.unchanged", digest = current.bundle.version.digest, "the folder contains the bundle in force");
                 }
                 settling.clear();
                 self.rejected.store(None);
@@ -131,16 +131,18 @@ impl Pdp {
         match tokio::task::block_in_place(|| self.callers.reload()) {
             Ok(true) => tracing::info!(name: "trust.reloaded", "certificates and authorities were read again"),
             Ok(false) => {}
-            Err(error) => tracing::error!(name: "trust.not_reloaded", error = %error, "what was trusted before stays"),
+            Err(error) => {
+                tracing::error!(name: "trust.not_reloaded", error = %error, "the previous certificates and authorities stay in use")
+            }
         }
         let now = self.clock.now();
         let faults = self.delegations.issuers.refresh(now).await.into_iter().chain(self.transmitters.refresh(now).await);
         for error in faults {
-            tracing::error!(name: "issuer.not_reloaded", error = %error, "the keys that are known stay");
+            tracing::error!(name: "issuer.not_reloaded", error = %error, "the issuer's previous keys stay in use");
         }
         match tokio::task::block_in_place(|| Keys::read(&self.options.keys)) {
             Ok(keys) => self.keys.store(Arc::new(keys)),
-            Err(error) => tracing::error!(name: "keys.not_reloaded", error = %error, "the keys that were read before stay"),
+            Err(error) => tracing::error!(name: "keys.not_reloaded", error = %error, "the previous keys stay in use"),
         }
     }
 

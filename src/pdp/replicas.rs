@@ -41,7 +41,7 @@ impl Pdp {
             Err(error) => {
                 if self.store_logged.is_due(now) {
                     let place = self.store.place();
-                    tracing::error!(name: "store.unreachable", error = %error, place, "the state store can't be asked: calls that need it are denied");
+                    tracing::error!(name: "store.unreachable", error = %error, place, "the state store can't be used: calls that need it are denied");
                 }
                 return;
             }
@@ -52,7 +52,7 @@ impl Pdp {
         self.shared.rcu(|shared| Shared { went_back_at: condition.went_back_at, ..Shared::clone(shared) });
         self.telemetry.metrics.store_went_back(condition.went_back_at.is_some());
         if let Err(error) = self.replica.note(&condition.seen) {
-            tracing::error!(name: "store.seen_not_noted", error = %error, "a restart might not see that the store went back");
+            tracing::error!(name: "store.seen_not_noted", error = %error, "a restart might not detect that the store lost writes");
         }
         if Timestamp::from_micros(self.written_at.load(Ordering::Acquire)).plus(HEARTBEAT) <= now {
             self.heartbeat().await;
@@ -78,7 +78,7 @@ impl Pdp {
             match before {
                 false => tracing::warn!(
                     name: "clock.skewed", milliseconds,
-                    "this machine's clock differs from the state store's, whose time counts: past 10 s the server is not ready"
+                    "this machine's clock differs from the state store's, whose time is used: above 10 s the server is not ready"
                 ),
                 true => tracing::info!(name: "clock.agrees", milliseconds, "this machine's clock agrees with the state store's again"),
             }
@@ -89,8 +89,8 @@ impl Pdp {
     async fn went_back(&self, condition: &Condition, seen: i64) {
         tracing::error!(
             name: "store.went_back", seen, found = condition.seen.revision, generation = condition.seen.generation,
-            "the state store lost what was written to it: approvals, releases and checks from before are void, and what stopped stays stopped. \
-             Report stops again that no running replica knew, then confirm with `countersign store confirm`"
+            "the state store lost writes: earlier approvals, releases and checks are void; known kill switches stay in force. Report again \
+             those kill switches that no running replica knew, then confirm with `countersign store confirm`"
         );
         let more =
             [("seen", seen.into()), ("found", condition.seen.revision.into()), ("generation", condition.seen.generation.clone().into())];
@@ -110,7 +110,7 @@ impl Pdp {
         let differ = bundles.iter().any(|bundle| *bundle != own);
         let before = self.shared.load().bundles.iter().any(|bundle| *bundle != own);
         if differ && !before {
-            tracing::warn!(name: "bundle.differs", own, "replicas have different bundles in force: what is approved under one bundle is used under another");
+            tracing::warn!(name: "bundle.differs", own, "replicas have different bundles in force: a call that is approved under one may be evaluated under another");
         }
         self.telemetry.metrics.bundles(bundles.len());
         self.shared.rcu(|shared| Shared { bundles: bundles.clone(), ..Shared::clone(shared) });
@@ -140,7 +140,7 @@ impl Pdp {
     pub(super) fn can_tell_stops(&self, now: Timestamp) -> Result<(), Refusal> {
         match self.may_decide(now, true) {
             true => Ok(()),
-            false => Err(Refusal::Unavailable("kill switches can't be read now")),
+            false => Err(Refusal::Unavailable("the kill switches can't be read now: try again")),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use crate::approvals::binding;
 use crate::approvals::store::signals::NewSignal;
-use crate::approvals::store::signals::SignalRefused;
+use crate::approvals::store::signals::SignalTaken;
 use crate::approvals::store::signals::TTL_MAX;
 use crate::approvals::store::transitions::NewOutcome;
 use crate::audit::Recorded;
@@ -104,7 +104,7 @@ impl Pdp {
         outcome: Outcome,
     ) -> Result<Recorded<Option<(String, Timestamp)>>, Refusal> {
         const NOT_YOURS: Refusal =
-            Refusal::Forbidden("the outcome is not of a call that was allowed to this caller within the hour, or was reported before");
+            Refusal::Forbidden("no call allowed to this caller within the last hour has this outcome token, or it was already reported");
         let keys = self.keys.load();
         let allowed = binding::open_outcome(&keys.binding, &self.options.environment, &caller.tool_service, &outcome.token, moment.now);
         let allowed = allowed.map_err(|_| NOT_YOURS).and_then(|allowed| {
@@ -218,7 +218,7 @@ impl Pdp {
         }
         if signal.halt.kind == HaltKind::SessionRevoked && !matches!(signal.halt.subject_kind, SubjectKind::Agent | SubjectKind::Supervisor)
         {
-            return Err(Refusal::invalid("subject_kind", "has no sessions: this kind is of an agent or a supervisor"));
+            return Err(Refusal::invalid("subject_kind", "has no sessions: only an agent or a supervisor can have its session revoked"));
         }
         let tenant = self.tenant_of(moment, &signal.halt)?;
         if !self.may_report(moment, caller, &signal.halt, &tenant) {
@@ -254,16 +254,16 @@ impl Pdp {
             record: record.clone(),
         };
         let revision = match self.store.signal(new).await? {
-            Ok(revision) => revision,
-            Err(SignalRefused::Full) => {
-                return Err(Refusal::Exhausted("10,000 reports of this tenant are in force, and all of them weigh more than this one"));
+            SignalTaken::Stored(revision) => revision,
+            SignalTaken::Full => {
+                return Err(Refusal::Exhausted("10,000 reports of this tenant are in force, and each is more severe than this one"));
             }
-            Err(SignalRefused::Known) => {
+            SignalTaken::Known => {
                 // Another replica took the signal. This one must know it, too, before it acknowledges it.
                 self.refresh().await;
                 return self.can_tell_stops(self.clock.now()).map(|()| None);
             }
-            Err(SignalRefused::Old) => return Err(Refusal::invalid("event_time", "is before that of an event reported earlier")),
+            SignalTaken::Old => return Err(Refusal::invalid("event_time", "is earlier than that of an event reported before")),
         };
         let receipt = self.record_entry(moment.now, &revision, record).await?;
         self.end_halted(moment.now).await;

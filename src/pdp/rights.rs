@@ -152,7 +152,7 @@ impl Pdp {
         // Reject a bearer token of an unknown issuer. Falling back to the connection's identity would hide a
         // misconfiguration.
         if origin.peer.bearer.is_some() && !self.callers.takes_jwt_svids() {
-            return Err(self.unauthenticated(origin, Refusal::Unauthenticated("the bearer token is of no issuer that is trusted")));
+            return Err(self.unauthenticated(origin, Refusal::Unauthenticated("the issuer of the bearer token is not trusted")));
         }
         self.service(moment, origin).map(Party::Service)
     }
@@ -160,7 +160,7 @@ impl Pdp {
     /// Returns the human of a token. She must be an entity of the bundle, belong to the tenant that her
     /// issuer speaks for, and not be stopped.
     async fn human(&self, moment: &Moment, token: &str) -> Result<Human, Refusal> {
-        let unknown = Refusal::Unauthenticated("the token's human is not known here");
+        let unknown = Refusal::Unauthenticated("the human of the token is not in the bundle, or belongs to another tenant than the issuer");
         let mut human = self.delegations.human(token, moment.now).await?;
         let bundle = &moment.snapshot.bundle;
         let roles = bundle.roles.as_ref().ok_or(unknown.clone())?;

@@ -31,7 +31,7 @@ impl Pdp {
             self.backlog.failed_at.fetch_max(moment.now.micros(), Ordering::AcqRel);
             // Count every failure, but log only one per second.
             if self.backlog.logged.is_due(moment.now) {
-                tracing::warn!(name: "windows.failed", error = %down, "what can't be known counts as the worst");
+                tracing::warn!(name: "windows.failed", error = %down, "the risk store can't be used: worst-case values are used");
             }
         }
         result

@@ -85,7 +85,7 @@ impl Pdp {
         // Never queue this for later, because it would also delete what is added in between.
         let forgotten =
             self.ask(keys.tenant, moment, &keys.forget(subject, moment.snapshot.tool_services().iter().map(String::as_str))).await;
-        forgotten.map_err(|_| Refusal::Unavailable("what is remembered can't be cleared now: try again"))?;
+        forgotten.map_err(|_| Refusal::Unavailable("the stored risk can't be cleared now: try again"))?;
         self.refresh().await;
         Ok(receipt.seal(()))
     }

@@ -46,7 +46,7 @@ impl Pdp {
             pdp.backlog.rebuilding.store(false, Ordering::Release);
         });
         if tokio::time::timeout(START, reading).await.is_err() {
-            tracing::warn!(name: "windows.rebuilding", "what happened is still read back from the audit log: until then, risk counts as the worst");
+            tracing::warn!(name: "windows.rebuilding", "the risk store is still being rebuilt from the audit log: worst-case values are used until then");
         }
     }
 
@@ -55,7 +55,7 @@ impl Pdp {
         let RiskStore::Redis(server) = &self.risk_store else { return Err(RiskStoreError::Lost) };
         let unreachable = |what: &str| RiskStoreError::Unreachable(what.to_owned());
         let recovering = tokio::time::timeout(server.timeout(), self.backlog.recovering.lock()).await;
-        let _recovering = recovering.map_err(|_| unreachable("others wait for it, too"))?;
+        let _recovering = recovering.map_err(|_| unreachable("another recovery is under way"))?;
         if server.knows(tenant) {
             return Ok(());
         }
@@ -82,7 +82,7 @@ impl Pdp {
         }
         if settled.whole_from > moment.now {
             self.backlog.worst_until(tenant, settled.whole_from);
-            tracing::error!(name: "windows.lost", until = %settled.whole_from, "windows were lost: risk counts as the worst until then");
+            tracing::error!(name: "windows.lost", until = %settled.whole_from, "the risk store lost data: worst-case values are used until then");
         }
         Ok(())
     }
@@ -155,7 +155,7 @@ impl Pdp {
                 }
             }
             (Err(error), only) => {
-                tracing::error!(name: "windows.not_rebuilt", error = %error, until = %until, "risk counts as the worst until then");
+                tracing::error!(name: "windows.not_rebuilt", error = %error, until = %until, "the risk store could not be rebuilt: worst-case values are used until then");
                 match only {
                     Some(tenant) => self.backlog.worst_until(tenant, until),
                     None => self.backlog.all_worst_until(until),

@@ -55,7 +55,7 @@ impl Pdp {
     /// Screens its texts, unless `is_refused` reports that the call is denied without them.
     ///
     /// # Errors
-    /// If too many texts wait to be read (RESOURCE_EXHAUSTED).
+    /// If too many texts are waiting to be processed (RESOURCE_EXHAUSTED).
     pub(super) async fn recall(
         &self,
         moment: &Moment,

@@ -90,7 +90,7 @@ impl Snapshot {
     pub(super) fn content_roles(&self) -> Result<(&Roles, &ContentRoles), Refusal> {
         let roles = self.bundle.roles.as_ref();
         let found = roles.and_then(|roles| Some((roles, roles.content.as_ref()?)));
-        found.ok_or(Refusal::Precondition("the bundle governs no texts: its manifest has no `content`"))
+        found.ok_or(Refusal::Precondition("the bundle does not govern texts: its manifest has no `content`"))
     }
 
     /// Time that redacted values and prepared contexts are stored for, in microseconds.

@@ -116,7 +116,7 @@ impl Pdp {
             match self.audit.append(now, Record::Resumed(resumed)).await {
                 Ok(_) => tracing::info!(name: "audit.resumed", "the audit log can be written again"),
                 Err(_) => {
-                    tracing::error!(name: "audit.failed", failures = self.audit.failures(), "the audit log can't be written: no answers are given")
+                    tracing::error!(name: "audit.failed", failures = self.audit.failures(), "the audit log can't be written: no request is answered")
                 }
             }
         }
@@ -194,7 +194,7 @@ impl Pdp {
 
     async fn confirmed(&self, by: &Actor, now: Timestamp) -> Result<Recorded<()>, Refusal> {
         let Some(went_back_at) = self.shared.load().went_back_at else {
-            return Err(Refusal::Precondition("the state store did not go back, or that was confirmed before"));
+            return Err(Refusal::Precondition("the state store has no unconfirmed loss of data"));
         };
         let more = [("went_back_at", went_back_at.to_string().into())];
         let receipt = self.record_event(now, events::event("store.confirmed", by, None, &more)).await?;

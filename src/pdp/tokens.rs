@@ -140,7 +140,7 @@ impl Pdp {
     fn alert_replay(&self, approval: &Approval, caller: &Caller) {
         tracing::error!(
             name: "approval.replayed", approval = approval.id, caller = caller.tool_service,
-            "a used approval was presented by another operation"
+            "another operation presented a consumed approval"
         );
         self.telemetry.metrics.approval("replayed");
     }

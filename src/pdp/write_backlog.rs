@@ -179,9 +179,7 @@ impl WriteBacklog {
         let unsent = self.unsent();
         let own = || unsent.keys().filter(|whose| whose.tenant == tenant);
         match () {
-            () if own().any(|whose| whose.of_all) => {
-                Err(RiskStoreError::Unreachable("what it could not be told before waits to be said".into()))
-            }
+            () if own().any(|whose| whose.of_all) => Err(RiskStoreError::Unreachable("earlier updates are still waiting".into())),
             () if own().any(|whose| whose.by == by) => Err(RiskStoreError::Full),
             () => Ok(()),
         }

@@ -106,7 +106,7 @@ fn is_variable(expression: &ast::Expr, variable: ast::Var) -> bool {
 fn permits_read_no_context(subject: &Subject<'_>) -> Vec<String> {
     let reads = subject.expressions.iter().any(|expression| is_variable(expression, ast::Var::Context));
     if subject.policy.effect() == Effect::Permit && reads {
-        return vec!["a `permit` must not read `context`: say the condition as a `forbid … unless`".into()];
+        return vec!["a `permit` must not read `context`: write the condition as a `forbid … unless`".into()];
     }
     vec![]
 }
@@ -124,7 +124,7 @@ fn principals_are_typed(subject: &Subject<'_>) -> Vec<String> {
         _ => false,
     });
     if !typed && (matches!(constraint, PrincipalConstraint::In(_)) || reads_attributes) {
-        return vec!["the scope must say `principal is <type>`, since it reads what depends on the type".into()];
+        return vec!["the scope must contain `principal is <type>`, because the policy uses groups or attributes of the principal".into()];
     }
     vec![]
 }
@@ -165,11 +165,11 @@ fn requirements_exist(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String>
                     Some(Shape::Entity(entity)) => entity.choices.iter().flatten().any(|choice| choice == template),
                     _ => false,
                 };
-                (!known).then(|| format!("`{template}` is no template of `context.approval` in action `{id}`"))
+                (!known).then(|| format!("`context.approval` of action `{id}` does not declare template `{template}`"))
             }
             Some(Requirement::Check(name)) => {
                 let known = bundle.shapes.follow(&action.context, &["checks", name]).is_some();
-                (!known).then(|| format!("`{name}` is no check of `context.checks` in action `{id}`"))
+                (!known).then(|| format!("`context.checks` of action `{id}` does not declare check `{name}`"))
             }
             None => None,
         });

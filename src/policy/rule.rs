@@ -86,7 +86,7 @@ impl Rule {
             faults.push(format!("`@reason` must be one of {}", names.join(", ")));
         }
         if !forbids && (reason.is_some() || requires.is_some()) {
-            faults.push("`@reason` and `@requires` belong to a `forbid`: a denial without a policy names none".to_owned());
+            faults.push("`@reason` and `@requires` are only allowed on a `forbid`, because a default denial names no policy".to_owned());
         }
         let class = match (&requires, reason.flatten()) {
             (Some(Requirement::Approval(_)), None | Some(Reason::ApprovalRequired)) => Reason::ApprovalRequired,
@@ -94,7 +94,7 @@ impl Rule {
             (None, None) => Reason::NotPermitted,
             (None, Some(reason)) if !matches!(reason, Reason::ApprovalRequired | Reason::CheckRequired) => reason,
             (_, Some(reason)) => {
-                faults.push(format!("`@reason(\"{}\")` does not go with its `@requires`", reason.name()));
+                faults.push(format!("`@reason(\"{}\")` does not match its `@requires`", reason.name()));
                 reason
             }
         };

@@ -105,7 +105,7 @@ pub struct Shapes {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unsupported {
     /// Two namespaces declare the same action id.
-    #[error("action `{0}` is declared in two namespaces: requests name actions by id alone")]
+    #[error("action `{0}` is declared in two namespaces: requests name actions only by id")]
     AmbiguousAction(String),
     /// A type has no JSON form for arguments.
     #[error("{0} has a type that is not supported")]

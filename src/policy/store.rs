@@ -32,11 +32,11 @@ impl Store {
                     for (at, entity) in entities {
                         let kind = entity.uid().type_name().to_string();
                         if roles.is_some_and(|roles| roles.supplier(&kind) != Some(Supplier::Bundle)) {
-                            let message = format!("entities of type `{kind}` don't come from the bundle");
+                            let message = format!("entities of type `{kind}` must not be defined in the bundle");
                             faults.push(Fault::new(&source.file, &source.text, at, message).help("see `supplied_by` in bundle.yaml"));
                         }
                         if by_uid.insert(entity.uid(), entity).is_some() {
-                            faults.push(Fault::new(&source.file, &source.text, at, "this entity stands here a second time"));
+                            faults.push(Fault::new(&source.file, &source.text, at, "this entity is already defined"));
                         }
                     }
                 }

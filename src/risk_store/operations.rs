@@ -206,15 +206,15 @@ pub struct Options {
 /// A reason for which risk signals are unavailable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RiskStoreError {
-    #[error("the windows' server may evict keys: set its `maxmemory-policy` to `noeviction`")]
+    #[error("the risk store may evict keys: set its `maxmemory-policy` to `noeviction`")]
     Evicts,
     /// The tenant's table is full, and nothing in it has expired.
-    #[error("the tenant's table of windows is full")]
+    #[error("the tenant's table in the risk store is full")]
     Full,
     /// Some or all of the stored entries are gone.
-    #[error("the windows were lost: the server was restarted without them, or stands behind what was written to it")]
+    #[error("the risk store lost data: it was emptied, or lacks acknowledged writes")]
     Lost,
     /// The server does not answer, or refuses the operation.
-    #[error("the windows' server does not answer: {0}")]
+    #[error("the risk store does not answer: {0}")]
     Unreachable(String),
 }

@@ -102,7 +102,7 @@ impl Redis {
         }
         adopted.writes.fetch_max(writes, Ordering::AcqRel);
         let memories = memories.into_iter().map(times).collect::<Option<Vec<_>>>();
-        let memories = memories.ok_or_else(|| RiskStoreError::Unreachable("it answers what it was not asked".into()))?;
+        let memories = memories.ok_or_else(|| RiskStoreError::Unreachable("it sent an unexpected answer".into()))?;
         Ok(BatchResult { waits, counts, memories })
     }
 
@@ -257,7 +257,7 @@ impl Redis {
             Err(_) => {
                 self.doubt();
                 self.line.drop_stalled();
-                Err(RiskStoreError::Unreachable("it took too long".into()))
+                Err(RiskStoreError::Unreachable("timed out".into()))
             }
         }
     }

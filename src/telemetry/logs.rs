@@ -21,7 +21,7 @@ use crate::clock::{Clock, SystemClock};
 const QUIET: &str = "h2=warn,hyper=warn,tonic=warn,tower=warn,opentelemetry=off,opentelemetry_sdk=off,opentelemetry_otlp=off";
 
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is no log filter: use a level such as `info`, or directives such as `info,countersign=debug`")]
+#[error("`{0}` is not a log filter: use a level such as `info`, or directives such as `info,countersign=debug`")]
 pub struct BadFilter(String);
 
 /// Starts logging to standard error.

@@ -62,14 +62,17 @@ impl Metrics {
             audit_lost: meter.u64_gauge(METRIC_AUDIT_LOST).with_description("best-effort audit records lost since start").build(),
             audit_suppressed: meter
                 .u64_counter(METRIC_AUDIT_SUPPRESSED)
-                .with_description("refusals of unknown peers that were counted and not written, for want of space")
+                .with_description("refusals of unauthenticated peers that were not written to the audit log")
                 .build(),
             witness_failures: meter
                 .u64_counter(METRIC_WITNESS_FAILURES)
-                .with_description("heads of the audit log that its witness did not take")
+                .with_description("heads of the audit log that its witness did not accept")
                 .build(),
-            approvals: meter.u64_counter(METRIC_APPROVALS).with_description("transitions and uses of approvals").build(),
-            approvals_pending: meter.u64_gauge(METRIC_APPROVALS_PENDING).with_description("approvals that wait for reviewers").build(),
+            approvals: meter.u64_counter(METRIC_APPROVALS).with_description("transitions and consumptions of approvals").build(),
+            approvals_pending: meter
+                .u64_gauge(METRIC_APPROVALS_PENDING)
+                .with_description("approvals that are waiting for reviewers")
+                .build(),
             store_failures: meter
                 .u64_gauge(METRIC_STORE_FAILURES)
                 .with_description("operations of the state store that failed since start")
@@ -81,16 +84,14 @@ impl Metrics {
             clock_skew: meter
                 .f64_gauge(METRIC_CLOCK_SKEW)
                 .with_unit("s")
-                .with_description(
-                    "how far this server's clock is ahead of the state store's, whose time counts, and of the windows' server's",
-                )
+                .with_description("how far this server's clock is ahead of the state store's, whose time is used, or of the risk store's")
                 .build(),
             bundles: meter.u64_gauge(METRIC_BUNDLES).with_description("different bundles that replicas have in force").build(),
             windows_failures: meter
                 .u64_counter(METRIC_WINDOWS_FAILURES)
-                .with_description("requests for which windows could not be asked")
+                .with_description("requests for which the risk store could not be asked")
                 .build(),
-            windows_entries: meter.u64_gauge(METRIC_WINDOWS_ENTRIES).with_description("entries of windows kept in process").build(),
+            windows_entries: meter.u64_gauge(METRIC_WINDOWS_ENTRIES).with_description("entries in the in-process risk store").build(),
             export_failed: meter.u64_counter(METRIC_EXPORT_FAILED).with_description("spans that a failed export lost").build(),
         };
         // A counter is not exported before it is first incremented, so an alert on it would have no data

@@ -78,7 +78,7 @@ fn differences(bundle: &Bundle, validation: Validation, case: &Case) -> Result<(
         entities: case.entities.as_ref().map_or_else(Vec::new, text),
     };
     let evaluation = evaluate_plain(bundle, &call, validation, OnError::Skip).map_err(|refusal| refusal.to_string())?;
-    let link = evaluation.verdict.links.first().ok_or("no link was decided")?;
+    let link = evaluation.verdict.links.first().ok_or("no link was evaluated")?;
     let mut found = vec![];
     let allowed = evaluation.outcome.denied.is_none();
     let decision = if allowed { "allow" } else { "deny" };
@@ -99,6 +99,6 @@ fn differences(bundle: &Bundle, validation: Validation, case: &Case) -> Result<(
 
 /// Parses `Type::"id"` in Cedar's syntax.
 fn reference(text: &str) -> Result<EntityReference, String> {
-    let uid: cedar_policy::EntityUid = text.parse().map_err(|_| format!("`{text}` is no entity"))?;
+    let uid: cedar_policy::EntityUid = text.parse().map_err(|_| format!("`{text}` is not an entity uid such as `Type::\"id\"`"))?;
     Ok(EntityReference { kind: uid.type_name().to_string(), id: uid.id().unescaped().to_owned() })
 }

@@ -302,12 +302,12 @@ impl Runner<'_> {
             let context = self.fixtures.contexts.get(name).ok_or_else(|| Refusal::Invalid {
                 field: "context".to_owned(),
                 below: String::new(),
-                problem: "names no fixture",
+                problem: "refers to an undefined fixture",
                 unknown: Some(name.clone()),
             })?;
             for (member, value) in context {
                 if !REMEMBERED.contains(&member.as_str()) {
-                    return Err(Refusal::invalid(format!("context.{member}"), "is nothing that the PDP vouches for"));
+                    return Err(Refusal::invalid(format!("context.{member}"), "is not a member that the PDP supplies"));
                 }
                 trusted.set(member, value.clone());
             }
@@ -342,7 +342,7 @@ impl Runner<'_> {
         self.fixtures.resources.get(name).cloned().ok_or(Refusal::Invalid {
             field: field.to_owned(),
             below: String::new(),
-            problem: "is no fixture",
+            problem: "is not a defined fixture",
             unknown: Some(name.to_owned()),
         })
     }

@@ -59,7 +59,7 @@ async fn a_denial_is_requested_reviewed_fetched_and_used_once_and_each_step_is_r
             (&json!("lead-1"), &json!("approved"), &json!("approve"))
         );
         let allows: Vec<_> = lines.iter().filter(|line| line["type"] == "decision" && line["decision"] == "allow").collect();
-        assert_eq!(allows.len(), 1, "one record of one use");
+        assert_eq!(allows.len(), 1, "one record of the consumption");
         assert_eq!(allows[0]["approval"]["approvers"], json!(["lead-1"]));
         assert_eq!(allows[0]["seq"].as_u64(), allowed.audit.map(|audit| audit.index));
         assert_eq!(allows[0]["approval"]["operation"], "op-1");
@@ -83,20 +83,20 @@ async fn only_another_authorized_human_of_the_tenant_can_review() {
         let rows = [
             ("the supervisor herself", human("lead-1", json!({})), Code::PermissionDenied),
             ("another subject of the supervisor's person", human("lead-2", json!({"person": "person-lead-1"})), Code::PermissionDenied),
-            ("a subject of no person", human("lead-2", json!({"person": null})), Code::PermissionDenied),
+            ("a token without `person`", human("lead-2", json!({"person": null})), Code::PermissionDenied),
             ("a rep who approves nothing", human("rep-1", json!({})), Code::PermissionDenied),
             ("an approver under the limit", human("junior-lead", json!({})), Code::PermissionDenied),
             ("an approver of another tenant", human("globex-lead", json!({})), Code::NotFound),
-            ("a human whom the bundle does not know", human("nobody", json!({})), Code::Unauthenticated),
+            ("an unknown human", human("nobody", json!({})), Code::Unauthenticated),
             ("an agent by its own name", human("refund-bot", json!({"sub_profile": "ai_agent"})), Code::Unauthenticated),
             ("a service", human("lead-2", json!({"sub_profile": "service"})), Code::Unauthenticated),
             ("an agent in a human's name", issuer.delegation("refund-bot", "lead-2"), Code::Unauthenticated),
             (
-                "a token that is over",
+                "an expired token",
                 human("lead-2", json!({"exp": seconds() - 31, "iat": seconds() - 900, "nbf": seconds() - 900})),
                 Code::Unauthenticated,
             ),
-            ("a token of the future", human("lead-2", json!({"nbf": seconds() + 60})), Code::Unauthenticated),
+            ("a token that is not valid yet", human("lead-2", json!({"nbf": seconds() + 60})), Code::Unauthenticated),
             ("a token for another server", human("lead-2", json!({"aud": "countersign:staging"})), Code::Unauthenticated),
             ("a token that lives for a day", human("lead-2", json!({"exp": seconds() + 86_400})), Code::Unauthenticated),
         ];
@@ -200,7 +200,7 @@ async fn a_large_refund_needs_two_reviewers() {
         assert_eq!(desk.review(&large, true, &issuer.human("lead-1")).await.unwrap().state(), v1::ApprovalState::Pending);
         assert_eq!(desk.fetch(&large.id).await.unwrap(), "");
         let twice = issuer.human_with("lead-2", json!({"person": "person-lead-1"}));
-        assert_eq!(desk.review(&large, true, &twice).await.unwrap_err().code(), Code::FailedPrecondition, "one person is not two");
+        assert_eq!(desk.review(&large, true, &twice).await.unwrap_err().code(), Code::FailedPrecondition, "one person counts once");
         assert_eq!(desk.review(&large, true, &issuer.human("lead-2")).await.unwrap().state(), v1::ApprovalState::Approved);
         let token = desk.fetch(&large.id).await.unwrap();
         assert_eq!(desk.ask(&with_token(&refund(60_000), &token, "op-1")).await.decision(), v1::Decision::Allow);
@@ -261,7 +261,7 @@ async fn an_approval_is_refused_for_any_other_call() {
             ("another resource of the same case", account("account-2", ""), out),
             ("another version of the resource", account("account-1", "2"), out),
             ("another case", case("case-2", "3"), out),
-            ("the case as it has become", case("case-1", "4"), v1::Reason::CaseChanged),
+            ("a later version of the case", case("case-1", "4"), v1::Reason::CaseChanged),
             ("another supervisor", v1::AuthorizeRequest { delegation: delegated("refund-bot", "lead-2", json!({})), ..call.clone() }, out),
             (
                 "the same subject of another issuer",
@@ -428,7 +428,7 @@ async fn an_approval_can_be_denied_with_a_suggestion_or_withdrawn_or_revoked_and
         let token = desk.fetch(&fourth.id).await.unwrap();
         hands.forward(15 * 60);
         app.pdp.refresh().await;
-        assert_eq!(desk.fetch(&fourth.id).await.unwrap(), "", "the approval is over");
+        assert_eq!(desk.fetch(&fourth.id).await.unwrap(), "", "the approval has expired");
         assert_eq!(desk.ask(&with_token(&credit(50), &token, "op-1")).await.reason(), v1::Reason::ApprovalRequired);
         // A request that no one reviews in time expires.
         let fifth = desk.request(&credit(25)).await.unwrap();
@@ -850,7 +850,7 @@ async fn without_the_store_calls_that_need_it_are_denied_and_after_two_seconds_a
     };
     assert_eq!(desk.ask(&email).await.reason(), unavailable, "it reads checks");
     assert_eq!(desk.ask(&order_check()).await.decision(), v1::Decision::Allow);
-    assert_eq!(desk.ask(&refund_request()).await.decision(), v1::Decision::Allow, "a write, while kill switches are fresh");
+    assert_eq!(desk.ask(&refund_request()).await.decision(), v1::Decision::Allow, "a write, while kill switches are recent");
     assert_eq!(desk.ask(&credit(100)).await.reason(), unavailable, "its sums can't be read");
     assert_eq!(desk.request_of(denied).await.unwrap_err().code(), Code::Unavailable);
     // After two seconds without reading kill switches the server can't know who was stopped elsewhere.
@@ -894,7 +894,7 @@ async fn a_supervisor_lists_shows_approves_denies_and_revokes_on_the_command_lin
     let (code, text) = run(&["approvals", "show", &first.id, "--server", &url], &lead);
     assert_eq!(code, Some(0), "{text}");
     for part in
-        ["argument amount_minor at most: 400", "if it is wrong: reversible", "Written by the agent, verified by nobody:", "display digest "]
+        ["argument amount_minor at most: 400", "reversibility: reversible", "Written by the agent, not verified:", "display digest "]
     {
         assert!(text.contains(part), "{part}: {text}");
     }
@@ -923,7 +923,7 @@ async fn a_supervisor_lists_shows_approves_denies_and_revokes_on_the_command_lin
     let (code, text) = show(&third.id, &crate::harness::pki::write(folder.path(), "other.txt", "Hello."));
     assert!(code == Some(3) && text.contains("is not the draft of this approval"), "{code:?} {text}");
     let (code, text) = show(&first.id, &draft);
-    assert!(code == Some(3) && text.contains("of no call that sends a draft"), "{code:?} {text}");
+    assert!(code == Some(3) && text.contains("the approval's call sends no draft"), "{code:?} {text}");
     // A token whose signature is changed is refused.
     let (code, text) = run(&["approvals", "list", "--server", &url], &format!("{lead}x"));
     assert!(code == Some(1) && text.contains("UNAUTHENTICATED"), "{text}");
@@ -1069,7 +1069,7 @@ async fn pending_requests_are_limited_per_case_and_per_agent() {
             desk.request(&credit(amount)).await.unwrap();
         }
         let full = desk.request(&credit(6)).await.unwrap_err();
-        assert_eq!((full.code(), full.message()), (Code::ResourceExhausted, "the case has as many pending requests as it may have"));
+        assert_eq!((full.code(), full.message()), (Code::ResourceExhausted, "the case has reached its maximum number of pending requests"));
         // One tool service may have half of the 50 pending requests that an agent may have.
         for case in 2..=5 {
             for amount in 1..=5 {
@@ -1080,7 +1080,10 @@ async fn pending_requests_are_limited_per_case_and_per_agent() {
         }
         let call = v1::AuthorizeRequest { case: credit(1).case.map(|of| v1::Case { id: "case-6".into(), ..of }), ..credit(1) };
         let full = desk.request(&call).await.unwrap_err();
-        assert_eq!((full.code(), full.message()), (Code::ResourceExhausted, "the agent has as many pending requests as it may have"));
+        assert_eq!(
+            (full.code(), full.message()),
+            (Code::ResourceExhausted, "the agent has reached its maximum number of pending requests")
+        );
     });
 }
 
@@ -1113,7 +1116,7 @@ async fn a_forged_or_foreign_approval_token_is_unverifiable() {
             ),
             ("another purpose's key", ring(Purpose::Binding).sign(typ, &claims(json!({}))).unwrap(), unverifiable),
             ("another type", ring(Purpose::Approval).sign("countersign-binding+jwt", &claims(json!({}))).unwrap(), unverifiable),
-            ("a member that nobody knows", ring(Purpose::Approval).sign(typ, &claims(json!({"x": 1}))).unwrap(), unverifiable),
+            ("an unknown member", ring(Purpose::Approval).sign(typ, &claims(json!({"x": 1}))).unwrap(), unverifiable),
             (
                 "another tool service",
                 ring(Purpose::Approval).sign(typ, &claims(json!({"aud": "crm-tools"}))).unwrap(),
@@ -1231,7 +1234,7 @@ async fn changing_any_member_of_an_approved_call_invalidates_the_approval() {
             // An unused approval must still allow its own call, which also consumes it before the next row.
             if denied.is_some() {
                 let own = desk.ask(&with_token(&call, &token, &format!("own-{name}"))).await;
-                assert_eq!(own.decision(), v1::Decision::Allow, "{name}: it was used, or lost: {:?}", own.reason());
+                assert_eq!(own.decision(), v1::Decision::Allow, "{name}: the approval was consumed or lost: {:?}", own.reason());
             }
         }
     });

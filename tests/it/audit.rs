@@ -9,6 +9,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use countersign::api::v1;
 use countersign::audit::disk::{self, Segment, SystemDisk};
 use countersign::audit::verify::VerifyError;
+use countersign::clock::{Clock, SystemClock};
+use countersign::model::time::Timestamp;
 use tonic::Code;
 
 use crate::harness::{App, RoomyDisk, get, lines, order_check, temp, verify};
@@ -200,7 +202,7 @@ async fn concurrent_calls_share_one_sync() {
     for call in calls {
         call.await.unwrap();
     }
-    assert!(disk.syncs.load(Ordering::SeqCst) - before < 64, "a sync for each record");
+    assert!(disk.syncs.load(Ordering::SeqCst) - before < 64, "one sync per record");
     app.stop().await;
 }
 
@@ -224,12 +226,53 @@ async fn best_effort_mode_answers_without_waiting_and_marks_every_line_and_answe
     let response = client.authorize(order_check()).await.unwrap().into_inner();
     assert_eq!(response.decision(), v1::Decision::Allow);
     assert_eq!(response.warnings, ["audit_best_effort", "development_mode"]);
-    assert_eq!(response.audit, None, "no index before it is written");
+    assert_eq!(response.audit, None, "no index before the line is written");
     disk.go_on();
     let data = app.data.clone();
     let _folder = app.stop().await;
     assert!(lines(&data).iter().all(|line| line["durability"] == "best_effort"));
     assert_eq!(verify(&data.join("audit")).unwrap().best_effort, lines(&data).len() as u64);
+}
+
+/// A clock that does not move, so that no sync is due.
+#[derive(Debug)]
+struct Still(Timestamp);
+
+impl Clock for Still {
+    fn now(&self) -> Timestamp {
+        self.0
+    }
+}
+
+/// A line that claims more would make a torn write look like damage, and a segment without the end of the one before it can't be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_best_effort_mode_lines_claim_only_what_is_on_disk_and_a_closed_segment_is() {
+    for segment_mib in [256, 0] {
+        let app = App::start_with(move |config, seams| {
+            config.audit.mode = countersign::audit::Durability::BestEffort;
+            config.audit.segment_mib = segment_mib;
+            seams.clock = Box::new(Still(SystemClock.now()));
+        })
+        .await;
+        let mut client = app.decisions().await;
+        for _ in 0..3 {
+            client.authorize(order_check()).await.unwrap();
+        }
+        let data = app.data.clone();
+        let _folder = app.stop().await;
+        let lines = lines(&data);
+        assert!(lines.len() >= 5);
+        for line in &lines {
+            let before = line["seq"].as_u64().unwrap().checked_sub(1);
+            let claimed = line["durable"].as_u64();
+            match segment_mib {
+                // Each segment has the lines of one batch, and the batch before it was synced.
+                0 => assert!(claimed <= before && (claimed.is_some() || before.is_none_or(|before| before < 2)), "{line}"),
+                _ => assert_eq!(claimed, None, "{line}"),
+            }
+        }
+        verify(&data.join("audit")).unwrap();
+    }
 }
 
 /// Refusals of unauthenticated peers may not use the last fifth of the disk.
@@ -346,7 +389,7 @@ async fn a_clock_behind_the_last_record_prevents_the_start_and_a_step_back_ends_
     let mut seams = countersign::app::Seams::system(Default::default());
     seams.clock = Box::new(hands.clone());
     let error = countersign::app::build(&crate::harness::config(&data), seams).await.unwrap_err().to_string();
-    assert!(error.contains("the clock stands more than 60 s before the last audit record"), "{error}");
+    assert!(error.contains("the system clock is more than 60 s behind the last audit record"), "{error}");
     hands.0.store(now, Ordering::SeqCst);
     let seam = hands.clone();
     let app = App::start_in(&data, move |_, seams| seams.clock = Box::new(seam)).await;
@@ -486,9 +529,9 @@ async fn a_log_with_missing_or_rewritten_lines_prevents_the_start() {
     let cut = lines[..lines.len() - 3].iter().fold(String::new(), |text, line| text + *line + "\n");
     let rewritten = rehashed(&whole.replace("\"decision\":\"allow\"", "\"decision\":\"deny\""));
     for (what, text, words) in [
-        ("cut", Some(cut), "does not have line"),
-        ("gone", None, "does not have line"),
-        ("emptied", Some(String::new()), "does not have line"),
+        ("cut", Some(cut), "has no line"),
+        ("gone", None, "has no line"),
+        ("emptied", Some(String::new()), "has no line"),
         ("rewritten", Some(rewritten), "was not written with this deployment's key"),
     ] {
         match &text {
@@ -510,16 +553,16 @@ async fn a_log_with_missing_or_rewritten_lines_prevents_the_start() {
     let mut noted: serde_json::Value = serde_json::from_slice(&std::fs::read(&note).unwrap()).unwrap();
     noted["head"] = serde_json::Value::Null;
     std::fs::write(&note, noted.to_string()).unwrap();
-    assert!(refused(&data).await.contains("as the state store notes it"));
+    assert!(refused(&data).await.contains("noted in the state store"));
     // The note names another replica, or is missing.
     noted["replica"] = "another".into();
     std::fs::write(&note, noted.to_string()).unwrap();
-    assert!(refused(&data).await.contains("as the state store notes it"));
+    assert!(refused(&data).await.contains("noted in the state store"));
     std::fs::write(&segment, &whole).unwrap();
     let text = std::fs::read(&note).unwrap();
     std::fs::remove_file(&note).unwrap();
     let error = refused(&data).await;
-    assert!(error.contains("replica.json` is missing") && error.contains("Put the file back"), "{error}");
+    assert!(error.contains("replica.json` is missing") && error.contains("Restore the file"), "{error}");
     std::fs::write(&note, text).unwrap();
     std::fs::write(&segment, &whole).unwrap();
     App::start_in(&data, |_, _| {}).await.stop().await;
@@ -633,7 +676,7 @@ async fn the_witness_detects_a_data_folder_restored_from_an_old_copy() {
         ..crate::harness::config(&data)
     };
     let error = countersign::app::build(&config, seams).await.unwrap_err().to_string();
-    assert!(error.contains("as the witness"), "{error}");
+    assert!(error.contains("noted in the witness"), "{error}");
     // To an auditor the log is intact, but it lacks the head that was witnessed.
     let heads = countersign::audit::witness::read(&witness).unwrap();
     let expected = |hash: &str| countersign::audit::verify::Expected { key: None, heads: vec![hash.to_owned()] };

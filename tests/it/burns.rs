@@ -156,7 +156,7 @@ impl Segment for KillingSegment {
 
 /// Runs a server, started by the tests below, in a process that dies when it first consumes an approval.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a part of the tests below, which start it"]
+#[ignore = "started by the tests below"]
 async fn server_process_for_kill_tests() {
     let variable = |name: &str| Some(std::env::var_os(name)?.into_string().unwrap());
     let (data, kill, url) = (variable("CHILD_DATA").unwrap(), variable("CHILD_KILL").unwrap(), variable("CHILD_STORE"));
@@ -296,7 +296,7 @@ async fn a_restored_database_voids_earlier_approvals() {
         let mut desk = Desk::new(app.channel().await);
         let answer = desk.ask(&with_token(&credit(400), &token, "op-2")).await;
         assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, v1::Reason::ApprovalUnverifiable), "{stopped_in_order}");
-        assert_eq!(desk.fetch(&approval.id).await.unwrap(), "", "no new token for it either");
+        assert_eq!(desk.fetch(&approval.id).await.unwrap(), "", "no new token either");
         // Approvals that are granted from now on are valid.
         let (_, token) = desk.approved(&credit(300), &issuer).await;
         assert_eq!(desk.ask(&with_token(&credit(300), &token, "op-3")).await.decision(), v1::Decision::Allow);
@@ -378,7 +378,7 @@ async fn rotated_keys_still_verify_their_tokens_and_revoked_keys_do_not() {
     reload().await;
     let after = published(&crate::harness::get(app.admin, "/jwks.json").await.1);
     assert_eq!(after.len(), 5);
-    assert!(before.iter().all(|kid| after.contains(kid)), "the next key was known before it signed, the previous one still is");
+    assert!(before.iter().all(|kid| after.contains(kid)), "the next key was published before it signed, and the previous one still is");
     assert_eq!(desk.ask(&with_token(&credit(400), &first, "op-1")).await.decision(), v1::Decision::Allow, "by the previous key");
     let previous = keyring::list(&keys, Purpose::Approval).unwrap().into_iter().find(|key| key.status == Status::Previous).unwrap();
     keyring::revoke(&keys, &previous.kid).unwrap();
@@ -405,7 +405,7 @@ async fn a_data_folder_name_with_url_characters_works() {
     assert!(std::fs::metadata(data.join("state/state.db")).unwrap().len() > 0);
     let app = App::start_in(&data, |_, _| {}).await;
     let used = Desk::new(app.channel().await).ask(&with_token(&credit(400), &token, "op-1")).await;
-    assert_eq!(used.decision(), v1::Decision::Allow, "it was kept");
+    assert_eq!(used.decision(), v1::Decision::Allow, "the approval was stored");
     app.stop().await;
 }
 
@@ -604,7 +604,7 @@ async fn walk(store: &Store, steps: &[Step]) -> Result<(), TestCaseError> {
         for (index, model) in &models {
             let found = store.approval(&format!("apr_{index}")).await.unwrap().unwrap();
             prop_assert_eq!(Some(found.state_at(Timestamp::from_seconds(now))), model.at(now));
-            prop_assert!(model.receipts.len() <= 1, "used by one operation");
+            prop_assert!(model.receipts.len() <= 1, "consumed by one operation");
         }
     }
     Ok(())

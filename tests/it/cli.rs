@@ -94,7 +94,7 @@ fn authorize_local_evaluates_without_a_server() {
     let typo = run(&["check", "--config", settings.to_str().unwrap()]);
     assert!(code(&typo) == 64 && error(&typo).contains("settings.yaml") && error(&typo).contains("listn"), "{}", error(&typo));
     let late = run(&["authorize", "--local", "--at", "2031-01-01T00:00:00Z", "examples/authorize.yaml"]);
-    assert_eq!(code(&late), 2, "the agent's time is over");
+    assert_eq!(code(&late), 2, "the agent is no longer valid");
     assert!(out(&late).starts_with("DENY\nreason        not_permitted"), "{}", out(&late));
     for (arguments, expected) in [
         (&["authorize", "--local", "--at", "soon", "examples/authorize.yaml"][..], "--at"),
@@ -215,7 +215,7 @@ fn keys_can_be_generated_listed_rotated_and_revoked_without_showing_private_keys
         made.lines().map(|line| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ")).collect::<Vec<_>>(),
         ["approval current", "approval next", "binding current", "binding next", "audit current", "values current"]
     );
-    assert_eq!(run(&["keys", "generate"]).1, made, "keys that are there stay");
+    assert_eq!(run(&["keys", "generate"]).1, made, "existing keys are kept");
     let (exit, _, said) = run(&["keys", "rotate"]);
     assert!(exit == 1 && said.contains("less than 10 minutes ago"), "{said}");
     assert_eq!(run(&["keys", "list"]).1, made, "nothing was rotated");

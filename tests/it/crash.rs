@@ -103,7 +103,7 @@ async fn a_full_file_system_stops_answers() {
                 answered += 1;
                 // The newest record is the one of the newest answer.
                 assert_eq!(response.into_inner().audit.unwrap().index, answered + 1);
-                assert!(answered < 2000, "the disk never filled");
+                assert!(answered < 2000, "the disk never became full");
             }
             Err(status) => break status,
         }

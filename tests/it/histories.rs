@@ -192,7 +192,7 @@ impl World {
             Step::Refund(node) => {
                 let answer = self.desk(*node).await.ask(&refund_request()).await;
                 self.refunds += usize::from(answer.decision() == Decision::Allow);
-                prop_assert!(self.refunds <= REFUNDS_MOST, "the window let {} through", self.refunds);
+                prop_assert!(self.refunds <= REFUNDS_MOST, "the rate window allowed {} requests", self.refunds);
             }
             Step::Stop(node) => {
                 let case = format!("stopped-{}", self.count);
@@ -285,11 +285,11 @@ impl World {
                     (true, Some(before)) => before == operation,
                 };
                 prop_assert!(fits, "used twice: {before:?}, then {operation}, repeated: {}", answer.repeated);
-                prop_assert!(answer.repeated || !asks_for_two, "one approved, and two are asked for");
+                prop_assert!(answer.repeated || !asks_for_two, "one reviewer approved, but two are required");
                 if before.is_none() {
                     self.spent.push(Spent { amount: given.amount, node, lost: false });
                     let all: i64 = self.spent.iter().filter(|spent| !spent.lost).map(|spent| spent.amount).sum();
-                    prop_assert!(all <= CREDITS_MOST, "{all} were credited");
+                    prop_assert!(all <= CREDITS_MOST, "{all} credited, more than the limit");
                 }
             }
             Ok(answer) if answer.reason() == v1::Reason::StateUnavailable => drop(given.unsure.insert(operation)),
@@ -346,7 +346,7 @@ impl World {
             for node in &connected {
                 let case = order_check().case.map(|case| v1::Case { id: self.stopped[index].case.clone(), ..case });
                 let answer = self.desk(*node).await.ask(&v1::AuthorizeRequest { case, ..order_check() }).await;
-                prop_assert_eq!(answer.decision(), Decision::Deny, "{} is stopped", self.stopped[index].case);
+                prop_assert_eq!(answer.decision(), Decision::Deny, "a kill switch on {} is not in force", self.stopped[index].case);
             }
             self.stopped[index].known.extend(&connected);
         }

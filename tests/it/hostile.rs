@@ -186,7 +186,7 @@ async fn every_bad_input_is_refused_by_name_recorded_and_never_echoed() {
     }
     let lines = lines(&app.data);
     let refusals: Vec<_> = lines.iter().filter(|line| line["type"] == "refusal").collect();
-    assert_eq!(refusals.len(), rows.len(), "each refusal is a line");
+    assert_eq!(refusals.len(), rows.len(), "each refusal has an audit line");
     assert!(!format!("{lines:?}").contains(VALUE));
     app.stop().await;
 }
@@ -322,7 +322,7 @@ async fn memory_is_bounded_under_a_flood_of_large_requests() {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
-    assert!(kib < 400 << 10, "{kib} KiB at the peak");
+    assert!(kib < 400 << 10, "peak memory {kib} KiB");
 }
 
 /// Texts with thousands of telephone numbers give a bounded number of redactions, and no number is shown.
@@ -497,7 +497,7 @@ fn every_attack_of_the_security_policy_has_its_test() {
                 None => (root.join("src").join(name), "mod tests".to_owned()),
             };
             let code = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-            assert!(code.contains(&wanted), "{name} is no test");
+            assert!(code.contains(&wanted), "test {name} does not exist");
         }
     }
 }

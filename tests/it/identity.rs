@@ -237,11 +237,11 @@ async fn a_certificate_without_a_valid_spiffe_identity_is_refused() {
         ("two URI names", two),
         ("no URI name", nameless),
         ("an authority", authority_of_its_own),
-        ("a key for other things", for_signing),
-        ("a key for nothing that is said", unsaid),
+        ("a key with other usages", for_signing),
+        ("a key without usages", unsaid),
         ("another kind of URI", svid("https://acme.example/tool/crm")),
-        ("a trust domain alone", svid("spiffe://acme.example")),
-        ("an identity that is no tool service", svid("spiffe://acme.example/tool/unknown")),
+        ("a trust domain without a path", svid("spiffe://acme.example")),
+        ("an identity that is not a tool service", svid("spiffe://acme.example/tool/unknown")),
         ("a foreign trust domain, by an authority that is trusted", svid("spiffe://globex.example/tool/crm")),
     ] {
         let refused = ask(it.as_(&it.authority.sign(&params)).await, ticket(delegation())).await.unwrap_err();
@@ -335,8 +335,8 @@ async fn an_invalid_delegation_token_is_refused() {
         ("no issuer", json!({"iss": null})),
         ("an issuer that is not trusted", json!({"iss": "https://idp.globex.example"})),
         ("no subject", json!({"sub": null})),
-        ("an agent as the human", json!({"sub_profile": "ai_agent"})),
-        ("nobody's profile", json!({"sub_profile": null})),
+        ("an agent as the supervisor", json!({"sub_profile": "ai_agent"})),
+        ("no profile", json!({"sub_profile": null})),
         ("no agent", json!({"act": null})),
         ("an agent without issuer", agent("iss", Value::Null)),
         ("an agent of an issuer that this one may not name", agent("iss", json!("https://agents.globex.example"))),
@@ -349,12 +349,12 @@ async fn an_invalid_delegation_token_is_refused() {
         ("no time of issue", json!({"iat": null})),
         ("a time that is text", json!({"exp": (now + 600).to_string()})),
         ("over", json!({"exp": now - 91, "iat": now - 600, "nbf": now - 600})),
-        ("of the future", json!({"nbf": now + 45})),
+        ("not valid yet", json!({"nbf": now + 45})),
         ("issued in the future", json!({"iat": now + 45})),
         ("a day long", json!({"exp": now + 86_400})),
         ("bound to nothing", json!({"cnf": null})),
         ("bound to another certificate", json!({"cnf": {"x5t#S256": countersign::jose::encode(&[0; 32])}})),
-        ("bound to what is no digest", json!({"cnf": {"jkt": "x"}})),
+        ("bound without a certificate thumbprint", json!({"cnf": {"jkt": "x"}})),
         ("the action step, bound to no case", json!({"step": "action", "case": null})),
         ("a reading step, bound to no case", json!({"case": null})),
     ];
@@ -373,16 +373,16 @@ async fn an_invalid_delegation_token_is_refused() {
     for (what, token_) in [
         ("another type", by("JWT")),
         ("an approval's type", by("countersign-approval+jwt")),
-        ("a key that nobody knows", strange.sign("at+jwt", &claims(&crm)).unwrap()),
+        ("an unknown key", strange.sign("at+jwt", &claims(&crm)).unwrap()),
         ("no token", "x".to_owned()),
-        ("two dots and nothing", "..".to_owned()),
+        ("only two dots", "..".to_owned()),
         ("four parts", format!("{}.x", by("at+jwt"))),
         ("cut", by("at+jwt")[..200].to_owned()),
     ] {
         assert_eq!(ask(channel.clone(), ticket(token(token_))).await.unwrap_err().code(), Code::Unauthenticated, "{what}");
     }
     for chain in [None, asserted("support-bot", "rep-1", "intake")] {
-        assert_eq!(ask(channel.clone(), ticket(chain)).await.unwrap_err().code(), Code::Unauthenticated, "nobody signed it");
+        assert_eq!(ask(channel.clone(), ticket(chain)).await.unwrap_err().code(), Code::Unauthenticated, "the chain is unsigned");
     }
     assert_eq!(ask(channel, ticket(token(it.delegation(&crm, json!({}))))).await.unwrap().decision(), v1::Decision::Allow);
     it.app.stop().await;
@@ -558,7 +558,7 @@ async fn behind_a_tls_proxy_a_jwt_svid_identifies_the_caller() {
         ("no expiry", jwt(json!({"exp": null}))),
         ("a day long", jwt(json!({"exp": now + 86_400}))),
         ("another trust domain", jwt(json!({"sub": "spiffe://globex.example/tool/crm"}))),
-        ("an identity that is no tool service", jwt(json!({"sub": "spiffe://acme.example/tool/x"}))),
+        ("an identity that is not a tool service", jwt(json!({"sub": "spiffe://acme.example/tool/x"}))),
         ("another type", spire.sign("at+jwt", &svid_claims).unwrap()),
         ("another's key", issuer.sign("JWT", &svid_claims).unwrap()),
         ("nothing", "x".into()),
@@ -614,7 +614,7 @@ async fn unknown_keys_cause_at_most_one_fetch_of_the_key_set() {
         let refused = ask(channel.clone(), ticket(token(stranger.sign("at+jwt", &claims(&crm)).unwrap()))).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated);
     }
-    assert!(asked() <= before + 1, "a flood of forged tokens is no flood of requests");
+    assert!(asked() <= before + 1, "forged tokens must not cause more requests");
 }
 
 /// A witness may be a service. It is sent the heads of the log, and the last one when the server stops.
@@ -817,7 +817,7 @@ async fn a_stopping_server_is_not_ready_but_still_answers_while_draining() {
     let channel = connect(grpc, &pem, Some(&crm)).await.unwrap();
     assert_eq!(ask(channel, ticket(delegation)).await.unwrap().decision(), v1::Decision::Allow);
     stopping.await.unwrap();
-    assert!(connect(grpc, &pem, Some(&crm)).await.is_err(), "it listens no more");
+    assert!(connect(grpc, &pem, Some(&crm)).await.is_err(), "the port is closed");
 }
 
 /// A health watch never ends, so only known callers may open one.

@@ -356,17 +356,17 @@ fn modules_name_only_the_layers_below() {
             faults.push(format!("{}: module `{}` has no row in MAY_NAME", source.file, source.module));
             continue;
         };
-        faults.extend(walk.groups.iter().map(|line| format!("{}:{line}: one import line a module", source.file)));
+        faults.extend(walk.groups.iter().map(|line| format!("{}:{line}: each module needs its own import line", source.file)));
         for (path, line) in &walk.paths {
             let [first, named, ..] = path.as_slice() else { continue };
             if first == "crate" && *named != source.module && !below.contains(&named.as_str()) {
                 faults.push(format!("{}:{line}: `{}` names `{named}`", source.file, source.module));
             }
             if first == "super" && named == "super" {
-                faults.push(format!("{}:{line}: `super::super` hides an arrow; write `crate::`", source.file));
+                faults.push(format!("{}:{line}: `super::super` hides a dependency; use `crate::`", source.file));
             }
             if source.file == ALONE && ["crate", "super"].contains(&first.as_str()) {
-                faults.push(format!("{}:{line}: the verifier names code of ours", source.file));
+                faults.push(format!("{}:{line}: the verifier uses code of this crate", source.file));
             }
         }
     }

@@ -214,7 +214,7 @@ proptest! {
         if !together {
             prop_assert!(!allowed(&asked));
             let alone = evaluator().evaluate_policies_only(&asked.chain, &asked.call, &asked.trusted).unwrap();
-            prop_assert!(alone.outcome.denied.is_some(), "the policies alone let tenants meet");
+            prop_assert!(alone.outcome.denied.is_some(), "the policies do not keep tenants apart");
         }
     }
 
@@ -273,7 +273,7 @@ proptest! {
         let rank = |risk: &countersign::model::signals::Risk| rules.tiers.iter().position(|tier| tier.tier == risk.tier).unwrap();
         prop_assert!(rank(&before) <= rank(&after) && rank(&after) <= rank(&rules.worst()));
         let parts: u32 = after.parts.iter().map(|part| part.points).sum();
-        prop_assert_eq!(after.score, parts.min(100), "the explanation is the score");
+        prop_assert_eq!(after.score, parts.min(100), "the parts add up to the score");
     }
 
     /// Probing stays below the highest tier in any amount, and so do other factors that are not decisive.

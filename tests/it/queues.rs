@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use countersign::approvals::store::Store;
 use countersign::approvals::store::location::{Location, Options};
-use countersign::approvals::store::signals::{NewSignal, SignalRefused};
+use countersign::approvals::store::signals::{NewSignal, SignalTaken};
 use countersign::approvals::store::transitions::{NewApproval, Requested};
 use countersign::model::halt::{Halt, HaltKind, Severity, SignalKind, SubjectKind};
 use countersign::model::time::Timestamp;
@@ -41,9 +41,9 @@ async fn one_tool_service_may_use_half_of_an_agents_pending_requests() {
     }
     assert!(matches!(request(3, "one").await, Requested::AgentFull));
     for index in 3..6 {
-        assert!(matches!(request(index, "two").await, Requested::New(_)), "{index}: it was used up by another");
+        assert!(matches!(request(index, "two").await, Requested::New(_)), "{index}: another tool service used the quota");
     }
-    assert!(matches!(request(6, "three").await, Requested::AgentFull), "of all, six");
+    assert!(matches!(request(6, "three").await, Requested::AgentFull), "six for all tool services together");
     store.close().await;
 }
 
@@ -66,18 +66,18 @@ async fn a_heavier_report_replaces_a_lighter_one_in_a_full_table() {
         let halt = Halt { tenant, subject_kind, subject, kind: HaltKind::Risk(severity), since, until };
         let (reporter, event_id, kind) = ("fraud".into(), event.to_owned(), SignalKind::FraudSuspected);
         let new = NewSignal { reporter, event_id, kind, halt, at: since, record: json!({}) };
-        store.signal(new).await.unwrap().map(|_| ())
+        store.signal(new).await.unwrap()
     };
     let mut standing = async |kind: &str| {
         let count = sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM halts WHERE kind = $1");
         count.bind(kind.to_owned()).fetch_one(&mut connection).await.unwrap()
     };
-    assert_eq!(report("first", Severity::High).await, Ok(()));
+    assert!(matches!(report("first", Severity::High).await, SignalTaken::Stored(_)));
     assert_eq!((standing("risk_low").await, standing("risk_medium").await, standing("risk_high").await), (0, 9999, 1));
-    assert_eq!(report("second", Severity::Critical).await, Ok(()));
+    assert!(matches!(report("second", Severity::Critical).await, SignalTaken::Stored(_)));
     assert_eq!((standing("risk_medium").await, standing("risk_critical").await), (9998, 1));
     // A report that is lighter than all stored ones replaces none of them.
-    assert_eq!(report("third", Severity::Low).await, Err(SignalRefused::Full));
+    assert_eq!(report("third", Severity::Low).await, SignalTaken::Full);
     assert_eq!((standing("risk_low").await, standing("risk_medium").await, standing("risk_high").await), (0, 9998, 1));
     store.close().await;
 }

@@ -102,7 +102,7 @@ async fn a_bad_bundle_is_rejected_and_reported_in_status_log_and_metrics() {
         assert_eq!(rejected.rejected.unwrap().faults, ["tenancy.cedar:1:1: the policy has no `@id`"]);
     }
     let status = admin.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
-    assert!(status.ready, "the last good bundle serves on");
+    assert!(status.ready, "the last good bundle stays in force");
     let rejected = status.rejected.unwrap();
     let lines = lines(&app.data);
     let recorded: Vec<_> = lines.iter().filter(|line| line["type"] == "policy.rejected").collect();
@@ -176,7 +176,7 @@ async fn polling_detects_changed_content_and_sighup_reloads_at_once() {
     });
     let mut admin = AdminServiceClient::new(channel(server.grpc).await);
     set_version(folder.path(), 3, true);
-    assert_eq!(version(&mut admin).await, 2, "not read unasked");
+    assert_eq!(version(&mut admin).await, 2, "not reloaded without a request");
     server.signal(Signal::HUP);
     wait_for(&mut admin, 3).await;
     // The log has a line for each reload that was asked for: rejected, rejected again, unchanged.

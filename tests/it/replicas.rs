@@ -146,10 +146,10 @@ async fn lose_the_last_writes() {
         assert_eq!((again.decision(), again.reason()), (Decision::Deny, Reason::ApprovalUnverifiable), "{operation}");
     }
     let again = answered(&mut first, &with_token(&credit(400), &token, "op-1")).await;
-    assert_eq!(again.reason(), Reason::ApprovalUnverifiable, "nor is its receipt there");
+    assert_eq!(again.reason(), Reason::ApprovalUnverifiable, "the receipt is lost, too");
     for (app, desk) in [(&one, &mut first), (&two, &mut second)] {
         app.pdp.refresh().await;
-        assert_eq!(answered(desk, &order_check()).await.reason(), Reason::NotPermitted, "who was stopped stays stopped");
+        assert_eq!(answered(desk, &order_check()).await.reason(), Reason::NotPermitted, "the kill switch stays in force");
         let old = answered(desk, &with_token(&credit(300), &unused, "op-3")).await;
         assert_eq!(old.reason(), Reason::ApprovalUnverifiable);
         assert_eq!(losses(app), 1);
@@ -158,7 +158,7 @@ async fn lose_the_last_writes() {
     }
     let mut stopped = sqlx::AnyConnection::connect(&standby.url()).await.unwrap();
     let standing = "SELECT COUNT(*) FROM halts WHERE kind = 'kill_switch'";
-    assert_eq!(sqlx::query_scalar::<_, i64>(standing).fetch_one(&mut stopped).await.unwrap(), 1, "a replica that starts now knows it, too");
+    assert_eq!(sqlx::query_scalar::<_, i64>(standing).fetch_one(&mut stopped).await.unwrap(), 1, "a replica that starts now reads it, too");
 
     // The case can request approvals again, and the alarm ends when an operator confirms the store.
     one.pdp.sweep().await;
@@ -335,7 +335,7 @@ async fn a_kill_switch_from_a_sender_with_a_fast_clock_takes_effect_at_once() {
     client.report_signal(signal("kill_switch", "support-bot")).await.unwrap();
     assert_eq!(desk(&app).await.ask(&order_check()).await.reason(), Reason::NotPermitted);
     let refused = client.report_signal(signal("fraud_suspected", "refund-bot")).await.unwrap_err();
-    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "what only raises a score comes in order");
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "an event that only raises the score must not be in the future");
     app.stop().await;
 }
 
@@ -425,7 +425,7 @@ async fn a_replica_that_is_cut_off_allows_nothing_and_is_not_ready() {
     })
     .await;
     assert_eq!(denied.reason(), Reason::StateUnavailable);
-    assert!(last - cut_at <= 2_000_000, "allowed {} µs after it could be told last", last - cut_at);
+    assert!(last - cut_at <= 2_000_000, "allowed {} µs after the last read of kill switches", last - cut_at);
     let (status, body) = until(async || Some(get(app.admin, "/readyz").await).filter(|(status, _)| *status == 503)).await;
     assert_eq!((status, body.as_str()), (503, "store\n"));
     relay.lead(Leads::To(postgres.port()));
@@ -481,8 +481,8 @@ async fn a_starting_replica_detects_that_redis_lost_data() {
         redis.resume();
         let new = deployment.start_with("new", windows(redis.url())).await;
         let answer = desk(&new).await.ask(&refund_request()).await;
-        assert_eq!(answer.decision(), Decision::Deny, "a case that was poisoned is not calm: {emptied}");
-        assert_ne!(answer.reason(), Reason::RiskTooHigh, "what the server has lost, nobody knows");
+        assert_eq!(answer.decision(), Decision::Deny, "the risk of a poisoned case was forgotten: {emptied}");
+        assert_ne!(answer.reason(), Reason::RiskTooHigh, "Redis has lost the finding");
         assert!(!new.operations().await.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner().windows.unwrap().healthy);
         new.stop().await;
     }
@@ -631,7 +631,7 @@ async fn the_commands_of_the_replicas_page_work() {
     assert!(run(status).contains("not confirmed"));
     run(confirm);
     assert!(run(status).contains("went back    no"));
-    assert_eq!(desk.ask(&order_check()).await.reason(), Reason::NotPermitted, "the kill switch of the page");
+    assert_eq!(desk.ask(&order_check()).await.reason(), Reason::NotPermitted, "the kill switch from the page");
 
     primary.wait_for(&standby).await;
     relay.lead(Leads::Nowhere);

@@ -68,7 +68,7 @@ async fn a_hostile_text_keeps_the_risk_of_its_case_raised_for_a_day() {
     let line = last(&app);
     assert_eq!(line["signals"]["found"], json!(["injection"]));
     assert_eq!(line["signals"]["findings"][0], "injection/ignore-instructions ticket.body 0..28");
-    assert!(!line.to_string().contains("10,000"), "a text is in the log");
+    assert!(!line.to_string().contains("10,000"), "the log contains a text");
     let risk = denied(v1::Reason::RiskTooHigh);
     assert_eq!(ask(&mut client, poisoned(refund_request())).await, risk, "a calm write");
     assert_eq!(ask(&mut client, by("refund-bot", "rep-2", "action", poisoned(refund_request()))).await, risk, "by another agent");
@@ -98,7 +98,7 @@ async fn a_write_needs_a_complete_screening_of_the_case_version() {
     assert_eq!(
         ask(&mut client, of_case("case-2", "", unscreened.clone())).await,
         required,
-        "without a version none can be told from another"
+        "versions can not be told apart without a version"
     );
     // A text that is too long to be screened makes the version unscreened for as long as a screening counts.
     let long = v1::AuthorizeRequest { untrusted: text(&"a".repeat(64 * 1024 + 1)), ..order_check() };
@@ -140,9 +140,9 @@ async fn a_chain_that_may_not_read_a_case_cannot_raise_its_risk() {
     let app = App::start_with(move |config, _| config.bundle.path = bundle).await;
     let mut client = app.decisions().await;
     let hostile = v1::AuthorizeRequest { untrusted: text(HOSTILE), ..refund_request() };
-    assert_eq!(ask(&mut client, hostile).await, denied(v1::Reason::RiskTooHigh), "its own call is judged by it");
+    assert_eq!(ask(&mut client, hostile).await, denied(v1::Reason::RiskTooHigh), "its own call is evaluated with the text");
     assert_eq!(last(&app)["signals"]["reads_case"], false);
-    assert_eq!(ask(&mut client, refund_request()).await, ALLOWED, "and nothing of it stays");
+    assert_eq!(ask(&mut client, refund_request()).await, ALLOWED, "and nothing of it is remembered");
     app.stop().await;
 }
 
@@ -195,7 +195,7 @@ async fn unknown_actions_count_as_one_and_are_attributed_to_the_ticket() {
         assert_eq!(ask(&mut client, call(number, "Please use your tools.")).await, denied(v1::Reason::NotPermitted));
     }
     let mine = explain(&app, of_case("calm", "1", refund_request())).await;
-    assert_eq!(mine.risk.unwrap().factors, [], "one denial is no probing");
+    assert_eq!(mine.risk.unwrap().factors, [], "one denial is not probing");
     for number in 0..120 {
         let provoked = of_case(&format!("hostile-{number}"), "1", call(number, HOSTILE));
         assert_eq!(ask(&mut client, provoked).await, denied(v1::Reason::NotPermitted));
@@ -204,7 +204,7 @@ async fn unknown_actions_count_as_one_and_are_attributed_to_the_ticket() {
     let names: Vec<&str> = factors.iter().map(|factor| factor.name.as_str()).collect();
     assert_eq!(names, ["provoked_denials"], "of this customer");
     let poisoned = explain(&app, of_case("hostile-1", "1", refund_request())).await;
-    assert_eq!(poisoned.findings, ["injection"], "the case remembers it, though no call passed the gates");
+    assert_eq!(poisoned.findings, ["injection"], "the finding is remembered, although no call passed the gates");
     app.stop().await;
 }
 
@@ -280,9 +280,13 @@ async fn a_slow_attacker_loses_write_rights_and_a_busy_agent_does_not() {
         }
     }
     // Denials add points from the 20th on. With 94 of them they have 55 of 100 points, which ends writing.
-    assert_eq!((lost_at, tiers), (Some(94), vec!["low".to_owned(), "medium".to_owned(), "high".to_owned()]), "probing alone stops at high");
+    assert_eq!(
+        (lost_at, tiers),
+        (Some(94), vec!["low".to_owned(), "medium".to_owned(), "high".to_owned()]),
+        "probing by itself stops at high"
+    );
     let explained = explain(&app, own(201, refund_request())).await.risk.unwrap();
-    assert_eq!((explained.tier.as_str(), explained.factors.len()), ("low", 0), "the busy agent's ten mistakes weigh nothing");
+    assert_eq!((explained.tier.as_str(), explained.factors.len()), ("low", 0), "the busy agent's ten mistakes give no points");
     let explained = explain(&app, by("support-bot", "rep-1", "action", of_case("x", "1", refund_request()))).await.risk.unwrap();
     let factor = explained.factors.iter().find(|factor| factor.name == "agent_denied").unwrap();
     assert_eq!((factor.count, factor.points), (200, 60));
@@ -353,7 +357,7 @@ async fn a_restart_turns_no_denial_into_an_allow() {
     assert_eq!(ask(&mut client, of_case("busy", "1", refund_request())).await, denied(v1::Reason::RateLimited));
     assert_eq!(explain(&app, of_case("asked", "1", refund_request())).await.risk.unwrap(), before);
     let screened = v1::AuthorizeRequest { untrusted: vec![], ..of_case("poisoned", "1", refund_request()) };
-    assert_eq!(ask(&mut client, screened).await, denied(v1::Reason::RiskTooHigh), "its version was screened");
+    assert_eq!(ask(&mut client, screened).await, denied(v1::Reason::RiskTooHigh), "its version is screened");
     assert_eq!(ask(&mut client, of_case("calm", "1", refund_request())).await, ALLOWED);
     app.stop().await;
 }
@@ -387,7 +391,7 @@ async fn a_daily_sum_is_never_exceeded_and_resets_after_a_day() {
             answers.push(answer.await.unwrap());
         }
         let allowed: Vec<_> = answers.iter().filter(|answer| answer.decision() == v1::Decision::Allow).collect();
-        assert_eq!(allowed.len(), 20, "10,000 a customer and day");
+        assert_eq!(allowed.len(), 20, "10,000 per customer and day");
         let limited: Vec<_> = answers.iter().filter(|answer| answer.decision() == v1::Decision::Deny).collect();
         assert!(limited.iter().all(|answer| answer.reason() == v1::Reason::RateLimited && answer.next_action() == v1::NextAction::Retry));
         // An approval that was denied because of a sum is not consumed.
@@ -455,7 +459,7 @@ async fn the_text_of_a_call_that_is_denied_anyway_is_not_screened() {
     assert_eq!(explain(&app, order_check()).await.findings, [""; 0], "a full rate");
     later(&app, &hands, 3600).await;
     ask(&mut client, hostile).await;
-    assert_eq!(explain(&app, order_check()).await.findings, ["injection"], "and one that nothing else refuses is read");
+    assert_eq!(explain(&app, order_check()).await.findings, ["injection"], "the text of a call that is not denied otherwise is screened");
     app.stop().await;
 }
 
@@ -470,7 +474,7 @@ async fn a_rate_limited_denial_tells_how_long_to_wait() {
     }
     let answer = client.authorize(call.clone()).await.unwrap().into_inner();
     assert_eq!((answer.reason(), answer.next_action()), (v1::Reason::RateLimited, v1::NextAction::Retry));
-    assert_eq!(answer.retry_after.unwrap().seconds, 720, "five in an hour");
+    assert_eq!(answer.retry_after.unwrap().seconds, 720, "five per hour");
     // A what-if evaluation reports the same full window.
     assert_eq!(explain(&app, call.clone()).await.full_windows, ["verifications_per_case"]);
     later(&app, &hands, 719).await;
@@ -508,7 +512,7 @@ async fn reports_raise_risk_and_only_authorized_humans_clear_it() {
         let mut client = app.decisions().await;
         assert_eq!(ask(&mut client, refund_request()).await, denied(v1::Reason::RiskTooHigh), "{subject}");
         later(&app, &hands, 3601).await;
-        assert_eq!(ask(&mut client, refund_request()).await, ALLOWED, "its time is over: {subject}");
+        assert_eq!(ask(&mut client, refund_request()).await, ALLOWED, "the report has expired: {subject}");
     }
     // A human may clear a report earlier. Policies decide who, and the clearing is recorded.
     signal(&app, Agent, "support-bot", "risk_level_change", "event-9").await.unwrap();
@@ -642,7 +646,7 @@ async fn a_full_risk_table_counts_as_worst_case_risk_until_there_is_room() {
     while hostile.len() < 20 && ask(&mut client, order_check()).await == ALLOWED {
         hostile.push(format!("late-{}", hostile.len()));
         let call = v1::AuthorizeRequest { untrusted: text(HOSTILE), ..of_case(&hostile[hostile.len() - 1], "1", read.clone()) };
-        assert_eq!(ask(&mut client, call).await, ALLOWED, "a read, of which nothing new had to be kept but what was found");
+        assert_eq!(ask(&mut client, call).await, ALLOWED, "a read that stores only its finding");
     }
     assert!(hostile.len() > 1);
     assert_eq!(ask(&mut client, order_check()).await, denied(v1::Reason::StateUnavailable), "from then on");
@@ -677,7 +681,7 @@ async fn the_example_of_a_write_is_allowed_until_its_text_is_hostile() {
     assert_eq!(run(&calm, &server_says).0, Some(0));
     let (code, words) = run(&hostile, &server_says);
     assert!(code == Some(2) && words.contains("risk_too_high"), "{words}");
-    assert_eq!(run(&calm, &server_says).0, Some(2), "the case remembers");
+    assert_eq!(run(&calm, &server_says).0, Some(2), "the finding is remembered");
     // Without a server nothing is remembered, but texts are still screened.
     assert_eq!(run(&calm, &["--local"]).0, Some(0));
     let (code, words) = run(&hostile, &["--local"]);
@@ -767,7 +771,7 @@ async fn security_events_require_tls() {
         request.header("content-type", "application/secevent+jwt").body(set.clone()).send().await.map(|response| response.status().as_u16())
     };
     assert!(push(&client, "http").await.is_err());
-    assert!(push(&reqwest::Client::new(), "https").await.is_err(), "who does not know the authority");
+    assert!(push(&reqwest::Client::new(), "https").await.is_err(), "a client that does not trust the authority");
     assert_eq!(push(&client, "https").await.unwrap(), 202);
     assert!(lines(&app.data).iter().any(|line| line["type"] == "signal.reported" && line["effect"] == "session_revoked"));
     app.stop().await;
@@ -835,7 +839,7 @@ async fn security_events_are_accepted_only_from_trusted_transmitters() {
         assert_eq!(status, 400, "{body}");
         assert_eq!(serde_json::from_str::<Value>(&body).unwrap()["err"], code, "{body}");
     }
-    assert_eq!(desk.ask(&delegated).await.reason(), v1::Reason::ApprovalRequired, "none of it changed anything");
+    assert_eq!(desk.ask(&delegated).await.reason(), v1::Reason::ApprovalRequired, "the refused events had no effect");
 
     // Events without effect are acknowledged.
     for (name, more) in

@@ -236,7 +236,7 @@ async fn an_approved_credit_is_executed_exactly_once() {
         ] {
             assert_eq!(humans.review_approval(approve(&token)).await.unwrap_err().code(), expected, "{who}");
         }
-        assert_eq!(tool.say(&call("op-1", 400))["allowed"], false, "nobody has said yes");
+        assert_eq!(tool.say(&call("op-1", 400))["allowed"], false, "no one has approved");
         let approved = humans.review_approval(approve(&lead)).await.unwrap().into_inner().approval.unwrap();
         assert_eq!(approved.state(), v1::ApprovalState::Approved);
         // Another tool service gets no token, and does not even learn that there is one.
@@ -246,9 +246,9 @@ async fn an_approved_credit_is_executed_exactly_once() {
 
         let told = tool.say(&call("op-1", 400));
         assert_eq!(told, json!({"allowed": true, "result": {"credited": 400, "balance": 400}}), "{language}");
-        assert_eq!(tool.say(&call("op-1", 400)), told, "the same operation, the same answer");
+        assert_eq!(tool.say(&call("op-1", 400)), told, "a retry gets the same answer");
         assert_eq!(tool.say(&call("op-1", 399))["allowed"], false, "the same operation with another amount");
-        assert_eq!(tool.say(&call("op-2", 400))["next"], "NEXT_ACTION_REQUEST", "another operation asks anew");
+        assert_eq!(tool.say(&call("op-2", 400))["next"], "NEXT_ACTION_REQUEST", "another operation needs a new approval");
         assert_eq!(tool.say(&json!({"op": "state"})), json!({"credited": 400, "version": 4, "executions": 1}));
 
         // The audit lines name the human and the time of each step, on whichever server it happened.
@@ -304,7 +304,7 @@ async fn the_reference_tool_services_deny_when_they_cannot_meet_an_answer() {
         };
         assert_eq!(tool.say(&call("op-1", 50, json!({})))["allowed"], true, "{language}");
         let told = tool.say(&call("op-2", 50, json!({"interleaved": true})));
-        assert_eq!((&told["allowed"], &told["next"]), (&json!(false), &json!("NEXT_ACTION_RETRY")), "compare and set");
+        assert_eq!((&told["allowed"], &told["next"]), (&json!(false), &json!("NEXT_ACTION_RETRY")), "the case changed before the effect");
         assert_eq!(
             tool.say(&call("op-3", 50, json!({"delegation": "x.y.z"})))["error"].as_str().map(str::to_uppercase),
             Some("UNAUTHENTICATED".into())

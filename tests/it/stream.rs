@@ -129,7 +129,7 @@ async fn a_request_id_in_flight_is_refused_until_it_is_answered() {
     disk.go_on();
     assert!(first.await.unwrap().value().allows());
     let refused = second.await.unwrap_err();
-    assert_eq!(refused.refusal().to_string(), "`request_id` is that of a request still in flight");
+    assert_eq!(refused.refusal().to_string(), "`request_id` belongs to a request that is still in flight");
     assert!(pdp.authorize(&moment, &origin, read()).await.unwrap().value().allows());
     app.stop().await;
 }

@@ -138,7 +138,7 @@ async fn a_message_in_an_update_must_be_a_released_draft() {
     let of_another = v1::AuthorizeRequest { case: case_with(&[("customer", "customer-2")]), ..update(digest, token, "op-1") };
     for (what, request, expected) in [
         ("a text", update(promise, "", ""), (Decision::Deny, Reason::DraftRequired)),
-        ("a digest alone", update(digest, "", ""), (Decision::Deny, Reason::DraftRequired)),
+        ("only a digest", update(digest, "", ""), (Decision::Deny, Reason::DraftRequired)),
         ("another text than was released", update(promise, token, "op-1"), (Decision::Deny, Reason::ApprovalOutOfScope)),
         ("another customer's case", of_another, (Decision::Deny, Reason::ApprovalOutOfScope)),
         ("what was released", update(digest, token, "op-1"), (Decision::Allow, Reason::Unspecified)),
@@ -1016,7 +1016,7 @@ async fn a_blocked_or_unevaluated_draft_cannot_be_approved() {
     let prepared = prepare(&mut client, to_prepare("Hello")).await;
     let blocked = evaluate(&mut client, to_evaluate("Please send us your password.", &prepared)).await;
     assert_eq!((blocked.disposition(), &blocked.access_request), (Disposition::Block, &None));
-    for digest in [blocked.draft_digest, countersign::approvals::release::draft_digest("Never judged.")] {
+    for digest in [blocked.draft_digest, countersign::approvals::release::draft_digest("Never evaluated.")] {
         let answer = client.authorize(to_send(&digest, "", "")).await.unwrap().into_inner();
         assert_eq!((answer.decision(), answer.reason(), answer.access_request), (Decision::Deny, Reason::ApprovalRequired, None));
     }

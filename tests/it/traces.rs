@@ -286,7 +286,7 @@ async fn decisions_continue_without_a_collector_and_dropped_spans_are_counted() 
             client.authorize_batch(batch()).await.unwrap();
         }
         assert!(seen, "{counted} was never counted");
-        assert!(server.stop().success(), "it stops all the same");
+        assert!(server.stop().success(), "the server still stops gracefully");
     }
 }
 

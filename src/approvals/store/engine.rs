@@ -23,11 +23,26 @@ const GROUP_MAX: usize = 64;
 /// Maximum number of operations that wait for the writer.
 const QUEUE_MAX: usize = 4096;
 
-/// Work of an operation in its transaction; `true` keeps its changes.
+/// How an operation ends its transaction, with the operation's result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End<T> {
+    Commit(T),
+    /// Drops the changes.
+    RollBack(T),
+}
+
+impl<T> End<T> {
+    /// Keeps the changes if `keep` is true.
+    pub(super) fn commit_if(keep: bool, value: T) -> Self {
+        if keep { Self::Commit(value) } else { Self::RollBack(value) }
+    }
+}
+
+/// Work of an operation in its transaction.
 type Work = Box<dyn for<'c> FnOnce(&'c mut AnyConnection) -> Running<'c> + Send>;
 type Running<'c> = Pin<Box<dyn Future<Output = Result<bool, StoreError>> + Send + 'c>>;
 /// Future of an operation: whether to keep its changes, and its result.
-pub(super) type Operation<'c, T> = Pin<Box<dyn Future<Output = Result<(bool, T), StoreError>> + Send + 'c>>;
+pub(super) type Operation<'c, T> = Pin<Box<dyn Future<Output = Result<End<T>, StoreError>> + Send + 'c>>;
 
 /// Statement with its bound values.
 pub(super) type Statement = sqlx::query::Query<'static, sqlx::Any, sqlx::any::AnyArguments>;
@@ -101,7 +116,7 @@ impl Dialect {
                 Ok(_) => lineage.insert(0, sql),
                 Err(sqlx::Error::Database(error)) if error.code().is_some_and(|code| MAY_NOT.contains(&code.as_ref())) => tracing::warn!(
                     name: "store.lineage_unknown", part,
-                    "PostgreSQL does not tell this role: a failover or an older backup is seen by replicas that were there before, alone"
+                    "this role may not read it: only replicas that still have their data folder detect a failover or an older backup"
                 ),
                 Err(error) => return Err(error.into()),
             }
@@ -239,13 +254,10 @@ impl Engine {
                 let pool = self.readers(lane).clone();
                 let running = tokio::spawn(tokio::time::timeout(timeout * 4, async move {
                     let mut transaction = pool.begin().await?;
-                    let (keep, value) = operation(&mut transaction).await?;
-                    if keep {
-                        transaction.commit().await?
-                    } else {
-                        transaction.rollback().await?
+                    match operation(&mut transaction).await? {
+                        End::Commit(value) => transaction.commit().await.map(|()| value).map_err(StoreError::from),
+                        End::RollBack(value) => transaction.rollback().await.map(|()| value).map_err(StoreError::from),
                     }
-                    Ok(value)
                 }));
                 let ended = tokio::time::timeout(timeout, running).await.map_err(late)?;
                 ended.map_err(|_| StoreError::Unreachable("the operation failed".to_owned()))?.map_err(late)?
@@ -255,15 +267,18 @@ impl Engine {
                 let filled = Arc::clone(&slot);
                 let work: Work = Box::new(move |connection| {
                     Box::pin(async move {
-                        let (keep, value) = operation(connection).await?;
+                        let (keep, value) = match operation(connection).await? {
+                            End::Commit(value) => (true, value),
+                            End::RollBack(value) => (false, value),
+                        };
                         *filled.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
                         Ok(keep)
                     })
                 });
                 let (done, committed) = oneshot::channel();
-                let full = |_| StoreError::Unreachable("too many operations wait".to_owned());
+                let full = |_| StoreError::Unreachable("too many operations are queued".to_owned());
                 writer.try_send(Message::Work(Job { work, done })).map_err(full)?;
-                let gone = |_| StoreError::Unreachable("the writer has ended".to_owned());
+                let gone = |_| StoreError::Unreachable("the writer has stopped".to_owned());
                 tokio::time::timeout(timeout, committed).await.map_err(late)?.map_err(gone)??;
                 let value = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
                 value.ok_or(StoreError::Damaged)
@@ -275,7 +290,7 @@ impl Engine {
     pub(super) async fn run(&self, timeout: Duration, statement: Statement) -> Result<u64, StoreError> {
         let Self::Postgres { calls, .. } = self else {
             let changed = self.transact(Lane::Calls, timeout, move |connection| {
-                Box::pin(async move { Ok((true, statement.execute(connection).await?.rows_affected())) })
+                Box::pin(async move { Ok(End::Commit(statement.execute(connection).await?.rows_affected())) })
             });
             return changed.await;
         };

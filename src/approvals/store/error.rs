@@ -6,17 +6,17 @@ use crate::model::refusal::Refusal;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// A stored row can't be parsed.
-    #[error("the state store holds a row that can't be read")]
+    #[error("the state store contains a row that can't be parsed")]
     Damaged,
     /// The store does not answer, or refuses the operation.
     #[error("the state store does not answer: {0}")]
     Unreachable(String),
     /// The store is in another lineage or generation, and this replica does not know yet whether it lost
     /// anything.
-    #[error("the state store is another one than before: nothing is written until it is known whether it lost anything")]
+    #[error("another state store answered: nothing is written until it is clear whether data was lost")]
     Unsettled,
     /// The store lacks a revision that this replica has seen.
-    #[error("the state store went back: it lacks what was written to it")]
+    #[error("the state store went back: it lacks data that was written to it")]
     WentBack,
 }
 
@@ -43,9 +43,11 @@ impl From<sqlx::Error> for StoreError {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The tables have a version that this program does not know.
-    #[error("the state store's tables are of version {0}, newer than this program's: use the newer program, or another store")]
+    #[error(
+        "the state store's tables have version {0}, which is newer than this program supports: use the newer program, or another store"
+    )]
     Newer(i64),
-    #[error("the notes beside the state store, in `state/` of the data folder, can't be used: {0}")]
+    #[error("the files in `state/` of the data folder can't be used: {0}")]
     Notes(#[from] std::io::Error),
     /// The store can't be reached.
     #[error("the state store can't be opened: {0}: see `store` in the settings")]

@@ -3,6 +3,7 @@
 
 use sqlx::Row as _;
 
+use crate::approvals::store::engine::End;
 use crate::approvals::store::Store;
 use crate::approvals::store::error::StoreError;
 use crate::approvals::store::location::Location;
@@ -22,7 +23,7 @@ impl Store {
                 let sql = "INSERT INTO heads (replica, line, hash) VALUES ($1, $2, $3) ON CONFLICT (replica)
                     DO UPDATE SET line = excluded.line, hash = excluded.hash WHERE excluded.line > heads.line";
                 sqlx::query(sql).bind(replica).bind(line).bind(head.hash).execute(connection).await?;
-                Ok((true, ()))
+                Ok(End::Commit(()))
             })
         })
         .await

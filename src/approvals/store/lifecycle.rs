@@ -1,6 +1,7 @@
 //! Transitions of approvals, and the consumption of approvals and releases. Each is one transaction with a
 //! new revision, the change and the outbox entry.
 
+use crate::approvals::store::engine::End;
 use crate::approvals::store::reads;
 use sqlx::AnyConnection;
 use sqlx::Row as _;
@@ -47,7 +48,7 @@ impl Store {
         self.advance(move |connection, writer| {
             Box::pin(async move {
                 let moved = end(connection, &writer, (&id, &reason), at, record).await?;
-                Ok((matches!(moved, Moved::Done(_)), moved))
+                Ok(End::commit_if(matches!(moved, Moved::Done(_)), moved))
             })
         })
         .await
@@ -92,7 +93,7 @@ impl Store {
                     leave(connection, &writer, &revision, &id, &with_state(record(&approval), State::Expired), at).await?;
                     moved.push(Transition { revision, state: State::Expired });
                 }
-                Ok((true, moved))
+                Ok(End::Commit(moved))
             })
         })
         .await
@@ -111,7 +112,7 @@ async fn count(connection: &mut AnyConnection, sql: &'static str, values: [&str;
     Ok(sqlx::query(sql).bind(first).bind(second).fetch_one(connection).await?.try_get(0)?)
 }
 
-async fn request(connection: &mut AnyConnection, writer: &Writer, new: NewApproval) -> Result<(bool, Requested), StoreError> {
+async fn request(connection: &mut AnyConnection, writer: &Writer, new: NewApproval) -> Result<End<Requested>, StoreError> {
     let revision = next(connection, writer).await?;
     let approval = Approval { generation: writer.seen.generation.clone(), revision: revision.number, ..new.approval };
     let call = &approval.binding.call;
@@ -119,12 +120,12 @@ async fn request(connection: &mut AnyConnection, writer: &Writer, new: NewApprov
     if let Some(row) = sqlx::query(same).bind(call.tenant.clone()).bind(approval.digest.clone()).fetch_optional(&mut *connection).await? {
         let id: String = row.try_get(0)?;
         let waiting = reads::approval(connection, &id).await?.ok_or(StoreError::Damaged)?;
-        return Ok((false, Requested::Same(Box::new(waiting))));
+        return Ok(End::RollBack(Requested::Same(Box::new(waiting))));
     }
     let denied = "SELECT COALESCE(MAX(ended_at), 0) FROM approvals WHERE tenant = $1 AND digest = $2 AND state = 'denied'";
     let denied = count(connection, denied, [&call.tenant, &approval.digest]).await?;
     if denied > 0 && Timestamp::from_micros(denied).plus(new.cool_down) > approval.requested_at {
-        return Ok((false, Requested::CoolDown));
+        return Ok(End::RollBack(Requested::CoolDown));
     }
     let waiting = [
         ("SELECT COUNT(*) FROM approvals WHERE tenant = $1 AND case_id = $2 AND state = 'pending'", &call.case, new.caps.0),
@@ -148,30 +149,30 @@ async fn request(connection: &mut AnyConnection, writer: &Writer, new: NewApprov
         let own = sqlx::query(sql).bind(call.tenant.clone()).bind(value.clone()).bind(call.audience.clone());
         let own: i64 = own.fetch_one(&mut *connection).await?.try_get(0)?;
         if own >= (most + 1) / 2 {
-            return Ok((false, full));
+            return Ok(End::RollBack(full));
         }
     }
     for (index, (sql, value, most)) in waiting.into_iter().enumerate() {
         if count(connection, sql, [&call.tenant, value]).await? >= most {
             let full = [Requested::CaseFull, Requested::AgentFull, Requested::QueueFull].into_iter().nth(index);
-            return Ok((false, full.unwrap_or(Requested::QueueFull)));
+            return Ok(End::RollBack(full.unwrap_or(Requested::QueueFull)));
         }
     }
     reads::insert(connection, &approval).await?;
     leave(connection, writer, &revision, &approval.id, &with_state(new.record, State::Pending), approval.requested_at).await?;
-    Ok((true, Requested::New(Transition { revision, state: State::Pending })))
+    Ok(End::Commit(Requested::New(Transition { revision, state: State::Pending })))
 }
 
-async fn review(connection: &mut AnyConnection, writer: &Writer, new: NewReview) -> Result<(bool, Moved), StoreError> {
+async fn review(connection: &mut AnyConnection, writer: &Writer, new: NewReview) -> Result<End<Moved>, StoreError> {
     let revision = next(connection, writer).await?;
-    let Some(approval) = reads::approval(connection, &new.id).await? else { return Ok((false, Moved::Missing)) };
+    let Some(approval) = reads::approval(connection, &new.id).await? else { return Ok(End::RollBack(Moved::Missing)) };
     let at = new.review.at;
     let stands = approval.state_at(at);
     if stands != State::Pending || approval.generation != writer.seen.generation {
-        return Ok((false, Moved::Late(stands)));
+        return Ok(End::RollBack(Moved::Late(stands)));
     }
     if approval.reviews.iter().any(|review| review.person == new.review.person) {
-        return Ok((false, Moved::Twice));
+        return Ok(End::RollBack(Moved::Twice));
     }
     let insert =
         sqlx::query("INSERT INTO reviews (approval, person, issuer, subject, approves, at, reason) VALUES ($1, $2, $3, $4, $5, $6, $7)")
@@ -214,7 +215,7 @@ async fn review(connection: &mut AnyConnection, writer: &Writer, new: NewReview)
         .execute(&mut *connection)
         .await?;
     leave(connection, writer, &revision, &new.id, &with_state(new.record, state), at).await?;
-    Ok((true, Moved::Done(Transition { revision, state })))
+    Ok(End::Commit(Moved::Done(Transition { revision, state })))
 }
 
 pub(super) async fn end(
@@ -238,21 +239,21 @@ pub(super) async fn end(
     Ok(Moved::Done(Transition { revision, state }))
 }
 
-async fn consume_once(connection: &mut AnyConnection, writer: &Writer, consume: Consumption) -> Result<(bool, Consumed), StoreError> {
+async fn consume_once(connection: &mut AnyConnection, writer: &Writer, consume: Consumption) -> Result<End<Consumed>, StoreError> {
     let revision = next(connection, writer).await?;
     let [tenant, agent, supervisor, case, customer] = &consume.halted;
     let halted = Halted { tenant, agent, supervisor, case, customer, issued_at: consume.issued_at };
     let halts: Halts = reads::halts(connection, reads::Which::StopsOf(tenant)).await?.into_iter().collect();
     if halted.stopped_by(&halts, consume.at) {
-        return Ok((false, Consumed::Halted));
+        return Ok(End::RollBack(Consumed::Halted));
     }
     if !use_up(connection, writer, &consume, revision.number).await? {
         // The approval or release is already consumed. If this operation consumed it, the receipt exists.
         let receipt = receipt(connection, &consume.key).await?;
-        return Ok((false, receipt.map_or(Consumed::Lost, Consumed::Repeated)));
+        return Ok(End::RollBack(receipt.map_or(Consumed::Lost, Consumed::Repeated)));
     }
     if sums::add(connection, &consume.evaluation_id, &consume.reservations, consume.at).await?.is_some() {
-        return Ok((false, Consumed::Full));
+        return Ok(End::RollBack(Consumed::Full));
     }
     let receipt = "INSERT INTO receipts (tenant, caller, approval, operation, call_digest, answer, revision, at)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
@@ -268,7 +269,7 @@ async fn consume_once(connection: &mut AnyConnection, writer: &Writer, consume: 
         .execute(&mut *connection)
         .await?;
     leave(connection, writer, &revision, &consume.id, &consume.record, consume.at).await?;
-    Ok((true, Consumed::Now(revision)))
+    Ok(End::Commit(Consumed::Now(revision)))
 }
 
 /// Marks an approval or release as consumed; returns false if it can't be consumed.

@@ -7,7 +7,7 @@ use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
 use crate::approvals::store::Store;
-use crate::approvals::store::engine::Dialect;
+use crate::approvals::store::engine::{End, Dialect};
 use crate::approvals::store::error::StoreError;
 use crate::approvals::store::history::Writer;
 use crate::approvals::store::replicas::GONE;
@@ -95,7 +95,7 @@ impl Store {
                 let sql = "UPDATE outbox SET replica = $1, boot = $2 WHERE revision = $3 AND log = '' AND replica = $4 AND boot = $5";
                 let update = sqlx::query(sql).bind(replica).bind(boot).bind(left.revision.number).bind(left.replica).bind(left.boot);
                 let taken = update.execute(connection).await?.rows_affected() == 1;
-                Ok((taken, taken))
+                Ok(End::commit_if(taken, taken))
             })
         })
         .await
@@ -138,7 +138,7 @@ impl Store {
                 ] {
                     sqlx::query(sql).bind(before).execute(&mut *connection).await?;
                 }
-                Ok((true, ()))
+                Ok(End::Commit(()))
             })
         })
         .await

@@ -127,7 +127,7 @@ impl Replica {
         };
         match noted {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::error!(name: "windows.unsent_not_noted", error = %error, "a restart now might forget what the windows were not told");
+                tracing::error!(name: "windows.unsent_not_noted", error = %error, "could not note that updates of the risk store are unsent: a restart now may lose them");
             }
             Ok(()) | Err(_) => {}
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Row as _};
 
+use crate::approvals::store::engine::End;
 use crate::approvals::store::Store;
 use crate::approvals::store::error::StoreError;
 
@@ -36,7 +37,7 @@ impl Store {
                 let sql = format!("SELECT DISTINCT bundle FROM replicas WHERE at > {clock} - {} AND bundle <> '' ORDER BY bundle LIMIT 100", GONE.as_micros());
                 let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(connection).await?;
                 let bundles = rows.iter().map(|row| Ok(row.try_get(0)?)).collect::<Result<Vec<String>, StoreError>>()?;
-                Ok((true, bundles))
+                Ok(End::Commit(bundles))
             })
         })
         .await
@@ -51,7 +52,7 @@ impl Store {
         self.write_apart(move |connection| {
             Box::pin(async move {
                 sqlx::query("DELETE FROM replicas WHERE replica = $1").bind(replica).execute(connection).await?;
-                Ok((true, ()))
+                Ok(End::Commit(()))
             })
         })
         .await

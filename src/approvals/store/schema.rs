@@ -4,7 +4,7 @@
 use sqlx::{AnyConnection, AssertSqlSafe, Executor as _, Row as _};
 
 use crate::approvals::store::engine::Dialect;
-use crate::approvals::store::error::{OpenError, StoreError};
+use crate::approvals::store::error::StoreError;
 use crate::approvals::store::location::{Location, Options, Seen};
 use crate::model::number::to_i64;
 
@@ -78,12 +78,20 @@ const MIGRATIONS: [&[&str]; 5] = [
 /// First version in which revisions have heads.
 const HISTORY: i64 = 5;
 
+/// Tables of a store that was opened.
+pub(super) enum Migrated {
+    /// They are of this program's version; the store is at this generation and revision.
+    Current(Seen),
+    /// They are of a later version.
+    Newer(i64),
+}
+
 /// Migrates the tables, and returns the generation and revision of the store.
 pub(super) async fn bring_up(
     connection: &mut AnyConnection,
     dialect: &Dialect,
     options: &Options,
-) -> Result<Result<Seen, OpenError>, StoreError> {
+) -> Result<Migrated, StoreError> {
     if matches!(options.location, Location::Postgres(_)) {
         // Replicas that start at the same time would create the same tables, so they take turns.
         sqlx::query("SELECT CAST(pg_advisory_xact_lock(7070) AS TEXT)").execute(&mut *connection).await?;
@@ -97,7 +105,7 @@ pub(super) async fn bring_up(
     let format: i64 = sqlx::query("SELECT format FROM meta WHERE one = 1").fetch_one(&mut *connection).await?.try_get(0)?;
     let current = to_i64(MIGRATIONS.len());
     if format > current {
-        return Ok(Err(OpenError::Newer(format)));
+        return Ok(Migrated::Newer(format));
     }
     let done = usize::try_from(format).map_err(|_| StoreError::Damaged)?;
     for migration in MIGRATIONS.iter().skip(done) {
@@ -114,5 +122,5 @@ pub(super) async fn bring_up(
     }
     let sql = "SELECT m.generation, m.revision, COALESCE(r.head, '') FROM meta m LEFT JOIN revisions r ON r.revision = m.revision WHERE m.one = 1";
     let row = sqlx::query(sql).fetch_one(&mut *connection).await?;
-    Ok(Ok(Seen { generation: row.try_get(0)?, revision: row.try_get(1)?, head: row.try_get(2)? }))
+    Ok(Migrated::Current(Seen { generation: row.try_get(0)?, revision: row.try_get(1)?, head: row.try_get(2)? }))
 }

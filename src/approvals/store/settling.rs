@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
+use crate::approvals::store::engine::End;
 use crate::approvals::store::error::StoreError;
 use crate::approvals::store::history::{Found, Writer, ask, hold, insert};
 use crate::approvals::store::location::Seen;
@@ -122,7 +123,7 @@ impl Store {
                 signals::stand_all(connection, &missing).await?;
                 let lost = !found.known || missing.iter().any(|halt| halt.kind.stops());
                 if !lost && found.lineage == found.server {
-                    return Ok((true, Some((found.seen, found.went_back_at))));
+                    return Ok(End::Commit(Some((found.seen, found.went_back_at))));
                 }
                 if lost && found.lineage == found.server {
                     // Clear the lineage, so that no other replica writes before it has reported.
@@ -132,10 +133,10 @@ impl Store {
                     Came::All { lost: false } => {
                         let sql = "UPDATE meta SET lineage = $1 WHERE one = 1";
                         sqlx::query(sql).bind(found.server).execute(&mut *connection).await?;
-                        Ok((true, Some((found.seen, found.went_back_at))))
+                        Ok(End::Commit(Some((found.seen, found.went_back_at))))
                     }
-                    Came::Some if !late => Ok((true, None)),
-                    Came::All { lost: true } | Came::Some => Ok((true, Some(renew(connection, &writer, &generation, &found).await?))),
+                    Came::Some if !late => Ok(End::Commit(None)),
+                    Came::All { lost: true } | Came::Some => Ok(End::Commit(Some(renew(connection, &writer, &generation, &found).await?))),
                 }
             })
         })
@@ -156,7 +157,7 @@ impl Store {
         }
         let read = reading.await.map_err(std::io::Error::other).and_then(|read| read);
         if let Err(error) = read {
-            tracing::error!(name: "store.sums_not_read", error = %error, "sums may count less than was allowed");
+            tracing::error!(name: "store.sums_not_read", error = %error, "could not read the notes of sums: sums may be too low");
         }
         Ok(())
     }
@@ -185,7 +186,7 @@ impl Store {
             Box::pin(async move {
                 let sql = "UPDATE meta SET went_back_at = 0 WHERE one = 1 AND went_back_at = $1";
                 sqlx::query(sql).bind(went_back_at.micros()).execute(connection).await?;
-                Ok((true, ()))
+                Ok(End::Commit(()))
             })
         })
         .await

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
+use crate::approvals::store::engine::End;
 use crate::approvals::store::error::StoreError;
 use crate::approvals::store::history::{Writer, hold, next};
 use crate::approvals::store::lifecycle;
@@ -48,9 +49,11 @@ pub struct Cleared {
     pub record: serde_json::Value,
 }
 
-/// Reason for which a signal is not stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SignalRefused {
+/// What the store did with a signal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SignalTaken {
+    /// It is stored, under this key of the outbox.
+    Stored(Revision),
     /// The tenant has too many reports.
     Full,
     /// The event was accepted before.
@@ -75,10 +78,10 @@ impl Store {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn signal(&self, new: NewSignal) -> Result<Result<Revision, SignalRefused>, StoreError> {
+    pub async fn signal(&self, new: NewSignal) -> Result<SignalTaken, StoreError> {
         let (writer, halt, new_at) = (self.writer(), new.halt.clone(), new.at);
         let taken = self.write_apart(move |connection| Box::pin(async move { signal(connection, writer, new).await })).await?;
-        if taken.is_ok() {
+        if matches!(taken, SignalTaken::Stored(_)) {
             self.halts.rcu(|copy| {
                 let mut halts = copy.as_ref().clone();
                 halts.taken += 1;
@@ -123,7 +126,7 @@ impl Store {
                     delete.execute(&mut *connection).await?;
                 }
                 leave(connection, &writer, &revision, "", &cleared.record, cleared.at).await?;
-                Ok((true, revision))
+                Ok(End::Commit(revision))
             })
         })
         .await
@@ -132,17 +135,17 @@ impl Store {
     /// Notes kill switches and revoked sessions outside of the store.
     pub(super) fn note_stops(&self, now: Timestamp) {
         if let Err(error) = self.stops.note(self.halts().halts.iter(), now) {
-            tracing::error!(name: "store.stops_not_noted", error = %error, "a store that goes back might lose a kill switch");
+            tracing::error!(name: "store.stops_not_noted", error = %error, "kill switches could not be noted: if the state store loses data, they can't be restored");
         }
     }
 }
 
-async fn outcome(connection: &mut AnyConnection, writer: &Writer, new: NewOutcome) -> Result<(bool, Option<Revision>), StoreError> {
+async fn outcome(connection: &mut AnyConnection, writer: &Writer, new: NewOutcome) -> Result<End<Option<Revision>>, StoreError> {
     let revision = next(connection, writer).await?;
     let once = "INSERT INTO outcomes (evaluation_id, at) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     let inserted = sqlx::query(once).bind(new.evaluation_id.clone()).bind(new.at.micros()).execute(&mut *connection).await?;
     if inserted.rows_affected() == 0 {
-        return Ok((false, None));
+        return Ok(End::RollBack(None));
     }
     if let Some((tenant, case, kinds)) = new.ends {
         for kind in kinds {
@@ -165,7 +168,7 @@ async fn outcome(connection: &mut AnyConnection, writer: &Writer, new: NewOutcom
             .await?;
     }
     leave(connection, writer, &revision, "", &new.record, new.at).await?;
-    Ok((true, Some(revision)))
+    Ok(End::Commit(Some(revision)))
 }
 
 /// INVARIANT: a signal locks neither `meta` nor approvals, so it does not wait for a consumption.
@@ -173,20 +176,20 @@ async fn signal(
     connection: &mut AnyConnection,
     writer: Writer,
     new: NewSignal,
-) -> Result<(bool, Result<Revision, SignalRefused>), StoreError> {
+) -> Result<End<SignalTaken>, StoreError> {
     let Halt { tenant, subject_kind, subject, kind, since, .. } = &new.halt;
     let about = format!("{tenant}/{}/{}/{subject}", new.kind.name(), subject_kind.name());
     let event = "INSERT INTO events (reporter, event_id, subject, event_time, at) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
     let event = sqlx::query(event).bind(new.reporter.clone()).bind(new.event_id).bind(about.clone()).bind(since.micros());
     if event.bind(new.at.micros()).execute(&mut *connection).await?.rows_affected() == 0 {
-        return Ok((false, Err(SignalRefused::Known)));
+        return Ok(End::RollBack(SignalTaken::Known));
     }
     let last = sqlx::query("SELECT MAX(event_time) FROM events WHERE reporter = $1 AND subject = $2");
     let last: i64 = last.bind(new.reporter).bind(about).fetch_one(&mut *connection).await?.try_get(0)?;
     // A kill switch is stored even if the reporter has reported a later one, because it can only extend what
     // is stored.
     if since.micros() < last && *kind != HaltKind::KillSwitch {
-        return Ok((false, Err(SignalRefused::Old)));
+        return Ok(End::RollBack(SignalTaken::Old));
     }
     match kind {
         // Only recorded, because it does not raise the risk.
@@ -195,7 +198,7 @@ async fn signal(
             // A full table drops its lightest report, and among equal ones the report that ends first. A
             // report lighter than all others is refused.
             if !evict(connection, tenant, *severity, new.at).await? {
-                return Ok((false, Err(SignalRefused::Full)));
+                return Ok(End::RollBack(SignalTaken::Full));
             }
             stand(connection, &new.halt).await?;
         }
@@ -203,7 +206,7 @@ async fn signal(
     }
     let revision = writer.unnumbered();
     leave(connection, &writer, &revision, "", &new.record, new.at).await?;
-    Ok((true, Ok(revision)))
+    Ok(End::Commit(SignalTaken::Stored(revision)))
 }
 
 /// Ends approvals of one signal. Locks are taken in the same order everywhere: `meta`, approvals, halts.
@@ -212,9 +215,9 @@ async fn end_halted(
     writer: &Writer,
     at: Timestamp,
     record: fn(&Approval) -> serde_json::Value,
-) -> Result<(bool, Option<Vec<Transition>>), StoreError> {
+) -> Result<End<Option<Vec<Transition>>>, StoreError> {
     hold(connection).await?;
-    let Some(halt) = reads::halts(connection, reads::Which::EndApprovals).await?.into_iter().next() else { return Ok((false, None)) };
+    let Some(halt) = reads::halts(connection, reads::Which::EndApprovals).await?.into_iter().next() else { return Ok(End::RollBack(None)) };
     let Halt { tenant, subject_kind, subject, kind, since, until } = halt;
     let mut ended = vec![];
     for id in ended_by(connection, &tenant, subject_kind, &subject, at).await? {
@@ -230,7 +233,7 @@ async fn end_halted(
         let done = sqlx::query(sql).bind(tenant).bind(subject_kind.name()).bind(subject).bind(kind.name());
         done.bind(since.micros()).bind(until.micros()).execute(&mut *connection).await?;
     }
-    Ok((true, Some(ended)))
+    Ok(End::Commit(Some(ended)))
 }
 
 /// Returns the number of a tenant's reports that raise the risk score.

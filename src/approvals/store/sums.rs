@@ -1,6 +1,7 @@
 //! Sums over allowed calls. Amounts are reserved in a transaction that every other writer waits for, so a sum
 //! never exceeds its limit.
 
+use crate::approvals::store::engine::End;
 use crate::approvals::store::transitions::Reservation;
 use std::time::Duration;
 
@@ -56,10 +57,10 @@ impl Store {
                 next(connection, &writer).await?;
                 let stands = sqlx::query("SELECT key FROM sums WHERE evaluation_id = $1").bind(evaluation_id.clone());
                 if stands.fetch_optional(&mut *connection).await?.is_some() {
-                    return Ok((false, None));
+                    return Ok(End::RollBack(None));
                 }
                 let full = add(connection, &evaluation_id, &reservations, at).await?;
-                Ok((full.is_none(), full))
+                Ok(End::commit_if(full.is_none(), full))
             })
         });
         let full = full.await?;
@@ -77,7 +78,7 @@ impl Store {
             return;
         }
         if let Err(error) = self.reserved.note(evaluation_id, reservations, at) {
-            tracing::error!(name: "store.sums_not_noted", error = %error, "a store that goes back might lose what calls added to sums");
+            tracing::error!(name: "store.sums_not_noted", error = %error, "additions to sums could not be noted: if the state store loses data, they can't be restored");
         }
     }
 
@@ -96,7 +97,7 @@ impl Store {
                     }
                     insert.execute(&mut *connection).await?;
                 }
-                Ok((true, ()))
+                Ok(End::Commit(()))
             })
         })
         .await

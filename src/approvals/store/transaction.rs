@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use sqlx::AnyConnection;
 
 use crate::approvals::store::Store;
-use crate::approvals::store::engine::{Lane, Operation};
+use crate::approvals::store::engine::{End, Lane, Operation};
 use crate::approvals::store::error::StoreError;
 use crate::approvals::store::history::Writer;
 use crate::approvals::store::location::Seen;
@@ -34,11 +34,11 @@ impl Store {
         let written = self.write(move |connection| {
             Box::pin(async move {
                 let counted = Arc::clone(&writer.last);
-                let (keep, value) = operation(connection, writer).await?;
-                if !keep {
+                let end = operation(connection, writer).await?;
+                if matches!(end, End::RollBack(_)) {
                     *counted.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 }
-                Ok((keep, value))
+                Ok(end)
             })
         });
         let value = written.await?;

@@ -3,6 +3,7 @@
 
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
+use crate::approvals::store::engine::End;
 use crate::approvals::store::Store;
 use crate::approvals::store::error::StoreError;
 use crate::approvals::store::history::next;
@@ -62,7 +63,7 @@ impl Store {
             Box::pin(async move {
                 next(connection, &writer).await?;
                 let settled = match known(connection, &settling).await? {
-                    Known::Stands(generation) => return Ok((false, generation)),
+                    Known::Stands(generation) => return Ok(End::RollBack(generation)),
                     Known::Lost => settling.fresh,
                     Known::Never => Generation { whole_from: Timestamp::default(), ..settling.fresh },
                 };
@@ -70,7 +71,7 @@ impl Store {
                     DO UPDATE SET id = excluded.id, whole_from = excluded.whole_from, adopted = 0";
                 let insert = sqlx::query(insert).bind(settling.tenant).bind(settled.id.clone()).bind(settled.whole_from.micros());
                 insert.execute(&mut *connection).await?;
-                Ok((true, settled))
+                Ok(End::Commit(settled))
             })
         })
         .await
@@ -96,7 +97,7 @@ impl Store {
             Box::pin(async move {
                 let sql = "UPDATE windows SET adopted = 1 WHERE tenant = $1 AND id = $2 AND adopted = 0";
                 sqlx::query(sql).bind(tenant).bind(generation).execute(connection).await?;
-                Ok((true, ()))
+                Ok(End::Commit(()))
             })
         })
         .await
@@ -133,7 +134,7 @@ impl Store {
                     let insert = sqlx::query(AssertSqlSafe(sql.clone())).bind(tenant).bind(boot).bind(generation).bind(writes);
                     insert.execute(&mut *connection).await?;
                 }
-                Ok((true, ()))
+                Ok(End::Commit(()))
             })
         })
         .await

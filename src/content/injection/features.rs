@@ -62,7 +62,7 @@ impl Canonical {
         self.characters.part(from..to.min(self.characters.len())).iter().collect()
     }
 
-    /// Splits the text into adjacent chunks of about [`CHUNK`] characters. Chunks are scored separately, so
+    /// Splits the text into adjacent chunks of about `CHUNK` characters. Chunks are scored separately, so
     /// that a long benign text can't hide a short injection.
     pub fn chunks(&self) -> Vec<(usize, usize)> {
         let length = self.characters.len();

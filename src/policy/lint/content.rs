@@ -21,7 +21,7 @@ fn texts(bundle: &Bundle<'_>, content: &ContentRoles) -> Vec<String> {
         for name in arguments(action) {
             if !content.texts.get(id).is_some_and(|texts| texts.contains_key(&name)) {
                 faults.push(format!(
-                    "`{name}` of action `{id}` is text: say in the manifest's `content.texts` whether a `customer` or `staff` reads it"
+                    "`{name}` of action `{id}` is text: set its reader in the manifest's `content.texts` to `customer` or `staff`"
                 ));
             }
         }
@@ -30,15 +30,15 @@ fn texts(bundle: &Bundle<'_>, content: &ContentRoles) -> Vec<String> {
         let action = bundle.case_actions().find(|(known, _)| *known == id).map(|(_, action)| action);
         for (name, reader) in texts {
             if !action.is_some_and(|action| arguments(action).contains(name)) {
-                faults.push(format!("`content.texts` names `{name}` of `{id}`, which is no text of an action"));
+                faults.push(format!("`content.texts` names `{name}` of `{id}`, which is not a text argument of an action"));
             } else if *reader == Reader::Customer && !waits(bundle, id, name) {
                 faults.push(format!(
-                    "the customer reads `{name}` of action `{id}`, and no `forbid` of it with `@reason(\"draft_required\")` reads `context.args.{name}` and `context.release`"
+                    "the customer reads `{name}` of action `{id}`, but no `forbid` on the action with `@reason(\"draft_required\")` reads `context.args.{name}` and `context.release`"
                 ));
             }
         }
         if texts.values().filter(|reader| **reader == Reader::Customer).count() > 1 {
-            faults.push(format!("`content.texts`: action `{id}` has several texts for the customer, and a call carries one release"));
+            faults.push(format!("`content.texts`: action `{id}` has several texts for the customer, but a call can carry one release"));
         }
     }
     faults
@@ -86,13 +86,13 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<String> {
             let resource = if kind.is_empty() { "shared articles" } else { kind };
             let list = if expected.is_empty() { "none".to_owned() } else { expected.join(", ") };
             faults.push(format!(
-                "`content.{part}` names `{id}`, which must be an action on `{resource}` with these arguments and no other, and without `facts`: {list}"
+                "`content.{part}` names `{id}`, which must be an action on `{resource}` without `facts` and with exactly these arguments: {list}"
             ));
         }
     }
     if bundle.roles.supplier(&content.field) != Some(Supplier::Bundle) {
         faults.push(format!(
-            "`content.field` names `{}`, which the bundle must supply: whoever supplies it says what may be seen",
+            "`content.field` names `{}`, which the bundle must supply, because the supplier decides which fields may be seen",
             content.field
         ));
     }
@@ -100,18 +100,18 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<String> {
     let attribute = bundle.shapes.entities.get(&content.field).and_then(|field| field.attributes.get(FREE_TEXT));
     if attribute != Some(&Member { shape: Shape::Bool, required: true }) {
         faults.push(format!(
-            "type `{}` must have the required attribute `{FREE_TEXT}` of type Bool: what a person writes is no fact",
+            "type `{}` must have the required attribute `{FREE_TEXT}` of type Bool, because text written by a person must not count as a fact",
             content.field
         ));
     } else if !bundle.store.entities().any(|field| field.uid().type_name().to_string() == content.field && is_free_text(field)) {
         faults.push(format!(
-            "no `{}` of the bundle has `{FREE_TEXT}: true`: then whatever a person wrote into a record would be a fact",
+            "no `{}` of the bundle has `{FREE_TEXT}: true`; otherwise text written by a person would count as a fact",
             content.field
         ));
     }
     let reads = |name: &str| takes(&content.release).is_some_and(|action| action.context.contains_key(name));
     for name in ["claims", "confidence", "draft", "grounding", "prepared"].into_iter().filter(|name| !reads(name)) {
-        faults.push(format!("the context of action `{}` must declare `{name}`: drafts are judged by it", content.release));
+        faults.push(format!("the context of action `{}` must declare `{name}`, which the evaluation of drafts uses", content.release));
     }
     faults
 }

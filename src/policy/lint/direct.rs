@@ -28,9 +28,8 @@ fn rights(bundle: &Bundle<'_>) -> Vec<String> {
         let applies = action.principals.iter().any(|kind| kind.to_string() == principal)
             && action.resources.iter().map(ToString::to_string).eq([resource.to_owned()]);
         if !applies {
-            faults.push(format!(
-                "action `{name}` must apply to principals of type `{principal}` and to the resource type `{resource}` alone"
-            ));
+            faults
+                .push(format!("action `{name}` must apply to principals of type `{principal}` and only to the resource type `{resource}`"));
         }
         let own = right.on() == RightOn::Approval;
         let fits = |(member, declared): (&String, &Member)| match member.as_str() {
@@ -40,7 +39,7 @@ fn rights(bundle: &Bundle<'_>) -> Vec<String> {
         };
         if !action.context.iter().all(fits) {
             let members = if own { "`now: datetime` and `own: Bool`" } else { "`now: datetime`" };
-            faults.push(format!("the context of action `{name}` may have {members} and nothing else"));
+            faults.push(format!("the context of action `{name}` may declare only {members}"));
         }
     }
     faults
@@ -52,21 +51,25 @@ fn types(bundle: &Bundle<'_>) -> Vec<String> {
     let mut faults = vec![];
     for (part, name) in [("approval_request", &roles.approval_request), ("server", &roles.server)] {
         if !name.is_empty() && roles.supplier(name) != Some(Supplier::Pdp) {
-            faults.push(format!("`{part}` is the type `{name}`, which must stand under `pdp` in `supplied_by`"));
+            faults.push(format!("`{part}` is the type `{name}`, which must be listed under `pdp` in `supplied_by`"));
         }
     }
     for name in roles.supplied_by.get(&Supplier::Pdp).into_iter().flatten() {
         if *name != roles.approval_request && *name != roles.server {
-            faults.push(format!("the PDP supplies requests for approval and the server, and no `{name}`"));
+            faults.push(format!("the PDP can't supply `{name}`; it supplies only requests for approval and the server"));
         }
     }
     if let Some(kind) = bundle.shapes.entities.get(&roles.approval_request) {
         for unknown in kind.attributes.keys().filter(|name| !REQUEST_ATTRIBUTES.contains(&name.as_str())) {
-            faults.push(format!("`{}` declares `{unknown}`; the PDP can say {}", roles.approval_request, REQUEST_ATTRIBUTES.join(", ")));
+            faults.push(format!(
+                "`{}` declares `{unknown}`; the PDP can fill only {}",
+                roles.approval_request,
+                REQUEST_ATTRIBUTES.join(", ")
+            ));
         }
     }
     if bundle.shapes.entities.get(&roles.server).is_some_and(|kind| !kind.attributes.is_empty()) {
-        faults.push(format!("the server's type `{}` has attributes, which nobody fills", roles.server));
+        faults.push(format!("the server's type `{}` must not have attributes, because the PDP fills none", roles.server));
     }
     faults
 }
@@ -77,13 +80,13 @@ fn checks(bundle: &Bundle<'_>) -> Vec<String> {
     let contexts = || bundle.case_actions().filter_map(|(_, action)| bundle.shapes.follow(&action.context, &["checks"]));
     for (name, made) in &bundle.roles.checks {
         if !bundle.case_actions().any(|(id, _)| id == name) {
-            faults.push(format!("`checks` names `{name}`, which is no action of the schema"));
+            faults.push(format!("`checks` names `{name}`, which is not an action on a case"));
         }
         for makes in made.makes() {
             let declared =
                 contexts().any(|checks| matches!(&checks.shape, Shape::Record(checks) if checks.get(makes).is_some_and(is_check)));
             if !declared {
-                faults.push(format!("`checks` says that `{name}` makes `{makes}`, which is no check of `context.checks`"));
+                faults.push(format!("`checks` says that `{name}` makes `{makes}`, but `context.checks` does not declare it"));
             }
         }
         if !(1..=1440).contains(&made.minutes) {
@@ -93,11 +96,11 @@ fn checks(bundle: &Bundle<'_>) -> Vec<String> {
             let argument =
                 bundle.shapes.actions.get(name).and_then(|action| bundle.shapes.follow(&action.context, &["args", &stronger.by]));
             if !argument.is_some_and(|argument| argument.required) {
-                faults.push(format!("`stronger` of `{name}` is by `{}`, which is no required argument of it", stronger.by));
+                faults.push(format!("`stronger.by` of `{name}` names `{}`, which is not a required argument of the action", stronger.by));
             }
             let choices = argument.map_or([].as_slice(), |argument| argument.shape.choices());
             for unknown in stronger.values.iter().filter(|value| !choices.contains(value)) {
-                faults.push(format!("`stronger` of `{name}` names `{unknown}`, which `{}` can't be", stronger.by));
+                faults.push(format!("`stronger.values` of `{name}` contains `{unknown}`, which is not a value of `{}`", stronger.by));
             }
         }
     }
@@ -109,7 +112,7 @@ fn checks(bundle: &Bundle<'_>) -> Vec<String> {
         declared.flatten().filter(|name| !bundle.roles.checks.values().any(|made| made.makes().any(|makes| makes == *name))).collect();
     unmade.sort();
     unmade.dedup();
-    faults.extend(unmade.into_iter().map(|name| format!("no action of the manifest's `checks` makes the check `{name}`")));
+    faults.extend(unmade.into_iter().map(|name| format!("no action in the manifest's `checks` makes the declared check `{name}`")));
     faults
 }
 

@@ -76,9 +76,9 @@ pub(super) fn vouched_members_are_used_as_paths(subject: &Subject<'_>) -> Vec<St
             let searched = first.is_some_and(|first| std::ptr::eq(first, child));
             match path(child) {
                 Some((ast::Var::Context, steps)) => match steps.as_slice() {
-                    [] if !steps_into => faults.push("`context` must not be used whole".into()),
+                    [] if !steps_into => faults.push("`context` must not be used as a whole".into()),
                     [member] if RAISED.contains(&member.as_str()) && !steps_into && !searched => {
-                        faults.push(format!("`context.{member}` must be read by member or by `contains`"));
+                        faults.push(format!("`context.{member}` must be read by member, `contains…` or `isEmpty`"));
                     }
                     _ => {}
                 },

@@ -82,18 +82,18 @@ fn suppliers(bundle: &Bundle<'_>) -> Vec<String> {
         }
         let times = listed.iter().filter(|listed| **listed == name).count();
         if times != 1 {
-            faults.push(format!("type `{name}` must stand once in `supplied_by`; it stands there {times} times"));
+            faults.push(format!("type `{name}` must be listed exactly once under `supplied_by`; found {times} entries"));
         }
         let owned = kind.attributes.contains_key("tenant");
         let shared = bundle.roles.shared.contains(name);
         let resource = bundle.case_actions().any(|(_, action)| action.resources.iter().any(|kind| kind.to_string() == *name));
         if resource && owned == shared {
-            faults.push(format!("type `{name}` must either have the attribute `tenant` or stand in `shared`, and not both"));
+            faults.push(format!("type `{name}` must either have the attribute `tenant` or be listed under `shared`, but not both"));
         }
     }
     for name in listed.into_iter().chain(&bundle.roles.shared) {
         if bundle.shapes.entities.get(name).is_none_or(|kind| kind.shape.choices.is_some()) {
-            faults.push(format!("`{name}` is no entity type of the schema that can be supplied"));
+            faults.push(format!("`{name}` is not a standard (not enumerated) entity type of the schema"));
         }
     }
     faults.sort();
@@ -136,7 +136,7 @@ fn supplied(bundle: &Bundle<'_>) -> Vec<String> {
     let sent = |name: &str| bundle.roles.supplier(name) == Some(Supplier::ToolService);
     for (name, kind) in bundle.shapes.entities.iter().filter(|(name, _)| sent(name)) {
         if kind.has_parents || kind.has_tags {
-            faults.push(format!("type `{name}` comes from tool services, which send neither parents nor tags: declare attributes"));
+            faults.push(format!("type `{name}` is supplied by tool services, which send neither parents nor tags: use attributes instead"));
         }
     }
     for (id, action) in &bundle.shapes.actions {
@@ -144,7 +144,7 @@ fn supplied(bundle: &Bundle<'_>) -> Vec<String> {
         for (name, kind) in claimed.flat_map(|(name, member)| references(&member.shape).into_iter().map(move |kind| (name, kind))) {
             if sent(&kind) {
                 faults.push(format!(
-                    "`{name}` of action `{id}` refers to a `{kind}`, of which the PDP knows nothing: take its id as a `String`"
+                    "`{name}` of action `{id}` refers to a `{kind}`, which the PDP can't resolve: declare its id as a `String`"
                 ));
             }
         }
@@ -200,7 +200,7 @@ fn contexts(bundle: &Bundle<'_>) -> Vec<String> {
                 continue;
             }
             if !DERIVED.contains(&name.as_str()) && !REMEMBERED.contains(&name.as_str()) {
-                faults.push(format!("the context of action `{id}` declares `{name}`, which nobody fills"));
+                faults.push(format!("the context of action `{id}` declares `{name}`, which neither the caller nor the PDP fills"));
                 continue;
             }
             let (other, expected) = first.entry(name).or_insert((id, member));
@@ -244,7 +244,7 @@ fn shape_of(name: &str, member: &Member, bundle: &Bundle<'_>) -> Option<&'static
         "case" => "the required case of the manifest's type",
         "step" => "the required step of the manifest's type",
         "chain" => "the required record {agent, supervisor, tool_service, scopes: Set<enumerated>, asserted: Bool} of the manifest's types",
-        "risk" => "the required record {tier: enumerated, lowest first; and, if wished, score: Long, signals: Set<enumerated>}",
+        "risk" => "the required record {tier: enumerated, lowest first; and optionally score: Long, signals: Set<enumerated>}",
         "claims" | "draft" | "findings" | "rates" => "a required set of enumerated entities",
         "confidence" => "a required `Long`",
         "prepared" => "a required `Bool`",
@@ -315,11 +315,11 @@ fn steps(bundle: &Bundle<'_>) -> Vec<String> {
     let mut faults: Vec<String> = stepless.map(|(id, _)| format!("action `{id}` is in no group of {}", groups.join(", "))).collect();
     let known = |group: &String| bundle.shapes.actions.values().any(|action| action.groups.contains(group));
     let unknown = bundle.roles.writes.keys().filter(|group| !known(group));
-    faults.extend(unknown.map(|group| format!("`writes` names `{group}`, which is no group of actions")));
+    faults.extend(unknown.map(|group| format!("`writes` names `{group}`, which is not a group of actions")));
     faults.extend(unguarded(bundle));
     let steps = bundle.shapes.choices(&bundle.roles.step);
     let unknown = bundle.roles.case_bound_steps.iter().filter(|step| !steps.contains(step));
-    faults.extend(unknown.map(|step| format!("`case_bound_steps` names `{step}`, which is no step")));
+    faults.extend(unknown.map(|step| format!("`case_bound_steps` names `{step}`, which is not a workflow step")));
     faults
 }
 
@@ -341,8 +341,8 @@ fn unguarded(bundle: &Bundle<'_>) -> Vec<String> {
             };
             for (id, _) in bundle.case_actions().filter(|(_, action)| action.groups.contains(group) && !guarded(action)) {
                 faults.push(format!(
-                    "action `{id}` is in `{group}`, and no `forbid` for all principals looks at `context.case.{attribute}` there: \
-                     the manifest's `writes` asks for one"
+                    "action `{id}` is in `{group}`, and no `forbid` for all principals reads `context.case.{attribute}` there: \
+                     the manifest's `writes` requires one"
                 ));
             }
         }
@@ -358,7 +358,7 @@ fn case_read(bundle: &Bundle<'_>) -> Vec<String> {
     if roles.case_read.is_empty() {
         let needed = ["findings", "risk", "screening"].into_iter().find(|name| remembers(name));
         return needed
-            .map(|name| format!("`case_read` is missing in the manifest: name the action that reads a case, or nothing of a case is remembered, and `{name}` says nothing"))
+            .map(|name| format!("`case_read` is missing in the manifest: set it to the action that reads a case; otherwise no history of a case is stored and `{name}` stays empty"))
             .into_iter()
             .collect();
     }

@@ -74,7 +74,7 @@ pub enum CorpusError {
     #[error("`{0}` can't be read: {1}")]
     Io(PathBuf, io::Error),
     /// A line does not have a known form.
-    #[error("`{0}`, line {1}: is no line of a corpus: see docs/detectors.md")]
+    #[error("`{0}`, line {1}: is not a valid line of a corpus: see docs/detectors.md")]
     Line(PathBuf, usize),
     /// The folder has no `.jsonl` file.
     #[error("`{0}` has no file that ends in .jsonl")]

@@ -58,7 +58,8 @@ impl Runner<'_> {
         let asked;
         let on = match right.on() {
             RightOn::Approval => {
-                let fixture = self.fixtures.resources.get(resource).ok_or_else(|| Refusal::invalid("resource", "is no fixture"))?;
+                let fixture =
+                    self.fixtures.resources.get(resource).ok_or_else(|| Refusal::invalid("resource", "is not a defined fixture"))?;
                 let attributes = fixture.attributes.clone().unwrap_or_default();
                 asked = binding(fixture, &attributes);
                 let four_eyes = attributes.get("four_eyes") == Some(&Value::Bool(true));

@@ -47,7 +47,7 @@ pub(super) fn differences(expect: &Expect, evaluation: &Result<Evaluation, Refus
         }
         (Err(refusal), _) => {
             let expected = expect.decision.map_or("a decision", Decision::name);
-            compare("decision", expected, &format!("a refusal: {}", refusal.in_full()));
+            compare("decision", expected, &format!("a refusal ({})", refusal.in_full()));
             return found;
         }
         (Ok(_), Some(expected)) => {

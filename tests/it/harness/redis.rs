@@ -99,7 +99,7 @@ impl Redis {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        panic!("the server of windows does not start");
+        panic!("Redis did not start");
     }
 
     fn answers(&self) -> bool {
@@ -124,7 +124,7 @@ impl Redis {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        panic!("the server of windows does not answer {command:?}")
+        panic!("Redis does not answer {command:?}")
     }
 
     /// Returns every key and value of the server as text.
