@@ -88,7 +88,11 @@ fn operations(detectors: &Detectors) -> Vec<Operation<'_>> {
         ("private, 512 values, a turn", {
             let some = some.clone();
             Box::new(move |text| {
-                std::hint::black_box(detectors.private(text, "What is your password, PIN, card number, code or phone number?", &some));
+                std::hint::black_box(detectors.private(
+                    text,
+                    "What is your password, PIN, card number, code or phone number?",
+                    &some,
+                ));
                 text.len()
             })
         }),
@@ -102,7 +106,8 @@ fn operations(detectors: &Detectors) -> Vec<Operation<'_>> {
         (
             "draft, as much of sources",
             Box::new(move |text| {
-                let sources: Vec<&str> = text.as_bytes().chunks(SOURCE).filter_map(|part| std::str::from_utf8(part).ok()).collect();
+                let sources: Vec<&str> =
+                    text.as_bytes().chunks(SOURCE).filter_map(|part| std::str::from_utf8(part).ok()).collect();
                 let bytes = text.len() + sources.iter().map(|source| source.len()).sum::<usize>();
                 draft(detectors, text, sources, &some);
                 bytes
@@ -117,9 +122,12 @@ fn main() {
     let detectors = &bundle.rules.detectors;
     detectors.warm();
     let only = std::env::args().nth(1).filter(|only| !only.starts_with('-'));
-    let longest = std::env::var_os("COUNTERSIGN_BENCH_BYTES").and_then(|bytes| bytes.to_str()?.parse().ok()).unwrap_or(LONGEST);
-    let all: Vec<Shape> =
-        shapes::shapes(&policies).into_iter().filter(|shape| only.as_ref().is_none_or(|only| shape.name.contains(only))).collect();
+    let longest =
+        std::env::var_os("COUNTERSIGN_BENCH_BYTES").and_then(|bytes| bytes.to_str()?.parse().ok()).unwrap_or(LONGEST);
+    let all: Vec<Shape> = shapes::shapes(&policies)
+        .into_iter()
+        .filter(|shape| only.as_ref().is_none_or(|only| shape.name.contains(only)))
+        .collect();
     println!("{} shapes of {longest} bytes, CPU of one thread", all.len());
     for (name, run) in operations(detectors) {
         let mut rows: Vec<(f64, f64, &str)> = vec![];

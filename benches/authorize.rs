@@ -34,22 +34,36 @@ use countersign::pdp::scoring::calm;
 use tonic::transport::Channel;
 
 const CASE: &str = r#"{"customer":"customer-1","product":"phone","region":"eu","policy_set":"standard","currency":"EUR","status":"open","refund_status":"none","identity_check":"none","fraud_check":"none"}"#;
-const ORDER: &str = r#"{"tenant":"acme","customer":"customer-1","currency":"EUR","paid_minor":9000,"refunded_minor":0}"#;
+const ORDER: &str =
+    r#"{"tenant":"acme","customer":"customer-1","currency":"EUR","paid_minor":9000,"refunded_minor":0}"#;
 /// Calls in flight over one connection.
 const IN_FLIGHT: usize = 16;
 const CALLS: usize = 2000;
 
 fn call(step: &str) -> v1::AuthorizeRequest {
-    let chain = v1::AssertedChain { agent: "support-bot".into(), supervisor: "rep-1".into(), step: step.into(), scopes: vec![] };
+    let chain = v1::AssertedChain {
+        agent: "support-bot".into(),
+        supervisor: "rep-1".into(),
+        step: step.into(),
+        scopes: vec![],
+    };
     v1::AuthorizeRequest {
-        delegation: Some(v1::Delegation { credential: Some(v1::delegation::Credential::Asserted(chain)), ..Default::default() }),
+        delegation: Some(v1::Delegation {
+            credential: Some(v1::delegation::Credential::Asserted(chain)),
+            ..Default::default()
+        }),
         action: "order.check".into(),
         resource: Some(v1::Resource {
             r#ref: Some(v1::EntityReference { r#type: "Order".into(), id: "order-1".into() }),
             attributes_json: ORDER.into(),
             ..Default::default()
         }),
-        case: Some(v1::Case { id: "case-1".into(), version: "3".into(), tenant: "acme".into(), attributes_json: CASE.into() }),
+        case: Some(v1::Case {
+            id: "case-1".into(),
+            version: "3".into(),
+            tenant: "acme".into(),
+            attributes_json: CASE.into(),
+        }),
         ..Default::default()
     }
 }
@@ -118,7 +132,9 @@ impl Naive {
 
     fn authorize(&self, request: &v1::AuthorizeRequest) -> bool {
         let schema = self.bundle.policies.schema.as_ref().unwrap();
-        let uid = |kind: &str, id: &str| EntityUid::from_type_name_and_id(kind.parse::<EntityTypeName>().unwrap(), EntityId::new(id));
+        let uid = |kind: &str, id: &str| {
+            EntityUid::from_type_name_and_id(kind.parse::<EntityTypeName>().unwrap(), EntityId::new(id))
+        };
         let (case, resource) = (request.case.as_ref().unwrap(), request.resource.as_ref().unwrap());
         let Some(v1::delegation::Credential::Asserted(chain)) =
             request.delegation.as_ref().and_then(|delegation| delegation.credential.as_ref())
@@ -148,20 +164,24 @@ impl Naive {
         entities.push(serde_json::json!({"uid": id("Order", "order-1"), "attrs": order, "parents": []}));
         let entities = Entities::from_json_value(entities.into(), Some(schema)).unwrap();
         let action = uid("Action", &request.action);
-        let scopes = ["tickets", "knowledge", "orders", "verification", "refunds", "accounts", "replies"].map(|scope| id("Scope", scope));
+        let scopes = ["tickets", "knowledge", "orders", "verification", "refunds", "accounts", "replies"]
+            .map(|scope| id("Scope", scope));
         let context = serde_json::json!({
             "args": {}, "case": id("Case", &case.id), "step": id("Step", &chain.step), "now": "2026-11-23T09:00:00Z",
             "chain": {"agent": id("Agent", &chain.agent), "supervisor": id("Rep", &chain.supervisor), "tool_service": id("ToolService", "support-tools"), "scopes": scopes, "asserted": true},
             "risk": {"tier": id("RiskTier", "low"), "score": 0, "signals": []}, "rates": [], "findings": [], "checks": {},
         });
-        [("ToolService", "support-tools"), ("Agent", chain.agent.as_str()), ("Rep", chain.supervisor.as_str())].iter().all(
-            |(kind, name)| {
+        [("ToolService", "support-tools"), ("Agent", chain.agent.as_str()), ("Rep", chain.supervisor.as_str())]
+            .iter()
+            .all(|(kind, name)| {
                 let context = Context::from_json_value(context.clone(), Some((schema, &action))).unwrap();
-                let request = Request::new(uid(kind, name), action.clone(), uid("Order", "order-1"), context, Some(schema)).unwrap();
-                let response = Authorizer::new().is_authorized(&request, self.bundle.policies.engine.policies(), &entities);
+                let request =
+                    Request::new(uid(kind, name), action.clone(), uid("Order", "order-1"), context, Some(schema))
+                        .unwrap();
+                let response =
+                    Authorizer::new().is_authorized(&request, self.bundle.policies.engine.policies(), &entities);
                 response.decision() == cedar_policy::Decision::Allow
-            },
-        )
+            })
     }
 }
 
@@ -179,7 +199,9 @@ fn in_process() {
     let defaults = bundle.manifest.development.clone().unwrap();
     let whole = |message: &v1::AuthorizeRequest| {
         let call = read(message);
-        let Credential::Asserted(asserted) = &call.credential else { unreachable!("every call here asserts its chain") };
+        let Credential::Asserted(asserted) = &call.credential else {
+            unreachable!("every call here asserts its chain")
+        };
         let chain = asserted_chain(&defaults.tool_service, asserted, &defaults);
         Evaluator { bundle: &bundle, roles: &roles, now }.evaluate(&chain, &call, &trusted).unwrap()
     };
@@ -232,7 +254,8 @@ fn in_process() {
 /// The same service without an evaluation, or with naive Cedar.
 struct Other(Option<Arc<Naive>>);
 
-type Items = std::pin::Pin<Box<dyn futures_util::Stream<Item = Result<v1::AuthorizeStreamResponse, tonic::Status>> + Send>>;
+type Items =
+    std::pin::Pin<Box<dyn futures_util::Stream<Item = Result<v1::AuthorizeStreamResponse, tonic::Status>> + Send>>;
 type Answer<T> = Result<tonic::Response<T>, tonic::Status>;
 
 #[tonic::async_trait]
@@ -243,7 +266,10 @@ impl DecisionService for Other {
         Ok(tonic::Response::new(v1::AuthorizeResponse { decision: decision.into(), ..Default::default() }))
     }
 
-    async fn authorize_batch(&self, _: tonic::Request<v1::AuthorizeBatchRequest>) -> Answer<v1::AuthorizeBatchResponse> {
+    async fn authorize_batch(
+        &self,
+        _: tonic::Request<v1::AuthorizeBatchRequest>,
+    ) -> Answer<v1::AuthorizeBatchResponse> {
         Err(tonic::Status::unimplemented(""))
     }
 
@@ -253,11 +279,17 @@ impl DecisionService for Other {
         Err(tonic::Status::unimplemented(""))
     }
 
-    async fn prepare_context(&self, _: tonic::Request<v1::PrepareContextRequest>) -> Answer<v1::PrepareContextResponse> {
+    async fn prepare_context(
+        &self,
+        _: tonic::Request<v1::PrepareContextRequest>,
+    ) -> Answer<v1::PrepareContextResponse> {
         Err(tonic::Status::unimplemented(""))
     }
 
-    async fn evaluate_output(&self, _: tonic::Request<v1::EvaluateOutputRequest>) -> Answer<v1::EvaluateOutputResponse> {
+    async fn evaluate_output(
+        &self,
+        _: tonic::Request<v1::EvaluateOutputRequest>,
+    ) -> Answer<v1::EvaluateOutputResponse> {
         Err(tonic::Status::unimplemented(""))
     }
 
@@ -319,12 +351,24 @@ async fn burst(client: &DecisionServiceClient<Channel>) -> Duration {
 fn over_grpc() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(8 << 20).build().unwrap();
     let (empty, naive, strict, best_effort) = runtime.block_on(async {
-        (other(None).await, other(Some(Arc::new(Naive::new()))).await, ours(Durability::Strict).await, ours(Durability::BestEffort).await)
+        (
+            other(None).await,
+            other(Some(Arc::new(Naive::new()))).await,
+            ours(Durability::Strict).await,
+            ours(Durability::BestEffort).await,
+        )
     });
-    let names = ["empty RPC, same message", "naive Cedar, same RPC", "Countersign, durable audit", "Countersign, best-effort audit"];
+    let names = [
+        "empty RPC, same message",
+        "naive Cedar, same RPC",
+        "Countersign, durable audit",
+        "Countersign, best-effort audit",
+    ];
     let clients = [&empty, &naive, &strict.0, &best_effort.0];
     let times = interleave(&names, |index| runtime.block_on(burst(clients[index])), CALLS);
-    println!("over gRPC, {IN_FLIGHT} in flight on one connection, µs a call of client and server together (ratio to the empty RPC)");
+    println!(
+        "over gRPC, {IN_FLIGHT} in flight on one connection, µs a call of client and server together (ratio to the empty RPC)"
+    );
     for (name, time) in names.iter().zip(&times) {
         println!("  {name:<30} {time:>8.1}  ({:.2})", time / times[0]);
     }

@@ -53,12 +53,22 @@ fn text(bytes: usize) -> String {
 }
 
 fn delegation(step: &str) -> Option<v1::Delegation> {
-    let chain = v1::AssertedChain { agent: "support-bot".into(), supervisor: "rep-1".into(), step: step.into(), scopes: vec![] };
+    let chain = v1::AssertedChain {
+        agent: "support-bot".into(),
+        supervisor: "rep-1".into(),
+        step: step.into(),
+        scopes: vec![],
+    };
     Some(v1::Delegation { credential: Some(v1::delegation::Credential::Asserted(chain)), ..Default::default() })
 }
 
 fn case(index: usize) -> Option<v1::Case> {
-    Some(v1::Case { id: format!("case-{index}"), version: "3".into(), tenant: "acme".into(), attributes_json: CASE.into() })
+    Some(v1::Case {
+        id: format!("case-{index}"),
+        version: "3".into(),
+        tenant: "acme".into(),
+        attributes_json: CASE.into(),
+    })
 }
 
 fn model() -> Option<v1::Model> {
@@ -87,7 +97,9 @@ fn to_evaluate(prepared: &v1::PrepareContextResponse, index: usize, bytes: usize
         recipient: "customer-1".into(),
         model_confidence: 90,
         context_evaluation_id: prepared.evaluation_id.clone(),
-        sources: sources.map(|segment| v1::Source { id: segment.source_id.clone(), text: segment.text.clone() }).collect(),
+        sources: sources
+            .map(|segment| v1::Source { id: segment.source_id.clone(), text: segment.text.clone() })
+            .collect(),
         ..Default::default()
     }
 }
@@ -133,7 +145,8 @@ async fn calls(mut client: DecisionServiceClient<Channel>) {
                 prepared.push(client.prepare_context(to_prepare(index, bytes)).await.unwrap().into_inner());
             }
             took.push(start.elapsed());
-            let drafts: Vec<_> = prepared.iter().enumerate().map(|(index, prepared)| to_evaluate(prepared, index, bytes)).collect();
+            let drafts: Vec<_> =
+                prepared.iter().enumerate().map(|(index, prepared)| to_evaluate(prepared, index, bytes)).collect();
             let start = Instant::now();
             for draft in drafts {
                 client.evaluate_output(draft).await.unwrap();
@@ -167,7 +180,8 @@ fn detectors(detectors: &Detectors) {
     let views = Views::of(&text);
     let values = Values::new(ValueKey::new([1; 16]));
     let mut redacted = Values::new(ValueKey::new([1; 16]));
-    (0..64).for_each(|index| redacted.add(&format!("value number {index}"), countersign::model::finding::Private::Record));
+    (0..64)
+        .for_each(|index| redacted.add(&format!("value number {index}"), countersign::model::finding::Private::Record));
     let untrusted = [Untrusted { source: "ticket.body".into(), text: text.clone() }];
     let folded = views.folded.text();
     let draft = |sources: Vec<&str>| {
@@ -187,7 +201,9 @@ fn detectors(detectors: &Detectors) {
     let stages: [(&str, &dyn Fn() -> usize); 9] = [
         ("views", &|| Views::of(&text).bytes()),
         ("incoming rules", &|| count(|found| detectors.incoming.find(folded, |_| found()))),
-        ("injection model", &|| detectors.injection.as_ref().and_then(|model| model.worst(folded)).map_or(0, |window| window.span.0)),
+        ("injection model", &|| {
+            detectors.injection.as_ref().and_then(|model| model.worst(folded)).map_or(0, |window| window.span.0)
+        }),
         ("incoming, whole", &|| detectors.screen(&untrusted).findings.len()),
         ("private rules", &|| count(|found| detectors.private.find(folded, |_| found()))),
         ("known values (64)", &|| {
@@ -224,12 +240,15 @@ fn main() {
     for (name, bytes) in countersign::bundle::folder::Folder::read(&policies).unwrap().files() {
         // Raise the rates, so that every call is allowed.
         let lifted = |line: &str| match line.split_once("sustained:") {
-            Some((before, _)) if name == "rates.yaml" => format!("{before}sustained: 1000000, minutes: 1, burst: 1000000}}\n"),
+            Some((before, _)) if name == "rates.yaml" => {
+                format!("{before}sustained: 1000000, minutes: 1, burst: 1000000}}\n")
+            }
             Some(_) | None => format!("{line}\n"),
         };
         let file = bundle.join(name);
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-        std::fs::write(file, String::from_utf8(bytes.clone()).unwrap().lines().map(lifted).collect::<String>()).unwrap();
+        std::fs::write(file, String::from_utf8(bytes.clone()).unwrap().lines().map(lifted).collect::<String>())
+            .unwrap();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(8 << 20).build().unwrap();
     runtime.block_on(async {

@@ -27,22 +27,36 @@ use countersign::pdp::origin::{Origin, Purpose};
 use countersign::risk_store::{Acquire, Batch, Change, Key, Observation, Options, RiskStore, Tenant, Update};
 
 const CASE: &str = r#"{"customer":"customer-1","product":"phone","region":"eu","policy_set":"standard","currency":"EUR","status":"open","refund_status":"none","identity_check":"none","fraud_check":"none"}"#;
-const ORDER: &str = r#"{"tenant":"acme","customer":"customer-1","currency":"EUR","paid_minor":9000,"refunded_minor":0}"#;
+const ORDER: &str =
+    r#"{"tenant":"acme","customer":"customer-1","currency":"EUR","paid_minor":9000,"refunded_minor":0}"#;
 const CALLS: usize = 2000;
 const CASES: u64 = 1_000_000;
 const AGENTS: u64 = 10_000;
 
 fn call(case: usize) -> v1::AuthorizeRequest {
-    let chain = v1::AssertedChain { agent: "support-bot".into(), supervisor: "rep-1".into(), step: "enrichment".into(), scopes: vec![] };
+    let chain = v1::AssertedChain {
+        agent: "support-bot".into(),
+        supervisor: "rep-1".into(),
+        step: "enrichment".into(),
+        scopes: vec![],
+    };
     v1::AuthorizeRequest {
-        delegation: Some(v1::Delegation { credential: Some(v1::delegation::Credential::Asserted(chain)), ..Default::default() }),
+        delegation: Some(v1::Delegation {
+            credential: Some(v1::delegation::Credential::Asserted(chain)),
+            ..Default::default()
+        }),
         action: "order.check".into(),
         resource: Some(v1::Resource {
             r#ref: Some(v1::EntityReference { r#type: "Order".into(), id: format!("order-{case}") }),
             attributes_json: ORDER.into(),
             ..Default::default()
         }),
-        case: Some(v1::Case { id: format!("case-{case}"), version: "3".into(), tenant: "acme".into(), attributes_json: CASE.into() }),
+        case: Some(v1::Case {
+            id: format!("case-{case}"),
+            version: "3".into(),
+            tenant: "acme".into(),
+            attributes_json: CASE.into(),
+        }),
         ..Default::default()
     }
 }
@@ -57,7 +71,9 @@ fn bundles(folder: &Path) -> [std::path::PathBuf; 2] {
             continue;
         }
         let lifted = text.lines().map(|line| match line.split_once("sustained:") {
-            Some((before, _)) if name == "rates.yaml" => format!("{before}sustained: 1000000, minutes: 1, burst: 1000000}}\n"),
+            Some((before, _)) if name == "rates.yaml" => {
+                format!("{before}sustained: 1000000, minutes: 1, burst: 1000000}}\n")
+            }
             Some(_) | None => format!("{line}\n"),
         });
         write(&with, name, &lifted.collect::<String>());
@@ -105,14 +121,16 @@ fn median(mut times: Vec<f64>) -> f64 {
 fn decisions() {
     let folder = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(8 << 20).build().unwrap();
-    let servers = bundles(folder.path()).map(|bundle| runtime.block_on(server(&bundle, &bundle.with_extension("data"))));
+    let servers =
+        bundles(folder.path()).map(|bundle| runtime.block_on(server(&bundle, &bundle.with_extension("data"))));
     let origin = Origin {
         peer: Peer { address: Some("127.0.0.1:1".parse().unwrap()), ..Peer::default() },
         trace: countersign::telemetry::spans::Trace::default(),
         purpose: Purpose::Authorize,
         waits: false,
     };
-    let rounds = std::env::var_os("COUNTERSIGN_BENCH_ROUNDS").and_then(|rounds| rounds.to_str()?.parse().ok()).unwrap_or(15);
+    let rounds =
+        std::env::var_os("COUNTERSIGN_BENCH_ROUNDS").and_then(|rounds| rounds.to_str()?.parse().ok()).unwrap_or(15);
     let mut times = [vec![], vec![]];
     for round in 0..=rounds {
         for (server, times) in servers.iter().zip(&mut times) {
@@ -137,8 +155,13 @@ fn resident() -> usize {
 }
 
 fn memory() {
-    let options =
-        Options { server: None, authorities: None, timeout: Duration::from_secs(1), entries_per_tenant: 8_000_000, boot: String::new() };
+    let options = Options {
+        server: None,
+        authorities: None,
+        timeout: Duration::from_secs(1),
+        entries_per_tenant: 8_000_000,
+        boot: String::new(),
+    };
     let windows = RiskStore::open(options).unwrap();
     let tenant = Tenant::of("bench", "acme");
     let now = Timestamp::from_seconds(1_000_000);
@@ -149,7 +172,11 @@ fn memory() {
     for case in 0..CASES {
         let id = case.to_string();
         let add = Change::Add { step: minute, reach: minute };
-        let notes = ["injection", "denials"].map(|name| Update { key: tenant.key("case", &[&id]), name: name.into(), change: add });
+        let notes = ["injection", "denials"].map(|name| Update {
+            key: tenant.key("case", &[&id]),
+            name: name.into(),
+            change: add,
+        });
         batch(&Batch { updates: notes.into(), ..Batch::default() });
     }
     let after_cases = resident();
@@ -160,7 +187,10 @@ fn memory() {
             let key = tenant.key("agent", &[what, &id]);
             for thing in 0..things {
                 let item = Some(Key::of(&[&id, &thing.to_string()]).short());
-                batch(&Batch { observations: vec![Observation { key, item, within: minute, most: None }], ..Batch::default() });
+                batch(&Batch {
+                    observations: vec![Observation { key, item, within: minute, most: None }],
+                    ..Batch::default()
+                });
             }
         }
     }

@@ -24,8 +24,15 @@ const PAUSE: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// Returns an error if the listener fails.
-pub async fn serve(pdp: Arc<Pdp>, listener: TcpListener, shutdown: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
-    let routes = Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(ready)).route("/metrics", get(metrics));
+pub async fn serve(
+    pdp: Arc<Pdp>,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let routes = Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics));
     let routes = routes.route("/jwks.json", get(jwks));
     let listener = Port { listener, connections: Connections::new(Bounds::of_port()) };
     axum::serve(listener, routes.with_state(pdp)).with_graceful_shutdown(shutdown).await

@@ -50,8 +50,13 @@ const GRACE: Duration = Duration::from_secs(30);
 const HEALTH_PERIOD: Duration = Duration::from_millis(250);
 
 /// Services that the health service reports; the empty name is the server as a whole.
-const SERVICES: [&str; 5] =
-    ["", "countersign.v1.AdminService", "countersign.v1.ApprovalService", "countersign.v1.DecisionService", "countersign.v1.SignalService"];
+const SERVICES: [&str; 5] = [
+    "",
+    "countersign.v1.AdminService",
+    "countersign.v1.ApprovalService",
+    "countersign.v1.DecisionService",
+    "countersign.v1.SignalService",
+];
 
 /// Error of the gRPC server.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +71,12 @@ pub enum ServeError {
 ///
 /// # Errors
 /// Returns an error if reflection can't be set up or the transport fails.
-pub async fn serve(pdp: Arc<Pdp>, listeners: Listeners, options: Options, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+pub async fn serve(
+    pdp: Arc<Pdp>,
+    listeners: Listeners,
+    options: Options,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
     let (health, health_service) = tonic_health::server::health_reporter();
     report(&health, &pdp).await;
     let reporting = tokio::spawn({
@@ -80,7 +90,8 @@ pub async fn serve(pdp: Arc<Pdp>, listeners: Listeners, options: Options, shutdo
         }
     });
     let unknown = Arc::new(AtomicUsize::new(0));
-    let reflection = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
+    let reflection =
+        || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
     let routes = Routes::new(health_service)
         .add_service(reflection().build_v1()?)
         // grpcurl before 1.9 and Python's grpcio-reflection use v1alpha.

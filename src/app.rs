@@ -70,7 +70,9 @@ impl Seams {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The address is in use, or is not one of this machine's.
-    #[error("can't listen on `{address}`: {error}: stop the program that listens there, or set another address with `{setting}`")]
+    #[error(
+        "can't listen on `{address}`: {error}: stop the program that listens there, or set another address with `{setting}`"
+    )]
     Address {
         address: SocketAddr,
         error: io::Error,
@@ -165,7 +167,8 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
     let replica = log::replica(config, seams.entropy.as_ref())?;
     let witness = config.audit.witness.as_deref().map(Witness::new).transpose()?;
     let noted = log::noted(config, &replica, witness.as_ref())?;
-    let (audit, recovered) = tokio::task::block_in_place(|| Audit::open(config.audit(), key, seams.disk, &noted, clock.now()))?;
+    let (audit, recovered) =
+        tokio::task::block_in_place(|| Audit::open(config.audit(), key, seams.disk, &noted, clock.now()))?;
     let (keys, delegations) = identity(config, seams.entropy.as_ref(), clock.now()).await?;
     let store = state(config, seams.entropy.as_ref(), &audit, &replica).await?;
     log::check(config, &audit, &store).await?;
@@ -242,7 +245,8 @@ async fn identity(config: &Config, entropy: &dyn Entropy, now: Timestamp) -> Res
         }
         let mut fresh = [0; 32];
         entropy.fill(&mut fresh)?;
-        DigestKey::read_or_create(&folder.join(Keys::VALUES), fresh).map_err(|error| KeyringError::Io(folder.join(Keys::VALUES), error))?;
+        DigestKey::read_or_create(&folder.join(Keys::VALUES), fresh)
+            .map_err(|error| KeyringError::Io(folder.join(Keys::VALUES), error))?;
         issuers.add(Config::development_issuer(), Keyring::read(&folder, Purpose::Development)?.set);
     }
     // A key set that can't be fetched now is fetched again when a token needs it.
@@ -259,9 +263,12 @@ async fn identity(config: &Config, entropy: &dyn Entropy, now: Timestamp) -> Res
 /// Opens the state store. The newest revision that this replica has seen, by its own file or its audit log,
 /// is passed on, so that a store that lost data is detected.
 async fn state(config: &Config, entropy: &dyn Entropy, audit: &Audit, replica: &Replica) -> Result<Store, StartError> {
-    let logged = audit.last_transition().cloned().map(|(generation, revision, head)| Seen { generation, revision, head });
+    let logged =
+        audit.last_transition().cloned().map(|(generation, revision, head)| Seen { generation, revision, head });
     let seen = match (replica.seen(), logged) {
-        (Some(noted), Some(logged)) if noted.generation == logged.generation && logged.revision > noted.revision => Some(logged),
+        (Some(noted), Some(logged)) if noted.generation == logged.generation && logged.revision > noted.revision => {
+            Some(logged)
+        }
         (Some(noted), _) => Some(noted),
         (None, logged) => logged,
     };
@@ -270,7 +277,9 @@ async fn state(config: &Config, entropy: &dyn Entropy, audit: &Audit, replica: &
     let store = loop {
         match Store::open(options.clone()).await {
             // The store may be starting at the same time or failing over, so wait for it.
-            Err(error @ error::OpenError::Unreachable(_)) if waiting.elapsed() < Duration::from_secs(config.store.start_seconds) => {
+            Err(error @ error::OpenError::Unreachable(_))
+                if waiting.elapsed() < Duration::from_secs(config.store.start_seconds) =>
+            {
                 tracing::warn!(name: "store.awaited", error = %error);
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }

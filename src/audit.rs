@@ -174,7 +174,8 @@ impl Audit {
         noted: &[NotedHead],
         now: Timestamp,
     ) -> Result<(Self, Option<Recovered>), OpenError> {
-        let (writer, recovered) = writer::Writer::open(&options, Arc::clone(&disk), key.clone(), writer::Start::Checked(noted), now)?;
+        let (writer, recovered) =
+            writer::Writer::open(&options, Arc::clone(&disk), key.clone(), writer::Start::Checked(noted), now)?;
         Self::start(options, key, disk, writer, recovered)
     }
 
@@ -190,7 +191,8 @@ impl Audit {
         noted: &[NotedHead],
         now: Timestamp,
     ) -> Result<(Self, Option<Recovered>), OpenError> {
-        let (writer, recovered) = writer::Writer::open(&options, Arc::clone(&disk), key.clone(), writer::Start::AfterLoss(noted), now)?;
+        let (writer, recovered) =
+            writer::Writer::open(&options, Arc::clone(&disk), key.clone(), writer::Start::AfterLoss(noted), now)?;
         Self::start(options, key, disk, writer, recovered)
     }
 

@@ -113,7 +113,8 @@ impl Bundle {
             let digest = digest.clone();
             move || parse(&folder, digest, reading)
         });
-        let parsed = parsing.map_err(|_| LoadError::Unreadable("no thread could be started to read the bundle".into()))?.join();
+        let parsed =
+            parsing.map_err(|_| LoadError::Unreadable("no thread could be started to read the bundle".into()))?.join();
         match parsed {
             Ok(parsed) => parsed.map_err(|faults| LoadError::Faulty { digest, faults }),
             Err(_) => Err(LoadError::Unreadable("reading the bundle failed; it is refused".into())),
@@ -163,13 +164,12 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
         }
     };
     let Some(manifest) = manifest.filter(|_| faults.is_empty()) else { return Err(faults) };
-    let roles =
-        match reading.gates {
-            Gates::All => Some(manifest.roles.clone().ok_or_else(|| {
-                vec![Fault::whole("bundle.yaml", "", "the manifest has no `roles`, and this server requires every gate")]
-            })?),
-            Gates::None => None,
-        };
+    let roles = match reading.gates {
+        Gates::All => Some(manifest.roles.clone().ok_or_else(|| {
+            vec![Fault::whole("bundle.yaml", "", "the manifest has no `roles`, and this server requires every gate")]
+        })?),
+        Gates::None => None,
+    };
     let policies = Policies::load(&sources, roles.as_ref(), reading.validation)?;
     if let (Some(roles), Some(defaults), Some(source)) = (&roles, &manifest.development, &written) {
         let faults = unknown_defaults(&policies, roles, defaults, source);
@@ -210,26 +210,33 @@ fn templates(policies: &Policies, roles: Option<&Roles>, source: Option<&Source>
     for (name, template) in &read.templates {
         for argument in &template.at_most {
             let bounded = policies.shapes.actions.values().any(|action| {
-                policies.shapes.follow(&action.context, &["approval", "limits", argument]).is_some_and(|member| member.shape == Shape::Long)
+                policies
+                    .shapes
+                    .follow(&action.context, &["approval", "limits", argument])
+                    .is_some_and(|member| member.shape == Shape::Long)
             });
             if !bounded {
-                let message =
-                    format!("`{argument}` is not an integer member of `context.approval.limits`, so no policy could enforce its limit");
+                let message = format!(
+                    "`{argument}` is not an integer member of `context.approval.limits`, so no policy could enforce its limit"
+                );
                 faults.push((name.clone(), message));
             }
         }
     }
     let source = source.unwrap_or(&nothing);
     let at = |name: &str| source.text.find(name).unwrap_or(0);
-    let faults: Vec<Fault> =
-        faults.into_iter().map(|(name, message)| Fault::new(&source.file, &source.text, (at(&name), name.len()), message)).collect();
+    let faults: Vec<Fault> = faults
+        .into_iter()
+        .map(|(name, message)| Fault::new(&source.file, &source.text, (at(&name), name.len()), message))
+        .collect();
     if faults.is_empty() { Ok(read) } else { Err(faults) }
 }
 
 /// Returns a fault for each development default that the bundle does not define. With such a default, every
 /// call without a credential would be denied without a hint at the cause.
 fn unknown_defaults(policies: &Policies, roles: &Roles, defaults: &DevelopmentDefaults, source: &Source) -> Vec<Fault> {
-    let exists = |kind: &str, id: &str| policies.shapes.uid(kind, id).is_some_and(|uid| policies.store.get(&uid).is_some());
+    let exists =
+        |kind: &str, id: &str| policies.shapes.uid(kind, id).is_some_and(|uid| policies.store.get(&uid).is_some());
     let known = [
         (&defaults.tool_service, exists(&roles.tool_service, &defaults.tool_service)),
         (&defaults.agent, exists(&roles.agent, &defaults.agent)),
@@ -240,7 +247,8 @@ fn unknown_defaults(policies: &Policies, roles: &Roles, defaults: &DevelopmentDe
     let unknown = known.into_iter().filter(|(_, known)| !known);
     unknown
         .map(|(name, _)| {
-            let at = source.text.get(section..).and_then(|text| text.find(name.as_str())).map_or(section, |at| section + at);
+            let at =
+                source.text.get(section..).and_then(|text| text.find(name.as_str())).map_or(section, |at| section + at);
             Fault::new(&source.file, &source.text, (at, name.len()), format!("the bundle does not define `{name}`"))
         })
         .collect()

@@ -93,7 +93,10 @@ impl Transmitters {
             bound: false,
         });
         let issuers = Issuers::new(issuers.collect(), audience)?;
-        Ok(Self { issuers, of: transmitters.into_iter().map(|transmitter| (transmitter.issuer.clone(), transmitter)).collect() })
+        Ok(Self {
+            issuers,
+            of: transmitters.into_iter().map(|transmitter| (transmitter.issuer.clone(), transmitter)).collect(),
+        })
     }
 
     /// Rereads the key files and fetches the keys of URLs that are stale. On a failure the previous keys stay
@@ -109,10 +112,14 @@ impl Transmitters {
     /// content is invalid or more than a day old.
     pub async fn open(&self, token: &str, now: Timestamp) -> Result<Event, Refusal> {
         let (issuer, opened) = self.issuers.open(token, now).await?;
-        let transmitter =
-            self.of.get(&issuer.issuer).ok_or(Refusal::Unauthenticated("the event's issuer is not a configured transmitter"))?;
+        let transmitter = self
+            .of
+            .get(&issuer.issuer)
+            .ok_or(Refusal::Unauthenticated("the event's issuer is not a configured transmitter"))?;
         let issued_at = opened.times().issued_at;
-        let claims = opened.at(now, jose::LEEWAY_ISSUERS, Duration::MAX).map_err(|fault| Refusal::Unauthenticated(fault.words()))?;
+        let claims = opened
+            .at(now, jose::LEEWAY_ISSUERS, Duration::MAX)
+            .map_err(|fault| Refusal::Unauthenticated(fault.words()))?;
         if issued_at.plus(AGE_MAX) <= now {
             return Err(Refusal::invalid("iat", "is more than a day old"));
         }
@@ -121,8 +128,12 @@ impl Transmitters {
 }
 
 fn read(transmitter: &Transmitter, claims: &Object, issued_at: Timestamp) -> Result<Event, Refusal> {
-    let id = text(claims, "jti").filter(|id| is_id(id)).ok_or_else(|| Refusal::invalid("jti", "is not a valid id"))?.to_owned();
-    let events = claims.get("events").and_then(Value::as_object).ok_or_else(|| Refusal::invalid("events", "is missing"))?;
+    let id = text(claims, "jti")
+        .filter(|id| is_id(id))
+        .ok_or_else(|| Refusal::invalid("jti", "is not a valid id"))?
+        .to_owned();
+    let events =
+        claims.get("events").and_then(Value::as_object).ok_or_else(|| Refusal::invalid("events", "is missing"))?;
     let mut each = events.iter();
     let (Some((uri, payload)), None) = (each.next(), each.next()) else {
         return Err(Refusal::invalid("events", "must contain exactly one event"));
@@ -133,7 +144,8 @@ fn read(transmitter: &Transmitter, claims: &Object, issued_at: Timestamp) -> Res
     }
     // Unknown event types are acknowledged but change nothing (SSF 1.0).
     let Some((name, kind)) = uri.strip_prefix(CAEP).and_then(known) else { return event("unknown", None) };
-    let payload = payload.as_object().ok_or_else(|| Refusal::invalid("events", "contains an event that is not an object"))?;
+    let payload =
+        payload.as_object().ok_or_else(|| Refusal::invalid("events", "contains an event that is not an object"))?;
     let Some(kind) = kind else { return event(name, None) };
     let at = match payload.get("event_timestamp") {
         None => issued_at,
@@ -163,7 +175,8 @@ fn known(name: &str) -> Option<(&'static str, Option<SignalKind>)> {
 /// Returns the severity of an event. A higher assurance level or a compliant device is `Info`, which is only
 /// recorded: a signal may reduce permissions but never extend them.
 fn severity(kind: SignalKind, payload: &Object) -> Result<Severity, Refusal> {
-    let unreadable = |field: &'static str| Err(Refusal::invalid(field, "is missing or not a value of the CAEP profile"));
+    let unreadable =
+        |field: &'static str| Err(Refusal::invalid(field, "is missing or not a value of the CAEP profile"));
     match kind {
         SignalKind::AssuranceLevelChange => match text(payload, "change_direction") {
             Some("increase") => Ok(Severity::Info),
@@ -215,11 +228,14 @@ fn simple(transmitter: &Transmitter, subject: &Object) -> Result<String, Refusal
     let issuer = transmitter.subject_issuer.as_ref().unwrap_or(&transmitter.issuer);
     let id = match text(subject, "format") {
         Some("iss_sub") if text(subject, "iss") == Some(issuer) => text(subject, "sub"),
-        Some("iss_sub") => return Err(Refusal::invalid("sub_id.iss", "is not the issuer configured for the transmitter's subjects")),
+        Some("iss_sub") => {
+            return Err(Refusal::invalid("sub_id.iss", "is not the issuer configured for the transmitter's subjects"));
+        }
         Some("opaque") => text(subject, "id"),
         Some(_) | None => return Err(Refusal::invalid("sub_id.format", "must be `iss_sub`, `opaque` or `complex`")),
     };
-    let id = id.filter(|id| !id.is_empty()).map(|id| format!("{}{id}", transmitter.subject_prefix)).filter(|id| is_id(id));
+    let id =
+        id.filter(|id| !id.is_empty()).map(|id| format!("{}{id}", transmitter.subject_prefix)).filter(|id| is_id(id));
     id.ok_or_else(|| Refusal::invalid("sub_id", "contains no valid id"))
 }
 
@@ -257,9 +273,13 @@ mod tests {
     #[test]
     fn a_change_for_the_better_is_for_the_record_and_what_is_not_of_the_profile_is_refused() {
         let user = r#"{"format":"opaque","id":"7"}"#;
-        let severity = |name: &str, payload: &str| event(name, payload, user).map(|event| event.says.map(|says| says.severity));
+        let severity =
+            |name: &str, payload: &str| event(name, payload, user).map(|event| event.says.map(|says| says.severity));
         assert_eq!(severity("assurance-level-change", r#"{"change_direction":"increase"}"#), Ok(Some(Severity::Info)));
-        assert_eq!(severity("assurance-level-change", r#"{"change_direction":"decrease"}"#), Ok(Some(Severity::Medium)));
+        assert_eq!(
+            severity("assurance-level-change", r#"{"change_direction":"decrease"}"#),
+            Ok(Some(Severity::Medium))
+        );
         assert_eq!(severity("device-compliance-change", r#"{"current_status":"compliant"}"#), Ok(Some(Severity::Info)));
         assert_eq!(severity("risk-level-change", r#"{"current_level":"LOW"}"#), Ok(Some(Severity::Low)));
         assert_eq!(severity("session-presented", "{}"), Ok(None));
@@ -270,8 +290,10 @@ mod tests {
 
     #[test]
     fn subjects_are_whom_the_transmitter_may_name() {
-        let of =
-            |subject: &str| event("session-revoked", "{}", subject).map(|event| event.says.map(|says| (says.subject_kind, says.subject)));
+        let of = |subject: &str| {
+            event("session-revoked", "{}", subject)
+                .map(|event| event.says.map(|says| (says.subject_kind, says.subject)))
+        };
         let human = |id: &str| Ok(Some((SubjectKind::Supervisor, id.to_owned())));
         assert_eq!(of(r#"{"format":"opaque","id":"7"}"#), human("idp-7"));
         assert_eq!(of(r#"{"format":"iss_sub","iss":"https://idp.example","sub":"7"}"#), human("idp-7"));

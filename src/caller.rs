@@ -120,13 +120,23 @@ impl Callers {
     ///
     /// # Errors
     /// Returns UNAUTHENTICATED if nothing proves the peer's identity.
-    pub fn identify(&self, peer: &Peer, development: Option<&DevelopmentDefaults>, now: Timestamp) -> Result<Caller, Refusal> {
+    pub fn identify(
+        &self,
+        peer: &Peer,
+        development: Option<&DevelopmentDefaults>,
+        now: Timestamp,
+    ) -> Result<Caller, Refusal> {
         let identified = self.identified(peer, development, now);
         peer.known.fetch_or(identified.is_ok(), Ordering::AcqRel);
         identified
     }
 
-    fn identified(&self, peer: &Peer, development: Option<&DevelopmentDefaults>, now: Timestamp) -> Result<Caller, Refusal> {
+    fn identified(
+        &self,
+        peer: &Peer,
+        development: Option<&DevelopmentDefaults>,
+        now: Timestamp,
+    ) -> Result<Caller, Refusal> {
         let trust = self.trust.load();
         if let Some(svid) = &peer.svid {
             let domain = trust.judge(svid, now).map_err(Refusal::Unauthenticated)?;
@@ -137,12 +147,19 @@ impl Callers {
         }
         if let Some(user) = peer.user {
             let tool_service = self.options.users.get(&user);
-            let tool_service =
-                tool_service.ok_or(Refusal::Unauthenticated("the user of this Unix socket is not a tool service of the settings"))?;
-            return Ok(Caller { tool_service: tool_service.clone(), by: Authentication::UnixPeer, tenants: None, certificate: None });
+            let tool_service = tool_service.ok_or(Refusal::Unauthenticated(
+                "the user of this Unix socket is not a tool service of the settings",
+            ))?;
+            return Ok(Caller {
+                tool_service: tool_service.clone(),
+                by: Authentication::UnixPeer,
+                tenants: None,
+                certificate: None,
+            });
         }
         if let (Some(audience), Some(token)) = (&self.options.jwt_audience, &peer.bearer) {
-            let (id, tenants) = jwt_svid(&trust, token, audience, now).map_err(|fault| Refusal::Unauthenticated(fault.words()))?;
+            let (id, tenants) =
+                jwt_svid(&trust, token, audience, now).map_err(|fault| Refusal::Unauthenticated(fault.words()))?;
             return self.known(&id, Authentication::JwtSvid, &tenants, None);
         }
         if !self.options.development {
@@ -155,9 +172,16 @@ impl Callers {
         Ok(Caller { tool_service, by: Authentication::Development, tenants: None, certificate: None })
     }
 
-    fn known(&self, id: &SpiffeId, by: Authentication, tenants: &[String], certificate: Option<[u8; 32]>) -> Result<Caller, Refusal> {
+    fn known(
+        &self,
+        id: &SpiffeId,
+        by: Authentication,
+        tenants: &[String],
+        certificate: Option<[u8; 32]>,
+    ) -> Result<Caller, Refusal> {
         let tool_service = self.options.identities.get(id.as_str());
-        let tool_service = tool_service.ok_or(Refusal::Unauthenticated("the caller's identity is not a tool service of the settings"))?;
+        let tool_service = tool_service
+            .ok_or(Refusal::Unauthenticated("the caller's identity is not a tool service of the settings"))?;
         Ok(Caller { tool_service: tool_service.clone(), by, tenants: Some(tenants.to_vec()), certificate })
     }
 }
@@ -171,7 +195,15 @@ fn jwt_svid(trust: &Trust, token: &str, audience: &str, now: Timestamp) -> Resul
     }
     let typ = ["JWT", "JOSE"];
     for algorithm in [Algorithm::Es256, Algorithm::Rs256, Algorithm::Ps256] {
-        let expected = Expected { typ: &typ, typ_optional: true, bare_header: true, algorithm, issuer: None, audience, event: false };
+        let expected = Expected {
+            typ: &typ,
+            typ_optional: true,
+            bare_header: true,
+            algorithm,
+            issuer: None,
+            audience,
+            event: false,
+        };
         for domain in trust.domains.iter() {
             let Some(keys) = &domain.jwt_keys else { continue };
             let opened = match jose::open::<Claims>(token, keys, &expected) {
@@ -199,11 +231,17 @@ mod tests {
 
     #[test]
     fn only_loopback_peers_are_trusted_and_only_in_development_mode() {
-        let defaults = DevelopmentDefaults { tool_service: "crm".into(), agent: "a".into(), supervisor: "s".into(), step: "intake".into() };
+        let defaults = DevelopmentDefaults {
+            tool_service: "crm".into(),
+            agent: "a".into(),
+            supervisor: "s".into(),
+            step: "intake".into(),
+        };
         let callers = |development| Callers::new(Options { development, ..Options::default() }).expect("no files");
         let (open, closed) = (callers(true), callers(false));
         let peer = |address: &str| Peer { address: address.parse().ok(), ..Peer::default() };
-        let by = |callers: &Callers, address: &str| callers.identify(&peer(address), Some(&defaults), Timestamp::default());
+        let by =
+            |callers: &Callers, address: &str| callers.identify(&peer(address), Some(&defaults), Timestamp::default());
         for trusted in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
             assert_eq!(by(&open, trusted).map(|caller| caller.tool_service), Ok("crm".into()), "{trusted}");
             assert!(matches!(by(&closed, trusted), Err(Refusal::Unauthenticated(_))), "{trusted}");

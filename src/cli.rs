@@ -121,7 +121,10 @@ impl Environment {
 }
 
 /// Runs the command that the arguments name.
-pub fn run(arguments: impl IntoIterator<Item = OsString>, variables: impl IntoIterator<Item = (String, String)>) -> ExitCode {
+pub fn run(
+    arguments: impl IntoIterator<Item = OsString>,
+    variables: impl IntoIterator<Item = (String, String)>,
+) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -133,7 +136,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, variables: impl IntoIt
             return if wrong { Exit::Usage } else { Exit::Ok }.into();
         }
     };
-    let environment = Environment { config: arguments.config, output: arguments.output, variables: variables.into_iter().collect() };
+    let environment =
+        Environment { config: arguments.config, output: arguments.output, variables: variables.into_iter().collect() };
     let ended = match arguments.command {
         Command::Serve(arguments) => serve::run(&environment, arguments),
         Command::Check(arguments) => check::run(&environment, &arguments),

@@ -15,8 +15,8 @@ use crate::audit::Durability;
 use crate::bundle::{Gates, Reading};
 pub use crate::config::error::ConfigError;
 pub use crate::config::sections::{
-    Audit, BundleConfig, Callers, CaseIds, Config, Engine, Events, Identity, JwtSvid, Limits, Listen, RiskStore, Store, Tls, Traces,
-    UnixPeer, UnixSocket,
+    Audit, BundleConfig, Callers, CaseIds, Config, Engine, Events, Identity, JwtSvid, Limits, Listen, RiskStore, Store,
+    Tls, Traces, UnixPeer, UnixSocket,
 };
 use crate::pdp::snapshot::OnError;
 use crate::policy::Validation;
@@ -29,15 +29,21 @@ impl Config {
     ///
     /// # Errors
     /// Returns an error if the file can't be read, or a setting is unknown, mistyped or out of bounds.
-    pub fn load(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
         let default = Path::new("countersign.yaml");
         let path = file.or_else(|| default.exists().then_some(default));
         let text = match path {
-            Some(path) => std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable(path.to_owned(), error.to_string()))?,
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|error| ConfigError::Unreadable(path.to_owned(), error.to_string()))?,
             None => String::new(),
         };
         Self::read(&text, environment).map_err(|error| match (error, path) {
-            (ConfigError::File(message), Some(path)) => ConfigError::Faulty(format!("the settings file `{}`: {message}", path.display())),
+            (ConfigError::File(message), Some(path)) => {
+                ConfigError::Faulty(format!("the settings file `{}`: {message}", path.display()))
+            }
             (error, _) => error,
         })
     }
@@ -57,9 +63,11 @@ impl Config {
         let mut tree = serde_json::to_value(&from_file).map_err(|error| faulty(&error))?;
         for (name, value) in environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX)) {
             let path: Vec<String> = name.trim_start_matches(PREFIX).split("__").map(str::to_lowercase).collect();
-            put(&mut tree, &path, scalar(&value)).ok_or_else(|| ConfigError::Faulty(format!("`{name}` does not name a setting")))?;
+            put(&mut tree, &path, scalar(&value))
+                .ok_or_else(|| ConfigError::Faulty(format!("`{name}` does not name a setting")))?;
             // Check after each variable, so that an error names the variable that caused it.
-            serde_json::from_value::<Self>(tree.clone()).map_err(|error| ConfigError::Faulty(format!("`{name}`: {error}")))?;
+            serde_json::from_value::<Self>(tree.clone())
+                .map_err(|error| ConfigError::Faulty(format!("`{name}`: {error}")))?;
         }
         let config: Self = serde_json::from_value(tree).map_err(|error| faulty(&error))?;
         config.check().map(|()| config)
@@ -70,7 +78,12 @@ impl Config {
             ("audit.segment_mib", self.audit.segment_mib, 1, 4096),
             ("audit.segment_hours", self.audit.segment_hours, 1, 720),
             ("bundle.poll_seconds", self.bundle.poll_seconds, 0, 3600),
-            ("limits.concurrent_requests", u64::try_from(self.limits.concurrent_requests).unwrap_or(u64::MAX), 1, 100_000),
+            (
+                "limits.concurrent_requests",
+                u64::try_from(self.limits.concurrent_requests).unwrap_or(u64::MAX),
+                1,
+                100_000,
+            ),
             ("limits.streams_per_connection", u64::from(self.limits.streams_per_connection), 1, 10_000),
             ("limits.request_timeout_ms", self.limits.request_timeout_ms, 10, 60_000),
             ("store.timeout_ms", self.store.timeout_ms, 100, 10_000),
@@ -80,7 +93,12 @@ impl Config {
             ("store.connections", u64::from(self.store.connections), 1, 100),
             ("events.ttl_hours", self.events.ttl_hours, 1, 720),
             ("windows.timeout_ms", self.windows.timeout_ms, 5, 5000),
-            ("windows.entries_per_tenant", u64::try_from(self.windows.entries_per_tenant).unwrap_or(u64::MAX), 1000, 100_000_000),
+            (
+                "windows.entries_per_tenant",
+                u64::try_from(self.windows.entries_per_tenant).unwrap_or(u64::MAX),
+                1000,
+                100_000_000,
+            ),
             ("limits.connection_age_seconds", self.limits.connection_age_seconds, 60, 86_400),
         ];
         for (setting, value, lowest, highest) in bounds {
@@ -91,11 +109,15 @@ impl Config {
         let named = (1..=64).contains(&self.environment.len())
             && self.environment.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
         if !named {
-            return Err(ConfigError::Refused { setting: "environment", problem: "must be 1 to 64 of `a-z`, `0-9` and `-`".into() });
+            return Err(ConfigError::Refused {
+                setting: "environment",
+                problem: "must be 1 to 64 of `a-z`, `0-9` and `-`".into(),
+            });
         }
         let conforming = self.engine.on_error == OnError::Skip || self.engine.validate == Validation::Off;
         if conforming && self.engine.gates == Gates::All {
-            let problem = "must be `none` with `on_error: skip` or `validate: off`: the gates rely on validated policies".into();
+            let problem =
+                "must be `none` with `on_error: skip` or `validate: off`: the gates rely on validated policies".into();
             return Err(ConfigError::Refused { setting: "engine.gates", problem });
         }
         Ok(())
@@ -141,8 +163,10 @@ impl Config {
 pub fn telemetry(environment: &str, variables: &BTreeMap<String, String>) -> Result<export::Options, ConfigError> {
     let set = |name: &str| variables.get(name).map(String::as_str).filter(|value| !value.is_empty());
     let off = set("OTEL_SDK_DISABLED") == Some("true") || set("OTEL_TRACES_EXPORTER") == Some("none");
-    let endpoint = set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| set("OTEL_EXPORTER_OTLP_ENDPOINT")).filter(|_| !off);
-    let protocol = set("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL").or_else(|| set("OTEL_EXPORTER_OTLP_PROTOCOL")).unwrap_or("grpc");
+    let endpoint =
+        set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| set("OTEL_EXPORTER_OTLP_ENDPOINT")).filter(|_| !off);
+    let protocol =
+        set("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL").or_else(|| set("OTEL_EXPORTER_OTLP_PROTOCOL")).unwrap_or("grpc");
     if endpoint.is_some() && protocol != "grpc" {
         let problem = "must be `grpc`: OTLP over HTTP is not supported".into();
         return Err(ConfigError::Refused { setting: "OTEL_EXPORTER_OTLP_PROTOCOL", problem });
@@ -184,7 +208,8 @@ mod tests {
 
     #[test]
     fn variables_win_over_the_file_and_the_file_over_defaults() {
-        let config = read("audit: {segment_mib: 8, segment_hours: 2}", &[("COUNTERSIGN__AUDIT__SEGMENT_MIB", "9")]).expect("valid");
+        let config = read("audit: {segment_mib: 8, segment_hours: 2}", &[("COUNTERSIGN__AUDIT__SEGMENT_MIB", "9")])
+            .expect("valid");
         assert_eq!((config.audit.segment_mib, config.audit.segment_hours, config.bundle.poll_seconds), (9, 2, 2));
     }
 
@@ -219,21 +244,38 @@ mod tests {
         refused("{environment: production, tls: {certificate: c.pem}}", "tls");
         refused("{environment: production, tls: {certificate: c.pem, key: k.pem}}", "callers.trust_domains");
         refused("{environment: production, callers: {jwt_svid: {behind_tls_proxy: true}}}", "callers.jwt_svid");
-        refused(&format!("{{environment: production, callers: {{{domain}, jwt_svid: {{behind_tls_proxy: true}}}}}}"), "jwt_keys");
+        refused(
+            &format!("{{environment: production, callers: {{{domain}, jwt_svid: {{behind_tls_proxy: true}}}}}}"),
+            "jwt_keys",
+        );
         let socket = "unix_socket: {path: s, peers: [{user: 1, tool_service: crm-tools}]}";
-        refused(&format!("{{environment: production, listen: {{grpc: '192.0.2.1:1'}}, callers: {{{socket}}}}}"), "tls.certificate");
+        refused(
+            &format!("{{environment: production, listen: {{grpc: '192.0.2.1:1'}}, callers: {{{socket}}}}}"),
+            "tls.certificate",
+        );
         refused("{environment: production, callers: {unix_socket: {path: s}}}", "callers.unix_socket.peers");
-        refused("{development: true, issuers: [{issuer: i, tenant: t, keys: 'http://i/k', algorithm: ES256}]}", "https://");
+        refused(
+            "{development: true, issuers: [{issuer: i, tenant: t, keys: 'http://i/k', algorithm: ES256}]}",
+            "https://",
+        );
         refused("{development: true, store: {url: 'postgres://db.example/x'}}", "sslmode");
         refused("{development: true, store: {url: 'mysql://db.example/x'}}", "postgres://");
-        let two = "{issuer: i, tenant: t, keys: k, algorithm: ES256}, {issuer: j, tenant: t, keys: k, algorithm: RS256}";
+        let two =
+            "{issuer: i, tenant: t, keys: k, algorithm: ES256}, {issuer: j, tenant: t, keys: k, algorithm: RS256}";
         refused(&format!("{{development: true, issuers: [{two}]}}"), "subject_prefix");
-        let tls = format!("{{environment: production, tls: {{certificate: c.pem, key: k.pem}}, callers: {{{domain}}}}}");
+        let tls =
+            format!("{{environment: production, tls: {{certificate: c.pem, key: k.pem}}, callers: {{{domain}}}}}");
         assert_eq!(read(&tls, &[]).expect("valid").check_callers(), Ok(()));
-        assert_eq!(read(&format!("{{environment: production, callers: {{{socket}}}}}"), &[]).expect("valid").check_callers(), Ok(()));
+        assert_eq!(
+            read(&format!("{{environment: production, callers: {{{socket}}}}}"), &[]).expect("valid").check_callers(),
+            Ok(())
+        );
         for address in ["0.0.0.0:7070", "192.0.2.1:7070", "[::]:7070"] {
             for setting in ["COUNTERSIGN__LISTEN__GRPC", "COUNTERSIGN__LISTEN__ADMIN"] {
-                assert!(read("development: true", &[(setting, address)]).expect("valid").check_callers().is_err(), "{setting} {address}");
+                assert!(
+                    read("development: true", &[(setting, address)]).expect("valid").check_callers().is_err(),
+                    "{setting} {address}"
+                );
             }
         }
     }

@@ -47,7 +47,8 @@ impl Bounds {
     /// Returns the limits of the gRPC port: as many connections as the descriptors allow, of which
     /// unauthenticated peers get a quarter, at most 1,024.
     pub fn of_calls() -> Self {
-        let all = usize::try_from(descriptors().saturating_sub(RESERVED)).unwrap_or(usize::MAX).clamp(64, CONNECTIONS_MAX);
+        let all =
+            usize::try_from(descriptors().saturating_sub(RESERVED)).unwrap_or(usize::MAX).clamp(64, CONNECTIONS_MAX);
         Self { all, unknown: (all / 4).min(1024), idle: Duration::from_secs(300), unknown_age: Duration::from_secs(60) }
     }
 
@@ -200,7 +201,8 @@ impl Place {
         let mut open = self.connections.open();
         let is_own = |entry: &Entry| entry.owner.as_deref() == Some(owner);
         let own = open.entries.values().filter(|entry| is_own(entry)).count();
-        if own >= self.connections.bounds.all.div_ceil(2) && !open.close_oldest(|entry| is_own(entry) && is_idle(entry)) {
+        if own >= self.connections.bounds.all.div_ceil(2) && !open.close_oldest(|entry| is_own(entry) && is_idle(entry))
+        {
             return false;
         }
         if let Some(entry) = open.entries.get_mut(&self.id) {
@@ -243,7 +245,8 @@ impl Life {
     fn passes(&mut self, standing: &Standing, bounds: &Bounds) -> bool {
         let requests = standing.requests.load(Ordering::Relaxed);
         self.age += PERIOD;
-        self.idle = if standing.in_flight() > 0 || requests != self.requests { Duration::ZERO } else { self.idle + PERIOD };
+        self.idle =
+            if standing.in_flight() > 0 || requests != self.requests { Duration::ZERO } else { self.idle + PERIOD };
         self.requests = requests;
         self.idle > bounds.idle || !standing.is_known() && self.age > bounds.unknown_age
     }
@@ -274,7 +277,11 @@ impl<S> Bounded<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.goes_on(context)?;
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
@@ -295,7 +302,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         self.goes_on(context)?;
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }

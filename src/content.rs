@@ -116,13 +116,21 @@ impl Detectors {
         let mut found: BTreeMap<(String, String, usize), Finding> = BTreeMap::new();
         let mut add = |(kind, code): (&str, &str), severity, confidence, span: (usize, usize)| {
             if span.0 < span.1 && text.get(span.0..span.1).is_some() {
-                let finding =
-                    Finding { kind: kind.into(), code: code.into(), severity, confidence, source: source.into(), span: Some(span) };
+                let finding = Finding {
+                    kind: kind.into(),
+                    code: code.into(),
+                    severity,
+                    confidence,
+                    source: source.into(),
+                    span: Some(span),
+                };
                 found.entry((kind.into(), code.into(), span.0)).or_insert(finding);
             }
         };
         for view in views.all() {
-            self.incoming.find(view.text(), |(rule, span)| add((&rule.kind, &rule.code), rule.severity, 100, view.original(span)));
+            self.incoming.find(view.text(), |(rule, span)| {
+                add((&rule.kind, &rule.code), rule.severity, 100, view.original(span))
+            });
         }
         if let Some(model) = &self.injection {
             let windows = views.all().filter_map(|view| Some((view, model.worst(view.text())?)));

@@ -70,8 +70,9 @@ impl Delegations {
             Credential::None => Err(Refusal::Unauthenticated("the call names no delegation")),
             Credential::Token { token, agent_certificate } => {
                 let (issuer, opened) = self.issuers.open(token, now).await?;
-                let claims =
-                    opened.at(now, jose::LEEWAY_ISSUERS, DELEGATION_MAX).map_err(|fault| Refusal::Unauthenticated(fault.words()))?;
+                let claims = opened
+                    .at(now, jose::LEEWAY_ISSUERS, DELEGATION_MAX)
+                    .map_err(|fault| Refusal::Unauthenticated(fault.words()))?;
                 let trusted = self.development || self.certificate_reporters.contains(&caller.tool_service);
                 delegated(caller, &issuer, &claims, Presenter { reported: agent_certificate.as_ref(), trusted })
             }
@@ -84,9 +85,12 @@ impl Delegations {
     /// Returns UNAUTHENTICATED if the token is not accepted, or names an acting agent.
     pub async fn human(&self, token: &str, now: Timestamp) -> Result<Human, Refusal> {
         let (issuer, opened) = self.issuers.open(token, now).await?;
-        let claims = opened.at(now, jose::LEEWAY_ISSUERS, HUMAN_MAX).map_err(|fault| Refusal::Unauthenticated(fault.words()))?;
+        let claims =
+            opened.at(now, jose::LEEWAY_ISSUERS, HUMAN_MAX).map_err(|fault| Refusal::Unauthenticated(fault.words()))?;
         if claims.contains_key("act") || claims.contains_key("step") || text(&claims, "sub_profile") != Some("user") {
-            return Err(Refusal::Unauthenticated("the token is not a human's own: it must have `sub_profile` `user` and no `act`"));
+            return Err(Refusal::Unauthenticated(
+                "the token is not a human's own: it must have `sub_profile` `user` and no `act`",
+            ));
         }
         let amr = match claims.get("amr") {
             Some(Value::Array(items)) => items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect(),
@@ -104,14 +108,20 @@ impl Delegations {
         })
     }
 
-    fn asserted(&self, caller: &Caller, asserted: &Asserted, development: Option<&DevelopmentDefaults>) -> Result<Chain, Refusal> {
+    fn asserted(
+        &self,
+        caller: &Caller,
+        asserted: &Asserted,
+        development: Option<&DevelopmentDefaults>,
+    ) -> Result<Chain, Refusal> {
         let none = DevelopmentDefaults::default();
         let defaults = match (self.development, development) {
             (true, Some(defaults)) => defaults,
             (true, None) => return Err(Refusal::Unauthenticated("the bundle has no development defaults")),
             (false, _) => &none,
         };
-        let chain = Chain { tool_tenants: caller.tenants.clone(), ..asserted_chain(&caller.tool_service, asserted, defaults) };
+        let chain =
+            Chain { tool_tenants: caller.tenants.clone(), ..asserted_chain(&caller.tool_service, asserted, defaults) };
         let trusted = |asserting: &Asserting| {
             asserting.tool_service == caller.tool_service
                 && asserting.agents.contains(&chain.agent)
@@ -119,7 +129,9 @@ impl Delegations {
                 && asserting.steps.contains(&chain.step)
         };
         if !self.development && !self.asserting.iter().any(trusted) {
-            return Err(Refusal::Unauthenticated("the settings do not allow this caller to assert this chain: send a delegation token"));
+            return Err(Refusal::Unauthenticated(
+                "the settings do not allow this caller to assert this chain: send a delegation token",
+            ));
         }
         Ok(chain)
     }
@@ -203,7 +215,9 @@ fn confirm(caller: &Caller, issuer: &Issuer, claims: &Object, presenter: Present
             digest.ok_or(Refusal::Unauthenticated("the token's `cnf` must be `x5t#S256`, a digest of a certificate"))?
         }
         Some(_) => return Err(Refusal::Unauthenticated("the token's `cnf` must be an object")),
-        None if issuer.bound => return Err(Refusal::Unauthenticated("the token is bound to no certificate: it has no `cnf`")),
+        None if issuer.bound => {
+            return Err(Refusal::Unauthenticated("the token is bound to no certificate: it has no `cnf`"));
+        }
         None => return Ok(()),
     };
     let own = caller.certificate.as_ref();
@@ -215,7 +229,9 @@ fn confirm(caller: &Caller, issuer: &Issuer, claims: &Object, presenter: Present
     match presenter.reported.or(own) {
         Some(seen) if *seen == bound => Ok(()),
         Some(_) => Err(Refusal::Unauthenticated("the token is bound to a certificate other than the agent's")),
-        None => Err(Refusal::Unauthenticated("the token is bound to a certificate, but the caller reported none of the agent")),
+        None => Err(Refusal::Unauthenticated(
+            "the token is bound to a certificate, but the caller reported none of the agent",
+        )),
     }
 }
 

@@ -100,7 +100,8 @@ impl<'a> Asked<'a> {
         }
         entities.sort_by_key(Entity::uid);
         entities.dedup_by_key(|entity| entity.uid());
-        let entities = Entities::from_entities(entities, None).map_err(|_| Refusal::Unavailable("the entities could not be assembled"))?;
+        let entities = Entities::from_entities(entities, None)
+            .map_err(|_| Refusal::Unavailable("the entities could not be assembled"))?;
         Ok(Self { policies, resolved, fixed, entities })
     }
 
@@ -118,13 +119,15 @@ impl<'a> Asked<'a> {
         let trusted = Converter::default().known_members(&members, record, "context")?;
         let impossible = |_| Refusal::Unavailable("the request could not be assembled");
         let pairs = self.fixed.iter().cloned().chain(trusted);
-        let context = Context::from_pairs(pairs).map_err(|_| Refusal::Unavailable("the context could not be assembled"))?;
+        let context =
+            Context::from_pairs(pairs).map_err(|_| Refusal::Unavailable("the context could not be assembled"))?;
         self.resolved
             .principals
             .iter()
             .map(|(link, principal)| {
                 let (action, resource) = (self.resolved.action.uid.clone(), self.resolved.resource.clone());
-                let request = Request::new(principal.uid(), action, resource, context.clone(), self.policies.schema.as_ref());
+                let request =
+                    Request::new(principal.uid(), action, resource, context.clone(), self.policies.schema.as_ref());
                 Ok((*link, request.map_err(impossible)?))
             })
             .collect()
@@ -151,7 +154,11 @@ fn case_entity(
 ) -> Result<Entity, Stop> {
     let mut attributes = call.case.attributes.clone();
     if attributes.insert("tenant".to_owned(), Value::from(call.case.tenant.as_str())).is_some() {
-        return Err(Refusal::invalid("case.attributes_json.tenant", "must not be sent: the tenant belongs in `case.tenant`").into());
+        return Err(Refusal::invalid(
+            "case.attributes_json.tenant",
+            "must not be sent: the tenant belongs in `case.tenant`",
+        )
+        .into());
     }
     let members = converter.members(&attributes, attributes_of(policies, &roles.case)?, "case.attributes_json")?;
     entity(resolved.case.clone(), members)
@@ -175,7 +182,8 @@ fn claimed(converter: &mut Converter, resolved: &ResolvedCall<'_>, call: &Call) 
         match (resolved.action.context.get(name).map(|member| (&member.shape, member.required)), object) {
             (Some((Shape::Record(record), required)), object) if required || object.is_some() => {
                 let members = converter.members(object.unwrap_or(&none), record, path)?;
-                let record = RestrictedExpression::new_record(members).map_err(|_| Refusal::invalid(path, "has a duplicate member"))?;
+                let record = RestrictedExpression::new_record(members)
+                    .map_err(|_| Refusal::invalid(path, "has a duplicate member"))?;
                 pairs.push((name.to_owned(), record));
             }
             (Some(_), _) | (None, None) => {}
@@ -187,7 +195,12 @@ fn claimed(converter: &mut Converter, resolved: &ResolvedCall<'_>, call: &Call) 
 }
 
 /// Converts `case`, `chain` and `now`, which follow from identity and time.
-fn derived(converter: &mut Converter, resolved: &ResolvedCall<'_>, chain: &Chain, now: Timestamp) -> Result<Pairs, Stop> {
+fn derived(
+    converter: &mut Converter,
+    resolved: &ResolvedCall<'_>,
+    chain: &Chain,
+    now: Timestamp,
+) -> Result<Pairs, Stop> {
     let text = |text: &str| Value::from(text);
     let scopes = resolved.scopes.iter().map(|scope| text(scope)).collect();
     let chain = json::object([
@@ -197,10 +210,11 @@ fn derived(converter: &mut Converter, resolved: &ResolvedCall<'_>, chain: &Chain
         ("supervisor", text(&chain.supervisor)),
         ("tool_service", text(&chain.tool_service)),
     ]);
-    let members: Object = [("case", text(resolved.case.id().unescaped())), ("chain", chain), ("now", Value::String(now.to_string()))]
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect();
+    let members: Object =
+        [("case", text(resolved.case.id().unescaped())), ("chain", chain), ("now", Value::String(now.to_string()))]
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
     let record = resolved.action.context.iter().filter(|(name, _)| members.contains_key(*name));
     Ok(converter.known_members(&members, record, "context")?)
 }

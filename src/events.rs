@@ -86,7 +86,9 @@ pub async fn serve(
     let connections = Handshakes { shaken, address: listener.local_addr()? };
     let accepting = tokio::spawn(accept(listener, callers, sender));
     let routes = Router::new().route("/events", post(take)).layer(DefaultBodyLimit::max(EVENT_MAX)).with_state(pdp);
-    let served = axum::serve(connections, routes.into_make_service_with_connect_info::<From>()).with_graceful_shutdown(shutdown).await;
+    let served = axum::serve(connections, routes.into_make_service_with_connect_info::<From>())
+        .with_graceful_shutdown(shutdown)
+        .await;
     accepting.abort();
     served
 }
@@ -115,12 +117,20 @@ async fn accept(listener: TcpListener, callers: Arc<Callers>, sender: mpsc::Send
     }
 }
 
-async fn take(State(pdp): State<Arc<Pdp>>, ConnectInfo(From(address)): ConnectInfo<From>, headers: HeaderMap, body: Bytes) -> Response {
+async fn take(
+    State(pdp): State<Arc<Pdp>>,
+    ConnectInfo(From(address)): ConnectInfo<From>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
     let token = match std::str::from_utf8(&body) {
         Ok(token) if kind.eq_ignore_ascii_case("application/secevent+jwt") => token.trim().to_owned(),
         Ok(_) | Err(_) => {
-            return refused("invalid_request", "the body must be a single token with content type `application/secevent+jwt`");
+            return refused(
+                "invalid_request",
+                "the body must be a single token with content type `application/secevent+jwt`",
+            );
         }
     };
     match run_to_completion(async move { pdp.take_event(address, &token).await }).await {
@@ -137,7 +147,9 @@ fn answer(refusal: &Refusal) -> Response {
         Refusal::Forbidden(words) => refused("access_denied", words),
         Refusal::Invalid { field, problem, .. } => refused("invalid_request", &format!("`{field}` {problem}")),
         Refusal::NotFound | Refusal::Precondition(_) => refused("invalid_request", "the event can't be accepted"),
-        Refusal::Deadline | Refusal::Exhausted(_) | Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        Refusal::Deadline | Refusal::Exhausted(_) | Refusal::Unavailable(_) => {
+            StatusCode::SERVICE_UNAVAILABLE.into_response()
+        }
     }
 }
 
@@ -161,5 +173,6 @@ fn code(words: &str) -> &'static str {
 
 fn refused(code: &str, words: &str) -> Response {
     let text = crate::json::canonical(&crate::json::object([("description", words.into()), ("err", code.into())]));
-    (StatusCode::BAD_REQUEST, [(header::CONTENT_TYPE, "application/json"), (header::CONTENT_LANGUAGE, "en-US")], text).into_response()
+    (StatusCode::BAD_REQUEST, [(header::CONTENT_TYPE, "application/json"), (header::CONTENT_LANGUAGE, "en-US")], text)
+        .into_response()
 }

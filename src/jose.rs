@@ -56,7 +56,15 @@ pub struct Expected<'a> {
 impl<'a> Expected<'a> {
     /// Expects a token that this deployment signed: ES256, one of these types, no further header members.
     pub fn own(typ: &'a [&'a str], issuer: &'a str, audience: &'a str) -> Self {
-        Self { typ, typ_optional: false, bare_header: true, algorithm: Algorithm::Es256, issuer: Some(issuer), audience, event: false }
+        Self {
+            typ,
+            typ_optional: false,
+            bare_header: true,
+            algorithm: Algorithm::Es256,
+            issuer: Some(issuer),
+            audience,
+            event: false,
+        }
     }
 }
 
@@ -191,7 +199,8 @@ fn parts(token: &str) -> Result<Parts<'_>, TokenFault> {
         return Err(TokenFault::Malformed);
     }
     let (signed, signature) = token.rsplit_once('.').ok_or(TokenFault::Malformed)?;
-    let (header, payload) = signed.split_once('.').filter(|(_, payload)| !payload.contains('.')).ok_or(TokenFault::Malformed)?;
+    let (header, payload) =
+        signed.split_once('.').filter(|(_, payload)| !payload.contains('.')).ok_or(TokenFault::Malformed)?;
     let decode = |text: &str| BASE64.decode(text).map_err(|_| TokenFault::Malformed);
     let header = json::read_object(&decode(header)?).map_err(|_| TokenFault::Malformed)?;
     Ok(Parts { header, payload: decode(payload)?, signed, signature: decode(signature)? })
@@ -246,7 +255,11 @@ impl Signer {
     /// # Errors
     /// If the claims can't be serialized, or the library fails.
     pub fn sign(&self, typ: &str, claims: &impl Serialize) -> Result<String, SignFault> {
-        let header = json::object([("alg", Value::from("ES256")), ("kid", Value::from(self.kid.as_str())), ("typ", Value::from(typ))]);
+        let header = json::object([
+            ("alg", Value::from("ES256")),
+            ("kid", Value::from(self.kid.as_str())),
+            ("typ", Value::from(typ)),
+        ]);
         let claims = json::canonical(claims);
         if claims.is_empty() {
             return Err(SignFault);
@@ -333,12 +346,18 @@ mod tests {
     fn claims_that_say_something_twice_are_refused_however_deep() {
         let ring = ring();
         let whole = claims().to_string();
-        for twice in [r#""aud":"us","aud":"us""#, r#""aud":"us","x":{"y":1,"y":1}"#, r#""aud":"us","x":[{"y":1,"y":2}]"#] {
+        for twice in
+            [r#""aud":"us","aud":"us""#, r#""aud":"us","x":{"y":1,"y":1}"#, r#""aud":"us","x":[{"y":1,"y":2}]"#]
+        {
             let text = whole.replacen(r#""aud":"us""#, twice, 1);
             let header = format!(r#"{{"alg":"ES256","kid":"{}","typ":"t+jwt"}}"#, ring.kid().expect("a current key"));
             let signed = format!("{}.{}", BASE64.encode(header), BASE64.encode(&text));
             let signature = ring.sign_bytes(signed.as_bytes()).expect("signed");
-            assert_eq!(judged(&format!("{signed}.{}", BASE64.encode(signature)), &ring.set), Err(TokenFault::Claims), "{text}");
+            assert_eq!(
+                judged(&format!("{signed}.{}", BASE64.encode(signature)), &ring.set),
+                Err(TokenFault::Claims),
+                "{text}"
+            );
             assert_eq!(claimed_issuer(&format!("{signed}.x")), None);
         }
     }
@@ -427,7 +446,8 @@ mod tests {
         assert_eq!(signed(&with("exp", (NOW + 121).into())), Err(TokenFault::Life));
         let ring = ring();
         let twice = claims().to_string().replacen(r#""aud":"us""#, r#""aud":"them","aud":"us""#, 1);
-        let header = BASE64.encode(format!(r#"{{"alg":"ES256","kid":"{}","typ":"t+jwt"}}"#, ring.kid().expect("a key")));
+        let header =
+            BASE64.encode(format!(r#"{{"alg":"ES256","kid":"{}","typ":"t+jwt"}}"#, ring.kid().expect("a key")));
         let text = format!("{header}.{}", BASE64.encode(twice));
         let token = format!("{text}.{}", BASE64.encode(ring.sign_bytes(text.as_bytes()).expect("signed")));
         assert_eq!(judged(&token, &ring.set), Err(TokenFault::Claims));
@@ -442,7 +462,9 @@ mod tests {
         let mut bytes = BASE64.decode(signature).expect("base64");
         bytes[0] ^= 1;
         assert_eq!(judged(&format!("{text}.{}", BASE64.encode(bytes)), &one.set), Err(TokenFault::Signature));
-        for text in ["", ".", "..", "...", "a.b", &token[1..], &format!("{token}."), &format!("{token}="), &format!(" {token}")] {
+        for text in
+            ["", ".", "..", "...", "a.b", &token[1..], &format!("{token}."), &format!("{token}="), &format!(" {token}")]
+        {
             assert!(judged(text, &one.set).is_err(), "{text}");
         }
     }

@@ -63,7 +63,8 @@ pub fn read_object(text: &[u8]) -> Result<Object, Fault> {
 pub fn read_as<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T, Fault> {
     // A type's own reader may take the last of two members with one name, so run the strict reader first.
     read_whole(text)?;
-    serde_json::from_slice(text).map_err(|_| Fault { path: String::new(), problem: "lacks a member, or a member has the wrong type" })
+    serde_json::from_slice(text)
+        .map_err(|_| Fault { path: String::new(), problem: "lacks a member, or a member has the wrong type" })
 }
 
 /// Checks that no object of a text has two members with the same name. This is for JSON of a bundle, whose
@@ -98,7 +99,15 @@ fn read_whole(text: &[u8]) -> Result<Object, Fault> {
 /// ±(2^53−1).
 #[expect(clippy::expect_used, reason = "a digest of nothing in place of a value would be believed")]
 pub fn canonical<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json_canonicalizer::to_vec(value).expect("values have string keys and finite numbers, and are written to memory")
+    try_canonical(value).expect("values have string keys and finite numbers, and are written to memory")
+}
+
+/// Returns the canonical form of any type.
+///
+/// # Errors
+/// When it has a key that is not a string, or a number that is not finite.
+pub fn try_canonical<T: Serialize>(value: &T) -> Result<Vec<u8>, serde_json::Error> {
+    serde_json_canonicalizer::to_vec(value)
 }
 
 /// Returns a member's name if it looks like an identifier, otherwise `?`, so that messages echo no other
@@ -168,7 +177,7 @@ impl<'de> Visitor<'de> for Node<'_> {
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
         // serde_json passes an integer beyond 64 bits as a float.
-        if !self.place.lenient && value.abs() >= INTEGER_MAX as f64 {
+        if !value.is_finite() || !self.place.lenient && value.abs() >= INTEGER_MAX as f64 {
             return Err(self.place.refuse("is a number beyond ±(2^53-1)"));
         }
         Ok(Value::Float(value))

@@ -87,7 +87,8 @@ fn missing(lift: &Lift, reason: Reason) -> Option<Missing> {
         return None;
     }
     let (template, quorum) = lift.approval.clone().unwrap_or_else(|| (String::new(), 0));
-    let mut requires: Vec<String> = lift.checks.iter().map(|name| Requirement::Check(name.clone()).to_string()).collect();
+    let mut requires: Vec<String> =
+        lift.checks.iter().map(|name| Requirement::Check(name.clone()).to_string()).collect();
     if !template.is_empty() {
         requires.push(Requirement::Approval(template.clone()).to_string());
     }

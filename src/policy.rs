@@ -9,7 +9,9 @@ pub mod store;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use cedar_policy::{EvalResult, Policy, PolicyId, PolicySet, Schema, SchemaFragment, ValidationError, ValidationMode, Validator};
+use cedar_policy::{
+    EvalResult, Policy, PolicyId, PolicySet, Schema, SchemaFragment, ValidationError, ValidationMode, Validator,
+};
 use miette::Diagnostic;
 
 use crate::model::fault::Fault;
@@ -76,7 +78,8 @@ impl Policies {
         let mut faults = Vec::new();
         let mut take = |found: Result<_, Vec<Fault>>| found.map_err(|mut found| faults.append(&mut found)).ok();
         let read = take(read_policies(&sources.policies, validation));
-        let store = Store::load(&sources.entities, schema.as_ref(), roles).map_err(|mut found| faults.append(&mut found)).ok();
+        let store =
+            Store::load(&sources.entities, schema.as_ref(), roles).map_err(|mut found| faults.append(&mut found)).ok();
         let (Some(read), Some(store)) = (read, store) else { return Err(faults) };
         if validation == Validation::Strict
             && let Some(schema) = &schema
@@ -141,7 +144,8 @@ fn read_schema(sources: &Sources, validation: Validation) -> Result<(Option<Sche
         };
     };
     source::refuse_nesting(source).map_err(|fault| vec![fault])?;
-    let (fragment, _) = SchemaFragment::from_cedarschema_str(&source.text).map_err(|error| source::faults(source, &error))?;
+    let (fragment, _) =
+        SchemaFragment::from_cedarschema_str(&source.text).map_err(|error| source::faults(source, &error))?;
     if fragment.to_json_value().map_or(true, |fragment| shape::is_too_large(&fragment)) {
         return Err(vec![Fault::whole(
             &source.file,
@@ -149,7 +153,8 @@ fn read_schema(sources: &Sources, validation: Validation) -> Result<(Option<Sche
             "the schema has more than 1000000 parts after its aliases are expanded",
         )]);
     }
-    let (schema, warnings) = Schema::from_cedarschema_str(&source.text).map_err(|error| source::faults(source, &error))?;
+    let (schema, warnings) =
+        Schema::from_cedarschema_str(&source.text).map_err(|error| source::faults(source, &error))?;
     let warnings: Vec<Fault> = warnings.flat_map(|warning| source::faults(source, &warning)).collect();
     if validation == Validation::Strict && !warnings.is_empty() {
         return Err(warnings);
@@ -215,7 +220,8 @@ fn add(read: &mut ReadPolicies, source: &Source, placed: &Placed, id: &str, vali
 }
 
 fn is_id(id: &str) -> bool {
-    (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte))
+    (1..=128).contains(&id.len())
+        && id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte))
 }
 
 /// Runs Cedar's strict validator. A warning counts as a fault, because an impossible policy protects nothing.
@@ -226,9 +232,11 @@ fn validate(schema: &Schema, read: &ReadPolicies) -> (bool, Vec<Fault>) {
         Some((source, _)) => source::faults(source, error),
         None => vec![Fault::whole("policies", "", error.to_string())],
     };
-    let is_name =
-        |error: &&ValidationError| matches!(error, ValidationError::UnrecognizedActionId(_) | ValidationError::UnrecognizedEntityType(_));
-    let mut names: Vec<Fault> = result.validation_errors().filter(is_name).flat_map(|error| at(error.policy_id(), error)).collect();
+    let is_name = |error: &&ValidationError| {
+        matches!(error, ValidationError::UnrecognizedActionId(_) | ValidationError::UnrecognizedEntityType(_))
+    };
+    let mut names: Vec<Fault> =
+        result.validation_errors().filter(is_name).flat_map(|error| at(error.policy_id(), error)).collect();
     names.sort_by_key(Fault::line);
     if !names.is_empty() {
         return (true, names);

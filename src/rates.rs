@@ -125,6 +125,40 @@ impl CallRate {
 }
 
 impl SumRate {
+    /// Checks the settings against the actions that the sum covers.
+    fn faults(&self, name: &str, shapes: &Shapes) -> Vec<String> {
+        let mut faults = vec![];
+        for action in shapes.actions.values().filter(|action| covers(&self.actions, action)) {
+            let argument = |argument: &str| {
+                shapes.follow(&action.context, &["args", argument]).map(|member| (&member.shape, member.required))
+            };
+            if !self.argument.is_empty() && argument(&self.argument) != Some((&Shape::Long, true)) {
+                let id = action.uid.id().unescaped();
+                faults
+                    .push(format!("`{name}`: `{}` is not a required `Long` argument of action `{id}`", self.argument));
+            }
+            if let Most::Resource { resource } = &self.most {
+                let is_sum = |kind: &String| {
+                    let attribute = shapes.entities.get(kind).and_then(|kind| kind.attributes.get(resource));
+                    attribute.is_some_and(|attribute| attribute.shape == Shape::Long && attribute.required)
+                };
+                if !action.resources.iter().map(ToString::to_string).all(|kind| is_sum(&kind)) {
+                    let id = action.uid.id().unescaped();
+                    faults.push(format!(
+                        "`{name}`: `{resource}` is not a required `Long` attribute of all resources of action `{id}`"
+                    ));
+                }
+            }
+            if let Some(missing) = self.apart.iter().find(|name| argument(name).is_none()) {
+                faults.push(format!(
+                    "`{name}`: `{missing}` is not an argument of action `{}`",
+                    action.uid.id().unescaped()
+                ));
+            }
+        }
+        faults
+    }
+
     pub fn within(&self) -> Duration {
         Duration::from_secs(u64::from(self.minutes) * 60)
     }
@@ -178,27 +212,7 @@ impl Rates {
             if matches!(rate.most, Most::Fixed(..1)) || !within(rate.minutes, 44_640) {
                 fault(name, format!("`{name}`: `most` must be 1 or more, `minutes` 1 to 44640"));
             }
-            for action in shapes.actions.values().filter(|action| covers(&rate.actions, action)) {
-                let argument =
-                    |argument: &str| shapes.follow(&action.context, &["args", argument]).map(|member| (&member.shape, member.required));
-                if !rate.argument.is_empty() && argument(&rate.argument) != Some((&Shape::Long, true)) {
-                    let id = action.uid.id().unescaped();
-                    fault(name, format!("`{name}`: `{}` is not a required `Long` argument of action `{id}`", rate.argument));
-                }
-                if let Most::Resource { resource } = &rate.most {
-                    let is_sum = |kind: &String| {
-                        let attribute = shapes.entities.get(kind).and_then(|kind| kind.attributes.get(resource));
-                        attribute.is_some_and(|attribute| attribute.shape == Shape::Long && attribute.required)
-                    };
-                    if !action.resources.iter().map(ToString::to_string).all(|kind| is_sum(&kind)) {
-                        let id = action.uid.id().unescaped();
-                        fault(name, format!("`{name}`: `{resource}` is not a required `Long` attribute of all resources of action `{id}`"));
-                    }
-                }
-                if let Some(missing) = rate.apart.iter().find(|name| argument(name).is_none()) {
-                    fault(name, format!("`{name}`: `{missing}` is not an argument of action `{}`", action.uid.id().unescaped()));
-                }
-            }
+            rate.faults(name, shapes).into_iter().for_each(|problem| fault(name, problem));
         }
         for (name, rate) in &self.distinct {
             if !within(rate.minutes, 1440) || !(1..=512).contains(&rate.most) {
@@ -207,19 +221,26 @@ impl Rates {
         }
         let seen_by = self.sums.iter().map(|(name, rate)| (name, &rate.seen_by));
         for (name, actions) in self.actions().chain(seen_by) {
-            let known = |listed: &String| shapes.actions.values().any(|action| covers(std::slice::from_ref(listed), action));
+            let known =
+                |listed: &String| shapes.actions.values().any(|action| covers(std::slice::from_ref(listed), action));
             for unknown in actions.iter().filter(|listed| !known(listed)) {
                 fault(name, format!("`{name}`: `{unknown}` is neither an action nor a group of actions"));
             }
             if !windows.contains(name) {
-                fault(name, format!("`{name}` is not a member of the schema's type of windows, so no policy could read it"));
+                fault(
+                    name,
+                    format!("`{name}` is not a member of the schema's type of windows, so no policy could read it"),
+                );
             }
         }
         let is_other = |name: &&String| self.sums.contains_key(*name) || self.distinct.contains_key(*name);
-        let twice = self.calls.keys().filter(is_other).chain(self.sums.keys().filter(|name| self.distinct.contains_key(*name)));
+        let twice =
+            self.calls.keys().filter(is_other).chain(self.sums.keys().filter(|name| self.distinct.contains_key(*name)));
         faults.extend(twice.map(|name| (name.clone(), format!("`{name}` is used as the name of two windows"))));
         let nothing = windows.iter().filter(|name| !self.names().any(|known| known == *name));
-        faults.extend(nothing.map(|name| (String::new(), format!("`{name}` is a window of the schema but is not defined here"))));
+        faults.extend(
+            nothing.map(|name| (String::new(), format!("`{name}` is a window of the schema but is not defined here"))),
+        );
         faults
     }
 }

@@ -72,10 +72,14 @@ const CLOSE: [char; 4] = [']', '\u{FF3D}', '\u{3011}', '\u{27E7}'];
 const LONGEST: usize = 96;
 
 fn is_like_ours(inner: &str) -> bool {
-    let spaced = inner.split(|sign: char| sign.is_whitespace() || crate::model::text::is_unprintable(sign)).filter(|word| !word.is_empty());
+    let spaced = inner
+        .split(|sign: char| sign.is_whitespace() || crate::model::text::is_unprintable(sign))
+        .filter(|word| !word.is_empty());
     let inner = spaced.collect::<Vec<_>>().join(" ");
     let words = inner.trim_end_matches(|end: char| end.is_ascii_digit()).trim_end_matches(" #");
-    words.strip_suffix(" removed").is_some_and(|words| Private::ALL.iter().any(|kind| kind.words().eq_ignore_ascii_case(words)))
+    words
+        .strip_suffix(" removed")
+        .is_some_and(|words| Private::ALL.iter().any(|kind| kind.words().eq_ignore_ascii_case(words)))
 }
 
 /// Masks a value of a record: shows only the first letter of each word, and not the word's length.
@@ -108,7 +112,10 @@ mod tests {
     fn values_are_replaced_and_nothing_else_reads_as_one() {
         let replaced = [Replaced { span: (8, 15), placeholder: placeholder(Private::Email, Some(1)) }];
         assert_eq!(redact("Mail to a@b.com now", &replaced), "Mail to [email removed #1] now");
-        assert_eq!(redact("[Email removed #1] and [PIN removed] and [1] [", &[]), "(Email removed #1) and (PIN removed) and [1] [");
+        assert_eq!(
+            redact("[Email removed #1] and [PIN removed] and [1] [", &[]),
+            "(Email removed #1) and (PIN removed) and [1] ["
+        );
         assert_eq!(placeholder(Private::VerificationCode, None), "[verification code removed]");
     }
 

@@ -114,7 +114,11 @@ impl TextPool {
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED if too many texts wait; UNAVAILABLE if the work failed or the server is stopping.
-    pub(crate) async fn run<T: Send + 'static>(&self, caller: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        caller: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
         let (done, result) = oneshot::channel();
         let job = Box::new(move || {
             if !done.is_closed() {

@@ -38,7 +38,8 @@ struct Arguments {
 type Failure = Box<dyn std::error::Error>;
 
 fn connect(arguments: &Arguments, server: &str) -> Result<Channel, Failure> {
-    let (Some(ca), Some(certificate), Some(key)) = (&arguments.ca, &arguments.certificate, &arguments.private_key) else {
+    let (Some(ca), Some(certificate), Some(key)) = (&arguments.ca, &arguments.certificate, &arguments.private_key)
+    else {
         return Ok(Channel::from_shared(format!("http://{server}"))?.connect_lazy());
     };
     let tls = ClientTlsConfig::new()
@@ -78,8 +79,9 @@ impl Billing {
     /// Asks Countersign before each call, and caches nothing. An error or a missing answer is a denial.
     async fn authorize(&mut self, call: &Value, token: String, version: u64) -> Result<v1::AuthorizeResponse, Status> {
         let digest = text(call, "agent_certificate");
-        let digest: Result<Vec<u8>, _> =
-            (0..digest.len() / 2).map(|index| u8::from_str_radix(digest.get(index * 2..index * 2 + 2).unwrap_or_default(), 16)).collect();
+        let digest: Result<Vec<u8>, _> = (0..digest.len() / 2)
+            .map(|index| u8::from_str_radix(digest.get(index * 2..index * 2 + 2).unwrap_or_default(), 16))
+            .collect();
         let request = v1::AuthorizeRequest {
             delegation: Some(v1::Delegation {
                 credential: Some(v1::delegation::Credential::Token(text(call, "delegation"))),
@@ -126,7 +128,8 @@ impl Billing {
         let answer = self.authorize(call, token.clone(), decided_on).await?;
         if answer.decision() != v1::Decision::Allow || answer.mode() != v1::Mode::Enforce {
             // The agent may know only this much.
-            let told = json!({"allowed": false, "reason": answer.reason_user, "next": answer.next_action().as_str_name()});
+            let told =
+                json!({"allowed": false, "reason": answer.reason_user, "next": answer.next_action().as_str_name()});
             self.denials.insert(operation, answer);
             return Ok(told);
         }
@@ -139,7 +142,9 @@ impl Billing {
                 "route" => eprintln!("route to {value}"),
                 _ => {
                     self.report(&answer, v1::OutcomeStatus::NotExecuted).await?;
-                    return Ok(json!({"allowed": false, "reason": "This action is not permitted.", "next": "NEXT_ACTION_NONE"}));
+                    return Ok(
+                        json!({"allowed": false, "reason": "This action is not permitted.", "next": "NEXT_ACTION_NONE"}),
+                    );
                 }
             }
         }
@@ -152,7 +157,9 @@ impl Billing {
         let status = if result.is_some() { v1::OutcomeStatus::Succeeded } else { v1::OutcomeStatus::NotExecuted };
         self.report(&answer, status).await?;
         let Some(Value::Object(result)) = result else {
-            return Ok(json!({"allowed": false, "reason": "The case has changed. Read it again.", "next": "NEXT_ACTION_RETRY"}));
+            return Ok(
+                json!({"allowed": false, "reason": "The case has changed. Read it again.", "next": "NEXT_ACTION_RETRY"}),
+            );
         };
         let shown: serde_json::Map<String, Value> =
             result.into_iter().filter(|(name, _)| fields.as_ref().is_none_or(|fields| fields.contains(name))).collect();
@@ -197,8 +204,12 @@ impl Billing {
                 ..Default::default()
             }),
         };
-        let approval =
-            ApprovalServiceClient::new(self.channel()?).request_approval(request).await?.into_inner().approval.unwrap_or_default();
+        let approval = ApprovalServiceClient::new(self.channel()?)
+            .request_approval(request)
+            .await?
+            .into_inner()
+            .approval
+            .unwrap_or_default();
         self.requested.insert(operation, approval.id.clone());
         Ok(json!({"requested": approval.id}))
     }
@@ -207,16 +218,22 @@ impl Billing {
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let arguments = Arguments::parse();
-    let channels: Result<Vec<Channel>, Failure> = arguments.server.iter().map(|server| connect(&arguments, server)).collect();
+    let channels: Result<Vec<Channel>, Failure> =
+        arguments.server.iter().map(|server| connect(&arguments, server)).collect();
     let mut billing = Billing { channels: channels?, version: 3, ..Billing::default() };
     for line in std::io::stdin().lock().lines() {
         let asked: Value = serde_json::from_str(&line?)?;
         let answered = match text(&asked, "op").as_str() {
             "call" => billing.call(&asked).await,
             "ask" => billing.ask(&asked).await,
-            _ => Ok(json!({"credited": billing.credited, "version": billing.version, "executions": billing.done.len()})),
+            _ => {
+                Ok(json!({"credited": billing.credited, "version": billing.version, "executions": billing.done.len()}))
+            }
         };
-        println!("{}", answered.unwrap_or_else(|status| json!({"allowed": false, "error": format!("{:?}", status.code())})));
+        println!(
+            "{}",
+            answered.unwrap_or_else(|status| json!({"allowed": false, "error": format!("{:?}", status.code())}))
+        );
     }
     Ok(())
 }

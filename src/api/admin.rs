@@ -41,7 +41,10 @@ impl Admin {
 
 #[tonic::async_trait]
 impl AdminService for Admin {
-    async fn get_status(&self, request: Request<v1::GetStatusRequest>) -> Result<Response<v1::GetStatusResponse>, Status> {
+    async fn get_status(
+        &self,
+        request: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
         self.admit(&origin(&request, Purpose::Explain), Right::ServerObserve).await?;
         let found = self.pdp.status();
         Ok(Response::new(v1::GetStatusResponse {
@@ -72,7 +75,10 @@ impl AdminService for Admin {
         }))
     }
 
-    async fn reload_bundle(&self, request: Request<v1::ReloadBundleRequest>) -> Result<Response<v1::ReloadBundleResponse>, Status> {
+    async fn reload_bundle(
+        &self,
+        request: Request<v1::ReloadBundleRequest>,
+    ) -> Result<Response<v1::ReloadBundleResponse>, Status> {
         self.admit(&origin(&request, Purpose::Explain), Right::ServerOperate).await?;
         let reloaded = self.pdp.reload(Trigger::Asked).await.map_err(|refused| status::status(refused.refusal()))?;
         let (outcome, refused) = match reloaded {
@@ -80,12 +86,18 @@ impl AdminService for Admin {
             Reloaded::Rejected(refused) => (v1::ReloadOutcome::Rejected, Some(rejected(&refused))),
             Reloaded::Unchanged => (v1::ReloadOutcome::Unchanged, None),
         };
-        let response =
-            v1::ReloadBundleResponse { outcome: outcome.into(), bundle: Some(bundle(&self.pdp.moment().snapshot)), rejected: refused };
+        let response = v1::ReloadBundleResponse {
+            outcome: outcome.into(),
+            bundle: Some(bundle(&self.pdp.moment().snapshot)),
+            rejected: refused,
+        };
         Ok(Response::new(response))
     }
 
-    async fn confirm_store(&self, request: Request<v1::ConfirmStoreRequest>) -> Result<Response<v1::ConfirmStoreResponse>, Status> {
+    async fn confirm_store(
+        &self,
+        request: Request<v1::ConfirmStoreRequest>,
+    ) -> Result<Response<v1::ConfirmStoreResponse>, Status> {
         let origin = origin(&request, Purpose::Explain);
         let recorded = self.pdp.confirm_store(&origin).await.map_err(|refused| status::status(refused.refusal()))?;
         let audit = respond::reference(&recorded, self.pdp.audit_log());
@@ -100,7 +112,8 @@ impl AdminService for Admin {
         let moment = self.pdp.moment();
         // An absent request equals an empty one, whose missing fields `convert` names.
         let read = convert::request(request.into_inner().request.unwrap_or_default());
-        let recorded = self.pdp.authorize(&moment, &origin, read).await.map_err(|refused| status::status(refused.refusal()))?;
+        let recorded =
+            self.pdp.authorize(&moment, &origin, read).await.map_err(|refused| status::status(refused.refusal()))?;
         let links = recorded.value().verdict.links.iter().map(|link| explain(&moment, link)).collect();
         Ok(Response::new(v1::ExplainDecisionResponse {
             response: Some(respond::response(&recorded, self.pdp.audit_log())),
@@ -115,7 +128,11 @@ impl AdminService for Admin {
 }
 
 fn risk(risk: &Risk) -> v1::RiskExplanation {
-    let factors = risk.parts.iter().map(|part| v1::RiskFactor { name: part.name.clone(), count: part.count, points: part.points });
+    let factors = risk.parts.iter().map(|part| v1::RiskFactor {
+        name: part.name.clone(),
+        count: part.count,
+        points: part.points,
+    });
     v1::RiskExplanation { score: risk.score, tier: risk.tier.clone(), factors: factors.collect() }
 }
 
@@ -143,7 +160,11 @@ fn explain(moment: &Moment, verdict: &LinkVerdict) -> v1::LinkExplanation {
         principal: Some(principal),
         decision: if verdict.permitted { v1::Decision::Allow } else { v1::Decision::Deny }.into(),
         determining: determining.collect(),
-        errors: verdict.errors.iter().map(|fault| v1::PolicyFault { id: fault.policy.clone(), class: fault.class.to_owned() }).collect(),
+        errors: verdict
+            .errors
+            .iter()
+            .map(|fault| v1::PolicyFault { id: fault.policy.clone(), class: fault.class.to_owned() })
+            .collect(),
     }
 }
 

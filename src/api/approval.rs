@@ -64,18 +64,25 @@ impl ApprovalService for Approvals {
     ) -> Result<Response<v1::RequestApprovalResponse>, Status> {
         let origin = origin(&request, Purpose::Authorize);
         let (pdp, read) = (Arc::clone(&self.pdp), to_request(request.into_inner()));
-        let seen = run_to_completion(async move { pdp.request_approval(&origin, read).await }).await.map_err(refused)?;
+        let seen =
+            run_to_completion(async move { pdp.request_approval(&origin, read).await }).await.map_err(refused)?;
         Ok(Response::new(v1::RequestApprovalResponse { approval: Some(approval(&seen)) }))
     }
 
-    async fn review_approval(&self, request: Request<v1::ReviewApprovalRequest>) -> Result<Response<v1::ReviewApprovalResponse>, Status> {
+    async fn review_approval(
+        &self,
+        request: Request<v1::ReviewApprovalRequest>,
+    ) -> Result<Response<v1::ReviewApprovalResponse>, Status> {
         let origin = origin(&request, Purpose::Authorize);
         let (pdp, read) = (Arc::clone(&self.pdp), to_review(request.into_inner()));
         let seen = run_to_completion(async move { pdp.review_approval(&origin, read).await }).await.map_err(refused)?;
         Ok(Response::new(v1::ReviewApprovalResponse { approval: Some(approval(&seen)) }))
     }
 
-    async fn get_approval(&self, request: Request<v1::GetApprovalRequest>) -> Result<Response<v1::GetApprovalResponse>, Status> {
+    async fn get_approval(
+        &self,
+        request: Request<v1::GetApprovalRequest>,
+    ) -> Result<Response<v1::GetApprovalResponse>, Status> {
         let origin = origin(&request, Purpose::Authorize);
         let read = some_id(&request.into_inner().id, "id");
         let seen = self.pdp.get_approval(&origin, read).await.map_err(refused)?;
@@ -87,7 +94,10 @@ impl ApprovalService for Approvals {
         }))
     }
 
-    async fn list_approvals(&self, request: Request<v1::ListApprovalsRequest>) -> Result<Response<v1::ListApprovalsResponse>, Status> {
+    async fn list_approvals(
+        &self,
+        request: Request<v1::ListApprovalsRequest>,
+    ) -> Result<Response<v1::ListApprovalsResponse>, Status> {
         let origin = origin(&request, Purpose::Authorize);
         let message = request.into_inner();
         let size = if message.page_size == 0 { PAGE_DEFAULT } else { message.page_size };
@@ -106,7 +116,11 @@ impl ApprovalService for Approvals {
         if ids.len() > WATCHED_MAX {
             let refusal = Refusal::invalid("ids", "has more than 200 items");
             return Err(refused(
-                self.pdp.list_approvals(&origin, Err(refusal)).await.err().ok_or_else(|| Status::internal("unreachable"))?,
+                self.pdp
+                    .list_approvals(&origin, Err(refusal))
+                    .await
+                    .err()
+                    .ok_or_else(|| Status::internal("unreachable"))?,
             ));
         }
         // Authenticate the caller now, so that a refusal is returned before the stream opens.
@@ -122,7 +136,10 @@ impl ApprovalService for Approvals {
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
-    async fn revoke_approval(&self, request: Request<v1::RevokeApprovalRequest>) -> Result<Response<v1::RevokeApprovalResponse>, Status> {
+    async fn revoke_approval(
+        &self,
+        request: Request<v1::RevokeApprovalRequest>,
+    ) -> Result<Response<v1::RevokeApprovalResponse>, Status> {
         let origin = origin(&request, Purpose::Authorize);
         let message = request.into_inner();
         let read = some_id(&message.id, "id").and_then(|id| Ok((id, text(&message.reason, "reason", true)?)));
@@ -134,7 +151,12 @@ impl ApprovalService for Approvals {
 
 /// Sends all visible approvals, then each change once. The caller's credentials are verified again at each
 /// poll.
-async fn watch(pdp: Arc<Pdp>, origin: Origin, ids: Vec<String>, sender: mpsc::Sender<Result<v1::WatchApprovalsResponse, Status>>) {
+async fn watch(
+    pdp: Arc<Pdp>,
+    origin: Origin,
+    ids: Vec<String>,
+    sender: mpsc::Sender<Result<v1::WatchApprovalsResponse, Status>>,
+) {
     let mut sent: HashMap<String, (i64, State)> = HashMap::new();
     let mut highest = 0;
     let mut period = tokio::time::interval(WATCH_PERIOD);
@@ -191,8 +213,12 @@ fn to_request(message: v1::RequestApprovalRequest) -> Result<ToRequest, Refusal>
     if justification.evidence.len() > EVIDENCE_MAX {
         return Err(Refusal::invalid("justification.evidence", "has more than 32 items"));
     }
-    let evidence: Result<Vec<String>, Refusal> =
-        justification.evidence.iter().enumerate().map(|(index, id)| some_id(id, &format!("justification.evidence[{index}]"))).collect();
+    let evidence: Result<Vec<String>, Refusal> = justification
+        .evidence
+        .iter()
+        .enumerate()
+        .map(|(index, id)| some_id(id, &format!("justification.evidence[{index}]")))
+        .collect();
     Ok(ToRequest {
         evaluation_id: some_id(&message.evaluation_id, "evaluation_id")?,
         binding_token: message.binding_token,
@@ -209,7 +235,9 @@ fn to_review(message: v1::ReviewApprovalRequest) -> Result<ToReview, Refusal> {
     let approves = match message.decision() {
         v1::ReviewDecision::Approve => true,
         v1::ReviewDecision::Deny => false,
-        v1::ReviewDecision::Unspecified => return Err(Refusal::invalid("decision", "is missing, or not known to this version")),
+        v1::ReviewDecision::Unspecified => {
+            return Err(Refusal::invalid("decision", "is missing, or not known to this version"));
+        }
     };
     let suggested = optional_object(&message.suggested_arguments_json, "suggested_arguments_json")?;
     if approves && suggested.is_some() {

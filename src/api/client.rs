@@ -68,7 +68,8 @@ pub async fn authorize(target: &Target, request: v1::AuthorizeRequest) -> Result
 
 /// Returns whether a service is serving; the empty name is the server as a whole.
 pub async fn healthy(target: &Target, service: &str) -> Result<bool, ClientError> {
-    let asked = HealthClient::new(connect(target).await?).check(HealthCheckRequest { service: service.to_owned() }).await;
+    let asked =
+        HealthClient::new(connect(target).await?).check(HealthCheckRequest { service: service.to_owned() }).await;
     let answered = asked.map_err(|status| refused(&target.server, &status))?;
     Ok(answered.into_inner().status() == ServingStatus::Serving)
 }
@@ -86,7 +87,8 @@ pub async fn approvals(target: &Target, state: v1::ApprovalState) -> Result<Vec<
     let mut found = vec![];
     let mut page_token = String::new();
     loop {
-        let request = v1::ListApprovalsRequest { state: state.into(), page_size: 200, page_token, ..Default::default() };
+        let request =
+            v1::ListApprovalsRequest { state: state.into(), page_size: 200, page_token, ..Default::default() };
         let answered = client.list_approvals(with_token(target, request)?).await;
         let page = answered.map_err(|status| refused(&target.server, &status))?.into_inner();
         found.extend(page.approvals);
@@ -99,7 +101,8 @@ pub async fn approvals(target: &Target, state: v1::ApprovalState) -> Result<Vec<
 
 /// Sends a review. Its `display_digest` must be that of the display that the reviewer read.
 pub async fn review(target: &Target, request: v1::ReviewApprovalRequest) -> Result<v1::Approval, ClientError> {
-    let answered = ApprovalServiceClient::new(connect(target).await?).review_approval(with_token(target, request)?).await;
+    let answered =
+        ApprovalServiceClient::new(connect(target).await?).review_approval(with_token(target, request)?).await;
     Ok(whole(answered.map_err(|status| refused(&target.server, &status))?.into_inner().approval))
 }
 
@@ -111,7 +114,10 @@ pub async fn revoke(target: &Target, id: &str, reason: &str) -> Result<v1::Appro
 }
 
 /// Reports a signal. The caller must be a tool service.
-pub async fn report(target: &Target, request: v1::ReportSignalRequest) -> Result<v1::ReportSignalResponse, ClientError> {
+pub async fn report(
+    target: &Target,
+    request: v1::ReportSignalRequest,
+) -> Result<v1::ReportSignalResponse, ClientError> {
     let answered = SignalServiceClient::new(connect(target).await?).report_signal(request).await;
     Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner())
 }
@@ -171,7 +177,8 @@ async fn connect(target: &Target) -> Result<tonic::transport::Channel, ClientErr
 }
 
 async fn connect_for(target: &Target, timeout: Option<Duration>) -> Result<tonic::transport::Channel, ClientError> {
-    let mut endpoint = Endpoint::from_shared(target.server.clone()).map_err(|_| ClientError::Address(target.server.clone()))?;
+    let mut endpoint =
+        Endpoint::from_shared(target.server.clone()).map_err(|_| ClientError::Address(target.server.clone()))?;
     if target.server.starts_with("https://") {
         let tls = match target.authorities.as_slice() {
             [] => ClientTlsConfig::new().with_webpki_roots(),
@@ -201,7 +208,8 @@ fn refused(server: &str, status: &Status) -> ClientError {
 /// Converts a call to its message.
 pub fn message(call: &Call) -> v1::AuthorizeRequest {
     let object = |object: &Object| canonical(&Value::Object(object.clone())).into();
-    let reference = |reference: &EntityReference| v1::EntityReference { r#type: reference.kind.clone(), id: reference.id.clone() };
+    let reference =
+        |reference: &EntityReference| v1::EntityReference { r#type: reference.kind.clone(), id: reference.id.clone() };
     let credential = match &call.credential {
         Credential::Asserted(asserted) => Some(v1::delegation::Credential::Asserted(v1::AssertedChain {
             agent: asserted.agent.clone(),
@@ -219,7 +227,8 @@ pub fn message(call: &Call) -> v1::AuthorizeRequest {
     let model = call.model.as_ref();
     v1::AuthorizeRequest {
         request_id: call.correlation.request.clone(),
-        delegation: credential.map(|credential| v1::Delegation { credential: Some(credential), agent_certificate_sha256: agent }),
+        delegation: credential
+            .map(|credential| v1::Delegation { credential: Some(credential), agent_certificate_sha256: agent }),
         action: call.action.clone(),
         resource: Some(v1::Resource {
             r#ref: Some(reference(&call.resource.reference)),
@@ -234,11 +243,19 @@ pub fn message(call: &Call) -> v1::AuthorizeRequest {
         }),
         arguments_json: object(&call.arguments),
         facts_json: call.facts.as_ref().map_or_else(Bytes::new, object),
-        untrusted: call.untrusted.iter().map(|item| v1::UntrustedText { source: item.source.clone(), text: item.text.clone() }).collect(),
+        untrusted: call
+            .untrusted
+            .iter()
+            .map(|item| v1::UntrustedText { source: item.source.clone(), text: item.text.clone() })
+            .collect(),
         approval_token: call.tokens.approval.clone().unwrap_or_default(),
         release_token: call.tokens.release.clone().unwrap_or_default(),
         operation_id: call.tokens.operation.clone(),
-        model: model.map(|model| v1::Model { provider: model.provider.clone(), name: model.name.clone(), version: model.version.clone() }),
+        model: model.map(|model| v1::Model {
+            provider: model.provider.clone(),
+            name: model.name.clone(),
+            version: model.version.clone(),
+        }),
         conversation_id: call.correlation.conversation.clone(),
         tool_call_id: call.correlation.tool_call.clone(),
         dry_run: call.dry_run,

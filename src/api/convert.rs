@@ -38,7 +38,11 @@ pub fn request(message: v1::AuthorizeRequest) -> Result<Request, Refusal> {
         tool_call: correlation_id(&message.tool_call_id, "tool_call_id")?,
     };
     if let Some(plain) = &message.plain {
-        let alone = v1::AuthorizeRequest { request_id: message.request_id.clone(), plain: Some(plain.clone()), ..Default::default() };
+        let alone = v1::AuthorizeRequest {
+            request_id: message.request_id.clone(),
+            plain: Some(plain.clone()),
+            ..Default::default()
+        };
         if message != alone {
             return Err(Refusal::invalid("plain", "must be sent without other fields, except `request_id`"));
         }
@@ -69,13 +73,19 @@ pub fn outcome(message: v1::ReportOutcomeRequest) -> Result<Outcome, Refusal> {
         v1::OutcomeStatus::Failed => "failed",
         v1::OutcomeStatus::NotExecuted => "not_executed",
         v1::OutcomeStatus::Succeeded => "succeeded",
-        v1::OutcomeStatus::Unspecified => return Err(Refusal::invalid("status", "is missing, or not known to this version")),
+        v1::OutcomeStatus::Unspecified => {
+            return Err(Refusal::invalid("status", "is missing, or not known to this version"));
+        }
     };
     if message.fields_returned.len() > FIELDS_MAX {
         return Err(Refusal::invalid("fields_returned", "has more than 256 items"));
     }
-    let fields: Result<Vec<String>, Refusal> =
-        message.fields_returned.iter().enumerate().map(|(index, name)| some_id(name, &format!("fields_returned[{index}]"))).collect();
+    let fields: Result<Vec<String>, Refusal> = message
+        .fields_returned
+        .iter()
+        .enumerate()
+        .map(|(index, name)| some_id(name, &format!("fields_returned[{index}]")))
+        .collect();
     let fields = fields?;
     if json::canonical(&fields).len() > FIELDS_BYTES_MAX {
         return Err(Refusal::invalid("fields_returned", "is longer than 16 KiB"));
@@ -155,7 +165,9 @@ pub(super) fn untrusted(items: Vec<v1::UntrustedText>) -> Result<Vec<Untrusted>,
     }
     let items = items.into_iter().enumerate();
     items
-        .map(|(index, item)| Ok(Untrusted { source: label(&item.source, &format!("untrusted[{index}].source"))?, text: item.text }))
+        .map(|(index, item)| {
+            Ok(Untrusted { source: label(&item.source, &format!("untrusted[{index}].source"))?, text: item.text })
+        })
         .collect()
 }
 
@@ -170,7 +182,10 @@ fn tokens(approval: &str, release: &str, operation: &str) -> Result<Tokens, Refu
         return Err(Refusal::invalid("operation_id", "is required with a token"));
     }
     if tokens.approval.is_some() && tokens.release.is_some() {
-        return Err(Refusal::invalid("release_token", "can't be sent together with an approval token: the approval suffices"));
+        return Err(Refusal::invalid(
+            "release_token",
+            "can't be sent together with an approval token: the approval suffices",
+        ));
     }
     Ok(tokens)
 }
@@ -242,7 +257,9 @@ fn label(text: &str, field: &str) -> Result<String, Refusal> {
     let digits = text.split(|sign: char| !sign.is_ascii_digit()).map(str::len).max().unwrap_or(0);
     match fits && digits <= LABEL_DIGITS_MAX {
         true => Ok(text),
-        false => Err(Refusal::invalid(field, "must be a label: letters, digits (at most five in a row) and . _ : # / - [ ]")),
+        false => {
+            Err(Refusal::invalid(field, "must be a label: letters, digits (at most five in a row) and . _ : # / - [ ]"))
+        }
     }
 }
 

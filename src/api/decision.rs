@@ -41,7 +41,10 @@ type Items = Pin<Box<dyn Stream<Item = Result<v1::AuthorizeStreamResponse, Statu
 
 #[tonic::async_trait]
 impl DecisionService for Decisions {
-    async fn authorize(&self, request: Request<v1::AuthorizeRequest>) -> Result<Response<v1::AuthorizeResponse>, Status> {
+    async fn authorize(
+        &self,
+        request: Request<v1::AuthorizeRequest>,
+    ) -> Result<Response<v1::AuthorizeResponse>, Status> {
         let origin = origin(&request, Purpose::Authorize);
         let moment = self.pdp.moment();
         let recorded = self.pdp.authorize(&moment, &origin, convert::request(request.into_inner())).await;
@@ -49,7 +52,10 @@ impl DecisionService for Decisions {
         Ok(Response::new(respond::response(&recorded, self.pdp.audit_log())))
     }
 
-    async fn authorize_batch(&self, request: Request<v1::AuthorizeBatchRequest>) -> Result<Response<v1::AuthorizeBatchResponse>, Status> {
+    async fn authorize_batch(
+        &self,
+        request: Request<v1::AuthorizeBatchRequest>,
+    ) -> Result<Response<v1::AuthorizeBatchResponse>, Status> {
         let origin = Origin { waits: true, ..origin(&request, Purpose::Authorize) };
         let batch = request.into_inner();
         let moment = self.pdp.moment();
@@ -76,7 +82,10 @@ impl DecisionService for Decisions {
 
     type AuthorizeStreamStream = Items;
 
-    async fn authorize_stream(&self, request: Request<Streaming<v1::AuthorizeStreamRequest>>) -> Result<Response<Items>, Status> {
+    async fn authorize_stream(
+        &self,
+        request: Request<Streaming<v1::AuthorizeStreamRequest>>,
+    ) -> Result<Response<Items>, Status> {
         let origin = Origin { waits: true, ..origin(&request, Purpose::Authorize) };
         let share = self.pdp.open_stream(&origin, true).await.map_err(|refused| status::status(refused.refusal()))?;
         let decisions = self.clone();
@@ -95,21 +104,30 @@ impl DecisionService for Decisions {
         Ok(Response::new(Box::pin(answers.buffer_unordered(STREAM_CONCURRENCY))))
     }
 
-    async fn prepare_context(&self, request: Request<v1::PrepareContextRequest>) -> Result<Response<v1::PrepareContextResponse>, Status> {
+    async fn prepare_context(
+        &self,
+        request: Request<v1::PrepareContextRequest>,
+    ) -> Result<Response<v1::PrepareContextResponse>, Status> {
         let origin = origin(&request, Purpose::PrepareContext);
         let prepared = self.pdp.prepare_context(&origin, texts::to_prepare(request.into_inner())).await;
         let prepared = prepared.map_err(|refused| status::status(refused.refusal()))?;
         Ok(Response::new(texts::prepared(&prepared, self.pdp.audit_log())))
     }
 
-    async fn evaluate_output(&self, request: Request<v1::EvaluateOutputRequest>) -> Result<Response<v1::EvaluateOutputResponse>, Status> {
+    async fn evaluate_output(
+        &self,
+        request: Request<v1::EvaluateOutputRequest>,
+    ) -> Result<Response<v1::EvaluateOutputResponse>, Status> {
         let origin = origin(&request, Purpose::EvaluateOutput);
         let evaluated = self.pdp.evaluate_output(&origin, texts::to_evaluate(request.into_inner())).await;
         let evaluated = evaluated.map_err(|refused| status::status(refused.refusal()))?;
         Ok(Response::new(texts::evaluated(&evaluated, self.pdp.audit_log())))
     }
 
-    async fn report_outcome(&self, request: Request<v1::ReportOutcomeRequest>) -> Result<Response<v1::ReportOutcomeResponse>, Status> {
+    async fn report_outcome(
+        &self,
+        request: Request<v1::ReportOutcomeRequest>,
+    ) -> Result<Response<v1::ReportOutcomeResponse>, Status> {
         let origin = origin(&request, Purpose::Authorize);
         let read = convert::outcome(request.into_inner());
         let pdp = Arc::clone(&self.pdp);
@@ -126,10 +144,18 @@ impl DecisionService for Decisions {
 
 impl Decisions {
     /// Evaluates one item of a batch or stream. A refusal becomes the item's error.
-    async fn item(&self, moment: Moment, origin: Origin, request_id: String, read: Result<Read, Refusal>) -> v1::AuthorizeResult {
+    async fn item(
+        &self,
+        moment: Moment,
+        origin: Origin,
+        request_id: String,
+        read: Result<Read, Refusal>,
+    ) -> v1::AuthorizeResult {
         let result = match self.pdp.authorize(&moment, &origin, read).await {
             Ok(recorded) => v1::authorize_result::Result::Response(respond::response(&recorded, self.pdp.audit_log())),
-            Err(refused) => v1::authorize_result::Result::Error(status::item_error(refused.refusal(), &shown(request_id))),
+            Err(refused) => {
+                v1::authorize_result::Result::Error(status::item_error(refused.refusal(), &shown(request_id)))
+            }
         };
         v1::AuthorizeResult { result: Some(result) }
     }

@@ -90,7 +90,8 @@ pub(super) fn origin<T>(request: &tonic::Request<T>, purpose: Purpose) -> Origin
     // Without facts about its connection, a request is of an unauthenticated peer.
     let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
     let bearer = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-    let bearer = bearer.and_then(|value| value.strip_prefix("Bearer ")).filter(|_| connection.takes_bearer).map(str::to_owned);
+    let bearer =
+        bearer.and_then(|value| value.strip_prefix("Bearer ")).filter(|_| connection.takes_bearer).map(str::to_owned);
     Origin { peer: Peer { bearer, ..connection.peer }, trace: Trace::current(), purpose, waits: false }
 }
 
@@ -145,8 +146,8 @@ impl Gate {
             return Some(UnderWay { _in_flight: standing.begin(), _unknown: None });
         }
         let unknown = (!standing.is_known()).then(|| Unknown::begin(&self.unknown));
-        let is_over =
-            unknown.is_some() && (standing.in_flight() >= UNKNOWN_PER_CONNECTION || self.unknown.load(Ordering::Acquire) > UNKNOWN_MAX);
+        let is_over = unknown.is_some()
+            && (standing.in_flight() >= UNKNOWN_PER_CONNECTION || self.unknown.load(Ordering::Acquire) > UNKNOWN_MAX);
         (!is_over).then(|| UnderWay { _in_flight: standing.begin(), _unknown: unknown })
     }
 }
@@ -202,10 +203,13 @@ where
                     Ok(under_way) => under_way,
                     Err(status) => return Ok(status.into_http()),
                 };
-                let late = |_| Ok(Status::deadline_exceeded("the request's message did not arrive in time").into_http());
+                let late =
+                    |_| Ok(Status::deadline_exceeded("the request's message did not arrive in time").into_http());
                 let answered: Result<Response<Body>, Infallible> =
                     tokio::time::timeout(timeout, inner.call(request)).await.unwrap_or_else(late);
-                return answered.map(|response| response.map(|body| Body::new(Watched { body, ending: None, _under_way: under_way })));
+                return answered.map(|response| {
+                    response.map(|body| Body::new(Watched { body, ending: None, _under_way: under_way }))
+                });
             }
             let peer = connection.peer;
             let method = METHODS.into_iter().find(|method| *method == path).unwrap_or(OTHER);
@@ -214,7 +218,8 @@ where
             let trace = gate.pdp.telemetry().start_rpc(method, request.headers(), peer.address);
             let ending = Ending { pdp: gate.pdp, trace: trace.clone(), method, watch: Stopwatch::start(), done: false };
             let Some(under_way) = under_way else { return Ok(refused(too_many(), ending, &peer)) };
-            let answered = answered(method, timeout, async move { inner.call(request).await }).with_context(trace.context()).await;
+            let answered =
+                answered(method, timeout, async move { inner.call(request).await }).with_context(trace.context()).await;
             Ok(end(answered, ending, &seen, &peer, under_way))
         })
     }
@@ -319,7 +324,10 @@ impl http_body::Body for Watched {
     type Data = <Body as http_body::Body>::Data;
     type Error = <Body as http_body::Body>::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.body).poll_frame(context);
         if let Poll::Ready(Some(Ok(frame))) = &polled

@@ -31,7 +31,10 @@ pub(super) struct Signals {
 
 #[tonic::async_trait]
 impl SignalService for Signals {
-    async fn report_signal(&self, request: Request<v1::ReportSignalRequest>) -> Result<Response<v1::ReportSignalResponse>, Status> {
+    async fn report_signal(
+        &self,
+        request: Request<v1::ReportSignalRequest>,
+    ) -> Result<Response<v1::ReportSignalResponse>, Status> {
         let origin = origin(&request, Purpose::Authorize);
         let (pdp, read) = (Arc::clone(&self.pdp), read(request.into_inner()));
         let taken = run_to_completion(async move { pdp.report_signal(&origin, read).await }).await;
@@ -42,7 +45,10 @@ impl SignalService for Signals {
         }))
     }
 
-    async fn clear_risk(&self, request: Request<v1::ClearRiskRequest>) -> Result<Response<v1::ClearRiskResponse>, Status> {
+    async fn clear_risk(
+        &self,
+        request: Request<v1::ClearRiskRequest>,
+    ) -> Result<Response<v1::ClearRiskResponse>, Status> {
         let origin = origin(&request, Purpose::Authorize);
         let (pdp, read) = (Arc::clone(&self.pdp), clear(request.into_inner()));
         let cleared = run_to_completion(async move { pdp.clear_risk(&origin, read).await }).await;
@@ -64,7 +70,10 @@ fn clear(message: v1::ClearRiskRequest) -> Result<Clear, Refusal> {
         return Err(Refusal::invalid("reason", "must be 1 to 1024 bytes"));
     }
     if [&clear.case, &clear.customer, &clear.agent, &clear.supervisor].iter().all(|named| named.is_empty()) {
-        return Err(Refusal::invalid("case_id", "is missing, as are `customer_id`, `agent_id` and `supervisor_id`: name at least one"));
+        return Err(Refusal::invalid(
+            "case_id",
+            "is missing, as are `customer_id`, `agent_id` and `supervisor_id`: name at least one",
+        ));
     }
     Ok(clear)
 }
@@ -77,20 +86,31 @@ fn read(message: v1::ReportSignalRequest) -> Result<Signal, Refusal> {
         v1::SignalSubjectKind::Server => SubjectKind::Server,
         v1::SignalSubjectKind::Supervisor => SubjectKind::Supervisor,
         v1::SignalSubjectKind::Tenant => SubjectKind::Tenant,
-        v1::SignalSubjectKind::Unspecified => return Err(Refusal::invalid("subject_kind", "is missing, or not known to this version")),
+        v1::SignalSubjectKind::Unspecified => {
+            return Err(Refusal::invalid("subject_kind", "is missing, or not known to this version"));
+        }
     };
     let kind = SignalKind::named(&some_id(&message.kind, "kind")?);
-    let kind = kind.ok_or_else(|| Refusal::invalid("kind", "is not known to this version: see `ReportSignalRequest.kind`"))?;
+    let kind =
+        kind.ok_or_else(|| Refusal::invalid("kind", "is not known to this version: see `ReportSignalRequest.kind`"))?;
     let severity = severity(message.severity)?;
     let effect = kind.effect(severity);
     if effect != HaltKind::KillSwitch && subject_kind == SubjectKind::Server {
-        return Err(Refusal::invalid("subject_kind", "is the server, for which only the kind `kill_switch` is accepted"));
+        return Err(Refusal::invalid(
+            "subject_kind",
+            "is the server, for which only the kind `kill_switch` is accepted",
+        ));
     }
     let ttl = message.ttl.ok_or_else(|| Refusal::invalid("ttl", "is missing"))?;
-    let ttl = Duration::try_from(ttl).map_err(|_| Refusal::invalid("ttl", "must be more than 0 and at most 30 days"))?;
+    let ttl =
+        Duration::try_from(ttl).map_err(|_| Refusal::invalid("ttl", "must be more than 0 and at most 30 days"))?;
     let event_time = message.event_time.ok_or_else(|| Refusal::invalid("event_time", "is missing"))?;
-    let micros = event_time.seconds.checked_mul(1_000_000).and_then(|micros| micros.checked_add(i64::from(event_time.nanos) / 1000));
-    let since = micros.filter(|micros| *micros > 0).ok_or_else(|| Refusal::invalid("event_time", "is not a valid time"))?;
+    let micros = event_time
+        .seconds
+        .checked_mul(1_000_000)
+        .and_then(|micros| micros.checked_add(i64::from(event_time.nanos) / 1000));
+    let since =
+        micros.filter(|micros| *micros > 0).ok_or_else(|| Refusal::invalid("event_time", "is not a valid time"))?;
     let halt = Halt {
         tenant: id(&message.tenant, "tenant")?,
         subject_kind,

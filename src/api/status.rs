@@ -15,7 +15,8 @@ const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Converts a refusal to a gRPC status.
 pub fn status(refusal: &Refusal) -> Status {
-    let mut details = ErrorDetails::with_error_info(refusal.kind().to_uppercase(), DOMAIN, std::collections::HashMap::new());
+    let mut details =
+        ErrorDetails::with_error_info(refusal.kind().to_uppercase(), DOMAIN, std::collections::HashMap::new());
     if let Some(field) = field(refusal) {
         details.add_bad_request_violation(field, words(refusal));
     }
@@ -32,7 +33,12 @@ pub fn status(refusal: &Refusal) -> Status {
 /// Converts a refusal to the error of a batch or stream item.
 pub fn item_error(refusal: &Refusal, request_id: &str) -> v1::ItemError {
     let field = field(refusal).unwrap_or_default();
-    v1::ItemError { request_id: request_id.to_owned(), code: code(refusal) as i32, field, message: status(refusal).message().to_owned() }
+    v1::ItemError {
+        request_id: request_id.to_owned(),
+        code: code(refusal) as i32,
+        field,
+        message: status(refusal).message().to_owned(),
+    }
 }
 
 fn code(refusal: &Refusal) -> Code {

@@ -38,9 +38,15 @@ pub(super) fn to_prepare(message: v1::PrepareContextRequest) -> Result<ToPrepare
     let articles = message.articles.into_iter().enumerate().map(|(index, article)| {
         let field = |name: &str| format!("articles[{index}].{name}");
         let reference = article.r#ref.ok_or_else(|| Refusal::invalid(field("ref"), "is missing"))?;
-        let reference =
-            EntityReference { kind: some_id(&reference.r#type, &field("ref.type"))?, id: some_id(&reference.id, &field("ref.id"))? };
-        Ok(Article { reference, attributes: optional_object(&article.attributes_json, &field("attributes_json"))?, text: article.text })
+        let reference = EntityReference {
+            kind: some_id(&reference.r#type, &field("ref.type"))?,
+            id: some_id(&reference.id, &field("ref.id"))?,
+        };
+        Ok(Article {
+            reference,
+            attributes: optional_object(&article.attributes_json, &field("attributes_json"))?,
+            text: article.text,
+        })
     });
     Ok(ToPrepare {
         articles: articles.collect::<Result<_, Refusal>>()?,
@@ -78,7 +84,8 @@ pub(super) fn to_evaluate(message: v1::EvaluateOutputRequest) -> Result<ToEvalua
         let field = |name: &str| format!("sources[{index}].{name}");
         Ok((some_id(&source.id, &field("id"))?, text(source.text, &field("text"), TEXT_MAX, "is longer than 64 KiB")?))
     });
-    let citations = message.citations.iter().enumerate().map(|(index, cited)| some_id(cited, &format!("citations[{index}]")));
+    let citations =
+        message.citations.iter().enumerate().map(|(index, cited)| some_id(cited, &format!("citations[{index}]")));
     if message.recipient.is_empty() {
         return Err(Refusal::invalid("recipient", "is missing"));
     }

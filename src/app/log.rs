@@ -29,11 +29,13 @@ pub async fn accept_loss(config: &Config, seams: Seams, reason: &str) -> Result<
     let replica = replica(config, seams.entropy.as_ref())?;
     let witness = config.audit.witness.as_deref().map(Witness::new).transpose()?;
     let mut noted = noted(config, &replica, witness.as_ref())?;
-    let options = location::Options { seen: replica.seen(), ..store_options(config, seams.entropy.as_ref(), &replica)? };
+    let options =
+        location::Options { seen: replica.seen(), ..store_options(config, seams.entropy.as_ref(), &replica)? };
     let store = Store::open(options).await?;
     noted.extend(noted_in_store(&store).await?);
     let now = clock.now();
-    let (audit, recovered) = tokio::task::block_in_place(|| Audit::open_after_loss(config.audit(), key, seams.disk, &noted, now))?;
+    let (audit, recovered) =
+        tokio::task::block_in_place(|| Audit::open_after_loss(config.audit(), key, seams.disk, &noted, now))?;
     let heads = noted.into_iter().map(|noted| noted.head).collect();
     let found = audit.head();
     let loss = LossRecord { reason: reason.to_owned(), found, noted: heads };
@@ -82,7 +84,11 @@ fn has_lines(folder: &Path) -> bool {
 }
 
 /// Returns the heads of the audit log that the replica's file and the witness have.
-pub(super) fn noted(config: &Config, replica: &Replica, witness: Option<&Witness>) -> Result<Vec<NotedHead>, StartError> {
+pub(super) fn noted(
+    config: &Config,
+    replica: &Replica,
+    witness: Option<&Witness>,
+) -> Result<Vec<NotedHead>, StartError> {
     let own = replica.head().map(|head| NotedHead { head, place: format!("`{}`", replica.path().display()) });
     let witnessed = witness.map(|witness| witness.last(replica.id())).transpose();
     let witnessed = witnessed.map_err(|error| StartError::Data(config.data.clone(), error))?;
@@ -102,12 +108,19 @@ pub(super) async fn check(config: &Config, audit: &Audit, store: &Store) -> Resu
     let Some(NotedHead { head, place }) = noted_in_store(store).await? else { return Ok(()) };
     match tokio::task::block_in_place(|| audit.has(&head)) {
         Ok(true) => Ok(()),
-        Ok(false) => Err(OpenError::Behind { folder: config.audit().folder.display().to_string(), index: head.index, place }.into()),
+        Ok(false) => {
+            Err(OpenError::Behind { folder: config.audit().folder.display().to_string(), index: head.index, place }
+                .into())
+        }
         Err(error) => Err(StartError::Data(config.data.clone(), error)),
     }
 }
 
-pub(super) fn store_options(config: &Config, entropy: &dyn Entropy, replica: &Replica) -> Result<location::Options, StartError> {
+pub(super) fn store_options(
+    config: &Config,
+    entropy: &dyn Entropy,
+    replica: &Replica,
+) -> Result<location::Options, StartError> {
     Ok(location::Options {
         location: config.location(),
         timeout: Duration::from_millis(config.store.timeout_ms),

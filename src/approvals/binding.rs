@@ -261,7 +261,12 @@ pub fn sign_approval(keys: &Keyring, approval: &Approval, now: Timestamp) -> Res
 ///
 /// # Errors
 /// When it is not an approval token of this environment, or is addressed to another tool service.
-pub fn open_approval(keys: &Keyring, environment: &str, audience: &str, token: &str) -> Result<Opened<ApprovalClaims>, TokenFault> {
+pub fn open_approval(
+    keys: &Keyring,
+    environment: &str,
+    audience: &str,
+    token: &str,
+) -> Result<Opened<ApprovalClaims>, TokenFault> {
     jose::open(token, &keys.set, &Expected::own(&[APPROVAL_TYPE], &issuer(environment), audience))
 }
 
@@ -304,17 +309,32 @@ struct OutcomeClaims {
 ///
 /// # Errors
 /// When signing fails.
-pub fn sign_outcome(keys: &Keyring, environment: &str, caller: &str, allowed: Allowed, now: Timestamp) -> Result<String, SignFault> {
+pub fn sign_outcome(
+    keys: &Keyring,
+    environment: &str,
+    caller: &str,
+    allowed: Allowed,
+    now: Timestamp,
+) -> Result<String, SignFault> {
     let ours = issuer(environment);
     let (iat, exp) = (now.seconds(), now.plus(REPORTABLE).seconds());
-    keys.sign(OUTCOME_TYPE, &OutcomeClaims { iss: ours.clone(), aud: ours, sub: caller.to_owned(), iat, nbf: iat, exp, allowed })
+    keys.sign(
+        OUTCOME_TYPE,
+        &OutcomeClaims { iss: ours.clone(), aud: ours, sub: caller.to_owned(), iat, nbf: iat, exp, allowed },
+    )
 }
 
 /// Verifies an outcome token that was issued to this tool service.
 ///
 /// # Errors
 /// When it is not an outcome token of this environment, has expired, or was issued to another tool service.
-pub fn open_outcome(keys: &Keyring, environment: &str, caller: &str, token: &str, now: Timestamp) -> Result<Allowed, TokenFault> {
+pub fn open_outcome(
+    keys: &Keyring,
+    environment: &str,
+    caller: &str,
+    token: &str,
+    now: Timestamp,
+) -> Result<Allowed, TokenFault> {
     let ours = issuer(environment);
     let opened: Opened<OutcomeClaims> = jose::open(token, &keys.set, &Expected::own(&[OUTCOME_TYPE], &ours, &ours))?;
     let claims = opened.at(now, jose::LEEWAY_OWN, REPORTABLE)?;

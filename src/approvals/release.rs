@@ -103,6 +103,11 @@ pub fn sign_release(
 ///
 /// # Errors
 /// When it is not a release token of this environment, or is addressed to another tool service.
-pub fn open_release(keys: &Keyring, environment: &str, audience: &str, token: &str) -> Result<Opened<ReleaseClaims>, TokenFault> {
+pub fn open_release(
+    keys: &Keyring,
+    environment: &str,
+    audience: &str,
+    token: &str,
+) -> Result<Opened<ReleaseClaims>, TokenFault> {
     jose::open(token, &keys.set, &Expected::own(&[RELEASE_TYPE], &issuer(environment), audience))
 }

@@ -81,7 +81,9 @@ impl Store {
         let engine = Engine::open(&options).await?;
         let found = engine.transact(Lane::Apart, options.timeout, {
             let (options, dialect) = (options.clone(), engine.dialect().clone());
-            move |connection| Box::pin(async move { Ok(End::Commit(schema::bring_up(connection, &dialect, &options).await?)) })
+            move |connection| {
+                Box::pin(async move { Ok(End::Commit(schema::bring_up(connection, &dialect, &options).await?)) })
+            }
         });
         let found = match found.await? {
             Migrated::Current(seen) => seen,

@@ -127,7 +127,8 @@ impl Templates {
                 faults.push((name.to_owned(), format!("`{what}` must be {lowest} to {highest}")));
             }
         };
-        for (what, value) in [("case", self.pending.case), ("agent", self.pending.agent), ("queue", self.pending.queue)] {
+        for (what, value) in [("case", self.pending.case), ("agent", self.pending.agent), ("queue", self.pending.queue)]
+        {
             bound("pending", what, value, 1, 100_000);
         }
         bound("cool_down_minutes", "cool_down_minutes", self.cool_down_minutes, 0, 10_080);

@@ -28,7 +28,8 @@ pub fn display(binding: &Binding, evidence: &[Evidence], template: &Template) ->
         line(&format!("case {}", visible(name)), &text_of(value));
     }
     line("action", &call.action);
-    let version = if call.resource_version.is_empty() { String::new() } else { format!(" version {}", call.resource_version) };
+    let version =
+        if call.resource_version.is_empty() { String::new() } else { format!(" version {}", call.resource_version) };
     line("resource", &format!("{} {}{version}", call.resource_type, call.resource_id));
     for (name, value) in &call.resource_attributes {
         line(&format!("{} {}", visible(&call.resource_type), visible(name)), &text_of(value));

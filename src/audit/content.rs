@@ -41,7 +41,11 @@ impl ContextRecord {
     /// Creates the record of a context that was prepared from `untrusted` texts.
     pub fn of(secret: &str, untrusted: usize, prepared: &Prepared) -> Self {
         let named = |shown: Shown| {
-            let fields = prepared.fields.iter().filter(|field| field.shown == shown).map(|field| visible_path(&field_of(&field.path)));
+            let fields = prepared
+                .fields
+                .iter()
+                .filter(|field| field.shown == shown)
+                .map(|field| visible_path(&field_of(&field.path)));
             fields.collect::<BTreeSet<String>>().into_iter().collect()
         };
         let articles = prepared.segments.iter().filter(|segment| segment.channel == Channel::Article);
@@ -52,7 +56,9 @@ impl ContextRecord {
             included: named(Shown::Included),
             masked: named(Shown::Masked),
             excluded: named(Shown::Excluded),
-            articles: articles.map(|segment| segment.source.strip_prefix("article:").unwrap_or(&segment.source).to_owned()).collect(),
+            articles: articles
+                .map(|segment| segment.source.strip_prefix("article:").unwrap_or(&segment.source).to_owned())
+                .collect(),
             redactions: prepared.redactions.len(),
             truncated: prepared.truncated,
         }
@@ -140,7 +146,8 @@ pub fn redactions<E>(
 ) -> Result<Vec<StoredRecord>, E> {
     let items = redactions.iter().map(|redaction| {
         let (start, end) = redaction.span;
-        let mut item = json!({"kind": redaction.kind.name(), "source": redaction.source, "span": format!("{start}..{end}")});
+        let mut item =
+            json!({"kind": redaction.kind.name(), "source": redaction.source, "span": format!("{start}..{end}")});
         if let (false, Some(members)) = (redaction.path.is_empty(), item.as_object_mut()) {
             members.insert("path".to_owned(), visible_path(&redaction.path).into());
         }
@@ -176,7 +183,9 @@ impl Line {
         add(("evaluation_id", of.evaluation_id.into()));
         add(("items", self.items.into()));
         add(("values", self.values.into()));
-        about_case(&of.case.tenant, &of.case.id, &of.case.version, of.conversation).into_iter().for_each(|member| drop(add(member)));
+        about_case(&of.case.tenant, &of.case.id, &of.case.version, of.conversation)
+            .into_iter()
+            .for_each(|member| drop(add(member)));
         if !of.trace_id.is_empty() {
             add(("trace_id", of.trace_id.into()));
         }

@@ -105,7 +105,9 @@ pub fn event(kind: &'static str, by: &Actor, approval: Option<&Approval>, more: 
             approvers: approval.approvers().map(|review| review.reviewer.sub.as_str()).collect(),
         };
         add(("approval", json(&member)));
-        about_case(&call.tenant, &call.case, &call.case_version, &approval.binding.conversation).into_iter().for_each(&mut add);
+        about_case(&call.tenant, &call.case, &call.case_version, &approval.binding.conversation)
+            .into_iter()
+            .for_each(&mut add);
     }
     more.iter().for_each(|(name, value)| add((name, value.clone())));
     Value::Object(members)

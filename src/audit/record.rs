@@ -9,7 +9,9 @@ pub mod stored;
 
 use serde::Serialize;
 
-use crate::audit::operations::{LossRecord, PolicyRecord, RecoveredRecord, RefusalsRecord, ResumedRecord, ServerRecord};
+use crate::audit::operations::{
+    LossRecord, PolicyRecord, RecoveredRecord, RefusalsRecord, ResumedRecord, ServerRecord,
+};
 pub use crate::audit::record::decision::DecisionRecord;
 pub use crate::audit::record::parts::RecordMetadata;
 pub use crate::audit::record::refusal::RefusalRecord;

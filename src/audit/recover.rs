@@ -106,7 +106,10 @@ pub(super) fn read_tail(folder: &Path, key: &DigestKey, now: Timestamp) -> Resul
     let rest = bytes.part(whole..);
     if !rest.is_empty() {
         // A later line whose `durable` includes the damaged line proves that this is not a torn write.
-        let proof = rest.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Place>(line).ok()?.durable).max();
+        let proof = rest
+            .split(|byte| *byte == b'\n')
+            .filter_map(|line| serde_json::from_slice::<Place>(line).ok()?.durable)
+            .max();
         if proof.is_some_and(|durable| durable >= tail.next) {
             return Err(damaged(folder, &path, starts.len() + 1));
         }
@@ -155,7 +158,9 @@ pub(super) fn hash_of(folder: &Path, index: u64) -> io::Result<Option<String>> {
     let segments = segments(folder)?;
     let Some((first, path)) = segments.iter().rev().find(|(first, _)| *first <= index) else { return Ok(None) };
     let lines = io::BufRead::split(io::BufReader::new(fs::File::open(path)?), b'\n');
-    let Some((_, line)) = (*first..).zip(lines).find(|(at, line)| *at == index || line.is_err()) else { return Ok(None) };
+    let Some((_, line)) = (*first..).zip(lines).find(|(at, line)| *at == index || line.is_err()) else {
+        return Ok(None);
+    };
     let line = line?;
     Ok(intact_line(&line, index).then(|| hash(&line)))
 }
@@ -204,7 +209,8 @@ pub(super) fn line_of(folder: &Path, generation: &str, revision: i64, since: Tim
     let oldest = since.minus(std::time::Duration::from_secs(60));
     for (_, path) in segments(folder).ok()?.iter().rev() {
         let text = fs::read(path).ok()?;
-        let mut places = text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Place>(line).ok());
+        let mut places =
+            text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Place>(line).ok());
         let first = places.next()?;
         let begins = Timestamp::parse(&first.ts)?;
         let is = |place: &Place| place.transition == Some(revision) && place.generation.as_deref() == Some(generation);

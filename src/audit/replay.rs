@@ -108,7 +108,8 @@ impl Line {
     /// # Errors
     /// When the line has no readable time, because the caller could not tell whether the line still counts.
     fn at(&self) -> io::Result<Timestamp> {
-        Timestamp::parse(&self.ts).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a line of the audit log has no readable time"))
+        Timestamp::parse(&self.ts)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a line of the audit log has no readable time"))
     }
 
     /// Returns a member of a decision's case; empty if the case lacks it.

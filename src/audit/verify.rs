@@ -120,7 +120,8 @@ pub fn verify(folder: &Path, expected: &Expected) -> Result<Report, VerifyError>
         })?;
     }
     if let Some(head) = walk.heads.first() {
-        let problem = format!("no line has the noted hash {head}: lines were cut off, or the log was replaced or rewritten");
+        let problem =
+            format!("no line has the noted hash {head}: lines were cut off, or the log was replaced or rewritten");
         let file = names.last().map_or_else(String::new, |(name, _)| name.clone());
         return Err(VerifyError::Broken(Broken { file, line: 0, problem }));
     }
@@ -148,10 +149,16 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn segment(&mut self, name: &str, mut reader: impl BufRead, is_last: bool) -> Result<(), Fault> {
-        let named = name.strip_prefix("seg-").and_then(|name| name.strip_suffix(".jsonl")).and_then(|first| first.parse::<u64>().ok());
+        let named = name
+            .strip_prefix("seg-")
+            .and_then(|name| name.strip_suffix(".jsonl"))
+            .and_then(|first| first.parse::<u64>().ok());
         // A segment may skip numbers only if its first line accepts the loss; `line` checks that.
         if named.is_none_or(|first| first < self.next || name != format!("seg-{first:020}.jsonl")) {
-            return Err(Fault::Broken(0, format!("the segment must start with line {} and be named after that number", self.next)));
+            return Err(Fault::Broken(
+                0,
+                format!("the segment must start with line {} and be named after that number", self.next),
+            ));
         }
         let mut number = 0;
         let mut bytes = Vec::new();
@@ -178,12 +185,17 @@ impl Walk<'_> {
             return Err("the line is longer than 65535 bytes".into());
         }
         let value: Value = serde_json::from_slice(bytes).map_err(|_| "the line is not JSON".to_owned())?;
-        let canonical = serde_json_canonicalizer::to_vec(&value).map_err(|_| "the line has no canonical form".to_owned())?;
+        let canonical =
+            serde_json_canonicalizer::to_vec(&value).map_err(|_| "the line has no canonical form".to_owned())?;
         if canonical != bytes {
             return Err("the line is not in canonical form (RFC 8785)".into());
         }
-        let text = |member: &str| value.get(member).and_then(Value::as_str).ok_or_else(|| format!("the line has no `{member}`"));
-        let number = |member: &str| value.get(member).and_then(Value::as_u64).ok_or_else(|| format!("the line has no `{member}`"));
+        let text = |member: &str| {
+            value.get(member).and_then(Value::as_str).ok_or_else(|| format!("the line has no `{member}`"))
+        };
+        let number = |member: &str| {
+            value.get(member).and_then(Value::as_u64).ok_or_else(|| format!("the line has no `{member}`"))
+        };
         let format = number("v")?;
         if !(1..=2).contains(&format) {
             return Err("this version does not know the line's format".into());
@@ -193,12 +205,16 @@ impl Walk<'_> {
         }
         match (format, &self.key) {
             (2, _) => self.mac(bytes)?,
-            (_, Some(_)) => return Err("the line's format has no `mac`, so anyone could have rewritten the line".into()),
+            (_, Some(_)) => {
+                return Err("the line's format has no `mac`, so anyone could have rewritten the line".into());
+            }
             (_, None) => {}
         }
         let (seq, expected) = (number("seq")?, self.next);
         if text("prev")? != self.prev {
-            return Err("`prev` is not the hash of the line before: one of the two was changed, or lines are missing".into());
+            return Err(
+                "`prev` is not the hash of the line before: one of the two was changed, or lines are missing".into()
+            );
         }
         if format == 2 && text("type")? == "log.loss_accepted" && seq >= expected {
             self.report.losses.push(Loss { from: expected, until: seq, at: text("ts")?.to_owned() });
@@ -227,8 +243,10 @@ impl Walk<'_> {
     /// Checks a line's MAC: HMAC-SHA256 over the line with zeros in place of the MAC. Without a key only its
     /// form is checked.
     fn mac(&self, bytes: &[u8]) -> Result<(), String> {
-        let place = bytes.windows(MAC_MEMBER.len()).position(|window| window == MAC_MEMBER).map(|at| at + MAC_MEMBER.len());
-        let found = place.and_then(|at| bytes.get(at..at + MAC_LENGTH)).filter(|found| found.iter().all(u8::is_ascii_hexdigit));
+        let place =
+            bytes.windows(MAC_MEMBER.len()).position(|window| window == MAC_MEMBER).map(|at| at + MAC_MEMBER.len());
+        let found =
+            place.and_then(|at| bytes.get(at..at + MAC_LENGTH)).filter(|found| found.iter().all(u8::is_ascii_hexdigit));
         let (Some(at), Some(found)) = (place, found) else { return Err("the line has no `mac`".into()) };
         let Some(key) = &self.key else { return Ok(()) };
         let mut blank = bytes.to_vec();
@@ -239,7 +257,10 @@ impl Walk<'_> {
         let expected: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
         match expected.as_bytes() == found {
             true => Ok(()),
-            false => Err("`mac` was not made with this key: the line was changed, or this is not the deployment's key".into()),
+            false => {
+                Err("`mac` was not made with this key: the line was changed, or this is not the deployment's key"
+                    .into())
+            }
         }
     }
 }

@@ -46,7 +46,11 @@ impl Witness {
         if !place.starts_with("https://") {
             return Ok(Self::File(PathBuf::from(place)));
         }
-        let client = reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none()).https_only(true).build()?;
+        let client = reqwest::Client::builder()
+            .timeout(TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .https_only(true)
+            .build()?;
         Ok(Self::Url(place.to_owned(), client))
     }
 

@@ -95,14 +95,20 @@ impl Writer {
         create_folder(&options.folder).map_err(io)?;
         let lock = fs::OpenOptions::new().create(true).append(true).open(options.folder.join("lock")).map_err(io)?;
         lock.try_lock().map_err(|error| match error {
-            fs::TryLockError::WouldBlock => OpenError::Locked(options.folder.parent().unwrap_or(&options.folder).to_owned()),
+            fs::TryLockError::WouldBlock => {
+                OpenError::Locked(options.folder.parent().unwrap_or(&options.folder).to_owned())
+            }
             fs::TryLockError::Error(error) => OpenError::Io(options.folder.clone(), error),
         })?;
         let tail = recover::read_tail(&options.folder, &key, now)?;
         let tail = match start {
             Start::Checked(noted) => match missing(&options.folder, noted).map_err(io)?.into_iter().next() {
                 Some(NotedHead { head, place }) => {
-                    return Err(OpenError::Behind { folder: options.folder.display().to_string(), index: head.index, place });
+                    return Err(OpenError::Behind {
+                        folder: options.folder.display().to_string(),
+                        index: head.index,
+                        place,
+                    });
                 }
                 None => tail,
             },
@@ -121,7 +127,8 @@ impl Writer {
         let health = Arc::new(Health::default());
         health.last.store(tail.next.saturating_sub(1), Ordering::Release);
         let head = tail.next.checked_sub(1).zip(tail.prev.clone()).filter(|_| tail.segment_is_whole);
-        *health.head.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = head.map(|(index, hash)| Head { index, hash });
+        *health.head.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+            head.map(|(index, hash)| Head { index, hash });
         let writer = Self {
             options: options.clone(),
             key,
@@ -174,12 +181,10 @@ impl Writer {
         // Without records nothing is written, so the time does not matter.
         let newest = batch.iter().map(|pending| pending.at).max().unwrap_or_default();
         for pending in batch {
-            let line = self.line(next, &prev, &pending);
-            // `line` is empty if the record could not be serialized.
-            if line.is_empty() || line.len() > LINE_MAX {
+            let Some(line) = self.line(next, &prev, &pending).ok().filter(|line| line.len() <= LINE_MAX) else {
                 answer(pending, Err(AuditDown::Failed));
                 continue;
-            }
+            };
             prev = hash(&line);
             text.extend_from_slice(&line);
             text.push(b'\n');
@@ -209,15 +214,18 @@ impl Writer {
             self.poisoned |= matches!(written, Err(Failure::Poisoned));
             self.health.failed.store(true, Ordering::Release);
             self.health.failures.fetch_add(1, Ordering::Relaxed);
-            self.health.lost.fetch_add(if self.options.durability == Durability::BestEffort { count } else { 0 }, Ordering::Relaxed);
+            self.health.lost.fetch_add(
+                if self.options.durability == Durability::BestEffort { count } else { 0 },
+                Ordering::Relaxed,
+            );
         }
         for (pending, index) in taken {
             answer(pending, if written.is_ok() { Ok(Some(index)) } else { Err(AuditDown::Failed) });
         }
     }
 
-    fn line(&self, seq: u64, prev: &str, pending: &Pending) -> Vec<u8> {
-        let mut line = json::canonical(&Line {
+    fn line(&self, seq: u64, prev: &str, pending: &Pending) -> Result<Vec<u8>, serde_json::Error> {
+        let mut line = json::try_canonical(&Line {
             v: recover::FORMAT,
             seq,
             prev,
@@ -226,12 +234,12 @@ impl Writer {
             durable: self.durable,
             durability: self.options.durability.name(),
             record: &pending.record,
-        });
+        })?;
         let mac = self.key.line(&line);
         if let Some(place) = recover::mac_place(&line).and_then(|place| line.get_mut(place)) {
             place.copy_from_slice(mac.as_bytes());
         }
-        line
+        Ok(line)
     }
 
     /// Writes a batch, syncs if a sync is due, and returns whether it synced. After a failed write the file

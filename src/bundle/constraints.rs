@@ -48,7 +48,8 @@ impl Constraint {
 /// All faults found.
 pub(super) fn read(policies: &Policies, roles: &Roles, source: Option<&Source>) -> Result<Vec<Constraint>, Vec<Fault>> {
     let Some(source) = source else { return Ok(vec![]) };
-    let read: Vec<Constraint> = serde_saphyr::from_str(&source.text).map_err(|error| vec![yaml_fault(source, &error)])?;
+    let read: Vec<Constraint> =
+        serde_saphyr::from_str(&source.text).map_err(|error| vec![yaml_fault(source, &error)])?;
     let mut faults = vec![];
     let mut fault = |name: &str, problem: String| {
         let at = source.text.find(name).unwrap_or(0);
@@ -73,7 +74,10 @@ pub(super) fn read(policies: &Policies, roles: &Roles, source: Option<&Source>) 
             let member = case.and_then(|case| case.attributes.get(attribute));
             let choices = member.map_or([].as_slice(), |member| member.shape.choices());
             if choices.is_empty() {
-                fault(attribute, format!("constraint `{id}`: `{attribute}` is not an enumerated attribute of `{}`", roles.case));
+                fault(
+                    attribute,
+                    format!("constraint `{id}`: `{attribute}` is not an enumerated attribute of `{}`", roles.case),
+                );
             }
             for value in values.iter().filter(|value| !choices.is_empty() && !choices.contains(value)) {
                 fault(value, format!("constraint `{id}`: `{value}` is not a value of `{attribute}`"));

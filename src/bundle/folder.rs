@@ -23,7 +23,9 @@ pub struct Folder(BTreeMap<String, Vec<u8>>);
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// The path is not a directory.
-    #[error("there is no bundle at `{0}`: name the folder that contains bundle.yaml (`serve --bundle FOLDER`, `check FOLDER`)")]
+    #[error(
+        "there is no bundle at `{0}`: name the folder that contains bundle.yaml (`serve --bundle FOLDER`, `check FOLDER`)"
+    )]
     Missing(PathBuf),
     /// The folder has too many bytes or files, or more than one level of subfolders.
     #[error("the bundle at `{0}` is larger than 64 MiB or 10,000 files, or has folders in its subfolders")]

@@ -33,7 +33,8 @@ impl Rules {
     /// included, because the state store holds them.
     pub fn longest(&self) -> i64 {
         let calls = self.rates.calls.values().map(crate::rates::CallRate::room);
-        let windows = calls.chain(self.rates.distinct.values().map(crate::rates::DistinctRate::micros)).max().unwrap_or(0);
+        let windows =
+            calls.chain(self.rates.distinct.values().map(crate::rates::DistinctRate::micros)).max().unwrap_or(0);
         self.risk.as_ref().map_or(0, RiskRules::longest).max(windows)
     }
 
@@ -71,11 +72,17 @@ pub(super) fn read(policies: &Policies, roles: &Roles, files: &Files) -> Result<
             faults.extend(placed(source, unasked(policies, risk)));
             let drafted = choices(&["draft"]);
             let unknown = risk.unsafe_findings.iter().filter(|kind| !drafted.is_empty() && !drafted.contains(kind));
-            let problem = |kind: &String| format!("`unsafe_findings`: the schema declares no kind `{kind}` for findings in drafts");
+            let problem = |kind: &String| {
+                format!("`unsafe_findings`: the schema declares no kind `{kind}` for findings in drafts")
+            };
             faults.extend(placed(source, unknown.map(|kind| (kind.clone(), problem(kind))).collect()));
         }
         (None, None) if !(tiers.is_empty() && kinds.is_empty() && files.detectors.is_empty()) => {
-            faults.push(Fault::whole("risk.yaml", "", "is missing, but the schema's actions read `risk` or `findings`"));
+            faults.push(Fault::whole(
+                "risk.yaml",
+                "",
+                "is missing, but the schema's actions read `risk` or `findings`",
+            ));
         }
         (Some(_) | None, _) => {}
     }
@@ -123,9 +130,11 @@ fn detectors(policies: &Policies, roles: &Roles, files: &Files, faults: &mut Vec
             Judges::Draft => {
                 detectors.languages.insert(primary_subtag(&file.language));
                 detectors.draft.read(file, |kind, code| match kind {
-                    drafts::CLAIM => (!claims.iter().any(|claim| claim == code)).then(|| format!("`{code}` is not a claim of the schema")),
-                    kind => no_kind(&drafted, kind)
-                        .or_else(|| drafts::OWN_KINDS.contains(&kind).then(|| format!("the server finds `{kind}`: remove the rule"))),
+                    drafts::CLAIM => (!claims.iter().any(|claim| claim == code))
+                        .then(|| format!("`{code}` is not a claim of the schema")),
+                    kind => no_kind(&drafted, kind).or_else(|| {
+                        drafts::OWN_KINDS.contains(&kind).then(|| format!("the server finds `{kind}`: remove the rule"))
+                    }),
                 })
             }
             Judges::Incoming => detectors.incoming.read(file, |kind, _| no_kind(&incoming, kind)),
@@ -151,28 +160,52 @@ fn detectors(policies: &Policies, roles: &Roles, files: &Files, faults: &mut Vec
         faults.push(Fault::whole("detectors/settings.yaml", "", message));
     }
     if governs && files.model.is_none() {
-        faults.push(Fault::whole("detectors/injection.model", "", "is missing: create it with `countersign detectors train`"));
+        faults.push(Fault::whole(
+            "detectors/injection.model",
+            "",
+            "is missing: create it with `countersign detectors train`",
+        ));
     }
     // Without settings there is no threshold and no public value, as in `Detectors::default`.
     if let Some(settings) = settings {
         detectors.set(settings);
     }
     if faults.is_empty() {
-        let blind = |kind: &String, what: &str| {
-            let message = format!("no rule in detectors/*.yaml finds `{kind}`, {what} of the schema, so its absence would mean nothing");
-            Fault::whole("detectors", "", message)
-        };
-        faults.extend(incoming.iter().filter(|kind| !detectors.incoming.finds(kind)).map(|kind| blind(kind, "a kind of finding")));
-        let own = |kind: &str| drafts::OWN_KINDS.contains(&kind);
-        faults.extend(
-            drafted.iter().filter(|kind| !own(kind) && !detectors.draft.finds(kind)).map(|kind| blind(kind, "a kind of finding in drafts")),
-        );
-        let claimed: Vec<&str> = detectors.draft.codes(drafts::CLAIM).collect();
-        faults.extend(claims.iter().filter(|claim| !claimed.contains(&claim.as_str())).map(|claim| blind(claim, "a claim")));
-        let missing = drafts::OWN_KINDS.iter().filter(|own| !drafted.is_empty() && !drafted.iter().any(|kind| kind == *own));
-        faults.extend(missing.map(|kind| Fault::whole("schema.cedarschema", "", format!("the type of draft findings must have `{kind}`"))));
+        faults.extend(blind_spots(&detectors, &incoming, &drafted, &claims));
     }
     detectors
+}
+
+/// Checks that each kind of the schema has something that finds it, and that the schema has each kind that the server finds.
+fn blind_spots(detectors: &Detectors, incoming: &[String], drafted: &[String], claims: &[String]) -> Vec<Fault> {
+    let mut faults = vec![];
+    let blind = |kind: &String, what: &str| {
+        let message = format!(
+            "no rule in detectors/*.yaml finds `{kind}`, {what} of the schema, so its absence would mean nothing"
+        );
+        Fault::whole("detectors", "", message)
+    };
+    faults.extend(
+        incoming.iter().filter(|kind| !detectors.incoming.finds(kind)).map(|kind| blind(kind, "a kind of finding")),
+    );
+    let own = |kind: &str| drafts::OWN_KINDS.contains(&kind);
+    faults.extend(
+        drafted
+            .iter()
+            .filter(|kind| !own(kind) && !detectors.draft.finds(kind))
+            .map(|kind| blind(kind, "a kind of finding in drafts")),
+    );
+    let claimed: Vec<&str> = detectors.draft.codes(drafts::CLAIM).collect();
+    faults
+        .extend(claims.iter().filter(|claim| !claimed.contains(&claim.as_str())).map(|claim| blind(claim, "a claim")));
+    let missing =
+        drafts::OWN_KINDS.iter().filter(|own| !drafted.is_empty() && !drafted.iter().any(|kind| kind == *own));
+    faults.extend(
+        missing.map(|kind| {
+            Fault::whole("schema.cedarschema", "", format!("the type of draft findings must have `{kind}`"))
+        }),
+    );
+    faults
 }
 
 /// Returns the language of a BCP 47 tag, in lower case.
@@ -181,7 +214,8 @@ fn primary_subtag(tag: &str) -> String {
 }
 
 fn no_kind(kinds: &[String], kind: &str) -> Option<String> {
-    (!kinds.iter().any(|known| known == kind)).then(|| format!("`{kind}` is not a kind of finding that the schema declares"))
+    (!kinds.iter().any(|known| known == kind))
+        .then(|| format!("`{kind}` is not a kind of finding that the schema declares"))
 }
 
 fn parse<T: serde::de::DeserializeOwned>(source: Option<&Source>, faults: &mut Vec<Fault>) -> Option<T> {
@@ -192,7 +226,10 @@ fn parse<T: serde::de::DeserializeOwned>(source: Option<&Source>, faults: &mut V
 /// Locates each fault at the first occurrence of its subject in the file.
 fn placed(source: &Source, faults: Vec<(String, String)>) -> Vec<Fault> {
     let at = |name: &str| source.text.find(name).unwrap_or(0);
-    faults.into_iter().map(|(name, message)| Fault::new(&source.file, &source.text, (at(&name), name.len()), message)).collect()
+    faults
+        .into_iter()
+        .map(|(name, message)| Fault::new(&source.file, &source.text, (at(&name), name.len()), message))
+        .collect()
 }
 
 /// Returns a fault for each key of `asked` that is not a group of actions.
@@ -211,10 +248,18 @@ fn unsummed(policies: &Policies, rates: &Rates) -> Vec<Fault> {
         let covers = |listed: &[String]| crate::rates::covers(listed, action);
         let covered = rates.sums.values().any(|rate| covers(&rate.actions) || covers(&rate.seen_by));
         if !covered {
-            faults.push(Fault::whole("rates.yaml", "", format!("no sum covers action `{id}`, whose context declares `sums`")));
+            faults.push(Fault::whole(
+                "rates.yaml",
+                "",
+                format!("no sum covers action `{id}`, whose context declares `sums`"),
+            ));
         }
         for name in sums.keys().filter(|name| !rates.sums.contains_key(*name)) {
-            faults.push(Fault::whole("rates.yaml", "", format!("`context.sums` declares `{name}`, but rates.yaml has no such sum")));
+            faults.push(Fault::whole(
+                "rates.yaml",
+                "",
+                format!("`context.sums` declares `{name}`, but rates.yaml has no such sum"),
+            ));
         }
     }
     faults
@@ -231,6 +276,11 @@ fn unread(policies: &Policies, rates: &Rates) -> Vec<(String, String)> {
         })
     };
     let deaf = rates.actions().filter(|(_, actions)| !reads(actions));
-    deaf.map(|(name, _)| (name.clone(), format!("`{name}` has no effect: no policy for the actions that it counts reads `context.rates`")))
-        .collect()
+    deaf.map(|(name, _)| {
+        (
+            name.clone(),
+            format!("`{name}` has no effect: no policy for the actions that it counts reads `context.rates`"),
+        )
+    })
+    .collect()
 }

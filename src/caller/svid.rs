@@ -19,8 +19,10 @@ impl SpiffeId {
         let (domain, path) = rest.split_once('/')?;
         let domain_byte = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_".contains(&byte);
         let path_byte = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
-        let segment = |segment: &str| !segment.is_empty() && segment != "." && segment != ".." && segment.bytes().all(path_byte);
-        let valid = (1..=255).contains(&domain.len()) && domain.bytes().all(domain_byte) && path.split('/').all(segment);
+        let segment =
+            |segment: &str| !segment.is_empty() && segment != "." && segment != ".." && segment.bytes().all(path_byte);
+        let valid =
+            (1..=255).contains(&domain.len()) && domain.bytes().all(domain_byte) && path.split('/').all(segment);
         valid.then(|| Self(text.to_owned()))
     }
 
@@ -59,7 +61,9 @@ impl Svid {
     pub fn read(chain: &[CertificateDer<'_>]) -> Result<Self, &'static str> {
         let leaf = chain.first().ok_or("the certificate chain is empty")?;
         let (_, certificate) = X509Certificate::from_der(leaf).map_err(|_| "the certificate can't be read")?;
-        let names = certificate.subject_alternative_name().map_err(|_| "the certificate has two subject alternative name extensions")?;
+        let names = certificate
+            .subject_alternative_name()
+            .map_err(|_| "the certificate has two subject alternative name extensions")?;
         let uris = names.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
             GeneralName::URI(uri) => Some(*uri),
             _ => None,
@@ -73,7 +77,9 @@ impl Svid {
         let usage = certificate.key_usage().map_err(|_| "the certificate's key usage can't be read")?;
         let usage = usage.ok_or("the certificate has no key usage")?.value;
         if !usage.digital_signature() || usage.key_cert_sign() || usage.crl_sign() {
-            return Err("the certificate's key usage must allow digital signatures and no signing of certificates or CRLs");
+            return Err(
+                "the certificate's key usage must allow digital signatures and no signing of certificates or CRLs",
+            );
         }
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, leaf);
         Ok(Self {
@@ -93,7 +99,10 @@ mod tests {
 
     #[test]
     fn ids_are_read_as_the_standard_says() {
-        assert_eq!(SpiffeId::parse("spiffe://acme.example/tool/refunds").map(|id| id.domain().to_owned()), Some("acme.example".into()));
+        assert_eq!(
+            SpiffeId::parse("spiffe://acme.example/tool/refunds").map(|id| id.domain().to_owned()),
+            Some("acme.example".into())
+        );
         for refused in [
             "spiffe://acme.example",
             "spiffe://acme.example/",

@@ -135,7 +135,8 @@ impl Trust {
             Some((certificate, key)) => {
                 let chain = certificates(certificate, &read(certificate)?)?;
                 let key = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| TrustError::NoKey(key.clone()))?;
-                let mut events = server_config(chain.clone(), key.clone_key(), RootCertStore::empty()).map_err(TrustError::Server)?;
+                let mut events = server_config(chain.clone(), key.clone_key(), RootCertStore::empty())
+                    .map_err(TrustError::Server)?;
                 events.alpn_protocols = vec![b"http/1.1".to_vec()];
                 let server = server_config(chain, key, all).map_err(TrustError::Server)?;
                 (Some(Arc::new(server)), Some(Arc::new(events)))
@@ -186,7 +187,9 @@ fn server_config(
     let builder = if authorities.is_empty() {
         builder.with_no_client_auth()
     } else {
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider()).allow_unauthenticated().build();
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider())
+            .allow_unauthenticated()
+            .build();
         builder.with_client_cert_verifier(verifier.map_err(|error| rustls::Error::General(error.to_string()))?)
     };
     let mut config = builder.with_single_cert(chain, key)?;

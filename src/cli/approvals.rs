@@ -86,9 +86,10 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
     let (by, id) = match command {
         // These are about no single approval.
         Command::List { by, .. } | Command::Watch { by } => (by, ""),
-        Command::Approve { one, .. } | Command::Deny { one, .. } | Command::Revoke { one, .. } | Command::Show { one, .. } => {
-            (&one.by, one.id.as_str())
-        }
+        Command::Approve { one, .. }
+        | Command::Deny { one, .. }
+        | Command::Revoke { one, .. }
+        | Command::Show { one, .. } => (&one.by, one.id.as_str()),
     };
     let target = by.target(environment)?;
     let runtime = runtime()?;
@@ -114,9 +115,13 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
             let shown = display_digest.as_deref().map(read_shown).transpose()?;
             runtime.block_on(review(&target, id, v1::ReviewDecision::Approve, ("", ""), shown))
         }
-        Command::Deny { reason, suggest, .. } => {
-            runtime.block_on(review(&target, id, v1::ReviewDecision::Deny, (reason, suggest.as_deref().unwrap_or("")), None))
-        }
+        Command::Deny { reason, suggest, .. } => runtime.block_on(review(
+            &target,
+            id,
+            v1::ReviewDecision::Deny,
+            (reason, suggest.as_deref().unwrap_or("")),
+            None,
+        )),
         Command::Revoke { reason, .. } => runtime.block_on(client::revoke(&target, id, reason)),
     };
     let approval = approval.map_err(client_failure)?;
@@ -138,9 +143,10 @@ fn draft_of(approval: &v1::Approval, file: &Path) -> Result<String, Failure> {
     let digest = draft_digest(&draft);
     match approval.draft_digest.as_str() {
         "" => Err(invalid("the approval's call sends no draft".to_owned())),
-        known if known != digest => {
-            Err(invalid(format!("`{}` is not the draft of this approval: its digest is {digest}, the approval's {known}", file.display())))
-        }
+        known if known != digest => Err(invalid(format!(
+            "`{}` is not the draft of this approval: its digest is {digest}, the approval's {known}",
+            file.display()
+        ))),
         _ => Ok(draft.lines().map(|line| format!("  {}\n", visible(line))).collect()),
     }
 }
@@ -178,7 +184,14 @@ fn state(approval: &v1::Approval) -> String {
 }
 
 fn line(approval: &v1::Approval) -> String {
-    format!("{}  {:<10}{:<16}{}  case {}", approval.id, state(approval), approval.template, approval.action, approval.case_id)
+    format!(
+        "{}  {:<10}{:<16}{}  case {}",
+        approval.id,
+        state(approval),
+        approval.template,
+        approval.action,
+        approval.case_id
+    )
 }
 
 fn text(approval: &v1::Approval) -> String {
@@ -186,10 +199,17 @@ fn text(approval: &v1::Approval) -> String {
     let digest = crate::jose::encode(&approval.display_digest);
     text.push_str(&format!("\ndisplay digest {digest}\n"));
     if approval.bundles_differ {
-        text.push_str("replicas have different bundles in force, so one may require more of this approval than another\n");
+        text.push_str(
+            "replicas have different bundles in force, so one may require more of this approval than another\n",
+        );
     }
     if !approval.approvers.is_empty() {
-        text.push_str(&format!("approved by {} of {}: {}\n", approval.approvers.len(), approval.quorum, approval.approvers.join(", ")));
+        text.push_str(&format!(
+            "approved by {} of {}: {}\n",
+            approval.approvers.len(),
+            approval.quorum,
+            approval.approvers.join(", ")
+        ));
     }
     if !approval.denial_reason.is_empty() {
         text.push_str(&format!("because {}\n", approval.denial_reason));

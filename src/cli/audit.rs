@@ -42,10 +42,12 @@ pub(super) fn run(environment: &Environment, command: Command) -> Result<Exit, F
                 Some(folder) => folder,
                 None => environment.config()?.audit().folder,
             };
-            let mut expected = Expected { key: read_key(&folder, key)?, heads: expect_head.iter().map(|head| plain(head)).collect() };
+            let mut expected =
+                Expected { key: read_key(&folder, key)?, heads: expect_head.iter().map(|head| plain(head)).collect() };
             if let (Some(file), Some(replica)) = (&witness, &replica) {
-                let heads = witness::read(file)
-                    .map_err(|error| Failure::new(Exit::Failure, format!("the witness `{}` can't be read: {error}", file.display())))?;
+                let heads = witness::read(file).map_err(|error| {
+                    Failure::new(Exit::Failure, format!("the witness `{}` can't be read: {error}", file.display()))
+                })?;
                 expected.heads.extend(heads.into_iter().filter(|(of, _)| of == replica).map(|(_, head)| head.hash));
             }
             let report = verify(&folder, &expected).map_err(|error| match error {
@@ -63,7 +65,9 @@ fn accept_loss(environment: &Environment, reason: &str) -> Result<Exit, Failure>
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Failure, error))?;
     let seams = Seams::system(crate::telemetry::export::Options::default());
-    let index = runtime.block_on(app::log::accept_loss(&config, seams, reason)).map_err(|error| Failure::new(Exit::Failure, error))?;
+    let index = runtime
+        .block_on(app::log::accept_loss(&config, seams, reason))
+        .map_err(|error| Failure::new(Exit::Failure, error))?;
     let line = index.map_or_else(String::new, |index| format!(" as line {index}"));
     environment.print(&serde_json::json!({"index": index}), &format!("recorded{line}; the server can be started"));
     Ok(Exit::Ok)
@@ -93,10 +97,18 @@ fn text(report: &Report) -> String {
         );
     }
     for loss in &report.losses {
-        text.push_str(&format!("\nlines {} to {} are lost; the loss was accepted at {}", loss.from, loss.until.saturating_sub(1), loss.at));
+        text.push_str(&format!(
+            "\nlines {} to {} are lost; the loss was accepted at {}",
+            loss.from,
+            loss.until.saturating_sub(1),
+            loss.at
+        ));
     }
     if report.best_effort > 0 {
-        text.push_str(&format!("\n{} lines were written in best-effort mode: others may have been lost", report.best_effort));
+        text.push_str(&format!(
+            "\n{} lines were written in best-effort mode: others may have been lost",
+            report.best_effort
+        ));
     }
     if report.unfinished > 0 {
         text.push_str(&format!(

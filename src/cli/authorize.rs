@@ -68,7 +68,8 @@ struct Shown {
 
 pub(super) fn run(environment: &Environment, arguments: &Arguments) -> Result<Exit, Failure> {
     let call = read(arguments)?;
-    let (allowed, shown) = if arguments.local { local(environment, arguments, &call)? } else { remote(arguments, &call)? };
+    let (allowed, shown) =
+        if arguments.local { local(environment, arguments, &call)? } else { remote(arguments, &call)? };
     environment.print(&shown, &text(&shown));
     Ok(if allowed { Exit::Ok } else { Exit::Denied })
 }
@@ -113,7 +114,10 @@ fn remote(arguments: &Arguments, call: &Call) -> Result<(bool, Shown), Failure> 
         requires: response.access_request.as_ref().map_or_else(Vec::new, |request| request.requires.clone()),
         obligations: response.obligations.iter().map(obligation).collect(),
         evaluation_id: response.evaluation_id.clone(),
-        binding_token: response.access_request.as_ref().map_or_else(String::new, |request| request.binding_token.clone()),
+        binding_token: response
+            .access_request
+            .as_ref()
+            .map_or_else(String::new, |request| request.binding_token.clone()),
         approval: response.approval.as_ref().map_or_else(String::new, |used| used.id.clone()),
         repeated: response.repeated,
         policy_digest: response.policy.as_ref().map_or_else(String::new, |policy| policy.digest.clone()),
@@ -137,9 +141,8 @@ fn local(environment: &Environment, arguments: &Arguments, call: &Call) -> Resul
     let path = arguments.bundle.as_ref().unwrap_or(&config.bundle.path);
     let bundle = Bundle::load(path, config.reading())?;
     let now = match &arguments.at {
-        Some(text) => {
-            Timestamp::parse(text).ok_or_else(|| Failure::new(Exit::Usage, "`--at` must be a time such as 2026-03-02T09:00:00Z"))?
-        }
+        Some(text) => Timestamp::parse(text)
+            .ok_or_else(|| Failure::new(Exit::Usage, "`--at` must be a time such as 2026-03-02T09:00:00Z"))?,
         None => SystemClock.now(),
     };
     let Evaluation { outcome, gate, verdict } =
@@ -153,7 +156,11 @@ fn local(environment: &Environment, arguments: &Arguments, call: &Call) -> Resul
         reason_user: outcome.denied.map_or("", Reason::text).to_owned(),
         next_action: outcome.denied.map_or("none", |reason| reason.next_action().name()).to_owned(),
         requires: outcome.missing.map_or_else(Vec::new, |missing| missing.requires),
-        obligations: outcome.obligations.iter().map(|obligation| format!("{}:{}", obligation.kind, obligation.value)).collect(),
+        obligations: outcome
+            .obligations
+            .iter()
+            .map(|obligation| format!("{}:{}", obligation.kind, obligation.value))
+            .collect(),
         evaluation_id: String::new(),
         binding_token: String::new(),
         approval: String::new(),
@@ -172,9 +179,12 @@ fn local(environment: &Environment, arguments: &Arguments, call: &Call) -> Resul
 /// Evaluates a call with the bundle's development defaults, without approvals and with an empty risk store.
 fn decide(bundle: &Bundle, call: &Call, now: Timestamp) -> Result<Evaluation, Refusal> {
     let missing = |words| Refusal::Unauthenticated(words);
-    let roles =
-        bundle.roles.as_ref().ok_or_else(|| Refusal::invalid("engine.gates", "is `none`: only a server evaluates plain requests"))?;
-    let defaults = bundle.manifest.development.as_ref().ok_or_else(|| missing("the bundle has no development defaults"))?;
+    let roles = bundle
+        .roles
+        .as_ref()
+        .ok_or_else(|| Refusal::invalid("engine.gates", "is `none`: only a server evaluates plain requests"))?;
+    let defaults =
+        bundle.manifest.development.as_ref().ok_or_else(|| missing("the bundle has no development defaults"))?;
     let asserted = match &call.credential {
         Credential::Asserted(asserted) => asserted.clone(),
         Credential::None => Asserted::default(),

@@ -25,12 +25,15 @@ pub(super) fn run(environment: &Environment, arguments: &Arguments) -> Result<Ex
     let bundle = match (checked, environment.output) {
         (Ok(bundle), _) => bundle,
         (Err(error), super::Output::Json) => {
-            super::print(&serde_json::json!({"valid": false, "digest": error.digest(), "faults": error.lines()}).to_string());
+            super::print(
+                &serde_json::json!({"valid": false, "digest": error.digest(), "faults": error.lines()}).to_string(),
+            );
             return Ok(Exit::Invalid);
         }
         (Err(error), super::Output::Text) => return Err(error.into()),
     };
-    let (policies, actions) = (bundle.policies.engine.policies().num_of_policies(), bundle.policies.shapes.actions.len());
+    let (policies, actions) =
+        (bundle.policies.engine.policies().num_of_policies(), bundle.policies.shapes.actions.len());
     let found = serde_json::json!({
         "valid": true, "name": bundle.manifest.name, "version": bundle.version.version, "digest": bundle.version.digest,
         "policies": policies, "actions": actions,

@@ -106,11 +106,17 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
         Command::Train(arguments) => {
             let rows = arguments.corpora.read()?;
             let model = train(&rows);
-            let failed =
-                |error: std::io::Error| Failure::new(Exit::Failure, format!("`{}` can't be written: {error}", arguments.out.display()));
+            let failed = |error: std::io::Error| {
+                Failure::new(Exit::Failure, format!("`{}` can't be written: {error}", arguments.out.display()))
+            };
             let written = model.written().map_err(|error| failed(error.into()))?;
             std::fs::write(&arguments.out, written).map_err(failed)?;
-            let text = format!("trained on {} texts, sha256:{}: {}", model.header.texts, model.header.data, arguments.out.display());
+            let text = format!(
+                "trained on {} texts, sha256:{}: {}",
+                model.header.texts,
+                model.header.data,
+                arguments.out.display()
+            );
             environment.print(&model.header, &text);
         }
     }

@@ -105,15 +105,19 @@ fn failed(error: KeyringError) -> Failure {
 }
 
 fn listed(folder: &Path) -> Result<Vec<Listed>, Failure> {
-    let all: Result<Vec<Vec<Listed>>, KeyringError> =
-        [Purpose::Approval, Purpose::Binding, Purpose::Development].into_iter().map(|purpose| keyring::list(folder, purpose)).collect();
+    let all: Result<Vec<Vec<Listed>>, KeyringError> = [Purpose::Approval, Purpose::Binding, Purpose::Development]
+        .into_iter()
+        .map(|purpose| keyring::list(folder, purpose))
+        .collect();
     Ok(all.map_err(failed)?.concat())
 }
 
 /// Reads or creates a digest key. Each data folder has its own for the audit log; a deployment has one for
 /// values.
 fn digest_key(folder: &Path, name: &str) -> Result<DigestKey, Failure> {
-    let unusable = |error: &dyn std::fmt::Display| Failure::new(Exit::Failure, format!("`{}` can't be used: {error}", folder.display()));
+    let unusable = |error: &dyn std::fmt::Display| {
+        Failure::new(Exit::Failure, format!("`{}` can't be used: {error}", folder.display()))
+    };
     let mut fresh = [0; 32];
     SystemEntropy.fill(&mut fresh).map_err(|error| unusable(&error))?;
     std::fs::create_dir_all(folder).map_err(|error| unusable(&error))?;
@@ -130,7 +134,8 @@ fn list(environment: &Environment, config: &Config, folder: &Path) -> Result<(),
         format!("{:<12}{:<10}{}  {}", key.purpose.name(), status, key.kid, key.since)
     };
     let mut lines: Vec<String> = keys.iter().map(line).collect();
-    for (purpose, path) in [("audit", config.data.join("keys/audit-digest.key")), ("values", folder.join(Keys::VALUES))] {
+    for (purpose, path) in [("audit", config.data.join("keys/audit-digest.key")), ("values", folder.join(Keys::VALUES))]
+    {
         if path.exists() {
             lines.push(format!("{:<12}{:<10}{}", purpose, "current", path.display()));
         }
@@ -141,12 +146,18 @@ fn list(environment: &Environment, config: &Config, folder: &Path) -> Result<(),
 
 fn dev_token(config: &Config, folder: &Path, asked: &DevToken) -> Result<Exit, Failure> {
     if asked.agent.is_some() && asked.minutes > 15 {
-        return Err(Failure::new(Exit::Usage, "a delegation token lives at most 15 minutes: use `--minutes 15` or less"));
+        return Err(Failure::new(
+            Exit::Usage,
+            "a delegation token lives at most 15 minutes: use `--minutes 15` or less",
+        ));
     }
     let ring = Keyring::read(folder, Purpose::Development).map_err(|error| match error {
         KeyringError::Missing(..) => Failure::new(
             Exit::Failure,
-            format!("there is no development server's key in `{}`: start one with `countersign serve --development`", folder.display()),
+            format!(
+                "there is no development server's key in `{}`: start one with `countersign serve --development`",
+                folder.display()
+            ),
         ),
         error => failed(error),
     })?;

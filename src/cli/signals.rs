@@ -90,7 +90,9 @@ pub(super) struct Clear {
 pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, Failure> {
     let (what, audit) = match command {
         Command::Report(report) => {
-            let response = runtime()?.block_on(client::report(&report.connection.target()?, request(report)?)).map_err(client_failure)?;
+            let response = runtime()?
+                .block_on(client::report(&report.connection.target()?, request(report)?))
+                .map_err(client_failure)?;
             (if response.duplicate { "known before" } else { "taken" }, response.audit)
         }
         Command::Clear(clear) => {

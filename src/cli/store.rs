@@ -17,10 +17,13 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
     match command {
         Command::Status(connection) => status(environment, connection),
         Command::Confirm(connection) => {
-            let audit = runtime()?.block_on(client::confirm_store(&connection.target()?)).map_err(client_failure)?.audit;
+            let audit =
+                runtime()?.block_on(client::confirm_store(&connection.target()?)).map_err(client_failure)?.audit;
             let place = audit.as_ref().map(|audit| serde_json::json!({"log": audit.log, "index": audit.index}));
-            let text = audit.map_or_else(String::new, |audit| format!(", recorded in {} at {}", audit.log, audit.index));
-            environment.print(&serde_json::json!({"outcome": "confirmed", "audit": place}), &format!("confirmed{text}"));
+            let text =
+                audit.map_or_else(String::new, |audit| format!(", recorded in {} at {}", audit.log, audit.index));
+            environment
+                .print(&serde_json::json!({"outcome": "confirmed", "audit": place}), &format!("confirmed{text}"));
             Ok(Exit::Ok)
         }
     }

@@ -75,7 +75,9 @@ impl Config {
         let RiskStore { urls, master, cluster, .. } = &self.windows;
         let cluster = *cluster;
         if urls.is_empty() && (master.is_some() || cluster) || master.is_some() && cluster {
-            return refused("must name the servers, with `master` for sentinels or `cluster: true` for a cluster, not both");
+            return refused(
+                "must name the servers, with `master` for sentinels or `cluster: true` for a cluster, not both",
+            );
         }
         if urls.len() > 1 && master.is_none() && !cluster {
             return refused("must contain one URL, unless `master` (sentinels) or `cluster: true` is set");
@@ -116,8 +118,19 @@ impl Config {
         caller::Options {
             development: self.development,
             trust_domains: self.callers.trust_domains.clone(),
-            identities: self.callers.identities.iter().map(|known| (known.id.clone(), known.tool_service.clone())).collect(),
-            users: self.callers.unix_socket.peers.iter().map(|peer| (peer.user, peer.tool_service.clone())).collect::<HashMap<_, _>>(),
+            identities: self
+                .callers
+                .identities
+                .iter()
+                .map(|known| (known.id.clone(), known.tool_service.clone()))
+                .collect(),
+            users: self
+                .callers
+                .unix_socket
+                .peers
+                .iter()
+                .map(|peer| (peer.user, peer.tool_service.clone()))
+                .collect::<HashMap<_, _>>(),
             jwt_audience: jwt.then(|| self.audience()),
             server: self.tls.certificate.clone().zip(self.tls.key.clone()),
         }
@@ -155,9 +168,13 @@ impl Config {
         }
         if self.development {
             let events = self.events.listen.map(|address| ("events.listen", address));
-            for (setting, address) in [("listen.grpc", self.listen.grpc), ("listen.admin", self.listen.admin)].into_iter().chain(events) {
+            for (setting, address) in
+                [("listen.grpc", self.listen.grpc), ("listen.admin", self.listen.admin)].into_iter().chain(events)
+            {
                 if !address.ip().is_loopback() {
-                    let problem = format!("must be on the loopback interface in development mode, and is `{address}`: use `127.0.0.1`");
+                    let problem = format!(
+                        "must be on the loopback interface in development mode, and is `{address}`: use `127.0.0.1`"
+                    );
                     return refused(setting, problem);
                 }
             }
@@ -207,8 +224,14 @@ impl Config {
             if others.clone().any(|other| other.issuer == issuer.issuer) {
                 return refused(format!("must not list `{}` twice", issuer.issuer));
             }
-            if others.clone().any(|other| other.tenant == issuer.tenant && other.subject_prefix == issuer.subject_prefix) {
-                let problem = format!("of tenant `{}` must differ in `subject_prefix`: two humans could share one id", issuer.tenant);
+            if others
+                .clone()
+                .any(|other| other.tenant == issuer.tenant && other.subject_prefix == issuer.subject_prefix)
+            {
+                let problem = format!(
+                    "of tenant `{}` must differ in `subject_prefix`: two humans could share one id",
+                    issuer.tenant
+                );
                 return refused(problem);
             }
         }

@@ -302,7 +302,14 @@ impl Default for Events {
 
 impl Default for RiskStore {
     fn default() -> Self {
-        Self { urls: vec![], master: None, cluster: false, authorities: None, timeout_ms: 250, entries_per_tenant: 2_000_000 }
+        Self {
+            urls: vec![],
+            master: None,
+            cluster: false,
+            authorities: None,
+            timeout_ms: 250,
+            entries_per_tenant: 2_000_000,
+        }
     }
 }
 

@@ -15,8 +15,20 @@ const SCHEMES: [&str; 3] = ["https", "mailto", "tel"];
 const SCHEME_MAX: usize = 32;
 
 /// Schemes that run or load something wherever a program turns them into a link, even without `//`.
-const RUNS: [&str; 12] =
-    ["about", "blob", "data", "file", "filesystem", "intent", "jar", "javascript", "livescript", "mhtml", "vbscript", "view-source"];
+const RUNS: [&str; 12] = [
+    "about",
+    "blob",
+    "data",
+    "file",
+    "filesystem",
+    "intent",
+    "jar",
+    "javascript",
+    "livescript",
+    "mhtml",
+    "vbscript",
+    "view-source",
+];
 
 /// Named character references that browsers drop from a scheme or read as a part of it (HTML Living Standard,
 /// section 13.5).
@@ -39,11 +51,12 @@ static LINKED: LazyLock<Option<Regex>> = LazyLock::new(|| {
 /// Finds the active content in a view of a draft and reports its codes and places.
 pub(super) fn find(text: &str, mut found: impl FnMut(&'static str, (usize, usize))) {
     let lower = text.to_ascii_lowercase();
-    let mut each = |code: &'static str, pattern: &'static LazyLock<Option<Regex>>, text: &str, at: &dyn Fn(usize) -> usize| {
-        for place in pattern.iter().flat_map(|pattern| pattern.find_iter(text)) {
-            found(code, (at(place.start()), at(place.end())));
-        }
-    };
+    let mut each =
+        |code: &'static str, pattern: &'static LazyLock<Option<Regex>>, text: &str, at: &dyn Fn(usize) -> usize| {
+            for place in pattern.iter().flat_map(|pattern| pattern.find_iter(text)) {
+                found(code, (at(place.start()), at(place.end())));
+            }
+        };
     each("element", &ELEMENT, &lower, &|at| at);
     each("event_handler", &HANDLER, &lower, &|at| at);
     // Programs drop control characters and resolve references within a scheme when a link is followed.
@@ -55,11 +68,12 @@ pub(super) fn find(text: &str, mut found: impl FnMut(&'static str, (usize, usize
     }
     for (colon, _) in plain.match_indices(':') {
         let before = plain.as_bytes().part(colon.saturating_sub(SCHEME_MAX)..colon);
-        let length = before.iter().rev().take_while(|byte| byte.is_ascii_alphanumeric() || b"+.-".contains(byte)).count();
+        let length =
+            before.iter().rev().take_while(|byte| byte.is_ascii_alphanumeric() || b"+.-".contains(byte)).count();
         let scheme = plain.part(colon - length..colon).trim_start_matches(|sign: char| !sign.is_ascii_alphabetic());
         let rest = plain.part(colon + 1..);
-        let is_link =
-            rest.starts_with("//") && scheme.len() > 1 || RUNS.contains(&scheme) && rest.starts_with(|next: char| !next.is_whitespace());
+        let is_link = rest.starts_with("//") && scheme.len() > 1
+            || RUNS.contains(&scheme) && rest.starts_with(|next: char| !next.is_whitespace());
         if is_link && !SCHEMES.contains(&scheme) {
             found("scheme", (place(colon - scheme.len()), place(colon)));
         }
@@ -159,7 +173,9 @@ mod tests {
         ] {
             assert!(codes(text).contains("element"), "{text}: {:?}", codes(text));
         }
-        for text in ["<img src=x onerror=alert(1)>", "<a\nonmouseover='x'>", "<b/onclick =x>", "<p title=\"a\"onfocus=x>"] {
+        for text in
+            ["<img src=x onerror=alert(1)>", "<a\nonmouseover='x'>", "<b/onclick =x>", "<p title=\"a\"onfocus=x>"]
+        {
             assert!(codes(text).contains("event_handler"), "{text}: {:?}", codes(text));
         }
     }

@@ -115,7 +115,9 @@ fn judge(detectors: &Detectors, draft: &Draft<'_>) -> DraftReport {
         });
     }
     for view in views.all() {
-        active::find(view.text(), |code, span| found.add(ACTIVE, code, Severity::Critical, 100, Some(view.original(span))));
+        active::find(view.text(), |code, span| {
+            found.add(ACTIVE, code, Severity::Critical, 100, Some(view.original(span)))
+        });
     }
     for finding in detectors.screen_draft(draft.text, &views).into_iter().filter(|finding| finding.kind == INJECTION) {
         found.add("injection_echo", &finding.code, Severity::High, finding.confidence, finding.span);
@@ -124,29 +126,17 @@ fn judge(detectors: &Detectors, draft: &Draft<'_>) -> DraftReport {
     let sources: Vec<&str> = folded.iter().map(View::text).collect();
     let customer: Vec<View> = draft.customer.iter().map(|source| View::folded(source)).collect();
     let customer: Vec<&str> = customer.iter().map(View::text).collect();
-    let mut private = private::find(&detectors.private, draft.text, &views, "", &Values::new(*draft.redacted.key()), |_, _| {});
+    let mut private =
+        private::find(&detectors.private, draft.text, &views, "", &Values::new(*draft.redacted.key()), |_, _| {});
     private.retain(|located| !detectors.is_public(draft.text, located.span));
     let held = held(&folded, draft.text, &private);
     private.retain(|located| located.kind.is_secret() || !held.contains(&located.span));
     for located in &private {
-        let (kind, severity) = if located.kind.is_secret() { ("secret", Severity::Critical) } else { ("personal_data", Severity::High) };
+        let (kind, severity) =
+            if located.kind.is_secret() { ("secret", Severity::Critical) } else { ("personal_data", Severity::High) };
         found.add(kind, located.kind.name(), severity, 100, Some(located.span));
     }
-    let (mut repeats, mut guesses) = (false, BTreeSet::new());
-    for view in views.all() {
-        let mut found = false;
-        let guess = |_, digest| {
-            if guesses.len() <= NUMBERS_MAX {
-                guesses.insert(digest);
-            }
-        };
-        let looked_at = draft.redacted.search(view, |_| found = true, guess);
-        // A draft with too many candidate places may repeat a value.
-        repeats |= found || looked_at.is_err();
-    }
-    // A draft that lists many numbers may be trying them out.
-    repeats |= guesses.len() > NUMBERS_MAX;
-    if repeats {
+    if repeats_value(draft, &views) {
         // A place would reveal which number is the redacted value, so none is given.
         found.add("redacted_value_repeated", "redacted_value", Severity::Critical, 100, None);
     }
@@ -156,7 +146,12 @@ fn judge(detectors: &Detectors, draft: &Draft<'_>) -> DraftReport {
     atoms.retain(|(code, _)| *code != grounding::CONTENT || draft.has_sources);
     // Atoms within other findings are not reported again.
     let mut told = Places::of(draft.text);
-    found.findings.iter().filter(|finding| finding.kind != CLAIM).filter_map(|finding| finding.span).for_each(|span| told.mark(span));
+    found
+        .findings
+        .iter()
+        .filter(|finding| finding.kind != CLAIM)
+        .filter_map(|finding| finding.span)
+        .for_each(|span| told.mark(span));
     let placed = atoms.into_iter().map(|(code, span)| (code, views.folded.original(span)));
     let atoms: Vec<_> = placed.filter(|(_, span)| !told.any(*span)).collect();
     for (code, span) in &atoms {
@@ -173,6 +168,24 @@ fn judge(detectors: &Detectors, draft: &Draft<'_>) -> DraftReport {
     }
     let has_more_names = found.counts.iter().any(|((kind, _), count)| kind == INTERNAL && *count >= FINDINGS_MAX);
     DraftReport { findings: found.findings.into_iter().collect(), private, has_more_names, ungrounded: atoms.len() }
+}
+
+/// Returns whether a draft repeats a redacted value, or may do so.
+fn repeats_value(draft: &Draft<'_>, views: &Views) -> bool {
+    let (mut repeats, mut guesses) = (false, BTreeSet::new());
+    for view in views.all() {
+        let mut found = false;
+        let guess = |_, digest| {
+            if guesses.len() <= NUMBERS_MAX {
+                guesses.insert(digest);
+            }
+        };
+        let looked_at = draft.redacted.search(view, |_| found = true, guess);
+        // A draft with too many candidate places may repeat a value.
+        repeats |= found || looked_at.is_err();
+    }
+    // A draft that lists many numbers may be trying them out.
+    repeats || guesses.len() > NUMBERS_MAX
 }
 
 /// Returns advice for the model on findings of this kind.

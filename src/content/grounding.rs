@@ -20,7 +20,9 @@ use crate::content::grounding::dates::Dates;
 use crate::content::grounding::links::{links, local};
 use crate::content::grounding::numbers::{Number, Numbers};
 use crate::content::grounding::places::Places;
-use crate::content::grounding::words::{Pattern, Token, Words, is_any, matches, meaning, pattern, sign_after, sign_before, word_before};
+use crate::content::grounding::words::{
+    Pattern, Token, Words, is_any, matches, meaning, pattern, sign_after, sign_before, word_before,
+};
 use crate::model::finding::Span;
 use crate::model::part::Part;
 
@@ -40,7 +42,9 @@ const WISHES: [&str; 6] = ["good", "great", "happy", "lovely", "nice", "wonderfu
 const SOON: [&str; 9] = ["about", "another", "for", "in", "just", "me", "next", "wait", "within"];
 
 static LISTING: Pattern = LazyLock::new(|| {
-    pattern(r"(?i)(?:^|\n|[.:;] )\s*(?:\(?[0-9]{1,2}[.)]|#[0-9]{1,2})\s|\b(?:step|option|point|part)s? [0-9]{1,2}\b|\b24 ?[/x] ?7\b")
+    pattern(
+        r"(?i)(?:^|\n|[.:;] )\s*(?:\(?[0-9]{1,2}[.)]|#[0-9]{1,2})\s|\b(?:step|option|point|part)s? [0-9]{1,2}\b|\b24 ?[/x] ?7\b",
+    )
 });
 static QUOTE: Pattern = LazyLock::new(|| pattern("\"[^\"\n]{1,300}\""));
 
@@ -55,7 +59,8 @@ pub(super) fn find(whole: &str, sources: &[&str], customer: &[&str]) -> Vec<(&'s
     let (sources, customer) = (Held::of(sources), Held::of(customer));
     let (draft, tokens) = judged(whole, words::tokens(whole), DRAFT_ATOMS_MAX);
     let taken = Places::of(draft);
-    let mut draft = Draft { text: draft, tokens, sources: &sources, customer: &customer, taken, quote_parts: 0, found: vec![] };
+    let mut draft =
+        Draft { text: draft, tokens, sources: &sources, customer: &customer, taken, quote_parts: 0, found: vec![] };
     draft.links();
     draft.listings();
     draft.quotes();
@@ -79,12 +84,16 @@ pub(super) fn find(whole: &str, sources: &[&str], customer: &[&str]) -> Vec<(&'s
 /// address.
 fn judged<'t>(text: &'t str, mut tokens: Vec<Token<'t>>, most: usize) -> (&'t str, Vec<Token<'t>>) {
     let begins = |token: &Token<'_>| {
-        let is_joined = text.as_bytes().get(token.span.0.wrapping_sub(1)).is_some_and(|sign| matches!(sign, b'.' | b'@' | b'/' | b'"'));
+        let is_joined = text
+            .as_bytes()
+            .get(token.span.0.wrapping_sub(1))
+            .is_some_and(|sign| matches!(sign, b'.' | b'@' | b'/' | b'"'));
         is_joined
             || token.written.starts_with(|first: char| first.is_uppercase() || first.is_ascii_digit())
             || token.is_listed(&["numbers", "months"])
     };
-    let Some((at, cut)) = tokens.iter().enumerate().filter(|(_, token)| begins(token)).map(|(at, token)| (at, token.span.0)).nth(most)
+    let Some((at, cut)) =
+        tokens.iter().enumerate().filter(|(_, token)| begins(token)).map(|(at, token)| (at, token.span.0)).nth(most)
     else {
         return (text, tokens);
     };
@@ -115,7 +124,11 @@ impl Held {
             held.dates.add(source, &tokens);
             numbers.extend(numbers::numbers(source, &tokens));
             for (_, link) in links(source) {
-                let parts = link.match_indices(['/', '?']).take(LINK_PARTS_MAX).filter_map(|(at, _)| link.get(..at)).map(str::to_owned);
+                let parts = link
+                    .match_indices(['/', '?'])
+                    .take(LINK_PARTS_MAX)
+                    .filter_map(|(at, _)| link.get(..at))
+                    .map(str::to_owned);
                 held.links.extend(parts);
                 held.links.extend(local(&link).map(str::to_owned));
                 held.links.insert(link);
@@ -188,8 +201,10 @@ impl Draft<'_> {
     fn listings(&mut self) {
         for listing in matches(&LISTING, self.text) {
             let is_always = listing.as_str().starts_with("24");
-            let is_grounded =
-                !is_always || ["247", "24x7", "24hours", "theclock"].iter().any(|word| self.is_held(|held| held.words.contains(word)));
+            let is_grounded = !is_always
+                || ["247", "24x7", "24hours", "theclock"]
+                    .iter()
+                    .any(|word| self.is_held(|held| held.words.contains(word)));
             self.judge("time", (listing.start(), listing.end()), is_grounded);
         }
     }
@@ -197,7 +212,8 @@ impl Draft<'_> {
     /// Checks quotes, which are split at commas and the like; each piece may be from a different source.
     fn quotes(&mut self) {
         for quote in matches(&QUOTE, self.text) {
-            let is_courtesy = |part: &str| words::tokens(part).iter().all(|token| is_any(&["function", "courtesy"], &token.word));
+            let is_courtesy =
+                |part: &str| words::tokens(part).iter().all(|token| is_any(&["function", "courtesy"], &token.word));
             let mut parts = quote.as_str().split(['…', ',', ';', '(']).flat_map(|part| part.split("..."));
             let mut looked_up = self.quote_parts;
             let is_grounded = parts.all(|part| {
@@ -230,18 +246,24 @@ impl Draft<'_> {
                 .and_then(|written| written.split(|sign: char| !sign.is_alphabetic()).find(|word| word.len() > 2));
             let is_word = letters.is_some_and(|word| !word.starts_with(char::is_uppercase));
             if !self.taken.any(span) && !is_count && !is_word {
-                let is_grounded =
-                    self.is_held(|held| held.dates.has_date(&readings) || year.is_some_and(|year| held.numbers.has_value(year)));
+                let is_grounded = self.is_held(|held| {
+                    held.dates.has_date(&readings) || year.is_some_and(|year| held.numbers.has_value(year))
+                });
                 self.judge("date", span, is_grounded);
             }
         }
     }
 
     fn weekdays(&mut self) {
-        let named =
-            |token: &&Token<'_>| token.is_capital() && token.word.len() > 5 && meaning("weekdays", &words::singular(&token.word)).is_some();
-        let days: Vec<(Span, String)> =
-            self.tokens.iter().filter(named).map(|token| (token.span, words::singular(&token.word).into_owned())).collect();
+        let named = |token: &&Token<'_>| {
+            token.is_capital() && token.word.len() > 5 && meaning("weekdays", &words::singular(&token.word)).is_some()
+        };
+        let days: Vec<(Span, String)> = self
+            .tokens
+            .iter()
+            .filter(named)
+            .map(|token| (token.span, words::singular(&token.word).into_owned()))
+            .collect();
         for (span, name) in days.into_iter().filter(|(span, _)| !self.taken.any(*span)).collect::<Vec<_>>() {
             let is_wish = WISHES.contains(&word_before(self.text, span.0).0.as_str());
             self.judge("date", span, is_wish || self.is_held(|held| held.dates.has_weekday(&name)));
@@ -252,10 +274,12 @@ impl Draft<'_> {
     fn codes(&mut self) {
         for span in rows_with_digits(self.text) {
             let written = self.text.part(span.0..span.1);
-            let is_part = sign_before(self.text, span.0).is_some_and(|before| before.is_alphanumeric() || "_@/.".contains(before))
+            let is_part = sign_before(self.text, span.0)
+                .is_some_and(|before| before.is_alphanumeric() || "_@/.".contains(before))
                 || sign_after(self.text, span.1).is_some_and(|next| "_@".contains(next));
             if !is_part && !self.taken.any(span) && is_code(written) {
-                let compact: String = written.chars().filter(char::is_ascii_alphanumeric).map(|sign| sign.to_ascii_lowercase()).collect();
+                let compact: String =
+                    written.chars().filter(char::is_ascii_alphanumeric).map(|sign| sign.to_ascii_lowercase()).collect();
                 self.judge("identifier", span, self.is_held(|held| held.words.contains(&compact)));
             }
         }
@@ -267,8 +291,9 @@ impl Draft<'_> {
             if self.taken.any(number.span) {
                 continue;
             }
-            let is_grounded =
-                self.is_small(number) || self.holds(number) || number.currency.is_some() && self.sources.numbers.is_shown(number, &numbers);
+            let is_grounded = self.is_small(number)
+                || self.holds(number)
+                || number.currency.is_some() && self.sources.numbers.is_shown(number, &numbers);
             if !is_grounded {
                 self.flag(if number.currency.is_some() { "amount" } else { "number" }, number.span);
             } else if !number.is_spelled {
@@ -279,7 +304,8 @@ impl Draft<'_> {
 
     fn holds(&self, number: &Number) -> bool {
         let is_plain = number.currency.is_none() && number.unit.is_none();
-        let digits = || self.text.part(number.span.0..number.span.1).chars().filter(char::is_ascii_digit).collect::<String>();
+        let digits =
+            || self.text.part(number.span.0..number.span.1).chars().filter(char::is_ascii_digit).collect::<String>();
         let tolerance = numbers::tolerance(self.text, number);
         if number.currency.is_some() {
             return self.sources.numbers.has(number, tolerance);
@@ -307,11 +333,13 @@ mod tests {
     use super::*;
 
     fn found(draft: &str, sources: &[&str]) -> Vec<String> {
-        find(draft, sources, &[]).into_iter().map(|(code, (start, end))| format!("{code} {}", &draft[start..end])).collect()
+        find(draft, sources, &[])
+            .into_iter()
+            .map(|(code, (start, end))| format!("{code} {}", &draft[start..end]))
+            .collect()
     }
 
-    const ORDER: &str =
-        r#"{"order_id": "ORD-7731", "placed": "2026-03-09T15:30:00Z", "total": 84.50, "currency": "EUR", "carrier": "Parcelwise"}"#;
+    const ORDER: &str = r#"{"order_id": "ORD-7731", "placed": "2026-03-09T15:30:00Z", "total": 84.50, "currency": "EUR", "carrier": "Parcelwise"}"#;
     const POLICY: &str = "Items can be returned within 30 days. Refunds take 5-7 business days. Write to help@lumen.example or see https://lumen.example/returns, \
                           or call +1 (800) 555-0142, Monday to Friday, 9am to 6pm. The guide says: 'Keep the receipt, it proves the purchase'.";
 

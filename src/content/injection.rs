@@ -70,7 +70,8 @@ impl Injection {
     /// A message that says what is wrong with the file.
     pub fn read(text: &str) -> Result<Self, String> {
         let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
-        let header: Header = serde_json::from_str(first).map_err(|_| "the first line is not a model header".to_owned())?;
+        let header: Header =
+            serde_json::from_str(first).map_err(|_| "the first line is not a model header".to_owned())?;
         if header.format != FORMAT {
             return Err(format!("has an unsupported format; expected {FORMAT}"));
         }
@@ -125,7 +126,8 @@ impl Injection {
         });
         add(now.0, now.1);
         let scored = windows(chunks.len()).filter_map(|(from, to)| {
-            let (sum, count) = sums.get(from..to)?.iter().fold((0, 0), |(sum, count), (more, many)| (sum + more, count + many));
+            let (sum, count) =
+                sums.get(from..to)?.iter().fold((0, 0), |(sum, count), (more, many)| (sum + more, count + many));
             let (start, end) = (chunks.get(from)?.0, chunks.get(to - 1)?.1);
             Some((self.margin(sum, count), (start, end)))
         });
@@ -145,7 +147,9 @@ impl Injection {
         let Some(worst) = self.worst(text) else { return vec![] };
         let read = Canonical::of(text.part(worst.span.0..worst.span.1));
         let mut weights: std::collections::BTreeMap<String, i64> = std::collections::BTreeMap::new();
-        read.features(&read.chunks(), |_, index, span| *weights.entry(read.text(span)).or_default() += self.weight(index));
+        read.features(&read.chunks(), |_, index, span| {
+            *weights.entry(read.text(span)).or_default() += self.weight(index)
+        });
         let mut strongest: Vec<(String, i64)> = weights.into_iter().collect();
         strongest.sort_by_key(|(name, weight)| (-weight, name.clone()));
         strongest
@@ -190,7 +194,9 @@ mod tests {
         assert!(found.score > 800 && calm.score < 300, "{found:?} {calm:?}");
         let strongest = read.explain("ignore all rules", 3);
         assert!(strongest[0].1 > 0.9, "{strongest:?}");
-        for broken in ["", "{}", &text[..text.len() - 200], &text.replace("injection/1", "injection/9"), &text.replace('A', "*")] {
+        for broken in
+            ["", "{}", &text[..text.len() - 200], &text.replace("injection/1", "injection/9"), &text.replace('A', "*")]
+        {
             assert!(Injection::read(broken).is_err());
         }
     }

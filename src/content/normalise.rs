@@ -137,8 +137,8 @@ fn fold(text: &str, place: impl Fn(u32, u32) -> (u32, u32)) -> View {
             continue;
         }
         // Unicode tag characters encode ASCII that a reader does not see.
-        if let Some(spelled) =
-            char::from_u32(u32::from(character).wrapping_sub(0xE0000)).filter(|spelled| ('\u{20}'..='\u{7e}').contains(spelled))
+        if let Some(spelled) = char::from_u32(u32::from(character).wrapping_sub(0xE0000))
+            .filter(|spelled| ('\u{20}'..='\u{7e}').contains(spelled))
         {
             view.push(spelled, (start, end));
             continue;
@@ -150,9 +150,11 @@ fn fold(text: &str, place: impl Fn(u32, u32) -> (u32, u32)) -> View {
 
 /// Decodes the runs of base64 and puts each on its own line; `None` if none contains text.
 fn decoded(text: &str) -> Option<View> {
-    let lenient =
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent).with_decode_allow_trailing_bits(true);
-    let engines = [GeneralPurpose::new(&alphabet::STANDARD, lenient), GeneralPurpose::new(&alphabet::URL_SAFE, lenient)];
+    let lenient = GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true);
+    let engines =
+        [GeneralPurpose::new(&alphabet::STANDARD, lenient), GeneralPurpose::new(&alphabet::URL_SAFE, lenient)];
     let is_encoded = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_' | b'=');
     let mut view = View::default();
     let mut at = 0;

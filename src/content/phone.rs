@@ -152,7 +152,9 @@ fn number(bytes: &[u8], start: usize) -> Option<usize> {
     let taken = longest(groups, bytes, |groups| match (plus || zeros, first.bracketed) {
         (true, _) => named || is_international(groups, bytes, zeros),
         (false, true) => is_bracketed(groups) && (named || has_plan(groups, bytes)),
-        (false, false) => (is_national(groups, bytes) && (named || has_plan(groups, bytes))) || (named && is_local(groups)),
+        (false, false) => {
+            (is_national(groups, bytes) && (named || has_plan(groups, bytes))) || (named && is_local(groups))
+        }
     });
     taken.map(|last| last.end + usize::from(last.bracketed))
 }
@@ -229,7 +231,8 @@ fn is_international(groups: &[Group], bytes: &[u8], zeros: bool) -> bool {
     let first = groups.first().map_or(0, |first| first.start) + if zeros { 2 } else { 0 };
     let code = bytes.part(first..);
     // Calling codes do not begin with a zero.
-    code.first() != Some(&b'0') && (digits >= INTERNATIONAL_MIN || SHORT_PLANS.iter().any(|plan| code.starts_with(plan)))
+    code.first() != Some(&b'0')
+        && (digits >= INTERNATIONAL_MIN || SHORT_PLANS.iter().any(|plan| code.starts_with(plan)))
 }
 
 /// Returns whether the groups look like a national number with its area code in brackets.
@@ -247,7 +250,9 @@ fn is_national(groups: &[Group], bytes: &[u8]) -> bool {
     // A slash may only follow the area code.
     let single = single && groups.iter().skip(2).all(|group| group.sign != b'/');
     if zero {
-        return single && groups.iter().skip(1).all(|group| group.length() >= 2) && (groups.len() > 1 || matches!(digits(groups), 10 | 11));
+        return single
+            && groups.iter().skip(1).all(|group| group.length() >= 2)
+            && (groups.len() > 1 || matches!(digits(groups), 10 | 11));
     }
     single && (lengths(&[3, 3, 4]) || lengths(&[1, 3, 3, 4]) || lengths(&[5, 5]))
 }
@@ -274,7 +279,9 @@ fn has_plan(groups: &[Group], bytes: &[u8]) -> bool {
         (b'2'..=b'9', _) => {
             let exchange = groups.iter().skip_while(|group| group.start != first.start).nth(1);
             let is_code = |group: &Group| {
-                group.length() == 3 && (b'2'..=b'9').contains(&sign(group.start)) && bytes.get(group.start + 1..group.end) != Some(b"11")
+                group.length() == 3
+                    && (b'2'..=b'9').contains(&sign(group.start))
+                    && bytes.get(group.start + 1..group.end) != Some(b"11")
             };
             is_code(first) && sign(first.start + 1) != b'9' && exchange.is_some_and(is_code)
         }
@@ -285,7 +292,8 @@ fn has_plan(groups: &[Group], bytes: &[u8]) -> bool {
 /// Returns whether a word shortly before, on the same line, announces a telephone number.
 fn says_so(before: &[u8]) -> bool {
     let line = before.iter().rposition(|byte| *byte == b'\n').map_or(before, |end| before.part(end + 1..));
-    let mut words = line.rsplit(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_').filter(|word| !word.is_empty()).peekable();
+    let mut words =
+        line.rsplit(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_').filter(|word| !word.is_empty()).peekable();
     let mut last: &[u8] = b"";
     words.any(|word| {
         let is = is_any(&SAYS_SO, word) || word.eq_ignore_ascii_case(b"text") && last.eq_ignore_ascii_case(b"me");

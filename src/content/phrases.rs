@@ -35,7 +35,9 @@ pub(super) fn unchecked(text: &str) -> Vec<(usize, usize)> {
         }
     };
     // Most rows of short words contain unlisted words, so only long rows are looked up in the list.
-    for row in rows(text, |word| (WORD_MIN..=WORD_MAX).contains(&word.len())).into_iter().filter(|row| row.words >= PHRASE_MIN) {
+    for row in
+        rows(text, |word| (WORD_MIN..=WORD_MAX).contains(&word.len())).into_iter().filter(|row| row.words >= PHRASE_MIN)
+    {
         let part = text.part(row.start..row.end);
         for listed in rows(part, is_listed) {
             close(Row { start: row.start + listed.start, end: row.start + listed.end, ..listed });
@@ -110,7 +112,8 @@ mod tests {
         assert_eq!(found, [phrase.split('.').next().unwrap(); 2]);
         let row = "1. token, 2) token; ".repeat(WORDS_MAX);
         assert_eq!(unchecked(&row), [(3, row.len() - 2)]);
-        let calm = "My order has not come yet, and I would like to know where it is. Please check it soon! ".repeat(700);
+        let calm =
+            "My order has not come yet, and I would like to know where it is. Please check it soon! ".repeat(700);
         assert_eq!(unchecked(&calm), []);
     }
 }

@@ -64,8 +64,10 @@ pub(super) fn find_in_parts(rules: &Rules, parts: &[&str], known: &Values) -> Ve
         let first = following.partition_point(|located| located.span.1 <= start);
         following = following.part(first..);
         let within = following.iter().take_while(|located| located.span.0 < end);
-        let clipped =
-            |located: &Located| Located { span: (located.span.0.max(start) - start, located.span.1.min(end) - start), ..*located };
+        let clipped = |located: &Located| Located {
+            span: (located.span.0.max(start) - start, located.span.1.min(end) - start),
+            ..*located
+        };
         found.push(within.map(clipped).collect());
         start = end + BETWEEN_PARTS.len();
     }
@@ -79,7 +81,8 @@ fn kind(code: &str) -> Private {
 /// Maps a place of a view to whole characters of its text.
 fn place(text: &str, view: &View, kind: Private, span: Span) -> Option<Located> {
     let (start, end) = view.original(span);
-    (start < end && text.is_char_boundary(start) && text.is_char_boundary(end)).then_some(Located { span: (start, end), kind })
+    (start < end && text.is_char_boundary(start) && text.is_char_boundary(end))
+        .then_some(Located { span: (start, end), kind })
 }
 
 /// Adds the places of known values. A place that a detector found keeps the detector's kind: otherwise known
@@ -102,8 +105,11 @@ pub(super) fn add_known(
             view,
             |found| all.extend(place(text, view, found.kind, found.span)),
             |span, digest| {
-                let outside = |span: &(usize, usize)| shape(*span).is_none_or(|shape| span.0 < shape.span.0 || shape.span.1 < span.1);
-                if let Some(span) = place(text, view, Private::Secret, span).map(|located| located.span).filter(outside) {
+                let outside = |span: &(usize, usize)| {
+                    shape(*span).is_none_or(|shape| span.0 < shape.span.0 || shape.span.1 < span.1)
+                };
+                if let Some(span) = place(text, view, Private::Secret, span).map(|located| located.span).filter(outside)
+                {
                     missed(span, digest);
                 }
             },
@@ -220,7 +226,9 @@ fn placeholders(text: &str) -> Vec<(usize, usize)> {
 /// covered. A merged value has the kind of the one that begins first (of these, the longest) or, if that is
 /// not a secret, of the first secret.
 pub(super) fn resolve(all: &mut Vec<Located>) {
-    all.sort_by_key(|located| (located.span.0, std::cmp::Reverse(located.span.1), !located.kind.is_secret(), located.kind));
+    all.sort_by_key(|located| {
+        (located.span.0, std::cmp::Reverse(located.span.1), !located.kind.is_secret(), located.kind)
+    });
     let mut kept: Vec<Located> = vec![];
     for located in std::mem::take(all) {
         match kept.last_mut() {

@@ -223,7 +223,9 @@ impl Rules {
             let unwrapped = self.by_sentence.then(|| sentence.replace(['\n', '\r', '\t'], " "));
             let sentence = unwrapped.as_deref().unwrap_or(sentence);
             let excepted = |rule: &&Rule| {
-                self.by_sentence && is_sentence && rule.unless.as_ref().is_some_and(|unless| unless.is_match(sentence.as_bytes()))
+                self.by_sentence
+                    && is_sentence
+                    && rule.unless.as_ref().is_some_and(|unless| unless.is_match(sentence.as_bytes()))
             };
             let matching = self.set.matches(sentence.as_bytes()).into_iter().filter_map(|index| self.rules.get(index));
             let all: Vec<(&Rule, Vec<(usize, usize)>)> = matching
@@ -231,7 +233,8 @@ impl Rules {
                 .map(|rule| (rule, rule.spans(&rule.pattern, sentence, self.most())))
                 .filter(|(_, spans)| !spans.is_empty())
                 .collect();
-            let told = |rule: &Rule| rule.generic && all.iter().any(|(other, _)| !other.generic && other.kind == rule.kind);
+            let told =
+                |rule: &Rule| rule.generic && all.iter().any(|(other, _)| !other.generic && other.kind == rule.kind);
             for (rule, spans) in all.iter().filter(|(rule, _)| !told(rule)) {
                 spans.iter().for_each(|span| found((rule, (start + span.0, start + span.1))));
             }
@@ -242,7 +245,9 @@ impl Rules {
     pub fn replied<'r>(&'r self, turn: &str, text: &str, mut found: impl FnMut(Found<'r>)) {
         for rule in &self.rules {
             let Some((asked, bare)) = &rule.asked else { continue };
-            if asked.is_match(turn.as_bytes()) && !rule.unless.as_ref().is_some_and(|unless| unless.is_match(text.as_bytes())) {
+            if asked.is_match(turn.as_bytes())
+                && !rule.unless.as_ref().is_some_and(|unless| unless.is_match(text.as_bytes()))
+            {
                 rule.spans(bare, text, self.most()).into_iter().for_each(|span| found((rule, span)));
             }
         }
@@ -395,7 +400,11 @@ mod tests {
             rules.find(&text, |(_, span)| {
                 found.insert(span);
             });
-            assert_eq!(found.into_iter().map(|(start, end)| &text[start..end]).collect::<Vec<_>>(), ["is approved"], "{filler}");
+            assert_eq!(
+                found.into_iter().map(|(start, end)| &text[start..end]).collect::<Vec<_>>(),
+                ["is approved"],
+                "{filler}"
+            );
         }
     }
 
@@ -414,13 +423,22 @@ mod tests {
     fn rules_that_would_mislead_are_refused() {
         for (rule, problem) in [
             ("{code: c, kind: k, pattern: 'x', examples: ['y'], counter_examples: ['z']}", "does not find its example"),
-            ("{code: c, kind: k, pattern: 'x', examples: ['x'], counter_examples: ['xx']}", "finds its counter-example"),
+            (
+                "{code: c, kind: k, pattern: 'x', examples: ['x'], counter_examples: ['xx']}",
+                "finds its counter-example",
+            ),
             ("{code: c, kind: k, pattern: '(', examples: ['x'], counter_examples: ['y']}", "can't be used"),
             ("{code: c, kind: k, pattern: 'x*', examples: ['x'], counter_examples: ['y']}", "matches the empty string"),
             ("{code: c, kind: k, pattern: 'x', examples: [], counter_examples: ['y']}", "needs at least one example"),
             ("{code: c, kind: k, severity: bad, pattern: 'x', examples: ['x'], counter_examples: ['y']}", "`severity`"),
-            ("{code: c, kind: k, pattern: 'x', asked: 'x', examples: ['x'], counter_examples: ['y']}", "must be given together"),
-            ("{code: c, kind: k, pattern: '(\\w{600}){600}', examples: ['x'], counter_examples: ['y']}", "can't be used"),
+            (
+                "{code: c, kind: k, pattern: 'x', asked: 'x', examples: ['x'], counter_examples: ['y']}",
+                "must be given together",
+            ),
+            (
+                "{code: c, kind: k, pattern: '(\\w{600}){600}', examples: ['x'], counter_examples: ['y']}",
+                "can't be used",
+            ),
         ] {
             let (_, faults) = read(&format!("judges: incoming\nlanguage: en\nrules:\n- {rule}\n"));
             assert!(faults.iter().any(|(_, fault)| fault.contains(problem)), "{rule}: {faults:?}");

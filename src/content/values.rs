@@ -20,7 +20,8 @@ pub const VALUE_MAX: usize = 64;
 /// Returns the letters and digits of a value in lower case, cut to [`VALUE_MAX`] bytes; `None` if they have
 /// fewer than [`VALUE_MIN`].
 pub fn compact(folded: &View) -> Option<String> {
-    let mut compact: String = folded.text().chars().filter(|character| character.is_alphanumeric()).flat_map(char::to_lowercase).collect();
+    let mut compact: String =
+        folded.text().chars().filter(|character| character.is_alphanumeric()).flat_map(char::to_lowercase).collect();
     let end = (0..=VALUE_MAX.min(compact.len())).rev().find(|end| compact.is_char_boundary(*end)).unwrap_or(0);
     compact.truncate(end);
     (compact.len() >= VALUE_MIN).then_some(compact)
@@ -349,12 +350,18 @@ mod tests {
         let missed = |text: &str| {
             let view = Views::of(text).folded;
             let mut missed = vec![];
-            assert_eq!(values.search(&view, |_| {}, |(start, end), digest| missed.push((text[start..end].to_owned(), digest))), Ok(()));
+            assert_eq!(
+                values.search(&view, |_| {}, |(start, end), digest| missed.push((text[start..end].to_owned(), digest))),
+                Ok(())
+            );
             missed
         };
         let places = |text: &str| missed(text).into_iter().map(|(place, _)| place).collect::<Vec<_>>();
         // Only numbers as long as the value are reported, and not the value itself.
-        assert_eq!(places("order A1234, 1234, 4-2-1-6 or 42 16, 4215 and 12345, 5 Euros"), ["1234", "4-2-1-6", "42 16"]);
+        assert_eq!(
+            places("order A1234, 1234, 4-2-1-6 or 42 16, 4215 and 12345, 5 Euros"),
+            ["1234", "4-2-1-6", "42 16"]
+        );
         assert_eq!(places("abcd for ever"), Vec::<String>::new());
         assert_eq!(places("1 2 3 4 5"), ["1 2 3 4", "2 3 4 5"]);
         assert!(missed("1234 12 34").iter().all(|(_, digest)| *digest == key.digest("1234")));
@@ -367,7 +374,9 @@ mod tests {
         (VALUE_MIN..=VALUE_MAX).for_each(|length| values.add_digest(key.digest(&"x".repeat(length)), Private::Secret));
         let text = "a ".repeat(32 * 1024);
         let mut all = 0;
-        let Err(TooManyPlaces(rest)) = values.find(&Views::of(&text).folded, |_| all += 1) else { panic!("it has too many") };
+        let Err(TooManyPlaces(rest)) = values.find(&Views::of(&text).folded, |_| all += 1) else {
+            panic!("it has too many")
+        };
         assert!(rest > 0 && rest < text.len() / 2 && all == 0, "{rest} {all}");
     }
 

@@ -175,7 +175,8 @@ impl Issuers {
     pub async fn open(&self, token: &str, now: Timestamp) -> Result<(Arc<Issuer>, Opened<Object>), Refusal> {
         let refused = |fault: TokenFault| Refusal::Unauthenticated(fault.words());
         let (named, _) = jose::claimed_issuer(token).ok_or_else(|| refused(TokenFault::Malformed))?;
-        let live = self.live.iter().find(|live| live.issuer.issuer == named).ok_or_else(|| refused(TokenFault::Issuer))?;
+        let live =
+            self.live.iter().find(|live| live.issuer.issuer == named).ok_or_else(|| refused(TokenFault::Issuer))?;
         let opened = match self.open_with(live, token) {
             Err(TokenFault::Key) if live.issuer.url().is_some() => {
                 self.fetch(live, now, REFRESH).await;
@@ -210,7 +211,9 @@ impl Issuers {
         *asked = now;
         match fetched(client, url).await {
             Some(keys) => live.keys.store(Arc::new(keys)),
-            None => tracing::warn!(name: "issuer.keys_not_fetched", issuer = live.issuer.issuer, "the issuer's previous keys stay in use"),
+            None => {
+                tracing::warn!(name: "issuer.keys_not_fetched", issuer = live.issuer.issuer, "the issuer's previous keys stay in use")
+            }
         }
     }
 }

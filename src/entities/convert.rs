@@ -26,7 +26,12 @@ impl Converter {
     pub fn members(&mut self, object: &Object, record: &Record, path: &str) -> Result<Pairs, Refusal> {
         if let Some(unknown) = object.keys().find(|name| !record.contains_key(*name)) {
             let unknown = Some(shown_name(unknown).to_owned());
-            return Err(Refusal::Invalid { field: path.to_owned(), below: String::new(), problem: "has an unknown member", unknown });
+            return Err(Refusal::Invalid {
+                field: path.to_owned(),
+                below: String::new(),
+                problem: "has an unknown member",
+                unknown,
+            });
         }
         self.known_members(object, record, path)
     }
@@ -53,7 +58,12 @@ impl Converter {
         Ok(members)
     }
 
-    fn value(&mut self, value: &Value, shape: &Shape, path: &dyn Fn() -> String) -> Result<RestrictedExpression, Refusal> {
+    fn value(
+        &mut self,
+        value: &Value,
+        shape: &Shape,
+        path: &dyn Fn() -> String,
+    ) -> Result<RestrictedExpression, Refusal> {
         let refuse = |problem| Err(Refusal::invalid(path(), problem));
         match (shape, value) {
             (Shape::Bool, Value::Bool(value)) => Ok(RestrictedExpression::new_bool(*value)),
@@ -79,8 +89,11 @@ impl Converter {
                 false => refuse("is not a duration such as `1d2h3m4s5ms`"),
             },
             (Shape::Set(element), Value::Array(items)) => {
-                let converted: Result<Vec<_>, _> =
-                    items.iter().enumerate().map(|(index, item)| self.value(item, element, &|| format!("{}[{index}]", path()))).collect();
+                let converted: Result<Vec<_>, _> = items
+                    .iter()
+                    .enumerate()
+                    .map(|(index, item)| self.value(item, element, &|| format!("{}[{index}]", path())))
+                    .collect();
                 Ok(RestrictedExpression::new_set(converted?))
             }
             (Shape::Record(record), Value::Object(object)) => {
@@ -102,7 +115,9 @@ impl Converter {
     fn entity(&mut self, shape: &EntityShape, id: &str) -> Option<RestrictedExpression> {
         let uid = EntityUid::from_type_name_and_id(shape.name.clone(), EntityId::new(id));
         match &shape.choices {
-            Some(choices) => choices.iter().any(|choice| choice == id).then(|| RestrictedExpression::new_entity_uid(uid)),
+            Some(choices) => {
+                choices.iter().any(|choice| choice == id).then(|| RestrictedExpression::new_entity_uid(uid))
+            }
             None => {
                 self.references.push(uid.clone());
                 Some(RestrictedExpression::new_entity_uid(uid))
@@ -132,7 +147,9 @@ fn is_ip(text: &str) -> bool {
     };
     let plain = |prefix: &str| prefix == "0" || !prefix.starts_with('0');
     prefix.is_none_or(|prefix| {
-        plain(prefix) && prefix.bytes().all(|byte| byte.is_ascii_digit()) && prefix.parse().is_ok_and(|length: u8| length <= longest)
+        plain(prefix)
+            && prefix.bytes().all(|byte| byte.is_ascii_digit())
+            && prefix.parse().is_ok_and(|length: u8| length <= longest)
     })
 }
 

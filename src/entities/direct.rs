@@ -61,10 +61,12 @@ pub fn request(
     if resource.uid().type_name().to_string() != roles.on(right.on()) {
         return None;
     }
-    let members = [("now", RestrictedExpression::new_datetime(now.cedar())), ("own", RestrictedExpression::new_bool(own))];
+    let members =
+        [("now", RestrictedExpression::new_datetime(now.cedar())), ("own", RestrictedExpression::new_bool(own))];
     let declared = members.into_iter().filter(|(name, _)| action.context.contains_key(*name));
     let context = Context::from_pairs(declared.map(|(name, value)| (name.to_owned(), value))).ok()?;
-    let request = Request::new(principal.uid(), action.uid.clone(), resource.uid(), context, policies.schema.as_ref()).ok()?;
+    let request =
+        Request::new(principal.uid(), action.uid.clone(), resource.uid(), context, policies.schema.as_ref()).ok()?;
     let mut entities = vec![principal.clone(), resource];
     entities.extend(policies.store.action(&action.uid).cloned());
     Some((request, Entities::from_entities(entities, None).ok()?))

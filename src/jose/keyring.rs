@@ -94,10 +94,14 @@ struct File {
 #[derive(Debug, thiserror::Error)]
 pub enum KeyringError {
     /// A key file is damaged.
-    #[error("the key file `{0}` is not one that `countersign keys generate` made: restore it, or move it away and generate new keys")]
+    #[error(
+        "the key file `{0}` is not one that `countersign keys generate` made: restore it, or move it away and generate new keys"
+    )]
     Damaged(PathBuf),
     /// The next key is so new that cached key sets may lack it.
-    #[error("the next {0} key was published less than 10 minutes ago: wait, or use `--now` if the current one is compromised")]
+    #[error(
+        "the next {0} key was published less than 10 minutes ago: wait, or use `--now` if the current one is compromised"
+    )]
     Early(&'static str),
     /// The folder has no keys for the purpose.
     #[error("there are no {0} keys in `{1}`: make them with `countersign keys generate --keys {1}`")]
@@ -215,7 +219,9 @@ pub fn rotate(folder: &Path, purpose: Purpose, now: Timestamp, at_once: bool) ->
     for mut stored in file.keys {
         match stored.status {
             Status::Current => stored.status = Status::Previous,
-            Status::Next if age(&stored).plus(PUBLISH) > now && !at_once => return Err(KeyringError::Early(purpose.name())),
+            Status::Next if age(&stored).plus(PUBLISH) > now && !at_once => {
+                return Err(KeyringError::Early(purpose.name()));
+            }
             Status::Next => stored.status = Status::Current,
             Status::Previous if age(&stored).plus(RETIRE) <= now => continue,
             Status::Previous => {
@@ -311,14 +317,16 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), KeyringError> {
 fn fresh(status: Status, now: Timestamp) -> Result<Stored, KeyringError> {
     // The library uses its own randomness: a key from a test's predictable `Entropy` would not be secret.
     let random = aws_lc_rs::rand::SystemRandom::new();
-    let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).map_err(|_| KeyringError::Library)?;
+    let document =
+        EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).map_err(|_| KeyringError::Library)?;
     let stored = Stored { kid: String::new(), status, since: now.to_string(), private: BASE64.encode(document) };
     let signer = signer_of(&stored).ok_or(KeyringError::Library)?;
     Ok(Stored { kid: signer.kid, ..stored })
 }
 
 fn signer_of(stored: &Stored) -> Option<Signer> {
-    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &BASE64.decode(&stored.private).ok()?).ok()?;
+    let pair =
+        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &BASE64.decode(&stored.private).ok()?).ok()?;
     let mut signer = Signer { kid: String::new(), pair };
     // RFC 7638: only the required members, in lexical order.
     let (x, y) = coordinates(signer.point())?;

@@ -3,7 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use aws_lc_rs::rsa::PublicKeyComponents;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, RSA_PSS_2048_8192_SHA256, UnparsedPublicKey};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, RSA_PSS_2048_8192_SHA256, UnparsedPublicKey,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 
@@ -117,8 +119,12 @@ impl PublicKey {
             (Algorithm::Es256, Self::P256(point)) => {
                 UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point.as_slice()).verify(signed, signature)
             }
-            (Algorithm::Ps256, Self::Rsa(n, e)) => rsa(n.as_slice(), e.as_slice()).verify(&RSA_PSS_2048_8192_SHA256, signed, signature),
-            (Algorithm::Rs256, Self::Rsa(n, e)) => rsa(n.as_slice(), e.as_slice()).verify(&RSA_PKCS1_2048_8192_SHA256, signed, signature),
+            (Algorithm::Ps256, Self::Rsa(n, e)) => {
+                rsa(n.as_slice(), e.as_slice()).verify(&RSA_PSS_2048_8192_SHA256, signed, signature)
+            }
+            (Algorithm::Rs256, Self::Rsa(n, e)) => {
+                rsa(n.as_slice(), e.as_slice()).verify(&RSA_PKCS1_2048_8192_SHA256, signed, signature)
+            }
             (Algorithm::Es256, Self::Rsa(..)) | (Algorithm::Ps256 | Algorithm::Rs256, Self::P256(_)) => {
                 return Err(TokenFault::Algorithm);
             }

@@ -130,10 +130,14 @@ impl Reason {
     /// Returns what the agent may do next.
     pub fn next_action(self) -> NextAction {
         match self {
-            Self::ApprovalOutOfScope | Self::ApprovalRequired | Self::CheckRequired | Self::DraftRequired => NextAction::Request,
-            Self::ApprovalExpired | Self::CaseChanged | Self::RateLimited | Self::ScreeningRequired | Self::StateUnavailable => {
-                NextAction::Retry
+            Self::ApprovalOutOfScope | Self::ApprovalRequired | Self::CheckRequired | Self::DraftRequired => {
+                NextAction::Request
             }
+            Self::ApprovalExpired
+            | Self::CaseChanged
+            | Self::RateLimited
+            | Self::ScreeningRequired
+            | Self::StateUnavailable => NextAction::Retry,
             Self::ApprovalRevoked
             | Self::ApprovalUnverifiable
             | Self::ApprovalUsed

@@ -25,7 +25,8 @@ pub enum State {
 
 impl State {
     /// Every state, in alphabetical order.
-    pub const ALL: [Self; 7] = [Self::Approved, Self::Cancelled, Self::Consumed, Self::Denied, Self::Expired, Self::Pending, Self::Revoked];
+    pub const ALL: [Self; 7] =
+        [Self::Approved, Self::Cancelled, Self::Consumed, Self::Denied, Self::Expired, Self::Pending, Self::Revoked];
 
     /// Name in the store and in records.
     pub fn name(self) -> &'static str {
@@ -131,19 +132,29 @@ impl BoundCall {
     /// arguments may be smaller. The case's version and attributes are left to the caller of this method,
     /// because their change has its own reason; the customer is compared here.
     pub fn covers(&self, call: &Self) -> bool {
-        let rest =
-            |call: &Self| Self { at_most: Object::new(), case_version: String::new(), case_attributes: Object::new(), ..call.clone() };
+        let rest = |call: &Self| Self {
+            at_most: Object::new(),
+            case_version: String::new(),
+            case_attributes: Object::new(),
+            ..call.clone()
+        };
         let within = self.at_most.iter().all(|(name, most)| match (most, call.at_most.get(name)) {
             (Value::Integer(most), Some(Value::Integer(value))) => value <= most,
             _ => false,
         });
-        rest(self) == rest(call) && self.customer() == call.customer() && self.at_most.len() == call.at_most.len() && within
+        rest(self) == rest(call)
+            && self.customer() == call.customer()
+            && self.at_most.len() == call.at_most.len()
+            && within
     }
 
     /// Returns whether `call` differs from the approved call only in bounded arguments that `at_most` still
     /// lists.
     pub fn stays_within(&self, call: &Self, at_most: &[String]) -> bool {
-        self.at_most.iter().filter(|(name, _)| !at_most.contains(name)).all(|(name, value)| call.at_most.get(name) == Some(value))
+        self.at_most
+            .iter()
+            .filter(|(name, _)| !at_most.contains(name))
+            .all(|(name, value)| call.at_most.get(name) == Some(value))
     }
 }
 
@@ -340,6 +351,10 @@ mod tests {
         assert!(own.covers(&BoundCall { at_most: object("most", 0), ..own.clone() }));
         // Under a template that no longer bounds the argument, the argument must be the same.
         let smaller = BoundCall { at_most: object("most", 0), ..own.clone() };
-        assert!(own.stays_within(&smaller, &["most".to_owned()]) && own.stays_within(&own, &[]) && !own.stays_within(&smaller, &[]));
+        assert!(
+            own.stays_within(&smaller, &["most".to_owned()])
+                && own.stays_within(&own, &[])
+                && !own.stays_within(&smaller, &[])
+        );
     }
 }

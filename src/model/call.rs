@@ -114,7 +114,10 @@ impl Call {
     /// it contains texts and tokens, only a keyed digest of it may leave the process.
     pub fn digest_input(&self) -> Value {
         let text = |text: &str| Value::from(text);
-        let untrusted = self.untrusted.iter().map(|item| json::object([("source", text(&item.source)), ("text", text(&item.text))]));
+        let untrusted = self
+            .untrusted
+            .iter()
+            .map(|item| json::object([("source", text(&item.source)), ("text", text(&item.text))]));
         json::object([
             ("action", text(&self.action)),
             ("approval_token", text(self.tokens.approval.as_deref().unwrap_or(""))),

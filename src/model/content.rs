@@ -107,7 +107,9 @@ impl Disposition {
 
     /// Looks up a disposition by its name.
     pub fn named(name: &str) -> Option<Self> {
-        [Self::Release, Self::Revise, Self::HumanReview, Self::Block].into_iter().find(|disposition| disposition.name() == name)
+        [Self::Release, Self::Revise, Self::HumanReview, Self::Block]
+            .into_iter()
+            .find(|disposition| disposition.name() == name)
     }
 }
 

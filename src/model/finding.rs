@@ -161,7 +161,13 @@ impl Private {
             | Self::SecurityAnswer
             | Self::Ssn
             | Self::VerificationCode => true,
-            Self::AccountNumber | Self::DateOfBirth | Self::Email | Self::Iban | Self::IpAddress | Self::Phone | Self::Record => false,
+            Self::AccountNumber
+            | Self::DateOfBirth
+            | Self::Email
+            | Self::Iban
+            | Self::IpAddress
+            | Self::Phone
+            | Self::Record => false,
         }
     }
 }

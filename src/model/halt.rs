@@ -141,9 +141,10 @@ impl SignalKind {
     /// Returns the effect of such a report with this severity.
     pub fn effect(self, severity: Severity) -> HaltKind {
         match self {
-            Self::AssuranceLevelChange | Self::DeviceComplianceChange | Self::FraudSuspected | Self::RiskLevelChange => {
-                HaltKind::Risk(severity)
-            }
+            Self::AssuranceLevelChange
+            | Self::DeviceComplianceChange
+            | Self::FraudSuspected
+            | Self::RiskLevelChange => HaltKind::Risk(severity),
             Self::KillSwitch => HaltKind::KillSwitch,
             // Tokens that were issued before no longer state the facts, so they are treated as revoked.
             Self::CredentialChange | Self::SessionRevoked | Self::TokenClaimsChange => HaltKind::SessionRevoked,
@@ -260,7 +261,14 @@ pub struct Halted<'a> {
 impl<'a> Halted<'a> {
     /// Returns the subjects of a call.
     pub fn call(chain: &'a Chain, tenant: &'a str, case: &'a str, customer: &'a str) -> Self {
-        Self { tenant, agent: &chain.agent, supervisor: &chain.supervisor, case, customer, issued_at: chain.token.issued_at }
+        Self {
+            tenant,
+            agent: &chain.agent,
+            supervisor: &chain.supervisor,
+            case,
+            customer,
+            issued_at: chain.token.issued_at,
+        }
     }
 
     /// Returns the subjects of a human who acts for herself.
@@ -297,7 +305,10 @@ impl<'a> Halted<'a> {
             (SubjectKind::Tenant, self.tenant),
         ];
         let tenant = self.tenant.to_owned();
-        let own = subjects.into_iter().filter(|(_, subject)| !subject.is_empty()).flat_map(|(kind, subject)| halts.of(kind, subject));
+        let own = subjects
+            .into_iter()
+            .filter(|(_, subject)| !subject.is_empty())
+            .flat_map(|(kind, subject)| halts.of(kind, subject));
         let own = own.filter(move |halt| halt.tenant == tenant);
         own.chain(&halts.everything).filter(move |halt| now < halt.until)
     }

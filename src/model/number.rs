@@ -36,7 +36,10 @@ mod tests {
     #[test]
     fn numbers_that_do_not_fit_are_the_largest() {
         assert_eq!((to_u32(7_usize), to_u32(u64::MAX), to_u32(usize::MAX)), (7, u32::MAX, u32::MAX));
-        assert_eq!((to_u64(7_usize), to_u64(u128::MAX), to_usize(7_u32), to_usize(u128::MAX)), (7, u64::MAX, 7, usize::MAX));
+        assert_eq!(
+            (to_u64(7_usize), to_u64(u128::MAX), to_usize(7_u32), to_usize(u128::MAX)),
+            (7, u64::MAX, 7, usize::MAX)
+        );
         assert_eq!((to_i64(7_u64), to_i64(u64::MAX), to_i64(u128::MAX)), (7, i64::MAX, i64::MAX));
     }
 }

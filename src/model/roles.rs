@@ -139,7 +139,9 @@ impl CheckMade {
             let value = arguments.get(&stronger.by).and_then(Value::as_str);
             value.is_some_and(|value| stronger.values.iter().any(|strong| strong == value))
         };
-        std::iter::once(self.makes.as_str()).chain(self.stronger.iter().filter(is_strong).map(|stronger| stronger.makes.as_str())).collect()
+        std::iter::once(self.makes.as_str())
+            .chain(self.stronger.iter().filter(is_strong).map(|stronger| stronger.makes.as_str()))
+            .collect()
     }
 
     /// Returns the names of all checks that the action can make.
@@ -180,6 +182,9 @@ impl Roles {
 
     /// Returns the supplier of entities of a type; `None` for types that the manifest does not list.
     pub fn supplier(&self, kind: &str) -> Option<Supplier> {
-        self.supplied_by.iter().find(|(_, kinds)| kinds.iter().any(|listed| listed == kind)).map(|(supplier, _)| *supplier)
+        self.supplied_by
+            .iter()
+            .find(|(_, kinds)| kinds.iter().any(|listed| listed == kind))
+            .map(|(supplier, _)| *supplier)
     }
 }

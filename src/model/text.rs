@@ -10,8 +10,13 @@ use icu_properties::{CodePointMapData, CodePointSetData};
 /// font supports them (Default_Ignorable_Code_Point).
 pub fn is_unprintable(character: char) -> bool {
     let of = CodePointMapData::<GeneralCategory>::new().get(character);
-    matches!(of, GeneralCategory::Control | GeneralCategory::Format | GeneralCategory::LineSeparator | GeneralCategory::ParagraphSeparator)
-        || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(character)
+    matches!(
+        of,
+        GeneralCategory::Control
+            | GeneralCategory::Format
+            | GeneralCategory::LineSeparator
+            | GeneralCategory::ParagraphSeparator
+    ) || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(character)
 }
 
 /// Returns whether a character has no reliable appearance: in some fonts or programs it looks like nothing,
@@ -52,7 +57,10 @@ mod tests {
 
     #[test]
     fn what_misleads_is_written_out_and_nothing_is_lost() {
-        assert_eq!(visible("pay \u{202e}0001\u{202c} EUR\n\u{1b}[31m"), "pay \\u{202e}0001\\u{202c} EUR\\u{a}\\u{1b}[31m");
+        assert_eq!(
+            visible("pay \u{202e}0001\u{202c} EUR\n\u{1b}[31m"),
+            "pay \\u{202e}0001\\u{202c} EUR\\u{a}\\u{1b}[31m"
+        );
         assert_eq!(visible("<b>größer</b> 100 €"), "<b>größer</b> 100 €");
         assert_eq!(visible(&"\u{200b}".repeat(3)), "\\u{200b}\\u{200b}\\u{200b}");
     }

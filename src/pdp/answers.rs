@@ -30,7 +30,13 @@ pub(super) struct AnswerSubject<'a> {
 }
 
 impl Pdp {
-    pub(super) fn answer(&self, moment: &Moment, evaluation: Evaluation, mode: Mode, of: AnswerSubject<'_>) -> Result<Answer, Refusal> {
+    pub(super) fn answer(
+        &self,
+        moment: &Moment,
+        evaluation: Evaluation,
+        mode: Mode,
+        of: AnswerSubject<'_>,
+    ) -> Result<Answer, Refusal> {
         let AnswerSubject { call, request_id, display, call_digest } = of;
         let call = call.filter(|_| mode == Mode::Enforce);
         Ok(Answer {
@@ -68,7 +74,8 @@ impl Pdp {
         let signed = match (&answer.outcome.missing, answer.outcome.denied) {
             (Some(missing), Some(_)) if !missing.template.is_empty() => {
                 match self.binding(moment, CallInChain { caller, chain, call }, missing, answer) {
-                    Some(binding) => binding::sign_binding(&keys.binding, binding, moment.now).map(|token| answer.binding_token = token),
+                    Some(binding) => binding::sign_binding(&keys.binding, binding, moment.now)
+                        .map(|token| answer.binding_token = token),
                     None => Ok(()),
                 }
             }
@@ -84,7 +91,8 @@ impl Pdp {
                     approval: answer.approval.as_ref().map_or_else(String::new, |used| used.id.clone()),
                 };
                 let environment = &self.options.environment;
-                let token = binding::sign_outcome(&keys.binding, environment, &caller.tool_service, allowed, moment.now);
+                let token =
+                    binding::sign_outcome(&keys.binding, environment, &caller.tool_service, allowed, moment.now);
                 token.map(|token| answer.outcome_token = token)
             }
             (_, Some(_)) => Ok(()),
@@ -113,7 +121,11 @@ impl Pdp {
             supervisor_person: chain.token.supervisor_person.clone(),
             customer: call.customer().to_owned(),
             conversation: call.correlation.conversation.clone(),
-            risk: answer.signals.risk.as_ref().map_or(String::new(), |risk| format!("{}, {} of 100", risk.tier, risk.score)),
+            risk: answer
+                .signals
+                .risk
+                .as_ref()
+                .map_or(String::new(), |risk| format!("{}, {} of 100", risk.tier, risk.score)),
             findings: None,
             call: binding::bound_call(&self.options.environment, chain, call, &template.at_most),
         })

@@ -145,7 +145,8 @@ impl Pdp {
                     && self.may(moment, Right::ApprovalRead, &human.id, On::Approval(&approval.binding, of))
             }
             Party::Service(caller) => {
-                caller.tool_service == approval.binding.call.audience && caller.speaks_for(&approval.binding.call.tenant)
+                caller.tool_service == approval.binding.call.audience
+                    && caller.speaks_for(&approval.binding.call.tenant)
             }
         }
     }
@@ -167,7 +168,12 @@ impl Pdp {
                 let keys = self.keys.load();
                 let signed = binding::sign_approval(&keys.approval, &approval, moment.now);
                 let token = signed.map_err(|_| Refusal::Unavailable("the token could not be signed"))?;
-                let event = events::event("approval.token_issued", by, Some(&approval), &[("expires", token.1.to_string().into())]);
+                let event = events::event(
+                    "approval.token_issued",
+                    by,
+                    Some(&approval),
+                    &[("expires", token.1.to_string().into())],
+                );
                 self.record_event(moment.now, event).await?;
                 Some(token)
             }

@@ -41,7 +41,13 @@ impl Pdp {
         self.or_refused(&moment, origin, by, requested).await
     }
 
-    async fn requested(&self, moment: &Moment, party: &Party, by: &Actor, read: Result<ToRequest, Refusal>) -> Result<Seen, Refusal> {
+    async fn requested(
+        &self,
+        moment: &Moment,
+        party: &Party,
+        by: &Actor,
+        read: Result<ToRequest, Refusal>,
+    ) -> Result<Seen, Refusal> {
         let asked = read?;
         let keys = self.keys.load();
         let binding = open_binding(&keys.binding, &self.options.environment, &asked.binding_token, moment.now);
@@ -56,7 +62,8 @@ impl Pdp {
         let mut evidence = vec![];
         for (index, id) in asked.justification.evidence.iter().enumerate() {
             let known = self.evidence(moment, id, &binding.call.tenant, &binding.call.case);
-            let made_up = || Refusal::invalid(format!("justification.evidence[{index}]"), "is not an evaluation of this case");
+            let made_up =
+                || Refusal::invalid(format!("justification.evidence[{index}]"), "is not an evaluation of this case");
             evidence.push(known.ok_or_else(made_up)?);
         }
         self.not_halted(moment, &binding)?;
@@ -78,12 +85,20 @@ impl Pdp {
                 Approval { revision: transition.revision.number, ..approval }
             }
             Requested::Same(waiting) => *waiting,
-            Requested::AgentFull => return Err(Refusal::Exhausted("the agent has reached its maximum number of pending requests")),
-            Requested::CaseFull => return Err(Refusal::Exhausted("the case has reached its maximum number of pending requests")),
-            Requested::QueueFull => {
-                return Err(Refusal::Exhausted("the reviewers' queue has reached its maximum number of pending requests"));
+            Requested::AgentFull => {
+                return Err(Refusal::Exhausted("the agent has reached its maximum number of pending requests"));
             }
-            Requested::CoolDown => return Err(Refusal::Precondition("the same call was denied a short while ago: do not ask again")),
+            Requested::CaseFull => {
+                return Err(Refusal::Exhausted("the case has reached its maximum number of pending requests"));
+            }
+            Requested::QueueFull => {
+                return Err(Refusal::Exhausted(
+                    "the reviewers' queue has reached its maximum number of pending requests",
+                ));
+            }
+            Requested::CoolDown => {
+                return Err(Refusal::Precondition("the same call was denied a short while ago: do not ask again"));
+            }
         };
         Ok(self.seen(moment, approval))
     }

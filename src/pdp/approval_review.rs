@@ -45,7 +45,9 @@ impl Pdp {
         let by = party.actor().in_trace(origin.trace.id());
         let reviewed = match (&party, read) {
             (Party::Human(human), Ok(review)) => self.reviewed(&moment, human, &by, review).await,
-            (Party::Service(_), _) => Err(Refusal::Forbidden("only a human may review, authenticated by her own token")),
+            (Party::Service(_), _) => {
+                Err(Refusal::Forbidden("only a human may review, authenticated by her own token"))
+            }
             (Party::Human(_), Err(refusal)) => Err(refusal),
         };
         self.or_refused(&moment, origin, by, reviewed).await
@@ -86,14 +88,22 @@ impl Pdp {
         let moved = self.store.review(new).await?;
         let seen = self.moved(moment, moved, &approval.id, record).await?;
         let call = &approval.binding.call;
-        if let Some((tenant, batch)) = denied_approval(moment, &self.options.environment, &call.tenant, &call.case).filter(|_| denies) {
+        if let Some((tenant, batch)) =
+            denied_approval(moment, &self.options.environment, &call.tenant, &call.case).filter(|_| denies)
+        {
             self.say(tenant, moment, batch).await;
         }
         Ok(seen)
     }
 
     /// Returns the person whose review this is, if the human may review the approval now.
-    fn eligible_person(&self, moment: &Moment, human: &Human, approval: &Approval, template: &Template) -> Result<String, Refusal> {
+    fn eligible_person(
+        &self,
+        moment: &Moment,
+        human: &Human,
+        approval: &Approval,
+        template: &Template,
+    ) -> Result<String, Refusal> {
         let supervisor = &approval.binding;
         let unknown = supervisor.supervisor_person.is_none() && !supervisor.call.supervisor.iss.is_empty();
         if template.four_eyes && (human.person.is_none() || unknown) {
@@ -106,11 +116,15 @@ impl Pdp {
         }
         let named = |wanted: &[String], has: &dyn Fn(&String) -> bool| wanted.is_empty() || wanted.iter().any(has);
         if !named(&template.amr, &|amr| human.amr.contains(amr)) || !named(&template.acr, &|acr| human.acr == *acr) {
-            return Err(Refusal::Forbidden("the reviewer's token lacks the authentication (`amr`, `acr`) that the template requires"));
+            return Err(Refusal::Forbidden(
+                "the reviewer's token lacks the authentication (`amr`, `acr`) that the template requires",
+            ));
         }
         let of = OfRequest::of(approval, template.four_eyes, own);
         if !self.may(moment, Right::ApprovalReview, &human.id, On::Approval(&approval.binding, of)) {
-            return Err(Refusal::Forbidden("the reviewer may not review this request: no policy grants `approval.review`"));
+            return Err(Refusal::Forbidden(
+                "the reviewer may not review this request: no policy grants `approval.review`",
+            ));
         }
         Ok(human.person.clone().unwrap_or_else(|| format!("{}#{}", human.issuer, human.subject)))
     }
@@ -119,7 +133,9 @@ impl Pdp {
     fn fits(&self, moment: &Moment, approval: &Approval, suggested: Option<&Object>) -> Result<(), Refusal> {
         let policies = &moment.snapshot.bundle.policies;
         match (suggested, policies.shapes.actions.get(&approval.binding.call.action)) {
-            (Some(arguments), Some(action)) => crate::entities::arguments_fit(action, arguments, "suggested_arguments_json"),
+            (Some(arguments), Some(action)) => {
+                crate::entities::arguments_fit(action, arguments, "suggested_arguments_json")
+            }
             (Some(_), None) => Err(Refusal::Precondition("the action is no longer in the bundle")),
             (None, _) => Ok(()),
         }
@@ -130,7 +146,11 @@ impl Pdp {
     ///
     /// # Errors
     /// If the request is refused; the refusal is already recorded or counted.
-    pub async fn revoke_approval(&self, origin: &Origin, read: Result<(String, String), Refusal>) -> Result<Seen, Refused> {
+    pub async fn revoke_approval(
+        &self,
+        origin: &Origin,
+        read: Result<(String, String), Refusal>,
+    ) -> Result<Seen, Refused> {
         let moment = self.moment();
         let party = self.party(&moment, origin).await?;
         let _share = self.party_share(origin, &party).await?;
@@ -142,7 +162,14 @@ impl Pdp {
         self.or_refused(&moment, origin, by, revoked).await
     }
 
-    async fn revoked(&self, moment: &Moment, party: &Party, by: &Actor, id: String, reason: String) -> Result<Seen, Refusal> {
+    async fn revoked(
+        &self,
+        moment: &Moment,
+        party: &Party,
+        by: &Actor,
+        id: String,
+        reason: String,
+    ) -> Result<Seen, Refusal> {
         let approval = match party {
             Party::Service(_) => self.readable(moment, party, &id).await?,
             Party::Human(human) => {
@@ -150,8 +177,12 @@ impl Pdp {
                 let own = is_supervisor(&approval.binding, &human.id, human.person.as_deref());
                 let withdraws = own && approval.state_at(moment.now) == State::Pending;
                 let of = OfRequest::of(&approval, false, own);
-                if !withdraws && !self.may(moment, Right::ApprovalRevoke, &human.id, On::Approval(&approval.binding, of)) {
-                    return Err(Refusal::Forbidden("the human may not revoke this approval: no policy grants `approval.revoke`"));
+                if !withdraws
+                    && !self.may(moment, Right::ApprovalRevoke, &human.id, On::Approval(&approval.binding, of))
+                {
+                    return Err(Refusal::Forbidden(
+                        "the human may not revoke this approval: no policy grants `approval.revoke`",
+                    ));
                 }
                 approval
             }
@@ -170,9 +201,9 @@ impl Pdp {
                 let approval = self.store.approval(id).await?.ok_or(Refusal::NotFound)?;
                 Ok(self.seen(moment, approval))
             }
-            Moved::Late(_) => {
-                Err(Refusal::Precondition("the approval is no longer pending or approved: it was decided, consumed, ended, or has expired"))
-            }
+            Moved::Late(_) => Err(Refusal::Precondition(
+                "the approval is no longer pending or approved: it was decided, consumed, ended, or has expired",
+            )),
             Moved::Missing => Err(Refusal::NotFound),
             Moved::Twice => Err(Refusal::Precondition("this person has reviewed the request before")),
         }

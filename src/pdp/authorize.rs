@@ -1,6 +1,7 @@
 //! One Authorize from top to bottom: caller, chain, evaluation, consumption, record, answer. ExplainDecision
 //! and conformance mode take the same path.
 
+use crate::clock::Stopwatch;
 use crate::pdp::answers::AnswerSubject;
 use crate::pdp::consumption::{Repetition, Use, UsedToken, used};
 use crate::pdp::span_facts::OpenSpan;
@@ -59,9 +60,12 @@ impl Pdp {
         origin: &Origin,
         read: Result<Request, Refusal>,
     ) -> Result<Recorded<Answer>, Refused> {
+        let watch = Stopwatch::start();
         let facts = facts(moment, read.as_ref().ok());
-        let span = self.telemetry.start_decision(&origin.trace, if facts.action.is_empty() { "_OTHER" } else { &facts.action });
-        let mut open = OpenSpan::new(span, facts);
+        let span = self
+            .telemetry
+            .start_decision(&origin.trace, if facts.action.is_empty() { "_OTHER" } else { &facts.action });
+        let mut open = OpenSpan::new(watch, span, facts);
 
         let Admitted { caller, share } = match self.identify(moment, origin).await {
             Ok(admitted) => admitted,
@@ -136,9 +140,14 @@ impl Pdp {
         facts: &mut CallFacts,
     ) -> Result<Evaluated, Stopped> {
         let bundle = &moment.snapshot.bundle;
-        let roles = bundle.roles.as_ref().ok_or_else(|| Refusal::invalid("plain", "is required: this server is in conformance mode"))?;
-        let chain = self.delegations.chain(caller, &call.credential, bundle.manifest.development.as_ref(), moment.now).await?;
-        let evaluated = self.evaluate_in_chain(moment, origin, CallInChain { caller, chain: &chain, call }, roles, facts).await;
+        let roles = bundle
+            .roles
+            .as_ref()
+            .ok_or_else(|| Refusal::invalid("plain", "is required: this server is in conformance mode"))?;
+        let chain =
+            self.delegations.chain(caller, &call.credential, bundle.manifest.development.as_ref(), moment.now).await?;
+        let evaluated =
+            self.evaluate_in_chain(moment, origin, CallInChain { caller, chain: &chain, call }, roles, facts).await;
         evaluated.map_err(|refusal| Stopped::after(refusal, moment, &chain, call))
     }
 
@@ -153,8 +162,12 @@ impl Pdp {
         facts: &mut CallFacts,
     ) -> Result<Evaluated, Refusal> {
         let hypothetical = call.dry_run || origin.purpose == Purpose::Explain;
-        if hypothetical && !self.may(moment, Right::DecisionExplain, &caller.tool_service, On::Tenant(&call.case.tenant)) {
-            return Err(Refusal::Forbidden("dry runs and explanations need `decision.explain` for this tenant, which no policy grants"));
+        if hypothetical
+            && !self.may(moment, Right::DecisionExplain, &caller.tool_service, On::Tenant(&call.case.tenant))
+        {
+            return Err(Refusal::Forbidden(
+                "dry runs and explanations need `decision.explain` for this tenant, which no policy grants",
+            ));
         }
         let about = About { hypothetical, ..About::default() };
         let CallEvaluation { mut evaluation, presented, signals, .. } =
@@ -169,7 +182,8 @@ impl Pdp {
         }
         let mode = if hypothetical { Mode::DryRun } else { Mode::Enforce };
         let reference = &call.resource.reference;
-        let display = visible(&format!("{} on {} {} of case {}", call.action, reference.kind, reference.id, call.case.id));
+        let display =
+            visible(&format!("{} on {} {} of case {}", call.action, reference.kind, reference.id, call.case.id));
         let digest = self.audit.digest(&call.digest_input());
         let mut answer = self.answer(
             moment,
@@ -186,22 +200,8 @@ impl Pdp {
         self.sign(moment, CallInChain { caller, chain, call }, &mut answer)?;
         let draft = self.draft_of(moment, chain, call, &presented);
         let mut reservations = if answer.allows() { self.reservations(moment, chain, call) } else { vec![] };
-        let consume = match presented {
-            TokenState::Repeated(receipt) if answer.allows() => {
-                let by = Actor::service(caller).in_trace(origin.trace.id());
-                Some(Use::Again(Repetition { by, receipt, reservations: std::mem::take(&mut reservations) }))
-            }
-            TokenState::Usable(approval) if answer.allows() => {
-                let environment = &self.options.environment;
-                let used = UsedToken { what: SingleUse::Approval, id: &approval.id, generation: &approval.generation };
-                Some(Use::now(CallInChain { caller, chain, call }, used, environment, std::mem::take(&mut reservations)))
-            }
-            TokenState::Released(claims) if answer.allows() => {
-                let used = UsedToken { what: SingleUse::Release, id: &claims.jti, generation: &claims.release.generation };
-                Some(Use::now(CallInChain { caller, chain, call }, used, &self.options.environment, std::mem::take(&mut reservations)))
-            }
-            TokenState::Denied(_) | TokenState::None | TokenState::Released(_) | TokenState::Repeated(_) | TokenState::Usable(_) => None,
-        };
+        let consume =
+            self.token_use(origin, CallInChain { caller, chain, call }, presented, &answer, &mut reservations);
         let mut record = DecisionRecord::of(&answer, caller, chain, call, self.record_metadata(origin)?);
         if let Some((digest, release)) = draft {
             record = record.with_draft(&digest, &release);
@@ -209,7 +209,50 @@ impl Pdp {
         Ok(Evaluated { answer, record, consume, reservations })
     }
 
-    fn evaluate_plain(&self, moment: &Moment, origin: &Origin, caller: &Caller, call: &PlainCall) -> Result<Evaluated, Refusal> {
+    /// Returns how an allow uses the token that was presented, with the reservations that its transaction makes.
+    fn token_use(
+        &self,
+        origin: &Origin,
+        CallInChain { caller, chain, call }: CallInChain<'_>,
+        presented: TokenState,
+        answer: &Answer,
+        reservations: &mut Vec<Reservation>,
+    ) -> Option<Use> {
+        match presented {
+            TokenState::Repeated(receipt) if answer.allows() => {
+                let by = Actor::service(caller).in_trace(origin.trace.id());
+                Some(Use::Again(Repetition { by, receipt, reservations: std::mem::take(reservations) }))
+            }
+            TokenState::Usable(approval) if answer.allows() => {
+                let environment = &self.options.environment;
+                let used = UsedToken { what: SingleUse::Approval, id: &approval.id, generation: &approval.generation };
+                Some(Use::now(CallInChain { caller, chain, call }, used, environment, std::mem::take(reservations)))
+            }
+            TokenState::Released(claims) if answer.allows() => {
+                let used =
+                    UsedToken { what: SingleUse::Release, id: &claims.jti, generation: &claims.release.generation };
+                Some(Use::now(
+                    CallInChain { caller, chain, call },
+                    used,
+                    &self.options.environment,
+                    std::mem::take(reservations),
+                ))
+            }
+            TokenState::Denied(_)
+            | TokenState::None
+            | TokenState::Released(_)
+            | TokenState::Repeated(_)
+            | TokenState::Usable(_) => None,
+        }
+    }
+
+    fn evaluate_plain(
+        &self,
+        moment: &Moment,
+        origin: &Origin,
+        caller: &Caller,
+        call: &PlainCall,
+    ) -> Result<Evaluated, Refusal> {
         let evaluation = self.evaluate_conformance(moment, call)?;
         let mode = if origin.purpose == Purpose::Explain { Mode::DryRun } else { Mode::Enforce };
         let digest = self.audit.digest(&call.digest_input());
@@ -217,7 +260,12 @@ impl Pdp {
             moment,
             evaluation,
             mode,
-            AnswerSubject { call: None, request_id: &call.correlation.request, display: String::new(), call_digest: digest },
+            AnswerSubject {
+                call: None,
+                request_id: &call.correlation.request,
+                display: String::new(),
+                call_digest: digest,
+            },
         )?;
         let record = DecisionRecord::of_plain(&answer, caller, call, self.record_metadata(origin)?);
         Ok(Evaluated { answer, record, consume: None, reservations: vec![] })

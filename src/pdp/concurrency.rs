@@ -70,7 +70,12 @@ impl Shares {
     /// Creates this number of permits.
     pub(super) fn new(most: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self { all: Arc::new(Semaphore::new(most)), share: most.div_ceil(2), turns: cores * TURNS_PER_CORE, callers: DashMap::new() }
+        Self {
+            all: Arc::new(Semaphore::new(most)),
+            share: most.div_ceil(2),
+            turns: cores * TURNS_PER_CORE,
+            callers: DashMap::new(),
+        }
     }
 
     /// Takes a permit for an authenticated caller; their number is bounded by settings and bundle. With
@@ -87,7 +92,9 @@ impl Shares {
             // The semaphores are never closed.
             true => own.acquire_owned().await.ok().zip(all.acquire_owned().await.ok()),
             false => {
-                let own = own.try_acquire_owned().map_err(|_| Refusal::Exhausted("too many requests of this caller are under way"))?;
+                let own = own
+                    .try_acquire_owned()
+                    .map_err(|_| Refusal::Exhausted("too many requests of this caller are under way"))?;
                 Some(own).zip(all.try_acquire_owned().ok())
             }
         };
@@ -117,7 +124,8 @@ mod tests {
         let (first, _second) = (shares.take("one", false).await, shares.take("one", false).await);
         let refused = shares.take("one", false).await.map(|_| ());
         assert_eq!(refused, Err(Refusal::Exhausted("too many requests of this caller are under way")));
-        let _others = (shares.take("two", false).await.expect("its share"), shares.take("three", true).await.expect("a permit"));
+        let _others =
+            (shares.take("two", false).await.expect("its share"), shares.take("three", true).await.expect("a permit"));
         let refused = shares.take("four", false).await.map(|_| ());
         assert_eq!(refused, Err(Refusal::Exhausted("too many requests are under way")));
         drop(first);

@@ -34,8 +34,14 @@ impl Pdp {
 ///
 /// # Errors
 /// If the request can't be read. Cedar's own messages are not passed on, because they repeat values.
-pub fn evaluate_plain(bundle: &Bundle, call: &PlainCall, validation: Validation, on_error: OnError) -> Result<Evaluation, Refusal> {
-    let bounds = [("plain.context_json", &call.context, CONTEXT_MAX), ("plain.entities_json", &call.entities, ENTITIES_MAX)];
+pub fn evaluate_plain(
+    bundle: &Bundle,
+    call: &PlainCall,
+    validation: Validation,
+    on_error: OnError,
+) -> Result<Evaluation, Refusal> {
+    let bounds =
+        [("plain.context_json", &call.context, CONTEXT_MAX), ("plain.entities_json", &call.entities, ENTITIES_MAX)];
     if let Some((field, ..)) = bounds.into_iter().find(|(_, text, most)| text.len() > *most) {
         return Err(Refusal::invalid(field, "is too long"));
     }
@@ -51,10 +57,13 @@ pub fn evaluate_plain(bundle: &Bundle, call: &PlainCall, validation: Validation,
     };
     let sent = match call.entities.as_slice() {
         [] => None,
-        text => Some(Entities::from_json_file(text, policies.schema.as_ref()).map_err(|_| unreadable("plain.entities_json"))?),
+        text => Some(
+            Entities::from_json_file(text, policies.schema.as_ref()).map_err(|_| unreadable("plain.entities_json"))?,
+        ),
     };
     let entities = sent.as_ref().unwrap_or_else(|| policies.store.all());
-    let (principal, resource) = (uid(&call.principal, "plain.principal.type")?, uid(&call.resource, "plain.resource.type")?);
+    let (principal, resource) =
+        (uid(&call.principal, "plain.principal.type")?, uid(&call.resource, "plain.resource.type")?);
     let schema = policies.schema.as_ref().filter(|_| validation == Validation::Strict);
     let request = Request::new(principal, action, resource, context, schema);
     let request = request.map_err(|_| Refusal::invalid("plain", "does not fit the schema"))?;

@@ -52,7 +52,8 @@ impl Use {
         reservations: Vec<Reservation>,
     ) -> Self {
         let UsedToken { what, id, generation } = used;
-        let halted = [&call.case.tenant, &chain.agent, &chain.supervisor, &call.case.id, call.customer()].map(|id: &str| id.to_owned());
+        let halted = [&call.case.tenant, &chain.agent, &chain.supervisor, &call.case.id, call.customer()]
+            .map(|id: &str| id.to_owned());
         let consume = Consumption {
             what,
             id: id.to_owned(),
@@ -115,11 +116,12 @@ impl Pdp {
         let (evaluation_id, action) = (answer.evaluation_id.clone(), record.action().to_owned());
         consume.at = moment.now;
         consume.evaluation_id.clone_from(&evaluation_id);
-        consume.answer =
-            serde_json::to_string(&keep(&answer)).map_err(|_| Refused(Refusal::Unavailable("the answer could not be stored")))?;
+        consume.answer = serde_json::to_string(&keep(&answer))
+            .map_err(|_| Refused(Refusal::Unavailable("the answer could not be stored")))?;
         let entry = serde_json::to_value(Record::Decision(Box::new(record.clone())));
-        let entry =
-            entry.map_err(|_| Refused(Refusal::Unavailable("the record could not be serialized: the approval was not consumed")))?;
+        let entry = entry.map_err(|_| {
+            Refused(Refusal::Unavailable("the record could not be serialized: the approval was not consumed"))
+        })?;
         consume.record = entry.clone();
         let (what, id, call_digest) = (consume.what, consume.id.clone(), consume.call_digest.clone());
         match self.store.consume(*consume).await {
@@ -132,9 +134,12 @@ impl Pdp {
                 self.repeat(moment, Repetition { by, receipt, reservations }, answer, record).await
             }
             // While this call was evaluated, another call under the same operation id consumed the approval.
-            Ok(Consumed::Repeated(_)) => self.denied_late(moment, answer, record, Reason::ApprovalOutOfScope, Gate::Token).await,
+            Ok(Consumed::Repeated(_)) => {
+                self.denied_late(moment, answer, record, Reason::ApprovalOutOfScope, Gate::Token).await
+            }
             Ok(Consumed::Lost) => {
-                let reason = if what == SingleUse::Approval { self.lost(moment, &id).await } else { Reason::ApprovalUsed };
+                let reason =
+                    if what == SingleUse::Approval { self.lost(moment, &id).await } else { Reason::ApprovalUsed };
                 if self.lost_logged.is_due(moment.now) {
                     let reason = reason.name();
                     tracing::warn!(name: "approval.lost", evaluation_id, action, reason, "another call consumed the approval first, or the approval ended");
@@ -179,15 +184,18 @@ impl Pdp {
         // added again.
         let full = match reservations.is_empty() {
             true => None,
-            false => {
-                self.store.reserve(kept.evaluation_id.clone(), reservations, moment.now).await.map_err(|error| Refused(error.into()))?
-            }
+            false => self
+                .store
+                .reserve(kept.evaluation_id.clone(), reservations, moment.now)
+                .await
+                .map_err(|error| Refused(error.into()))?,
         };
         if full.is_some() {
             return self.denied_late(moment, answer, record, Reason::RateLimited, Gate::Rate).await;
         }
         let recorded = self.until_recorded(receipt.revision).await?;
-        let mut more = vec![("evaluation_id", kept.evaluation_id.clone().into()), ("transition_of", receipt.revision.into())];
+        let mut more =
+            vec![("evaluation_id", kept.evaluation_id.clone().into()), ("transition_of", receipt.revision.into())];
         // These members describe the retry.
         more.extend(record.about().map_err(|_| Refused(Refusal::Unavailable("the repetition could not be recorded")))?);
         let event = events::event("operation.repeated", &by, None, &more);
@@ -234,7 +242,9 @@ impl Pdp {
                     Reason::ApprovalUsed
                 }
                 State::Revoked => Reason::ApprovalRevoked,
-                State::Approved | State::Cancelled | State::Denied | State::Expired | State::Pending => Reason::ApprovalUnverifiable,
+                State::Approved | State::Cancelled | State::Denied | State::Expired | State::Pending => {
+                    Reason::ApprovalUnverifiable
+                }
             },
             Ok(None) => Reason::ApprovalUnverifiable,
             Err(_) => Reason::StateUnavailable,

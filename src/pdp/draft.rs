@@ -60,23 +60,31 @@ impl Pdp {
     ///
     /// # Errors
     /// If too many texts are waiting to be processed (RESOURCE_EXHAUSTED).
-    pub(super) async fn read_draft(&self, moment: &Moment, caller: &str, asked: &Arc<ToEvaluate>) -> Result<DraftFacts, Refusal> {
+    pub(super) async fn read_draft(
+        &self,
+        moment: &Moment,
+        caller: &str,
+        asked: &Arc<ToEvaluate>,
+    ) -> Result<DraftFacts, Refusal> {
         let tenant = Tenant::of(&self.options.environment, &asked.case.tenant);
         let case = asked.case.id.as_str();
         let keys = self.keys.load_full();
         let context = context_key(tenant, case, &asked.context, &keys.values_id());
         let reads = vec![values_key(tenant, case), context, repeats_key(tenant, case)];
-        let result = self.batch(tenant, moment, &Batch { reads, by: Some(by(tenant, caller)), ..Batch::default() }).await;
+        let result =
+            self.batch(tenant, moment, &Batch { reads, by: Some(by(tenant, caller)), ..Batch::default() }).await;
         // If the risk store can't be read, the context counts as unknown, so a human must read the draft.
         let memories = match result {
             Ok(result) => result.memories,
             Err(_) => vec![],
         };
-        let [values, context, repeats] = [0, 1, 2].map(|index| memories.get(index).map_or([].as_slice(), Vec::as_slice));
+        let [values, context, repeats] =
+            [0, 1, 2].map(|index| memories.get(index).map_or([].as_slice(), Vec::as_slice));
         let remembered = Remembered::of(values);
         let prepared = context.iter().any(|(name, _)| name == PREPARED) && !remembered.too_many;
         let values = remembered.values(keys.of_case(&asked.case.tenant, case));
-        let (environment, snapshot, asked) = (self.options.environment.clone(), Arc::clone(&moment.snapshot), Arc::clone(asked));
+        let (environment, snapshot, asked) =
+            (self.options.environment.clone(), Arc::clone(&moment.snapshot), Arc::clone(asked));
         let read = self.texts.run(caller, move || {
             let id_of = |channel, text: &str| keys.source_id(&environment, &asked.case, &asked.context, channel, text);
             find_in_draft(&snapshot.bundle.rules.detectors, &asked, &values, id_of)
@@ -87,7 +95,12 @@ impl Pdp {
 }
 
 /// Returns the members of `context` that describe a draft.
-pub fn draft_members(found: &DraftReport, sources: usize, prepared: bool, confidence: u32) -> [(&'static str, Value); 5] {
+pub fn draft_members(
+    found: &DraftReport,
+    sources: usize,
+    prepared: bool,
+    confidence: u32,
+) -> [(&'static str, Value); 5] {
     let list = |names: BTreeSet<&str>| Value::Array(names.into_iter().map(Value::from).collect());
     let count = |count: usize| Value::Integer(to_i64(count));
     [
@@ -137,7 +150,8 @@ pub(super) fn redacted(draft: &str, found: &DraftReport) -> String {
         replaced.extend(finding.span.map(|span| (span, "[internal detail removed]".to_owned())));
     }
     replaced.extend(found.private.iter().map(|located| (located.span, placeholder(located.kind, None))));
-    let replaced: Vec<Replaced> = replaced.into_iter().map(|(span, placeholder)| Replaced { span, placeholder }).collect();
+    let replaced: Vec<Replaced> =
+        replaced.into_iter().map(|(span, placeholder)| Replaced { span, placeholder }).collect();
     redact(draft, &replaced)
 }
 

@@ -1,6 +1,7 @@
 //! One EvaluateOutput from top to bottom: detectors read the draft, policies compare the findings with the
 //! facts of the case, and only a released draft gets a token to be sent.
 
+use crate::clock::Stopwatch;
 use crate::pdp::answers::AnswerSubject;
 use crate::pdp::risk_keys::by;
 use crate::pdp::span_facts::OpenSpan;
@@ -64,10 +65,12 @@ impl Pdp {
         origin: &Origin,
         read: Result<ToEvaluate, Refusal>,
     ) -> Result<Recorded<(Answer, Evaluated)>, Refused> {
+        let watch = Stopwatch::start();
         let moment = self.moment();
         let caller = self.service(&moment, origin)?;
         let _share = self.share(origin, &caller.tool_service).await?;
-        let mut open = OpenSpan::new(self.telemetry.start_decision(&origin.trace, "EvaluateOutput"), CallFacts::default());
+        let mut open =
+            OpenSpan::new(watch, self.telemetry.start_decision(&origin.trace, "EvaluateOutput"), CallFacts::default());
         let evaluation = match read {
             Ok(asked) => self.draft_in_chain(&moment, origin, &caller, &Arc::new(asked), &mut open.facts).await,
             Err(refusal) => Err(refusal.into()),
@@ -92,7 +95,8 @@ impl Pdp {
         let development = moment.snapshot.bundle.manifest.development.as_ref();
         let chain = self.delegations.chain(caller, &asked.credential, development, moment.now).await?;
         let call = releasing(roles, content, asked);
-        let evaluation = self.evaluate_draft(moment, origin, CallInChain { caller, chain: &chain, call: &call }, asked, facts).await;
+        let evaluation =
+            self.evaluate_draft(moment, origin, CallInChain { caller, chain: &chain, call: &call }, asked, facts).await;
         evaluation.map_err(|refusal| Stopped::after(refusal, moment, &chain, &call))
     }
 
@@ -134,12 +138,21 @@ impl Pdp {
             AnswerSubject { call: Some(call), request_id: "", display: String::new(), call_digest: digest },
         )?;
         answer.signals = Box::new(signals);
-        let mut evaluated = Evaluated { disposition: verdict, draft_digest: draft_digest(&asked.draft), ..Evaluated::default() };
+        let mut evaluated =
+            Evaluated { disposition: verdict, draft_digest: draft_digest(&asked.draft), ..Evaluated::default() };
+        // Counted before anything can fail, because a failure would tell whether the draft repeats a value.
+        let repeats =
+            entitled && self.note_repeat(moment, CallInChain { caller, chain, call }, asked, &known, &answer).await;
         self.settle(moment, CallInChain { caller, chain, call }, asked, &known, &mut answer, &mut evaluated)?;
         let record = DecisionRecord::of(&answer, caller, chain, call, self.record_metadata(origin)?);
-        let repeats = entitled && self.note_repeat(moment, CallInChain { caller, chain, call }, asked, &known, &answer).await;
         let found = (entitled, repeats);
-        let output = OutputRecord::of(&evaluated.draft_digest, evaluated.disposition, &known.found.findings, &asked.context, found);
+        let output = OutputRecord::of(
+            &evaluated.draft_digest,
+            evaluated.disposition,
+            &known.found.findings,
+            &asked.context,
+            found,
+        );
         Ok((answer, evaluated, Record::Decision(Box::new(record.with_output(output)))))
     }
 
@@ -159,7 +172,8 @@ impl Pdp {
             return Ok(());
         }
         let detectors = &moment.snapshot.bundle.rules.detectors;
-        evaluated.findings = known.found.findings.iter().map(|finding| (finding.clone(), detectors.suggestion(finding))).collect();
+        evaluated.findings =
+            known.found.findings.iter().map(|finding| (finding.clone(), detectors.suggestion(finding))).collect();
         match evaluated.disposition {
             Disposition::Block => {}
             Disposition::HumanReview => {
@@ -170,7 +184,8 @@ impl Pdp {
             Disposition::Release => {
                 let (_, content) = moment.snapshot.content_roles()?;
                 let send = sending(call, &evaluated.draft_digest, content);
-                let release = self.released(moment, chain, &send).ok_or(Refusal::Unavailable("the release could not be made"))?;
+                let release =
+                    self.released(moment, chain, &send).ok_or(Refusal::Unavailable("the release could not be made"))?;
                 let keys = self.keys.load();
                 let (environment, id) = (&self.options.environment, &answer.evaluation_id);
                 let signed = sign_release(&keys.binding, environment, &caller.tool_service, id, release, moment.now);
@@ -204,7 +219,9 @@ impl Pdp {
         let covers = |step: &String| shapes.actions.get(&content.send).is_some_and(|send| send.is_in_step(step));
         let own = Some(&chain.step).filter(|step| covers(step));
         // If no step covers the call that sends the draft, nobody could use the approval.
-        let Some(step) = own.or_else(|| shapes.choices(&roles.step).iter().find(|step| covers(step))) else { return Ok(()) };
+        let Some(step) = own.or_else(|| shapes.choices(&roles.step).iter().find(|step| covers(step))) else {
+            return Ok(());
+        };
         let chain = Chain { step: step.clone(), ..chain.clone() };
         let requires = vec![Requirement::Approval(content.template.clone()).to_string()];
         let missing = Missing { template: content.template.clone(), requires, quorum: 1 };
@@ -229,12 +246,19 @@ impl Pdp {
         known: &DraftFacts,
         answer: &Answer,
     ) -> bool {
-        let counts =
-            known.found.kinds().contains("redacted_value_repeated") && known.repeats < REPEATS_MAX && self.reads_case(moment, chain, call);
+        let counts = known.found.kinds().contains("redacted_value_repeated")
+            && known.repeats < REPEATS_MAX
+            && self.reads_case(moment, chain, call);
         if counts {
             let tenant = Tenant::of(&self.options.environment, &asked.case.tenant);
-            let update = repeat(repeats_key(tenant, &asked.case.id), &answer.evaluation_id, moment.snapshot.retention_micros());
-            self.say(tenant, moment, Batch { updates: vec![update], by: Some(by(tenant, &chain.tool_service)), ..Batch::default() }).await;
+            let update =
+                repeat(repeats_key(tenant, &asked.case.id), &answer.evaluation_id, moment.snapshot.retention_micros());
+            self.say(
+                tenant,
+                moment,
+                Batch { updates: vec![update], by: Some(by(tenant, &chain.tool_service)), ..Batch::default() },
+            )
+            .await;
         }
         counts
     }

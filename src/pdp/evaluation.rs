@@ -55,15 +55,21 @@ impl Evaluation {
     /// Returns whether the chain may release drafts of the case at all: no gate stops the call, the chain's
     /// step covers the action, and every link that is denied is denied by a `forbid`.
     pub(super) fn is_entitled(&self, policies: &Policies, chain: &Chain, call: &Call) -> bool {
-        let covers_step = policies.shapes.actions.get(&call.action).is_some_and(|action| action.is_in_step(&chain.step));
-        covers_step && self.gate.is_none() && self.verdict.links.iter().all(|link| link.permitted || !link.determining.is_empty())
+        let covers_step =
+            policies.shapes.actions.get(&call.action).is_some_and(|action| action.is_in_step(&chain.step));
+        covers_step
+            && self.gate.is_none()
+            && self.verdict.links.iter().all(|link| link.permitted || !link.determining.is_empty())
     }
 
     /// Returns whether the tool service is the only link that is denied, for lack of a permit. Such a denial
     /// is no evidence against the agent or the supervisor.
     pub(super) fn is_service_alone(&self) -> bool {
         let lacks = |link: Link| {
-            self.verdict.links.iter().any(|verdict| verdict.link == link && !verdict.permitted && verdict.determining.is_empty())
+            self.verdict
+                .links
+                .iter()
+                .any(|verdict| verdict.link == link && !verdict.permitted && verdict.determining.is_empty())
         };
         let others = [Link::Agent, Link::Supervisor]
             .into_iter()
@@ -101,7 +107,12 @@ impl Evaluator<'_> {
     ///
     /// # Errors
     /// If the call is refused, for example because a value does not fit the schema.
-    pub fn evaluate_policies_only(self, chain: &Chain, call: &Call, trusted: &TrustedContext) -> Result<Evaluation, Refusal> {
+    pub fn evaluate_policies_only(
+        self,
+        chain: &Chain,
+        call: &Call,
+        trusted: &TrustedContext,
+    ) -> Result<Evaluation, Refusal> {
         match gates::resolve(&self.bundle.policies, self.roles, chain, call) {
             Ok(resolved) => self.evaluate_resolved(resolved, chain, call, trusted),
             Err(stop) => stopped(stop),
@@ -127,7 +138,11 @@ impl Evaluator<'_> {
         // The step gate holds whatever the policies permit. It comes last, so that its denial reveals no more
         // than the policies do.
         if outcome.denied.is_none() && !covers_step {
-            return Ok(Evaluation { outcome: Outcome::denied(Reason::StepNotAllowed), gate: Some(Gate::Step), verdict });
+            return Ok(Evaluation {
+                outcome: Outcome::denied(Reason::StepNotAllowed),
+                gate: Some(Gate::Step),
+                verdict,
+            });
         }
         Ok(Evaluation { outcome, gate: None, verdict })
     }

@@ -27,7 +27,9 @@ impl Pdp {
     /// If the random source fails (UNAVAILABLE).
     pub(super) fn evaluation_id(&self, call: Option<&Call>, allowed: bool, now: Timestamp) -> Result<String, Refusal> {
         let id = entropy::evaluation_id(self.entropy.as_ref(), now)?;
-        let marked = call.map(|call| Marks::of(&self.keys.load(), id, &call.case.tenant, &call.case.id).marked(&call.action, allowed));
+        let marked = call.map(|call| {
+            Marks::of(&self.keys.load(), id, &call.case.tenant, &call.case.id).marked(&call.action, allowed)
+        });
         Ok(marked.unwrap_or(id).to_string())
     }
 

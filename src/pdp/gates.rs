@@ -20,7 +20,12 @@ const NOTHING: &Object = &Object::new();
 ///
 /// # Errors
 /// The gate that denies the call, or the refusal of an invalid call.
-pub(super) fn check<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain, call: &'a Call) -> Result<ResolvedCall<'a>, Stop> {
+pub(super) fn check<'a>(
+    policies: &'a Policies,
+    roles: &Roles,
+    chain: &Chain,
+    call: &'a Call,
+) -> Result<ResolvedCall<'a>, Stop> {
     let resolved = resolve(policies, roles, chain, call)?;
     tenant_gate(policies, roles, chain, &resolved, call)?;
     case_gate(&resolved, call)?;
@@ -32,7 +37,12 @@ pub(super) fn check<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain, ca
 /// # Errors
 /// The gate that denies the call, for example because an entity does not exist, or the refusal of an invalid
 /// call.
-pub(super) fn resolve<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain, call: &'a Call) -> Result<ResolvedCall<'a>, Stop> {
+pub(super) fn resolve<'a>(
+    policies: &'a Policies,
+    roles: &Roles,
+    chain: &Chain,
+    call: &'a Call,
+) -> Result<ResolvedCall<'a>, Stop> {
     let action = policies.shapes.actions.get(&call.action).filter(|_| !roles.is_direct(&call.action));
     let action = action.ok_or(Stop::Denied(Gate::Action))?;
     let kind = &call.resource.reference.kind;
@@ -62,7 +72,9 @@ fn token_gate(roles: &Roles, chain: &Chain, call: &Call) -> Result<(), Stop> {
         Some(case) if *case == call.case.id => Ok(()),
         Some(_) => Err(Stop::Denied(Gate::Case)),
         None if chain.asserted || !roles.case_bound_steps.contains(&chain.step) => Ok(()),
-        None => Err(Refusal::Unauthenticated("the token must be bound to a case for this step: it has no `case`").into()),
+        None => {
+            Err(Refusal::Unauthenticated("the token must be bound to a case for this step: it has no `case`").into())
+        }
     }
 }
 
@@ -80,9 +92,17 @@ fn principals<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain) -> Resul
 
 /// Checks that the case's tenant exists and is that of every principal and of the resource. A resource of a
 /// shared type, or one that the bundle supplies without a tenant, may belong to any tenant.
-fn tenant_gate(policies: &Policies, roles: &Roles, chain: &Chain, resolved: &ResolvedCall<'_>, call: &Call) -> Result<(), Stop> {
+fn tenant_gate(
+    policies: &Policies,
+    roles: &Roles,
+    chain: &Chain,
+    resolved: &ResolvedCall<'_>,
+    call: &Call,
+) -> Result<(), Stop> {
     let denied = Err(Stop::Denied(Gate::Tenant));
-    let Some(tenant) = policies.shapes.uid(&roles.tenant, &call.case.tenant).filter(|tenant| policies.store.get(tenant).is_some()) else {
+    let Some(tenant) =
+        policies.shapes.uid(&roles.tenant, &call.case.tenant).filter(|tenant| policies.store.get(tenant).is_some())
+    else {
         return denied;
     };
     let serves = |(link, entity): &(Link, &Entity)| match link {
@@ -127,7 +147,12 @@ fn has_tenant(entity: &Entity, tenant: &EntityUid) -> bool {
 }
 
 /// Returns the resource's attributes, from the source that the manifest names.
-fn attributes<'a>(policies: &'a Policies, roles: &Roles, call: &'a Call, resource: &EntityUid) -> Result<Attributes<'a>, Stop> {
+fn attributes<'a>(
+    policies: &'a Policies,
+    roles: &Roles,
+    call: &'a Call,
+    resource: &EntityUid,
+) -> Result<Attributes<'a>, Stop> {
     let kind = &call.resource.reference.kind;
     let sent = call.resource.attributes.as_ref();
     let must_not_send = |problem| match sent {

@@ -51,7 +51,14 @@ impl Keys {
 
     /// Returns the id by which a draft's sources name a segment: a digest that only this case, evaluation and
     /// text have.
-    pub(super) fn source_id(&self, environment: &str, case: &Case, evaluation_id: &str, channel: Channel, text: &str) -> String {
+    pub(super) fn source_id(
+        &self,
+        environment: &str,
+        case: &Case,
+        evaluation_id: &str,
+        channel: Channel,
+        text: &str,
+    ) -> String {
         let parts = [environment, &case.tenant, &case.id, evaluation_id, channel.name(), text];
         let digest = self.values.digest(&Value::Array(parts.into_iter().map(Value::from).collect()));
         digest.rsplit_once(':').map_or(digest.as_str(), |(_, hex)| hex).chars().take(32).collect()

@@ -54,17 +54,28 @@ impl Pdp {
         about: About<'_>,
     ) -> Result<CallEvaluation, Refusal> {
         let mut evaluated = match gates::check(&moment.snapshot.bundle.policies, roles, chain, call) {
-            Ok(resolved) => self.evaluate_resolved(moment, roles, CallInChain { caller, chain, call }, resolved, about).await?,
+            Ok(resolved) => {
+                self.evaluate_resolved(moment, roles, CallInChain { caller, chain, call }, resolved, about).await?
+            }
             Err(stop) => CallEvaluation::evaluation(stopped(stop)?),
         };
         let bundle = &moment.snapshot.bundle;
         let rules = bundle.rules.risk.as_ref();
-        evaluated.signals.unsafe_draft = rules.is_some_and(|risk| risk.is_unsafe(evaluated.draft.found.kinds().into_iter()));
+        evaluated.signals.unsafe_draft =
+            rules.is_some_and(|risk| risk.is_unsafe(evaluated.draft.found.kinds().into_iter()));
         // A draft that only needs revision does not count as probing. A draft that the chain may not release
         // at all does, and so does an unsafe one.
-        let tries =
-            about.draft.is_none() || evaluated.signals.unsafe_draft || !evaluated.evaluation.is_entitled(&bundle.policies, chain, call);
-        self.remember(moment, chain, call, Attempt { evaluation: &evaluated.evaluation, tries }, &mut evaluated.signals).await?;
+        let tries = about.draft.is_none()
+            || evaluated.signals.unsafe_draft
+            || !evaluated.evaluation.is_entitled(&bundle.policies, chain, call);
+        self.remember(
+            moment,
+            chain,
+            call,
+            Attempt { evaluation: &evaluated.evaluation, tries },
+            &mut evaluated.signals,
+        )
+        .await?;
         Ok(evaluated)
     }
 
@@ -104,27 +115,29 @@ impl Pdp {
             return Ok(CallEvaluation::stopped(Gate::Halt, Reason::NotPermitted));
         }
         // Reading a text costs more than everything else, so it is read only if the call is not denied
-        // without it. This evaluates the call with its signals, but without token, draft and checks. A refusal
-        // here denies nothing: the evaluation with everything that is known refuses the call again.
+        // without it. This evaluates the call with its signals, but without token, draft and checks.
         let unread = |signals: &Signals| {
             let mut trusted = moment.snapshot.nothing.clone();
             set_signals(&mut trusted, &bundle.policies, signals);
-            evaluator.evaluate_resolved(resolved.clone(), chain, call, &trusted).ok()
+            evaluator.evaluate_resolved(resolved.clone(), chain, call, &trusted)
         };
         let has_texts = !call.untrusted.is_empty() || !about.texts.is_empty() || about.draft.is_some();
         let presented = self.presented(moment, CallInChain { caller, chain, call }, about.hypothetical).await;
         // A retry gets the answer of its operation even if windows are full now, so it must not be denied
         // early.
         let may_wait = has_texts && !matches!(presented, TokenState::Repeated(_));
-        let is_limited = |signals: &Signals| unread(signals).is_some_and(|evaluation| evaluation.is_limited());
+        let is_limited = |signals: &Signals| unread(signals).is_ok_and(|evaluation| evaluation.is_limited());
         let is_refused = |signals: &Signals| may_wait && !signals.full.is_empty() && is_limited(signals);
         // Count the call before its token, draft and checks are considered, so that a caller can't avoid the
         // windows with faulty calls.
-        let signals = self.recall(moment, CallInChain { caller, chain, call }, resolved.action, about, is_refused).await?;
+        let asked = CallInChain { caller, chain, call };
+        let signals = self.recall(moment, asked, resolved.action, about, is_refused).await?;
         let refused = is_refused(&signals);
-        let early = (refused || about.draft.is_some()).then(|| unread(&signals)).flatten();
-        if let Some(evaluation) = early.filter(|evaluation| refused || !evaluation.is_entitled(&bundle.policies, chain, call)) {
-            return Ok(CallEvaluation { signals, ..CallEvaluation::evaluation(evaluation) });
+        if refused || about.draft.is_some() {
+            let evaluation = unread(&signals)?;
+            if refused || !evaluation.is_entitled(&bundle.policies, chain, call) {
+                return Ok(CallEvaluation { signals, ..CallEvaluation::evaluation(evaluation) });
+            }
         }
         if let TokenState::Denied(reason) = presented {
             let gate = if reason == Reason::StateUnavailable { Gate::State } else { Gate::Token };
@@ -140,7 +153,8 @@ impl Pdp {
             }
             None => DraftFacts::default(),
         };
-        let unknown = bundle.policies.reads(&call.action, "checks") && self.add_checks(&mut trusted, call, moment.now).await.is_err();
+        let reads_checks = bundle.policies.reads(&call.action, "checks");
+        let unknown = reads_checks && self.add_checks(&mut trusted, call, moment.now).await.is_err();
         let mut evaluation = with_signals(evaluator, resolved, chain, call, trusted, &signals)?;
         // Without the checks, only an unconditional denial is certain.
         if unknown && evaluation.could_be_allowed() {
@@ -149,8 +163,7 @@ impl Pdp {
         if matches!(presented, TokenState::Repeated(_)) && evaluation.could_be_allowed() {
             // This is a retry of an operation that was already allowed. Its approval is consumed and the case
             // may have moved on, so ignore liftable denials; unconditional ones still apply.
-            evaluation.outcome.denied = None;
-            evaluation.outcome.missing = None;
+            (evaluation.outcome.denied, evaluation.outcome.missing) = (None, None);
         }
         Ok(CallEvaluation { evaluation, presented, signals, draft })
     }
@@ -171,7 +184,12 @@ impl Pdp {
     }
 
     /// Adds the valid checks of the call's case and customer to the trusted context.
-    pub(super) async fn add_checks(&self, trusted: &mut TrustedContext, call: &Call, now: Timestamp) -> Result<(), StoreError> {
+    pub(super) async fn add_checks(
+        &self,
+        trusted: &mut TrustedContext,
+        call: &Call,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         for check in self.store.checks(&call.case.tenant, &call.case.id, call.customer(), now).await? {
             let done = json::object([("expires", Value::String(check.expires.to_string()))]);
             trusted.set("checks", json::object([(check.kind.as_str(), done)]));
@@ -192,7 +210,9 @@ fn with_signals(
     let calm = signals.unknown.then(|| (resolved.clone(), trusted.clone()));
     set_signals(&mut trusted, &evaluator.bundle.policies, signals);
     let evaluation = evaluator.evaluate_resolved(resolved, chain, call, &trusted)?;
-    if let Some((resolved, calm)) = calm.filter(|_| evaluation.outcome.denied.is_some() && evaluation.could_be_allowed()) {
+    if let Some((resolved, calm)) =
+        calm.filter(|_| evaluation.outcome.denied.is_some() && evaluation.could_be_allowed())
+    {
         // Signals were unavailable, so worst-case values were used. Evaluate again with calm values: if the
         // outcome differs, the missing signals are the reason for the denial.
         let calm = evaluator.evaluate_resolved(resolved, chain, call, &calm)?;

@@ -7,6 +7,7 @@ mod facts;
 pub mod making;
 mod texts;
 
+use crate::clock::Stopwatch;
 use crate::entropy::nonce;
 use crate::pdp::answers::AnswerSubject;
 use crate::pdp::risk_keys::by;
@@ -50,10 +51,12 @@ impl Pdp {
         origin: &Origin,
         read: Result<ToPrepare, Refusal>,
     ) -> Result<Recorded<(Answer, Prepared)>, Refused> {
+        let watch = Stopwatch::start();
         let moment = self.moment();
         let caller = self.service(&moment, origin)?;
         let _share = self.share(origin, &caller.tool_service).await?;
-        let mut open = OpenSpan::new(self.telemetry.start_decision(&origin.trace, "PrepareContext"), CallFacts::default());
+        let mut open =
+            OpenSpan::new(watch, self.telemetry.start_decision(&origin.trace, "PrepareContext"), CallFacts::default());
         let made = match read {
             Ok(asked) => self.context_in_chain(&moment, origin, &caller, asked, &mut open.facts).await,
             Err(refusal) => Err(refusal.into()),
@@ -78,7 +81,8 @@ impl Pdp {
         let development = moment.snapshot.bundle.manifest.development.as_ref();
         let chain = self.delegations.chain(caller, &asked.credential, development, moment.now).await?;
         let call = reading(roles, &asked);
-        let made = self.make_context(moment, origin, CallInChain { caller, chain: &chain, call: &call }, asked, facts).await;
+        let made =
+            self.make_context(moment, origin, CallInChain { caller, chain: &chain, call: &call }, asked, facts).await;
         made.map_err(|refusal| Stopped::after(refusal, moment, &chain, &call))
     }
 
@@ -155,7 +159,8 @@ impl Pdp {
         let mut articles = vec![];
         for index in 0..asked.articles.len() {
             let segment;
-            (unfinished, segment) = self.step(making, unfinished, move |making, context| facts::article(making, index, context)).await?;
+            (unfinished, segment) =
+                self.step(making, unfinished, move |making, context| facts::article(making, index, context)).await?;
             articles.extend(segment);
         }
         // Read all texts before redacting the first one, because a value that is found in one is withheld in
@@ -169,7 +174,8 @@ impl Pdp {
         }
         for index in 0..asked.untrusted.len() {
             let segment;
-            (unfinished, segment) = self.step(making, unfinished, move |making, context| Ok(texts::text(making, index, context))).await?;
+            (unfinished, segment) =
+                self.step(making, unfinished, move |making, context| Ok(texts::text(making, index, context))).await?;
             texts.extend(segment);
         }
         let Unfinished { values: CaseValues { remembered, .. }, mut prepared, .. } = unfinished;
@@ -177,7 +183,13 @@ impl Pdp {
         budget::fit(asked.max_bytes, &constraints, (&mut lines, articles, texts), &mut prepared);
         for segment in &mut prepared.segments {
             let case = &asked.case;
-            segment.source_id = self.keys.load().source_id(&self.options.environment, case, evaluation_id, segment.channel, &segment.text);
+            segment.source_id = self.keys.load().source_id(
+                &self.options.environment,
+                case,
+                evaluation_id,
+                segment.channel,
+                &segment.text,
+            );
         }
         let micros = moment.snapshot.retention_micros();
         let left = remembered.until.saturating_sub(moment.now.micros());
@@ -187,7 +199,11 @@ impl Pdp {
         let mut updates = remembered.updates(key, micros, renews);
         let names = updates.iter().map(|update| update.name.to_string()).collect();
         let known = context_key(tenant, &asked.case.id, evaluation_id, &self.keys.load().values_id());
-        updates.push(Update { key: known, name: PREPARED.into(), change: Change::For(if renews { micros } else { left.min(micros) }) });
+        updates.push(Update {
+            key: known,
+            name: PREPARED.into(),
+            change: Change::For(if renews { micros } else { left.min(micros) }),
+        });
         self.say(tenant, moment, Batch { updates, by, ..Batch::default() }).await;
         Ok((prepared, names))
     }
@@ -257,6 +273,16 @@ fn reading(roles: &Roles, asked: &ToPrepare) -> Call {
 /// Returns the constraints that apply to this case and step.
 fn constraints(making: &Making) -> Vec<Segment> {
     let case = &making.reading.case.attributes;
-    let told = making.moment.snapshot.bundle.rules.constraints.iter().filter(|constraint| constraint.applies(&making.chain.step, case));
-    told.map(|constraint| segment(Channel::Constraint, format!("constraint:{}", constraint.id), constraint.text.clone())).collect()
+    let told = making
+        .moment
+        .snapshot
+        .bundle
+        .rules
+        .constraints
+        .iter()
+        .filter(|constraint| constraint.applies(&making.chain.step, case));
+    told.map(|constraint| {
+        segment(Channel::Constraint, format!("constraint:{}", constraint.id), constraint.text.clone())
+    })
+    .collect()
 }

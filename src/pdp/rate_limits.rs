@@ -15,7 +15,12 @@ use crate::risk_store::{Acquire, Observation, Tenant};
 
 /// Returns the call windows that cover an action, by name, and the operation that counts one more call in
 /// each.
-pub(super) fn acquires<'r>(rates: &'r Rates, action: &Action, tenant: Tenant, per: impl Fn(Per) -> String) -> Vec<(&'r str, Acquire)> {
+pub(super) fn acquires<'r>(
+    rates: &'r Rates,
+    action: &Action,
+    tenant: Tenant,
+    per: impl Fn(Per) -> String,
+) -> Vec<(&'r str, Acquire)> {
     let covering = rates.calls.iter().filter(|(_, rate)| covers(&rate.actions, action));
     covering
         .map(|(name, rate)| {
@@ -42,7 +47,12 @@ pub(super) fn observations<'r>(
             let item = tenant.key("item", &[&per(rate.of)]).short();
             (
                 name.as_str(),
-                Observation { key: tenant.key("distinct", &whose), item: Some(item), within: rate.micros(), most: Some(rate.most) },
+                Observation {
+                    key: tenant.key("distinct", &whose),
+                    item: Some(item),
+                    within: rate.micros(),
+                    most: Some(rate.most),
+                },
             )
         })
         .collect()
@@ -53,10 +63,12 @@ pub(super) fn observations<'r>(
 fn most(most: &Most, call: &Call) -> i64 {
     match most {
         Most::Fixed(most) => *most,
-        Most::Resource { resource } => match call.resource.attributes.as_ref().and_then(|attributes| attributes.get(resource)) {
-            Some(Value::Integer(most)) => *most,
-            Some(_) | None => 0,
-        },
+        Most::Resource { resource } => {
+            match call.resource.attributes.as_ref().and_then(|attributes| attributes.get(resource)) {
+                Some(Value::Integer(most)) => *most,
+                Some(_) | None => 0,
+            }
+        }
     }
 }
 
@@ -87,9 +99,15 @@ impl Pdp {
         sums.filter(|(_, rate)| covers(&rate.actions, action) || covers(&rate.seen_by, action))
             .map(|(name, rate)| {
                 // An argument that separates sums may have any type, so its canonical form is used.
-                let argument = |name: &String| String::from_utf8_lossy(&crate::json::canonical(&call.arguments.get(name))).into_owned();
-                let apart: Vec<String> =
-                    rate.per.iter().map(|of| of.of(chain, call).to_owned()).chain(rate.apart.iter().map(argument)).collect();
+                let argument = |name: &String| {
+                    String::from_utf8_lossy(&crate::json::canonical(&call.arguments.get(name))).into_owned()
+                };
+                let apart: Vec<String> = rate
+                    .per
+                    .iter()
+                    .map(|of| of.of(chain, call).to_owned())
+                    .chain(rate.apart.iter().map(argument))
+                    .collect();
                 let whose: Vec<&str> = std::iter::once(name.as_str()).chain(apart.iter().map(String::as_str)).collect();
                 let key = tenant.key("sum", &whose).to_string();
                 let amount = if covers(&rate.actions, action) { amount(rate, call) } else { 0 };

@@ -20,7 +20,12 @@ impl Pdp {
         Ok(RecordMetadata { nonce, trace_id: origin.trace.id(), purpose: origin.purpose.name() })
     }
 
-    pub(super) async fn record(&self, moment: &Moment, answer: Answer, record: DecisionRecord) -> Result<Recorded<Answer>, Refused> {
+    pub(super) async fn record(
+        &self,
+        moment: &Moment,
+        answer: Answer,
+        record: DecisionRecord,
+    ) -> Result<Recorded<Answer>, Refused> {
         Ok(self.audit.append(moment.now, Record::Decision(Box::new(record))).await?.seal(answer))
     }
 
@@ -35,12 +40,22 @@ impl Pdp {
     }
 
     /// Makes the record of a transition durable, and notes its line in the outbox.
-    pub(super) async fn record_entry(&self, now: Timestamp, revision: &Revision, record: serde_json::Value) -> Result<Receipt, AuditDown> {
+    pub(super) async fn record_entry(
+        &self,
+        now: Timestamp,
+        revision: &Revision,
+        record: serde_json::Value,
+    ) -> Result<Receipt, AuditDown> {
         let record = StoredRecord::read(record).map_err(|_| AuditDown::Failed)?;
         self.record_stored(now, revision, record).await
     }
 
-    async fn record_stored(&self, now: Timestamp, revision: &Revision, record: StoredRecord) -> Result<Receipt, AuditDown> {
+    async fn record_stored(
+        &self,
+        now: Timestamp,
+        revision: &Revision,
+        record: StoredRecord,
+    ) -> Result<Receipt, AuditDown> {
         let nonce = nonce(self.entropy.as_ref()).map_err(|_| AuditDown::Failed)?;
         let generation = self.store.seen().generation;
         let record = record.with_nonce(nonce).with_transition(&generation, revision.number, &revision.head);
@@ -74,7 +89,8 @@ impl Pdp {
         if self.store.is_own(&left) || self.store.is_earlier_own(&left) {
             let generation = self.store.seen().generation;
             // `line_of` reads whole segments, which may be large.
-            return match tokio::task::block_in_place(|| self.audit.line_of(&generation, left.revision.number, left.at)) {
+            return match tokio::task::block_in_place(|| self.audit.line_of(&generation, left.revision.number, left.at))
+            {
                 Some(line) => {
                     // If this fails, the next sweep finds the line again.
                     let _noted = self.store.recorded(left.revision.number, self.audit.log(), line).await;
@@ -83,13 +99,19 @@ impl Pdp {
                 None => self.record_entry(now, &left.revision, left.record).await.map(|_| ()),
             };
         }
+        let Ok(record) = StoredRecord::read(left.record.clone()) else {
+            if self.store_logged.is_due(now) {
+                let revision = left.revision.number;
+                tracing::error!(name: "store.entry_damaged", revision, "an outbox entry can't be read: its replica must record it");
+            }
+            return Ok(());
+        };
         if !matches!(self.store.take_over(&left).await, Ok(true)) {
             return Ok(());
         }
         // The log of that replica may contain the line, too. The evaluation id shows that both lines are the
         // same record.
-        let record = StoredRecord::read(left.record).map_err(|_| AuditDown::Failed)?.with_left_by(left.replica);
-        self.record_stored(now, &left.revision, record).await.map(|_| ())
+        self.record_stored(now, &left.revision, record.with_left_by(left.replica)).await.map(|_| ())
     }
 
     /// Records what earlier starts of this replica left in the outbox. No request is served before.

@@ -165,9 +165,13 @@ impl Remembered {
     /// microseconds.
     pub(super) fn updates(&self, key: Key, micros: i64, all: bool) -> Vec<Update> {
         let (values, numbers) = &self.read;
-        let values = self.values.iter().skip(if all { 0 } else { *values }).map(|redacted| SmolStr::new(redacted.name()));
-        let numbers =
-            self.numbers.iter().filter(|number| all || !numbers.contains(number)).map(|number| SmolStr::new(number_name(*number)));
+        let values =
+            self.values.iter().skip(if all { 0 } else { *values }).map(|redacted| SmolStr::new(redacted.name()));
+        let numbers = self
+            .numbers
+            .iter()
+            .filter(|number| all || !numbers.contains(number))
+            .map(|number| SmolStr::new(number_name(*number)));
         let too_many = self.too_many.then(|| SmolStr::new(TOO_MANY));
         values.chain(numbers).chain(too_many).map(|name| Update { key, name, change: Change::For(micros) }).collect()
     }

@@ -55,8 +55,11 @@ impl Pdp {
         let in_force = current.bundle.version.digest.clone();
         let known = refused.as_ref().map(|rejected| rejected.digest.clone());
         let seen = (trigger == Trigger::Polled).then(|| settling.clone());
-        let loading = tokio::task::spawn_blocking(move || load_if_new(&path, reading, &in_force, known.as_deref(), seen.as_deref()));
-        let found = loading.await.unwrap_or_else(|_| Found::Faulty(LoadError::Unreadable("reading the bundle failed".into())));
+        let loading = tokio::task::spawn_blocking(move || {
+            load_if_new(&path, reading, &in_force, known.as_deref(), seen.as_deref())
+        });
+        let found =
+            loading.await.unwrap_or_else(|_| Found::Faulty(LoadError::Unreadable("reading the bundle failed".into())));
         match (found, refused) {
             (Found::InForce, refused) => {
                 if refused.is_some() || trigger == Trigger::Asked {
@@ -136,7 +139,8 @@ impl Pdp {
             }
         }
         let now = self.clock.now();
-        let faults = self.delegations.issuers.refresh(now).await.into_iter().chain(self.transmitters.refresh(now).await);
+        let faults =
+            self.delegations.issuers.refresh(now).await.into_iter().chain(self.transmitters.refresh(now).await);
         for error in faults {
             tracing::error!(name: "issuer.not_reloaded", error = %error, "the issuer's previous keys stay in use");
         }
@@ -169,7 +173,13 @@ enum Found {
     Settling(String),
 }
 
-fn load_if_new(path: &std::path::Path, reading: Reading, in_force: &str, refused: Option<&str>, seen: Option<&str>) -> Found {
+fn load_if_new(
+    path: &std::path::Path,
+    reading: Reading,
+    in_force: &str,
+    refused: Option<&str>,
+    seen: Option<&str>,
+) -> Found {
     let folder = match Folder::read(path) {
         Ok(folder) => folder,
         Err(error) => return Found::Faulty(LoadError::Unreadable(error.to_string())),

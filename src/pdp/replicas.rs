@@ -80,7 +80,9 @@ impl Pdp {
                     name: "clock.skewed", milliseconds,
                     "this machine's clock differs from the state store's, whose time is used: above 10 s the server is not ready"
                 ),
-                true => tracing::info!(name: "clock.agrees", milliseconds, "this machine's clock agrees with the state store's again"),
+                true => {
+                    tracing::info!(name: "clock.agrees", milliseconds, "this machine's clock agrees with the state store's again")
+                }
             }
         }
     }
@@ -92,8 +94,11 @@ impl Pdp {
             "the state store lost writes: earlier approvals, releases and checks are void; known kill switches stay in force. Report again \
              those kill switches that no running replica knew, then confirm with `countersign store confirm`"
         );
-        let more =
-            [("seen", seen.into()), ("found", condition.seen.revision.into()), ("generation", condition.seen.generation.clone().into())];
+        let more = [
+            ("seen", seen.into()),
+            ("found", condition.seen.revision.into()),
+            ("generation", condition.seen.generation.clone().into()),
+        ];
         let event = events::event("store.went_back", &Actor::server(), None, &more);
         if let Err(error) = self.record_event(self.clock.now(), event).await {
             let error = error.kind();
@@ -153,7 +158,9 @@ impl Pdp {
     pub(super) fn has_state(&self, now: Timestamp) -> bool {
         let recent = |at: Timestamp| at.plus(UNREACHED) >= now;
         let written_at = Timestamp::from_micros(self.written_at.load(Ordering::Acquire));
-        self.store.is_settled() && self.store.halts().read_at.is_some_and(recent) && (!self.store.is_shared() || recent(written_at))
+        self.store.is_settled()
+            && self.store.halts().read_at.is_some_and(recent)
+            && (!self.store.is_shared() || recent(written_at))
     }
 
     pub(super) fn shared(&self) -> Arc<Shared> {

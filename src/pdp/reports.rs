@@ -103,10 +103,17 @@ impl Pdp {
         by: &Actor,
         outcome: Outcome,
     ) -> Result<Recorded<Option<(String, Timestamp)>>, Refusal> {
-        const NOT_YOURS: Refusal =
-            Refusal::Forbidden("no call allowed to this caller within the last hour has this outcome token, or it was already reported");
+        const NOT_YOURS: Refusal = Refusal::Forbidden(
+            "no call allowed to this caller within the last hour has this outcome token, or it was already reported",
+        );
         let keys = self.keys.load();
-        let allowed = binding::open_outcome(&keys.binding, &self.options.environment, &caller.tool_service, &outcome.token, moment.now);
+        let allowed = binding::open_outcome(
+            &keys.binding,
+            &self.options.environment,
+            &caller.tool_service,
+            &outcome.token,
+            moment.now,
+        );
         let allowed = allowed.map_err(|_| NOT_YOURS).and_then(|allowed| {
             match allowed.evaluation_id == outcome.evaluation_id && caller.speaks_for(&allowed.tenant) {
                 true => Ok(allowed),
@@ -115,7 +122,9 @@ impl Pdp {
         })?;
         let checks = if outcome.succeeded { made(moment, &allowed) } else { vec![] };
         // A failed verification ends the checks that an earlier success created.
-        let ends = outcome.failed.then(|| (allowed.tenant.clone(), allowed.case.clone(), self.checks_by(moment, &allowed.action)));
+        let ends = outcome
+            .failed
+            .then(|| (allowed.tenant.clone(), allowed.case.clone(), self.checks_by(moment, &allowed.action)));
         let mut more = outcome.members;
         more.push(("evaluation_id", allowed.evaluation_id.clone().into()));
         more.push(("action", allowed.action.clone().into()));
@@ -129,7 +138,8 @@ impl Pdp {
             more.push(("check_expires", expires.to_string().into()));
         }
         let record = events::event("outcome.reported", by, None, &more);
-        let new = NewOutcome { evaluation_id: allowed.evaluation_id, checks, ends, at: moment.now, record: record.clone() };
+        let new =
+            NewOutcome { evaluation_id: allowed.evaluation_id, checks, ends, at: moment.now, record: record.clone() };
         let revision = self.store.outcome(new).await?.ok_or(NOT_YOURS)?;
         let receipt = self.record_entry(moment.now, &revision, record).await?;
         Ok(receipt.seal(strongest))
@@ -140,7 +150,11 @@ impl Pdp {
     ///
     /// # Errors
     /// If the request is refused; the refusal is already recorded or counted.
-    pub async fn report_signal(&self, origin: &Origin, read: Result<Signal, Refusal>) -> Result<Option<Recorded<()>>, Refused> {
+    pub async fn report_signal(
+        &self,
+        origin: &Origin,
+        read: Result<Signal, Refusal>,
+    ) -> Result<Option<Recorded<()>>, Refused> {
         let moment = self.moment();
         let caller = self.service(&moment, origin)?;
         let _share = self.share(origin, &caller.tool_service).await?;
@@ -207,24 +221,24 @@ impl Pdp {
         self.record_event(moment.now, record).await.map(|_| ())
     }
 
-    async fn taken(&self, moment: &Moment, caller: &Caller, by: &Actor, signal: Signal) -> Result<Option<Recorded<()>>, Refusal> {
-        // A kill switch or revocation takes effect when it is taken, even if the sender's clock is ahead.
-        let ahead = signal.halt.since > moment.now.plus(AHEAD);
-        if ahead && !signal.halt.kind.stops() {
-            return Err(Refusal::invalid("event_time", "is more than 30 s ahead of the server's time"));
-        }
-        if signal.ttl.is_zero() || signal.ttl > TTL_MAX {
-            return Err(Refusal::invalid("ttl", "must be more than 0 and at most 30 days"));
-        }
-        if signal.halt.kind == HaltKind::SessionRevoked && !matches!(signal.halt.subject_kind, SubjectKind::Agent | SubjectKind::Supervisor)
-        {
-            return Err(Refusal::invalid("subject_kind", "has no sessions: only an agent or a supervisor can have its session revoked"));
-        }
+    async fn taken(
+        &self,
+        moment: &Moment,
+        caller: &Caller,
+        by: &Actor,
+        signal: Signal,
+    ) -> Result<Option<Recorded<()>>, Refusal> {
+        check(&signal, moment.now)?;
         let tenant = self.tenant_of(moment, &signal.halt)?;
         if !self.may_report(moment, caller, &signal.halt, &tenant) {
             return Err(Refusal::Forbidden(MAY_NOT_REPORT));
         }
-        let halt = Halt { tenant, since: signal.halt.since.min(moment.now), until: moment.now.plus(signal.ttl), ..signal.halt };
+        let halt = Halt {
+            tenant,
+            since: signal.halt.since.min(moment.now),
+            until: moment.now.plus(signal.ttl),
+            ..signal.halt
+        };
         // The log identifies customers by a keyed digest everywhere.
         let subject = match halt.subject_kind {
             SubjectKind::Customer => self.audit.digest(&crate::json::Value::from(halt.subject.as_str())),
@@ -256,14 +270,18 @@ impl Pdp {
         let revision = match self.store.signal(new).await? {
             SignalTaken::Stored(revision) => revision,
             SignalTaken::Full => {
-                return Err(Refusal::Exhausted("10,000 reports of this tenant are in force, and each is more severe than this one"));
+                return Err(Refusal::Exhausted(
+                    "10,000 reports of this tenant are in force, and each is more severe than this one",
+                ));
             }
             SignalTaken::Known => {
                 // Another replica took the signal. This one must know it, too, before it acknowledges it.
                 self.refresh().await;
                 return self.can_tell_stops(self.clock.now()).map(|()| None);
             }
-            SignalTaken::Old => return Err(Refusal::invalid("event_time", "is earlier than that of an event reported before")),
+            SignalTaken::Old => {
+                return Err(Refusal::invalid("event_time", "is earlier than that of an event reported before"));
+            }
         };
         let receipt = self.record_entry(moment.now, &revision, record).await?;
         self.end_halted(moment.now).await;
@@ -279,9 +297,11 @@ impl Pdp {
                 let environment = &self.options.environment;
                 halt.subject == *environment && may(Right::ServerOperate, On::Server(environment))
             }
-            SubjectKind::Agent | SubjectKind::Case | SubjectKind::Customer | SubjectKind::Supervisor | SubjectKind::Tenant => {
-                caller.speaks_for(tenant) && may(Right::SignalReport, On::Tenant(tenant))
-            }
+            SubjectKind::Agent
+            | SubjectKind::Case
+            | SubjectKind::Customer
+            | SubjectKind::Supervisor
+            | SubjectKind::Tenant => caller.speaks_for(tenant) && may(Right::SignalReport, On::Tenant(tenant)),
         }
     }
 
@@ -293,7 +313,9 @@ impl Pdp {
         let roles = bundle.roles.as_ref().ok_or_else(unknown)?;
         let own = match halt.subject_kind {
             SubjectKind::Agent => bundle.policies.tenant_of(&roles.agent, &halt.subject).ok_or_else(unknown)?,
-            SubjectKind::Supervisor => bundle.policies.tenant_of(&roles.supervisor, &halt.subject).ok_or_else(unknown)?,
+            SubjectKind::Supervisor => {
+                bundle.policies.tenant_of(&roles.supervisor, &halt.subject).ok_or_else(unknown)?
+            }
             // The right `server.operate` decides who may stop everything, so there is no tenant.
             SubjectKind::Server => return Ok(String::new()),
             SubjectKind::Tenant => halt.subject.clone(),
@@ -308,7 +330,9 @@ impl Pdp {
 
 /// Returns the checks that the success of an allowed call creates, the strongest last.
 fn made(moment: &Moment, allowed: &Allowed) -> Vec<Check> {
-    let Some(made) = moment.snapshot.bundle.roles.as_ref().and_then(|roles| roles.checks.get(&allowed.action)) else { return vec![] };
+    let Some(made) = moment.snapshot.bundle.roles.as_ref().and_then(|roles| roles.checks.get(&allowed.action)) else {
+        return vec![];
+    };
     let check = |kind: &String| Check {
         kind: kind.clone(),
         tenant: allowed.tenant.clone(),
@@ -318,4 +342,25 @@ fn made(moment: &Moment, allowed: &Allowed) -> Vec<Check> {
     };
     // The bundle in force may create fewer checks than the one that allowed the call.
     allowed.checks.iter().filter(|kind| made.makes().any(|makes| makes == *kind)).map(check).collect()
+}
+
+/// Checks the time, the lifetime and the subject of a signal.
+fn check(signal: &Signal, now: Timestamp) -> Result<(), Refusal> {
+    // A kill switch or revocation takes effect when it is taken, even if the sender's clock is ahead.
+    let ahead = signal.halt.since > now.plus(AHEAD);
+    if ahead && !signal.halt.kind.stops() {
+        return Err(Refusal::invalid("event_time", "is more than 30 s ahead of the server's time"));
+    }
+    if signal.ttl.is_zero() || signal.ttl > TTL_MAX {
+        return Err(Refusal::invalid("ttl", "must be more than 0 and at most 30 days"));
+    }
+    if signal.halt.kind == HaltKind::SessionRevoked
+        && !matches!(signal.halt.subject_kind, SubjectKind::Agent | SubjectKind::Supervisor)
+    {
+        return Err(Refusal::invalid(
+            "subject_kind",
+            "has no sessions: only an agent or a supervisor can have its session revoked",
+        ));
+    }
+    Ok(())
 }

@@ -43,7 +43,14 @@ impl Party {
 
 /// Returns Cedar's verdict on one principal's own right; `None` if the bundle has no such right, or lacks an
 /// entity that the request names.
-pub fn verdict(bundle: &Bundle, roles: &Roles, right: Right, principal: &str, on: On<'_>, now: Timestamp) -> Option<LinkVerdict> {
+pub fn verdict(
+    bundle: &Bundle,
+    roles: &Roles,
+    right: Right,
+    principal: &str,
+    on: On<'_>,
+    now: Timestamp,
+) -> Option<LinkVerdict> {
     let (request, entities) = direct::request(&bundle.policies, roles, right, principal, on, now)?;
     Some(bundle.policies.engine.evaluate(right.of(), &request, &entities))
 }
@@ -79,7 +86,9 @@ impl Pdp {
     /// unauthenticated peer can't fill the log.
     pub(super) fn service(&self, moment: &Moment, origin: &Origin) -> Result<Caller, Refused> {
         let development = moment.snapshot.bundle.manifest.development.as_ref();
-        self.callers.identify(&origin.peer, development, moment.now).map_err(|refusal| self.unauthenticated(origin, refusal))
+        self.callers
+            .identify(&origin.peer, development, moment.now)
+            .map_err(|refusal| self.unauthenticated(origin, refusal))
     }
 
     /// Takes a permit for the request of an authenticated caller.
@@ -110,7 +119,8 @@ impl Pdp {
     /// refusal is already counted.
     pub async fn open_stream(&self, origin: &Origin, of_calls: bool) -> Result<Share, Refused> {
         let moment = self.moment();
-        let party = if of_calls { Party::Service(self.service(&moment, origin)?) } else { self.party(&moment, origin).await? };
+        let party =
+            if of_calls { Party::Service(self.service(&moment, origin)?) } else { self.party(&moment, origin).await? };
         let id = match &party {
             Party::Human(human) => &human.id,
             Party::Service(caller) => &caller.tool_service,
@@ -128,13 +138,17 @@ impl Pdp {
                 peer.known.fetch_or(is_known, Ordering::AcqRel);
                 is_known
             }
-            None => self.callers.identify(peer, moment.snapshot.bundle.manifest.development.as_ref(), moment.now).is_ok(),
+            None => {
+                self.callers.identify(peer, moment.snapshot.bundle.manifest.development.as_ref(), moment.now).is_ok()
+            }
         }
     }
 
     /// Returns the bearer token, if it claims to be from an issuer of humans' tokens. It is not verified yet.
     fn human_token<'p>(&self, peer: &'p Peer) -> Option<&'p str> {
-        let trusts = |token: &&str| jose::claimed_issuer(token).is_some_and(|(issuer, _)| self.delegations.issuers.trusts(&issuer));
+        let trusts = |token: &&str| {
+            jose::claimed_issuer(token).is_some_and(|(issuer, _)| self.delegations.issuers.trusts(&issuer))
+        };
         peer.bearer.as_deref().filter(trusts)
     }
 
@@ -152,7 +166,9 @@ impl Pdp {
         // Reject a bearer token of an unknown issuer. Falling back to the connection's identity would hide a
         // misconfiguration.
         if origin.peer.bearer.is_some() && !self.callers.takes_jwt_svids() {
-            return Err(self.unauthenticated(origin, Refusal::Unauthenticated("the issuer of the bearer token is not trusted")));
+            return Err(
+                self.unauthenticated(origin, Refusal::Unauthenticated("the issuer of the bearer token is not trusted"))
+            );
         }
         self.service(moment, origin).map(Party::Service)
     }
@@ -160,7 +176,9 @@ impl Pdp {
     /// Returns the human of a token. She must be an entity of the bundle, belong to the tenant that her
     /// issuer speaks for, and not be stopped.
     async fn human(&self, moment: &Moment, token: &str) -> Result<Human, Refusal> {
-        let unknown = Refusal::Unauthenticated("the human of the token is not in the bundle, or belongs to another tenant than the issuer");
+        let unknown = Refusal::Unauthenticated(
+            "the human of the token is not in the bundle, or belongs to another tenant than the issuer",
+        );
         let mut human = self.delegations.human(token, moment.now).await?;
         let bundle = &moment.snapshot.bundle;
         let roles = bundle.roles.as_ref().ok_or(unknown.clone())?;

@@ -12,7 +12,12 @@ use crate::risk_store::{Batch, BatchResult, RiskStore, RiskStoreError, Tenant, U
 impl Pdp {
     /// Executes a batch. Returns an error if the results are incomplete, so that the caller uses worst-case
     /// values.
-    pub(super) async fn batch(&self, tenant: Tenant, moment: &Moment, batch: &Batch) -> Result<BatchResult, RiskStoreError> {
+    pub(super) async fn batch(
+        &self,
+        tenant: Tenant,
+        moment: &Moment,
+        batch: &Batch,
+    ) -> Result<BatchResult, RiskStoreError> {
         if batch.is_empty() {
             return Ok(BatchResult::default());
         }
@@ -39,7 +44,12 @@ impl Pdp {
 
     /// Executes a batch, and recovers lost data first. Returns an error while past events are replayed or
     /// earlier updates wait in the backlog.
-    pub(super) async fn ask(&self, tenant: Tenant, moment: &Moment, batch: &Batch) -> Result<BatchResult, RiskStoreError> {
+    pub(super) async fn ask(
+        &self,
+        tenant: Tenant,
+        moment: &Moment,
+        batch: &Batch,
+    ) -> Result<BatchResult, RiskStoreError> {
         if self.backlog.rebuilding.load(Ordering::Acquire) {
             return Err(RiskStoreError::Lost);
         }
@@ -56,7 +66,9 @@ impl Pdp {
             Ok(_) => {}
             // Only the tool service that filled its part of the table gets worst-case values until the batch
             // is written.
-            Err(RiskStoreError::Full) => self.keep_unsent(BacklogKey { tenant, by: batch.by, of_all: false }, moment, batch),
+            Err(RiskStoreError::Full) => {
+                self.keep_unsent(BacklogKey { tenant, by: batch.by, of_all: false }, moment, batch)
+            }
             Err(RiskStoreError::Evicts | RiskStoreError::Lost | RiskStoreError::Unreachable(_)) => {
                 self.keep_unsent(BacklogKey { tenant, by: batch.by, of_all: true }, moment, batch);
             }
@@ -67,17 +79,23 @@ impl Pdp {
     /// backlog is full, worst-case values apply: for one tool service's part until the batch would have
     /// expired, otherwise for the tenant, with Redis on every replica.
     fn keep_unsent(&self, key: BacklogKey, moment: &Moment, batch: Batch) {
-        if self.backlog.is_empty() && matches!(self.risk_store, RiskStore::Redis(_)) {
-            self.replica.note_unsent(true);
-        }
-        let Err(batch) = self.backlog.keep(key, moment.now, batch) else { return };
+        let Err(batch) = self.backlog.keep(key, moment.now, batch, || self.note_unsent(true)) else { return };
         match &self.risk_store {
             _ if !key.of_all => {
                 let longest = batch.updates.iter().map(Update::reach).max().unwrap_or(Duration::ZERO);
                 self.backlog.part_worst_until(key, moment.now.plus(longest));
             }
             RiskStore::Redis(server) => server.give_up(key.tenant),
-            RiskStore::InProcess(_) => self.backlog.worst_until(key.tenant, moment.now.plus(moment.snapshot.bundle.rules.recovery())),
+            RiskStore::InProcess(_) => {
+                self.backlog.worst_until(key.tenant, moment.now.plus(moment.snapshot.bundle.rules.recovery()))
+            }
+        }
+    }
+
+    /// Notes on disk whether Redis lacks updates.
+    fn note_unsent(&self, unsent: bool) {
+        if matches!(self.risk_store, RiskStore::Redis(_)) {
+            self.replica.note_unsent(unsent);
         }
     }
 
@@ -93,10 +111,7 @@ impl Pdp {
             // before.
             while let Some((at, batch)) = self.backlog.next_unsent(whose) {
                 let told = self.tell(whose.tenant, at, &batch).await;
-                let told_all = self.backlog.settle_unsent(whose, told.is_err().then_some((at, batch)));
-                if told_all && matches!(self.risk_store, RiskStore::Redis(_)) {
-                    self.replica.note_unsent(false);
-                }
+                self.backlog.settle_unsent(whose, told.is_err().then_some((at, batch)), || self.note_unsent(false));
                 match told {
                     Ok(_) => {}
                     Err(RiskStoreError::Unreachable(_)) => return,

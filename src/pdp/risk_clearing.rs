@@ -44,7 +44,8 @@ impl Pdp {
     }
 
     async fn cleared(&self, moment: &Moment, party: &Party, by: &Actor, clear: Clear) -> Result<Recorded<()>, Refusal> {
-        const FORBIDDEN: Refusal = Refusal::Forbidden("only a human may clear risk, and no policy grants this one `risk.clear` here");
+        const FORBIDDEN: Refusal =
+            Refusal::Forbidden("only a human may clear risk, and no policy grants this one `risk.clear` here");
         let Party::Human(human) = party else { return Err(FORBIDDEN) };
         if human.tenant != clear.tenant || !self.may(moment, Right::RiskClear, &human.id, On::Tenant(&clear.tenant)) {
             return Err(FORBIDDEN);
@@ -83,8 +84,9 @@ impl Pdp {
         let receipt = self.record_entry(moment.now, &revision, record).await?;
         let keys = RiskKeys::of(&self.options.environment, subject);
         // Never queue this for later, because it would also delete what is added in between.
-        let forgotten =
-            self.ask(keys.tenant, moment, &keys.forget(subject, moment.snapshot.tool_services().iter().map(String::as_str))).await;
+        let forgotten = self
+            .ask(keys.tenant, moment, &keys.forget(subject, moment.snapshot.tool_services().iter().map(String::as_str)))
+            .await;
         forgotten.map_err(|_| Refusal::Unavailable("the stored risk can't be cleared now: try again"))?;
         self.refresh().await;
         Ok(receipt.seal(()))

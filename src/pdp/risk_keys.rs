@@ -107,7 +107,11 @@ impl RiskKeys {
             agent: breadth("agent", subject.agent),
             supervisor: breadth("supervisor", subject.supervisor),
             by: by(tenant, subject.tool_service),
-            items: [item(&[subject.case]), item(&[subject.resource.0, subject.resource.1]), item(&[subject.case, subject.action])],
+            items: [
+                item(&[subject.case]),
+                item(&[subject.resource.0, subject.resource.1]),
+                item(&[subject.case, subject.action]),
+            ],
         }
     }
 
@@ -139,7 +143,9 @@ impl RiskKeys {
 
     /// Returns the batch that deletes everything stored about the named subjects, when a human clears it.
     pub(super) fn forget<'s>(&self, subject: RiskSubject<'_>, tool_services: impl Iterator<Item = &'s str>) -> Batch {
-        let named = |names: &[&str], keys: &[Key]| if names.iter().any(|name| name.is_empty()) { vec![] } else { keys.to_vec() };
+        let named = |names: &[&str], keys: &[Key]| {
+            if names.iter().any(|name| name.is_empty()) { vec![] } else { keys.to_vec() }
+        };
         let mut deletes = named(&[subject.case], &[self.case, repeats_key(self.tenant, subject.case)]);
         deletes.extend(named(&[subject.case, subject.agent], &[self.pair]));
         deletes.extend(named(&[subject.customer, subject.agent], &[self.customer]));
@@ -158,7 +164,11 @@ impl RiskKeys {
         let mut batch = Batch { by: Some(self.by), ..Batch::default() };
         let add = |key: Key, name: &str| {
             let factor = risk.factor(name)?;
-            Some(Update { key, name: name.into(), change: Change::Add { step: factor.micros(), reach: factor.reach() } })
+            Some(Update {
+                key,
+                name: name.into(),
+                change: Change::Add { step: factor.micros(), reach: factor.reach() },
+            })
         };
         if happened.probing && happened.hostile {
             // The case's text provoked the denial, so it counts only for the agent with this customer.
@@ -166,7 +176,8 @@ impl RiskKeys {
         } else if happened.probing {
             let within = risk.probing.micros();
             let [_, _, denied] = self.items;
-            for [_, _, key] in [Some(self.agent), happened.supervised.then_some(self.supervisor)].into_iter().flatten() {
+            for [_, _, key] in [Some(self.agent), happened.supervised.then_some(self.supervisor)].into_iter().flatten()
+            {
                 batch.observations.push(Observation { key, item: Some(denied), within, most: None });
             }
         }

@@ -61,16 +61,24 @@ impl Pdp {
         }
         // Read the state store before Redis. Otherwise a generation that another replica adopts in between
         // would look lost.
-        let before = self.store.adopted_generation(tenant.tag()).await.map_err(|_| unreachable("the state store does not answer"))?;
-        let written = self.store.written(tenant.tag()).await.map_err(|_| unreachable("the state store does not answer"))?;
+        let before = self
+            .store
+            .adopted_generation(tenant.tag())
+            .await
+            .map_err(|_| unreachable("the state store does not answer"))?;
+        let written =
+            self.store.written(tenant.tag()).await.map_err(|_| unreachable("the state store does not answer"))?;
         let boots: Vec<&str> = written.iter().map(|written| written.boot.as_str()).chain([server.boot()]).collect();
         let looked = server.look(tenant, &boots).await?;
-        let lost = server.lost(tenant).or_else(|| looked.found.clone().filter(|found| is_behind(server, tenant, found, &written, &looked)));
+        let lost = server
+            .lost(tenant)
+            .or_else(|| looked.found.clone().filter(|found| is_behind(server, tenant, found, &written, &looked)));
         let was_lost = lost.is_some();
         let id = crate::entropy::nonce(self.entropy.as_ref()).map_err(|_| unreachable("no random source"))?;
         let fresh = Generation { id: id.clone(), whole_from: moment.now.plus(moment.snapshot.bundle.rules.recovery()) };
         let settling = Settling { tenant: tenant.tag(), before, found: looked.found.clone(), lost, fresh };
-        let settled = self.store.generation(settling).await.map_err(|_| unreachable("the state store does not answer"))?;
+        let settled =
+            self.store.generation(settling).await.map_err(|_| unreachable("the state store does not answer"))?;
         server.adopt(tenant, &settled.id, looked.found.as_deref()).await?;
         let adopted = self.store.adopted(tenant.tag(), settled.id.clone()).await;
         adopted.map_err(|_| unreachable("the state store does not answer"))?;
@@ -199,7 +207,12 @@ impl Pdp {
         let (sender, lines) = mpsc::channel(1024);
         let pdp = Arc::clone(self);
         // An error means that the receiver is gone and needs no more lines.
-        (lines, tokio::task::spawn_blocking(move || pdp.audit.replay(since, |at, line| drop(sender.blocking_send((at, line))))))
+        (
+            lines,
+            tokio::task::spawn_blocking(move || {
+                pdp.audit.replay(since, |at, line| drop(sender.blocking_send((at, line))))
+            }),
+        )
     }
 
     /// Converts a line of the log to the batches that it caused.
@@ -213,7 +226,8 @@ impl Pdp {
                 batches
             }
             "redactions" => {
-                let (tenant, micros) = (Tenant::of(environment, line.case("tenant")), moment.snapshot.retention_micros());
+                let (tenant, micros) =
+                    (Tenant::of(environment, line.case("tenant")), moment.snapshot.retention_micros());
                 let key = values_key(tenant, line.case("id"));
                 let update = |name: &String| Update { key, name: name.into(), change: Change::For(micros) };
                 vec![(tenant, Batch { updates: line.values.iter().map(update).collect(), ..Batch::default() })]
@@ -269,7 +283,9 @@ impl Pdp {
             let acquires = rate_limits::acquires(&bundle.rules.rates, action, keys.tenant, per);
             let mut batch = keys.before(risk, false, acquires.iter().map(|(_, acquire)| *acquire).collect());
             batch.observations.extend(
-                rate_limits::observations(&bundle.rules.rates, action, keys.tenant, per).into_iter().map(|(_, observation)| observation),
+                rate_limits::observations(&bundle.rules.rates, action, keys.tenant, per)
+                    .into_iter()
+                    .map(|(_, observation)| observation),
             );
             batches.push((keys.tenant, batch));
         }
@@ -297,7 +313,12 @@ impl Pdp {
 
     /// Executes a batch at this instant, which may be past. If the tenant's data was lost, it is recovered
     /// first.
-    pub(super) async fn tell(&self, tenant: Tenant, at: Timestamp, batch: &Batch) -> Result<BatchResult, RiskStoreError> {
+    pub(super) async fn tell(
+        &self,
+        tenant: Tenant,
+        at: Timestamp,
+        batch: &Batch,
+    ) -> Result<BatchResult, RiskStoreError> {
         match self.risk_store.batch(tenant, at, batch).await {
             Err(RiskStoreError::Lost) => {
                 self.recover(tenant, &self.moment()).await?;
@@ -317,7 +338,8 @@ fn is_behind(server: &Redis, tenant: Tenant, found: &str, written: &[Written], l
 
 /// Returns what a prepared context or an evaluated draft adds to the memory of its case's texts.
 fn told_of_texts(moment: &Moment, environment: &str, line: &Line) -> Option<(Tenant, Batch)> {
-    let (tenant, case, micros) = (Tenant::of(environment, line.case("tenant")), line.case("id"), moment.snapshot.retention_micros());
+    let (tenant, case, micros) =
+        (Tenant::of(environment, line.case("tenant")), line.case("id"), moment.snapshot.retention_micros());
     let update = match (line.purpose.as_str(), line.decision.as_str()) {
         ("prepare_context", "allow") => {
             let key = context_key(tenant, case, &line.evaluation_id, &line.context.secret);
@@ -344,7 +366,8 @@ mod tests {
 
     #[test]
     fn a_line_without_the_members_of_a_decision_is_read_as_empty() {
-        let line: Line = serde_json::from_str(r#"{"ts":"2026-03-02T09:00:00Z","type":"server.started"}"#).expect("valid");
+        let line: Line =
+            serde_json::from_str(r#"{"ts":"2026-03-02T09:00:00Z","type":"server.started"}"#).expect("valid");
         assert_eq!((line.r#type.as_str(), line.case("id")), ("server.started", ""));
     }
 }

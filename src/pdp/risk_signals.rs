@@ -4,6 +4,7 @@
 use crate::pdp::origin::CallInChain;
 use crate::pdp::rate_limits;
 use crate::pdp::scoring::Recalled;
+use crate::policy::Policies;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,10 +74,9 @@ impl Pdp {
         };
         let acquires = rate_limits::acquires(&bundle.rules.rates, action, keys.tenant, per);
         let observations = rate_limits::observations(&bundle.rules.rates, action, keys.tenant, per);
-        let reads = ["findings", "risk", "screening"].into_iter().any(|member| {
-            std::iter::once(call.action.as_str()).chain(about.also.iter().copied()).any(|action| bundle.policies.reads(action, member))
-        });
-        let mut batch = keys.before(bundle.rules.risk.as_ref(), reads, acquires.iter().map(|(_, acquire)| *acquire).collect());
+        let reads = reads_risk(&bundle.policies, call, about.also);
+        let mut batch =
+            keys.before(bundle.rules.risk.as_ref(), reads, acquires.iter().map(|(_, acquire)| *acquire).collect());
         let own = batch.observations.len();
         batch.observations.extend(observations.iter().map(|(_, observation)| *observation));
         let sums = self.sums(moment, chain, call).await;
@@ -101,7 +101,9 @@ impl Pdp {
             .iter()
             .zip(result.counts.iter().skip(own))
             .filter(|((_, observation), count)| observation.most.is_some_and(|most| **count > most));
-        full.extend(over.map(|((name, observation), _)| ((*name).to_owned(), Duration::from_micros(observation.within.unsigned_abs()))));
+        full.extend(over.map(|((name, observation), _)| {
+            ((*name).to_owned(), Duration::from_micros(observation.within.unsigned_abs()))
+        }));
         full.sort();
         signals.retry_after = full.iter().map(|(_, wait)| *wait).max();
         signals.full = full.into_iter().map(|(name, _)| name).collect();
@@ -125,7 +127,13 @@ impl Pdp {
 
     /// Screens untrusted texts, each when it is the caller's turn. Only `texts` count as a screening of the
     /// case's version, not `more`.
-    async fn screen(&self, moment: &Moment, caller: &str, texts: &[Untrusted], more: &[Untrusted]) -> Result<Screened, Refusal> {
+    async fn screen(
+        &self,
+        moment: &Moment,
+        caller: &str,
+        texts: &[Untrusted],
+        more: &[Untrusted],
+    ) -> Result<Screened, Refusal> {
         let mut screened = Screened::default();
         for (text, counts) in texts.iter().map(|text| (text, true)).chain(more.iter().map(|text| (text, false))) {
             let (snapshot, text) = (Arc::clone(&moment.snapshot), text.clone());
@@ -150,7 +158,8 @@ impl Pdp {
     fn worst(&self, moment: &Moment, tenant: Tenant, call: &Call, action: &Action) -> Signals {
         let bundle = &moment.snapshot.bundle;
         let rates = &bundle.rules.rates;
-        let mut full: Vec<String> = rates.actions().filter(|(_, actions)| covers(actions, action)).map(|(name, _)| name.clone()).collect();
+        let mut full: Vec<String> =
+            rates.actions().filter(|(_, actions)| covers(actions, action)).map(|(name, _)| name.clone()).collect();
         full.sort();
         let until = self.backlog.is_worst_until(tenant, moment.now);
         let wait = until.map(|until| until.micros().saturating_sub(moment.now.micros()).unsigned_abs());
@@ -189,7 +198,8 @@ impl Pdp {
         // issuer could use its tokens to raise the risk score of another tenant's agent.
         let Some(tenant) = own_tenant(bundle, chain, &chain.agent, |roles| &roles.agent) else { return Ok(()) };
         let stopped = matches!(evaluation.gate, Some(Gate::Halt | Gate::Rate | Gate::State));
-        let probing = tries && !stopped && evaluation.outcome.denied.is_some_and(is_probing) && !evaluation.is_service_alone();
+        let probing =
+            tries && !stopped && evaluation.outcome.denied.is_some_and(is_probing) && !evaluation.is_service_alone();
         let told = signals.screened.screened || signals.screened.unscreened || !signals.screened.findings.is_empty();
         if !(probing || signals.unsafe_draft || told) {
             return Ok(());
@@ -207,7 +217,8 @@ impl Pdp {
         signals.reads_case = tenant == call.case.tenant && self.reads_case(moment, chain, call);
         let happened = CallOutcome {
             probing,
-            supervised: own_tenant(bundle, chain, &chain.supervisor, |roles| &roles.supervisor).as_ref() == Some(&tenant),
+            supervised: own_tenant(bundle, chain, &chain.supervisor, |roles| &roles.supervisor).as_ref()
+                == Some(&tenant),
             hostile: signals.hostile,
             reads_case: signals.reads_case,
             kinds: signals.screened.kinds(),
@@ -222,19 +233,33 @@ impl Pdp {
     }
 
     /// Adds a call that is invalid although its chain was proven, because trying out arguments is probing.
-    pub(super) async fn remember_refusal(&self, moment: &Moment, chain: &Chain, call: &Call, refusal: &Refusal) -> Signals {
+    pub(super) async fn remember_refusal(
+        &self,
+        moment: &Moment,
+        chain: &Chain,
+        call: &Call,
+        refusal: &Refusal,
+    ) -> Signals {
         let mut signals = Signals::default();
         if matches!(refusal, Refusal::Invalid { .. }) {
             let tried = Evaluation::stopped(Gate::Action, Reason::NotPermitted);
             // The answer must not depend on whether the texts can be screened now.
-            let _unread = self.remember(moment, chain, call, Attempt { evaluation: &tried, tries: true }, &mut signals).await;
+            let _unread =
+                self.remember(moment, chain, call, Attempt { evaluation: &tried, tries: true }, &mut signals).await;
         }
         signals
     }
 
     /// Determines whether text of the case may have provoked a call that a gate stopped. Cases of another
     /// tenant and cases that do not exist are treated alike.
-    async fn glance(&self, moment: &Moment, keys: &RiskKeys, chain: &Chain, call: &Call, signals: &mut Signals) -> Result<(), Refusal> {
+    async fn glance(
+        &self,
+        moment: &Moment,
+        keys: &RiskKeys,
+        chain: &Chain,
+        call: &Call,
+        signals: &mut Signals,
+    ) -> Result<(), Refusal> {
         let bundle = &moment.snapshot.bundle;
         signals.screened = self.screen(moment, &chain.tool_service, &call.untrusted, &[]).await?;
         signals.customer = self.audit.digest(&Value::from(call.customer()));
@@ -246,7 +271,8 @@ impl Pdp {
         };
         let findings = bundle.rules.risk.as_ref().map(|risk| &risk.findings);
         let found = |name: &str| findings.is_some_and(|findings| findings.contains_key(name));
-        signals.hostile = !signals.screened.findings.is_empty() || memories.iter().flatten().any(|(name, _)| found(name));
+        signals.hostile =
+            !signals.screened.findings.is_empty() || memories.iter().flatten().any(|(name, _)| found(name));
         Ok(())
     }
 
@@ -274,6 +300,12 @@ impl Pdp {
     }
 }
 
+/// Returns whether a policy of the call's action, or of one in `also`, reads the risk of the call.
+fn reads_risk(policies: &Policies, call: &Call, also: &[&str]) -> bool {
+    let mut actions = std::iter::once(call.action.as_str()).chain(also.iter().copied());
+    actions.any(|action| ["findings", "risk", "screening"].into_iter().any(|member| policies.reads(action, member)))
+}
+
 /// Returns the tenant of a principal, if the chain may speak for that tenant.
 fn own_tenant(bundle: &Bundle, chain: &Chain, id: &str, kind: impl Fn(&Roles) -> &String) -> Option<String> {
     let tenant = bundle.policies.tenant_of(kind(bundle.roles.as_ref()?), id)?;
@@ -290,7 +322,11 @@ mod tests {
     fn an_agent_is_remembered_only_by_who_speaks_for_its_tenant() {
         let bundle = Bundle::load(std::path::Path::new("policies"), Reading::default()).expect("the reference bundle");
         let of = |agent: &str, token: Option<&str>, tools: Option<&str>| {
-            let mut chain = Chain { agent: agent.into(), tool_tenants: tools.map(|tenant| vec![tenant.into()]), ..Chain::default() };
+            let mut chain = Chain {
+                agent: agent.into(),
+                tool_tenants: tools.map(|tenant| vec![tenant.into()]),
+                ..Chain::default()
+            };
             chain.token.tenant = token.map(str::to_owned);
             own_tenant(&bundle, &chain, &chain.agent, |roles| &roles.agent)
         };

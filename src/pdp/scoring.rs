@@ -25,9 +25,13 @@ pub fn calm(shapes: &Shapes) -> TrustedContext {
 /// Returns `context.risk` for a score, with only those members that the schema declares.
 pub(super) fn risk(shapes: &Shapes, risk: &Risk) -> Value {
     let signals = risk.parts.iter().map(|part| Value::from(part.name.as_str())).collect();
-    let all =
-        [("score", Value::Integer(i64::from(risk.score))), ("signals", Value::Array(signals)), ("tier", Value::from(risk.tier.as_str()))];
-    let declared = |name: &str| shapes.actions.values().any(|action| shapes.follow(&action.context, &["risk", name]).is_some());
+    let all = [
+        ("score", Value::Integer(i64::from(risk.score))),
+        ("signals", Value::Array(signals)),
+        ("tier", Value::from(risk.tier.as_str())),
+    ];
+    let declared =
+        |name: &str| shapes.actions.values().any(|action| shapes.follow(&action.context, &["risk", name]).is_some());
     all.into_iter().filter(|(name, _)| declared(name)).map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
@@ -45,9 +49,11 @@ pub fn approval(template: &str, approvers: u32, expires: Value, limits: Value) -
 pub(super) fn limits(shapes: &Shapes, arguments: &Object) -> Value {
     let declared = shapes.actions.values().find_map(|action| shapes.follow(&action.context, &["approval", "limits"]));
     match declared.map(|member| &member.shape) {
-        Some(Shape::Record(limits)) => {
-            arguments.iter().filter(|(name, _)| limits.contains_key(*name)).map(|(name, value)| (name.clone(), value.clone())).collect()
-        }
+        Some(Shape::Record(limits)) => arguments
+            .iter()
+            .filter(|(name, _)| limits.contains_key(*name))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
         _ => Value::Object(Object::new()),
     }
 }
@@ -55,7 +61,11 @@ pub(super) fn limits(shapes: &Shapes, arguments: &Object) -> Value {
 /// Returns the members of the enumerated type at this path of `context`, in the order of their declaration.
 /// Risk tiers are declared in rising order.
 pub fn members<'a>(shapes: &'a Shapes, path: &[&str]) -> &'a [String] {
-    shapes.actions.values().find_map(|action| shapes.follow(&action.context, path)).map_or(&[], |member| member.shape.choices())
+    shapes
+        .actions
+        .values()
+        .find_map(|action| shapes.follow(&action.context, path))
+        .map_or(&[], |member| member.shape.choices())
 }
 
 /// Sets the trusted members that follow from the texts of a call, as if nothing else were stored. Tables and
@@ -78,7 +88,13 @@ pub(super) struct Recalled<'a> {
 }
 
 /// Computes the score from the stored history, and the screening result of the case's texts.
-pub(super) fn score(signals: &mut Signals, risk: &RiskRules, Recalled { result, version }: Recalled<'_>, now: Timestamp, mut known: Known) {
+pub(super) fn score(
+    signals: &mut Signals,
+    risk: &RiskRules,
+    Recalled { result, version }: Recalled<'_>,
+    now: Timestamp,
+    mut known: Known,
+) {
     let [case, pair, customer] = [0, 1, 2].map(|index| result.memories.get(index).map_or([].as_slice(), Vec::as_slice));
     for (name, until) in case.iter().chain(pair).chain(customer) {
         if let Some(factor) = risk.factor(name) {
@@ -128,13 +144,21 @@ pub(super) fn set_signals(trusted: &mut TrustedContext, policies: &Policies, sig
     if signals.counted {
         trusted.set("rates", list(&signals.full));
     }
-    let declared =
-        |name: &str| policies.shapes.actions.values().any(|action| policies.shapes.follow(&action.context, &["sums", name]).is_some());
+    let declared = |name: &str| {
+        policies
+            .shapes
+            .actions
+            .values()
+            .any(|action| policies.shapes.follow(&action.context, &["sums", name]).is_some())
+    };
     let sums = signals.sums.iter().filter(|(name, _)| declared(name));
     let sums = sums.map(|(name, total)| (name.clone(), Value::Integer((*total).min(SUM_MAX))));
     trusted.set("sums", Value::Object(sums.collect()));
     trusted.set("findings", list(&signals.kinds));
     if let Some(Screening { tainted, unscreened }) = signals.screening {
-        trusted.set("screening", json::object([("tainted", Value::Bool(tainted)), ("unscreened", Value::Bool(unscreened))]));
+        trusted.set(
+            "screening",
+            json::object([("tainted", Value::Bool(tainted)), ("unscreened", Value::Bool(unscreened))]),
+        );
     }
 }

@@ -26,8 +26,8 @@ pub(super) struct OpenSpan {
 
 impl OpenSpan {
     /// Starts the time of the evaluation. `span` is `None` if traces are off.
-    pub(super) fn new(span: Option<DecisionSpan>, facts: CallFacts) -> Self {
-        Self { span, watch: Stopwatch::start(), evaluated: None, facts }
+    pub(super) fn new(watch: Stopwatch, span: Option<DecisionSpan>, facts: CallFacts) -> Self {
+        Self { span, watch, evaluated: None, facts }
     }
 
     /// Stops the time of the evaluation.
@@ -82,7 +82,11 @@ impl Pdp {
 
     /// Returns the case as spans identify it: by its id or a keyed digest.
     pub(super) fn case_id(&self, call: &Call) -> String {
-        if self.options.digests_case_ids { self.audit.digest(&call.case.id.as_str().into()) } else { call.case.id.clone() }
+        if self.options.digests_case_ids {
+            self.audit.digest(&call.case.id.as_str().into())
+        } else {
+            call.case.id.clone()
+        }
     }
 }
 
@@ -94,14 +98,18 @@ pub(super) fn facts(moment: &Moment, request: Option<&Request>) -> CallFacts {
     match request {
         Some(Request::Call(call)) => CallFacts {
             action: listed(shapes.actions.contains_key(&call.action), &call.action),
-            resource_type: listed(shapes.entities.contains_key(&call.resource.reference.kind), &call.resource.reference.kind),
+            resource_type: listed(
+                shapes.entities.contains_key(&call.resource.reference.kind),
+                &call.resource.reference.kind,
+            ),
             conversation: call.correlation.conversation.clone(),
             tool_call: call.correlation.tool_call.clone(),
             ..CallFacts::default()
         },
-        Some(Request::Plain(call)) => {
-            CallFacts { action: listed(shapes.actions.contains_key(&call.action.id), &call.action.id), ..CallFacts::default() }
-        }
+        Some(Request::Plain(call)) => CallFacts {
+            action: listed(shapes.actions.contains_key(&call.action.id), &call.action.id),
+            ..CallFacts::default()
+        },
         None => CallFacts::default(),
     }
 }

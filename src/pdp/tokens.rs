@@ -36,7 +36,14 @@ pub(super) enum TokenState {
 
 impl Pdp {
     /// Verifies the approval token that came with a call, without consuming the approval.
-    pub(super) async fn present(&self, moment: &Moment, caller: &Caller, chain: &Chain, call: &Call, token: &str) -> TokenState {
+    pub(super) async fn present(
+        &self,
+        moment: &Moment,
+        caller: &Caller,
+        chain: &Chain,
+        call: &Call,
+        token: &str,
+    ) -> TokenState {
         let environment = &self.options.environment;
         if !self.options.accepts(chain) {
             return TokenState::Denied(Reason::ApprovalUnverifiable);
@@ -61,7 +68,9 @@ impl Pdp {
         }
         let generation = self.store.seen().generation;
         let known = |approval: &Approval| {
-            approval.generation == generation && claims.approval.generation == generation && approval.digest == claims.approval.digest
+            approval.generation == generation
+                && claims.approval.generation == generation
+                && approval.digest == claims.approval.digest
         };
         let Some(approval) = found.filter(known) else { return TokenState::Denied(Reason::ApprovalUnverifiable) };
         let in_time = opened.at(moment.now, LEEWAY_OWN, APPROVAL_TOKEN);
@@ -74,7 +83,9 @@ impl Pdp {
             }
             (State::Revoked, _) => return TokenState::Denied(Reason::ApprovalRevoked),
             // The approval's time is not over: it was voided because the state store lost data.
-            (State::Expired, _) if approval.expires_at() > moment.now => return TokenState::Denied(Reason::ApprovalUnverifiable),
+            (State::Expired, _) if approval.expires_at() > moment.now => {
+                return TokenState::Denied(Reason::ApprovalUnverifiable);
+            }
             (State::Expired, _) => return TokenState::None,
             (State::Approved | State::Cancelled | State::Denied | State::Pending, _) => {
                 return TokenState::Denied(Reason::ApprovalUnverifiable);
@@ -100,7 +111,9 @@ impl Pdp {
         // Each call states the case's attributes again, and its token the person behind the supervisor. Both
         // must be what the reviewer saw, even if the case's version and the supervisor's subject are the
         // same.
-        if bound.case_attributes != now.case_attributes || approval.binding.supervisor_person != chain.token.supervisor_person {
+        if bound.case_attributes != now.case_attributes
+            || approval.binding.supervisor_person != chain.token.supervisor_person
+        {
             return TokenState::Denied(Reason::ApprovalOutOfScope);
         }
         let eligible = self.eligible(moment, &approval);
@@ -108,7 +121,9 @@ impl Pdp {
             return TokenState::Denied(Reason::ApprovalRevoked);
         }
         // The bundle in force may require more than the one under which the call was approved.
-        if eligible < moment.snapshot.bundle.approvals.quorum(&approval.binding) || !bound.stays_within(&now, &template.at_most) {
+        if eligible < moment.snapshot.bundle.approvals.quorum(&approval.binding)
+            || !bound.stays_within(&now, &template.at_most)
+        {
             return TokenState::Denied(Reason::ApprovalOutOfScope);
         }
         if approval.approved_at.plus(template.usable()) <= moment.now {
@@ -120,11 +135,14 @@ impl Pdp {
     /// Returns the number of approvers who may still approve. An approver who has lost that right does not
     /// count.
     fn eligible(&self, moment: &Moment, approval: &Approval) -> u32 {
-        let Some(template) = moment.snapshot.bundle.approvals.templates.get(&approval.binding.template) else { return 0 };
+        let Some(template) = moment.snapshot.bundle.approvals.templates.get(&approval.binding.template) else {
+            return 0;
+        };
         let may = |reviewer: &Subject, person: &str| {
             let own = is_supervisor(&approval.binding, &reviewer.sub, Some(person));
             let of = OfRequest::of(approval, template.four_eyes, own);
-            self.may(moment, Right::ApprovalReview, &reviewer.sub, On::Approval(&approval.binding, of)) && !(own && template.four_eyes)
+            self.may(moment, Right::ApprovalReview, &reviewer.sub, On::Approval(&approval.binding, of))
+                && !(own && template.four_eyes)
         };
         let eligible = approval.approvers().filter(|review| may(&review.reviewer, &review.person)).count();
         to_u32(eligible)
@@ -154,7 +172,9 @@ impl Pdp {
     ) -> TokenState {
         match (&call.tokens.approval, &call.tokens.release) {
             (Some(token), None) if !hypothetical => self.present(moment, caller, chain, call, token).await,
-            (None, Some(token)) if !hypothetical => self.present_release(moment, CallInChain { caller, chain, call }, token).await,
+            (None, Some(token)) if !hypothetical => {
+                self.present_release(moment, CallInChain { caller, chain, call }, token).await
+            }
             // A request with both tokens is refused when it is read, so this does not occur.
             (Some(_), Some(_)) => TokenState::Denied(Reason::ApprovalUnverifiable),
             (None | Some(_), None) | (None, Some(_)) => TokenState::None,
@@ -213,7 +233,13 @@ impl Pdp {
     /// Returns the digest of the draft that a call sends, and the evaluation id of the release if one was
     /// presented. An argument that is not a draft digest is not returned, because arguments must not appear
     /// in records.
-    pub(super) fn draft_of(&self, moment: &Moment, chain: &Chain, call: &Call, presented: &TokenState) -> Option<(String, String)> {
+    pub(super) fn draft_of(
+        &self,
+        moment: &Moment,
+        chain: &Chain,
+        call: &Call,
+        presented: &TokenState,
+    ) -> Option<(String, String)> {
         let release = match presented {
             TokenState::Released(claims) => claims.jti.clone(),
             TokenState::Denied(_) | TokenState::None | TokenState::Repeated(_) | TokenState::Usable(_) => String::new(),
@@ -229,7 +255,9 @@ impl Pdp {
         let content = moment.snapshot.bundle.roles.as_ref()?.content.as_ref()?;
         let argument = |name: &str| call.arguments.get(name).and_then(Value::as_str).map(str::to_owned);
         let (digest, channel, recipient) = match content.customer_text(&call.action) {
-            _ if content.send == call.action => (argument("draft_digest")?, argument("channel")?, argument("recipient")?),
+            _ if content.send == call.action => {
+                (argument("draft_digest")?, argument("channel")?, argument("recipient")?)
+            }
             Some(text) => (argument(text)?, String::new(), call.customer().to_owned()),
             None => return None,
         };

@@ -98,7 +98,9 @@ impl BacklogEntry {
     fn take(&mut self, by: Option<Key>) -> Batch {
         let updates: Vec<_> = self.updates.keys().take(SAID_AT_ONCE).cloned().collect();
         let observations: Vec<_> = self.observations.keys().take(SAID_AT_ONCE - updates.len()).copied().collect();
-        let update = |(key, name): (Key, SmolStr)| self.updates.remove(&(key, name.clone())).map(|change| Update { key, name, change });
+        let update = |(key, name): (Key, SmolStr)| {
+            self.updates.remove(&(key, name.clone())).map(|change| Update { key, name, change })
+        };
         let updates = updates.into_iter().filter_map(update).collect();
         let observations = observations.into_iter().filter_map(|named| self.observations.remove(&named)).collect();
         Batch { updates, observations, by, ..Batch::default() }
@@ -164,11 +166,15 @@ impl WriteBacklog {
     /// Returns whether no tenant's data was lost, no access failed recently, and no update waits that makes a
     /// tenant's data incomplete.
     pub(super) fn is_healthy(&self, now: Timestamp) -> bool {
-        let lost = self.worst_until.iter().any(|until| *until > now) || self.all_worst_until.load(Ordering::Acquire) > now.micros();
+        let lost = self.worst_until.iter().any(|until| *until > now)
+            || self.all_worst_until.load(Ordering::Acquire) > now.micros();
         let failed = self.failed_at.load(Ordering::Acquire).saturating_add(FAILED_MICROS) > now.micros();
         // Changes for which one tool service's part has no room do not make the store unhealthy.
         let told = || !self.unsent().keys().any(|whose| whose.of_all);
-        !lost && !failed && !self.rebuilding.load(Ordering::Acquire) && (self.waiting.load(Ordering::Acquire) == 0 || told())
+        !lost
+            && !failed
+            && !self.rebuilding.load(Ordering::Acquire)
+            && (self.waiting.load(Ordering::Acquire) == 0 || told())
     }
 
     /// Returns an error if a tenant's data is incomplete for this tool service, because changes wait.
@@ -179,7 +185,9 @@ impl WriteBacklog {
         let unsent = self.unsent();
         let own = || unsent.keys().filter(|whose| whose.tenant == tenant);
         match () {
-            () if own().any(|whose| whose.of_all) => Err(RiskStoreError::Unreachable("earlier updates are still waiting".into())),
+            () if own().any(|whose| whose.of_all) => {
+                Err(RiskStoreError::Unreachable("earlier updates are still waiting".into()))
+            }
             () if own().any(|whose| whose.by == by) => Err(RiskStoreError::Full),
             () => Ok(()),
         }
@@ -190,9 +198,9 @@ impl WriteBacklog {
         self.unsent().get_mut(&whose).map(|unsent| (unsent.at, unsent.take(whose.by)))
     }
 
-    /// Puts back changes that failed again, or forgets the key if none are left. Returns whether the backlog
-    /// is empty.
-    pub(super) fn settle_unsent(&self, whose: BacklogKey, again: Option<(Timestamp, Batch)>) -> bool {
+    /// Puts back changes that failed again, or forgets the key if none are left. `emptied` runs when the backlog is empty, under the
+    /// lock.
+    pub(super) fn settle_unsent(&self, whose: BacklogKey, again: Option<(Timestamp, Batch)>, emptied: impl FnOnce()) {
         let mut unsent = self.unsent();
         match again {
             Some((at, batch)) => unsent.entry(whose).or_default().add(at, batch),
@@ -200,19 +208,25 @@ impl WriteBacklog {
             None => {}
         }
         self.waiting.store(unsent.len(), Ordering::Release);
-        unsent.is_empty()
+        if unsent.is_empty() {
+            emptied();
+        }
     }
 
     fn unsent(&self) -> MutexGuard<'_, HashMap<BacklogKey, BacklogEntry>> {
         self.unsent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a batch that could not be written at this time.
+    /// Queues a batch that could not be written at this time. `first` runs before the first batch is queued, under the lock, so that
+    /// it does not overlap with `emptied` of [`Self::settle_unsent`].
     ///
     /// # Errors
     /// The batch, if the backlog is full.
-    pub(super) fn keep(&self, key: BacklogKey, at: Timestamp, batch: Batch) -> Result<(), Batch> {
+    pub(super) fn keep(&self, key: BacklogKey, at: Timestamp, batch: Batch, first: impl FnOnce()) -> Result<(), Batch> {
         let mut unsent = self.unsent();
+        if unsent.is_empty() {
+            first();
+        }
         let all: usize = unsent.values().map(BacklogEntry::len).sum();
         let own = unsent.get(&key).map_or(0, BacklogEntry::len);
         if all >= UNSENT_MAX || !key.of_all && own >= UNSENT_OF_PART_MAX {
@@ -254,7 +268,8 @@ mod tests {
         ];
         for history in histories {
             for before in [0, 15, 35, 90] {
-                let apart = history.iter().fold(before, |until, (at, change)| crate::risk_store::change(until, *at, *change));
+                let apart =
+                    history.iter().fold(before, |until, (at, change)| crate::risk_store::change(until, *at, *change));
                 let mut unsent = BacklogEntry::default();
                 for (at, change) in &history {
                     let updates = vec![Update { key, name: "denials".into(), change: *change }];
@@ -262,7 +277,10 @@ mod tests {
                 }
                 assert_eq!(unsent.len(), 1);
                 let (at, batch) = (unsent.at.micros(), unsent.take(None));
-                let kept = batch.updates.iter().fold(before, |until, update| crate::risk_store::change(until, at, update.change));
+                let kept = batch
+                    .updates
+                    .iter()
+                    .fold(before, |until, update| crate::risk_store::change(until, at, update.change));
                 let last = history.iter().map(|(at, _)| *at).max().expect("some");
                 assert!(kept >= apart || apart <= last, "{history:?} from {before}: {kept} < {apart}");
                 assert_eq!(unsent.len(), 0);

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 
 use cedar_policy::{
-    ActionConstraint, AuthorizationError, Authorizer, Decision, Entities, EntityTypeName, EntityUid, EvaluationError, Policy, PolicyId,
-    PolicySet, PrincipalConstraint, Request, ResourceConstraint,
+    ActionConstraint, AuthorizationError, Authorizer, Decision, Entities, EntityTypeName, EntityUid, EvaluationError,
+    Policy, PolicyId, PolicySet, PrincipalConstraint, Request, ResourceConstraint,
 };
 
 use crate::model::call::EntityReference;
@@ -129,7 +129,9 @@ fn class(error: &EvaluationError) -> &'static str {
         EvaluationError::TypeError(_) => "type",
         EvaluationError::IntegerOverflow(_) => "overflow",
         EvaluationError::RecursionLimit(_) => "recursion",
-        EvaluationError::FailedExtensionFunctionExecution(_) | EvaluationError::FailedExtensionFunctionLookup(_) => "extension",
+        EvaluationError::FailedExtensionFunctionExecution(_) | EvaluationError::FailedExtensionFunctionLookup(_) => {
+            "extension"
+        }
         _ => "other",
     }
 }

@@ -4,6 +4,7 @@
 mod content;
 mod direct;
 mod paths;
+mod types;
 mod wiring;
 
 use std::collections::HashSet;
@@ -115,11 +116,12 @@ fn permits_read_no_context(subject: &Subject<'_>) -> Vec<String> {
 /// `principal in Role::"x"` also matches other types that hold the role, and attributes differ between types.
 fn principals_are_typed(subject: &Subject<'_>) -> Vec<String> {
     let constraint = subject.policy.principal_constraint();
-    let typed = matches!(constraint, PrincipalConstraint::Is(_) | PrincipalConstraint::IsIn(..) | PrincipalConstraint::Eq(_));
+    let typed =
+        matches!(constraint, PrincipalConstraint::Is(_) | PrincipalConstraint::IsIn(..) | PrincipalConstraint::Eq(_));
     let reads_attributes = subject.expressions.iter().any(|expression| match expression.expr_kind() {
-        ast::ExprKind::GetAttr { expr, .. } | ast::ExprKind::HasAttr { expr, .. } | ast::ExprKind::ExtHasAttr { expr, .. } => {
-            is_variable(expr, ast::Var::Principal)
-        }
+        ast::ExprKind::GetAttr { expr, .. }
+        | ast::ExprKind::HasAttr { expr, .. }
+        | ast::ExprKind::ExtHasAttr { expr, .. } => is_variable(expr, ast::Var::Principal),
         ast::ExprKind::BinaryApp { op: ast::BinaryOp::In, arg1, .. } => is_variable(arg1, ast::Var::Principal),
         _ => false,
     });
@@ -141,14 +143,17 @@ fn entities_exist(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String> {
         })
         .collect();
     match subject.policy.principal_constraint() {
-        PrincipalConstraint::In(uid) | PrincipalConstraint::Eq(uid) | PrincipalConstraint::IsIn(_, uid) => named.push(uid),
+        PrincipalConstraint::In(uid) | PrincipalConstraint::Eq(uid) | PrincipalConstraint::IsIn(_, uid) => {
+            named.push(uid)
+        }
         PrincipalConstraint::Any | PrincipalConstraint::Is(_) => {}
     }
     match subject.policy.resource_constraint() {
         ResourceConstraint::In(uid) | ResourceConstraint::Eq(uid) | ResourceConstraint::IsIn(_, uid) => named.push(uid),
         ResourceConstraint::Any | ResourceConstraint::Is(_) => {}
     }
-    let from_bundle = |uid: &cedar_policy::EntityUid| bundle.roles.supplier(&uid.type_name().to_string()) == Some(Supplier::Bundle);
+    let from_bundle =
+        |uid: &cedar_policy::EntityUid| bundle.roles.supplier(&uid.type_name().to_string()) == Some(Supplier::Bundle);
     let unknown = named.iter().filter(|uid| from_bundle(uid) && bundle.store.get(uid).is_none());
     unknown.map(|uid| format!("no file of `entities/` defines `{uid}`")).collect()
 }
@@ -161,7 +166,11 @@ fn requirements_exist(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String>
         let id = action.uid.id().unescaped();
         faults.extend(match &subject.rule.requires {
             Some(Requirement::Approval(template)) => {
-                let known = match bundle.shapes.follow(&action.context, &["approval", "template"]).map(|member| &member.shape) {
+                let known = match bundle
+                    .shapes
+                    .follow(&action.context, &["approval", "template"])
+                    .map(|member| &member.shape)
+                {
                     Some(Shape::Entity(entity)) => entity.choices.iter().flatten().any(|choice| choice == template),
                     _ => false,
                 };
@@ -186,12 +195,20 @@ fn reads_return_only(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String> 
         PrincipalConstraint::Eq(uid) => agent(uid.type_name()),
         PrincipalConstraint::Is(kind) | PrincipalConstraint::IsIn(kind, _) => agent(&kind),
     };
-    let returns = subject.rule.obligations.iter().any(|obligation| obligation.kind == "return_only" && !obligation.value.is_empty());
-    let is_read =
-        |action: &&Action| action.uid.id().unescaped().ends_with(".read") || action.uid.id().unescaped().starts_with("verification.");
+    let returns = subject
+        .rule
+        .obligations
+        .iter()
+        .any(|obligation| obligation.kind == "return_only" && !obligation.value.is_empty());
+    let is_read = |action: &&Action| {
+        action.uid.id().unescaped().ends_with(".read") || action.uid.id().unescaped().starts_with("verification.")
+    };
     match covered(subject.policy, bundle.shapes).into_iter().find(is_read) {
         Some(action) if subject.policy.effect() == Effect::Permit && for_agents && !returns => {
-            vec![format!("a `permit` of `{}` for agents must carry `@obligation(\"return_only:<fields>\")`", action.uid.id().unescaped())]
+            vec![format!(
+                "a `permit` of `{}` for agents must carry `@obligation(\"return_only:<fields>\")`",
+                action.uid.id().unescaped()
+            )]
         }
         _ => vec![],
     }

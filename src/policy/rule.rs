@@ -7,7 +7,8 @@ use crate::model::content::Disposition;
 use crate::policy::engine::id_text;
 
 /// Annotations that a policy may have.
-pub const ANNOTATIONS: [&str; 9] = ["advice", "disposition", "doc", "id", "obligation", "owner", "quorum", "reason", "requires"];
+pub const ANNOTATIONS: [&str; 9] =
+    ["advice", "disposition", "doc", "id", "obligation", "owner", "quorum", "reason", "requires"];
 
 /// A requirement that lifts a `forbid`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,12 +82,18 @@ impl Rule {
         let may_say = |reason: &Reason| *reason == Reason::NotPermitted || Reason::LIFTABLE.contains(reason);
         let reason = policy.annotation("reason").map(|name| Reason::named(name).filter(may_say));
         if reason == Some(None) {
-            let names: Vec<String> =
-                Reason::ALL.iter().filter(|reason| may_say(reason)).map(|reason| format!("`{}`", reason.name())).collect();
+            let names: Vec<String> = Reason::ALL
+                .iter()
+                .filter(|reason| may_say(reason))
+                .map(|reason| format!("`{}`", reason.name()))
+                .collect();
             faults.push(format!("`@reason` must be one of {}", names.join(", ")));
         }
         if !forbids && (reason.is_some() || requires.is_some()) {
-            faults.push("`@reason` and `@requires` are only allowed on a `forbid`, because a default denial names no policy".to_owned());
+            faults.push(
+                "`@reason` and `@requires` are only allowed on a `forbid`, because a default denial names no policy"
+                    .to_owned(),
+            );
         }
         let class = match (&requires, reason.flatten()) {
             (Some(Requirement::Approval(_)), None | Some(Reason::ApprovalRequired)) => Reason::ApprovalRequired,
@@ -100,7 +107,9 @@ impl Rule {
         };
         let quorum = policy.annotation("quorum").map_or(Ok(1), str::parse);
         let readable = policy.annotation("requires").is_some() == requires.is_some();
-        if !matches!(quorum, Ok(1..=9)) || (readable && policy.annotation("quorum").is_some() && class != Reason::ApprovalRequired) {
+        if !matches!(quorum, Ok(1..=9))
+            || (readable && policy.annotation("quorum").is_some() && class != Reason::ApprovalRequired)
+        {
             faults.push("`@quorum` must be a number from 1 to 9 beside `@requires(\"approval:…\")`".to_owned());
         }
         let disposition = policy.annotation("disposition").map_or(Some(Disposition::Block), Disposition::named);

@@ -37,7 +37,14 @@ impl Shape {
         match self {
             Self::Entity(entity) => entity.choices.as_deref().unwrap_or(&[]),
             Self::Set(element) => element.choices(),
-            Self::Bool | Self::Datetime | Self::Decimal | Self::Duration | Self::Ip | Self::Long | Self::Record(_) | Self::String => &[],
+            Self::Bool
+            | Self::Datetime
+            | Self::Decimal
+            | Self::Duration
+            | Self::Ip
+            | Self::Long
+            | Self::Record(_)
+            | Self::String => &[],
         }
     }
 }
@@ -182,9 +189,14 @@ impl Shapes {
         match &member.shape {
             Shape::Record(record) => self.follow(record, rest),
             Shape::Entity(entity) => self.follow(&self.entities.get(&entity.name.to_string())?.attributes, rest),
-            Shape::Bool | Shape::Datetime | Shape::Decimal | Shape::Duration | Shape::Ip | Shape::Long | Shape::Set(_) | Shape::String => {
-                None
-            }
+            Shape::Bool
+            | Shape::Datetime
+            | Shape::Decimal
+            | Shape::Duration
+            | Shape::Ip
+            | Shape::Long
+            | Shape::Set(_)
+            | Shape::String => None,
         }
     }
 }
@@ -210,8 +222,12 @@ type Aliases<'a> = HashMap<&'a str, &'a serde_json::Value>;
 /// Counts the parts of a piece of a schema; each alias counts as often as it is named.
 fn parts<'a>(piece: &'a serde_json::Value, aliases: &Aliases<'a>, known: &mut HashMap<&'a str, u64>) -> u64 {
     let below = match piece {
-        serde_json::Value::Array(items) => items.iter().map(|item| parts(item, aliases, known)).fold(0, u64::saturating_add),
-        serde_json::Value::Object(members) => members.values().map(|member| parts(member, aliases, known)).fold(0, u64::saturating_add),
+        serde_json::Value::Array(items) => {
+            items.iter().map(|item| parts(item, aliases, known)).fold(0, u64::saturating_add)
+        }
+        serde_json::Value::Object(members) => {
+            members.values().map(|member| parts(member, aliases, known)).fold(0, u64::saturating_add)
+        }
         serde_json::Value::String(name) => {
             let name = name.rsplit("::").next().unwrap_or(name);
             match (known.get(name), aliases.get_key_value(name)) {
@@ -231,7 +247,11 @@ fn parts<'a>(piece: &'a serde_json::Value, aliases: &Aliases<'a>, known: &mut Ha
     below.saturating_add(1)
 }
 
-fn record<'a>(schema: &ValidatorSchema, attributes: impl Iterator<Item = Attribute<'a>>, of: &str) -> Result<Record, Unsupported> {
+fn record<'a>(
+    schema: &ValidatorSchema,
+    attributes: impl Iterator<Item = Attribute<'a>>,
+    of: &str,
+) -> Result<Record, Unsupported> {
     attributes
         .map(|(name, attribute)| {
             let shape = shape(schema, &attribute.attr_type, &format!("`{of}.{name}`"))?;
@@ -265,7 +285,9 @@ fn shape(schema: &ValidatorSchema, of: &Type, place: &str) -> Result<Shape, Unsu
 
 fn entity_shape(schema: &ValidatorSchema, name: &ast::EntityType) -> EntityShape {
     let choices = match schema.get_entity_type(name).map(|kind| &kind.kind) {
-        Some(ValidatorEntityTypeKind::Enum(ids)) => Some(ids.iter().map(|id| AsRef::<str>::as_ref(id).to_owned()).collect()),
+        Some(ValidatorEntityTypeKind::Enum(ids)) => {
+            Some(ids.iter().map(|id| AsRef::<str>::as_ref(id).to_owned()).collect())
+        }
         Some(ValidatorEntityTypeKind::Standard(_) | ValidatorEntityTypeKind::External) | None => None,
     };
     EntityShape { name: name.clone().into(), choices }

@@ -59,7 +59,9 @@ pub fn parse(source: &Source) -> Result<Vec<Placed>, Vec<Fault>> {
     placed.sort_by_key(|placed| placed.span.0);
     let deep = placed.iter().filter(|placed| depth(&placed.policy) > DEPTH_MAX);
     let faults: Vec<Fault> = deep
-        .map(|placed| Fault::new(&source.file, &source.text, placed.span, format!("has an expression deeper than {DEPTH_MAX}")))
+        .map(|placed| {
+            Fault::new(&source.file, &source.text, placed.span, format!("has an expression deeper than {DEPTH_MAX}"))
+        })
         .collect();
     if faults.is_empty() { Ok(placed) } else { Err(faults) }
 }
@@ -110,7 +112,10 @@ pub fn refuse_nesting(source: &Source) -> Result<(), Fault> {
             _ => {}
         }
         if at - start > longest {
-            return fault(start, if types { "the schema is longer than 1 MiB" } else { "the policy is longer than 16 KiB" });
+            return fault(
+                start,
+                if types { "the schema is longer than 1 MiB" } else { "the policy is longer than 16 KiB" },
+            );
         }
         if depth > NESTING_MAX {
             return fault(at, "is nested deeper than 64");
@@ -150,7 +155,8 @@ fn is_word(bytes: &[u8], at: usize, word: &[u8]) -> bool {
 fn depth(policy: &Policy) -> usize {
     let core: &ast::Policy = policy.as_ref();
     let mut deepest = 0;
-    let mut open: Vec<(&ast::Expr, usize)> = core.non_scope_constraints().map(|expression| (expression, 1)).into_iter().collect();
+    let mut open: Vec<(&ast::Expr, usize)> =
+        core.non_scope_constraints().map(|expression| (expression, 1)).into_iter().collect();
     while let Some((expression, depth)) = open.pop() {
         deepest = deepest.max(depth);
         open.extend(children(expression).into_iter().map(|child| (child, depth + 1)));
@@ -189,7 +195,11 @@ mod tests {
     #[test]
     fn deep_texts_are_refused_before_cedar_reads_them() {
         for (open, close) in [("(", ")"), ("!(", ")"), ("[", "]")] {
-            let text = format!("permit (principal, action, resource) when {{ {}true{} }};", open.repeat(10_000), close.repeat(10_000));
+            let text = format!(
+                "permit (principal, action, resource) when {{ {}true{} }};",
+                open.repeat(10_000),
+                close.repeat(10_000)
+            );
             assert!(read(&text).expect_err("refused").ends_with("is nested deeper than 64"));
         }
         let chain = "if true then true else ".repeat(2_000);
@@ -205,13 +215,20 @@ mod tests {
 
     #[test]
     fn brackets_in_strings_and_comments_are_no_nesting() {
-        let text = format!("// {0}\npermit (principal, action, resource) when {{ \"{0}\\\"\" == \"x\" }};", "(".repeat(100));
+        let text =
+            format!("// {0}\npermit (principal, action, resource) when {{ \"{0}\\\"\" == \"x\" }};", "(".repeat(100));
         assert_eq!(read(&text), Ok(1));
     }
 
     #[test]
     fn a_syntax_error_names_file_line_and_column() {
-        assert!(read("permit (\n  principal,, action, resource);").expect_err("refused").starts_with("p.cedar:2:13: unexpected token"));
-        assert!(read("permit (principal == ?principal, action, resource);").expect_err("refused").contains("is a template"));
+        assert!(
+            read("permit (\n  principal,, action, resource);")
+                .expect_err("refused")
+                .starts_with("p.cedar:2:13: unexpected token")
+        );
+        assert!(
+            read("permit (principal == ?principal, action, resource);").expect_err("refused").contains("is a template")
+        );
     }
 }

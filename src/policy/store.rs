@@ -33,7 +33,10 @@ impl Store {
                         let kind = entity.uid().type_name().to_string();
                         if roles.is_some_and(|roles| roles.supplier(&kind) != Some(Supplier::Bundle)) {
                             let message = format!("entities of type `{kind}` must not be defined in the bundle");
-                            faults.push(Fault::new(&source.file, &source.text, at, message).help("see `supplied_by` in bundle.yaml"));
+                            faults.push(
+                                Fault::new(&source.file, &source.text, at, message)
+                                    .help("see `supplied_by` in bundle.yaml"),
+                            );
                         }
                         if by_uid.insert(entity.uid(), entity).is_some() {
                             faults.push(Fault::new(&source.file, &source.text, at, "this entity is already defined"));
@@ -57,13 +60,16 @@ impl Store {
         let all = Entities::from_entities(by_uid.values().cloned(), schema);
         match (actions, all) {
             (Ok(actions), Ok(all)) => {
-                let actions = actions.iter().flat_map(Entities::iter).map(|entity| (entity.uid(), entity.clone())).collect();
+                let actions =
+                    actions.iter().flat_map(Entities::iter).map(|entity| (entity.uid(), entity.clone())).collect();
                 // Entities taken from `all` include their transitive ancestors.
-                let by_uid = by_uid.into_keys().filter_map(|uid| all.get(&uid).cloned().map(|entity| (uid, entity))).collect();
+                let by_uid =
+                    by_uid.into_keys().filter_map(|uid| all.get(&uid).cloned().map(|entity| (uid, entity))).collect();
                 Ok(Self { by_uid, actions, all })
             }
             (Err(error), _) | (_, Err(error)) => {
-                let source = sources.first().cloned().unwrap_or(Source { file: "entities".into(), text: String::new() });
+                let source =
+                    sources.first().cloned().unwrap_or(Source { file: "entities".into(), text: String::new() });
                 Err(vec![Fault::whole(&source.file, &source.text, chain(&error))])
             }
         }
@@ -123,7 +129,9 @@ fn read(source: &Source, schema: Option<&Schema>) -> Result<Vec<Found>, Vec<Faul
             continue;
         }
         let value = serde_json::from_str(raw.get()).map_err(|error| error.to_string());
-        match value.and_then(|value: serde_json::Value| Entity::from_json_value(value, schema).map_err(|error| chain(&error))) {
+        match value
+            .and_then(|value: serde_json::Value| Entity::from_json_value(value, schema).map_err(|error| chain(&error)))
+        {
             Ok(entity) => found.push((span, entity)),
             Err(message) => faults.push(Fault::new(&source.file, &source.text, span, message)),
         }

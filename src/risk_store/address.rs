@@ -12,7 +12,9 @@ pub enum Server {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`windows.urls` is invalid: use `redis://host:port` or `rediss://host:port`, and set `windows.master` for sentinels")]
+#[error(
+    "`windows.urls` is invalid: use `redis://host:port` or `rediss://host:port`, and set `windows.master` for sentinels"
+)]
 pub struct AddressError;
 
 impl From<RedisError> for AddressError {

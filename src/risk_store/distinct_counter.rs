@@ -93,7 +93,9 @@ mod tests {
             let errors: Vec<f64> = (0..20)
                 .map(|round| {
                     let mut breadth = DistinctCounter::default();
-                    let count = (0..things).map(|number| breadth.observation(Some(item(round * things + number)), 0, 1, None)).last();
+                    let count = (0..things)
+                        .map(|number| breadth.observation(Some(item(round * things + number)), 0, 1, None))
+                        .last();
                     count.expect("a count") as f64 / things as f64 - 1.0
                 })
                 .collect();

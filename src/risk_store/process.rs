@@ -106,7 +106,10 @@ impl InProcess {
             let owners = self.owners();
             forgotten.iter().for_each(|held| free(&owners, held, held.size()));
         }
-        let mut result = BatchResult { memories: batch.reads.iter().map(|key| self.read(*key, now)).collect(), ..BatchResult::default() };
+        let mut result = BatchResult {
+            memories: batch.reads.iter().map(|key| self.read(*key, now)).collect(),
+            ..BatchResult::default()
+        };
         result.waits = batch.acquires.iter().map(|asked| self.wait(now, asked)).collect();
         // A call that has to wait leaves no trace. Between this check and the counting below, a concurrent
         // call may still fill a bucket; this call is then counted in the others.
@@ -131,10 +134,17 @@ impl InProcess {
     /// table is purged before, at most once per [`PURGE_MICROS`].
     fn has_room(&self, owner: &Owner, now: i64, batch: &Batch) -> Result<(), RiskStoreError> {
         let new = |key: &&Key| !self.held.contains_key(*key);
-        let touched = batch.observations.iter().filter(|observation| observation.item.is_some()).map(|observation| &observation.key);
+        let touched = batch
+            .observations
+            .iter()
+            .filter(|observation| observation.item.is_some())
+            .map(|observation| &observation.key);
         let noted: HashSet<&Key> = batch.updates.iter().map(|update| &update.key).chain(touched).filter(new).collect();
         let rates = batch.acquires.iter().map(|acquire| &acquire.key).filter(new).count();
-        let is_full = || !noted.is_empty() && owner.is_full(false, noted.len()) || rates > 0 && owner.is_full(true, noted.len() + rates);
+        let is_full = || {
+            !noted.is_empty() && owner.is_full(false, noted.len())
+                || rates > 0 && owner.is_full(true, noted.len() + rates)
+        };
         if is_full() && self.purged.load(Ordering::Relaxed).saturating_add(PURGE_MICROS) <= now {
             self.purged.store(now, Ordering::Relaxed);
             self.purge(Timestamp::from_micros(now));
@@ -163,7 +173,10 @@ impl InProcess {
             if let Some(owner) = self.owners.get(&whose) {
                 return owner.clone();
             }
-            self.owners.entry(whose).or_insert_with(|| (self.numbers.fetch_add(1, Ordering::Relaxed), Arc::default())).clone()
+            self.owners
+                .entry(whose)
+                .or_insert_with(|| (self.numbers.fetch_add(1, Ordering::Relaxed), Arc::default()))
+                .clone()
         };
         let all = of((tenant, None));
         // Calls without a tool service are counted only for the tenant.
@@ -177,7 +190,9 @@ impl InProcess {
 
     fn read(&self, key: Key, now: i64) -> Vec<(SmolStr, i64)> {
         match self.held.get(&key).as_deref() {
-            Some(Held { kept: Kept::Memory(times), .. }) => times.iter().filter(|(_, until)| *until > now).cloned().collect(),
+            Some(Held { kept: Kept::Memory(times), .. }) => {
+                times.iter().filter(|(_, until)| *until > now).cloned().collect()
+            }
             Some(_) | None => vec![],
         }
     }
@@ -208,8 +223,12 @@ impl InProcess {
                 held.kept = Kept::DistinctCounter(Box::default());
             }
             let Kept::DistinctCounter(breadth) = &mut held.kept else { return 0 };
-            let count =
-                breadth.observation(observation.item.map(|item| Tenant::thing(self.seed, item)), now, observation.within, observation.most);
+            let count = breadth.observation(
+                observation.item.map(|item| Tenant::thing(self.seed, item)),
+                now,
+                observation.within,
+                observation.most,
+            );
             held.until = breadth.until(observation.within);
             count
         })

@@ -84,7 +84,12 @@ impl Redis {
         })
     }
 
-    pub(super) async fn batch(&self, tenant: Tenant, now: Timestamp, batch: &Batch) -> Result<BatchResult, RiskStoreError> {
+    pub(super) async fn batch(
+        &self,
+        tenant: Tenant,
+        now: Timestamp,
+        batch: &Batch,
+    ) -> Result<BatchResult, RiskStoreError> {
         let adopted = self.adopted.get(&tenant).map(|adopted| Arc::clone(&adopted)).ok_or(RiskStoreError::Lost)?;
         if !adopted.sure.load(Ordering::Acquire) {
             return Err(RiskStoreError::Lost);
@@ -212,17 +217,28 @@ impl Redis {
     /// Starts to use a generation that the server has and the state store records as adopted.
     pub fn use_from_now_on(&self, tenant: Tenant, generation: &str) {
         self.lost.remove(&tenant);
-        let known = self.adopted.get(&tenant).filter(|adopted| adopted.generation == generation).map(|adopted| Arc::clone(&adopted));
+        let known = self
+            .adopted
+            .get(&tenant)
+            .filter(|adopted| adopted.generation == generation)
+            .map(|adopted| Arc::clone(&adopted));
         match known {
             Some(adopted) => adopted.sure.store(true, Ordering::Release),
             None => {
                 let (writes, noted, sure) = (AtomicI64::new(0), AtomicI64::new(0), AtomicBool::new(true));
-                self.adopted.insert(tenant, Arc::new(Adopted { generation: generation.to_owned(), writes, noted, sure }));
+                self.adopted
+                    .insert(tenant, Arc::new(Adopted { generation: generation.to_owned(), writes, noted, sure }));
             }
         }
     }
 
-    async fn adopting(&self, tenant: Tenant, generation: &str, found: &str, boots: &[&str]) -> Result<Looked, RiskStoreError> {
+    async fn adopting(
+        &self,
+        tenant: Tenant,
+        generation: &str,
+        found: &str,
+        boots: &[&str],
+    ) -> Result<Looked, RiskStoreError> {
         let mut call = self.adopting.prepare_invoke();
         call.key(generation_key(tenant)).arg(generation).arg(found);
         for boot in boots {

@@ -55,7 +55,10 @@ impl Telemetry {
             .with_attribute(KeyValue::new("deployment.environment.name", options.environment.clone()))
             .build();
         let registry = Registry::new();
-        let reader = opentelemetry_prometheus::exporter().with_registry(registry.clone()).build().map_err(|error| failed(&error))?;
+        let reader = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .build()
+            .map_err(|error| failed(&error))?;
         let meters = SdkMeterProvider::builder().with_resource(resource.clone()).with_reader(reader).build();
         let metrics = Metrics::new(&meters.meter(SCOPE));
         let Some(endpoint) = &options.endpoint else {
@@ -68,7 +71,10 @@ impl Telemetry {
         global::set_meter_provider(meters.clone());
         let processor = BatchSpanProcessor::builder(Guard::new(exporter, metrics.export_failed.clone())).build();
         let traces = SdkTracerProvider::builder().with_resource(resource).with_span_processor(processor).build();
-        let scope = InstrumentationScope::builder(SCOPE).with_version(env!("CARGO_PKG_VERSION")).with_schema_url(SCHEMA_URL).build();
+        let scope = InstrumentationScope::builder(SCOPE)
+            .with_version(env!("CARGO_PKG_VERSION"))
+            .with_schema_url(SCHEMA_URL)
+            .build();
         let tracer = traces.tracer_with_scope(scope);
         Ok(Self { tracer: Some(tracer), traces: Some(traces), meters, registry, metrics })
     }

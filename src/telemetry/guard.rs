@@ -30,7 +30,9 @@ impl<E> Guard<E> {
     /// fill the log.
     fn note(&self, failed: bool) {
         match (self.failing.swap(failed, Ordering::Relaxed), failed) {
-            (false, true) => tracing::warn!(name: "telemetry.export_failed", "spans can't be exported; they are dropped and counted"),
+            (false, true) => {
+                tracing::warn!(name: "telemetry.export_failed", "spans can't be exported; they are dropped and counted")
+            }
             (true, false) => tracing::info!(name: "telemetry.export_recovered", "spans are exported again"),
             (true, true) | (false, false) => {}
         }

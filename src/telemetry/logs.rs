@@ -18,7 +18,8 @@ use crate::clock::{Clock, SystemClock};
 
 /// Directives that every filter starts with. Transport libraries log much without useful content, and
 /// OpenTelemetry logs an error each second while the collector is unreachable.
-const QUIET: &str = "h2=warn,hyper=warn,tonic=warn,tower=warn,opentelemetry=off,opentelemetry_sdk=off,opentelemetry_otlp=off";
+const QUIET: &str =
+    "h2=warn,hyper=warn,tonic=warn,tower=warn,opentelemetry=off,opentelemetry_sdk=off,opentelemetry_otlp=off";
 
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is not a log filter: use a level such as `info`, or directives such as `info,countersign=debug`")]

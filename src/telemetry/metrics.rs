@@ -7,10 +7,10 @@ use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 
 use crate::model::number::to_u64;
 use crate::telemetry::{
-    METRIC_APPROVALS, METRIC_APPROVALS_PENDING, METRIC_AUDIT_FAILURES, METRIC_AUDIT_LOST, METRIC_AUDIT_SUPPRESSED, METRIC_BUNDLES,
-    METRIC_CLOCK_SKEW, METRIC_DECISION_DURATION, METRIC_DECISIONS, METRIC_EXPORT_FAILED, METRIC_LAST_SUCCESS, METRIC_REFUSALS,
-    METRIC_RELOADS, METRIC_RPC, METRIC_STORE_FAILURES, METRIC_STORE_WENT_BACK, METRIC_WINDOWS_ENTRIES, METRIC_WINDOWS_FAILURES,
-    METRIC_WITNESS_FAILURES,
+    METRIC_APPROVALS, METRIC_APPROVALS_PENDING, METRIC_AUDIT_FAILURES, METRIC_AUDIT_LOST, METRIC_AUDIT_SUPPRESSED,
+    METRIC_BUNDLES, METRIC_CLOCK_SKEW, METRIC_DECISION_DURATION, METRIC_DECISIONS, METRIC_EXPORT_FAILED,
+    METRIC_LAST_SUCCESS, METRIC_REFUSALS, METRIC_RELOADS, METRIC_RPC, METRIC_STORE_FAILURES, METRIC_STORE_WENT_BACK,
+    METRIC_WINDOWS_ENTRIES, METRIC_WINDOWS_FAILURES, METRIC_WITNESS_FAILURES,
 };
 
 /// Bucket boundaries from 10 µs to 100 ms, because those of the semantic conventions begin at 5 ms.
@@ -112,15 +112,19 @@ impl Metrics {
 
     /// Records the end of an RPC.
     pub fn rpc(&self, method: &'static str, status: &'static str, took: Duration) {
-        let labels =
-            [KeyValue::new(super::RPC_SYSTEM, "grpc"), KeyValue::new(super::RPC_METHOD, method), KeyValue::new(super::RPC_STATUS, status)];
+        let labels = [
+            KeyValue::new(super::RPC_SYSTEM, "grpc"),
+            KeyValue::new(super::RPC_METHOD, method),
+            KeyValue::new(super::RPC_STATUS, status),
+        ];
         self.rpc.record(took.as_secs_f64(), &labels);
     }
 
     /// Records a decision and the time that it took.
     pub fn decision(&self, allowed: bool, reason: &'static str, mode: &'static str, took: Duration) {
         let decision = if allowed { "allow" } else { "deny" };
-        let labels = [KeyValue::new("decision", decision), KeyValue::new("reason", reason), KeyValue::new("mode", mode)];
+        let labels =
+            [KeyValue::new("decision", decision), KeyValue::new("reason", reason), KeyValue::new("mode", mode)];
         self.decisions.add(1, &labels);
         self.decision_duration.record(took.as_secs_f64(), &[]);
     }

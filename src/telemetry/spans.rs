@@ -11,9 +11,10 @@ use crate::model::answer::Answer;
 use crate::model::refusal::Refusal;
 use crate::telemetry::export::Telemetry;
 use crate::telemetry::{
-    ACTION, AGENT_ID, APPROVAL_ID, CASE_ID, CONVERSATION_ID, DECISION, ERROR_TYPE, EVALUATION_ID, EVENT_MATCHED, GATE, MODE, OUTCOME,
-    PEER_ADDRESS, PEER_PORT, POLICY_DIGEST, POLICY_IDS, POLICY_PREVIOUS, PRINCIPAL_TYPE, REASON, REFUSAL_FIELD, RESOURCE_TYPE, RISK_SCORE,
-    RISK_TIER, RPC_METHOD, RPC_STATUS, RPC_SYSTEM, SPAN_AUTHORIZE, SPAN_RELOAD, STEP, TENANT, TOOL_CALL_ID,
+    ACTION, AGENT_ID, APPROVAL_ID, CASE_ID, CONVERSATION_ID, DECISION, ERROR_TYPE, EVALUATION_ID, EVENT_MATCHED, GATE,
+    MODE, OUTCOME, PEER_ADDRESS, PEER_PORT, POLICY_DIGEST, POLICY_IDS, POLICY_PREVIOUS, PRINCIPAL_TYPE, REASON,
+    REFUSAL_FIELD, RESOURCE_TYPE, RISK_SCORE, RISK_TIER, RPC_METHOD, RPC_STATUS, RPC_SYSTEM, SPAN_AUTHORIZE,
+    SPAN_RELOAD, STEP, TENANT, TOOL_CALL_ID,
 };
 
 /// Maximum number of policies that a span names.
@@ -69,7 +70,11 @@ impl Telemetry {
             attributes.push(KeyValue::new(PEER_ADDRESS, peer.ip().to_string()));
             attributes.push(KeyValue::new(PEER_PORT, i64::from(peer.port())));
         }
-        let span = tracer.span_builder(name).with_kind(SpanKind::Server).with_attributes(attributes).start_with_context(tracer, &parent);
+        let span = tracer
+            .span_builder(name)
+            .with_kind(SpanKind::Server)
+            .with_attributes(attributes)
+            .start_with_context(tracer, &parent);
         Trace(parent.with_span(span))
     }
 
@@ -98,7 +103,8 @@ impl Telemetry {
     pub fn reload(&self, outcome: &'static str, digest: &str, previous: &str) {
         self.metrics.reload(outcome);
         let Some(tracer) = &self.tracer else { return };
-        let mut span = tracer.span_builder(SPAN_RELOAD).with_kind(SpanKind::Internal).start_with_context(tracer, &Context::new());
+        let mut span =
+            tracer.span_builder(SPAN_RELOAD).with_kind(SpanKind::Internal).start_with_context(tracer, &Context::new());
         span.set_attribute(KeyValue::new(OUTCOME, outcome));
         span.set_attribute(KeyValue::new(POLICY_DIGEST, digest.to_owned()));
         span.set_attribute(KeyValue::new(POLICY_PREVIOUS, previous.to_owned()));
@@ -141,7 +147,8 @@ impl DecisionSpan {
         }
         let decision = if answer.allows() { "allow" } else { "deny" };
         let policies = answer.verdict.determining();
-        let ids: Vec<StringValue> = policies.iter().take(POLICIES_MAX).map(|id| StringValue::from((*id).to_owned())).collect();
+        let ids: Vec<StringValue> =
+            policies.iter().take(POLICIES_MAX).map(|id| StringValue::from((*id).to_owned())).collect();
         self.0.set_attributes([
             KeyValue::new(DECISION, decision),
             KeyValue::new(EVALUATION_ID, answer.evaluation_id.clone()),

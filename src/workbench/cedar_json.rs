@@ -89,7 +89,11 @@ fn differences(bundle: &Bundle, validation: Validation, case: &Case) -> Result<(
     let missing: Vec<&String> = case.reason.iter().filter(|id| !determining.contains(id)).collect();
     let exact = case.exact_reason.as_ref().is_none_or(|exact| exact.iter().collect::<BTreeSet<_>>() == determining);
     if !missing.is_empty() || !exact {
-        found.push(format!("reason: expected {:?}, found {:?}", case.exact_reason.as_ref().unwrap_or(&case.reason), link.determining));
+        found.push(format!(
+            "reason: expected {:?}, found {:?}",
+            case.exact_reason.as_ref().unwrap_or(&case.reason),
+            link.determining
+        ));
     }
     if case.num_errors.is_some_and(|count| count != link.errors.len()) {
         found.push(format!("num_errors: expected {:?}, found {}", case.num_errors, link.errors.len()));
@@ -99,6 +103,7 @@ fn differences(bundle: &Bundle, validation: Validation, case: &Case) -> Result<(
 
 /// Parses `Type::"id"` in Cedar's syntax.
 fn reference(text: &str) -> Result<EntityReference, String> {
-    let uid: cedar_policy::EntityUid = text.parse().map_err(|_| format!("`{text}` is not an entity uid such as `Type::\"id\"`"))?;
+    let uid: cedar_policy::EntityUid =
+        text.parse().map_err(|_| format!("`{text}` is not an entity uid such as `Type::\"id\"`"))?;
     Ok(EntityReference { kind: uid.type_name().to_string(), id: uid.id().unescaped().to_owned() })
 }

@@ -80,8 +80,10 @@ pub struct WrittenText {
 impl WrittenRequest {
     /// Converts the written request into a call.
     pub fn call(self) -> Call {
-        let asserted = Asserted { agent: self.agent, supervisor: self.supervisor, step: self.step, scopes: self.scopes };
-        let credential = if asserted == Asserted::default() { Credential::None } else { Credential::Asserted(asserted) };
+        let asserted =
+            Asserted { agent: self.agent, supervisor: self.supervisor, step: self.step, scopes: self.scopes };
+        let credential =
+            if asserted == Asserted::default() { Credential::None } else { Credential::Asserted(asserted) };
         Call {
             credential,
             action: self.action,
@@ -111,5 +113,10 @@ pub fn resource(written: Written) -> Resource {
 
 /// Converts a written case.
 pub fn case(written: Written) -> Case {
-    Case { id: written.id, version: written.version, tenant: written.tenant, attributes: written.attributes.unwrap_or_default() }
+    Case {
+        id: written.id,
+        version: written.version,
+        tenant: written.tenant,
+        attributes: written.attributes.unwrap_or_default(),
+    }
 }

@@ -84,10 +84,13 @@ pub fn run(folder: &Folder, reading: Reading) -> Result<Report, LoadError> {
         fixtures.contexts.extend(more.contexts);
         fixtures.calls.extend(more.calls);
     }
-    let mut with_fixtures: Vec<(String, Vec<u8>)> = folder.files().iter().map(|(name, bytes)| (name.clone(), bytes.clone())).collect();
+    let mut with_fixtures: Vec<(String, Vec<u8>)> =
+        folder.files().iter().map(|(name, bytes)| (name.clone(), bytes.clone())).collect();
     with_fixtures.push((
         FIXTURES.to_owned(),
-        json::canonical(&Value::Array(fixtures.principals.iter().map(|(id, principal)| entity(id, principal)).collect())),
+        json::canonical(&Value::Array(
+            fixtures.principals.iter().map(|(id, principal)| entity(id, principal)).collect(),
+        )),
     ));
     let bundle = Bundle::from_folder(Folder::of(with_fixtures), reading)?;
     let nothing = calm(&bundle.policies.shapes);
@@ -108,15 +111,19 @@ pub fn run(folder: &Folder, reading: Reading) -> Result<Report, LoadError> {
                     reached.extend(evaluation.verdict.determining().into_iter().map(str::to_owned));
                 }
                 let mut differences = differences(&case.expect, &decided.evaluation);
-                differences.extend(decided.draft.iter().flat_map(|(found, disposition)| in_draft(&case.expect, found, *disposition)));
-                differences.extend(decided.context.iter().flat_map(|context| context::differences(&case.expect, context)));
+                differences.extend(
+                    decided.draft.iter().flat_map(|(found, disposition)| in_draft(&case.expect, found, *disposition)),
+                );
+                differences
+                    .extend(decided.context.iter().flat_map(|context| context::differences(&case.expect, context)));
                 if !differences.is_empty() {
                     report.failures.push(Failure { file: source.file.clone(), case: decided.name, differences });
                 }
             }
         }
     }
-    report.unreached = bundle.policies.rules().into_keys().filter(|id| !reached.contains(*id)).map(str::to_owned).collect();
+    report.unreached =
+        bundle.policies.rules().into_keys().filter(|id| !reached.contains(*id)).map(str::to_owned).collect();
     Ok(report)
 }
 
@@ -130,7 +137,9 @@ pub fn check(folder: &Folder) -> Result<(), Vec<Fault>> {
 
 fn sources(folder: &Folder) -> Vec<Source> {
     let tables = folder.files().iter().filter(|(name, _)| name.starts_with("tests/") && name.ends_with(".yaml"));
-    tables.map(|(name, bytes)| Source { file: name.clone(), text: String::from_utf8_lossy(bytes).into_owned() }).collect()
+    tables
+        .map(|(name, bytes)| Source { file: name.clone(), text: String::from_utf8_lossy(bytes).into_owned() })
+        .collect()
 }
 
 fn read(sources: &[Source]) -> Result<Vec<(Source, File)>, Vec<Fault>> {
@@ -257,11 +266,19 @@ impl Runner<'_> {
                         "{} [{} {} {} {} {action} {resource} {of}]",
                         case.name, chain.tool_service, chain.agent, chain.supervisor, chain.step
                     );
-                    let (evaluation, draft, context) = match self.evaluate(case, chain, (action, resource, of), &defaults) {
-                        Ok(Made { evaluation, draft, context }) => (Ok(evaluation), draft, context),
-                        Err(refusal) => (Err(refusal), None, None),
-                    };
-                    decided.push(Decided { name, action: action.clone(), step: chain.step.clone(), evaluation, draft, context });
+                    let (evaluation, draft, context) =
+                        match self.evaluate(case, chain, (action, resource, of), &defaults) {
+                            Ok(Made { evaluation, draft, context }) => (Ok(evaluation), draft, context),
+                            Err(refusal) => (Err(refusal), None, None),
+                        };
+                    decided.push(Decided {
+                        name,
+                        action: action.clone(),
+                        step: chain.step.clone(),
+                        evaluation,
+                        draft,
+                        context,
+                    });
                 }
             }
         }
@@ -328,7 +345,8 @@ impl Runner<'_> {
         let evaluator = Evaluator { bundle: self.bundle, roles: self.roles, now };
         let evaluate = if case.policy_alone { Evaluator::evaluate_policies_only } else { Evaluator::evaluate };
         let evaluation = evaluate(evaluator, chain, &call, &trusted)?;
-        let draft = found.map(|found| (found, evaluate_output::verdict(&self.bundle.policies, &evaluation, !case.unprepared)));
+        let draft =
+            found.map(|found| (found, evaluate_output::verdict(&self.bundle.policies, &evaluation, !case.unprepared)));
         let context = match asked {
             Some(asked) if evaluation.outcome.denied.is_none() => {
                 Some(Context { prepared: self.context(chain, &call, trusted, asked, now)?, kinds })

@@ -8,7 +8,9 @@ use countersign::model::time::Timestamp;
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::harness::people::{Desk, Issuer, bearer, credit, delegation_claims, justification, merged, seconds, token, with_token};
+use crate::harness::people::{
+    Desk, Issuer, bearer, credit, delegation_claims, justification, merged, seconds, token, with_token,
+};
 use crate::harness::postgres::Postgres;
 use crate::harness::{App, Hands, asserted, lines, order_check, refund_request, temp};
 
@@ -40,7 +42,10 @@ async fn a_denial_is_requested_reviewed_fetched_and_used_once_and_each_step_is_r
         // A retry of the same operation gets the same answer; another operation is denied.
         let again = desk.ask(&with_token(&call, &token, "op-1")).await;
         assert!(again.repeated);
-        assert_eq!((&again.evaluation_id, &again.audit, again.decision()), (&allowed.evaluation_id, &allowed.audit, v1::Decision::Allow));
+        assert_eq!(
+            (&again.evaluation_id, &again.audit, again.decision()),
+            (&allowed.evaluation_id, &allowed.audit, v1::Decision::Allow)
+        );
         assert_eq!((&again.approval, &again.outcome_token), (&allowed.approval, &allowed.outcome_token));
         let other = desk.ask(&with_token(&call, &token, "op-2")).await;
         assert_eq!(
@@ -51,14 +56,19 @@ async fn a_denial_is_requested_reviewed_fetched_and_used_once_and_each_step_is_r
 
         let lines = lines(&app.data);
         let of = |kind: &str| lines.iter().filter(|line| line["type"] == kind).collect::<Vec<_>>();
-        let (requested, reviewed, issued) = (of("approval.requested"), of("approval.reviewed"), of("approval.token_issued"));
+        let (requested, reviewed, issued) =
+            (of("approval.requested"), of("approval.reviewed"), of("approval.token_issued"));
         assert_eq!((requested.len(), reviewed.len(), issued.len(), of("operation.repeated").len()), (1, 1, 1, 1));
-        assert_eq!((&requested[0]["by"]["tool_service"], &requested[0]["state"]), (&json!("support-tools"), &json!("pending")));
+        assert_eq!(
+            (&requested[0]["by"]["tool_service"], &requested[0]["state"]),
+            (&json!("support-tools"), &json!("pending"))
+        );
         assert_eq!(
             (&reviewed[0]["by"]["human"], &reviewed[0]["state"], &reviewed[0]["decision"]),
             (&json!("lead-1"), &json!("approved"), &json!("approve"))
         );
-        let allows: Vec<_> = lines.iter().filter(|line| line["type"] == "decision" && line["decision"] == "allow").collect();
+        let allows: Vec<_> =
+            lines.iter().filter(|line| line["type"] == "decision" && line["decision"] == "allow").collect();
         assert_eq!(allows.len(), 1, "one record of the consumption");
         assert_eq!(allows[0]["approval"]["approvers"], json!(["lead-1"]));
         assert_eq!(allows[0]["seq"].as_u64(), allowed.audit.map(|audit| audit.index));
@@ -82,13 +92,21 @@ async fn only_another_authorized_human_of_the_tenant_can_review() {
         let human = |id: &str, more| issuer.human_with(id, more);
         let rows = [
             ("the supervisor herself", human("lead-1", json!({})), Code::PermissionDenied),
-            ("another subject of the supervisor's person", human("lead-2", json!({"person": "person-lead-1"})), Code::PermissionDenied),
+            (
+                "another subject of the supervisor's person",
+                human("lead-2", json!({"person": "person-lead-1"})),
+                Code::PermissionDenied,
+            ),
             ("a token without `person`", human("lead-2", json!({"person": null})), Code::PermissionDenied),
             ("a rep who approves nothing", human("rep-1", json!({})), Code::PermissionDenied),
             ("an approver under the limit", human("junior-lead", json!({})), Code::PermissionDenied),
             ("an approver of another tenant", human("globex-lead", json!({})), Code::NotFound),
             ("an unknown human", human("nobody", json!({})), Code::Unauthenticated),
-            ("an agent by its own name", human("refund-bot", json!({"sub_profile": "ai_agent"})), Code::Unauthenticated),
+            (
+                "an agent by its own name",
+                human("refund-bot", json!({"sub_profile": "ai_agent"})),
+                Code::Unauthenticated,
+            ),
             ("a service", human("lead-2", json!({"sub_profile": "service"})), Code::Unauthenticated),
             ("an agent in a human's name", issuer.delegation("refund-bot", "lead-2"), Code::Unauthenticated),
             (
@@ -97,8 +115,16 @@ async fn only_another_authorized_human_of_the_tenant_can_review() {
                 Code::Unauthenticated,
             ),
             ("a token that is not valid yet", human("lead-2", json!({"nbf": seconds() + 60})), Code::Unauthenticated),
-            ("a token for another server", human("lead-2", json!({"aud": "countersign:staging"})), Code::Unauthenticated),
-            ("a token that lives for a day", human("lead-2", json!({"exp": seconds() + 86_400})), Code::Unauthenticated),
+            (
+                "a token for another server",
+                human("lead-2", json!({"aud": "countersign:staging"})),
+                Code::Unauthenticated,
+            ),
+            (
+                "a token that lives for a day",
+                human("lead-2", json!({"exp": seconds() + 86_400})),
+                Code::Unauthenticated,
+            ),
         ];
         for (who, token, expected) in rows {
             let refused = desk.review(&approval, true, &token).await.unwrap_err();
@@ -107,16 +133,28 @@ async fn only_another_authorized_human_of_the_tenant_can_review() {
         // If the supervisor's token names no person, no reviewer can be shown to be somebody else.
         let faceless = token(issuer.delegation_with("refund-bot", "rep-2", json!({"person": null})));
         let faceless = desk.request(&v1::AuthorizeRequest { delegation: faceless, ..credit(399) }).await.unwrap();
-        assert_eq!(desk.review(&faceless, true, &issuer.human("lead-2")).await.unwrap_err().code(), Code::PermissionDenied);
+        assert_eq!(
+            desk.review(&faceless, true, &issuer.human("lead-2")).await.unwrap_err().code(),
+            Code::PermissionDenied
+        );
         // The tool service itself sends the review, without a human's token.
-        let request =
-            v1::ReviewApprovalRequest { id: approval.id.clone(), decision: v1::ReviewDecision::Approve.into(), ..Default::default() };
+        let request = v1::ReviewApprovalRequest {
+            id: approval.id.clone(),
+            decision: v1::ReviewDecision::Approve.into(),
+            ..Default::default()
+        };
         assert_eq!(desk.approvals.review_approval(request).await.unwrap_err().code(), Code::PermissionDenied);
         // A review must carry the digest of the view that was shown.
         let unseen = v1::Approval { display_digest: vec![0; 32].into(), ..approval.clone() };
-        assert_eq!(desk.review(&unseen, true, &issuer.human("lead-2")).await.unwrap_err().code(), Code::FailedPrecondition);
-        let still =
-            desk.approvals.get_approval(bearer(v1::GetApprovalRequest { id: approval.id.clone() }, &issuer.human("rep-1"))).await.unwrap();
+        assert_eq!(
+            desk.review(&unseen, true, &issuer.human("lead-2")).await.unwrap_err().code(),
+            Code::FailedPrecondition
+        );
+        let still = desk
+            .approvals
+            .get_approval(bearer(v1::GetApprovalRequest { id: approval.id.clone() }, &issuer.human("rep-1")))
+            .await
+            .unwrap();
         assert_eq!(still.into_inner().approval.unwrap().state(), v1::ApprovalState::Pending);
         let approved = desk.review(&approval, true, &issuer.human("lead-2")).await.unwrap();
         assert_eq!((approved.state(), approved.approvers), (v1::ApprovalState::Approved, vec!["lead-2".to_owned()]));
@@ -125,7 +163,10 @@ async fn only_another_authorized_human_of_the_tenant_can_review() {
             let read = bearer(v1::GetApprovalRequest { id: approval.id.clone() }, &issuer.human(human));
             assert_eq!(desk.approvals.get_approval(read).await.unwrap().into_inner().token, "", "{human}");
         }
-        assert_eq!(desk.review(&approval, false, &issuer.human("lead-2")).await.unwrap_err().code(), Code::FailedPrecondition);
+        assert_eq!(
+            desk.review(&approval, false, &issuer.human("lead-2")).await.unwrap_err().code(),
+            Code::FailedPrecondition
+        );
     });
 }
 
@@ -154,7 +195,9 @@ async fn refunding(app: &App) -> (Desk, impl Fn(i64) -> v1::AuthorizeRequest) {
         action: "refund.issue".into(),
         arguments_json: format!(r#"{{"amount_minor":{amount},"currency":"EUR"}}"#).into(),
         case: Some(case.clone()),
-        resource: refund_request().resource.map(|resource| v1::Resource { attributes_json: order.clone().into(), ..resource }),
+        resource: refund_request()
+            .resource
+            .map(|resource| v1::Resource { attributes_json: order.clone().into(), ..resource }),
         ..refund_request()
     };
     (desk, refund)
@@ -168,11 +211,16 @@ async fn a_refund_requires_strong_authentication_and_a_split_refund_two_reviewer
         let small = desk.request(&refund(2500)).await.unwrap();
         let weak = issuer.human_with("lead-1", json!({"amr": ["pwd"]}));
         assert_eq!(desk.review(&small, true, &weak).await.unwrap_err().code(), Code::PermissionDenied);
-        assert_eq!(desk.review(&small, true, &issuer.human("lead-1")).await.unwrap().state(), v1::ApprovalState::Approved);
+        assert_eq!(
+            desk.review(&small, true, &issuer.human("lead-1")).await.unwrap().state(),
+            v1::ApprovalState::Approved
+        );
 
         // Splitting a refund does not lower the quorum: the third piece exceeds what one reviewer may
         // approve, although the order system reports each time that nothing was refunded.
-        for (piece, approvers) in [("one", vec!["lead-1"]), ("two", vec!["lead-1"]), ("three", vec!["lead-1", "lead-2"])] {
+        for (piece, approvers) in
+            [("one", vec!["lead-1"]), ("two", vec!["lead-1"]), ("three", vec!["lead-1", "lead-2"])]
+        {
             let asked = v1::AuthorizeRequest { request_id: piece.into(), ..refund(19_000) };
             let requested = desk.request(&asked).await.unwrap();
             assert_eq!(requested.quorum as usize, approvers.len(), "{piece}");
@@ -197,11 +245,21 @@ async fn a_large_refund_needs_two_reviewers() {
         let (mut desk, refund) = refunding(&app).await;
         let large = desk.request(&refund(60_000)).await.unwrap();
         assert_eq!(large.quorum, 2);
-        assert_eq!(desk.review(&large, true, &issuer.human("lead-1")).await.unwrap().state(), v1::ApprovalState::Pending);
+        assert_eq!(
+            desk.review(&large, true, &issuer.human("lead-1")).await.unwrap().state(),
+            v1::ApprovalState::Pending
+        );
         assert_eq!(desk.fetch(&large.id).await.unwrap(), "");
         let twice = issuer.human_with("lead-2", json!({"person": "person-lead-1"}));
-        assert_eq!(desk.review(&large, true, &twice).await.unwrap_err().code(), Code::FailedPrecondition, "one person counts once");
-        assert_eq!(desk.review(&large, true, &issuer.human("lead-2")).await.unwrap().state(), v1::ApprovalState::Approved);
+        assert_eq!(
+            desk.review(&large, true, &twice).await.unwrap_err().code(),
+            Code::FailedPrecondition,
+            "one person counts once"
+        );
+        assert_eq!(
+            desk.review(&large, true, &issuer.human("lead-2")).await.unwrap().state(),
+            v1::ApprovalState::Approved
+        );
         let token = desk.fetch(&large.id).await.unwrap();
         assert_eq!(desk.ask(&with_token(&refund(60_000), &token, "op-1")).await.decision(), v1::Decision::Allow);
     });
@@ -250,10 +308,10 @@ async fn an_approval_is_refused_for_any_other_call() {
             (
                 "another currency",
                 v1::AuthorizeRequest {
-                    case: call
-                        .case
-                        .clone()
-                        .map(|case| v1::Case { attributes_json: crate::harness::CASE.replace("EUR", "USD").into(), ..case }),
+                    case: call.case.clone().map(|case| v1::Case {
+                        attributes_json: crate::harness::CASE.replace("EUR", "USD").into(),
+                        ..case
+                    }),
                     ..arguments(r#"{"amount_minor":400,"currency":"USD"}"#)
                 },
                 out,
@@ -262,7 +320,11 @@ async fn an_approval_is_refused_for_any_other_call() {
             ("another version of the resource", account("account-1", "2"), out),
             ("another case", case("case-2", "3"), out),
             ("a later version of the case", case("case-1", "4"), v1::Reason::CaseChanged),
-            ("another supervisor", v1::AuthorizeRequest { delegation: delegated("refund-bot", "lead-2", json!({})), ..call.clone() }, out),
+            (
+                "another supervisor",
+                v1::AuthorizeRequest { delegation: delegated("refund-bot", "lead-2", json!({})), ..call.clone() },
+                out,
+            ),
             (
                 "the same subject of another issuer",
                 v1::AuthorizeRequest { delegation: asserted("refund-bot", "rep-1", "action"), ..call.clone() },
@@ -270,7 +332,10 @@ async fn an_approval_is_refused_for_any_other_call() {
             ),
             (
                 "another step",
-                v1::AuthorizeRequest { delegation: delegated("refund-bot", "rep-1", json!({"step": "drafting"})), ..call.clone() },
+                v1::AuthorizeRequest {
+                    delegation: delegated("refund-bot", "rep-1", json!({"step": "drafting"})),
+                    ..call.clone()
+                },
                 out,
             ),
             (
@@ -278,10 +343,17 @@ async fn an_approval_is_refused_for_any_other_call() {
                 v1::AuthorizeRequest { action: "billing.change_plan".into(), ..arguments(r#"{"plan":"plus"}"#) },
                 out,
             ),
-            ("another agent", v1::AuthorizeRequest { delegation: delegated("support-bot", "rep-1", json!({})), ..call.clone() }, out),
+            (
+                "another agent",
+                v1::AuthorizeRequest { delegation: delegated("support-bot", "rep-1", json!({})), ..call.clone() },
+                out,
+            ),
             (
                 "a foreign tenant",
-                v1::AuthorizeRequest { case: call.case.clone().map(|case| v1::Case { tenant: "globex".into(), ..case }), ..call.clone() },
+                v1::AuthorizeRequest {
+                    case: call.case.clone().map(|case| v1::Case { tenant: "globex".into(), ..case }),
+                    ..call.clone()
+                },
                 v1::Reason::NotPermitted,
             ),
         ];
@@ -307,7 +379,8 @@ async fn an_approval_is_refused_for_any_other_call() {
         let less = arguments(r#" {"currency": "EUR", "amount_minor": 399} "#);
         assert_eq!(desk.ask(&with_token(&less, &approved, "op-1")).await.decision(), v1::Decision::Allow);
         // The same operation id with another amount is refused, even within the approved bound.
-        let answer = desk.ask(&with_token(&arguments(r#"{"amount_minor":398,"currency":"EUR"}"#), &approved, "op-1")).await;
+        let answer =
+            desk.ask(&with_token(&arguments(r#"{"amount_minor":398,"currency":"EUR"}"#), &approved, "op-1")).await;
         assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, out));
     });
 }
@@ -357,7 +430,9 @@ async fn arguments_are_not_unicode_normalized() {
                 r#ref: Some(v1::EntityReference { r#type: "Case".into(), id: "case-1".into() }),
                 ..Default::default()
             }),
-            arguments_json: json!({"channel": "email", "recipient": "customer-1", "draft_digest": digest}).to_string().into(),
+            arguments_json: json!({"channel": "email", "recipient": "customer-1", "draft_digest": digest})
+                .to_string()
+                .into(),
             ..credit(1)
         };
         let approval = desk.request_of(asked_for_reply(&app, "caf\u{e9}")).await.unwrap();
@@ -365,7 +440,11 @@ async fn arguments_are_not_unicode_normalized() {
         let token = desk.fetch(&approval.id).await.unwrap();
         for other in ["cafe\u{301}", "CAF\u{c9}", "caf\u{e9} ", "cafe"] {
             let answer = desk.ask(&with_token(&reply(other), &token, "op-1")).await;
-            assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, v1::Reason::ApprovalOutOfScope), "{other}");
+            assert_eq!(
+                (answer.decision(), answer.reason()),
+                (v1::Decision::Deny, v1::Reason::ApprovalOutOfScope),
+                "{other}"
+            );
         }
         assert_eq!(desk.ask(&with_token(&reply("caf\u{e9}"), &token, "op-1")).await.decision(), v1::Decision::Allow);
     });
@@ -399,7 +478,11 @@ async fn an_approval_can_be_denied_with_a_suggestion_or_withdrawn_or_revoked_and
             let refused = desk.approvals.review_approval(bearer(edited(wrong), &lead())).await.unwrap_err();
             assert_eq!(refused.code(), Code::InvalidArgument, "{wrong}");
         }
-        let denied = desk.approvals.review_approval(bearer(edited(r#"{"amount_minor":200,"currency":"EUR"}"#), &lead())).await.unwrap();
+        let denied = desk
+            .approvals
+            .review_approval(bearer(edited(r#"{"amount_minor":200,"currency":"EUR"}"#), &lead()))
+            .await
+            .unwrap();
         let denied = denied.into_inner().approval.unwrap();
         assert_eq!((denied.state(), denied.denial_reason.as_str()), (v1::ApprovalState::Denied, "too much\\u{202e}"));
         assert_eq!(&denied.suggested_arguments_json[..], br#"{"amount_minor":200,"currency":"EUR"}"#);
@@ -436,13 +519,21 @@ async fn an_approval_can_be_denied_with_a_suggestion_or_withdrawn_or_revoked_and
         app.pdp.refresh().await;
         app.pdp.sweep().await;
         let read = v1::GetApprovalRequest { id: fifth.id.clone() };
-        assert_eq!(desk.approvals.get_approval(read).await.unwrap().into_inner().approval.unwrap().state(), v1::ApprovalState::Expired);
+        assert_eq!(
+            desk.approvals.get_approval(read).await.unwrap().into_inner().approval.unwrap().state(),
+            v1::ApprovalState::Expired
+        );
         let states: Vec<String> = lines(&app.data)
             .iter()
             .filter(|line| line["type"].as_str().unwrap().starts_with("approval."))
             .filter_map(|line| Some(format!("{} {}", line["type"].as_str()?, line["state"].as_str()?)))
             .collect();
-        for step in ["approval.reviewed denied", "approval.ended cancelled", "approval.ended revoked", "approval.expired expired"] {
+        for step in [
+            "approval.reviewed denied",
+            "approval.ended cancelled",
+            "approval.ended revoked",
+            "approval.expired expired",
+        ] {
             assert!(states.iter().any(|state| state == step), "{step}: {states:?}");
         }
         app.stop().await;
@@ -485,12 +576,15 @@ async fn a_flood_of_approval_requests_is_capped_and_loses_no_accepted_request() 
                     let binding = flood(index);
                     let request = v1::RequestApprovalRequest {
                         evaluation_id: binding.evaluation_id.clone(),
-                        binding_token: binding::sign_binding(&keys, binding, Timestamp::from_seconds(seconds())).unwrap(),
+                        binding_token: binding::sign_binding(&keys, binding, Timestamp::from_seconds(seconds()))
+                            .unwrap(),
                         justification: Some(crate::harness::people::justification()),
                     };
                     match approvals.request_approval(request).await {
                         Ok(response) => taken.push(response.into_inner().approval.unwrap().id),
-                        Err(status) => *words.entry(format!("{:?}: {}", status.code(), status.message())).or_default() += 1,
+                        Err(status) => {
+                            *words.entry(format!("{:?}: {}", status.code(), status.message())).or_default() += 1
+                        }
                     }
                 }
                 (taken, words)
@@ -511,8 +605,12 @@ async fn a_flood_of_approval_requests_is_capped_and_loses_no_accepted_request() 
         let mut page_token = String::new();
         let mut client = desk.approvals.clone();
         loop {
-            let page =
-                v1::ListApprovalsRequest { page_size: 200, page_token, state: v1::ApprovalState::Pending.into(), ..Default::default() };
+            let page = v1::ListApprovalsRequest {
+                page_size: 200,
+                page_token,
+                state: v1::ApprovalState::Pending.into(),
+                ..Default::default()
+            };
             let page = client.list_approvals(page).await.unwrap().into_inner();
             listed.extend(page.approvals.into_iter().map(|approval| approval.id));
             page_token = page.next_page_token;
@@ -563,23 +661,42 @@ async fn a_binding_token_is_valid_only_for_the_denied_evaluation_and_its_tool_se
         assert_eq!(unversioned.access_request.unwrap().binding_token, "");
         let keys = Keyring::read(&app.data.join("keys"), Purpose::Approval).unwrap();
         let binding = flood(1);
-        let sign =
-            |ring: &Keyring, binding: &Binding, at: i64| binding::sign_binding(ring, binding.clone(), Timestamp::from_seconds(at)).unwrap();
+        let sign = |ring: &Keyring, binding: &Binding, at: i64| {
+            binding::sign_binding(ring, binding.clone(), Timestamp::from_seconds(at)).unwrap()
+        };
         let own = Keyring::read(&app.data.join("keys"), Purpose::Binding).unwrap();
-        let elsewhere = Binding { call: BoundCall { audience: "crm-tools".into(), ..binding.call.clone() }, ..binding.clone() };
-        let staging = Binding { call: BoundCall { environment: "staging".into(), ..binding.call.clone() }, ..binding.clone() };
+        let elsewhere =
+            Binding { call: BoundCall { audience: "crm-tools".into(), ..binding.call.clone() }, ..binding.clone() };
+        let staging =
+            Binding { call: BoundCall { environment: "staging".into(), ..binding.call.clone() }, ..binding.clone() };
         let rows = [
-            ("by another key", sign(&keys, &binding, seconds()), binding.evaluation_id.as_str(), Code::FailedPrecondition),
+            (
+                "by another key",
+                sign(&keys, &binding, seconds()),
+                binding.evaluation_id.as_str(),
+                Code::FailedPrecondition,
+            ),
             ("over", sign(&own, &binding, seconds() - 906), &binding.evaluation_id, Code::FailedPrecondition),
-            ("of another environment", sign(&own, &staging, seconds()), &binding.evaluation_id, Code::FailedPrecondition),
-            ("of another tool service", sign(&own, &elsewhere, seconds()), &binding.evaluation_id, Code::PermissionDenied),
+            (
+                "of another environment",
+                sign(&own, &staging, seconds()),
+                &binding.evaluation_id,
+                Code::FailedPrecondition,
+            ),
+            (
+                "of another tool service",
+                sign(&own, &elsewhere, seconds()),
+                &binding.evaluation_id,
+                Code::PermissionDenied,
+            ),
             ("of another evaluation", token.clone(), "another", Code::PermissionDenied),
             ("none", String::new(), &denied.evaluation_id, Code::FailedPrecondition),
             ("changed", format!("{token}A"), &denied.evaluation_id, Code::FailedPrecondition),
         ];
         for (what, binding_token, evaluation_id, expected) in rows {
             let justification = Some(crate::harness::people::justification());
-            let request = v1::RequestApprovalRequest { evaluation_id: evaluation_id.into(), binding_token, justification };
+            let request =
+                v1::RequestApprovalRequest { evaluation_id: evaluation_id.into(), binding_token, justification };
             assert_eq!(desk.approvals.request_approval(request).await.unwrap_err().code(), expected, "{what}");
         }
         // The justification must have what the template requires, and stay within its bounds.
@@ -619,13 +736,23 @@ async fn only_a_reported_successful_verification_creates_a_check() {
         assert_eq!(report(&mut desk, &read, v1::OutcomeStatus::Succeeded).await.unwrap().check, "");
         let another = desk.ask(&verification).await;
         let forged = v1::AuthorizeResponse { outcome_token: format!("{}x", allowed.outcome_token), ..another.clone() };
-        assert_eq!(report(&mut desk, &forged, v1::OutcomeStatus::Succeeded).await.unwrap_err().code(), Code::PermissionDenied);
+        assert_eq!(
+            report(&mut desk, &forged, v1::OutcomeStatus::Succeeded).await.unwrap_err().code(),
+            Code::PermissionDenied
+        );
         let swapped = v1::AuthorizeResponse { evaluation_id: read.evaluation_id.clone(), ..another };
-        assert_eq!(report(&mut desk, &swapped, v1::OutcomeStatus::Succeeded).await.unwrap_err().code(), Code::PermissionDenied);
+        assert_eq!(
+            report(&mut desk, &swapped, v1::OutcomeStatus::Succeeded).await.unwrap_err().code(),
+            Code::PermissionDenied
+        );
         assert_eq!(desk.ask(&change).await.reason(), v1::Reason::CheckRequired);
         // A denied verification has no outcome to report.
-        let denied =
-            desk.ask(&v1::AuthorizeRequest { delegation: asserted("support-bot", "rep-1", "intake"), ..verification.clone() }).await;
+        let denied = desk
+            .ask(&v1::AuthorizeRequest {
+                delegation: asserted("support-bot", "rep-1", "intake"),
+                ..verification.clone()
+            })
+            .await;
         assert_eq!((denied.decision(), denied.outcome_token.as_str()), (v1::Decision::Deny, ""));
         // The success is accepted once, and not with more fields than an audit line may hold.
         let allowed = desk.ask(&verification).await;
@@ -637,12 +764,22 @@ async fn only_a_reported_successful_verification_creates_a_check() {
             ..Default::default()
         };
         let refused = desk.decisions.report_outcome(endless).await.unwrap_err();
-        assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, "`fields_returned` is longer than 16 KiB"));
-        assert_eq!(report(&mut desk, &allowed, v1::OutcomeStatus::Succeeded).await.unwrap().check, "identity_verification");
-        assert_eq!(report(&mut desk, &allowed, v1::OutcomeStatus::Succeeded).await.unwrap_err().code(), Code::PermissionDenied);
+        assert_eq!(
+            (refused.code(), refused.message()),
+            (Code::InvalidArgument, "`fields_returned` is longer than 16 KiB")
+        );
+        assert_eq!(
+            report(&mut desk, &allowed, v1::OutcomeStatus::Succeeded).await.unwrap().check,
+            "identity_verification"
+        );
+        assert_eq!(
+            report(&mut desk, &allowed, v1::OutcomeStatus::Succeeded).await.unwrap_err().code(),
+            Code::PermissionDenied
+        );
         // A postcode proves less than a code that only the customer has: the strong check is missing.
         assert_eq!(desk.ask(&change).await.reason(), v1::Reason::CheckRequired);
-        let strong = v1::AuthorizeRequest { arguments_json: r#"{"fact":"one_time_code"}"#.into(), ..verification.clone() };
+        let strong =
+            v1::AuthorizeRequest { arguments_json: r#"{"fact":"one_time_code"}"#.into(), ..verification.clone() };
         let allowed = desk.ask(&strong).await;
         assert_eq!(report(&mut desk, &allowed, v1::OutcomeStatus::Succeeded).await.unwrap().check, "strong_identity");
         // The check holds only for this case and this customer.
@@ -742,7 +879,11 @@ pub(crate) async fn signal(
         ttl: Some(prost_types::Duration { seconds: 600, nanos: 0 }),
         event_id: event.into(),
         event_time: Some(prost_types::Timestamp { seconds: seconds(), nanos: 0 }),
-        tenant: if matches!(kind, v1::SignalSubjectKind::Case | v1::SignalSubjectKind::Customer) { "acme".into() } else { String::new() },
+        tenant: if matches!(kind, v1::SignalSubjectKind::Case | v1::SignalSubjectKind::Customer) {
+            "acme".into()
+        } else {
+            String::new()
+        },
     };
     Ok(client.report_signal(request).await?.into_inner())
 }
@@ -751,14 +892,17 @@ pub(crate) async fn signal(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_switch_stops_every_replica_and_retries_of_allowed_operations() {
     use v1::SignalSubjectKind::{Agent, Case, Customer, Supervisor, Tenant};
-    for (kind, subject) in [(Agent, "refund-bot"), (Supervisor, "rep-1"), (Case, "case-1"), (Customer, "customer-1"), (Tenant, "acme")] {
+    for (kind, subject) in
+        [(Agent, "refund-bot"), (Supervisor, "rep-1"), (Case, "case-1"), (Customer, "customer-1"), (Tenant, "acme")]
+    {
         let postgres = Postgres::start();
         let start = || App::start_with(|config, _| config.store.url = Some(postgres.url()));
         let (one, two) = (start().await, start().await);
         // Replicas share their keys.
         let issuer = Issuer::of(&one.data);
         for purpose in ["approval", "binding", "development"] {
-            std::fs::copy(one.data.join(format!("keys/{purpose}.json")), two.data.join(format!("keys/{purpose}.json"))).unwrap();
+            std::fs::copy(one.data.join(format!("keys/{purpose}.json")), two.data.join(format!("keys/{purpose}.json")))
+                .unwrap();
         }
         two.pdp.reload(countersign::pdp::reload::Trigger::Asked).await.unwrap();
         let (mut first, mut second) = (Desk::new(one.channel().await), Desk::new(two.channel().await));
@@ -773,9 +917,14 @@ async fn a_kill_switch_stops_every_replica_and_retries_of_allowed_operations() {
             app.pdp.refresh().await;
         }
         for desk in [&mut first, &mut second] {
-            for call in [credit(1), with_token(&credit(400), &used, "op-1"), with_token(&credit(300), &unused, "op-2")] {
+            for call in [credit(1), with_token(&credit(400), &used, "op-1"), with_token(&credit(300), &unused, "op-2")]
+            {
                 let answer = desk.ask(&call).await;
-                assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, v1::Reason::NotPermitted), "{subject}");
+                assert_eq!(
+                    (answer.decision(), answer.reason()),
+                    (v1::Decision::Deny, v1::Reason::NotPermitted),
+                    "{subject}"
+                );
             }
         }
         // The pending request is cancelled.
@@ -797,8 +946,10 @@ async fn a_revoked_session_invalidates_tokens_issued_before() {
         let issuer = Issuer::of(&app.data);
         let mut desk = Desk::new(app.channel().await);
         let call = |claims| v1::AuthorizeRequest { delegation: token(issuer.sign(&claims)), ..credit(400) };
-        let (before, after) =
-            (delegation_claims("refund-bot", "rep-1", seconds() - 5), delegation_claims("refund-bot", "rep-1", seconds() + 5));
+        let (before, after) = (
+            delegation_claims("refund-bot", "rep-1", seconds() - 5),
+            delegation_claims("refund-bot", "rep-1", seconds() + 5),
+        );
         assert_eq!(desk.ask(&call(before.clone())).await.reason(), v1::Reason::ApprovalRequired);
         signal(&app, v1::SignalSubjectKind::Supervisor, "rep-1", "session_revoked", "event-1").await.unwrap();
         assert_eq!(desk.ask(&call(before)).await.reason(), v1::Reason::NotPermitted);
@@ -814,7 +965,11 @@ async fn a_revoked_session_invalidates_tokens_issued_before() {
             (v1::SignalSubjectKind::Agent, "refund-bot", "mood_changed"),
             (v1::SignalSubjectKind::Tenant, "acme", "session_revoked"),
         ] {
-            assert_eq!(signal(&app, kind, subject, what, "event-2").await.unwrap_err().code(), Code::InvalidArgument, "{subject} {what}");
+            assert_eq!(
+                signal(&app, kind, subject, what, "event-2").await.unwrap_err().code(),
+                Code::InvalidArgument,
+                "{subject} {what}"
+            );
         }
         assert_eq!(
             signal(&app, v1::SignalSubjectKind::Agent, "nobody", "kill_switch", "event-3").await.unwrap_err().code(),
@@ -842,7 +997,10 @@ async fn without_the_store_calls_that_need_it_are_denied_and_after_two_seconds_a
     postgres.stop();
     let unavailable = v1::Reason::StateUnavailable;
     let used = desk.ask(&with_token(&credit(400), &token, "op-1")).await;
-    assert_eq!((used.decision(), used.reason(), used.next_action()), (v1::Decision::Deny, unavailable, v1::NextAction::Retry));
+    assert_eq!(
+        (used.decision(), used.reason(), used.next_action()),
+        (v1::Decision::Deny, unavailable, v1::NextAction::Retry)
+    );
     let email = v1::AuthorizeRequest {
         action: "account.change_email".into(),
         arguments_json: r#"{"new_email":"a@example.com"}"#.into(),
@@ -850,7 +1008,11 @@ async fn without_the_store_calls_that_need_it_are_denied_and_after_two_seconds_a
     };
     assert_eq!(desk.ask(&email).await.reason(), unavailable, "it reads checks");
     assert_eq!(desk.ask(&order_check()).await.decision(), v1::Decision::Allow);
-    assert_eq!(desk.ask(&refund_request()).await.decision(), v1::Decision::Allow, "a write, while kill switches are recent");
+    assert_eq!(
+        desk.ask(&refund_request()).await.decision(),
+        v1::Decision::Allow,
+        "a write, while kill switches are recent"
+    );
     assert_eq!(desk.ask(&credit(100)).await.reason(), unavailable, "its sums can't be read");
     assert_eq!(desk.request_of(denied).await.unwrap_err().code(), Code::Unavailable);
     // After two seconds without reading kill switches the server can't know who was stopped elsewhere.
@@ -860,7 +1022,9 @@ async fn without_the_store_calls_that_need_it_are_denied_and_after_two_seconds_a
     assert_eq!(desk.ask(&order_check()).await.reason(), unavailable);
     hands.forward(3);
     assert_eq!(crate::harness::get(app.admin, "/readyz").await, (503, "store\n".to_owned()));
-    assert!(!app.operations().await.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner().store.unwrap().healthy);
+    assert!(
+        !app.operations().await.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner().store.unwrap().healthy
+    );
     postgres.resume();
     // The server recovers when it next polls the store.
     while !app.pdp.status().store_healthy {
@@ -882,10 +1046,14 @@ async fn a_supervisor_lists_shows_approves_denies_and_revokes_on_the_command_lin
         let mut command = crate::harness::command(arguments);
         command.env("COUNTERSIGN_TOKEN", token).current_dir("/");
         let output = command.output().unwrap();
-        (output.status.code(), format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+        (
+            output.status.code(),
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)),
+        )
     };
-    let dev_token =
-        |principal: &str| run(&["keys", "dev-token", "--principal", principal, "--keys", keys.to_str().unwrap()], "").1.trim().to_owned();
+    let dev_token = |principal: &str| {
+        run(&["keys", "dev-token", "--principal", principal, "--keys", keys.to_str().unwrap()], "").1.trim().to_owned()
+    };
     let mut desk = Desk::new(crate::harness::channel(server.grpc).await);
     let lead = dev_token("lead-1");
     assert_eq!(run(&["approvals", "list", "--server", &url], &lead), (Some(0), "none\n".into()));
@@ -893,9 +1061,12 @@ async fn a_supervisor_lists_shows_approves_denies_and_revokes_on_the_command_lin
     let first = desk.request(&credit(400)).await.unwrap();
     let (code, text) = run(&["approvals", "show", &first.id, "--server", &url], &lead);
     assert_eq!(code, Some(0), "{text}");
-    for part in
-        ["argument amount_minor at most: 400", "reversibility: reversible", "Written by the agent, not verified:", "display digest "]
-    {
+    for part in [
+        "argument amount_minor at most: 400",
+        "reversibility: reversible",
+        "Written by the agent, not verified:",
+        "display digest ",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
     let digest = text.lines().find_map(|line| line.strip_prefix("display digest ")).unwrap().to_owned();
@@ -904,15 +1075,21 @@ async fn a_supervisor_lists_shows_approves_denies_and_revokes_on_the_command_lin
     assert!(text.contains("PERMISSION_DENIED") && text.lines().count() == 1, "{text}");
     let (code, text) = run(&["approvals", "approve", &first.id, "--display-digest", &digest, "--server", &url], &lead);
     assert!(code == Some(0) && text.contains("approved by 1 of 1: lead-1"), "{text}");
-    assert!(run(&["approvals", "revoke", &first.id, "--reason", "mistake", "--server", &url], &lead).1.contains("revoked"));
+    assert!(
+        run(&["approvals", "revoke", &first.id, "--reason", "mistake", "--server", &url], &lead).1.contains("revoked")
+    );
     let second = desk.request(&credit(300)).await.unwrap();
     let suggest = r#"{"amount_minor":100,"currency":"EUR"}"#;
-    let (code, text) = run(&["approvals", "deny", &second.id, "--reason", "too much", "--suggest", suggest, "--server", &url], &lead);
+    let (code, text) =
+        run(&["approvals", "deny", &second.id, "--reason", "too much", "--suggest", suggest, "--server", &url], &lead);
     assert!(code == Some(0) && text.contains("because too much") && text.contains(suggest), "{text}");
     assert!(run(&["approvals", "list", "--all", "--server", &url], &lead).1.contains("denied"));
     // The text of a reply is shown from the draft file whose digest matches, and from no other file.
     let draft = "Hello,\nyour parcel \u{202e}is here.";
-    let third = desk.request_of(asked_for_reply_by(&keys, &countersign::approvals::release::draft_digest(draft))).await.unwrap();
+    let third = desk
+        .request_of(asked_for_reply_by(&keys, &countersign::approvals::release::draft_digest(draft)))
+        .await
+        .unwrap();
     let draft = crate::harness::pki::write(folder.path(), "draft.txt", draft);
     let show = |id: &str, file: &std::path::Path| {
         run(&["approvals", "show", id, "--draft", file.to_str().unwrap(), "--server", &url], &dev_token("rep-1"))
@@ -945,7 +1122,8 @@ async fn a_supervisor_lists_shows_approves_denies_and_revokes_on_the_command_lin
     let call = v1::AuthorizeRequest { delegation: token(delegation.clone()), ..credit(50) };
     assert_eq!(desk.ask(&call).await.reason(), v1::Reason::ApprovalRequired);
     // The same call from the command line is denied, requested, approved, allowed and repeated.
-    let file = |name: &str, text: &str| crate::harness::pki::write(folder.path(), name, text).to_str().unwrap().to_owned();
+    let file =
+        |name: &str, text: &str| crate::harness::pki::write(folder.path(), name, text).to_str().unwrap().to_owned();
     let attributes: serde_json::Value = serde_json::from_str(crate::harness::CASE).unwrap();
     let written = json!({
         "action": "account.credit", "arguments": {"amount_minor": 50, "currency": "EUR"}, "model": {"name": "test"},
@@ -969,7 +1147,11 @@ async fn a_supervisor_lists_shows_approves_denies_and_revokes_on_the_command_lin
     for repeated in [false, true] {
         let (code, text) = run(&used, "");
         let allowed: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((code, &allowed["approval"], &allowed["repeated"]), (Some(0), &json!(third.id), &json!(repeated)), "{text}");
+        assert_eq!(
+            (code, &allowed["approval"], &allowed["repeated"]),
+            (Some(0), &json!(third.id), &json!(repeated)),
+            "{text}"
+        );
     }
     // `watch` prints the existing requests and keeps running.
     let mut watch = crate::harness::command(&["approvals", "watch", "--server", &url]);
@@ -1015,15 +1197,20 @@ async fn a_watch_sends_each_change_once_and_the_token_only_to_the_tool_service()
         let issuer = Issuer::of(&app.data);
         let mut desk = Desk::new(app.channel().await);
         let first = desk.request(&credit(400)).await.unwrap();
-        let mut service = desk.approvals.watch_approvals(v1::WatchApprovalsRequest::default()).await.unwrap().into_inner();
+        let mut service =
+            desk.approvals.watch_approvals(v1::WatchApprovalsRequest::default()).await.unwrap().into_inner();
         let mut human = desk
             .approvals
             .watch_approvals(bearer(v1::WatchApprovalsRequest::default(), &issuer.human("rep-2")))
             .await
             .unwrap()
             .into_inner();
-        let mut other =
-            desk.approvals.watch_approvals(v1::WatchApprovalsRequest { ids: vec!["apr_other".into()] }).await.unwrap().into_inner();
+        let mut other = desk
+            .approvals
+            .watch_approvals(v1::WatchApprovalsRequest { ids: vec!["apr_other".into()] })
+            .await
+            .unwrap()
+            .into_inner();
         for watch in [&mut service, &mut human] {
             let seen = watch.message().await.unwrap().unwrap();
             assert_eq!((seen.approval.unwrap().state(), seen.token.as_str()), (v1::ApprovalState::Pending, ""));
@@ -1041,9 +1228,9 @@ async fn a_watch_sends_each_change_once_and_the_token_only_to_the_tool_service()
         desk.ask(&with_token(&credit(400), &seen.token, "op-2")).await;
         let metrics = crate::harness::get(app.admin, "/metrics").await.1;
         assert!(
-            metrics
-                .lines()
-                .any(|line| line.starts_with("countersign_approvals_total{") && line.contains("replayed") && line.ends_with(" 1")),
+            metrics.lines().any(|line| line.starts_with("countersign_approvals_total{")
+                && line.contains("replayed")
+                && line.ends_with(" 1")),
             "{metrics}"
         );
         // A human of another tenant sees nothing, and an unknown human may not watch at all.
@@ -1053,9 +1240,10 @@ async fn a_watch_sends_each_change_once_and_the_token_only_to_the_tool_service()
         assert_eq!(desk.approvals.watch_approvals(stranger).await.unwrap_err().code(), Code::Unauthenticated);
         let quiet = |watch| tokio::time::timeout(std::time::Duration::from_millis(1200), watch);
         assert!(
-            quiet(Box::pin(async { foreign.message().await.map(|_| ()) }) as std::pin::Pin<Box<dyn Future<Output = _> + Send>>)
-                .await
-                .is_err()
+            quiet(Box::pin(async { foreign.message().await.map(|_| ()) })
+                as std::pin::Pin<Box<dyn Future<Output = _> + Send>>)
+            .await
+            .is_err()
         );
         assert!(quiet(Box::pin(async { other.message().await.map(|_| ()) })).await.is_err());
     });
@@ -1069,16 +1257,22 @@ async fn pending_requests_are_limited_per_case_and_per_agent() {
             desk.request(&credit(amount)).await.unwrap();
         }
         let full = desk.request(&credit(6)).await.unwrap_err();
-        assert_eq!((full.code(), full.message()), (Code::ResourceExhausted, "the case has reached its maximum number of pending requests"));
+        assert_eq!(
+            (full.code(), full.message()),
+            (Code::ResourceExhausted, "the case has reached its maximum number of pending requests")
+        );
         // One tool service may have half of the 50 pending requests that an agent may have.
         for case in 2..=5 {
             for amount in 1..=5 {
-                let call =
-                    v1::AuthorizeRequest { case: credit(1).case.map(|of| v1::Case { id: format!("case-{case}"), ..of }), ..credit(amount) };
+                let call = v1::AuthorizeRequest {
+                    case: credit(1).case.map(|of| v1::Case { id: format!("case-{case}"), ..of }),
+                    ..credit(amount)
+                };
                 desk.request(&call).await.unwrap();
             }
         }
-        let call = v1::AuthorizeRequest { case: credit(1).case.map(|of| v1::Case { id: "case-6".into(), ..of }), ..credit(1) };
+        let call =
+            v1::AuthorizeRequest { case: credit(1).case.map(|of| v1::Case { id: "case-6".into(), ..of }), ..credit(1) };
         let full = desk.request(&call).await.unwrap_err();
         assert_eq!(
             (full.code(), full.message()),
@@ -1099,7 +1293,8 @@ async fn a_forged_or_foreign_approval_token_is_unverifiable() {
             let payload = good.split('.').nth(1).unwrap();
             use base64::Engine;
             let claims: serde_json::Value =
-                serde_json::from_slice(&base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap();
+                serde_json::from_slice(&base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).unwrap())
+                    .unwrap();
             merged(claims, more)
         };
         let typ = "countersign-approval+jwt";
@@ -1115,14 +1310,22 @@ async fn a_forged_or_foreign_approval_token_is_unverifiable() {
                 unverifiable,
             ),
             ("another purpose's key", ring(Purpose::Binding).sign(typ, &claims(json!({}))).unwrap(), unverifiable),
-            ("another type", ring(Purpose::Approval).sign("countersign-binding+jwt", &claims(json!({}))).unwrap(), unverifiable),
+            (
+                "another type",
+                ring(Purpose::Approval).sign("countersign-binding+jwt", &claims(json!({}))).unwrap(),
+                unverifiable,
+            ),
             ("an unknown member", ring(Purpose::Approval).sign(typ, &claims(json!({"x": 1}))).unwrap(), unverifiable),
             (
                 "another tool service",
                 ring(Purpose::Approval).sign(typ, &claims(json!({"aud": "crm-tools"}))).unwrap(),
                 v1::Reason::ApprovalOutOfScope,
             ),
-            ("another approval's id", ring(Purpose::Approval).sign(typ, &claims(json!({"jti": "apr_0"}))).unwrap(), unverifiable),
+            (
+                "another approval's id",
+                ring(Purpose::Approval).sign(typ, &claims(json!({"jti": "apr_0"}))).unwrap(),
+                unverifiable,
+            ),
             ("another generation", approval("generation", "x"), unverifiable),
             ("another digest", approval("digest", "x"), unverifiable),
             ("a human's token", issuer.human("lead-1"), unverifiable),
@@ -1132,8 +1335,15 @@ async fn a_forged_or_foreign_approval_token_is_unverifiable() {
             let answer = desk.ask(&with_token(&credit(400), &token, "op-1")).await;
             assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, reason), "{what}");
         }
-        let refused = desk.decisions.authorize(v1::AuthorizeRequest { approval_token: good.clone(), ..credit(400) }).await.unwrap_err();
-        assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, "`operation_id` is required with a token"));
+        let refused = desk
+            .decisions
+            .authorize(v1::AuthorizeRequest { approval_token: good.clone(), ..credit(400) })
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (refused.code(), refused.message()),
+            (Code::InvalidArgument, "`operation_id` is required with a token")
+        );
         assert_eq!(desk.ask(&with_token(&credit(400), &good, "op-1")).await.approval.unwrap().id, wire.id);
     });
 }
@@ -1191,7 +1401,11 @@ fn variations(call: &v1::AuthorizeRequest) -> Vec<Variation> {
         ("arguments", |call| call.arguments_json = r#"{"amount_minor":400,"currency":"USD"}"#.into(), out),
         ("arguments, more", |call| call.arguments_json = r#"{"amount_minor":401,"currency":"EUR"}"#.into(), out),
         ("arguments, less", |call| call.arguments_json = r#"{"amount_minor":399,"currency":"EUR"}"#.into(), None),
-        ("resource.ref.id", |call| call.resource.as_mut().unwrap().r#ref.as_mut().unwrap().id = "account-2".into(), out),
+        (
+            "resource.ref.id",
+            |call| call.resource.as_mut().unwrap().r#ref.as_mut().unwrap().id = "account-2".into(),
+            out,
+        ),
         ("resource.version", |call| call.resource.as_mut().unwrap().version = "9".into(), out),
         ("resource.attributes", |call| on_resource(call, |value| value["customer"] = "customer-2".into()), denied),
         ("case.id", |call| call.case.as_mut().unwrap().id = "case-99".into(), out),
@@ -1234,7 +1448,12 @@ async fn changing_any_member_of_an_approved_call_invalidates_the_approval() {
             // An unused approval must still allow its own call, which also consumes it before the next row.
             if denied.is_some() {
                 let own = desk.ask(&with_token(&call, &token, &format!("own-{name}"))).await;
-                assert_eq!(own.decision(), v1::Decision::Allow, "{name}: the approval was consumed or lost: {:?}", own.reason());
+                assert_eq!(
+                    own.decision(),
+                    v1::Decision::Allow,
+                    "{name}: the approval was consumed or lost: {:?}",
+                    own.reason()
+                );
             }
         }
     });
@@ -1279,7 +1498,10 @@ async fn evidence_must_exist_in_the_case() {
             }
             Err(status) => {
                 assert!(!taken && status.code() == Code::InvalidArgument, "{id}: {status}");
-                assert!(status.message().contains("justification.evidence[0]") && !status.message().contains(id), "{status}");
+                assert!(
+                    status.message().contains("justification.evidence[0]") && !status.message().contains(id),
+                    "{status}"
+                );
             }
         }
     }

@@ -80,7 +80,11 @@ async fn an_attack_can_be_reconstructed_from_the_audit_log_and_the_traces() {
         }),
     };
     let approval = desk.approvals.request_approval(traced(5, wanted)).await.unwrap().into_inner().approval.unwrap();
-    assert!(approval.display.contains("\nrisk: ") && approval.display.contains("case.read was allowed"), "{}", approval.display);
+    assert!(
+        approval.display.contains("\nrisk: ") && approval.display.contains("case.read was allowed"),
+        "{}",
+        approval.display
+    );
     let review = v1::ReviewApprovalRequest {
         id: approval.id.clone(),
         decision: v1::ReviewDecision::Deny.into(),
@@ -132,9 +136,11 @@ async fn an_attack_can_be_reconstructed_from_the_audit_log_and_the_traces() {
         .collect();
     let wanted: BTreeSet<String> = [1, 2, 3, 4, 7].into_iter().map(trace).collect();
     assert_eq!(traces, wanted);
-    let logged: BTreeSet<String> = of_case.iter().map(|line| line["trace_id"].as_str().unwrap_or_default().to_owned()).collect();
+    let logged: BTreeSet<String> =
+        of_case.iter().map(|line| line["trace_id"].as_str().unwrap_or_default().to_owned()).collect();
     assert_eq!(logged, (1..=7).map(trace).collect(), "{of_case:?}");
-    let decisions: Vec<String> = spans.iter().filter_map(|span| crate::traces::text(span, "countersign.evaluation.id")).collect();
+    let decisions: Vec<String> =
+        spans.iter().filter_map(|span| crate::traces::text(span, "countersign.evaluation.id")).collect();
     for line in of_case.iter().filter(|line| line["type"] == "decision") {
         assert!(decisions.contains(&line["evaluation_id"].as_str().unwrap().to_owned()), "{line}");
     }

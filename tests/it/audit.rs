@@ -152,7 +152,10 @@ async fn a_failed_sync_stops_all_answers_until_a_restart() {
     assert_eq!(get(app.admin, "/readyz").await.0, 503);
     app.stop().await;
     let app = App::start_in(&data, |_, _| {}).await;
-    assert_eq!(app.decisions().await.authorize(order_check()).await.unwrap().into_inner().decision(), v1::Decision::Allow);
+    assert_eq!(
+        app.decisions().await.authorize(order_check()).await.unwrap().into_inner().decision(),
+        v1::Decision::Allow
+    );
     verify(&data.join("audit")).unwrap();
     app.stop().await;
 }
@@ -267,7 +270,10 @@ async fn in_best_effort_mode_lines_claim_only_what_is_on_disk_and_a_closed_segme
             let claimed = line["durable"].as_u64();
             match segment_mib {
                 // Each segment has the lines of one batch, and the batch before it was synced.
-                0 => assert!(claimed <= before && (claimed.is_some() || before.is_none_or(|before| before < 2)), "{line}"),
+                0 => assert!(
+                    claimed <= before && (claimed.is_some() || before.is_none_or(|before| before < 2)),
+                    "{line}"
+                ),
                 _ => assert_eq!(claimed, None, "{line}"),
             }
         }
@@ -294,7 +300,10 @@ async fn unauthenticated_peers_cannot_fill_the_disk() {
     assert_eq!(strangers(), 1);
     // A known caller's call is still evaluated and recorded.
     *disk.free.lock().unwrap() = Some((1, 100));
-    assert_eq!(app.decisions().await.authorize(order_check()).await.unwrap().into_inner().decision(), v1::Decision::Allow);
+    assert_eq!(
+        app.decisions().await.authorize(order_check()).await.unwrap().into_inner().decision(),
+        v1::Decision::Allow
+    );
     app.stop().await;
 }
 
@@ -417,7 +426,8 @@ impl countersign::clock::Clock for Hands {
 async fn only_one_server_can_use_a_data_folder() {
     let app = App::start().await;
     let config = crate::harness::config(&app.data);
-    let error = countersign::app::build(&config, countersign::app::Seams::system(Default::default())).await.unwrap_err();
+    let error =
+        countersign::app::build(&config, countersign::app::Seams::system(Default::default())).await.unwrap_err();
     assert!(error.to_string().contains("is in use by another server"), "{error}");
     app.stop().await;
 }
@@ -596,10 +606,12 @@ async fn an_accepted_loss_is_recorded_and_no_index_is_reused() {
         let whole = std::fs::read_to_string(&segment).unwrap();
         let kept = if all { 0 } else { 4 };
         let lost = whole.lines().count();
-        std::fs::write(&segment, whole.lines().take(kept).fold(String::new(), |text, line| text + line + "\n")).unwrap();
+        std::fs::write(&segment, whole.lines().take(kept).fold(String::new(), |text, line| text + line + "\n"))
+            .unwrap();
         let config = crate::harness::config(&data);
         let seams = || countersign::app::Seams::system(Default::default());
-        let index = countersign::app::log::accept_loss(&config, seams(), "the disk was replaced").await.unwrap().unwrap();
+        let index =
+            countersign::app::log::accept_loss(&config, seams(), "the disk was replaced").await.unwrap().unwrap();
         assert_eq!(index, lost as u64);
         let nothing = countersign::app::log::accept_loss(&config, seams(), "again").await.unwrap_err();
         assert!(nothing.to_string().contains("there is no loss to accept"), "{nothing}");
@@ -610,7 +622,10 @@ async fn an_accepted_loss_is_recorded_and_no_index_is_reused() {
         let report = verify(&data.join("audit")).unwrap();
         assert_eq!((report.losses.len(), report.losses[0].from, report.losses[0].until), (1, kept as u64, index));
         let line = lines(&data).into_iter().find(|line| line["type"] == "log.loss_accepted").unwrap();
-        assert_eq!((line["reason"].as_str(), line["noted"][0]["index"].as_u64()), (Some("the disk was replaced"), Some(index - 1)));
+        assert_eq!(
+            (line["reason"].as_str(), line["noted"][0]["index"].as_u64()),
+            (Some("the disk was replaced"), Some(index - 1))
+        );
         // The line that records the loss continues the hash chain.
         let newest = data.join(format!("audit/seg-{index:020}.jsonl"));
         let text = std::fs::read_to_string(&newest).unwrap();
@@ -660,7 +675,8 @@ async fn the_witness_detects_a_data_folder_restored_from_an_old_copy() {
         }
     }
     let folder = temp();
-    let (data, snapshot, witness) = (folder.path().join("data"), folder.path().join("snapshot"), folder.path().join("heads"));
+    let (data, snapshot, witness) =
+        (folder.path().join("data"), folder.path().join("snapshot"), folder.path().join("heads"));
     let named = witness.to_str().unwrap().to_owned();
     let start = async || App::start_in(&data, |config, _| config.audit.witness = Some(named.clone())).await;
     start().await.stop().await;

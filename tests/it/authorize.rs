@@ -9,8 +9,12 @@ use crate::harness::{App, ORDER, asserted, get, lines, order_check, refund_reque
 #[tokio::test(flavor = "multi_thread")]
 async fn an_allowed_call_returns_obligations_and_is_recorded() {
     let app = App::start().await;
-    let request =
-        v1::AuthorizeRequest { request_id: "r-1".into(), conversation_id: "conv-1".into(), tool_call_id: "call-1".into(), ..order_check() };
+    let request = v1::AuthorizeRequest {
+        request_id: "r-1".into(),
+        conversation_id: "conv-1".into(),
+        tool_call_id: "call-1".into(),
+        ..order_check()
+    };
     let response = app.decisions().await.authorize(request).await.unwrap().into_inner();
     assert_eq!(response.decision(), v1::Decision::Allow);
     assert_eq!(response.mode(), v1::Mode::Enforce);
@@ -48,7 +52,10 @@ async fn development_mode_uses_defaults_for_a_missing_credential() {
     let response = app.decisions().await.authorize(ticket).await.unwrap().into_inner();
     assert_eq!(response.decision(), v1::Decision::Allow);
     let line = lines(&app.data).pop().unwrap();
-    assert_eq!((line["chain"]["agent"].as_str(), line["chain"]["step"].as_str()), (Some("support-bot"), Some("intake")));
+    assert_eq!(
+        (line["chain"]["agent"].as_str(), line["chain"]["step"].as_str()),
+        (Some("support-bot"), Some("intake"))
+    );
     app.stop().await;
 }
 
@@ -79,10 +86,14 @@ async fn foreign_missing_and_forbidden_resources_give_identical_responses() {
     let app = App::start().await;
     let mut client = app.decisions().await;
     let base = order_check();
-    let foreign_case =
-        v1::AuthorizeRequest { case: base.case.clone().map(|case| v1::Case { tenant: "globex".into(), ..case }), ..base.clone() };
-    let missing_tenant =
-        v1::AuthorizeRequest { case: base.case.clone().map(|case| v1::Case { tenant: "initech".into(), ..case }), ..base.clone() };
+    let foreign_case = v1::AuthorizeRequest {
+        case: base.case.clone().map(|case| v1::Case { tenant: "globex".into(), ..case }),
+        ..base.clone()
+    };
+    let missing_tenant = v1::AuthorizeRequest {
+        case: base.case.clone().map(|case| v1::Case { tenant: "initech".into(), ..case }),
+        ..base.clone()
+    };
     let order = |attributes: String| v1::AuthorizeRequest {
         resource: base.resource.clone().map(|resource| v1::Resource { attributes_json: attributes.into(), ..resource }),
         ..base.clone()
@@ -91,7 +102,8 @@ async fn foreign_missing_and_forbidden_resources_give_identical_responses() {
     let other_customer = order(ORDER.replace("customer-1", "customer-2"));
     let unknown_action = v1::AuthorizeRequest { action: "order.steal".into(), ..base.clone() };
     let unknown_agent = v1::AuthorizeRequest { delegation: asserted("nobody", "rep-1", "enrichment"), ..base.clone() };
-    let unknown_rep = v1::AuthorizeRequest { delegation: asserted("support-bot", "nobody", "enrichment"), ..base.clone() };
+    let unknown_rep =
+        v1::AuthorizeRequest { delegation: asserted("support-bot", "nobody", "enrichment"), ..base.clone() };
     let missing_field = v1::AuthorizeRequest {
         delegation: asserted("support-bot", "rep-1", "intake"),
         action: "field.read".into(),
@@ -139,15 +151,23 @@ async fn foreign_missing_and_forbidden_resources_give_identical_responses() {
 async fn malformed_tokens_of_any_kind_are_refused() {
     let app = App::start().await;
     let mut client = app.decisions().await;
-    let approval = v1::AuthorizeRequest { approval_token: "x.y.z".into(), operation_id: "op-1".into(), ..refund_request() };
+    let approval =
+        v1::AuthorizeRequest { approval_token: "x.y.z".into(), operation_id: "op-1".into(), ..refund_request() };
     let response = client.authorize(approval.clone()).await.unwrap().into_inner();
     assert_eq!((response.decision(), response.reason()), (v1::Decision::Deny, v1::Reason::ApprovalUnverifiable));
-    let release = v1::AuthorizeRequest { release_token: "x.y.z".into(), operation_id: "op-1".into(), ..refund_request() };
+    let release =
+        v1::AuthorizeRequest { release_token: "x.y.z".into(), operation_id: "op-1".into(), ..refund_request() };
     assert_eq!(client.authorize(release).await.unwrap().into_inner().decision(), v1::Decision::Deny);
     // The tenant gate comes before the token, so a token can't be used to probe other tenants.
-    let foreign = v1::AuthorizeRequest { case: approval.case.clone().map(|case| v1::Case { tenant: "globex".into(), ..case }), ..approval };
+    let foreign = v1::AuthorizeRequest {
+        case: approval.case.clone().map(|case| v1::Case { tenant: "globex".into(), ..case }),
+        ..approval
+    };
     assert_eq!(client.authorize(foreign).await.unwrap().into_inner().reason(), v1::Reason::NotPermitted);
-    let credential = Some(v1::Delegation { credential: Some(v1::delegation::Credential::Token("x.y.z".into())), ..Default::default() });
+    let credential = Some(v1::Delegation {
+        credential: Some(v1::delegation::Credential::Token("x.y.z".into())),
+        ..Default::default()
+    });
     let error = client.authorize(v1::AuthorizeRequest { delegation: credential, ..order_check() }).await.unwrap_err();
     assert_eq!(error.code(), Code::Unauthenticated);
     let refusals: Vec<_> = lines(&app.data).into_iter().filter(|line| line["type"] == "refusal").collect();
@@ -158,7 +178,13 @@ async fn malformed_tokens_of_any_kind_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_never_permits() {
     let app = App::start().await;
-    let response = app.decisions().await.authorize(v1::AuthorizeRequest { dry_run: true, ..order_check() }).await.unwrap().into_inner();
+    let response = app
+        .decisions()
+        .await
+        .authorize(v1::AuthorizeRequest { dry_run: true, ..order_check() })
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(
         (response.decision(), response.hypothetical(), response.mode()),
         (v1::Decision::Deny, v1::Decision::Allow, v1::Mode::DryRun)
@@ -186,11 +212,16 @@ async fn explain_names_the_policies_of_each_link_and_never_permits() {
     let allowed = client.explain_decision(explain(order_check())).await.unwrap().into_inner();
     let response = allowed.response.unwrap();
     assert_eq!((response.decision(), response.hypothetical()), (v1::Decision::Deny, v1::Decision::Allow));
-    let foreign =
-        v1::AuthorizeRequest { case: order_check().case.map(|case| v1::Case { tenant: "globex".into(), ..case }), ..order_check() };
+    let foreign = v1::AuthorizeRequest {
+        case: order_check().case.map(|case| v1::Case { tenant: "globex".into(), ..case }),
+        ..order_check()
+    };
     let gate = client.explain_decision(explain(foreign)).await.unwrap().into_inner();
     assert_eq!((gate.gate.as_str(), gate.links.len()), ("tenant", 0));
-    assert_eq!(client.explain_decision(v1::ExplainDecisionRequest { request: None }).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(
+        client.explain_decision(v1::ExplainDecisionRequest { request: None }).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
     app.stop().await;
 }
 
@@ -201,7 +232,8 @@ async fn responses_contain_no_policy_ids() {
     let mut client = app.decisions().await;
     let ids: Vec<String> = app.pdp.moment().snapshot.bundle.policies.rules().into_keys().map(str::to_owned).collect();
     let trainee = v1::AuthorizeRequest { delegation: asserted("trainee-bot", "rep-1", "action"), ..refund_request() };
-    let wrong_step = v1::AuthorizeRequest { delegation: asserted("support-bot", "rep-1", "intake"), ..refund_request() };
+    let wrong_step =
+        v1::AuthorizeRequest { delegation: asserted("support-bot", "rep-1", "intake"), ..refund_request() };
     for request in [order_check(), refund_request(), trainee, wrong_step] {
         let text = format!("{:?}", client.authorize(request).await.unwrap().into_inner());
         let leaked: Vec<&String> = ids.iter().filter(|id| text.contains(id.as_str())).collect();
@@ -258,7 +290,11 @@ async fn the_step_gate_denies_without_step_policies_in_the_bundle() {
     for step in ["intake", "drafting", "verification", "action"] {
         let request = v1::AuthorizeRequest { delegation: asserted("support-bot", "rep-1", step), ..order_check() };
         let response = client.authorize(request).await.unwrap().into_inner();
-        assert_eq!((response.decision(), response.reason()), (v1::Decision::Deny, v1::Reason::StepNotAllowed), "{step}");
+        assert_eq!(
+            (response.decision(), response.reason()),
+            (v1::Decision::Deny, v1::Reason::StepNotAllowed),
+            "{step}"
+        );
     }
     assert_eq!(lines(&app.data).pop().unwrap()["gate"], "step");
     assert_eq!(client.authorize(order_check()).await.unwrap().into_inner().decision(), v1::Decision::Allow);
@@ -294,7 +330,8 @@ async fn an_invalid_call_is_recorded_with_chain_and_case_and_counts_as_a_denial(
     assert_eq!(refusal["field"], "arguments_json");
     let factors = async |client: &mut DecisionServiceClient<tonic::transport::Channel>| {
         client.authorize(order_check()).await.unwrap();
-        lines(&data).into_iter().rfind(|line| line["type"] == "decision").unwrap()["signals"]["risk"]["factors"].to_string()
+        lines(&data).into_iter().rfind(|line| line["type"] == "decision").unwrap()["signals"]["risk"]["factors"]
+            .to_string()
     };
     assert!(factors(&mut client).await.contains("denials:40"));
     app.stop().await;

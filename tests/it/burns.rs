@@ -10,7 +10,9 @@ use std::time::Duration;
 use countersign::api::v1;
 use countersign::approvals::store::Store;
 use countersign::approvals::store::location::{Location, Options};
-use countersign::approvals::store::transitions::{Consumed, Consumption, Moved, NewApproval, NewReview, ReceiptKey, Requested, SingleUse};
+use countersign::approvals::store::transitions::{
+    Consumed, Consumption, Moved, NewApproval, NewReview, ReceiptKey, Requested, SingleUse,
+};
 use countersign::audit::disk::{Disk, Segment, SystemDisk};
 use countersign::model::approval::{Approval, Binding, BoundCall, Justification, Review, State, Subject};
 use countersign::model::time::Timestamp;
@@ -20,7 +22,9 @@ use serde_json::json;
 use crate::approvals::signal;
 use crate::harness::people::{Desk, Issuer, credit, with_token};
 use crate::harness::postgres::Postgres;
-use crate::harness::{App, Process, cases, channel, copy, is_open, lift_limits, lines, order_check, policies, temp, unprivileged};
+use crate::harness::{
+    App, Process, cases, channel, copy, is_open, lift_limits, lines, order_check, policies, temp, unprivileged,
+};
 
 /// Threat 5: a replayed approval must not allow a second call.
 #[tokio::test(flavor = "multi_thread")]
@@ -32,8 +36,13 @@ async fn a_thousand_concurrent_consumptions_on_two_servers_give_exactly_one_allo
     lift_limits(&bundle);
     let serve = |name: &str| {
         Process::serve(&folder.path().join(name), &["--bundle", bundle.to_str().unwrap()], |command| {
-            command.env("COUNTERSIGN__STORE__URL", postgres.url()).env("COUNTERSIGN__KEYS", &keys).env("COUNTERSIGN__LOG", "off");
-            command.env("COUNTERSIGN__LIMITS__REQUEST_TIMEOUT_MS", "60000").env("COUNTERSIGN__STORE__TIMEOUT_MS", "10000");
+            command
+                .env("COUNTERSIGN__STORE__URL", postgres.url())
+                .env("COUNTERSIGN__KEYS", &keys)
+                .env("COUNTERSIGN__LOG", "off");
+            command
+                .env("COUNTERSIGN__LIMITS__REQUEST_TIMEOUT_MS", "60000")
+                .env("COUNTERSIGN__STORE__TIMEOUT_MS", "10000");
             command.env("COUNTERSIGN__LIMITS__STREAMS_PER_CONNECTION", "1000");
         })
     };
@@ -49,13 +58,20 @@ async fn a_thousand_concurrent_consumptions_on_two_servers_give_exactly_one_allo
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     for burn in burns.collect::<Vec<_>>() {
         let answer = burn.await.unwrap();
-        let what = if answer.decision() == v1::Decision::Allow { "allow".to_owned() } else { format!("{:?}", answer.reason()) };
+        let what = if answer.decision() == v1::Decision::Allow {
+            "allow".to_owned()
+        } else {
+            format!("{:?}", answer.reason())
+        };
         *reasons.entry(what).or_default() += 1;
     }
     assert_eq!(reasons.get("allow"), Some(&1), "{reasons:?}");
     // The other calls came too late; on a busy machine some of them get no answer from the store in time.
     assert_eq!(reasons.values().sum::<usize>(), 1000, "{reasons:?}");
-    assert!(reasons.keys().all(|what| ["allow", "ApprovalUsed", "StateUnavailable"].contains(&what.as_str())), "{reasons:?}");
+    assert!(
+        reasons.keys().all(|what| ["allow", "ApprovalUsed", "StateUnavailable"].contains(&what.as_str())),
+        "{reasons:?}"
+    );
     assert!(reasons.get("ApprovalUsed") > Some(&100), "{reasons:?}");
     let allows = ["one", "two"].map(|name| {
         lines(&folder.path().join(name))
@@ -192,13 +208,19 @@ fn start_child(data: &Path, kill: &str, url: Option<String>) -> Process {
 /// Returns the evaluation ids of an audit log's consumptions.
 fn uses(data: &Path) -> Vec<String> {
     let used = |line: &serde_json::Value| line["decision"] == "allow" && line["approval"]["id"].is_string();
-    lines(data).iter().filter(|line| used(line)).map(|line| line["evaluation_id"].as_str().unwrap().to_owned()).collect()
+    lines(data)
+        .iter()
+        .filter(|line| used(line))
+        .map(|line| line["evaluation_id"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_killed_around_the_audit_write_gives_the_same_answer_after_a_restart() {
     let postgres = Postgres::start();
-    for (kill, url) in [("before", None), ("after", None), ("before", Some(postgres.url())), ("after", Some(postgres.url()))] {
+    for (kill, url) in
+        [("before", None), ("after", None), ("before", Some(postgres.url())), ("after", Some(postgres.url()))]
+    {
         let folder = temp();
         let data = folder.path().join("data");
         let mut server = start_child(&data, kill, url.clone());
@@ -256,7 +278,10 @@ async fn another_replica_drains_the_outbox_of_a_killed_replica() {
     let answer = desk.ask(&with_token(&credit(400), &token, "op-1")).await;
     assert_eq!((answer.decision(), answer.repeated), (v1::Decision::Allow, true));
     assert_eq!(uses(&app.data), [answer.evaluation_id]);
-    let line = lines(&app.data).into_iter().find(|line| line["approval"]["id"].is_string() && line["decision"] == "allow").unwrap();
+    let line = lines(&app.data)
+        .into_iter()
+        .find(|line| line["approval"]["id"].is_string() && line["decision"] == "allow")
+        .unwrap();
     assert!(line["left_by"].is_string());
     app.stop().await;
 }
@@ -274,7 +299,11 @@ async fn a_restored_database_voids_earlier_approvals() {
         let backup = folder.path().join("backup");
         let state = data.join("state");
         std::fs::create_dir(&backup).unwrap();
-        for file in std::fs::read_dir(&state).unwrap().map(|entry| entry.unwrap()).filter(|file| file.file_name() != "replica.json") {
+        for file in std::fs::read_dir(&state)
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .filter(|file| file.file_name() != "replica.json")
+        {
             std::fs::copy(file.path(), backup.join(file.file_name())).unwrap();
         }
         let noted = std::fs::read(state.join("replica.json")).unwrap();
@@ -286,7 +315,11 @@ async fn a_restored_database_voids_earlier_approvals() {
             // Restore an older note, as after a crash: the audit log still contains what the note lacks.
             std::fs::write(state.join("replica.json"), noted).unwrap();
         }
-        for old in std::fs::read_dir(&state).unwrap().map(|entry| entry.unwrap()).filter(|file| file.file_name() != "replica.json") {
+        for old in std::fs::read_dir(&state)
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .filter(|file| file.file_name() != "replica.json")
+        {
             std::fs::remove_file(old.path()).unwrap();
         }
         for file in std::fs::read_dir(&backup).unwrap().map(|entry| entry.unwrap()) {
@@ -295,7 +328,11 @@ async fn a_restored_database_voids_earlier_approvals() {
         let app = App::start_in(&data, |_, _| {}).await;
         let mut desk = Desk::new(app.channel().await);
         let answer = desk.ask(&with_token(&credit(400), &token, "op-2")).await;
-        assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, v1::Reason::ApprovalUnverifiable), "{stopped_in_order}");
+        assert_eq!(
+            (answer.decision(), answer.reason()),
+            (v1::Decision::Deny, v1::Reason::ApprovalUnverifiable),
+            "{stopped_in_order}"
+        );
         assert_eq!(desk.fetch(&approval.id).await.unwrap(), "", "no new token either");
         // Approvals that are granted from now on are valid.
         let (_, token) = desk.approved(&credit(300), &issuer).await;
@@ -378,15 +415,27 @@ async fn rotated_keys_still_verify_their_tokens_and_revoked_keys_do_not() {
     reload().await;
     let after = published(&crate::harness::get(app.admin, "/jwks.json").await.1);
     assert_eq!(after.len(), 5);
-    assert!(before.iter().all(|kid| after.contains(kid)), "the next key was published before it signed, and the previous one still is");
-    assert_eq!(desk.ask(&with_token(&credit(400), &first, "op-1")).await.decision(), v1::Decision::Allow, "by the previous key");
-    let previous = keyring::list(&keys, Purpose::Approval).unwrap().into_iter().find(|key| key.status == Status::Previous).unwrap();
+    assert!(
+        before.iter().all(|kid| after.contains(kid)),
+        "the next key was published before it signed, and the previous one still is"
+    );
+    assert_eq!(
+        desk.ask(&with_token(&credit(400), &first, "op-1")).await.decision(),
+        v1::Decision::Allow,
+        "by the previous key"
+    );
+    let previous = keyring::list(&keys, Purpose::Approval)
+        .unwrap()
+        .into_iter()
+        .find(|key| key.status == Status::Previous)
+        .unwrap();
     keyring::revoke(&keys, &previous.kid).unwrap();
     reload().await;
     assert_eq!(desk.ask(&with_token(&credit(300), &second, "op-2")).await.reason(), v1::Reason::ApprovalUnverifiable);
     assert!(!published(&crate::harness::get(app.admin, "/jwks.json").await.1).contains(&previous.kid));
     // Without a current key nothing can be signed.
-    let current = keyring::list(&keys, Purpose::Binding).unwrap().into_iter().find(|key| key.status == Status::Current).unwrap();
+    let current =
+        keyring::list(&keys, Purpose::Binding).unwrap().into_iter().find(|key| key.status == Status::Current).unwrap();
     keyring::revoke(&keys, &current.kid).unwrap();
     reload().await;
     assert_eq!(desk.decisions.authorize(credit(200)).await.unwrap_err().code(), tonic::Code::Unavailable);
@@ -503,7 +552,12 @@ async fn walk(store: &Store, steps: &[Step]) -> Result<(), TestCaseError> {
                 if models.contains_key(index) {
                     continue;
                 }
-                let new = NewApproval { approval: pending(*index, now), caps: (99, 99, 99), cool_down: Duration::ZERO, record: json!({}) };
+                let new = NewApproval {
+                    approval: pending(*index, now),
+                    caps: (99, 99, 99),
+                    cool_down: Duration::ZERO,
+                    record: json!({}),
+                };
                 prop_assert!(matches!(store.request(new).await.unwrap(), Requested::New(_)));
                 models.insert(*index, Model { state: Some(State::Pending), until: now + REVIEW, ..Model::default() });
             }
@@ -516,8 +570,14 @@ async fn walk(store: &Store, steps: &[Step]) -> Result<(), TestCaseError> {
                     reason: String::new(),
                 };
                 let usable = Duration::from_secs(USE.unsigned_abs());
-                let new =
-                    NewReview { id: format!("apr_{index}"), review, suggested: String::new(), usable, quorum: QUORUM, record: json!({}) };
+                let new = NewReview {
+                    id: format!("apr_{index}"),
+                    review,
+                    suggested: String::new(),
+                    usable,
+                    quorum: QUORUM,
+                    record: json!({}),
+                };
                 let moved = store.review(new).await.unwrap();
                 let Some(model) = models.get_mut(index) else {
                     prop_assert_eq!(moved, Moved::Missing);
@@ -535,13 +595,21 @@ async fn walk(store: &Store, steps: &[Step]) -> Result<(), TestCaseError> {
                         };
                         model.state = Some(state);
                         model.until = if state == State::Approved { now + USE } else { model.until };
-                        prop_assert!(matches!(&moved, Moved::Done(transition) if transition.state == state), "{:?} {:?}", moved, state);
+                        prop_assert!(
+                            matches!(&moved, Moved::Done(transition) if transition.state == state),
+                            "{:?} {:?}",
+                            moved,
+                            state
+                        );
                     }
                     other => prop_assert_eq!(moved, Moved::Late(other.unwrap())),
                 }
             }
             Step::End(index) => {
-                let moved = store.end(format!("apr_{index}"), String::new(), Timestamp::from_seconds(now), json!({})).await.unwrap();
+                let moved = store
+                    .end(format!("apr_{index}"), String::new(), Timestamp::from_seconds(now), json!({}))
+                    .await
+                    .unwrap();
                 let Some(model) = models.get_mut(index) else {
                     prop_assert_eq!(moved, Moved::Missing);
                     continue;

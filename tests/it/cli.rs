@@ -50,7 +50,8 @@ fn check_describes_a_bundle_or_locates_its_faults() {
     assert_eq!(code(&broken), 3);
     // The fault is drawn with its source line.
     assert!(
-        error(&broken).contains("steps.cedar:1:27") && error(&broken).contains("permit (principal, action,, resource);"),
+        error(&broken).contains("steps.cedar:1:27")
+            && error(&broken).contains("permit (principal, action,, resource);"),
         "{}",
         error(&broken)
     );
@@ -72,7 +73,8 @@ fn the_test_command_runs_the_tables_and_exits_with_3_on_failure() {
     assert_eq!(code(&passed), 0, "{}", out(&passed));
     assert!(out(&passed).contains("decisions as expected"));
     let steps = std::fs::read_to_string(bundle.path().join("steps.cedar")).unwrap();
-    std::fs::write(bundle.path().join("steps.cedar"), steps.replace("Step::\"drafting\"", "Step::\"verification\"")).unwrap();
+    std::fs::write(bundle.path().join("steps.cedar"), steps.replace("Step::\"drafting\"", "Step::\"verification\""))
+        .unwrap();
     let failed = run(&["test", path]);
     assert_eq!(code(&failed), 3);
     assert!(out(&failed).contains("FAILED tests/steps.yaml"), "{}", out(&failed));
@@ -92,7 +94,11 @@ fn authorize_local_evaluates_without_a_server() {
     let settings = folder.path().join("settings.yaml");
     std::fs::write(&settings, "listn: {}\n").unwrap();
     let typo = run(&["check", "--config", settings.to_str().unwrap()]);
-    assert!(code(&typo) == 64 && error(&typo).contains("settings.yaml") && error(&typo).contains("listn"), "{}", error(&typo));
+    assert!(
+        code(&typo) == 64 && error(&typo).contains("settings.yaml") && error(&typo).contains("listn"),
+        "{}",
+        error(&typo)
+    );
     let late = run(&["authorize", "--local", "--at", "2031-01-01T00:00:00Z", "examples/authorize.yaml"]);
     assert_eq!(code(&late), 2, "the agent is no longer valid");
     assert!(out(&late).starts_with("DENY\nreason        not_permitted"), "{}", out(&late));
@@ -119,12 +125,17 @@ async fn authorize_healthcheck_and_verify_work_with_a_running_server() {
     let allowed = run(&["authorize", "--server", &url, "examples/authorize.yaml"]);
     assert_eq!(code(&allowed), 0, "{}", error(&allowed));
     assert!(out(&allowed).starts_with("ALLOW\n") && out(&allowed).contains("development_mode"), "{}", out(&allowed));
-    let request = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/authorize.yaml")).unwrap();
+    let request =
+        std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/authorize.yaml"))
+            .unwrap();
     let denied = folder.path().join("denied.yaml");
     std::fs::write(&denied, request.replace("step: enrichment", "step: intake")).unwrap();
     let found = run(&["authorize", "--server", &url, denied.to_str().unwrap(), "-o", "json"]);
     let shown: Value = serde_json::from_str(&out(&found)).unwrap();
-    assert_eq!((code(&found), shown["reason"].as_str(), shown["next_action"].as_str()), (2, Some("step_not_allowed"), Some("none")));
+    assert_eq!(
+        (code(&found), shown["reason"].as_str(), shown["next_action"].as_str()),
+        (2, Some("step_not_allowed"), Some("none"))
+    );
     std::fs::write(&denied, request.replace("paid_minor: 9000", "paid_minor: many")).unwrap();
     let refused = run(&["authorize", "--server", &url, denied.to_str().unwrap()]);
     assert!(
@@ -143,11 +154,28 @@ async fn authorize_healthcheck_and_verify_work_with_a_running_server() {
     // A taken port and a locked data folder each give one line with the remedy.
     let address = server.grpc.to_string();
     let other = folder.path().join("other");
-    let taken = run(&["serve", "--development", "--listen", &address, "--admin-listen", "127.0.0.1:0", "--data", other.to_str().unwrap()]);
+    let taken = run(&[
+        "serve",
+        "--development",
+        "--listen",
+        &address,
+        "--admin-listen",
+        "127.0.0.1:0",
+        "--data",
+        other.to_str().unwrap(),
+    ]);
     assert_eq!((code(&taken), error(&taken).lines().count()), (1, 1), "{}", error(&taken));
     assert!(error(&taken).contains("--listen"), "{}", error(&taken));
-    let locked =
-        run(&["serve", "--development", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data", data.to_str().unwrap()]);
+    let locked = run(&[
+        "serve",
+        "--development",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+        "--data",
+        data.to_str().unwrap(),
+    ]);
     assert_eq!((code(&locked), error(&locked).lines().count()), (1, 1), "{}", error(&locked));
     assert!(error(&locked).contains("--data"), "{}", error(&locked));
     assert!(server.stop().success());
@@ -156,7 +184,11 @@ async fn authorize_healthcheck_and_verify_work_with_a_running_server() {
     let text = std::fs::read_to_string(&segment).unwrap();
     std::fs::write(&segment, text.replacen("\"allow\"", "\"ALLOW\"", 1)).unwrap();
     let broken = run(&["audit", "verify", audit.to_str().unwrap()]);
-    assert!(code(&broken) == 3 && error(&broken).contains("seg-00000000000000000000.jsonl:3: `mac`"), "{}", error(&broken));
+    assert!(
+        code(&broken) == 3 && error(&broken).contains("seg-00000000000000000000.jsonl:3: `mac`"),
+        "{}",
+        error(&broken)
+    );
     assert_eq!(code(&run(&["audit", "verify", "/nowhere"])), 1);
 }
 
@@ -169,17 +201,34 @@ fn a_failed_start_prints_one_line_with_the_cause() {
         (vec!["serve", "--data", data], "--development", 64),
         (vec!["serve", "--development", "--listen", "0.0.0.0:0", "--data", data], "loopback", 64),
         (vec!["serve", "--development", "--admin-listen", "0.0.0.0:0", "--data", data], "loopback", 64),
-        (vec!["serve", "--development", "--listen", "127.0.0.1:0", "--bundle", "/nowhere", "--data", data], "--bundle", 3),
+        (
+            vec!["serve", "--development", "--listen", "127.0.0.1:0", "--bundle", "/nowhere", "--data", data],
+            "--bundle",
+            3,
+        ),
         (vec!["serve", "--development", "--config", "/nowhere.yaml"], "/nowhere.yaml", 64),
         (
-            vec!["serve", "--development", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data", "/proc/nowhere"],
+            vec![
+                "serve",
+                "--development",
+                "--listen",
+                "127.0.0.1:0",
+                "--admin-listen",
+                "127.0.0.1:0",
+                "--data",
+                "/proc/nowhere",
+            ],
             "--data",
             1,
         ),
     ] {
         let failed = run(&arguments);
         assert_eq!(code(&failed), exit, "{arguments:?}: {}", error(&failed));
-        assert!(error(&failed).contains(expected) && error(&failed).trim_end().lines().count() == 1, "{arguments:?}: {}", error(&failed));
+        assert!(
+            error(&failed).contains(expected) && error(&failed).trim_end().lines().count() == 1,
+            "{arguments:?}: {}",
+            error(&failed)
+        );
     }
 }
 
@@ -204,7 +253,8 @@ fn keys_can_be_generated_listed_rotated_and_revoked_without_showing_private_keys
     let folder = crate::harness::temp();
     let data = folder.path().join("data");
     let run = |arguments: &[&str]| {
-        let output = crate::harness::command(arguments).env("COUNTERSIGN__DATA", &data).current_dir("/").output().unwrap();
+        let output =
+            crate::harness::command(arguments).env("COUNTERSIGN__DATA", &data).current_dir("/").output().unwrap();
         (code(&output), out(&output), error(&output))
     };
     let (exit, _, said) = run(&["keys", "list"]);

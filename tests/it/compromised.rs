@@ -68,7 +68,13 @@ impl Tools {
     }
 }
 
-fn call(action: &(&str, &str, &str), agent: &str, step: &str, tenant: &str, case: Option<v1::Case>) -> v1::AuthorizeRequest {
+fn call(
+    action: &(&str, &str, &str),
+    agent: &str,
+    step: &str,
+    tenant: &str,
+    case: Option<v1::Case>,
+) -> v1::AuthorizeRequest {
     let (action, kind, arguments) = action;
     let (id, attributes) = match *kind {
         "Case" => ("case-1", String::new()),
@@ -110,7 +116,8 @@ fn lifted() -> std::path::PathBuf {
 fn the_tested_actions_are_all_actions_of_the_bundle() {
     let bundle = crate::harness::bundle_with(&[]);
     let roles = bundle.roles.as_ref().unwrap();
-    let known: BTreeSet<&str> = bundle.policies.shapes.actions.keys().map(String::as_str).filter(|id| !roles.is_direct(id)).collect();
+    let known: BTreeSet<&str> =
+        bundle.policies.shapes.actions.keys().map(String::as_str).filter(|id| !roles.is_direct(id)).collect();
     assert_eq!(ACTIONS.iter().map(|(action, ..)| *action).collect::<BTreeSet<_>>(), known);
 }
 
@@ -203,8 +210,12 @@ async fn forged_and_borrowed_tokens_have_no_effect() {
                 untrusted: screened.clone(),
                 ..request.clone()
             };
-            let by_release =
-                v1::AuthorizeRequest { release_token: token.into(), operation_id: "op".into(), untrusted: screened, ..request };
+            let by_release = v1::AuthorizeRequest {
+                release_token: token.into(),
+                operation_id: "op".into(),
+                untrusted: screened,
+                ..request
+            };
             tools.call(by_approval).await;
             tools.call(by_release).await;
         }
@@ -217,7 +228,9 @@ async fn forged_and_borrowed_tokens_have_no_effect() {
         request
     };
     for request in [
-        other(&|request| request.arguments_json = r#"{"channel":"email","recipient":"customer-1","draft_digest":"sha256:0"}"#.into()),
+        other(&|request| {
+            request.arguments_json = r#"{"channel":"email","recipient":"customer-1","draft_digest":"sha256:0"}"#.into()
+        }),
         other(&|request| request.case.as_mut().unwrap().id = "case-2".into()),
         other(&|request| request.case.as_mut().unwrap().tenant = "globex".into()),
         other(&|request| request.delegation = asserted("support-bot", "rep-2", "action")),
@@ -236,9 +249,14 @@ async fn forged_and_borrowed_tokens_have_no_effect() {
 async fn drafts_with_forged_sources_are_not_released() {
     let (app, mut tools) = start().await;
     let prepared = prepare(&mut tools.client, to_prepare("How much is it?")).await;
-    let shown: Vec<v1::Source> =
-        prepared.segments.iter().map(|segment| v1::Source { id: segment.source_id.clone(), text: segment.text.clone() }).collect();
-    let forged = |text: &str| shown.iter().map(|source| v1::Source { id: source.id.clone(), text: text.into() }).collect::<Vec<_>>();
+    let shown: Vec<v1::Source> = prepared
+        .segments
+        .iter()
+        .map(|segment| v1::Source { id: segment.source_id.clone(), text: segment.text.clone() })
+        .collect();
+    let forged = |text: &str| {
+        shown.iter().map(|source| v1::Source { id: source.id.clone(), text: text.into() }).collect::<Vec<_>>()
+    };
     for (draft, sources) in [
         ("It costs 4711 EUR.", forged("It costs 4711 EUR.")),
         ("It costs 4711 EUR.", vec![v1::Source { id: "made-up".into(), text: "It costs 4711 EUR.".into() }]),
@@ -247,7 +265,8 @@ async fn drafts_with_forged_sources_are_not_released() {
         ("Your card is 4111 1111 1111 1111.", forged("4111 1111 1111 1111")),
         ("Please send me your password.", shown.clone()),
     ] {
-        let evaluated = evaluate(&mut tools.client, v1::EvaluateOutputRequest { sources, ..to_evaluate(draft, &prepared) }).await;
+        let evaluated =
+            evaluate(&mut tools.client, v1::EvaluateOutputRequest { sources, ..to_evaluate(draft, &prepared) }).await;
         assert_ne!(evaluated.disposition(), Disposition::Release, "{draft}");
         assert_eq!(evaluated.release_token, "", "{draft}");
         tools.call(to_send(&evaluated.draft_digest, "", "")).await;

@@ -60,7 +60,11 @@ impl Judge {
     fn decide(&self, case: &Value) -> (bool, Vec<String>, Vec<String>) {
         let uid = |member: &str| EntityUid::from_str(case["request"][member].as_str().unwrap()).unwrap();
         let action = uid("action");
-        let schema = self.schema.as_ref().filter(|schema| schema.actions().any(|known| *known == action)).map(|schema| (schema, &action));
+        let schema = self
+            .schema
+            .as_ref()
+            .filter(|schema| schema.actions().any(|known| *known == action))
+            .map(|schema| (schema, &action));
         let context = Context::from_json_value(case["request"]["context"].clone(), schema).unwrap();
         let entities = match case.get("entities") {
             Some(own) => Entities::from_json_value(own.clone(), self.schema.as_ref()).unwrap(),
@@ -106,7 +110,8 @@ async fn grpc_answers_equal_those_of_cedar() {
         let evaluate = Judge::of(&bundle);
         let app = App::start_with(|config, _| plain(config, &bundle)).await;
         let (mut decisions, mut admin) = (app.decisions().await, app.operations().await);
-        let table: Vec<Value> = serde_json::from_str(&std::fs::read_to_string(bundle.join("tests/cases.json")).unwrap()).unwrap();
+        let table: Vec<Value> =
+            serde_json::from_str(&std::fs::read_to_string(bundle.join("tests/cases.json")).unwrap()).unwrap();
         for case in table {
             let name = format!("{} {}", bundle.display(), case["name"]);
             let (allowed, reason, errors) = evaluate.decide(&case);
@@ -125,7 +130,11 @@ async fn grpc_answers_equal_those_of_cedar() {
             cases += 1;
         }
         assert!(
-            lines(&app.data).iter().filter(|line| line["type"] == "decision").all(|line| line["warnings"].as_array().unwrap().len() == 4)
+            lines(&app.data).iter().filter(|line| line["type"] == "decision").all(|line| line["warnings"]
+                .as_array()
+                .unwrap()
+                .len()
+                == 4)
         );
         app.stop().await;
     }
@@ -175,7 +184,8 @@ async fn invalid_plain_requests_are_refused_without_echoing_values() {
         ("plain.principal.type", v1::PlainRequest { principal: Some(bad.clone()), ..good() }),
         ("plain.action", v1::PlainRequest { action: None, ..good() }),
     ] {
-        let status = client.authorize(v1::AuthorizeRequest { plain: Some(plain), ..Default::default() }).await.unwrap_err();
+        let status =
+            client.authorize(v1::AuthorizeRequest { plain: Some(plain), ..Default::default() }).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().contains(field) && !status.message().contains("s3cr3t"), "{}", status.message());
     }

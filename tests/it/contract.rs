@@ -27,14 +27,26 @@ fn the_protocol_is_unchanged() {
             for method in &service.method {
                 let stream = |streams| if streams { "stream " } else { "" };
                 let (from, to) = (stream(method.client_streaming()), stream(method.server_streaming()));
-                writeln!(text, "{}/{} {from}{} -> {to}{}", service.name(), method.name(), method.input_type(), method.output_type())
-                    .unwrap();
+                writeln!(
+                    text,
+                    "{}/{} {from}{} -> {to}{}",
+                    service.name(),
+                    method.name(),
+                    method.input_type(),
+                    method.output_type()
+                )
+                .unwrap();
             }
         }
         for message in &file.message_type {
             for field in &message.field {
-                let kind = if field.type_name().is_empty() { format!("{:?}", field.r#type()) } else { field.type_name().to_owned() };
-                writeln!(text, "{}.{} = {} {kind} {:?}", message.name(), field.name(), field.number(), field.label()).unwrap();
+                let kind = if field.type_name().is_empty() {
+                    format!("{:?}", field.r#type())
+                } else {
+                    field.type_name().to_owned()
+                };
+                writeln!(text, "{}.{} = {} {kind} {:?}", message.name(), field.name(), field.number(), field.label())
+                    .unwrap();
             }
         }
         for enumeration in &file.enum_type {
@@ -52,9 +64,9 @@ fn every_method_is_known_to_spans_and_metrics() {
         .file
         .iter()
         .flat_map(|file| {
-            file.service
-                .iter()
-                .flat_map(|service| service.method.iter().map(|method| format!("{}.{}/{}", file.package(), service.name(), method.name())))
+            file.service.iter().flat_map(|service| {
+                service.method.iter().map(|method| format!("{}.{}/{}", file.package(), service.name(), method.name()))
+            })
         })
         .collect();
     assert_eq!(found, METHODS.map(str::to_owned).into());
@@ -85,7 +97,8 @@ async fn every_method_is_implemented() {
         grpc.ready().await.unwrap();
         let path = format!("/{method}").parse::<http::uri::PathAndQuery>().unwrap();
         let codec = tonic_prost::ProstCodec::<v1::GetStatusRequest, v1::GetStatusRequest>::default();
-        let answering = grpc.unary::<_, v1::GetStatusRequest, _>(tonic::Request::new(v1::GetStatusRequest {}), path, codec);
+        let answering =
+            grpc.unary::<_, v1::GetStatusRequest, _>(tonic::Request::new(v1::GetStatusRequest {}), path, codec);
         // A stream that stays open is implemented, too.
         let answered = tokio::time::timeout(std::time::Duration::from_secs(2), answering).await;
         if answered.is_ok_and(|answered| answered.is_err_and(|status| status.code() == Code::Unimplemented)) {
@@ -134,14 +147,18 @@ async fn the_audit_lines_are_unchanged() {
         ..order_check()
     };
     client.authorize(full).await.unwrap();
-    client.authorize(v1::AuthorizeRequest { delegation: asserted("support-bot", "rep-1", "intake"), ..refund_request() }).await.unwrap();
+    client
+        .authorize(v1::AuthorizeRequest { delegation: asserted("support-bot", "rep-1", "intake"), ..refund_request() })
+        .await
+        .unwrap();
     client.authorize(v1::AuthorizeRequest { action: "order.steal".into(), ..order_check() }).await.unwrap();
     client.authorize(v1::AuthorizeRequest { case: None, ..order_check() }).await.unwrap_err();
     app.pdp.count_unauthenticated("192.0.2.1".into(), "unauthenticated");
     app.pdp.tick().await;
     let data = app.data.clone();
     let _folder = app.stop().await;
-    let text: Vec<String> = lines(&data).iter().map(|line| serde_json::to_string_pretty(&still(line)).unwrap()).collect();
+    let text: Vec<String> =
+        lines(&data).iter().map(|line| serde_json::to_string_pretty(&still(line)).unwrap()).collect();
     insta::assert_snapshot!("audit", text.join("\n"));
 }
 
@@ -199,7 +216,8 @@ async fn the_audit_lines_of_an_approval_are_unchanged() {
     }
     let of_life = |line: &&Value| {
         let kind = line["type"].as_str().unwrap();
-        !(kind.starts_with("server.") || kind.starts_with("policy.")) && (kind != "decision" || line["approval"].is_object())
+        !(kind.starts_with("server.") || kind.starts_with("policy."))
+            && (kind != "decision" || line["approval"].is_object())
     };
     let lines = lines(&data);
     let text = lines.iter().filter(of_life).map(|line| {

@@ -53,7 +53,8 @@ async fn every_acknowledged_decision_survives_a_kill_under_load() {
     assert!(Process::serve(&data, &[], |_| {}).stop().success());
     let report = verify(&data.join("audit")).unwrap();
     assert_eq!(report.unfinished, 0);
-    let recorded: BTreeSet<String> = lines(&data).iter().filter_map(|line| line["evaluation_id"].as_str().map(str::to_owned)).collect();
+    let recorded: BTreeSet<String> =
+        lines(&data).iter().filter_map(|line| line["evaluation_id"].as_str().map(str::to_owned)).collect();
     let lost: Vec<_> = acknowledged.difference(&recorded).collect();
     assert!(lost.is_empty(), "{} acknowledged decisions are not in the log", lost.len());
     assert!(acknowledged.len() > rounds() * 20);
@@ -67,8 +68,10 @@ fn small_disk(mount: &Path) -> Command {
     };
     let mut probe = Command::new("unshare");
     namespace(&mut probe);
-    let allowed =
-        probe.args(["mount", "-t", "tmpfs", "tmpfs", mount.to_str().unwrap()]).output().is_ok_and(|output| output.status.success());
+    let allowed = probe
+        .args(["mount", "-t", "tmpfs", "tmpfs", mount.to_str().unwrap()])
+        .output()
+        .is_ok_and(|output| output.status.success());
     let serve = format!(
         "{drop} {program} serve --development --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 -o json --data {mount}/data --bundle {bundle}",
         mount = mount.display(),
@@ -79,7 +82,11 @@ fn small_disk(mount: &Path) -> Command {
     let mut command = Command::new(if allowed { "unshare" } else { "sh" });
     if allowed {
         namespace(&mut command);
-        command.args(["sh", "-c", &format!("mount -t tmpfs -o size=384k,mode=777 tmpfs {} && exec {serve}", mount.display())]);
+        command.args([
+            "sh",
+            "-c",
+            &format!("mount -t tmpfs -o size=384k,mode=777 tmpfs {} && exec {serve}", mount.display()),
+        ]);
     } else {
         command.args(["-c", &format!("trap '' XFSZ; ulimit -f 768; exec {serve}")]);
     }
@@ -173,7 +180,8 @@ async fn sigterm_does_not_wait_for_open_streams() {
     assert!(watch.message().await.unwrap().is_some());
     let (open, items) = tokio::sync::mpsc::channel(1);
     let items = tokio_stream::wrappers::ReceiverStream::new(items);
-    let item = v1::AuthorizeStreamRequest { request: Some(v1::AuthorizeRequest { request_id: "r".into(), ..order_check() }) };
+    let item =
+        v1::AuthorizeStreamRequest { request: Some(v1::AuthorizeRequest { request_id: "r".into(), ..order_check() }) };
     open.send(item).await.unwrap();
     let mut answers = DecisionServiceClient::new(channel).authorize_stream(items).await.unwrap().into_inner();
     assert!(answers.message().await.unwrap().is_some());

@@ -70,8 +70,16 @@ fn policy() -> impl Strategy<Value = String> {
         "when { context.n == \"x\" }",
         "unless { principal in Group::\"staff\" }",
     ];
-    (select(&["permit", "forbid"][..]), select(&principals[..]), select(&actions[..]), select(&resources[..]), select(&bodies[..]))
-        .prop_map(|(effect, principal, action, resource, body)| format!("{effect} ({principal}, {action}, {resource}) {body};"))
+    (
+        select(&["permit", "forbid"][..]),
+        select(&principals[..]),
+        select(&actions[..]),
+        select(&resources[..]),
+        select(&bodies[..]),
+    )
+        .prop_map(|(effect, principal, action, resource, body)| {
+            format!("{effect} ({principal}, {action}, {resource}) {body};")
+        })
 }
 
 proptest! {
@@ -111,9 +119,12 @@ fn a_pattern_with_many_wildcards_terminates_on_the_longest_text() {
     let pattern = "a*".repeat(30);
     let policy = format!("permit (principal, action, resource) when {{ context.text like \"{pattern}b\" }};");
     let set = PolicySet::from_str(&policy).unwrap();
-    let context = Context::from_json_value(serde_json::json!({ "text": "a".repeat(countersign::json::BYTES_MAX) }), None).unwrap();
+    let context =
+        Context::from_json_value(serde_json::json!({ "text": "a".repeat(countersign::json::BYTES_MAX) }), None)
+            .unwrap();
     let uid = |text: &str| EntityUid::from_str(text).unwrap();
-    let request = Request::new(uid("User::\"ann\""), uid("Action::\"read\""), uid("File::\"f\""), context, None).unwrap();
+    let request =
+        Request::new(uid("User::\"ann\""), uid("Action::\"read\""), uid("File::\"f\""), context, None).unwrap();
     let verdict = Engine::new(set, &Shapes::default()).evaluate(Link::Plain, &request, &Entities::empty());
     assert!(!verdict.permitted && verdict.errors.is_empty());
 }

@@ -147,7 +147,8 @@ impl App {
     /// Starts the app on a data folder that outlives the app.
     pub(crate) async fn start_in(data: &Path, change: impl FnOnce(&mut Config, &mut Seams)) -> Self {
         let mut config = config(data);
-        let mut seams = Seams::system(export::Options { service_name: "countersign".into(), ..export::Options::default() });
+        let mut seams =
+            Seams::system(export::Options { service_name: "countersign".into(), ..export::Options::default() });
         seams.disk = Arc::new(RoomyDisk);
         change(&mut config, &mut seams);
         let bound = app::build(&config, seams).await.unwrap();
@@ -242,7 +243,8 @@ pub(crate) fn verify(audit: &Path) -> Result<Report, VerifyError> {
 /// Attributes of a case under the reference bundle's schema.
 pub(crate) const CASE: &str = r#"{"customer":"customer-1","product":"phone","region":"eu","policy_set":"standard","currency":"EUR","status":"open","refund_status":"none","identity_check":"none","fraud_check":"none"}"#;
 /// Attributes of an order under the reference bundle's schema.
-pub(crate) const ORDER: &str = r#"{"tenant":"acme","customer":"customer-1","currency":"EUR","paid_minor":9000,"refunded_minor":0}"#;
+pub(crate) const ORDER: &str =
+    r#"{"tenant":"acme","customer":"customer-1","currency":"EUR","paid_minor":9000,"refunded_minor":0}"#;
 
 /// A call that the reference bundle allows: an assistant checks an order.
 pub(crate) fn order_check() -> v1::AuthorizeRequest {
@@ -254,7 +256,12 @@ pub(crate) fn order_check() -> v1::AuthorizeRequest {
             attributes_json: ORDER.into(),
             ..Default::default()
         }),
-        case: Some(v1::Case { id: "case-1".into(), version: "3".into(), tenant: "acme".into(), attributes_json: CASE.into() }),
+        case: Some(v1::Case {
+            id: "case-1".into(),
+            version: "3".into(),
+            tenant: "acme".into(),
+            attributes_json: CASE.into(),
+        }),
         ..Default::default()
     }
 }
@@ -277,7 +284,8 @@ pub(crate) fn calm_text() -> Vec<v1::UntrustedText> {
 }
 
 pub(crate) fn asserted(agent: &str, supervisor: &str, step: &str) -> Option<v1::Delegation> {
-    let chain = v1::AssertedChain { agent: agent.into(), supervisor: supervisor.into(), step: step.into(), scopes: vec![] };
+    let chain =
+        v1::AssertedChain { agent: agent.into(), supervisor: supervisor.into(), step: step.into(), scopes: vec![] };
     Some(v1::Delegation { credential: Some(v1::delegation::Credential::Asserted(chain)), ..Default::default() })
 }
 
@@ -358,8 +366,18 @@ impl Process {
     pub(crate) fn serve(data: &Path, more: &[&str], change: impl FnOnce(&mut Command)) -> Self {
         let data = data.to_str().unwrap();
         let bundle = open_root().join("policies");
-        let mut arguments =
-            vec!["serve", "--development", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "-o", "json", "--data", data];
+        let mut arguments = vec![
+            "serve",
+            "--development",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+            "-o",
+            "json",
+            "--data",
+            data,
+        ];
         if !more.contains(&"--bundle") {
             arguments.extend(["--bundle", bundle.to_str().unwrap()]);
         }

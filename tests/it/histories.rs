@@ -140,16 +140,26 @@ impl World {
         copy(&policies(), &newer);
         let file = newer.join("approvals.yaml");
         let text = std::fs::read_to_string(&file).unwrap();
-        let changed = text.replace("reversibility: reversible\n    at_most", "reversibility: reversible\n    quorum: 2\n    at_most");
+        let changed = text
+            .replace("reversibility: reversible\n    at_most", "reversibility: reversible\n    quorum: 2\n    at_most");
         assert_ne!(text, changed);
         std::fs::write(file, changed).unwrap();
         let mut nodes = vec![];
         for name in ["one", "two", "three"] {
             let (data, relay) = (folder.path().join(name), Relay::to(postgres.port()).await);
-            nodes.push(Node { app: None, data, relay, cut: false, clock: Steps(Arc::default()), furthest: 0, newer: false });
+            nodes.push(Node {
+                app: None,
+                data,
+                relay,
+                cut: false,
+                clock: Steps(Arc::default()),
+                furthest: 0,
+                newer: false,
+            });
         }
         let (given, spent, stopped) = (vec![], vec![], vec![]);
-        let mut world = Self { folder, postgres, redis, nodes, newer, given, spent, stopped, refunds: 0, backup: false, count: 0 };
+        let mut world =
+            Self { folder, postgres, redis, nodes, newer, given, spent, stopped, refunds: 0, backup: false, count: 0 };
         for node in 0..3 {
             world.start_node(node).await;
         }
@@ -158,7 +168,11 @@ impl World {
 
     async fn start_node(&mut self, node: usize) {
         let Node { data, relay, clock, newer, .. } = &self.nodes[node];
-        let url = self.postgres.url().replace("/postgres?", "/live?").replace(&self.postgres.port().to_string(), &relay.port.to_string());
+        let url = self
+            .postgres
+            .url()
+            .replace("/postgres?", "/live?")
+            .replace(&self.postgres.port().to_string(), &relay.port.to_string());
         let (windows, keys, clock) = (self.redis.url(), self.folder.path().join("keys"), clock.clone());
         let bundle = newer.then(|| self.newer.clone());
         let app = App::start_in(data, |config, seams| {
@@ -196,7 +210,14 @@ impl World {
             }
             Step::Stop(node) => {
                 let case = format!("stopped-{}", self.count);
-                let told = signal(self.app(*node), SignalSubjectKind::Case, &case, "kill_switch", &format!("event-{}", self.count)).await;
+                let told = signal(
+                    self.app(*node),
+                    SignalSubjectKind::Case,
+                    &case,
+                    "kill_switch",
+                    &format!("event-{}", self.count),
+                )
+                .await;
                 if told.is_ok() {
                     self.stopped.push(Stopped { case, known: BTreeSet::from([*node]) });
                 }
@@ -303,7 +324,9 @@ impl World {
     async fn alone(&self, statements: &[&str]) {
         let away = "SELECT CAST(COUNT(pg_terminate_backend(pid)) AS TEXT) FROM pg_stat_activity WHERE datname IN ('live', 'backup')";
         let mut connection = sqlx::AnyConnection::connect(&self.postgres.url()).await.unwrap();
-        let mut run = async |sql: &str| sqlx::query(sqlx::AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.map(|_| ());
+        let mut run = async |sql: &str| {
+            sqlx::query(sqlx::AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.map(|_| ())
+        };
         run("ALTER DATABASE live ALLOW_CONNECTIONS false").await.unwrap();
         for statement in statements {
             // A terminated session may take a moment to end, so try again.
@@ -346,7 +369,12 @@ impl World {
             for node in &connected {
                 let case = order_check().case.map(|case| v1::Case { id: self.stopped[index].case.clone(), ..case });
                 let answer = self.desk(*node).await.ask(&v1::AuthorizeRequest { case, ..order_check() }).await;
-                prop_assert_eq!(answer.decision(), Decision::Deny, "a kill switch on {} is not in force", self.stopped[index].case);
+                prop_assert_eq!(
+                    answer.decision(),
+                    Decision::Deny,
+                    "a kill switch on {} is not in force",
+                    self.stopped[index].case
+                );
             }
             self.stopped[index].known.extend(&connected);
         }
@@ -358,10 +386,18 @@ impl World {
 fn histories(count: u32, threads: u32) {
     sqlx::any::install_default_drivers();
     let run = || {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).thread_stack_size(8 << 20).build().unwrap();
-        let config =
-            ProptestConfig { cases: count.div_ceil(threads), max_shrink_iters: 20, failure_persistence: None, ..ProptestConfig::default() };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .worker_threads(2)
+            .thread_stack_size(8 << 20)
+            .build()
+            .unwrap();
+        let config = ProptestConfig {
+            cases: count.div_ceil(threads),
+            max_shrink_iters: 20,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        };
         let walked = TestRunner::new(config).run(&prop::collection::vec(step(), 20..60), |steps| {
             runtime.block_on(async {
                 let mut world = World::start().await;

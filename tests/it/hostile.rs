@@ -57,18 +57,30 @@ fn rows() -> Vec<(&'static str, v1::AuthorizeRequest, &'static str)> {
         ),
         ("2^53+1", arguments(r#"{"amount_minor":9007199254740993,"currency":"EUR"}"#), "arguments_json.amount_minor"),
         ("depth 17", arguments(&nested(17)), "arguments_json.a.b.b.b.b.b.b.b.b.b.b.b.b.b.b.b.b"),
-        ("unknown argument", arguments(&format!(r#"{{"amount_minor":1,"currency":"EUR","note":"{VALUE}"}}"#)), "arguments_json"),
+        (
+            "unknown argument",
+            arguments(&format!(r#"{{"amount_minor":1,"currency":"EUR","note":"{VALUE}"}}"#)),
+            "arguments_json",
+        ),
         ("missing argument", arguments(r#"{"amount_minor":1}"#), "arguments_json.currency"),
         ("null", arguments(r#"{"amount_minor":null,"currency":"EUR"}"#), "arguments_json.amount_minor"),
         ("float", arguments(r#"{"amount_minor":25.5,"currency":"EUR"}"#), "arguments_json.amount_minor"),
         ("1.0 is no integer", arguments(r#"{"amount_minor":1.0,"currency":"EUR"}"#), "arguments_json.amount_minor"),
         ("Long as string", arguments(r#"{"amount_minor":"2500","currency":"EUR"}"#), "arguments_json.amount_minor"),
         ("boolean for Long", arguments(r#"{"amount_minor":true,"currency":"EUR"}"#), "arguments_json.amount_minor"),
-        ("unknown enum value", arguments(&format!(r#"{{"amount_minor":1,"currency":"{VALUE}"}}"#)), "arguments_json.currency"),
+        (
+            "unknown enum value",
+            arguments(&format!(r#"{{"amount_minor":1,"currency":"{VALUE}"}}"#)),
+            "arguments_json.currency",
+        ),
         ("array for object", arguments(r#"["s3cr3t-value"]"#), "arguments_json"),
         ("trailing text", arguments(r#"{} s3cr3t-value"#), "arguments_json"),
         ("no JSON", arguments(VALUE), "arguments_json"),
-        ("unknown fact", v1::AuthorizeRequest { facts_json: format!(r#"{{"vip":"{VALUE}"}}"#).into(), ..order_check() }, "facts_json"),
+        (
+            "unknown fact",
+            v1::AuthorizeRequest { facts_json: format!(r#"{{"vip":"{VALUE}"}}"#).into(), ..order_check() },
+            "facts_json",
+        ),
         (
             "attribute unknown",
             resource(|r| r.attributes_json = ORDER.replace("}", r#","x":"s3cr3t-value"}"#).into()),
@@ -89,7 +101,11 @@ fn rows() -> Vec<(&'static str, v1::AuthorizeRequest, &'static str)> {
             case(|c| c.attributes_json = CASE.replace(r#""open""#, r#""s3cr3t-value""#).into()),
             "case.attributes_json.status",
         ),
-        ("tenant twice", case(|c| c.attributes_json = CASE.replace("{", r#"{"tenant":"globex","#).into()), "case.attributes_json.tenant"),
+        (
+            "tenant twice",
+            case(|c| c.attributes_json = CASE.replace("{", r#"{"tenant":"globex","#).into()),
+            "case.attributes_json.tenant",
+        ),
         (
             "invalid UTF-8",
             v1::AuthorizeRequest { arguments_json: Bytes::from_static(b"{\"a\":\"\xff\"}"), ..refund_request() },
@@ -109,11 +125,23 @@ fn rows() -> Vec<(&'static str, v1::AuthorizeRequest, &'static str)> {
         ("missing action", v1::AuthorizeRequest { action: String::new(), ..order_check() }, "action"),
         ("newline in an id", case(|c| c.id = format!("{VALUE}\n")), "case.id"),
         ("line separator in an id", case(|c| c.id = format!("{VALUE}\u{2028}")), "case.id"),
-        ("escape in an id", v1::AuthorizeRequest { request_id: format!("\u{1b}[31m{VALUE}"), ..order_check() }, "request_id"),
-        ("right-to-left in an id", resource(|r| r.r#ref.as_mut().unwrap().id = format!("{VALUE}\u{202e}")), "resource.ref.id"),
+        (
+            "escape in an id",
+            v1::AuthorizeRequest { request_id: format!("\u{1b}[31m{VALUE}"), ..order_check() },
+            "request_id",
+        ),
+        (
+            "right-to-left in an id",
+            resource(|r| r.r#ref.as_mut().unwrap().id = format!("{VALUE}\u{202e}")),
+            "resource.ref.id",
+        ),
         ("long id", v1::AuthorizeRequest { conversation_id: long.clone(), ..order_check() }, "conversation_id"),
         ("long action", v1::AuthorizeRequest { action: long.clone(), ..order_check() }, "action"),
-        ("token without operation", v1::AuthorizeRequest { approval_token: VALUE.into(), ..order_check() }, "operation_id"),
+        (
+            "token without operation",
+            v1::AuthorizeRequest { approval_token: VALUE.into(), ..order_check() },
+            "operation_id",
+        ),
         (
             "long token",
             v1::AuthorizeRequest { approval_token: "x".repeat(16_385), operation_id: "o".into(), ..order_check() },
@@ -121,12 +149,18 @@ fn rows() -> Vec<(&'static str, v1::AuthorizeRequest, &'static str)> {
         ),
         (
             "33 texts",
-            v1::AuthorizeRequest { untrusted: vec![v1::UntrustedText { source: "s".into(), text: VALUE.into() }; 33], ..order_check() },
+            v1::AuthorizeRequest {
+                untrusted: vec![v1::UntrustedText { source: "s".into(), text: VALUE.into() }; 33],
+                ..order_check()
+            },
             "untrusted",
         ),
         (
             "text without source",
-            v1::AuthorizeRequest { untrusted: vec![v1::UntrustedText { source: String::new(), text: VALUE.into() }], ..order_check() },
+            v1::AuthorizeRequest {
+                untrusted: vec![v1::UntrustedText { source: String::new(), text: VALUE.into() }],
+                ..order_check()
+            },
             "untrusted[0].source",
         ),
         ("no model for a write", v1::AuthorizeRequest { model: None, ..refund_request() }, "model"),
@@ -138,12 +172,21 @@ fn rows() -> Vec<(&'static str, v1::AuthorizeRequest, &'static str)> {
         (
             "plain beside gates",
             v1::AuthorizeRequest {
-                plain: Some(v1::PlainRequest { principal: reference(), action: reference(), resource: reference(), ..Default::default() }),
+                plain: Some(v1::PlainRequest {
+                    principal: reference(),
+                    action: reference(),
+                    resource: reference(),
+                    ..Default::default()
+                }),
                 ..Default::default()
             },
             "plain",
         ),
-        ("plain beside a call", v1::AuthorizeRequest { plain: Some(v1::PlainRequest::default()), ..order_check() }, "plain"),
+        (
+            "plain beside a call",
+            v1::AuthorizeRequest { plain: Some(v1::PlainRequest::default()), ..order_check() },
+            "plain",
+        ),
         (
             "attributes of a bundle's type",
             v1::AuthorizeRequest {
@@ -216,18 +259,22 @@ async fn unreadable_requests_are_counted_per_peer_and_second() {
         // Field 2 is a string here and an embedded message in the real request, so prost refuses it.
         let codec = tonic_prost::ProstCodec::<v1::EntityReference, v1::AuthorizeResponse>::default();
         let garbage = v1::EntityReference { r#type: "r".into(), id: "\u{1}not a delegation".into() };
-        let status = grpc.unary::<_, v1::AuthorizeResponse, _>(tonic::Request::new(garbage), path, codec).await.unwrap_err();
+        let status =
+            grpc.unary::<_, v1::AuthorizeResponse, _>(tonic::Request::new(garbage), path, codec).await.unwrap_err();
         assert_ne!(status.code(), Code::Ok);
     }
     grpc.ready().await.unwrap();
     let path = http::uri::PathAndQuery::from_static("/countersign.v1.DecisionService/Steal");
     let codec = tonic_prost::ProstCodec::<v1::AuthorizeRequest, v1::AuthorizeResponse>::default();
-    let status = grpc.unary::<_, v1::AuthorizeResponse, _>(tonic::Request::new(order_check()), path, codec).await.unwrap_err();
+    let status =
+        grpc.unary::<_, v1::AuthorizeResponse, _>(tonic::Request::new(order_check()), path, codec).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
     app.pdp.tick().await;
     let lines = lines(&app.data);
     let count = |kind: &str| {
-        let counted = lines.iter().filter(|line| line["type"] == "refusals" && line["kind"] == kind && line["peer"] == "127.0.0.1");
+        let counted = lines
+            .iter()
+            .filter(|line| line["type"] == "refusals" && line["kind"] == kind && line["peer"] == "127.0.0.1");
         counted.map(|line| line["count"].as_u64().unwrap()).sum::<u64>()
     };
     assert_eq!((count("unreadable"), count("unimplemented")), (5, 1), "{lines:?}");
@@ -279,7 +326,10 @@ async fn arbitrary_bytes_do_not_stop_the_server() {
         let Ok(request) = v1::AuthorizeRequest::decode(bytes.as_slice()) else { continue };
         let _answer_or_error = app.decisions().await.authorize(request).await;
     }
-    assert_eq!(app.decisions().await.authorize(order_check()).await.unwrap().into_inner().decision(), v1::Decision::Allow);
+    assert_eq!(
+        app.decisions().await.authorize(order_check()).await.unwrap().into_inner().decision(),
+        v1::Decision::Allow
+    );
     app.stop().await;
 }
 
@@ -343,7 +393,8 @@ async fn texts_with_thousands_of_numbers_have_a_bounded_record_and_show_none() {
     assert!(prepared.segments.iter().all(|segment| !segment.text.contains("1234567")));
     // 512 are listed one by one, and the rest of each text as one redaction.
     assert_eq!(prepared.redactions.len(), 512 + 4);
-    let recorded: usize = lines(&app.data).iter().filter(|line| line["type"] == "redactions").map(|line| line.to_string().len()).sum();
+    let recorded: usize =
+        lines(&app.data).iter().filter(|line| line["type"] == "redactions").map(|line| line.to_string().len()).sum();
     assert!(recorded < 128 * 1024, "{recorded}");
     app.stop().await;
 }
@@ -412,7 +463,11 @@ fn the_worst_texts_have_bounded_results() {
         assert!(detectors.screen(&[untrusted]).findings.len() <= 512, "{}", shape.name);
         let located = detectors.private(&text, "What is your password?", &values);
         assert!(located.windows(2).all(|pair| pair[0].span.1 <= pair[1].span.0), "{}", shape.name);
-        assert!(located.iter().all(|located| text.get(located.span.0..located.span.1).is_some_and(|value| !value.is_empty())));
+        assert!(
+            located
+                .iter()
+                .all(|located| text.get(located.span.0..located.span.1).is_some_and(|value| !value.is_empty()))
+        );
         let draft = Draft {
             text: &text,
             sources: vec![&text],

@@ -81,7 +81,8 @@ fn secure(config: &mut Config, folder: &Path, authority: &Authority, keys: Strin
     for purpose in Purpose::DEPLOYED {
         keyring::generate(&keys, purpose, Timestamp::from_seconds(seconds())).unwrap();
     }
-    countersign::audit::key::DigestKey::read_or_create(&keys.join(countersign::pdp::keys::Keys::VALUES), [7; 32]).unwrap();
+    countersign::audit::key::DigestKey::read_or_create(&keys.join(countersign::pdp::keys::Keys::VALUES), [7; 32])
+        .unwrap();
 }
 
 impl Secure {
@@ -165,7 +166,10 @@ async fn an_authenticated_caller_with_a_bound_token_is_answered_and_recorded() {
     // Policies limit each tool service: the ticket system may not check orders or use admin methods.
     let refund = v1::AuthorizeRequest { action: "order.check".into(), ..order_check() };
     let delegation = token(it.delegation(&crm, json!({"step": "enrichment", "scope": "orders"})));
-    assert_eq!(ask(it.as_(&crm).await, v1::AuthorizeRequest { delegation, ..refund }).await.unwrap().reason(), v1::Reason::NotPermitted);
+    assert_eq!(
+        ask(it.as_(&crm).await, v1::AuthorizeRequest { delegation, ..refund }).await.unwrap().reason(),
+        v1::Reason::NotPermitted
+    );
     let mut admin = v1::admin_service_client::AdminServiceClient::new(it.as_(&crm).await);
     assert_eq!(admin.get_status(v1::GetStatusRequest {}).await.unwrap_err().code(), Code::PermissionDenied);
     let explained = v1::ExplainDecisionRequest { request: Some(ticket(token(it.delegation(&crm, json!({}))))) };
@@ -180,7 +184,8 @@ async fn an_authenticated_caller_with_a_bound_token_is_answered_and_recorded() {
 async fn the_subject_prefix_applies_to_an_issuers_own_agents() {
     let it = Secure::start(|config, _| config.issuers[0].subject_prefix = "rep-".into()).await;
     let crm = it.crm();
-    for (agent_issuer, decision) in [("https://agents.acme.example", v1::Decision::Allow), ("https://idp.acme.example", v1::Decision::Deny)]
+    for (agent_issuer, decision) in
+        [("https://agents.acme.example", v1::Decision::Allow), ("https://idp.acme.example", v1::Decision::Deny)]
     {
         let act = json!({"iss": agent_issuer, "sub": "support-bot", "sub_profile": "ai_agent"});
         let delegation = token(it.delegation(&crm, json!({"sub": "1", "act": act})));
@@ -211,7 +216,8 @@ async fn a_trust_domain_cannot_act_for_another_domains_tenant() {
         outcome_token: allowed.outcome_token,
         ..Default::default()
     };
-    let report = async |svid: &Svid| DecisionServiceClient::new(it.as_(svid).await).report_outcome(outcome.clone()).await;
+    let report =
+        async |svid: &Svid| DecisionServiceClient::new(it.as_(svid).await).report_outcome(outcome.clone()).await;
     let foreign = it.authority.sign(&svid(FOREIGN));
     assert_eq!(report(&foreign).await.unwrap_err().code(), Code::PermissionDenied);
     report(&crm).await.unwrap();
@@ -283,7 +289,10 @@ async fn a_certificate_that_expires_during_the_connection_is_refused_from_then_o
     it.hands.forward(400);
     it.app.pdp.refresh().await;
     let refused = ask(channel, call).await.unwrap_err();
-    assert_eq!((refused.code(), refused.message()), (Code::Unauthenticated, "the caller's certificate has expired, or is not valid yet"));
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (Code::Unauthenticated, "the caller's certificate has expired, or is not valid yet")
+    );
     it.app.stop().await;
 }
 
@@ -302,7 +311,10 @@ async fn authorities_and_the_servers_certificate_are_reloaded_live() {
     write(it.folder.path(), "server.key", &own.key);
     it.reload().await;
     assert_eq!(ask(old, call()).await.unwrap_err().code(), Code::Unauthenticated);
-    assert!(connect(it.app.grpc, &it.authority.pem(), Some(&crm)).await.is_err(), "the server shows its new certificate");
+    assert!(
+        connect(it.app.grpc, &it.authority.pem(), Some(&crm)).await.is_err(),
+        "the server shows its new certificate"
+    );
     let renewed = next.sign(&svid(CRM));
     let channel = connect(it.app.grpc, &next.pem(), Some(&renewed)).await.unwrap();
     let delegation = token(it.delegation(&renewed, json!({})));
@@ -359,10 +371,12 @@ async fn an_invalid_delegation_token_is_refused() {
         ("a reading step, bound to no case", json!({"case": null})),
     ];
     for (what, more) in rows {
-        let refused = ask(channel.clone(), ticket(token(it.delegation(&crm, more)))).await.map_err(|status| status.code());
+        let refused =
+            ask(channel.clone(), ticket(token(it.delegation(&crm, more)))).await.map_err(|status| status.code());
         assert_eq!(refused.as_ref().err(), Some(&Code::Unauthenticated), "{what}: {refused:?}");
     }
-    let refused = ask(channel.clone(), ticket(token(it.delegation(&crm, json!({"act": deep(10_000 / 100)}))))).await.unwrap_err();
+    let refused =
+        ask(channel.clone(), ticket(token(it.delegation(&crm, json!({"act": deep(10_000 / 100)}))))).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated, "a bomb");
     // A token that is bound to another case gets an ordinary denial.
     let other_case = ask(channel.clone(), ticket(token(it.delegation(&crm, json!({"case": "case-9"}))))).await.unwrap();
@@ -379,12 +393,23 @@ async fn an_invalid_delegation_token_is_refused() {
         ("four parts", format!("{}.x", by("at+jwt"))),
         ("cut", by("at+jwt")[..200].to_owned()),
     ] {
-        assert_eq!(ask(channel.clone(), ticket(token(token_))).await.unwrap_err().code(), Code::Unauthenticated, "{what}");
+        assert_eq!(
+            ask(channel.clone(), ticket(token(token_))).await.unwrap_err().code(),
+            Code::Unauthenticated,
+            "{what}"
+        );
     }
     for chain in [None, asserted("support-bot", "rep-1", "intake")] {
-        assert_eq!(ask(channel.clone(), ticket(chain)).await.unwrap_err().code(), Code::Unauthenticated, "the chain is unsigned");
+        assert_eq!(
+            ask(channel.clone(), ticket(chain)).await.unwrap_err().code(),
+            Code::Unauthenticated,
+            "the chain is unsigned"
+        );
     }
-    assert_eq!(ask(channel, ticket(token(it.delegation(&crm, json!({}))))).await.unwrap().decision(), v1::Decision::Allow);
+    assert_eq!(
+        ask(channel, ticket(token(it.delegation(&crm, json!({}))))).await.unwrap().decision(),
+        v1::Decision::Allow
+    );
     it.app.stop().await;
 }
 
@@ -403,7 +428,10 @@ async fn scopes_and_tenants_of_a_token_narrow_and_never_widen() {
         (json!({"step": "verification"}), v1::Reason::StepNotAllowed),
         (json!({"sub": "globex-rep"}), v1::Reason::NotPermitted),
         (json!({"sub": "nobody"}), v1::Reason::NotPermitted),
-        (json!({"act": {"iss": "https://agents.acme.example", "sub": "globex-bot", "sub_profile": "ai_agent"}}), v1::Reason::NotPermitted),
+        (
+            json!({"act": {"iss": "https://agents.acme.example", "sub": "globex-bot", "sub_profile": "ai_agent"}}),
+            v1::Reason::NotPermitted,
+        ),
     ] {
         let answer = ask(channel.clone(), ticket(token(it.delegation(&crm, more.clone())))).await.unwrap();
         assert_eq!(answer.reason(), reason, "{more}");
@@ -430,7 +458,8 @@ async fn scopes_and_tenants_of_a_token_narrow_and_never_widen() {
         )
         .unwrap();
     for (channel, delegation) in [(channel, foreign), (it.as_(&support).await, rebound)] {
-        let answer = ask(channel, v1::AuthorizeRequest { case: case.clone(), ..ticket(token(delegation)) }).await.unwrap();
+        let answer =
+            ask(channel, v1::AuthorizeRequest { case: case.clone(), ..ticket(token(delegation)) }).await.unwrap();
         assert_eq!(answer.reason(), v1::Reason::NotPermitted);
     }
     assert_eq!(lines(&it.app.data).pop().unwrap()["gate"], "tenant");
@@ -475,12 +504,17 @@ async fn a_human_authenticates_with_her_own_token() {
         ("an agent", it.delegation(&it.crm(), json!({}))),
         ("no token", "x".into()),
     ] {
-        assert_eq!(client.list_approvals(bearer(list(), &token)).await.unwrap_err().code(), Code::Unauthenticated, "{what}");
+        assert_eq!(
+            client.list_approvals(bearer(list(), &token)).await.unwrap_err().code(),
+            Code::Unauthenticated,
+            "{what}"
+        );
     }
     assert_eq!(client.list_approvals(list()).await.unwrap_err().code(), Code::Unauthenticated);
     // Her token gives no access to a tool service's methods.
-    let refused =
-        DecisionServiceClient::new(bare).authorize(bearer(ticket(token(it.delegation(&it.crm(), json!({})))), &human(json!({})))).await;
+    let refused = DecisionServiceClient::new(bare)
+        .authorize(bearer(ticket(token(it.delegation(&it.crm(), json!({})))), &human(json!({}))))
+        .await;
     assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
     it.app.stop().await;
 }
@@ -517,9 +551,12 @@ async fn a_unix_socket_peer_is_identified_by_uid_and_asserts_only_listed_chains(
         } else {
             assert_eq!(answer.unwrap_err().code(), Code::Unauthenticated);
         }
-        for (agent, supervisor, step) in
-            [("refund-bot", "rep-1", "intake"), ("support-bot", "rep-2", "intake"), ("support-bot", "rep-1", "drafting"), ("", "", "")]
-        {
+        for (agent, supervisor, step) in [
+            ("refund-bot", "rep-1", "intake"),
+            ("support-bot", "rep-2", "intake"),
+            ("support-bot", "rep-1", "drafting"),
+            ("", "", ""),
+        ] {
             let refused = ask(channel.clone(), ticket(asserted(agent, supervisor, step))).await.unwrap_err();
             assert_eq!(refused.code(), Code::Unauthenticated, "{agent} {supervisor} {step}");
         }
@@ -545,7 +582,11 @@ async fn behind_a_tls_proxy_a_jwt_svid_identifies_the_caller() {
     let channel = app.channel().await;
     let now = seconds();
     let svid_claims = json!({"sub": CRM, "aud": "countersign:test", "exp": now + 300, "iat": now});
-    let call = || ticket(token(issuer.sign("at+jwt", &merged(claims(&authority.sign(&svid(CRM))), json!({"cnf": null}))).unwrap()));
+    let call = || {
+        ticket(token(
+            issuer.sign("at+jwt", &merged(claims(&authority.sign(&svid(CRM))), json!({"cnf": null}))).unwrap(),
+        ))
+    };
     let mut client = DecisionServiceClient::new(channel);
     let jwt = |more: Value| spire.sign("JWT", &merged(svid_claims.clone(), more)).unwrap();
     let answer = client.authorize(bearer(call(), &jwt(json!({})))).await.unwrap().into_inner();
@@ -591,8 +632,9 @@ async fn unknown_keys_cause_at_most_one_fetch_of_the_key_set() {
                      "actor_issuers": ["https://agents.acme.example"]}],
     }).to_string());
     let data = folder.path().join("data");
-    let arguments =
-        |more: &[&str]| [&["--config", config.to_str().unwrap()], more].concat().iter().map(ToString::to_string).collect::<Vec<_>>();
+    let arguments = |more: &[&str]| {
+        [&["--config", config.to_str().unwrap()], more].concat().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
     let run = |more: &[&str], data: &Path| {
         let mut command = crate::harness::command(&arguments(more).iter().map(String::as_str).collect::<Vec<_>>());
         command.env("COUNTERSIGN__DATA", data).env("SSL_CERT_FILE", folder.path().join("ca.pem"));
@@ -601,7 +643,17 @@ async fn unknown_keys_cause_at_most_one_fetch_of_the_key_set() {
     assert!(run(&["keys", "generate"], &data).output().unwrap().status.success());
     let bundle = crate::harness::open_root().join("policies");
     let server = crate::harness::Process::spawn(run(
-        &["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "-o", "json", "--bundle", bundle.to_str().unwrap()],
+        &[
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+            "-o",
+            "json",
+            "--bundle",
+            bundle.to_str().unwrap(),
+        ],
         &data,
     ));
     let crm = authority.sign(&svid(CRM));
@@ -611,7 +663,8 @@ async fn unknown_keys_cause_at_most_one_fetch_of_the_key_set() {
     let before = asked();
     let (stranger, _) = provider(folder.path(), "stranger");
     for _ in 0..20 {
-        let refused = ask(channel.clone(), ticket(token(stranger.sign("at+jwt", &claims(&crm)).unwrap()))).await.unwrap_err();
+        let refused =
+            ask(channel.clone(), ticket(token(stranger.sign("at+jwt", &claims(&crm)).unwrap()))).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated);
     }
     assert!(asked() <= before + 1, "forged tokens must not cause more requests");
@@ -639,7 +692,8 @@ async fn audit_heads_are_posted_to_a_witness_url() {
     assert!(head.starts_with("POST /heads HTTP/1.1"), "{head}");
     let statement: Value = serde_json::from_str(body).unwrap();
     assert_eq!(statement["index"].as_u64(), Some(last));
-    let expected = countersign::audit::verify::Expected { key: None, heads: vec![statement["hash"].as_str().unwrap().into()] };
+    let expected =
+        countersign::audit::verify::Expected { key: None, heads: vec![statement["hash"].as_str().unwrap().into()] };
     countersign::audit::verify::verify(&data.join("audit"), &expected).unwrap();
 }
 
@@ -653,7 +707,12 @@ async fn https_server(own: &Svid, body: String, requests: Requests) -> SocketAdd
     let chain = vec![rustls::pki_types::CertificateDer::from_pem_slice(own.certificate.as_bytes()).unwrap()];
     let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
     let config = rustls::ServerConfig::builder_with_provider(countersign::caller::tls::provider());
-    let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let config = config
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -669,7 +728,8 @@ async fn https_server(own: &Svid, body: String, requests: Requests) -> SocketAdd
             }
             if !text.is_empty() {
                 requests.lock().unwrap().push(text);
-                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+                let answer =
+                    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
                 // Ignore errors: the client may have disconnected.
                 let _gone = stream.write_all(answer.as_bytes()).await;
                 let _closed = stream.shutdown().await;
@@ -689,9 +749,17 @@ fn a_server_with_insecure_settings_does_not_start() {
             &[][..],
             "`listen.grpc` must be on the loopback interface in development mode",
         ),
-        (&["serve", "--development", "--admin-listen", "192.0.2.1:0"], &[], "`listen.admin` must be on the loopback interface"),
+        (
+            &["serve", "--development", "--admin-listen", "192.0.2.1:0"],
+            &[],
+            "`listen.admin` must be on the loopback interface",
+        ),
         (&["serve"], &[], "`environment` must be set outside of development mode"),
-        (&["serve", "--listen", "127.0.0.1:0"], &[("COUNTERSIGN__ENVIRONMENT", "test")], "without it tokens would travel in plaintext"),
+        (
+            &["serve", "--listen", "127.0.0.1:0"],
+            &[("COUNTERSIGN__ENVIRONMENT", "test")],
+            "without it tokens would travel in plaintext",
+        ),
         (
             &["serve"],
             &[("COUNTERSIGN__ENVIRONMENT", "test"), ("COUNTERSIGN__CALLERS__JWT_SVID__BEHIND_TLS_PROXY", "true")],
@@ -830,7 +898,8 @@ async fn only_known_callers_may_watch_health() {
     let mut stranger = HealthClient::new(connect(it.app.grpc, &it.authority.pem(), None).await.unwrap());
     assert_eq!(stranger.watch(HealthCheckRequest::default()).await.unwrap_err().code(), Code::Unauthenticated);
     assert!(stranger.check(HealthCheckRequest::default()).await.is_ok());
-    let mut known = HealthClient::new(it.as_(&crm).await).watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    let mut known =
+        HealthClient::new(it.as_(&crm).await).watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     assert!(known.message().await.unwrap().is_some());
     it.app.stop().await;
 }
@@ -844,13 +913,17 @@ async fn only_known_callers_may_use_reflection() {
     let it = Secure::start(|_, _| {}).await;
     let crm = it.crm();
     let list = || {
-        let request = ServerReflectionRequest { host: String::new(), message_request: Some(MessageRequest::ListServices(String::new())) };
+        let request = ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(MessageRequest::ListServices(String::new())),
+        };
         futures_util::stream::iter([request])
     };
     let stranger = connect(it.app.grpc, &it.authority.pem(), None).await.unwrap();
     let refused = ServerReflectionClient::new(stranger).server_reflection_info(list()).await;
     assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
-    let mut described = ServerReflectionClient::new(it.as_(&crm).await).server_reflection_info(list()).await.unwrap().into_inner();
+    let mut described =
+        ServerReflectionClient::new(it.as_(&crm).await).server_reflection_info(list()).await.unwrap().into_inner();
     assert!(described.message().await.unwrap().is_some());
     it.app.stop().await;
 }

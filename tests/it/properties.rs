@@ -46,12 +46,20 @@ struct Asked {
 
 fn asked() -> impl Strategy<Value = Asked> {
     let actions: Vec<String> = bundle().policies.shapes.actions.keys().cloned().collect();
-    let who = (select(&["support-bot", "refund-bot", "trainee-bot", "globex-bot"][..]), select(&["rep-1", "rep-2", "globex-rep"][..]));
+    let who = (
+        select(&["support-bot", "refund-bot", "trainee-bot", "globex-bot"][..]),
+        select(&["rep-1", "rep-2", "globex-rep"][..]),
+    );
     let tools = select(&["support-tools", "crm-tools", "billing-tools", "globex-tools"][..]);
     let step = select(&["intake", "enrichment", "drafting", "verification", "action"][..]);
-    let facts = (select(&["none", "requested", "approved"][..]), select(&["open", "closed"][..]), select(&["none", "suspected"][..]));
+    let facts = (
+        select(&["none", "requested", "approved"][..]),
+        select(&["open", "closed"][..]),
+        select(&["none", "suspected"][..]),
+    );
     let tenants = (select(&["acme", "globex"][..]), select(&["acme", "acme", "globex"][..]));
-    let state = (select(&["low", "low", "medium", "high", "critical"][..]), any::<bool>(), any::<bool>(), any::<bool>());
+    let state =
+        (select(&["low", "low", "medium", "high", "critical"][..]), any::<bool>(), any::<bool>(), any::<bool>());
     (who, tools, step, select(actions), facts, tenants, state, 1i64..100_000).prop_map(
         |((agent, supervisor), tool, step, action, (refund, status, fraud), (case_tenant, order_tenant), (tier, checked, approved, full), amount)| {
             let chain = Chain {
@@ -104,13 +112,17 @@ fn call(action: &str, tenant: &str, amount: i64, case: Case) -> Call {
     let article = r#"{"product":"phone","region":"eu","policy_set":"standard"}"#;
     let (kind, id, attributes) = match action {
         "order.check" | "refund.create_request" | "refund.issue" => ("Order", "order-1", Some(order.as_str())),
-        "account.credit" | "account.change_email" | "billing.change_plan" => ("Account", "account-1", Some(account.as_str())),
+        "account.credit" | "account.change_email" | "billing.change_plan" => {
+            ("Account", "account-1", Some(account.as_str()))
+        }
         "knowledge.search" | "knowledge.read" => ("Article", "article-1", Some(article)),
         "field.read" | "field.read_masked" => ("Field", "product", None),
         _ => ("Case", "case-1", None),
     };
     let arguments = match action {
-        "refund.create_request" | "refund.issue" | "account.credit" => format!(r#"{{"amount_minor":{amount},"currency":"EUR"}}"#),
+        "refund.create_request" | "refund.issue" | "account.credit" => {
+            format!(r#"{{"amount_minor":{amount},"currency":"EUR"}}"#)
+        }
         "account.change_email" => r#"{"new_email":"a@example.com"}"#.into(),
         "billing.change_plan" => r#"{"plan":"plus"}"#.into(),
         "reply.release" => r#"{"channel":"email","recipient":"r"}"#.into(),
@@ -162,7 +174,8 @@ fn known() -> impl Strategy<Value = Known> {
     let events = proptest::collection::btree_map(select(names), 0_u64..1000, 0..6);
     let counts = || prop_oneof![0_u64..200, 0_u64..100_000];
     let breadth = || [counts(), counts(), counts()];
-    let reported = select(vec![None, Some(Severity::Low), Some(Severity::Medium), Some(Severity::High), Some(Severity::Critical)]);
+    let reported =
+        select(vec![None, Some(Severity::Low), Some(Severity::Medium), Some(Severity::High), Some(Severity::Critical)]);
     let groups = proptest::collection::vec(select(vec!["moves_money".to_owned(), "write".to_owned()]), 0..3);
     (events, breadth(), breadth(), reported, groups).prop_map(|(events, agent, supervisor, reported, groups)| Known {
         events,

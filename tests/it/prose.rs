@@ -70,7 +70,11 @@ fn sentences(text: &str) -> Vec<String> {
     let end = Regex::new(r#"([.!?])\s+([A-Z"(])"#).unwrap();
     let plain = code.replace_all(text, "X").into_owned();
     let plain = link.replace_all(&plain, "$1").into_owned();
-    end.replace_all(&plain, "$1\n$2").lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
+    end.replace_all(&plain, "$1\n$2")
+        .lines()
+        .map(|line| line.trim().to_owned())
+        .filter(|line| !line.is_empty())
+        .collect()
 }
 
 fn files(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
@@ -87,7 +91,8 @@ fn files(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
 
 #[test]
 fn comments_are_plain_english() {
-    let marks: Vec<(Regex, &str)> = MARKS.iter().map(|(mark, instead)| (Regex::new(&format!("(?i){mark}")).unwrap(), *instead)).collect();
+    let marks: Vec<(Regex, &str)> =
+        MARKS.iter().map(|(mark, instead)| (Regex::new(&format!("(?i){mark}")).unwrap(), *instead)).collect();
     let words = Regex::new(r"[A-Za-z0-9'’_-]+").unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut all = vec![];
@@ -110,16 +115,21 @@ fn comments_are_plain_english() {
     }
     assert!(count > 3000, "{count} sentences were read");
     assert!(marked.len() * 1000 <= count * MARKED_MAX, "{} of {count} sentences:\n{}", marked.len(), marked.join("\n"));
-    assert!(short.len() * 1000 <= count * SHORT_MAX, "{} of {count} sentences of one or two words:\n{}", short.len(), short.join("\n"));
+    assert!(
+        short.len() * 1000 <= count * SHORT_MAX,
+        "{} of {count} sentences of one or two words:\n{}",
+        short.len(),
+        short.join("\n")
+    );
 }
 
 #[test]
 fn marks_are_found_and_code_is_left_out() {
-    let source =
-        "/// What stands in the log.\n///\n/// ```\n/// // nobody\n/// ```\n/// Whose `alone`.\nfn nobody() {}\n// It is none of ours.\n";
+    let source = "/// What stands in the log.\n///\n/// ```\n/// // nobody\n/// ```\n/// Whose `alone`.\nfn nobody() {}\n// It is none of ours.\n";
     let found: Vec<String> = comments(source).iter().flat_map(|comment| sentences(&comment.text)).collect();
     assert_eq!(found, ["What stands in the log.", "Whose X.", "It is none of ours."]);
-    let marked = |sentence: &str| MARKS.iter().any(|(mark, _)| Regex::new(&format!("(?i){mark}")).unwrap().is_match(sentence));
+    let marked =
+        |sentence: &str| MARKS.iter().any(|(mark, _)| Regex::new(&format!("(?i){mark}")).unwrap().is_match(sentence));
     assert!(found.iter().all(|sentence| marked(sentence)));
     assert!(!marked("Returns the records that the log contains."));
 }

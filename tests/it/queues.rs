@@ -20,9 +20,18 @@ async fn open(folder: &std::path::Path) -> Store {
     let location = Location::Sqlite(folder.join("state.db"));
     let (replica, boot, generation) = ("r".into(), "b".into(), "g".into());
     let timeout = Duration::from_secs(5);
-    Store::open(Options { location, timeout, connections: 2, replica, boot, generation, seen: None, notes: folder.to_owned() })
-        .await
-        .unwrap()
+    Store::open(Options {
+        location,
+        timeout,
+        connections: 2,
+        replica,
+        boot,
+        generation,
+        seen: None,
+        notes: folder.to_owned(),
+    })
+    .await
+    .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,7 +50,10 @@ async fn one_tool_service_may_use_half_of_an_agents_pending_requests() {
     }
     assert!(matches!(request(3, "one").await, Requested::AgentFull));
     for index in 3..6 {
-        assert!(matches!(request(index, "two").await, Requested::New(_)), "{index}: another tool service used the quota");
+        assert!(
+            matches!(request(index, "two").await, Requested::New(_)),
+            "{index}: another tool service used the quota"
+        );
     }
     assert!(matches!(request(6, "three").await, Requested::AgentFull), "six for all tool services together");
     store.close().await;

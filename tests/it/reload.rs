@@ -16,7 +16,8 @@ fn set_version(bundle: &Path, version: u64, permits: bool) {
     let manifest = std::fs::read_to_string(policies().join("bundle.yaml")).unwrap();
     let manifest = manifest.replace("version: 1", &format!("version: {version}"));
     // One policy makes the two bundles answer differently: orders can be checked, or not.
-    let extra = if permits { "" } else { "@id(\"closed\") forbid (principal, action == Action::\"order.check\", resource);" };
+    let extra =
+        if permits { "" } else { "@id(\"closed\") forbid (principal, action == Action::\"order.check\", resource);" };
     write(bundle, "bundle.yaml", &manifest);
     write(bundle, "extra.cedar", extra);
 }
@@ -110,13 +111,19 @@ async fn a_bad_bundle_is_rejected_and_reported_in_status_log_and_metrics() {
     assert_eq!(recorded[0]["digest"], rejected.digest.as_str());
     let metrics = app.pdp.telemetry().metrics_text().unwrap();
     assert!(metrics.contains("countersign_policy_reloads_total{outcome=\"rejected\""), "{metrics}");
-    assert_eq!(app.decisions().await.authorize(order_check()).await.unwrap().into_inner().decision(), v1::Decision::Allow);
+    assert_eq!(
+        app.decisions().await.authorize(order_check()).await.unwrap().into_inner().decision(),
+        v1::Decision::Allow
+    );
     // Without `bundle.yaml` the reload is rejected, and the last good bundle stays in force.
     std::fs::remove_file(folder.path().join("bundle.yaml")).unwrap();
     let gone = admin.reload_bundle(v1::ReloadBundleRequest {}).await.unwrap().into_inner();
     assert_eq!(gone.outcome(), v1::ReloadOutcome::Rejected);
     copy(&policies(), folder.path());
-    assert_eq!(admin.reload_bundle(v1::ReloadBundleRequest {}).await.unwrap().into_inner().outcome(), v1::ReloadOutcome::Unchanged);
+    assert_eq!(
+        admin.reload_bundle(v1::ReloadBundleRequest {}).await.unwrap().into_inner().outcome(),
+        v1::ReloadOutcome::Unchanged
+    );
     assert_eq!(admin.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner().rejected, None);
     app.stop().await;
 }

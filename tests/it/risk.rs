@@ -71,7 +71,11 @@ async fn a_hostile_text_keeps_the_risk_of_its_case_raised_for_a_day() {
     assert!(!line.to_string().contains("10,000"), "the log contains a text");
     let risk = denied(v1::Reason::RiskTooHigh);
     assert_eq!(ask(&mut client, poisoned(refund_request())).await, risk, "a calm write");
-    assert_eq!(ask(&mut client, by("refund-bot", "rep-2", "action", poisoned(refund_request()))).await, risk, "by another agent");
+    assert_eq!(
+        ask(&mut client, by("refund-bot", "rep-2", "action", poisoned(refund_request()))).await,
+        risk,
+        "by another agent"
+    );
     assert_eq!(ask(&mut client, of_case("case-7", "4", refund_request())).await, risk, "of the case's next version");
     assert_eq!(ask(&mut client, poisoned(order_check())).await, ALLOWED, "reading goes on");
     assert_eq!(ask(&mut client, of_case("case-8", "1", refund_request())).await, ALLOWED, "another case of the agent");
@@ -134,13 +138,18 @@ async fn a_chain_that_may_not_read_a_case_cannot_raise_its_risk() {
     crate::harness::copy(&crate::harness::policies(), folder.path());
     // Every loopback caller is the billing service, which reads orders but no cases.
     let file = folder.path().join("bundle.yaml");
-    let manifest = std::fs::read_to_string(&file).unwrap().replace("tool_service: support-tools", "tool_service: billing-tools");
+    let manifest =
+        std::fs::read_to_string(&file).unwrap().replace("tool_service: support-tools", "tool_service: billing-tools");
     std::fs::write(file, manifest).unwrap();
     let bundle = folder.path().to_owned();
     let app = App::start_with(move |config, _| config.bundle.path = bundle).await;
     let mut client = app.decisions().await;
     let hostile = v1::AuthorizeRequest { untrusted: text(HOSTILE), ..refund_request() };
-    assert_eq!(ask(&mut client, hostile).await, denied(v1::Reason::RiskTooHigh), "its own call is evaluated with the text");
+    assert_eq!(
+        ask(&mut client, hostile).await,
+        denied(v1::Reason::RiskTooHigh),
+        "its own call is evaluated with the text"
+    );
     assert_eq!(last(&app)["signals"]["reads_case"], false);
     assert_eq!(ask(&mut client, refund_request()).await, ALLOWED, "and nothing of it is remembered");
     app.stop().await;
@@ -157,7 +166,10 @@ async fn denials_provoked_by_a_hostile_ticket_do_not_lock_out_a_shared_agent() {
         // One call in six seconds is as fast as one human's writes may come.
         later(&app, &hands, 6).await;
         // These are 300 tickets of one customer, whose texts make the agent try what it may not do.
-        let call = v1::AuthorizeRequest { untrusted: text(HOSTILE), ..of_case(&format!("hostile-{case}"), "1", forbidden.clone()) };
+        let call = v1::AuthorizeRequest {
+            untrusted: text(HOSTILE),
+            ..of_case(&format!("hostile-{case}"), "1", forbidden.clone())
+        };
         assert_eq!(ask(&mut client, call).await.0, v1::Decision::Deny);
     }
     let explained = explain(&app, of_case("calm", "1", refund_request())).await;
@@ -165,9 +177,13 @@ async fn denials_provoked_by_a_hostile_ticket_do_not_lock_out_a_shared_agent() {
     let names: Vec<&str> = risk.factors.iter().map(|factor| factor.name.as_str()).collect();
     assert_eq!((risk.tier.as_str(), names), ("medium", vec!["provoked_denials"]), "this customer's own cases");
     let other = |number: usize, call: v1::AuthorizeRequest| {
-        let swap = |text: &[u8]| String::from_utf8_lossy(text).replace("customer-1", &format!("customer-{number}")).into_bytes();
-        let case = call.case.clone().map(|case| v1::Case { attributes_json: swap(&case.attributes_json).into(), ..case });
-        let resource = call.resource.clone().map(|of| v1::Resource { attributes_json: swap(&of.attributes_json).into(), ..of });
+        let swap = |text: &[u8]| {
+            String::from_utf8_lossy(text).replace("customer-1", &format!("customer-{number}")).into_bytes()
+        };
+        let case =
+            call.case.clone().map(|case| v1::Case { attributes_json: swap(&case.attributes_json).into(), ..case });
+        let resource =
+            call.resource.clone().map(|of| v1::Resource { attributes_json: swap(&of.attributes_json).into(), ..of });
         v1::AuthorizeRequest { case, resource, ..call }
     };
     for number in 2..22 {
@@ -188,7 +204,11 @@ async fn unknown_actions_count_as_one_and_are_attributed_to_the_ticket() {
     let app = App::start().await;
     let mut client = app.decisions().await;
     let call = |number: u32, words: &str| {
-        let made_up = v1::AuthorizeRequest { action: format!("tool.made-up-{number}"), untrusted: text(words), ..refund_request() };
+        let made_up = v1::AuthorizeRequest {
+            action: format!("tool.made-up-{number}"),
+            untrusted: text(words),
+            ..refund_request()
+        };
         of_case("case-9", "1", made_up)
     };
     for number in 0..120 {
@@ -227,7 +247,8 @@ async fn an_unreadable_log_counts_as_worst_case_risk_for_the_recovery_time() {
     later(&app, &hands, 3601).await;
     assert_eq!(ask(&mut app.decisions().await, refund_request()).await, ALLOWED);
     app.stop().await;
-    let mut segments: Vec<_> = std::fs::read_dir(data.join("audit")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut segments: Vec<_> =
+        std::fs::read_dir(data.join("audit")).unwrap().map(|entry| entry.unwrap().path()).collect();
     segments.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
     segments.sort();
     assert!(segments.len() >= 2);
@@ -286,14 +307,22 @@ async fn a_slow_attacker_loses_write_rights_and_a_busy_agent_does_not() {
         "probing by itself stops at high"
     );
     let explained = explain(&app, own(201, refund_request())).await.risk.unwrap();
-    assert_eq!((explained.tier.as_str(), explained.factors.len()), ("low", 0), "the busy agent's ten mistakes give no points");
-    let explained = explain(&app, by("support-bot", "rep-1", "action", of_case("x", "1", refund_request()))).await.risk.unwrap();
+    assert_eq!(
+        (explained.tier.as_str(), explained.factors.len()),
+        ("low", 0),
+        "the busy agent's ten mistakes give no points"
+    );
+    let explained =
+        explain(&app, by("support-bot", "rep-1", "action", of_case("x", "1", refund_request()))).await.risk.unwrap();
     let factor = explained.factors.iter().find(|factor| factor.name == "agent_denied").unwrap();
     assert_eq!((factor.count, factor.points), (200, 60));
     // Reads are still allowed, and after a day without denials so are writes.
     assert_eq!(ask(&mut client, order_check()).await, ALLOWED);
     later(&app, &hands, 24 * 3600).await;
-    assert_eq!(ask(&mut client, by("support-bot", "rep-1", "action", of_case("y", "1", refund_request()))).await, ALLOWED);
+    assert_eq!(
+        ask(&mut client, by("support-bot", "rep-1", "action", of_case("y", "1", refund_request()))).await,
+        ALLOWED
+    );
     app.stop().await;
 }
 
@@ -304,12 +333,16 @@ async fn calls_on_foreign_and_missing_tenants_count_as_probing() {
     let mut client = app.decisions().await;
     for number in 0..60 {
         let foreign = of_case(&format!("f-{number}"), "1", order_check());
-        let foreign =
-            v1::AuthorizeRequest { case: foreign.case.clone().map(|case| v1::Case { tenant: "globex".into(), ..case }), ..foreign };
+        let foreign = v1::AuthorizeRequest {
+            case: foreign.case.clone().map(|case| v1::Case { tenant: "globex".into(), ..case }),
+            ..foreign
+        };
         assert_eq!(ask(&mut client, foreign).await, denied(v1::Reason::NotPermitted));
         let missing = of_case(&format!("m-{number}"), "1", order_check());
-        let missing =
-            v1::AuthorizeRequest { case: missing.case.clone().map(|case| v1::Case { tenant: "initech".into(), ..case }), ..missing };
+        let missing = v1::AuthorizeRequest {
+            case: missing.case.clone().map(|case| v1::Case { tenant: "initech".into(), ..case }),
+            ..missing
+        };
         assert_eq!(ask(&mut client, missing).await, denied(v1::Reason::NotPermitted));
     }
     assert_eq!(ask(&mut client, refund_request()).await, denied(v1::Reason::RiskTooHigh));
@@ -346,7 +379,10 @@ async fn a_restart_turns_no_denial_into_an_allow() {
     }
     assert_eq!(counted, 10, "`refunds_per_case`");
     let before = explain(&app, of_case("asked", "1", refund_request())).await.risk.unwrap();
-    assert_eq!(before.factors.iter().map(|factor| (factor.name.as_str(), factor.count)).collect::<Vec<_>>(), [("approvals_denied", 3)]);
+    assert_eq!(
+        before.factors.iter().map(|factor| (factor.name.as_str(), factor.count)).collect::<Vec<_>>(),
+        [("approvals_denied", 3)]
+    );
     app.stop().await;
 
     let app = start().await;
@@ -383,7 +419,8 @@ async fn a_daily_sum_is_never_exceeded_and_resets_after_a_day() {
         }
         // All calls are concurrent, and twenty of them reach the limit.
         let using = tokens.iter().map(|(case, token)| {
-            let (mut client, call) = (desk.decisions.clone(), with_token(&call(*case, 500), token, &format!("op-{case}")));
+            let (mut client, call) =
+                (desk.decisions.clone(), with_token(&call(*case, 500), token, &format!("op-{case}")));
             tokio::spawn(async move { client.authorize(call).await.unwrap().into_inner() })
         });
         let mut answers = vec![];
@@ -393,9 +430,15 @@ async fn a_daily_sum_is_never_exceeded_and_resets_after_a_day() {
         let allowed: Vec<_> = answers.iter().filter(|answer| answer.decision() == v1::Decision::Allow).collect();
         assert_eq!(allowed.len(), 20, "10,000 per customer and day");
         let limited: Vec<_> = answers.iter().filter(|answer| answer.decision() == v1::Decision::Deny).collect();
-        assert!(limited.iter().all(|answer| answer.reason() == v1::Reason::RateLimited && answer.next_action() == v1::NextAction::Retry));
+        assert!(
+            limited
+                .iter()
+                .all(|answer| answer.reason() == v1::Reason::RateLimited
+                    && answer.next_action() == v1::NextAction::Retry)
+        );
         // An approval that was denied because of a sum is not consumed.
-        let (case, token) = tokens.iter().zip(&answers).find(|(_, answer)| answer.decision() == v1::Decision::Deny).unwrap().0.clone();
+        let (case, token) =
+            tokens.iter().zip(&answers).find(|(_, answer)| answer.decision() == v1::Decision::Deny).unwrap().0.clone();
         let again = || with_token(&call(case, 500), &token, &format!("op-{case}"));
         let answer = desk.ask(&again()).await;
         let wait = answer.retry_after.unwrap().seconds;
@@ -410,14 +453,16 @@ async fn a_daily_sum_is_never_exceeded_and_resets_after_a_day() {
         desk.decisions.report_outcome(report).await.unwrap();
         assert_eq!(desk.ask(&again()).await.reason(), v1::Reason::RateLimited);
         // A retry of that operation is still allowed, because its amount is reserved.
-        let (first, _) = answers.iter().enumerate().find(|(_, answer)| answer.decision() == v1::Decision::Allow).unwrap();
+        let (first, _) =
+            answers.iter().enumerate().find(|(_, answer)| answer.decision() == v1::Decision::Allow).unwrap();
         let (of, first) = &tokens[first];
         let retried = desk.ask(&with_token(&call(*of, 500), first, &format!("op-{of}"))).await;
         assert_eq!((retried.decision(), retried.repeated), (v1::Decision::Allow, true));
         // Another currency has its own sum.
         let dollars = |text: &[u8]| String::from_utf8_lossy(text).replace("EUR", "USD").into_bytes();
         let other = call(50, 500);
-        let case = other.case.clone().map(|case| v1::Case { attributes_json: dollars(&case.attributes_json).into(), ..case });
+        let case =
+            other.case.clone().map(|case| v1::Case { attributes_json: dollars(&case.attributes_json).into(), ..case });
         let other = v1::AuthorizeRequest { case, arguments_json: dollars(&other.arguments_json).into(), ..other };
         assert_eq!(desk.ask(&other).await.reason(), v1::Reason::ApprovalRequired);
         assert_eq!(desk.ask(&call(51, 500)).await.reason(), v1::Reason::RateLimited);
@@ -459,7 +504,11 @@ async fn the_text_of_a_call_that_is_denied_anyway_is_not_screened() {
     assert_eq!(explain(&app, order_check()).await.findings, [""; 0], "a full rate");
     later(&app, &hands, 3600).await;
     ask(&mut client, hostile).await;
-    assert_eq!(explain(&app, order_check()).await.findings, ["injection"], "the text of a call that is not denied otherwise is screened");
+    assert_eq!(
+        explain(&app, order_check()).await.findings,
+        ["injection"],
+        "the text of a call that is not denied otherwise is screened"
+    );
     app.stop().await;
 }
 
@@ -505,7 +554,11 @@ async fn reports_raise_risk_and_only_authorized_humans_clear_it() {
         assert_eq!(ask(&mut client, refund_request()).await, ALLOWED, "{subject}");
         signal(&app, kind, subject, "fraud_suspected", &format!("event-{index}")).await.unwrap();
         assert_eq!(ask(&mut client, refund_request()).await, denied(v1::Reason::RiskTooHigh), "{subject}");
-        assert_eq!(ask(&mut client, order_check()).await, denied(v1::Reason::RiskTooHigh), "a critical report is decisive: {subject}");
+        assert_eq!(
+            ask(&mut client, order_check()).await,
+            denied(v1::Reason::RiskTooHigh),
+            "a critical report is decisive: {subject}"
+        );
         // The report outlives the process.
         app.stop().await;
         app = start().await;
@@ -534,17 +587,28 @@ async fn reports_raise_risk_and_only_authorized_humans_clear_it() {
         (clear("support-bot", "acme"), "globex-lead", Code::PermissionDenied),
         (clear("support-bot", "globex"), "lead-1", Code::PermissionDenied),
         (clear("", "acme"), "lead-1", Code::InvalidArgument),
-        (v1::ClearRiskRequest { reason: String::new(), ..clear("support-bot", "acme") }, "lead-1", Code::InvalidArgument),
+        (
+            v1::ClearRiskRequest { reason: String::new(), ..clear("support-bot", "acme") },
+            "lead-1",
+            Code::InvalidArgument,
+        ),
     ] {
         let refused = signals.clear_risk(bearer(request, &token(who))).await.unwrap_err();
         assert_eq!(refused.code(), code, "{who}: {refused:?}");
     }
-    assert_eq!(signals.clear_risk(clear("support-bot", "acme")).await.unwrap_err().code(), Code::PermissionDenied, "a tool service");
+    assert_eq!(
+        signals.clear_risk(clear("support-bot", "acme")).await.unwrap_err().code(),
+        Code::PermissionDenied,
+        "a tool service"
+    );
     assert_eq!(ask(&mut client, refund_request()).await, denied(v1::Reason::RiskTooHigh));
     signals.clear_risk(bearer(clear("support-bot", "acme"), &token("lead-1"))).await.unwrap();
     assert_eq!(ask(&mut client, refund_request()).await, ALLOWED);
     let cleared = lines(&app.data).into_iter().find(|line| line["type"] == "risk.cleared").unwrap();
-    assert_eq!((cleared["by"]["human"].as_str(), cleared["cleared"]["agent"].as_str()), (Some("lead-1"), Some("support-bot")));
+    assert_eq!(
+        (cleared["by"]["human"].as_str(), cleared["cleared"]["agent"].as_str()),
+        (Some("lead-1"), Some("support-bot"))
+    );
     assert!(!cleared.to_string().contains("phone"));
     app.stop().await;
 }
@@ -558,9 +622,17 @@ async fn a_cleared_case_stays_cleared_after_a_restart() {
     let issuer = Issuer::of(&app.data);
     let mut client = app.decisions().await;
     let poisoned = |call| of_case("case-7", "3", call);
-    assert_eq!(ask(&mut client, poisoned(v1::AuthorizeRequest { untrusted: text(HOSTILE), ..order_check() })).await, ALLOWED);
+    assert_eq!(
+        ask(&mut client, poisoned(v1::AuthorizeRequest { untrusted: text(HOSTILE), ..order_check() })).await,
+        ALLOWED
+    );
     assert_eq!(ask(&mut client, poisoned(refund_request())).await, denied(v1::Reason::RiskTooHigh));
-    let clear = v1::ClearRiskRequest { tenant: "acme".into(), case_id: "case-7".into(), reason: "Read it.".into(), ..Default::default() };
+    let clear = v1::ClearRiskRequest {
+        tenant: "acme".into(),
+        case_id: "case-7".into(),
+        reason: "Read it.".into(),
+        ..Default::default()
+    };
     let mut signals = SignalServiceClient::new(app.channel().await);
     signals.clear_risk(bearer(clear, &issuer.human("lead-1"))).await.unwrap();
     assert_eq!(ask(&mut client, poisoned(refund_request())).await, ALLOWED);
@@ -568,7 +640,10 @@ async fn a_cleared_case_stays_cleared_after_a_restart() {
     let app = App::start_in(&data, |_, _| {}).await;
     let mut client = app.decisions().await;
     assert_eq!(ask(&mut client, poisoned(refund_request())).await, ALLOWED);
-    assert_eq!(ask(&mut client, poisoned(v1::AuthorizeRequest { untrusted: text(HOSTILE), ..order_check() })).await, ALLOWED);
+    assert_eq!(
+        ask(&mut client, poisoned(v1::AuthorizeRequest { untrusted: text(HOSTILE), ..order_check() })).await,
+        ALLOWED
+    );
     assert_eq!(ask(&mut client, poisoned(refund_request())).await, denied(v1::Reason::RiskTooHigh));
     app.stop().await;
 }
@@ -579,8 +654,14 @@ async fn a_kill_switch_on_the_environment_stops_all_calls() {
     let app = App::start().await;
     let mut client = app.decisions().await;
     let kind = v1::SignalSubjectKind::Server;
-    assert_eq!(signal(&app, kind, "production", "kill_switch", "e-1").await.unwrap_err().code(), Code::PermissionDenied);
-    assert_eq!(signal(&app, kind, "development", "fraud_suspected", "e-2").await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(
+        signal(&app, kind, "production", "kill_switch", "e-1").await.unwrap_err().code(),
+        Code::PermissionDenied
+    );
+    assert_eq!(
+        signal(&app, kind, "development", "fraud_suspected", "e-2").await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
     assert_eq!(ask(&mut client, order_check()).await, ALLOWED);
     signal(&app, kind, "development", "kill_switch", "e-3").await.unwrap();
     assert_eq!(ask(&mut client, order_check()).await, denied(v1::Reason::NotPermitted));
@@ -634,7 +715,8 @@ async fn a_full_risk_table_counts_as_worst_case_risk_until_there_is_room() {
     let mut answer = denied(v1::Reason::ScreeningRequired);
     for number in 0..900 {
         let supervisor = ["rep-1", "rep-2", "lead-1", "lead-2", "junior-lead"][number % 5];
-        let call = v1::AuthorizeRequest { untrusted: vec![], ..of_case(&format!("many-{number}"), "1", refund_request()) };
+        let call =
+            v1::AuthorizeRequest { untrusted: vec![], ..of_case(&format!("many-{number}"), "1", refund_request()) };
         answer = ask(&mut client, by("support-bot", supervisor, "action", call)).await;
         if answer != denied(v1::Reason::ScreeningRequired) {
             break;
@@ -645,7 +727,10 @@ async fn a_full_risk_table_counts_as_worst_case_risk_until_there_is_room() {
     let mut hostile = vec!["poisoned".to_owned()];
     while hostile.len() < 20 && ask(&mut client, order_check()).await == ALLOWED {
         hostile.push(format!("late-{}", hostile.len()));
-        let call = v1::AuthorizeRequest { untrusted: text(HOSTILE), ..of_case(&hostile[hostile.len() - 1], "1", read.clone()) };
+        let call = v1::AuthorizeRequest {
+            untrusted: text(HOSTILE),
+            ..of_case(&hostile[hostile.len() - 1], "1", read.clone())
+        };
         assert_eq!(ask(&mut client, call).await, ALLOWED, "a read that stores only its finding");
     }
     assert!(hostile.len() > 1);
@@ -655,7 +740,11 @@ async fn a_full_risk_table_counts_as_worst_case_risk_until_there_is_room() {
     app.pdp.purge().await;
     app.pdp.sweep().await;
     for case in &hostile {
-        assert_eq!(ask(&mut client, of_case(case, "1", refund_request())).await, denied(v1::Reason::RiskTooHigh), "{case}");
+        assert_eq!(
+            ask(&mut client, of_case(case, "1", refund_request())).await,
+            denied(v1::Reason::RiskTooHigh),
+            "{case}"
+        );
     }
     app.stop().await;
 }
@@ -700,20 +789,26 @@ async fn signals_can_be_reported_and_cleared_on_the_command_line() {
         let mut command = crate::harness::command(arguments);
         command.env("COUNTERSIGN_TOKEN", token).current_dir("/");
         let output = command.output().unwrap();
-        (output.status.code(), format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+        (
+            output.status.code(),
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)),
+        )
     };
     let mut client = DecisionServiceClient::new(crate::harness::channel(server.grpc).await);
     let report = |more: &[&str]| run(&[&["signals", "report"], more, &["--server", &url]].concat(), "");
     let (code, text) = report(&["fraud_suspected", "--case", "case-1", "--tenant", "acme", "--severity", "critical"]);
     assert!(code == Some(0) && text.starts_with("taken, recorded in countersign/development at "), "{text}");
     assert_eq!(ask(&mut client, order_check()).await, denied(v1::Reason::RiskTooHigh));
-    let lead = run(&["keys", "dev-token", "--principal", "lead-1", "--keys", keys.to_str().unwrap()], "").1.trim().to_owned();
+    let lead =
+        run(&["keys", "dev-token", "--principal", "lead-1", "--keys", keys.to_str().unwrap()], "").1.trim().to_owned();
     let clear = ["signals", "clear", "--tenant", "acme", "--case", "case-1", "--reason", "a test", "--server", &url];
     assert_eq!(run(&clear, &lead).0, Some(0));
     assert_eq!(ask(&mut client, order_check()).await, ALLOWED);
     assert_eq!(report(&["kill_switch", "--everything", "development"]).0, Some(0));
     assert_eq!(ask(&mut client, order_check()).await, denied(v1::Reason::NotPermitted));
-    for wrong in [&["kill_switch"][..], &["kill_switch", "--case", "case-1"], &["mood_changed", "--agent", "support-bot"]] {
+    for wrong in
+        [&["kill_switch"][..], &["kill_switch", "--case", "case-1"], &["mood_changed", "--agent", "support-bot"]]
+    {
         assert_eq!(report(wrong).0, Some(64), "{wrong:?}");
     }
     assert_eq!(report(&["kill_switch", "--everything", "production"]).0, Some(1), "another deployment's name");
@@ -768,12 +863,19 @@ async fn security_events_require_tls() {
     let set = ring.sign("secevent+jwt", &event("session-revoked", "e-1", seconds(), json!({}))).unwrap();
     let push = async |client: &reqwest::Client, scheme: &str| {
         let request = client.post(format!("{scheme}://{}/events", app.events.unwrap()));
-        request.header("content-type", "application/secevent+jwt").body(set.clone()).send().await.map(|response| response.status().as_u16())
+        request
+            .header("content-type", "application/secevent+jwt")
+            .body(set.clone())
+            .send()
+            .await
+            .map(|response| response.status().as_u16())
     };
     assert!(push(&client, "http").await.is_err());
     assert!(push(&reqwest::Client::new(), "https").await.is_err(), "a client that does not trust the authority");
     assert_eq!(push(&client, "https").await.unwrap(), 202);
-    assert!(lines(&app.data).iter().any(|line| line["type"] == "signal.reported" && line["effect"] == "session_revoked"));
+    assert!(
+        lines(&app.data).iter().any(|line| line["type"] == "signal.reported" && line["effect"] == "session_revoked")
+    );
     app.stop().await;
 }
 
@@ -804,8 +906,10 @@ async fn security_events_are_accepted_only_from_trusted_transmitters() {
     let jwt = "application/secevent+jwt";
     let issuer = Issuer::of(&app.data);
     let mut desk = Desk::new(app.channel().await);
-    let delegated =
-        v1::AuthorizeRequest { delegation: crate::harness::people::token(issuer.delegation("refund-bot", "rep-1")), ..credit(400) };
+    let delegated = v1::AuthorizeRequest {
+        delegation: crate::harness::people::token(issuer.delegation("refund-bot", "rep-1")),
+        ..credit(400)
+    };
     let now = seconds();
     assert_eq!(desk.ask(&delegated).await.reason(), v1::Reason::ApprovalRequired);
 
@@ -825,9 +929,16 @@ async fn security_events_are_accepted_only_from_trusted_transmitters() {
         (set(&merged(good.clone(), json!({"iat": now - 90_000}))), jwt, "invalid_request"),
         (set(&merged(good.clone(), json!({"jti": null}))), jwt, "invalid_request"),
         (set(&merged(good.clone(), json!({"events": {}}))), jwt, "invalid_request"),
-        (set(&merged(good.clone(), json!({"sub_id": {"format": "email", "email": "a@example.com"}}))), jwt, "invalid_request"),
         (
-            set(&merged(good.clone(), json!({"sub_id": {"format": "iss_sub", "iss": "https://x.example", "sub": "rep-1"}}))),
+            set(&merged(good.clone(), json!({"sub_id": {"format": "email", "email": "a@example.com"}}))),
+            jwt,
+            "invalid_request",
+        ),
+        (
+            set(&merged(
+                good.clone(),
+                json!({"sub_id": {"format": "iss_sub", "iss": "https://x.example", "sub": "rep-1"}}),
+            )),
             jwt,
             "invalid_request",
         ),
@@ -842,9 +953,11 @@ async fn security_events_are_accepted_only_from_trusted_transmitters() {
     assert_eq!(desk.ask(&delegated).await.reason(), v1::Reason::ApprovalRequired, "the refused events had no effect");
 
     // Events without effect are acknowledged.
-    for (name, more) in
-        [("session-established", json!({})), ("risk-level-change", json!({"current_level": "LOW"})), ("later-invention", json!({}))]
-    {
+    for (name, more) in [
+        ("session-established", json!({})),
+        ("risk-level-change", json!({"current_level": "LOW"})),
+        ("later-invention", json!({})),
+    ] {
         assert_eq!(push(set(&event(name, &format!("calm-{name}"), now - 60, more)), jwt).await, (202, String::new()));
     }
     assert_eq!(desk.ask(&delegated).await.reason(), v1::Reason::ApprovalRequired);
@@ -852,12 +965,17 @@ async fn security_events_are_accepted_only_from_trusted_transmitters() {
     assert_eq!(push(set(&good), jwt).await.0, 202);
     assert_eq!(push(set(&good), jwt).await.0, 202);
     assert_eq!(desk.ask(&delegated).await.reason(), v1::Reason::RiskTooHigh);
-    let (status, _) = push(set(&event("risk-level-change", "e-0", now - 30, json!({"current_level": "HIGH"}))), jwt).await;
+    let (status, _) =
+        push(set(&event("risk-level-change", "e-0", now - 30, json!({"current_level": "HIGH"}))), jwt).await;
     assert_eq!(status, 400, "an event before one that was taken");
-    let recorded = lines(&app.data).iter().filter(|line| line["type"] == "signal.reported" && line["event_id"] == "e-1").count();
+    let recorded =
+        lines(&app.data).iter().filter(|line| line["type"] == "signal.reported" && line["event_id"] == "e-1").count();
     assert_eq!(recorded, 1);
     // A revoked session invalidates earlier credentials.
-    let other = v1::AuthorizeRequest { delegation: crate::harness::people::token(issuer.delegation("refund-bot", "rep-2")), ..credit(400) };
+    let other = v1::AuthorizeRequest {
+        delegation: crate::harness::people::token(issuer.delegation("refund-bot", "rep-2")),
+        ..credit(400)
+    };
     assert_eq!(desk.ask(&other).await.reason(), v1::Reason::ApprovalRequired);
     let session = merged(
         event("session-revoked", "e-4", now + 1, json!({})),
@@ -877,22 +995,33 @@ async fn the_number_of_customers_an_agent_reads_is_limited() {
     let bundle = folder.path().join("bundle");
     crate::harness::copy(&crate::harness::policies(), &bundle);
     let rates = std::fs::read_to_string(bundle.join("rates.yaml")).unwrap();
-    std::fs::write(bundle.join("rates.yaml"), rates.replace("most: 300, minutes: 60", "most: 20, minutes: 60")).unwrap();
+    std::fs::write(bundle.join("rates.yaml"), rates.replace("most: 300, minutes: 60", "most: 20, minutes: 60"))
+        .unwrap();
     let data = folder.path().join("data");
     let start = async || App::start_in(&data, |config, _| config.bundle.path = bundle.clone()).await;
     let read = |customer: usize| {
         let of = |text: &str| text.replace("customer-1", &format!("customer-{customer}")).into();
         let call = order_check();
         v1::AuthorizeRequest {
-            case: call.case.map(|case| v1::Case { id: format!("case-{customer}"), attributes_json: of(crate::harness::CASE), ..case }),
-            resource: call.resource.map(|resource| v1::Resource { attributes_json: of(crate::harness::ORDER), ..resource }),
+            case: call.case.map(|case| v1::Case {
+                id: format!("case-{customer}"),
+                attributes_json: of(crate::harness::CASE),
+                ..case
+            }),
+            resource: call
+                .resource
+                .map(|resource| v1::Resource { attributes_json: of(crate::harness::ORDER), ..resource }),
             ..order_check()
         }
     };
     let app = start().await;
     let mut client = app.decisions().await;
     for customer in 0..20 {
-        assert_eq!(client.authorize(read(customer)).await.unwrap().into_inner().decision(), v1::Decision::Allow, "{customer}");
+        assert_eq!(
+            client.authorize(read(customer)).await.unwrap().into_inner().decision(),
+            v1::Decision::Allow,
+            "{customer}"
+        );
     }
     app.stop().await;
     let app = start().await;

@@ -62,7 +62,8 @@ impl Tool {
                 command
             }
         };
-        let mut child = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).current_dir("/").spawn().unwrap();
+        let mut child =
+            command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).current_dir("/").spawn().unwrap();
         let (ask, answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         Self { child, ask, answers }
     }
@@ -133,7 +134,8 @@ impl World {
         let mut world = Self { postgres, folder, authority, providers, servers: vec![] };
         assert!(world.command(&["keys", "generate"], "one").output().unwrap().status.success());
         for name in ["one", "two"] {
-            let serve = world.command(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "-o", "json"], name);
+            let serve = world
+                .command(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "-o", "json"], name);
             world.servers.push(Process::spawn(serve));
         }
         world
@@ -179,7 +181,8 @@ impl World {
     fn tool(&self, language: &str) -> Tool {
         let own = self.svid("tool/billing");
         let path = |name: &str, text: &str| write(self.folder.path(), name, text).to_str().unwrap().to_owned();
-        let mut arguments: Vec<String> = self.servers.iter().flat_map(|server| ["--server".to_owned(), server.grpc.to_string()]).collect();
+        let mut arguments: Vec<String> =
+            self.servers.iter().flat_map(|server| ["--server".to_owned(), server.grpc.to_string()]).collect();
         arguments.extend(["--ca".into(), path("ca.pem", &self.authority.pem())]);
         arguments.extend(["--certificate".into(), path("tool.pem", &own.certificate)]);
         arguments.extend(["--private-key".into(), path("tool.key", &own.key)]);
@@ -207,12 +210,15 @@ async fn an_approved_credit_is_executed_exactly_once() {
         // In the drafting step the agent can't act; in the action step a human is asked.
         let drafting = merged(call("op-0", 400), json!({"delegation": world.delegation(&agent, "drafting")}));
         let told = tool.say(&drafting);
-        assert_eq!((&told["allowed"], &told["next"]), (&json!(false), &json!("NEXT_ACTION_NONE")), "{language}: {told}");
+        assert_eq!(
+            (&told["allowed"], &told["next"]),
+            (&json!(false), &json!("NEXT_ACTION_NONE")),
+            "{language}: {told}"
+        );
         let told = tool.say(&call("op-1", 400));
         assert_eq!((&told["allowed"], &told["next"]), (&json!(false), &json!("NEXT_ACTION_REQUEST")), "{told}");
         assert_eq!(told["reason"], "This action needs human approval. Do not retry it with other arguments.");
-        let said =
-            json!({"customer_request": "The customer asks for a credit.", "policy_clause": "4.2", "expected_effect": "A credit of 4 EUR."});
+        let said = json!({"customer_request": "The customer asks for a credit.", "policy_clause": "4.2", "expected_effect": "A credit of 4 EUR."});
         let asked = tool.say(&json!({"op": "ask", "operation": "op-1", "justification": said}));
         let id = asked["requested"].as_str().unwrap_or_else(|| panic!("{asked}")).to_owned();
 
@@ -242,13 +248,20 @@ async fn an_approved_credit_is_executed_exactly_once() {
         // Another tool service gets no token, and does not even learn that there is one.
         let crm = world.svid("tool/crm");
         let mut other = ApprovalServiceClient::new(world.channel(0, Some(&crm)).await);
-        assert_eq!(other.get_approval(v1::GetApprovalRequest { id: id.clone() }).await.unwrap_err().code(), Code::NotFound);
+        assert_eq!(
+            other.get_approval(v1::GetApprovalRequest { id: id.clone() }).await.unwrap_err().code(),
+            Code::NotFound
+        );
 
         let told = tool.say(&call("op-1", 400));
         assert_eq!(told, json!({"allowed": true, "result": {"credited": 400, "balance": 400}}), "{language}");
         assert_eq!(tool.say(&call("op-1", 400)), told, "a retry gets the same answer");
         assert_eq!(tool.say(&call("op-1", 399))["allowed"], false, "the same operation with another amount");
-        assert_eq!(tool.say(&call("op-2", 400))["next"], "NEXT_ACTION_REQUEST", "another operation needs a new approval");
+        assert_eq!(
+            tool.say(&call("op-2", 400))["next"],
+            "NEXT_ACTION_REQUEST",
+            "another operation needs a new approval"
+        );
         assert_eq!(tool.say(&json!({"op": "state"})), json!({"credited": 400, "version": 4, "executions": 1}));
 
         // The audit lines name the human and the time of each step, on whichever server it happened.
@@ -304,7 +317,11 @@ async fn the_reference_tool_services_deny_when_they_cannot_meet_an_answer() {
         };
         assert_eq!(tool.say(&call("op-1", 50, json!({})))["allowed"], true, "{language}");
         let told = tool.say(&call("op-2", 50, json!({"interleaved": true})));
-        assert_eq!((&told["allowed"], &told["next"]), (&json!(false), &json!("NEXT_ACTION_RETRY")), "the case changed before the effect");
+        assert_eq!(
+            (&told["allowed"], &told["next"]),
+            (&json!(false), &json!("NEXT_ACTION_RETRY")),
+            "the case changed before the effect"
+        );
         assert_eq!(
             tool.say(&call("op-3", 50, json!({"delegation": "x.y.z"})))["error"].as_str().map(str::to_uppercase),
             Some("UNAUTHENTICATED".into())
@@ -314,11 +331,19 @@ async fn the_reference_tool_services_deny_when_they_cannot_meet_an_answer() {
         std::fs::write(bundle.join("callers.cedar"), callers).unwrap();
         app.pdp.reload(countersign::pdp::reload::Trigger::Asked).await.unwrap();
         let told = tool.say(&call("op-4", 50, json!({})));
-        assert_eq!((&told["allowed"], &told["next"]), (&json!(false), &json!("NEXT_ACTION_NONE")), "an unknown obligation: {told}");
+        assert_eq!(
+            (&told["allowed"], &told["next"]),
+            (&json!(false), &json!("NEXT_ACTION_NONE")),
+            "an unknown obligation: {told}"
+        );
         assert_eq!(tool.say(&json!({"op": "state"}))["credited"], 50);
         app.stop().await;
         let told = tool.say(&call("op-5", 50, json!({})));
-        assert_eq!((&told["allowed"], told["error"].is_string()), (&json!(false), true), "no answer is a denial: {told}");
+        assert_eq!(
+            (&told["allowed"], told["error"].is_string()),
+            (&json!(false), true),
+            "no answer is a denial: {told}"
+        );
         assert_eq!(tool.say(&json!({"op": "state"}))["credited"], 50);
     }
 }

@@ -36,8 +36,10 @@ fn outcome(result: &v1::AuthorizeResult) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_is_answered_in_order_with_one_timestamp_despite_a_failing_item() {
     let app = App::start().await;
-    let requests = vec![named("a", order_check()), named("b", denied()), named("c", unreadable()), named("d", refund_request())];
-    let batch = v1::AuthorizeBatchRequest { requests: requests.clone(), semantic: v1::BatchSemantic::ExecuteAll.into() };
+    let requests =
+        vec![named("a", order_check()), named("b", denied()), named("c", unreadable()), named("d", refund_request())];
+    let batch =
+        v1::AuthorizeBatchRequest { requests: requests.clone(), semantic: v1::BatchSemantic::ExecuteAll.into() };
     let results = app.decisions().await.authorize_batch(batch).await.unwrap().into_inner().results;
     let outcomes: Vec<String> = results.iter().map(outcome).collect();
     assert_eq!(outcomes, ["a DECISION_ALLOW", "b DECISION_DENY", "c 3 case", "d DECISION_ALLOW"]);
@@ -75,7 +77,8 @@ async fn a_stream_answers_each_item_and_survives_failing_items() {
     let kinds = [order_check(), denied(), unreadable(), refund_request()];
     let items: Vec<_> = (0..200).map(|index| named(&format!("r{index}"), kinds[index % 4].clone())).collect();
     let nameless = order_check();
-    let requests = items.into_iter().chain([nameless]).map(|request| v1::AuthorizeStreamRequest { request: Some(request) });
+    let requests =
+        items.into_iter().chain([nameless]).map(|request| v1::AuthorizeStreamRequest { request: Some(request) });
     let requests = tokio_stream::iter(requests.chain([v1::AuthorizeStreamRequest { request: None }]));
     let mut answers = app.decisions().await.authorize_stream(requests).await.unwrap().into_inner();
     let mut seen = std::collections::BTreeMap::new();

@@ -5,7 +5,6 @@
 use std::fs::OpenOptions;
 use std::future::Future;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,7 +15,7 @@ use sqlx::{AnyPool, AssertSqlSafe, Connection as _, Executor as _};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::approvals::store::error::StoreError;
-use crate::approvals::store::location::{Location, Options};
+use crate::approvals::store::location::{Location, Options, url};
 
 /// Maximum number of operations in one group.
 const GROUP_MAX: usize = 64;
@@ -114,10 +113,14 @@ impl Dialect {
         for (part, sql) in [("timeline", TIMELINE), ("system identifier", SYSTEM)] {
             match connection.execute(AssertSqlSafe(format!("SELECT {sql}"))).await {
                 Ok(_) => lineage.insert(0, sql),
-                Err(sqlx::Error::Database(error)) if error.code().is_some_and(|code| MAY_NOT.contains(&code.as_ref())) => tracing::warn!(
-                    name: "store.lineage_unknown", part,
-                    "this role may not read it: only replicas that still have their data folder detect a failover or an older backup"
-                ),
+                Err(sqlx::Error::Database(error))
+                    if error.code().is_some_and(|code| MAY_NOT.contains(&code.as_ref())) =>
+                {
+                    tracing::warn!(
+                        name: "store.lineage_unknown", part,
+                        "this role may not read it: only replicas that still have their data folder detect a failover or an older backup"
+                    )
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -155,7 +158,8 @@ fn session(timeout: Duration) -> Vec<String> {
         "SET tcp_keepalives_count = 2".to_owned(),
         // A commit that was answered must survive a crash. Stronger settings of the server or the role are
         // kept.
-        "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'".to_owned(),
+        "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+            .to_owned(),
     ]
 }
 
@@ -164,14 +168,17 @@ impl Engine {
         sqlx::any::install_default_drivers();
         // The pool tests a connection before use, so one that a restarted server closed is replaced, and no
         // operation fails.
-        let pool = |connections: u32| AnyPoolOptions::new().max_connections(connections).acquire_timeout(options.timeout);
+        let pool =
+            |connections: u32| AnyPoolOptions::new().max_connections(connections).acquire_timeout(options.timeout);
         match &options.location {
             Location::Postgres(url) => {
                 // Connect once directly, because the pool would report only that it has no connection, not
                 // the cause.
                 let late = |_| StoreError::Unreachable("it does not answer in time".to_owned());
-                let mut first = tokio::time::timeout(options.timeout, AnyConnection::connect(url)).await.map_err(late)??;
-                let dialect = tokio::time::timeout(options.timeout, Dialect::postgres(&mut first)).await.map_err(late)??;
+                let mut first =
+                    tokio::time::timeout(options.timeout, AnyConnection::connect(url)).await.map_err(late)??;
+                let dialect =
+                    tokio::time::timeout(options.timeout, Dialect::postgres(&mut first)).await.map_err(late)??;
                 first.close().await?;
                 let settings = session(options.timeout);
                 let connect = |connections: u32| {
@@ -187,14 +194,20 @@ impl Engine {
                     });
                     pool.connect_lazy(url)
                 };
-                Ok(Self::Postgres { calls: connect(options.connections)?, apart: connect(APART)?, dialect, url: url.clone() })
+                Ok(Self::Postgres {
+                    calls: connect(options.connections)?,
+                    apart: connect(APART)?,
+                    dialect,
+                    url: url.clone(),
+                })
             }
             Location::Sqlite(path) => {
                 // Create the file here with mode 0600, so that other users can't read it; SQLite gives its
                 // other files the same mode.
                 let made = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
                 made.map_err(|error| StoreError::Unreachable(format!("`{}`: {error}", path.display())))?;
-                let url = url(path).map_err(|error| StoreError::Unreachable(format!("`{}`: {error}", path.display())))?;
+                let url =
+                    url(path).map_err(|error| StoreError::Unreachable(format!("`{}`: {error}", path.display())))?;
                 let mut connection = AnyConnection::connect(&url).await?;
                 for pragma in ["PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "PRAGMA busy_timeout = 2000"] {
                     connection.execute(pragma).await?;
@@ -296,7 +309,9 @@ impl Engine {
         };
         // Run it to completion even if the caller goes away, as in `transact`.
         let pool = calls.clone();
-        let running = tokio::spawn(tokio::time::timeout(timeout * 4, async move { Ok(statement.execute(&pool).await?.rows_affected()) }));
+        let running = tokio::spawn(tokio::time::timeout(timeout * 4, async move {
+            Ok(statement.execute(&pool).await?.rows_affected())
+        }));
         let late = |_| StoreError::Unreachable("no answer in time".to_owned());
         let ended = tokio::time::timeout(timeout, running).await.map_err(late)?;
         ended.map_err(|_| StoreError::Unreachable("the operation failed".to_owned()))?.map_err(late)?
@@ -313,16 +328,6 @@ impl Engine {
             }
         }
     }
-}
-
-/// Returns SQLite's URL of a file: absolute, with all bytes escaped that have a meaning in a URL.
-fn url(path: &Path) -> std::io::Result<String> {
-    use std::os::unix::ffi::OsStrExt;
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/.-_".contains(&byte);
-    let path = std::path::absolute(path)?;
-    let encoded =
-        path.as_os_str().as_bytes().iter().map(|byte| if plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") });
-    Ok(format!("sqlite://{}", encoded.collect::<String>()))
 }
 
 /// Runs SQLite's only writer.

@@ -3,8 +3,8 @@
 
 use sqlx::Row as _;
 
-use crate::approvals::store::engine::End;
 use crate::approvals::store::Store;
+use crate::approvals::store::engine::End;
 use crate::approvals::store::error::StoreError;
 use crate::approvals::store::location::Location;
 use crate::model::head::Head;

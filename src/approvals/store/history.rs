@@ -35,7 +35,8 @@ impl Writer {
     /// Returns bytes that no other write of any process has.
     fn fresh(&self) -> [u8; 16] {
         let count = self.heads.fetch_add(1, Ordering::Relaxed);
-        let digest: [u8; 32] = Sha256::new().chain_update(&self.boot).chain_update(count.to_be_bytes()).finalize().into();
+        let digest: [u8; 32] =
+            Sha256::new().chain_update(&self.boot).chain_update(count.to_be_bytes()).finalize().into();
         let mut first = [0; 16];
         first.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
         first
@@ -77,9 +78,11 @@ pub(super) struct Found {
 /// error if the store went back.
 pub(super) async fn next(connection: &mut AnyConnection, writer: &Writer) -> Result<Revision, StoreError> {
     let lineage = &writer.dialect.lineage;
-    let sql =
-        format!("UPDATE meta SET revision = revision + 1 WHERE one = 1 AND generation = $1 AND lineage = {lineage} RETURNING revision");
-    let row = sqlx::query(AssertSqlSafe(sql)).bind(writer.seen.generation.clone()).fetch_optional(&mut *connection).await?;
+    let sql = format!(
+        "UPDATE meta SET revision = revision + 1 WHERE one = 1 AND generation = $1 AND lineage = {lineage} RETURNING revision"
+    );
+    let row =
+        sqlx::query(AssertSqlSafe(sql)).bind(writer.seen.generation.clone()).fetch_optional(&mut *connection).await?;
     let number: i64 = row.ok_or(StoreError::Unsettled)?.try_get(0)?;
     let revision = writer.revision(number);
     insert(connection, &writer.dialect, &revision, &writer.seen).await?.then_some(()).ok_or(StoreError::WentBack)?;
@@ -95,7 +98,8 @@ pub(super) async fn insert(
     seen: &Seen,
 ) -> Result<bool, StoreError> {
     let (clock, known) = (&dialect.clock, known("$3", "$4"));
-    let sql = format!("INSERT INTO revisions (revision, head, at) SELECT $1, $2, {clock} WHERE {known} RETURNING revision");
+    let sql =
+        format!("INSERT INTO revisions (revision, head, at) SELECT $1, $2, {clock} WHERE {known} RETURNING revision");
     let insert = sqlx::query(AssertSqlSafe(sql)).bind(revision.number).bind(revision.head.clone());
     Ok(insert.bind(seen.revision).bind(seen.head.clone()).fetch_optional(connection).await?.is_some())
 }
@@ -126,7 +130,8 @@ pub(super) async fn ask(connection: &mut AnyConnection, dialect: &Dialect, seen:
             COALESCE((SELECT head FROM revisions WHERE revision = meta.revision), ''), CASE WHEN {known} THEN CAST(1 AS BIGINT) ELSE CAST(0 AS BIGINT) END,
             (SELECT COUNT(*) FROM generations WHERE generation = $3) FROM meta WHERE one = 1"
     );
-    let query = sqlx::query(AssertSqlSafe(sql)).bind(seen.revision).bind(seen.head.clone()).bind(seen.generation.clone());
+    let query =
+        sqlx::query(AssertSqlSafe(sql)).bind(seen.revision).bind(seen.head.clone()).bind(seen.generation.clone());
     let row = query.fetch_one(connection).await?;
     let found = Seen { generation: row.try_get(0)?, revision: row.try_get(1)?, head: row.try_get(6)? };
     let known = match found.generation == seen.generation {

@@ -44,7 +44,13 @@ impl Store {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn end(&self, id: String, reason: String, at: Timestamp, record: serde_json::Value) -> Result<Moved, StoreError> {
+    pub async fn end(
+        &self,
+        id: String,
+        reason: String,
+        at: Timestamp,
+        record: serde_json::Value,
+    ) -> Result<Moved, StoreError> {
         self.advance(move |connection, writer| {
             Box::pin(async move {
                 let moved = end(connection, &writer, (&id, &reason), at, record).await?;
@@ -60,9 +66,13 @@ impl Store {
     /// # Errors
     /// When the store does not answer. It may have been consumed even so; the receipt shows it.
     pub async fn consume(&self, consume: Consumption) -> Result<Consumed, StoreError> {
-        let (evaluation_id, reservations, at) = (consume.evaluation_id.clone(), consume.reservations.clone(), consume.at);
-        let consumed =
-            self.advance(move |connection, writer| Box::pin(async move { consume_once(connection, &writer, consume).await })).await?;
+        let (evaluation_id, reservations, at) =
+            (consume.evaluation_id.clone(), consume.reservations.clone(), consume.at);
+        let consumed = self
+            .advance(move |connection, writer| {
+                Box::pin(async move { consume_once(connection, &writer, consume).await })
+            })
+            .await?;
         if matches!(consumed, Consumed::Now(_)) {
             self.note_reserved(&evaluation_id, &reservations, at);
         }
@@ -73,7 +83,11 @@ impl Store {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn expire(&self, at: Timestamp, record: fn(&Approval) -> serde_json::Value) -> Result<Vec<Transition>, StoreError> {
+    pub async fn expire(
+        &self,
+        at: Timestamp,
+        record: fn(&Approval) -> serde_json::Value,
+    ) -> Result<Vec<Transition>, StoreError> {
         // Approvals of an older generation can't be used any more, so their cases must request new ones.
         let over = "SELECT id FROM approvals WHERE (state = 'pending' AND review_until <= $1)
             OR (state = 'approved' AND approved_until <= $1) OR (state IN ('pending', 'approved') AND generation <> $3) LIMIT $2";
@@ -85,12 +99,19 @@ impl Store {
         self.advance(move |connection, writer| {
             Box::pin(async move {
                 let mut moved = vec![];
-                for row in sqlx::query(over).bind(at.micros()).bind(SWEEP_MAX).bind(generation).fetch_all(&mut *connection).await? {
+                for row in sqlx::query(over)
+                    .bind(at.micros())
+                    .bind(SWEEP_MAX)
+                    .bind(generation)
+                    .fetch_all(&mut *connection)
+                    .await?
+                {
                     let id: String = row.try_get(0)?;
                     let Some(approval) = reads::approval(connection, &id).await? else { continue };
                     let revision = next(connection, &writer).await?;
                     set_state(connection, &id, State::Expired, revision.number, at).await?;
-                    leave(connection, &writer, &revision, &id, &with_state(record(&approval), State::Expired), at).await?;
+                    leave(connection, &writer, &revision, &id, &with_state(record(&approval), State::Expired), at)
+                        .await?;
                     moved.push(Transition { revision, state: State::Expired });
                 }
                 Ok(End::Commit(moved))
@@ -100,7 +121,13 @@ impl Store {
     }
 }
 
-async fn set_state(connection: &mut AnyConnection, id: &str, state: State, revision: i64, at: Timestamp) -> Result<(), StoreError> {
+async fn set_state(
+    connection: &mut AnyConnection,
+    id: &str,
+    state: State,
+    revision: i64,
+    at: Timestamp,
+) -> Result<(), StoreError> {
     let sql = "UPDATE approvals SET state = $1, revision = $2, ended_at = $3 WHERE id = $4";
     let update = sqlx::query(sql).bind(state.name()).bind(revision).bind(at.micros()).bind(id.to_owned());
     update.execute(connection).await?;
@@ -112,55 +139,88 @@ async fn count(connection: &mut AnyConnection, sql: &'static str, values: [&str;
     Ok(sqlx::query(sql).bind(first).bind(second).fetch_one(connection).await?.try_get(0)?)
 }
 
-async fn request(connection: &mut AnyConnection, writer: &Writer, new: NewApproval) -> Result<End<Requested>, StoreError> {
+async fn request(
+    connection: &mut AnyConnection,
+    writer: &Writer,
+    new: NewApproval,
+) -> Result<End<Requested>, StoreError> {
     let revision = next(connection, writer).await?;
     let approval = Approval { generation: writer.seen.generation.clone(), revision: revision.number, ..new.approval };
     let call = &approval.binding.call;
     let same = "SELECT id FROM approvals WHERE tenant = $1 AND digest = $2 AND state = 'pending'";
-    if let Some(row) = sqlx::query(same).bind(call.tenant.clone()).bind(approval.digest.clone()).fetch_optional(&mut *connection).await? {
+    if let Some(row) = sqlx::query(same)
+        .bind(call.tenant.clone())
+        .bind(approval.digest.clone())
+        .fetch_optional(&mut *connection)
+        .await?
+    {
         let id: String = row.try_get(0)?;
         let waiting = reads::approval(connection, &id).await?.ok_or(StoreError::Damaged)?;
         return Ok(End::RollBack(Requested::Same(Box::new(waiting))));
     }
-    let denied = "SELECT COALESCE(MAX(ended_at), 0) FROM approvals WHERE tenant = $1 AND digest = $2 AND state = 'denied'";
+    let denied =
+        "SELECT COALESCE(MAX(ended_at), 0) FROM approvals WHERE tenant = $1 AND digest = $2 AND state = 'denied'";
     let denied = count(connection, denied, [&call.tenant, &approval.digest]).await?;
     if denied > 0 && Timestamp::from_micros(denied).plus(new.cool_down) > approval.requested_at {
         return Ok(End::RollBack(Requested::CoolDown));
     }
+    if let Some(full) = full_queue(connection, &approval, new.caps).await? {
+        return Ok(End::RollBack(full));
+    }
+    reads::insert(connection, &approval).await?;
+    leave(connection, writer, &revision, &approval.id, &with_state(new.record, State::Pending), approval.requested_at)
+        .await?;
+    Ok(End::Commit(Requested::New(Transition { revision, state: State::Pending })))
+}
+
+/// Returns which limit of pending requests is reached: `caps` are those of a case, an agent and a template's queue.
+async fn full_queue(
+    connection: &mut AnyConnection,
+    approval: &Approval,
+    caps: (i64, i64, i64),
+) -> Result<Option<Requested>, StoreError> {
+    let call = &approval.binding.call;
     let waiting = [
-        ("SELECT COUNT(*) FROM approvals WHERE tenant = $1 AND case_id = $2 AND state = 'pending'", &call.case, new.caps.0),
-        ("SELECT COUNT(*) FROM approvals WHERE tenant = $1 AND agent = $2 AND state = 'pending'", &call.agent.sub, new.caps.1),
+        ("SELECT COUNT(*) FROM approvals WHERE tenant = $1 AND case_id = $2 AND state = 'pending'", &call.case, caps.0),
+        (
+            "SELECT COUNT(*) FROM approvals WHERE tenant = $1 AND agent = $2 AND state = 'pending'",
+            &call.agent.sub,
+            caps.1,
+        ),
         (
             "SELECT COUNT(*) FROM approvals WHERE tenant = $1 AND template = $2 AND state = 'pending'",
             &approval.binding.template,
-            new.caps.2,
+            caps.2,
         ),
     ];
     // One tool service may use half of an agent's pending requests and half of a template's queue, so that
     // the rest stays available to others.
     let by = [
-        ("SELECT COUNT(*) FROM approvals WHERE tenant = $1 AND agent = $2 AND tool_service = $3 AND state = 'pending'", &call.agent.sub),
+        (
+            "SELECT COUNT(*) FROM approvals WHERE tenant = $1 AND agent = $2 AND tool_service = $3 AND state = 'pending'",
+            &call.agent.sub,
+        ),
         (
             "SELECT COUNT(*) FROM approvals WHERE tenant = $1 AND template = $2 AND tool_service = $3 AND state = 'pending'",
             &approval.binding.template,
         ),
     ];
-    for ((sql, value), (most, full)) in by.into_iter().zip([(new.caps.1, Requested::AgentFull), (new.caps.2, Requested::QueueFull)]) {
+    for ((sql, value), (most, full)) in
+        by.into_iter().zip([(caps.1, Requested::AgentFull), (caps.2, Requested::QueueFull)])
+    {
         let own = sqlx::query(sql).bind(call.tenant.clone()).bind(value.clone()).bind(call.audience.clone());
         let own: i64 = own.fetch_one(&mut *connection).await?.try_get(0)?;
         if own >= (most + 1) / 2 {
-            return Ok(End::RollBack(full));
+            return Ok(Some(full));
         }
     }
     for (index, (sql, value, most)) in waiting.into_iter().enumerate() {
         if count(connection, sql, [&call.tenant, value]).await? >= most {
             let full = [Requested::CaseFull, Requested::AgentFull, Requested::QueueFull].into_iter().nth(index);
-            return Ok(End::RollBack(full.unwrap_or(Requested::QueueFull)));
+            return Ok(Some(full.unwrap_or(Requested::QueueFull)));
         }
     }
-    reads::insert(connection, &approval).await?;
-    leave(connection, writer, &revision, &approval.id, &with_state(new.record, State::Pending), approval.requested_at).await?;
-    Ok(End::Commit(Requested::New(Transition { revision, state: State::Pending })))
+    Ok(None)
 }
 
 async fn review(connection: &mut AnyConnection, writer: &Writer, new: NewReview) -> Result<End<Moved>, StoreError> {
@@ -233,13 +293,19 @@ pub(super) async fn end(
         late => return Ok(Moved::Late(late)),
     };
     set_state(connection, id, state, revision.number, at).await?;
-    let update = sqlx::query("UPDATE approvals SET denial_reason = $1 WHERE id = $2").bind(reason.to_owned()).bind(id.to_owned());
+    let update = sqlx::query("UPDATE approvals SET denial_reason = $1 WHERE id = $2")
+        .bind(reason.to_owned())
+        .bind(id.to_owned());
     update.execute(&mut *connection).await?;
     leave(connection, writer, &revision, id, &with_state(record, state), at).await?;
     Ok(Moved::Done(Transition { revision, state }))
 }
 
-async fn consume_once(connection: &mut AnyConnection, writer: &Writer, consume: Consumption) -> Result<End<Consumed>, StoreError> {
+async fn consume_once(
+    connection: &mut AnyConnection,
+    writer: &Writer,
+    consume: Consumption,
+) -> Result<End<Consumed>, StoreError> {
     let revision = next(connection, writer).await?;
     let [tenant, agent, supervisor, case, customer] = &consume.halted;
     let halted = Halted { tenant, agent, supervisor, case, customer, issued_at: consume.issued_at };
@@ -273,7 +339,12 @@ async fn consume_once(connection: &mut AnyConnection, writer: &Writer, consume: 
 }
 
 /// Marks an approval or release as consumed; returns false if it can't be consumed.
-async fn use_up(connection: &mut AnyConnection, writer: &Writer, consume: &Consumption, revision: i64) -> Result<bool, StoreError> {
+async fn use_up(
+    connection: &mut AnyConnection,
+    writer: &Writer,
+    consume: &Consumption,
+    revision: i64,
+) -> Result<bool, StoreError> {
     let sql = match consume.what {
         SingleUse::Approval => {
             "UPDATE approvals SET state = 'consumed', revision = $1, ended_at = $2
@@ -285,7 +356,8 @@ async fn use_up(connection: &mut AnyConnection, writer: &Writer, consume: &Consu
                 return Ok(false);
             }
             let sql = "INSERT INTO releases (id, at) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING id";
-            let inserted = sqlx::query(sql).bind(consume.id.clone()).bind(consume.at.micros()).fetch_optional(connection).await?;
+            let inserted =
+                sqlx::query(sql).bind(consume.id.clone()).bind(consume.at.micros()).fetch_optional(connection).await?;
             return Ok(inserted.is_some());
         }
     };

@@ -1,6 +1,6 @@
 //! Location and options of the state store, and the last revision that a process has seen of it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +59,19 @@ pub struct Seen {
     pub head: String,
 }
 
+/// Returns SQLite's URL of a file: absolute, with all bytes escaped that have a meaning in a URL.
+pub(super) fn url(path: &Path) -> std::io::Result<String> {
+    use std::os::unix::ffi::OsStrExt;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/.-_".contains(&byte);
+    let path = std::path::absolute(path)?;
+    let encoded = path
+        .as_os_str()
+        .as_bytes()
+        .iter()
+        .map(|byte| if plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") });
+    Ok(format!("sqlite://{}", encoded.collect::<String>()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,7 +79,11 @@ mod tests {
     #[test]
     fn a_place_tells_no_password() {
         let place = |url: &str| Location::Postgres(url.to_owned()).place();
-        for url in ["postgres://db:5432/state?sslmode=disable", "postgres://u:p@db:5432/state", "postgres://u:p/a@s@db:5432/state?x=a@b"] {
+        for url in [
+            "postgres://db:5432/state?sslmode=disable",
+            "postgres://u:p@db:5432/state",
+            "postgres://u:p/a@s@db:5432/state?x=a@b",
+        ] {
             assert_eq!(place(url), "db:5432", "{url}");
         }
         assert_eq!(place("postgres://db"), "db");

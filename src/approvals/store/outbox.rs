@@ -7,7 +7,7 @@ use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
 use crate::approvals::store::Store;
-use crate::approvals::store::engine::{End, Dialect};
+use crate::approvals::store::engine::{Dialect, End};
 use crate::approvals::store::error::StoreError;
 use crate::approvals::store::history::Writer;
 use crate::approvals::store::replicas::GONE;
@@ -48,10 +48,22 @@ impl Store {
             "o.log = '' AND o.at <= $1 AND (o.replica = $2 OR o.at <= $3 OR NOT ({})) ORDER BY o.at, o.revision LIMIT $4",
             is_there(self.engine.dialect())
         );
-        let query = sqlx::query(rows(self.engine.dialect(), &which)).bind(before.micros()).bind(self.options.replica.clone());
+        let query =
+            sqlx::query(rows(self.engine.dialect(), &which)).bind(before.micros()).bind(self.options.replica.clone());
         let query = query.bind(before.minus(TAKE_OVER).micros()).bind(SWEEP_MAX);
         let rows = self.read(|mut connection| async move { Ok(query.fetch_all(&mut *connection).await?) }).await?;
-        self.noted(rows.iter().map(read).collect())
+        // A damaged row must not keep the others from being recorded.
+        let (mut entries, mut damaged) = (vec![], None);
+        for row in &rows {
+            match read(row) {
+                Ok(entry) => entries.push(entry),
+                Err(error) => damaged = Some(error),
+            }
+        }
+        match damaged {
+            Some(error) if entries.is_empty() => self.noted(Err(error)),
+            Some(_) | None => Ok(entries),
+        }
     }
 
     /// Returns the entry of this revision.
@@ -71,7 +83,10 @@ impl Store {
     pub async fn has_outbox_entry(&self, approval: &str) -> Result<bool, StoreError> {
         let sql = "SELECT revision FROM outbox WHERE approval = $1 AND log = '' LIMIT 1";
         let query = sqlx::query(sql).bind(approval.to_owned());
-        Ok(self.read(|mut connection| async move { Ok(query.fetch_optional(&mut *connection).await?) }).await?.is_some())
+        Ok(self
+            .read(|mut connection| async move { Ok(query.fetch_optional(&mut *connection).await?) })
+            .await?
+            .is_some())
     }
 
     /// Returns whether this process wrote the entry.
@@ -107,7 +122,10 @@ impl Store {
     /// When the store does not answer.
     pub async fn recorded(&self, revision: i64, log: &str, line: u64) -> Result<(), StoreError> {
         let line = to_i64(line);
-        let noted = sqlx::query("UPDATE outbox SET log = $1, line = $2 WHERE revision = $3").bind(log.to_owned()).bind(line).bind(revision);
+        let noted = sqlx::query("UPDATE outbox SET log = $1, line = $2 WHERE revision = $3")
+            .bind(log.to_owned())
+            .bind(line)
+            .bind(revision);
         self.noted(self.engine.run(self.options.timeout, noted).await.map(|_| ()))
     }
 
@@ -170,7 +188,6 @@ pub(super) async fn leave(
 fn read(row: &AnyRow) -> Result<OutboxEntry, StoreError> {
     let record: String = row.try_get("record")?;
     let (log, line): (String, i64) = (row.try_get("log")?, row.try_get("line")?);
-    let line = u64::try_from(line).map_err(|_| StoreError::Damaged)?;
     Ok(OutboxEntry {
         revision: Revision { number: row.try_get("revision")?, head: row.try_get("head")? },
         gone: row.try_get::<i64, _>("gone")? == 1,
@@ -178,6 +195,10 @@ fn read(row: &AnyRow) -> Result<OutboxEntry, StoreError> {
         replica: row.try_get("replica")?,
         boot: row.try_get("boot")?,
         at: Timestamp::from_micros(row.try_get("at")?),
-        recorded: (!log.is_empty()).then(|| (log, line)),
+        recorded: if log.is_empty() {
+            None
+        } else {
+            Some((log, u64::try_from(line).map_err(|_| StoreError::Damaged)?))
+        },
     })
 }

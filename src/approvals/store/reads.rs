@@ -12,7 +12,8 @@ use crate::model::approval::{Approval, Review, State, Subject};
 use crate::model::halt::{Halt, HaltKind, SubjectKind};
 use crate::model::time::Timestamp;
 
-const APPROVAL: &str = "SELECT id, generation, revision, state, digest, body, requested_at, review_until, approved_at, approved_until,
+const APPROVAL: &str =
+    "SELECT id, generation, revision, state, digest, body, requested_at, review_until, approved_at, approved_until,
     denial_reason, suggested FROM approvals";
 
 /// Filter for listing approvals; an empty member does not filter.
@@ -62,15 +63,28 @@ impl Store {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn checks(&self, tenant: &str, case: &str, customer: &str, now: Timestamp) -> Result<Vec<Check>, StoreError> {
+    pub async fn checks(
+        &self,
+        tenant: &str,
+        case: &str,
+        customer: &str,
+        now: Timestamp,
+    ) -> Result<Vec<Check>, StoreError> {
         let [tenant, case, customer] = [tenant, case, customer].map(str::to_owned);
-        let sql = "SELECT kind, expires FROM checks WHERE tenant = $1 AND case_id = $2 AND customer = $3 AND expires > $4";
+        let sql =
+            "SELECT kind, expires FROM checks WHERE tenant = $1 AND case_id = $2 AND customer = $3 AND expires > $4";
         let query = sqlx::query(sql).bind(tenant.clone()).bind(case.clone()).bind(customer.clone()).bind(now.micros());
         let rows = self.read(|mut connection| async move { Ok(query.fetch_all(&mut *connection).await?) }).await?;
         rows.iter()
             .map(|row| {
                 let expires = Timestamp::from_micros(row.try_get("expires")?);
-                Ok(Check { kind: row.try_get("kind")?, tenant: tenant.clone(), case: case.clone(), customer: customer.clone(), expires })
+                Ok(Check {
+                    kind: row.try_get("kind")?,
+                    tenant: tenant.clone(),
+                    case: case.clone(),
+                    customer: customer.clone(),
+                    expires,
+                })
             })
             .collect()
     }
@@ -131,7 +145,8 @@ async fn list(connection: &mut AnyConnection, filter: &Filter) -> Result<Vec<App
 /// Builds an approval from its row and its reviews.
 async fn whole(connection: &mut AnyConnection, row: &AnyRow) -> Result<Approval, StoreError> {
     let id: String = row.try_get("id")?;
-    let sql = "SELECT person, issuer, subject, approves, at, reason FROM reviews WHERE approval = $1 ORDER BY at, person";
+    let sql =
+        "SELECT person, issuer, subject, approves, at, reason FROM reviews WHERE approval = $1 ORDER BY at, person";
     let reviews = sqlx::query(sql).bind(id.clone()).fetch_all(connection).await?;
     let reviews: Result<Vec<Review>, StoreError> = reviews
         .iter()
@@ -206,7 +221,11 @@ pub(super) async fn insert(connection: &mut AnyConnection, approval: &Approval) 
 
 pub(super) async fn receipt(connection: &mut AnyConnection, key: &ReceiptKey) -> Result<Option<Receipt>, StoreError> {
     let sql = "SELECT call_digest, answer, revision FROM receipts WHERE tenant = $1 AND caller = $2 AND approval = $3 AND operation = $4";
-    let query = sqlx::query(sql).bind(key.tenant.clone()).bind(key.caller.clone()).bind(key.approval.clone()).bind(key.operation.clone());
+    let query = sqlx::query(sql)
+        .bind(key.tenant.clone())
+        .bind(key.caller.clone())
+        .bind(key.approval.clone())
+        .bind(key.operation.clone());
     let Some(row) = query.fetch_optional(connection).await? else { return Ok(None) };
     let (call_digest, answer) = (row.try_get("call_digest")?, row.try_get("answer")?);
     Ok(Some(Receipt { call_digest, answer, revision: row.try_get("revision")? }))
@@ -227,7 +246,9 @@ pub(super) async fn halts(connection: &mut AnyConnection, which: Which<'_>) -> R
     let (tenant, condition) = match which {
         Which::All => ("", "$1 = ''"),
         Which::EndApprovals => ("", "$1 = '' AND ends_approvals = 1"),
-        Which::StopsOf(tenant) => (tenant, "(tenant = $1 OR tenant = '') AND (kind NOT LIKE 'risk%' OR ends_approvals = 1)"),
+        Which::StopsOf(tenant) => {
+            (tenant, "(tenant = $1 OR tenant = '') AND (kind NOT LIKE 'risk%' OR ends_approvals = 1)")
+        }
     };
     // A row whose approvals are not all ended yet prevents their use until they are, whatever its kind and
     // end.
@@ -238,7 +259,9 @@ pub(super) async fn halts(connection: &mut AnyConnection, which: Which<'_>) -> R
         ),
         Which::All | Which::EndApprovals => ("kind", "until"),
     };
-    let sql = format!("SELECT tenant, subject_kind, subject, {kind} AS kind, since, {until} AS until FROM halts WHERE {condition}");
+    let sql = format!(
+        "SELECT tenant, subject_kind, subject, {kind} AS kind, since, {until} AS until FROM halts WHERE {condition}"
+    );
     let rows = sqlx::query(AssertSqlSafe(sql)).bind(tenant.to_owned()).fetch_all(connection).await?;
     rows.iter()
         .map(|row| {

@@ -49,8 +49,8 @@ impl Replica {
         let path = folder.join(FILE);
         match fs::read(&path) {
             Ok(text) => {
-                let written: Written =
-                    serde_json::from_slice(&text).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "`replica.json` is damaged"))?;
+                let written: Written = serde_json::from_slice(&text)
+                    .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "`replica.json` is damaged"))?;
                 let noted = Noted { seen: written.seen, head: written.head };
                 Ok(Self { path, id: written.replica, noted: Mutex::new(noted) })
             }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Row as _};
 
-use crate::approvals::store::engine::End;
 use crate::approvals::store::Store;
+use crate::approvals::store::engine::End;
 use crate::approvals::store::error::StoreError;
 
 /// Time without a heartbeat after which a replica is gone: other replicas record its outbox entries and do

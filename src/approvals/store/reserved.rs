@@ -61,7 +61,8 @@ impl ReservedNotes {
         let mut text = String::new();
         for reservation in reservations {
             let (evaluation_id, key) = (evaluation_id.to_owned(), reservation.key.clone());
-            let reserved = Reserved { evaluation_id, key, amount: reservation.amount, at, until: at.plus(reservation.within) };
+            let reserved =
+                Reserved { evaluation_id, key, amount: reservation.amount, at, until: at.plus(reservation.within) };
             text.push_str(&serde_json::to_string(&reserved)?);
             text.push('\n');
         }
@@ -128,7 +129,9 @@ mod tests {
         let notes = ReservedNotes::open(folder.path()).expect("made");
         notes.note("e-0", &[reservation("a", 100)], Timestamp::from_seconds(50)).expect("written");
         notes.note("e-1", &[reservation("a", 10), reservation("b", 100)], at).expect("written");
-        append(&folder.path().join(FILE)).and_then(|mut file| file.write_all(b"{\"evaluation_id\":\"e-2\"")).expect("written");
+        append(&folder.path().join(FILE))
+            .and_then(|mut file| file.write_all(b"{\"evaluation_id\":\"e-2\""))
+            .expect("written");
         let notes = ReservedNotes::open(folder.path()).expect("there");
         notes.note("e-3", &[reservation("a", 100)], at).expect("written");
         let mut found = vec![];

@@ -102,7 +102,8 @@ pub(super) async fn bring_up(
     connection.execute("CREATE TABLE IF NOT EXISTS generations (generation TEXT PRIMARY KEY)").await?;
     let fresh = "INSERT INTO meta (one, format, generation, revision) VALUES (1, 0, $1, 0) ON CONFLICT DO NOTHING";
     sqlx::query(fresh).bind(options.generation.clone()).execute(&mut *connection).await?;
-    let format: i64 = sqlx::query("SELECT format FROM meta WHERE one = 1").fetch_one(&mut *connection).await?.try_get(0)?;
+    let format: i64 =
+        sqlx::query("SELECT format FROM meta WHERE one = 1").fetch_one(&mut *connection).await?.try_get(0)?;
     let current = to_i64(MIGRATIONS.len());
     if format > current {
         return Ok(Migrated::Newer(format));
@@ -117,7 +118,8 @@ pub(super) async fn bring_up(
     if format < HISTORY {
         let lineage = format!("UPDATE meta SET lineage = {}", dialect.lineage);
         connection.execute(AssertSqlSafe(lineage)).await?;
-        let first = format!("INSERT INTO revisions (revision, head, at) SELECT revision, $1, {} FROM meta", dialect.clock);
+        let first =
+            format!("INSERT INTO revisions (revision, head, at) SELECT revision, $1, {} FROM meta", dialect.clock);
         sqlx::query(AssertSqlSafe(first)).bind(options.boot.clone()).execute(&mut *connection).await?;
     }
     let sql = "SELECT m.generation, m.revision, COALESCE(r.head, '') FROM meta m LEFT JOIN revisions r ON r.revision = m.revision WHERE m.one = 1";

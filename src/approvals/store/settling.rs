@@ -66,7 +66,8 @@ impl Store {
             Err(error) => return Err(self.engine.why_unreachable(self.options.timeout).await.unwrap_or(error)),
         };
         let mut halts: Halts = read.into_iter().collect();
-        let missing: Vec<Halt> = before.halts.iter().filter(|halt| halt.until > now && !halts.has(halt)).cloned().collect();
+        let missing: Vec<Halt> =
+            before.halts.iter().filter(|halt| halt.until > now && !halts.has(halt)).cloned().collect();
         let lacks = missing.iter().any(|halt| halt.kind.stops());
         let same = found.seen.generation == own && found.known && found.lineage == found.server && !lacks;
         let settled = match same {
@@ -107,7 +108,13 @@ impl Store {
     /// whether it found its head. If all found theirs, the store continues. If one did not find its head or
     /// did not report, or no replica has seen a head, the store gets a new generation, and approvals,
     /// releases and checks of earlier generations are void.
-    async fn settle(&self, now: Timestamp, generation: String, server: &str, missing: Vec<Halt>) -> Result<Option<Settled>, StoreError> {
+    async fn settle(
+        &self,
+        now: Timestamp,
+        generation: String,
+        server: &str,
+        missing: Vec<Halt>,
+    ) -> Result<Option<Settled>, StoreError> {
         let since = self.settling_since().clone().filter(|(of, _)| of == server).map(|(_, since)| since);
         if since.is_none() {
             // Restore the sums before this replica reports, because afterwards any replica may write again.
@@ -136,7 +143,9 @@ impl Store {
                         Ok(End::Commit(Some((found.seen, found.went_back_at))))
                     }
                     Came::Some if !late => Ok(End::Commit(None)),
-                    Came::All { lost: true } | Came::Some => Ok(End::Commit(Some(renew(connection, &writer, &generation, &found).await?))),
+                    Came::All { lost: true } | Came::Some => {
+                        Ok(End::Commit(Some(renew(connection, &writer, &generation, &found).await?)))
+                    }
                 }
             })
         })
@@ -151,7 +160,8 @@ impl Store {
         let (sender, mut some) = tokio::sync::mpsc::channel(4);
         let notes = Arc::clone(&self.reserved);
         // If the receiver is gone, the rest is not needed.
-        let reading = tokio::task::spawn_blocking(move || notes.since(since, |reserved| drop(sender.blocking_send(reserved))));
+        let reading =
+            tokio::task::spawn_blocking(move || notes.since(since, |reserved| drop(sender.blocking_send(reserved))));
         while let Some(reserved) = some.recv().await {
             self.add_again(reserved).await?;
         }
@@ -172,7 +182,8 @@ impl Store {
             return Ok(None);
         }
         let asked = sqlx::query_scalar::<_, i64>(AssertSqlSafe(format!("SELECT {}", dialect.clock)));
-        let micros = self.read_apart(|mut connection| async move { Ok(asked.fetch_one(&mut *connection).await?) }).await?;
+        let micros =
+            self.read_apart(|mut connection| async move { Ok(asked.fetch_one(&mut *connection).await?) }).await?;
         Ok(Some(Timestamp::from_micros(micros)))
     }
 
@@ -202,9 +213,16 @@ enum Came {
 }
 
 /// Stores this replica's report, unless it has seen no head, and returns whether all replicas have reported.
-async fn come(connection: &mut AnyConnection, writer: &Writer, server: &str, knows: bool, lost: bool) -> Result<Came, StoreError> {
+async fn come(
+    connection: &mut AnyConnection,
+    writer: &Writer,
+    server: &str,
+    knows: bool,
+    lost: bool,
+) -> Result<Came, StoreError> {
     let missed = format!("missed {server}");
-    let last: i64 = sqlx::query("SELECT COALESCE(MAX(at), 0) FROM replicas").fetch_one(&mut *connection).await?.try_get(0)?;
+    let last: i64 =
+        sqlx::query("SELECT COALESCE(MAX(at), 0) FROM replicas").fetch_one(&mut *connection).await?.try_get(0)?;
     if knows {
         // This is not a heartbeat, so the time of the last heartbeat stays.
         let sql = "INSERT INTO replicas (replica, boot, at, confirmed, bundle) VALUES ($1, $2, $3, $4, '') ON CONFLICT (replica)
@@ -224,7 +242,12 @@ async fn come(connection: &mut AnyConnection, writer: &Writer, server: &str, kno
 
 /// Gives the store a new generation, at a revision above those that the store and this replica had. Content
 /// of earlier generations is void from then on.
-async fn renew(connection: &mut AnyConnection, writer: &Writer, generation: &str, found: &Found) -> Result<Settled, StoreError> {
+async fn renew(
+    connection: &mut AnyConnection,
+    writer: &Writer,
+    generation: &str,
+    found: &Found,
+) -> Result<Settled, StoreError> {
     let number = writer.seen.revision.max(found.seen.revision) + 1;
     let insert_old = "INSERT INTO generations (generation) VALUES ($1) ON CONFLICT DO NOTHING";
     for old in [&writer.seen.generation, &found.seen.generation] {

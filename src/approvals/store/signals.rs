@@ -80,7 +80,8 @@ impl Store {
     /// When the store does not answer.
     pub async fn signal(&self, new: NewSignal) -> Result<SignalTaken, StoreError> {
         let (writer, halt, new_at) = (self.writer(), new.halt.clone(), new.at);
-        let taken = self.write_apart(move |connection| Box::pin(async move { signal(connection, writer, new).await })).await?;
+        let taken =
+            self.write_apart(move |connection| Box::pin(async move { signal(connection, writer, new).await })).await?;
         if matches!(taken, SignalTaken::Stored(_)) {
             self.halts.rcu(|copy| {
                 let mut halts = copy.as_ref().clone();
@@ -105,10 +106,17 @@ impl Store {
         record: fn(&Approval) -> serde_json::Value,
     ) -> Result<Option<Vec<Transition>>, StoreError> {
         let waiting = sqlx::query("SELECT subject FROM halts WHERE ends_approvals = 1 LIMIT 1");
-        if self.read(|mut connection| async move { Ok(waiting.fetch_optional(&mut *connection).await?) }).await?.is_none() {
+        if self
+            .read(|mut connection| async move { Ok(waiting.fetch_optional(&mut *connection).await?) })
+            .await?
+            .is_none()
+        {
             return Ok(None);
         }
-        self.advance(move |connection, writer| Box::pin(async move { end_halted(connection, &writer, at, record).await })).await
+        self.advance(move |connection, writer| {
+            Box::pin(async move { end_halted(connection, &writer, at, record).await })
+        })
+        .await
     }
 
     /// Deletes reports that raise the risk score; kill switches and revoked sessions stay. Returns the key of
@@ -140,10 +148,15 @@ impl Store {
     }
 }
 
-async fn outcome(connection: &mut AnyConnection, writer: &Writer, new: NewOutcome) -> Result<End<Option<Revision>>, StoreError> {
+async fn outcome(
+    connection: &mut AnyConnection,
+    writer: &Writer,
+    new: NewOutcome,
+) -> Result<End<Option<Revision>>, StoreError> {
     let revision = next(connection, writer).await?;
     let once = "INSERT INTO outcomes (evaluation_id, at) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-    let inserted = sqlx::query(once).bind(new.evaluation_id.clone()).bind(new.at.micros()).execute(&mut *connection).await?;
+    let inserted =
+        sqlx::query(once).bind(new.evaluation_id.clone()).bind(new.at.micros()).execute(&mut *connection).await?;
     if inserted.rows_affected() == 0 {
         return Ok(End::RollBack(None));
     }
@@ -180,7 +193,8 @@ async fn signal(
     let Halt { tenant, subject_kind, subject, kind, since, .. } = &new.halt;
     let about = format!("{tenant}/{}/{}/{subject}", new.kind.name(), subject_kind.name());
     let event = "INSERT INTO events (reporter, event_id, subject, event_time, at) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
-    let event = sqlx::query(event).bind(new.reporter.clone()).bind(new.event_id).bind(about.clone()).bind(since.micros());
+    let event =
+        sqlx::query(event).bind(new.reporter.clone()).bind(new.event_id).bind(about.clone()).bind(since.micros());
     if event.bind(new.at.micros()).execute(&mut *connection).await?.rows_affected() == 0 {
         return Ok(End::RollBack(SignalTaken::Known));
     }
@@ -217,18 +231,23 @@ async fn end_halted(
     record: fn(&Approval) -> serde_json::Value,
 ) -> Result<End<Option<Vec<Transition>>>, StoreError> {
     hold(connection).await?;
-    let Some(halt) = reads::halts(connection, reads::Which::EndApprovals).await?.into_iter().next() else { return Ok(End::RollBack(None)) };
+    let Some(halt) = reads::halts(connection, reads::Which::EndApprovals).await?.into_iter().next() else {
+        return Ok(End::RollBack(None));
+    };
     let Halt { tenant, subject_kind, subject, kind, since, until } = halt;
     let mut ended = vec![];
     for id in ended_by(connection, &tenant, subject_kind, &subject, at).await? {
         let Some(approval) = reads::approval(connection, &id).await? else { continue };
-        if let Moved::Done(moved) = lifecycle::end(connection, writer, (&id, kind.name()), at, record(&approval)).await? {
+        if let Moved::Done(moved) =
+            lifecycle::end(connection, writer, (&id, kind.name()), at, record(&approval)).await?
+        {
             ended.push(moved);
         }
     }
     if ended.is_empty() {
         // If the signal was reported again meanwhile, its times differ and the mark stays.
-        let sql = "UPDATE halts SET ends_approvals = 0 WHERE tenant = $1 AND subject_kind = $2 AND subject = $3 AND kind = $4
+        let sql =
+            "UPDATE halts SET ends_approvals = 0 WHERE tenant = $1 AND subject_kind = $2 AND subject = $3 AND kind = $4
             AND since = $5 AND until = $6";
         let done = sqlx::query(sql).bind(tenant).bind(subject_kind.name()).bind(subject).bind(kind.name());
         done.bind(since.micros()).bind(until.micros()).execute(&mut *connection).await?;
@@ -243,12 +262,24 @@ async fn reports(connection: &mut AnyConnection, tenant: &str, at: Timestamp) ->
 }
 
 /// Deletes a tenant's lightest report if it is not heavier than a new one; returns false if there is none.
-async fn evict(connection: &mut AnyConnection, tenant: &str, severity: Severity, at: Timestamp) -> Result<bool, StoreError> {
-    for lighter in [Severity::Low, Severity::Medium, Severity::High, Severity::Critical].into_iter().filter(|lighter| *lighter <= severity)
+async fn evict(
+    connection: &mut AnyConnection,
+    tenant: &str,
+    severity: Severity,
+    at: Timestamp,
+) -> Result<bool, StoreError> {
+    for lighter in [Severity::Low, Severity::Medium, Severity::High, Severity::Critical]
+        .into_iter()
+        .filter(|lighter| *lighter <= severity)
     {
         let kind = HaltKind::Risk(lighter).name();
         let sql = "SELECT subject_kind, subject FROM halts WHERE tenant = $1 AND kind = $2 AND until > $3 ORDER BY until, subject LIMIT 1";
-        let oldest = sqlx::query(sql).bind(tenant.to_owned()).bind(kind).bind(at.micros()).fetch_optional(&mut *connection).await?;
+        let oldest = sqlx::query(sql)
+            .bind(tenant.to_owned())
+            .bind(kind)
+            .bind(at.micros())
+            .fetch_optional(&mut *connection)
+            .await?;
         let Some(oldest) = oldest else { continue };
         let (subject_kind, subject): (String, String) = (oldest.try_get(0)?, oldest.try_get(1)?);
         let sql = "DELETE FROM halts WHERE tenant = $1 AND kind = $2 AND subject_kind = $3 AND subject = $4";
@@ -269,7 +300,8 @@ async fn stand(connection: &mut AnyConnection, halt: &Halt) -> Result<(), StoreE
 pub(super) async fn stand_all(connection: &mut AnyConnection, halts: &[Halt]) -> Result<(), StoreError> {
     let mut merged: BTreeMap<(&str, SubjectKind, &str, HaltKind), Halt> = BTreeMap::new();
     for halt in halts {
-        let kept = merged.entry((&halt.tenant, halt.subject_kind, &halt.subject, halt.kind)).or_insert_with(|| halt.clone());
+        let kept =
+            merged.entry((&halt.tenant, halt.subject_kind, &halt.subject, halt.kind)).or_insert_with(|| halt.clone());
         (kept.since, kept.until) = (kept.since.max(halt.since), kept.until.max(halt.until));
     }
     let merged: Vec<Halt> = merged.into_values().collect();
@@ -306,7 +338,9 @@ async fn ended_by(
         SubjectKind::Case => "tenant = $1 AND case_id = $2",
         SubjectKind::Customer => "tenant = $1 AND customer = $2",
         SubjectKind::Server => "$1 = $1 AND $2 = $2",
-        SubjectKind::Supervisor => "tenant = $1 AND (supervisor = $2 OR id IN (SELECT approval FROM reviews WHERE subject = $2))",
+        SubjectKind::Supervisor => {
+            "tenant = $1 AND (supervisor = $2 OR id IN (SELECT approval FROM reviews WHERE subject = $2))"
+        }
         SubjectKind::Tenant => "tenant = $1 AND tenant = $2",
     };
     // Approvals whose time has passed are left to expire.
@@ -314,7 +348,11 @@ async fn ended_by(
         "SELECT id FROM approvals WHERE {whose}
             AND (state = 'pending' AND review_until > $3 OR state = 'approved' AND approved_until > $3) LIMIT $4"
     );
-    let query = sqlx::query(AssertSqlSafe(sql)).bind(tenant.to_owned()).bind(subject.to_owned()).bind(at.micros()).bind(CASCADE_MAX);
+    let query = sqlx::query(AssertSqlSafe(sql))
+        .bind(tenant.to_owned())
+        .bind(subject.to_owned())
+        .bind(at.micros())
+        .bind(CASCADE_MAX);
     query.fetch_all(connection).await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 

@@ -71,7 +71,8 @@ impl StopNotes {
     /// When the file can't be written.
     pub(super) fn note<'h>(&self, halts: impl Iterator<Item = &'h Halt>, now: Timestamp) -> io::Result<()> {
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
-        let new: Vec<&Halt> = halts.filter(|halt| halt.kind.stops() && halt.until > now && !noted.halts.has(halt)).collect();
+        let new: Vec<&Halt> =
+            halts.filter(|halt| halt.kind.stops() && halt.until > now && !noted.halts.has(halt)).collect();
         if new.is_empty() {
             return Ok(());
         }
@@ -109,7 +110,14 @@ fn line(halt: &Halt) -> Result<String, serde_json::Error> {
 
 fn read(line: &str) -> Option<Halt> {
     let Line { tenant, subject_kind, subject, kind, since, until } = serde_json::from_str(line).ok()?;
-    Some(Halt { tenant, subject_kind: SubjectKind::named(&subject_kind)?, subject, kind: HaltKind::named(&kind)?, since, until })
+    Some(Halt {
+        tenant,
+        subject_kind: SubjectKind::named(&subject_kind)?,
+        subject,
+        kind: HaltKind::named(&kind)?,
+        since,
+        until,
+    })
 }
 
 #[cfg(test)]
@@ -134,7 +142,11 @@ mod tests {
         assert_eq!(text().lines().count(), 2, "{}", text());
 
         // A crash left a partial line.
-        OpenOptions::new().append(true).open(folder.path().join(FILE)).and_then(|mut file| file.write_all(b"{\"ten")).expect("written");
+        OpenOptions::new()
+            .append(true)
+            .open(folder.path().join(FILE))
+            .and_then(|mut file| file.write_all(b"{\"ten"))
+            .expect("written");
         let journal = StopNotes::open(folder.path()).expect("read");
         let mut noted = journal.noted();
         noted.sort_by(|one, other| one.subject.cmp(&other.subject));
@@ -142,7 +154,8 @@ mod tests {
 
         // When many lines are added, the file keeps only entries that have not ended.
         let later = Timestamp::from_micros(50);
-        let many: Vec<Halt> = (0..2000).map(|index| halt(&format!("d-{index}"), HaltKind::KillSwitch, 51 + index)).collect();
+        let many: Vec<Halt> =
+            (0..2000).map(|index| halt(&format!("d-{index}"), HaltKind::KillSwitch, 51 + index)).collect();
         for some in many.chunks(100) {
             journal.note(some.iter(), later).expect("written");
         }

@@ -93,7 +93,12 @@ impl Store {
                     );
                     let mut insert = sqlx::query(AssertSqlSafe(sql));
                     for Reserved { evaluation_id, key, amount, at, until } in some {
-                        insert = insert.bind(evaluation_id.clone()).bind(key.clone()).bind(*amount).bind(at.micros()).bind(until.micros());
+                        insert = insert
+                            .bind(evaluation_id.clone())
+                            .bind(key.clone())
+                            .bind(*amount)
+                            .bind(at.micros())
+                            .bind(until.micros());
                     }
                     insert.execute(&mut *connection).await?;
                 }
@@ -144,7 +149,8 @@ pub(super) async fn add(
 async fn total(connection: &mut AnyConnection, reservation: &Reservation, at: Timestamp) -> Result<i64, StoreError> {
     let since = at.minus(reservation.within).micros();
     let sum = "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM sums WHERE key = $1 AND at > $2";
-    let sum: i64 = sqlx::query(sum).bind(reservation.key.clone()).bind(since).fetch_one(&mut *connection).await?.try_get(0)?;
+    let sum: i64 =
+        sqlx::query(sum).bind(reservation.key.clone()).bind(since).fetch_one(&mut *connection).await?.try_get(0)?;
     Ok(sum.saturating_add(reservation.amount))
 }
 
@@ -162,9 +168,15 @@ async fn wait(
         return Ok(None);
     }
     // The sum fits once enough of its earliest additions have left the period.
-    let freed = "SELECT at FROM (SELECT at, SUM(amount) OVER (ORDER BY at, evaluation_id ROWS UNBOUNDED PRECEDING) AS freed
+    let freed =
+        "SELECT at FROM (SELECT at, SUM(amount) OVER (ORDER BY at, evaluation_id ROWS UNBOUNDED PRECEDING) AS freed
         FROM sums WHERE key = $1 AND at > $2) AS earliest WHERE freed >= $3 ORDER BY at LIMIT 1";
-    let freed = sqlx::query(freed).bind(reservation.key.clone()).bind(since).bind(over).fetch_optional(&mut *connection).await?;
+    let freed = sqlx::query(freed)
+        .bind(reservation.key.clone())
+        .bind(since)
+        .bind(over)
+        .fetch_optional(&mut *connection)
+        .await?;
     let Some(row) = freed else { return Ok(Some(NEVER)) };
     let left = Timestamp::from_micros(row.try_get(0)?).plus(reservation.within);
     Ok(Some(Duration::from_micros(left.micros().saturating_sub(at.micros()).unsigned_abs())))

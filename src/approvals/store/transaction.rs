@@ -50,12 +50,17 @@ impl Store {
 
     pub(super) fn saw(&self, generation: &str, revision: &Revision) {
         self.seen.rcu(|seen| match seen.generation == generation && revision.number > seen.revision {
-            true => Seen { generation: seen.generation.clone(), revision: revision.number, head: revision.head.clone() },
+            true => {
+                Seen { generation: seen.generation.clone(), revision: revision.number, head: revision.head.clone() }
+            }
             false => seen.as_ref().clone(),
         });
     }
 
-    pub(super) async fn read<T, F>(&self, question: impl FnOnce(sqlx::pool::PoolConnection<sqlx::Any>) -> F) -> Result<T, StoreError>
+    pub(super) async fn read<T, F>(
+        &self,
+        question: impl FnOnce(sqlx::pool::PoolConnection<sqlx::Any>) -> F,
+    ) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
@@ -63,14 +68,21 @@ impl Store {
     }
 
     /// Like [`Store::read`], but on PostgreSQL does not wait for calls.
-    pub(super) async fn read_apart<T, F>(&self, question: impl FnOnce(sqlx::pool::PoolConnection<sqlx::Any>) -> F) -> Result<T, StoreError>
+    pub(super) async fn read_apart<T, F>(
+        &self,
+        question: impl FnOnce(sqlx::pool::PoolConnection<sqlx::Any>) -> F,
+    ) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
         self.read_by(Lane::Apart, question).await
     }
 
-    async fn read_by<T, F>(&self, lane: Lane, question: impl FnOnce(sqlx::pool::PoolConnection<sqlx::Any>) -> F) -> Result<T, StoreError>
+    async fn read_by<T, F>(
+        &self,
+        lane: Lane,
+        question: impl FnOnce(sqlx::pool::PoolConnection<sqlx::Any>) -> F,
+    ) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>>,
     {

@@ -3,8 +3,8 @@
 
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
-use crate::approvals::store::engine::End;
 use crate::approvals::store::Store;
+use crate::approvals::store::engine::End;
 use crate::approvals::store::error::StoreError;
 use crate::approvals::store::history::next;
 use crate::model::time::Timestamp;
@@ -108,7 +108,8 @@ impl Store {
     /// # Errors
     /// When the store does not answer.
     pub async fn written(&self, tenant: String) -> Result<Vec<Written>, StoreError> {
-        let query = sqlx::query("SELECT boot, id, writes FROM window_writes WHERE tenant = $1 ORDER BY at DESC LIMIT $2");
+        let query =
+            sqlx::query("SELECT boot, id, writes FROM window_writes WHERE tenant = $1 ORDER BY at DESC LIMIT $2");
         let query = query.bind(tenant.clone()).bind(WRITERS_MAX);
         let rows = self.read(|mut connection| async move { Ok(query.fetch_all(&mut *connection).await?) }).await?;
         let read = |row: &sqlx::any::AnyRow| {

@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use crate::audit::content::{ContextRecord, OutputRecord};
 use crate::audit::record::parts::{
-    CallerRecord, Capped, CaseRecord, ChainRecord, CorrelationRecord, DraftRecord, Engine, LinkRecord, PolicyReference, RecordMetadata,
-    ResourceRecord, UsedRecord, correlation, link,
+    CallerRecord, Capped, CaseRecord, ChainRecord, CorrelationRecord, DraftRecord, Engine, LinkRecord, PolicyReference,
+    RecordMetadata, ResourceRecord, UsedRecord, correlation, link,
 };
 use crate::audit::record::signals::SignalsRecord;
 use crate::model::answer::{Answer, Gate, Mode, Obligation, Reason};
@@ -68,7 +68,13 @@ impl DecisionRecord {
     /// Turns the record of an allow that did not come to pass into that of a denial, which is an evaluation of its own.
     #[must_use]
     pub fn denied(self, reason: Reason, gate: Gate, evaluation_id: &str) -> Self {
-        Self { decision: "deny", reason: reason.name(), gate: gate.name(), evaluation_id: evaluation_id.to_owned(), ..self }
+        Self {
+            decision: "deny",
+            reason: reason.name(),
+            gate: gate.name(),
+            evaluation_id: evaluation_id.to_owned(),
+            ..self
+        }
     }
 
     /// The members by which the lines of a case and of a request are found: `case`, `correlation` and `trace_id`.
@@ -130,7 +136,8 @@ impl DecisionRecord {
     /// to fit a line.
     pub fn of_plain(answer: &Answer, caller: &Caller, call: &PlainCall, record_metadata: RecordMetadata) -> Self {
         let short = |text: &str| text.chars().take(128).collect::<String>();
-        let resource = ResourceRecord { r#type: short(&call.resource.kind), id: short(&call.resource.id), version: String::new() };
+        let resource =
+            ResourceRecord { r#type: short(&call.resource.kind), id: short(&call.resource.id), version: String::new() };
         Self {
             action: short(&call.action.id),
             resource,
@@ -153,7 +160,12 @@ impl DecisionRecord {
             purpose: record_metadata.purpose,
             caller: CallerRecord { tool_service: caller.tool_service.clone(), by: caller.by.name() },
             links: answer.verdict.links.iter().map(link).collect(),
-            obligations: answer.outcome.obligations.iter().map(|Obligation { kind, value }| format!("{kind}:{value}")).collect(),
+            obligations: answer
+                .outcome
+                .obligations
+                .iter()
+                .map(|Obligation { kind, value }| format!("{kind}:{value}"))
+                .collect(),
             requires: answer.outcome.missing.iter().flat_map(|missing| missing.requires.iter().cloned()).collect(),
             policy: PolicyReference { digest: answer.policy.digest.clone(), version: answer.policy.version },
             input_digest: answer.call_digest.clone(),
@@ -175,7 +187,13 @@ mod tests {
     fn the_longest_record_fits_a_line() {
         let worst = || (0..1000).map(|_| "\u{1}".repeat(128)).collect::<Capped<String>>();
         let id = || "\\".repeat(128);
-        let link = || LinkRecord { link: "tool_service", principal: id(), permitted: false, determining: worst(), errors: worst() };
+        let link = || LinkRecord {
+            link: "tool_service",
+            principal: id(),
+            permitted: false,
+            determining: worst(),
+            errors: worst(),
+        };
         let record = Record::Decision(Box::new(DecisionRecord {
             evaluation_id: id(),
             chain: Some(ChainRecord {
@@ -199,6 +217,8 @@ mod tests {
         }));
         assert!(json::canonical(&record).len() < LINE_MAX - 4096);
         let faults: Vec<String> = (0..1000).map(|_| "\u{1}".repeat(1000)).collect();
-        assert!(json::canonical(&Record::PolicyRejected(PolicyRecord::rejected(&id(), &faults, &id()))).len() < LINE_MAX);
+        assert!(
+            json::canonical(&Record::PolicyRejected(PolicyRecord::rejected(&id(), &faults, &id()))).len() < LINE_MAX
+        );
     }
 }

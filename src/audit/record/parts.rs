@@ -171,7 +171,12 @@ impl ResourceRecord {
 impl CaseRecord {
     pub(in crate::audit) fn new(call: &Call, customer: &str) -> Self {
         let case = &call.case;
-        Self { id: case.id.clone(), version: case.version.clone(), tenant: case.tenant.clone(), customer: customer.to_owned() }
+        Self {
+            id: case.id.clone(),
+            version: case.version.clone(),
+            tenant: case.tenant.clone(),
+            customer: customer.to_owned(),
+        }
     }
 }
 

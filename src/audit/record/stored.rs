@@ -67,7 +67,8 @@ mod tests {
 
     #[test]
     fn a_record_is_read_as_it_was_written_and_only_gets_members() {
-        let event = json!({"type": "approval.reviewed", "nonce": "first", "by": {"by": "token"}, "approval": {"id": "apr_1"}});
+        let event =
+            json!({"type": "approval.reviewed", "nonce": "first", "by": {"by": "token"}, "approval": {"id": "apr_1"}});
         let record = StoredRecord::read(event.clone()).expect("an object");
         assert_eq!(serde_json::to_value(&record).expect("JSON"), event);
         let placed = record.with_nonce("second".into()).with_transition("g1", 7, "").with_left_by("one".into());

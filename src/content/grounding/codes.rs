@@ -38,7 +38,8 @@ pub(super) fn is_code(written: &str) -> bool {
     let is_mixed = |part: &str| {
         let letters = part.trim_start_matches(|sign: char| sign.is_ascii_digit());
         let is_count = letters.len() < part.len() && !has(letters, u8::is_ascii_digit);
-        let is_unit = is_any(&["units", "magnitudes", "currencies"], letters) || ["st", "nd", "rd", "th", "s"].contains(&letters);
+        let is_unit =
+            is_any(&["units", "magnitudes", "currencies"], letters) || ["st", "nd", "rd", "th", "s"].contains(&letters);
         has(part, u8::is_ascii_digit) && has(part, u8::is_ascii_alphabetic) && !(is_count && is_unit)
     };
     let parts: Vec<&str> = lower.split('-').collect();
@@ -53,7 +54,9 @@ mod tests {
 
     #[test]
     fn rows_of_letters_and_digits_are_read_whole() {
-        let rows = |text: &'static str| rows_with_digits(text).into_iter().map(|(start, end)| &text[start..end]).collect::<Vec<_>>();
+        let rows = |text: &'static str| {
+            rows_with_digits(text).into_iter().map(|(start, end)| &text[start..end]).collect::<Vec<_>>()
+        };
         assert_eq!(rows("ORD-7731, #42. a-b c3--4d- -e5 é6"), ["ORD-7731", "#42", "c3", "4d", "e5", "6"]);
         assert_eq!(rows("no digits - at all"), Vec::<&str>::new());
         assert_eq!(rows("7"), ["7"]);

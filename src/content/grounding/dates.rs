@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use crate::content::grounding::words::{
-    Pattern, Token, Words, alternatives, matches, meaning, meanings, pattern, sign_after, sign_before, singular, word_before,
+    Pattern, Token, Words, alternatives, matches, meaning, meanings, pattern, sign_after, sign_before, singular,
+    word_before,
 };
 use crate::model::finding::Span;
 use crate::model::part::Part;
@@ -32,7 +33,9 @@ static DATE: Pattern = LazyLock::new(|| {
 });
 static TIME: Pattern = LazyLock::new(|| {
     let minutes = "(?::[0-5][0-9])";
-    pattern(&format!(r"(?i)\b[0-9]{{1,2}}{minutes}?{minutes}? ?[ap](?:m\b|\.m\b\.?)|(?:\b|T)(?:[01]?[0-9]|2[0-3]){minutes}{minutes}?"))
+    pattern(&format!(
+        r"(?i)\b[0-9]{{1,2}}{minutes}?{minutes}? ?[ap](?:m\b|\.m\b\.?)|(?:\b|T)(?:[01]?[0-9]|2[0-3]){minutes}{minutes}?"
+    ))
 });
 
 /// A date, as far as it is given.
@@ -52,10 +55,12 @@ pub(super) fn dates(text: &str) -> Vec<(Span, Vec<Date>)> {
         let end = start + written.len();
         let (before, rest) = (sign_before(text, start), text.part(end..));
         let has_letters = written.contains(char::is_alphabetic);
-        let goes_on = rest.strip_prefix(['.', ',', '/', '-']).unwrap_or(rest).starts_with(|next: char| next.is_ascii_digit());
+        let goes_on =
+            rest.strip_prefix(['.', ',', '/', '-']).unwrap_or(rest).starts_with(|next: char| next.is_ascii_digit());
         let is_stamp = written.len() >= 8 && written.split('-').count() == 3 && rest.starts_with('T');
-        let is_part =
-            (!has_letters && before.is_some_and(|sign| ".,/#$€£".contains(sign))) || goes_on || rest.trim_start().starts_with('%');
+        let is_part = (!has_letters && before.is_some_and(|sign| ".,/#$€£".contains(sign)))
+            || goes_on
+            || rest.trim_start().starts_with('%');
         if is_part || (sign_after(text, end).is_some_and(|next| next.is_alphanumeric() || next == '_') && !is_stamp) {
             continue;
         }
@@ -88,22 +93,29 @@ fn read(written: &str, word_before: &str) -> Vec<Date> {
     }
     let date = |year: Option<u32>, month: u32, day: Option<u32>| Date { year, month: Some(month), day, years: 1 };
     let either = |year: Option<u32>, one: u32, other: u32| {
-        let orders = [(one, other), (other, one)].into_iter().filter(|(month, day)| (1..=12).contains(month) && (1..=31).contains(day));
+        let orders = [(one, other), (other, one)]
+            .into_iter()
+            .filter(|(month, day)| (1..=12).contains(month) && (1..=31).contains(day));
         orders.map(|(month, day)| date(year, month, Some(day))).collect()
     };
     let alone = |year: u32, years: u32| Date { year: Some(year), years, ..Date::default() };
     match (month, years.as_slice(), numbers.as_slice()) {
         (Some(month), [], []) => {
-            let is_word =
-                !written.starts_with(char::is_uppercase) || written.len() < 4 && written != "May" || written.len() == 4 && month == 9;
+            let is_word = !written.starts_with(char::is_uppercase)
+                || written.len() < 4 && written != "May"
+                || written.len() == 4 && month == 9;
             let is_month = !is_word && (!["March", "May"].contains(&written) || BEFORE_MONTH.contains(&word_before));
             if is_month { vec![date(None, month, None)] } else { vec![] }
         }
         (Some(month), years, numbers) => vec![date(years.first().copied(), month, numbers.first().copied())],
-        (None, [year], [month, day]) if written.starts_with(&year.to_string()) => vec![date(Some(*year), *month, Some(*day))],
+        (None, [year], [month, day]) if written.starts_with(&year.to_string()) => {
+            vec![date(Some(*year), *month, Some(*day))]
+        }
         (None, [year], [one, other]) => either(Some(*year), *one, *other),
         (None, [], [one, other, year]) => either(Some(2000 + year), *one, *other),
-        (None, [year], []) if written.ends_with(['s', 'S']) => vec![alone(*year, if year % 100 == 0 { 100 } else { 10 })],
+        (None, [year], []) if written.ends_with(['s', 'S']) => {
+            vec![alone(*year, if year % 100 == 0 { 100 } else { 10 })]
+        }
         (None, [year], [last]) => vec![alone(*year, 1), alone(year / 100 * 100 + last, 1)],
         (None, years, _) => years.iter().map(|year| alone(*year, 1)).collect(),
     }
@@ -114,7 +126,8 @@ pub(super) fn times(text: &str) -> Vec<(Span, u32, bool)> {
     let mut found = vec![];
     for (start, written) in matches(&TIME, text).map(|found| (found.start(), found.as_str())) {
         let end = start + written.len();
-        let mut numbers = written.split(|sign: char| !sign.is_ascii_digit()).filter_map(|part| part.parse::<u32>().ok());
+        let mut numbers =
+            written.split(|sign: char| !sign.is_ascii_digit()).filter_map(|part| part.parse::<u32>().ok());
         let Some(hour) = numbers.next() else { continue };
         // `9 am` has no minute.
         let minute = numbers.next().unwrap_or(0);
@@ -159,8 +172,11 @@ impl Dates {
         }
         let mut last: Option<(u32, usize)> = None;
         for token in tokens {
-            let Some(day) = meanings("weekdays", &singular(&token.word)).next().and_then(|day| day.parse().ok()) else { continue };
-            let from = last.filter(|(_, end)| text.get(*end..token.span.0).is_some_and(|between| RANGE.contains(&between.trim())));
+            let Some(day) = meanings("weekdays", &singular(&token.word)).next().and_then(|day| day.parse().ok()) else {
+                continue;
+            };
+            let from = last
+                .filter(|(_, end)| text.get(*end..token.span.0).is_some_and(|between| RANGE.contains(&between.trim())));
             let first = from.map_or(day, |(first, _)| first);
             self.weekdays.extend((0..=(day + 7 - first) % 7).map(|later| (first + later) % 7));
             last = Some((day, token.span.1));
@@ -186,10 +202,15 @@ impl Dates {
     pub(super) fn has_date(&self, readings: &[Date]) -> bool {
         let has_year = |year: u32| self.dates.contains(&(Some(year), None, None));
         readings.iter().any(|date| {
-            let without_year =
-                || date.month.is_some() && date.year.is_some_and(has_year) && self.dates.contains(&(Some(0), date.month, date.day));
+            let without_year = || {
+                date.month.is_some()
+                    && date.year.is_some_and(has_year)
+                    && self.dates.contains(&(Some(0), date.month, date.day))
+            };
             let in_decade = || date.year.is_some_and(|year| (year..year + date.years).any(has_year));
-            self.dates.contains(&(date.year, date.month, date.day)) || without_year() || date.month.is_none() && in_decade()
+            self.dates.contains(&(date.year, date.month, date.day))
+                || without_year()
+                || date.month.is_none() && in_decade()
         })
     }
 
@@ -222,9 +243,15 @@ mod tests {
 
     #[test]
     fn dates_are_the_same_in_any_form() {
-        for source in
-            ["2026-05-04T10:00:00Z", "May 4th, 2026", "the 4th of May 2026", "04/05/2026", "4.5.26", "5/4/26", "4 May; all in 2026"]
-        {
+        for source in [
+            "2026-05-04T10:00:00Z",
+            "May 4th, 2026",
+            "the 4th of May 2026",
+            "04/05/2026",
+            "4.5.26",
+            "5/4/26",
+            "4 May; all in 2026",
+        ] {
             let held = held(source);
             for (draft, known) in [
                 ("4 May 2026", true),
@@ -244,7 +271,11 @@ mod tests {
         assert!(held("founded in 1994").has_date(&dates("the 1990s").remove(0).1));
         assert_eq!(dates("from 1844-46").len(), 2);
         for none in ["24/7", "3/4 of it", "Jan 5%", "v1.2.2026.1", "5 march"] {
-            assert!(dates(none).iter().all(|(_, readings)| none == "5 march" || readings.is_empty()), "{none}: {:?}", dates(none));
+            assert!(
+                dates(none).iter().all(|(_, readings)| none == "5 march" || readings.is_empty()),
+                "{none}: {:?}",
+                dates(none)
+            );
         }
     }
 

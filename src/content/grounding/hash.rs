@@ -35,7 +35,10 @@ impl Hash {
 
     /// Returns the hash of this text followed by another.
     pub(super) fn then(self, next: Self) -> Self {
-        Self { value: self.value.wrapping_mul(next.power).wrapping_add(next.value), power: self.power.wrapping_mul(next.power) }
+        Self {
+            value: self.value.wrapping_mul(next.power).wrapping_add(next.value),
+            power: self.power.wrapping_mul(next.power),
+        }
     }
 
     /// Returns the value that sets store.

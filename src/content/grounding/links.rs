@@ -10,7 +10,10 @@ use crate::model::part::Part;
 static MAIL: Pattern = LazyLock::new(|| pattern(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"));
 static LINK: Pattern = LazyLock::new(|| {
     let path = r#"[^\s<>"')\]]"#;
-    pattern(&format!(r"(?i:https?://|\bwww\.){path}+|\b(?:[A-Za-z0-9-]+\.)+(?:{})\b(?:[/?]{path}*)?", alternatives("domains")))
+    pattern(&format!(
+        r"(?i:https?://|\bwww\.){path}+|\b(?:[A-Za-z0-9-]+\.)+(?:{})\b(?:[/?]{path}*)?",
+        alternatives("domains")
+    ))
 });
 static PHONE: Pattern = LazyLock::new(|| pattern(r"\+?\(?[0-9][0-9() ./-]{5,18}[0-9]\b"));
 
@@ -56,7 +59,8 @@ pub(super) fn local(digits: &str) -> Option<&str> {
 fn is_phone(text: &str, span: Span) -> bool {
     let (start, end) = span;
     let written = text.part(start..end);
-    let lengths: Vec<usize> = written.split(|sign: char| !sign.is_ascii_digit()).map(str::len).filter(|length| *length > 0).collect();
+    let lengths: Vec<usize> =
+        written.split(|sign: char| !sign.is_ascii_digit()).map(str::len).filter(|length| *length > 0).collect();
     let has_plus = written.starts_with('+');
     let is_date = matches!(lengths.as_slice(), [4, 1 | 2, 1 | 2, ..] | [1 | 2, 1 | 2, 2 | 4]);
     let is_grouped = !written.contains('-') && lengths.iter().skip(1).all(|length| *length == 3);
@@ -65,7 +69,8 @@ fn is_phone(text: &str, span: Span) -> bool {
         [_, _, _, ..] => !is_date && (!is_grouped || written.starts_with('0')),
         _ => false,
     };
-    let is_part = sign_before(text, start).is_some_and(|before| before.is_alphanumeric() || "_.,/#-$€£".contains(before))
+    let is_part = sign_before(text, start)
+        .is_some_and(|before| before.is_alphanumeric() || "_.,/#-$€£".contains(before))
         || sign_after(text, end).is_some_and(|next| "%-".contains(next));
     !is_part && (7..=15).contains(&lengths.iter().sum::<usize>()) && (has_plus || is_formed || written.contains('('))
 }

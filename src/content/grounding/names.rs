@@ -3,7 +3,9 @@
 use std::sync::LazyLock;
 
 use crate::content::grounding::places::Places;
-use crate::content::grounding::words::{Pattern, Token, alternatives, is_any, is_ordinary, matches, pattern, singular, words_of};
+use crate::content::grounding::words::{
+    Pattern, Token, alternatives, is_any, is_ordinary, matches, pattern, singular, words_of,
+};
 use crate::content::grounding::{Draft, words};
 use crate::model::finding::Span;
 use crate::model::part::Part;
@@ -30,9 +32,11 @@ static PERSON: Pattern = LazyLock::new(|| {
         names(2),
     ))
 });
-static CLOSING: Pattern = LazyLock::new(|| pattern(&format!(r"(?:^|\n|[.!?] )\s*(?i:{})[ ,!.]*(?:\n|$|[A-Z])", alternatives("signoffs"))));
+static CLOSING: Pattern =
+    LazyLock::new(|| pattern(&format!(r"(?:^|\n|[.!?] )\s*(?i:{})[ ,!.]*(?:\n|$|[A-Z])", alternatives("signoffs"))));
 static SIGNATURE: Pattern = LazyLock::new(|| pattern(&format!(r"\n\s*(?:-+ ?)?(?:{NAME},? ?){{1,6}}\s*$")));
-static LABEL: Pattern = LazyLock::new(|| pattern(r"(?:^|\n|[(;,]|[0-9]\. )[ \t*#>•.-]*(?:[\w'/-]+ ){0,5}[\w'/-]+(?: ?\([\w ]+\))?\**:"));
+static LABEL: Pattern =
+    LazyLock::new(|| pattern(r"(?:^|\n|[(;,]|[0-9]\. )[ \t*#>•.-]*(?:[\w'/-]+ ){0,5}[\w'/-]+(?: ?\([\w ]+\))?\**:"));
 static ENDINGS: LazyLock<Vec<&str>> = LazyLock::new(|| words_of("endings"));
 
 /// Returns the names that no source has. Adjacent names count as one.
@@ -46,7 +50,8 @@ pub(super) fn names(draft: &Draft<'_>) -> Vec<Span> {
         }
         let between = |one: &Token<'_>, other: &Token<'_>| draft.text.part(one.span.1..other.span.0).to_owned();
         let is_name = |other: &&Token<'_>| other.is_capital() && !is_any(&["function", "generic"], &other.word);
-        let next = draft.tokens.get(at + 1).filter(|next| [" ", "-"].contains(&between(token, next).as_str())).filter(is_name);
+        let next =
+            draft.tokens.get(at + 1).filter(|next| [" ", "-"].contains(&between(token, next).as_str())).filter(is_name);
         let last = at.checked_sub(1).and_then(|at| draft.tokens.get(at));
         let last = last.filter(|last| [" ", "-", ". "].contains(&between(last, token).as_str())).filter(is_name);
         let is_word = is_ordinary(&token.word);
@@ -54,7 +59,10 @@ pub(super) fn names(draft: &Draft<'_>) -> Vec<Span> {
         let is_titled = titles.any(token.span);
         let ends_as_word = || next.is_none() && ENDINGS.iter().any(|ending| token.word.ends_with(ending));
         let is_initial = is_initial(draft.text, token.span.0);
-        if is_word && (is_lone || is_titled || is_initial || is_shouted(token)) || is_initial && ends_as_word() || is_held(draft, token) {
+        if is_word && (is_lone || is_titled || is_initial || is_shouted(token))
+            || is_initial && ends_as_word()
+            || is_held(draft, token)
+        {
             continue;
         }
         match found.last_mut() {
@@ -79,7 +87,8 @@ fn is_shouted(token: &Token<'_>) -> bool {
 /// Returns whether a word's capital is not explained by any list.
 fn may_be_name(token: &Token<'_>) -> bool {
     let lower = token.written.to_lowercase();
-    let is_contraction = ["n't", "'ll", "'re", "'ve", "'d", "'m"].iter().any(|ending| lower.ends_with(ending)) || lower.starts_with("i'");
+    let is_contraction = ["n't", "'ll", "'re", "'ve", "'d", "'m"].iter().any(|ending| lower.ends_with(ending))
+        || lower.starts_with("i'");
     let one = singular(&token.word);
     let is_month = !["may", "march"].contains(&&*token.word) && is_any(&["months"], &token.word);
     let is_listed = is_any(&["function", "courtesy", "titles", "weekdays", "numbers", "generic"], &token.word)
@@ -99,7 +108,9 @@ fn is_held(draft: &Draft<'_>, token: &Token<'_>) -> bool {
             Some(_) | None => parts.push((at, at + sign.len_utf8())),
         }
     }
-    let part = |(start, end): Span| token.written.get(start..end).is_some_and(|part| part.len() > 1 && has(&part.to_lowercase()));
+    let part = |(start, end): Span| {
+        token.written.get(start..end).is_some_and(|part| part.len() > 1 && has(&part.to_lowercase()))
+    };
     has(&token.word) || parts.len() > 1 && parts.into_iter().all(part)
 }
 
@@ -110,8 +121,10 @@ fn is_initial(text: &str, at: usize) -> bool {
     let Some(sign) = rest.chars().next_back() else { return true };
     let (word, start) = words::word_before(rest, rest.len() - sign.len_utf8());
     let is_single = word.len() == 1 && text.get(start..).is_some_and(|word| word.starts_with(char::is_uppercase));
-    let is_short = sign == '.' && (is_single || ["mr", "mrs", "ms", "dr", "st", "jr", "sr", "no", "vs"].contains(&word.as_str()));
-    let is_hyphen = before.ends_with('-') && words::sign_before(before, before.len() - 1).is_some_and(char::is_alphanumeric);
+    let is_short =
+        sign == '.' && (is_single || ["mr", "mrs", "ms", "dr", "st", "jr", "sr", "no", "vs"].contains(&word.as_str()));
+    let is_hyphen =
+        before.ends_with('-') && words::sign_before(before, before.len() - 1).is_some_and(char::is_alphanumeric);
     before.ends_with('(') || ".!?:\n\"-;•".contains(sign) && !is_short && !is_hyphen
 }
 
@@ -136,7 +149,8 @@ fn titles(draft: &Draft<'_>) -> Places {
         let end = start + line.len();
         let first = draft.tokens.partition_point(|token| token.span.0 < start);
         let mut tokens = draft.tokens.iter().skip(first).take_while(|token| token.span.0 < end).peekable();
-        let is_big = |token: &Token<'_>| !token.written.starts_with(char::is_lowercase) || is_any(&["function"], &token.word);
+        let is_big =
+            |token: &Token<'_>| !token.written.starts_with(char::is_lowercase) || is_any(&["function"], &token.word);
         if tokens.peek().is_some() && tokens.all(is_big) && !line.trim_end().ends_with(['.', '!', '?']) {
             places.mark((start, end));
         }
@@ -154,8 +168,12 @@ pub(super) fn content(draft: &Draft<'_>) -> Vec<Span> {
         return vec![];
     }
     let is_new = |(at, token): &(usize, &Token<'_>)| {
-        let is_known = is_any(&["function", "plain", "courtesy", "currencies", "numbers", "magnitudes", "units", "months"], &token.word);
-        let is_word = token.word.len() > 3 && token.word.starts_with(char::is_alphabetic) && (*at == 0 || !token.is_capital());
+        let is_known = is_any(
+            &["function", "plain", "courtesy", "currencies", "numbers", "magnitudes", "units", "months"],
+            &token.word,
+        );
+        let is_word =
+            token.word.len() > 3 && token.word.starts_with(char::is_alphabetic) && (*at == 0 || !token.is_capital());
         is_word && !is_known && !draft.taken.any(token.span) && !draft.is_held(|held| held.words.has_like(&token.word))
     };
     let says = |token: &&Token<'_>| {
@@ -188,7 +206,10 @@ mod tests {
     use crate::content::grounding::find;
 
     fn found(draft: &str, source: &str) -> Vec<String> {
-        find(draft, &[source], &[]).into_iter().map(|(code, (start, end))| format!("{code} {}", &draft[start..end])).collect()
+        find(draft, &[source], &[])
+            .into_iter()
+            .map(|(code, (start, end))| format!("{code} {}", &draft[start..end]))
+            .collect()
     }
 
     #[test]
@@ -200,9 +221,16 @@ mod tests {
             "Thanks for your patience, Nils! Hopefully that helps.",
             "The harbour cafe is by ClearWater.",
         ] {
-            assert_eq!(found(draft, "shipping: ground. Clear water by the harbour cafe."), Vec::<String>::new(), "{draft}");
+            assert_eq!(
+                found(draft, "shipping: ground. Clear water by the harbour cafe."),
+                Vec::<String>::new(),
+                "{draft}"
+            );
         }
-        assert_eq!(found("It is run by Otto Krahe of Zwolle and DHL.", "It is run by us."), ["name Otto Krahe of Zwolle", "name DHL"]);
+        assert_eq!(
+            found("It is run by Otto Krahe of Zwolle and DHL.", "It is run by us."),
+            ["name Otto Krahe of Zwolle", "name DHL"]
+        );
         assert_eq!(found("Krahe runs it.", "Otto runs it."), ["name Krahe"]);
     }
 

@@ -19,7 +19,8 @@ const SHOWN_MAX: usize = 16;
 /// Maximum number of ranges of the sources that are kept.
 const RANGES_MAX: usize = 64;
 
-static DIGITS: Pattern = LazyLock::new(|| pattern(r"\b(?:[0-9]{1,3}(?:[,.' ][0-9]{3})+(?:[.,][0-9]{1,2})?\b|[0-9]+(?:[.,][0-9]+)?)"));
+static DIGITS: Pattern =
+    LazyLock::new(|| pattern(r"\b(?:[0-9]{1,3}(?:[,.' ][0-9]{3})+(?:[.,][0-9]{1,2})?\b|[0-9]+(?:[.,][0-9]+)?)"));
 
 /// The dimension of a unit, and the unit's size in the smallest unit of that dimension.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -57,7 +58,8 @@ impl Number {
         let unit = unit_after(text, span.1);
         if is_glued && ["st", "nd", "rd", "th"].contains(&word) {
             (number.is_ordinal, number.span.1) = (true, end);
-        } else if !is_spelled && let Some(size) = meaning("magnitudes", word).and_then(|size| size.parse::<f64>().ok()) {
+        } else if !is_spelled && let Some(size) = meaning("magnitudes", word).and_then(|size| size.parse::<f64>().ok())
+        {
             let large: Vec<f64> = number.values.iter().map(|value| value * size).collect();
             // `5m` is either five metres or five million.
             number.values.retain(|_| word.len() == 1);
@@ -132,8 +134,10 @@ fn reading(written: &str, grouping: char, point: char) -> Option<f64> {
 pub(super) fn numbers(text: &str, tokens: &[Token<'_>]) -> Vec<Number> {
     let mut found = spelled(text, tokens);
     for digits in matches(&DIGITS, text) {
-        let values: Vec<f64> =
-            [(',', '.'), ('.', ',')].iter().filter_map(|(grouping, point)| reading(digits.as_str(), *grouping, *point)).collect();
+        let values: Vec<f64> = [(',', '.'), ('.', ',')]
+            .iter()
+            .filter_map(|(grouping, point)| reading(digits.as_str(), *grouping, *point))
+            .collect();
         if sign_before(text, digits.start()) != Some('.') {
             found.extend(Number::read(text, (digits.start(), digits.end()), values, false, false));
         }
@@ -167,7 +171,8 @@ fn spelled(text: &str, tokens: &[Token<'_>]) -> Vec<Number> {
         let mut last = first.span.0;
         for token in rest {
             let word = meanings("numbers", &token.word).next();
-            let is_near = text.get(last..token.span.0).is_some_and(|between| between.chars().all(|sign| " -".contains(sign)));
+            let is_near =
+                text.get(last..token.span.0).is_some_and(|between| between.chars().all(|sign| " -".contains(sign)));
             let goes_on = word.is_some() || token.word == "and" && part >= 100.0;
             if !is_near || !goes_on || is_ordinal {
                 break;
@@ -192,7 +197,8 @@ fn spelled(text: &str, tokens: &[Token<'_>]) -> Vec<Number> {
         rest = following;
         if let Some(end) = end {
             rest = rest.part(rest.partition_point(|token| token.span.0 < end)..);
-            found.extend(Number::read(text, (first.span.0, end), vec![sum + part], is_ordinal, true).filter(|_| counts));
+            found
+                .extend(Number::read(text, (first.span.0, end), vec![sum + part], is_ordinal, true).filter(|_| counts));
         }
     }
     found
@@ -248,8 +254,13 @@ impl Numbers {
             }
         }
         let lists = [&mut known.all, &mut known.plain, &mut known.dollars];
-        lists.into_iter().chain(known.by_currency.values_mut()).chain(known.by_dimension.values_mut()).for_each(Sorted::sort);
-        known.ranges = numbers.iter().filter_map(|number| Some((number.from?, number.value()))).take(RANGES_MAX).collect();
+        lists
+            .into_iter()
+            .chain(known.by_currency.values_mut())
+            .chain(known.by_dimension.values_mut())
+            .for_each(Sorted::sort);
+        known.ranges =
+            numbers.iter().filter_map(|number| Some((number.from?, number.value()))).take(RANGES_MAX).collect();
         known
     }
 
@@ -261,7 +272,9 @@ impl Numbers {
             let in_unit = |unit: Unit| {
                 let share = scaled(0.01);
                 self.by_dimension.get(unit.dimension).is_some_and(|known| known.any(scaled(unit.size)))
-                    || unit.dimension == "%" && share.0 < 1.0 && self.plain.any((share.0, share.1.min(1.0 - f64::EPSILON)))
+                    || unit.dimension == "%"
+                        && share.0 < 1.0
+                        && self.plain.any((share.0, share.1.min(1.0 - f64::EPSILON)))
             };
             self.has_amount(number, scaled(1.0)) || number.unit.is_some_and(in_unit)
         })
@@ -273,8 +286,11 @@ impl Numbers {
         match (number.currency, number.unit) {
             (Some("$"), _) => self.dollars.any(range) || self.plain.any(range),
             (Some(currency), _) => {
-                let any_dollar = currency.ends_with('$') && self.by_currency.get("$").is_some_and(|known| known.any(range));
-                any_dollar || self.by_currency.get(currency).is_some_and(|known| known.any(range)) || self.plain.any(range)
+                let any_dollar =
+                    currency.ends_with('$') && self.by_currency.get("$").is_some_and(|known| known.any(range));
+                any_dollar
+                    || self.by_currency.get(currency).is_some_and(|known| known.any(range))
+                    || self.plain.any(range)
             }
             (None, Some(_)) => self.plain.any(range),
             (None, None) => self.all.any(range),
@@ -296,7 +312,9 @@ impl Numbers {
         let others = all.iter().filter(|other| other.span != amount.span && other.currency.is_some()).take(SHOWN_MAX);
         let values: Vec<f64> = others.filter(|other| self.has(other, (1.0, 1.0))).map(Number::value).collect();
         let is = |value: f64| (value * EXACT.0..=value * EXACT.1).contains(&amount.value());
-        let pair = |(at, one): (usize, &f64)| values.iter().skip(at + 1).any(|other| is(one + other) || is((one - other).abs()));
+        let pair = |(at, one): (usize, &f64)| {
+            values.iter().skip(at + 1).any(|other| is(one + other) || is((one - other).abs()))
+        };
         values.iter().enumerate().any(pair) || values.len() > 2 && is(values.iter().sum())
     }
 }
@@ -307,7 +325,9 @@ pub(super) fn tolerance(text: &str, number: &Number) -> (f64, f64) {
     let (word, start) = word_before(text, number.span.0);
     let (before, _) = word_before(text, start);
     match (before.as_str(), word.as_str()) {
-        (_, "about" | "around" | "approximately" | "roughly" | "nearly" | "almost" | "approx" | "some" | "circa") => (0.95, 1.05),
+        (_, "about" | "around" | "approximately" | "roughly" | "nearly" | "almost" | "approx" | "some" | "circa") => {
+            (0.95, 1.05)
+        }
         (_, "over" | "above" | "exceeding") | ("more", "than") | ("at", "least") => (1.0, 1.1),
         (_, "under" | "below") | ("less" | "fewer", "than") | ("up", "to") => (0.9, 1.0),
         _ if sign_after(text, number.span.1) == Some('+') => (1.0, 1.1),
@@ -359,7 +379,11 @@ mod tests {
             ("$19.99", "amount_cents: 1999", true),
         ] {
             let held = Numbers::of(&all(source));
-            assert_eq!(all(draft).iter().all(|number| held.has(number, tolerance(draft, number))), known, "{draft} in {source}");
+            assert_eq!(
+                all(draft).iter().all(|number| held.has(number, tolerance(draft, number))),
+                known,
+                "{draft} in {source}"
+            );
         }
         assert!(Numbers::of(&all("rows 1 to 5")).is_within(4.0));
     }

@@ -123,7 +123,8 @@ const WORD_MAX: usize = 64;
 pub(super) fn word_before(text: &str, at: usize) -> (String, usize) {
     let before = text.part(..at).trim_end_matches(|sign: char| sign.is_whitespace() || "\"':=(".contains(sign));
     // Only the end of a longer word is read, because no listed word is that long.
-    let length: usize = before.chars().rev().take(WORD_MAX).take_while(|sign| sign.is_alphanumeric()).map(char::len_utf8).sum();
+    let length: usize =
+        before.chars().rev().take(WORD_MAX).take_while(|sign| sign.is_alphanumeric()).map(char::len_utf8).sum();
     let start = before.len() - length;
     (before.part(start..).to_lowercase(), start)
 }
@@ -179,8 +180,11 @@ pub(super) fn tokens(text: &str) -> Vec<Token<'_>> {
 
 /// Returns the end of the abbreviation that begins here: at least two letters, each followed by a dot.
 fn abbreviation(text: &str, at: usize) -> Option<usize> {
-    let pairs =
-        text.as_bytes().get(at..)?.chunks_exact(2).take_while(|pair| matches!(pair, [letter, b'.'] if letter.is_ascii_alphabetic()));
+    let pairs = text
+        .as_bytes()
+        .get(at..)?
+        .chunks_exact(2)
+        .take_while(|pair| matches!(pair, [letter, b'.'] if letter.is_ascii_alphabetic()));
     let count = pairs.count();
     (count >= 2).then_some(at + 2 * count)
 }
@@ -311,7 +315,8 @@ impl Words {
     /// Returns whether a source has a word in singular or plural, as an equivalent, as initials, or with a
     /// typing error.
     pub(super) fn has(&self, word: &str) -> bool {
-        let equivalent = || meanings("equivalents", word).flat_map(|group| group.split('|')).any(|other| self.contains(other));
+        let equivalent =
+            || meanings("equivalents", word).flat_map(|group| group.split('|')).any(|other| self.contains(other));
         self.contains(word) || self.contains(&singular(word)) || equivalent() || self.has_slip(word)
     }
 
@@ -324,14 +329,17 @@ impl Words {
     /// Returns whether a source has a word or a related one.
     pub(super) fn has_like(&self, word: &str) -> bool {
         let is = |set: &Hashes, form: &str| set.contains(&hash(form));
-        self.has(word) || is(&self.stems, &stem(word)) || beginning(word).is_some_and(|start| is(&self.beginnings, start))
+        self.has(word)
+            || is(&self.stems, &stem(word))
+            || beginning(word).is_some_and(|start| is(&self.beginnings, start))
     }
 }
 
 /// Returns the hashes of a word and of the word without each of its letters except the first.
 fn without_one_letter(word: &str) -> impl Iterator<Item = u64> {
     let letters = word.char_indices().skip(1).map(|(at, letter)| (at, at + letter.len_utf8()));
-    let without = letters.filter_map(|(from, to)| Some(Hash::of(word.get(..from)?).then(Hash::of(word.get(to..)?)).finish()));
+    let without =
+        letters.filter_map(|(from, to)| Some(Hash::of(word.get(..from)?).then(Hash::of(word.get(to..)?)).finish()));
     std::iter::once(hash(word)).chain(without)
 }
 
@@ -382,7 +390,9 @@ mod tests {
             words("The U.S. store's staff don't re-use O'Hara_2"),
             ["the", "us", "store", "staff", "dont", "re", "use", "ohara", "2"]
         );
-        for (word, one) in [("policies", "policy"), ("boxes", "box"), ("shoes", "shoe"), ("address", "address"), ("status", "status")] {
+        for (word, one) in
+            [("policies", "policy"), ("boxes", "box"), ("shoes", "shoe"), ("address", "address"), ("status", "status")]
+        {
             assert_eq!(singular(word), one);
         }
         assert_eq!(stem("shipping"), stem("shipped"));

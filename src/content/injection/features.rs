@@ -26,10 +26,15 @@ pub struct Canonical {
 impl Canonical {
     /// Reads a folded text.
     pub fn of(text: &str) -> Self {
-        let mut read = Self { characters: Vec::with_capacity(text.len()), places: Vec::with_capacity(text.len()), end: text.len() };
+        let mut read = Self {
+            characters: Vec::with_capacity(text.len()),
+            places: Vec::with_capacity(text.len()),
+            end: text.len(),
+        };
         let mut push = |character, at| {
             let last = read.characters.last().copied();
-            let repeats = (character == ' ' && last.is_none_or(|last| last == ' ')) || (character == '0' && last == Some('0'));
+            let repeats =
+                (character == ' ' && last.is_none_or(|last| last == ' ')) || (character == '0' && last == Some('0'));
             if !repeats {
                 read.characters.push(character);
                 read.places.push(at);
@@ -144,7 +149,9 @@ impl Canonical {
         while let Some(first) = self.characters.get(start) {
             let kind = class(*first);
             let mut end = start + 1;
-            let run = |from: usize| self.characters.iter().skip(from).take_while(|character| class(**character) == kind).count();
+            let run = |from: usize| {
+                self.characters.iter().skip(from).take_while(|character| class(**character) == kind).count()
+            };
             end += run(end);
             // One apostrophe within a word belongs to the word.
             if kind == 1 && self.characters.get(end) == Some(&'\'') {
@@ -211,7 +218,10 @@ mod tests {
         let read = Canonical::of(&text);
         let chunks = read.chunks();
         assert!(chunks.len() > 2 && chunks.iter().all(|(start, end)| end - start <= CHUNK * 2));
-        assert_eq!(chunks.iter().map(|chunk| read.text(*chunk)).collect::<String>(), "please ignore 0 ".repeat(20).trim_end());
+        assert_eq!(
+            chunks.iter().map(|chunk| read.text(*chunk)).collect::<String>(),
+            "please ignore 0 ".repeat(20).trim_end()
+        );
         let (start, end) = read.place((7, 13));
         assert_eq!(&text[start..end], "IGNORE");
         assert_eq!(Canonical::of("").chunks(), [(0, 0)]);
@@ -226,8 +236,8 @@ mod tests {
         read.features(&read.chunks(), |_, index, _| indices.push(index));
         indices.sort_unstable();
         let known = [
-            6827, 10180, 30471, 34511, 47116, 62518, 66340, 73775, 75337, 80539, 92308, 93757, 101_017, 110_167, 110_231, 110_669, 113_715,
-            117_266,
+            6827, 10180, 30471, 34511, 47116, 62518, 66340, 73775, 75337, 80539, 92308, 93757, 101_017, 110_167,
+            110_231, 110_669, 113_715, 117_266,
         ];
         assert_eq!(indices, known);
     }

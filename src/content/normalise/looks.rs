@@ -74,7 +74,8 @@ pub(super) fn warm() {
 /// invisible characters are dropped.
 fn unfold(character: char) -> Vec<char> {
     let mut looks = vec![];
-    for decomposed in std::iter::once(character).nfkd().filter(|part| !is_combining_mark(*part) && !is_invisible(*part)) {
+    for decomposed in std::iter::once(character).nfkd().filter(|part| !is_combining_mark(*part) && !is_invisible(*part))
+    {
         like(decomposed, |look| looks.push(look));
     }
     looks.truncate(UNFOLDED_MAX);
@@ -132,15 +133,17 @@ fn like(character: char, mut push: impl FnMut(char)) {
     match decancer::cure_char(character, decancer::Options::default()) {
         decancer::Translation::Character(looks) if looks.is_ascii() && !looks.is_ascii_control() => push(looks),
         decancer::Translation::String(looks) if !looks.is_empty() && looks.is_ascii() => looks.chars().for_each(push),
-        decancer::Translation::Character(_) | decancer::Translation::String(_) | decancer::Translation::None => push(character),
+        decancer::Translation::Character(_) | decancer::Translation::String(_) | decancer::Translation::None => {
+            push(character)
+        }
     }
 }
 
 /// Returns the ASCII digit for a decimal digit of another script.
 fn digit(character: char) -> Option<char> {
     const ZEROS: [u32; 20] = [
-        0x660, 0x6F0, 0x7C0, 0x966, 0x9E6, 0xA66, 0xAE6, 0xB66, 0xBE6, 0xC66, 0xCE6, 0xD66, 0xE50, 0xED0, 0xF20, 0x1040, 0x17E0, 0x1810,
-        0x1946, 0xA620,
+        0x660, 0x6F0, 0x7C0, 0x966, 0x9E6, 0xA66, 0xAE6, 0xB66, 0xBE6, 0xC66, 0xCE6, 0xD66, 0xE50, 0xED0, 0xF20,
+        0x1040, 0x17E0, 0x1810, 0x1946, 0xA620,
     ];
     let code = u32::from(character);
     let zero = ZEROS.into_iter().find(|zero| (*zero..zero + 10).contains(&code))?;

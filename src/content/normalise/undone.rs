@@ -22,7 +22,11 @@ fn placed(view: &View) -> Vec<Placed> {
         };
         return view.text.char_indices().map(own).collect();
     }
-    view.text.chars().zip(&view.map).map(|(character, place)| Placed { character, start: place.start, end: place.end }).collect()
+    view.text
+        .chars()
+        .zip(&view.map)
+        .map(|(character, place)| Placed { character, start: place.start, end: place.end })
+        .collect()
 }
 
 /// Builds the undone view; `None` if there is nothing to undo.
@@ -48,7 +52,9 @@ pub(super) fn undone(folded: &View) -> Option<View> {
 /// Joins words that were spelled apart: single letters or digits with one sign between each. Two signs end a
 /// word.
 fn joined(characters: &[Placed]) -> Vec<Placed> {
-    let is = |at: Option<usize>| at.and_then(|at| characters.get(at)).is_some_and(|placed| placed.character.is_alphanumeric());
+    let is = |at: Option<usize>| {
+        at.and_then(|at| characters.get(at)).is_some_and(|placed| placed.character.is_alphanumeric())
+    };
     let single = |index: usize| is(Some(index)) && !is(index.checked_sub(1)) && !is(Some(index + 1));
     let mut joined = Vec::with_capacity(characters.len());
     let mut index = 0;
@@ -126,14 +132,18 @@ fn has_leet(text: &str) -> bool {
     if !text.bytes().any(|byte| stands_for(char::from(byte)).is_some()) {
         return false;
     }
-    text.split_ascii_whitespace().any(|word| word.bytes().any(|byte| stands_for(char::from(byte)).is_some()) && is_leet(word.chars()))
+    text.split_ascii_whitespace()
+        .any(|word| word.bytes().any(|byte| stands_for(char::from(byte)).is_some()) && is_leet(word.chars()))
 }
 
 /// Replaces digits and signs with the letters that they imitate.
 fn de_leet(characters: &mut [Placed]) {
     for word in characters.split_mut(|placed| placed.character.is_whitespace()) {
-        if word.iter().any(|placed| stands_for(placed.character).is_some()) && is_leet(word.iter().map(|placed| placed.character)) {
-            word.iter_mut().for_each(|placed| placed.character = stands_for(placed.character).unwrap_or(placed.character));
+        if word.iter().any(|placed| stands_for(placed.character).is_some())
+            && is_leet(word.iter().map(|placed| placed.character))
+        {
+            word.iter_mut()
+                .for_each(|placed| placed.character = stands_for(placed.character).unwrap_or(placed.character));
         }
     }
 }
@@ -147,7 +157,10 @@ fn is_marked(text: &str) -> bool {
             b'*' | b'_' | b'`' => true,
             b'~' => next() == b'~',
             b'<' => b"/bBiIsSeEuU".contains(&next()),
-            b'&' => next() == b'#' || bytes.get(at..).is_some_and(|rest| rest.starts_with(b"&amp;") || rest.starts_with(b"&nbsp;")),
+            b'&' => {
+                next() == b'#'
+                    || bytes.get(at..).is_some_and(|rest| rest.starts_with(b"&amp;") || rest.starts_with(b"&nbsp;"))
+            }
             _ => false,
         }
     })
@@ -179,7 +192,8 @@ fn unmarked(characters: &[Placed]) -> Vec<Placed> {
 
 /// Parses the character reference at the beginning of a text; returns its length and the character.
 fn reference(characters: &[Placed]) -> Option<(usize, char)> {
-    let written: String = characters.iter().take(10).map(|placed| placed.character).take_while(|character| *character != ';').collect();
+    let written: String =
+        characters.iter().take(10).map(|placed| placed.character).take_while(|character| *character != ';').collect();
     let length = written.chars().count();
     characters.get(length).filter(|placed| placed.character == ';')?;
     let shown = match written.get(1..)? {

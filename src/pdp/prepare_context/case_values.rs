@@ -154,8 +154,16 @@ impl CaseValues {
     /// number that no text showed before. Known values are then withheld in the same way as those numbers,
     /// and merged with what is beside them, because otherwise a reader could tell the values from the other
     /// numbers.
-    pub(super) fn withheld(&self, detectors: &Detectors, text: &str, located: &[Located], listed: Option<&Views>) -> Vec<Withheld> {
-        let Some(views) = listed else { return located.iter().map(|located| (located.span, Some(located.kind))).collect() };
+    pub(super) fn withheld(
+        &self,
+        detectors: &Detectors,
+        text: &str,
+        located: &[Located],
+        listed: Option<&Views>,
+    ) -> Vec<Withheld> {
+        let Some(views) = listed else {
+            return located.iter().map(|located| (located.span, Some(located.kind))).collect();
+        };
         let (named, bare): (Vec<&Located>, Vec<&Located>) =
             located.iter().partition(|located| !matches!(located.kind, Private::Record | Private::Secret));
         let mut named: Vec<Located> = named.into_iter().copied().collect();
@@ -170,7 +178,8 @@ impl CaseValues {
         spans.sort_unstable();
         let mut joined: Vec<Span> = vec![];
         for span in spans {
-            let apart = |end: usize| text.get(end..span.0).is_some_and(|between| between.contains(char::is_alphanumeric));
+            let apart =
+                |end: usize| text.get(end..span.0).is_some_and(|between| between.contains(char::is_alphanumeric));
             match joined.last_mut().filter(|last| !apart(last.1)) {
                 Some(last) => last.1 = last.1.max(span.1),
                 None => joined.push(span),
@@ -182,7 +191,13 @@ impl CaseValues {
     }
 
     /// Replaces the withheld places of a text. Each value is stored and listed in `prepared`.
-    pub(super) fn redact(&mut self, text: &str, withheld: Vec<Withheld>, within: Within<'_>, prepared: &mut Prepared) -> String {
+    pub(super) fn redact(
+        &mut self,
+        text: &str,
+        withheld: Vec<Withheld>,
+        within: Within<'_>,
+        prepared: &mut Prepared,
+    ) -> String {
         let mut replaced = vec![];
         for (span, kind) in withheld {
             // After the limit the rest of the text is withheld as a whole, so that a text causes a bounded
@@ -193,10 +208,16 @@ impl CaseValues {
             // The rest may contain values that are not stored.
             self.remembered.too_many |= last;
             let written = text.part(span.0..span.1);
-            let number = value.and_then(|kind| self.remember(within.from, kind, written)).map(|redacted| redacted.number);
+            let number =
+                value.and_then(|kind| self.remember(within.from, kind, written)).map(|redacted| redacted.number);
             let kind = value.unwrap_or(Private::Secret);
             replaced.push(Replaced { span, placeholder: placeholder(kind, number.filter(|number| *number > 0)) });
-            prepared.redactions.push(Redaction { kind, source: within.source.to_owned(), path: within.path.to_owned(), span });
+            prepared.redactions.push(Redaction {
+                kind,
+                source: within.source.to_owned(),
+                path: within.path.to_owned(),
+                span,
+            });
             if last {
                 break;
             }

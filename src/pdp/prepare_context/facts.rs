@@ -58,7 +58,8 @@ pub(super) fn free_texts(
     record: &Object,
     articles: &[Article],
 ) -> Result<Vec<Untrusted>, Refusal> {
-    let free: Vec<String> = leaves(record)?.iter().filter(|leaf| is_free(bundle, content, leaf)).map(|leaf| written(leaf.value)).collect();
+    let free: Vec<String> =
+        leaves(record)?.iter().filter(|leaf| is_free(bundle, content, leaf)).map(|leaf| written(leaf.value)).collect();
     // Screen all values as one text, because there may be many short ones.
     let record = (!free.is_empty()).then(|| Untrusted { source: RECORD.to_owned(), text: free.join("\n") });
     let articles = articles.iter().map(|article| Untrusted { source: source_of(article), text: article.text.clone() });
@@ -71,7 +72,10 @@ fn is_free(bundle: &Bundle, content: &ContentRoles, leaf: &Leaf<'_>) -> bool {
     let Value::String(text) = leaf.value else { return false };
     let field = bundle.policies.shapes.uid(&content.field, &leaf.field);
     let declared = field.and_then(|uid| bundle.policies.store.get(&uid)).is_none_or(is_free_text);
-    declared || text.len() > BOUNDED_MAX || text.split_whitespace().count() > BOUNDED_WORDS_MAX || text.contains(char::is_control)
+    declared
+        || text.len() > BOUNDED_MAX
+        || text.split_whitespace().count() > BOUNDED_WORDS_MAX
+        || text.contains(char::is_control)
 }
 
 fn source_of(article: &Article) -> String {
@@ -108,7 +112,8 @@ pub(super) fn facts(making: &Making, context: &mut Unfinished) -> Result<(Vec<Li
     let case = making.reading.case.attributes.values().filter_map(Value::as_str).map(str::to_owned);
     let open: HashSet<String> = included.chain(case).collect();
     let (_, content) = making.moment.snapshot.content_roles()?;
-    let bounded = |leaf: &&Leaf<'_>| shown(leaf) == Shown::Included && !is_free(&making.moment.snapshot.bundle, content, leaf);
+    let bounded =
+        |leaf: &&Leaf<'_>| shown(leaf) == Shown::Included && !is_free(&making.moment.snapshot.bundle, content, leaf);
     leaves.iter().filter(bounded).for_each(|leaf| values.show(&written(leaf.value)));
     making.reading.case.attributes.values().filter_map(Value::as_str).for_each(|attribute| values.show(attribute));
     for leaf in &leaves {
@@ -118,7 +123,10 @@ pub(super) fn facts(making: &Making, context: &mut Unfinished) -> Result<(Vec<Li
         let telling = matches!(leaf.value, Value::Float(_) | Value::Integer(_) | Value::String(_));
         let written = written(leaf.value);
         let kind = if shown == Shown::Excluded { Private::Secret } else { Private::Record };
-        let is_withheld = shown != Shown::Included && telling && !open.contains(&written) && values.withhold(&written, kind).is_some();
+        let is_withheld = shown != Shown::Included
+            && telling
+            && !open.contains(&written)
+            && values.withhold(&written, kind).is_some();
         // A record lists no more redactions than a text. Values after the limit still count as `excluded` or
         // `masked`.
         if is_withheld && prepared.redactions.len() < REDACTIONS_MAX {
@@ -212,7 +220,11 @@ fn shown(making: &Making, field: &str) -> Result<(Shown, String), Refusal> {
 
 fn permits(making: &Making, call: &Call) -> Result<bool, Refusal> {
     let (roles, _) = making.moment.snapshot.content_roles()?;
-    Evaluator { bundle: &making.moment.snapshot.bundle, roles, now: making.moment.now }.permits(&making.chain, call, &making.trusted)
+    Evaluator { bundle: &making.moment.snapshot.bundle, roles, now: making.moment.now }.permits(
+        &making.chain,
+        call,
+        &making.trusted,
+    )
 }
 
 /// Returns one of the articles, redacted; `None` if the chain may not see it.
@@ -222,7 +234,11 @@ pub(super) fn article(making: &Making, index: usize, context: &mut Unfinished) -
         return Err(Refusal::invalid(format!("articles[{index}].text"), "is longer than 16 KiB"));
     }
     let (_, content) = making.moment.snapshot.content_roles()?;
-    let resource = Resource { reference: article.reference.clone(), version: String::new(), attributes: article.attributes.clone() };
+    let resource = Resource {
+        reference: article.reference.clone(),
+        version: String::new(),
+        attributes: article.attributes.clone(),
+    };
     let call = Call { action: content.article_read.clone(), resource, ..making.reading.clone() };
     if !permits(making, &call).map_err(|refusal| refusal.below("resource", &format!("articles[{index}]")))? {
         return Ok(None);

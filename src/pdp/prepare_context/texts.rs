@@ -17,7 +17,9 @@ const TOO_LONG: &str = "[text too long: not shown]";
 /// Finds the sensitive values of one untrusted text. A value that is found in one text is withheld in all.
 pub(super) fn read(making: &Making, index: usize, context: &mut Unfinished) {
     let untrusted = making.asked.untrusted.get(index).filter(|untrusted| untrusted.text.len() <= TEXT_MAX);
-    let Some(text) = untrusted.map(|untrusted| untrusted.text.as_str()) else { return context.read.push(TextRead::default()) };
+    let Some(text) = untrusted.map(|untrusted| untrusted.text.as_str()) else {
+        return context.read.push(TextRead::default());
+    };
     let values = &mut context.values;
     let detectors = &making.moment.snapshot.bundle.rules.detectors;
     let (views, before) = (Views::of(text), values.added.len());

@@ -12,12 +12,16 @@ use crate::policy::store::{FREE_TEXT, is_free_text};
 fn texts(bundle: &Bundle<'_>, content: &ContentRoles) -> Vec<String> {
     let mut faults = vec![];
     let arguments = |action: &Action| match action.context.get("args").map(|member| &member.shape) {
-        Some(Shape::Record(arguments)) => {
-            arguments.iter().filter(|(_, argument)| argument.shape == Shape::String).map(|(name, _)| name.clone()).collect::<Vec<_>>()
-        }
+        Some(Shape::Record(arguments)) => arguments
+            .iter()
+            .filter(|(_, argument)| argument.shape == Shape::String)
+            .map(|(name, _)| name.clone())
+            .collect::<Vec<_>>(),
         Some(_) | None => vec![],
     };
-    for (id, action) in bundle.case_actions().filter(|(id, action)| bundle.roles.is_write(&action.groups) && **id != content.send) {
+    for (id, action) in
+        bundle.case_actions().filter(|(id, action)| bundle.roles.is_write(&action.groups) && **id != content.send)
+    {
         for name in arguments(action) {
             if !content.texts.get(id).is_some_and(|texts| texts.contains_key(&name)) {
                 faults.push(format!(
@@ -30,7 +34,9 @@ fn texts(bundle: &Bundle<'_>, content: &ContentRoles) -> Vec<String> {
         let action = bundle.case_actions().find(|(known, _)| *known == id).map(|(_, action)| action);
         for (name, reader) in texts {
             if !action.is_some_and(|action| arguments(action).contains(name)) {
-                faults.push(format!("`content.texts` names `{name}` of `{id}`, which is not a text argument of an action"));
+                faults.push(format!(
+                    "`content.texts` names `{name}` of `{id}`, which is not a text argument of an action"
+                ));
             } else if *reader == Reader::Customer && !waits(bundle, id, name) {
                 faults.push(format!(
                     "the customer reads `{name}` of action `{id}`, but no `forbid` on the action with `@reason(\"draft_required\")` reads `context.args.{name}` and `context.release`"
@@ -38,7 +44,9 @@ fn texts(bundle: &Bundle<'_>, content: &ContentRoles) -> Vec<String> {
             }
         }
         if texts.values().filter(|reader| **reader == Reader::Customer).count() > 1 {
-            faults.push(format!("`content.texts`: action `{id}` has several texts for the customer, but a call can carry one release"));
+            faults.push(format!(
+                "`content.texts`: action `{id}` has several texts for the customer, but a call can carry one release"
+            ));
         }
     }
     faults
@@ -50,10 +58,14 @@ fn waits(bundle: &Bundle<'_>, id: &str, argument: &str) -> bool {
         let name = id_text(policy.id());
         let of_draft = bundle.read.rules.get(&name).is_some_and(|rule| rule.class == Reason::DraftRequired);
         let reads = bundle.read.placed.get(&name).is_some_and(|(_, placed)| {
-            paths::tests(placed.policy.as_ref(), &["args", argument]) && paths::tests(placed.policy.as_ref(), &["release"])
+            paths::tests(placed.policy.as_ref(), &["args", argument])
+                && paths::tests(placed.policy.as_ref(), &["release"])
         });
         let for_all = matches!(policy.principal_constraint(), cedar_policy::PrincipalConstraint::Any);
-        of_draft && reads && for_all && super::covered(policy, bundle.shapes).iter().any(|action| action.uid.id().unescaped() == id)
+        of_draft
+            && reads
+            && for_all
+            && super::covered(policy, bundle.shapes).iter().any(|action| action.uid.id().unescaped() == id)
     })
 }
 
@@ -65,9 +77,10 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<String> {
     let takes = |id: &str| bundle.case_actions().find(|(known, _)| *known == id).map(|(_, action)| action);
     let of = |action: &Action, kind: &str| action.resources.iter().any(|taken| taken.to_string() == kind);
     let arguments = |action: &Action| match action.context.get("args").map(|member| &member.shape) {
-        Some(Shape::Record(arguments)) => {
-            arguments.iter().map(|(name, argument)| if argument.required { name.clone() } else { format!("{name}?") }).collect::<Vec<_>>()
-        }
+        Some(Shape::Record(arguments)) => arguments
+            .iter()
+            .map(|(name, argument)| if argument.required { name.clone() } else { format!("{name}?") })
+            .collect::<Vec<_>>(),
         Some(_) | None => vec![],
     };
     let case = bundle.roles.case.as_str();
@@ -80,7 +93,9 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<String> {
     ] {
         // A release covers these arguments, so the action must not take any others.
         let fits = takes(id).is_some_and(|action| {
-            (kind.is_empty() || of(action, kind)) && arguments(action) == expected && !action.context.contains_key("facts")
+            (kind.is_empty() || of(action, kind))
+                && arguments(action) == expected
+                && !action.context.contains_key("facts")
         });
         if !fits {
             let resource = if kind.is_empty() { "shared articles" } else { kind };
@@ -103,7 +118,11 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<String> {
             "type `{}` must have the required attribute `{FREE_TEXT}` of type Bool, because text written by a person must not count as a fact",
             content.field
         ));
-    } else if !bundle.store.entities().any(|field| field.uid().type_name().to_string() == content.field && is_free_text(field)) {
+    } else if !bundle
+        .store
+        .entities()
+        .any(|field| field.uid().type_name().to_string() == content.field && is_free_text(field))
+    {
         faults.push(format!(
             "no `{}` of the bundle has `{FREE_TEXT}: true`; otherwise text written by a person would count as a fact",
             content.field
@@ -111,7 +130,10 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<String> {
     }
     let reads = |name: &str| takes(&content.release).is_some_and(|action| action.context.contains_key(name));
     for name in ["claims", "confidence", "draft", "grounding", "prepared"].into_iter().filter(|name| !reads(name)) {
-        faults.push(format!("the context of action `{}` must declare `{name}`, which the evaluation of drafts uses", content.release));
+        faults.push(format!(
+            "the context of action `{}` must declare `{name}`, which the evaluation of drafts uses",
+            content.release
+        ));
     }
     faults
 }

@@ -7,7 +7,8 @@ use crate::policy::shape::Record;
 use crate::policy::shape::{Member, Shape};
 
 /// Attributes of a request for approval that the PDP can fill.
-const REQUEST_ATTRIBUTES: [&str; 8] = ["action", "agent", "approvers", "four_eyes", "limits", "supervisor", "template", "tenant"];
+const REQUEST_ATTRIBUTES: [&str; 8] =
+    ["action", "agent", "approvers", "four_eyes", "limits", "supervisor", "template", "tenant"];
 
 pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<String> {
     let mut faults = rights(bundle);
@@ -21,7 +22,10 @@ fn rights(bundle: &Bundle<'_>) -> Vec<String> {
     for name in &bundle.roles.direct {
         let (Some(right), Some(action)) = (Right::named(name), bundle.shapes.actions.get(name)) else {
             let known: Vec<&str> = Right::ALL.iter().map(|right| right.name()).collect();
-            faults.push(format!("`direct` names `{name}`, which is not both an action of the schema and one of {}", known.join(", ")));
+            faults.push(format!(
+                "`direct` names `{name}`, which is not both an action of the schema and one of {}",
+                known.join(", ")
+            ));
             continue;
         };
         let (principal, resource) = (bundle.roles.of(right.of()), bundle.roles.on(right.on()));
@@ -56,7 +60,8 @@ fn types(bundle: &Bundle<'_>) -> Vec<String> {
     }
     for name in roles.supplied_by.get(&Supplier::Pdp).into_iter().flatten() {
         if *name != roles.approval_request && *name != roles.server {
-            faults.push(format!("the PDP can't supply `{name}`; it supplies only requests for approval and the server"));
+            faults
+                .push(format!("the PDP can't supply `{name}`; it supplies only requests for approval and the server"));
         }
     }
     if let Some(kind) = bundle.shapes.entities.get(&roles.approval_request) {
@@ -69,7 +74,8 @@ fn types(bundle: &Bundle<'_>) -> Vec<String> {
         }
     }
     if bundle.shapes.entities.get(&roles.server).is_some_and(|kind| !kind.attributes.is_empty()) {
-        faults.push(format!("the server's type `{}` must not have attributes, because the PDP fills none", roles.server));
+        faults
+            .push(format!("the server's type `{}` must not have attributes, because the PDP fills none", roles.server));
     }
     faults
 }
@@ -77,30 +83,43 @@ fn types(bundle: &Bundle<'_>) -> Vec<String> {
 /// Checks that an action makes each declared check, and that each check that the manifest lists is declared.
 fn checks(bundle: &Bundle<'_>) -> Vec<String> {
     let mut faults = vec![];
-    let contexts = || bundle.case_actions().filter_map(|(_, action)| bundle.shapes.follow(&action.context, &["checks"]));
+    let contexts =
+        || bundle.case_actions().filter_map(|(_, action)| bundle.shapes.follow(&action.context, &["checks"]));
     for (name, made) in &bundle.roles.checks {
         if !bundle.case_actions().any(|(id, _)| id == name) {
             faults.push(format!("`checks` names `{name}`, which is not an action on a case"));
         }
         for makes in made.makes() {
-            let declared =
-                contexts().any(|checks| matches!(&checks.shape, Shape::Record(checks) if checks.get(makes).is_some_and(is_check)));
+            let declared = contexts().any(
+                |checks| matches!(&checks.shape, Shape::Record(checks) if checks.get(makes).is_some_and(is_check)),
+            );
             if !declared {
-                faults.push(format!("`checks` says that `{name}` makes `{makes}`, but `context.checks` does not declare it"));
+                faults.push(format!(
+                    "`checks` says that `{name}` makes `{makes}`, but `context.checks` does not declare it"
+                ));
             }
         }
         if !(1..=1440).contains(&made.minutes) {
             faults.push(format!("`minutes` of the check `{}` must be 1 to 1440", made.makes));
         }
         if let Some(stronger) = &made.stronger {
-            let argument =
-                bundle.shapes.actions.get(name).and_then(|action| bundle.shapes.follow(&action.context, &["args", &stronger.by]));
+            let argument = bundle
+                .shapes
+                .actions
+                .get(name)
+                .and_then(|action| bundle.shapes.follow(&action.context, &["args", &stronger.by]));
             if !argument.is_some_and(|argument| argument.required) {
-                faults.push(format!("`stronger.by` of `{name}` names `{}`, which is not a required argument of the action", stronger.by));
+                faults.push(format!(
+                    "`stronger.by` of `{name}` names `{}`, which is not a required argument of the action",
+                    stronger.by
+                ));
             }
             let choices = argument.map_or([].as_slice(), |argument| argument.shape.choices());
             for unknown in stronger.values.iter().filter(|value| !choices.contains(value)) {
-                faults.push(format!("`stronger.values` of `{name}` contains `{unknown}`, which is not a value of `{}`", stronger.by));
+                faults.push(format!(
+                    "`stronger.values` of `{name}` contains `{unknown}`, which is not a value of `{}`",
+                    stronger.by
+                ));
             }
         }
     }
@@ -108,15 +127,23 @@ fn checks(bundle: &Bundle<'_>) -> Vec<String> {
         Shape::Record(checks) => Some(checks.keys()),
         _ => None,
     });
-    let mut unmade: Vec<&String> =
-        declared.flatten().filter(|name| !bundle.roles.checks.values().any(|made| made.makes().any(|makes| makes == *name))).collect();
+    let mut unmade: Vec<&String> = declared
+        .flatten()
+        .filter(|name| !bundle.roles.checks.values().any(|made| made.makes().any(|makes| makes == *name)))
+        .collect();
     unmade.sort();
     unmade.dedup();
-    faults.extend(unmade.into_iter().map(|name| format!("no action in the manifest's `checks` makes the declared check `{name}`")));
+    faults.extend(
+        unmade
+            .into_iter()
+            .map(|name| format!("no action in the manifest's `checks` makes the declared check `{name}`")),
+    );
     faults
 }
 
 pub(super) fn is_check(check: &Member) -> bool {
-    let expires = |record: &Record| record.len() == 1 && record.get("expires") == Some(&Member { shape: Shape::Datetime, required: true });
+    let expires = |record: &Record| {
+        record.len() == 1 && record.get("expires") == Some(&Member { shape: Shape::Datetime, required: true })
+    };
     !check.required && matches!(&check.shape, Shape::Record(record) if expires(record))
 }

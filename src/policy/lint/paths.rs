@@ -48,7 +48,9 @@ pub(super) fn members_are_declared(subject: &Subject<'_>, bundle: &Bundle<'_>) -
         }
         if !declared || !optional {
             let steps = tested.last().map_or_else(String::new, |steps| steps.join("."));
-            faults.push(format!("`{variable} has {steps}` must test a member that is declared optional wherever the policy applies"));
+            faults.push(format!(
+                "`{variable} has {steps}` must test a member that is declared optional wherever the policy applies"
+            ));
         }
     }
     faults
@@ -94,7 +96,9 @@ pub(super) fn vouched_members_are_used_as_paths(subject: &Subject<'_>) -> Vec<St
 pub(super) fn reads(expression: &ast::Expr, member: &str) -> bool {
     let is_context = |expression: &ast::Expr| matches!(expression.expr_kind(), ast::ExprKind::Var(ast::Var::Context));
     match expression.expr_kind() {
-        ast::ExprKind::GetAttr { expr, attr } | ast::ExprKind::HasAttr { expr, attr } => is_context(expr) && *attr == member,
+        ast::ExprKind::GetAttr { expr, attr } | ast::ExprKind::HasAttr { expr, attr } => {
+            is_context(expr) && *attr == member
+        }
         ast::ExprKind::ExtHasAttr { expr, attrs } => is_context(expr) && attrs.first() == member,
         _ => crate::policy::source::children(expression).into_iter().any(is_context),
     }
@@ -104,7 +108,9 @@ pub(super) fn reads(expression: &ast::Expr, member: &str) -> bool {
 pub(super) fn tests(policy: &ast::Policy, steps: &[&str]) -> bool {
     super::conditions(policy).into_iter().any(|expression| {
         let tested = match expression.expr_kind() {
-            ast::ExprKind::HasAttr { expr, attr } => path(expr).map(|(variable, steps)| (variable, steps, vec![attr.to_string()])),
+            ast::ExprKind::HasAttr { expr, attr } => {
+                path(expr).map(|(variable, steps)| (variable, steps, vec![attr.to_string()]))
+            }
             ast::ExprKind::ExtHasAttr { expr, attrs } => {
                 path(expr).map(|(variable, steps)| (variable, steps, attrs.iter().map(ToString::to_string).collect()))
             }
@@ -119,8 +125,9 @@ pub(super) fn tests(policy: &ast::Policy, steps: &[&str]) -> bool {
 /// Returns whether a policy's conditions read this path of `context`.
 pub(super) fn looks_at(policy: &ast::Policy, steps: &[&str]) -> bool {
     super::conditions(policy).into_iter().any(|expression| {
-        path(expression)
-            .is_some_and(|(variable, found)| variable == ast::Var::Context && found.iter().map(String::as_str).eq(steps.iter().copied()))
+        path(expression).is_some_and(|(variable, found)| {
+            variable == ast::Var::Context && found.iter().map(String::as_str).eq(steps.iter().copied())
+        })
     })
 }
 

@@ -3,12 +3,8 @@
 use crate::policy::lint::direct::is_check;
 use std::collections::BTreeMap;
 
-use cedar_policy::{EntityUid, EvalResult};
-
-use super::{Bundle, content, direct, paths};
-use crate::model::chain::Link;
+use super::{Bundle, content, direct, paths, types};
 use crate::model::fault::Fault;
-use crate::model::roles::Supplier;
 use crate::model::trusted_context::{CLAIMED, DERIVED, REMEMBERED};
 use crate::policy::engine::id_text;
 use crate::policy::rule::Requirement;
@@ -17,11 +13,11 @@ use crate::policy::source::Source;
 
 /// Returns all faults of the schema and the manifest.
 pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<Fault> {
-    let mut messages = roles(bundle);
-    messages.extend(suppliers(bundle));
-    messages.extend(supplied(bundle));
-    messages.extend(entities(bundle));
-    messages.extend(links(bundle));
+    let mut messages = types::roles(bundle);
+    messages.extend(types::suppliers(bundle));
+    messages.extend(types::supplied(bundle));
+    messages.extend(types::entities(bundle));
+    messages.extend(types::links(bundle));
     messages.extend(contexts(bundle));
     messages.extend(steps(bundle));
     messages.extend(templates(bundle));
@@ -36,149 +32,6 @@ fn place(schema: &Source, message: String) -> Fault {
     let mut named = message.split('`').skip(1).step_by(2);
     let at = named.find_map(|name| schema.text.find(name).map(|at| (at, name.len()))).unwrap_or((0, 0));
     Fault::new(&schema.file, &schema.text, at, message)
-}
-
-/// Checks the types and attributes that gates in code read.
-fn roles(bundle: &Bundle<'_>) -> Vec<String> {
-    let roles = bundle.roles;
-    let mut faults = vec![];
-    let is_tenant = |shape: &Shape| matches!(shape, Shape::Entity(entity) if entity.name.to_string() == roles.tenant);
-    let mut needs =
-        vec![(roles.agent.as_str(), "tenant"), (&roles.supervisor, "tenant"), (&roles.case, "tenant"), (&roles.tool_service, "tenants")];
-    let standard = bundle.shapes.entities.iter().filter(|(_, kind)| kind.shape.choices.is_none());
-    for (name, kind) in standard {
-        if kind.attributes.contains_key("tenant") {
-            needs.push((name, "tenant"));
-        }
-    }
-    for (kind, attribute) in needs {
-        let member = bundle.shapes.entities.get(kind).and_then(|kind| kind.attributes.get(attribute));
-        let fits = match member.map(|member| &member.shape) {
-            Some(Shape::Set(element)) => attribute == "tenants" && is_tenant(element),
-            Some(shape) => attribute == "tenant" && is_tenant(shape),
-            None => false,
-        };
-        if !fits || member.is_some_and(|member| !member.required) {
-            faults.push(format!("type `{kind}` must have the required attribute `{attribute}` of type `{}`", roles.tenant));
-        }
-    }
-    if !bundle.shapes.entities.contains_key(&roles.tenant) {
-        faults.push(format!("the schema does not declare the tenant type `{}`", roles.tenant));
-    }
-    if bundle.shapes.choices(&roles.step).is_empty() {
-        faults.push(format!("the step type `{}` must be an enumerated entity type", roles.step));
-    }
-    faults
-}
-
-/// Checks that every standard type has exactly one supplier, and that a resource type has a tenant or is
-/// shared.
-fn suppliers(bundle: &Bundle<'_>) -> Vec<String> {
-    let mut faults = vec![];
-    let listed: Vec<&String> = bundle.roles.supplied_by.values().flatten().collect();
-    for (name, kind) in &bundle.shapes.entities {
-        if kind.shape.choices.is_some() {
-            continue;
-        }
-        let times = listed.iter().filter(|listed| **listed == name).count();
-        if times != 1 {
-            faults.push(format!("type `{name}` must be listed exactly once under `supplied_by`; found {times} entries"));
-        }
-        let owned = kind.attributes.contains_key("tenant");
-        let shared = bundle.roles.shared.contains(name);
-        let resource = bundle.case_actions().any(|(_, action)| action.resources.iter().any(|kind| kind.to_string() == *name));
-        if resource && owned == shared {
-            faults.push(format!("type `{name}` must either have the attribute `tenant` or be listed under `shared`, but not both"));
-        }
-    }
-    for name in listed.into_iter().chain(&bundle.roles.shared) {
-        if bundle.shapes.entities.get(name).is_none_or(|kind| kind.shape.choices.is_some()) {
-            faults.push(format!("`{name}` is not a standard (not enumerated) entity type of the schema"));
-        }
-    }
-    faults.sort();
-    faults
-}
-
-/// Rejects entities whose parents or attributes refer to an entity that no file defines, such as a role
-/// without holders or a tenant that does not exist.
-fn entities(bundle: &Bundle<'_>) -> Vec<String> {
-    let mut faults = vec![];
-    for entity in bundle.store.entities() {
-        let mut named: Vec<EntityUid> = entity.clone().into_inner().2.into_iter().collect();
-        let attributes = bundle.shapes.entities.get(&entity.uid().type_name().to_string()).map(|kind| kind.attributes.keys());
-        for value in attributes.into_iter().flatten().filter_map(|name| entity.attr(name)?.ok()) {
-            collect(&value, &mut named);
-        }
-        let from_bundle = |uid: &EntityUid| bundle.roles.supplier(&uid.type_name().to_string()) == Some(Supplier::Bundle);
-        for uid in named.iter().filter(|uid| from_bundle(uid) && bundle.store.get(uid).is_none()) {
-            faults.push(format!("entity `{}` refers to `{uid}`, which no file of `entities/` defines", entity.uid()));
-        }
-    }
-    faults.sort();
-    faults
-}
-
-fn collect(value: &EvalResult, named: &mut Vec<EntityUid>) {
-    match value {
-        EvalResult::EntityUid(uid) => named.push(uid.clone()),
-        EvalResult::Set(items) => items.iter().for_each(|item| collect(item, named)),
-        EvalResult::Record(members) => members.iter().for_each(|(_, member)| collect(member, named)),
-        EvalResult::Bool(_) | EvalResult::ExtensionValue(_) | EvalResult::Long(_) | EvalResult::String(_) => {}
-    }
-}
-
-/// Rejects parents and tags on types that tool services supply, and references to such types in arguments and
-/// facts. Tool services send only attributes, so a policy on parents or tags would never match and a
-/// reference would lead nowhere. Also rejects writes to shared types, which are read-only.
-fn supplied(bundle: &Bundle<'_>) -> Vec<String> {
-    let mut faults = vec![];
-    let sent = |name: &str| bundle.roles.supplier(name) == Some(Supplier::ToolService);
-    for (name, kind) in bundle.shapes.entities.iter().filter(|(name, _)| sent(name)) {
-        if kind.has_parents || kind.has_tags {
-            faults.push(format!("type `{name}` is supplied by tool services, which send neither parents nor tags: use attributes instead"));
-        }
-    }
-    for (id, action) in &bundle.shapes.actions {
-        let claimed = action.context.iter().filter(|(name, _)| CLAIMED.contains(&name.as_str()));
-        for (name, kind) in claimed.flat_map(|(name, member)| references(&member.shape).into_iter().map(move |kind| (name, kind))) {
-            if sent(&kind) {
-                faults.push(format!(
-                    "`{name}` of action `{id}` refers to a `{kind}`, which the PDP can't resolve: declare its id as a `String`"
-                ));
-            }
-        }
-        let writes = bundle.roles.is_write(&action.groups);
-        for kind in action.resources.iter().map(ToString::to_string).filter(|kind| writes && bundle.roles.shared.contains(kind)) {
-            faults.push(format!("action `{id}` writes the shared type `{kind}`, which is read only"));
-        }
-    }
-    faults.sort();
-    faults
-}
-
-/// Returns the entity types that a shape refers to.
-fn references(shape: &Shape) -> Vec<String> {
-    match shape {
-        Shape::Entity(entity) => vec![entity.name.to_string()],
-        Shape::Set(element) => references(element),
-        Shape::Record(record) => record.values().flat_map(|member| references(&member.shape)).collect(),
-        Shape::Bool | Shape::Datetime | Shape::Decimal | Shape::Duration | Shape::Ip | Shape::Long | Shape::String => vec![],
-    }
-}
-
-/// Checks that every link of the chain can be the principal of every action on a case.
-fn links(bundle: &Bundle<'_>) -> Vec<String> {
-    let mut faults = vec![];
-    for (id, action) in bundle.case_actions() {
-        for link in Link::CHAIN {
-            let kind = bundle.roles.of(link);
-            if !action.principals.iter().any(|principal| principal.to_string() == kind) {
-                faults.push(format!("action `{id}` does not apply to principals of type `{kind}`"));
-            }
-        }
-    }
-    faults
 }
 
 /// Checks that each `context` member from the PDP has one type in all actions, and that `context` has no
@@ -200,7 +53,9 @@ fn contexts(bundle: &Bundle<'_>) -> Vec<String> {
                 continue;
             }
             if !DERIVED.contains(&name.as_str()) && !REMEMBERED.contains(&name.as_str()) {
-                faults.push(format!("the context of action `{id}` declares `{name}`, which neither the caller nor the PDP fills"));
+                faults.push(format!(
+                    "the context of action `{id}` declares `{name}`, which neither the caller nor the PDP fills"
+                ));
                 continue;
             }
             let (other, expected) = first.entry(name).or_insert((id, member));
@@ -235,7 +90,9 @@ fn shape_of(name: &str, member: &Member, bundle: &Bundle<'_>) -> Option<&'static
             "grounding" => matches!(&member.shape, Shape::Record(grounding) if is_grounding(grounding)),
             "checks" => matches!(&member.shape, Shape::Record(checks) if checks.values().all(is_check)),
             "approval" => matches!(&member.shape, Shape::Record(approval) if is_approval(approval, bundle)),
-            "sums" => matches!(&member.shape, Shape::Record(sums) if sums.values().all(|sum| !sum.required && sum.shape == Shape::Long)),
+            "sums" => {
+                matches!(&member.shape, Shape::Record(sums) if sums.values().all(|sum| !sum.required && sum.shape == Shape::Long))
+            }
             "screening" => matches!(&member.shape, Shape::Record(screening) if is_screening(screening)),
             _ => matches!(member.shape, Shape::Record(_)),
         };
@@ -243,14 +100,20 @@ fn shape_of(name: &str, member: &Member, bundle: &Bundle<'_>) -> Option<&'static
         "now" => "a required `datetime`",
         "case" => "the required case of the manifest's type",
         "step" => "the required step of the manifest's type",
-        "chain" => "the required record {agent, supervisor, tool_service, scopes: Set<enumerated>, asserted: Bool} of the manifest's types",
-        "risk" => "the required record {tier: enumerated, lowest first; and optionally score: Long, signals: Set<enumerated>}",
+        "chain" => {
+            "the required record {agent, supervisor, tool_service, scopes: Set<enumerated>, asserted: Bool} of the manifest's types"
+        }
+        "risk" => {
+            "the required record {tier: enumerated, lowest first; and optionally score: Long, signals: Set<enumerated>}"
+        }
         "claims" | "draft" | "findings" | "rates" => "a required set of enumerated entities",
         "confidence" => "a required `Long`",
         "prepared" => "a required `Bool`",
         "grounding" => "the required record {sources: Long, ungrounded: Long}",
         "checks" => "the required record of optional members {expires: datetime}",
-        "approval" => "the optional record {template: enumerated, approvers: Long, expires: datetime, limits: record of optional members}",
+        "approval" => {
+            "the optional record {template: enumerated, approvers: Long, expires: datetime, limits: record of optional members}"
+        }
         "sums" => "the required record of optional `Long`s, one for each sum of rates.yaml that policies read",
         "screening" => "the optional record {tainted: Bool, unscreened: Bool}",
         _ => "an optional record",
@@ -264,7 +127,8 @@ fn is_chain(chain: &Record, bundle: &Bundle<'_>) -> bool {
         if matches!(&**element, Shape::Entity(entity) if entity.choices.is_some()));
     let asserted = matches!(chain.get("asserted"), Some(Member { shape: Shape::Bool, required: true }));
     let agent_has_scopes =
-        bundle.shapes.entities.get(&bundle.roles.agent).and_then(|agent| agent.attributes.get("scopes")) == chain.get("scopes");
+        bundle.shapes.entities.get(&bundle.roles.agent).and_then(|agent| agent.attributes.get("scopes"))
+            == chain.get("scopes");
     let roles = bundle.roles;
     chain.len() == 5
         && is("agent", &roles.agent)
@@ -310,9 +174,12 @@ fn is_screening(screening: &Record) -> bool {
 
 /// Checks that every action on a case belongs to a step, and that the groups and steps in the manifest exist.
 fn steps(bundle: &Bundle<'_>) -> Vec<String> {
-    let groups: Vec<String> = bundle.shapes.choices(&bundle.roles.step).iter().map(|step| format!("in_{step}")).collect();
-    let stepless = bundle.case_actions().filter(|(_, action)| !action.groups.iter().any(|group| groups.contains(group)));
-    let mut faults: Vec<String> = stepless.map(|(id, _)| format!("action `{id}` is in no group of {}", groups.join(", "))).collect();
+    let groups: Vec<String> =
+        bundle.shapes.choices(&bundle.roles.step).iter().map(|step| format!("in_{step}")).collect();
+    let stepless =
+        bundle.case_actions().filter(|(_, action)| !action.groups.iter().any(|group| groups.contains(group)));
+    let mut faults: Vec<String> =
+        stepless.map(|(id, _)| format!("action `{id}` is in no group of {}", groups.join(", "))).collect();
     let known = |group: &String| bundle.shapes.actions.values().any(|action| action.groups.contains(group));
     let unknown = bundle.roles.writes.keys().filter(|group| !known(group));
     faults.extend(unknown.map(|group| format!("`writes` names `{group}`, which is not a group of actions")));
@@ -337,9 +204,12 @@ fn unguarded(bundle: &Bundle<'_>) -> Vec<String> {
             };
             let guards: Vec<_> = bundle.read.set.policies().filter(is_guard).collect();
             let guarded = |action: &Action| {
-                guards.iter().any(|policy| super::covered(policy, bundle.shapes).iter().any(|covered| covered.uid == action.uid))
+                guards
+                    .iter()
+                    .any(|policy| super::covered(policy, bundle.shapes).iter().any(|covered| covered.uid == action.uid))
             };
-            for (id, _) in bundle.case_actions().filter(|(_, action)| action.groups.contains(group) && !guarded(action)) {
+            for (id, _) in bundle.case_actions().filter(|(_, action)| action.groups.contains(group) && !guarded(action))
+            {
                 faults.push(format!(
                     "action `{id}` is in `{group}`, and no `forbid` for all principals reads `context.case.{attribute}` there: \
                      the manifest's `writes` requires one"
@@ -394,5 +264,9 @@ fn templates(bundle: &Bundle<'_>) -> Vec<String> {
         }
     }
     let several = of.into_iter().filter(|(_, templates)| templates.len() > 1);
-    several.map(|(action, templates)| format!("action `{action}` needs approvals of several templates: {}", templates.join(", "))).collect()
+    several
+        .map(|(action, templates)| {
+            format!("action `{action}` needs approvals of several templates: {}", templates.join(", "))
+        })
+        .collect()
 }

@@ -23,19 +23,22 @@ pub(super) enum Line {
 impl Line {
     /// Creates the clients; they connect when they are first used.
     pub(super) fn open(options: &Options) -> Result<Self, AddressError> {
-        let authorities = options.authorities.clone().map(|pem| TlsCertificates { client_tls: None, root_cert: Some(pem) });
+        let authorities =
+            options.authorities.clone().map(|pem| TlsCertificates { client_tls: None, root_cert: Some(pem) });
         match options.server.clone().ok_or(AddressError)? {
             Server::Cluster(urls) => {
-                let client = ClusterClient::builder(urls).connection_timeout(options.timeout).response_timeout(options.timeout);
+                let client =
+                    ClusterClient::builder(urls).connection_timeout(options.timeout).response_timeout(options.timeout);
                 let client = match authorities {
                     Some(authorities) => client.certs(authorities),
                     None => client,
                 };
                 Ok(Self::Cluster(Box::new(client.retries(1).build()?), OnceCell::new()))
             }
-            Server::Sentinel(urls, master) => {
-                Ok(Self::Sentinel(Box::new(Mutex::new(sentinels(&urls, &master, authorities)?)), ArcSwapOption::empty()))
-            }
+            Server::Sentinel(urls, master) => Ok(Self::Sentinel(
+                Box::new(Mutex::new(sentinels(&urls, &master, authorities)?)),
+                ArcSwapOption::empty(),
+            )),
             Server::Single(url) => {
                 let client = match authorities {
                     Some(authorities) => Client::build_with_tls(url, authorities)?,
@@ -46,7 +49,11 @@ impl Line {
         }
     }
 
-    pub(super) async fn run<T: FromRedisValue>(&self, call: &::redis::ScriptInvocation<'_>, timeout: Duration) -> Result<T, RedisError> {
+    pub(super) async fn run<T: FromRedisValue>(
+        &self,
+        call: &::redis::ScriptInvocation<'_>,
+        timeout: Duration,
+    ) -> Result<T, RedisError> {
         match self {
             Self::Cluster(client, connection) => {
                 let connection = connection.get_or_try_init(|| client.get_async_connection()).await?;
@@ -71,9 +78,13 @@ impl Line {
                 call.invoke_async(&mut connection).await
             }
             Self::Single(client, connection) => {
-                let config = ConnectionManagerConfig::new().set_connection_timeout(Some(timeout)).set_response_timeout(Some(timeout));
+                let config = ConnectionManagerConfig::new()
+                    .set_connection_timeout(Some(timeout))
+                    .set_response_timeout(Some(timeout));
                 let config = config.set_number_of_retries(1).set_max_delay(Duration::from_millis(100));
-                let connection = connection.get_or_try_init(|| ConnectionManager::new_with_config(Client::clone(client), config)).await?;
+                let connection = connection
+                    .get_or_try_init(|| ConnectionManager::new_with_config(Client::clone(client), config))
+                    .await?;
                 call.invoke_async(&mut connection.clone()).await
             }
         }
@@ -82,8 +93,10 @@ impl Line {
     /// Drops the connection to a primary that is gone or demoted, so that the next call looks it up again.
     /// Returns whether the connection is gone.
     pub(super) fn drop_after(&self, error: &RedisError) -> bool {
-        let gone =
-            error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error() || error.code() == Some("READONLY");
+        let gone = error.is_io_error()
+            || error.is_connection_dropped()
+            || error.is_unrecoverable_error()
+            || error.code() == Some("READONLY");
         if gone {
             self.drop_stalled();
         }
@@ -100,7 +113,11 @@ impl Line {
 
 /// Creates a client for these sentinels. User, password and TLS of the first URL are also used for the
 /// primary.
-fn sentinels(urls: &[String], master: &str, authorities: Option<TlsCertificates>) -> Result<SentinelClient, AddressError> {
+fn sentinels(
+    urls: &[String],
+    master: &str,
+    authorities: Option<TlsCertificates>,
+) -> Result<SentinelClient, AddressError> {
     let infos = urls.iter().map(|url| url.as_str().into_connection_info()).collect::<Result<Vec<_>, _>>()?;
     let first = infos.first().ok_or(AddressError)?;
     let tls = matches!(first.addr(), ConnectionAddr::TcpTls { .. });
@@ -114,9 +131,12 @@ fn sentinels(urls: &[String], master: &str, authorities: Option<TlsCertificates>
         builder = builder.set_client_to_redis_password(password).set_client_to_sentinel_password(password);
     }
     if tls {
-        builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure).set_client_to_sentinel_tls_mode(TlsMode::Secure);
+        builder =
+            builder.set_client_to_redis_tls_mode(TlsMode::Secure).set_client_to_sentinel_tls_mode(TlsMode::Secure);
         if let Some(authorities) = authorities {
-            builder = builder.set_client_to_redis_certificates(authorities.clone()).set_client_to_sentinel_certificates(authorities);
+            builder = builder
+                .set_client_to_redis_certificates(authorities.clone())
+                .set_client_to_sentinel_certificates(authorities);
         }
     }
     Ok(builder.build()?)

@@ -91,7 +91,10 @@ fn benign(detectors: &Detectors, row: &Row, counts: &mut Counts) {
     let kinds = screened(detectors, &row.text);
     let source = if row.src.is_empty() { "benign texts" } else { &row.src };
     counts.add("injection: false positives", kinds.iter().any(|kind| kind == crate::content::INJECTION));
-    counts.add(format!("injection: false positives in {source}"), kinds.iter().any(|kind| kind == crate::content::INJECTION));
+    counts.add(
+        format!("injection: false positives in {source}"),
+        kinds.iter().any(|kind| kind == crate::content::INJECTION),
+    );
     for kind in kinds.iter().filter(|kind| *kind != crate::content::INJECTION) {
         counts.add(format!("{kind}: found in {source}"), true);
     }
@@ -106,7 +109,8 @@ fn benign(detectors: &Detectors, row: &Row, counts: &mut Counts) {
 }
 
 fn screened(detectors: &Detectors, text: &str) -> Vec<String> {
-    let mut kinds: Vec<String> = detectors.screen_text(SOURCE, text, &Views::of(text)).into_iter().map(|finding| finding.kind).collect();
+    let mut kinds: Vec<String> =
+        detectors.screen_text(SOURCE, text, &Views::of(text)).into_iter().map(|finding| finding.kind).collect();
     kinds.sort();
     kinds.dedup();
     kinds
@@ -126,7 +130,12 @@ const LABELS: [(&str, &[&str], &[&str], &str); 9] = [
     ("iban", &["iban", "iban_code"], &["iban"], "IBAN"),
     ("ip_address", &["ip_address"], &["."], "IP address"),
     ("password", &["password"], &["passw", "pwd", "passcode", "pass word"], "password"),
-    ("phone", &["phone_number", "phonenumber", "phone"], &["phone", "mobile", "cell", "call", "contact", "tel", "number"], "phone number"),
+    (
+        "phone",
+        &["phone_number", "phonenumber", "phone"],
+        &["phone", "mobile", "cell", "call", "contact", "tel", "number"],
+        "phone number",
+    ),
     ("pin", &["pin"], &["pin"], "PIN"),
     ("ssn", &["ssn", "us_ssn"], &["ssn", "social", "security"], "social security number"),
 ];
@@ -136,7 +145,10 @@ fn values(detectors: &Detectors, row: &Row, spans: &[Span], counts: &mut Counts)
     let mut labelled = false;
     for span in spans {
         let kind = span.r#type.to_lowercase();
-        let Some((name, _, keywords, words)) = LABELS.iter().find(|(_, labels, ..)| labels.contains(&kind.as_str())) else { continue };
+        let Some((name, _, keywords, words)) = LABELS.iter().find(|(_, labels, ..)| labels.contains(&kind.as_str()))
+        else {
+            continue;
+        };
         let (Some(start), Some(end)) = (places.get(span.start), places.get(span.end)) else { continue };
         labelled = true;
         let around = format!("{} {}", row.text.part(..*start), row.text.part(*end..));
@@ -159,22 +171,36 @@ fn values(detectors: &Detectors, row: &Row, spans: &[Span], counts: &mut Counts)
 }
 
 fn answers(detectors: &Detectors, row: &Row, counts: &mut Counts) {
-    let flagged = |answer: &str| evaluation(detectors, answer, vec![&row.knowledge, &row.question]).contains(&"ungrounded".to_owned());
+    let flagged = |answer: &str| {
+        evaluation(detectors, answer, vec![&row.knowledge, &row.question]).contains(&"ungrounded".to_owned())
+    };
     counts.add("ungrounded: wrong answers flagged", flagged(&row.hallucinated_answer));
     counts.add("ungrounded: right answers flagged", flagged(&row.right_answer));
 }
 
 fn outcomes(detectors: &Detectors, row: &Row, counts: &mut Counts) {
     let claims = evaluation(detectors, &row.text, vec![]).contains(&crate::content::drafts::CLAIM.to_owned());
-    let name = if row.status == "success" { "claim: messages after a success found" } else { "claim: messages after a failure flagged" };
+    let name = if row.status == "success" {
+        "claim: messages after a success found"
+    } else {
+        "claim: messages after a failure flagged"
+    };
     counts.add(name, claims);
 }
 
 fn evaluation(detectors: &Detectors, text: &str, sources: Vec<&str>) -> Vec<String> {
     let values = Values::new(ValueKey::new([0; 16]));
     let has_sources = !sources.is_empty();
-    let draft =
-        Draft { text, sources, customer: vec![], has_sources, unknown_source: false, confidence: 100, locale: "", redacted: &values };
+    let draft = Draft {
+        text,
+        sources,
+        customer: vec![],
+        has_sources,
+        unknown_source: false,
+        confidence: 100,
+        locale: "",
+        redacted: &values,
+    };
     detectors.draft(&draft).findings.into_iter().map(|finding| finding.kind).collect()
 }
 

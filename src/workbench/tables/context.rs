@@ -45,7 +45,11 @@ impl Runner<'_> {
         let mut articles = vec![];
         for article in &case.articles {
             let resource = read_resource(self.fixture(&article.resource, "articles")?);
-            articles.push(Article { reference: resource.reference, attributes: resource.attributes, text: article.text.clone() });
+            articles.push(Article {
+                reference: resource.reference,
+                attributes: resource.attributes,
+                text: article.text.clone(),
+            });
         }
         Ok(Some(ToPrepare {
             credential: Credential::None,
@@ -71,7 +75,9 @@ pub(super) fn differences(expect: &Expect, context: &Context) -> Vec<String> {
         }
     };
     let Context { prepared, kinds } = context;
-    let fields = |shown: Shown| prepared.fields.iter().filter(|field| field.shown == shown).map(|field| field.path.clone()).collect();
+    let fields = |shown: Shown| {
+        prepared.fields.iter().filter(|field| field.shown == shown).map(|field| field.path.clone()).collect()
+    };
     compare("included", expect.included.as_ref(), fields(Shown::Included));
     compare("masked", expect.masked.as_ref(), fields(Shown::Masked));
     compare("withheld", expect.withheld.as_ref(), fields(Shown::Excluded));
@@ -83,11 +89,17 @@ pub(super) fn differences(expect: &Expect, context: &Context) -> Vec<String> {
     compare("redactions", expect.redactions.as_ref(), redactions.collect());
     let segments = prepared.segments.iter().filter(|segment| segment.channel != Channel::Constraint);
     let segments: Vec<WrittenSegment> = segments
-        .map(|segment| WrittenSegment { channel: segment.channel, source: segment.source.clone(), text: segment.text.clone() })
+        .map(|segment| WrittenSegment {
+            channel: segment.channel,
+            source: segment.source.clone(),
+            text: segment.text.clone(),
+        })
         .collect();
     if let Some(expected) = expect.segments.as_ref().filter(|expected| **expected != segments) {
         let shown = |segments: &[WrittenSegment]| {
-            let each = segments.iter().map(|segment| format!("{} {}: {:?}", segment.channel.name(), segment.source, segment.text));
+            let each = segments
+                .iter()
+                .map(|segment| format!("{} {}: {:?}", segment.channel.name(), segment.source, segment.text));
             each.collect::<Vec<_>>().join("; ")
         };
         found.push(format!("segments: expected {}; found {}", shown(expected), shown(&segments)));

@@ -45,21 +45,37 @@ impl Runner<'_> {
                 for resource in &resources.0 {
                     let name = format!("{} [{principal} {action} {resource}]", case.name);
                     let evaluation = self.evaluate_direct(case, right, principal, resource);
-                    decided.push(Decided { name, action: action.clone(), step: String::new(), evaluation, draft: None, context: None });
+                    decided.push(Decided {
+                        name,
+                        action: action.clone(),
+                        step: String::new(),
+                        evaluation,
+                        draft: None,
+                        context: None,
+                    });
                 }
             }
         }
         decided
     }
 
-    fn evaluate_direct(&self, case: &Case, right: Right, principal: &str, resource: &str) -> Result<Evaluation, Refusal> {
+    fn evaluate_direct(
+        &self,
+        case: &Case,
+        right: Right,
+        principal: &str,
+        resource: &str,
+    ) -> Result<Evaluation, Refusal> {
         let now = case.now.as_ref().unwrap_or(&self.file.now);
         let now = Timestamp::parse(now).ok_or_else(|| Refusal::invalid("now", "is not an RFC 3339 time"))?;
         let asked;
         let on = match right.on() {
             RightOn::Approval => {
-                let fixture =
-                    self.fixtures.resources.get(resource).ok_or_else(|| Refusal::invalid("resource", "is not a defined fixture"))?;
+                let fixture = self
+                    .fixtures
+                    .resources
+                    .get(resource)
+                    .ok_or_else(|| Refusal::invalid("resource", "is not a defined fixture"))?;
                 let attributes = fixture.attributes.clone().unwrap_or_default();
                 asked = binding(fixture, &attributes);
                 let four_eyes = attributes.get("four_eyes") == Some(&Value::Bool(true));

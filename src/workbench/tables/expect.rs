@@ -21,7 +21,11 @@ pub(super) fn in_draft(expect: &Expect, found: &DraftReport, disposition: Dispos
     if let Some(expected) = &expect.findings
         && expected.iter().cloned().collect::<BTreeSet<_>>() != all
     {
-        differences.push(format!("findings: expected {}, found {}", list(expected.iter().cloned().collect()), list(all)));
+        differences.push(format!(
+            "findings: expected {}, found {}",
+            list(expected.iter().cloned().collect()),
+            list(all)
+        ));
     }
     differences
 }
@@ -37,7 +41,10 @@ pub(super) fn differences(expect: &Expect, evaluation: &Result<Evaluation, Refus
     let mut found = vec![];
     let mut compare = |what: &str, expected: &str, actual: &str| {
         if expected != actual {
-            found.push(format!("{what}: expected {expected}, found {}", if actual.is_empty() { "none" } else { actual }));
+            found.push(format!(
+                "{what}: expected {expected}, found {}",
+                if actual.is_empty() { "none" } else { actual }
+            ));
         }
     };
     let evaluation = match (evaluation, &expect.invalid) {
@@ -73,7 +80,8 @@ pub(super) fn differences(expect: &Expect, evaluation: &Result<Evaluation, Refus
         compare("policies", &list(policies), &list(&actual));
     }
     if let Some(obligations) = &expect.obligations {
-        let actual: Vec<String> = outcome.obligations.iter().map(|Obligation { kind, value }| format!("{kind}:{value}")).collect();
+        let actual: Vec<String> =
+            outcome.obligations.iter().map(|Obligation { kind, value }| format!("{kind}:{value}")).collect();
         compare("obligations", &list(obligations), &list(&actual));
     }
     if let Some(gate) = &expect.gate {

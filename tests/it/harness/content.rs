@@ -54,7 +54,8 @@ pub(crate) fn to_send(draft_digest: &str, release_token: &str, operation: &str) 
             ..Default::default()
         }),
         case: case_with(&[]),
-        arguments_json: format!(r#"{{"channel":"email","recipient":"customer-1","draft_digest":"{draft_digest}"}}"#).into(),
+        arguments_json: format!(r#"{{"channel":"email","recipient":"customer-1","draft_digest":"{draft_digest}"}}"#)
+            .into(),
         model: Some(v1::Model { name: "test".into(), ..Default::default() }),
         release_token: release_token.into(),
         operation_id: operation.into(),
@@ -62,7 +63,10 @@ pub(crate) fn to_send(draft_digest: &str, release_token: &str, operation: &str) 
     }
 }
 
-pub(crate) async fn prepare(client: &mut DecisionServiceClient<Channel>, request: v1::PrepareContextRequest) -> v1::PrepareContextResponse {
+pub(crate) async fn prepare(
+    client: &mut DecisionServiceClient<Channel>,
+    request: v1::PrepareContextRequest,
+) -> v1::PrepareContextResponse {
     client.prepare_context(request).await.unwrap().into_inner()
 }
 
@@ -80,7 +84,10 @@ pub(crate) fn shown(prepared: &v1::PrepareContextResponse) -> String {
 
 /// Returns the sorted kinds of a draft's findings without duplicates; claims are given by their code.
 pub(crate) fn found(evaluated: &v1::EvaluateOutputResponse) -> Vec<String> {
-    let names = evaluated.findings.iter().map(|finding| if finding.kind == "claim" { finding.code.clone() } else { finding.kind.clone() });
+    let names = evaluated
+        .findings
+        .iter()
+        .map(|finding| if finding.kind == "claim" { finding.code.clone() } else { finding.kind.clone() });
     let mut names: Vec<String> = names.collect();
     names.sort();
     names.dedup();

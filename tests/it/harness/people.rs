@@ -94,7 +94,12 @@ pub(crate) fn credit(amount: i64) -> v1::AuthorizeRequest {
             attributes_json: r#"{"tenant":"acme","customer":"customer-1"}"#.into(),
             ..Default::default()
         }),
-        case: Some(v1::Case { id: "case-1".into(), version: "3".into(), tenant: "acme".into(), attributes_json: CASE.into() }),
+        case: Some(v1::Case {
+            id: "case-1".into(),
+            version: "3".into(),
+            tenant: "acme".into(),
+            attributes_json: CASE.into(),
+        }),
         arguments_json: format!(r#"{{"amount_minor":{amount},"currency":"EUR"}}"#).into(),
         model: Some(v1::Model { name: "test".into(), ..Default::default() }),
         untrusted: crate::harness::calm_text(),
@@ -144,13 +149,21 @@ impl Desk {
     pub(crate) async fn request_of(&mut self, denied: v1::AuthorizeResponse) -> Result<v1::Approval, Status> {
         let request = v1::RequestApprovalRequest {
             evaluation_id: denied.evaluation_id.clone(),
-            binding_token: denied.access_request.unwrap_or_else(|| panic!("not requestable: {:?}", denied.reason)).binding_token,
+            binding_token: denied
+                .access_request
+                .unwrap_or_else(|| panic!("not requestable: {:?}", denied.reason))
+                .binding_token,
             justification: Some(justification()),
         };
         Ok(self.approvals.request_approval(request).await?.into_inner().approval.unwrap())
     }
 
-    pub(crate) async fn review(&mut self, approval: &v1::Approval, approve: bool, by: &str) -> Result<v1::Approval, Status> {
+    pub(crate) async fn review(
+        &mut self,
+        approval: &v1::Approval,
+        approve: bool,
+        by: &str,
+    ) -> Result<v1::Approval, Status> {
         let decision = if approve { v1::ReviewDecision::Approve } else { v1::ReviewDecision::Deny };
         let request = v1::ReviewApprovalRequest {
             id: approval.id.clone(),

@@ -10,8 +10,11 @@ use super::{temp, unprivileged};
 /// Finds the folder of PostgreSQL's programs.
 pub(crate) fn programs() -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").ok().into_iter().flatten();
-    let found = versions.filter_map(|entry| Some(entry.ok()?.path().join("bin"))).find(|bin| bin.join("postgres").exists());
-    found.unwrap_or_else(|| panic!("PostgreSQL is missing: run `scripts/setup-tests`, or `sudo apt-get install postgresql`"))
+    let found =
+        versions.filter_map(|entry| Some(entry.ok()?.path().join("bin"))).find(|bin| bin.join("postgres").exists());
+    found.unwrap_or_else(|| {
+        panic!("PostgreSQL is missing: run `scripts/setup-tests`, or `sudo apt-get install postgresql`")
+    })
 }
 
 fn free_port() -> u16 {
@@ -30,7 +33,12 @@ impl Postgres {
         let folder = temp();
         let mut initdb = Command::new(programs().join("initdb"));
         initdb.args(["--username=postgres", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C", "--pgdata"]);
-        initdb.arg(folder.path().join("data")).stdout(Stdio::null()).env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
+        initdb
+            .arg(folder.path().join("data"))
+            .stdout(Stdio::null())
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .current_dir("/");
         unprivileged(&mut initdb);
         assert!(initdb.status().unwrap().success());
         let mut postgres = Self { folder, port: free_port(), server: None };
@@ -42,7 +50,16 @@ impl Postgres {
     pub(crate) fn standby(&self) -> Self {
         let folder = temp();
         let mut backup = Command::new(programs().join("pg_basebackup"));
-        backup.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", "--no-sync", "--checkpoint=fast"]);
+        backup.args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &self.port.to_string(),
+            "-U",
+            "postgres",
+            "--no-sync",
+            "--checkpoint=fast",
+        ]);
         backup.args(["--wal-method=stream", "--write-recovery-conf", "--pgdata"]).arg(folder.path().join("data"));
         backup.stdout(Stdio::null()).env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
         unprivileged(&mut backup);
@@ -66,9 +83,11 @@ impl Postgres {
     /// Waits until a standby has replayed everything that this server has written.
     pub(crate) async fn wait_for(&self, standby: &Self) {
         sqlx::any::install_default_drivers();
-        let connect = async |server: &Self| <sqlx::AnyConnection as sqlx::Connection>::connect(&server.url()).await.unwrap();
+        let connect =
+            async |server: &Self| <sqlx::AnyConnection as sqlx::Connection>::connect(&server.url()).await.unwrap();
         let (mut primary, mut follower) = (connect(self).await, connect(standby).await);
-        let written: String = sqlx::query_scalar("SELECT CAST(pg_current_wal_lsn() AS TEXT)").fetch_one(&mut primary).await.unwrap();
+        let written: String =
+            sqlx::query_scalar("SELECT CAST(pg_current_wal_lsn() AS TEXT)").fetch_one(&mut primary).await.unwrap();
         let has = format!("SELECT COALESCE(pg_last_wal_replay_lsn() >= CAST('{written}' AS pg_lsn), false)");
         while !sqlx::query_scalar::<_, bool>(sqlx::AssertSqlSafe(has.clone())).fetch_one(&mut follower).await.unwrap() {
             tokio::task::yield_now().await;
@@ -79,14 +98,30 @@ impl Postgres {
     pub(crate) fn dump(&self, to: &Path) {
         let mut dump = Command::new(programs().join("pg_dump"));
         let port = self.port.to_string();
-        let dumped = dump.args(["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-Fc", "-f"]).arg(to).arg("postgres").status().unwrap();
+        let dumped = dump
+            .args(["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-Fc", "-f"])
+            .arg(to)
+            .arg("postgres")
+            .status()
+            .unwrap();
         assert!(dumped.success());
     }
 
     /// Replaces the content of the database with that of a dump.
     pub(crate) fn restore_dump(&self, from: &Path) {
         let mut restore = Command::new(programs().join("pg_restore"));
-        restore.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", "--clean", "--if-exists", "-d", "postgres"]);
+        restore.args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &self.port.to_string(),
+            "-U",
+            "postgres",
+            "--clean",
+            "--if-exists",
+            "-d",
+            "postgres",
+        ]);
         assert!(restore.arg(from).status().unwrap().success());
     }
 
@@ -120,7 +155,8 @@ impl Postgres {
     /// Creates a database.
     pub(crate) fn create(&self, name: &str) {
         let mut create = Command::new(programs().join("createdb"));
-        let created = create.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", name]).status().unwrap();
+        let created =
+            create.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", name]).status().unwrap();
         assert!(created.success());
     }
 
@@ -151,7 +187,8 @@ impl Postgres {
     pub(crate) fn stop(&mut self) {
         if let Some(mut server) = self.server.take() {
             // SIGINT requests the fast shutdown, which does not wait for clients.
-            rustix::process::kill_process(rustix::process::Pid::from_child(&server), rustix::process::Signal::INT).unwrap();
+            rustix::process::kill_process(rustix::process::Pid::from_child(&server), rustix::process::Signal::INT)
+                .unwrap();
             server.wait().unwrap();
         }
     }

@@ -12,9 +12,16 @@ use super::{temp, unprivileged};
 
 /// Finds the server's program.
 fn program() -> PathBuf {
-    let found = ["/usr/bin/redis-server", "/usr/bin/valkey-server", "/usr/local/bin/redis-server", "/usr/local/bin/valkey-server"];
+    let found = [
+        "/usr/bin/redis-server",
+        "/usr/bin/valkey-server",
+        "/usr/local/bin/redis-server",
+        "/usr/local/bin/valkey-server",
+    ];
     let found = found.into_iter().map(PathBuf::from).find(|path| path.exists());
-    found.unwrap_or_else(|| panic!("Redis is missing: run `scripts/setup-tests`, or `sudo apt-get install redis-server`"))
+    found.unwrap_or_else(|| {
+        panic!("Redis is missing: run `scripts/setup-tests`, or `sudo apt-get install redis-server`")
+    })
 }
 
 /// A running server; killed when dropped.
@@ -43,7 +50,8 @@ impl Redis {
     pub(crate) fn start_tls(own: &super::pki::Svid, authority: &str) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let folder = temp();
-        for (name, text) in [("own.pem", own.certificate.as_str()), ("own.key", &own.key), ("authority.pem", authority)] {
+        for (name, text) in [("own.pem", own.certificate.as_str()), ("own.key", &own.key), ("authority.pem", authority)]
+        {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
         let file = folder.path().join("redis.conf");
@@ -103,7 +111,8 @@ impl Redis {
     }
 
     fn answers(&self) -> bool {
-        let asked = redis::Client::open(self.url()).and_then(|client| client.get_connection_with_timeout(Duration::from_millis(200)));
+        let asked = redis::Client::open(self.url())
+            .and_then(|client| client.get_connection_with_timeout(Duration::from_millis(200)));
         asked.and_then(|mut connection| redis::cmd("PING").query::<String>(&mut connection)).is_ok()
     }
 

@@ -56,7 +56,9 @@ async fn relay(stream: TcpStream, mut leads: watch::Receiver<Leads>) {
 async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut leads: watch::Receiver<Leads>) {
     let mut buffer = vec![0; 65_536];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
-        if leads.wait_for(|leads| *leads != Leads::Nowhere).await.is_err() || to.write_all(&buffer[..read]).await.is_err() {
+        if leads.wait_for(|leads| *leads != Leads::Nowhere).await.is_err()
+            || to.write_all(&buffer[..read]).await.is_err()
+        {
             return;
         }
     }
