@@ -12,6 +12,7 @@ use crate::harness::people::{
     Desk, Issuer, bearer, credit, delegation_claims, justification, merged, seconds, token, with_token,
 };
 use crate::harness::postgres::Postgres;
+use crate::harness::within;
 use crate::harness::{App, Hands, asserted, lines, order_check, refund_request, temp};
 
 /// Runs a test's body on an app over SQLite, then over PostgreSQL.
@@ -1027,9 +1028,12 @@ async fn without_the_store_calls_that_need_it_are_denied_and_after_two_seconds_a
     );
     postgres.resume();
     // The server recovers when it next polls the store.
-    while !app.pdp.status().store_healthy {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    within("healthy store", async {
+        while !app.pdp.status().store_healthy {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
     assert_eq!(desk.ask(&refund_request()).await.decision(), v1::Decision::Allow);
     assert_eq!(desk.ask(&with_token(&credit(400), &token, "op-1")).await.decision(), v1::Decision::Allow);
     app.stop().await;

@@ -22,6 +22,7 @@ use serde_json::json;
 use crate::approvals::signal;
 use crate::harness::people::{Desk, Issuer, credit, with_token};
 use crate::harness::postgres::Postgres;
+use crate::harness::within;
 use crate::harness::{
     App, Process, cases, channel, copy, is_open, lift_limits, lines, order_check, policies, temp, unprivileged,
 };
@@ -202,7 +203,7 @@ fn start_child(data: &Path, kill: &str, url: Option<String>) -> Process {
     let started: serde_json::Value =
         lines.filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(&line).unwrap()).next().unwrap();
     let address = |name: &str| started[name].as_str().unwrap().parse().unwrap();
-    Process { grpc: address("grpc"), admin: address("admin"), child }
+    Process::of(child, address("grpc"), address("admin"))
 }
 
 /// Returns the evaluation ids of an audit log's consumptions.
@@ -354,13 +355,16 @@ async fn a_failover_to_an_older_state_voids_earlier_approvals() {
     postgres.stop();
     postgres.back_up(&folder.path().join("backup"));
     postgres.resume();
-    let used = loop {
-        // The pool's connections are closed; retry until it has new ones.
-        let answer = desk.ask(&with_token(&credit(400), &token, "op-1")).await;
-        if answer.reason() != v1::Reason::StateUnavailable {
-            break answer;
+    let used = within("new connection", async {
+        loop {
+            // The pool's connections are closed; retry until it has new ones.
+            let answer = desk.ask(&with_token(&credit(400), &token, "op-1")).await;
+            if answer.reason() != v1::Reason::StateUnavailable {
+                break answer;
+            }
         }
-    };
+    })
+    .await;
     assert_eq!(used.decision(), v1::Decision::Allow);
     signal(&app, v1::SignalSubjectKind::Agent, "support-bot", "kill_switch", "event-1").await.unwrap();
     postgres.stop();
@@ -371,13 +375,16 @@ async fn a_failover_to_an_older_state_voids_earlier_approvals() {
         assert_eq!(answer.decision(), v1::Decision::Deny, "{answer:?}");
         app.pdp.refresh().await;
     }
-    let answer = loop {
-        let answer = desk.ask(&with_token(&credit(400), &token, "op-5")).await;
-        if answer.reason() != v1::Reason::StateUnavailable {
-            break answer;
+    let answer = within("settled store", async {
+        loop {
+            let answer = desk.ask(&with_token(&credit(400), &token, "op-5")).await;
+            if answer.reason() != v1::Reason::StateUnavailable {
+                break answer;
+            }
+            app.pdp.refresh().await;
         }
-        app.pdp.refresh().await;
-    };
+    })
+    .await;
     assert_eq!((answer.decision(), answer.reason()), (v1::Decision::Deny, v1::Reason::ApprovalUnverifiable));
     assert_eq!(desk.fetch(&approval.id).await.unwrap(), "");
     // The kill switch stays in force, although the restored state lacks it.

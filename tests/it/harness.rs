@@ -15,6 +15,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use countersign::api::v1;
 use countersign::api::v1::admin_service_client::AdminServiceClient;
@@ -354,11 +355,18 @@ pub(crate) fn unprivileged(command: &mut Command) {
     }
 }
 
+/// Waits for something that happens soon even on a busy machine. Panics after two minutes, naming what did not happen.
+pub(crate) async fn within<T>(what: &str, waiting: impl Future<Output = T>) -> T {
+    let waited = tokio::time::timeout(Duration::from_secs(120), waiting).await;
+    waited.unwrap_or_else(|_| panic!("after two minutes there is still no {what}"))
+}
+
 /// The server as a real process; killed when dropped.
 pub(crate) struct Process {
     pub(crate) child: Child,
     pub(crate) grpc: SocketAddr,
     pub(crate) admin: SocketAddr,
+    log: tempfile::NamedTempFile,
 }
 
 impl Process {
@@ -382,18 +390,32 @@ impl Process {
             arguments.extend(["--bundle", bundle.to_str().unwrap()]);
         }
         arguments.extend(more);
-        let mut command = command(&arguments);
+        let (mut command, log) = (command(&arguments), tempfile::NamedTempFile::new().unwrap());
+        command.stderr(log.reopen().unwrap());
         change(&mut command);
-        Self::spawn(command)
+        Self::started(command, log)
     }
 
     pub(crate) fn spawn(mut command: Command) -> Self {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        command.stderr(log.reopen().unwrap());
+        Self::started(command, log)
+    }
+
+    /// A server that was started already, whose log is not kept.
+    pub(crate) fn of(child: Child, grpc: SocketAddr, admin: SocketAddr) -> Self {
+        Self { child, grpc, admin, log: tempfile::NamedTempFile::new().unwrap() }
+    }
+
+    fn started(mut command: Command, log: tempfile::NamedTempFile) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let started: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("the server did not start: {line}"));
+        let started: Value = serde_json::from_str(&line).unwrap_or_else(|_| {
+            panic!("the server did not start: {line}{}", std::fs::read_to_string(log.path()).unwrap_or_default())
+        });
         let address = |name: &str| started[name].as_str().unwrap().parse().unwrap();
-        Self { grpc: address("grpc"), admin: address("admin"), child }
+        Self { grpc: address("grpc"), admin: address("admin"), child, log }
     }
 
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
@@ -413,5 +435,10 @@ impl Drop for Process {
         // Ignore errors: the process may have ended already.
         let _ended = self.child.kill();
         let _waited = self.child.wait();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.log.path()).unwrap_or_default();
+            let _written =
+                std::io::Write::write_all(&mut std::io::stderr(), format!("the server's log:\n{log}").as_bytes());
+        }
     }
 }

@@ -22,6 +22,7 @@ use tonic::{Code, Request, Status};
 
 use crate::harness::people::{bearer, merged, seconds, token};
 use crate::harness::pki::{Authority, Svid, connect, server, svid, write};
+use crate::harness::within;
 use crate::harness::{App, Hands, asserted, lines, order_check, temp};
 
 const CRM: &str = "spiffe://acme.example/tool/crm";
@@ -862,7 +863,10 @@ async fn unauthenticated_load_does_not_block_callers_with_tokens() {
     let bare = async || ApprovalServiceClient::new(connect(it.app.grpc, &it.authority.pem(), None).await.unwrap());
     let list = v1::ListApprovalsRequest::default;
     // The limit is reached when an unauthenticated request is refused for it, and not for its missing token.
-    while bare().await.list_approvals(list()).await.unwrap_err().code() != Code::ResourceExhausted {}
+    within("refusal for the limit", async {
+        while bare().await.list_approvals(list()).await.unwrap_err().code() != Code::ResourceExhausted {}
+    })
+    .await;
     let own = json!({"act": null, "step": null, "scope": null, "cnf": null, "amr": ["hwk"]});
     let human = it.issuer.sign("at+jwt", &merged(claims(&it.crm()), own)).unwrap();
     assert_eq!(bare().await.list_approvals(bearer(list(), &human)).await.unwrap().into_inner().approvals.len(), 0);
@@ -881,7 +885,7 @@ async fn a_stopping_server_is_not_ready_but_still_answers_while_draining() {
     let (grpc, pem) = (it.app.grpc, it.authority.pem());
     assert_eq!(crate::harness::get(admin, "/readyz").await.0, 200);
     let stopping = tokio::spawn(it.app.stop());
-    while crate::harness::get(admin, "/readyz").await.0 == 200 {}
+    within("end of readiness", async { while crate::harness::get(admin, "/readyz").await.0 == 200 {} }).await;
     let channel = connect(grpc, &pem, Some(&crm)).await.unwrap();
     assert_eq!(ask(channel, ticket(delegation)).await.unwrap().decision(), v1::Decision::Allow);
     stopping.await.unwrap();
@@ -982,9 +986,12 @@ async fn one_tool_services_streams_delay_another_by_a_few_calls() {
         }));
     }
     let own = v1::AuthorizeRequest { delegation: token(it.delegation(&support, json!({}))), ..ticket(None) };
-    while seen() < STREAMS {
-        tokio::task::yield_now().await;
-    }
+    within("answer on each stream", async {
+        while seen() < STREAMS {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     let mut overtaken = vec![];
     while seen() < STREAMS * ITEMS * 3 / 4 {
         let before = seen();

@@ -17,6 +17,7 @@ use crate::harness::people::{Desk, Issuer, credit, with_token};
 use crate::harness::postgres::Postgres;
 use crate::harness::redis::Redis;
 use crate::harness::relay::{Leads, Relay};
+use crate::harness::within;
 use crate::harness::{
     App, Process, RoomyDisk, cases, channel, config, copy, get, lines, order_check, policies, program, refund_request,
     temp,
@@ -83,12 +84,15 @@ async fn answered(desk: &mut Desk, call: &v1::AuthorizeRequest) -> v1::Authorize
 
 /// Repeats `ask` until it returns a value.
 async fn until<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    loop {
-        if let Some(answer) = ask().await {
-            return answer;
+    within("answer", async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    })
+    .await
 }
 
 /// Returns how often a replica recorded that the store lost writes.
@@ -600,9 +604,12 @@ async fn a_frozen_replica_does_not_block_kill_switches() {
     let asking = tokio::spawn(async move { desk.request_of(denied).await.map(|_| ()) });
     let mut watching = sqlx::AnyConnection::connect(&url).await.unwrap();
     let waits = "SELECT COUNT(*) FROM pg_locks WHERE NOT granted";
-    while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut watching).await.unwrap() == 0 {
-        tokio::task::yield_now().await;
-    }
+    within("waiting lock", async {
+        while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut watching).await.unwrap() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     frozen.signal(Signal::STOP);
     other.execute("COMMIT").await.unwrap();
 

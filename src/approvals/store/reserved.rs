@@ -58,7 +58,8 @@ impl ReservedNotes {
     /// # Errors
     /// When the file can't be written.
     pub(super) fn note(&self, evaluation_id: &str, reservations: &[Reservation], at: Timestamp) -> io::Result<()> {
-        let mut text = String::new();
+        // A write that failed may have left an unfinished line, so start a new one: empty lines are skipped.
+        let mut text = "\n".to_owned();
         for reservation in reservations {
             let (evaluation_id, key) = (evaluation_id.to_owned(), reservation.key.clone());
             let reserved =
@@ -129,14 +130,19 @@ mod tests {
         let notes = ReservedNotes::open(folder.path()).expect("made");
         notes.note("e-0", &[reservation("a", 100)], Timestamp::from_seconds(50)).expect("written");
         notes.note("e-1", &[reservation("a", 10), reservation("b", 100)], at).expect("written");
-        append(&folder.path().join(FILE))
-            .and_then(|mut file| file.write_all(b"{\"evaluation_id\":\"e-2\""))
-            .expect("written");
+        let half = || {
+            let file = append(&folder.path().join(FILE));
+            file.and_then(|mut file| file.write_all(b"{\"evaluation_id\":\"e-2\"")).expect("written");
+        };
+        // A write that failed on a full disk, and a crash.
+        half();
+        notes.note("e-2", &[reservation("c", 100)], at).expect("written");
+        half();
         let notes = ReservedNotes::open(folder.path()).expect("there");
         notes.note("e-3", &[reservation("a", 100)], at).expect("written");
         let mut found = vec![];
         notes.since(at, |some| found.extend(some)).expect("read");
         let named: Vec<(&str, &str)> = found.iter().map(|one| (one.evaluation_id.as_str(), one.key.as_str())).collect();
-        assert_eq!(named, [("e-1", "a"), ("e-1", "b"), ("e-3", "a")]);
+        assert_eq!(named, [("e-1", "a"), ("e-1", "b"), ("e-2", "c"), ("e-3", "a")]);
     }
 }
