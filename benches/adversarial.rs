@@ -18,7 +18,7 @@ use countersign::content::Detectors;
 use countersign::content::drafts::Draft;
 use countersign::content::values::{ValueKey, Values};
 use countersign::model::call::Untrusted;
-use countersign::model::finding::Private;
+use countersign::model::finding::SensitiveKind;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::shapes::Shape;
@@ -52,8 +52,9 @@ fn operations(detectors: &Detectors) -> Vec<Operation<'_>> {
     let untrusted = |text: &str| [Untrusted { source: "ticket.body".into(), text: text.to_owned() }];
     let many = |of: usize| {
         let mut values = Values::new(key);
-        (0..of).for_each(|index| values.add_digest(key.digest(&"x1".repeat(32)[..4 + index % 58]), Private::Record));
-        (0..of).for_each(|index| values.add(&format!("value number {index}"), Private::Secret));
+        (0..of)
+            .for_each(|index| values.add_digest(key.digest(&"x1".repeat(32)[..4 + index % 58]), SensitiveKind::Record));
+        (0..of).for_each(|index| values.add(&format!("value number {index}"), SensitiveKind::Secret));
         values
     };
     let (none, some) = (Values::new(key), many(256));

@@ -180,8 +180,9 @@ fn detectors(detectors: &Detectors) {
     let views = Views::of(&text);
     let values = Values::new(ValueKey::new([1; 16]));
     let mut redacted = Values::new(ValueKey::new([1; 16]));
-    (0..64)
-        .for_each(|index| redacted.add(&format!("value number {index}"), countersign::model::finding::Private::Record));
+    (0..64).for_each(|index| {
+        redacted.add(&format!("value number {index}"), countersign::model::finding::SensitiveKind::Record)
+    });
     let untrusted = [Untrusted { source: "ticket.body".into(), text: text.clone() }];
     let folded = views.folded.text();
     let draft = |sources: Vec<&str>| {

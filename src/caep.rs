@@ -119,7 +119,7 @@ impl Transmitters {
         let issued_at = opened.times().issued_at;
         let claims = opened
             .at(now, jose::LEEWAY_ISSUERS, Duration::MAX)
-            .map_err(|fault| Refusal::Unauthenticated(fault.words()))?;
+            .map_err(|fault| Refusal::Unauthenticated(fault.message()))?;
         if issued_at.plus(AGE_MAX) <= now {
             return Err(Refusal::invalid("iat", "is more than a day old"));
         }

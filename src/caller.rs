@@ -159,7 +159,7 @@ impl Callers {
         }
         if let (Some(audience), Some(token)) = (&self.options.jwt_audience, &peer.bearer) {
             let (id, tenants) =
-                jwt_svid(&trust, token, audience, now).map_err(|fault| Refusal::Unauthenticated(fault.words()))?;
+                jwt_svid(&trust, token, audience, now).map_err(|fault| Refusal::Unauthenticated(fault.message()))?;
             return self.known(&id, Authentication::JwtSvid, &tenants, None);
         }
         if !self.options.development {

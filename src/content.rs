@@ -10,8 +10,8 @@ pub mod injection;
 pub mod normalise;
 mod phone;
 mod phrases;
-pub mod private;
 pub mod rules;
+pub mod sensitive;
 pub mod values;
 
 use crate::model::finding::Span;
@@ -21,8 +21,8 @@ use serde::Deserialize;
 
 use crate::content::injection::Injection;
 use crate::content::normalise::{View, Views};
-use crate::content::private::Located;
 use crate::content::rules::Rules;
+use crate::content::sensitive::Located;
 use crate::content::values::{Digest, Values};
 use crate::model::call::Untrusted;
 use crate::model::finding::{Finding, Screened};
@@ -172,7 +172,7 @@ impl Detectors {
         missed: impl FnMut((usize, usize), Digest),
     ) -> Vec<Located> {
         let turn = View::folded(turn.part(..turn.floor_char_boundary(TEXT_MAX)));
-        let mut found = private::find(&self.private, text, views, turn.text(), values, missed);
+        let mut found = sensitive::find(&self.private, text, views, turn.text(), values, missed);
         found.retain(|located| located.kind.is_secret() || !self.is_public(text, located.span));
         found
     }
@@ -187,13 +187,13 @@ impl Detectors {
         found: &mut Vec<Located>,
         missed: impl FnMut((usize, usize), Digest),
     ) {
-        private::add_known(text, views, values, found, missed);
+        sensitive::add_known(text, views, values, found, missed);
         found.retain(|located| located.kind.is_secret() || !self.is_public(text, located.span));
     }
 
     /// Finds the sensitive values of many short texts; the result has one list per text.
     pub fn private_parts(&self, parts: &[&str], values: &Values) -> Vec<Vec<Located>> {
-        let mut found = private::find_in_parts(&self.private, parts, values);
+        let mut found = sensitive::find_in_parts(&self.private, parts, values);
         for (text, located) in parts.iter().zip(&mut found) {
             located.retain(|located| located.kind.is_secret() || !self.is_public(text, located.span));
         }

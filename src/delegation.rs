@@ -72,7 +72,7 @@ impl Delegations {
                 let (issuer, opened) = self.issuers.open(token, now).await?;
                 let claims = opened
                     .at(now, jose::LEEWAY_ISSUERS, DELEGATION_MAX)
-                    .map_err(|fault| Refusal::Unauthenticated(fault.words()))?;
+                    .map_err(|fault| Refusal::Unauthenticated(fault.message()))?;
                 let trusted = self.development || self.certificate_reporters.contains(&caller.tool_service);
                 delegated(caller, &issuer, &claims, Presenter { reported: agent_certificate.as_ref(), trusted })
             }
@@ -85,8 +85,9 @@ impl Delegations {
     /// Returns UNAUTHENTICATED if the token is not accepted, or names an acting agent.
     pub async fn human(&self, token: &str, now: Timestamp) -> Result<Human, Refusal> {
         let (issuer, opened) = self.issuers.open(token, now).await?;
-        let claims =
-            opened.at(now, jose::LEEWAY_ISSUERS, HUMAN_MAX).map_err(|fault| Refusal::Unauthenticated(fault.words()))?;
+        let claims = opened
+            .at(now, jose::LEEWAY_ISSUERS, HUMAN_MAX)
+            .map_err(|fault| Refusal::Unauthenticated(fault.message()))?;
         if claims.contains_key("act") || claims.contains_key("step") || text(&claims, "sub_profile") != Some("user") {
             return Err(Refusal::Unauthenticated(
                 "the token is not a human's own: it must have `sub_profile` `user` and no `act`",

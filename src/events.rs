@@ -155,7 +155,7 @@ fn answer(refusal: &Refusal) -> Response {
 
 /// Returns the RFC 8935 error code for the message of a token fault.
 fn code(words: &str) -> &'static str {
-    let is = |faults: &[TokenFault]| faults.iter().any(|fault| fault.words() == words);
+    let is = |faults: &[TokenFault]| faults.iter().any(|fault| fault.message() == words);
     if is(&[TokenFault::Audience]) {
         return "invalid_audience";
     }

@@ -2,7 +2,7 @@
 //! placeholder within a case. Secrets are not numbered, because no one may learn whether two of them are
 //! equal.
 
-use crate::model::finding::Private;
+use crate::model::finding::SensitiveKind;
 use crate::model::part::Part;
 
 /// A value to be replaced, and its placeholder.
@@ -14,10 +14,10 @@ pub struct Replaced {
 }
 
 /// Builds a placeholder: `[email removed #1]`, `[verification code removed]`.
-pub fn placeholder(kind: Private, number: Option<u32>) -> String {
+pub fn placeholder(kind: SensitiveKind, number: Option<u32>) -> String {
     match number {
-        Some(number) => format!("[{} removed #{number}]", kind.words()),
-        None => format!("[{} removed]", kind.words()),
+        Some(number) => format!("[{} removed #{number}]", kind.message()),
+        None => format!("[{} removed]", kind.message()),
     }
 }
 
@@ -79,7 +79,7 @@ fn is_like_ours(inner: &str) -> bool {
     let words = inner.trim_end_matches(|end: char| end.is_ascii_digit()).trim_end_matches(" #");
     words
         .strip_suffix(" removed")
-        .is_some_and(|words| Private::ALL.iter().any(|kind| kind.words().eq_ignore_ascii_case(words)))
+        .is_some_and(|words| SensitiveKind::ALL.iter().any(|kind| kind.message().eq_ignore_ascii_case(words)))
 }
 
 /// Masks a value of a record: shows only the first letter of each word, and not the word's length.
@@ -110,13 +110,13 @@ mod tests {
 
     #[test]
     fn values_are_replaced_and_nothing_else_reads_as_one() {
-        let replaced = [Replaced { span: (8, 15), placeholder: placeholder(Private::Email, Some(1)) }];
+        let replaced = [Replaced { span: (8, 15), placeholder: placeholder(SensitiveKind::Email, Some(1)) }];
         assert_eq!(redact("Mail to a@b.com now", &replaced), "Mail to [email removed #1] now");
         assert_eq!(
             redact("[Email removed #1] and [PIN removed] and [1] [", &[]),
             "(Email removed #1) and (PIN removed) and [1] ["
         );
-        assert_eq!(placeholder(Private::VerificationCode, None), "[verification code removed]");
+        assert_eq!(placeholder(SensitiveKind::VerificationCode, None), "[verification code removed]");
     }
 
     #[test]

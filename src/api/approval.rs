@@ -261,7 +261,7 @@ fn to_filter(message: &v1::ListApprovalsRequest, size: u32) -> Result<Filter, Re
     }
     let state = match v1::ApprovalState::try_from(message.state) {
         Ok(v1::ApprovalState::Unspecified) => None,
-        Ok(state) => State::named(&state.as_str_name().trim_start_matches("APPROVAL_STATE_").to_lowercase()),
+        Ok(state) => State::from_name(&state.as_str_name().trim_start_matches("APPROVAL_STATE_").to_lowercase()),
         Err(_) => return Err(Refusal::invalid("state", "is not known to this version")),
     };
     let unreadable = || Refusal::invalid("page_token", "was not returned by an earlier page");

@@ -90,7 +90,7 @@ fn read(message: v1::ReportSignalRequest) -> Result<Signal, Refusal> {
             return Err(Refusal::invalid("subject_kind", "is missing, or not known to this version"));
         }
     };
-    let kind = SignalKind::named(&some_id(&message.kind, "kind")?);
+    let kind = SignalKind::from_name(&some_id(&message.kind, "kind")?);
     let kind =
         kind.ok_or_else(|| Refusal::invalid("kind", "is not known to this version: see `ReportSignalRequest.kind`"))?;
     let severity = severity(message.severity)?;

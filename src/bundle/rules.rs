@@ -8,7 +8,7 @@ use crate::content::injection::Injection;
 use crate::content::rules::{File, Judges};
 use crate::content::{Detectors, Settings, drafts};
 use crate::model::fault::Fault;
-use crate::model::finding::Private;
+use crate::model::finding::SensitiveKind;
 use crate::model::roles::Roles;
 use crate::policy::Policies;
 use crate::policy::shape::Shape;
@@ -139,8 +139,8 @@ fn detectors(policies: &Policies, roles: &Roles, files: &Files, faults: &mut Vec
             }
             Judges::Incoming => detectors.incoming.read(file, |kind, _| no_kind(&incoming, kind)),
             Judges::Private => detectors.private.read(file, |kind, _| {
-                Private::named(kind).is_none().then(|| {
-                    let names: Vec<&str> = Private::ALL.iter().map(|kind| kind.name()).collect();
+                SensitiveKind::from_name(kind).is_none().then(|| {
+                    let names: Vec<&str> = SensitiveKind::ALL.iter().map(|kind| kind.name()).collect();
                     format!("`{kind}` is not a kind of sensitive value: use one of {}", names.join(", "))
                 })
             }),

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::content::grounding::places::Places;
 use crate::content::normalise::{View, Views};
-use crate::content::private::Located;
+use crate::content::sensitive::Located;
 use crate::content::values::{self, ValueKey, Values};
-use crate::content::{Detectors, INJECTION, active, grounding, private};
-use crate::model::finding::{Finding, Private};
+use crate::content::{Detectors, INJECTION, active, grounding, sensitive};
+use crate::model::finding::{Finding, SensitiveKind};
 use crate::model::halt::Severity;
 use crate::model::part::Part;
 
@@ -127,7 +127,7 @@ fn judge(detectors: &Detectors, draft: &Draft<'_>) -> DraftReport {
     let customer: Vec<View> = draft.customer.iter().map(|source| View::folded(source)).collect();
     let customer: Vec<&str> = customer.iter().map(View::text).collect();
     let mut private =
-        private::find(&detectors.private, draft.text, &views, "", &Values::new(*draft.redacted.key()), |_, _| {});
+        sensitive::find(&detectors.private, draft.text, &views, "", &Values::new(*draft.redacted.key()), |_, _| {});
     private.retain(|located| !detectors.is_public(draft.text, located.span));
     let held = held(&folded, draft.text, &private);
     private.retain(|located| located.kind.is_secret() || !held.contains(&located.span));
@@ -233,7 +233,7 @@ fn held(sources: &[View], text: &str, private: &[Located]) -> HashSet<(usize, us
     for Located { span, .. } in private.iter().filter(|located| !located.kind.is_secret()) {
         let value = View::folded(text.part(span.0..span.1));
         if let Some(compact) = values::compact(&value) {
-            values.add_digest(values.key().digest(&compact), Private::Record);
+            values.add_digest(values.key().digest(&compact), SensitiveKind::Record);
             places.entry(compact).or_default().push(*span);
         }
     }

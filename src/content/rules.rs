@@ -266,7 +266,7 @@ impl Rules {
 fn rule(written: &Written, language: &str) -> Result<Rule, String> {
     let severity = match &written.severity {
         None => Severity::Medium,
-        Some(name) => Severity::named(name).ok_or("`severity` must be info, low, medium, high or critical")?,
+        Some(name) => Severity::from_name(name).ok_or("`severity` must be info, low, medium, high or critical")?,
     };
     let optional = |name: &str, text: &str| if text.is_empty() { Ok(None) } else { pattern(name, text).map(Some) };
     let asked = match (optional("asked", &written.asked)?, optional("bare", &written.bare)?) {

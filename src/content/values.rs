@@ -8,7 +8,7 @@ use std::hash::Hasher as _;
 use siphasher::sip::SipHasher24;
 
 use crate::content::normalise::View;
-use crate::model::finding::Private;
+use crate::model::finding::SensitiveKind;
 use crate::model::number::{to_u32, to_usize};
 use crate::model::part::Part;
 
@@ -73,14 +73,14 @@ impl Digest {
 #[derive(Clone, Debug)]
 pub struct Values {
     key: ValueKey,
-    digests: HashMap<Digest, Private>,
+    digests: HashMap<Digest, SensitiveKind>,
     /// Bit `n` is set if a value of `n + 1` bytes is stored.
     lengths: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found<'a> {
-    pub kind: Private,
+    pub kind: SensitiveKind,
     /// Place in the view.
     pub span: (usize, usize),
     /// Letters and digits of the value, in lower case.
@@ -105,7 +105,7 @@ impl Values {
         Self { lengths: u64::MAX, ..Self::new(key) }
     }
 
-    pub fn add(&mut self, value: &str, kind: Private) {
+    pub fn add(&mut self, value: &str, kind: SensitiveKind) {
         if let Some(compact) = compact(&View::folded(value)) {
             self.add_digest(self.key.digest(&compact), kind);
         }
@@ -116,7 +116,7 @@ impl Values {
     }
 
     /// Adds a value by its digest. If it is already stored, the new kind replaces the old one.
-    pub fn add_digest(&mut self, digest: Digest, kind: Private) {
+    pub fn add_digest(&mut self, digest: Digest, kind: SensitiveKind) {
         self.lengths |= bit(usize::from(digest.length));
         self.digests.insert(digest, kind);
     }
@@ -323,10 +323,10 @@ mod tests {
     #[test]
     fn a_value_is_found_however_it_is_written() {
         let mut values = Values::new(ValueKey::new([7; 16]));
-        values.add("Jane O'Doe", Private::Record);
-        values.add_digest(ValueKey::new([7; 16]).digest("4215"), Private::VerificationCode);
+        values.add("Jane O'Doe", SensitiveKind::Record);
+        values.add_digest(ValueKey::new([7; 16]).digest("4215"), SensitiveKind::VerificationCode);
         let long = format!("sk_live_{}", "a1b2c3d4".repeat(12));
-        values.add(&long, Private::Secret);
+        values.add(&long, SensitiveKind::Secret);
         for (text, shown) in [
             ("Hello jane o’doe!", vec!["jane o’doe"]),
             ("it is 4215.", vec!["4215"]),
@@ -346,7 +346,7 @@ mod tests {
     fn a_number_that_is_no_value_is_a_guess_however_it_is_written() {
         let key = ValueKey::new([7; 16]);
         let mut values = Values::new(key);
-        values.add("4215", Private::Pin);
+        values.add("4215", SensitiveKind::Pin);
         let missed = |text: &str| {
             let view = Views::of(text).folded;
             let mut missed = vec![];
@@ -371,7 +371,8 @@ mod tests {
     fn a_text_of_single_letters_is_looked_at_a_bounded_number_of_times() {
         let key = ValueKey::new([7; 16]);
         let mut values = Values::new(key);
-        (VALUE_MIN..=VALUE_MAX).for_each(|length| values.add_digest(key.digest(&"x".repeat(length)), Private::Secret));
+        (VALUE_MIN..=VALUE_MAX)
+            .for_each(|length| values.add_digest(key.digest(&"x".repeat(length)), SensitiveKind::Secret));
         let text = "a ".repeat(32 * 1024);
         let mut all = 0;
         let Err(TooManyPlaces(rest)) = values.find(&Views::of(&text).folded, |_| all += 1) else {
@@ -388,7 +389,7 @@ mod tests {
             let mut values = Values::new(key);
             for (index, value) in known.iter().enumerate() {
                 let Some(compact) = compact(&Views::of(value).folded) else { continue };
-                if index % 2 == 0 { values.add(value, Private::Record) } else { values.add_digest(key.digest(&compact), Private::Record) }
+                if index % 2 == 0 { values.add(value, SensitiveKind::Record) } else { values.add_digest(key.digest(&compact), SensitiveKind::Record) }
             }
             let view = Views::of(&text).folded;
             let mut found = vec![];

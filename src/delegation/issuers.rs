@@ -173,7 +173,7 @@ impl Issuers {
     /// # Errors
     /// Returns UNAUTHENTICATED, in constant words.
     pub async fn open(&self, token: &str, now: Timestamp) -> Result<(Arc<Issuer>, Opened<Object>), Refusal> {
-        let refused = |fault: TokenFault| Refusal::Unauthenticated(fault.words());
+        let refused = |fault: TokenFault| Refusal::Unauthenticated(fault.message());
         let (named, _) = jose::claimed_issuer(token).ok_or_else(|| refused(TokenFault::Malformed))?;
         let live =
             self.live.iter().find(|live| live.issuer.issuer == named).ok_or_else(|| refused(TokenFault::Issuer))?;

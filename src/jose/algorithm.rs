@@ -52,7 +52,7 @@ pub enum TokenFault {
 
 impl TokenFault {
     /// Returns a constant description of the fault.
-    pub fn words(self) -> &'static str {
+    pub fn message(self) -> &'static str {
         match self {
             Self::Algorithm => "the token's `alg` is not the expected one",
             Self::Audience => "the token's `aud` is not this server",

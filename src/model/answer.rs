@@ -99,7 +99,7 @@ impl Reason {
     }
 
     /// Looks up a reason by its name.
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.name() == name)
     }
 

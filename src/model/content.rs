@@ -2,7 +2,7 @@
 
 use crate::json::Object;
 use crate::model::call::EntityReference;
-use crate::model::finding::Private;
+use crate::model::finding::SensitiveKind;
 
 /// Trust in a segment of a context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
@@ -61,7 +61,7 @@ pub struct FieldVerdict {
 /// Value that was redacted in a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redaction {
-    pub kind: Private,
+    pub kind: SensitiveKind,
     /// Source of the text that contained the value.
     pub source: String,
     /// JSON path, for values of the record.
@@ -106,7 +106,7 @@ impl Disposition {
     }
 
     /// Looks up a disposition by its name.
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         [Self::Release, Self::Revise, Self::HumanReview, Self::Block]
             .into_iter()
             .find(|disposition| disposition.name() == name)

@@ -44,7 +44,7 @@ impl Screened {
 /// Kinds of sensitive values: secrets, and data that identifies a person. They must not be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Private {
+pub enum SensitiveKind {
     /// Number of a bank account.
     AccountNumber,
     /// Code that replaces a second factor.
@@ -75,7 +75,7 @@ pub enum Private {
     VerificationCode,
 }
 
-impl Private {
+impl SensitiveKind {
     pub const ALL: [Self; 17] = [
         Self::AccountNumber,
         Self::BackupCode,
@@ -120,7 +120,7 @@ impl Private {
     }
 
     /// Words for the kind in a placeholder.
-    pub fn words(self) -> &'static str {
+    pub fn message(self) -> &'static str {
         match self {
             Self::AccountNumber => "account number",
             Self::BackupCode => "backup code",
@@ -143,7 +143,7 @@ impl Private {
     }
 
     /// Looks up a kind by its name.
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 

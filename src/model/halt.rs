@@ -33,7 +33,7 @@ impl Severity {
     }
 
     /// Looks up a severity by its name.
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|severity| severity.name() == name)
     }
 }
@@ -64,7 +64,7 @@ impl HaltKind {
     }
 
     /// Looks up a kind by its name.
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         let raising = Severity::ALL.into_iter().map(Self::Risk);
         [Self::KillSwitch, Self::SessionRevoked].into_iter().chain(raising).find(|kind| kind.name() == name)
     }
@@ -134,7 +134,7 @@ impl SignalKind {
     }
 
     /// Looks up a kind by its name.
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
@@ -181,7 +181,7 @@ impl SubjectKind {
     }
 
     /// Looks up a kind by its name.
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }

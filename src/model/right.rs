@@ -60,7 +60,7 @@ impl Right {
     }
 
     /// Looks up a right by its name.
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|right| right.name() == name)
     }
 

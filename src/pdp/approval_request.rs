@@ -51,7 +51,7 @@ impl Pdp {
         let asked = read?;
         let keys = self.keys.load();
         let binding = open_binding(&keys.binding, &self.options.environment, &asked.binding_token, moment.now);
-        let binding = binding.map_err(|fault| Refusal::Precondition(fault.words()))?;
+        let binding = binding.map_err(|fault| Refusal::Precondition(fault.message()))?;
         let ours = matches!(party, Party::Service(caller)
             if caller.tool_service == binding.call.audience && caller.speaks_for(&binding.call.tenant));
         if !ours || binding.evaluation_id != asked.evaluation_id {

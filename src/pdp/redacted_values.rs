@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use smol_str::SmolStr;
 
 use crate::content::values::{Digest, ValueKey, Values};
-use crate::model::finding::Private;
+use crate::model::finding::SensitiveKind;
 use crate::risk_store::{Change, Key, Tenant, Update};
 
 /// Maximum number of values that are stored for a case. Beyond it, a draft may repeat a value unnoticed.
@@ -26,7 +26,7 @@ pub(super) enum From {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Redacted {
     pub(super) from: From,
-    pub(super) kind: Private,
+    pub(super) kind: SensitiveKind,
     /// Number of the value within its kind; 0 for secrets, and for values after [`VALUES_MAX`].
     pub(super) number: u32,
     pub(super) digest: Digest,
@@ -40,14 +40,14 @@ impl Redacted {
     }
 
     /// Parses the name of a value.
-    pub(super) fn named(name: &str) -> Option<Self> {
+    pub(super) fn from_name(name: &str) -> Option<Self> {
         let from = match name.get(..1)? {
             "r" => From::Record,
             "t" => From::Text,
             _ => return None,
         };
         let mut parts = name.get(1..)?.split('.');
-        let kind = Private::named(parts.next()?)?;
+        let kind = SensitiveKind::from_name(parts.next()?)?;
         let number = parts.next()?.parse().ok()?;
         let length = parts.next()?.parse().ok()?;
         let hash = u64::from_str_radix(parts.next()?, 16).ok()?;
@@ -97,8 +97,8 @@ pub(super) struct Remembered {
     pub(super) values: Vec<Redacted>,
     /// Index of each value in `values`, and the highest number of each kind. A text may contain thousands of
     /// values.
-    places: HashMap<(From, Private, Digest), usize>,
-    highest: HashMap<Private, u32>,
+    places: HashMap<(From, SensitiveKind, Digest), usize>,
+    highest: HashMap<SensitiveKind, u32>,
     /// Numbers that the case's texts showed. Each could be a guess at a value.
     pub(super) numbers: BTreeSet<Digest>,
     /// Number of `values`, and the `numbers`, that were read from the store.
@@ -114,7 +114,7 @@ impl Remembered {
     pub(super) fn of(times: &[(SmolStr, i64)]) -> Self {
         let mut remembered = Self { until: i64::MAX, ..Self::default() };
         for (name, until) in times {
-            if let Some(redacted) = Redacted::named(name) {
+            if let Some(redacted) = Redacted::from_name(name) {
                 remembered.push(redacted);
                 remembered.until = remembered.until.min(*until);
             }
@@ -138,7 +138,7 @@ impl Remembered {
     }
 
     /// Returns the stored value with this digest, or adds it with the next number of its kind.
-    pub(super) fn of_value(&mut self, from: From, kind: Private, digest: Digest) -> Redacted {
+    pub(super) fn of_value(&mut self, from: From, kind: SensitiveKind, digest: Digest) -> Redacted {
         if let Some(known) = self.places.get(&(from, kind, digest)).and_then(|place| self.values.get(*place)) {
             return *known;
         }
@@ -185,12 +185,12 @@ mod tests {
     fn a_value_keeps_its_number_and_text_and_record_share_none() {
         let (key, mut remembered) = (ValueKey::new([1; 16]), Remembered::default());
         let mut number = |from, kind, value| remembered.of_value(from, kind, key.digest(value)).number;
-        assert_eq!(number(From::Text, Private::Email, "ab@c"), 1);
-        assert_eq!(number(From::Text, Private::Email, "de@f"), 2);
-        assert_eq!(number(From::Record, Private::Email, "ab@c"), 3);
-        assert_eq!(number(From::Text, Private::Email, "ab@c"), 1);
-        assert_eq!(number(From::Text, Private::Phone, "4930123"), 1);
-        assert_eq!(number(From::Text, Private::Pin, "4215"), 0);
+        assert_eq!(number(From::Text, SensitiveKind::Email, "ab@c"), 1);
+        assert_eq!(number(From::Text, SensitiveKind::Email, "de@f"), 2);
+        assert_eq!(number(From::Record, SensitiveKind::Email, "ab@c"), 3);
+        assert_eq!(number(From::Text, SensitiveKind::Email, "ab@c"), 1);
+        assert_eq!(number(From::Text, SensitiveKind::Phone, "4930123"), 1);
+        assert_eq!(number(From::Text, SensitiveKind::Pin, "4215"), 0);
         remembered.numbers.insert(key.digest("4217"));
         let updates = remembered.updates(Key::of(&["k"]), 60, false);
         let times: Vec<(SmolStr, i64)> = updates.into_iter().map(|update| (update.name, 1)).collect();

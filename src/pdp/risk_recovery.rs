@@ -298,7 +298,7 @@ impl Pdp {
             // hostile text can't be replayed into Redis.
             probing: !stopped
                 && (line.purpose != "evaluate_output" || !line.output.entitled || line.signals.unsafe_draft)
-                && (line.r#type == "refusal" || Reason::named(&line.reason).is_some_and(is_probing))
+                && (line.r#type == "refusal" || Reason::from_name(&line.reason).is_some_and(is_probing))
                 && !(line.signals.hostile && matches!(self.risk_store, RiskStore::Redis(_))),
             hostile: line.signals.hostile,
             reads_case: line.signals.reads_case,

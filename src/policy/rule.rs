@@ -80,7 +80,7 @@ impl Rule {
             faults.push("`@requires` must be `approval:<template>` or `check:<name>`".to_owned());
         }
         let may_say = |reason: &Reason| *reason == Reason::NotPermitted || Reason::LIFTABLE.contains(reason);
-        let reason = policy.annotation("reason").map(|name| Reason::named(name).filter(may_say));
+        let reason = policy.annotation("reason").map(|name| Reason::from_name(name).filter(may_say));
         if reason == Some(None) {
             let names: Vec<String> = Reason::ALL
                 .iter()
@@ -112,7 +112,7 @@ impl Rule {
         {
             faults.push("`@quorum` must be a number from 1 to 9 beside `@requires(\"approval:…\")`".to_owned());
         }
-        let disposition = policy.annotation("disposition").map_or(Some(Disposition::Block), Disposition::named);
+        let disposition = policy.annotation("disposition").map_or(Some(Disposition::Block), Disposition::from_name);
         let forbidding = disposition.filter(|disposition| *disposition != Disposition::Release);
         if forbidding.is_none() || (policy.annotation("disposition").is_some() && !forbids) {
             faults.push("`@disposition` must be `block`, `human_review` or `revise`, on a `forbid`".to_owned());

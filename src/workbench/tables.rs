@@ -18,7 +18,7 @@ use crate::model::call::{Call, Correlation, Model, Tokens};
 use crate::model::chain::{Chain, Credential};
 use crate::model::content::Disposition;
 use crate::model::fault::Fault;
-use crate::model::finding::Private;
+use crate::model::finding::SensitiveKind;
 use crate::model::refusal::Refusal;
 use crate::model::roles::Roles;
 use crate::model::time::Timestamp;
@@ -368,7 +368,7 @@ impl Runner<'_> {
     /// Checks a draft against the sources that the case lists and the facts of the call's case.
     fn found(&self, case: &Case, text: &str, call: &Call) -> DraftReport {
         let mut values = Values::new(ValueKey::new([0; 16]));
-        case.redacted.iter().for_each(|value| values.add(value, Private::Record));
+        case.redacted.iter().for_each(|value| values.add(value, SensitiveKind::Record));
         let facts = draft::case_facts(&call.case);
         let draft = Draft {
             text,

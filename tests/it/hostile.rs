@@ -8,7 +8,7 @@ use countersign::content::drafts::Draft;
 use countersign::content::normalise::{GROWTH_MAX, Views};
 use countersign::content::values::{ValueKey, Values};
 use countersign::model::call::Untrusted;
-use countersign::model::finding::Private;
+use countersign::model::finding::SensitiveKind;
 use prost::Message;
 use rustix::time::{ClockId, clock_gettime};
 use tonic::{Code, Status};
@@ -452,7 +452,7 @@ fn the_worst_texts_have_bounded_results() {
     let detectors = crate::texts::detectors();
     let key = ValueKey::new([1; 16]);
     let mut values = Values::new(key);
-    (4..64).for_each(|length| values.add_digest(key.digest(&"x1".repeat(32)[..length]), Private::Secret));
+    (4..64).for_each(|length| values.add_digest(key.digest(&"x1".repeat(32)[..length]), SensitiveKind::Secret));
     let shapes = shapes::shapes(&crate::harness::policies());
     assert!(shapes.len() >= 300, "{}", shapes.len());
     for shape in shapes {

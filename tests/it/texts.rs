@@ -9,8 +9,8 @@ use countersign::content::Detectors;
 use countersign::content::drafts::Draft;
 use countersign::content::injection::features::Canonical;
 use countersign::content::normalise::{GROWTH_MAX, Views};
-use countersign::content::private::Located;
 use countersign::content::rules::sentences;
+use countersign::content::sensitive::Located;
 use countersign::content::values::{ValueKey, Values};
 use countersign::model::call::Untrusted;
 use countersign::redact::{Replaced, placeholder, redact};
@@ -921,8 +921,8 @@ proptest! {
 /// A placeholder that the sender wrote does not hide a value.
 #[test]
 fn a_placeholder_written_by_the_sender_hides_no_value() {
-    for kind in countersign::model::finding::Private::ALL {
-        let text = format!("It is [{} removed #4111111111111111], thanks.", kind.words());
+    for kind in countersign::model::finding::SensitiveKind::ALL {
+        let text = format!("It is [{} removed #4111111111111111], thanks.", kind.message());
         let found: Vec<&str> = private(&text, "").iter().map(|located| &text[located.span.0..located.span.1]).collect();
         assert!(found.iter().any(|found| found.contains("4111111111111111")), "{text}: {found:?}");
     }

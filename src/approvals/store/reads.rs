@@ -167,7 +167,7 @@ async fn whole(connection: &mut AnyConnection, row: &AnyRow) -> Result<Approval,
     Ok(Approval {
         id,
         // An unknown state must not be usable.
-        state: State::named(&state).ok_or(StoreError::Damaged)?,
+        state: State::from_name(&state).ok_or(StoreError::Damaged)?,
         generation: row.try_get("generation")?,
         revision: row.try_get("revision")?,
         digest: row.try_get("digest")?,
@@ -269,9 +269,9 @@ pub(super) async fn halts(connection: &mut AnyConnection, which: Which<'_>) -> R
             Ok(Halt {
                 tenant: row.try_get("tenant")?,
                 // A row that can't be parsed must not be overlooked.
-                subject_kind: SubjectKind::named(&subject_kind).ok_or(StoreError::Damaged)?,
+                subject_kind: SubjectKind::from_name(&subject_kind).ok_or(StoreError::Damaged)?,
                 subject: row.try_get("subject")?,
-                kind: HaltKind::named(&kind).ok_or(StoreError::Damaged)?,
+                kind: HaltKind::from_name(&kind).ok_or(StoreError::Damaged)?,
                 since: Timestamp::from_micros(row.try_get("since")?),
                 until: Timestamp::from_micros(row.try_get("until")?),
             })

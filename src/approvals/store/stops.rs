@@ -112,9 +112,9 @@ fn read(line: &str) -> Option<Halt> {
     let Line { tenant, subject_kind, subject, kind, since, until } = serde_json::from_str(line).ok()?;
     Some(Halt {
         tenant,
-        subject_kind: SubjectKind::named(&subject_kind)?,
+        subject_kind: SubjectKind::from_name(&subject_kind)?,
         subject,
-        kind: HaltKind::named(&kind)?,
+        kind: HaltKind::from_name(&kind)?,
         since,
         until,
     })

@@ -7,17 +7,17 @@ use std::collections::{BTreeSet, HashSet};
 use crate::content::Detectors;
 use crate::content::drafts::NUMBERS_MAX;
 use crate::content::normalise::{View, Views};
-use crate::content::private::Located;
+use crate::content::sensitive::Located;
 use crate::content::values::{Digest, ValueKey, Values, compact};
 use crate::model::content::{Prepared, Redaction};
-use crate::model::finding::Private;
+use crate::model::finding::SensitiveKind;
 use crate::model::part::Part;
 use crate::pdp::redacted_values::{From, Redacted, Remembered};
 use crate::redact::{Replaced, placeholder, redact};
 
 /// A place of a text that is not shown, and the kind of its value. The kind is `None` for numbers that are
 /// withheld because of a value among them, and for a tail that was not read; these are not stored as values.
-type Withheld = (Span, Option<Private>);
+type Withheld = (Span, Option<SensitiveKind>);
 
 /// Maximum number of values that a call redacts one by one. After the last of them, the rest of a text is
 /// withheld as a whole.
@@ -40,7 +40,7 @@ pub(super) struct CaseValues {
     /// All known values: those of `hidden`, the stored ones, and those that texts added.
     pub(super) all: Values,
     /// Values that texts of this call added to `all`, in order.
-    pub(super) added: Vec<(Digest, Private)>,
+    pub(super) added: Vec<(Digest, SensitiveKind)>,
     /// Numbers that the model sees anyway, so they are not guesses.
     open: HashSet<Digest>,
     /// Number of values that may still be redacted one by one.
@@ -76,7 +76,7 @@ impl CaseValues {
 
     /// Adds a value of the record that policy withholds. Returns `None` if it is too short to be recognized
     /// again.
-    pub(super) fn withhold(&mut self, written: &str, kind: Private) -> Option<Redacted> {
+    pub(super) fn withhold(&mut self, written: &str, kind: SensitiveKind) -> Option<Redacted> {
         let compact = compact(&View::folded(written))?;
         let digest = self.all.key().digest(&compact);
         self.hidden.add_digest(digest, kind);
@@ -101,7 +101,7 @@ impl CaseValues {
         &self.hidden
     }
 
-    pub(super) fn remember(&mut self, from: From, kind: Private, written: &str) -> Option<Redacted> {
+    pub(super) fn remember(&mut self, from: From, kind: SensitiveKind, written: &str) -> Option<Redacted> {
         let compact = compact(&View::folded(written))?;
         let digest = self.all.key().digest(&compact);
         if !self.all.knows(digest) {
@@ -165,7 +165,7 @@ impl CaseValues {
             return located.iter().map(|located| (located.span, Some(located.kind))).collect();
         };
         let (named, bare): (Vec<&Located>, Vec<&Located>) =
-            located.iter().partition(|located| !matches!(located.kind, Private::Record | Private::Secret));
+            located.iter().partition(|located| !matches!(located.kind, SensitiveKind::Record | SensitiveKind::Secret));
         let mut named: Vec<Located> = named.into_iter().copied().collect();
         let mut withheld: Vec<Withheld> = named.iter().map(|located| (located.span, Some(located.kind))).collect();
         let mut spans: Vec<Span> = bare.into_iter().map(|located| located.span).collect();
@@ -210,7 +210,7 @@ impl CaseValues {
             let written = text.part(span.0..span.1);
             let number =
                 value.and_then(|kind| self.remember(within.from, kind, written)).map(|redacted| redacted.number);
-            let kind = value.unwrap_or(Private::Secret);
+            let kind = value.unwrap_or(SensitiveKind::Secret);
             replaced.push(Replaced { span, placeholder: placeholder(kind, number.filter(|number| *number > 0)) });
             prepared.redactions.push(Redaction {
                 kind,

@@ -11,11 +11,11 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use crate::bundle::Bundle;
 use crate::content::Detectors;
 use crate::content::normalise::Views;
-use crate::content::private::Located;
+use crate::content::sensitive::Located;
 use crate::json::{self, Object, Value};
 use crate::model::call::{Call, EntityReference, Resource, Untrusted};
 use crate::model::content::{Article, Channel, FieldVerdict, Prepared, Redaction, Segment, Shown};
-use crate::model::finding::Private;
+use crate::model::finding::SensitiveKind;
 use crate::model::refusal::Refusal;
 use crate::model::roles::ContentRoles;
 use crate::pdp::prepare_context::case_values::{CaseValues, REDACTIONS_MAX, Within};
@@ -122,7 +122,7 @@ pub(super) fn facts(making: &Making, context: &mut Unfinished) -> Result<(Vec<Li
         prepared.fields.push(FieldVerdict { path: leaf.path.clone(), shown, rule });
         let telling = matches!(leaf.value, Value::Float(_) | Value::Integer(_) | Value::String(_));
         let written = written(leaf.value);
-        let kind = if shown == Shown::Excluded { Private::Secret } else { Private::Record };
+        let kind = if shown == Shown::Excluded { SensitiveKind::Secret } else { SensitiveKind::Record };
         let is_withheld = shown != Shown::Included
             && telling
             && !open.contains(&written)
@@ -152,7 +152,7 @@ fn lines(
     let texts: Vec<&str> = included.iter().map(|(_, text)| text.as_str()).collect();
     let detectors = &making.moment.snapshot.bundle.rules.detectors;
     // Policy permits these fields, so personal data in them may stay.
-    let stays = |located: &Located| !located.kind.is_secret() && located.kind != Private::Record;
+    let stays = |located: &Located| !located.kind.is_secret() && located.kind != SensitiveKind::Record;
     let mut located = detectors.private_parts(&texts, values.hidden());
     located.iter_mut().for_each(|located| located.retain(|located| !stays(located)));
     let bundle = &making.moment.snapshot.bundle;

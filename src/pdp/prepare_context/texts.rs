@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::content::TEXT_MAX;
 use crate::content::normalise::Views;
-use crate::content::private::Located;
+use crate::content::sensitive::Located;
 use crate::model::content::{Channel, Segment};
 use crate::model::part::Part;
 use crate::pdp::prepare_context::case_values::{REDACTIONS_MAX, TextRead, Within};

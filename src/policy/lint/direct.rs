@@ -20,7 +20,7 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<String> {
 fn rights(bundle: &Bundle<'_>) -> Vec<String> {
     let mut faults = vec![];
     for name in &bundle.roles.direct {
-        let (Some(right), Some(action)) = (Right::named(name), bundle.shapes.actions.get(name)) else {
+        let (Some(right), Some(action)) = (Right::from_name(name), bundle.shapes.actions.get(name)) else {
             let known: Vec<&str> = Right::ALL.iter().map(|right| right.name()).collect();
             faults.push(format!(
                 "`direct` names `{name}`, which is not both an action of the schema and one of {}",

@@ -10,7 +10,7 @@ use crate::content::Detectors;
 use crate::content::drafts::Draft;
 use crate::content::normalise::Views;
 use crate::content::values::{ValueKey, Values};
-use crate::model::finding::Private;
+use crate::model::finding::SensitiveKind;
 use crate::model::part::Part;
 use crate::workbench::detectors::corpus::{Row, Span};
 use crate::workbench::detectors::evaluate::evasions::EVASIONS;
@@ -116,7 +116,7 @@ fn screened(detectors: &Detectors, text: &str) -> Vec<String> {
     kinds
 }
 
-fn private(detectors: &Detectors, text: &str, turn: &str) -> Vec<(Private, (usize, usize))> {
+fn private(detectors: &Detectors, text: &str, turn: &str) -> Vec<(SensitiveKind, (usize, usize))> {
     let values = Values::new(ValueKey::new([0; 16]));
     detectors.private(text, turn, &values).into_iter().map(|located| (located.kind, located.span)).collect()
 }

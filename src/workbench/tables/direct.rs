@@ -21,7 +21,7 @@ impl Runner<'_> {
         let none = Names::default();
         let mut decided = vec![];
         for action in &case.action.0 {
-            let Some(right) = Right::named(action) else { continue };
+            let Some(right) = Right::from_name(action) else { continue };
             let (principals, missing) = match right.of() {
                 Link::Supervisor => (&case.reviewer, "reviewer"),
                 Link::Agent | Link::Plain | Link::ToolService => (&case.caller, "caller"),

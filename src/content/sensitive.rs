@@ -10,7 +10,7 @@ use crate::content::normalise::{View, Views};
 use crate::content::rules::Rules;
 use crate::content::values::{Digest, TooManyPlaces, Values};
 use crate::content::{phone, phrases};
-use crate::model::finding::Private;
+use crate::model::finding::SensitiveKind;
 use crate::model::part::Part;
 
 /// A sensitive value in a text.
@@ -18,7 +18,7 @@ use crate::model::part::Part;
 pub struct Located {
     /// Place in the text, in bytes.
     pub span: Span,
-    pub kind: Private,
+    pub kind: SensitiveKind,
 }
 
 /// Separator for parts of a text that are searched together. No rule matches across it: it is neither white
@@ -74,12 +74,12 @@ pub(super) fn find_in_parts(rules: &Rules, parts: &[&str], known: &Values) -> Ve
     found
 }
 
-fn kind(code: &str) -> Private {
-    Private::named(code).unwrap_or(Private::Secret)
+fn kind(code: &str) -> SensitiveKind {
+    SensitiveKind::from_name(code).unwrap_or(SensitiveKind::Secret)
 }
 
 /// Maps a place of a view to whole characters of its text.
-fn place(text: &str, view: &View, kind: Private, span: Span) -> Option<Located> {
+fn place(text: &str, view: &View, kind: SensitiveKind, span: Span) -> Option<Located> {
     let (start, end) = view.original(span);
     (start < end && text.is_char_boundary(start) && text.is_char_boundary(end))
         .then_some(Located { span: (start, end), kind })
@@ -108,7 +108,8 @@ pub(super) fn add_known(
                 let outside = |span: &(usize, usize)| {
                     shape(*span).is_none_or(|shape| span.0 < shape.span.0 || shape.span.1 < span.1)
                 };
-                if let Some(span) = place(text, view, Private::Secret, span).map(|located| located.span).filter(outside)
+                if let Some(span) =
+                    place(text, view, SensitiveKind::Secret, span).map(|located| located.span).filter(outside)
                 {
                     missed(span, digest);
                 }
@@ -116,7 +117,7 @@ pub(super) fn add_known(
         );
         if let Err(TooManyPlaces(rest)) = looked_at {
             // The rest was not checked and may contain a known value, so all of it is withheld.
-            all.extend(place(text, view, Private::Secret, (rest, view.text().len())));
+            all.extend(place(text, view, SensitiveKind::Secret, (rest, view.text().len())));
         }
     }
     without_placeholders(text, &mut all);
@@ -130,27 +131,27 @@ pub(super) fn add_known(
 /// Runs the detectors. The result is unsorted, and values may overlap.
 fn located(rules: &Rules, text: &str, views: &Views) -> Vec<Located> {
     let mut all = vec![];
-    let mut add = |view: &View, kind: Private, span: Span| all.extend(place(text, view, kind, span));
+    let mut add = |view: &View, kind: SensitiveKind, span: Span| all.extend(place(text, view, kind, span));
     let folded = &views.folded;
     let ascii = ascii(folded.text());
     for found in detect_structured(&ascii) {
         let kind = match found.ty.as_str() {
-            "CREDIT_CARD" => Private::CardNumber,
-            "EMAIL" => Private::Email,
-            "IBAN" => Private::Iban,
-            "IP_ADDRESS" => Private::IpAddress,
-            "US_SSN" => Private::Ssn,
+            "CREDIT_CARD" => SensitiveKind::CardNumber,
+            "EMAIL" => SensitiveKind::Email,
+            "IBAN" => SensitiveKind::Iban,
+            "IP_ADDRESS" => SensitiveKind::IpAddress,
+            "US_SSN" => SensitiveKind::Ssn,
             // The library recognises telephone numbers of one country only; `phone` finds them instead.
             _ => continue,
         };
         add(folded, kind, (found.start, found.end));
     }
     let phrases = phrases::unchecked(&ascii);
-    phrases.iter().for_each(|span| add(folded, Private::Secret, *span));
+    phrases.iter().for_each(|span| add(folded, SensitiveKind::Secret, *span));
     for found in detect_secrets(&without(ascii, &phrases)) {
-        add(folded, Private::Secret, (found.start, found.end));
+        add(folded, SensitiveKind::Secret, (found.start, found.end));
     }
-    phone::find(folded.text(), |span| add(folded, Private::Phone, span));
+    phone::find(folded.text(), |span| add(folded, SensitiveKind::Phone, span));
     for view in views.all() {
         rules.find(view.text(), |(rule, span)| add(view, kind(&rule.kind), span));
     }
@@ -210,7 +211,7 @@ fn without_placeholders(text: &str, all: &mut Vec<Located>) {
 
 fn placeholders(text: &str) -> Vec<(usize, usize)> {
     let length = |rest: &str| {
-        let words = Private::ALL.iter().map(|kind| kind.words()).find(|words| rest.starts_with(*words))?;
+        let words = SensitiveKind::ALL.iter().map(|kind| kind.message()).find(|words| rest.starts_with(*words))?;
         let after = rest.get(words.len()..)?.strip_prefix(" removed")?;
         let number = after.strip_prefix(" #").unwrap_or(after);
         let digits = number.bytes().take_while(u8::is_ascii_digit).count();
