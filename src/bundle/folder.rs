@@ -100,7 +100,7 @@ impl Folder {
                 hash.update(part);
             }
         }
-        format!("sha256:{}", hex(&hash.finalize()))
+        format!("sha256:{}", hex(hash.finalize()))
     }
 }
 

@@ -79,7 +79,7 @@ impl Pdp {
     /// backlog is full, worst-case values apply: for one tool service's part until the batch would have
     /// expired, otherwise for the tenant, with Redis on every replica.
     fn keep_unsent(&self, key: BacklogKey, moment: &Moment, batch: Batch) {
-        let Err(batch) = self.backlog.keep(key, moment.now, batch, || self.note_unsent(true)) else { return };
+        let Some(batch) = self.backlog.keep(key, moment.now, batch, || self.note_unsent(true)) else { return };
         match &self.risk_store {
             _ if !key.of_all => {
                 let longest = batch.updates.iter().map(Update::reach).max().unwrap_or(Duration::ZERO);

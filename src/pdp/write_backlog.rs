@@ -217,12 +217,9 @@ impl WriteBacklog {
         self.unsent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a batch that could not be written at this time. `first` runs before the first batch is queued, under the lock, so that
+    /// Queues a batch that could not be written at this time; returns the batch if the backlog is full. `first` runs before the first batch is queued, under the lock, so that
     /// it does not overlap with `emptied` of [`Self::settle_unsent`].
-    ///
-    /// # Errors
-    /// The batch, if the backlog is full.
-    pub(super) fn keep(&self, key: BacklogKey, at: Timestamp, batch: Batch, first: impl FnOnce()) -> Result<(), Batch> {
+    pub(super) fn keep(&self, key: BacklogKey, at: Timestamp, batch: Batch, first: impl FnOnce()) -> Option<Batch> {
         let mut unsent = self.unsent();
         if unsent.is_empty() {
             first();
@@ -230,11 +227,11 @@ impl WriteBacklog {
         let all: usize = unsent.values().map(BacklogEntry::len).sum();
         let own = unsent.get(&key).map_or(0, BacklogEntry::len);
         if all >= UNSENT_MAX || !key.of_all && own >= UNSENT_OF_PART_MAX {
-            return Err(batch);
+            return Some(batch);
         }
         unsent.entry(key).or_default().add(at, batch);
         self.waiting.store(unsent.len(), Ordering::Release);
-        Ok(())
+        None
     }
 
     pub(super) fn is_empty(&self) -> bool {

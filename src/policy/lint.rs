@@ -8,6 +8,7 @@ mod types;
 mod wiring;
 
 use std::collections::HashSet;
+use std::fmt::Display;
 
 use cedar_policy::{Effect, Policy, PrincipalConstraint, ResourceConstraint};
 use cedar_policy_core::ast;
@@ -226,4 +227,17 @@ fn covered<'a>(policy: &Policy, shapes: &'a Shapes) -> Vec<&'a Action> {
         ActionConstraint::In(uids) => uids.iter().any(|uid| names(action, uid)),
     };
     shapes.actions.values().filter(covers).collect()
+}
+
+/// Fault of the schema or the manifest, with the names to locate it by, most precise first.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Lint {
+    message: String,
+    names: Vec<String>,
+}
+
+impl Lint {
+    fn new<const N: usize>(names: [&dyn Display; N], message: String) -> Self {
+        Self { names: names.map(ToString::to_string).to_vec(), message }
+    }
 }

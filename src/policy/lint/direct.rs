@@ -3,6 +3,7 @@
 use super::Bundle;
 use crate::model::right::{Right, RightOn};
 use crate::model::roles::Supplier;
+use crate::policy::lint::Lint;
 use crate::policy::shape::Record;
 use crate::policy::shape::{Member, Shape};
 
@@ -10,21 +11,24 @@ use crate::policy::shape::{Member, Shape};
 const REQUEST_ATTRIBUTES: [&str; 8] =
     ["action", "agent", "approvers", "four_eyes", "limits", "supervisor", "template", "tenant"];
 
-pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<String> {
+pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<Lint> {
     let mut faults = rights(bundle);
     faults.extend(types(bundle));
     faults.extend(checks(bundle));
     faults
 }
 
-fn rights(bundle: &Bundle<'_>) -> Vec<String> {
+fn rights(bundle: &Bundle<'_>) -> Vec<Lint> {
     let mut faults = vec![];
     for name in &bundle.roles.direct {
         let (Some(right), Some(action)) = (Right::from_name(name), bundle.shapes.actions.get(name)) else {
             let known: Vec<&str> = Right::ALL.iter().map(|right| right.name()).collect();
-            faults.push(format!(
-                "`direct` names `{name}`, which is not both an action of the schema and one of {}",
-                known.join(", ")
+            faults.push(Lint::new(
+                [&name],
+                format!(
+                    "`direct` names `{name}`, which is not both an action of the schema and one of {}",
+                    known.join(", ")
+                ),
             ));
             continue;
         };
@@ -33,7 +37,7 @@ fn rights(bundle: &Bundle<'_>) -> Vec<String> {
             && action.resources.iter().map(ToString::to_string).eq([resource.to_owned()]);
         if !applies {
             faults
-                .push(format!("action `{name}` must apply to principals of type `{principal}` and only to the resource type `{resource}`"));
+                .push(Lint::new([&name, &principal, &resource], format!("action `{name}` must apply to principals of type `{principal}` and only to the resource type `{resource}`")));
         }
         let own = right.on() == RightOn::Approval;
         let fits = |(member, declared): (&String, &Member)| match member.as_str() {
@@ -43,64 +47,75 @@ fn rights(bundle: &Bundle<'_>) -> Vec<String> {
         };
         if !action.context.iter().all(fits) {
             let members = if own { "`now: datetime` and `own: Bool`" } else { "`now: datetime`" };
-            faults.push(format!("the context of action `{name}` may declare only {members}"));
+            faults.push(Lint::new([&name], format!("the context of action `{name}` may declare only {members}")));
         }
     }
     faults
 }
 
 /// Checks that the types that the PDP supplies have only attributes that it can fill.
-fn types(bundle: &Bundle<'_>) -> Vec<String> {
+fn types(bundle: &Bundle<'_>) -> Vec<Lint> {
     let roles = bundle.roles;
     let mut faults = vec![];
     for (part, name) in [("approval_request", &roles.approval_request), ("server", &roles.server)] {
         if !name.is_empty() && roles.supplier(name) != Some(Supplier::Pdp) {
-            faults.push(format!("`{part}` is the type `{name}`, which must be listed under `pdp` in `supplied_by`"));
+            faults.push(Lint::new(
+                [&part, &name],
+                format!("`{part}` is the type `{name}`, which must be listed under `pdp` in `supplied_by`"),
+            ));
         }
     }
     for name in roles.supplied_by.get(&Supplier::Pdp).into_iter().flatten() {
         if *name != roles.approval_request && *name != roles.server {
-            faults
-                .push(format!("the PDP can't supply `{name}`; it supplies only requests for approval and the server"));
+            faults.push(Lint::new(
+                [&name],
+                format!("the PDP can't supply `{name}`; it supplies only requests for approval and the server"),
+            ));
         }
     }
     if let Some(kind) = bundle.shapes.entities.get(&roles.approval_request) {
         for unknown in kind.attributes.keys().filter(|name| !REQUEST_ATTRIBUTES.contains(&name.as_str())) {
-            faults.push(format!(
-                "`{}` declares `{unknown}`; the PDP can fill only {}",
-                roles.approval_request,
-                REQUEST_ATTRIBUTES.join(", ")
+            faults.push(Lint::new(
+                [&roles.approval_request, &unknown],
+                format!(
+                    "`{}` declares `{unknown}`; the PDP can fill only {}",
+                    roles.approval_request,
+                    REQUEST_ATTRIBUTES.join(", ")
+                ),
             ));
         }
     }
     if bundle.shapes.entities.get(&roles.server).is_some_and(|kind| !kind.attributes.is_empty()) {
-        faults
-            .push(format!("the server's type `{}` must not have attributes, because the PDP fills none", roles.server));
+        faults.push(Lint::new(
+            [&roles.server],
+            format!("the server's type `{}` must not have attributes, because the PDP fills none", roles.server),
+        ));
     }
     faults
 }
 
 /// Checks that an action makes each declared check, and that each check that the manifest lists is declared.
-fn checks(bundle: &Bundle<'_>) -> Vec<String> {
+fn checks(bundle: &Bundle<'_>) -> Vec<Lint> {
     let mut faults = vec![];
     let contexts =
         || bundle.case_actions().filter_map(|(_, action)| bundle.shapes.follow(&action.context, &["checks"]));
     for (name, made) in &bundle.roles.checks {
         if !bundle.case_actions().any(|(id, _)| id == name) {
-            faults.push(format!("`checks` names `{name}`, which is not an action on a case"));
+            faults.push(Lint::new([&name], format!("`checks` names `{name}`, which is not an action on a case")));
         }
         for makes in made.makes() {
             let declared = contexts().any(
                 |checks| matches!(&checks.shape, Shape::Record(checks) if checks.get(makes).is_some_and(is_check)),
             );
             if !declared {
-                faults.push(format!(
-                    "`checks` says that `{name}` makes `{makes}`, but `context.checks` does not declare it"
+                faults.push(Lint::new(
+                    [&name, &makes],
+                    format!("`checks` says that `{name}` makes `{makes}`, but `context.checks` does not declare it"),
                 ));
             }
         }
         if !(1..=1440).contains(&made.minutes) {
-            faults.push(format!("`minutes` of the check `{}` must be 1 to 1440", made.makes));
+            faults.push(Lint::new([&made.makes], format!("`minutes` of the check `{}` must be 1 to 1440", made.makes)));
         }
         if let Some(stronger) = &made.stronger {
             let argument = bundle
@@ -109,16 +124,22 @@ fn checks(bundle: &Bundle<'_>) -> Vec<String> {
                 .get(name)
                 .and_then(|action| bundle.shapes.follow(&action.context, &["args", &stronger.by]));
             if !argument.is_some_and(|argument| argument.required) {
-                faults.push(format!(
-                    "`stronger.by` of `{name}` names `{}`, which is not a required argument of the action",
-                    stronger.by
+                faults.push(Lint::new(
+                    [&name, &stronger.by],
+                    format!(
+                        "`stronger.by` of `{name}` names `{}`, which is not a required argument of the action",
+                        stronger.by
+                    ),
                 ));
             }
             let choices = argument.map_or([].as_slice(), |argument| argument.shape.choices());
             for unknown in stronger.values.iter().filter(|value| !choices.contains(value)) {
-                faults.push(format!(
-                    "`stronger.values` of `{name}` contains `{unknown}`, which is not a value of `{}`",
-                    stronger.by
+                faults.push(Lint::new(
+                    [&name, &unknown, &stronger.by],
+                    format!(
+                        "`stronger.values` of `{name}` contains `{unknown}`, which is not a value of `{}`",
+                        stronger.by
+                    ),
                 ));
             }
         }
@@ -133,11 +154,9 @@ fn checks(bundle: &Bundle<'_>) -> Vec<String> {
         .collect();
     unmade.sort();
     unmade.dedup();
-    faults.extend(
-        unmade
-            .into_iter()
-            .map(|name| format!("no action in the manifest's `checks` makes the declared check `{name}`")),
-    );
+    faults.extend(unmade.into_iter().map(|name| {
+        Lint::new([&name], format!("no action in the manifest's `checks` makes the declared check `{name}`"))
+    }));
     faults
 }
 

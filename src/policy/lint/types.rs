@@ -1,5 +1,6 @@
 //! Lint rules for entity types: what gates read of them, who supplies them, and what their entities refer to.
 
+use crate::policy::lint::Lint;
 use cedar_policy::{EntityUid, EvalResult};
 
 use crate::model::chain::Link;
@@ -9,7 +10,7 @@ use crate::policy::lint::Bundle;
 use crate::policy::shape::Shape;
 
 /// Checks the types and attributes that gates in code read.
-pub(super) fn roles(bundle: &Bundle<'_>) -> Vec<String> {
+pub(super) fn roles(bundle: &Bundle<'_>) -> Vec<Lint> {
     let roles = bundle.roles;
     let mut faults = vec![];
     let is_tenant = |shape: &Shape| matches!(shape, Shape::Entity(entity) if entity.name.to_string() == roles.tenant);
@@ -33,24 +34,30 @@ pub(super) fn roles(bundle: &Bundle<'_>) -> Vec<String> {
             None => false,
         };
         if !fits || member.is_some_and(|member| !member.required) {
-            faults.push(format!(
-                "type `{kind}` must have the required attribute `{attribute}` of type `{}`",
-                roles.tenant
+            faults.push(Lint::new(
+                [&kind, &attribute, &roles.tenant],
+                format!("type `{kind}` must have the required attribute `{attribute}` of type `{}`", roles.tenant),
             ));
         }
     }
     if !bundle.shapes.entities.contains_key(&roles.tenant) {
-        faults.push(format!("the schema does not declare the tenant type `{}`", roles.tenant));
+        faults.push(Lint::new(
+            [&roles.tenant],
+            format!("the schema does not declare the tenant type `{}`", roles.tenant),
+        ));
     }
     if bundle.shapes.choices(&roles.step).is_empty() {
-        faults.push(format!("the step type `{}` must be an enumerated entity type", roles.step));
+        faults.push(Lint::new(
+            [&roles.step],
+            format!("the step type `{}` must be an enumerated entity type", roles.step),
+        ));
     }
     faults
 }
 
 /// Checks that every standard type has exactly one supplier, and that a resource type has a tenant or is
 /// shared.
-pub(super) fn suppliers(bundle: &Bundle<'_>) -> Vec<String> {
+pub(super) fn suppliers(bundle: &Bundle<'_>) -> Vec<Lint> {
     let mut faults = vec![];
     let listed: Vec<&String> = bundle.roles.supplied_by.values().flatten().collect();
     for (name, kind) in &bundle.shapes.entities {
@@ -59,22 +66,30 @@ pub(super) fn suppliers(bundle: &Bundle<'_>) -> Vec<String> {
         }
         let times = listed.iter().filter(|listed| **listed == name).count();
         if times != 1 {
-            faults
-                .push(format!("type `{name}` must be listed exactly once under `supplied_by`; found {times} entries"));
+            faults.push(Lint::new(
+                [&name],
+                format!("type `{name}` must be listed exactly once under `supplied_by`; found {times} entries"),
+            ));
         }
         let owned = kind.attributes.contains_key("tenant");
         let shared = bundle.roles.shared.contains(name);
         let resource =
             bundle.case_actions().any(|(_, action)| action.resources.iter().any(|kind| kind.to_string() == *name));
         if resource && owned == shared {
-            faults.push(format!(
-                "type `{name}` must either have the attribute `tenant` or be listed under `shared`, but not both"
+            faults.push(Lint::new(
+                [&name],
+                format!(
+                    "type `{name}` must either have the attribute `tenant` or be listed under `shared`, but not both"
+                ),
             ));
         }
     }
     for name in listed.into_iter().chain(&bundle.roles.shared) {
         if bundle.shapes.entities.get(name).is_none_or(|kind| kind.shape.choices.is_some()) {
-            faults.push(format!("`{name}` is not a standard (not enumerated) entity type of the schema"));
+            faults.push(Lint::new(
+                [&name],
+                format!("`{name}` is not a standard (not enumerated) entity type of the schema"),
+            ));
         }
     }
     faults.sort();
@@ -83,7 +98,7 @@ pub(super) fn suppliers(bundle: &Bundle<'_>) -> Vec<String> {
 
 /// Rejects entities whose parents or attributes refer to an entity that no file defines, such as a role
 /// without holders or a tenant that does not exist.
-pub(super) fn entities(bundle: &Bundle<'_>) -> Vec<String> {
+pub(super) fn entities(bundle: &Bundle<'_>) -> Vec<Lint> {
     let mut faults = vec![];
     for entity in bundle.store.entities() {
         let mut named: Vec<EntityUid> = entity.clone().into_inner().2.into_iter().collect();
@@ -95,7 +110,10 @@ pub(super) fn entities(bundle: &Bundle<'_>) -> Vec<String> {
         let from_bundle =
             |uid: &EntityUid| bundle.roles.supplier(&uid.type_name().to_string()) == Some(Supplier::Bundle);
         for uid in named.iter().filter(|uid| from_bundle(uid) && bundle.store.get(uid).is_none()) {
-            faults.push(format!("entity `{}` refers to `{uid}`, which no file of `entities/` defines", entity.uid()));
+            faults.push(Lint::new(
+                [&entity.uid(), &uid],
+                format!("entity `{}` refers to `{uid}`, which no file of `entities/` defines", entity.uid()),
+            ));
         }
     }
     faults.sort();
@@ -105,12 +123,12 @@ pub(super) fn entities(bundle: &Bundle<'_>) -> Vec<String> {
 /// Rejects parents and tags on types that tool services supply, and references to such types in arguments and
 /// facts. Tool services send only attributes, so a policy on parents or tags would never match and a
 /// reference would lead nowhere. Also rejects writes to shared types, which are read-only.
-pub(super) fn supplied(bundle: &Bundle<'_>) -> Vec<String> {
+pub(super) fn supplied(bundle: &Bundle<'_>) -> Vec<Lint> {
     let mut faults = vec![];
     let sent = |name: &str| bundle.roles.supplier(name) == Some(Supplier::ToolService);
     for (name, kind) in bundle.shapes.entities.iter().filter(|(name, _)| sent(name)) {
         if kind.has_parents || kind.has_tags {
-            faults.push(format!("type `{name}` is supplied by tool services, which send neither parents nor tags: use attributes instead"));
+            faults.push(Lint::new([&name], format!("type `{name}` is supplied by tool services, which send neither parents nor tags: use attributes instead")));
         }
     }
     for (id, action) in &bundle.shapes.actions {
@@ -119,16 +137,19 @@ pub(super) fn supplied(bundle: &Bundle<'_>) -> Vec<String> {
             claimed.flat_map(|(name, member)| references(&member.shape).into_iter().map(move |kind| (name, kind)))
         {
             if sent(&kind) {
-                faults.push(format!(
+                faults.push(Lint::new([&name, &id, &kind], format!(
                     "`{name}` of action `{id}` refers to a `{kind}`, which the PDP can't resolve: declare its id as a `String`"
-                ));
+                )));
             }
         }
         let writes = bundle.roles.is_write(&action.groups);
         for kind in
             action.resources.iter().map(ToString::to_string).filter(|kind| writes && bundle.roles.shared.contains(kind))
         {
-            faults.push(format!("action `{id}` writes the shared type `{kind}`, which is read only"));
+            faults.push(Lint::new(
+                [&id, &kind],
+                format!("action `{id}` writes the shared type `{kind}`, which is read only"),
+            ));
         }
     }
     faults.sort();
@@ -136,13 +157,16 @@ pub(super) fn supplied(bundle: &Bundle<'_>) -> Vec<String> {
 }
 
 /// Checks that every link of the chain can be the principal of every action on a case.
-pub(super) fn links(bundle: &Bundle<'_>) -> Vec<String> {
+pub(super) fn links(bundle: &Bundle<'_>) -> Vec<Lint> {
     let mut faults = vec![];
     for (id, action) in bundle.case_actions() {
         for link in Link::CHAIN {
             let kind = bundle.roles.of(link);
             if !action.principals.iter().any(|principal| principal.to_string() == kind) {
-                faults.push(format!("action `{id}` does not apply to principals of type `{kind}`"));
+                faults.push(Lint::new(
+                    [&id, &kind],
+                    format!("action `{id}` does not apply to principals of type `{kind}`"),
+                ));
             }
         }
     }

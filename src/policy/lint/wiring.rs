@@ -1,5 +1,6 @@
 //! Lint rules for the schema and the manifest: every gate must find what it needs.
 
+use crate::policy::lint::Lint;
 use crate::policy::lint::direct::is_check;
 use std::collections::BTreeMap;
 
@@ -27,43 +28,55 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<Fault> {
     messages.into_iter().map(|message| place(bundle.schema, message)).collect()
 }
 
-/// Locates a fault at the first name from its message that occurs in the schema.
-fn place(schema: &Source, message: String) -> Fault {
-    let mut named = message.split('`').skip(1).step_by(2);
-    let at = named.find_map(|name| schema.text.find(name).map(|at| (at, name.len()))).unwrap_or((0, 0));
+/// Locates a fault at the first of its names that occurs in the schema.
+fn place(schema: &Source, Lint { names, message }: Lint) -> Fault {
+    let found = |name: &String| schema.text.find(name).map(|at| (at, name.len()));
+    let at = names.iter().find_map(found).unwrap_or((0, 0));
     Fault::new(&schema.file, &schema.text, at, message)
 }
 
 /// Checks that each `context` member from the PDP has one type in all actions, and that `context` has no
 /// members besides these, `args` and `facts`.
-fn contexts(bundle: &Bundle<'_>) -> Vec<String> {
+fn contexts(bundle: &Bundle<'_>) -> Vec<Lint> {
     let mut faults = vec![];
     let mut first: BTreeMap<&str, (&str, &Member)> = BTreeMap::new();
     for (id, action) in bundle.case_actions() {
         for required in ["args"].into_iter().chain(DERIVED) {
             if action.context.get(required).is_none_or(|member| !member.required) {
-                faults.push(format!("the context of action `{id}` must declare `{required}`"));
+                faults.push(Lint::new(
+                    [&id, &required],
+                    format!("the context of action `{id}` must declare `{required}`"),
+                ));
             }
         }
         for (name, member) in &action.context {
             if CLAIMED.contains(&name.as_str()) {
                 if !matches!(member.shape, Shape::Record(_)) {
-                    faults.push(format!("`{name}` of action `{id}` must be a record"));
+                    faults.push(Lint::new([&name, &id], format!("`{name}` of action `{id}` must be a record")));
                 }
                 continue;
             }
             if !DERIVED.contains(&name.as_str()) && !REMEMBERED.contains(&name.as_str()) {
-                faults.push(format!(
-                    "the context of action `{id}` declares `{name}`, which neither the caller nor the PDP fills"
+                faults.push(Lint::new(
+                    [&id, &name],
+                    format!(
+                        "the context of action `{id}` declares `{name}`, which neither the caller nor the PDP fills"
+                    ),
                 ));
                 continue;
             }
             let (other, expected) = first.entry(name).or_insert((id, member));
             if *expected != member {
-                faults.push(format!("`{name}` has one type in action `{id}` and another in `{other}`"));
+                faults.push(Lint::new(
+                    [&name, &id, &other],
+                    format!("`{name}` has one type in action `{id}` and another in `{other}`"),
+                ));
             }
             if let Some(problem) = shape_of(name, member, bundle) {
-                faults.push(format!("`{name}` in the context of action `{id}` must be {problem}"));
+                faults.push(Lint::new(
+                    [&name, &id],
+                    format!("`{name}` in the context of action `{id}` must be {problem}"),
+                ));
             }
         }
     }
@@ -173,26 +186,32 @@ fn is_screening(screening: &Record) -> bool {
 }
 
 /// Checks that every action on a case belongs to a step, and that the groups and steps in the manifest exist.
-fn steps(bundle: &Bundle<'_>) -> Vec<String> {
+fn steps(bundle: &Bundle<'_>) -> Vec<Lint> {
     let groups: Vec<String> =
         bundle.shapes.choices(&bundle.roles.step).iter().map(|step| format!("in_{step}")).collect();
     let stepless =
         bundle.case_actions().filter(|(_, action)| !action.groups.iter().any(|group| groups.contains(group)));
-    let mut faults: Vec<String> =
-        stepless.map(|(id, _)| format!("action `{id}` is in no group of {}", groups.join(", "))).collect();
+    let mut faults: Vec<Lint> = stepless
+        .map(|(id, _)| Lint::new([&id], format!("action `{id}` is in no group of {}", groups.join(", "))))
+        .collect();
     let known = |group: &String| bundle.shapes.actions.values().any(|action| action.groups.contains(group));
     let unknown = bundle.roles.writes.keys().filter(|group| !known(group));
-    faults.extend(unknown.map(|group| format!("`writes` names `{group}`, which is not a group of actions")));
+    faults.extend(
+        unknown.map(|group| Lint::new([&group], format!("`writes` names `{group}`, which is not a group of actions"))),
+    );
     faults.extend(unguarded(bundle));
     let steps = bundle.shapes.choices(&bundle.roles.step);
     let unknown = bundle.roles.case_bound_steps.iter().filter(|step| !steps.contains(step));
-    faults.extend(unknown.map(|step| format!("`case_bound_steps` names `{step}`, which is not a workflow step")));
+    faults
+        .extend(unknown.map(|step| {
+            Lint::new([&step], format!("`case_bound_steps` names `{step}`, which is not a workflow step"))
+        }));
     faults
 }
 
 /// Returns a fault for each write and case attribute for which no `forbid` reads the attribute although the
 /// manifest's `writes` requires one.
-fn unguarded(bundle: &Bundle<'_>) -> Vec<String> {
+fn unguarded(bundle: &Bundle<'_>) -> Vec<Lint> {
     let mut faults = vec![];
     for (group, attributes) in &bundle.roles.writes {
         for attribute in attributes {
@@ -210,10 +229,10 @@ fn unguarded(bundle: &Bundle<'_>) -> Vec<String> {
             };
             for (id, _) in bundle.case_actions().filter(|(_, action)| action.groups.contains(group) && !guarded(action))
             {
-                faults.push(format!(
+                faults.push(Lint::new([&id, &group], format!(
                     "action `{id}` is in `{group}`, and no `forbid` for all principals reads `context.case.{attribute}` there: \
                      the manifest's `writes` requires one"
-                ));
+                )));
             }
         }
     }
@@ -222,13 +241,13 @@ fn unguarded(bundle: &Bundle<'_>) -> Vec<String> {
 
 /// Checks `case_read`, the action that allows a chain to update a case's stored history. Without such an
 /// action nothing would be stored about cases, and no one would notice.
-fn case_read(bundle: &Bundle<'_>) -> Vec<String> {
+fn case_read(bundle: &Bundle<'_>) -> Vec<Lint> {
     let roles = bundle.roles;
     let remembers = |name: &str| bundle.case_actions().any(|(_, action)| action.context.contains_key(name));
     if roles.case_read.is_empty() {
         let needed = ["findings", "risk", "screening"].into_iter().find(|name| remembers(name));
         return needed
-            .map(|name| format!("`case_read` is missing in the manifest: set it to the action that reads a case; otherwise no history of a case is stored and `{name}` stays empty"))
+            .map(|name| Lint::new([&name], format!("`case_read` is missing in the manifest: set it to the action that reads a case; otherwise no history of a case is stored and `{name}` stays empty")))
             .into_iter()
             .collect();
     }
@@ -243,15 +262,18 @@ fn case_read(bundle: &Bundle<'_>) -> Vec<String> {
     });
     match fits {
         true => vec![],
-        false => vec![format!(
-            "`case_read` names `{}`, which must be an action on `{}` without required arguments that writes nothing",
-            roles.case_read, roles.case
+        false => vec![Lint::new(
+            [&roles.case_read, &roles.case],
+            format!(
+                "`case_read` names `{}`, which must be an action on `{}` without required arguments that writes nothing",
+                roles.case_read, roles.case
+            ),
         )],
     }
 }
 
 /// Rejects actions that need several approval templates: a what-if evaluation or a human grants only one.
-fn templates(bundle: &Bundle<'_>) -> Vec<String> {
+fn templates(bundle: &Bundle<'_>) -> Vec<Lint> {
     let mut of: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for policy in bundle.read.set.policies() {
         let Some(rule) = bundle.read.rules.get(&id_text(policy.id())) else { continue };
@@ -266,7 +288,10 @@ fn templates(bundle: &Bundle<'_>) -> Vec<String> {
     let several = of.into_iter().filter(|(_, templates)| templates.len() > 1);
     several
         .map(|(action, templates)| {
-            format!("action `{action}` needs approvals of several templates: {}", templates.join(", "))
+            Lint::new(
+                [&action],
+                format!("action `{action}` needs approvals of several templates: {}", templates.join(", ")),
+            )
         })
         .collect()
 }
