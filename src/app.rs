@@ -3,14 +3,13 @@
 mod beside;
 pub mod log;
 
-use std::fs;
 use std::future::Future;
-use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fs, io};
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;

@@ -14,7 +14,6 @@ pub mod rules;
 pub mod sensitive;
 pub mod values;
 
-use crate::model::finding::Span;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
@@ -25,7 +24,7 @@ use crate::content::rules::Rules;
 use crate::content::sensitive::Located;
 use crate::content::values::{Digest, Values};
 use crate::model::call::Untrusted;
-use crate::model::finding::{Finding, Screened};
+use crate::model::finding::{Finding, Screened, Span};
 use crate::model::halt::Severity;
 use crate::model::part::Part;
 

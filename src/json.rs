@@ -352,4 +352,15 @@ mod tests {
             prop_assert_eq!(object, again);
         }
     }
+
+    /// YAML can write them, and canonical JSON can't.
+    #[test]
+    fn numbers_that_are_not_finite_are_refused() {
+        use serde::Deserialize as _;
+        use serde::de::IntoDeserializer as _;
+        for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let read: Result<Value, serde::de::value::Error> = Value::deserialize(number.into_deserializer());
+            assert!(read.is_err(), "{number}");
+        }
+    }
 }

@@ -17,8 +17,7 @@ use crate::model::verdict::LinkVerdict;
 use crate::pdp::Pdp;
 use crate::pdp::origin::{Origin, Purpose};
 use crate::pdp::reload::{Reloaded, Trigger};
-use crate::pdp::snapshot::Rejected;
-use crate::pdp::snapshot::{Moment, Snapshot};
+use crate::pdp::snapshot::{Moment, Rejected, Snapshot};
 
 /// Maximum number of faults of a refused bundle in a response.
 const FAULTS_MAX: usize = 100;

@@ -22,8 +22,7 @@ use crate::pdp::approval_access::{Seen, display_digest};
 use crate::pdp::approval_request::ToRequest;
 use crate::pdp::approval_review::ToReview;
 use crate::pdp::origin::{Origin, Purpose};
-use crate::pdp::refused::Refused;
-use crate::pdp::refused::run_to_completion;
+use crate::pdp::refused::{Refused, run_to_completion};
 
 /// Longest binding token in bytes. The token contains a call's arguments, attributes and facts.
 const BINDING_MAX: usize = 400 * 1024;

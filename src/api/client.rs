@@ -10,12 +10,11 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::api::front;
-use crate::api::v1;
 use crate::api::v1::admin_service_client::AdminServiceClient;
 use crate::api::v1::approval_service_client::ApprovalServiceClient;
 use crate::api::v1::decision_service_client::DecisionServiceClient;
 use crate::api::v1::signal_service_client::SignalServiceClient;
+use crate::api::{front, v1};
 pub use crate::approvals::release::draft_digest;
 use crate::json::{Object, Value, canonical};
 use crate::model::call::{Call, EntityReference};

@@ -1,6 +1,5 @@
 //! Conversion from request messages to the model. Every member is either used or makes the request refused.
 
-use crate::model::text::hex;
 use prost::Message;
 
 use crate::api::v1;
@@ -8,7 +7,7 @@ use crate::json::{self, Object};
 use crate::model::call::{Call, Case, Correlation, EntityReference, Model, PlainCall, Resource, Tokens, Untrusted};
 use crate::model::chain::{Asserted, Credential};
 use crate::model::refusal::Refusal;
-use crate::model::text::is_unprintable;
+use crate::model::text::{hex, is_unprintable};
 use crate::pdp::origin::Request;
 use crate::pdp::reports::Outcome;
 

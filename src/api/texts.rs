@@ -1,6 +1,5 @@
 //! Conversion between the messages of PrepareContext and EvaluateOutput and the model.
 
-use crate::model::finding::Span;
 use prost::Message;
 
 use crate::api::convert::{case, correlation_id, credential, id, model, object, optional_object, some_id, untrusted};
@@ -9,6 +8,7 @@ use crate::audit::Recorded;
 use crate::model::answer::{Answer, Reason};
 use crate::model::call::EntityReference;
 use crate::model::content::{Article, Channel, Disposition, Prepared, Shown};
+use crate::model::finding::Span;
 use crate::model::halt::Severity;
 use crate::model::number::{to_u32, to_usize};
 use crate::model::refusal::Refusal;

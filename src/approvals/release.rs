@@ -1,6 +1,5 @@
 //! The release of a draft and its token. A released draft may be sent once, exactly as it was evaluated.
 
-use crate::model::text::hex;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +8,7 @@ use crate::approvals::binding::issuer;
 use crate::jose::keyring::Keyring;
 use crate::jose::{self, Expected, Opened, SignFault, TokenFault};
 use crate::model::approval::Subject;
+use crate::model::text::hex;
 use crate::model::time::Timestamp;
 
 /// Time for which a released draft may be sent.

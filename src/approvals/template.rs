@@ -1,11 +1,12 @@
 //! The templates of approvals in `approvals.yaml`, and their limits.
 
-use crate::model::approval::Binding;
-use crate::model::number::to_u32;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Deserialize;
+
+use crate::model::approval::Binding;
+use crate::model::number::to_u32;
 
 /// Whether a mistake can be reversed; shown to the reviewer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

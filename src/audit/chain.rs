@@ -1,7 +1,8 @@
 //! The hash chain of the log.
 
-use crate::model::text::hex;
 use sha2::{Digest, Sha256};
+
+use crate::model::text::hex;
 
 /// `prev` of the first line.
 pub(super) const GENESIS: &str = ZEROS;

@@ -1,7 +1,6 @@
 //! Key of the audit log, for digests of inputs and MACs of lines. With the key an auditor can prove that a
 //! record belongs to an input; without it a digest reveals nothing.
 
-use crate::model::text::hex;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,6 +10,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use crate::json::{self, Value};
+use crate::model::text::hex;
 
 /// Prefix of the HMAC input of a line.
 const LINE_PREFIX: &[u8] = b"countersign audit line\0";

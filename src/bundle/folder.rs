@@ -1,13 +1,14 @@
 //! The bundle's folder as bytes. Its digest identifies the policy version in every answer and record.
 
-use crate::model::number::to_u64;
-use crate::model::text::hex;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
+
+use crate::model::number::to_u64;
+use crate::model::text::hex;
 
 /// Maximum total size of a bundle's files, in bytes.
 const BYTES_MAX: u64 = 64 * 1024 * 1024;

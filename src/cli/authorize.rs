@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use super::connection::{Connection, read_token};
 use super::{Environment, Exit, Failure, client_failure, runtime};
-use crate::api::client;
-use crate::api::v1;
+use crate::api::{client, v1};
 use crate::bundle::Bundle;
 use crate::clock::{Clock, SystemClock};
 use crate::delegation::asserted_chain;

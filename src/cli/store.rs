@@ -2,8 +2,7 @@
 
 use super::connection::Connection;
 use super::{Environment, Exit, Failure, client_failure, runtime};
-use crate::api::client;
-use crate::api::v1;
+use crate::api::{client, v1};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {

@@ -1,14 +1,13 @@
 //! Checks a draft: claims, requests for credentials, tone and internal names by the bundle's rules; secrets,
 //! personal data and redacted values; statements that no source supports; repetitions of an injected text.
 
-use crate::content::normalise;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::content::grounding::places::Places;
 use crate::content::normalise::{View, Views};
 use crate::content::sensitive::Located;
 use crate::content::values::{self, ValueKey, Values};
-use crate::content::{Detectors, INJECTION, active, grounding, sensitive};
+use crate::content::{Detectors, INJECTION, active, grounding, normalise, sensitive};
 use crate::model::finding::{Finding, SensitiveKind};
 use crate::model::halt::Severity;
 use crate::model::part::Part;

@@ -17,11 +17,10 @@
 mod looks;
 mod undone;
 
-use crate::model::finding::Span;
-use base64::Engine as _;
-use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{Engine as _, alphabet};
 
+use crate::model::finding::Span;
 use crate::model::number::{to_u32, to_usize};
 use crate::model::part::Part;
 

@@ -1,7 +1,6 @@
 //! Finds the sensitive values of a text: secrets by their shape, secrets in conversation by the bundle's
 //! rules and the previous turn, personal data, and values that are already known.
 
-use crate::model::finding::Span;
 use std::borrow::Cow;
 
 use cerberust::scanner::detect::{detect_secrets, detect_structured};
@@ -10,7 +9,7 @@ use crate::content::normalise::{View, Views};
 use crate::content::rules::Rules;
 use crate::content::values::{Digest, TooManyPlaces, Values};
 use crate::content::{phone, phrases};
-use crate::model::finding::SensitiveKind;
+use crate::model::finding::{SensitiveKind, Span};
 use crate::model::part::Part;
 
 /// A sensitive value in a text.

@@ -1,17 +1,13 @@
 //! One Authorize from top to bottom: caller, chain, evaluation, consumption, record, answer. ExplainDecision
 //! and conformance mode take the same path.
 
-use crate::clock::Stopwatch;
-use crate::pdp::answers::AnswerSubject;
-use crate::pdp::consumption::{Repetition, Use, UsedToken, used};
-use crate::pdp::span_facts::OpenSpan;
-use crate::pdp::span_facts::facts;
 use std::sync::Arc;
 
 use crate::approvals::store::transitions::{Reservation, SingleUse};
 use crate::audit::Recorded;
 use crate::audit::events::Actor;
 use crate::audit::record::DecisionRecord;
+use crate::clock::Stopwatch;
 use crate::entities::direct::On;
 use crate::model::answer::{Answer, Mode};
 use crate::model::call::{Call, PlainCall};
@@ -21,12 +17,15 @@ use crate::model::right::Right;
 use crate::model::roles::Roles;
 use crate::model::text::visible;
 use crate::pdp::Pdp;
+use crate::pdp::answers::AnswerSubject;
 use crate::pdp::concurrency::Share;
+use crate::pdp::consumption::{Repetition, Use, UsedToken, used};
 use crate::pdp::origin::{CallInChain, Origin, Purpose, Request, Stopped};
 use crate::pdp::pipeline::CallEvaluation;
 use crate::pdp::refused::{Refused, run_to_completion};
 use crate::pdp::risk_signals::About;
 use crate::pdp::snapshot::Moment;
+use crate::pdp::span_facts::{OpenSpan, facts};
 use crate::pdp::tokens::TokenState;
 use crate::telemetry::spans::CallFacts;
 

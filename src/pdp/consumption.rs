@@ -1,11 +1,11 @@
 //! Consumes an approval or a release after Cedar permitted the call, reserves sums, and answers the retry of
 //! an operation. `tokens.rs` verifies the token before Cedar.
 
-use crate::approvals::binding::call_digest;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::approvals::binding::call_digest;
 use crate::approvals::store::transitions::{Consumed, Consumption, Receipt, Reservation, SingleUse};
 use crate::audit::Recorded;
 use crate::audit::events::{self, Actor};

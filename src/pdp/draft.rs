@@ -1,8 +1,6 @@
 //! A draft to be evaluated, what detectors find in it compared with its genuine sources, and its redacted
 //! form.
 
-use crate::model::number::to_i64;
-use crate::pdp::risk_keys::by;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
@@ -13,9 +11,11 @@ use crate::json::{self, Object, Value};
 use crate::model::call::{Call, Case, Model};
 use crate::model::chain::Credential;
 use crate::model::content::Channel;
+use crate::model::number::to_i64;
 use crate::model::refusal::Refusal;
 use crate::pdp::Pdp;
 use crate::pdp::redacted_values::{PREPARED, Remembered, context_key, repeats_key, values_key};
+use crate::pdp::risk_keys::by;
 use crate::pdp::snapshot::Moment;
 use crate::redact::{Replaced, placeholder, redact};
 use crate::risk_store::{Batch, Tenant};

@@ -1,10 +1,6 @@
 //! One EvaluateOutput from top to bottom: detectors read the draft, policies compare the findings with the
 //! facts of the case, and only a released draft gets a token to be sent.
 
-use crate::clock::Stopwatch;
-use crate::pdp::answers::AnswerSubject;
-use crate::pdp::risk_keys::by;
-use crate::pdp::span_facts::OpenSpan;
 use std::sync::Arc;
 
 use crate::approvals::binding;
@@ -12,6 +8,7 @@ use crate::approvals::release::{draft_digest, sign_release};
 use crate::audit::Recorded;
 use crate::audit::content::{OutputRecord, written};
 use crate::audit::record::{DecisionRecord, Record};
+use crate::clock::Stopwatch;
 use crate::json::Value;
 use crate::model::answer::{Answer, Missing, Mode, Outcome, Reason};
 use crate::model::approval::Binding;
@@ -24,14 +21,17 @@ use crate::model::roles::{ContentRoles, Roles};
 use crate::model::time::Timestamp;
 use crate::obligations::disposition;
 use crate::pdp::Pdp;
+use crate::pdp::answers::AnswerSubject;
 use crate::pdp::draft::{DraftFacts, ToEvaluate, digest_input, redacted};
 use crate::pdp::evaluation::Evaluation;
 use crate::pdp::origin::{CallInChain, Origin, Stopped};
 use crate::pdp::pipeline::CallEvaluation;
 use crate::pdp::redacted_values::{REPEATS_MAX, repeat, repeats_key};
 use crate::pdp::refused::Refused;
+use crate::pdp::risk_keys::by;
 use crate::pdp::risk_signals::About;
 use crate::pdp::snapshot::Moment;
+use crate::pdp::span_facts::OpenSpan;
 use crate::policy::Policies;
 use crate::policy::rule::Requirement;
 use crate::risk_store::{Batch, Tenant};
@@ -218,7 +218,7 @@ impl Pdp {
         let send = sending(call, &draft_digest(&asked.draft), content);
         let covers = |step: &String| shapes.actions.get(&content.send).is_some_and(|send| send.is_in_step(step));
         let own = Some(&chain.step).filter(|step| covers(step));
-        // If no step covers the call that sends the draft, nobody could use the approval.
+        // If no step covers the call that sends the draft, no call could use the approval.
         let Some(step) = own.or_else(|| shapes.choices(&roles.step).iter().find(|step| covers(step))) else {
             return Ok(());
         };

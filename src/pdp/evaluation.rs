@@ -1,8 +1,6 @@
 //! Evaluation of a call without I/O: gates, entities, Cedar, obligations, step gate. Authorize,
 //! ExplainDecision and the bundle's tests share it.
 
-use crate::pdp::scoring::calm;
-use crate::pdp::scoring::limits;
 use std::time::Duration;
 
 use crate::bundle::Bundle;
@@ -19,7 +17,7 @@ use crate::model::trusted_context::TrustedContext;
 use crate::model::verdict::Verdict;
 use crate::obligations::{Lift, settle};
 use crate::pdp::gates;
-use crate::pdp::scoring::approval;
+use crate::pdp::scoring::{approval, calm, limits};
 use crate::policy::Policies;
 use crate::policy::shape::Shapes;
 

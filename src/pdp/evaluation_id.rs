@@ -2,15 +2,15 @@
 //! so any replica must be able to reject a made-up id, and to tell the reviewer what was evaluated, without a
 //! store of all evaluations.
 
-use crate::model::number::to_i64;
-use crate::model::text::hex;
 use uuid::Uuid;
 
 use crate::content::values::ValueKey;
 use crate::entropy;
 use crate::model::approval::Evidence;
 use crate::model::call::Call;
+use crate::model::number::to_i64;
 use crate::model::refusal::Refusal;
+use crate::model::text::hex;
 use crate::model::time::Timestamp;
 use crate::pdp::Pdp;
 use crate::pdp::keys::Keys;

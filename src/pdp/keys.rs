@@ -1,6 +1,5 @@
 //! The keys of a deployment: key rings that sign tokens, and the secret key of value digests.
 
-use crate::model::text::hex;
 use std::path::Path;
 
 use crate::audit::key::DigestKey;
@@ -9,6 +8,7 @@ use crate::jose::keyring::{Keyring, KeyringError, Purpose};
 use crate::json::Value;
 use crate::model::call::Case;
 use crate::model::content::Channel;
+use crate::model::text::hex;
 
 /// Key rings that sign tokens, one for each purpose, and the key of value digests.
 #[derive(Debug)]

@@ -1,15 +1,15 @@
 //! State that replicas share: history and clock of the state store, kill switches, and the replicas with
 //! their bundles.
 
-use crate::audit::events;
-use crate::audit::events::Actor;
-use crate::model::refusal::Refusal;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::approvals::store::settling::Condition;
+use crate::audit::events;
+use crate::audit::events::Actor;
 use crate::clock::Stopwatch;
+use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::pdp::Pdp;
 use crate::pdp::snapshot::{Shared, UNREACHED};

@@ -1,37 +1,27 @@
 //! Reports that come back after a decision: outcomes of allowed calls, and signals and security events of
 //! other systems.
 
+use std::time::Duration;
+
 use crate::approvals::binding;
-use crate::approvals::store::signals::NewSignal;
-use crate::approvals::store::signals::SignalTaken;
-use crate::approvals::store::signals::TTL_MAX;
-use crate::approvals::store::transitions::NewOutcome;
-use crate::audit::Recorded;
-use crate::audit::events;
+use crate::approvals::binding::Allowed;
+use crate::approvals::store::signals::{NewSignal, SignalTaken, TTL_MAX};
+use crate::approvals::store::transitions::{Check, NewOutcome};
 use crate::audit::events::Actor;
+use crate::audit::{Recorded, events};
 use crate::caep::Event;
 use crate::caller::Peer;
 use crate::entities::direct::On;
-use crate::model::chain::Authentication;
-use crate::model::chain::Caller;
-use crate::model::halt::Halt;
-use crate::model::halt::HaltKind;
-use crate::model::halt::Severity;
-use crate::model::halt::SignalKind;
+use crate::model::chain::{Authentication, Caller};
+use crate::model::halt::{Halt, HaltKind, Severity, SignalKind, SubjectKind};
 use crate::model::refusal::Refusal;
 use crate::model::right::Right;
 use crate::model::time::Timestamp;
 use crate::pdp::Pdp;
-use crate::pdp::origin::Origin;
-use crate::pdp::origin::Purpose;
+use crate::pdp::origin::{Origin, Purpose};
 use crate::pdp::refused::Refused;
-use crate::telemetry::spans::Trace;
-use std::time::Duration;
-
-use crate::approvals::binding::Allowed;
-use crate::approvals::store::transitions::Check;
-use crate::model::halt::SubjectKind;
 use crate::pdp::snapshot::Moment;
+use crate::telemetry::spans::Trace;
 
 /// The same message for subjects that the caller may not report on and for those that do not exist.
 const MAY_NOT_REPORT: &str = "no policy lets the caller report signals for this subject (`signal.report`; for everything: \

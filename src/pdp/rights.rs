@@ -1,7 +1,6 @@
 //! Authentication of tool services and humans, rights that a principal has on its own behalf (one Cedar
 //! evaluation with one principal), and the recording of refusals.
 
-use crate::pdp::span_facts::OpenSpan;
 use std::sync::atomic::Ordering;
 
 use crate::audit::events::Actor;
@@ -22,6 +21,7 @@ use crate::pdp::concurrency::Share;
 use crate::pdp::origin::{Origin, Stopped};
 use crate::pdp::refused::Refused;
 use crate::pdp::snapshot::Moment;
+use crate::pdp::span_facts::OpenSpan;
 
 /// A principal that acts on its own behalf.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,12 +1,12 @@
 //! Reads and writes of the risk store. A write that fails waits in the backlog; if a read fails, worst-case
 //! values are used.
 
-use crate::pdp::write_backlog::BacklogKey;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::pdp::Pdp;
 use crate::pdp::snapshot::Moment;
+use crate::pdp::write_backlog::BacklogKey;
 use crate::risk_store::{Batch, BatchResult, RiskStore, RiskStoreError, Tenant, Update};
 
 impl Pdp {

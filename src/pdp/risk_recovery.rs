@@ -2,7 +2,6 @@
 //! data. Until the rebuild ends, and on Redis for a recovery period, calls are evaluated with worst-case
 //! values.
 
-use crate::pdp::rate_limits;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::atomic::Ordering;
@@ -16,10 +15,10 @@ use crate::approvals::store::windows::{Generation, Settling, Written};
 use crate::audit::replay::Line;
 use crate::model::answer::Reason;
 use crate::model::time::Timestamp;
-use crate::pdp::Pdp;
 use crate::pdp::redacted_values::{PREPARED, context_key, repeat, repeats_key, values_key};
 use crate::pdp::risk_keys::{CallOutcome, RiskKeys, RiskSubject};
 use crate::pdp::snapshot::Moment;
+use crate::pdp::{Pdp, rate_limits};
 use crate::rates::Per;
 use crate::risk::{APPROVALS_DENIED, is_probing};
 use crate::risk_store::redis::{Looked, Redis};

@@ -1,10 +1,6 @@
 //! Risk signals of a call: the history of its case, agent, supervisor and tenant is read before Cedar, and
 //! its outcome is added after. If the risk store can't be read, worst-case values are used.
 
-use crate::pdp::origin::CallInChain;
-use crate::pdp::rate_limits;
-use crate::pdp::scoring::Recalled;
-use crate::policy::Policies;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,10 +16,12 @@ use crate::model::roles::Roles;
 use crate::model::signals::{Screening, Signals};
 use crate::pdp::draft::ToEvaluate;
 use crate::pdp::evaluation::{Evaluation, Evaluator};
+use crate::pdp::origin::CallInChain;
 use crate::pdp::risk_keys::{CallOutcome, RiskKeys, RiskSubject};
-use crate::pdp::scoring::score;
+use crate::pdp::scoring::{Recalled, score};
 use crate::pdp::snapshot::Moment;
-use crate::pdp::{Pdp, gates};
+use crate::pdp::{Pdp, gates, rate_limits};
+use crate::policy::Policies;
 use crate::policy::shape::Action;
 use crate::rates::{Per, covers};
 use crate::risk::{Known, RiskRules, is_probing};

@@ -1,12 +1,12 @@
 //! The settings of the pipelines, the bundle in force, and the moment that a request sees: one snapshot and
 //! one instant.
 
-use crate::model::chain::Chain;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bundle::{Bundle, Reading};
+use crate::model::chain::Chain;
 use crate::model::refusal::Refusal;
 use crate::model::roles::{ContentRoles, Roles};
 use crate::model::time::Timestamp;

@@ -1,9 +1,10 @@
 //! The span of a decision, and its attributes: names of the schema, and of the bundle once the gates
 //! confirmed them.
 
+use std::time::Duration;
+
 use crate::clock::Stopwatch;
-use crate::model::answer::Answer;
-use crate::model::answer::Gate;
+use crate::model::answer::{Answer, Gate};
 use crate::model::call::Call;
 use crate::model::chain::Chain;
 use crate::model::refusal::Refusal;
@@ -13,7 +14,6 @@ use crate::pdp::evaluation::Evaluation;
 use crate::pdp::origin::Request;
 use crate::pdp::snapshot::Moment;
 use crate::telemetry::spans::{CallFacts, DecisionSpan};
-use std::time::Duration;
 
 /// The open span of a request, with the attributes that are known so far.
 pub(super) struct OpenSpan {

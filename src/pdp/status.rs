@@ -14,8 +14,7 @@ use crate::model::time::Timestamp;
 use crate::pdp::Pdp;
 use crate::pdp::origin::Origin;
 use crate::pdp::refused::Refused;
-use crate::pdp::snapshot::Rejected;
-use crate::pdp::snapshot::Snapshot;
+use crate::pdp::snapshot::{Rejected, Snapshot};
 
 /// Maximum step back of the clock. Beyond it, the server is not ready.
 const STEP_BACK_MAX: Duration = Duration::from_secs(5);

@@ -1,8 +1,7 @@
 //! Verification of the approval or release token that came with a call, before Cedar: whether it covers this
 //! call and can be used. Nothing is consumed here; `consumption.rs` does that after Cedar.
 
-use crate::approvals::binding::{self, APPROVAL_TOKEN};
-use crate::approvals::binding::{call_digest, is_supervisor};
+use crate::approvals::binding::{self, APPROVAL_TOKEN, call_digest, is_supervisor};
 use crate::approvals::release::{RELEASE, Release, ReleaseClaims, is_draft_digest, open_release};
 use crate::approvals::store::transitions::{Receipt, ReceiptKey};
 use crate::entities::direct::{OfRequest, On};

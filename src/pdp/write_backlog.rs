@@ -284,4 +284,28 @@ mod tests {
             }
         }
     }
+
+    /// The note on disk is set before anything waits, and taken away when nothing does.
+    #[test]
+    fn the_note_is_set_for_the_first_batch_only_and_taken_away_with_the_last() {
+        let backlog = WriteBacklog::default();
+        let tenant = Tenant::of("test", "acme");
+        let key = BacklogKey { tenant, by: None, of_all: true };
+        let noted = std::cell::RefCell::new(vec![]);
+        let batch = |name: &str| {
+            let update = Update { key: tenant.key("case", &[name]), name: "denials".into(), change: Change::For(60) };
+            Batch { updates: vec![update], ..Batch::default() }
+        };
+        for name in ["1", "2"] {
+            let refused = backlog.keep(key, Timestamp::from_seconds(1), batch(name), || noted.borrow_mut().push(true));
+            assert_eq!(refused, None);
+        }
+        assert_eq!(*noted.borrow(), [true]);
+        let (at, rest) = backlog.next_unsent(key).expect("two updates");
+        backlog.settle_unsent(key, Some((at, rest)), || noted.borrow_mut().push(false));
+        assert_eq!(*noted.borrow(), [true], "they failed again");
+        let _written = backlog.next_unsent(key);
+        backlog.settle_unsent(key, None, || noted.borrow_mut().push(false));
+        assert_eq!((noted.into_inner(), backlog.is_empty()), (vec![true, false], true));
+    }
 }

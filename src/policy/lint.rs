@@ -84,7 +84,7 @@ pub(super) fn readers(read: &ReadPolicies, shapes: &Shapes, member: &str) -> Has
     readers
 }
 
-/// Returns the expressions of a policy's conditions; empty if the policy has none.
+/// Returns the expressions of a policy's conditions; empty for a policy without conditions.
 fn conditions(policy: &ast::Policy) -> Vec<&ast::Expr> {
     policy.non_scope_constraints().map_or_else(Vec::new, flatten)
 }

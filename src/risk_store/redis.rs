@@ -8,7 +8,6 @@
 
 mod line;
 
-use crate::risk_store::address::AddressError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
@@ -19,6 +18,7 @@ use futures_util::future::BoxFuture;
 use smol_str::SmolStr;
 
 use crate::model::time::Timestamp;
+use crate::risk_store::address::AddressError;
 use crate::risk_store::operations::{Batch, BatchResult, Change, Key, Options, RiskStoreError, Tenant};
 use crate::risk_store::redis::line::Line;
 

@@ -9,9 +9,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::AnyConnection;
 use sqlx::any::AnyPoolOptions;
-use sqlx::{AnyPool, AssertSqlSafe, Connection as _, Executor as _};
+use sqlx::{AnyConnection, AnyPool, AssertSqlSafe, Connection as _, Executor as _};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::approvals::store::error::StoreError;
@@ -22,7 +21,7 @@ const GROUP_MAX: usize = 64;
 /// Maximum number of operations that wait for the writer.
 const QUEUE_MAX: usize = 4096;
 
-/// How an operation ends its transaction, with the operation's result.
+/// End of an operation's transaction, with the operation's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End<T> {
     Commit(T),

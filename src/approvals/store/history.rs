@@ -3,9 +3,6 @@
 //! again but with other heads, so a replica that has seen a head can tell whether the store still has
 //! everything up to it. `settling.rs` implements what follows if the head is missing.
 
-use crate::approvals::store::transitions::Revision;
-use crate::model::number::to_u64;
-use crate::model::text::hex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,6 +12,9 @@ use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 use crate::approvals::store::engine::Dialect;
 use crate::approvals::store::error::StoreError;
 use crate::approvals::store::location::Seen;
+use crate::approvals::store::transitions::Revision;
+use crate::model::number::to_u64;
+use crate::model::text::hex;
 
 /// Identity of a writer, and the last revision that it has seen.
 #[derive(Clone, Debug)]
@@ -68,7 +68,7 @@ pub(super) struct Found {
     pub server: String,
     /// Time of the store, in microseconds.
     pub clock: i64,
-    /// Time when an unconfirmed loss was found, in microseconds; 0 if there is none.
+    /// Time when an unconfirmed loss was found, in microseconds; 0 without one.
     pub went_back_at: i64,
     /// Whether the store has the head that this replica has seen.
     pub known: bool,

@@ -1,11 +1,9 @@
 //! Transitions of approvals, and the consumption of approvals and releases. Each is one transaction with a
 //! new revision, the change and the outbox entry.
 
-use crate::approvals::store::engine::End;
-use crate::approvals::store::reads;
-use sqlx::AnyConnection;
-use sqlx::Row as _;
+use sqlx::{AnyConnection, Row as _};
 
+use crate::approvals::store::engine::End;
 use crate::approvals::store::error::StoreError;
 use crate::approvals::store::history::{Writer, next};
 use crate::approvals::store::outbox::leave;
@@ -13,7 +11,7 @@ use crate::approvals::store::reads::receipt;
 use crate::approvals::store::transitions::{
     Consumed, Consumption, Moved, NewApproval, NewReview, Requested, SingleUse, Transition, with_state,
 };
-use crate::approvals::store::{Store, sums};
+use crate::approvals::store::{Store, reads, sums};
 use crate::model::approval::{Approval, State};
 use crate::model::halt::{Halted, Halts};
 use crate::model::number::to_usize;

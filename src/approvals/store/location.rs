@@ -41,7 +41,7 @@ pub struct Options {
     pub boot: String,
     /// New generation id, used if the store is new.
     pub generation: String,
-    /// Highest generation and revision that this replica has noted; `None` if there is none.
+    /// Highest generation and revision that this replica has noted; `None` before the first note.
     pub seen: Option<Seen>,
     /// Folder in which this replica notes data that the store might lose: kill switches, revoked sessions and
     /// additions to sums.

@@ -60,10 +60,8 @@ impl Store {
                 Err(error) => damaged = Some(error),
             }
         }
-        match damaged {
-            Some(error) if entries.is_empty() => self.noted(Err(error)),
-            Some(_) | None => Ok(entries),
-        }
+        let noted = damaged.map_or(Ok(()), |error| self.noted(Err(error)));
+        if entries.is_empty() { noted.map(|()| entries) } else { Ok(entries) }
     }
 
     /// Returns the entry of this revision.

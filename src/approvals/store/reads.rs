@@ -1,9 +1,8 @@
 //! Reads of approvals, receipts, checks, kill switches and other signals, and the conversion of approvals to
 //! and from rows.
 
-use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
-use sqlx::{AssertSqlSafe, Row as _};
+use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
 use crate::approvals::store::Store;
 use crate::approvals::store::error::StoreError;

@@ -34,8 +34,8 @@ pub struct Condition {
     pub went_back_at: Option<Timestamp>,
 }
 
-/// Last revision of a settled store, and the time when an unconfirmed loss was found, in microseconds; 0 if
-/// there is none.
+/// Last revision of a settled store, and the time when an unconfirmed loss was found, in microseconds; 0 without
+/// one.
 type Settled = (Seen, i64);
 
 impl Store {

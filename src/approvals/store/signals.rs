@@ -9,12 +9,10 @@ use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 use crate::approvals::store::engine::End;
 use crate::approvals::store::error::StoreError;
 use crate::approvals::store::history::{Writer, hold, next};
-use crate::approvals::store::lifecycle;
 use crate::approvals::store::outbox::leave;
 use crate::approvals::store::sums::{ROWS, rows};
-use crate::approvals::store::transitions::Revision;
-use crate::approvals::store::transitions::{Moved, NewOutcome, Transition};
-use crate::approvals::store::{Store, reads};
+use crate::approvals::store::transitions::{Moved, NewOutcome, Revision, Transition};
+use crate::approvals::store::{Store, lifecycle, reads};
 use crate::model::approval::Approval;
 use crate::model::halt::{Halt, HaltKind, Severity, SignalKind, SubjectKind};
 use crate::model::time::Timestamp;
@@ -49,7 +47,7 @@ pub struct Cleared {
     pub record: serde_json::Value,
 }
 
-/// What the store did with a signal.
+/// Result of storing a signal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SignalTaken {
     /// It is stored, under this key of the outbox.
@@ -95,7 +93,7 @@ impl Store {
         Ok(taken)
     }
 
-    /// Ends some of the approvals that a signal ends; returns `None` if there are none left. `record` makes
+    /// Ends some of the approvals that a signal ends; returns `None` when all are ended. `record` makes
     /// an approval's record, without its state.
     ///
     /// # Errors
@@ -261,7 +259,7 @@ async fn reports(connection: &mut AnyConnection, tenant: &str, at: Timestamp) ->
     Ok(sqlx::query(sql).bind(tenant.to_owned()).bind(at.micros()).fetch_one(connection).await?.try_get(0)?)
 }
 
-/// Deletes a tenant's lightest report if it is not heavier than a new one; returns false if there is none.
+/// Deletes a tenant's lightest report if it is not heavier than a new one; returns false otherwise.
 async fn evict(
     connection: &mut AnyConnection,
     tenant: &str,

@@ -1,16 +1,16 @@
 //! Sums over allowed calls. Amounts are reserved in a transaction that every other writer waits for, so a sum
 //! never exceeds its limit.
 
-use crate::approvals::store::engine::End;
-use crate::approvals::store::transitions::Reservation;
 use std::time::Duration;
 
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
 use crate::approvals::store::Store;
+use crate::approvals::store::engine::End;
 use crate::approvals::store::error::StoreError;
 use crate::approvals::store::history::next;
 use crate::approvals::store::reserved::Reserved;
+use crate::approvals::store::transitions::Reservation;
 use crate::model::time::Timestamp;
 
 /// A sum, including the amount of a call.

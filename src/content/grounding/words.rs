@@ -1,6 +1,5 @@
 //! Words in the form in which grounding compares them, its word lists, and the words of the sources.
 
-use crate::model::finding::Span;
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
@@ -9,6 +8,7 @@ use std::sync::LazyLock;
 use regex::{Match, Regex};
 
 use crate::content::grounding::hash::{Finished, Hash, Hashes};
+use crate::model::finding::Span;
 use crate::model::part::Part;
 
 /// A compiled pattern; `None` if it does not compile, which tests rule out.

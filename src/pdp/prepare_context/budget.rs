@@ -1,10 +1,10 @@
 //! Cuts a context to its maximum length. The least necessary parts are cut first; constraints are never cut.
 
-use crate::pdp::prepare_context::making::segment;
 use std::collections::HashSet;
 
 use crate::model::content::{Channel, Prepared, Segment, Shown};
 use crate::pdp::prepare_context::facts::Line;
+use crate::pdp::prepare_context::making::segment;
 
 /// Source of the record's segment, and prefix of the sources of its free texts.
 const RECORD: &str = "record";

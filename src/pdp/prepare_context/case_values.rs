@@ -1,7 +1,6 @@
 //! The sensitive values of a case while its context is built: the known ones, those that texts add, and the
 //! redaction of texts with them.
 
-use crate::model::finding::Span;
 use std::collections::{BTreeSet, HashSet};
 
 use crate::content::Detectors;
@@ -10,7 +9,7 @@ use crate::content::normalise::{View, Views};
 use crate::content::sensitive::Located;
 use crate::content::values::{Digest, ValueKey, Values, compact};
 use crate::model::content::{Prepared, Redaction};
-use crate::model::finding::SensitiveKind;
+use crate::model::finding::{SensitiveKind, Span};
 use crate::model::part::Part;
 use crate::pdp::redacted_values::{From, Redacted, Remembered};
 use crate::redact::{Replaced, placeholder, redact};

@@ -1,11 +1,6 @@
 //! The record and the articles as the model may see them. Policy decides on each field and each article;
 //! values in nested records and lists are identified by their path.
 
-use crate::pdp::evaluation::Evaluator;
-use crate::pdp::prepare_context::making::Making;
-use crate::pdp::prepare_context::making::Unfinished;
-use crate::pdp::prepare_context::making::segment;
-use crate::pdp::redacted_values::From;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::bundle::Bundle;
@@ -18,7 +13,10 @@ use crate::model::content::{Article, Channel, FieldVerdict, Prepared, Redaction,
 use crate::model::finding::SensitiveKind;
 use crate::model::refusal::Refusal;
 use crate::model::roles::ContentRoles;
+use crate::pdp::evaluation::Evaluator;
 use crate::pdp::prepare_context::case_values::{CaseValues, REDACTIONS_MAX, Within};
+use crate::pdp::prepare_context::making::{Making, Unfinished, segment};
+use crate::pdp::redacted_values::From;
 use crate::policy::store::is_free_text;
 use crate::redact::masked;
 

@@ -4,8 +4,7 @@ use super::Bundle;
 use crate::model::right::{Right, RightOn};
 use crate::model::roles::Supplier;
 use crate::policy::lint::Lint;
-use crate::policy::shape::Record;
-use crate::policy::shape::{Member, Shape};
+use crate::policy::shape::{Member, Record, Shape};
 
 /// Attributes of a request for approval that the PDP can fill.
 const REQUEST_ATTRIBUTES: [&str; 8] =

@@ -1,12 +1,11 @@
 //! Lint rules for entity types: what gates read of them, who supplies them, and what their entities refer to.
 
-use crate::policy::lint::Lint;
 use cedar_policy::{EntityUid, EvalResult};
 
 use crate::model::chain::Link;
 use crate::model::roles::Supplier;
 use crate::model::trusted_context::CLAIMED;
-use crate::policy::lint::Bundle;
+use crate::policy::lint::{Bundle, Lint};
 use crate::policy::shape::Shape;
 
 /// Checks the types and attributes that gates in code read.

@@ -1,13 +1,13 @@
 //! Lint rules for the schema and the manifest: every gate must find what it needs.
 
-use crate::policy::lint::Lint;
-use crate::policy::lint::direct::is_check;
 use std::collections::BTreeMap;
 
 use super::{Bundle, content, direct, paths, types};
 use crate::model::fault::Fault;
 use crate::model::trusted_context::{CLAIMED, DERIVED, REMEMBERED};
 use crate::policy::engine::id_text;
+use crate::policy::lint::Lint;
+use crate::policy::lint::direct::is_check;
 use crate::policy::rule::Requirement;
 use crate::policy::shape::{Action, Member, Record, Shape, Shapes};
 use crate::policy::source::Source;

@@ -2,9 +2,6 @@
 //! the window that its score comes from. The seed is fixed and the code uses only arithmetic, so the same
 //! texts give the same file on every machine.
 
-use crate::model::finding::Span;
-use crate::model::number::{to_u64, to_usize};
-use crate::model::text::hex;
 use std::collections::{BTreeMap, HashSet};
 
 use sha2::{Digest, Sha256};
@@ -12,6 +9,9 @@ use sha2::{Digest, Sha256};
 use crate::content::injection::features::{Canonical, FEATURES, windows};
 use crate::content::injection::{FEWEST, Injection, logistic};
 use crate::content::normalise::Views;
+use crate::model::finding::Span;
+use crate::model::number::{to_u64, to_usize};
+use crate::model::text::hex;
 use crate::workbench::detectors::corpus::Row;
 
 const SEED: u64 = 7;
