@@ -1,107 +1,98 @@
 //! The policy decision point: its state, its construction and its modules. `authorize.rs` shows one request
 //! from top to bottom; `pipeline.rs` has the steps that several RPCs share.
 
+mod admission;
 mod answers;
 pub mod approval_access;
 pub mod approval_request;
 pub mod approval_review;
 pub mod authorize;
-pub mod concurrency;
 pub mod conformance;
 mod consumption;
 pub mod draft;
 pub mod evaluate_output;
 pub mod evaluation;
-mod evaluation_id;
 mod gates;
 mod housekeeping;
 pub mod keys;
 pub mod origin;
 mod pipeline;
 pub mod prepare_context;
-mod rate_limits;
-mod recording;
+mod recorder;
 mod redacted_values;
 pub mod refused;
 pub mod reload;
 mod replicas;
 pub mod reports;
 pub mod rights;
-mod risk_access;
 pub mod risk_clearing;
-mod risk_keys;
-mod risk_recovery;
-mod risk_signals;
+mod risk_state;
 pub mod scoring;
+mod services;
 pub mod snapshot;
 mod span_facts;
 pub mod status;
 mod tokens;
-mod write_backlog;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
-use dashmap::DashSet;
+use arc_swap::ArcSwapOption;
 
 use crate::approvals::store::Store;
 use crate::approvals::store::replica::Replica;
 use crate::audit::Audit;
-use crate::audit::refusals::RefusalCounter;
 use crate::audit::witness::Witness;
 use crate::bundle::Bundle;
 use crate::caep::Transmitters;
-use crate::caller::Callers;
+use crate::caller::{Callers, Peer};
 use crate::clock::{Clock, Monotonic, Seldom};
 use crate::delegation::Delegations;
 use crate::entropy::Entropy;
 use crate::model::time::Timestamp;
-use crate::pdp::concurrency::Shares;
+use crate::pdp::admission::Admission;
+use crate::pdp::admission::concurrency::Share;
 use crate::pdp::keys::Keys;
-use crate::pdp::snapshot::{Moment, Options, Rejected, Shared, Snapshot};
-use crate::pdp::write_backlog::WriteBacklog;
+use crate::pdp::origin::Origin;
+use crate::pdp::recorder::Recorder;
+use crate::pdp::refused::Refused;
+use crate::pdp::replicas::Replicas;
+use crate::pdp::risk_state::RiskState;
+use crate::pdp::services::{PdpClock, Services};
+use crate::pdp::snapshot::{ActiveBundle, Moment, Options, Rejected};
+use crate::pdp::tokens::Tokens;
 use crate::risk_store::RiskStore;
 use crate::telemetry::export::Telemetry;
 use crate::text_pool::TextPool;
 
-/// The policy decision point, which all requests share.
+/// The policy decision point, which all requests share. Each part has its own state and its own methods; the
+/// methods of `Pdp` itself are the steps that need several parts.
 #[derive(Debug)]
 pub struct Pdp {
-    options: Options,
-    snapshot: ArcSwap<Snapshot>,
+    // Parts.
+    active: Arc<ActiveBundle>,
+    admission: Admission,
+    recorder: Recorder,
+    replicas: Arc<Replicas>,
+    risk: Arc<RiskState>,
+    tokens: Tokens,
+    // Services, which the parts use, too.
+    options: Arc<Options>,
+    clock: PdpClock,
+    entropy: Arc<dyn Entropy>,
+    audit: Arc<Audit>,
+    store: Arc<Store>,
+    replica: Arc<Replica>,
+    telemetry: Arc<Telemetry>,
+    texts: Arc<TextPool>,
+    transmitters: Transmitters,
+    witness: Option<Witness>,
+    // State of the server.
     rejected: ArcSwapOption<Rejected>,
     /// Locked during a reload. Contains the digest of new content that only the last poll has seen; a poll
     /// activates content only if the previous poll saw it, too.
     reloading: tokio::sync::Mutex<String>,
-    /// Locked while an outbox entry of another request or an earlier start is recorded, so that it is
-    /// recorded once.
-    settling: tokio::sync::Mutex<()>,
-    clock: Monotonic<Box<dyn Clock>>,
-    entropy: Box<dyn Entropy>,
-    audit: Audit,
-    callers: Arc<Callers>,
-    delegations: Delegations,
-    transmitters: Transmitters,
-    keys: ArcSwap<Keys>,
-    store: Store,
-    risk_store: RiskStore,
-    texts: TextPool,
-    shares: Shares,
-    streams: Shares,
-    backlog: WriteBacklog,
-    replica: Replica,
-    shared: ArcSwap<Shared>,
-    /// Locked during [`Pdp::refresh`], so that each change is detected once.
-    refreshing: tokio::sync::Mutex<()>,
-    /// Time of the last successful heartbeat to the state store, in microseconds.
-    written_at: AtomicI64,
-    store_logged: Seldom,
     lost_logged: Seldom,
-    witness: Option<Witness>,
-    unauthenticated: RefusalCounter,
-    in_flight: DashSet<(String, String)>,
-    telemetry: Telemetry,
     started_at: Timestamp,
     draining: AtomicBool,
 }
@@ -137,46 +128,46 @@ impl Pdp {
     /// # Errors
     /// If the operating system can't start the threads for texts.
     pub fn new(options: Options, bundle: Bundle, parts: Parts) -> std::io::Result<Self> {
-        let now = parts.clock.now();
-        let texts = TextPool::start()?;
-        let (shares, streams) = (Shares::new(options.concurrent_requests), Shares::new(options.concurrent_requests));
+        let services = Services {
+            options: Arc::new(options),
+            clock: Arc::new(parts.clock),
+            entropy: Arc::from(parts.entropy),
+            audit: Arc::new(parts.audit),
+            store: Arc::new(parts.store),
+            replica: Arc::new(parts.replica),
+            telemetry: Arc::new(parts.telemetry),
+            texts: Arc::new(TextPool::start()?),
+        };
+        let active = Arc::new(ActiveBundle::new(bundle, Arc::clone(&services.clock)));
+        let replicas = Arc::new(Replicas::new(&services));
         Ok(Self {
-            options,
-            snapshot: ArcSwap::from_pointee(Snapshot::new(bundle, now)),
+            admission: Admission::new(&services, parts.callers, parts.delegations, Arc::clone(&replicas)),
+            recorder: Recorder::new(&services),
+            replicas,
+            risk: Arc::new(RiskState::new(&services, Arc::clone(&active), parts.risk_store)),
+            tokens: Tokens::new(&services, parts.keys),
+            active,
+            transmitters: parts.transmitters,
+            witness: parts.witness,
             rejected: ArcSwapOption::empty(),
             reloading: tokio::sync::Mutex::default(),
-            settling: tokio::sync::Mutex::default(),
-            clock: parts.clock,
-            entropy: parts.entropy,
-            audit: parts.audit,
-            callers: parts.callers,
-            delegations: parts.delegations,
-            transmitters: parts.transmitters,
-            keys: ArcSwap::from_pointee(parts.keys),
-            store: parts.store,
-            risk_store: parts.risk_store,
-            texts,
-            shares,
-            streams,
-            backlog: WriteBacklog::default(),
-            replica: parts.replica,
-            shared: ArcSwap::default(),
-            refreshing: tokio::sync::Mutex::default(),
-            written_at: AtomicI64::new(0),
-            store_logged: Seldom::default(),
             lost_logged: Seldom::default(),
-            witness: parts.witness,
-            unauthenticated: RefusalCounter::default(),
-            in_flight: DashSet::new(),
-            telemetry: parts.telemetry,
-            started_at: now,
+            started_at: services.clock.now(),
             draining: AtomicBool::new(false),
+            options: services.options,
+            clock: services.clock,
+            entropy: services.entropy,
+            audit: services.audit,
+            store: services.store,
+            replica: services.replica,
+            telemetry: services.telemetry,
+            texts: services.texts,
         })
     }
 
-    /// Reads the snapshot and the clock. Each request does this once, at its beginning.
+    /// Reads the bundle in force and the clock. Each request does this once, at its beginning.
     pub fn moment(&self) -> Moment {
-        Moment { snapshot: self.snapshot.load_full(), now: self.clock.now() }
+        self.active.moment()
     }
 
     pub fn telemetry(&self) -> &Telemetry {
@@ -185,8 +176,55 @@ impl Pdp {
 
     /// Counts a refused request whose peer was not authenticated or whose message could not be read.
     pub fn count_unauthenticated(&self, peer: String, kind: &'static str) {
-        self.telemetry.metrics.refusal(kind);
-        self.unauthenticated.count(peer, kind);
+        self.admission.count_unauthenticated(peer, kind);
+    }
+
+    /// Returns whether a peer is authenticated as a tool service or a human. Failures are not counted,
+    /// because the services that depend on this are not audited.
+    pub async fn knows(&self, peer: &Peer) -> bool {
+        self.admission.knows(&self.moment(), peer).await
+    }
+
+    /// Takes one of the places for open streams, for an authenticated party. A stream of calls must come from
+    /// a tool service.
+    ///
+    /// # Errors
+    /// If the party is not authenticated or no place is free (UNAUTHENTICATED, RESOURCE_EXHAUSTED); the
+    /// refusal is already counted.
+    pub async fn open_stream(&self, origin: &Origin, of_calls: bool) -> Result<Share, Refused> {
+        self.admission.open_stream(&self.moment(), origin, of_calls).await
+    }
+
+    /// Returns the public keys of tokens as a JWK set (RFC 7517).
+    pub fn jwks(&self) -> String {
+        self.tokens.jwks()
+    }
+
+    /// Replays what happened before this start: in process always; for Redis only if updates were still
+    /// unsent.
+    pub async fn rebuild(&self) {
+        self.risk.rebuild().await;
+    }
+
+    /// Replays this replica's log for tenants whose data Redis lost. Call it every second.
+    pub fn replay_lost(&self) {
+        self.risk.replay_lost();
+    }
+
+    /// Checks whether Redis answers. Call it every second.
+    pub async fn watch_windows(&self) {
+        self.risk.watch_windows().await;
+    }
+
+    /// Checks each tenant's data on Redis. Call it every ten seconds.
+    pub async fn tend_windows(&self) {
+        self.risk.tend_windows().await;
+    }
+
+    /// Reads the kill switches and the state of the store again. Call it twice a second.
+    pub async fn refresh(&self) {
+        let bundle = &self.active.snapshot().bundle.version.digest;
+        self.replicas.refresh(&self.recorder, bundle).await;
     }
 
     /// Marks the server as not ready. Requests are answered until the ports close.

@@ -19,9 +19,10 @@ use crate::model::refusal::Refusal;
 use crate::model::right::Right;
 use crate::model::time::Timestamp;
 use crate::pdp::Pdp;
+use crate::pdp::admission::Party;
 use crate::pdp::origin::Origin;
 use crate::pdp::refused::Refused;
-use crate::pdp::rights::Party;
+use crate::pdp::rights::may;
 use crate::pdp::snapshot::Moment;
 
 /// An approval as one party may see it.
@@ -45,8 +46,8 @@ impl Pdp {
     /// If the request is refused; the refusal is already recorded or counted.
     pub async fn get_approval(&self, origin: &Origin, read: Result<String, Refusal>) -> Result<Seen, Refused> {
         let moment = self.moment();
-        let party = self.party(&moment, origin).await?;
-        let _share = self.party_share(origin, &party).await?;
+        let party = self.admission.party(&moment, origin).await?;
+        let _share = self.admission.party_share(origin, &party).await?;
         let by = party.actor().in_trace(origin.trace.id());
         let found = match read {
             Ok(id) => match self.readable(&moment, &party, &id).await {
@@ -69,8 +70,8 @@ impl Pdp {
         read: Result<Filter, Refusal>,
     ) -> Result<(Vec<Seen>, Option<(i64, String)>), Refused> {
         let moment = self.moment();
-        let party = self.party(&moment, origin).await?;
-        let _share = self.party_share(origin, &party).await?;
+        let party = self.admission.party(&moment, origin).await?;
+        let _share = self.admission.party_share(origin, &party).await?;
         let listed = match read {
             Ok(filter) => self.listed(&party, filter).await,
             Err(refusal) => Err(refusal),
@@ -92,8 +93,8 @@ impl Pdp {
     /// If the request is refused; the refusal is already recorded or counted.
     pub async fn changed_approvals(&self, origin: &Origin, after: i64, most: i64) -> Result<(Vec<Seen>, i64), Refused> {
         let moment = self.moment();
-        let party = self.party(&moment, origin).await?;
-        let _share = self.party_share(origin, &party).await?;
+        let party = self.admission.party(&moment, origin).await?;
+        let _share = self.admission.party_share(origin, &party).await?;
         let filter = Filter { changed_after: Some(after), most, ..Filter::default() };
         let (approvals, _) = self.listed(&party, filter).await.map_err(Refused)?;
         let highest = approvals.last().map_or(after, |last| last.revision);
@@ -111,7 +112,7 @@ impl Pdp {
     /// Returns the current state of an approval, without its token.
     pub(super) fn seen(&self, moment: &Moment, approval: Approval) -> Seen {
         let quorum = moment.snapshot.bundle.approvals.quorum(&approval.binding);
-        let bundles_differ = self.shared().bundles.len() > 1;
+        let bundles_differ = self.replicas.shared().bundles.len() > 1;
         Seen { state: approval.state_at(moment.now), token: None, quorum, bundles_differ, approval }
     }
 
@@ -142,7 +143,7 @@ impl Pdp {
                 let own = is_supervisor(&approval.binding, &human.id, human.person.as_deref());
                 let of = OfRequest::of(approval, false, own);
                 human.tenant == approval.binding.call.tenant
-                    && self.may(moment, Right::ApprovalRead, &human.id, On::Approval(&approval.binding, of))
+                    && may(moment, Right::ApprovalRead, &human.id, On::Approval(&approval.binding, of))
             }
             Party::Service(caller) => {
                 caller.tool_service == approval.binding.call.audience
@@ -165,7 +166,7 @@ impl Pdp {
                 if self.store.has_outbox_entry(&approval.id).await? {
                     return Err(Refusal::Unavailable("the approval is not recorded yet: try again"));
                 }
-                let keys = self.keys.load();
+                let keys = self.tokens.keys();
                 let signed = binding::sign_approval(&keys.approval, &approval, moment.now);
                 let token = signed.map_err(|_| Refusal::Unavailable("the token could not be signed"))?;
                 let event = events::event(
@@ -174,7 +175,7 @@ impl Pdp {
                     Some(&approval),
                     &[("expires", token.1.to_string().into())],
                 );
-                self.record_event(moment.now, event).await?;
+                self.recorder.record_event(moment.now, event).await?;
                 Some(token)
             }
             Party::Human(_) | Party::Service(_) => None,
@@ -189,7 +190,7 @@ impl Pdp {
 
     /// Refuses a stopped chain, which may not request approvals and gets no token.
     pub(super) fn not_halted(&self, moment: &Moment, binding: &Binding) -> Result<(), Refusal> {
-        self.can_tell_stops(moment.now)?;
+        self.replicas.can_tell_stops(moment.now)?;
         let call = &binding.call;
         let halted = Halted {
             tenant: &call.tenant,
@@ -214,7 +215,8 @@ impl Pdp {
         transition: &Transition,
         record: serde_json::Value,
     ) -> Result<Recorded<()>, Refusal> {
-        let recorded = self.record_entry(moment.now, &transition.revision, with_state(record, transition.state)).await;
+        let recorded =
+            self.recorder.record_entry(moment.now, &transition.revision, with_state(record, transition.state)).await;
         let receipt = recorded?;
         Ok(receipt.seal(()))
     }

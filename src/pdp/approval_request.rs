@@ -11,10 +11,10 @@ use crate::model::approval::{Approval, Binding, Evidence, Justification, State};
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::pdp::Pdp;
+use crate::pdp::admission::Party;
 use crate::pdp::approval_access::Seen;
 use crate::pdp::origin::Origin;
 use crate::pdp::refused::Refused;
-use crate::pdp::rights::Party;
 use crate::pdp::snapshot::Moment;
 
 /// A request for approval, as it was read.
@@ -33,8 +33,8 @@ impl Pdp {
     /// If the request is refused; the refusal is already recorded or counted.
     pub async fn request_approval(&self, origin: &Origin, read: Result<ToRequest, Refusal>) -> Result<Seen, Refused> {
         let moment = self.moment();
-        let caller = self.service(&moment, origin)?;
-        let _share = self.share(origin, &caller.tool_service).await?;
+        let caller = self.admission.service(&moment, origin)?;
+        let _share = self.admission.share(origin, &caller.tool_service).await?;
         let by = Actor::service(&caller).in_trace(origin.trace.id());
         let party = Party::Service(caller);
         let requested = self.requested(&moment, &party, &by, read).await;
@@ -49,7 +49,7 @@ impl Pdp {
         read: Result<ToRequest, Refusal>,
     ) -> Result<Seen, Refusal> {
         let asked = read?;
-        let keys = self.keys.load();
+        let keys = self.tokens.keys();
         let binding = open_binding(&keys.binding, &self.options.environment, &asked.binding_token, moment.now);
         let binding = binding.map_err(|fault| Refusal::Precondition(fault.message()))?;
         let ours = matches!(party, Party::Service(caller)
@@ -61,7 +61,7 @@ impl Pdp {
         justified(&asked.justification, template)?;
         let mut evidence = vec![];
         for (index, id) in asked.justification.evidence.iter().enumerate() {
-            let known = self.evidence(moment, id, &binding.call.tenant, &binding.call.case);
+            let known = self.tokens.evidence(moment, id, &binding.call.tenant, &binding.call.case);
             let made_up =
                 || Refusal::invalid(format!("justification.evidence[{index}]"), "is not an evaluation of this case");
             evidence.push(known.ok_or_else(made_up)?);

@@ -13,11 +13,12 @@ use crate::model::chain::Human;
 use crate::model::refusal::Refusal;
 use crate::model::right::Right;
 use crate::pdp::Pdp;
+use crate::pdp::admission::Party;
 use crate::pdp::approval_access::{Seen, display_digest};
 use crate::pdp::origin::Origin;
 use crate::pdp::refused::Refused;
-use crate::pdp::rights::Party;
-use crate::pdp::risk_recovery::denied_approval;
+use crate::pdp::rights::may;
+use crate::pdp::risk_state::risk_recovery::denied_approval;
 use crate::pdp::snapshot::Moment;
 
 /// A review, as it was read.
@@ -40,8 +41,8 @@ impl Pdp {
     /// If the request is refused; the refusal is already recorded or counted.
     pub async fn review_approval(&self, origin: &Origin, read: Result<ToReview, Refusal>) -> Result<Seen, Refused> {
         let moment = self.moment();
-        let party = self.party(&moment, origin).await?;
-        let _share = self.party_share(origin, &party).await?;
+        let party = self.admission.party(&moment, origin).await?;
+        let _share = self.admission.party_share(origin, &party).await?;
         let by = party.actor().in_trace(origin.trace.id());
         let reviewed = match (&party, read) {
             (Party::Human(human), Ok(review)) => self.reviewed(&moment, human, &by, review).await,
@@ -91,7 +92,7 @@ impl Pdp {
         if let Some((tenant, batch)) =
             denied_approval(moment, &self.options.environment, &call.tenant, &call.case).filter(|_| denies)
         {
-            self.say(tenant, moment, batch).await;
+            self.risk.say(tenant, moment, batch).await;
         }
         Ok(seen)
     }
@@ -121,7 +122,7 @@ impl Pdp {
             ));
         }
         let of = OfRequest::of(approval, template.four_eyes, own);
-        if !self.may(moment, Right::ApprovalReview, &human.id, On::Approval(&approval.binding, of)) {
+        if !may(moment, Right::ApprovalReview, &human.id, On::Approval(&approval.binding, of)) {
             return Err(Refusal::Forbidden(
                 "the reviewer may not review this request: no policy grants `approval.review`",
             ));
@@ -152,8 +153,8 @@ impl Pdp {
         read: Result<(String, String), Refusal>,
     ) -> Result<Seen, Refused> {
         let moment = self.moment();
-        let party = self.party(&moment, origin).await?;
-        let _share = self.party_share(origin, &party).await?;
+        let party = self.admission.party(&moment, origin).await?;
+        let _share = self.admission.party_share(origin, &party).await?;
         let by = party.actor().in_trace(origin.trace.id());
         let revoked = match read {
             Ok((id, reason)) => self.revoked(&moment, &party, &by, id, reason).await,
@@ -177,9 +178,7 @@ impl Pdp {
                 let own = is_supervisor(&approval.binding, &human.id, human.person.as_deref());
                 let withdraws = own && approval.state_at(moment.now) == State::Pending;
                 let of = OfRequest::of(&approval, false, own);
-                if !withdraws
-                    && !self.may(moment, Right::ApprovalRevoke, &human.id, On::Approval(&approval.binding, of))
-                {
+                if !withdraws && !may(moment, Right::ApprovalRevoke, &human.id, On::Approval(&approval.binding, of)) {
                     return Err(Refusal::Forbidden(
                         "the human may not revoke this approval: no policy grants `approval.revoke`",
                     ));

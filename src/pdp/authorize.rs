@@ -17,13 +17,14 @@ use crate::model::right::Right;
 use crate::model::roles::Roles;
 use crate::model::text::visible;
 use crate::pdp::Pdp;
+use crate::pdp::admission::Admitted;
 use crate::pdp::answers::AnswerSubject;
-use crate::pdp::concurrency::Share;
 use crate::pdp::consumption::{Repetition, Use, UsedToken, used};
 use crate::pdp::origin::{CallInChain, Origin, Purpose, Request, Stopped};
 use crate::pdp::pipeline::CallEvaluation;
 use crate::pdp::refused::{Refused, run_to_completion};
-use crate::pdp::risk_signals::About;
+use crate::pdp::rights::may;
+use crate::pdp::risk_state::risk_signals::About;
 use crate::pdp::snapshot::Moment;
 use crate::pdp::span_facts::{OpenSpan, facts};
 use crate::pdp::tokens::TokenState;
@@ -37,12 +38,6 @@ struct Evaluated {
     consume: Option<Use>,
     /// Amounts that an allow adds to sums, if it consumes nothing.
     reservations: Vec<Reservation>,
-}
-
-/// An authenticated caller and its permit.
-struct Admitted {
-    caller: Caller,
-    share: Share,
 }
 
 impl Pdp {
@@ -66,20 +61,20 @@ impl Pdp {
             .start_decision(&origin.trace, if facts.action.is_empty() { "_OTHER" } else { &facts.action });
         let mut open = OpenSpan::new(watch, span, facts);
 
-        let Admitted { caller, share } = match self.identify(moment, origin).await {
+        let Admitted { caller, share } = match self.admission.admit(moment, origin).await {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 open.refused(&refusal);
                 // Anyone can send such requests faster than the log can be written, so they are counted and
                 // not recorded one by one.
-                return Err(self.unauthenticated(origin, refusal));
+                return Err(self.admission.unauthenticated(origin, refusal));
             }
         };
         let request = match read {
             Ok(request) => request,
             Err(refusal) => return self.refuse(moment, origin, &caller, open, refusal.into()).await,
         };
-        let Some(_flight) = self.track_in_flight(&caller, request.id()) else {
+        let Some(_flight) = self.admission.track_in_flight(&caller, request.id()) else {
             let refusal = Refusal::invalid("request_id", "belongs to a request that is still in flight");
             return self.refuse(moment, origin, &caller, open, refusal.into()).await;
         };
@@ -102,7 +97,7 @@ impl Pdp {
                 let (pdp, moment) = (Arc::clone(self), moment.clone());
                 run_to_completion(async move { pdp.consume(&moment, used, answer, record).await }).await
             }
-            None if reservations.is_empty() => self.record(moment, answer, record).await,
+            None if reservations.is_empty() => self.recorder.record(moment, answer, record).await,
             None => self.reserve(moment, reservations, answer, record).await,
         };
         let recorded = match recorded {
@@ -120,14 +115,6 @@ impl Pdp {
         Ok(recorded)
     }
 
-    /// Authenticates the caller and takes one of its permits.
-    async fn identify(&self, moment: &Moment, origin: &Origin) -> Result<Admitted, Refusal> {
-        let development = moment.snapshot.bundle.manifest.development.as_ref();
-        let caller = self.callers.identify(&origin.peer, development, moment.now)?;
-        let share = self.shares.take(&caller.tool_service, origin.waits).await?;
-        Ok(Admitted { caller, share })
-    }
-
     /// Determines the chain of principals, and evaluates the call in it. A refusal after that names chain and
     /// call in its record.
     async fn evaluate(
@@ -143,8 +130,11 @@ impl Pdp {
             .roles
             .as_ref()
             .ok_or_else(|| Refusal::invalid("plain", "is required: this server is in conformance mode"))?;
-        let chain =
-            self.delegations.chain(caller, &call.credential, bundle.manifest.development.as_ref(), moment.now).await?;
+        let chain = self
+            .admission
+            .delegations
+            .chain(caller, &call.credential, bundle.manifest.development.as_ref(), moment.now)
+            .await?;
         let evaluated =
             self.evaluate_in_chain(moment, origin, CallInChain { caller, chain: &chain, call }, roles, facts).await;
         evaluated.map_err(|refusal| Stopped::after(refusal, moment, &chain, call))
@@ -161,9 +151,7 @@ impl Pdp {
         facts: &mut CallFacts,
     ) -> Result<Evaluated, Refusal> {
         let hypothetical = call.dry_run || origin.purpose == Purpose::Explain;
-        if hypothetical
-            && !self.may(moment, Right::DecisionExplain, &caller.tool_service, On::Tenant(&call.case.tenant))
-        {
+        if hypothetical && !may(moment, Right::DecisionExplain, &caller.tool_service, On::Tenant(&call.case.tenant)) {
             return Err(Refusal::Forbidden(
                 "dry runs and explanations need `decision.explain` for this tenant, which no policy grants",
             ));
@@ -196,12 +184,12 @@ impl Pdp {
         {
             answer.approval = Some(Box::new(used(approval)));
         }
-        self.sign(moment, CallInChain { caller, chain, call }, &mut answer)?;
-        let draft = self.draft_of(moment, chain, call, &presented);
-        let mut reservations = if answer.allows() { self.reservations(moment, chain, call) } else { vec![] };
+        self.tokens.sign(moment, CallInChain { caller, chain, call }, &mut answer)?;
+        let draft = self.tokens.draft_of(moment, chain, call, &presented);
+        let mut reservations = if answer.allows() { self.risk.reservations(moment, chain, call) } else { vec![] };
         let consume =
             self.token_use(origin, CallInChain { caller, chain, call }, presented, &answer, &mut reservations);
-        let mut record = DecisionRecord::of(&answer, caller, chain, call, self.record_metadata(origin)?);
+        let mut record = DecisionRecord::of(&answer, caller, chain, call, self.recorder.record_metadata(origin)?);
         if let Some((digest, release)) = draft {
             record = record.with_draft(&digest, &release);
         }
@@ -266,30 +254,7 @@ impl Pdp {
                 call_digest: digest,
             },
         )?;
-        let record = DecisionRecord::of_plain(&answer, caller, call, self.record_metadata(origin)?);
+        let record = DecisionRecord::of_plain(&answer, caller, call, self.recorder.record_metadata(origin)?);
         Ok(Evaluated { answer, record, consume: None, reservations: vec![] })
-    }
-
-    /// Marks a request as in flight until the guard is dropped. Returns `None` if a request of this caller
-    /// with the same id is in flight. Requests without an id are not marked.
-    fn track_in_flight(&self, caller: &Caller, request_id: &str) -> Option<InFlightGuard<'_>> {
-        if request_id.is_empty() {
-            return Some(InFlightGuard { pdp: self, key: None });
-        }
-        let key = (caller.tool_service.clone(), request_id.to_owned());
-        self.in_flight.insert(key.clone()).then_some(InFlightGuard { pdp: self, key: Some(key) })
-    }
-}
-
-struct InFlightGuard<'a> {
-    pdp: &'a Pdp,
-    key: Option<(String, String)>,
-}
-
-impl Drop for InFlightGuard<'_> {
-    fn drop(&mut self) {
-        if let Some(key) = &self.key {
-            self.pdp.in_flight.remove(key);
-        }
     }
 }

@@ -126,7 +126,7 @@ impl Pdp {
         let (what, id, call_digest) = (consume.what, consume.id.clone(), consume.call_digest.clone());
         match self.store.consume(*consume).await {
             Ok(Consumed::Now(revision)) => {
-                let receipt = self.record_entry(moment.now, &revision, entry).await?;
+                let receipt = self.recorder.record_entry(moment.now, &revision, entry).await?;
                 self.telemetry.metrics.approval(if what == SingleUse::Approval { "consumed" } else { "sent" });
                 Ok(receipt.seal(answer))
             }
@@ -161,7 +161,7 @@ impl Pdp {
         record: DecisionRecord,
     ) -> Result<Recorded<Answer>, Refused> {
         let (reason, gate) = match self.store.reserve(answer.evaluation_id.clone(), reservations, moment.now).await {
-            Ok(None) => return self.record(moment, answer, record).await,
+            Ok(None) => return self.recorder.record(moment, answer, record).await,
             // Other calls filled a sum while this call was evaluated.
             Ok(Some(_)) => (Reason::RateLimited, Gate::Rate),
             Err(_) => (Reason::StateUnavailable, Gate::State),
@@ -199,7 +199,7 @@ impl Pdp {
         // These members describe the retry.
         more.extend(record.about().map_err(|_| Refused(Refusal::Unavailable("the repetition could not be recorded")))?);
         let event = events::event("operation.repeated", &by, None, &more);
-        let proof = self.record_event(moment.now, event).await.map_err(Refused)?;
+        let proof = self.recorder.record_event(moment.now, event).await.map_err(Refused)?;
         self.telemetry.metrics.approval("repeated");
         Ok(proof.seal(Answer {
             evaluation_id: kept.evaluation_id,
@@ -227,7 +227,7 @@ impl Pdp {
             if let Some(recorded) = left.recorded {
                 return Ok(recorded);
             }
-            self.drain_entry(&left).await.map_err(|_| unavailable())?;
+            self.recorder.drain_entry(&left).await.map_err(|_| unavailable())?;
             tokio::time::sleep(PERIOD).await;
         }
         Err(unavailable())
@@ -264,7 +264,7 @@ impl Pdp {
         // The evaluation id proves an allow. The transaction may also have committed although it returned an
         // error, and the outbox then holds an allow record under this id. So the denial gets another id,
         // which is not evidence.
-        let evaluation_id = self.evaluation_id(None, false, moment.now).map_err(Refused)?;
+        let evaluation_id = self.tokens.evaluation_id(None, false, moment.now).map_err(Refused)?;
         let record = Record::Decision(Box::new(record.denied(reason, gate, &evaluation_id)));
         let proof = self.audit.append(moment.now, record).await?;
         let answer = Answer {

@@ -15,7 +15,7 @@ use crate::model::number::to_i64;
 use crate::model::refusal::Refusal;
 use crate::pdp::Pdp;
 use crate::pdp::redacted_values::{PREPARED, Remembered, context_key, repeats_key, values_key};
-use crate::pdp::risk_keys::by;
+use crate::pdp::risk_state::risk_keys::by;
 use crate::pdp::snapshot::Moment;
 use crate::redact::{Replaced, placeholder, redact};
 use crate::risk_store::{Batch, Tenant};
@@ -68,11 +68,11 @@ impl Pdp {
     ) -> Result<DraftFacts, Refusal> {
         let tenant = Tenant::of(&self.options.environment, &asked.case.tenant);
         let case = asked.case.id.as_str();
-        let keys = self.keys.load_full();
+        let keys = self.tokens.keys();
         let context = context_key(tenant, case, &asked.context, &keys.values_id());
         let reads = vec![values_key(tenant, case), context, repeats_key(tenant, case)];
         let result =
-            self.batch(tenant, moment, &Batch { reads, by: Some(by(tenant, caller)), ..Batch::default() }).await;
+            self.risk.batch(tenant, moment, &Batch { reads, by: Some(by(tenant, caller)), ..Batch::default() }).await;
         // If the risk store can't be read, the context counts as unknown, so a human must read the draft.
         let memories = match result {
             Ok(result) => result.memories,

@@ -28,8 +28,8 @@ use crate::pdp::origin::{CallInChain, Origin, Stopped};
 use crate::pdp::pipeline::CallEvaluation;
 use crate::pdp::redacted_values::{REPEATS_MAX, repeat, repeats_key};
 use crate::pdp::refused::Refused;
-use crate::pdp::risk_keys::by;
-use crate::pdp::risk_signals::About;
+use crate::pdp::risk_state::risk_keys::by;
+use crate::pdp::risk_state::risk_signals::About;
 use crate::pdp::snapshot::Moment;
 use crate::pdp::span_facts::OpenSpan;
 use crate::policy::Policies;
@@ -67,8 +67,8 @@ impl Pdp {
     ) -> Result<Recorded<(Answer, Evaluated)>, Refused> {
         let watch = Stopwatch::start();
         let moment = self.moment();
-        let caller = self.service(&moment, origin)?;
-        let _share = self.share(origin, &caller.tool_service).await?;
+        let caller = self.admission.service(&moment, origin)?;
+        let _share = self.admission.share(origin, &caller.tool_service).await?;
         let mut open =
             OpenSpan::new(watch, self.telemetry.start_decision(&origin.trace, "EvaluateOutput"), CallFacts::default());
         let evaluation = match read {
@@ -93,7 +93,7 @@ impl Pdp {
     ) -> Result<(Answer, Evaluated, Record), Stopped> {
         let (roles, content) = moment.snapshot.content_roles()?;
         let development = moment.snapshot.bundle.manifest.development.as_ref();
-        let chain = self.delegations.chain(caller, &asked.credential, development, moment.now).await?;
+        let chain = self.admission.delegations.chain(caller, &asked.credential, development, moment.now).await?;
         let call = releasing(roles, content, asked);
         let evaluation =
             self.evaluate_draft(moment, origin, CallInChain { caller, chain: &chain, call: &call }, asked, facts).await;
@@ -144,7 +144,7 @@ impl Pdp {
         let repeats =
             entitled && self.note_repeat(moment, CallInChain { caller, chain, call }, asked, &known, &answer).await;
         self.settle(moment, CallInChain { caller, chain, call }, asked, &known, &mut answer, &mut evaluated)?;
-        let record = DecisionRecord::of(&answer, caller, chain, call, self.record_metadata(origin)?);
+        let record = DecisionRecord::of(&answer, caller, chain, call, self.recorder.record_metadata(origin)?);
         let found = (entitled, repeats);
         let output = OutputRecord::of(
             &evaluated.draft_digest,
@@ -184,9 +184,11 @@ impl Pdp {
             Disposition::Release => {
                 let (_, content) = moment.snapshot.content_roles()?;
                 let send = sending(call, &evaluated.draft_digest, content);
-                let release =
-                    self.released(moment, chain, &send).ok_or(Refusal::Unavailable("the release could not be made"))?;
-                let keys = self.keys.load();
+                let release = self
+                    .tokens
+                    .released(moment, chain, &send)
+                    .ok_or(Refusal::Unavailable("the release could not be made"))?;
+                let keys = self.tokens.keys();
                 let (environment, id) = (&self.options.environment, &answer.evaluation_id);
                 let signed = sign_release(&keys.binding, environment, &caller.tool_service, id, release, moment.now);
                 evaluated.release = Some(signed.map_err(|_| Refusal::Unavailable("the release could not be signed"))?);
@@ -225,10 +227,10 @@ impl Pdp {
         let chain = Chain { step: step.clone(), ..chain.clone() };
         let requires = vec![Requirement::Approval(content.template.clone()).to_string()];
         let missing = Missing { template: content.template.clone(), requires, quorum: 1 };
-        let bound = self.binding(moment, CallInChain { caller, chain: &chain, call: &send }, &missing, answer);
+        let bound = self.tokens.binding(moment, CallInChain { caller, chain: &chain, call: &send }, &missing, answer);
         if let Some(bound) = bound {
             let bound = Binding { findings: Some(findings.to_vec()), ..bound };
-            let signed = binding::sign_binding(&self.keys.load().binding, bound, moment.now);
+            let signed = binding::sign_binding(&self.tokens.keys().binding, bound, moment.now);
             answer.binding_token = signed.map_err(|_| Refusal::Unavailable("the answer could not be signed"))?;
         }
         answer.display = format!("{} on {} {}", content.send, roles.case, asked.case.id);
@@ -248,17 +250,18 @@ impl Pdp {
     ) -> bool {
         let counts = known.found.kinds().contains("redacted_value_repeated")
             && known.repeats < REPEATS_MAX
-            && self.reads_case(moment, chain, call);
+            && self.risk.reads_case(moment, chain, call);
         if counts {
             let tenant = Tenant::of(&self.options.environment, &asked.case.tenant);
             let update =
                 repeat(repeats_key(tenant, &asked.case.id), &answer.evaluation_id, moment.snapshot.retention_micros());
-            self.say(
-                tenant,
-                moment,
-                Batch { updates: vec![update], by: Some(by(tenant, &chain.tool_service)), ..Batch::default() },
-            )
-            .await;
+            self.risk
+                .say(
+                    tenant,
+                    moment,
+                    Batch { updates: vec![update], by: Some(by(tenant, &chain.tool_service)), ..Batch::default() },
+                )
+                .await;
         }
         counts
     }

@@ -1,10 +1,8 @@
 //! Periodic work beside requests: noting the log's head, expiring and ending approvals, recording outbox
 //! entries, and removing old data.
 
-use crate::approvals::store::transitions::Transition;
 use crate::audit::events::{self, Actor};
 use crate::model::approval::Approval;
-use crate::model::time::Timestamp;
 use crate::pdp::Pdp;
 
 impl Pdp {
@@ -42,23 +40,23 @@ impl Pdp {
     pub async fn sweep(&self) {
         let now = self.clock.now();
         self.telemetry.metrics.store_failures(self.store.failures());
-        self.telemetry.metrics.windows_entries(self.risk_store.entries());
-        self.send_unsent().await;
-        if !self.audit.healthy() || self.is_skewed() {
+        self.telemetry.metrics.windows_entries(self.risk.entries());
+        self.risk.send_unsent().await;
+        if !self.audit.healthy() || self.replicas.is_skewed() {
             return;
         }
         // The store logs and counts its failures; the next call tries again.
         if let Ok(all_moved) = self.store.expire(now, expired).await {
             for moved in all_moved {
-                self.record_moved(now, &moved).await;
+                self.recorder.record_moved(now, &moved).await;
             }
         }
-        self.end_halted(now).await;
+        self.recorder.end_halted(now).await;
         if let Ok(left) = self.store.left(now).await {
             for left in left {
                 // An entry of a request of this process is skipped, because the request records it, until the
                 // request has given up.
-                if self.drain_entry(&left).await.is_err() && !self.audit.healthy() {
+                if self.recorder.drain_entry(&left).await.is_err() && !self.audit.healthy() {
                     break;
                 }
             }
@@ -68,29 +66,10 @@ impl Pdp {
         }
     }
 
-    /// Ends the approvals of stopped subjects, and records that. An approval that can't be ended now is ended
-    /// by the next sweep; it can't be consumed before.
-    pub(super) async fn end_halted(&self, now: Timestamp) {
-        // The store logs its own failures.
-        while let Ok(Some(moved)) = self.store.end_halted(now, ended_by_signal).await {
-            for moved in moved {
-                self.record_moved(now, &moved).await;
-            }
-        }
-    }
-
-    /// Records a transition that no request waits for.
-    async fn record_moved(&self, now: Timestamp, moved: &Transition) {
-        if let Ok(Some(left)) = self.store.outbox_entry(moved.revision.number).await {
-            // If this fails, the next sweep records it.
-            let _recorded = self.record_entry(now, &left.revision, left.record).await;
-        }
-    }
-
     /// Removes data that no request can use any more. Call it every few minutes.
     pub async fn purge(&self) {
-        self.risk_store.purge(self.clock.now());
-        if self.is_skewed() {
+        self.risk.purge(self.clock.now());
+        if self.replicas.is_skewed() {
             return;
         }
         // The store logs its own failures.
@@ -100,8 +79,4 @@ impl Pdp {
 
 fn expired(approval: &Approval) -> serde_json::Value {
     events::event("approval.expired", &Actor::server(), Some(approval), &[])
-}
-
-fn ended_by_signal(approval: &Approval) -> serde_json::Value {
-    events::event("approval.ended", &Actor::server(), Some(approval), &[("because", "signal".into())])
 }

@@ -17,7 +17,7 @@ use crate::model::trusted_context::TrustedContext;
 use crate::pdp::draft::{DraftFacts, draft_members};
 use crate::pdp::evaluation::{Evaluation, Evaluator, stopped};
 use crate::pdp::origin::CallInChain;
-use crate::pdp::risk_signals::{About, Attempt};
+use crate::pdp::risk_state::risk_signals::{About, Attempt};
 use crate::pdp::scoring::set_signals;
 use crate::pdp::snapshot::Moment;
 use crate::pdp::tokens::TokenState;
@@ -68,14 +68,9 @@ impl Pdp {
         let tries = about.draft.is_none()
             || evaluated.signals.unsafe_draft
             || !evaluated.evaluation.is_entitled(&bundle.policies, chain, call);
-        self.remember(
-            moment,
-            chain,
-            call,
-            Attempt { evaluation: &evaluated.evaluation, tries },
-            &mut evaluated.signals,
-        )
-        .await?;
+        self.risk
+            .remember(moment, chain, call, Attempt { evaluation: &evaluated.evaluation, tries }, &mut evaluated.signals)
+            .await?;
         Ok(evaluated)
     }
 
@@ -107,7 +102,7 @@ impl Pdp {
     ) -> Result<CallEvaluation, Refusal> {
         let bundle = &moment.snapshot.bundle;
         let evaluator = Evaluator { bundle, roles, now: moment.now };
-        if !self.may_decide(moment.now, roles.is_write(&resolved.action.groups)) {
+        if !self.replicas.may_decide(moment.now, roles.is_write(&resolved.action.groups)) {
             return Ok(CallEvaluation::stopped(Gate::State, Reason::StateUnavailable));
         }
         let halted = Halted::call(chain, &call.case.tenant, &call.case.id, call.customer());
@@ -122,7 +117,7 @@ impl Pdp {
             evaluator.evaluate_resolved(resolved.clone(), chain, call, &trusted)
         };
         let has_texts = !call.untrusted.is_empty() || !about.texts.is_empty() || about.draft.is_some();
-        let presented = self.presented(moment, CallInChain { caller, chain, call }, about.hypothetical).await;
+        let presented = self.tokens.presented(moment, CallInChain { caller, chain, call }, about.hypothetical).await;
         // A retry gets the answer of its operation even if windows are full now, so it must not be denied
         // early.
         let may_wait = has_texts && !matches!(presented, TokenState::Repeated(_));
@@ -131,7 +126,7 @@ impl Pdp {
         // Count the call before its token, draft and checks are considered, so that a caller can't avoid the
         // windows with faulty calls.
         let asked = CallInChain { caller, chain, call };
-        let signals = self.recall(moment, asked, resolved.action, about, is_refused).await?;
+        let signals = self.risk.recall(moment, asked, resolved.action, about, is_refused).await?;
         let refused = is_refused(&signals);
         if refused || about.draft.is_some() {
             let evaluation = unread(&signals)?;
@@ -173,7 +168,7 @@ impl Pdp {
     fn trusted_context(&self, moment: &Moment, presented: &TokenState) -> TrustedContext {
         let mut trusted = moment.snapshot.nothing.clone();
         match presented {
-            TokenState::Usable(approval) => trusted.set("approval", self.context_of(moment, approval)),
+            TokenState::Usable(approval) => trusted.set("approval", self.tokens.context_of(moment, approval)),
             TokenState::Released(claims) => {
                 let expires = Timestamp::from_seconds(claims.exp).to_string();
                 trusted.set("release", json::object([("expires", Value::String(expires))]));

@@ -32,8 +32,8 @@ use crate::pdp::prepare_context::case_values::CaseValues;
 use crate::pdp::prepare_context::making::{Making, ToPrepare, Unfinished, segment};
 use crate::pdp::redacted_values::{PREPARED, Remembered, context_key, values_key};
 use crate::pdp::refused::Refused;
-use crate::pdp::risk_keys::by;
-use crate::pdp::risk_signals::About;
+use crate::pdp::risk_state::risk_keys::by;
+use crate::pdp::risk_state::risk_signals::About;
 use crate::pdp::scoring::set_signals;
 use crate::pdp::snapshot::Moment;
 use crate::pdp::span_facts::OpenSpan;
@@ -53,8 +53,8 @@ impl Pdp {
     ) -> Result<Recorded<(Answer, Prepared)>, Refused> {
         let watch = Stopwatch::start();
         let moment = self.moment();
-        let caller = self.service(&moment, origin)?;
-        let _share = self.share(origin, &caller.tool_service).await?;
+        let caller = self.admission.service(&moment, origin)?;
+        let _share = self.admission.share(origin, &caller.tool_service).await?;
         let mut open =
             OpenSpan::new(watch, self.telemetry.start_decision(&origin.trace, "PrepareContext"), CallFacts::default());
         let made = match read {
@@ -79,7 +79,7 @@ impl Pdp {
     ) -> Result<(Answer, Prepared, Vec<Record>), Stopped> {
         let (roles, _) = moment.snapshot.content_roles()?;
         let development = moment.snapshot.bundle.manifest.development.as_ref();
-        let chain = self.delegations.chain(caller, &asked.credential, development, moment.now).await?;
+        let chain = self.admission.delegations.chain(caller, &asked.credential, development, moment.now).await?;
         let call = reading(roles, &asked);
         let made =
             self.make_context(moment, origin, CallInChain { caller, chain: &chain, call: &call }, asked, facts).await;
@@ -130,8 +130,8 @@ impl Pdp {
             let of = Of { evaluation_id, case: &call.case, conversation, trace_id };
             records = redactions(&of, &prepared.redactions, &names, nonce)?.into_iter().map(Record::Stored).collect();
         }
-        let context = ContextRecord::of(&self.keys.load().values_id(), untrusted, &prepared);
-        let record = DecisionRecord::of(&answer, caller, chain, &call, self.record_metadata(origin)?);
+        let context = ContextRecord::of(&self.tokens.keys().values_id(), untrusted, &prepared);
+        let record = DecisionRecord::of(&answer, caller, chain, &call, self.recorder.record_metadata(origin)?);
         records.push(Record::Decision(Box::new(record.with_context(context))));
         Ok((answer, prepared, records))
     }
@@ -146,12 +146,12 @@ impl Pdp {
         let read = Batch { reads: vec![key], by, ..Batch::default() };
         // If the lookup fails, start without the stored values. Placeholders may then have other numbers than
         // before, but EvaluateOutput compares drafts with every value that is stored by then.
-        let times: Vec<_> = match self.ask(tenant, moment, &read).await {
+        let times: Vec<_> = match self.risk.ask(tenant, moment, &read).await {
             Ok(result) => result.memories.into_iter().flatten().collect(),
             Err(_) => vec![],
         };
         let remembered = Remembered::of(&times);
-        let key_of_case = self.keys.load().of_case(&asked.case.tenant, &asked.case.id);
+        let key_of_case = self.tokens.keys().of_case(&asked.case.tenant, &asked.case.id);
         let unfinished = Unfinished::of(CaseValues::new(key_of_case, remembered));
         // Each step waits for the caller's turn in the text pool, so that a context with many texts does not
         // delay other callers.
@@ -183,7 +183,7 @@ impl Pdp {
         budget::fit(asked.max_bytes, &constraints, (&mut lines, articles, texts), &mut prepared);
         for segment in &mut prepared.segments {
             let case = &asked.case;
-            segment.source_id = self.keys.load().source_id(
+            segment.source_id = self.tokens.keys().source_id(
                 &self.options.environment,
                 case,
                 evaluation_id,
@@ -198,13 +198,13 @@ impl Pdp {
         let renews = left < micros / 2;
         let mut updates = remembered.updates(key, micros, renews);
         let names = updates.iter().map(|update| update.name.to_string()).collect();
-        let known = context_key(tenant, &asked.case.id, evaluation_id, &self.keys.load().values_id());
+        let known = context_key(tenant, &asked.case.id, evaluation_id, &self.tokens.keys().values_id());
         updates.push(Update {
             key: known,
             name: PREPARED.into(),
             change: Change::For(if renews { micros } else { left.min(micros) }),
         });
-        self.say(tenant, moment, Batch { updates, by, ..Batch::default() }).await;
+        self.risk.say(tenant, moment, Batch { updates, by, ..Batch::default() }).await;
         Ok((prepared, names))
     }
 

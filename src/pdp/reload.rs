@@ -51,7 +51,7 @@ impl Pdp {
         self.reload_identity().await;
         let path = self.options.bundle.clone();
         let reading = self.options.reading;
-        let (current, refused) = (self.snapshot.load_full(), self.rejected.load_full());
+        let (current, refused) = (self.active.snapshot(), self.rejected.load_full());
         let in_force = current.bundle.version.digest.clone();
         let known = refused.as_ref().map(|rejected| rejected.digest.clone());
         let seen = (trigger == Trigger::Polled).then(|| settling.clone());
@@ -107,7 +107,7 @@ impl Pdp {
         let record = PolicyRecord::activated(&bundle.manifest.name, &bundle.version, previous);
         self.audit.append(now, Record::PolicyActivated(record)).await?;
         let digest = bundle.version.digest.clone();
-        self.snapshot.store(Arc::new(Snapshot::new(bundle, now)));
+        self.active.replace(Snapshot::new(bundle, now));
         self.rejected.store(None);
         self.telemetry.reload("activated", &digest, previous);
         self.telemetry.metrics.activated(now.seconds_and_nanos().0);
@@ -131,7 +131,7 @@ impl Pdp {
     /// is logged and the previous one stays in use.
     pub async fn reload_identity(&self) {
         // Files may be slow, for example on a network file system; other requests must not wait for them.
-        match tokio::task::block_in_place(|| self.callers.reload()) {
+        match tokio::task::block_in_place(|| self.admission.callers.reload()) {
             Ok(true) => tracing::info!(name: "trust.reloaded", "certificates and authorities were read again"),
             Ok(false) => {}
             Err(error) => {
@@ -139,23 +139,21 @@ impl Pdp {
             }
         }
         let now = self.clock.now();
-        let faults =
-            self.delegations.issuers.refresh(now).await.into_iter().chain(self.transmitters.refresh(now).await);
+        let faults = self
+            .admission
+            .delegations
+            .issuers
+            .refresh(now)
+            .await
+            .into_iter()
+            .chain(self.transmitters.refresh(now).await);
         for error in faults {
             tracing::error!(name: "issuer.not_reloaded", error = %error, "the issuer's previous keys stay in use");
         }
         match tokio::task::block_in_place(|| Keys::read(&self.options.keys)) {
-            Ok(keys) => self.keys.store(Arc::new(keys)),
+            Ok(keys) => self.tokens.replace_keys(keys),
             Err(error) => tracing::error!(name: "keys.not_reloaded", error = %error, "the previous keys stay in use"),
         }
-    }
-
-    /// Returns the public keys of tokens as a JWK set (RFC 7517).
-    pub fn jwks(&self) -> String {
-        let keys = self.keys.load();
-        let all: Vec<_> = keys.approval.jwks().into_iter().chain(keys.binding.jwks()).collect();
-        let set = crate::json::object([("keys", crate::json::Value::Array(all))]);
-        String::from_utf8_lossy(&crate::json::canonical(&set)).into_owned()
     }
 }
 

@@ -2,17 +2,24 @@
 //! their bundles.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
+use crate::approvals::store::Store;
+use crate::approvals::store::replica::Replica;
 use crate::approvals::store::settling::Condition;
 use crate::audit::events;
 use crate::audit::events::Actor;
-use crate::clock::Stopwatch;
+use crate::clock::{Seldom, Stopwatch};
+use crate::entropy::Entropy;
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
-use crate::pdp::Pdp;
-use crate::pdp::snapshot::{Shared, UNREACHED};
+use crate::pdp::recorder::Recorder;
+use crate::pdp::services::{PdpClock, Services};
+use crate::pdp::snapshot::{Options, Shared, UNREACHED};
+use crate::telemetry::export::Telemetry;
 
 /// Maximum step back of the clock. Beyond it, no call is decided on a shared store.
 const STEP_BACK_MAX: Duration = Duration::from_secs(2);
@@ -27,10 +34,45 @@ const SKEW_SAID: i64 = 2_000_000;
 /// Difference from which the server is not ready and writes nothing that is shared, in microseconds.
 const SKEW_MAX: i64 = 10_000_000;
 
-impl Pdp {
+/// What this replica knows about the state store and the other replicas: kill switches, the store's history
+/// and clock, and the bundles in force.
+#[derive(Debug)]
+pub(super) struct Replicas {
+    options: Arc<Options>,
+    store: Arc<Store>,
+    replica: Arc<Replica>,
+    clock: PdpClock,
+    entropy: Arc<dyn Entropy>,
+    telemetry: Arc<Telemetry>,
+    shared: ArcSwap<Shared>,
+    /// Locked during [`Replicas::refresh`], so that each change is detected once.
+    refreshing: tokio::sync::Mutex<()>,
+    /// Time of the last successful heartbeat to the state store, in microseconds.
+    written_at: AtomicI64,
+    store_logged: Seldom,
+}
+
+impl Replicas {
+    pub(super) fn new(services: &Services) -> Self {
+        Self {
+            options: Arc::clone(&services.options),
+            store: Arc::clone(&services.store),
+            replica: Arc::clone(&services.replica),
+            clock: Arc::clone(&services.clock),
+            entropy: Arc::clone(&services.entropy),
+            telemetry: Arc::clone(&services.telemetry),
+            shared: ArcSwap::default(),
+            refreshing: tokio::sync::Mutex::default(),
+            written_at: AtomicI64::new(0),
+            store_logged: Seldom::default(),
+        }
+    }
+
     /// Reads the kill switches and the state of the store again, and notes both outside of the store. Call it
     /// twice a second.
-    pub async fn refresh(&self) {
+    ///
+    /// `bundle` is the digest of the bundle in force.
+    pub(super) async fn refresh(&self, recorder: &Recorder, bundle: &str) {
         // Refresh one at a time, so that each change is detected once.
         let _refreshing = self.refreshing.lock().await;
         let Ok(generation) = crate::entropy::nonce(self.entropy.as_ref()) else { return };
@@ -47,7 +89,7 @@ impl Pdp {
             }
         };
         if condition.seen.generation != before.generation {
-            self.went_back(&condition, before.revision).await;
+            self.went_back(recorder, &condition, before.revision).await;
         }
         self.shared.rcu(|shared| Shared { went_back_at: condition.went_back_at, ..Shared::clone(shared) });
         self.telemetry.metrics.store_went_back(condition.went_back_at.is_some());
@@ -55,7 +97,7 @@ impl Pdp {
             tracing::error!(name: "store.seen_not_noted", error = %error, "a restart might not detect that the store lost writes");
         }
         if Timestamp::from_micros(self.written_at.load(Ordering::Acquire)).plus(HEARTBEAT) <= now {
-            self.heartbeat().await;
+            self.heartbeat(bundle).await;
         }
     }
 
@@ -88,7 +130,7 @@ impl Pdp {
     }
 
     /// Reports in the log and in the audit log that the store lost data.
-    async fn went_back(&self, condition: &Condition, seen: i64) {
+    async fn went_back(&self, recorder: &Recorder, condition: &Condition, seen: i64) {
         tracing::error!(
             name: "store.went_back", seen, found = condition.seen.revision, generation = condition.seen.generation,
             "the state store lost writes: earlier approvals, releases and checks are void; known kill switches stay in force. Report again \
@@ -100,17 +142,16 @@ impl Pdp {
             ("generation", condition.seen.generation.clone().into()),
         ];
         let event = events::event("store.went_back", &Actor::server(), None, &more);
-        if let Err(error) = self.record_event(self.clock.now(), event).await {
+        if let Err(error) = recorder.record_event(self.clock.now(), event).await {
             let error = error.kind();
             tracing::error!(name: "store.went_back_not_recorded", error);
         }
     }
 
     /// Sends a heartbeat with this replica's bundle, and reads the bundles of the others.
-    async fn heartbeat(&self) {
-        let own = self.snapshot.load().bundle.version.digest.clone();
+    async fn heartbeat(&self, own: &str) {
         // The store logs its own failures.
-        let Ok(bundles) = self.store.heartbeat(&own).await else { return };
+        let Ok(bundles) = self.store.heartbeat(own).await else { return };
         self.written_at.fetch_max(self.clock.now().micros(), Ordering::AcqRel);
         let differ = bundles.iter().any(|bundle| *bundle != own);
         let before = self.shared.load().bundles.iter().any(|bundle| *bundle != own);

@@ -20,6 +20,7 @@ use crate::model::time::Timestamp;
 use crate::pdp::Pdp;
 use crate::pdp::origin::{Origin, Purpose};
 use crate::pdp::refused::Refused;
+use crate::pdp::rights::may;
 use crate::pdp::snapshot::Moment;
 use crate::telemetry::spans::Trace;
 
@@ -76,8 +77,8 @@ impl Pdp {
         read: Result<Outcome, Refusal>,
     ) -> Result<Recorded<Option<(String, Timestamp)>>, Refused> {
         let moment = self.moment();
-        let caller = self.service(&moment, origin)?;
-        let _share = self.share(origin, &caller.tool_service).await?;
+        let caller = self.admission.service(&moment, origin)?;
+        let _share = self.admission.share(origin, &caller.tool_service).await?;
         let by = Actor::service(&caller).in_trace(origin.trace.id());
         let reported = match read {
             Ok(outcome) => self.reported(&moment, &caller, &by, outcome).await,
@@ -96,7 +97,7 @@ impl Pdp {
         const NOT_YOURS: Refusal = Refusal::Forbidden(
             "no call allowed to this caller within the last hour has this outcome token, or it was already reported",
         );
-        let keys = self.keys.load();
+        let keys = self.tokens.keys();
         let allowed = binding::open_outcome(
             &keys.binding,
             &self.options.environment,
@@ -131,7 +132,7 @@ impl Pdp {
         let new =
             NewOutcome { evaluation_id: allowed.evaluation_id, checks, ends, at: moment.now, record: record.clone() };
         let revision = self.store.outcome(new).await?.ok_or(NOT_YOURS)?;
-        let receipt = self.record_entry(moment.now, &revision, record).await?;
+        let receipt = self.recorder.record_entry(moment.now, &revision, record).await?;
         Ok(receipt.seal(strongest))
     }
 
@@ -146,8 +147,8 @@ impl Pdp {
         read: Result<Signal, Refusal>,
     ) -> Result<Option<Recorded<()>>, Refused> {
         let moment = self.moment();
-        let caller = self.service(&moment, origin)?;
-        let _share = self.share(origin, &caller.tool_service).await?;
+        let caller = self.admission.service(&moment, origin)?;
+        let _share = self.admission.share(origin, &caller.tool_service).await?;
         let by = Actor::service(&caller).in_trace(origin.trace.id());
         let taken = match read {
             Ok(signal) => self.taken(&moment, &caller, &by, signal).await,
@@ -168,7 +169,7 @@ impl Pdp {
             Ok(event) => event,
             // The sender is not authenticated, so the refusal is only counted; otherwise it could fill the
             // log.
-            Err(refusal) => return Err(self.unauthenticated(&origin, refusal)),
+            Err(refusal) => return Err(self.admission.unauthenticated(&origin, refusal)),
         };
         let transmitter = &event.transmitter;
         let caller = Caller {
@@ -208,7 +209,7 @@ impl Pdp {
     async fn noted_event(&self, moment: &Moment, by: &Actor, event: &Event) -> Result<(), Refusal> {
         let more = [("kind", event.name.into()), ("event_id", event.id.clone().into())];
         let record = events::event("event.acknowledged", by, None, &more);
-        self.record_event(moment.now, record).await.map(|_| ())
+        self.recorder.record_event(moment.now, record).await.map(|_| ())
     }
 
     async fn taken(
@@ -267,19 +268,19 @@ impl Pdp {
             SignalTaken::Known => {
                 // Another replica took the signal. This one must know it, too, before it acknowledges it.
                 self.refresh().await;
-                return self.can_tell_stops(self.clock.now()).map(|()| None);
+                return self.replicas.can_tell_stops(self.clock.now()).map(|()| None);
             }
             SignalTaken::Old => {
                 return Err(Refusal::invalid("event_time", "is earlier than that of an event reported before"));
             }
         };
-        let receipt = self.record_entry(moment.now, &revision, record).await?;
-        self.end_halted(moment.now).await;
+        let receipt = self.recorder.record_entry(moment.now, &revision, record).await?;
+        self.recorder.end_halted(moment.now).await;
         Ok(Some(receipt.seal(())))
     }
 
     fn may_report(&self, moment: &Moment, caller: &Caller, halt: &Halt, tenant: &str) -> bool {
-        let may = |right, on: On<'_>| self.may(moment, right, &caller.tool_service, on);
+        let may = |right, on: On<'_>| may(moment, right, &caller.tool_service, on);
         match halt.subject_kind {
             // The subject must be this environment's name, so that no one stops another deployment by
             // mistake.

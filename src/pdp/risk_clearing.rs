@@ -9,10 +9,11 @@ use crate::model::halt::SubjectKind;
 use crate::model::refusal::Refusal;
 use crate::model::right::Right;
 use crate::pdp::Pdp;
+use crate::pdp::admission::Party;
 use crate::pdp::origin::Origin;
 use crate::pdp::refused::Refused;
-use crate::pdp::rights::Party;
-use crate::pdp::risk_keys::{RiskKeys, RiskSubject};
+use crate::pdp::rights::may;
+use crate::pdp::risk_state::risk_keys::{RiskKeys, RiskSubject};
 use crate::pdp::snapshot::Moment;
 
 /// A request to clear risk, as it was read. Empty members select nothing.
@@ -33,8 +34,8 @@ impl Pdp {
     /// If the request is refused; the refusal is already recorded or counted.
     pub async fn clear_risk(&self, origin: &Origin, read: Result<Clear, Refusal>) -> Result<Recorded<()>, Refused> {
         let moment = self.moment();
-        let party = self.party(&moment, origin).await?;
-        let _share = self.party_share(origin, &party).await?;
+        let party = self.admission.party(&moment, origin).await?;
+        let _share = self.admission.party_share(origin, &party).await?;
         let by = party.actor().in_trace(origin.trace.id());
         let cleared = match read {
             Ok(clear) => self.cleared(&moment, &party, &by, clear).await,
@@ -47,12 +48,12 @@ impl Pdp {
         const FORBIDDEN: Refusal =
             Refusal::Forbidden("only a human may clear risk, and no policy grants this one `risk.clear` here");
         let Party::Human(human) = party else { return Err(FORBIDDEN) };
-        if human.tenant != clear.tenant || !self.may(moment, Right::RiskClear, &human.id, On::Tenant(&clear.tenant)) {
+        if human.tenant != clear.tenant || !may(moment, Right::RiskClear, &human.id, On::Tenant(&clear.tenant)) {
             return Err(FORBIDDEN);
         }
         let customer = match clear.customer.as_str() {
             "" => String::new(),
-            customer => self.remembered_as(customer),
+            customer => self.risk.remembered_as(customer),
         };
         let subject = RiskSubject {
             case: &clear.case,
@@ -81,10 +82,11 @@ impl Pdp {
         let cleared = Cleared { tenant: clear.tenant.clone(), subjects, at: moment.now, record: record.clone() };
         let revision = self.store.clear(cleared).await?;
         // Record first, so that no score falls without a record.
-        let receipt = self.record_entry(moment.now, &revision, record).await?;
+        let receipt = self.recorder.record_entry(moment.now, &revision, record).await?;
         let keys = RiskKeys::of(&self.options.environment, subject);
         // Never queue this for later, because it would also delete what is added in between.
         let forgotten = self
+            .risk
             .ask(keys.tenant, moment, &keys.forget(subject, moment.snapshot.tool_services().iter().map(String::as_str)))
             .await;
         forgotten.map_err(|_| Refusal::Unavailable("the stored risk can't be cleared now: try again"))?;

@@ -7,7 +7,7 @@ use crate::model::call::{Call, Untrusted};
 use crate::model::signals::{Risk, Screening, Signals};
 use crate::model::time::Timestamp;
 use crate::model::trusted_context::TrustedContext;
-use crate::pdp::risk_keys::VersionNames;
+use crate::pdp::risk_state::risk_keys::VersionNames;
 use crate::policy::Policies;
 use crate::policy::shape::{Shape, Shapes};
 use crate::risk::{Known, RiskRules};

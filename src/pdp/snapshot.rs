@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 use crate::bundle::{Bundle, Reading};
 use crate::model::chain::Chain;
 use crate::model::refusal::Refusal;
@@ -12,6 +14,7 @@ use crate::model::roles::{ContentRoles, Roles};
 use crate::model::time::Timestamp;
 use crate::model::trusted_context::TrustedContext;
 use crate::pdp::scoring::calm;
+use crate::pdp::services::PdpClock;
 
 /// Time without an answer of the state store or the risk store after which the server is not ready.
 pub(super) const UNREACHED: Duration = Duration::from_secs(5);
@@ -67,6 +70,32 @@ pub struct Moment {
     /// The bundle in force.
     pub snapshot: Arc<Snapshot>,
     pub now: Timestamp,
+}
+
+/// The bundle in force. A reload replaces it.
+#[derive(Debug)]
+pub(super) struct ActiveBundle {
+    snapshot: ArcSwap<Snapshot>,
+    clock: PdpClock,
+}
+
+impl ActiveBundle {
+    pub(super) fn new(bundle: Bundle, clock: PdpClock) -> Self {
+        Self { snapshot: ArcSwap::from_pointee(Snapshot::new(bundle, clock.now())), clock }
+    }
+
+    /// Reads the snapshot and the clock. Each request does this once, at its beginning.
+    pub(super) fn moment(&self) -> Moment {
+        Moment { snapshot: self.snapshot(), now: self.clock.now() }
+    }
+
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    pub(super) fn replace(&self, snapshot: Snapshot) {
+        self.snapshot.store(Arc::new(snapshot));
+    }
 }
 
 impl Options {

@@ -78,7 +78,7 @@ impl Pdp {
             // The first query may take too long to set the clock, because it connects.
             self.refresh().await;
         }
-        Ok(self.drain_at_start(now).await?)
+        Ok(self.recorder.drain_at_start(now).await?)
     }
 
     /// Records the stop, writes what is queued, and sends the last spans. It blocks, so call it from a
@@ -87,8 +87,8 @@ impl Pdp {
         let now = self.clock.now();
         let stopped = runtime.block_on(async {
             self.tick().await;
-            self.send_unsent().await;
-            self.note_written().await;
+            self.risk.send_unsent().await;
+            self.risk.note_written().await;
             self.refresh().await;
             let stopped = self.audit.append(now, Record::Stopped(self.server_record())).await;
             self.note_head().await;
@@ -119,7 +119,7 @@ impl Pdp {
                 }
             }
         }
-        let drained = self.unauthenticated.drain();
+        let drained = self.admission.unauthenticated.drain();
         if drained.is_empty() {
             return;
         }
@@ -137,36 +137,36 @@ impl Pdp {
         let now = self.clock.now();
         let faults = [
             ("audit", !self.audit.healthy()),
-            ("clock", self.clock.step_back() > STEP_BACK_MAX || self.is_skewed()),
+            ("clock", self.clock.step_back() > STEP_BACK_MAX || self.replicas.is_skewed()),
             ("draining", self.draining.load(Ordering::Acquire)),
-            ("store", !self.has_state(now)),
-            ("windows", !self.backlog.is_reached(now)),
+            ("store", !self.replicas.has_state(now)),
+            ("windows", !self.risk.is_reached(now)),
         ];
         faults.into_iter().filter(|(_, fault)| *fault).map(|(name, _)| name).collect()
     }
 
     /// Status of the server, for operators.
     pub fn status(&self) -> Status {
-        let shared = self.shared();
+        let shared = self.replicas.shared();
         Status {
             cedar_version: &CEDAR_VERSION,
             environment: self.options.environment.clone(),
             started_at: self.started_at,
             not_ready: self.not_ready(),
-            snapshot: self.snapshot.load_full(),
+            snapshot: self.active.snapshot(),
             rejected: self.rejected.load_full(),
             log: self.audit.log().to_owned(),
             last_index: self.audit.last_index(),
             durability: self.audit.durability().name(),
             warnings: self.options.warnings.clone(),
             store: self.store.engine(),
-            store_healthy: self.has_state(self.clock.now()),
+            store_healthy: self.replicas.has_state(self.clock.now()),
             store_went_back_at: shared.went_back_at,
             store_durability: self.store.durability().to_owned(),
             bundles: shared.bundles.clone(),
             clock_skew: self.clock.skew(),
-            windows: self.risk_store.engine(),
-            windows_healthy: self.backlog.is_healthy(self.clock.now()),
+            windows: self.risk.engine(),
+            windows_healthy: self.risk.is_healthy(self.clock.now()),
         }
     }
 
@@ -192,11 +192,11 @@ impl Pdp {
     }
 
     async fn confirmed(&self, by: &Actor, now: Timestamp) -> Result<Recorded<()>, Refusal> {
-        let Some(went_back_at) = self.shared.load().went_back_at else {
+        let Some(went_back_at) = self.replicas.shared().went_back_at else {
             return Err(Refusal::Precondition("the state store has no unconfirmed loss of data"));
         };
         let more = [("went_back_at", went_back_at.to_string().into())];
-        let receipt = self.record_event(now, events::event("store.confirmed", by, None, &more)).await?;
+        let receipt = self.recorder.record_event(now, events::event("store.confirmed", by, None, &more)).await?;
         self.store.confirm(went_back_at).await?;
         self.refresh().await;
         Ok(receipt.seal(()))

@@ -1,10 +1,19 @@
 //! Verification of the approval or release token that came with a call, before Cedar: whether it covers this
 //! call and can be used. Nothing is consumed here; `consumption.rs` does that after Cedar.
 
+mod evaluation_id;
+mod signing;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
 use crate::approvals::binding::{self, APPROVAL_TOKEN, call_digest, is_supervisor};
 use crate::approvals::release::{RELEASE, Release, ReleaseClaims, is_draft_digest, open_release};
+use crate::approvals::store::Store;
 use crate::approvals::store::transitions::{Receipt, ReceiptKey};
 use crate::entities::direct::{OfRequest, On};
+use crate::entropy::Entropy;
 use crate::jose::{LEEWAY_OWN, TokenFault};
 use crate::json::Value;
 use crate::model::answer::Reason;
@@ -13,10 +22,13 @@ use crate::model::call::Call;
 use crate::model::chain::{Caller, Chain};
 use crate::model::number::to_u32;
 use crate::model::right::Right;
-use crate::pdp::Pdp;
+use crate::pdp::keys::Keys;
 use crate::pdp::origin::CallInChain;
+use crate::pdp::rights::may;
 use crate::pdp::scoring::{approval as context_approval, limits};
-use crate::pdp::snapshot::Moment;
+use crate::pdp::services::Services;
+use crate::pdp::snapshot::{Moment, Options};
+use crate::telemetry::export::Telemetry;
 
 /// State of the token that came with a call.
 #[derive(Clone, Debug)]
@@ -33,7 +45,36 @@ pub(super) enum TokenState {
     Usable(Box<Approval>),
 }
 
-impl Pdp {
+/// Verifies and signs tokens, and proves evaluation ids.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    options: Arc<Options>,
+    store: Arc<Store>,
+    entropy: Arc<dyn Entropy>,
+    telemetry: Arc<Telemetry>,
+    keys: ArcSwap<Keys>,
+}
+
+impl Tokens {
+    pub(super) fn new(services: &Services, keys: Keys) -> Self {
+        Self {
+            options: Arc::clone(&services.options),
+            store: Arc::clone(&services.store),
+            entropy: Arc::clone(&services.entropy),
+            telemetry: Arc::clone(&services.telemetry),
+            keys: ArcSwap::from_pointee(keys),
+        }
+    }
+
+    /// Returns the keys in use.
+    pub(super) fn keys(&self) -> Arc<Keys> {
+        self.keys.load_full()
+    }
+
+    pub(super) fn replace_keys(&self, keys: Keys) {
+        self.keys.store(Arc::new(keys));
+    }
+
     /// Verifies the approval token that came with a call, without consuming the approval.
     pub(super) async fn present(
         &self,
@@ -140,7 +181,7 @@ impl Pdp {
         let may = |reviewer: &Subject, person: &str| {
             let own = is_supervisor(&approval.binding, &reviewer.sub, Some(person));
             let of = OfRequest::of(approval, template.four_eyes, own);
-            self.may(moment, Right::ApprovalReview, &reviewer.sub, On::Approval(&approval.binding, of))
+            may(moment, Right::ApprovalReview, &reviewer.sub, On::Approval(&approval.binding, of))
                 && !(own && template.four_eyes)
         };
         let eligible = approval.approvers().filter(|review| may(&review.reviewer, &review.person)).count();

@@ -18,7 +18,7 @@ use crate::harness::{App, Hands, asserted, lines, order_check, refund_request, t
 /// Runs a test's body on an app over SQLite, then over PostgreSQL.
 macro_rules! on_both_engines {
     ($app:ident, $body:block) => {{
-        let postgres = Postgres::start();
+        let postgres = Postgres::database();
         for url in [None, Some(postgres.url())] {
             let $app = App::start_with(|config, _| config.store.url = url.clone()).await;
             $body
@@ -453,7 +453,7 @@ async fn arguments_are_not_unicode_normalized() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_approval_can_be_denied_with_a_suggestion_or_withdrawn_or_revoked_and_expires() {
-    let postgres = Postgres::start();
+    let postgres = Postgres::database();
     for url in [None, Some(postgres.url())] {
         let hands = Hands::now();
         let app = App::start_with(|config, seams| {
@@ -563,7 +563,7 @@ async fn the_reviewers_view_is_complete_and_escapes_misleading_characters() {
 /// Threat 8: requests beyond the limits are refused with a reason, and no accepted request is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_approval_requests_is_capped_and_loses_no_accepted_request() {
-    let postgres = Postgres::start();
+    let postgres = Postgres::database();
     for (url, requests) in [(None, 10_000_usize), (Some(postgres.url()), 2_000)] {
         let app = App::start_with(|config, _| config.store.url = url.clone()).await;
         let keys = std::sync::Arc::new(Keyring::read(&app.data.join("keys"), Purpose::Binding).unwrap());
@@ -896,7 +896,7 @@ async fn a_kill_switch_stops_every_replica_and_retries_of_allowed_operations() {
     for (kind, subject) in
         [(Agent, "refund-bot"), (Supervisor, "rep-1"), (Case, "case-1"), (Customer, "customer-1"), (Tenant, "acme")]
     {
-        let postgres = Postgres::start();
+        let postgres = Postgres::database();
         let start = || App::start_with(|config, _| config.store.url = Some(postgres.url()));
         let (one, two) = (start().await, start().await);
         // Replicas share their keys.
@@ -1195,12 +1195,27 @@ async fn postgresql_requires_tls_with_a_verified_certificate() {
     }
 }
 
+/// Returns the same call in tenant `globex`.
+fn of_globex(call: &v1::AuthorizeRequest) -> v1::AuthorizeRequest {
+    let resource = call.resource.clone().map(|resource| v1::Resource {
+        attributes_json: r#"{"tenant":"globex","customer":"customer-1"}"#.into(),
+        ..resource
+    });
+    v1::AuthorizeRequest {
+        delegation: asserted("globex-bot", "globex-rep", "action"),
+        case: call.case.clone().map(|case| v1::Case { tenant: "globex".into(), ..case }),
+        resource,
+        ..call.clone()
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_sends_each_change_once_and_the_token_only_to_the_tool_service() {
     on_both_engines!(app, {
         let issuer = Issuer::of(&app.data);
         let mut desk = Desk::new(app.channel().await);
         let first = desk.request(&credit(400)).await.unwrap();
+        let second = desk.request(&credit(401)).await.unwrap();
         let mut service =
             desk.approvals.watch_approvals(v1::WatchApprovalsRequest::default()).await.unwrap().into_inner();
         let mut human = desk
@@ -1209,15 +1224,16 @@ async fn a_watch_sends_each_change_once_and_the_token_only_to_the_tool_service()
             .await
             .unwrap()
             .into_inner();
-        let mut other = desk
-            .approvals
-            .watch_approvals(v1::WatchApprovalsRequest { ids: vec!["apr_other".into()] })
-            .await
-            .unwrap()
-            .into_inner();
+        // This stream watches only the second request.
+        let ids = vec![second.id.clone()];
+        let mut other = desk.approvals.watch_approvals(v1::WatchApprovalsRequest { ids }).await.unwrap().into_inner();
         for watch in [&mut service, &mut human] {
-            let seen = watch.message().await.unwrap().unwrap();
-            assert_eq!((seen.approval.unwrap().state(), seen.token.as_str()), (v1::ApprovalState::Pending, ""));
+            for id in [&first.id, &second.id] {
+                let seen = watch.message().await.unwrap().unwrap();
+                let approval = seen.approval.unwrap();
+                assert_eq!((&approval.id, approval.state()), (id, v1::ApprovalState::Pending));
+                assert_eq!(seen.token, "");
+            }
         }
         desk.review(&first, true, &issuer.human("lead-1")).await.unwrap();
         let seen = service.message().await.unwrap().unwrap();
@@ -1242,14 +1258,16 @@ async fn a_watch_sends_each_change_once_and_the_token_only_to_the_tool_service()
         let mut foreign = desk.approvals.watch_approvals(foreign).await.unwrap().into_inner();
         let stranger = bearer(v1::WatchApprovalsRequest::default(), &issuer.human("nobody"));
         assert_eq!(desk.approvals.watch_approvals(stranger).await.unwrap_err().code(), Code::Unauthenticated);
-        let quiet = |watch| tokio::time::timeout(std::time::Duration::from_millis(1200), watch);
-        assert!(
-            quiet(Box::pin(async { foreign.message().await.map(|_| ()) })
-                as std::pin::Pin<Box<dyn Future<Output = _> + Send>>)
-            .await
-            .is_err()
-        );
-        assert!(quiet(Box::pin(async { other.message().await.map(|_| ()) })).await.is_err());
+        // The first event that each of these streams gets is its own, so none of the others came before.
+        desk.request(&of_globex(&credit(402))).await.unwrap();
+        assert_eq!(foreign.message().await.unwrap().unwrap().approval.unwrap().tenant, "globex");
+        for state in [v1::ApprovalState::Pending, v1::ApprovalState::Denied] {
+            let seen = other.message().await.unwrap().unwrap().approval.unwrap();
+            assert_eq!((seen.id.as_str(), seen.state()), (second.id.as_str(), state));
+            if state == v1::ApprovalState::Pending {
+                desk.review(&second, false, &issuer.human("lead-1")).await.unwrap();
+            }
+        }
     });
 }
 

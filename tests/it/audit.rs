@@ -13,7 +13,7 @@ use countersign::clock::{Clock, SystemClock};
 use countersign::model::time::Timestamp;
 use tonic::Code;
 
-use crate::harness::{App, RoomyDisk, get, lines, order_check, temp, verify};
+use crate::harness::{App, RoomyDisk, get, lines, order_check, temp, verify, within};
 
 /// Modes of the test disk.
 const WORKS: u32 = 0;
@@ -198,9 +198,12 @@ async fn concurrent_calls_share_one_sync() {
         })
         .collect();
     // One batch is in the stalled sync; records that arrive meanwhile form the next batches.
-    while lines_on_disk(&app) < 3 {
-        tokio::task::yield_now().await;
-    }
+    within("first batch on the disk", async {
+        while lines_on_disk(&app) < 3 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     disk.go_on();
     for call in calls {
         call.await.unwrap();

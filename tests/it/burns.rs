@@ -30,7 +30,7 @@ use crate::harness::{
 /// Threat 5: a replayed approval must not allow a second call.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_concurrent_consumptions_on_two_servers_give_exactly_one_allow() {
-    let (postgres, folder) = (Postgres::start(), temp());
+    let (postgres, folder) = (Postgres::database(), temp());
     let (keys, bundle) = (folder.path().join("keys"), folder.path().join("bundle"));
     // Lift the rate limits, so that consumption decides and not the case's rate window.
     copy(&policies(), &bundle);
@@ -89,7 +89,7 @@ async fn a_thousand_concurrent_consumptions_on_two_servers_give_exactly_one_allo
 /// Concurrent calls have one operation id and different amounts that the approval covers: one is allowed.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_concurrent_calls_with_one_operation_id_only_one_is_allowed() {
-    let postgres = Postgres::start();
+    let postgres = Postgres::database();
     for url in [None, Some(postgres.url())] {
         let app = App::start_with(|config, _| config.store.url = url.clone()).await;
         let issuer = Issuer::of(&app.data);
@@ -218,7 +218,7 @@ fn uses(data: &Path) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_killed_around_the_audit_write_gives_the_same_answer_after_a_restart() {
-    let postgres = Postgres::start();
+    let postgres = Postgres::database();
     for (kill, url) in
         [("before", None), ("after", None), ("before", Some(postgres.url())), ("after", Some(postgres.url()))]
     {
@@ -250,7 +250,7 @@ async fn a_server_killed_around_the_audit_write_gives_the_same_answer_after_a_re
 /// If a replica never comes back, another one records its outbox entry once, and gives the answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_replica_drains_the_outbox_of_a_killed_replica() {
-    let (postgres, folder) = (Postgres::start(), temp());
+    let (postgres, folder) = (Postgres::database(), temp());
     let data = folder.path().join("data");
     let mut server = start_child(&data, "before", Some(postgres.url()));
     let issuer = Issuer::of(&data);
@@ -716,13 +716,13 @@ fn random_histories_on_sqlite_match_the_model() {
 
 #[test]
 fn random_histories_on_postgresql_match_the_model() {
-    let postgres = Postgres::start();
+    let postgres = Postgres::database();
     let made = std::sync::atomic::AtomicUsize::new(0);
     let database = |_: &Path| {
         // Each history gets its own database.
         let name = format!("d{}", made.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
         postgres.create(&name);
-        Location::Postgres(postgres.url().replace("/postgres?", &format!("/{name}?")))
+        Location::Postgres(postgres.url_of(&name))
     };
     histories(database, cases(16).min(200));
 }

@@ -21,7 +21,7 @@ use crate::harness::people::{Desk, Issuer, credit, with_token};
 use crate::harness::postgres::Postgres;
 use crate::harness::redis::Redis;
 use crate::harness::relay::{Leads, Relay};
-use crate::harness::{App, cases, copy, order_check, policies, refund_request, temp};
+use crate::harness::{App, cases, copy, order_check, policies, refund_request, temp, within};
 
 /// Limits of the reference bundle: credits to a customer per day, and refund requests in a case at once.
 const CREDITS_MOST: i64 = 10_000;
@@ -330,14 +330,17 @@ impl World {
         run("ALTER DATABASE live ALLOW_CONNECTIONS false").await.unwrap();
         for statement in statements {
             // A terminated session may take a moment to end, so try again.
-            loop {
-                run(away).await.unwrap();
-                match run(statement).await {
-                    Ok(()) => break,
-                    Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55006") => {}
-                    Err(error) => panic!("{statement}: {error}"),
+            within("end of the sessions", async {
+                loop {
+                    run(away).await.unwrap();
+                    match run(statement).await {
+                        Ok(()) => break,
+                        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55006") => {}
+                        Err(error) => panic!("{statement}: {error}"),
+                    }
                 }
-            }
+            })
+            .await;
         }
         run("ALTER DATABASE live ALLOW_CONNECTIONS true").await.unwrap();
     }
@@ -346,12 +349,15 @@ impl World {
     async fn settle(&mut self) {
         for node in self.connected() {
             // A replica that is unsure about the store asks the others, for a few seconds at most.
-            while !self.app(node).pdp.status().store_healthy {
-                for each in self.connected() {
-                    self.app(each).pdp.refresh().await;
+            within("healthy store", async {
+                while !self.app(node).pdp.status().store_healthy {
+                    for each in self.connected() {
+                        self.app(each).pdp.refresh().await;
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+            })
+            .await;
             self.spent.iter_mut().filter(|spent| spent.node == node).for_each(|spent| spent.lost = false);
         }
         for node in self.connected() {

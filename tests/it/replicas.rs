@@ -226,7 +226,7 @@ async fn a_failover_that_lost_nothing_changes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_backup_is_detected_by_new_replicas() {
     for with_an_old_one in [false, true] {
-        let postgres = Postgres::start();
+        let postgres = Postgres::database();
         let deployment = Deployment::over(postgres.url());
         let one = deployment.start("one").await;
         let issuer = deployment.issuer();
@@ -274,7 +274,7 @@ async fn an_older_backup_is_detected_by_new_replicas() {
 /// A restart of all replicas over the same store, with a new one among them, changes nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_of_replicas_changes_nothing() {
-    let postgres = Postgres::start();
+    let postgres = Postgres::database();
     let deployment = Deployment::over(postgres.url());
     let one = deployment.start("one").await;
     let mut before = desk(&one).await;
@@ -291,7 +291,7 @@ async fn a_restart_of_replicas_changes_nothing() {
 /// A replica whose clock is wrong by minutes uses the store's time, so it harms no other, and is not ready.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_with_a_wrong_clock_does_not_affect_others() {
-    let (postgres, redis) = (Postgres::start(), Redis::start());
+    let (postgres, redis) = (Postgres::database(), Redis::start());
     let deployment = Deployment::over(postgres.url());
     let windows = |config: &mut Config| config.windows.urls = vec![redis.url()];
     let right = deployment.start_with("right", windows).await;
@@ -325,7 +325,7 @@ async fn a_replica_with_a_wrong_clock_does_not_affect_others() {
 /// Clocks that differ by seconds do no harm: one replica accepts what another one signed.
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_with_clocks_seconds_apart_accept_each_others_tokens() {
-    let postgres = Postgres::start();
+    let postgres = Postgres::database();
     let deployment = Deployment::over(postgres.url());
     let (ahead, behind) =
         (deployment.start_at("ahead", Ahead(8), |_| {}).await, deployment.start_at("behind", Ahead(-8), |_| {}).await);
@@ -367,7 +367,7 @@ async fn a_kill_switch_from_a_sender_with_a_fast_clock_takes_effect_at_once() {
 /// One replica's bundle needs two reviewers or an exact amount, so approvals of the other are not enough.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_approval_is_checked_against_the_bundle_of_the_replica_that_consumes_it() {
-    let postgres = Postgres::start();
+    let postgres = Postgres::database();
     let deployment = Deployment::over(postgres.url());
     let template = "  credit:\n";
     let text = std::fs::read_to_string(policies().join("approvals.yaml")).unwrap();
@@ -428,7 +428,7 @@ async fn an_approval_is_checked_against_the_bundle_of_the_replica_that_consumes_
 /// Packets to PostgreSQL are lost, so after two seconds the replica can't know who was stopped.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_is_cut_off_allows_nothing_and_is_not_ready() {
-    let postgres = Postgres::start();
+    let postgres = Postgres::database();
     let relay = Relay::to(postgres.port()).await;
     let whole = Deployment::over(postgres.url());
     let cut = Deployment {
@@ -491,7 +491,7 @@ async fn a_store_that_takes_no_writes_is_not_ready() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_starting_replica_detects_that_redis_lost_data() {
     for emptied in [false, true] {
-        let (postgres, mut redis) = (Postgres::start(), Redis::start());
+        let (postgres, mut redis) = (Postgres::database(), Redis::start());
         let deployment = Deployment::over(postgres.url());
         let windows = |url: String| move |config: &mut Config| config.windows.urls = vec![url];
         let one = deployment.start_with("one", windows(redis.url())).await;
@@ -534,7 +534,7 @@ async fn a_starting_replica_detects_that_redis_lost_data() {
 /// Redis pauses while thousands of writes are due. They wait, merged per entry, and no extra hour is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_of_redis_does_not_cause_an_hour_of_denials() {
-    let (postgres, redis) = (Postgres::start(), Redis::start());
+    let (postgres, redis) = (Postgres::database(), Redis::start());
     let deployment = Deployment::over(postgres.url());
     let app = deployment
         .start_with("one", |config| {
@@ -755,7 +755,7 @@ async fn a_lossless_failover_does_not_end_approvals_again() {
 /// Approvals can't be used, even if one transaction can't end them all before the signal expires.
 #[tokio::test(flavor = "multi_thread")]
 async fn approvals_of_a_stopped_subject_cannot_be_used_before_all_are_ended() {
-    let postgres = Postgres::start();
+    let postgres = Postgres::database();
     let deployment = Deployment::over(postgres.url());
     let (one, two) = (deployment.start("one").await, deployment.start("two").await);
     let issuer = deployment.issuer();
@@ -790,7 +790,7 @@ async fn approvals_of_a_stopped_subject_cannot_be_used_before_all_are_ended() {
 /// A kill switch, even a repeated one, does not wait for a stalled transaction that holds every writer's row.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_switch_does_not_wait_for_a_stalled_writer() {
-    let postgres = Postgres::start();
+    let postgres = Postgres::database();
     let deployment = Deployment::over(postgres.url());
     let app = deployment.start("one").await;
     let mut held = sqlx::AnyConnection::connect(&postgres.url()).await.unwrap();

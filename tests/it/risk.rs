@@ -401,7 +401,7 @@ async fn a_restart_turns_no_denial_into_an_allow() {
 /// Twenty small credits equal a large one, so each allowed credit is reserved in the customer's daily sum.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daily_sum_is_never_exceeded_and_resets_after_a_day() {
-    let postgres = crate::harness::postgres::Postgres::start();
+    let postgres = crate::harness::postgres::Postgres::database();
     for url in [None, Some(postgres.url())] {
         let hands = Hands::now();
         let clock = Box::new(hands.clone());

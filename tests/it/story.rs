@@ -97,7 +97,7 @@ const TENANTS: [&str; 2] = ["acme", "globex"];
 
 impl World {
     fn start() -> Self {
-        let (postgres, folder, authority) = (Postgres::start(), temp(), Authority::new());
+        let (postgres, folder, authority) = (Postgres::database(), temp(), Authority::new());
         let own = authority.sign(&server());
         let provider = |tenant: &str| {
             let keys = folder.path().join(tenant);

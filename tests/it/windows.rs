@@ -421,7 +421,7 @@ async fn unsent_writes_to_redis_survive_a_restart() {
 /// One replica knows of a poisoned case and is idle; another one finds that the server lost everything.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_replica_replays_its_log_after_redis_lost_data() {
-    let (postgres, mut redis) = (Postgres::start(), Redis::start());
+    let (postgres, mut redis) = (Postgres::database(), Redis::start());
     let hands = Hands::now();
     let start = async || {
         let (url, store) = (redis.url(), postgres.url());
@@ -658,7 +658,7 @@ async fn a_redis_cluster_works() {
 /// Three processes share a rate window, to within one part in a hundred, and a kill switch.
 #[tokio::test(flavor = "multi_thread")]
 async fn three_processes_share_a_rate_and_a_kill_switch() {
-    let (postgres, redis, folder) = (Postgres::start(), Redis::start(), temp());
+    let (postgres, redis, folder) = (Postgres::database(), Redis::start(), temp());
     let bundle = folder.path().join("policies");
     copy(&policies(), &bundle);
     crate::harness::lift_limits(&bundle);

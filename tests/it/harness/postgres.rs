@@ -1,11 +1,14 @@
-//! A PostgreSQL server started for one test, from Debian's package, in a temporary folder on a free port.
+//! PostgreSQL from Debian's package, in a temporary folder on a free port: one server that the tests of this
+//! process share, each with a database of its own, and servers for tests that stop or replace theirs.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tempfile::TempDir;
 
-use super::{temp, unprivileged};
+use super::{temp, unprivileged, within};
 
 /// Finds the folder of PostgreSQL's programs.
 pub(crate) fn programs() -> PathBuf {
@@ -21,14 +24,48 @@ fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// A running server; killed when dropped.
+/// Starts the server that the tests of this process share. A shell that waits for the end of its standard
+/// input, which is the end of this process, then stops the server and removes its folder.
+fn shared_port() -> u16 {
+    static SHARED: OnceLock<(u16, Child)> = OnceLock::new();
+    let (port, _) = SHARED.get_or_init(|| {
+        let mut own = Postgres::start();
+        own.stop();
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", r#"folder=$1; shift; "$@" & cat; kill -INT $!; wait; rm -rf "$folder""#, "sh"]);
+        shell.arg(own.folder.path()).arg(programs().join("postgres"));
+        own.arguments(&mut shell);
+        unprivileged(&mut shell);
+        let shell = shell.stdin(Stdio::piped()).spawn().unwrap();
+        own.wait_until_ready();
+        let port = own.port;
+        // The shell removes the folder.
+        own.folder.disable_cleanup(true);
+        (port, shell)
+    });
+    *port
+}
+
+/// A database of a running server.
 pub(crate) struct Postgres {
     folder: TempDir,
     port: u16,
+    database: String,
+    /// The server, if it is this value's own; it is killed when the value is dropped.
     server: Option<Child>,
 }
 
 impl Postgres {
+    /// Creates a database on the server that the tests of this process share.
+    pub(crate) fn database() -> Self {
+        static CREATED: AtomicUsize = AtomicUsize::new(0);
+        let database = format!("test_{}", CREATED.fetch_add(1, Ordering::Relaxed));
+        let postgres = Self { folder: temp(), port: shared_port(), database, server: None };
+        postgres.create(&postgres.database);
+        postgres
+    }
+
+    /// Starts a server of its own, for a test that stops it, replaces it or changes its settings.
     pub(crate) fn start() -> Self {
         let folder = temp();
         let mut initdb = Command::new(programs().join("initdb"));
@@ -41,7 +78,7 @@ impl Postgres {
             .current_dir("/");
         unprivileged(&mut initdb);
         assert!(initdb.status().unwrap().success());
-        let mut postgres = Self { folder, port: free_port(), server: None };
+        let mut postgres = Self { folder, port: free_port(), database: "postgres".into(), server: None };
         postgres.resume();
         postgres
     }
@@ -64,7 +101,7 @@ impl Postgres {
         backup.stdout(Stdio::null()).env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
         unprivileged(&mut backup);
         assert!(backup.status().unwrap().success());
-        let mut standby = Self { folder, port: free_port(), server: None };
+        let mut standby = Self { folder, port: free_port(), database: "postgres".into(), server: None };
         standby.resume();
         standby
     }
@@ -89,9 +126,14 @@ impl Postgres {
         let written: String =
             sqlx::query_scalar("SELECT CAST(pg_current_wal_lsn() AS TEXT)").fetch_one(&mut primary).await.unwrap();
         let has = format!("SELECT COALESCE(pg_last_wal_replay_lsn() >= CAST('{written}' AS pg_lsn), false)");
-        while !sqlx::query_scalar::<_, bool>(sqlx::AssertSqlSafe(has.clone())).fetch_one(&mut follower).await.unwrap() {
-            tokio::task::yield_now().await;
-        }
+        let mut has_all =
+            async || sqlx::query_scalar::<_, bool>(sqlx::AssertSqlSafe(has.clone())).fetch_one(&mut follower).await;
+        within("standby that has everything", async {
+            while !has_all().await.unwrap() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     }
 
     /// Dumps the database into a file, as a backup.
@@ -101,7 +143,7 @@ impl Postgres {
         let dumped = dump
             .args(["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-Fc", "-f"])
             .arg(to)
-            .arg("postgres")
+            .arg(&self.database)
             .status()
             .unwrap();
         assert!(dumped.success());
@@ -120,7 +162,7 @@ impl Postgres {
             "--clean",
             "--if-exists",
             "-d",
-            "postgres",
+            &self.database,
         ]);
         assert!(restore.arg(from).status().unwrap().success());
     }
@@ -149,7 +191,12 @@ impl Postgres {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/postgres?sslmode=disable", self.port)
+        self.url_of(&self.database)
+    }
+
+    /// Returns the URL of a database on this server.
+    pub(crate) fn url_of(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}?sslmode=disable", self.port)
     }
 
     /// Creates a database.
@@ -168,11 +215,20 @@ impl Postgres {
     /// Starts the server and waits until it accepts connections.
     pub(crate) fn resume(&mut self) {
         let mut command = Command::new(programs().join("postgres"));
-        command.arg("-D").arg(self.data()).arg("-k").arg(self.folder.path()).args(["-p", &self.port.to_string()]);
-        command.args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=60"]);
-        command.stdout(Stdio::null()).stderr(Stdio::null()).env_clear().current_dir("/");
+        self.arguments(&mut command);
         unprivileged(&mut command);
         self.server = Some(command.spawn().unwrap());
+        self.wait_until_ready();
+    }
+
+    /// Adds the server's arguments and surroundings to a command.
+    fn arguments(&self, command: &mut Command) {
+        command.arg("-D").arg(self.data()).arg("-k").arg(self.folder.path()).args(["-p", &self.port.to_string()]);
+        command.args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=300"]);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
+    }
+
+    fn wait_until_ready(&self) {
         for _ in 0..400 {
             let mut ready = Command::new(programs().join("pg_isready"));
             if ready.args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()]).status().unwrap().success() {

@@ -12,16 +12,16 @@ use crate::risk_store::{Acquire, Batch, Change, Key, Observation, Tenant, Update
 /// Names in the memory of a case that mark a version as screened, and as having text that could not be
 /// screened.
 #[derive(Clone, Debug, Default)]
-pub(super) struct VersionNames {
-    pub(super) screened: SmolStr,
-    pub(super) unscreened: SmolStr,
+pub(in crate::pdp) struct VersionNames {
+    pub(in crate::pdp) screened: SmolStr,
+    pub(in crate::pdp) unscreened: SmolStr,
 }
 
 /// Keys of the entries that concern a call.
 #[derive(Clone, Debug)]
-pub(super) struct RiskKeys {
-    pub(super) tenant: Tenant,
-    pub(super) case: Key,
+pub(in crate::pdp) struct RiskKeys {
+    pub(in crate::pdp) tenant: Tenant,
+    pub(in crate::pdp) case: Key,
     version: VersionNames,
     /// Memory of the agent on the case.
     pair: Key,
@@ -29,31 +29,31 @@ pub(super) struct RiskKeys {
     customer: Key,
     /// Distinct cases and resources of the agent, and its denied actions. These are counted per tool service,
     /// so that denials that one tool service causes do not affect calls through another.
-    pub(super) agent: [Key; 3],
+    pub(in crate::pdp) agent: [Key; 3],
     /// The same counters of the supervisor.
-    pub(super) supervisor: [Key; 3],
+    pub(in crate::pdp) supervisor: [Key; 3],
     items: [u64; 3],
     /// The tool service, whose part of the tenant's table the entries belong to.
-    pub(super) by: Key,
+    pub(in crate::pdp) by: Key,
 }
 
 /// Subjects of a call in the risk store; members may be empty.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct RiskSubject<'a> {
-    pub(super) tenant: &'a str,
-    pub(super) case: &'a str,
-    pub(super) case_version: &'a str,
-    pub(super) customer: &'a str,
-    pub(super) agent: &'a str,
-    pub(super) supervisor: &'a str,
-    pub(super) tool_service: &'a str,
-    pub(super) action: &'a str,
-    pub(super) resource: (&'a str, &'a str),
+pub(in crate::pdp) struct RiskSubject<'a> {
+    pub(in crate::pdp) tenant: &'a str,
+    pub(in crate::pdp) case: &'a str,
+    pub(in crate::pdp) case_version: &'a str,
+    pub(in crate::pdp) customer: &'a str,
+    pub(in crate::pdp) agent: &'a str,
+    pub(in crate::pdp) supervisor: &'a str,
+    pub(in crate::pdp) tool_service: &'a str,
+    pub(in crate::pdp) action: &'a str,
+    pub(in crate::pdp) resource: (&'a str, &'a str),
 }
 
 impl<'a> RiskSubject<'a> {
     /// Creates a subject with a tenant and nothing else.
-    pub(super) fn nobody(tenant: &'a str) -> Self {
+    pub(in crate::pdp) fn nobody(tenant: &'a str) -> Self {
         Self {
             tenant,
             case: "",
@@ -67,7 +67,7 @@ impl<'a> RiskSubject<'a> {
         }
     }
 
-    pub(super) fn of(tenant: &'a str, chain: &'a Chain, call: &'a Call, customer: &'a str) -> Self {
+    pub(in crate::pdp) fn of(tenant: &'a str, chain: &'a Chain, call: &'a Call, customer: &'a str) -> Self {
         let reference = &call.resource.reference;
         Self {
             tenant,
@@ -84,12 +84,12 @@ impl<'a> RiskSubject<'a> {
 }
 
 /// Returns the key that identifies a tool service's part of a tenant's table.
-pub(super) fn by(tenant: Tenant, tool_service: &str) -> Key {
+pub(in crate::pdp) fn by(tenant: Tenant, tool_service: &str) -> Key {
     tenant.key("tool-service", &[tool_service])
 }
 
 impl RiskKeys {
-    pub(super) fn of(environment: &str, subject: RiskSubject<'_>) -> Self {
+    pub(in crate::pdp) fn of(environment: &str, subject: RiskSubject<'_>) -> Self {
         let tenant = Tenant::of(environment, subject.tenant);
         let breadth = |of: &str, id: &str| {
             let [cases, resources] = ["cases", "resources"].map(|what| tenant.key(of, &[what, id]));
@@ -116,13 +116,13 @@ impl RiskKeys {
     }
 
     /// Names that mark this version in the case's memory.
-    pub(super) fn version(&self) -> &VersionNames {
+    pub(in crate::pdp) fn version(&self) -> &VersionNames {
         &self.version
     }
 
     /// Returns the batch to execute before the decision. It counts the call in every window that covers it,
     /// and its case and resource as distinct items. Memories are read only if a policy reads them.
-    pub(super) fn before(&self, risk: Option<&RiskRules>, reads: bool, acquires: Vec<Acquire>) -> Batch {
+    pub(in crate::pdp) fn before(&self, risk: Option<&RiskRules>, reads: bool, acquires: Vec<Acquire>) -> Batch {
         let mut batch = Batch { acquires, by: Some(self.by), ..Batch::default() };
         if let Some(risk) = risk {
             let within = risk.probing.micros();
@@ -142,7 +142,11 @@ impl RiskKeys {
     }
 
     /// Returns the batch that deletes everything stored about the named subjects, when a human clears it.
-    pub(super) fn forget<'s>(&self, subject: RiskSubject<'_>, tool_services: impl Iterator<Item = &'s str>) -> Batch {
+    pub(in crate::pdp) fn forget<'s>(
+        &self,
+        subject: RiskSubject<'_>,
+        tool_services: impl Iterator<Item = &'s str>,
+    ) -> Batch {
         let named = |names: &[&str], keys: &[Key]| {
             if names.iter().any(|name| name.is_empty()) { vec![] } else { keys.to_vec() }
         };
@@ -160,7 +164,7 @@ impl RiskKeys {
     }
 
     /// Returns the batch that adds the outcome of a call after the decision.
-    pub(super) fn after(&self, risk: &RiskRules, happened: &CallOutcome) -> Batch {
+    pub(in crate::pdp) fn after(&self, risk: &RiskRules, happened: &CallOutcome) -> Batch {
         let mut batch = Batch { by: Some(self.by), ..Batch::default() };
         let add = |key: Key, name: &str| {
             let factor = risk.factor(name)?;
@@ -207,14 +211,14 @@ fn denied_key(tenant: Tenant, of: &str, id: &str, tool_service: &str) -> Key {
 
 /// Outcome of a call, as far as it is stored.
 #[derive(Clone, Debug, Default)]
-pub(super) struct CallOutcome {
-    pub(super) probing: bool,
+pub(in crate::pdp) struct CallOutcome {
+    pub(in crate::pdp) probing: bool,
     /// Whether the supervisor belongs to the agent's tenant.
-    pub(super) supervised: bool,
-    pub(super) hostile: bool,
-    pub(super) reads_case: bool,
-    pub(super) kinds: Vec<String>,
-    pub(super) unsafe_draft: bool,
-    pub(super) screened: bool,
-    pub(super) unscreened: bool,
+    pub(in crate::pdp) supervised: bool,
+    pub(in crate::pdp) hostile: bool,
+    pub(in crate::pdp) reads_case: bool,
+    pub(in crate::pdp) kinds: Vec<String>,
+    pub(in crate::pdp) unsafe_draft: bool,
+    pub(in crate::pdp) screened: bool,
+    pub(in crate::pdp) unscreened: bool,
 }

@@ -16,11 +16,12 @@ use crate::model::roles::Roles;
 use crate::model::signals::{Screening, Signals};
 use crate::pdp::draft::ToEvaluate;
 use crate::pdp::evaluation::{Evaluation, Evaluator};
+use crate::pdp::gates;
 use crate::pdp::origin::CallInChain;
-use crate::pdp::risk_keys::{CallOutcome, RiskKeys, RiskSubject};
+use crate::pdp::risk_state::risk_keys::{CallOutcome, RiskKeys, RiskSubject};
+use crate::pdp::risk_state::{RiskState, rate_limits};
 use crate::pdp::scoring::{Recalled, score};
 use crate::pdp::snapshot::Moment;
-use crate::pdp::{Pdp, gates, rate_limits};
 use crate::policy::Policies;
 use crate::policy::shape::Action;
 use crate::rates::{Per, covers};
@@ -29,33 +30,33 @@ use crate::risk_store::{Batch, RiskStore, Tenant};
 
 /// Circumstances of an evaluation that are not part of the call.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct About<'a> {
+pub(in crate::pdp) struct About<'a> {
     /// Whether the call is hypothetical. A hypothetical call uses no token.
-    pub(super) hypothetical: bool,
+    pub(in crate::pdp) hypothetical: bool,
     /// Further actions that are evaluated with the signals of this call.
-    pub(super) also: &'a [&'a str],
+    pub(in crate::pdp) also: &'a [&'a str],
     /// Further texts of the case to screen. They can taint the case, but do not count as a screening of its
     /// version.
-    pub(super) texts: &'a [Untrusted],
+    pub(in crate::pdp) texts: &'a [Untrusted],
     /// The draft that the call would release.
-    pub(super) draft: Option<&'a Arc<ToEvaluate>>,
+    pub(in crate::pdp) draft: Option<&'a Arc<ToEvaluate>>,
 }
 
 /// Outcome of a call, and whether it may be probing.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Attempt<'a> {
-    pub(super) evaluation: &'a Evaluation,
+pub(in crate::pdp) struct Attempt<'a> {
+    pub(in crate::pdp) evaluation: &'a Evaluation,
     /// Whether a denial of the call is evidence of probing.
-    pub(super) tries: bool,
+    pub(in crate::pdp) tries: bool,
 }
 
-impl Pdp {
+impl RiskState {
     /// Returns the signals of a call that passed the gates. Counts the call in the windows that cover it.
     /// Screens its texts, unless `is_refused` reports that the call is denied without them.
     ///
     /// # Errors
     /// If too many texts are waiting to be processed (RESOURCE_EXHAUSTED).
-    pub(super) async fn recall(
+    pub(in crate::pdp) async fn recall(
         &self,
         moment: &Moment,
         CallInChain { chain, call, .. }: CallInChain<'_>,
@@ -145,7 +146,7 @@ impl Pdp {
 
     /// Returns the id under which a customer is stored. In process it is the digest that the log contains, so
     /// that the log can be replayed.
-    pub(super) fn remembered_as(&self, customer: &str) -> String {
+    pub(in crate::pdp) fn remembered_as(&self, customer: &str) -> String {
         match self.risk_store {
             RiskStore::InProcess(_) => self.audit.digest(&Value::from(customer)),
             RiskStore::Redis(_) => customer.to_owned(),
@@ -181,7 +182,7 @@ impl Pdp {
 
     /// Adds the outcome of a call to the history of its agent and supervisor, and to that of its case if the
     /// chain may read the case. A denial is probing only if the call `tries` something.
-    pub(super) async fn remember(
+    pub(in crate::pdp) async fn remember(
         &self,
         moment: &Moment,
         chain: &Chain,
@@ -231,7 +232,7 @@ impl Pdp {
     }
 
     /// Adds a call that is invalid although its chain was proven, because trying out arguments is probing.
-    pub(super) async fn remember_refusal(
+    pub(in crate::pdp) async fn remember_refusal(
         &self,
         moment: &Moment,
         chain: &Chain,
@@ -275,7 +276,7 @@ impl Pdp {
     }
 
     /// Returns whether the chain may read the case in any step. Only such a chain changes the case's history.
-    pub(super) fn reads_case(&self, moment: &Moment, chain: &Chain, call: &Call) -> bool {
+    pub(in crate::pdp) fn reads_case(&self, moment: &Moment, chain: &Chain, call: &Call) -> bool {
         let bundle = &moment.snapshot.bundle;
         let Some(roles) = bundle.roles.as_ref().filter(|roles| !roles.case_read.is_empty()) else { return false };
         let reading = Call {

@@ -1,20 +1,50 @@
 //! Makes records durable: those of answers, of events, and of transitions that the state store committed with
 //! an outbox entry.
 
+use std::sync::Arc;
+
+use crate::approvals::store::Store;
 use crate::approvals::store::outbox::TAKE_OVER;
-use crate::approvals::store::transitions::{OutboxEntry, Revision};
+use crate::approvals::store::transitions::{OutboxEntry, Revision, Transition};
+use crate::audit::events::{self, Actor};
 use crate::audit::record::{DecisionRecord, Record, RecordMetadata, StoredRecord};
-use crate::audit::{AuditDown, Receipt, Recorded};
-use crate::entropy::nonce;
+use crate::audit::{Audit, AuditDown, Receipt, Recorded};
+use crate::clock::Seldom;
+use crate::entropy::{Entropy, nonce};
 use crate::model::answer::Answer;
+use crate::model::approval::Approval;
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
-use crate::pdp::Pdp;
 use crate::pdp::origin::Origin;
 use crate::pdp::refused::Refused;
+use crate::pdp::services::{PdpClock, Services};
 use crate::pdp::snapshot::Moment;
 
-impl Pdp {
+/// Writes records to the audit log, and empties the outbox of the state store into it.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    audit: Arc<Audit>,
+    store: Arc<Store>,
+    clock: PdpClock,
+    entropy: Arc<dyn Entropy>,
+    /// Locked while an outbox entry of another request or an earlier start is recorded, so that it is
+    /// recorded once.
+    settling: tokio::sync::Mutex<()>,
+    damaged_logged: Seldom,
+}
+
+impl Recorder {
+    pub(super) fn new(services: &Services) -> Self {
+        Self {
+            audit: Arc::clone(&services.audit),
+            store: Arc::clone(&services.store),
+            clock: Arc::clone(&services.clock),
+            entropy: Arc::clone(&services.entropy),
+            settling: tokio::sync::Mutex::default(),
+            damaged_logged: Seldom::default(),
+        }
+    }
+
     pub(super) fn record_metadata(&self, origin: &Origin) -> Result<RecordMetadata, Refusal> {
         let nonce = nonce(self.entropy.as_ref())?;
         Ok(RecordMetadata { nonce, trace_id: origin.trace.id(), purpose: origin.purpose.name() })
@@ -100,7 +130,7 @@ impl Pdp {
             };
         }
         let Ok(record) = StoredRecord::read(left.record.clone()) else {
-            if self.store_logged.is_due(now) {
+            if self.damaged_logged.is_due(now) {
                 let revision = left.revision.number;
                 tracing::error!(name: "store.entry_damaged", revision, "an outbox entry can't be read: its replica must record it");
             }
@@ -132,4 +162,27 @@ impl Pdp {
         }
         Ok(())
     }
+
+    /// Ends the approvals of stopped subjects, and records that. An approval that can't be ended now is ended
+    /// by the next sweep; it can't be consumed before.
+    pub(super) async fn end_halted(&self, now: Timestamp) {
+        // The store logs its own failures.
+        while let Ok(Some(moved)) = self.store.end_halted(now, ended_by_signal).await {
+            for moved in moved {
+                self.record_moved(now, &moved).await;
+            }
+        }
+    }
+
+    /// Records a transition that no request waits for.
+    pub(super) async fn record_moved(&self, now: Timestamp, moved: &Transition) {
+        if let Ok(Some(left)) = self.store.outbox_entry(moved.revision.number).await {
+            // If this fails, the next sweep records it.
+            let _recorded = self.record_entry(now, &left.revision, left.record).await;
+        }
+    }
+}
+
+fn ended_by_signal(approval: &Approval) -> serde_json::Value {
+    events::event("approval.ended", &Actor::server(), Some(approval), &[("because", "signal".into())])
 }

@@ -16,9 +16,9 @@ use crate::audit::replay::Line;
 use crate::model::answer::Reason;
 use crate::model::time::Timestamp;
 use crate::pdp::redacted_values::{PREPARED, context_key, repeat, repeats_key, values_key};
-use crate::pdp::risk_keys::{CallOutcome, RiskKeys, RiskSubject};
+use crate::pdp::risk_state::risk_keys::{CallOutcome, RiskKeys, RiskSubject};
+use crate::pdp::risk_state::{RiskState, rate_limits};
 use crate::pdp::snapshot::Moment;
-use crate::pdp::{Pdp, rate_limits};
 use crate::rates::Per;
 use crate::risk::{APPROVALS_DENIED, is_probing};
 use crate::risk_store::redis::{Looked, Redis};
@@ -31,18 +31,18 @@ const WRITTEN_MAX: usize = 1000;
 /// worst-case values.
 const START: Duration = Duration::from_secs(5);
 
-impl Pdp {
+impl RiskState {
     /// Replays what happened before this start: in process always; for Redis only if updates were still
     /// unsent.
-    pub(crate) async fn rebuild(self: &Arc<Self>) {
+    pub(in crate::pdp) async fn rebuild(self: &Arc<Self>) {
         if matches!(self.risk_store, RiskStore::Redis(_)) && !self.replica.has_unsent() {
             return;
         }
         self.backlog.rebuilding.store(true, Ordering::Release);
-        let pdp = Arc::clone(self);
+        let state = Arc::clone(self);
         let reading = tokio::spawn(async move {
-            pdp.replay(None).await;
-            pdp.backlog.rebuilding.store(false, Ordering::Release);
+            state.replay(None).await;
+            state.backlog.rebuilding.store(false, Ordering::Release);
         });
         if tokio::time::timeout(START, reading).await.is_err() {
             tracing::warn!(name: "windows.rebuilding", "the risk store is still being rebuilt from the audit log: worst-case values are used until then");
@@ -50,7 +50,7 @@ impl Pdp {
     }
 
     /// Replaces a tenant's generation on Redis after a loss, or adopts the one that another replica made.
-    pub(super) async fn recover(&self, tenant: Tenant, moment: &Moment) -> Result<(), RiskStoreError> {
+    pub(in crate::pdp) async fn recover(&self, tenant: Tenant, moment: &Moment) -> Result<(), RiskStoreError> {
         let RiskStore::Redis(server) = &self.risk_store else { return Err(RiskStoreError::Lost) };
         let unreachable = |what: &str| RiskStoreError::Unreachable(what.to_owned());
         let recovering = tokio::time::timeout(server.timeout(), self.backlog.recovering.lock()).await;
@@ -96,7 +96,7 @@ impl Pdp {
 
     /// Checks whether Redis answers, and notes in the state store how many writes it acknowledged. Call it
     /// every second.
-    pub(crate) async fn watch_windows(&self) {
+    pub(in crate::pdp) async fn watch_windows(&self) {
         let RiskStore::Redis(server) = &self.risk_store else { return };
         let now = self.clock.now();
         let looked = server.look(Tenant::of(&self.options.environment, ""), &[]).await;
@@ -109,7 +109,7 @@ impl Pdp {
 
     /// Notes in the state store how many writes Redis acknowledged, because Redis can't detect that it lost
     /// some.
-    pub(super) async fn note_written(&self) {
+    pub(in crate::pdp) async fn note_written(&self) {
         let RiskStore::Redis(server) = &self.risk_store else { return };
         let unnoted = server.unnoted(WRITTEN_MAX);
         if unnoted.is_empty() {
@@ -129,9 +129,9 @@ impl Pdp {
 
     /// Checks each tenant's generation on Redis, so that idle replicas detect a loss, too, and an eviction
     /// policy that was set since. Call it every ten seconds.
-    pub(crate) async fn tend_windows(&self) {
+    pub(in crate::pdp) async fn tend_windows(&self) {
         let RiskStore::Redis(server) = &self.risk_store else { return };
-        let moment = self.moment();
+        let moment = self.active.moment();
         for tenant in server.tenants() {
             if server.check(tenant).await.is_err() {
                 // If this fails, the next call tries again.
@@ -141,18 +141,18 @@ impl Pdp {
     }
 
     /// Replays this replica's log for tenants whose data Redis lost. Call it every second.
-    pub(crate) fn replay_lost(self: &Arc<Self>) {
+    pub(in crate::pdp) fn replay_lost(self: &Arc<Self>) {
         let lost = std::mem::take(&mut *self.backlog.replays.lock().unwrap_or_else(PoisonError::into_inner));
         for tenant in lost {
-            let pdp = Arc::clone(self);
-            tokio::spawn(async move { pdp.replay(Some(tenant)).await });
+            let state = Arc::clone(self);
+            tokio::spawn(async move { state.replay(Some(tenant)).await });
         }
     }
 
     /// Replays the log for one tenant or for all. If that fails, worst-case values apply for the recovery
     /// period.
     async fn replay(self: &Arc<Self>, only: Option<Tenant>) {
-        let moment = self.moment();
+        let moment = self.active.moment();
         let until = moment.now.plus(moment.snapshot.bundle.rules.recovery());
         match (self.say_again(&moment, only).await, only) {
             (Ok(lost), _) => {
@@ -204,12 +204,12 @@ impl Pdp {
     fn read_back(self: &Arc<Self>, moment: &Moment) -> (mpsc::Receiver<(Timestamp, Line)>, JoinHandle<io::Result<()>>) {
         let since = moment.now.minus(Duration::from_micros(moment.snapshot.bundle.rules.longest().unsigned_abs()));
         let (sender, lines) = mpsc::channel(1024);
-        let pdp = Arc::clone(self);
+        let state = Arc::clone(self);
         // An error means that the receiver is gone and needs no more lines.
         (
             lines,
             tokio::task::spawn_blocking(move || {
-                pdp.audit.replay(since, |at, line| drop(sender.blocking_send((at, line))))
+                state.audit.replay(since, |at, line| drop(sender.blocking_send((at, line))))
             }),
         )
     }
@@ -312,7 +312,7 @@ impl Pdp {
 
     /// Executes a batch at this instant, which may be past. If the tenant's data was lost, it is recovered
     /// first.
-    pub(super) async fn tell(
+    pub(in crate::pdp) async fn tell(
         &self,
         tenant: Tenant,
         at: Timestamp,
@@ -320,7 +320,7 @@ impl Pdp {
     ) -> Result<BatchResult, RiskStoreError> {
         match self.risk_store.batch(tenant, at, batch).await {
             Err(RiskStoreError::Lost) => {
-                self.recover(tenant, &self.moment()).await?;
+                self.recover(tenant, &self.active.moment()).await?;
                 self.risk_store.batch(tenant, at, batch).await
             }
             result => result,
@@ -351,7 +351,12 @@ fn told_of_texts(moment: &Moment, environment: &str, line: &Line) -> Option<(Ten
 }
 
 /// Returns what a denied approval adds to the memory of its case.
-pub(super) fn denied_approval(moment: &Moment, environment: &str, tenant: &str, case: &str) -> Option<(Tenant, Batch)> {
+pub(in crate::pdp) fn denied_approval(
+    moment: &Moment,
+    environment: &str,
+    tenant: &str,
+    case: &str,
+) -> Option<(Tenant, Batch)> {
     let factor = moment.snapshot.bundle.rules.risk.as_ref()?.factor(APPROVALS_DENIED)?;
     let keys = RiskKeys::of(environment, RiskSubject { case, ..RiskSubject::nobody(tenant) });
     let change = Change::Add { step: factor.micros(), reach: factor.reach() };

@@ -16,7 +16,7 @@ const TURNS_PER_CORE: usize = 8;
 
 /// Permits of all callers.
 #[derive(Debug)]
-pub(super) struct Shares {
+pub(in crate::pdp) struct Shares {
     all: Arc<Semaphore>,
     /// Maximum number of permits of one caller, which is half of all.
     share: usize,
@@ -53,7 +53,7 @@ pub struct Share {
 impl Share {
     /// Waits for one of the caller's turns, in the order of its requests. The turn ends when the returned
     /// permit is dropped.
-    pub(super) async fn turn(&self, has_texts: bool) -> Option<OwnedSemaphorePermit> {
+    pub(in crate::pdp) async fn turn(&self, has_texts: bool) -> Option<OwnedSemaphorePermit> {
         let turns = if has_texts { &self.turns.with_texts } else { &self.turns.plain };
         // The semaphores are never closed.
         let turn = Arc::clone(turns).acquire_owned().await.ok();
@@ -68,7 +68,7 @@ impl Share {
 
 impl Shares {
     /// Creates this number of permits.
-    pub(super) fn new(most: usize) -> Self {
+    pub(in crate::pdp) fn new(most: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
             all: Arc::new(Semaphore::new(most)),
@@ -84,7 +84,7 @@ impl Shares {
     ///
     /// # Errors
     /// If the caller's share or all permits are taken (RESOURCE_EXHAUSTED).
-    pub(super) async fn take(&self, caller: &str, waits: bool) -> Result<Share, Refusal> {
+    pub(in crate::pdp) async fn take(&self, caller: &str, waits: bool) -> Result<Share, Refusal> {
         let Own { permits, turns } = self.own(caller);
         let own = Arc::clone(&permits);
         let all = Arc::clone(&self.all);

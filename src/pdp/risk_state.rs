@@ -1,15 +1,86 @@
-//! Reads and writes of the risk store. A write that fails waits in the backlog; if a read fails, worst-case
-//! values are used.
+//! Risk state: what the risk store remembers of cases, agents, supervisors and tenants. A write that fails
+//! waits in the backlog; if a read fails, worst-case values are used.
 
+pub(super) mod rate_limits;
+pub(super) mod risk_keys;
+pub(super) mod risk_recovery;
+pub(super) mod risk_signals;
+pub(super) mod write_backlog;
+
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::pdp::Pdp;
-use crate::pdp::snapshot::Moment;
-use crate::pdp::write_backlog::BacklogKey;
+use crate::approvals::store::Store;
+use crate::approvals::store::replica::Replica;
+use crate::audit::Audit;
+use crate::entropy::Entropy;
+use crate::model::time::Timestamp;
+use crate::pdp::risk_state::write_backlog::{BacklogKey, WriteBacklog};
+use crate::pdp::services::{PdpClock, Services};
+use crate::pdp::snapshot::{ActiveBundle, Moment, Options};
 use crate::risk_store::{Batch, BatchResult, RiskStore, RiskStoreError, Tenant, Update};
+use crate::telemetry::export::Telemetry;
+use crate::text_pool::TextPool;
 
-impl Pdp {
+/// The risk store, and how this replica reads, writes and recovers it.
+#[derive(Debug)]
+pub(super) struct RiskState {
+    options: Arc<Options>,
+    active: Arc<ActiveBundle>,
+    clock: PdpClock,
+    entropy: Arc<dyn Entropy>,
+    audit: Arc<Audit>,
+    store: Arc<Store>,
+    replica: Arc<Replica>,
+    telemetry: Arc<Telemetry>,
+    texts: Arc<TextPool>,
+    risk_store: RiskStore,
+    backlog: WriteBacklog,
+}
+
+impl RiskState {
+    pub(super) fn new(services: &Services, active: Arc<ActiveBundle>, risk_store: RiskStore) -> Self {
+        Self {
+            options: Arc::clone(&services.options),
+            active,
+            clock: Arc::clone(&services.clock),
+            entropy: Arc::clone(&services.entropy),
+            audit: Arc::clone(&services.audit),
+            store: Arc::clone(&services.store),
+            replica: Arc::clone(&services.replica),
+            telemetry: Arc::clone(&services.telemetry),
+            texts: Arc::clone(&services.texts),
+            risk_store,
+            backlog: WriteBacklog::default(),
+        }
+    }
+
+    /// Returns the engine of the risk store.
+    pub(super) fn engine(&self) -> &'static str {
+        self.risk_store.engine()
+    }
+
+    /// Returns the number of entries of the risk store in this process.
+    pub(super) fn entries(&self) -> usize {
+        self.risk_store.entries()
+    }
+
+    /// Removes entries that no longer count.
+    pub(super) fn purge(&self, now: Timestamp) {
+        self.risk_store.purge(now);
+    }
+
+    /// Returns whether the risk store answered recently.
+    pub(super) fn is_reached(&self, now: Timestamp) -> bool {
+        self.backlog.is_reached(now)
+    }
+
+    /// Returns whether the risk store answered recently and has all updates.
+    pub(super) fn is_healthy(&self, now: Timestamp) -> bool {
+        self.backlog.is_healthy(now)
+    }
+
     /// Executes a batch. Returns an error if the results are incomplete, so that the caller uses worst-case
     /// values.
     pub(super) async fn batch(

@@ -28,7 +28,7 @@ const FAILED_MICROS: i64 = 10_000_000;
 
 /// State of this replica's access to the risk store.
 #[derive(Debug, Default)]
-pub(super) struct WriteBacklog {
+pub(in crate::pdp) struct WriteBacklog {
     /// End of the worst-case values for each tenant whose data was lost.
     worst_until: DashMap<Tenant, Timestamp>,
     /// End of the worst-case values for each tool service that filled its part of a tenant's table.
@@ -36,21 +36,21 @@ pub(super) struct WriteBacklog {
     /// End of the worst-case values for all tenants, in microseconds.
     all_worst_until: AtomicI64,
     /// Whether events before the start are still being replayed.
-    pub(super) rebuilding: AtomicBool,
+    pub(in crate::pdp) rebuilding: AtomicBool,
     /// Tenants whose events must be replayed.
-    pub(super) replays: Mutex<Vec<Tenant>>,
+    pub(in crate::pdp) replays: Mutex<Vec<Tenant>>,
     /// Locked while lost data is recovered.
-    pub(super) recovering: tokio::sync::Mutex<()>,
+    pub(in crate::pdp) recovering: tokio::sync::Mutex<()>,
     /// Changes that are not written yet.
     unsent: Mutex<HashMap<BacklogKey, BacklogEntry>>,
     /// Number of keys in `unsent`. Calls read only this number, which needs no lock.
     waiting: AtomicUsize,
     /// Locked while the backlog is written.
-    pub(super) sending: tokio::sync::Mutex<()>,
+    pub(in crate::pdp) sending: tokio::sync::Mutex<()>,
     /// Time of the last failure, in microseconds.
-    pub(super) failed_at: AtomicI64,
+    pub(in crate::pdp) failed_at: AtomicI64,
     /// Limits the log to one failure per second.
-    pub(super) logged: Seldom,
+    pub(in crate::pdp) logged: Seldom,
     /// Time since which Redis does not answer, in microseconds; 0 if it answers.
     unreached_since: AtomicI64,
 }
@@ -58,10 +58,10 @@ pub(super) struct WriteBacklog {
 /// Identifies changes that wait: by tenant, by tool service, and by whether they make all of the tenant's
 /// data incomplete (`of_all`) or only the tool service's part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct BacklogKey {
-    pub(super) tenant: Tenant,
-    pub(super) by: Option<Key>,
-    pub(super) of_all: bool,
+pub(in crate::pdp) struct BacklogKey {
+    pub(in crate::pdp) tenant: Tenant,
+    pub(in crate::pdp) by: Option<Key>,
+    pub(in crate::pdp) of_all: bool,
 }
 
 /// Changes that wait, one for each entry. Later changes are merged into it; all are relative to `at`.
@@ -126,17 +126,17 @@ fn both(one: Change, other: Change) -> Change {
 
 impl WriteBacklog {
     /// Applies worst-case values to a tenant, at least until this time.
-    pub(super) fn worst_until(&self, tenant: Tenant, until: Timestamp) {
+    pub(in crate::pdp) fn worst_until(&self, tenant: Tenant, until: Timestamp) {
         self.worst_until.entry(tenant).and_modify(|known| *known = until.max(*known)).or_insert(until);
     }
 
     /// Applies worst-case values to all tenants, at least until this time.
-    pub(super) fn all_worst_until(&self, until: Timestamp) {
+    pub(in crate::pdp) fn all_worst_until(&self, until: Timestamp) {
         self.all_worst_until.fetch_max(until.micros(), Ordering::AcqRel);
     }
 
     /// Returns the time until which worst-case values apply to a tenant, if they do.
-    pub(super) fn is_worst_until(&self, tenant: Tenant, now: Timestamp) -> Option<Timestamp> {
+    pub(in crate::pdp) fn is_worst_until(&self, tenant: Tenant, now: Timestamp) -> Option<Timestamp> {
         let all = Timestamp::from_micros(self.all_worst_until.load(Ordering::Acquire));
         let own = self.worst_until.get(&tenant).map_or(all, |until| *until);
         Some(own.max(all)).filter(|until| *until > now)
@@ -144,12 +144,12 @@ impl WriteBacklog {
 
     /// Returns whether worst-case values apply to this tool service, because its part of the tenant's table
     /// was full.
-    pub(super) fn is_full(&self, tenant: Tenant, by: Option<Key>, now: Timestamp) -> bool {
+    pub(in crate::pdp) fn is_full(&self, tenant: Tenant, by: Option<Key>, now: Timestamp) -> bool {
         [None, by].into_iter().any(|by| self.full_until.get(&(tenant, by)).is_some_and(|until| *until > now))
     }
 
     /// Notes whether Redis answered.
-    pub(super) fn reached(&self, reached: bool, now: Timestamp) {
+    pub(in crate::pdp) fn reached(&self, reached: bool, now: Timestamp) {
         match reached {
             true => self.unreached_since.store(0, Ordering::Release),
             // The time of the first failure is kept.
@@ -158,14 +158,14 @@ impl WriteBacklog {
     }
 
     /// Returns whether Redis answered recently.
-    pub(super) fn is_reached(&self, now: Timestamp) -> bool {
+    pub(in crate::pdp) fn is_reached(&self, now: Timestamp) -> bool {
         let since = self.unreached_since.load(Ordering::Acquire);
         since == 0 || Timestamp::from_micros(since).plus(UNREACHED) >= now
     }
 
     /// Returns whether no tenant's data was lost, no access failed recently, and no update waits that makes a
     /// tenant's data incomplete.
-    pub(super) fn is_healthy(&self, now: Timestamp) -> bool {
+    pub(in crate::pdp) fn is_healthy(&self, now: Timestamp) -> bool {
         let lost = self.worst_until.iter().any(|until| *until > now)
             || self.all_worst_until.load(Ordering::Acquire) > now.micros();
         let failed = self.failed_at.load(Ordering::Acquire).saturating_add(FAILED_MICROS) > now.micros();
@@ -178,7 +178,7 @@ impl WriteBacklog {
     }
 
     /// Returns an error if a tenant's data is incomplete for this tool service, because changes wait.
-    pub(super) fn lacks(&self, tenant: Tenant, by: Option<Key>) -> Result<(), RiskStoreError> {
+    pub(in crate::pdp) fn lacks(&self, tenant: Tenant, by: Option<Key>) -> Result<(), RiskStoreError> {
         if self.waiting.load(Ordering::Acquire) == 0 {
             return Ok(());
         }
@@ -194,13 +194,18 @@ impl WriteBacklog {
     }
 
     /// Removes and returns some of the waiting changes, with their time.
-    pub(super) fn next_unsent(&self, whose: BacklogKey) -> Option<(Timestamp, Batch)> {
+    pub(in crate::pdp) fn next_unsent(&self, whose: BacklogKey) -> Option<(Timestamp, Batch)> {
         self.unsent().get_mut(&whose).map(|unsent| (unsent.at, unsent.take(whose.by)))
     }
 
     /// Puts back changes that failed again, or forgets the key if none are left. `emptied` runs when the backlog is empty, under the
     /// lock.
-    pub(super) fn settle_unsent(&self, whose: BacklogKey, again: Option<(Timestamp, Batch)>, emptied: impl FnOnce()) {
+    pub(in crate::pdp) fn settle_unsent(
+        &self,
+        whose: BacklogKey,
+        again: Option<(Timestamp, Batch)>,
+        emptied: impl FnOnce(),
+    ) {
         let mut unsent = self.unsent();
         match again {
             Some((at, batch)) => unsent.entry(whose).or_default().add(at, batch),
@@ -219,7 +224,13 @@ impl WriteBacklog {
 
     /// Queues a batch that could not be written at this time; returns the batch if the backlog is full. `first` runs before the first batch is queued, under the lock, so that
     /// it does not overlap with `emptied` of [`Self::settle_unsent`].
-    pub(super) fn keep(&self, key: BacklogKey, at: Timestamp, batch: Batch, first: impl FnOnce()) -> Option<Batch> {
+    pub(in crate::pdp) fn keep(
+        &self,
+        key: BacklogKey,
+        at: Timestamp,
+        batch: Batch,
+        first: impl FnOnce(),
+    ) -> Option<Batch> {
         let mut unsent = self.unsent();
         if unsent.is_empty() {
             first();
@@ -234,16 +245,16 @@ impl WriteBacklog {
         None
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::pdp) fn is_empty(&self) -> bool {
         self.waiting.load(Ordering::Acquire) == 0
     }
 
-    pub(super) fn keys(&self) -> Vec<BacklogKey> {
+    pub(in crate::pdp) fn keys(&self) -> Vec<BacklogKey> {
         self.unsent().keys().copied().collect()
     }
 
     /// Applies worst-case values to a tool service's part of a tenant's table, at least until this time.
-    pub(super) fn part_worst_until(&self, key: BacklogKey, until: Timestamp) {
+    pub(in crate::pdp) fn part_worst_until(&self, key: BacklogKey, until: Timestamp) {
         self.full_until.entry((key.tenant, key.by)).and_modify(|known| *known = until.max(*known)).or_insert(until);
     }
 }

@@ -7,7 +7,7 @@ use crate::approvals::store::transitions::Reservation;
 use crate::json::Value;
 use crate::model::call::Call;
 use crate::model::chain::Chain;
-use crate::pdp::Pdp;
+use crate::pdp::risk_state::RiskState;
 use crate::pdp::snapshot::Moment;
 use crate::policy::shape::Action;
 use crate::rates::{Most, Per, Rates, SumRate, covers};
@@ -15,7 +15,7 @@ use crate::risk_store::{Acquire, Observation, Tenant};
 
 /// Returns the call windows that cover an action, by name, and the operation that counts one more call in
 /// each.
-pub(super) fn acquires<'r>(
+pub(in crate::pdp) fn acquires<'r>(
     rates: &'r Rates,
     action: &Action,
     tenant: Tenant,
@@ -33,7 +33,7 @@ pub(super) fn acquires<'r>(
 
 /// Returns the windows of distinct items that cover an action, by name, and the operation that adds the
 /// call's item to each.
-pub(super) fn observations<'r>(
+pub(in crate::pdp) fn observations<'r>(
     rates: &'r Rates,
     action: &Action,
     tenant: Tenant,
@@ -82,9 +82,9 @@ fn amount(rate: &SumRate, call: &Call) -> i64 {
     }
 }
 
-impl Pdp {
+impl RiskState {
     /// Returns the sums that cover a call, and the amounts that it would add to them.
-    pub(super) fn reservations(&self, moment: &Moment, chain: &Chain, call: &Call) -> Vec<Reservation> {
+    pub(in crate::pdp) fn reservations(&self, moment: &Moment, chain: &Chain, call: &Call) -> Vec<Reservation> {
         let seen = self.seen_sums(moment, chain, call).into_iter();
         seen.filter(|reservation| reservation.amount > 0).collect()
     }
@@ -117,7 +117,12 @@ impl Pdp {
     }
 
     /// Returns the sums that cover a call or that its policies see, as they would be with it.
-    pub(super) async fn sums(&self, moment: &Moment, chain: &Chain, call: &Call) -> Result<Vec<Sum>, StoreError> {
+    pub(in crate::pdp) async fn sums(
+        &self,
+        moment: &Moment,
+        chain: &Chain,
+        call: &Call,
+    ) -> Result<Vec<Sum>, StoreError> {
         let reservations = self.seen_sums(moment, chain, call);
         if reservations.is_empty() {
             return Ok(vec![]);

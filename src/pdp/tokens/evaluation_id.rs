@@ -12,20 +12,25 @@ use crate::model::number::to_i64;
 use crate::model::refusal::Refusal;
 use crate::model::text::hex;
 use crate::model::time::Timestamp;
-use crate::pdp::Pdp;
 use crate::pdp::keys::Keys;
 use crate::pdp::snapshot::Moment;
+use crate::pdp::tokens::Tokens;
 
 /// Number of bytes of an id that contain time and randomness. The other five contain the digest.
 const FREE: usize = 11;
 
-impl Pdp {
+impl Tokens {
     /// Creates the id of an evaluation, a UUIDv7 (RFC 9562). Without a `call` the id is not evidence, for
     /// example because the evaluation has no case or is hypothetical.
     ///
     /// # Errors
     /// If the random source fails (UNAVAILABLE).
-    pub(super) fn evaluation_id(&self, call: Option<&Call>, allowed: bool, now: Timestamp) -> Result<String, Refusal> {
+    pub(in crate::pdp) fn evaluation_id(
+        &self,
+        call: Option<&Call>,
+        allowed: bool,
+        now: Timestamp,
+    ) -> Result<String, Refusal> {
         let id = entropy::evaluation_id(self.entropy.as_ref(), now)?;
         let marked = call.map(|call| {
             Marks::of(&self.keys.load(), id, &call.case.tenant, &call.case.id).marked(&call.action, allowed)
@@ -36,7 +41,7 @@ impl Pdp {
     /// Returns action, decision and time of the evaluation with this id; `None` if the id does not belong to
     /// this case. Only the receiver of an answer knows its id, and no answer is sent before its record is
     /// durable.
-    pub(super) fn evidence(&self, moment: &Moment, id: &str, tenant: &str, case: &str) -> Option<Evidence> {
+    pub(in crate::pdp) fn evidence(&self, moment: &Moment, id: &str, tenant: &str, case: &str) -> Option<Evidence> {
         let uuid = Uuid::parse_str(id).ok().filter(|uuid| uuid.to_string() == id)?;
         let marks = Marks::of(&self.keys.load(), uuid, tenant, case);
         let actions = moment.snapshot.bundle.policies.shapes.actions.keys();

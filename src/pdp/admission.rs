@@ -1,0 +1,245 @@
+//! Authentication of tool services and humans, and their shares of the server: requests that are decided at
+//! the same time, open streams, and ids of requests in flight.
+
+pub(super) mod concurrency;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use dashmap::DashSet;
+
+use crate::approvals::store::Store;
+use crate::audit::events::Actor;
+use crate::audit::refusals::RefusalCounter;
+use crate::caller::{Callers, Peer};
+use crate::delegation::Delegations;
+use crate::jose;
+use crate::model::chain::{Caller, Human};
+use crate::model::halt::Halted;
+use crate::model::refusal::Refusal;
+use crate::pdp::admission::concurrency::{Share, Shares};
+use crate::pdp::origin::Origin;
+use crate::pdp::refused::Refused;
+use crate::pdp::replicas::Replicas;
+use crate::pdp::services::Services;
+use crate::pdp::snapshot::Moment;
+use crate::telemetry::export::Telemetry;
+
+/// A principal that acts on its own behalf.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Party {
+    /// A human, authenticated by her own token.
+    Human(Human),
+    Service(Caller),
+}
+
+impl Party {
+    /// Returns the party as records name it.
+    pub(super) fn actor(&self) -> Actor {
+        match self {
+            Self::Human(human) => Actor::human(human),
+            Self::Service(caller) => Actor::service(caller),
+        }
+    }
+}
+
+/// An authenticated caller and its permit.
+pub(super) struct Admitted {
+    pub(super) caller: Caller,
+    pub(super) share: Share,
+}
+
+/// Lets authenticated callers in, each with its share, and counts the others.
+#[derive(Debug)]
+pub(super) struct Admission {
+    pub(super) callers: Arc<Callers>,
+    pub(super) delegations: Delegations,
+    store: Arc<Store>,
+    telemetry: Arc<Telemetry>,
+    replicas: Arc<Replicas>,
+    shares: Shares,
+    streams: Shares,
+    /// Refusals of unauthenticated peers that are not recorded yet.
+    pub(super) unauthenticated: RefusalCounter,
+    /// Tool service and id of the requests in flight.
+    in_flight: DashSet<(String, String)>,
+}
+
+impl Admission {
+    pub(super) fn new(
+        services: &Services,
+        callers: Arc<Callers>,
+        delegations: Delegations,
+        replicas: Arc<Replicas>,
+    ) -> Self {
+        let most = services.options.concurrent_requests;
+        Self {
+            callers,
+            delegations,
+            store: Arc::clone(&services.store),
+            telemetry: Arc::clone(&services.telemetry),
+            replicas,
+            shares: Shares::new(most),
+            streams: Shares::new(most),
+            unauthenticated: RefusalCounter::default(),
+            in_flight: DashSet::new(),
+        }
+    }
+
+    /// Authenticates the caller and takes one of its permits.
+    pub(super) async fn admit(&self, moment: &Moment, origin: &Origin) -> Result<Admitted, Refusal> {
+        let development = moment.snapshot.bundle.manifest.development.as_ref();
+        let caller = self.callers.identify(&origin.peer, development, moment.now)?;
+        let share = self.shares.take(&caller.tool_service, origin.waits).await?;
+        Ok(Admitted { caller, share })
+    }
+
+    /// Authenticates the calling tool service.
+    ///
+    /// # Errors
+    /// If the caller can't be authenticated (UNAUTHENTICATED). The refusal is only counted, so that an
+    /// unauthenticated peer can't fill the log.
+    pub(super) fn service(&self, moment: &Moment, origin: &Origin) -> Result<Caller, Refused> {
+        let development = moment.snapshot.bundle.manifest.development.as_ref();
+        self.callers
+            .identify(&origin.peer, development, moment.now)
+            .map_err(|refusal| self.unauthenticated(origin, refusal))
+    }
+
+    /// Takes a permit for the request of an authenticated caller.
+    ///
+    /// # Errors
+    /// If no permit is free (RESOURCE_EXHAUSTED). The refusal is only counted, because a caller can send
+    /// requests faster than the log is written.
+    pub(super) async fn share(&self, origin: &Origin, caller: &str) -> Result<Share, Refused> {
+        self.shares.take(caller, origin.waits).await.map_err(|refusal| self.unauthenticated(origin, refusal))
+    }
+
+    /// Takes a permit for the request of an authenticated party.
+    ///
+    /// # Errors
+    /// If no permit is free (RESOURCE_EXHAUSTED); the refusal is already counted.
+    pub(super) async fn party_share(&self, origin: &Origin, party: &Party) -> Result<Share, Refused> {
+        match party {
+            Party::Human(human) => self.share(origin, &human.id).await,
+            Party::Service(caller) => self.share(origin, &caller.tool_service).await,
+        }
+    }
+
+    /// Takes one of the places for open streams, for an authenticated party. A stream of calls must come from
+    /// a tool service.
+    ///
+    /// # Errors
+    /// If the party is not authenticated or no place is free (UNAUTHENTICATED, RESOURCE_EXHAUSTED); the
+    /// refusal is already counted.
+    pub(super) async fn open_stream(&self, moment: &Moment, origin: &Origin, of_calls: bool) -> Result<Share, Refused> {
+        let party =
+            if of_calls { Party::Service(self.service(moment, origin)?) } else { self.party(moment, origin).await? };
+        let id = match &party {
+            Party::Human(human) => &human.id,
+            Party::Service(caller) => &caller.tool_service,
+        };
+        self.streams.take(id, false).await.map_err(|refusal| self.unauthenticated(origin, refusal))
+    }
+
+    /// Returns whether a peer is authenticated as a tool service or a human. Failures are not counted,
+    /// because the services that depend on this are not audited.
+    pub(super) async fn knows(&self, moment: &Moment, peer: &Peer) -> bool {
+        match self.human_token(peer) {
+            Some(token) => {
+                let is_known = self.human(moment, token).await.is_ok();
+                peer.known.fetch_or(is_known, Ordering::AcqRel);
+                is_known
+            }
+            None => {
+                self.callers.identify(peer, moment.snapshot.bundle.manifest.development.as_ref(), moment.now).is_ok()
+            }
+        }
+    }
+
+    /// Returns the bearer token, if it claims to be from an issuer of humans' tokens. It is not verified yet.
+    fn human_token<'p>(&self, peer: &'p Peer) -> Option<&'p str> {
+        let trusts = |token: &&str| {
+            jose::claimed_issuer(token).is_some_and(|(issuer, _)| self.delegations.issuers.trusts(&issuer))
+        };
+        peer.bearer.as_deref().filter(trusts)
+    }
+
+    /// Authenticates the caller: a human if the bearer token is of a trusted issuer, otherwise a tool
+    /// service.
+    ///
+    /// # Errors
+    /// If the caller can't be authenticated (UNAUTHENTICATED); the refusal is already counted.
+    pub(super) async fn party(&self, moment: &Moment, origin: &Origin) -> Result<Party, Refused> {
+        if let Some(token) = self.human_token(&origin.peer) {
+            let human = self.human(moment, token).await.map_err(|refusal| self.unauthenticated(origin, refusal))?;
+            origin.peer.known.store(true, Ordering::Release);
+            return Ok(Party::Human(human));
+        }
+        // Reject a bearer token of an unknown issuer. Falling back to the connection's identity would hide a
+        // misconfiguration.
+        if origin.peer.bearer.is_some() && !self.callers.takes_jwt_svids() {
+            return Err(
+                self.unauthenticated(origin, Refusal::Unauthenticated("the issuer of the bearer token is not trusted"))
+            );
+        }
+        self.service(moment, origin).map(Party::Service)
+    }
+
+    /// Returns the human of a token. She must be an entity of the bundle, belong to the tenant that her
+    /// issuer speaks for, and not be stopped.
+    async fn human(&self, moment: &Moment, token: &str) -> Result<Human, Refusal> {
+        let unknown = Refusal::Unauthenticated(
+            "the human of the token is not in the bundle, or belongs to another tenant than the issuer",
+        );
+        let mut human = self.delegations.human(token, moment.now).await?;
+        let bundle = &moment.snapshot.bundle;
+        let roles = bundle.roles.as_ref().ok_or(unknown.clone())?;
+        let tenant = bundle.policies.tenant_of(&roles.supervisor, &human.id).ok_or(unknown.clone())?;
+        if human.tenant.is_empty() {
+            human.tenant = tenant;
+        } else if human.tenant != tenant {
+            return Err(unknown);
+        }
+        self.replicas.can_tell_stops(moment.now)?;
+        if Halted::human(&human).stopped_by(&self.store.halts().halts, moment.now) {
+            return Err(Refusal::Unauthenticated("a kill switch or a revoked session stops this human"));
+        }
+        Ok(human)
+    }
+
+    /// Counts a refusal without recording it, so that an unauthenticated peer can't fill the log.
+    pub(super) fn unauthenticated(&self, origin: &Origin, refusal: Refusal) -> Refused {
+        self.count_unauthenticated(origin.peer.host(), refusal.kind());
+        Refused(refusal)
+    }
+
+    /// Counts a refused request whose peer was not authenticated or whose message could not be read.
+    pub(super) fn count_unauthenticated(&self, peer: String, kind: &'static str) {
+        self.telemetry.metrics.refusal(kind);
+        self.unauthenticated.count(peer, kind);
+    }
+
+    /// Marks a request as in flight until the guard is dropped. Returns `None` if a request of this caller
+    /// with the same id is in flight. Requests without an id are not marked.
+    pub(super) fn track_in_flight(&self, caller: &Caller, request_id: &str) -> Option<InFlightGuard<'_>> {
+        if request_id.is_empty() {
+            return Some(InFlightGuard { admission: self, key: None });
+        }
+        let key = (caller.tool_service.clone(), request_id.to_owned());
+        self.in_flight.insert(key.clone()).then_some(InFlightGuard { admission: self, key: Some(key) })
+    }
+}
+
+pub(super) struct InFlightGuard<'a> {
+    admission: &'a Admission,
+    key: Option<(String, String)>,
+}
+
+impl Drop for InFlightGuard<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = &self.key {
+            self.admission.in_flight.remove(key);
+        }
+    }
+}
