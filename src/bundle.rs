@@ -15,9 +15,9 @@ use crate::model::answer::PolicyVersion;
 use crate::model::chain::DevelopmentDefaults;
 use crate::model::fault::Fault;
 use crate::model::roles::Roles;
+use crate::model::source::Source;
 use crate::policy::rule::Requirement;
 use crate::policy::shape::Shape;
-use crate::policy::source::Source;
 use crate::policy::{Policies, Sources, Validation};
 
 /// Stack size of the parsing thread, in bytes. Cedar's parser recurses with the nesting of the text, whose
@@ -131,10 +131,10 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
     let mut faults = vec![];
     for (file, bytes) in folder.files() {
         let Ok(text) = String::from_utf8(bytes.clone()) else {
-            faults.push(Fault::whole(file, "", "is not UTF-8"));
+            faults.push(Fault::missing(file, "is not UTF-8"));
             continue;
         };
-        let source = Source { file: file.clone(), text };
+        let source = Source::new(file.clone(), text);
         match file.rsplit_once('/').map_or(("", file.as_str()), |parts| parts) {
             ("", "approvals.yaml") => approvals = Some(source),
             ("", "rates.yaml") => rules.rates = Some(source),
@@ -149,7 +149,7 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
             ("entities", name) if name.ends_with(".json") => sources.entities.push(source),
             ("tests", name) if name.ends_with(".yaml") || name.ends_with(".json") => tests.push(source),
             ("", "README.md") => {}
-            _ => faults.push(Fault::whole(file, &source.text, "is not a file of a bundle").help(
+            _ => faults.push(Fault::whole(&source, "is not a file of a bundle").help(
                 "a bundle has bundle.yaml, schema.cedarschema, *.cedar, approvals.yaml, constraints.yaml, rates.yaml, risk.yaml, \
                  detectors/*.yaml, detectors/injection.model, entities/*.json and tests/*.yaml",
             )),
@@ -159,14 +159,14 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
     let manifest = match manifest {
         Some(source) => Manifest::read(&source).map_err(|fault| faults.push(fault)).ok(),
         None => {
-            faults.push(Fault::whole("bundle.yaml", "", "the bundle has no manifest"));
+            faults.push(Fault::missing("bundle.yaml", "the bundle has no manifest"));
             None
         }
     };
     let Some(manifest) = manifest.filter(|_| faults.is_empty()) else { return Err(faults) };
     let roles = match reading.gates {
         Gates::All => Some(manifest.roles.clone().ok_or_else(|| {
-            vec![Fault::whole("bundle.yaml", "", "the manifest has no `roles`, and this server requires every gate")]
+            vec![Fault::missing("bundle.yaml", "the manifest has no `roles`, and this server requires every gate")]
         })?),
         Gates::None => None,
     };
@@ -190,7 +190,7 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
 /// Also checks that each `at_most` argument is an integer of `context.approval.limits` in some action,
 /// because otherwise no policy could enforce the limit.
 fn templates(policies: &Policies, roles: Option<&Roles>, source: Option<&Source>) -> Result<Templates, Vec<Fault>> {
-    let nothing = Source { file: "approvals.yaml".into(), text: String::new() };
+    let nothing = Source::new("approvals.yaml", "");
     let read = match source {
         Some(source) => serde_saphyr::from_str(&source.text).map_err(|error| vec![yaml_fault(source, &error)])?,
         None => Templates::default(),
@@ -225,10 +225,8 @@ fn templates(policies: &Policies, roles: Option<&Roles>, source: Option<&Source>
     }
     let source = source.unwrap_or(&nothing);
     let at = |name: &str| source.text.find(name).unwrap_or(0);
-    let faults: Vec<Fault> = faults
-        .into_iter()
-        .map(|(name, message)| Fault::new(&source.file, &source.text, (at(&name), name.len()), message))
-        .collect();
+    let faults: Vec<Fault> =
+        faults.into_iter().map(|(name, message)| Fault::new(&source, (at(&name), name.len()), message)).collect();
     if faults.is_empty() { Ok(read) } else { Err(faults) }
 }
 
@@ -249,7 +247,7 @@ fn unknown_defaults(policies: &Policies, roles: &Roles, defaults: &DevelopmentDe
         .map(|(name, _)| {
             let at =
                 source.text.get(section..).and_then(|text| text.find(name.as_str())).map_or(section, |at| section + at);
-            Fault::new(&source.file, &source.text, (at, name.len()), format!("the bundle does not define `{name}`"))
+            Fault::new(&source, (at, name.len()), format!("the bundle does not define `{name}`"))
         })
         .collect()
 }

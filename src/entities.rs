@@ -3,9 +3,14 @@
 pub mod convert;
 pub mod direct;
 
-use cedar_policy::{Context, Entities, Entity, EntityUid, Request, RestrictedExpression};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
-use crate::entities::convert::{Converter, Pairs};
+use cedar_policy::{Entities, EntityUid, Request};
+use cedar_policy_core::ast::{self, Context, Entity, EntityUIDEntry, PartialValue};
+use smol_str::SmolStr;
+
+use crate::entities::convert::{Converter, Members, record_of};
 use crate::json::{self, Object, Value};
 use crate::model::answer::Gate;
 use crate::model::call::Call;
@@ -16,6 +21,7 @@ use crate::model::time::Timestamp;
 use crate::model::trusted_context::{REMEMBERED, TrustedContext};
 use crate::policy::Policies;
 use crate::policy::shape::{Action, Record, Shape};
+use crate::policy::store::{StoredEntity, shared};
 
 /// Reasons why a call does not reach Cedar.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +42,7 @@ impl From<Refusal> for Stop {
 #[derive(Clone, Debug)]
 pub struct ResolvedCall<'a> {
     pub action: &'a Action,
-    pub principals: Vec<(Link, &'a Entity)>,
+    pub principals: Vec<(Link, &'a StoredEntity)>,
     pub resource: EntityUid,
     pub attributes: Attributes<'a>,
     pub case: EntityUid,
@@ -48,7 +54,7 @@ pub struct ResolvedCall<'a> {
 #[derive(Clone, Debug)]
 pub enum Attributes<'a> {
     /// An entity of the bundle.
-    Bundle(&'a Entity),
+    Bundle(&'a StoredEntity),
     /// The resource is the case itself.
     Case,
     /// Attributes that the tool service sent with the call.
@@ -58,9 +64,9 @@ pub enum Attributes<'a> {
 /// A call that is ready for evaluation, also repeatedly with other `context` members from the PDP (what-if).
 #[derive(Debug)]
 pub struct Asked<'a> {
-    policies: &'a Policies,
     resolved: ResolvedCall<'a>,
-    fixed: Pairs,
+    /// The members of `context` that follow from the call.
+    fixed: Members,
     pub entities: Entities,
 }
 
@@ -78,16 +84,17 @@ impl<'a> Asked<'a> {
         now: Timestamp,
     ) -> Result<Self, Stop> {
         let mut converter = Converter::default();
-        let mut entities: Vec<Entity> = resolved.principals.iter().map(|(_, entity)| (*entity).clone()).collect();
-        entities.extend(policies.store.action(&resolved.action.uid).cloned());
+        let mut entities: Vec<Arc<Entity>> =
+            resolved.principals.iter().map(|(_, entity)| Arc::clone(entity.shared())).collect();
+        entities.extend(policies.store.action(&resolved.action.uid).map(|action| Arc::clone(action.shared())));
         entities.push(case_entity(&mut converter, policies, roles, &resolved, call)?);
         match resolved.attributes {
-            Attributes::Bundle(entity) => entities.push(entity.clone()),
+            Attributes::Bundle(entity) => entities.push(Arc::clone(entity.shared())),
             Attributes::Case => {}
             Attributes::Sent(attributes) => {
                 let record = attributes_of(policies, &call.resource.reference.kind)?;
                 let members = converter.members(attributes, record, "resource.attributes_json")?;
-                entities.push(entity(resolved.resource.clone(), members)?);
+                entities.push(entity(&resolved.resource, members));
             }
         }
         let mut fixed = claimed(&mut converter, &resolved, call)?;
@@ -95,14 +102,14 @@ impl<'a> Asked<'a> {
         for uid in converter.references {
             if roles.supplier(&uid.type_name().to_string()) == Some(Supplier::Bundle) {
                 let known = policies.store.get(&uid).ok_or(Stop::Denied(Gate::Existence))?;
-                entities.push(known.clone());
+                entities.push(Arc::clone(known.shared()));
             }
         }
-        entities.sort_by_key(Entity::uid);
-        entities.dedup_by_key(|entity| entity.uid());
-        let entities = Entities::from_entities(entities, None)
-            .map_err(|_| Refusal::Unavailable("the entities could not be assembled"))?;
-        Ok(Self { policies, resolved, fixed, entities })
+        // A resource may be the case, and a value may refer to a principal.
+        let mut seen = HashSet::new();
+        entities.retain(|entity| seen.insert(entity.uid().clone()));
+        let entities = shared(entities).map_err(|_| Refusal::Unavailable("the entities could not be assembled"))?;
+        Ok(Self { resolved, fixed, entities })
     }
 
     /// Returns one request for each link, at this step and with these `context` members from the PDP.
@@ -117,21 +124,22 @@ impl<'a> Asked<'a> {
         let remembers = |name: &str| name == "step" || REMEMBERED.contains(&name);
         let record = self.resolved.action.context.iter().filter(|(name, _)| remembers(name));
         let trusted = Converter::default().known_members(&members, record, "context")?;
-        let impossible = |_| Refusal::Unavailable("the request could not be assembled");
-        let pairs = self.fixed.iter().cloned().chain(trusted);
-        let context =
-            Context::from_pairs(pairs).map_err(|_| Refusal::Unavailable("the context could not be assembled"))?;
-        self.resolved
-            .principals
-            .iter()
-            .map(|(link, principal)| {
-                let (action, resource) = (self.resolved.action.uid.clone(), self.resolved.resource.clone());
-                let request =
-                    Request::new(principal.uid(), action, resource, context.clone(), self.policies.schema.as_ref());
-                Ok((*link, request.map_err(impossible)?))
-            })
-            .collect()
+        let context: BTreeMap<_, _> =
+            self.fixed.iter().map(|(name, value)| (name.clone(), value.clone())).chain(trusted).collect();
+        let context = Arc::new(context);
+        let (action, resource) = (known(&self.resolved.action.uid), known(&self.resolved.resource));
+        // The conversion proves what Cedar's validation of a request would check.
+        let request = |principal: &StoredEntity| {
+            let context = Context::Value(Arc::clone(&context));
+            let principal = known(&principal.uid());
+            ast::Request::new_unchecked(principal, action.clone(), resource.clone(), Some(context)).into()
+        };
+        Ok(self.resolved.principals.iter().map(|(link, principal)| (*link, request(principal))).collect())
     }
+}
+
+pub(crate) fn known(uid: &EntityUid) -> EntityUIDEntry {
+    EntityUIDEntry::known(uid.clone().into(), None)
 }
 
 /// Checks that an action could take these arguments.
@@ -151,7 +159,7 @@ fn case_entity(
     roles: &Roles,
     resolved: &ResolvedCall<'_>,
     call: &Call,
-) -> Result<Entity, Stop> {
+) -> Result<Arc<Entity>, Stop> {
     let mut attributes = call.case.attributes.clone();
     if attributes.insert("tenant".to_owned(), Value::from(call.case.tenant.as_str())).is_some() {
         return Err(Refusal::invalid(
@@ -161,20 +169,21 @@ fn case_entity(
         .into());
     }
     let members = converter.members(&attributes, attributes_of(policies, &roles.case)?, "case.attributes_json")?;
-    entity(resolved.case.clone(), members)
+    Ok(entity(&resolved.case, members))
 }
 
 fn attributes_of<'a>(policies: &'a Policies, kind: &str) -> Result<&'a Record, Stop> {
     policies.shapes.entities.get(kind).map(|kind| &kind.attributes).ok_or(Stop::Denied(Gate::Existence))
 }
 
-fn entity(uid: EntityUid, members: Pairs) -> Result<Entity, Stop> {
-    Entity::new(uid, members.into_iter().collect(), std::iter::empty().collect())
-        .map_err(|_| Refusal::Unavailable("the entities could not be assembled").into())
+pub(crate) fn entity(uid: &EntityUid, members: Members) -> Arc<Entity> {
+    let attributes = members.into_iter().map(|(name, value)| (name, PartialValue::Value(value)));
+    let (none, parents) = (HashSet::new(), HashSet::new());
+    Arc::new(Entity::new_with_attr_partial_value(uid.clone().into(), attributes, none, parents, []))
 }
 
 /// Converts `args` and `facts`, the members of `context` that callers control.
-fn claimed(converter: &mut Converter, resolved: &ResolvedCall<'_>, call: &Call) -> Result<Pairs, Stop> {
+fn claimed(converter: &mut Converter, resolved: &ResolvedCall<'_>, call: &Call) -> Result<Members, Stop> {
     let mut pairs = vec![];
     let sent = [("args", "arguments_json", Some(&call.arguments)), ("facts", "facts_json", call.facts.as_ref())];
     for (name, path, object) in sent {
@@ -182,9 +191,7 @@ fn claimed(converter: &mut Converter, resolved: &ResolvedCall<'_>, call: &Call) 
         match (resolved.action.context.get(name).map(|member| (&member.shape, member.required)), object) {
             (Some((Shape::Record(record), required)), object) if required || object.is_some() => {
                 let members = converter.members(object.unwrap_or(&none), record, path)?;
-                let record = RestrictedExpression::new_record(members)
-                    .map_err(|_| Refusal::invalid(path, "has a duplicate member"))?;
-                pairs.push((name.to_owned(), record));
+                pairs.push((SmolStr::new_static(name), record_of(members)));
             }
             (Some(_), _) | (None, None) => {}
             (None, Some(object)) if object.is_empty() => {}
@@ -200,7 +207,7 @@ fn derived(
     resolved: &ResolvedCall<'_>,
     chain: &Chain,
     now: Timestamp,
-) -> Result<Pairs, Stop> {
+) -> Result<Members, Stop> {
     let text = |text: &str| Value::from(text);
     let scopes = resolved.scopes.iter().map(|scope| text(scope)).collect();
     let chain = json::object([

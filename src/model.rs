@@ -15,6 +15,7 @@ pub mod refusal;
 pub mod right;
 pub mod roles;
 pub mod signals;
+pub mod source;
 pub mod text;
 pub mod time;
 pub mod trusted_context;

@@ -1,26 +1,29 @@
 //! Policies, schema and the bundle's entities. They are loaded as a whole and read-only afterwards.
 
 pub mod engine;
+mod index;
 pub mod lint;
+pub mod parse;
 pub mod rule;
+mod scope;
 pub mod shape;
-pub mod source;
 pub mod store;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use cedar_policy::{
-    EvalResult, Policy, PolicyId, PolicySet, Schema, SchemaFragment, ValidationError, ValidationMode, Validator,
-};
+use cedar_policy::{PolicyId, Schema, SchemaFragment, ValidationError, ValidationWarning};
+use cedar_policy_core::ast::{Policy, PolicyID, PolicySet};
+use cedar_policy_core::validator::{ValidationMode, Validator, ValidatorSchema};
 use miette::Diagnostic;
 
 use crate::model::fault::Fault;
 use crate::model::roles::Roles;
+use crate::model::source::Source;
 use crate::model::trusted_context::REMEMBERED;
-use crate::policy::engine::{Engine, id_text};
+use crate::policy::engine::Engine;
+use crate::policy::parse::{POLICIES_MAX, Placed};
 use crate::policy::rule::Rule;
 use crate::policy::shape::Shapes;
-use crate::policy::source::{Placed, Source};
 use crate::policy::store::Store;
 
 /// Maximum number of attribute steps from an entity in a policy: `resource.tenant` is allowed,
@@ -62,11 +65,8 @@ pub struct Policies {
 impl Policies {
     /// Returns the tenant of an entity of the bundle; `None` if the entity or its tenant does not exist.
     pub fn tenant_of(&self, kind: &str, id: &str) -> Option<String> {
-        let entity = self.store.get(&self.shapes.uid(kind, id)?)?;
-        match entity.attr("tenant")?.ok()? {
-            EvalResult::EntityUid(tenant) => Some(tenant.id().unescaped().to_owned()),
-            _ => None,
-        }
+        let tenant = self.store.get(&self.shapes.uid(kind, id)?)?.reference("tenant")?;
+        Some(tenant.id().unescaped().to_owned())
     }
 
     /// Reads, validates and indexes the policies. Without `roles`, which gates need, the linter does not run.
@@ -97,8 +97,11 @@ impl Policies {
                 return Err(faults);
             }
         }
-        let readers = REMEMBERED.into_iter().map(|member| (member, lint::readers(&read, &shapes, member))).collect();
-        Ok(Self { schema, engine: Engine::new(read.set, &shapes), shapes, store, rules: read.rules, readers })
+        let readers = lint::readers(&read, &shapes, REMEMBERED);
+        let rules = read.policies.iter().filter_map(|read| read.rule.clone()).map(|rule| (rule.id.clone(), rule));
+        let rules = rules.collect();
+        let engine = Engine::new(read.policies.into_iter().map(|read| read.policy).collect());
+        Ok(Self { schema, engine, shapes, store, rules, readers })
     }
 
     /// Returns whether a policy that covers this action reads a `context` member from the PDP's state. If
@@ -119,20 +122,34 @@ impl Policies {
 }
 
 /// Policies as read from their files, before validation.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ReadPolicies {
-    set: PolicySet,
-    rules: HashMap<String, Rule>,
-    placed: HashMap<String, (Source, Placed)>,
+    policies: Vec<ReadPolicy>,
+    /// Positions in `policies` by id.
+    by_id: HashMap<String, usize>,
+}
+
+/// A policy and its place.
+#[derive(Debug)]
+struct ReadPolicy {
+    policy: Policy,
+    /// The policy's annotations; absent only in conformance mode, if they can't be read.
+    rule: Option<Rule>,
+    source: Source,
+    /// Offset of the policy in its file.
+    at: usize,
 }
 
 impl ReadPolicies {
-    /// Creates a fault at the position of a policy.
-    fn fault(&self, id: &str, message: impl Into<String>) -> Fault {
-        match self.placed.get(id) {
-            Some((source, placed)) => Fault::new(&source.file, &source.text, (placed.span.0, 1), message),
-            None => Fault::whole("policies", "", message),
-        }
+    fn get(&self, id: &str) -> Option<&ReadPolicy> {
+        self.policies.get(*self.by_id.get(id)?)
+    }
+}
+
+impl ReadPolicy {
+    /// Creates a fault at the position of the policy.
+    fn fault(&self, message: impl Into<String>) -> Fault {
+        Fault::new(&self.source, (self.at, 1), message)
     }
 }
 
@@ -140,38 +157,37 @@ fn read_schema(sources: &Sources, validation: Validation) -> Result<(Option<Sche
     let Some(source) = &sources.schema else {
         return match validation {
             Validation::Off => Ok((None, Shapes::default())),
-            Validation::Strict => Err(vec![Fault::whole("schema.cedarschema", "", "the bundle has no schema")]),
+            Validation::Strict => Err(vec![Fault::missing("schema.cedarschema", "the bundle has no schema")]),
         };
     };
-    source::refuse_nesting(source).map_err(|fault| vec![fault])?;
+    parse::measure(source).map_err(|fault| vec![fault])?;
     let (fragment, _) =
-        SchemaFragment::from_cedarschema_str(&source.text).map_err(|error| source::faults(source, &error))?;
+        SchemaFragment::from_cedarschema_str(&source.text).map_err(|error| parse::faults(source, &error))?;
     if fragment.to_json_value().map_or(true, |fragment| shape::is_too_large(&fragment)) {
         return Err(vec![Fault::whole(
-            &source.file,
-            &source.text,
+            &source,
             "the schema has more than 1000000 parts after its aliases are expanded",
         )]);
     }
     let (schema, warnings) =
-        Schema::from_cedarschema_str(&source.text).map_err(|error| source::faults(source, &error))?;
-    let warnings: Vec<Fault> = warnings.flat_map(|warning| source::faults(source, &warning)).collect();
+        Schema::from_cedarschema_str(&source.text).map_err(|error| parse::faults(source, &error))?;
+    let warnings: Vec<Fault> = warnings.flat_map(|warning| parse::faults(source, &warning)).collect();
     if validation == Validation::Strict && !warnings.is_empty() {
         return Err(warnings);
     }
     match (Shapes::of(&schema), validation) {
         (Ok(shapes), _) => Ok((Some(schema), shapes)),
         (Err(_), Validation::Off) => Ok((Some(schema), Shapes::default())),
-        (Err(error), Validation::Strict) => Err(vec![Fault::whole(&source.file, &source.text, error.to_string())]),
+        (Err(error), Validation::Strict) => Err(vec![Fault::whole(&source, error.to_string())]),
     }
 }
 
 fn read_policies(sources: &[Source], validation: Validation) -> Result<ReadPolicies, Vec<Fault>> {
-    let mut read = ReadPolicies { set: PolicySet::new(), rules: HashMap::new(), placed: HashMap::new() };
+    let mut read = ReadPolicies::default();
     let mut faults = Vec::new();
     let mut position = 0;
     for source in sources {
-        let placed = match source::parse(source) {
+        let placed = match parse::parse(source, POLICIES_MAX - read.policies.len()) {
             Ok(placed) => placed,
             Err(mut found) => {
                 faults.append(&mut found);
@@ -179,8 +195,9 @@ fn read_policies(sources: &[Source], validation: Validation) -> Result<ReadPolic
             }
         };
         for placed in placed {
-            let fault = |message: String| Fault::new(&source.file, &source.text, (placed.span.0, 1), message);
-            let id = placed.policy.annotation("id").map(str::to_owned);
+            let fault = |message: String| Fault::new(source, (placed.span.0, 1), message);
+            let id =
+                placed.policy.annotations().find(|(name, _)| name.as_ref() == "id").map(|(_, id)| id.val.to_string());
             let id = match (id, validation) {
                 (Some(id), Validation::Strict) if !is_id(&id) => {
                     faults.push(fault("`@id` must be 1 to 128 of `a-z`, `0-9`, `.`, `_` and `-`".into()));
@@ -201,22 +218,18 @@ fn read_policies(sources: &[Source], validation: Validation) -> Result<ReadPolic
 }
 
 fn add(read: &mut ReadPolicies, source: &Source, placed: &Placed, id: &str, validation: Validation) -> Vec<String> {
-    if let Some((other, at)) = read.placed.get(id) {
-        let place = Fault::new(&other.file, &other.text, (at.span.0, 1), "").place();
-        return vec![format!("the id `{id}` is already used by the policy at {place}")];
+    if let Some(other) = read.get(id) {
+        return vec![format!("the id `{id}` is already used by the policy at {}", other.fault("").place())];
     }
-    let policy: Policy = placed.policy.new_id(PolicyId::new(id));
-    let place = Fault::new(&source.file, &source.text, (placed.span.0, 1), "").place();
-    let place = place.rsplit_once(':').map_or(place.clone(), |(line, _column)| line.to_owned());
-    match Rule::read(&policy, place) {
-        Ok(rule) => {
-            read.rules.insert(id.to_owned(), rule);
-        }
+    let policy = placed.policy.new_id(PolicyID::from_string(id));
+    let at = placed.span.0;
+    let rule = match Rule::read(&policy, format!("{}:{}", source.file, source.position(at).0)) {
         Err(found) if validation == Validation::Strict => return found,
-        Err(_) => {}
-    }
-    read.placed.insert(id.to_owned(), (source.clone(), placed.clone()));
-    read.set.add(policy).err().map(|error| error.to_string()).into_iter().collect()
+        rule => rule.ok(),
+    };
+    read.by_id.insert(id.to_owned(), read.policies.len());
+    read.policies.push(ReadPolicy { policy, rule, source: source.clone(), at });
+    vec![]
 }
 
 fn is_id(id: &str) -> bool {
@@ -227,23 +240,40 @@ fn is_id(id: &str) -> bool {
 /// Runs Cedar's strict validator. A warning counts as a fault, because an impossible policy protects nothing.
 /// If names are not recognized, returns true and only the faults of those names.
 fn validate(schema: &Schema, read: &ReadPolicies) -> (bool, Vec<Fault>) {
-    let result = Validator::new(schema.clone()).validate_with_level(&read.set, ValidationMode::Strict, DEREFERENCE_MAX);
-    let at = |id: &PolicyId, error: &dyn Diagnostic| match read.placed.get(&id_text(id)) {
-        Some((source, _)) => source::faults(source, error),
-        None => vec![Fault::whole("policies", "", error.to_string())],
+    let schema: &ValidatorSchema = schema.as_ref();
+    let validator = Validator::new(schema.clone());
+    // The ids are unique, so this can't fail.
+    let set = |policies: &[ReadPolicy]| {
+        PolicySet::try_from_iter(policies.iter().map(|read| read.policy.clone())).unwrap_or_default()
     };
-    let is_name = |error: &&ValidationError| {
-        matches!(error, ValidationError::UnrecognizedActionId(_) | ValidationError::UnrecognizedEntityType(_))
+    let validate = |policies| validator.validate_with_level(&set(policies), ValidationMode::Strict, DEREFERENCE_MAX);
+    // Each policy is validated by itself, so two threads share the work.
+    let (first, second) = read.policies.split_at(read.policies.len() / 2);
+    let results = std::thread::scope(|scope| {
+        let other = scope.spawn(|| validate(second));
+        [Some(validate(first)), other.join().ok()]
+    });
+    let at = |id: &PolicyId, error: &dyn Diagnostic| match read.get(id.as_ref()) {
+        Some(read) => parse::faults(&read.source, error),
+        None => vec![Fault::missing("policies", error.to_string())],
     };
-    let mut names: Vec<Fault> =
-        result.validation_errors().filter(is_name).flat_map(|error| at(error.policy_id(), error)).collect();
-    names.sort_by_key(Fault::line);
-    if !names.is_empty() {
-        return (true, names);
+    let (mut names, mut faults) = (vec![], vec![]);
+    for result in results {
+        let Some(result) = result else {
+            return (true, vec![Fault::missing("policies", "the validator failed")]);
+        };
+        let (errors, warnings) = result.into_errors_and_warnings();
+        for error in errors.map(ValidationError::from) {
+            let is_name =
+                matches!(error, ValidationError::UnrecognizedActionId(_) | ValidationError::UnrecognizedEntityType(_));
+            if is_name { &mut names } else { &mut faults }.extend(at(error.policy_id(), &error));
+        }
+        for warning in warnings.map(ValidationWarning::from) {
+            faults.extend(at(warning.policy_id(), &warning));
+        }
     }
-    let errors = result.validation_errors().flat_map(|error| at(error.policy_id(), error));
-    let warnings = result.validation_warnings().flat_map(|warning| at(warning.policy_id(), warning));
-    let mut faults: Vec<Fault> = errors.chain(warnings).collect();
-    faults.sort_by_key(Fault::line);
-    (false, faults)
+    let unrecognized = !names.is_empty();
+    let mut found = if unrecognized { names } else { faults };
+    found.sort_by_key(Fault::line);
+    (unrecognized, found)
 }

@@ -9,8 +9,8 @@ use crate::bundle::manifest::yaml_fault;
 use crate::json::{Object, Value};
 use crate::model::fault::Fault;
 use crate::model::roles::Roles;
+use crate::model::source::Source;
 use crate::policy::Policies;
-use crate::policy::source::Source;
 
 /// Maximum length of a constraint's text, in bytes.
 const TEXT_MAX: usize = 2000;
@@ -53,7 +53,7 @@ pub(super) fn read(policies: &Policies, roles: &Roles, source: Option<&Source>) 
     let mut faults = vec![];
     let mut fault = |name: &str, problem: String| {
         let at = source.text.find(name).unwrap_or(0);
-        faults.push(Fault::new(&source.file, &source.text, (at, name.len()), problem));
+        faults.push(Fault::new(&source, (at, name.len()), problem));
     };
     if read.len() > CONSTRAINTS_MAX {
         fault("", format!("has more than {CONSTRAINTS_MAX} constraints"));

@@ -11,7 +11,7 @@ use crate::model::number::to_u64;
 use crate::model::text::hex;
 
 /// Maximum total size of a bundle's files, in bytes.
-const BYTES_MAX: u64 = 64 * 1024 * 1024;
+const BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Maximum number of files in a bundle.
 const FILES_MAX: usize = 10_000;
 
@@ -29,7 +29,7 @@ pub enum FolderError {
     )]
     Missing(PathBuf),
     /// The folder has too many bytes or files, or more than one level of subfolders.
-    #[error("the bundle at `{0}` is larger than 64 MiB or 10,000 files, or has folders in its subfolders")]
+    #[error("the bundle at `{0}` is larger than 256 MiB or 10,000 files, or has folders in its subfolders")]
     TooLarge(PathBuf),
     /// The operating system returned an error, or an entry is neither a file nor a directory.
     #[error("`{0}` can't be read: {1}")]

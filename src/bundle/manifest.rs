@@ -4,8 +4,7 @@ use crate::model::chain::DevelopmentDefaults;
 use crate::model::fault::Fault;
 use crate::model::number::to_usize;
 use crate::model::roles::Roles;
-use crate::policy::source::Source;
-use crate::policy::store::offset;
+use crate::model::source::Source;
 
 /// Contents of `bundle.yaml`.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
@@ -30,12 +29,7 @@ impl Manifest {
         let named = (1..=64).contains(&manifest.name.len()) && !manifest.name.contains(char::is_control);
         if !named {
             let at = source.text.find("name").unwrap_or(0);
-            return Err(Fault::new(
-                &source.file,
-                &source.text,
-                (at, 4),
-                "`name` must be 1 to 64 bytes without control characters",
-            ));
+            return Err(Fault::new(&source, (at, 4), "`name` must be 1 to 64 bytes without control characters"));
         }
         Ok(manifest)
     }
@@ -43,9 +37,8 @@ impl Manifest {
 
 /// Converts a YAML error into a fault at its position.
 pub fn yaml_fault(source: &Source, error: &serde_saphyr::Error) -> Fault {
-    let at = error
-        .location()
-        .map_or(0, |location| offset(&source.text, to_usize(location.line()), to_usize(location.column())));
+    let at =
+        error.location().map_or(0, |location| source.offset(to_usize(location.line()), to_usize(location.column())));
     let message = error.without_snippet().to_string();
-    Fault::new(&source.file, &source.text, (at, 1), message)
+    Fault::new(&source, (at, 1), message)
 }

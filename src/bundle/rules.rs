@@ -10,9 +10,9 @@ use crate::content::{Detectors, Settings, drafts};
 use crate::model::fault::Fault;
 use crate::model::finding::SensitiveKind;
 use crate::model::roles::Roles;
+use crate::model::source::Source;
 use crate::policy::Policies;
 use crate::policy::shape::Shape;
-use crate::policy::source::Source;
 use crate::rates::Rates;
 use crate::risk::RiskRules;
 
@@ -78,15 +78,11 @@ pub(super) fn read(policies: &Policies, roles: &Roles, files: &Files) -> Result<
             faults.extend(placed(source, unknown.map(|kind| (kind.clone(), problem(kind))).collect()));
         }
         (None, None) if !(tiers.is_empty() && kinds.is_empty() && files.detectors.is_empty()) => {
-            faults.push(Fault::whole(
-                "risk.yaml",
-                "",
-                "is missing, but the schema's actions read `risk` or `findings`",
-            ));
+            faults.push(Fault::missing("risk.yaml", "is missing, but the schema's actions read `risk` or `findings`"));
         }
         (Some(_) | None, _) => {}
     }
-    let nothing = Source { file: "rates.yaml".into(), text: String::new() };
+    let nothing = Source::new("rates.yaml", "");
     let source = files.rates.as_ref().unwrap_or(&nothing);
     // A bundle without the file has no rates.
     let rates = if files.rates.is_none() { Some(Rates::default()) } else { parse(files.rates.as_ref(), &mut faults) };
@@ -150,19 +146,18 @@ fn detectors(policies: &Policies, roles: &Roles, files: &Files, faults: &mut Vec
     if let Some(source) = &files.model {
         match Injection::read(&source.text) {
             Ok(model) => detectors.injection = Some(model),
-            Err(problem) => faults.push(Fault::whole(&source.file, &source.text, problem)),
+            Err(problem) => faults.push(Fault::whole(&source, problem)),
         }
     }
     let settings = parse::<Settings>(files.settings.as_ref(), faults);
     let governs = roles.content.is_some();
     if governs && settings.as_ref().is_none_or(|settings| settings.channels.is_empty()) && faults.is_empty() {
         let message = "is missing or lists no channel: without a threshold the injection model finds nothing";
-        faults.push(Fault::whole("detectors/settings.yaml", "", message));
+        faults.push(Fault::missing("detectors/settings.yaml", message));
     }
     if governs && files.model.is_none() {
-        faults.push(Fault::whole(
+        faults.push(Fault::missing(
             "detectors/injection.model",
-            "",
             "is missing: create it with `countersign detectors train`",
         ));
     }
@@ -183,7 +178,7 @@ fn blind_spots(detectors: &Detectors, incoming: &[String], drafted: &[String], c
         let message = format!(
             "no rule in detectors/*.yaml finds `{kind}`, {what} of the schema, so its absence would mean nothing"
         );
-        Fault::whole("detectors", "", message)
+        Fault::missing("detectors", message)
     };
     faults.extend(
         incoming.iter().filter(|kind| !detectors.incoming.finds(kind)).map(|kind| blind(kind, "a kind of finding")),
@@ -200,11 +195,10 @@ fn blind_spots(detectors: &Detectors, incoming: &[String], drafted: &[String], c
         .extend(claims.iter().filter(|claim| !claimed.contains(&claim.as_str())).map(|claim| blind(claim, "a claim")));
     let missing =
         drafts::OWN_KINDS.iter().filter(|own| !drafted.is_empty() && !drafted.iter().any(|kind| kind == *own));
-    faults.extend(
-        missing.map(|kind| {
-            Fault::whole("schema.cedarschema", "", format!("the type of draft findings must have `{kind}`"))
-        }),
-    );
+    faults
+        .extend(missing.map(|kind| {
+            Fault::missing("schema.cedarschema", format!("the type of draft findings must have `{kind}`"))
+        }));
     faults
 }
 
@@ -226,10 +220,7 @@ fn parse<T: serde::de::DeserializeOwned>(source: Option<&Source>, faults: &mut V
 /// Locates each fault at the first occurrence of its subject in the file.
 fn placed(source: &Source, faults: Vec<(String, String)>) -> Vec<Fault> {
     let at = |name: &str| source.text.find(name).unwrap_or(0);
-    faults
-        .into_iter()
-        .map(|(name, message)| Fault::new(&source.file, &source.text, (at(&name), name.len()), message))
-        .collect()
+    faults.into_iter().map(|(name, message)| Fault::new(&source, (at(&name), name.len()), message)).collect()
 }
 
 /// Returns a fault for each key of `asked` that is not a group of actions.
@@ -248,16 +239,14 @@ fn unsummed(policies: &Policies, rates: &Rates) -> Vec<Fault> {
         let covers = |listed: &[String]| crate::rates::covers(listed, action);
         let covered = rates.sums.values().any(|rate| covers(&rate.actions) || covers(&rate.seen_by));
         if !covered {
-            faults.push(Fault::whole(
+            faults.push(Fault::missing(
                 "rates.yaml",
-                "",
                 format!("no sum covers action `{id}`, whose context declares `sums`"),
             ));
         }
         for name in sums.keys().filter(|name| !rates.sums.contains_key(*name)) {
-            faults.push(Fault::whole(
+            faults.push(Fault::missing(
                 "rates.yaml",
-                "",
                 format!("`context.sums` declares `{name}`, but rates.yaml has no such sum"),
             ));
         }

@@ -1,9 +1,13 @@
 //! Builds the Cedar request for an action that a principal performs on its own behalf: one principal, one
 //! resource, and a context of `now` and `own`.
 
-use cedar_policy::{Context, Entities, Entity, Request, RestrictedExpression};
+use std::sync::Arc;
+
+use cedar_policy::{Entities, EntityUid, Request};
+use cedar_policy_core::ast::{self, Context, Entity};
 
 use crate::entities::convert::Converter;
+use crate::entities::{entity, known};
 use crate::json::{self, Object, Value};
 use crate::model::approval::{Approval, Binding};
 use crate::model::number::to_u32;
@@ -11,6 +15,7 @@ use crate::model::right::Right;
 use crate::model::roles::Roles;
 use crate::model::time::Timestamp;
 use crate::policy::Policies;
+use crate::policy::store::shared;
 
 /// Resource of a direct action.
 #[derive(Clone, Copy, Debug)]
@@ -55,28 +60,26 @@ pub fn request(
     let principal = policies.store.get(&policies.shapes.uid(roles.of(right.of()), principal)?)?;
     let (resource, own) = match on {
         On::Approval(binding, of) => (approval_request(policies, roles, binding, of)?, of.own),
-        On::Server(environment) => (bare(policies, &roles.server, environment)?, false),
-        On::Tenant(tenant) => (policies.store.get(&policies.shapes.uid(&roles.tenant, tenant)?)?.clone(), false),
+        On::Server(environment) => (entity(&policies.shapes.uid(&roles.server, environment)?, vec![]), false),
+        On::Tenant(tenant) => {
+            let tenant = policies.store.get(&policies.shapes.uid(&roles.tenant, tenant)?)?;
+            (Arc::clone(tenant.shared()), false)
+        }
     };
-    if resource.uid().type_name().to_string() != roles.on(right.on()) {
+    if resource.uid().entity_type().to_string() != roles.on(right.on()) {
         return None;
     }
-    let members =
-        [("now", RestrictedExpression::new_datetime(now.cedar())), ("own", RestrictedExpression::new_bool(own))];
-    let declared = members.into_iter().filter(|(name, _)| action.context.contains_key(*name));
-    let context = Context::from_pairs(declared.map(|(name, value)| (name.to_owned(), value))).ok()?;
-    let request =
-        Request::new(principal.uid(), action.uid.clone(), resource.uid(), context, policies.schema.as_ref()).ok()?;
-    let mut entities = vec![principal.clone(), resource];
-    entities.extend(policies.store.action(&action.uid).cloned());
-    Some((request, Entities::from_entities(entities, None).ok()?))
+    let members = json::object([("now", Value::String(now.to_string())), ("own", Value::Bool(own))]);
+    let members = Converter::default().known_members(members.as_object()?, &action.context, "context").ok()?;
+    let context = Context::Value(Arc::new(members.into_iter().collect()));
+    let uid = EntityUid::from(resource.uid().clone());
+    let request = ast::Request::new_unchecked(known(&principal.uid()), known(&action.uid), known(&uid), Some(context));
+    let mut entities = vec![Arc::clone(principal.shared()), resource];
+    entities.extend(policies.store.action(&action.uid).map(|action| Arc::clone(action.shared())));
+    Some((request.into(), shared(entities).ok()?))
 }
 
-fn bare(policies: &Policies, kind: &str, id: &str) -> Option<Entity> {
-    Entity::new(policies.shapes.uid(kind, id)?, std::iter::empty().collect(), std::iter::empty().collect()).ok()
-}
-
-fn approval_request(policies: &Policies, roles: &Roles, binding: &Binding, of: OfRequest) -> Option<Entity> {
+fn approval_request(policies: &Policies, roles: &Roles, binding: &Binding, of: OfRequest) -> Option<Arc<Entity>> {
     let call = &binding.call;
     let declared = &policies.shapes.entities.get(&roles.approval_request)?.attributes;
     let limits: Object = match policies.shapes.follow(declared, &["limits"]).map(|member| &member.shape) {
@@ -98,5 +101,5 @@ fn approval_request(policies: &Policies, roles: &Roles, binding: &Binding, of: O
     ]);
     let members = Converter::default().known_members(all.as_object()?, declared, "approval").ok()?;
     let uid = policies.shapes.uid(&roles.approval_request, &binding.evaluation_id)?;
-    Entity::new(uid, members.into_iter().collect(), std::iter::empty().collect()).ok()
+    Some(entity(&uid, members))
 }

@@ -1,8 +1,8 @@
 //! Faults in files of the bundle, with their places.
 
-use std::sync::Arc;
+use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, SourceSpan};
 
-use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, NamedSource, SourceCode, SourceSpan};
+use crate::model::source::Source;
 
 /// Fault in a form that [`miette`] can draw.
 #[derive(Clone, Debug, thiserror::Error, Diagnostic)]
@@ -10,7 +10,7 @@ use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, NamedSource, So
 pub struct Fault {
     pub message: String,
     #[source_code]
-    source_code: Arc<NamedSource<String>>,
+    text: Source,
     #[label("here")]
     at: SourceSpan,
     #[help]
@@ -19,18 +19,22 @@ pub struct Fault {
 
 impl Fault {
     /// Creates a fault at a byte range of a file of the bundle.
-    pub fn new(file: &str, text: &str, at: impl Into<SourceSpan>, message: impl Into<String>) -> Self {
-        let source_code = Arc::new(NamedSource::new(file, text.to_owned()));
+    pub fn new(source: &Source, at: impl Into<SourceSpan>, message: impl Into<String>) -> Self {
         let at: SourceSpan = at.into();
         // A span past the end can't be drawn, so move it to the end of the file.
-        let start = at.offset().min(text.len());
-        let at = SourceSpan::from((start, at.len().min(text.len() - start)));
-        Self { message: message.into(), source_code, at, help: None }
+        let start = at.offset().min(source.text.len());
+        let at = SourceSpan::from((start, at.len().min(source.text.len() - start)));
+        Self { message: message.into(), text: source.clone(), at, help: None }
     }
 
-    /// Creates a fault of a whole file or a missing one.
-    pub fn whole(file: &str, text: &str, message: impl Into<String>) -> Self {
-        Self::new(file, text, (0, 0), message)
+    /// Creates a fault of a whole file.
+    pub fn whole(source: &Source, message: impl Into<String>) -> Self {
+        Self::new(source, (0, 0), message)
+    }
+
+    /// Creates a fault of a file that is missing or unreadable, or of a folder.
+    pub fn missing(file: &str, message: impl Into<String>) -> Self {
+        Self::new(&Source::new(file, ""), (0, 0), message)
     }
 
     /// Adds advice on what to do.
@@ -42,11 +46,8 @@ impl Fault {
 
     /// Returns `file:line:column`, counted from 1.
     pub fn place(&self) -> String {
-        let (line, column) = match self.source_code.read_span(&self.at, 0, 0) {
-            Ok(span) => (span.line() + 1, span.column() + 1),
-            Err(_) => (1, 1),
-        };
-        format!("{}:{line}:{column}", self.source_code.name())
+        let (line, column) = self.text.position(self.at.offset());
+        format!("{}:{line}:{column}", self.text.file)
     }
 
     /// Returns place and message in one line.

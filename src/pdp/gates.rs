@@ -3,7 +3,7 @@
 //! INVARIANT: the tenant comes from the chain's own entities, never from the request. Unknown entities and
 //! those of another tenant get the same answer.
 
-use cedar_policy::{Entity, EntityUid, EvalResult};
+use cedar_policy::EntityUid;
 
 use crate::entities::{Attributes, ResolvedCall, Stop};
 use crate::json::{Object, Value};
@@ -13,6 +13,7 @@ use crate::model::chain::{Chain, Link};
 use crate::model::refusal::Refusal;
 use crate::model::roles::{Roles, Supplier};
 use crate::policy::Policies;
+use crate::policy::store::StoredEntity;
 
 const NOTHING: &Object = &Object::new();
 
@@ -79,7 +80,7 @@ fn token_gate(roles: &Roles, chain: &Chain, call: &Call) -> Result<(), Stop> {
 }
 
 /// Returns the principals of the chain, each of which must be an entity of the bundle.
-fn principals<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain) -> Result<Vec<(Link, &'a Entity)>, Stop> {
+fn principals<'a>(policies: &'a Policies, roles: &Roles, chain: &Chain) -> Result<Vec<(Link, &'a StoredEntity)>, Stop> {
     Link::CHAIN
         .into_iter()
         .map(|link| {
@@ -105,13 +106,13 @@ fn tenant_gate(
     else {
         return denied;
     };
-    let serves = |(link, entity): &(Link, &Entity)| match link {
+    let serves = |(link, entity): &(Link, &StoredEntity)| match link {
         Link::Agent | Link::Supervisor => is_tenant(entity, &tenant),
         Link::ToolService => has_tenant(entity, &tenant),
         Link::Plain => false,
     };
     let owned = match &resolved.attributes {
-        Attributes::Bundle(entity) => entity.attr("tenant").is_none() || is_tenant(entity, &tenant),
+        Attributes::Bundle(entity) => !entity.has("tenant") || is_tenant(entity, &tenant),
         Attributes::Case => true,
         Attributes::Sent(sent) => {
             let own = sent.get("tenant").and_then(Value::as_str) == Some(call.case.tenant.as_str());
@@ -137,13 +138,12 @@ fn case_gate(resolved: &ResolvedCall<'_>, call: &Call) -> Result<(), Stop> {
     if together { Ok(()) } else { Err(Stop::Denied(Gate::Case)) }
 }
 
-fn is_tenant(entity: &Entity, tenant: &EntityUid) -> bool {
-    matches!(entity.attr("tenant"), Some(Ok(EvalResult::EntityUid(own))) if own == *tenant)
+fn is_tenant(entity: &StoredEntity, tenant: &EntityUid) -> bool {
+    entity.reference("tenant").as_ref() == Some(tenant)
 }
 
-fn has_tenant(entity: &Entity, tenant: &EntityUid) -> bool {
-    let is = |value: &EvalResult| matches!(value, EvalResult::EntityUid(own) if own == tenant);
-    matches!(entity.attr("tenants"), Some(Ok(EvalResult::Set(tenants))) if tenants.iter().any(is))
+fn has_tenant(entity: &StoredEntity, tenant: &EntityUid) -> bool {
+    entity.references("tenants").contains(tenant)
 }
 
 /// Returns the resource's attributes, from the source that the manifest names.
@@ -174,17 +174,9 @@ fn attributes<'a>(
 }
 
 /// Returns the agent's own scopes, restricted to those of the credential if it names any.
-fn scopes(principals: &[(Link, &Entity)], chain: &Chain) -> Vec<String> {
+fn scopes(principals: &[(Link, &StoredEntity)], chain: &Chain) -> Vec<String> {
     let agent = principals.iter().find(|(link, _)| *link == Link::Agent).map(|(_, entity)| entity);
-    let own = match agent.and_then(|agent| agent.attr("scopes")) {
-        Some(Ok(EvalResult::Set(scopes))) => scopes
-            .iter()
-            .filter_map(|scope| match scope {
-                EvalResult::EntityUid(uid) => Some(uid.id().unescaped().to_owned()),
-                _ => None,
-            })
-            .collect(),
-        _ => vec![],
-    };
-    own.into_iter().filter(|scope| chain.scopes.as_ref().is_none_or(|scopes| scopes.contains(scope))).collect()
+    let own = agent.map_or_else(Vec::new, |agent| agent.references("scopes"));
+    let own = own.into_iter().map(|uid| uid.id().unescaped().to_owned());
+    own.filter(|scope| chain.scopes.as_ref().is_none_or(|scopes| scopes.contains(scope))).collect()
 }

@@ -17,8 +17,9 @@ use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::pdp::origin::Origin;
 use crate::pdp::refused::Refused;
-use crate::pdp::services::{PdpClock, Services};
+use crate::pdp::services::Services;
 use crate::pdp::snapshot::Moment;
+use crate::pdp::snapshot::PdpClock;
 
 /// Writes records to the audit log, and empties the outbox of the state store into it.
 #[derive(Debug)]

@@ -17,7 +17,8 @@ use crate::entropy::Entropy;
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::pdp::recorder::Recorder;
-use crate::pdp::services::{PdpClock, Services};
+use crate::pdp::services::Services;
+use crate::pdp::snapshot::PdpClock;
 use crate::pdp::snapshot::{Options, Shared, UNREACHED};
 use crate::telemetry::export::Telemetry;
 

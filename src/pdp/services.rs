@@ -5,14 +5,10 @@ use std::sync::Arc;
 use crate::approvals::store::Store;
 use crate::approvals::store::replica::Replica;
 use crate::audit::Audit;
-use crate::clock::{Clock, Monotonic};
 use crate::entropy::Entropy;
-use crate::pdp::snapshot::Options;
+use crate::pdp::snapshot::{Options, PdpClock};
 use crate::telemetry::export::Telemetry;
 use crate::text_pool::TextPool;
-
-/// Clock of the PDP. It follows the state store's clock, if replicas share the store.
-pub(super) type PdpClock = Arc<Monotonic<Box<dyn Clock>>>;
 
 /// Services that the parts of the PDP are built from. Each part keeps only those that it uses.
 #[derive(Clone, Debug)]

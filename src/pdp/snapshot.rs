@@ -8,13 +8,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::bundle::{Bundle, Reading};
+use crate::clock::{Clock, Monotonic};
 use crate::model::chain::Chain;
 use crate::model::refusal::Refusal;
 use crate::model::roles::{ContentRoles, Roles};
 use crate::model::time::Timestamp;
 use crate::model::trusted_context::TrustedContext;
 use crate::pdp::scoring::calm;
-use crate::pdp::services::PdpClock;
 
 /// Time without an answer of the state store or the risk store after which the server is not ready.
 pub(super) const UNREACHED: Duration = Duration::from_secs(5);
@@ -71,6 +71,9 @@ pub struct Moment {
     pub snapshot: Arc<Snapshot>,
     pub now: Timestamp,
 }
+
+/// Clock of the PDP. It follows the state store's clock, if replicas share the store.
+pub(super) type PdpClock = Arc<Monotonic<Box<dyn Clock>>>;
 
 /// The bundle in force. A reload replaces it.
 #[derive(Debug)]

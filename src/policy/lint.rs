@@ -7,20 +7,20 @@ mod paths;
 mod types;
 mod wiring;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Display;
 
-use cedar_policy::{Effect, Policy, PrincipalConstraint, ResourceConstraint};
-use cedar_policy_core::ast;
+use cedar_policy_core::ast::{self, Effect};
 
 use crate::model::fault::Fault;
 use crate::model::roles::{Roles, Supplier};
-use crate::policy::engine::id_text;
+use crate::model::source::Source;
+use crate::policy::parse;
 use crate::policy::rule::Requirement;
-use crate::policy::shape::{Action, Shape, Shapes};
-use crate::policy::source::{self, Source};
+use crate::policy::scope::{self, Constraint};
+use crate::policy::shape::{Action, Shape, Shapes, type_name};
 use crate::policy::store::Store;
-use crate::policy::{ReadPolicies, Rule};
+use crate::policy::{ReadPolicies, ReadPolicy, Rule};
 
 /// Inputs that the rules read.
 struct Bundle<'a> {
@@ -40,7 +40,7 @@ impl<'a> Bundle<'a> {
 
 /// A policy that rules are applied to.
 struct Subject<'a> {
-    policy: &'a Policy,
+    policy: &'a ast::Policy,
     rule: &'a Rule,
     /// All expressions of the policy's conditions.
     expressions: Vec<&'a ast::Expr>,
@@ -50,12 +50,9 @@ struct Subject<'a> {
 pub(super) fn lint(read: &ReadPolicies, schema: &Source, shapes: &Shapes, store: &Store, roles: &Roles) -> Vec<Fault> {
     let bundle = Bundle { read, schema, shapes, store, roles };
     let mut faults: Vec<Fault> = wiring::faults(&bundle);
-    for policy in read.set.policies() {
-        let id = id_text(policy.id());
-        let Some(rule) = read.rules.get(&id) else { continue };
-        let Some((_, placed)) = read.placed.get(&id) else { continue };
-        let core: &ast::Policy = placed.policy.as_ref();
-        let subject = Subject { policy, rule, expressions: conditions(core) };
+    for read in &read.policies {
+        let Some(rule) = &read.rule else { continue };
+        let subject = Subject { policy: &read.policy, rule, expressions: conditions(&read.policy) };
         let words = [
             permits_read_no_context(&subject),
             principals_are_typed(&subject),
@@ -65,20 +62,31 @@ pub(super) fn lint(read: &ReadPolicies, schema: &Source, shapes: &Shapes, store:
             paths::members_are_declared(&subject, &bundle),
             paths::vouched_members_are_used_as_paths(&subject),
         ];
-        faults.extend(words.into_iter().flatten().map(|message| read.fault(&id, message)));
+        faults.extend(words.into_iter().flatten().map(|message| read.fault(message)));
     }
     faults.sort_by_key(Fault::line);
     faults
 }
 
-/// Returns the actions whose policies read this member of `context`, or use `context` as a whole.
-pub(super) fn readers(read: &ReadPolicies, shapes: &Shapes, member: &str) -> HashSet<String> {
-    let mut readers = HashSet::new();
-    for policy in read.set.policies() {
-        let Some((_, placed)) = read.placed.get(&id_text(policy.id())) else { continue };
-        let core: &ast::Policy = placed.policy.as_ref();
-        if conditions(core).into_iter().any(|expression| paths::reads(expression, member)) {
-            readers.extend(covered(policy, shapes).into_iter().map(|action| action.uid.id().unescaped().to_owned()));
+/// Returns for each of these members of `context` the actions whose policies read it, or use `context` as a
+/// whole.
+pub(super) fn readers<const N: usize>(
+    read: &ReadPolicies,
+    shapes: &Shapes,
+    members: [&'static str; N],
+) -> BTreeMap<&'static str, HashSet<String>> {
+    let mut readers: BTreeMap<_, HashSet<String>> =
+        members.into_iter().map(|member| (member, HashSet::new())).collect();
+    for ReadPolicy { policy, .. } in &read.policies {
+        let expressions = conditions(policy);
+        let mut actions = None;
+        for (member, readers) in &mut readers {
+            if expressions.iter().any(|expression| paths::reads(expression, member)) {
+                let actions = actions.get_or_insert_with(|| scope::covered(policy, shapes));
+                let new = actions.iter().map(|action| action.uid.id().unescaped()).filter(|id| !readers.contains(*id));
+                let new: Vec<String> = new.map(str::to_owned).collect();
+                readers.extend(new);
+            }
         }
     }
     readers
@@ -94,7 +102,7 @@ fn flatten(root: &ast::Expr) -> Vec<&ast::Expr> {
     let mut open = vec![root];
     while let Some(expression) = open.pop() {
         all.push(expression);
-        open.extend(source::children(expression));
+        open.extend(parse::children(expression));
     }
     all
 }
@@ -116,9 +124,8 @@ fn permits_read_no_context(subject: &Subject<'_>) -> Vec<String> {
 /// Requires a principal type in scopes that name a group or whose conditions depend on the principal:
 /// `principal in Role::"x"` also matches other types that hold the role, and attributes differ between types.
 fn principals_are_typed(subject: &Subject<'_>) -> Vec<String> {
-    let constraint = subject.policy.principal_constraint();
-    let typed =
-        matches!(constraint, PrincipalConstraint::Is(_) | PrincipalConstraint::IsIn(..) | PrincipalConstraint::Eq(_));
+    let constraint = scope::principal(subject.policy);
+    let typed = matches!(constraint, Constraint::Is(_) | Constraint::IsIn(..) | Constraint::Eq(_));
     let reads_attributes = subject.expressions.iter().any(|expression| match expression.expr_kind() {
         ast::ExprKind::GetAttr { expr, .. }
         | ast::ExprKind::HasAttr { expr, .. }
@@ -126,7 +133,7 @@ fn principals_are_typed(subject: &Subject<'_>) -> Vec<String> {
         ast::ExprKind::BinaryApp { op: ast::BinaryOp::In, arg1, .. } => is_variable(arg1, ast::Var::Principal),
         _ => false,
     });
-    if !typed && (matches!(constraint, PrincipalConstraint::In(_)) || reads_attributes) {
+    if !typed && (matches!(constraint, Constraint::In(_)) || reads_attributes) {
         return vec!["the scope must contain `principal is <type>`, because the policy uses groups or attributes of the principal".into()];
     }
     vec![]
@@ -143,16 +150,8 @@ fn entities_exist(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String> {
             _ => None,
         })
         .collect();
-    match subject.policy.principal_constraint() {
-        PrincipalConstraint::In(uid) | PrincipalConstraint::Eq(uid) | PrincipalConstraint::IsIn(_, uid) => {
-            named.push(uid)
-        }
-        PrincipalConstraint::Any | PrincipalConstraint::Is(_) => {}
-    }
-    match subject.policy.resource_constraint() {
-        ResourceConstraint::In(uid) | ResourceConstraint::Eq(uid) | ResourceConstraint::IsIn(_, uid) => named.push(uid),
-        ResourceConstraint::Any | ResourceConstraint::Is(_) => {}
-    }
+    let scoped = [scope::principal(subject.policy), scope::resource(subject.policy)];
+    named.extend(scoped.into_iter().filter_map(Constraint::get_euid).map(|uid| uid.as_ref().clone().into()));
     let from_bundle =
         |uid: &cedar_policy::EntityUid| bundle.roles.supplier(&uid.type_name().to_string()) == Some(Supplier::Bundle);
     let unknown = named.iter().filter(|uid| from_bundle(uid) && bundle.store.get(uid).is_none());
@@ -163,7 +162,7 @@ fn entities_exist(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String> {
 /// nothing can meet denies forever, and one with the wrong template would be lifted by the wrong approval.
 fn requirements_exist(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String> {
     let mut faults = vec![];
-    for action in covered(subject.policy, bundle.shapes) {
+    for action in scope::covered(subject.policy, bundle.shapes) {
         let id = action.uid.id().unescaped();
         faults.extend(match &subject.rule.requires {
             Some(Requirement::Approval(template)) => {
@@ -190,12 +189,8 @@ fn requirements_exist(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String>
 /// Requires `return_only` on permits of reads and verifications for agents, so that an agent gets named
 /// fields and never a whole record.
 fn reads_return_only(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String> {
-    let agent = |kind: &cedar_policy::EntityTypeName| kind.to_string() == bundle.roles.agent;
-    let for_agents = match subject.policy.principal_constraint() {
-        PrincipalConstraint::Any | PrincipalConstraint::In(_) => true,
-        PrincipalConstraint::Eq(uid) => agent(uid.type_name()),
-        PrincipalConstraint::Is(kind) | PrincipalConstraint::IsIn(kind, _) => agent(&kind),
-    };
+    let agent = type_name(&bundle.roles.agent);
+    let for_agents = agent.is_some_and(|agent| scope::can_match(scope::principal(subject.policy), &agent));
     let returns = subject
         .rule
         .obligations
@@ -204,7 +199,7 @@ fn reads_return_only(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String> 
     let is_read = |action: &&Action| {
         action.uid.id().unescaped().ends_with(".read") || action.uid.id().unescaped().starts_with("verification.")
     };
-    match covered(subject.policy, bundle.shapes).into_iter().find(is_read) {
+    match scope::covered(subject.policy, bundle.shapes).into_iter().find(is_read) {
         Some(action) if subject.policy.effect() == Effect::Permit && for_agents && !returns => {
             vec![format!(
                 "a `permit` of `{}` for agents must carry `@obligation(\"return_only:<fields>\")`",
@@ -213,20 +208,6 @@ fn reads_return_only(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String> 
         }
         _ => vec![],
     }
-}
-
-/// Returns the actions that a policy's scope covers.
-fn covered<'a>(policy: &Policy, shapes: &'a Shapes) -> Vec<&'a Action> {
-    use cedar_policy::ActionConstraint;
-    let names = |action: &Action, uid: &cedar_policy::EntityUid| {
-        *uid == action.uid || action.groups.iter().any(|group| group == uid.id().unescaped())
-    };
-    let covers = |action: &&Action| match policy.action_constraint() {
-        ActionConstraint::Any => true,
-        ActionConstraint::Eq(uid) => uid == action.uid,
-        ActionConstraint::In(uids) => uids.iter().any(|uid| names(action, uid)),
-    };
-    shapes.actions.values().filter(covers).collect()
 }
 
 /// Fault of the schema or the manifest, with the names to locate it by, most precise first.

@@ -1,6 +1,8 @@
 //! Reads a policy's annotations: the reason for a denial, the requirement that lifts it, and the obligations.
 
-use cedar_policy::{Effect, Policy};
+use std::collections::BTreeMap;
+
+use cedar_policy_core::ast::{Effect, Policy};
 
 use crate::model::answer::{Obligation, Reason};
 use crate::model::content::Disposition;
@@ -68,19 +70,22 @@ impl Rule {
     /// # Errors
     /// Descriptions of all faults found.
     pub fn read(policy: &Policy, place: String) -> Result<Self, Vec<String>> {
-        let mut faults: Vec<String> = policy
-            .annotations()
-            .filter(|(name, _)| !ANNOTATIONS.contains(name))
-            .map(|(name, _)| format!("has the unknown annotation `@{name}`"))
+        let annotations: BTreeMap<&str, &str> =
+            policy.annotations().map(|(name, value)| (AsRef::<str>::as_ref(name), value.val.as_str())).collect();
+        let mut faults: Vec<String> = annotations
+            .keys()
+            .filter(|name| !ANNOTATIONS.contains(name))
+            .map(|name| format!("has the unknown annotation `@{name}`"))
             .collect();
+        let annotation = |name: &str| annotations.get(name).copied();
         let forbids = policy.effect() == Effect::Forbid;
-        let text = |name| policy.annotation(name).unwrap_or("").to_owned();
-        let requires = policy.annotation("requires").and_then(Requirement::parse);
-        if policy.annotation("requires").is_some() && requires.is_none() {
+        let text = |name| annotation(name).unwrap_or("").to_owned();
+        let requires = annotation("requires").and_then(Requirement::parse);
+        if annotation("requires").is_some() && requires.is_none() {
             faults.push("`@requires` must be `approval:<template>` or `check:<name>`".to_owned());
         }
         let may_say = |reason: &Reason| *reason == Reason::NotPermitted || Reason::LIFTABLE.contains(reason);
-        let reason = policy.annotation("reason").map(|name| Reason::from_name(name).filter(may_say));
+        let reason = annotation("reason").map(|name| Reason::from_name(name).filter(may_say));
         if reason == Some(None) {
             let names: Vec<String> = Reason::ALL
                 .iter()
@@ -105,22 +110,22 @@ impl Rule {
                 reason
             }
         };
-        let quorum = policy.annotation("quorum").map_or(Ok(1), str::parse);
-        let readable = policy.annotation("requires").is_some() == requires.is_some();
+        let quorum = annotation("quorum").map_or(Ok(1), str::parse);
+        let readable = annotation("requires").is_some() == requires.is_some();
         if !matches!(quorum, Ok(1..=9))
-            || (readable && policy.annotation("quorum").is_some() && class != Reason::ApprovalRequired)
+            || (readable && annotation("quorum").is_some() && class != Reason::ApprovalRequired)
         {
             faults.push("`@quorum` must be a number from 1 to 9 beside `@requires(\"approval:…\")`".to_owned());
         }
-        let disposition = policy.annotation("disposition").map_or(Some(Disposition::Block), Disposition::from_name);
+        let disposition = annotation("disposition").map_or(Some(Disposition::Block), Disposition::from_name);
         let forbidding = disposition.filter(|disposition| *disposition != Disposition::Release);
-        if forbidding.is_none() || (policy.annotation("disposition").is_some() && !forbids) {
+        if forbidding.is_none() || (annotation("disposition").is_some() && !forbids) {
             faults.push("`@disposition` must be `block`, `human_review` or `revise`, on a `forbid`".to_owned());
         }
         // A value that can't be read is one of the faults.
         let (Ok(quorum), Some(disposition), true) = (quorum, forbidding, faults.is_empty()) else { return Err(faults) };
         Ok(Self {
-            id: id_text(policy.id()),
+            id: id_text(policy),
             forbids,
             class,
             requires,
@@ -151,7 +156,8 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Rule, Vec<String>> {
-        Rule::read(&Policy::parse(None, text).expect("a policy"), "p.cedar:1".into())
+        let policy: Policy = cedar_policy_core::parser::parse_policy(None, text).expect("a policy").into();
+        Rule::read(&policy, "p.cedar:1".into())
     }
 
     #[test]

@@ -1,20 +1,86 @@
 //! The bundle's entities: agents, humans, tool services, tenants, roles and fields.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
-use cedar_policy::{Entities, Entity, EntityUid, Schema};
+use cedar_policy::{Entities, EntityUid, Schema};
+use cedar_policy_core::ast::{Entity, EntityUID, Literal, PartialValue, Value, ValueKind};
+use cedar_policy_core::entities::{NoEntitiesSchema, TCComputation};
+use cedar_policy_core::extensions::Extensions;
 use serde_json::value::RawValue;
 
 use crate::json;
 use crate::model::fault::Fault;
 use crate::model::roles::{Roles, Supplier};
-use crate::policy::source::Source;
+use crate::model::source::Source;
+
+/// An entity of the bundle or an action of the schema, with all its ancestors. Clones share it.
+#[derive(Clone, Debug)]
+pub struct StoredEntity(Arc<Entity>);
+
+impl StoredEntity {
+    pub fn uid(&self) -> EntityUid {
+        self.0.uid().clone().into()
+    }
+
+    /// Returns the entity that an attribute refers to.
+    pub fn reference(&self, attribute: &str) -> Option<EntityUid> {
+        reference(self.value(attribute)?)
+    }
+
+    /// Returns the entities that an attribute, which is a set, refers to.
+    pub fn references(&self, attribute: &str) -> Vec<EntityUid> {
+        match self.value(attribute).map(Value::value_kind) {
+            Some(ValueKind::Set(items)) => items.iter().filter_map(reference).collect(),
+            Some(ValueKind::Lit(_) | ValueKind::Record(_) | ValueKind::ExtensionValue(_)) | None => vec![],
+        }
+    }
+
+    /// Returns all entities that an attribute refers to, at any depth.
+    pub fn all_references(&self, attribute: &str) -> HashSet<EntityUid> {
+        let all = self.value(attribute).map(Value::all_literal_uids).unwrap_or_default();
+        all.into_iter().map(EntityUid::from).collect()
+    }
+
+    /// Returns the entities that this one is directly in.
+    pub fn parents(&self) -> impl Iterator<Item = EntityUid> {
+        self.0.parents().map(|uid| uid.clone().into())
+    }
+
+    pub fn has(&self, attribute: &str) -> bool {
+        self.0.get(attribute).is_some()
+    }
+
+    /// Returns whether an attribute is `true`.
+    pub fn is_true(&self, attribute: &str) -> bool {
+        matches!(self.value(attribute).map(Value::value_kind), Some(ValueKind::Lit(Literal::Bool(true))))
+    }
+
+    /// Returns the entity in the form that evaluations share.
+    pub(crate) fn shared(&self) -> &Arc<Entity> {
+        &self.0
+    }
+
+    fn value(&self, attribute: &str) -> Option<&Value> {
+        match self.0.get(attribute)? {
+            PartialValue::Value(value) => Some(value),
+            PartialValue::Residual(_) => None,
+        }
+    }
+}
+
+fn reference(value: &Value) -> Option<EntityUid> {
+    match value.value_kind() {
+        ValueKind::Lit(Literal::EntityUID(uid)) => Some(uid.as_ref().clone().into()),
+        ValueKind::Lit(_) | ValueKind::Set(_) | ValueKind::Record(_) | ValueKind::ExtensionValue(_) => None,
+    }
+}
 
 /// Entities defined in the bundle's folder.
 #[derive(Debug, Default)]
 pub struct Store {
-    by_uid: HashMap<EntityUid, Entity>,
-    actions: HashMap<EntityUid, Entity>,
+    by_uid: HashMap<EntityUID, StoredEntity>,
+    actions: HashMap<EntityUID, StoredEntity>,
     all: Entities,
 }
 
@@ -25,21 +91,18 @@ impl Store {
     /// All faults found, each at the entity that has it.
     pub fn load(sources: &[Source], schema: Option<&Schema>, roles: Option<&Roles>) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
-        let mut by_uid = HashMap::new();
+        let mut by_uid: HashMap<EntityUID, Entity> = HashMap::new();
         for source in sources {
             match read(source, schema) {
                 Ok(entities) => {
                     for (at, entity) in entities {
-                        let kind = entity.uid().type_name().to_string();
+                        let kind = entity.uid().entity_type().to_string();
                         if roles.is_some_and(|roles| roles.supplier(&kind) != Some(Supplier::Bundle)) {
                             let message = format!("entities of type `{kind}` must not be defined in the bundle");
-                            faults.push(
-                                Fault::new(&source.file, &source.text, at, message)
-                                    .help("see `supplied_by` in bundle.yaml"),
-                            );
+                            faults.push(Fault::new(source, at, message).help("see `supplied_by` in bundle.yaml"));
                         }
-                        if by_uid.insert(entity.uid(), entity).is_some() {
-                            faults.push(Fault::new(&source.file, &source.text, at, "this entity is already defined"));
+                        if by_uid.insert(entity.uid().clone(), entity).is_some() {
+                            faults.push(Fault::new(source, at, "this entity is already defined"));
                         }
                     }
                 }
@@ -51,41 +114,38 @@ impl Store {
             && is_too_deep(&by_uid)
         {
             let message = format!("the entities' parents form a chain of more than {CHAIN_MAX}");
-            faults.push(Fault::whole(&source.file, &source.text, message));
+            faults.push(Fault::whole(source, message));
         }
         if !faults.is_empty() {
             return Err(faults);
         }
-        let actions = schema.map(Schema::action_entities).transpose();
-        let all = Entities::from_entities(by_uid.values().cloned(), schema);
-        match (actions, all) {
-            (Ok(actions), Ok(all)) => {
-                let actions =
-                    actions.iter().flat_map(Entities::iter).map(|entity| (entity.uid(), entity.clone())).collect();
-                // Entities taken from `all` include their transitive ancestors.
-                let by_uid =
-                    by_uid.into_keys().filter_map(|uid| all.get(&uid).cloned().map(|entity| (uid, entity))).collect();
-                Ok(Self { by_uid, actions, all })
-            }
-            (Err(error), _) | (_, Err(error)) => {
-                let source =
-                    sources.first().cloned().unwrap_or(Source { file: "entities".into(), text: String::new() });
-                Err(vec![Fault::whole(&source.file, &source.text, chain(&error))])
-            }
-        }
+        let unreadable = |error: &dyn std::error::Error| {
+            vec![match sources.first() {
+                Some(source) => Fault::whole(source, chain(error)),
+                None => Fault::missing("entities", chain(error)),
+            }]
+        };
+        let actions = schema.map(Schema::action_entities).transpose().map_err(|error| unreadable(&error))?;
+        let share = |entity: Entity| (entity.uid().clone(), StoredEntity(Arc::new(entity)));
+        let core = |entity: &cedar_policy::Entity| AsRef::<Entity>::as_ref(entity).clone();
+        let actions: HashMap<_, _> = actions.iter().flat_map(Entities::iter).map(core).map(share).collect();
+        let by_uid: HashMap<_, _> = with_ancestors(by_uid).into_iter().map(share).collect();
+        let everything = by_uid.values().chain(actions.values()).map(|entity| Arc::clone(&entity.0));
+        let all = shared(everything).map_err(|error| unreadable(&error))?;
+        Ok(Self { by_uid, actions, all })
     }
 
-    pub fn get(&self, uid: &EntityUid) -> Option<&Entity> {
-        self.by_uid.get(uid)
+    pub fn get(&self, uid: &EntityUid) -> Option<&StoredEntity> {
+        self.by_uid.get(uid.as_ref())
     }
 
     /// Returns the action's entity, whose ancestors are its groups.
-    pub fn action(&self, uid: &EntityUid) -> Option<&Entity> {
-        self.actions.get(uid)
+    pub fn action(&self, uid: &EntityUid) -> Option<&StoredEntity> {
+        self.actions.get(uid.as_ref())
     }
 
     /// Returns the bundle's entities in arbitrary order.
-    pub fn entities(&self) -> impl Iterator<Item = &Entity> {
+    pub fn entities(&self) -> impl Iterator<Item = &StoredEntity> {
         self.by_uid.values()
     }
 
@@ -95,15 +155,46 @@ impl Store {
     }
 }
 
+/// Puts entities that have all their ancestors together for an evaluation, which shares them.
+///
+/// # Errors
+/// If two different entities have the same uid.
+pub(crate) fn shared(
+    entities: impl IntoIterator<Item = Arc<Entity>>,
+) -> Result<Entities, cedar_policy_core::entities::err::EntitiesError> {
+    let (none, extensions) = (None::<&NoEntitiesSchema>, Extensions::all_available());
+    let empty = cedar_policy_core::entities::Entities::new();
+    Ok(empty.add_entities(entities, none, TCComputation::AssumeAlreadyComputed, extensions)?.into())
+}
+
+/// Adds to each entity the ancestors of its parents. The parents form no cycle.
+fn with_ancestors(mut entities: HashMap<EntityUID, Entity>) -> Vec<Entity> {
+    let parents: HashMap<EntityUID, Vec<EntityUID>> = entities
+        .iter()
+        .map(|(uid, entity)| (uid.clone(), entity.parents().cloned().collect::<Vec<_>>()))
+        .filter(|(_, parents)| !parents.is_empty())
+        .collect();
+    for (uid, direct) in &parents {
+        let Some(entity) = entities.get_mut(uid) else { continue };
+        let mut open: Vec<&EntityUID> = direct.iter().filter_map(|parent| parents.get(parent)).flatten().collect();
+        while let Some(ancestor) = open.pop() {
+            if !entity.is_descendant_of(ancestor) {
+                entity.add_indirect_ancestor(ancestor.clone());
+                open.extend(parents.get(ancestor).into_iter().flatten());
+            }
+        }
+    }
+    entities.into_values().collect()
+}
+
 /// Maximum length of a chain of parents, which Cedar walks by recursion.
 const CHAIN_MAX: usize = 64;
 
 /// Returns whether a chain of parents is cyclic or longer than [`CHAIN_MAX`], following it level by level.
-fn is_too_deep(entities: &HashMap<EntityUid, Entity>) -> bool {
-    let parents = |entity: &Entity| entity.clone().into_inner().2;
-    let mut level: HashSet<EntityUid> = entities.keys().cloned().collect();
+fn is_too_deep(entities: &HashMap<EntityUID, Entity>) -> bool {
+    let mut level: HashSet<&EntityUID> = entities.keys().collect();
     for _ in 0..CHAIN_MAX {
-        level = level.iter().filter_map(|uid| entities.get(uid)).flat_map(parents).collect();
+        level = level.iter().filter_map(|uid| entities.get(*uid)).flat_map(Entity::parents).collect();
         if level.is_empty() {
             return false;
         }
@@ -115,8 +206,8 @@ type Found = ((usize, usize), Entity);
 
 fn read(source: &Source, schema: Option<&Schema>) -> Result<Vec<Found>, Vec<Fault>> {
     let raw: Vec<&RawValue> = serde_json::from_str(&source.text).map_err(|error| {
-        let at = offset(&source.text, error.line(), error.column());
-        vec![Fault::new(&source.file, &source.text, (at, 1), "is not a JSON array of entities")]
+        let at = source.offset(error.line(), error.column());
+        vec![Fault::new(source, (at, 1), "is not a JSON array of entities")]
     })?;
     let mut found = Vec::new();
     let mut faults = Vec::new();
@@ -125,24 +216,18 @@ fn read(source: &Source, schema: Option<&Schema>) -> Result<Vec<Found>, Vec<Faul
         let at = raw.get().as_ptr().addr().saturating_sub(source.text.as_ptr().addr());
         let span = (at, raw.get().lines().next().map_or(1, str::len));
         if let Err(fault) = json::check_members(raw.get()) {
-            faults.push(Fault::new(&source.file, &source.text, span, format!("`{}` {}", fault.path, fault.problem)));
+            faults.push(Fault::new(source, span, format!("`{}` {}", fault.path, fault.problem)));
             continue;
         }
         let value = serde_json::from_str(raw.get()).map_err(|error| error.to_string());
-        match value
-            .and_then(|value: serde_json::Value| Entity::from_json_value(value, schema).map_err(|error| chain(&error)))
-        {
-            Ok(entity) => found.push((span, entity)),
-            Err(message) => faults.push(Fault::new(&source.file, &source.text, span, message)),
+        match value.and_then(|value: serde_json::Value| {
+            cedar_policy::Entity::from_json_value(value, schema).map_err(|error| chain(&error))
+        }) {
+            Ok(entity) => found.push((span, AsRef::<Entity>::as_ref(&entity).clone())),
+            Err(message) => faults.push(Fault::new(source, span, message)),
         }
     }
     if faults.is_empty() { Ok(found) } else { Err(faults) }
-}
-
-/// Returns the byte offset of a line and column, both counted from 1.
-pub fn offset(text: &str, line: usize, column: usize) -> usize {
-    let before: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
-    (before + column.saturating_sub(1)).min(text.len())
 }
 
 /// Formats an error and its causes in one line, because Cedar's outermost message has little information.
@@ -154,6 +239,6 @@ fn chain(error: &dyn std::error::Error) -> String {
 pub const FREE_TEXT: &str = "free_text";
 
 /// Returns whether a person writes the field.
-pub fn is_free_text(field: &Entity) -> bool {
-    matches!(field.attr(FREE_TEXT), Some(Ok(cedar_policy::EvalResult::Bool(true))))
+pub fn is_free_text(field: &StoredEntity) -> bool {
+    field.is_true(FREE_TEXT)
 }

@@ -21,6 +21,7 @@ use crate::model::fault::Fault;
 use crate::model::finding::SensitiveKind;
 use crate::model::refusal::Refusal;
 use crate::model::roles::Roles;
+use crate::model::source::Source;
 use crate::model::time::Timestamp;
 use crate::model::trusted_context::REMEMBERED;
 use crate::pdp::evaluation::{Evaluation, Evaluator};
@@ -28,7 +29,6 @@ use crate::pdp::prepare_context::free_texts;
 use crate::pdp::scoring::{calm, trust_texts};
 use crate::pdp::snapshot::Snapshot;
 use crate::pdp::{draft, evaluate_output};
-use crate::policy::source::Source;
 use crate::workbench::request::{Written, case as read_case, resource as read_resource, texts};
 use crate::workbench::tables::context::Context;
 use crate::workbench::tables::expect::{differences, in_draft};
@@ -137,9 +137,7 @@ pub fn check(folder: &Folder) -> Result<(), Vec<Fault>> {
 
 fn sources(folder: &Folder) -> Vec<Source> {
     let tables = folder.files().iter().filter(|(name, _)| name.starts_with("tests/") && name.ends_with(".yaml"));
-    tables
-        .map(|(name, bytes)| Source { file: name.clone(), text: String::from_utf8_lossy(bytes).into_owned() })
-        .collect()
+    tables.map(|(name, bytes)| Source::new(name.clone(), String::from_utf8_lossy(bytes).into_owned())).collect()
 }
 
 fn read(sources: &[Source]) -> Result<Vec<(Source, File)>, Vec<Fault>> {
@@ -148,7 +146,7 @@ fn read(sources: &[Source]) -> Result<Vec<(Source, File)>, Vec<Fault>> {
     for source in sources {
         match serde_saphyr::from_str::<File>(&source.text) {
             Ok(file) if Timestamp::parse(&file.now).is_some() => files.push((source.clone(), file)),
-            Ok(_) => faults.push(Fault::whole(&source.file, &source.text, "`now` is not an RFC 3339 time")),
+            Ok(_) => faults.push(Fault::whole(&source, "`now` is not an RFC 3339 time")),
             Err(error) => faults.push(yaml_fault(source, &error)),
         }
     }

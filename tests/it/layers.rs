@@ -140,7 +140,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("base64", &["content", "jose", "workbench"]),
     ("cerberust", &["content"]),
     ("cedar_policy", &["audit", "decision", "entities", "pdp", "policy", "workbench"]),
-    ("cedar_policy_core", &["policy"]),
+    ("cedar_policy_core", &["entities", "policy"]),
     ("clap", &["cli"]),
     ("decancer", &["content"]),
     ("getrandom", &["entropy"]),

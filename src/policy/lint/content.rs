@@ -3,8 +3,9 @@
 use super::{Bundle, paths};
 use crate::model::answer::Reason;
 use crate::model::roles::{ContentRoles, Reader, Supplier};
-use crate::policy::engine::id_text;
+use crate::policy::ReadPolicy;
 use crate::policy::lint::Lint;
+use crate::policy::scope::{self, Constraint};
 use crate::policy::shape::{Action, Member, Shape};
 use crate::policy::store::{FREE_TEXT, is_free_text};
 
@@ -56,18 +57,12 @@ fn texts(bundle: &Bundle<'_>, content: &ContentRoles) -> Vec<Lint> {
 
 /// Returns whether a `forbid` for all principals blocks a text that was not released.
 fn waits(bundle: &Bundle<'_>, id: &str, argument: &str) -> bool {
-    bundle.read.set.policies().any(|policy| {
-        let name = id_text(policy.id());
-        let of_draft = bundle.read.rules.get(&name).is_some_and(|rule| rule.class == Reason::DraftRequired);
-        let reads = bundle.read.placed.get(&name).is_some_and(|(_, placed)| {
-            paths::tests(placed.policy.as_ref(), &["args", argument])
-                && paths::tests(placed.policy.as_ref(), &["release"])
-        });
-        let for_all = matches!(policy.principal_constraint(), cedar_policy::PrincipalConstraint::Any);
-        of_draft
-            && reads
-            && for_all
-            && super::covered(policy, bundle.shapes).iter().any(|action| action.uid.id().unescaped() == id)
+    bundle.read.policies.iter().any(|ReadPolicy { policy, rule, .. }| {
+        rule.as_ref().is_some_and(|rule| rule.class == Reason::DraftRequired)
+            && matches!(scope::principal(policy), Constraint::Any)
+            && scope::covered(policy, bundle.shapes).iter().any(|action| action.uid.id().unescaped() == id)
+            && paths::tests(policy, &["args", argument])
+            && paths::tests(policy, &["release"])
     })
 }
 

@@ -1,9 +1,11 @@
 //! Lint rules for the attribute paths in conditions.
 
-use cedar_policy::{EntityTypeName, PrincipalConstraint, ResourceConstraint};
+use cedar_policy::EntityTypeName;
 use cedar_policy_core::ast;
 
-use super::{Bundle, Subject, covered};
+use super::{Bundle, Subject};
+use crate::policy::parse;
+use crate::policy::scope;
 use crate::policy::shape::{Action, Record, Shapes};
 
 /// Members of `context` that the PDP raises as risk grows. They may be used only as paths, so that a proof of
@@ -74,7 +76,7 @@ pub(super) fn vouched_members_are_used_as_paths(subject: &Subject<'_>) -> Vec<St
             ast::ExprKind::UnaryApp { op: ast::UnaryOp::IsEmpty, arg } => Some(arg.as_ref()),
             _ => None,
         };
-        for child in crate::policy::source::children(expression) {
+        for child in parse::children(expression) {
             let searched = first.is_some_and(|first| std::ptr::eq(first, child));
             match path(child) {
                 Some((ast::Var::Context, steps)) => match steps.as_slice() {
@@ -100,7 +102,7 @@ pub(super) fn reads(expression: &ast::Expr, member: &str) -> bool {
             is_context(expr) && *attr == member
         }
         ast::ExprKind::ExtHasAttr { expr, attrs } => is_context(expr) && attrs.first() == member,
-        _ => crate::policy::source::children(expression).into_iter().any(is_context),
+        _ => parse::children(expression).into_iter().any(is_context),
     }
 }
 
@@ -152,23 +154,15 @@ fn path(expression: &ast::Expr) -> Option<(ast::Var, Vec<String>)> {
 
 /// Returns the records that a variable can be, over all environments in which the policy applies.
 fn records<'a>(variable: ast::Var, subject: &Subject<'_>, bundle: &Bundle<'a>) -> Vec<&'a Record> {
-    let actions = covered(subject.policy, bundle.shapes);
+    let actions = scope::covered(subject.policy, bundle.shapes);
     match variable {
         ast::Var::Context => actions.into_iter().map(|action| &action.context).collect(),
         ast::Var::Principal => {
-            let fits = |kind: &EntityTypeName| match subject.policy.principal_constraint() {
-                PrincipalConstraint::Any | PrincipalConstraint::In(_) => true,
-                PrincipalConstraint::Eq(uid) => uid.type_name() == kind,
-                PrincipalConstraint::Is(only) | PrincipalConstraint::IsIn(only, _) => only == *kind,
-            };
+            let fits = |kind: &EntityTypeName| scope::can_match(scope::principal(subject.policy), kind);
             attributes(&actions, |action| &action.principals, fits, bundle.shapes)
         }
         ast::Var::Resource => {
-            let fits = |kind: &EntityTypeName| match subject.policy.resource_constraint() {
-                ResourceConstraint::Any | ResourceConstraint::In(_) => true,
-                ResourceConstraint::Eq(uid) => uid.type_name() == kind,
-                ResourceConstraint::Is(only) | ResourceConstraint::IsIn(only, _) => only == *kind,
-            };
+            let fits = |kind: &EntityTypeName| scope::can_match(scope::resource(subject.policy), kind);
             attributes(&actions, |action| &action.resources, fits, bundle.shapes)
         }
         ast::Var::Action => vec![],

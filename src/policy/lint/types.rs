@@ -1,6 +1,6 @@
 //! Lint rules for entity types: what gates read of them, who supplies them, and what their entities refer to.
 
-use cedar_policy::{EntityUid, EvalResult};
+use cedar_policy::EntityUid;
 
 use crate::model::chain::Link;
 use crate::model::roles::Supplier;
@@ -100,12 +100,10 @@ pub(super) fn suppliers(bundle: &Bundle<'_>) -> Vec<Lint> {
 pub(super) fn entities(bundle: &Bundle<'_>) -> Vec<Lint> {
     let mut faults = vec![];
     for entity in bundle.store.entities() {
-        let mut named: Vec<EntityUid> = entity.clone().into_inner().2.into_iter().collect();
+        let mut named: Vec<EntityUid> = entity.parents().collect();
         let attributes =
             bundle.shapes.entities.get(&entity.uid().type_name().to_string()).map(|kind| kind.attributes.keys());
-        for value in attributes.into_iter().flatten().filter_map(|name| entity.attr(name)?.ok()) {
-            collect(&value, &mut named);
-        }
+        named.extend(attributes.into_iter().flatten().flat_map(|name| entity.all_references(name)));
         let from_bundle =
             |uid: &EntityUid| bundle.roles.supplier(&uid.type_name().to_string()) == Some(Supplier::Bundle);
         for uid in named.iter().filter(|uid| from_bundle(uid) && bundle.store.get(uid).is_none()) {
@@ -170,15 +168,6 @@ pub(super) fn links(bundle: &Bundle<'_>) -> Vec<Lint> {
         }
     }
     faults
-}
-
-fn collect(value: &EvalResult, named: &mut Vec<EntityUid>) {
-    match value {
-        EvalResult::EntityUid(uid) => named.push(uid.clone()),
-        EvalResult::Set(items) => items.iter().for_each(|item| collect(item, named)),
-        EvalResult::Record(members) => members.iter().for_each(|(_, member)| collect(member, named)),
-        EvalResult::Bool(_) | EvalResult::ExtensionValue(_) | EvalResult::Long(_) | EvalResult::String(_) => {}
-    }
 }
 
 /// Returns the entity types that a shape refers to.

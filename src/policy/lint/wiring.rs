@@ -1,16 +1,20 @@
 //! Lint rules for the schema and the manifest: every gate must find what it needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+
+use cedar_policy::EntityUid;
+use cedar_policy_core::ast::Effect;
 
 use super::{Bundle, content, direct, paths, types};
 use crate::model::fault::Fault;
+use crate::model::source::Source;
 use crate::model::trusted_context::{CLAIMED, DERIVED, REMEMBERED};
-use crate::policy::engine::id_text;
+use crate::policy::ReadPolicy;
 use crate::policy::lint::Lint;
 use crate::policy::lint::direct::is_check;
 use crate::policy::rule::Requirement;
+use crate::policy::scope::{self, Constraint};
 use crate::policy::shape::{Action, Member, Record, Shape, Shapes};
-use crate::policy::source::Source;
 
 /// Returns all faults of the schema and the manifest.
 pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<Fault> {
@@ -32,7 +36,7 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<Fault> {
 fn place(schema: &Source, Lint { names, message }: Lint) -> Fault {
     let found = |name: &String| schema.text.find(name).map(|at| (at, name.len()));
     let at = names.iter().find_map(found).unwrap_or((0, 0));
-    Fault::new(&schema.file, &schema.text, at, message)
+    Fault::new(schema, at, message)
 }
 
 /// Checks that each `context` member from the PDP has one type in all actions, and that `context` has no
@@ -215,18 +219,14 @@ fn unguarded(bundle: &Bundle<'_>) -> Vec<Lint> {
     let mut faults = vec![];
     for (group, attributes) in &bundle.roles.writes {
         for attribute in attributes {
-            let is_guard = |policy: &&cedar_policy::Policy| {
-                let placed = bundle.read.placed.get(&id_text(policy.id())).map(|(_, placed)| placed);
-                policy.effect() == cedar_policy::Effect::Forbid
-                    && matches!(policy.principal_constraint(), cedar_policy::PrincipalConstraint::Any)
-                    && placed.is_some_and(|placed| paths::looks_at(placed.policy.as_ref(), &["case", attribute]))
-            };
-            let guards: Vec<_> = bundle.read.set.policies().filter(is_guard).collect();
-            let guarded = |action: &Action| {
-                guards
-                    .iter()
-                    .any(|policy| super::covered(policy, bundle.shapes).iter().any(|covered| covered.uid == action.uid))
-            };
+            let guards = bundle.read.policies.iter().map(|read| &read.policy).filter(|policy| {
+                policy.effect() == Effect::Forbid
+                    && matches!(scope::principal(policy), Constraint::Any)
+                    && paths::looks_at(policy, &["case", attribute])
+            });
+            let guarded: HashSet<&EntityUid> =
+                guards.flat_map(|policy| scope::covered(policy, bundle.shapes)).map(|action| &action.uid).collect();
+            let guarded = |action: &Action| guarded.contains(&action.uid);
             for (id, _) in bundle.case_actions().filter(|(_, action)| action.groups.contains(group) && !guarded(action))
             {
                 faults.push(Lint::new([&id, &group], format!(
@@ -275,10 +275,10 @@ fn case_read(bundle: &Bundle<'_>) -> Vec<Lint> {
 /// Rejects actions that need several approval templates: a what-if evaluation or a human grants only one.
 fn templates(bundle: &Bundle<'_>) -> Vec<Lint> {
     let mut of: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for policy in bundle.read.set.policies() {
-        let Some(rule) = bundle.read.rules.get(&id_text(policy.id())) else { continue };
+    for ReadPolicy { policy, rule, .. } in &bundle.read.policies {
+        let Some(rule) = rule else { continue };
         let Some(Requirement::Approval(template)) = &rule.requires else { continue };
-        for action in super::covered(policy, bundle.shapes) {
+        for action in scope::covered(policy, bundle.shapes) {
             let named = of.entry(action.uid.id().unescaped()).or_default();
             if !named.contains(&template.as_str()) {
                 named.push(template);

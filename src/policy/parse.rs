@@ -2,13 +2,12 @@
 //! nested parentheses overflow a 2 MiB stack), so nesting is measured first; otherwise a text could crash the
 //! process.
 
-use std::str::FromStr;
-
-use cedar_policy::{Policy, PolicySet};
-use cedar_policy_core::ast;
+use cedar_policy_core::ast::{self, Policy};
+use cedar_policy_core::parser;
 use miette::Diagnostic;
 
 use crate::model::fault::Fault;
+use crate::model::source::Source;
 
 /// Maximum nesting of brackets in a text, and maximum number of conditionals in a policy.
 pub const NESTING_MAX: usize = 64;
@@ -20,13 +19,8 @@ const SCHEMA_BYTES_MAX: usize = 1024 * 1024;
 /// Maximum depth of an expression tree, far below the depth at which Cedar's evaluator runs out of stack.
 pub const DEPTH_MAX: usize = 256;
 
-/// A text file of the bundle.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// Path relative to the bundle's folder.
-    pub file: String,
-    pub text: String,
-}
+/// Maximum number of policies of a bundle.
+pub const POLICIES_MAX: usize = 200_000;
 
 /// A policy and its position.
 #[derive(Clone, Debug)]
@@ -37,31 +31,25 @@ pub struct Placed {
     pub span: (usize, usize),
 }
 
-/// Parses a file's policies and returns them in file order.
+/// Parses a file's policies, at most `room`, and returns them in file order.
 ///
 /// # Errors
 /// The faults of the file.
-pub fn parse(source: &Source) -> Result<Vec<Placed>, Vec<Fault>> {
-    refuse_nesting(source).map_err(|fault| vec![fault])?;
-    let set = PolicySet::from_str(&source.text).map_err(|errors| faults(source, &errors))?;
-    if let Some(template) = set.templates().next() {
-        let core: &ast::Template = template.as_ref();
-        let message = "is a template; templates are not supported: write one policy for each principal or resource";
-        return Err(vec![Fault::new(&source.file, &source.text, span(core.loc()), message)]);
+pub fn parse(source: &Source, room: usize) -> Result<Vec<Placed>, Vec<Fault>> {
+    if measure(source).map_err(|fault| vec![fault])? > room {
+        return Err(vec![Fault::whole(source, format!("the bundle has more than {POLICIES_MAX} policies"))]);
     }
-    let mut placed: Vec<Placed> = set
-        .policies()
-        .map(|policy| {
-            let core: &ast::Policy = policy.as_ref();
-            Placed { policy: policy.clone(), span: span(core.loc()) }
-        })
-        .collect();
+    let set = parser::parse_policyset(&source.text).map_err(|errors| faults(source, &errors))?;
+    if let Some(template) = set.templates().next() {
+        let message = "is a template; templates are not supported: write one policy for each principal or resource";
+        return Err(vec![Fault::new(source, span(template.loc()), message)]);
+    }
+    let mut placed: Vec<Placed> =
+        set.policies().map(|policy| Placed { policy: policy.clone(), span: span(policy.loc()) }).collect();
     placed.sort_by_key(|placed| placed.span.0);
     let deep = placed.iter().filter(|placed| depth(&placed.policy) > DEPTH_MAX);
     let faults: Vec<Fault> = deep
-        .map(|placed| {
-            Fault::new(&source.file, &source.text, placed.span, format!("has an expression deeper than {DEPTH_MAX}"))
-        })
+        .map(|placed| Fault::new(source, placed.span, format!("has an expression deeper than {DEPTH_MAX}")))
         .collect();
     if faults.is_empty() { Ok(placed) } else { Err(faults) }
 }
@@ -76,29 +64,29 @@ pub fn faults(source: &Source, error: &dyn Diagnostic) -> Vec<Fault> {
 
 fn fault(source: &Source, error: &dyn Diagnostic) -> Fault {
     let at = error.labels().and_then(|mut labels| labels.next()).map_or((0, 0).into(), |label| *label.inner());
-    let fault = Fault::new(&source.file, &source.text, at, error.to_string());
+    let fault = Fault::new(source, at, error.to_string());
     match error.help() {
         Some(help) => fault.help(help.to_string()),
         None => fault,
     }
 }
 
-fn span(loc: Option<&cedar_policy_core::parser::Loc>) -> (usize, usize) {
+fn span(loc: Option<&parser::Loc>) -> (usize, usize) {
     loc.map_or((0, 0), |loc| (loc.span.offset(), loc.span.len()))
 }
 
-/// Checks the length, nesting and number of conditionals of a Cedar policy or schema text. Brackets in
-/// strings and comments don't count.
+/// Checks the length, nesting and number of conditionals of a Cedar policy or schema text, and returns the
+/// number of its `;`, which is that of the policies. Brackets in strings and comments don't count.
 ///
 /// # Errors
 /// If the text exceeds a limit, such as [`NESTING_MAX`].
-pub fn refuse_nesting(source: &Source) -> Result<(), Fault> {
-    let fault = |at, message: &str| Err(Fault::new(&source.file, &source.text, (at, 1), message));
+pub fn measure(source: &Source) -> Result<usize, Fault> {
+    let fault = |at, message: &str| Err(Fault::new(source, (at, 1), message));
     let bytes = source.text.as_bytes();
     // In a schema, `<` opens the type of a set's elements; in a policy it compares.
     let types = source.file.ends_with(".cedarschema");
     let longest = if types { SCHEMA_BYTES_MAX } else { POLICY_BYTES_MAX };
-    let (mut at, mut depth, mut conditionals, mut start) = (0, 0_usize, 0, 0);
+    let (mut at, mut depth, mut conditionals, mut start, mut ends) = (0, 0_usize, 0, 0, 0);
     while let Some(&byte) = bytes.get(at) {
         match byte {
             b'"' => at = end_of_string(bytes, at),
@@ -107,7 +95,7 @@ pub fn refuse_nesting(source: &Source) -> Result<(), Fault> {
             b')' | b']' | b'}' => depth = depth.saturating_sub(1),
             b'<' if types => depth += 1,
             b'>' if types => depth = depth.saturating_sub(1),
-            b';' if !types => (conditionals, start) = (0, at),
+            b';' if !types => (conditionals, start, ends) = (0, at, ends + 1),
             b'i' if is_word(bytes, at, b"if") => conditionals += 1,
             _ => {}
         }
@@ -125,7 +113,7 @@ pub fn refuse_nesting(source: &Source) -> Result<(), Fault> {
         }
         at += 1;
     }
-    Ok(())
+    Ok(ends)
 }
 
 fn end_of_string(bytes: &[u8], start: usize) -> usize {
@@ -153,10 +141,9 @@ fn is_word(bytes: &[u8], at: usize, word: &[u8]) -> bool {
 
 /// Returns the depth of a policy's condition, measured without recursion.
 fn depth(policy: &Policy) -> usize {
-    let core: &ast::Policy = policy.as_ref();
     let mut deepest = 0;
     let mut open: Vec<(&ast::Expr, usize)> =
-        core.non_scope_constraints().map(|expression| (expression, 1)).into_iter().collect();
+        policy.non_scope_constraints().map(|expression| (expression, 1)).into_iter().collect();
     while let Some((expression, depth)) = open.pop() {
         deepest = deepest.max(depth);
         open.extend(children(expression).into_iter().map(|child| (child, depth + 1)));
@@ -188,8 +175,8 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<usize, String> {
-        let source = Source { file: "p.cedar".into(), text: text.into() };
-        parse(&source).map(|placed| placed.len()).map_err(|faults| faults[0].line())
+        let source = Source::new("p.cedar", text);
+        parse(&source, POLICIES_MAX).map(|placed| placed.len()).map_err(|faults| faults[0].line())
     }
 
     #[test]

@@ -1,0 +1,393 @@
+//! CPU time that servers need for one request: Countersign in several configurations, beside an empty RPC with
+//! the same message and naive Cedar behind the same RPC. Each server is a process of its own, pinned to one
+//! core; the load generator runs on the others. Rounds are interleaved, so that the ratios hold on any machine.
+//! Every answer is checked.
+//!
+//! Run it with `cargo bench --bench server`. Settings: `COUNTERSIGN_BENCH_ROUNDS` (3), `COUNTERSIGN_BENCH_SECONDS`
+//! of one round (3), and `COUNTERSIGN_BENCH_ONLY`, a part of the names of the servers to measure.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a benchmark measures, prints and stops at a fault"
+)]
+
+mod common;
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Naive, call, policies};
+use countersign::api::v1;
+use countersign::api::v1::decision_service_client::DecisionServiceClient;
+use countersign::api::v1::decision_service_server::{DecisionService, DecisionServiceServer};
+use countersign::bundle::folder::Folder;
+use futures_util::StreamExt;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
+use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use tonic::transport::Channel;
+
+/// The yardsticks run as Countersign does: with the same allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const CONNECTIONS: usize = 8;
+const IN_FLIGHT: usize = 8;
+
+type Items =
+    std::pin::Pin<Box<dyn futures_util::Stream<Item = Result<v1::AuthorizeStreamResponse, tonic::Status>> + Send>>;
+type Answer<T> = Result<tonic::Response<T>, tonic::Status>;
+
+/// The service without an evaluation, or with naive Cedar.
+struct Yardstick(Option<Naive>);
+
+#[tonic::async_trait]
+impl DecisionService for Yardstick {
+    async fn authorize(&self, request: tonic::Request<v1::AuthorizeRequest>) -> Answer<v1::AuthorizeResponse> {
+        let allowed = self.0.as_ref().is_none_or(|naive| naive.authorize(request.get_ref()));
+        let decision = if allowed { v1::Decision::Allow } else { v1::Decision::Deny };
+        Ok(tonic::Response::new(v1::AuthorizeResponse { decision: decision.into(), ..Default::default() }))
+    }
+
+    async fn authorize_batch(
+        &self,
+        _: tonic::Request<v1::AuthorizeBatchRequest>,
+    ) -> Answer<v1::AuthorizeBatchResponse> {
+        Err(tonic::Status::unimplemented(""))
+    }
+
+    type AuthorizeStreamStream = Items;
+
+    async fn authorize_stream(&self, _: tonic::Request<tonic::Streaming<v1::AuthorizeStreamRequest>>) -> Answer<Items> {
+        Err(tonic::Status::unimplemented(""))
+    }
+
+    async fn prepare_context(
+        &self,
+        _: tonic::Request<v1::PrepareContextRequest>,
+    ) -> Answer<v1::PrepareContextResponse> {
+        Err(tonic::Status::unimplemented(""))
+    }
+
+    async fn evaluate_output(
+        &self,
+        _: tonic::Request<v1::EvaluateOutputRequest>,
+    ) -> Answer<v1::EvaluateOutputResponse> {
+        Err(tonic::Status::unimplemented(""))
+    }
+
+    async fn report_outcome(&self, _: tonic::Request<v1::ReportOutcomeRequest>) -> Answer<v1::ReportOutcomeResponse> {
+        Err(tonic::Status::unimplemented(""))
+    }
+}
+
+/// Receives spans and forgets them.
+struct Collector;
+
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(&self, _: tonic::Request<ExportTraceServiceRequest>) -> Answer<ExportTraceServiceResponse> {
+        Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+/// Serves a yardstick or the collector until the process is killed.
+fn serve(what: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        println!("{}", serde_json::json!({"grpc": listener.local_addr().unwrap().to_string()}));
+        let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+        let server = &mut tonic::transport::Server::builder();
+        let routes = match what {
+            "collector" => server.add_service(TraceServiceServer::new(Collector)),
+            "naive" => server.add_service(DecisionServiceServer::new(Yardstick(Some(Naive::new())))),
+            _ => server.add_service(DecisionServiceServer::new(Yardstick(None))),
+        };
+        routes.serve_with_incoming(incoming).await.unwrap();
+    });
+}
+
+/// A server process; killed when dropped.
+struct Server {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Server {
+    fn spawn(core: &str, program: &Path, arguments: &[&str], settings: &[(&str, String)]) -> Self {
+        let mut command = Command::new("taskset");
+        command
+            .args(["-c", core])
+            .arg(program)
+            .args(arguments)
+            .envs(settings.iter().map(|(name, value)| (name, value)));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let started: serde_json::Value = serde_json::from_str(&line).unwrap();
+        Self { address: started["grpc"].as_str().unwrap().parse().unwrap(), child }
+    }
+
+    fn yardstick(core: &str, what: &str) -> Self {
+        Self::spawn(core, &std::env::current_exe().unwrap(), &["--serve", what], &[])
+    }
+
+    fn countersign(data: &Path, bundle: &Path, settings: &[(&str, String)]) -> Self {
+        let (data, bundle) = (data.to_str().unwrap(), bundle.to_str().unwrap());
+        let mut arguments = vec!["serve", "--development", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+        arguments.extend(["-o", "json", "--data", data, "--bundle", bundle]);
+        Self::spawn("0", Path::new(env!("CARGO_BIN_EXE_countersign")), &arguments, settings)
+    }
+
+    /// CPU time of all threads since the start.
+    fn cpu(&self) -> Duration {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let of = |thread: std::path::PathBuf| {
+            let text = std::fs::read_to_string(thread.join("schedstat")).unwrap_or_default();
+            text.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0)
+        };
+        Duration::from_nanos(threads.map(|thread| of(thread.unwrap().path())).sum())
+    }
+
+    /// Resident memory in MiB: now and at its highest.
+    fn memory(&self) -> (u64, u64) {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let of = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+        };
+        (of("VmRSS:"), of("VmHWM:"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// One of the servers that are compared.
+struct Contender {
+    name: &'static str,
+    server: Server,
+    streams: bool,
+    /// Step of the calls, which decides whether they are allowed.
+    step: &'static str,
+}
+
+/// Result of one round.
+struct Round {
+    cpu: f64,
+    rate: f64,
+    latencies: Vec<Duration>,
+}
+
+async fn connect(address: SocketAddr) -> DecisionServiceClient<Channel> {
+    DecisionServiceClient::connect(format!("http://{address}")).await.unwrap()
+}
+
+fn check(response: &v1::AuthorizeResponse, step: &str) {
+    let expected = if step == "intake" { v1::Decision::Deny } else { v1::Decision::Allow };
+    assert_eq!(response.decision(), expected, "{response:?}");
+}
+
+/// Sends calls one after the other until the time is over, and returns how long each took.
+async fn calls(mut client: DecisionServiceClient<Channel>, step: &str, until: Instant) -> Vec<Duration> {
+    let mut latencies = vec![];
+    while Instant::now() < until {
+        let start = Instant::now();
+        check(client.authorize(call(step)).await.unwrap().get_ref(), step);
+        latencies.push(start.elapsed());
+    }
+    latencies
+}
+
+/// Sends calls over one stream, [`IN_FLIGHT`] at a time.
+async fn stream(mut client: DecisionServiceClient<Channel>, step: &'static str, until: Instant) -> Vec<Duration> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(IN_FLIGHT);
+    let mut responses =
+        client.authorize_stream(tokio_stream::wrappers::ReceiverStream::new(receiver)).await.unwrap().into_inner();
+    let (mut sent, mut latencies, mut count) = (HashMap::new(), vec![], 0_u64);
+    let mut next = || {
+        count += 1;
+        let call = v1::AuthorizeRequest { request_id: count.to_string(), ..call(step) };
+        (count.to_string(), v1::AuthorizeStreamRequest { request: Some(call) })
+    };
+    for _ in 0..IN_FLIGHT {
+        let (id, request) = next();
+        sent.insert(id, Instant::now());
+        sender.send(request).await.unwrap();
+    }
+    while let Some(response) = responses.next().await {
+        let result = response.unwrap().result.unwrap().result;
+        let Some(v1::authorize_result::Result::Response(response)) = result else { panic!("a refusal") };
+        check(&response, step);
+        latencies.push(sent.remove(&response.request_id).unwrap().elapsed());
+        if Instant::now() < until {
+            let (id, request) = next();
+            sent.insert(id, Instant::now());
+            sender.send(request).await.unwrap();
+        } else if sent.is_empty() {
+            break;
+        }
+    }
+    latencies
+}
+
+async fn round(contender: &Contender, connections: usize, in_flight: usize, length: Duration) -> Round {
+    let mut clients = vec![];
+    for _ in 0..connections {
+        clients.push(connect(contender.server.address).await);
+    }
+    let (before, start) = (contender.server.cpu(), Instant::now());
+    let until = start + length;
+    let mut workers = vec![];
+    for client in clients {
+        if contender.streams {
+            workers.push(tokio::spawn(stream(client, contender.step, until)));
+        } else {
+            let step = contender.step;
+            workers.extend((0..in_flight).map(|_| {
+                let client = client.clone();
+                tokio::spawn(async move { calls(client, step, until).await })
+            }));
+        }
+    }
+    let mut latencies = vec![];
+    for worker in workers {
+        latencies.extend(worker.await.unwrap());
+    }
+    let count = latencies.len() as f64;
+    Round {
+        cpu: (contender.server.cpu() - before).as_secs_f64() * 1e6 / count,
+        rate: count / start.elapsed().as_secs_f64(),
+        latencies,
+    }
+}
+
+fn number(name: &str, or: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(or)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Writes the reference bundle with rates that allow every call of the run, and returns its path.
+fn unlimited(folder: &Path) -> std::path::PathBuf {
+    let bundle = folder.join("policies");
+    for (name, bytes) in Folder::read(&policies()).unwrap().files() {
+        let file = bundle.join(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, bytes).unwrap();
+    }
+    let rates = std::fs::read_to_string(bundle.join("rates.yaml")).unwrap();
+    let lifted = rates.lines().map(|line| match line.split_once("sustained:") {
+        Some((before, _)) => format!("{before}sustained: 1000000, minutes: 1, burst: 1000000}}\n"),
+        None => format!("{line}\n"),
+    });
+    std::fs::write(bundle.join("rates.yaml"), lifted.collect::<String>()).unwrap();
+    bundle
+}
+
+/// How a contender's server is started.
+enum Start {
+    Yardstick(&'static str),
+    /// Countersign with this audit mode, and with all traces or none.
+    Countersign(&'static str, bool),
+}
+
+fn contenders(folder: &Path, collector: &Server) -> Vec<Contender> {
+    use Start::{Countersign, Yardstick};
+    let all = [
+        ("empty RPC (T)", Yardstick("empty"), false, "enrichment"),
+        ("naive Cedar", Yardstick("naive"), false, "enrichment"),
+        ("Countersign, best effort", Countersign("best_effort", false), false, "enrichment"),
+        ("Countersign, best effort, denied", Countersign("best_effort", false), false, "intake"),
+        ("Countersign, best effort, stream", Countersign("best_effort", false), true, "enrichment"),
+        ("Countersign, strict", Countersign("strict", false), false, "enrichment"),
+        ("Countersign, strict, all traces", Countersign("strict", true), false, "enrichment"),
+    ];
+    let bundle = unlimited(folder);
+    let only = std::env::var("COUNTERSIGN_BENCH_ONLY").unwrap_or_default();
+    let wanted = |name: &str| name == all[0].0 || name.contains(&only);
+    let chosen = all.iter().enumerate().filter(|(_, (name, ..))| wanted(name));
+    let started = chosen.map(|(index, (name, start, streams, step))| {
+        let server = match start {
+            Yardstick(what) => Server::yardstick("0", what),
+            Countersign(mode, traces) => {
+                let data = folder.join(format!("data-{index}"));
+                let mut settings = vec![("COUNTERSIGN__AUDIT__MODE", (*mode).to_owned())];
+                if *traces {
+                    settings.push(("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", collector.address)));
+                }
+                Server::countersign(&data, &bundle, &settings)
+            }
+        };
+        Contender { name, server, streams: *streams, step }
+    });
+    started.collect()
+}
+
+fn measure(contenders: &[Contender], connections: usize, in_flight: usize) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let length = Duration::from_secs(number("COUNTERSIGN_BENCH_SECONDS", 3) as u64);
+    let mut rounds: Vec<Vec<Round>> = contenders.iter().map(|_| vec![]).collect();
+    for contender in contenders {
+        runtime.block_on(round(contender, connections, in_flight, Duration::from_secs(1)));
+    }
+    for _ in 0..number("COUNTERSIGN_BENCH_ROUNDS", 3) {
+        for (contender, rounds) in contenders.iter().zip(&mut rounds) {
+            rounds.push(runtime.block_on(round(contender, connections, in_flight, length)));
+        }
+    }
+    println!("{connections} connections, {in_flight} in flight on each");
+    println!(
+        "  {:<34} {:>7} {:>6} {:>8} {:>7} {:>7} {:>7} {:>9}",
+        "", "CPU µs", "× T", "calls/s", "p50 ms", "p99", "p99.9", "RSS MiB"
+    );
+    let mut floor = 0.0;
+    for (contender, rounds) in contenders.iter().zip(rounds) {
+        let cpu = median(rounds.iter().map(|round| round.cpu).collect());
+        let rate = median(rounds.iter().map(|round| round.rate).collect());
+        let mut latencies: Vec<Duration> = rounds.into_iter().flat_map(|round| round.latencies).collect();
+        latencies.sort_unstable();
+        let at = |part: f64| latencies[((latencies.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e3;
+        if floor == 0.0 {
+            floor = cpu;
+        }
+        let (now, most) = contender.server.memory();
+        println!(
+            "  {:<34} {cpu:>7.1} {:>6.2} {rate:>8.0} {:>7.2} {:>7.2} {:>7.2} {now:>4} ({most})",
+            contender.name,
+            cpu / floor,
+            at(0.5),
+            at(0.99),
+            at(0.999)
+        );
+    }
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let Some(at) = arguments.iter().position(|argument| argument == "--serve") {
+        return serve(&arguments[at + 1]);
+    }
+    // `cargo test --benches` must not take minutes, so it only shows that the benchmark builds.
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let collector = Server::yardstick("1", "collector");
+    let contenders = contenders(folder.path(), &collector);
+    measure(&contenders, CONNECTIONS, IN_FLIGHT);
+    measure(&contenders, 1, 1);
+}
