@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 use common::{Naive, call, policies};
 use countersign::api;
 use countersign::api::v1;
-use countersign::api::v1::decision_service_server::DecisionService;
 use countersign::bundle::{Bundle, Reading};
 use countersign::delegation::asserted_chain;
 use countersign::jose::keyring::{self, Keyring, Purpose};

@@ -7,6 +7,7 @@
 //! of one round (3), and `COUNTERSIGN_BENCH_ONLY`, a part of the names of the servers to measure.
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::disallowed_methods,
@@ -209,16 +210,23 @@ async fn calls(mut client: DecisionServiceClient<Channel>, step: &str, until: In
     latencies
 }
 
-/// Sends calls over one stream, [`IN_FLIGHT`] at a time.
-async fn stream(mut client: DecisionServiceClient<Channel>, step: &'static str, until: Instant) -> Vec<Duration> {
+/// Sends calls over one stream, [`IN_FLIGHT`] at a time. `number` is that of the stream.
+async fn stream(
+    mut client: DecisionServiceClient<Channel>,
+    number: usize,
+    step: &'static str,
+    until: Instant,
+) -> Vec<Duration> {
     let (sender, receiver) = tokio::sync::mpsc::channel(IN_FLIGHT);
     let mut responses =
         client.authorize_stream(tokio_stream::wrappers::ReceiverStream::new(receiver)).await.unwrap().into_inner();
     let (mut sent, mut latencies, mut count) = (HashMap::new(), vec![], 0_u64);
     let mut next = || {
         count += 1;
-        let call = v1::AuthorizeRequest { request_id: count.to_string(), ..call(step) };
-        (count.to_string(), v1::AuthorizeStreamRequest { request: Some(call) })
+        // No two requests of a caller in flight may have the same id.
+        let id = format!("{number}-{count}");
+        let call = v1::AuthorizeRequest { request_id: id.clone(), ..call(step) };
+        (id, v1::AuthorizeStreamRequest { request: Some(call) })
     };
     for _ in 0..IN_FLIGHT {
         let (id, request) = next();
@@ -249,9 +257,9 @@ async fn round(contender: &Contender, connections: usize, in_flight: usize, leng
     let (before, start) = (contender.server.cpu(), Instant::now());
     let until = start + length;
     let mut workers = vec![];
-    for client in clients {
+    for (number, client) in clients.into_iter().enumerate() {
         if contender.streams {
-            workers.push(tokio::spawn(stream(client, contender.step, until)));
+            workers.push(tokio::spawn(stream(client, number, contender.step, until)));
         } else {
             let step = contender.step;
             workers.extend((0..in_flight).map(|_| {
@@ -337,6 +345,41 @@ fn contenders(folder: &Path, collector: &Server) -> Vec<Contender> {
     started.collect()
 }
 
+/// Adds policies that never match to a bundle, and entities that no request names.
+fn grow(bundle: &Path, policies: usize, entities: usize) {
+    let policy = |index: usize| {
+        format!(
+            "@id(\"more.{index}\")\nforbid (principal is Agent, action == Action::\"order.check\", resource == \
+             Order::\"other-{index}\") when {{ resource.paid_minor > {index} }};\n"
+        )
+    };
+    std::fs::write(bundle.join("more.cedar"), (0..policies).map(policy).collect::<String>()).unwrap();
+    let entity = |index: usize| serde_json::json!({"uid": {"type": "Tenant", "id": format!("more-{index}")}, "attrs": {}, "parents": []});
+    let entities: Vec<_> = (0..entities).map(entity).collect();
+    std::fs::write(bundle.join("entities/more.json"), serde_json::to_vec(&entities).unwrap()).unwrap();
+}
+
+/// Starts a server for each size of the bundle.
+fn growth(folder: &Path) -> Vec<Contender> {
+    let sizes = [
+        ("reference bundle", 0, 0),
+        ("+ 1,000 policies", 1_000, 0),
+        ("+ 10,000 policies", 10_000, 0),
+        ("+ 100,000 policies", 100_000, 0),
+        ("+ 1,000,000 entities", 0, 1_000_000),
+    ];
+    let start = |(index, (name, policies, entities)): (usize, &(&'static str, usize, usize))| {
+        let folder = folder.join(format!("grown-{index}"));
+        std::fs::create_dir(&folder).unwrap();
+        let bundle = unlimited(&folder);
+        grow(&bundle, *policies, *entities);
+        let settings = [("COUNTERSIGN__AUDIT__MODE", "best_effort".to_owned())];
+        let server = Server::countersign(&folder.join("data"), &bundle, &settings);
+        Contender { name, server, streams: false, step: "enrichment" }
+    };
+    sizes.iter().enumerate().map(start).collect()
+}
+
 fn measure(contenders: &[Contender], connections: usize, in_flight: usize) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let length = Duration::from_secs(number("COUNTERSIGN_BENCH_SECONDS", 3) as u64);
@@ -385,9 +428,18 @@ fn main() {
     if !arguments.iter().any(|argument| argument == "--bench") {
         return;
     }
+    let cores = std::thread::available_parallelism().unwrap().get();
+    assert!(cores > 1, "the servers need a core of their own");
+    // The servers run on core 0, the load generator and the collector on the others.
+    let others = format!("1-{}", cores - 1);
+    let pinned = Command::new("taskset").args(["-cp", &others, &std::process::id().to_string()]).output().unwrap();
+    assert!(pinned.status.success(), "{pinned:?}");
     let folder = tempfile::tempdir().unwrap();
-    let collector = Server::yardstick("1", "collector");
+    let collector = Server::yardstick(&others, "collector");
     let contenders = contenders(folder.path(), &collector);
     measure(&contenders, CONNECTIONS, IN_FLIGHT);
     measure(&contenders, 1, 1);
+    drop(contenders);
+    println!("growth; ratios to the reference bundle");
+    measure(&growth(folder.path()), CONNECTIONS, IN_FLIGHT);
 }

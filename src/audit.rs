@@ -39,7 +39,6 @@ pub use crate::audit::error::{AuditDown, OpenError};
 use crate::audit::key::DigestKey;
 use crate::audit::record::Record;
 use crate::audit::recover::Recovered;
-use crate::json::Value;
 use crate::model::head::Head;
 use crate::model::time::Timestamp;
 
@@ -89,8 +88,8 @@ pub struct NotedHead {
     pub place: String,
 }
 
-/// Proof that a record is durable (or, in best-effort mode, accepted by the writer). Only this module can
-/// create one.
+/// Proof that a record is durable (or, in best-effort mode, in the writer's queue). Only this module can create
+/// one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Receipt {
     index: Option<u64>,
@@ -136,7 +135,8 @@ enum Message {
 struct Pending {
     at: Timestamp,
     record: Record,
-    done: oneshot::Sender<Result<Option<u64>, AuditDown>>,
+    /// Receives the line's number when the line is durable; `None` if no one waits for that.
+    done: Option<oneshot::Sender<Result<u64, AuditDown>>>,
 }
 
 /// State of the log for status and readiness.
@@ -212,19 +212,30 @@ impl Audit {
         Ok((Self { sender, health, options, key, disk, writer, transition }, recovered))
     }
 
-    /// Appends a record and waits until it is durable (in best-effort mode: until the writer has accepted
-    /// it).
+    /// Appends a record and waits until it is durable. In best-effort mode it only waits in the writer's queue.
     ///
     /// # Errors
     /// When the log can't take the record; then no answer may leave.
     pub async fn append(&self, at: Timestamp, record: Record) -> Result<Receipt, AuditDown> {
-        let (done, receipt) = oneshot::channel();
-        self.sender.try_send(Message::Append(Box::new(Pending { at, record, done }))).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => AuditDown::Full,
-            mpsc::error::TrySendError::Closed(_) => AuditDown::Failed,
-        })?;
-        let index = receipt.await.map_err(|_| AuditDown::Failed)??;
-        Ok(Receipt { index })
+        let send = |done| {
+            let pending = Box::new(Pending { at, record, done });
+            self.sender.try_send(Message::Append(pending)).map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => AuditDown::Full,
+                mpsc::error::TrySendError::Closed(_) => AuditDown::Failed,
+            })
+        };
+        match self.options.durability {
+            Durability::BestEffort => {
+                send(None)?;
+                Ok(Receipt { index: None })
+            }
+            Durability::Strict => {
+                let (done, written) = oneshot::channel();
+                send(Some(done))?;
+                let index = written.await.map_err(|_| AuditDown::Failed)??;
+                Ok(Receipt { index: Some(index) })
+            }
+        }
     }
 
     /// Returns the state store's generation, revision and head as the last segment had them when the log was
@@ -261,7 +272,7 @@ impl Audit {
     }
 
     /// Returns the keyed digest of a value: `hmac-sha256:` and hex over its canonical form.
-    pub fn digest(&self, value: &Value) -> String {
+    pub fn digest(&self, value: &impl serde::Serialize) -> String {
         self.key.digest(value)
     }
 

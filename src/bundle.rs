@@ -16,13 +16,10 @@ use crate::model::chain::DevelopmentDefaults;
 use crate::model::fault::Fault;
 use crate::model::roles::Roles;
 use crate::model::source::Source;
+use crate::policy::engine::Verify;
 use crate::policy::rule::Requirement;
 use crate::policy::shape::Shape;
-use crate::policy::{Policies, Sources, Validation};
-
-/// Stack size of the parsing thread, in bytes. Cedar's parser recurses with the nesting of the text, whose
-/// depth is bounded before Cedar reads it.
-const STACK_BYTES: usize = 64 * 1024 * 1024;
+use crate::policy::{Policies, STACK_BYTES, Sources, Validation};
 
 /// Gates that a bundle must support. They are a server setting, so editing the bundle can't remove a gate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -40,6 +37,8 @@ pub enum Gates {
 pub struct Reading {
     pub gates: Gates,
     pub validation: Validation,
+    /// Whether live decisions are compared with those of Cedar's authorizer.
+    pub verify: Verify,
 }
 
 /// The parsed contents of a bundle's folder.
@@ -170,7 +169,8 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
         })?),
         Gates::None => None,
     };
-    let policies = Policies::load(&sources, roles.as_ref(), reading.validation)?;
+    let mut policies = Policies::load(&sources, roles.as_ref(), reading.validation)?;
+    policies.engine.verify(reading.verify);
     if let (Some(roles), Some(defaults), Some(source)) = (&roles, &manifest.development, &written) {
         let faults = unknown_defaults(&policies, roles, defaults, source);
         if !faults.is_empty() {
@@ -226,7 +226,7 @@ fn templates(policies: &Policies, roles: Option<&Roles>, source: Option<&Source>
     let source = source.unwrap_or(&nothing);
     let at = |name: &str| source.text.find(name).unwrap_or(0);
     let faults: Vec<Fault> =
-        faults.into_iter().map(|(name, message)| Fault::new(&source, (at(&name), name.len()), message)).collect();
+        faults.into_iter().map(|(name, message)| Fault::new(source, (at(&name), name.len()), message)).collect();
     if faults.is_empty() { Ok(read) } else { Err(faults) }
 }
 
@@ -247,7 +247,7 @@ fn unknown_defaults(policies: &Policies, roles: &Roles, defaults: &DevelopmentDe
         .map(|(name, _)| {
             let at =
                 source.text.get(section..).and_then(|text| text.find(name.as_str())).map_or(section, |at| section + at);
-            Fault::new(&source, (at, name.len()), format!("the bundle does not define `{name}`"))
+            Fault::new(source, (at, name.len()), format!("the bundle does not define `{name}`"))
         })
         .collect()
 }

@@ -125,7 +125,7 @@ impl Config {
 
     /// Returns the options for reading bundles.
     pub fn reading(&self) -> Reading {
-        Reading { gates: self.engine.gates, validation: self.engine.validate }
+        Reading { gates: self.engine.gates, validation: self.engine.validate, verify: self.engine.verify }
     }
 
     /// Returns the names of the protections that the deployment runs without, sorted.

@@ -7,6 +7,8 @@
 //! a new one closes the oldest of them. So a flood of connections only closes connections of unauthenticated
 //! peers, and file descriptors remain for health checks, reloads and the audit log.
 
+pub mod batched;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;

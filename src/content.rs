@@ -8,6 +8,7 @@ pub mod drafts;
 pub mod grounding;
 pub mod injection;
 pub mod normalise;
+mod pattern;
 mod phone;
 mod phrases;
 pub mod rules;

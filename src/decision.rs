@@ -8,7 +8,7 @@ use crate::policy::engine::Engine;
 
 /// Evaluates each link's request. Every link must be permitted, so their rights intersect.
 pub fn decide(engine: &Engine, requests: &[(Link, Request)], entities: &Entities) -> Verdict {
-    Verdict { links: requests.iter().map(|(link, request)| engine.evaluate(*link, request, entities)).collect() }
+    Verdict { links: engine.evaluate_links(requests, entities) }
 }
 
 /// Result of a what-if evaluation. It has its own type, so that it can never become an answer.

@@ -100,9 +100,12 @@ impl<'a> Asked<'a> {
         let mut fixed = claimed(&mut converter, &resolved, call)?;
         fixed.extend(derived(&mut converter, &resolved, chain, now)?);
         for uid in converter.references {
-            if roles.supplier(&uid.type_name().to_string()) == Some(Supplier::Bundle) {
-                let known = policies.store.get(&uid).ok_or(Stop::Denied(Gate::Existence))?;
-                entities.push(Arc::clone(known.shared()));
+            match policies.store.get(&uid) {
+                Some(known) => entities.push(Arc::clone(known.shared())),
+                None if roles.supplier(&uid.type_name().to_string()) == Some(Supplier::Bundle) => {
+                    return Err(Stop::Denied(Gate::Existence));
+                }
+                None => {}
             }
         }
         // A resource may be the case, and a value may refer to a principal.

@@ -10,6 +10,7 @@
 mod algorithm;
 pub mod keyring;
 pub mod keyset;
+pub mod mac;
 
 use std::time::Duration;
 

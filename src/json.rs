@@ -3,6 +3,8 @@
 //! Texts that two parsers could read differently are rejected: those with duplicate members, integers beyond
 //! ±(2^53−1), lone surrogates or invalid UTF-8. Faults contain a path but never a value.
 
+mod canonical;
+
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
@@ -76,7 +78,7 @@ pub fn check_members(text: &str) -> Result<(), Fault> {
     let mut place = Place { lenient: true, ..Place::default() };
     match (Node { place: &mut place }).deserialize(&mut serde_json::Deserializer::from_str(text)) {
         Ok(_) => Ok(()),
-        Err(_) => place.fault.map_or(Ok(()), Err),
+        Err(_) => place.fault().map_or(Ok(()), Err),
     }
 }
 
@@ -91,7 +93,7 @@ fn read_whole(text: &[u8]) -> Result<Object, Fault> {
     match value.and_then(|value| reader.end().map(|()| value)) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(whole("is not a JSON object")),
-        Err(_) => Err(place.fault.unwrap_or_else(|| whole("is not JSON"))),
+        Err(_) => Err(place.fault().unwrap_or_else(|| whole("is not JSON"))),
     }
 }
 
@@ -105,9 +107,11 @@ pub fn canonical<T: Serialize>(value: &T) -> Vec<u8> {
 /// Returns the canonical form of any type.
 ///
 /// # Errors
-/// When it has a key that is not a string, or a number that is not finite.
+/// When it has a key that is not a string, two members with the same name, or a number that is not finite.
 pub fn try_canonical<T: Serialize>(value: &T) -> Result<Vec<u8>, serde_json::Error> {
-    serde_json_canonicalizer::to_vec(value)
+    let mut writer = canonical::Writer::default();
+    value.serialize(&mut writer)?;
+    Ok(writer.out)
 }
 
 /// Returns a member's name if it looks like an identifier, otherwise `?`, so that messages echo no other
@@ -123,14 +127,30 @@ pub fn shown_name(name: &str) -> &str {
 struct Place {
     /// Whether only duplicate members are rejected.
     lenient: bool,
+    /// Number of open objects and arrays.
+    depth: usize,
+    fault: Option<&'static str>,
+    /// Steps of the fault's path, innermost first; added while the reader leaves the values around the fault.
     path: Vec<String>,
-    fault: Option<Fault>,
 }
 
 impl Place {
     fn refuse<E: serde::de::Error>(&mut self, problem: &'static str) -> E {
-        self.fault.get_or_insert_with(|| Fault { path: self.path.concat(), problem });
+        self.fault.get_or_insert(problem);
         E::custom(problem)
+    }
+
+    /// Adds a step to the path of the fault, if there is one.
+    fn leave(&mut self, step: impl FnOnce() -> String) {
+        if self.fault.is_some() {
+            self.path.push(step());
+        }
+    }
+
+    /// Returns the fault with its path.
+    fn fault(mut self) -> Option<Fault> {
+        self.path.reverse();
+        Some(Fault { path: self.path.concat(), problem: self.fault? })
     }
 }
 
@@ -142,7 +162,7 @@ impl<'de> DeserializeSeed<'de> for Node<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        if !self.place.lenient && self.place.path.len() > DEPTH_MAX {
+        if !self.place.lenient && self.place.depth > DEPTH_MAX {
             return Err(self.place.refuse("is nested deeper than 16"));
         }
         deserializer.deserialize_any(self)
@@ -193,27 +213,40 @@ impl<'de> Visitor<'de> for Node<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut array = Vec::new();
+        self.place.depth += 1;
         loop {
-            self.place.path.push(format!("[{}]", array.len()));
-            let Some(item) = items.next_element_seed(Node { place: self.place })? else { break };
-            self.place.path.pop();
-            array.push(item);
+            match items.next_element_seed(Node { place: self.place }) {
+                Ok(Some(item)) => array.push(item),
+                Ok(None) => break,
+                Err(error) => {
+                    self.place.leave(|| format!("[{}]", array.len()));
+                    return Err(error);
+                }
+            }
         }
-        self.place.path.pop();
+        self.place.depth -= 1;
         Ok(Value::Array(array))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
         let mut object = Object::new();
+        self.place.depth += 1;
         while let Some(name) = members.next_key::<String>()? {
-            self.place.path.push(format!(".{}", shown_name(&name)));
+            let step = |name: &str| format!(".{}", shown_name(name));
             if object.contains_key(&name) {
-                return Err(self.place.refuse("is a duplicate member"));
+                let error = self.place.refuse("is a duplicate member");
+                self.place.leave(|| step(&name));
+                return Err(error);
             }
-            let value = members.next_value_seed(Node { place: self.place })?;
-            self.place.path.pop();
-            object.insert(name, value);
+            match members.next_value_seed(Node { place: self.place }) {
+                Ok(value) => object.insert(name, value),
+                Err(error) => {
+                    self.place.leave(|| step(&name));
+                    return Err(error);
+                }
+            };
         }
+        self.place.depth -= 1;
         Ok(Value::Object(object))
     }
 }
@@ -249,7 +282,7 @@ impl<'de> serde::Deserialize<'de> for Value {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut place = Place::default();
         let value = Node { place: &mut place }.deserialize(deserializer);
-        value.map_err(|error| match place.fault {
+        value.map_err(|error| match place.fault() {
             Some(fault) => D::Error::custom(format!("`{}` {}", fault.path, fault.problem)),
             None => error,
         })

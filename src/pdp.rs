@@ -59,8 +59,7 @@ use crate::pdp::refused::Refused;
 use crate::pdp::replicas::Replicas;
 use crate::pdp::risk_state::RiskState;
 use crate::pdp::services::Services;
-use crate::pdp::snapshot::PdpClock;
-use crate::pdp::snapshot::{ActiveBundle, Moment, Options, Rejected};
+use crate::pdp::snapshot::{ActiveBundle, Moment, Options, PdpClock, Rejected};
 use crate::pdp::tokens::Tokens;
 use crate::risk_store::RiskStore;
 use crate::telemetry::export::Telemetry;
@@ -140,7 +139,7 @@ impl Pdp {
             texts: Arc::new(TextPool::start()?),
         };
         let active = Arc::new(ActiveBundle::new(bundle, Arc::clone(&services.clock)));
-        let replicas = Arc::new(Replicas::new(&services));
+        let replicas = Arc::new(Replicas::new(&services, Arc::clone(&active)));
         Ok(Self {
             admission: Admission::new(&services, parts.callers, parts.delegations, Arc::clone(&replicas)),
             recorder: Recorder::new(&services),
@@ -224,8 +223,7 @@ impl Pdp {
 
     /// Reads the kill switches and the state of the store again. Call it twice a second.
     pub async fn refresh(&self) {
-        let bundle = &self.active.snapshot().bundle.version.digest;
-        self.replicas.refresh(&self.recorder, bundle).await;
+        self.replicas.refresh(&self.recorder).await;
     }
 
     /// Marks the server as not ready. Requests are answered until the ports close.

@@ -30,6 +30,9 @@ use crate::policy::store::Store;
 /// `resource.owner.tenant` is not.
 const DEREFERENCE_MAX: u32 = 1;
 
+/// Stack of threads that parse or validate policies, in bytes. Cedar recurses with the depth of a text.
+pub const STACK_BYTES: usize = 64 * 1024 * 1024;
+
 /// Source texts of a bundle's policies, schema and entities.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
@@ -165,7 +168,7 @@ fn read_schema(sources: &Sources, validation: Validation) -> Result<(Option<Sche
         SchemaFragment::from_cedarschema_str(&source.text).map_err(|error| parse::faults(source, &error))?;
     if fragment.to_json_value().map_or(true, |fragment| shape::is_too_large(&fragment)) {
         return Err(vec![Fault::whole(
-            &source,
+            source,
             "the schema has more than 1000000 parts after its aliases are expanded",
         )]);
     }
@@ -178,7 +181,7 @@ fn read_schema(sources: &Sources, validation: Validation) -> Result<(Option<Sche
     match (Shapes::of(&schema), validation) {
         (Ok(shapes), _) => Ok((Some(schema), shapes)),
         (Err(_), Validation::Off) => Ok((Some(schema), Shapes::default())),
-        (Err(error), Validation::Strict) => Err(vec![Fault::whole(&source, error.to_string())]),
+        (Err(error), Validation::Strict) => Err(vec![Fault::whole(source, error.to_string())]),
     }
 }
 
@@ -242,16 +245,18 @@ fn is_id(id: &str) -> bool {
 fn validate(schema: &Schema, read: &ReadPolicies) -> (bool, Vec<Fault>) {
     let schema: &ValidatorSchema = schema.as_ref();
     let validator = Validator::new(schema.clone());
-    // The ids are unique, so this can't fail.
-    let set = |policies: &[ReadPolicy]| {
-        PolicySet::try_from_iter(policies.iter().map(|read| read.policy.clone())).unwrap_or_default()
+    let validate = |policies: &[ReadPolicy]| {
+        let set = PolicySet::try_from_iter(policies.iter().map(|read| read.policy.clone())).ok()?;
+        Some(validator.validate_with_level(&set, ValidationMode::Strict, DEREFERENCE_MAX))
     };
-    let validate = |policies| validator.validate_with_level(&set(policies), ValidationMode::Strict, DEREFERENCE_MAX);
     // Each policy is validated by itself, so two threads share the work.
     let (first, second) = read.policies.split_at(read.policies.len() / 2);
     let results = std::thread::scope(|scope| {
-        let other = scope.spawn(|| validate(second));
-        [Some(validate(first)), other.join().ok()]
+        let thread = std::thread::Builder::new().name("validator".into()).stack_size(STACK_BYTES);
+        match thread.spawn_scoped(scope, || validate(second)) {
+            Ok(other) => [validate(first), other.join().ok().flatten()],
+            Err(_) => [validate(first), validate(second)],
+        }
     });
     let at = |id: &PolicyId, error: &dyn Diagnostic| match read.get(id.as_ref()) {
         Some(read) => parse::faults(&read.source, error),

@@ -123,6 +123,10 @@ pub const METRIC_LAST_SUCCESS: &str = "countersign.policy.last_success";
 pub const METRIC_AUDIT_FAILURES: &str = "countersign.audit.failures";
 /// Gauge of the best-effort records lost since start.
 pub const METRIC_AUDIT_LOST: &str = "countersign.audit.lost";
+/// Gauge of the sampled calls for which Cedar's authorizer gave another result than the policy index.
+pub const METRIC_ENGINE_DIFFERENCES: &str = "countersign.engine.differences";
+/// Gauge of the sampled calls that Cedar's authorizer evaluated, too.
+pub const METRIC_ENGINE_VERIFIED: &str = "countersign.engine.verified";
 /// Counter of refusals that were not written to the audit log, because less than a fifth of the disk is free
 /// or the log can't be written.
 pub const METRIC_AUDIT_SUPPRESSED: &str = "countersign.audit.suppressed";

@@ -172,7 +172,7 @@ fn bundle(snapshot: &Snapshot) -> v1::BundleStatus {
         name: snapshot.bundle.manifest.name.clone(),
         policy: Some(respond::policy(&snapshot.bundle.version)),
         activated_at: Some(respond::time(snapshot.activated_at)),
-        policies: to_u32(snapshot.bundle.policies.engine.len()),
+        policies: to_u32(snapshot.bundle.policies.engine.count()),
     }
 }
 

@@ -17,6 +17,7 @@ use tonic::transport::server::Connected;
 
 use crate::caller::svid::Svid;
 use crate::caller::{Callers, Peer};
+use crate::connections::batched::Batched;
 use crate::connections::{Bounded, Bounds, Connections, Place, Standing};
 
 /// Time limit of a TLS handshake.
@@ -50,7 +51,7 @@ enum Stream {
 }
 
 pub(super) struct Accepted {
-    stream: Bounded<Stream>,
+    stream: Bounded<Batched<Stream>>,
     connection: Connection,
 }
 
@@ -65,7 +66,10 @@ impl Accepted {
         }
         let standing = place.standing.clone();
         let peer = Peer { known: Arc::clone(&standing.known), ..peer };
-        Some(Self { stream: Bounded::new(stream, place), connection: Connection { peer, takes_bearer, standing } })
+        Some(Self {
+            stream: Bounded::new(Batched::new(stream), place),
+            connection: Connection { peer, takes_bearer, standing },
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::jose::keyring::Keyring;
+use crate::jose::mac::MacKey;
 use crate::jose::{self, Expected, Opened, SignFault, TokenFault};
 use crate::json::{Object, Value, canonical};
 use crate::model::approval::{Approval, Binding, BoundCall, Subject};
@@ -25,7 +26,6 @@ const FORMAT: &str = "countersign.call/2";
 
 const BINDING_TYPE: &str = "countersign-binding+jwt";
 const APPROVAL_TYPE: &str = "countersign-approval+jwt";
-const OUTCOME_TYPE: &str = "countersign-outcome+jwt";
 
 /// Returns the call as a binding contains it. Integer arguments that are listed in `at_most` are separated
 /// from those that must be equal.
@@ -297,31 +297,25 @@ pub struct Allowed {
 #[serde(deny_unknown_fields)]
 struct OutcomeClaims {
     iss: String,
-    aud: String,
     sub: String,
     iat: i64,
-    nbf: i64,
     exp: i64,
     allowed: Allowed,
 }
 
-/// Signs the outcome token of an allowed call for its tool service.
+/// Returns the outcome token of an allowed call for its tool service.
 ///
 /// # Errors
-/// When signing fails.
-pub fn sign_outcome(
-    keys: &Keyring,
+/// When the claims can't be serialized.
+pub fn seal_outcome(
+    key: &MacKey,
     environment: &str,
     caller: &str,
     allowed: Allowed,
     now: Timestamp,
 ) -> Result<String, SignFault> {
-    let ours = issuer(environment);
     let (iat, exp) = (now.seconds(), now.plus(REPORTABLE).seconds());
-    keys.sign(
-        OUTCOME_TYPE,
-        &OutcomeClaims { iss: ours.clone(), aud: ours, sub: caller.to_owned(), iat, nbf: iat, exp, allowed },
-    )
+    key.seal(&OutcomeClaims { iss: issuer(environment), sub: caller.to_owned(), iat, exp, allowed })
 }
 
 /// Verifies an outcome token that was issued to this tool service.
@@ -329,14 +323,19 @@ pub fn sign_outcome(
 /// # Errors
 /// When it is not an outcome token of this environment, has expired, or was issued to another tool service.
 pub fn open_outcome(
-    keys: &Keyring,
+    key: &MacKey,
     environment: &str,
     caller: &str,
     token: &str,
     now: Timestamp,
 ) -> Result<Allowed, TokenFault> {
-    let ours = issuer(environment);
-    let opened: Opened<OutcomeClaims> = jose::open(token, &keys.set, &Expected::own(&[OUTCOME_TYPE], &ours, &ours))?;
-    let claims = opened.at(now, jose::LEEWAY_OWN, REPORTABLE)?;
-    if claims.sub == caller { Ok(claims.allowed) } else { Err(TokenFault::Audience) }
+    let claims: OutcomeClaims = key.open(token)?;
+    let (issued, expires) = (Timestamp::from_seconds(claims.iat), Timestamp::from_seconds(claims.exp));
+    match () {
+        () if claims.iss != issuer(environment) => Err(TokenFault::Issuer),
+        () if claims.sub != caller => Err(TokenFault::Audience),
+        () if expires.plus(jose::LEEWAY_OWN) <= now => Err(TokenFault::Expired),
+        () if issued > now.plus(jose::LEEWAY_OWN) => Err(TokenFault::NotYet),
+        () => Ok(claims.allowed),
+    }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::json::{self, Value};
+use crate::json::{self};
 use crate::model::text::hex;
 
 /// Prefix of the HMAC input of a line.
@@ -68,17 +68,20 @@ impl DigestKey {
     /// Derives 128 bits from the key for a named purpose.
     pub fn derived(&self, purpose: &str) -> [u8; 16] {
         let mut derived = [0; 16];
-        if let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) {
-            mac.update(purpose.as_bytes());
-            for (byte, made) in derived.iter_mut().zip(mac.finalize().into_bytes()) {
-                *byte = made;
-            }
-        }
+        derived.iter_mut().zip(self.derived_key(purpose)).for_each(|(byte, made)| *byte = made);
         derived
     }
 
+    /// Derives a key of 256 bits for a named purpose.
+    #[expect(clippy::expect_used, reason = "a key of zeros would be used")]
+    pub fn derived_key(&self, purpose: &str) -> [u8; 32] {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
+        mac.update(purpose.as_bytes());
+        mac.finalize().into_bytes().into()
+    }
+
     /// Returns `hmac-sha256:` and hex over the value's canonical form.
-    pub fn digest(&self, value: &Value) -> String {
+    pub fn digest(&self, value: &impl serde::Serialize) -> String {
         format!("hmac-sha256:{}", self.hex(b"", &json::canonical(value)))
     }
 

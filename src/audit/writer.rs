@@ -1,5 +1,5 @@
 //! The only thread that writes the log. It takes the waiting records as one batch, writes them, syncs once,
-//! and then releases the batch's answers. In best-effort mode it releases the answers first and syncs once a
+//! and then releases the batch's answers. In best-effort mode no answer waits for it, and it syncs once a
 //! second.
 
 use std::fs;
@@ -28,6 +28,8 @@ use crate::model::time::Timestamp;
 const BATCH_MAX: usize = 256;
 /// Minimum time between two syncs of a best-effort log.
 const BEST_EFFORT_SYNC: Duration = Duration::from_secs(1);
+/// Time for which a best-effort log collects its next batch.
+const BEST_EFFORT_PAUSE: Duration = Duration::from_millis(2);
 /// Maximum time by which the clock may be behind the last record when the log is opened.
 const CLOCK_SLACK: Duration = Duration::from_secs(60);
 
@@ -153,21 +155,23 @@ impl Writer {
         Arc::clone(&self.health)
     }
 
-    /// Writes batches until a `Close` message arrives.
+    /// Writes batches until a `Close` message arrives, and then what the queue contains.
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Message>) {
-        while let Some(Message::Append(first)) = queue.blocking_recv() {
-            let mut batch = vec![*first];
-            let mut close = false;
-            while batch.len() < BATCH_MAX && !close {
-                match queue.try_recv() {
-                    Ok(Message::Append(next)) => batch.push(*next),
-                    Ok(Message::Close) => close = true,
-                    Err(_) => break,
+        while let Some(first) = queue.blocking_recv() {
+            let mut next = Some(first);
+            let mut batch = vec![];
+            while let Some(message) = next {
+                match message {
+                    Message::Append(pending) => batch.push(*pending),
+                    // The queue takes nothing more, and what it has taken is still written.
+                    Message::Close => queue.close(),
                 }
+                next = if batch.len() < BATCH_MAX { queue.try_recv().ok() } else { None };
             }
             self.commit(batch);
-            if close {
-                break;
+            if self.options.durability == Durability::BestEffort && queue.is_empty() && !queue.is_closed() {
+                // No answer waits, so let the next batch grow: each record that finds the writer waiting wakes it.
+                std::thread::sleep(BEST_EFFORT_PAUSE);
             }
         }
         if self.segment.sync().is_err() {
@@ -182,6 +186,9 @@ impl Writer {
         let newest = batch.iter().map(|pending| pending.at).max().unwrap_or_default();
         for pending in batch {
             let Some(line) = self.line(next, &prev, &pending).ok().filter(|line| line.len() <= LINE_MAX) else {
+                tracing::error!(name: "audit.record_lost", "a record can't be written, because it has no form or is too long");
+                self.health.failures.fetch_add(1, Ordering::Relaxed);
+                self.lose(1);
                 answer(pending, Err(AuditDown::Failed));
                 continue;
             };
@@ -191,12 +198,7 @@ impl Writer {
             taken.push((pending, next));
             next += 1;
         }
-        let count = to_u64(taken.len());
-        if self.options.durability == Durability::BestEffort {
-            // The records are not yet written, so the answers have no index.
-            taken.drain(..).for_each(|(pending, _)| answer(pending, Ok(None)));
-        }
-        if count == 0 {
+        if taken.is_empty() {
             return;
         }
         let written = if self.poisoned { Err(Failure::Poisoned) } else { self.write(&text, newest) };
@@ -214,13 +216,17 @@ impl Writer {
             self.poisoned |= matches!(written, Err(Failure::Poisoned));
             self.health.failed.store(true, Ordering::Release);
             self.health.failures.fetch_add(1, Ordering::Relaxed);
-            self.health.lost.fetch_add(
-                if self.options.durability == Durability::BestEffort { count } else { 0 },
-                Ordering::Relaxed,
-            );
+            self.lose(to_u64(taken.len()));
         }
         for (pending, index) in taken {
-            answer(pending, if written.is_ok() { Ok(Some(index)) } else { Err(AuditDown::Failed) });
+            answer(pending, if written.is_ok() { Ok(index) } else { Err(AuditDown::Failed) });
+        }
+    }
+
+    /// Counts records that can't be written although their answers have left.
+    fn lose(&self, count: u64) {
+        if self.options.durability == Durability::BestEffort {
+            self.health.lost.fetch_add(count, Ordering::Relaxed);
         }
     }
 
@@ -320,7 +326,7 @@ fn segment_path(folder: &std::path::Path, first: u64) -> PathBuf {
     folder.join(format!("seg-{first:020}.jsonl"))
 }
 
-fn answer(pending: Pending, index: Result<Option<u64>, AuditDown>) {
+fn answer(pending: Pending, index: Result<u64, AuditDown>) {
     // If the caller is gone, there is no one to answer; its record remains in the log.
-    let _gone = pending.done.send(index);
+    let _gone = pending.done.map(|done| done.send(index));
 }

@@ -53,7 +53,7 @@ pub(super) fn read(policies: &Policies, roles: &Roles, source: Option<&Source>) 
     let mut faults = vec![];
     let mut fault = |name: &str, problem: String| {
         let at = source.text.find(name).unwrap_or(0);
-        faults.push(Fault::new(&source, (at, name.len()), problem));
+        faults.push(Fault::new(source, (at, name.len()), problem));
     };
     if read.len() > CONSTRAINTS_MAX {
         fault("", format!("has more than {CONSTRAINTS_MAX} constraints"));

@@ -29,7 +29,7 @@ impl Manifest {
         let named = (1..=64).contains(&manifest.name.len()) && !manifest.name.contains(char::is_control);
         if !named {
             let at = source.text.find("name").unwrap_or(0);
-            return Err(Fault::new(&source, (at, 4), "`name` must be 1 to 64 bytes without control characters"));
+            return Err(Fault::new(source, (at, 4), "`name` must be 1 to 64 bytes without control characters"));
         }
         Ok(manifest)
     }
@@ -40,5 +40,5 @@ pub fn yaml_fault(source: &Source, error: &serde_saphyr::Error) -> Fault {
     let at =
         error.location().map_or(0, |location| source.offset(to_usize(location.line()), to_usize(location.column())));
     let message = error.without_snippet().to_string();
-    Fault::new(&source, (at, 1), message)
+    Fault::new(source, (at, 1), message)
 }

@@ -98,7 +98,6 @@ pub(super) fn read(policies: &Policies, roles: &Roles, files: &Files) -> Result<
         vec![]
     });
     let (Some(rates), true) = (rates, faults.is_empty()) else { return Err(faults) };
-    detectors.warm();
     Ok(Rules { risk, rates, detectors, constraints })
 }
 
@@ -143,10 +142,13 @@ fn detectors(policies: &Policies, roles: &Roles, files: &Files, faults: &mut Vec
         };
         faults.extend(placed(source, found));
     }
+    for rules in [&mut detectors.draft, &mut detectors.incoming, &mut detectors.private] {
+        faults.extend(rules.compile().err().map(|problem| Fault::missing("detectors", problem)));
+    }
     if let Some(source) = &files.model {
         match Injection::read(&source.text) {
             Ok(model) => detectors.injection = Some(model),
-            Err(problem) => faults.push(Fault::whole(&source, problem)),
+            Err(problem) => faults.push(Fault::whole(source, problem)),
         }
     }
     let settings = parse::<Settings>(files.settings.as_ref(), faults);
@@ -220,7 +222,7 @@ fn parse<T: serde::de::DeserializeOwned>(source: Option<&Source>, faults: &mut V
 /// Locates each fault at the first occurrence of its subject in the file.
 fn placed(source: &Source, faults: Vec<(String, String)>) -> Vec<Fault> {
     let at = |name: &str| source.text.find(name).unwrap_or(0);
-    faults.into_iter().map(|(name, message)| Fault::new(&source, (at(&name), name.len()), message)).collect()
+    faults.into_iter().map(|(name, message)| Fault::new(source, (at(&name), name.len()), message)).collect()
 }
 
 /// Returns a fault for each key of `asked` that is not a group of actions.

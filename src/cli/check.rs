@@ -32,7 +32,7 @@ pub(super) fn run(environment: &Environment, arguments: &Arguments) -> Result<Ex
         }
         (Err(error), super::Output::Text) => return Err(error.into()),
     };
-    let (policies, actions) = (bundle.policies.engine.len(), bundle.policies.shapes.actions.len());
+    let (policies, actions) = (bundle.policies.engine.count(), bundle.policies.shapes.actions.len());
     let found = serde_json::json!({
         "valid": true, "name": bundle.manifest.name, "version": bundle.version.version, "digest": bundle.version.digest,
         "policies": policies, "actions": actions,

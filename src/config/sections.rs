@@ -13,6 +13,7 @@ use crate::delegation::Asserting;
 use crate::delegation::issuers::Issuer;
 use crate::pdp::snapshot::OnError;
 use crate::policy::Validation;
+use crate::policy::engine::Verify;
 /// All settings, in the structure of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -81,6 +82,8 @@ pub struct Engine {
     pub on_error: OnError,
     /// `strict`, or `off` for conformance mode.
     pub validate: Validation,
+    /// `sample`: one in 1,024 calls is also evaluated by Cedar's authorizer, whose result is used. `off`: none.
+    pub verify: Verify,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -83,7 +83,8 @@ impl DraftReport {
 }
 
 impl Detectors {
-    /// Initialises everything that is built lazily, so that no request waits for it.
+    /// Initialises what is built lazily and takes long, so that no request waits for it. The patterns of rules are
+    /// compiled when a text first needs them.
     pub fn warm(&self) {
         normalise::warm();
         let values = Values::new(ValueKey::new([0; 16]));

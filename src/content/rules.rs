@@ -4,15 +4,14 @@
 //! rather than Unicode scalar values: folded text is ASCII except for scripts without look-alikes, and an
 //! ASCII-only automaton is a tenth of the size.
 
-use regex::bytes::{Match, Regex, RegexBuilder, RegexSet, RegexSetBuilder};
+use regex::bytes::{Match, RegexSet, RegexSetBuilder};
 use serde::Deserialize;
 
 use crate::content::normalise::Views;
+use crate::content::pattern::Pattern;
 use crate::model::halt::Severity;
 use crate::model::part::Part;
 
-/// Maximum size of a compiled pattern, in bytes.
-const PATTERN_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Maximum size of the compiled set of all rules with the same [`Judges`], in bytes.
 const SET_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Maximum memory of the lazily built automaton of a set, in bytes.
@@ -90,18 +89,26 @@ pub struct Rule {
     /// Whether the rule is ignored where a rule of its kind that is not generic matches in the same sentence
     /// (other than in drafts: in the same view).
     generic: bool,
-    pattern: Regex,
-    unless: Option<Regex>,
+    pattern: Pattern,
+    unless: Option<Pattern>,
     /// A value that this matches is not reported.
-    except: Option<Regex>,
+    except: Option<Pattern>,
     /// Patterns for the previous turn, and for a bare reply to it.
-    asked: Option<(Regex, Regex)>,
+    asked: Option<(Pattern, Pattern)>,
 }
 
 impl Rule {
+    /// Forgets the compiled patterns until they are needed.
+    fn release(&mut self) {
+        self.pattern.release();
+        let (asked, bare) = self.asked.as_mut().map_or((None, None), |(asked, bare)| (Some(asked), Some(bare)));
+        [self.unless.as_mut(), self.except.as_mut(), asked, bare].into_iter().flatten().for_each(Pattern::release);
+    }
+
     /// Returns the places where a pattern matches (its group `value`, if it has one), except for values that
     /// `except` matches.
-    fn spans(&self, pattern: &Regex, text: &str, most: usize) -> Vec<(usize, usize)> {
+    fn spans(&self, pattern: &Pattern, text: &str, most: usize) -> Vec<(usize, usize)> {
+        let pattern = pattern.compiled();
         let named = pattern.capture_names().flatten().any(|name| name == "value");
         // A match of bytes is extended to whole characters.
         let whole = |found: Match<'_>| {
@@ -111,7 +118,7 @@ impl Rule {
         let bytes = text.as_bytes();
         let counts = |(start, end): &(usize, usize)| {
             let value = text.part(*start..*end);
-            !value.is_empty() && !self.except.as_ref().is_some_and(|except| except.is_match(value.as_bytes()))
+            !value.is_empty() && !self.except.as_ref().is_some_and(|except| except.is_match(value))
         };
         if !named {
             return pattern.find_iter(bytes).map(whole).filter(counts).take(most).collect();
@@ -140,7 +147,8 @@ impl Rule {
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     rules: Vec<Rule>,
-    set: RegexSet,
+    /// All patterns together, which find the rules that match; without it, each rule is tried.
+    set: Option<RegexSet>,
     /// Whether each sentence is matched separately, together with its exceptions.
     by_sentence: bool,
     /// Whether the number of findings is unlimited. It is for sensitive values, since any that is not found
@@ -171,30 +179,46 @@ impl Rules {
                 fault("needs at least one example and one counter-example".into());
             }
             let read = rule(&written, &file.language);
-            match read.and_then(|rule| Ok((Self::of(vec![rule.clone()], self.by_sentence, self.all)?, rule))) {
-                Ok((alone, rule)) => {
+            match read {
+                Ok(mut rule) => {
+                    let alone = Self { rules: vec![rule.clone()], set: None, ..*self };
                     for example in written.examples.iter().filter(|example| !alone.finds_example(example)) {
                         fault(format!("does not find its example \"{example}\""));
                     }
                     for example in written.counter_examples.iter().filter(|example| alone.finds_example(example)) {
                         fault(format!("finds its counter-example \"{example}\""));
                     }
+                    rule.release();
                     self.rules.push(rule);
                 }
                 Err(problem) => fault(problem),
             }
         }
-        match set(&self.rules) {
-            Ok(set) => self.set = set,
-            Err(problem) => faults.push((String::new(), format!("the rules together {problem}"))),
-        }
         faults
     }
 
-    /// Creates rules that are matched on their own.
-    fn of(rules: Vec<Rule>, by_sentence: bool, all: bool) -> Result<Self, String> {
-        let set = set(&rules)?;
-        Ok(Self { rules, set, by_sentence, all })
+    /// Compiles the patterns together, after all files were read. Without this, rules match as well but slower.
+    ///
+    /// # Errors
+    /// If the patterns together are too large.
+    pub fn compile(&mut self) -> Result<(), String> {
+        let patterns = self.rules.iter().map(|rule| rule.pattern.text());
+        let built = RegexSetBuilder::new(patterns)
+            .unicode(false)
+            .case_insensitive(true)
+            .size_limit(SET_BYTES_MAX)
+            .dfa_size_limit(DFA_BYTES_MAX)
+            .build();
+        self.set = Some(built.map_err(|_| "the rules together are too large when compiled".to_owned())?);
+        Ok(())
+    }
+
+    /// Returns the rules that can match a text.
+    fn matching(&self, text: &str) -> Vec<&Rule> {
+        match &self.set {
+            Some(set) => set.matches(text.as_bytes()).into_iter().filter_map(|index| self.rules.get(index)).collect(),
+            None => self.rules.iter().collect(),
+        }
     }
 
     fn most(&self) -> usize {
@@ -223,12 +247,11 @@ impl Rules {
             let unwrapped = self.by_sentence.then(|| sentence.replace(['\n', '\r', '\t'], " "));
             let sentence = unwrapped.as_deref().unwrap_or(sentence);
             let excepted = |rule: &&Rule| {
-                self.by_sentence
-                    && is_sentence
-                    && rule.unless.as_ref().is_some_and(|unless| unless.is_match(sentence.as_bytes()))
+                self.by_sentence && is_sentence && rule.unless.as_ref().is_some_and(|unless| unless.is_match(sentence))
             };
-            let matching = self.set.matches(sentence.as_bytes()).into_iter().filter_map(|index| self.rules.get(index));
-            let all: Vec<(&Rule, Vec<(usize, usize)>)> = matching
+            let all: Vec<(&Rule, Vec<(usize, usize)>)> = self
+                .matching(sentence)
+                .into_iter()
                 .filter(|rule| !excepted(rule))
                 .map(|rule| (rule, rule.spans(&rule.pattern, sentence, self.most())))
                 .filter(|(_, spans)| !spans.is_empty())
@@ -245,9 +268,7 @@ impl Rules {
     pub fn replied<'r>(&'r self, turn: &str, text: &str, mut found: impl FnMut(Found<'r>)) {
         for rule in &self.rules {
             let Some((asked, bare)) = &rule.asked else { continue };
-            if asked.is_match(turn.as_bytes())
-                && !rule.unless.as_ref().is_some_and(|unless| unless.is_match(text.as_bytes()))
-            {
+            if asked.is_match(turn) && !rule.unless.as_ref().is_some_and(|unless| unless.is_match(text)) {
                 rule.spans(bare, text, self.most()).into_iter().for_each(|span| found((rule, span)));
             }
         }
@@ -268,7 +289,7 @@ fn rule(written: &Written, language: &str) -> Result<Rule, String> {
         None => Severity::Medium,
         Some(name) => Severity::from_name(name).ok_or("`severity` must be info, low, medium, high or critical")?,
     };
-    let optional = |name: &str, text: &str| if text.is_empty() { Ok(None) } else { pattern(name, text).map(Some) };
+    let optional = |name: &str, text: &str| if text.is_empty() { Ok(None) } else { Pattern::new(name, text).map(Some) };
     let asked = match (optional("asked", &written.asked)?, optional("bare", &written.bare)?) {
         (Some(asked), Some(bare)) => Some((asked, bare)),
         (None, None) => None,
@@ -281,31 +302,11 @@ fn rule(written: &Written, language: &str) -> Result<Rule, String> {
         severity,
         suggestion: written.suggestion.clone(),
         generic: written.generic,
-        pattern: pattern("pattern", &written.pattern)?,
+        pattern: Pattern::new("pattern", &written.pattern)?,
         unless: optional("unless", &written.unless)?,
         except: optional("except", &written.except)?,
         asked,
     })
-}
-
-fn pattern(name: &str, text: &str) -> Result<Regex, String> {
-    let built = RegexBuilder::new(text).unicode(false).case_insensitive(true).size_limit(PATTERN_BYTES_MAX).build();
-    let pattern = built.map_err(|error| {
-        let text = error.to_string();
-        format!("`{name}` can't be used: {}", text.lines().last().unwrap_or(&text).trim_start_matches("error: "))
-    })?;
-    if pattern.is_match(b"") { Err(format!("`{name}` matches the empty string")) } else { Ok(pattern) }
-}
-
-fn set(rules: &[Rule]) -> Result<RegexSet, String> {
-    let patterns = rules.iter().map(|rule| rule.pattern.as_str());
-    let built = RegexSetBuilder::new(patterns)
-        .unicode(false)
-        .case_insensitive(true)
-        .size_limit(SET_BYTES_MAX)
-        .dfa_size_limit(DFA_BYTES_MAX)
-        .build();
-    built.map_err(|_| "are too large when compiled".to_owned())
 }
 
 /// Keeps the first [`SENTENCES_MAX`] sentences and splits the rest of the text into pieces. Pieces overlap,

@@ -1,5 +1,7 @@
 //! Tool call after parsing. Every member of the request has a meaning; otherwise the request was refused.
 
+use serde::Serialize;
+
 use crate::json::{self, Object, Value};
 use crate::model::chain::Credential;
 
@@ -42,7 +44,7 @@ pub struct Model {
 }
 
 /// Untrusted text of this turn.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Untrusted {
     /// Origin of the text.
     pub source: String,
@@ -112,40 +114,61 @@ impl Call {
 
     /// Returns everything that the decision and its record depend on, as one object to be digested. Because
     /// it contains texts and tokens, only a keyed digest of it may leave the process.
-    pub fn digest_input(&self) -> Value {
-        let text = |text: &str| Value::from(text);
-        let untrusted = self
-            .untrusted
-            .iter()
-            .map(|item| json::object([("source", text(&item.source)), ("text", text(&item.text))]));
-        json::object([
-            ("action", text(&self.action)),
-            ("approval_token", text(self.tokens.approval.as_deref().unwrap_or(""))),
-            ("arguments", Value::Object(self.arguments.clone())),
-            (
-                "case",
-                json::object([
-                    ("attributes", Value::Object(self.case.attributes.clone())),
-                    ("id", text(&self.case.id)),
-                    ("tenant", text(&self.case.tenant)),
-                    ("version", text(&self.case.version)),
-                ]),
-            ),
-            ("facts", self.facts.clone().map_or(Value::Null, Value::Object)),
-            ("operation", text(&self.tokens.operation)),
-            ("release_token", text(self.tokens.release.as_deref().unwrap_or(""))),
-            (
-                "resource",
-                json::object([
-                    ("attributes", self.resource.attributes.clone().map_or(Value::Null, Value::Object)),
-                    ("id", text(&self.resource.reference.id)),
-                    ("type", text(&self.resource.reference.kind)),
-                    ("version", text(&self.resource.version)),
-                ]),
-            ),
-            ("untrusted", Value::Array(untrusted.collect())),
-        ])
+    pub fn digest_input(&self) -> DigestInput<'_> {
+        let Self { case, resource, tokens, .. } = self;
+        DigestInput {
+            action: &self.action,
+            approval_token: tokens.approval.as_deref().unwrap_or(""),
+            arguments: &self.arguments,
+            case: DigestedCase {
+                attributes: &case.attributes,
+                id: &case.id,
+                tenant: &case.tenant,
+                version: &case.version,
+            },
+            facts: self.facts.as_ref(),
+            operation: &tokens.operation,
+            release_token: tokens.release.as_deref().unwrap_or(""),
+            resource: DigestedResource {
+                attributes: resource.attributes.as_ref(),
+                id: &resource.reference.id,
+                kind: &resource.reference.kind,
+                version: &resource.version,
+            },
+            untrusted: &self.untrusted,
+        }
     }
+}
+
+/// Everything that a decision and its record depend on; see [`Call::digest_input`].
+#[derive(Clone, Debug, Serialize)]
+pub struct DigestInput<'a> {
+    action: &'a str,
+    approval_token: &'a str,
+    arguments: &'a Object,
+    case: DigestedCase<'a>,
+    facts: Option<&'a Object>,
+    operation: &'a str,
+    release_token: &'a str,
+    resource: DigestedResource<'a>,
+    untrusted: &'a [Untrusted],
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct DigestedCase<'a> {
+    attributes: &'a Object,
+    id: &'a str,
+    tenant: &'a str,
+    version: &'a str,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct DigestedResource<'a> {
+    attributes: Option<&'a Object>,
+    id: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    version: &'a str,
 }
 
 /// Plain Cedar request, for conformance mode.

@@ -67,8 +67,9 @@ impl SourceCode for Source {
         before: usize,
         after: usize,
     ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
-        let first = self.line(span.offset()).saturating_sub(before);
-        let last = self.line(span.offset() + span.len()) + after;
+        // One more line on each side, because an empty span at the start of a line begins on the line before.
+        let first = self.line(span.offset()).saturating_sub(before + 1);
+        let last = self.line(span.offset() + span.len()) + after + 1;
         let (from, to) = (self.start(first), self.start(last + 1));
         let window = self.text.get(from..to).ok_or(MietteError::OutOfBounds)?;
         let moved = SourceSpan::from((span.offset() - from, span.len()));

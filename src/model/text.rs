@@ -9,6 +9,9 @@ use icu_properties::{CodePointMapData, CodePointSetData};
 /// controls, format characters, line and paragraph separators, and characters that are invisible unless a
 /// font supports them (Default_Ignorable_Code_Point).
 pub fn is_unprintable(character: char) -> bool {
+    if character.is_ascii() {
+        return character.is_ascii_control();
+    }
     let of = CodePointMapData::<GeneralCategory>::new().get(character);
     matches!(
         of,
@@ -48,7 +51,8 @@ pub fn visible(text: &str) -> String {
 
 /// Returns bytes in lower-case hexadecimal.
 pub fn hex(bytes: impl IntoIterator<Item = impl std::borrow::Borrow<u8>>) -> String {
-    bytes.into_iter().map(|byte| format!("{:02x}", byte.borrow())).collect()
+    let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or('0');
+    bytes.into_iter().flat_map(|byte| [digit(byte.borrow() >> 4), digit(byte.borrow() & 15)]).collect()
 }
 
 #[cfg(test)]

@@ -4,11 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use crate::content::Detectors;
 use crate::content::drafts::{Draft, DraftReport, INTERNAL};
 use crate::content::values::Values;
-use crate::json::{self, Object, Value};
-use crate::model::call::{Call, Case, Model};
+use crate::json::{self, Value};
+use crate::model::call::{Call, Case, DigestInput, Model};
 use crate::model::chain::Credential;
 use crate::model::content::Channel;
 use crate::model::number::to_i64;
@@ -164,16 +166,32 @@ pub fn case_facts(case: &Case) -> String {
     facts
 }
 
-/// Returns everything that the decision and its record depend on, for the call's digest.
-pub(super) fn digest_input(call: &Call, asked: &ToEvaluate) -> Value {
-    let text = |text: &str| Value::from(text);
-    let sources = asked.sources.iter().map(|(id, source)| json::object([("id", text(id)), ("text", text(source))]));
-    let mut input: Object = Object::new();
-    input.insert("call".into(), call.digest_input());
-    input.insert("draft".into(), text(&asked.draft));
-    input.insert("sources".into(), Value::Array(sources.collect()));
-    input.insert("citations".into(), Value::Array(asked.citations.iter().map(|id| text(id)).collect()));
-    input.insert("confidence".into(), Value::Integer(i64::from(asked.confidence)));
-    input.insert("context".into(), text(&asked.context));
-    Value::Object(input)
+/// Everything that the decision on a draft and its record depend on, for the call's digest.
+#[derive(Debug, Serialize)]
+pub(super) struct DraftDigestInput<'a> {
+    call: DigestInput<'a>,
+    citations: &'a [String],
+    confidence: u32,
+    context: &'a str,
+    draft: &'a str,
+    sources: Vec<DigestedSource<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct DigestedSource<'a> {
+    id: &'a str,
+    text: &'a str,
+}
+
+impl<'a> DraftDigestInput<'a> {
+    pub(super) fn of(call: &'a Call, asked: &'a ToEvaluate) -> Self {
+        Self {
+            call: call.digest_input(),
+            citations: &asked.citations,
+            confidence: asked.confidence,
+            context: &asked.context,
+            draft: &asked.draft,
+            sources: asked.sources.iter().map(|(id, text)| DigestedSource { id, text }).collect(),
+        }
+    }
 }

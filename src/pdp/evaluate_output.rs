@@ -22,7 +22,7 @@ use crate::model::time::Timestamp;
 use crate::obligations::disposition;
 use crate::pdp::Pdp;
 use crate::pdp::answers::AnswerSubject;
-use crate::pdp::draft::{DraftFacts, ToEvaluate, digest_input, redacted};
+use crate::pdp::draft::{DraftDigestInput, DraftFacts, ToEvaluate, redacted};
 use crate::pdp::evaluation::Evaluation;
 use crate::pdp::origin::{CallInChain, Origin, Stopped};
 use crate::pdp::pipeline::CallEvaluation;
@@ -119,7 +119,7 @@ impl Pdp {
         // stored.
         let entitled = evaluation.is_entitled(policies, chain, call);
         let known = if entitled { known } else { DraftFacts { prepared: known.prepared, ..DraftFacts::default() } };
-        let digest = self.audit.digest(&digest_input(call, asked));
+        let digest = self.audit.digest(&DraftDigestInput::of(call, asked));
         if verdict == Disposition::HumanReview && evaluation.outcome.denied.is_none() {
             // Policies would release the draft, but it is unknown which values were redacted from its
             // context.

@@ -47,7 +47,8 @@ pub(super) fn resolve<'a>(
     let action = policies.shapes.actions.get(&call.action).filter(|_| !roles.is_direct(&call.action));
     let action = action.ok_or(Stop::Denied(Gate::Action))?;
     let kind = &call.resource.reference.kind;
-    if !action.resources.iter().any(|taken| taken.to_string() == *kind) {
+    let taken = policies.shapes.entities.get(kind).map(|kind| &kind.shape.name);
+    if !taken.is_some_and(|taken| action.resources.contains(taken)) {
         return Err(Stop::Denied(Gate::Action));
     }
     if call.model.is_none() && roles.is_write(&action.groups) {

@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::audit::key::DigestKey;
 use crate::content::values::ValueKey;
 use crate::jose::keyring::{Keyring, KeyringError, Purpose};
+use crate::jose::mac::MacKey;
 use crate::json::Value;
 use crate::model::call::Case;
 use crate::model::content::Channel;
@@ -14,10 +15,12 @@ use crate::model::text::hex;
 #[derive(Debug)]
 pub struct Keys {
     pub approval: Keyring,
-    /// Signs binding tokens of denials, outcome tokens of allows, and releases.
+    /// Signs binding tokens of denials, and releases.
     pub binding: Keyring,
     /// Key of the digests of values and sources, which all replicas share.
     pub values: DigestKey,
+    /// Authenticates outcome tokens of allows; derived from `values`.
+    pub outcome: MacKey,
 }
 
 impl Keys {
@@ -46,7 +49,8 @@ impl Keys {
             std::io::ErrorKind::InvalidData => KeyringError::Damaged(path),
             _ => KeyringError::Io(path, error),
         })?;
-        Ok(Self { approval, binding, values })
+        let outcome = MacKey::new(&values.derived_key("outcome token"));
+        Ok(Self { approval, binding, values, outcome })
     }
 
     /// Returns the id by which a draft's sources name a segment: a digest that only this case, evaluation and

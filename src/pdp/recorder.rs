@@ -18,8 +18,7 @@ use crate::model::time::Timestamp;
 use crate::pdp::origin::Origin;
 use crate::pdp::refused::Refused;
 use crate::pdp::services::Services;
-use crate::pdp::snapshot::Moment;
-use crate::pdp::snapshot::PdpClock;
+use crate::pdp::snapshot::{Moment, PdpClock};
 
 /// Writes records to the audit log, and empties the outbox of the state store into it.
 #[derive(Debug)]

@@ -18,8 +18,7 @@ use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::pdp::recorder::Recorder;
 use crate::pdp::services::Services;
-use crate::pdp::snapshot::PdpClock;
-use crate::pdp::snapshot::{Options, Shared, UNREACHED};
+use crate::pdp::snapshot::{ActiveBundle, Options, PdpClock, Shared, UNREACHED};
 use crate::telemetry::export::Telemetry;
 
 /// Maximum step back of the clock. Beyond it, no call is decided on a shared store.
@@ -39,6 +38,7 @@ const SKEW_MAX: i64 = 10_000_000;
 /// and clock, and the bundles in force.
 #[derive(Debug)]
 pub(super) struct Replicas {
+    active: Arc<ActiveBundle>,
     options: Arc<Options>,
     store: Arc<Store>,
     replica: Arc<Replica>,
@@ -54,8 +54,9 @@ pub(super) struct Replicas {
 }
 
 impl Replicas {
-    pub(super) fn new(services: &Services) -> Self {
+    pub(super) fn new(services: &Services, active: Arc<ActiveBundle>) -> Self {
         Self {
+            active,
             options: Arc::clone(&services.options),
             store: Arc::clone(&services.store),
             replica: Arc::clone(&services.replica),
@@ -71,9 +72,7 @@ impl Replicas {
 
     /// Reads the kill switches and the state of the store again, and notes both outside of the store. Call it
     /// twice a second.
-    ///
-    /// `bundle` is the digest of the bundle in force.
-    pub(super) async fn refresh(&self, recorder: &Recorder, bundle: &str) {
+    pub(super) async fn refresh(&self, recorder: &Recorder) {
         // Refresh one at a time, so that each change is detected once.
         let _refreshing = self.refreshing.lock().await;
         let Ok(generation) = crate::entropy::nonce(self.entropy.as_ref()) else { return };
@@ -98,7 +97,7 @@ impl Replicas {
             tracing::error!(name: "store.seen_not_noted", error = %error, "a restart might not detect that the store lost writes");
         }
         if Timestamp::from_micros(self.written_at.load(Ordering::Acquire)).plus(HEARTBEAT) <= now {
-            self.heartbeat(bundle).await;
+            self.heartbeat().await;
         }
     }
 
@@ -150,9 +149,10 @@ impl Replicas {
     }
 
     /// Sends a heartbeat with this replica's bundle, and reads the bundles of the others.
-    async fn heartbeat(&self, own: &str) {
+    async fn heartbeat(&self) {
+        let own = self.active.snapshot().bundle.version.digest.clone();
         // The store logs its own failures.
-        let Ok(bundles) = self.store.heartbeat(own).await else { return };
+        let Ok(bundles) = self.store.heartbeat(&own).await else { return };
         self.written_at.fetch_max(self.clock.now().micros(), Ordering::AcqRel);
         let differ = bundles.iter().any(|bundle| *bundle != own);
         let before = self.shared.load().bundles.iter().any(|bundle| *bundle != own);

@@ -99,7 +99,7 @@ impl Pdp {
         );
         let keys = self.tokens.keys();
         let allowed = binding::open_outcome(
-            &keys.binding,
+            &keys.outcome,
             &self.options.environment,
             &caller.tool_service,
             &outcome.token,

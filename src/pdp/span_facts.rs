@@ -82,11 +82,7 @@ impl Pdp {
 
     /// Returns the case as spans identify it: by its id or a keyed digest.
     pub(super) fn case_id(&self, call: &Call) -> String {
-        if self.options.digests_case_ids {
-            self.audit.digest(&call.case.id.as_str().into())
-        } else {
-            call.case.id.clone()
-        }
+        if self.options.digests_case_ids { self.audit.digest(&call.case.id) } else { call.case.id.clone() }
     }
 }
 

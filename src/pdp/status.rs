@@ -67,6 +67,7 @@ impl Pdp {
     /// If the audit log can't be written.
     pub async fn start(&self, recovered: Option<RecoveredRecord>) -> Result<(), Refused> {
         let now = self.clock.now();
+        tokio::task::block_in_place(|| self.active.snapshot().bundle.rules.detectors.warm());
         if let Some(recovered) = recovered {
             tracing::warn!(name: "audit.recovered", bytes = recovered.bytes, kept_in = recovered.kept_in);
             self.audit.append(now, Record::Recovered(recovered)).await?;
@@ -110,6 +111,8 @@ impl Pdp {
     pub async fn tick(&self) {
         let now = self.clock.now();
         self.telemetry.metrics.audit(self.audit.failures(), self.audit.lost());
+        let verification = self.active.snapshot().bundle.policies.engine.verification();
+        self.telemetry.metrics.engine(verification.verified, verification.differences);
         if !self.audit.healthy() {
             let resumed = ResumedRecord { failures: self.audit.failures() };
             match self.audit.append(now, Record::Resumed(resumed)).await {

@@ -5,9 +5,8 @@
 //! the resource's entity or type. A request looks only into the buckets of its own action, principal and
 //! resource, their types and their ancestors. A policy whose scope names none of these is false for it.
 
-use std::collections::HashMap;
-
 use cedar_policy_core::ast::{ActionConstraint, Entity, EntityType, EntityUID, Policy};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::policy::scope::{self, Constraint};
 
@@ -22,10 +21,10 @@ pub(super) type Position = u32;
 
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    types: HashMap<EntityType, Name>,
-    entities: HashMap<EntityUID, Name>,
+    types: FxHashMap<EntityType, Name>,
+    entities: FxHashMap<EntityUID, Name>,
     /// Policies by action, principal and resource.
-    buckets: HashMap<(Name, Name, Name), Vec<Position>>,
+    buckets: FxHashMap<(Name, Name, Name), Vec<Position>>,
 }
 
 /// An entity of a request, with its record if the request's entities contain one.
@@ -79,12 +78,22 @@ impl Index {
     /// Returns the positions of the policies whose scope can match, each once, in rising order. Not all of
     /// them match: `is … in` and `==` are not checked fully.
     pub(super) fn candidates(&self, principal: Named<'_>, action: Named<'_>, resource: Named<'_>) -> Vec<Position> {
-        let (actions, resources) = (self.names(action), self.names(resource));
+        let (actions, principals, resources) = (self.names(action), self.names(principal), self.names(resource));
         let mut found = vec![];
-        for principal in self.names(principal) {
-            for action in &actions {
-                for resource in &resources {
-                    found.extend(self.buckets.get(&(*action, principal, *resource)).into_iter().flatten().copied());
+        if actions.len() * principals.len() * resources.len() > self.buckets.len() {
+            // Scopes can name so many groups of both sides that there are more combinations than buckets.
+            let set = |names: Vec<Name>| names.into_iter().collect::<FxHashSet<_>>();
+            let (actions, principals, resources) = (set(actions), set(principals), set(resources));
+            let buckets = self.buckets.iter().filter(|((action, principal, resource), _)| {
+                actions.contains(action) && principals.contains(principal) && resources.contains(resource)
+            });
+            found.extend(buckets.flat_map(|(_, bucket)| bucket).copied());
+        } else {
+            for action in actions {
+                for principal in &principals {
+                    for resource in &resources {
+                        found.extend(self.buckets.get(&(action, *principal, *resource)).into_iter().flatten().copied());
+                    }
                 }
             }
         }

@@ -15,12 +15,11 @@ use cedar_policy_core::ast::{self, Effect};
 use crate::model::fault::Fault;
 use crate::model::roles::{Roles, Supplier};
 use crate::model::source::Source;
-use crate::policy::parse;
 use crate::policy::rule::Requirement;
 use crate::policy::scope::{self, Constraint};
 use crate::policy::shape::{Action, Shape, Shapes, type_name};
 use crate::policy::store::Store;
-use crate::policy::{ReadPolicies, ReadPolicy, Rule};
+use crate::policy::{ReadPolicies, ReadPolicy, Rule, parse};
 
 /// Inputs that the rules read.
 struct Bundle<'a> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use cedar_policy::{Entities, EntityUid, Schema};
 use cedar_policy_core::ast::{Entity, EntityUID, Literal, PartialValue, Value, ValueKind};
+use cedar_policy_core::entities::err::EntitiesError;
 use cedar_policy_core::entities::{NoEntitiesSchema, TCComputation};
 use cedar_policy_core::extensions::Extensions;
 use serde_json::value::RawValue;
@@ -159,12 +160,10 @@ impl Store {
 ///
 /// # Errors
 /// If two different entities have the same uid.
-pub(crate) fn shared(
-    entities: impl IntoIterator<Item = Arc<Entity>>,
-) -> Result<Entities, cedar_policy_core::entities::err::EntitiesError> {
+pub(crate) fn shared(entities: impl IntoIterator<Item = Arc<Entity>>) -> Result<Entities, Box<EntitiesError>> {
     let (none, extensions) = (None::<&NoEntitiesSchema>, Extensions::all_available());
     let empty = cedar_policy_core::entities::Entities::new();
-    Ok(empty.add_entities(entities, none, TCComputation::AssumeAlreadyComputed, extensions)?.into())
+    Ok(empty.add_entities(entities, none, TCComputation::AssumeAlreadyComputed, extensions).map_err(Box::new)?.into())
 }
 
 /// Adds to each entity the ancestors of its parents. The parents form no cycle.

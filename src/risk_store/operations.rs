@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use smol_str::SmolStr;
 
 use crate::model::number::to_u64;
+use crate::model::text::hex;
 use crate::risk_store::address::Server;
 
 /// Key of an entry: 128 bits of a SHA-256 over deployment, tenant, kind of entry and ids. Stores contain no
@@ -35,7 +36,7 @@ impl Key {
 
 impl fmt::Display for Key {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{:032x}", self.0)
+        formatter.write_str(&hex(self.0.to_be_bytes()))
     }
 }
 

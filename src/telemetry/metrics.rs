@@ -8,9 +8,10 @@ use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 use crate::model::number::to_u64;
 use crate::telemetry::{
     METRIC_APPROVALS, METRIC_APPROVALS_PENDING, METRIC_AUDIT_FAILURES, METRIC_AUDIT_LOST, METRIC_AUDIT_SUPPRESSED,
-    METRIC_BUNDLES, METRIC_CLOCK_SKEW, METRIC_DECISION_DURATION, METRIC_DECISIONS, METRIC_EXPORT_FAILED,
-    METRIC_LAST_SUCCESS, METRIC_REFUSALS, METRIC_RELOADS, METRIC_RPC, METRIC_STORE_FAILURES, METRIC_STORE_WENT_BACK,
-    METRIC_WINDOWS_ENTRIES, METRIC_WINDOWS_FAILURES, METRIC_WITNESS_FAILURES,
+    METRIC_BUNDLES, METRIC_CLOCK_SKEW, METRIC_DECISION_DURATION, METRIC_DECISIONS, METRIC_ENGINE_DIFFERENCES,
+    METRIC_ENGINE_VERIFIED, METRIC_EXPORT_FAILED, METRIC_LAST_SUCCESS, METRIC_REFUSALS, METRIC_RELOADS, METRIC_RPC,
+    METRIC_STORE_FAILURES, METRIC_STORE_WENT_BACK, METRIC_WINDOWS_ENTRIES, METRIC_WINDOWS_FAILURES,
+    METRIC_WITNESS_FAILURES,
 };
 
 /// Bucket boundaries from 10 µs to 100 ms, because those of the semantic conventions begin at 5 ms.
@@ -27,6 +28,8 @@ pub struct Metrics {
     last_success: Gauge<i64>,
     audit_failures: Gauge<u64>,
     audit_lost: Gauge<u64>,
+    engine_verified: Gauge<u64>,
+    engine_differences: Gauge<u64>,
     audit_suppressed: Counter<u64>,
     witness_failures: Counter<u64>,
     approvals: Counter<u64>,
@@ -60,6 +63,14 @@ impl Metrics {
                 .build(),
             audit_failures: meter.u64_gauge(METRIC_AUDIT_FAILURES).with_description("audit commits that failed since start").build(),
             audit_lost: meter.u64_gauge(METRIC_AUDIT_LOST).with_description("best-effort audit records lost since start").build(),
+            engine_verified: meter
+                .u64_gauge(METRIC_ENGINE_VERIFIED)
+                .with_description("calls of the bundle in force that were also evaluated by Cedar's authorizer")
+                .build(),
+            engine_differences: meter
+                .u64_gauge(METRIC_ENGINE_DIFFERENCES)
+                .with_description("those of them for which Cedar's authorizer gave another result, which was used")
+                .build(),
             audit_suppressed: meter
                 .u64_counter(METRIC_AUDIT_SUPPRESSED)
                 .with_description("refusals of unauthenticated peers that were not written to the audit log")
@@ -100,6 +111,7 @@ impl Metrics {
         metrics.audit_suppressed.add(0, &[]);
         metrics.witness_failures.add(0, &[]);
         metrics.audit(0, 0);
+        metrics.engine(0, 0);
         metrics.approvals_pending.record(0, &[]);
         metrics.store_failures(0);
         metrics.store_went_back(false);
@@ -148,6 +160,12 @@ impl Metrics {
     pub fn audit(&self, failures: u64, lost: u64) {
         self.audit_failures.record(failures, &[]);
         self.audit_lost.record(lost, &[]);
+    }
+
+    /// Records how many calls Cedar's authorizer evaluated, too, and for how many its result differed.
+    pub fn engine(&self, verified: u64, differences: u64) {
+        self.engine_verified.record(verified, &[]);
+        self.engine_differences.record(differences, &[]);
     }
 
     /// Counts a head of the audit log that the witness did not accept.

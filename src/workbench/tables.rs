@@ -146,7 +146,7 @@ fn read(sources: &[Source]) -> Result<Vec<(Source, File)>, Vec<Fault>> {
     for source in sources {
         match serde_saphyr::from_str::<File>(&source.text) {
             Ok(file) if Timestamp::parse(&file.now).is_some() => files.push((source.clone(), file)),
-            Ok(_) => faults.push(Fault::whole(&source, "`now` is not an RFC 3339 time")),
+            Ok(_) => faults.push(Fault::whole(source, "`now` is not an RFC 3339 time")),
             Err(error) => faults.push(yaml_fault(source, &error)),
         }
     }

@@ -145,7 +145,7 @@ async fn grpc_answers_equal_those_of_cedar() {
 fn the_test_command_gives_the_same_answers_as_cedar() {
     let mut decisions = 0;
     for bundle in bundles() {
-        let reading = Reading { gates: Gates::None, validation: Validation::Off };
+        let reading = Reading { gates: Gates::None, validation: Validation::Off, ..Reading::default() };
         let report = cedar_json::run(&Bundle::load(&bundle, reading).unwrap(), Validation::Off);
         assert_eq!(report.failures, vec![], "{}", bundle.display());
         decisions += report.decisions;

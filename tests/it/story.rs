@@ -355,12 +355,10 @@ async fn tokens_and_key_set_verify_with_another_jose_implementation() {
     let mut desk = Desk::new(app.channel().await);
     let denied = desk.ask(&credit(300)).await;
     let (_, approval) = desk.approved(&credit(400), &issuer).await;
-    let used = desk.ask(&crate::harness::people::with_token(&credit(400), &approval, "op-1")).await;
     let jwks: Value = serde_json::from_str(&get(app.admin, "/jwks.json").await.1).unwrap();
     let tokens = json!([
         [denied.access_request.unwrap().binding_token, "countersign-binding+jwt"],
         [approval, "countersign-approval+jwt"],
-        [used.outcome_token, "countersign-outcome+jwt"],
     ]);
     let mut command = Command::new(python());
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/jose.py"));

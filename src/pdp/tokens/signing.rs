@@ -45,7 +45,7 @@ impl Tokens {
                 };
                 let environment = &self.options.environment;
                 let token =
-                    binding::sign_outcome(&keys.binding, environment, &caller.tool_service, allowed, moment.now);
+                    binding::seal_outcome(&keys.outcome, environment, &caller.tool_service, allowed, moment.now);
                 token.map(|token| answer.outcome_token = token)
             }
             (_, Some(_)) => Ok(()),

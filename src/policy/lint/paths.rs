@@ -4,9 +4,8 @@ use cedar_policy::EntityTypeName;
 use cedar_policy_core::ast;
 
 use super::{Bundle, Subject};
-use crate::policy::parse;
-use crate::policy::scope;
 use crate::policy::shape::{Action, Record, Shapes};
+use crate::policy::{parse, scope};
 
 /// Members of `context` that the PDP raises as risk grows. They may be used only as paths, so that a proof of
 /// monotonicity can replace them.
