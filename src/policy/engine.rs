@@ -32,7 +32,7 @@ type SharedResults = FxHashMap<Position, Result<bool, &'static str>>;
 pub enum Verify {
     #[default]
     Off,
-    /// The first of every [`SAMPLE`] calls is compared.
+    /// One in 1,024 calls is compared.
     Sample,
 }
 
