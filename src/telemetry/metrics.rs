@@ -105,21 +105,25 @@ impl Metrics {
             windows_entries: meter.u64_gauge(METRIC_WINDOWS_ENTRIES).with_description("entries in the in-process risk store").build(),
             export_failed: meter.u64_counter(METRIC_EXPORT_FAILED).with_description("spans that a failed export lost").build(),
         };
-        // A counter is not exported before it is first incremented, so an alert on it would have no data
-        // until the first loss. Export zeros from the start.
-        metrics.export_failed.add(0, &[]);
-        metrics.audit_suppressed.add(0, &[]);
-        metrics.witness_failures.add(0, &[]);
-        metrics.audit(0, 0);
-        metrics.engine(0, 0);
-        metrics.approvals_pending.record(0, &[]);
-        metrics.store_failures(0);
-        metrics.store_went_back(false);
-        metrics.clock_skew("store", 0);
-        metrics.bundles(1);
-        metrics.windows_failures.add(0, &[]);
-        metrics.windows_entries(0);
+        metrics.start_at_zero();
         metrics
+    }
+
+    /// Exports zeros from the start. A counter is not exported before it is first incremented, so an alert on it
+    /// would have no data until the first loss.
+    fn start_at_zero(&self) {
+        self.export_failed.add(0, &[]);
+        self.audit_suppressed.add(0, &[]);
+        self.witness_failures.add(0, &[]);
+        self.audit(0, 0);
+        self.engine(0, 0);
+        self.approvals_pending.record(0, &[]);
+        self.store_failures(0);
+        self.store_went_back(false);
+        self.clock_skew("store", 0);
+        self.bundles(1);
+        self.windows_failures.add(0, &[]);
+        self.windows_entries(0);
     }
 
     /// Records the end of an RPC.

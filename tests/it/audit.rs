@@ -8,7 +8,11 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use countersign::api::v1;
 use countersign::audit::disk::{self, Segment, SystemDisk};
+use countersign::audit::key::DigestKey;
+use countersign::audit::operations::ResumedRecord;
+use countersign::audit::record::Record;
 use countersign::audit::verify::VerifyError;
+use countersign::audit::{Audit, AuditDown, Durability, Options};
 use countersign::clock::{Clock, SystemClock};
 use countersign::model::time::Timestamp;
 use tonic::Code;
@@ -282,6 +286,49 @@ async fn in_best_effort_mode_lines_claim_only_what_is_on_disk_and_a_closed_segme
         }
         verify(&data.join("audit")).unwrap();
     }
+}
+
+/// An answer whose record was taken has left, so the record must not vanish with the queue.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_best_effort_log_writes_everything_that_it_took_before_it_closed() {
+    let folder = temp();
+    let options = Options {
+        folder: folder.path().join("audit"),
+        log: "log".into(),
+        durability: Durability::BestEffort,
+        segment_bytes: 1 << 28,
+        segment_seconds: 86_400,
+    };
+    let now = SystemClock.now();
+    let (audit, _) = Audit::open(options, DigestKey::new([7; 32]), Arc::new(SystemDisk), &[], now).unwrap();
+    let audit = Arc::new(audit);
+    let append = |audit: Arc<Audit>| async move {
+        let mut taken = 0;
+        loop {
+            match audit.append(now, Record::Resumed(ResumedRecord { failures: 0 })).await {
+                Ok(_) => taken += 1,
+                Err(AuditDown::Full) => {}
+                Err(AuditDown::Failed) => return taken,
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let appending: Vec<_> = (0..4).map(|_| tokio::spawn(append(Arc::clone(&audit)))).collect();
+    within("thousand lines", async {
+        while audit.last_index() < 1000 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let closing = Arc::clone(&audit);
+    tokio::task::spawn_blocking(move || closing.close()).await.unwrap();
+    let mut taken = 0;
+    for appending in appending {
+        taken += within("refusal of the closed log", appending).await.unwrap();
+    }
+    let text = std::fs::read(folder.path().join("audit/seg-00000000000000000000.jsonl")).unwrap();
+    assert_eq!(text.iter().filter(|byte| **byte == b'\n').count(), taken);
+    assert_eq!(audit.lost(), 0);
 }
 
 /// Refusals of unauthenticated peers may not use the last fifth of the disk.

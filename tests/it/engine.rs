@@ -174,3 +174,29 @@ fn a_pattern_with_many_wildcards_terminates_on_the_longest_text() {
     let verdict = Engine::from(&set).evaluate(Link::Plain, &request, &Entities::empty());
     assert!(!verdict.permitted && verdict.errors.is_empty());
 }
+
+/// Scopes that name many groups on both sides have far more combinations than policies. This would take minutes if
+/// each combination were looked up.
+#[test]
+fn many_groups_on_both_sides_cost_no_more_than_their_policies() {
+    const GROUPS: usize = 20_000;
+    let policy = |index: usize| {
+        format!(
+            "permit (principal in Group::\"g{index}\", action, resource);
+             forbid (principal, action, resource in Folder::\"f{index}\") when {{ context.n > 5 }};"
+        )
+    };
+    let set = PolicySet::from_str(&(0..GROUPS).map(policy).collect::<String>()).unwrap();
+    let parents = |kind: &str, letter: &str| -> Vec<_> {
+        (0..GROUPS).map(|index| serde_json::json!({"type": kind, "id": format!("{letter}{index}")})).collect()
+    };
+    let entities = serde_json::json!([
+        {"uid": {"type": "User", "id": "ann"}, "attrs": {}, "parents": parents("Group", "g")},
+        {"uid": {"type": "File", "id": "x"}, "attrs": {}, "parents": parents("Folder", "f")},
+    ]);
+    let entities = Entities::from_json_value(entities, None).unwrap();
+    let request = request("User::\"ann\"", "Action::\"read\"", "File::\"x\"", &serde_json::json!({"n": 1}));
+    let verdict = Engine::from(&set).evaluate(Link::Plain, &request, &entities);
+    assert!(verdict.permitted);
+    assert_eq!(verdict.determining.len(), GROUPS);
+}

@@ -773,6 +773,8 @@ async fn approvals_of_a_stopped_subject_cannot_be_used_before_all_are_ended() {
     held.execute("BEGIN").await.unwrap();
     held.execute("SELECT id FROM approvals FOR SHARE").await.unwrap();
     sqlx::query(over).execute(&mut connection).await.unwrap();
+    // An old signal is kept until it has ended its approvals.
+    one.pdp.purge().await;
     let used = desk.ask(&with_token(&credit(400), &token, "op-1")).await;
     assert_eq!(used.decision(), Decision::Deny);
     held.execute("COMMIT").await.unwrap();
