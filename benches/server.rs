@@ -306,7 +306,7 @@ fn unlimited(folder: &Path) -> std::path::PathBuf {
     bundle
 }
 
-/// How a contender's server is started.
+/// Start of a contender's server.
 enum Start {
     Yardstick(&'static str),
     /// Countersign with this audit mode, and with all traces or none.

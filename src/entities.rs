@@ -6,7 +6,7 @@ pub mod direct;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use cedar_policy::{Entities, EntityUid, Request};
+use cedar_policy::{Entities, EntityUid, Request, Schema};
 use cedar_policy_core::ast::{self, Context, Entity, EntityUIDEntry, PartialValue};
 use smol_str::SmolStr;
 
@@ -64,6 +64,7 @@ pub enum Attributes<'a> {
 /// A call that is ready for evaluation, also repeatedly with other `context` members from the PDP (what-if).
 #[derive(Debug)]
 pub struct Asked<'a> {
+    policies: &'a Policies,
     resolved: ResolvedCall<'a>,
     /// The members of `context` that follow from the call.
     fixed: Members,
@@ -112,7 +113,7 @@ impl<'a> Asked<'a> {
         let mut seen = HashSet::new();
         entities.retain(|entity| seen.insert(entity.uid().clone()));
         let entities = shared(entities).map_err(|_| Refusal::Unavailable("the entities could not be assembled"))?;
-        Ok(Self { resolved, fixed, entities })
+        Ok(Self { policies, resolved, fixed, entities })
     }
 
     /// Returns one request for each link, at this step and with these `context` members from the PDP.
@@ -131,13 +132,27 @@ impl<'a> Asked<'a> {
             self.fixed.iter().map(|(name, value)| (name.clone(), value.clone())).chain(trusted).collect();
         let context = Arc::new(context);
         let (action, resource) = (known(&self.resolved.action.uid), known(&self.resolved.resource));
-        // The conversion proves what Cedar's validation of a request would check.
         let request = |principal: &StoredEntity| {
             let context = Context::Value(Arc::clone(&context));
             let principal = known(&principal.uid());
-            ast::Request::new_unchecked(principal, action.clone(), resource.clone(), Some(context)).into()
+            let request =
+                ast::Request::new_unchecked(principal, action.clone(), resource.clone(), Some(context)).into();
+            // The conversion proves what Cedar's validation of a request would check, so only tests run it.
+            debug_assert!(self.policies.schema.as_ref().is_none_or(|schema| is_valid(&request, schema)));
+            request
         };
         Ok(self.resolved.principals.iter().map(|(link, principal)| (*link, request(principal))).collect())
+    }
+}
+
+/// Returns whether a request passes Cedar's own validation.
+fn is_valid(request: &Request, schema: &Schema) -> bool {
+    let uids = (request.principal().cloned(), request.action().cloned(), request.resource().cloned());
+    match (uids, request.context().cloned()) {
+        ((Some(principal), Some(action), Some(resource)), Some(context)) => {
+            Request::new(principal, action, resource, context, Some(schema)).is_ok()
+        }
+        _ => false,
     }
 }
 

@@ -137,7 +137,7 @@ impl Constructor {
         Self(name.and_then(|name| Extensions::all_available().func(&name).ok()))
     }
 
-    /// Returns the value that a text stands for; `None` if it stands for none.
+    /// Returns the value of a text; `None` if the text is malformed.
     fn value(&self, text: &str) -> Option<CedarValue> {
         match self.0?.call(&[CedarValue::from(SmolStr::new(text))]) {
             Ok(PartialValue::Value(value)) => Some(value),

@@ -60,7 +60,7 @@ impl File {
 }
 
 impl SourceCode for Source {
-    /// Reads a span from its lines alone, so that drawing a fault does not read the whole text.
+    /// Reads only the lines around a span, so that drawing a fault does not read the whole text.
     fn read_span<'a>(
         &'a self,
         span: &SourceSpan,

@@ -34,7 +34,7 @@ const SKEW_SAID: i64 = 2_000_000;
 /// Difference from which the server is not ready and writes nothing that is shared, in microseconds.
 const SKEW_MAX: i64 = 10_000_000;
 
-/// What this replica knows about the state store and the other replicas: kill switches, the store's history
+/// Knowledge of this replica about the state store and the other replicas: kill switches, the store's history
 /// and clock, and the bundles in force.
 #[derive(Debug)]
 pub(super) struct Replicas {

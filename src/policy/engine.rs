@@ -1,8 +1,8 @@
 //! Evaluates requests with Cedar's evaluator, using only the policies whose scope matches the request.
 //!
-//! Cedar's own authorizer evaluates every policy, and builds each policy's condition anew for each request.
-//! Here the index finds the policies, their scope is compared without the evaluator, and only their
-//! conditions are evaluated. A policy whose scope is false adds neither a reason nor an error, and a scope
+//! Cedar's own authorizer evaluates every policy, and builds each policy's condition again for each request.
+//! This engine finds the policies by an index, compares their scopes without the evaluator, and evaluates only
+//! the conditions of those that match. A policy whose scope is false adds neither a reason nor an error, and a scope
 //! can't fail, so the answer is the same; `tests/it/engine.rs` compares the two.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -329,7 +329,7 @@ mod tests {
         assert_eq!(differs(&with_index(Index::new(&policies[..1]))), [true, false]);
         assert_eq!(differs(&with_index(Index::default())), [true, true]);
 
-        // A live comparison counts the difference, and uses Cedar's result: the index alone would allow the call.
+        // The live comparison counts the difference and uses Cedar's result. The index alone would allow the call.
         let mut engine = with_index(Index::new(&policies[..1]));
         engine.verify(Verify::Sample);
         let requests = [(Link::Plain, request("File::\"f\""))];

@@ -1,8 +1,8 @@
 //! Finds the policies whose scope can match a request, in a time that does not depend on how many policies
 //! there are.
 //!
-//! Each policy stands in a bucket for what its scope names: the action or action group, the principal's and
-//! the resource's entity or type. A request looks only into the buckets of its own action, principal and
+//! Each policy is in a bucket, whose key has the names in the policy's scope: the action or action group, and the
+//! entity or type of the principal and of the resource. A request looks only into the buckets of its own action, principal and
 //! resource, their types and their ancestors. A policy whose scope names none of these is false for it.
 
 use cedar_policy_core::ast::{ActionConstraint, Entity, EntityType, EntityUID, Policy};
@@ -81,7 +81,7 @@ impl Index {
         let (actions, principals, resources) = (self.names(action), self.names(principal), self.names(resource));
         let mut found = vec![];
         if actions.len() * principals.len() * resources.len() > self.buckets.len() {
-            // Scopes can name so many groups of both sides that there are more combinations than buckets.
+            // If scopes name many groups on both sides, there are more combinations than buckets.
             let set = |names: Vec<Name>| names.into_iter().collect::<FxHashSet<_>>();
             let (actions, principals, resources) = (set(actions), set(principals), set(resources));
             let buckets = self.buckets.iter().filter(|((action, principal, resource), _)| {

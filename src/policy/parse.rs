@@ -201,6 +201,15 @@ mod tests {
     }
 
     #[test]
+    fn more_policies_than_there_is_room_for_are_refused_before_cedar_reads_them() {
+        // The second text is no policy, which only Cedar would notice.
+        let source = Source::new("p.cedar", "permit (principal, action, resource);\n\";\" ;; // ;\n");
+        let faults = parse(&source, 2).expect_err("three ends of policies");
+        assert!(faults[0].line().ends_with("the bundle has more than 200000 policies"), "{}", faults[0].line());
+        assert!(!parse(&source, 3).expect_err("not Cedar")[0].line().contains("more than"));
+    }
+
+    #[test]
     fn brackets_in_strings_and_comments_are_no_nesting() {
         let text =
             format!("// {0}\npermit (principal, action, resource) when {{ \"{0}\\\"\" == \"x\" }};", "(".repeat(100));
