@@ -121,7 +121,6 @@ fn main() {
     let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
     let bundle = Bundle::load(&policies, Reading::default()).unwrap();
     let detectors = &bundle.rules.detectors;
-    detectors.warm();
     let only = std::env::args().nth(1).filter(|only| !only.starts_with('-'));
     let longest =
         std::env::var_os("COUNTERSIGN_BENCH_BYTES").and_then(|bytes| bytes.to_str()?.parse().ok()).unwrap_or(LONGEST);

@@ -10,11 +10,14 @@
     reason = "a benchmark measures, prints and stops at a fault"
 )]
 
-mod common;
+#[path = "common/calls.rs"]
+mod calls;
+#[path = "common/naive.rs"]
+mod naive;
 
 use std::time::{Duration, Instant};
 
-use common::{Naive, call, policies};
+use calls::{order_check, policies};
 use countersign::api;
 use countersign::api::v1;
 use countersign::bundle::{Bundle, Reading};
@@ -26,6 +29,7 @@ use countersign::model::time::Timestamp;
 use countersign::pdp::evaluation::Evaluator;
 use countersign::pdp::origin::Request as Read;
 use countersign::pdp::scoring::calm;
+use naive::Naive;
 
 /// Calls of one round.
 const CALLS: usize = 500;
@@ -60,7 +64,7 @@ fn in_process() {
     let roles = bundle.roles.clone().unwrap();
     let now = Timestamp::parse("2026-11-23T09:00:00Z").unwrap();
     let trusted = calm(&bundle.policies.shapes);
-    let (allowed, denied) = (call("enrichment"), call("intake"));
+    let (allowed, denied) = (order_check(1, "enrichment"), order_check(1, "intake"));
     let read = |message: &v1::AuthorizeRequest| match api::convert::request(message.clone()).unwrap() {
         Read::Call(call) => call,
         Read::Plain(_) => unreachable!("no plain request is made here"),

@@ -1,5 +1,6 @@
 //! CPU time that servers need for one request: Countersign in several configurations, beside an empty RPC with
-//! the same message and naive Cedar behind the same RPC. Each server is a process of its own, pinned to one
+//! the same message, naive Cedar behind the same RPC, and Cerbos with its audit log in a file and all traces, which
+//! is downloaded with npm. Each server is a process of its own, pinned to one
 //! core; the load generator runs on the others. Rounds are interleaved, so that the ratios hold on any machine.
 //! Every answer is checked.
 //!
@@ -14,7 +15,16 @@
     reason = "a benchmark measures, prints and stops at a fault"
 )]
 
-mod common;
+#[path = "common/bundles.rs"]
+mod bundles;
+#[path = "common/calls.rs"]
+mod calls;
+#[path = "common/cerbos.rs"]
+mod cerbos;
+#[path = "common/naive.rs"]
+mod naive;
+#[path = "common/texts.rs"]
+mod texts;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
@@ -23,12 +33,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Naive, call, policies};
+use bundles::unlimited;
+use calls::{ORDER, case, delegation, order_check, resource};
 use countersign::api::v1;
 use countersign::api::v1::decision_service_client::DecisionServiceClient;
 use countersign::api::v1::decision_service_server::{DecisionService, DecisionServiceServer};
-use countersign::bundle::folder::Folder;
 use futures_util::StreamExt;
+use naive::Naive;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use tonic::transport::Channel;
@@ -146,6 +157,23 @@ impl Server {
         Self::spawn("0", Path::new(env!("CARGO_BIN_EXE_countersign")), &arguments, settings)
     }
 
+    fn cerbos(folder: &Path, collector: &Server) -> Self {
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (address, http) = (free(), free());
+        let (program, arguments) = cerbos::prepare(folder, address, http);
+        let mut command = Command::new("taskset");
+        command.args(["-c", "0"]).arg(program).args(arguments).stdout(Stdio::null());
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", collector.address));
+        command.env("OTEL_TRACES_SAMPLER", "always_on").env("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
+        let server = Self { child: command.spawn().unwrap(), address };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while std::net::TcpStream::connect(address).is_err() {
+            assert!(Instant::now() < deadline, "Cerbos does not start");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        server
+    }
+
     /// CPU time of all threads since the start.
     fn cpu(&self) -> Duration {
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
@@ -174,13 +202,27 @@ impl Drop for Server {
     }
 }
 
+/// What a contender is asked.
+#[derive(Clone, Copy)]
+enum Work {
+    /// `order.check` in this step, which decides whether it is allowed.
+    Check(&'static str),
+    /// The same over a stream.
+    Stream(&'static str),
+    /// `refund.issue` that is denied for lack of an approval, with the token to request one.
+    Refund,
+    /// PrepareContext of a ticket of 2 KiB and a record of five fields.
+    Prepare,
+    /// EvaluateOutput of a draft of 2 KiB with the sources that it was written from.
+    Evaluate,
+    Cerbos,
+}
+
 /// One of the servers that are compared.
 struct Contender {
     name: &'static str,
     server: Server,
-    streams: bool,
-    /// Step of the calls, which decides whether they are allowed.
-    step: &'static str,
+    work: Work,
 }
 
 /// Result of one round.
@@ -190,24 +232,121 @@ struct Round {
     latencies: Vec<Duration>,
 }
 
-async fn connect(address: SocketAddr) -> DecisionServiceClient<Channel> {
-    DecisionServiceClient::connect(format!("http://{address}")).await.unwrap()
-}
-
 fn check(response: &v1::AuthorizeResponse, step: &str) {
     let expected = if step == "intake" { v1::Decision::Deny } else { v1::Decision::Allow };
     assert_eq!(response.decision(), expected, "{response:?}");
 }
 
-/// Sends calls one after the other until the time is over, and returns how long each took.
-async fn calls(mut client: DecisionServiceClient<Channel>, step: &str, until: Instant) -> Vec<Duration> {
+/// Makes calls one after the other until the time is over, and returns how long each took.
+async fn repeated<T: Future<Output = ()>>(until: Instant, one: impl Fn() -> T) -> Vec<Duration> {
     let mut latencies = vec![];
     while Instant::now() < until {
         let start = Instant::now();
-        check(client.authorize(call(step)).await.unwrap().get_ref(), step);
+        one().await;
         latencies.push(start.elapsed());
     }
     latencies
+}
+
+async fn calls(channel: Channel, work: Work, until: Instant) -> Vec<Duration> {
+    let client = DecisionServiceClient::new(channel.clone());
+    match work {
+        Work::Check(step) | Work::Stream(step) => {
+            repeated(until, || {
+                let mut client = client.clone();
+                async move { check(client.authorize(order_check(1, step)).await.unwrap().get_ref(), step) }
+            })
+            .await
+        }
+        Work::Refund => {
+            repeated(until, || {
+                let mut client = client.clone();
+                async move {
+                    let denied = client.authorize(refund()).await.unwrap().into_inner();
+                    assert!(
+                        denied.access_request.as_ref().is_some_and(|request| !request.binding_token.is_empty()),
+                        "{denied:?}"
+                    );
+                }
+            })
+            .await
+        }
+        Work::Prepare => {
+            repeated(until, || {
+                let mut client = client.clone();
+                async move {
+                    let prepared = client.prepare_context(texts::to_prepare(1, 2048)).await.unwrap().into_inner();
+                    assert!(prepared.segments.len() > 5, "{prepared:?}");
+                }
+            })
+            .await
+        }
+        Work::Evaluate => {
+            let prepared = client.clone().prepare_context(texts::to_prepare(1, 2048)).await.unwrap().into_inner();
+            repeated(until, || {
+                let (mut client, draft) = (client.clone(), texts::to_evaluate(&prepared, 1, 2048));
+                async move {
+                    let evaluated = client.evaluate_output(draft).await.unwrap().into_inner();
+                    assert!(!evaluated.evaluation_id.is_empty(), "{evaluated:?}");
+                }
+            })
+            .await
+        }
+        Work::Cerbos => {
+            repeated(until, || {
+                let channel = channel.clone();
+                async move {
+                    let mut client = tonic::client::Grpc::new(channel);
+                    client.ready().await.unwrap();
+                    let codec = tonic_prost::ProstCodec::<cerbos::CheckResources, cerbos::Checked>::default();
+                    let path = http::uri::PathAndQuery::from_static(cerbos::METHOD);
+                    let request = tonic::Request::new(cerbos::check_order("enrichment"));
+                    let response = client.unary(request, path, codec).await.unwrap();
+                    assert_eq!(response.get_ref().effect(), Some(cerbos::ALLOW), "{response:?}");
+                }
+            })
+            .await
+        }
+    }
+}
+
+fn refund() -> v1::AuthorizeRequest {
+    v1::AuthorizeRequest {
+        delegation: delegation("refund-bot", "action"),
+        action: "refund.issue".into(),
+        resource: resource("Order", "order-1", ORDER),
+        case: case(1),
+        arguments_json: r#"{"amount_minor":2500,"currency":"EUR"}"#.into(),
+        model: Some(v1::Model { name: "m".into(), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+/// Makes the checks of the case that a refund needs, and screens its text.
+async fn prepare_refunds(address: SocketAddr) {
+    let mut client = DecisionServiceClient::connect(format!("http://{address}")).await.unwrap();
+    for (action, arguments) in
+        [("verification.run", r#"{"fact":"delivery_postcode"}"#), ("verification.fraud_review", "")]
+    {
+        let verification = v1::AuthorizeRequest {
+            delegation: delegation("support-bot", "verification"),
+            action: action.into(),
+            resource: resource("Case", "case-1", ""),
+            case: case(1),
+            arguments_json: arguments.into(),
+            untrusted: vec![v1::UntrustedText { source: "ticket.body".into(), text: texts::text(200) }],
+            ..Default::default()
+        };
+        let allowed = client.authorize(verification).await.unwrap().into_inner();
+        assert_eq!(allowed.decision(), v1::Decision::Allow, "{allowed:?}");
+        let report = v1::ReportOutcomeRequest {
+            evaluation_id: allowed.evaluation_id,
+            status: v1::OutcomeStatus::Succeeded.into(),
+            outcome_token: allowed.outcome_token,
+            ..Default::default()
+        };
+        client.report_outcome(report).await.unwrap();
+    }
 }
 
 /// Sends calls over one stream, [`IN_FLIGHT`] at a time. `number` is that of the stream.
@@ -225,7 +364,7 @@ async fn stream(
         count += 1;
         // No two requests of a caller in flight may have the same id.
         let id = format!("{number}-{count}");
-        let call = v1::AuthorizeRequest { request_id: id.clone(), ..call(step) };
+        let call = v1::AuthorizeRequest { request_id: id.clone(), ..order_check(1, step) };
         (id, v1::AuthorizeStreamRequest { request: Some(call) })
     };
     for _ in 0..IN_FLIGHT {
@@ -252,20 +391,18 @@ async fn stream(
 async fn round(contender: &Contender, connections: usize, in_flight: usize, length: Duration) -> Round {
     let mut clients = vec![];
     for _ in 0..connections {
-        clients.push(connect(contender.server.address).await);
+        let endpoint = tonic::transport::Endpoint::new(format!("http://{}", contender.server.address)).unwrap();
+        clients.push(endpoint.connect().await.unwrap());
     }
     let (before, start) = (contender.server.cpu(), Instant::now());
     let until = start + length;
     let mut workers = vec![];
-    for (number, client) in clients.into_iter().enumerate() {
-        if contender.streams {
-            workers.push(tokio::spawn(stream(client, number, contender.step, until)));
-        } else {
-            let step = contender.step;
-            workers.extend((0..in_flight).map(|_| {
-                let client = client.clone();
-                tokio::spawn(async move { calls(client, step, until).await })
-            }));
+    for (number, channel) in clients.into_iter().enumerate() {
+        match contender.work {
+            Work::Stream(step) => {
+                workers.push(tokio::spawn(stream(DecisionServiceClient::new(channel), number, step, until)));
+            }
+            work => workers.extend((0..in_flight).map(|_| tokio::spawn(calls(channel.clone(), work, until)))),
         }
     }
     let mut latencies = vec![];
@@ -289,48 +426,38 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Writes the reference bundle with rates that allow every call of the run, and returns its path.
-fn unlimited(folder: &Path) -> std::path::PathBuf {
-    let bundle = folder.join("policies");
-    for (name, bytes) in Folder::read(&policies()).unwrap().files() {
-        let file = bundle.join(name);
-        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-        std::fs::write(file, bytes).unwrap();
-    }
-    let rates = std::fs::read_to_string(bundle.join("rates.yaml")).unwrap();
-    let lifted = rates.lines().map(|line| match line.split_once("sustained:") {
-        Some((before, _)) => format!("{before}sustained: 1000000, minutes: 1, burst: 1000000}}\n"),
-        None => format!("{line}\n"),
-    });
-    std::fs::write(bundle.join("rates.yaml"), lifted.collect::<String>()).unwrap();
-    bundle
-}
-
 /// Start of a contender's server.
 enum Start {
     Yardstick(&'static str),
     /// Countersign with this audit mode, and with all traces or none.
     Countersign(&'static str, bool),
+    Cerbos,
 }
 
 fn contenders(folder: &Path, collector: &Server) -> Vec<Contender> {
-    use Start::{Countersign, Yardstick};
+    use Start::{Cerbos, Countersign, Yardstick};
+    use Work::{Check, Evaluate, Prepare, Refund, Stream};
     let all = [
-        ("empty RPC (T)", Yardstick("empty"), false, "enrichment"),
-        ("naive Cedar", Yardstick("naive"), false, "enrichment"),
-        ("Countersign, best effort", Countersign("best_effort", false), false, "enrichment"),
-        ("Countersign, best effort, denied", Countersign("best_effort", false), false, "intake"),
-        ("Countersign, best effort, stream", Countersign("best_effort", false), true, "enrichment"),
-        ("Countersign, strict", Countersign("strict", false), false, "enrichment"),
-        ("Countersign, strict, all traces", Countersign("strict", true), false, "enrichment"),
+        ("empty RPC (T)", Yardstick("empty"), Check("enrichment")),
+        ("naive Cedar", Yardstick("naive"), Check("enrichment")),
+        ("Countersign, best effort", Countersign("best_effort", false), Check("enrichment")),
+        ("Countersign, best effort, stream", Countersign("best_effort", false), Stream("enrichment")),
+        ("Countersign, denied for the step", Countersign("best_effort", false), Check("intake")),
+        ("Countersign, refund.issue denied", Countersign("best_effort", false), Refund),
+        ("Countersign, PrepareContext 2 KiB", Countersign("best_effort", false), Prepare),
+        ("Countersign, EvaluateOutput 2 KiB", Countersign("best_effort", false), Evaluate),
+        ("Countersign, strict", Countersign("strict", false), Check("enrichment")),
+        ("Cerbos, file audit, all traces", Cerbos, Work::Cerbos),
+        ("Countersign, strict, all traces", Countersign("strict", true), Check("enrichment")),
     ];
     let bundle = unlimited(folder);
     let only = std::env::var("COUNTERSIGN_BENCH_ONLY").unwrap_or_default();
     let wanted = |name: &str| name == all[0].0 || name.contains(&only);
     let chosen = all.iter().enumerate().filter(|(_, (name, ..))| wanted(name));
-    let started = chosen.map(|(index, (name, start, streams, step))| {
+    let started = chosen.map(|(index, (name, start, work))| {
         let server = match start {
             Yardstick(what) => Server::yardstick("0", what),
+            Cerbos => Server::cerbos(&folder.join("cerbos"), collector),
             Countersign(mode, traces) => {
                 let data = folder.join(format!("data-{index}"));
                 let mut settings = vec![("COUNTERSIGN__AUDIT__MODE", (*mode).to_owned())];
@@ -340,7 +467,7 @@ fn contenders(folder: &Path, collector: &Server) -> Vec<Contender> {
                 Server::countersign(&data, &bundle, &settings)
             }
         };
-        Contender { name, server, streams: *streams, step }
+        Contender { name, server, work: *work }
     });
     started.collect()
 }
@@ -375,7 +502,7 @@ fn growth(folder: &Path) -> Vec<Contender> {
         grow(&bundle, *policies, *entities);
         let settings = [("COUNTERSIGN__AUDIT__MODE", "best_effort".to_owned())];
         let server = Server::countersign(&folder.join("data"), &bundle, &settings);
-        Contender { name, server, streams: false, step: "enrichment" }
+        Contender { name, server, work: Work::Check("enrichment") }
     };
     sizes.iter().enumerate().map(start).collect()
 }
@@ -385,6 +512,9 @@ fn measure(contenders: &[Contender], connections: usize, in_flight: usize) {
     let length = Duration::from_secs(number("COUNTERSIGN_BENCH_SECONDS", 3) as u64);
     let mut rounds: Vec<Vec<Round>> = contenders.iter().map(|_| vec![]).collect();
     for contender in contenders {
+        if matches!(contender.work, Work::Refund) {
+            runtime.block_on(prepare_refunds(contender.server.address));
+        }
         runtime.block_on(round(contender, connections, in_flight, Duration::from_secs(1)));
     }
     for _ in 0..number("COUNTERSIGN_BENCH_ROUNDS", 3) {

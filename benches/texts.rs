@@ -10,10 +10,18 @@
     reason = "a benchmark measures, prints and stops at a fault"
 )]
 
-use std::path::Path;
+#[path = "common/bundles.rs"]
+mod bundles;
+#[path = "common/calls.rs"]
+mod calls;
+#[path = "common/texts.rs"]
+mod texts;
+
 use std::time::Instant;
 
-use countersign::api::v1;
+use bundles::unlimited;
+use calls::{order_check, policies};
+
 use countersign::api::v1::decision_service_client::DecisionServiceClient;
 use countersign::app::{self, Seams};
 use countersign::audit::Durability;
@@ -24,100 +32,11 @@ use countersign::content::drafts::Draft;
 use countersign::content::normalise::Views;
 use countersign::content::values::{ValueKey, Values};
 use countersign::model::call::Untrusted;
+use texts::{text, to_evaluate, to_prepare};
 use tokio::sync::oneshot;
 use tonic::transport::{Channel, Endpoint};
 
-const CASE: &str = r#"{"customer":"customer-1","product":"phone","region":"eu","policy_set":"standard","currency":"EUR","status":"open","refund_status":"none","identity_check":"none","fraud_check":"none"}"#;
-const SENTENCES: [&str; 8] = [
-    "Hello, I bought the phone three weeks ago in your shop in Berlin and it does not charge any more.",
-    "I tried another cable and another socket, as your article says, but nothing changes.",
-    "The order number is 48213 and I paid 499 EUR by card.",
-    "Please tell me whether I have to send it in, and how long that takes.",
-    "My address has not changed since then, and you reach me at jane.doe@example.org.",
-    "I would rather have a new one than wait for weeks.",
-    "A friend of mine had the same problem and it was the battery.",
-    "Thank you for your help, and have a nice day.",
-];
 const CALLS: usize = 100;
-
-fn text(bytes: usize) -> String {
-    let mut text = String::new();
-    for sentence in SENTENCES.iter().cycle() {
-        if text.len() + sentence.len() > bytes {
-            return text;
-        }
-        text.push_str(sentence);
-        text.push(' ');
-    }
-    text
-}
-
-fn delegation(step: &str) -> Option<v1::Delegation> {
-    let chain = v1::AssertedChain {
-        agent: "support-bot".into(),
-        supervisor: "rep-1".into(),
-        step: step.into(),
-        scopes: vec![],
-    };
-    Some(v1::Delegation { credential: Some(v1::delegation::Credential::Asserted(chain)), ..Default::default() })
-}
-
-fn case(index: usize) -> Option<v1::Case> {
-    Some(v1::Case {
-        id: format!("case-{index}"),
-        version: "3".into(),
-        tenant: "acme".into(),
-        attributes_json: CASE.into(),
-    })
-}
-
-fn model() -> Option<v1::Model> {
-    Some(v1::Model { name: "m".into(), ..Default::default() })
-}
-
-fn to_prepare(index: usize, bytes: usize) -> v1::PrepareContextRequest {
-    v1::PrepareContextRequest {
-        delegation: delegation("drafting"),
-        case: case(index),
-        model: model(),
-        record_json: r#"{"product":"phone","status":"open","customer":{"name":"Jane Doe","email":"jane.doe@example.org"},"orders":[{"order_id":"48213","total":"499 EUR"}]}"#.into(),
-        untrusted: vec![v1::UntrustedText { source: "ticket.body".into(), text: text(bytes) }],
-        ..Default::default()
-    }
-}
-
-fn to_evaluate(prepared: &v1::PrepareContextResponse, index: usize, bytes: usize) -> v1::EvaluateOutputRequest {
-    let sources = prepared.segments.iter().filter(|segment| segment.channel() != v1::Channel::Constraint);
-    v1::EvaluateOutputRequest {
-        delegation: delegation("drafting"),
-        case: case(index),
-        model: model(),
-        draft: text(bytes),
-        channel: "email".into(),
-        recipient: "customer-1".into(),
-        model_confidence: 90,
-        context_evaluation_id: prepared.evaluation_id.clone(),
-        sources: sources
-            .map(|segment| v1::Source { id: segment.source_id.clone(), text: segment.text.clone() })
-            .collect(),
-        ..Default::default()
-    }
-}
-
-fn to_authorize(index: usize) -> v1::AuthorizeRequest {
-    let order = r#"{"tenant":"acme","customer":"customer-1","currency":"EUR","paid_minor":9000,"refunded_minor":0}"#;
-    v1::AuthorizeRequest {
-        delegation: delegation("enrichment"),
-        action: "order.check".into(),
-        resource: Some(v1::Resource {
-            r#ref: Some(v1::EntityReference { r#type: "Order".into(), id: "order-1".into() }),
-            attributes_json: order.into(),
-            ..Default::default()
-        }),
-        case: case(index),
-        ..Default::default()
-    }
-}
 
 fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
@@ -135,7 +54,7 @@ async fn calls(mut client: DecisionServiceClient<Channel>) {
         let mut took = vec![];
         let start = Instant::now();
         for index in 0..CALLS {
-            client.authorize(to_authorize(index)).await.unwrap();
+            client.authorize(order_check(index, "enrichment")).await.unwrap();
         }
         took.push(start.elapsed());
         for bytes in sizes {
@@ -234,23 +153,9 @@ fn count(run: impl Fn(&mut dyn FnMut())) -> usize {
 }
 
 fn main() {
-    let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
-    detectors(&Bundle::load(&policies, Reading::default()).unwrap().rules.detectors);
+    detectors(&Bundle::load(&policies(), Reading::default()).unwrap().rules.detectors);
     let folder = tempfile::tempdir().unwrap();
-    let bundle = folder.path().join("policies");
-    for (name, bytes) in countersign::bundle::folder::Folder::read(&policies).unwrap().files() {
-        // Raise the rates, so that every call is allowed.
-        let lifted = |line: &str| match line.split_once("sustained:") {
-            Some((before, _)) if name == "rates.yaml" => {
-                format!("{before}sustained: 1000000, minutes: 1, burst: 1000000}}\n")
-            }
-            Some(_) | None => format!("{line}\n"),
-        };
-        let file = bundle.join(name);
-        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-        std::fs::write(file, String::from_utf8(bytes.clone()).unwrap().lines().map(lifted).collect::<String>())
-            .unwrap();
-    }
+    let bundle = unlimited(folder.path());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(8 << 20).build().unwrap();
     runtime.block_on(async {
         let mut config = Config { development: true, data: folder.path().join("data"), ..Config::default() };

@@ -10,12 +10,18 @@
     reason = "a benchmark measures, prints and stops at a fault"
 )]
 
+#[path = "common/bundles.rs"]
+mod bundles;
+#[path = "common/calls.rs"]
+mod calls;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bundles::unlimited;
+use calls::{order_check, policies};
 use countersign::api;
-use countersign::api::v1;
 use countersign::app::{self, Bound, Seams};
 use countersign::audit::Durability;
 use countersign::bundle::folder::Folder;
@@ -26,66 +32,24 @@ use countersign::pdp::Pdp;
 use countersign::pdp::origin::{Origin, Purpose};
 use countersign::risk_store::{Acquire, Batch, Change, Key, Observation, Options, RiskStore, Tenant, Update};
 
-const CASE: &str = r#"{"customer":"customer-1","product":"phone","region":"eu","policy_set":"standard","currency":"EUR","status":"open","refund_status":"none","identity_check":"none","fraud_check":"none"}"#;
-const ORDER: &str =
-    r#"{"tenant":"acme","customer":"customer-1","currency":"EUR","paid_minor":9000,"refunded_minor":0}"#;
 const CALLS: usize = 2000;
 const CASES: u64 = 1_000_000;
 const AGENTS: u64 = 10_000;
 
-fn call(case: usize) -> v1::AuthorizeRequest {
-    let chain = v1::AssertedChain {
-        agent: "support-bot".into(),
-        supervisor: "rep-1".into(),
-        step: "enrichment".into(),
-        scopes: vec![],
-    };
-    v1::AuthorizeRequest {
-        delegation: Some(v1::Delegation {
-            credential: Some(v1::delegation::Credential::Asserted(chain)),
-            ..Default::default()
-        }),
-        action: "order.check".into(),
-        resource: Some(v1::Resource {
-            r#ref: Some(v1::EntityReference { r#type: "Order".into(), id: format!("order-{case}") }),
-            attributes_json: ORDER.into(),
-            ..Default::default()
-        }),
-        case: Some(v1::Case {
-            id: format!("case-{case}"),
-            version: "3".into(),
-            tenant: "acme".into(),
-            attributes_json: CASE.into(),
-        }),
-        ..Default::default()
-    }
-}
-
 /// Writes the reference bundle without limits of rates, and a bundle without risk, rates and text rules.
 fn bundles(folder: &Path) -> [std::path::PathBuf; 2] {
-    let reference = Folder::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("policies")).unwrap();
-    let (with, without) = (folder.join("with"), folder.join("without"));
-    for (name, bytes) in reference.files() {
-        let text = String::from_utf8(bytes.clone()).unwrap();
-        if name.starts_with("tests/") {
-            continue;
-        }
-        let lifted = text.lines().map(|line| match line.split_once("sustained:") {
-            Some((before, _)) if name == "rates.yaml" => {
-                format!("{before}sustained: 1000000, minutes: 1, burst: 1000000}}\n")
-            }
-            Some(_) | None => format!("{line}\n"),
-        });
-        write(&with, name, &lifted.collect::<String>());
+    let without = folder.join("without");
+    for (name, bytes) in Folder::read(&policies()).unwrap().files() {
         let files = ["risk.cedar", "risk.yaml", "rates.yaml", "constraints.yaml", "replies.cedar"];
-        if !files.contains(&name.as_str()) && !name.starts_with("detectors/") {
+        if !files.contains(&name.as_str()) && !name.starts_with("detectors/") && !name.starts_with("tests/") {
+            let text = String::from_utf8(bytes.clone()).unwrap();
             let content = text.find("  content:\n").zip(text.find("  approval_request:"));
             let text = content.map_or(text.clone(), |(from, to)| text[..from].to_owned() + &text[to..]);
             let text = text.replace("risk: Risk, rates: Set<RateWindow>, findings: Set<FindingKind>, ", "");
             write(&without, name, &text.replace("claims: Set<Claim>, draft: Set<DraftFinding>, ", ""));
         }
     }
-    [with, without]
+    [unlimited(&folder.join("with")), without]
 }
 
 fn write(folder: &Path, name: &str, text: &str) {
@@ -107,7 +71,8 @@ async fn burst(pdp: &Arc<Pdp>, origin: &Origin) -> Duration {
     let start = Instant::now();
     for index in 0..CALLS {
         let moment = pdp.moment();
-        let recorded = pdp.authorize(&moment, origin, api::convert::request(call(index % 50))).await.unwrap();
+        let recorded =
+            pdp.authorize(&moment, origin, api::convert::request(order_check(index % 50, "enrichment"))).await.unwrap();
         assert!(recorded.value().allows());
     }
     start.elapsed()

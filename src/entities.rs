@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use cedar_policy::{Entities, EntityUid, Request, Schema};
-use cedar_policy_core::ast::{self, Context, Entity, EntityUIDEntry, PartialValue};
+use cedar_policy_core::ast::{self, Context, Entity, EntityUID, EntityUIDEntry, PartialValue, Value as CedarValue};
 use smol_str::SmolStr;
 
-use crate::entities::convert::{Converter, Members, record_of};
-use crate::json::{self, Object, Value};
+use crate::entities::convert::{Converter, Members, record_of, time};
+use crate::json::{Object, Value};
 use crate::model::answer::Gate;
 use crate::model::call::Call;
 use crate::model::chain::{Chain, Link};
@@ -46,8 +46,6 @@ pub struct ResolvedCall<'a> {
     pub resource: EntityUid,
     pub attributes: Attributes<'a>,
     pub case: EntityUid,
-    /// The agent's scopes, restricted to those of the credential.
-    pub scopes: Vec<String>,
 }
 
 /// Sources of a resource's attributes.
@@ -99,7 +97,7 @@ impl<'a> Asked<'a> {
             }
         }
         let mut fixed = claimed(&mut converter, &resolved, call)?;
-        fixed.extend(derived(&mut converter, &resolved, chain, now)?);
+        fixed.extend(derived(&resolved, chain, now)?);
         for uid in converter.references {
             match policies.store.get(&uid) {
                 Some(known) => entities.push(Arc::clone(known.shared())),
@@ -219,27 +217,35 @@ fn claimed(converter: &mut Converter, resolved: &ResolvedCall<'_>, call: &Call) 
     Ok(pairs)
 }
 
-/// Converts `case`, `chain` and `now`, which follow from identity and time.
-fn derived(
-    converter: &mut Converter,
-    resolved: &ResolvedCall<'_>,
-    chain: &Chain,
-    now: Timestamp,
-) -> Result<Members, Stop> {
-    let text = |text: &str| Value::from(text);
-    let scopes = resolved.scopes.iter().map(|scope| text(scope)).collect();
-    let chain = json::object([
-        ("agent", text(&chain.agent)),
-        ("asserted", Value::Bool(chain.asserted)),
-        ("scopes", Value::Array(scopes)),
-        ("supervisor", text(&chain.supervisor)),
-        ("tool_service", text(&chain.tool_service)),
-    ]);
-    let members: Object =
-        [("case", text(resolved.case.id().unescaped())), ("chain", chain), ("now", Value::String(now.to_string()))]
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect();
-    let record = resolved.action.context.iter().filter(|(name, _)| members.contains_key(*name));
-    Ok(converter.known_members(&members, record, "context")?)
+/// Returns `case`, `chain` and `now`, which follow from identity and time. A bundle declares them with their
+/// types, so nothing can be wrong with them.
+fn derived(resolved: &ResolvedCall<'_>, chain: &Chain, now: Timestamp) -> Result<Members, Stop> {
+    let mut members = Members::new();
+    for name in ["case", "chain", "now"] {
+        let value = match name {
+            _ if !resolved.action.context.contains_key(name) => continue,
+            "case" => CedarValue::from(EntityUID::from(resolved.case.clone())),
+            "now" => time(now).ok_or(Refusal::Unavailable("the clock's time is not one of Cedar's"))?,
+            _ => chain_value(resolved, chain),
+        };
+        members.push((SmolStr::new_static(name), value));
+    }
+    Ok(members)
+}
+
+fn chain_value(resolved: &ResolvedCall<'_>, chain: &Chain) -> CedarValue {
+    let mut members = vec![(SmolStr::new_static("asserted"), CedarValue::from(chain.asserted))];
+    for (link, entity) in &resolved.principals {
+        let name = match link {
+            Link::Agent => "agent",
+            Link::Supervisor => "supervisor",
+            Link::ToolService => "tool_service",
+            Link::Plain => continue,
+        };
+        members.push((SmolStr::new_static(name), CedarValue::from(entity.shared().uid().clone())));
+        if *link == Link::Agent {
+            members.push((SmolStr::new_static("scopes"), entity.subset("scopes", chain.scopes.as_deref())));
+        }
+    }
+    record_of(members)
 }

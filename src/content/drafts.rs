@@ -7,7 +7,7 @@ use crate::content::grounding::places::Places;
 use crate::content::normalise::{View, Views};
 use crate::content::sensitive::Located;
 use crate::content::values::{self, ValueKey, Values};
-use crate::content::{Detectors, INJECTION, active, grounding, normalise, sensitive};
+use crate::content::{Detectors, INJECTION, active, grounding, sensitive};
 use crate::model::finding::{Finding, SensitiveKind};
 use crate::model::halt::Severity;
 use crate::model::part::Part;
@@ -83,24 +83,6 @@ impl DraftReport {
 }
 
 impl Detectors {
-    /// Initialises what is built lazily and takes long, so that no request waits for it. The patterns of rules are
-    /// compiled when a text first needs them.
-    pub fn warm(&self) {
-        normalise::warm();
-        let values = Values::new(ValueKey::new([0; 16]));
-        let draft = Draft {
-            text: "We wrote to Jane Doe about 20 EUR on 2 May 2026, see https://example.org or call +1 212 555 0123.",
-            sources: vec!["20 EUR"],
-            customer: vec![],
-            has_sources: true,
-            unknown_source: false,
-            confidence: 100,
-            locale: "",
-            redacted: &values,
-        };
-        let _judged = self.draft(&draft);
-    }
-
     pub fn draft(&self, draft: &Draft<'_>) -> DraftReport {
         judge(self, draft)
     }

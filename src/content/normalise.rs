@@ -30,11 +30,6 @@ pub const GROWTH_MAX: usize = 2 * looks::UNFOLDED_MAX;
 /// Length of the shortest run that is tried as base64.
 const ENCODED_MIN: usize = 24;
 
-/// Initialises everything that is built lazily.
-pub fn warm() {
-    looks::warm();
-}
-
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
     text: String,

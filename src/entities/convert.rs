@@ -74,7 +74,7 @@ impl Converter {
                 self.entity(entity, id).map_or_else(|| refuse("is not one of the values that the schema lists"), Ok)
             }
             (Shape::Datetime, Value::String(text)) => match Timestamp::parse(text) {
-                Some(time) => DATETIME.value(&time.cedar()).map_or_else(|| refuse("is not an RFC 3339 time"), Ok),
+                Some(parsed) => time(parsed).map_or_else(|| refuse("is not an RFC 3339 time"), Ok),
                 None => refuse("is not an RFC 3339 time"),
             },
             (Shape::Decimal, Value::String(text)) => {
@@ -121,6 +121,11 @@ impl Converter {
 /// Returns a record of these members, whose names are unique.
 pub fn record_of(members: Members) -> CedarValue {
     CedarValue::record_arc(Arc::new(members.into_iter().collect::<BTreeMap<_, _>>()), None)
+}
+
+/// Returns a time as a `datetime`; `None` if Cedar has no such time.
+pub fn time(time: Timestamp) -> Option<CedarValue> {
+    DATETIME.value(&time.cedar())
 }
 
 static DATETIME: LazyLock<Constructor> = LazyLock::new(|| Constructor::named("datetime"));

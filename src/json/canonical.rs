@@ -116,7 +116,8 @@ impl Writer {
 
 /// Returns whether a text is ASCII that needs no escape.
 fn is_plain(text: &str) -> bool {
-    text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\')
+    // Without an early exit, several bytes are compared at once.
+    text.bytes().fold(true, |plain, byte| plain & (matches!(byte, b' '..=b'~') & (byte != b'"') & (byte != b'\\')))
 }
 
 fn compare(out: &[u8], one: &Member, other: &Member) -> Ordering {

@@ -51,8 +51,14 @@ pub fn visible(text: &str) -> String {
 
 /// Returns bytes in lower-case hexadecimal.
 pub fn hex(bytes: impl IntoIterator<Item = impl std::borrow::Borrow<u8>>) -> String {
-    let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or('0');
-    bytes.into_iter().flat_map(|byte| [digit(byte.borrow() >> 4), digit(byte.borrow() & 15)]).collect()
+    let digit = |half: u8| char::from(if half < 10 { b'0' + half } else { b'a' + half - 10 });
+    let bytes = bytes.into_iter();
+    let mut text = String::with_capacity(2 * bytes.size_hint().0);
+    for byte in bytes {
+        text.push(digit(byte.borrow() >> 4));
+        text.push(digit(byte.borrow() & 15));
+    }
+    text
 }
 
 #[cfg(test)]

@@ -63,8 +63,7 @@ pub(super) fn resolve<'a>(
     let case = policies.shapes.uid(&roles.case, &call.case.id).ok_or(Stop::Denied(Gate::Existence))?;
     let resource = policies.shapes.uid(kind, &call.resource.reference.id).ok_or(Stop::Denied(Gate::Existence))?;
     let attributes = attributes(policies, roles, call, &resource)?;
-    let scopes = scopes(&principals, chain);
-    Ok(ResolvedCall { action, principals, resource, attributes, case, scopes })
+    Ok(ResolvedCall { action, principals, resource, attributes, case })
 }
 
 /// Checks that a delegation token that is bound to a case serves that case. Steps in `case_bound_steps`
@@ -172,12 +171,4 @@ fn attributes<'a>(
         Some(Supplier::ToolService) => Ok(Attributes::Sent(sent.unwrap_or(NOTHING))),
         Some(Supplier::Pdp) | None => Err(Stop::Denied(Gate::Existence)),
     }
-}
-
-/// Returns the agent's own scopes, restricted to those of the credential if it names any.
-fn scopes(principals: &[(Link, &StoredEntity)], chain: &Chain) -> Vec<String> {
-    let agent = principals.iter().find(|(link, _)| *link == Link::Agent).map(|(_, entity)| entity);
-    let own = agent.map_or_else(Vec::new, |agent| agent.references("scopes"));
-    let own = own.into_iter().map(|uid| uid.id().unescaped().to_owned());
-    own.filter(|scope| chain.scopes.as_ref().is_none_or(|scopes| scopes.contains(scope))).collect()
 }

@@ -193,10 +193,7 @@ fn load_if_new(
         return Found::Settling(digest);
     }
     match Bundle::from_folder(folder, reading) {
-        Ok(bundle) => {
-            bundle.rules.detectors.warm();
-            Found::New(Box::new(bundle))
-        }
+        Ok(bundle) => Found::New(Box::new(bundle)),
         Err(error) => Found::Faulty(error),
     }
 }

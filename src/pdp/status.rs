@@ -67,7 +67,6 @@ impl Pdp {
     /// If the audit log can't be written.
     pub async fn start(&self, recovered: Option<RecoveredRecord>) -> Result<(), Refused> {
         let now = self.clock.now();
-        tokio::task::block_in_place(|| self.active.snapshot().bundle.rules.detectors.warm());
         if let Some(recovered) = recovered {
             tracing::warn!(name: "audit.recovered", bytes = recovered.bytes, kept_in = recovered.kept_in);
             self.audit.append(now, Record::Recovered(recovered)).await?;

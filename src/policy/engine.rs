@@ -19,12 +19,17 @@ use rustc_hash::FxHashMap;
 use crate::model::call::EntityReference;
 use crate::model::chain::Link;
 use crate::model::verdict::{LinkVerdict, PolicyFault};
-use crate::policy::index::{Index, Named, Position};
+use crate::policy::index::{Index, Name, Named, Position};
 use crate::policy::{parse, scope};
 
-/// Results of conditions that don't read the principal, by position of the policy. They are the same for all
-/// links of a call.
-type SharedResults = FxHashMap<Position, Result<bool, &'static str>>;
+/// What is the same for requests that differ only in their principals.
+#[derive(Debug, Default)]
+struct Shared {
+    /// Results of conditions that don't read the principal, by position of the policy.
+    results: FxHashMap<Position, Result<bool, &'static str>>,
+    /// Names of the action and of the resource in the index.
+    names: Option<(Vec<Name>, Vec<Name>)>,
+}
 
 /// Whether live decisions are compared with those of Cedar's authorizer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -109,20 +114,20 @@ impl Engine {
 
     /// Evaluates one link's request.
     pub fn evaluate(&self, link: Link, request: &Request, entities: &Entities) -> LinkVerdict {
-        self.evaluate_sharing(&mut SharedResults::default(), link, request, entities)
+        self.evaluate_sharing(&mut Shared::default(), link, request, entities)
     }
 
     /// Evaluates the requests of a call's links. If they differ only in their principals, conditions that don't
     /// read the principal are evaluated once.
     pub fn evaluate_links(&self, requests: &[(Link, Request)], entities: &Entities) -> Vec<LinkVerdict> {
-        let mut results = SharedResults::default();
+        let mut shared = Shared::default();
         let mut before = None;
         let mut verdicts = Vec::with_capacity(requests.len());
         for (link, request) in requests {
             if !before.replace(request).is_some_and(|before| differ_at_most_in_principal(before, request)) {
-                results.clear();
+                shared = Shared::default();
             }
-            verdicts.push(self.evaluate_sharing(&mut results, *link, request, entities));
+            verdicts.push(self.evaluate_sharing(&mut shared, *link, request, entities));
         }
         if self.verify == Verify::Sample && self.calls.fetch_add(1, Ordering::Relaxed).is_multiple_of(SAMPLE) {
             return self.compared(verdicts, requests, entities);
@@ -150,13 +155,7 @@ impl Engine {
         of_cedar
     }
 
-    fn evaluate_sharing(
-        &self,
-        results: &mut SharedResults,
-        link: Link,
-        request: &Request,
-        entities: &Entities,
-    ) -> LinkVerdict {
+    fn evaluate_sharing(&self, shared: &mut Shared, link: Link, request: &Request, entities: &Entities) -> LinkVerdict {
         let (request, entities): (&ast::Request, &cedar_policy_core::entities::Entities) =
             (request.as_ref(), entities.as_ref());
         // Only a request for partial evaluation lacks one of these. None is made here, and one would be denied.
@@ -172,7 +171,9 @@ impl Engine {
         let (principal, action, resource) = (named(principal), named(action), named(resource));
         let evaluator = Evaluator::new(request.clone(), entities, Extensions::all_available());
         let (mut permits, mut forbids, mut errors) = (vec![], vec![], vec![]);
-        let candidates = self.index.candidates(principal, action, resource);
+        let (actions, resources) =
+            shared.names.get_or_insert_with(|| (self.index.names(action), self.index.names(resource)));
+        let candidates = self.index.candidates(&self.index.names(principal), actions, resources);
         for position in candidates {
             let at = position as usize;
             let (Some(policy), Some(reads_principal)) = (self.policies.get(at), self.read_principal.get(at)) else {
@@ -186,7 +187,7 @@ impl Engine {
             }
             let satisfied = match reads_principal {
                 true => is_satisfied(&evaluator, policy),
-                false => *results.entry(position).or_insert_with(|| is_satisfied(&evaluator, policy)),
+                false => *shared.results.entry(position).or_insert_with(|| is_satisfied(&evaluator, policy)),
             };
             match (satisfied, policy.effect()) {
                 (Ok(true), Effect::Permit) => permits.push(policy),

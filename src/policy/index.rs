@@ -11,7 +11,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::policy::scope::{self, Constraint};
 
 /// Number of a type or an entity that a scope names.
-type Name = u32;
+pub(super) type Name = u32;
 
 /// Stands for a scope's part without a constraint.
 const ANY: Name = 0;
@@ -75,14 +75,13 @@ impl Index {
         Name::try_from(self.types.len() + self.entities.len() + 1).unwrap_or(Name::MAX)
     }
 
-    /// Returns the positions of the policies whose scope can match, each once, in rising order. Not all of
-    /// them match: `is … in` and `==` are not checked fully.
-    pub(super) fn candidates(&self, principal: Named<'_>, action: Named<'_>, resource: Named<'_>) -> Vec<Position> {
-        let (actions, principals, resources) = (self.names(action), self.names(principal), self.names(resource));
+    /// Returns the positions of the policies whose scope can match entities with these names, each once, in
+    /// rising order. Not all of them match: `is … in` and `==` are not checked fully.
+    pub(super) fn candidates(&self, principals: &[Name], actions: &[Name], resources: &[Name]) -> Vec<Position> {
         let mut found = vec![];
         if actions.len() * principals.len() * resources.len() > self.buckets.len() {
             // If scopes name many groups on both sides, there are more combinations than buckets.
-            let set = |names: Vec<Name>| names.into_iter().collect::<FxHashSet<_>>();
+            let set = |names: &[Name]| names.iter().copied().collect::<FxHashSet<_>>();
             let (actions, principals, resources) = (set(actions), set(principals), set(resources));
             let buckets = self.buckets.iter().filter(|((action, principal, resource), _)| {
                 actions.contains(action) && principals.contains(principal) && resources.contains(resource)
@@ -90,9 +89,10 @@ impl Index {
             found.extend(buckets.flat_map(|(_, bucket)| bucket).copied());
         } else {
             for action in actions {
-                for principal in &principals {
-                    for resource in &resources {
-                        found.extend(self.buckets.get(&(action, *principal, *resource)).into_iter().flatten().copied());
+                for principal in principals {
+                    for resource in resources {
+                        found
+                            .extend(self.buckets.get(&(*action, *principal, *resource)).into_iter().flatten().copied());
                     }
                 }
             }
@@ -103,7 +103,7 @@ impl Index {
     }
 
     /// Returns the numbers of everything that a scope can name of an entity.
-    fn names(&self, Named { uid, entity }: Named<'_>) -> Vec<Name> {
+    pub(super) fn names(&self, Named { uid, entity }: Named<'_>) -> Vec<Name> {
         let mut names = vec![ANY];
         names.extend(self.types.get(uid.entity_type()));
         names.extend(self.entities.get(uid));

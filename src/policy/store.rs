@@ -37,6 +37,21 @@ impl StoredEntity {
         }
     }
 
+    /// Returns an attribute that is a set of entities, restricted to these ids if there are any; the empty set
+    /// if there is no such attribute.
+    pub(crate) fn subset(&self, attribute: &str, ids: Option<&[String]>) -> Value {
+        let Some((value, ValueKind::Set(items))) = self.value(attribute).map(|value| (value, value.value_kind()))
+        else {
+            return Value::empty_set(None);
+        };
+        let Some(ids) = ids else { return value.clone() };
+        let is_named = |item: &&Value| match item.value_kind() {
+            ValueKind::Lit(Literal::EntityUID(uid)) => ids.iter().any(|id| AsRef::<str>::as_ref(uid.eid()) == id),
+            ValueKind::Lit(_) | ValueKind::Set(_) | ValueKind::Record(_) | ValueKind::ExtensionValue(_) => false,
+        };
+        Value::set(items.iter().filter(is_named).cloned(), None)
+    }
+
     /// Returns all entities that an attribute refers to, at any depth.
     pub fn all_references(&self, attribute: &str) -> HashSet<EntityUid> {
         let all = self.value(attribute).map(Value::all_literal_uids).unwrap_or_default();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use smol_str::SmolStr;
 
-use crate::model::number::to_u64;
+use crate::model::number::{to_u32, to_u64};
 use crate::model::text::hex;
 use crate::risk_store::address::Server;
 
@@ -18,9 +18,16 @@ pub struct Key(u128);
 impl Key {
     /// Derives a key. Parts are hashed with their lengths, so different lists have different keys.
     pub fn of(parts: &[&str]) -> Self {
+        Self::below(&[], parts)
+    }
+
+    /// Derives a key from bytes of a fixed length and parts.
+    fn below(prefix: &[u8], parts: &[&str]) -> Self {
         let mut hash = Sha256::new();
+        hash.update(prefix);
         for part in parts {
-            hash.update(to_u64(part.len()).to_be_bytes());
+            // Four bytes keep most keys within one block of the hash. No part has 4 GiB.
+            hash.update(to_u32(part.len()).to_be_bytes());
             hash.update(part.as_bytes());
         }
         let digest: [u8; 32] = hash.finalize().into();
@@ -57,15 +64,18 @@ impl Tenant {
     /// Hashes a counted thing with the engine's seed. Without a secret seed, callers could choose things that
     /// are not in the sample.
     pub(crate) fn thing(seed: Key, item: u64) -> u64 {
-        Key::of(&[&seed.to_string(), &format!("{item:016x}")]).short()
+        let mut bytes = [0; 24];
+        let (first, last) = bytes.split_at_mut(16);
+        first.copy_from_slice(&seed.0.to_be_bytes());
+        last.copy_from_slice(&item.to_be_bytes());
+        Key::below(&bytes, &[]).short()
     }
 
     /// Derives a key of this tenant.
     pub fn key(self, what: &str, whose: &[&str]) -> Key {
-        let own = self.0.to_string();
-        let mut parts = vec![own.as_str(), what];
+        let mut parts = vec![what];
         parts.extend(whose);
-        Key::of(&parts)
+        Key::below(&self.0.0.to_be_bytes(), &parts)
     }
 }
 

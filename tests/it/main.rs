@@ -19,6 +19,7 @@ mod engine;
 mod histories;
 mod hostile;
 mod identity;
+mod instructions;
 mod layers;
 mod properties;
 mod prose;

@@ -66,10 +66,6 @@ impl Unfolded {
     }
 }
 
-pub(super) fn warm() {
-    LazyLock::force(&UNFOLDED);
-}
-
 /// Computes what a character looks like. Compatibility decomposition separates the combining marks; they and
 /// invisible characters are dropped.
 fn unfold(character: char) -> Vec<char> {

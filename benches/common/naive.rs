@@ -1,46 +1,11 @@
-//! Requests, bundles and yardsticks that the benchmarks share.
-
-use std::path::Path;
+//! Cedar as it is used without preparation: JSON entities and context, every policy, each link.
 
 use cedar_policy::{Authorizer, Context, Entities, EntityId, EntityTypeName, EntityUid, PolicySet, Request};
 use countersign::api::v1;
 use countersign::bundle::folder::Folder;
 use countersign::bundle::{Bundle, Reading};
 
-const CASE: &str = r#"{"customer":"customer-1","product":"phone","region":"eu","policy_set":"standard","currency":"EUR","status":"open","refund_status":"none","identity_check":"none","fraud_check":"none"}"#;
-const ORDER: &str =
-    r#"{"tenant":"acme","customer":"customer-1","currency":"EUR","paid_minor":9000,"refunded_minor":0}"#;
-pub(crate) fn call(step: &str) -> v1::AuthorizeRequest {
-    let chain = v1::AssertedChain {
-        agent: "support-bot".into(),
-        supervisor: "rep-1".into(),
-        step: step.into(),
-        scopes: vec![],
-    };
-    v1::AuthorizeRequest {
-        delegation: Some(v1::Delegation {
-            credential: Some(v1::delegation::Credential::Asserted(chain)),
-            ..Default::default()
-        }),
-        action: "order.check".into(),
-        resource: Some(v1::Resource {
-            r#ref: Some(v1::EntityReference { r#type: "Order".into(), id: "order-1".into() }),
-            attributes_json: ORDER.into(),
-            ..Default::default()
-        }),
-        case: Some(v1::Case {
-            id: "case-1".into(),
-            version: "3".into(),
-            tenant: "acme".into(),
-            attributes_json: CASE.into(),
-        }),
-        ..Default::default()
-    }
-}
-
-pub(crate) fn policies() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("policies")
-}
+use crate::calls::policies;
 
 /// A service that hands each request to Cedar unprepared: JSON entities and context, every policy, each link.
 pub(crate) struct Naive {
