@@ -5,7 +5,8 @@
 //! Every answer is checked.
 //!
 //! Run it with `cargo bench --bench server`. Settings: `COUNTERSIGN_BENCH_ROUNDS` (3), `COUNTERSIGN_BENCH_SECONDS`
-//! of one round (3), and `COUNTERSIGN_BENCH_ONLY`, a part of the names of the servers to measure.
+//! of one round (3), `COUNTERSIGN_BENCH_ONLY`, a part of the names of the servers to measure, and
+//! `COUNTERSIGN_BENCH_PLOT`, an SVG file for a plot of the first table.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -507,7 +508,8 @@ fn growth(folder: &Path) -> Vec<Contender> {
     sizes.iter().enumerate().map(start).collect()
 }
 
-fn measure(contenders: &[Contender], connections: usize, in_flight: usize) {
+/// Measures and prints. Returns the CPU time of each contender in microseconds.
+fn measure(contenders: &[Contender], connections: usize, in_flight: usize) -> Vec<f64> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let length = Duration::from_secs(number("COUNTERSIGN_BENCH_SECONDS", 3) as u64);
     let mut rounds: Vec<Vec<Round>> = contenders.iter().map(|_| vec![]).collect();
@@ -527,7 +529,7 @@ fn measure(contenders: &[Contender], connections: usize, in_flight: usize) {
         "  {:<34} {:>7} {:>6} {:>8} {:>7} {:>7} {:>7} {:>9}",
         "", "CPU µs", "× T", "calls/s", "p50 ms", "p99", "p99.9", "RSS MiB"
     );
-    let mut floor = 0.0;
+    let (mut floor, mut costs) = (0.0, vec![]);
     for (contender, rounds) in contenders.iter().zip(rounds) {
         let cpu = median(rounds.iter().map(|round| round.cpu).collect());
         let rate = median(rounds.iter().map(|round| round.rate).collect());
@@ -546,7 +548,33 @@ fn measure(contenders: &[Contender], connections: usize, in_flight: usize) {
             at(0.99),
             at(0.999)
         );
+        costs.push(cpu);
     }
+    costs
+}
+
+/// Draws a bar for each cost, as a multiple of the first. Bars have a logarithmic scale.
+fn plot(contenders: &[Contender], costs: &[f64]) -> String {
+    let (left, width, height) = (250.0, 640.0, 26.0);
+    let scale = |ratio: f64| (1.0 + ratio).log2() / 256_f64.log2() * (width - left - 60.0);
+    let bars = contenders.iter().zip(costs).enumerate().map(|(index, (contender, cost))| {
+        let (ratio, top) = (cost / costs[0], index as f64 * height + 30.0);
+        let (length, base) = (scale(ratio), top + 14.0);
+        format!(
+            "<text x='{}' y='{base}' text-anchor='end'>{}</text><rect x='{left}' y='{top}' width='{length:.0}' \
+             height='18' fill='#3a6ea5'/><text x='{:.0}' y='{base}'>{ratio:.1}</text>\n",
+            left - 8.0,
+            contender.name,
+            left + length + 6.0,
+        )
+    });
+    let total = contenders.len() as f64 * height + 40.0;
+    format!(
+        "<svg xmlns='http://www.w3.org/2000/svg' width='{width}' height='{total}' font-family='sans-serif' \
+         font-size='13'>\n<rect width='100%' height='100%' fill='white'/>\n<text x='8' y='18'>Server CPU per call, \
+         as multiples of an empty RPC (logarithmic)</text>\n{}</svg>\n",
+        bars.collect::<String>()
+    )
 }
 
 fn main() {
@@ -567,7 +595,10 @@ fn main() {
     let folder = tempfile::tempdir().unwrap();
     let collector = Server::yardstick(&others, "collector");
     let contenders = contenders(folder.path(), &collector);
-    measure(&contenders, CONNECTIONS, IN_FLIGHT);
+    let costs = measure(&contenders, CONNECTIONS, IN_FLIGHT);
+    if let Some(file) = std::env::var_os("COUNTERSIGN_BENCH_PLOT") {
+        std::fs::write(file, plot(&contenders, &costs)).unwrap();
+    }
     measure(&contenders, 1, 1);
     drop(contenders);
     println!("growth; ratios to the reference bundle");

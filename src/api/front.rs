@@ -33,7 +33,7 @@ pub struct Options {
     pub reflects_to_all: bool,
     /// Maximum number of concurrent HTTP/2 streams on one connection.
     pub streams_per_connection: u32,
-    /// Time limit of a request.
+    /// Time limit of a request. A reload may take longer.
     pub request_timeout: Duration,
     /// Maximum age of a connection, and so of a stream of calls.
     pub connection_age: Duration,
@@ -47,7 +47,7 @@ pub const METHODS: [&str; 18] = [
     "countersign.v1.AdminService/ConfirmStore",
     "countersign.v1.AdminService/ExplainDecision",
     "countersign.v1.AdminService/GetStatus",
-    "countersign.v1.AdminService/ReloadBundle",
+    RELOAD,
     "countersign.v1.ApprovalService/GetApproval",
     "countersign.v1.ApprovalService/ListApprovals",
     "countersign.v1.ApprovalService/RequestApproval",
@@ -64,6 +64,9 @@ pub const METHODS: [&str; 18] = [
     "countersign.v1.SignalService/ReportSignal",
 ];
 const OTHER: &str = "_OTHER";
+const RELOAD: &str = "countersign.v1.AdminService/ReloadBundle";
+/// Time limit of a reload, which answers when the bundle was read: a bundle may have 200,000 policies.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
 const HEALTH_CHECK: &str = "grpc.health.v1.Health/Check";
 /// Maximum number of requests in flight on one connection of an unauthenticated peer. Such requests count
 /// from their headers on; requests of authenticated callers take a permit later, when their message was read.
@@ -213,6 +216,7 @@ where
             }
             let peer = connection.peer;
             let method = METHODS.into_iter().find(|method| *method == path).unwrap_or(OTHER);
+            let timeout = if method == RELOAD { timeout.max(RELOAD_TIMEOUT) } else { timeout };
             let seen = Seen::default();
             request.extensions_mut().insert(seen.clone());
             let trace = gate.pdp.telemetry().start_rpc(method, request.headers(), peer.address);

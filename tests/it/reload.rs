@@ -86,6 +86,46 @@ async fn reloads_under_load_fail_no_request_and_mix_no_bundles() {
     app.stop().await;
 }
 
+/// A large bundle takes longer to load than a request may take, and no request waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_policies_are_loaded_under_load_and_no_request_fails() {
+    let folder = temp();
+    copy(&policies(), folder.path());
+    crate::harness::lift_limits(folder.path());
+    let bundle = folder.path().to_owned();
+    let app = App::start_with(move |config, _| {
+        config.bundle.path = bundle;
+        config.limits.request_timeout_ms = 1000;
+    })
+    .await;
+    let done = Arc::new(AtomicBool::new(false));
+    let caller = {
+        let (mut client, done) = (app.decisions().await, Arc::clone(&done));
+        tokio::spawn(async move {
+            let mut count = 0_u64;
+            while !done.load(Ordering::Relaxed) {
+                let response = client.authorize(order_check()).await.expect("no request fails").into_inner();
+                assert_eq!(response.decision(), v1::Decision::Allow);
+                count += 1;
+            }
+            count
+        })
+    };
+    let policy = |index: u64| {
+        format!(
+            "@id(\"more.{index}\")\nforbid (principal is Agent, action == Action::\"order.check\", resource == \
+             Order::\"other-{index}\") when {{ resource.paid_minor > {index} }};\n"
+        )
+    };
+    write(folder.path(), "more.cedar", &(0..10_000).map(policy).collect::<String>());
+    let mut admin = app.operations().await;
+    let reloaded = admin.reload_bundle(v1::ReloadBundleRequest {}).await.unwrap().into_inner();
+    assert_eq!(reloaded.outcome(), v1::ReloadOutcome::Activated, "{:?}", reloaded.rejected);
+    done.store(true, Ordering::Relaxed);
+    assert!(caller.await.unwrap() > 0);
+    app.stop().await;
+}
+
 /// Threat 30: if the bundle's files are missing or broken, the last good bundle stays in force.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_bundle_is_rejected_and_reported_in_status_log_and_metrics() {
