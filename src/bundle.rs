@@ -150,7 +150,8 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
             ("", "README.md") => {}
             _ => faults.push(Fault::whole(&source, "is not a file of a bundle").help(
                 "a bundle has bundle.yaml, schema.cedarschema, *.cedar, approvals.yaml, constraints.yaml, rates.yaml, risk.yaml, \
-                 detectors/*.yaml, detectors/injection.model, entities/*.json and tests/*.yaml",
+                 detectors/*.yaml, detectors/injection.model, entities/*.json and tests/*.yaml: move other files away, or \
+                 begin their names with a dot",
             )),
         }
     }

@@ -1,7 +1,8 @@
 //! Handlers of DecisionService. Each converts its message and calls the pipeline.
 
+use std::collections::HashSet;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
@@ -89,16 +90,19 @@ impl DecisionService for Decisions {
         let origin = Origin { waits: true, ..origin(&request, Purpose::Authorize) };
         let share = self.pdp.open_stream(&origin, true).await.map_err(|refused| status::status(refused.refusal()))?;
         let decisions = self.clone();
+        let in_flight = InFlight::default();
         let incoming = request.into_inner().take_until(tokio::time::sleep(self.stream_age));
         let answers = incoming.map(move |item| {
             // The closure owns the stream's permit, so the permit is held as long as the stream lives.
             let _open = &share;
-            let (decisions, origin) = (decisions.clone(), origin.clone());
+            let (decisions, origin, in_flight) = (decisions.clone(), origin.clone(), in_flight.clone());
             async move {
                 // After a read error no further item can be read, so the stream ends with that status. An absent
                 // request equals an empty one, whose missing fields `convert` names.
                 let request = item.map_err(|status| decisions.unreadable(&origin, status))?.request.unwrap_or_default();
-                Ok(v1::AuthorizeStreamResponse { result: Some(decisions.stream_item(origin, request).await) })
+                Ok(v1::AuthorizeStreamResponse {
+                    result: Some(decisions.stream_item(origin, &in_flight, request).await),
+                })
             }
         });
         Ok(Response::new(Box::pin(answers.buffer_unordered(STREAM_CONCURRENCY))))
@@ -171,12 +175,21 @@ impl Decisions {
         status
     }
 
-    async fn stream_item(&self, origin: Origin, message: v1::AuthorizeRequest) -> v1::AuthorizeResult {
+    async fn stream_item(
+        &self,
+        origin: Origin,
+        in_flight: &InFlight,
+        message: v1::AuthorizeRequest,
+    ) -> v1::AuthorizeResult {
         let request_id = message.request_id.clone();
         let decided = async {
-            let read = match request_id.is_empty() {
-                true => Err(Refusal::invalid("request_id", "is required on a stream")),
-                false => read_item(message),
+            let own = in_flight.begin(&request_id);
+            let read = match (request_id.is_empty(), &own) {
+                (true, _) => Err(Refusal::invalid("request_id", "is required on a stream")),
+                (false, None) => {
+                    Err(Refusal::invalid("request_id", "belongs to a request of this stream that is still in flight"))
+                }
+                (false, Some(_)) => read_item(message),
             };
             // Use the bundle that is in force now, not the one from the start of the stream.
             self.item(self.pdp.moment(), origin.clone(), request_id.clone(), read).await
@@ -189,6 +202,32 @@ impl Decisions {
                 v1::AuthorizeResult { result: Some(v1::authorize_result::Result::Error(error)) }
             }
         }
+    }
+}
+
+/// Ids of a stream's requests that are in flight. Answers are matched by them, so no two may be the same.
+#[derive(Clone, Debug, Default)]
+struct InFlight(Arc<Mutex<HashSet<String>>>);
+
+impl InFlight {
+    /// Marks an id until the guard is dropped; `None` if it is marked already.
+    fn begin(&self, id: &str) -> Option<InFlightGuard> {
+        self.ids().insert(id.to_owned()).then(|| InFlightGuard { all: self.clone(), id: id.to_owned() })
+    }
+
+    fn ids(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct InFlightGuard {
+    all: InFlight,
+    id: String,
+}
+
+impl Drop for InFlightGuard {
+    fn drop(&mut self) {
+        self.all.ids().remove(&self.id);
     }
 }
 

@@ -65,7 +65,7 @@ pub const METHODS: [&str; 18] = [
 ];
 const OTHER: &str = "_OTHER";
 const RELOAD: &str = "countersign.v1.AdminService/ReloadBundle";
-/// Time limit of a reload, which answers when the bundle was read: a bundle may have 200,000 policies.
+/// A bundle may have 200,000 policies.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
 const HEALTH_CHECK: &str = "grpc.health.v1.Health/Check";
 /// Maximum number of requests in flight on one connection of an unauthenticated peer. Such requests count
@@ -117,7 +117,6 @@ impl<S> Front<S> {
 struct Gate {
     pdp: Arc<Pdp>,
     options: Options,
-    /// Number of requests in flight on connections of unauthenticated peers.
     unknown: Arc<AtomicUsize>,
 }
 
@@ -196,7 +195,6 @@ where
         let gate = self.gate.clone();
         Box::pin(async move {
             let path = request.uri().path().trim_start_matches('/').to_owned();
-            // Without facts about its connection, a request is of an unauthenticated peer.
             let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
             let caller = with_bearer(&request, connection.peer.clone());
             let under_way = gate.admit(&connection.standing, &path, &caller).await;

@@ -27,7 +27,7 @@ pub fn response(recorded: &Recorded<Answer>, log: &str) -> v1::AuthorizeResponse
         obligations: obligations(&answer.outcome.obligations),
         advice: obligations(&answer.outcome.advice),
         access_request: access_request(answer),
-        next_action: next_action(denied.map_or(NextAction::None, Reason::next_action)).into(),
+        next_action: next_action(answer.next_action()).into(),
         retry_after: retry_after(answer),
         approval: answer.approval.as_ref().map(|used| v1::UsedApproval {
             id: used.id.clone(),

@@ -15,8 +15,11 @@ const BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Maximum number of files in a bundle.
 const FILES_MAX: usize = 10_000;
 
-/// Files by path relative to the folder, with `/` as separator. Names that start with a dot are skipped,
-/// because editors and Kubernetes create such files.
+/// U+FEFF in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
+/// Files by path relative to the folder, with `/` as separator, without byte-order marks. Files that editors,
+/// file managers and Kubernetes create are skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Folder(BTreeMap<String, Vec<u8>>);
 
@@ -53,7 +56,8 @@ impl Folder {
             for entry in entries {
                 let entry = entry.map_err(|error| FolderError::Unreadable(folder.clone(), error))?;
                 let name = entry.file_name().to_string_lossy().into_owned();
-                if name.starts_with('.') {
+                if is_litter(&name) {
+                    tracing::debug!(name: "bundle.file_ignored", file = name);
                     continue;
                 }
                 let file = entry.path();
@@ -75,6 +79,10 @@ impl Folder {
                 bytes += read.map_err(|error| FolderError::Unreadable(file.clone(), error))? as u64;
                 if bytes > BYTES_MAX || files.len() >= FILES_MAX {
                     return Err(FolderError::TooLarge(path.to_owned()));
+                }
+                // Editors of some systems begin a text with a byte-order mark.
+                if text.starts_with(BYTE_ORDER_MARK) {
+                    text.drain(..BYTE_ORDER_MARK.len());
                 }
                 files.insert(below, text);
             }
@@ -103,6 +111,11 @@ impl Folder {
         }
         format!("sha256:{}", hex(hash.finalize()))
     }
+}
+
+/// Returns whether the name is of a hidden file or of an editor's copy: `.DS_Store`, `.x.swp`, `x~`, `#x#`.
+fn is_litter(name: &str) -> bool {
+    name.starts_with('.') || name.ends_with('~') || name.starts_with('#') && name.ends_with('#')
 }
 
 #[cfg(test)]

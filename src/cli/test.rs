@@ -12,6 +12,9 @@ use crate::workbench::{cedar_json, tables};
 pub(super) struct Arguments {
     /// Folder of the policy bundle [default: policies, or that of the settings]
     bundle: Option<PathBuf>,
+    /// Exit with 3 also if a policy decides no test, or if no test states the obligations of a policy
+    #[arg(long)]
+    strict: bool,
 }
 
 pub(super) fn run(environment: &Environment, arguments: &Arguments) -> Result<Exit, Failure> {
@@ -26,7 +29,9 @@ pub(super) fn run(environment: &Environment, arguments: &Arguments) -> Result<Ex
     report.denied += plain.denied;
     report.failures.extend(plain.failures);
     environment.print(&report, &text(&report));
-    Ok(if report.failures.is_empty() { Exit::Ok } else { Exit::Invalid })
+    let is_covered = report.unreached.is_empty() && report.unstated.is_empty();
+    let passed = report.failures.is_empty() && (is_covered || !arguments.strict);
+    Ok(if passed { Exit::Ok } else { Exit::Invalid })
 }
 
 fn text(report: &Report) -> String {
@@ -39,6 +44,9 @@ fn text(report: &Report) -> String {
     }
     if !report.unreached.is_empty() {
         text.push_str(&format!("no test is decided by: {}\n", report.unreached.join(", ")));
+    }
+    if !report.unstated.is_empty() {
+        text.push_str(&format!("no test states the obligations of: {}\n", report.unstated.join(", ")));
     }
     let passed = report.decisions - report.failures.len().min(report.decisions);
     text.push_str(&format!(

@@ -306,7 +306,8 @@ pub struct Answer {
     /// Keyed digest of the call.
     pub call_digest: String,
     pub policy: PolicyVersion,
-    /// Names of the protections that the deployment runs without.
+    /// Names of the protections that the deployment runs without, and of what the caller should know, such as
+    /// [`SCREENING_NOT_STORED`].
     pub warnings: Vec<&'static str>,
     /// Approval that the call used.
     pub approval: Option<Box<UsedApproval>>,
@@ -318,7 +319,20 @@ pub struct Answer {
     pub repeats: Option<Box<(String, u64)>>,
 }
 
+/// Warning that the texts of this call did not screen the case: the chain may not read the case in any step, or
+/// the call has no version of the case.
+pub const SCREENING_NOT_STORED: &str = "screening_not_stored";
+
 impl Answer {
+    /// Returns what the agent may do next. Texts can't help a chain that can't screen the case.
+    pub fn next_action(&self) -> NextAction {
+        match self.outcome.denied {
+            None => NextAction::None,
+            Some(Reason::ScreeningRequired) if self.warnings.contains(&SCREENING_NOT_STORED) => NextAction::None,
+            Some(reason) => reason.next_action(),
+        }
+    }
+
     /// Returns how long to wait before a retry, if that is known.
     pub fn retry_after(&self) -> Option<Duration> {
         let waits = matches!(self.outcome.denied, Some(Reason::RateLimited | Reason::StateUnavailable));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::json::{Object, Value};
+use crate::json::{self, Object, Value};
 use crate::model::chain::Link;
 use crate::model::right::RightOn;
 
@@ -64,6 +64,54 @@ pub struct Roles {
     /// Checks that actions make when their outcome is reported as a success, by action.
     #[serde(default)]
     pub checks: BTreeMap<String, CheckMade>,
+    /// Actions, or groups of them, by which an agent gets data: each `permit` for agents names the fields that
+    /// may be returned.
+    #[serde(default)]
+    pub reads: Vec<String>,
+    /// Actions, or groups of them, that neither write nor return data.
+    #[serde(default)]
+    pub returns_nothing: Vec<String>,
+    /// Types of obligations and advice besides [`OBLIGATIONS`], with the form of their values.
+    #[serde(default)]
+    pub obligations: BTreeMap<String, ValueForm>,
+}
+
+/// Form of an obligation's value. A name has letters, digits and `_`, `-` or `.`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ValueForm {
+    /// One name.
+    Name,
+    /// Names, separated by commas; each occurs once.
+    Names,
+}
+
+/// Types of obligations that every policy enforcement point knows.
+pub const OBLIGATIONS: [(&str, ValueForm); 3] =
+    [("notify", ValueForm::Name), ("return_only", ValueForm::Names), ("route", ValueForm::Name)];
+
+impl ValueForm {
+    /// Describes the form for an error message.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Name => "one name, of letters, digits and `_`, `-` or `.`",
+            Self::Names => "names separated by commas, of letters, digits and `_`, `-` or `.`, each once",
+        }
+    }
+
+    /// Returns whether a value has this form.
+    pub fn fits(self, value: &str) -> bool {
+        let is_name = |name: &str| {
+            !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+        };
+        match self {
+            Self::Name => is_name(value),
+            Self::Names => {
+                let names: Vec<&str> = value.split(',').map(str::trim).collect();
+                names.iter().all(|name| is_name(name)) && !json::has_duplicates(names.into_iter())
+            }
+        }
+    }
 }
 
 /// Roles of types and actions for governed texts.
@@ -175,6 +223,21 @@ impl Roles {
         self.writes.keys().any(|group| groups.contains(group))
     }
 
+    /// Returns whether an agent gets data by the action.
+    pub fn is_read(&self, action: &str, groups: &[String]) -> bool {
+        is_listed(&self.reads, action, groups)
+    }
+
+    /// Returns whether the manifest says that the action neither writes nor returns data.
+    pub fn is_without_data(&self, action: &str, groups: &[String]) -> bool {
+        is_listed(&self.returns_nothing, action, groups)
+    }
+
+    /// Returns the types of obligations and advice with the form of their values.
+    pub fn obligation_types(&self) -> impl Iterator<Item = (&str, ValueForm)> {
+        OBLIGATIONS.into_iter().chain(self.obligations.iter().map(|(kind, form)| (kind.as_str(), *form)))
+    }
+
     /// Returns true for an action that a principal does on its own behalf.
     pub fn is_direct(&self, action: &str) -> bool {
         self.direct.iter().any(|direct| direct == action)
@@ -187,4 +250,8 @@ impl Roles {
             .find(|(_, kinds)| kinds.iter().any(|listed| listed == kind))
             .map(|(supplier, _)| *supplier)
     }
+}
+
+fn is_listed(listed: &[String], action: &str, groups: &[String]) -> bool {
+    listed.iter().any(|name| name == action || groups.contains(name))
 }

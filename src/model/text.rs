@@ -1,5 +1,6 @@
-//! Characters that mislead a reader.
+//! Characters that mislead a reader, and names for error messages.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory};
@@ -47,6 +48,26 @@ pub fn visible(text: &str) -> String {
         }
     }
     shown
+}
+
+/// Maximum number of known names in an error message.
+const KNOWN_MAX: usize = 8;
+
+/// Returns the end of an error message about an unknown name: the known name that it resembles, or all of
+/// them if they are few.
+pub fn known<'a>(name: &str, all: impl IntoIterator<Item = &'a str>) -> String {
+    let all: BTreeSet<&str> = all.into_iter().collect();
+    let likeness = |known: &&&str| strsim::jaro_winkler(name, known);
+    let closest = all.iter().filter(|known| likeness(known) > 0.8);
+    match closest.max_by(|one, other| likeness(one).total_cmp(&likeness(other))) {
+        Some(closest) => format!(": did you mean `{closest}`?"),
+        None if all.is_empty() => ": there is none".to_owned(),
+        None if all.len() <= KNOWN_MAX => {
+            let all: Vec<String> = all.iter().map(|known| format!("`{known}`")).collect();
+            format!(": use one of {}", all.join(", "))
+        }
+        None => String::new(),
+    }
 }
 
 /// Returns bytes in lower-case hexadecimal.

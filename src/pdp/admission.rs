@@ -6,8 +6,6 @@ pub(super) mod concurrency;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use dashmap::DashSet;
-
 use crate::approvals::store::Store;
 use crate::audit::events::Actor;
 use crate::audit::refusals::RefusalCounter;
@@ -61,8 +59,6 @@ pub(super) struct Admission {
     streams: Shares,
     /// Refusals of unauthenticated peers that are not recorded yet.
     pub(super) unauthenticated: RefusalCounter,
-    /// Tool service and id of the requests in flight.
-    in_flight: DashSet<(String, String)>,
 }
 
 impl Admission {
@@ -82,7 +78,6 @@ impl Admission {
             shares: Shares::new(most),
             streams: Shares::new(most),
             unauthenticated: RefusalCounter::default(),
-            in_flight: DashSet::new(),
         }
     }
 
@@ -218,28 +213,5 @@ impl Admission {
     pub(super) fn count_unauthenticated(&self, peer: String, kind: &'static str) {
         self.telemetry.metrics.refusal(kind);
         self.unauthenticated.count(peer, kind);
-    }
-
-    /// Marks a request as in flight until the guard is dropped. Returns `None` if a request of this caller
-    /// with the same id is in flight. Requests without an id are not marked.
-    pub(super) fn track_in_flight(&self, caller: &Caller, request_id: &str) -> Option<InFlightGuard<'_>> {
-        if request_id.is_empty() {
-            return Some(InFlightGuard { admission: self, key: None });
-        }
-        let key = (caller.tool_service.clone(), request_id.to_owned());
-        self.in_flight.insert(key.clone()).then_some(InFlightGuard { admission: self, key: Some(key) })
-    }
-}
-
-pub(super) struct InFlightGuard<'a> {
-    admission: &'a Admission,
-    key: Option<(String, String)>,
-}
-
-impl Drop for InFlightGuard<'_> {
-    fn drop(&mut self) {
-        if let Some(key) = &self.key {
-            self.admission.in_flight.remove(key);
-        }
     }
 }

@@ -9,7 +9,7 @@ use crate::audit::events::Actor;
 use crate::audit::record::DecisionRecord;
 use crate::clock::Stopwatch;
 use crate::entities::direct::On;
-use crate::model::answer::{Answer, Mode};
+use crate::model::answer::{Answer, Mode, SCREENING_NOT_STORED};
 use crate::model::call::{Call, PlainCall};
 use crate::model::chain::Caller;
 use crate::model::refusal::Refusal;
@@ -73,10 +73,6 @@ impl Pdp {
         let request = match read {
             Ok(request) => request,
             Err(refusal) => return self.refuse(moment, origin, &caller, open, refusal.into()).await,
-        };
-        let Some(_flight) = self.admission.track_in_flight(&caller, request.id()) else {
-            let refusal = Refusal::invalid("request_id", "belongs to a request that is still in flight");
-            return self.refuse(moment, origin, &caller, open, refusal.into()).await;
         };
         let turn = share.turn(request.has_texts()).await;
         let evaluated = match &request {
@@ -178,6 +174,9 @@ impl Pdp {
             mode,
             AnswerSubject { call: Some(call), request_id: &call.correlation.request, display, call_digest: digest },
         )?;
+        let discards = self.risk.discards_screening(moment, CallInChain { caller, chain, call }, &answer, &signals);
+        answer.warnings.extend(discards.then_some(SCREENING_NOT_STORED));
+        answer.warnings.sort_unstable();
         answer.signals = Box::new(signals);
         if let TokenState::Usable(approval) = &presented
             && answer.allows()

@@ -19,14 +19,6 @@ impl Request {
     pub(super) fn has_texts(&self) -> bool {
         matches!(self, Self::Call(call) if !call.untrusted.is_empty())
     }
-
-    /// Returns the id of the request; empty if the caller sent none.
-    pub(super) fn id(&self) -> &str {
-        match self {
-            Self::Call(call) => &call.correlation.request,
-            Self::Plain(call) => &call.correlation.request,
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,9 @@
 
 mod content;
 mod direct;
+mod obligations;
 mod paths;
+mod tenancy;
 mod types;
 mod wiring;
 
@@ -15,9 +17,10 @@ use cedar_policy_core::ast::{self, Effect};
 use crate::model::fault::Fault;
 use crate::model::roles::{Roles, Supplier};
 use crate::model::source::Source;
+use crate::model::text::known;
 use crate::policy::rule::Requirement;
 use crate::policy::scope::{self, Constraint};
-use crate::policy::shape::{Action, Shape, Shapes, type_name};
+use crate::policy::shape::{Action, Shape, Shapes};
 use crate::policy::store::Store;
 use crate::policy::{ReadPolicies, ReadPolicy, Rule, parse};
 
@@ -57,7 +60,8 @@ pub(super) fn lint(read: &ReadPolicies, schema: &Source, shapes: &Shapes, store:
             principals_are_typed(&subject),
             entities_exist(&subject, &bundle),
             requirements_exist(&subject, &bundle),
-            reads_return_only(&subject, &bundle),
+            obligations::are_declared(&subject, &bundle),
+            obligations::reads_return_only(&subject, &bundle),
             paths::members_are_declared(&subject, &bundle),
             paths::vouched_members_are_used_as_paths(&subject),
         ];
@@ -161,52 +165,34 @@ fn entities_exist(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String> {
 /// nothing can meet denies forever, and one with the wrong template would be lifted by the wrong approval.
 fn requirements_exist(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String> {
     let mut faults = vec![];
+    if matches!(subject.rule.requires, Some(Requirement::Approval(_))) && bundle.roles.approval_request.is_empty() {
+        faults.push("`@requires(\"approval:…\")` needs the type of requests for approval: set `approval_request` in the manifest's `roles`".to_owned());
+    }
     for action in scope::covered(subject.policy, bundle.shapes) {
         let id = action.uid.id().unescaped();
         faults.extend(match &subject.rule.requires {
             Some(Requirement::Approval(template)) => {
-                let known = match bundle
-                    .shapes
-                    .follow(&action.context, &["approval", "template"])
-                    .map(|member| &member.shape)
-                {
-                    Some(Shape::Entity(entity)) => entity.choices.iter().flatten().any(|choice| choice == template),
-                    _ => false,
-                };
-                (!known).then(|| format!("`context.approval` of action `{id}` does not declare template `{template}`"))
+                let declared = bundle.shapes.follow(&action.context, &["approval", "template"]);
+                let choices = declared.map_or(&[][..], |member| member.shape.choices());
+                let known = || known(template, choices.iter().map(String::as_str));
+                (!choices.contains(template)).then(|| {
+                    format!("`context.approval` of action `{id}` does not declare template `{template}`{}", known())
+                })
             }
             Some(Requirement::Check(name)) => {
-                let known = bundle.shapes.follow(&action.context, &["checks", name]).is_some();
-                (!known).then(|| format!("`context.checks` of action `{id}` does not declare check `{name}`"))
+                let checks = bundle.shapes.follow(&action.context, &["checks"]).map(|member| &member.shape);
+                let declared: Vec<&str> = match checks {
+                    Some(Shape::Record(checks)) => checks.keys().map(String::as_str).collect(),
+                    Some(_) | None => vec![],
+                };
+                let known = || known(name, declared.iter().copied());
+                (!declared.contains(&name.as_str()))
+                    .then(|| format!("`context.checks` of action `{id}` does not declare check `{name}`{}", known()))
             }
             None => None,
         });
     }
     faults
-}
-
-/// Requires `return_only` on permits of reads and verifications for agents, so that an agent gets named
-/// fields and never a whole record.
-fn reads_return_only(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String> {
-    let agent = type_name(&bundle.roles.agent);
-    let for_agents = agent.is_some_and(|agent| scope::can_match(scope::principal(subject.policy), &agent));
-    let returns = subject
-        .rule
-        .obligations
-        .iter()
-        .any(|obligation| obligation.kind == "return_only" && !obligation.value.is_empty());
-    let is_read = |action: &&Action| {
-        action.uid.id().unescaped().ends_with(".read") || action.uid.id().unescaped().starts_with("verification.")
-    };
-    match scope::covered(subject.policy, bundle.shapes).into_iter().find(is_read) {
-        Some(action) if subject.policy.effect() == Effect::Permit && for_agents && !returns => {
-            vec![format!(
-                "a `permit` of `{}` for agents must carry `@obligation(\"return_only:<fields>\")`",
-                action.uid.id().unescaped()
-            )]
-        }
-        _ => vec![],
-    }
 }
 
 /// Fault of the schema or the manifest, with the names to locate it by, most precise first.

@@ -6,6 +6,7 @@ use cedar_policy_core::ast::{Effect, Policy};
 
 use crate::model::answer::{Obligation, Reason};
 use crate::model::content::Disposition;
+use crate::model::text::known;
 use crate::policy::engine::id_text;
 
 /// Annotations that a policy may have.
@@ -75,7 +76,7 @@ impl Rule {
         let mut faults: Vec<String> = annotations
             .keys()
             .filter(|name| !ANNOTATIONS.contains(name))
-            .map(|name| format!("has the unknown annotation `@{name}`"))
+            .map(|name| format!("has the unknown annotation `@{name}`{}", known(name, ANNOTATIONS)))
             .collect();
         let annotation = |name: &str| annotations.get(name).copied();
         let forbids = policy.effect() == Effect::Forbid;

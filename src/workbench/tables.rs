@@ -62,6 +62,8 @@ pub struct Report {
     pub failures: Vec<Failure>,
     /// Policies that did not determine any decision.
     pub unreached: Vec<String>,
+    /// Policies with obligations that no case states in `obligations`.
+    pub unstated: Vec<String>,
     /// Pairs of action and step with a decision.
     #[serde(skip)]
     pub decided: BTreeSet<(String, String)>,
@@ -98,7 +100,7 @@ pub fn run(folder: &Folder, reading: Reading) -> Result<Report, LoadError> {
     let bundle = &snapshot.bundle;
     let Some(roles) = &bundle.roles else { return Ok(Report::default()) };
     let mut report = Report::default();
-    let mut reached = BTreeSet::new();
+    let (mut reached, mut stated) = (BTreeSet::new(), BTreeSet::new());
     for (source, file) in &files {
         for case in &file.cases {
             let runner = Runner { snapshot: &snapshot, bundle, roles, fixtures: &fixtures, file };
@@ -108,7 +110,9 @@ pub fn run(folder: &Folder, reading: Reading) -> Result<Report, LoadError> {
                 *(if allowed { &mut report.allowed } else { &mut report.denied }) += 1;
                 report.decided.insert((decided.action.clone(), decided.step.clone()));
                 if let Ok(evaluation) = &decided.evaluation {
-                    reached.extend(evaluation.verdict.determining().into_iter().map(str::to_owned));
+                    let determining = evaluation.verdict.determining().into_iter().map(str::to_owned);
+                    stated.extend(determining.clone().filter(|_| case.expect.obligations.is_some()));
+                    reached.extend(determining);
                 }
                 let mut differences = differences(&case.expect, &decided.evaluation);
                 differences.extend(
@@ -122,8 +126,10 @@ pub fn run(folder: &Folder, reading: Reading) -> Result<Report, LoadError> {
             }
         }
     }
-    report.unreached =
-        bundle.policies.rules().into_keys().filter(|id| !reached.contains(*id)).map(str::to_owned).collect();
+    let rules = bundle.policies.rules();
+    report.unreached = rules.keys().filter(|id| !reached.contains(**id)).map(|id| (*id).to_owned()).collect();
+    let obliges = |id: &str| rules.get(id).is_some_and(|rule| !rule.obligations.is_empty());
+    report.unstated = reached.into_iter().filter(|id| obliges(id) && !stated.contains(id)).collect();
     Ok(report)
 }
 

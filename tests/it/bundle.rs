@@ -109,7 +109,7 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
         "no file of `entities/` defines `Role::\"refunder\"`",
     ),
     ("callers.cedar", "principal is Rep in Role", "principal in Role", "the scope must contain `principal is <type>`"),
-    ("callers.cedar", "@obligation(\"return_only:matches,checked_at\")", "", "for agents must carry `@obligation"),
+    ("callers.cedar", "@obligation(\"return_only:matches,checked_at\")", "", "for agents must have `@obligation"),
     (
         "callers.cedar",
         "permit (principal is Rep in Role::\"support-rep\", action in Action::\"case_call\", resource);",
@@ -170,7 +170,7 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
         "bundle.yaml",
         "  agent: support-bot",
         "  agent: suport-bot",
-        "bundle.yaml:46:10: the bundle does not define `suport-bot`",
+        "bundle.yaml:49:10: the bundle does not define `suport-bot`",
     ),
     ("bundle.yaml", "  step: intake", "  step: intak", "the bundle does not define `intak`"),
     (
@@ -339,6 +339,77 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
     ("approvals.yaml", "reversibility: reversible", "reversibility: perhaps", "perhaps"),
     ("approvals.yaml", "pending: {case: 5,", "pending: {case: 0,", "`case` must be 1 to 100000"),
     ("approvals.yaml", "cool_down_minutes: 30", "cooldown_minutes: 30", "cooldown_minutes"),
+    // The faults below would let a guard get lost.
+    (
+        "callers.cedar",
+        "@id(\"agent.checks-orders\") @obligation(\"return_only:order_id,status,paid_minor,refunded_minor,currency\")",
+        "@id(\"agent.checks-orders\")",
+        "a `permit` of `order.check` for agents must have `@obligation(\"return_only:<fields>\")`",
+    ),
+    (
+        "tickets.cedar",
+        "\"return_only:value\"",
+        "\"return-only:value\"",
+        "names the type `return-only`, which is neither built in nor declared in the manifest's `obligations`: did you mean `return_only`?",
+    ),
+    ("tickets.cedar", "\"return_only:value\"", "\"return_only value\"", "did you mean `return_only`?"),
+    (
+        "tickets.cedar",
+        "\"return_only:value\"",
+        "\"return_only:value,value\"",
+        "`@obligation(\"return_only:…\")` must have names separated by commas",
+    ),
+    ("tickets.cedar", "\"return_only:value\"", "\"return_only:\"", "must have names separated by commas"),
+    ("risk.cedar", "\"route:fraud\"", "\"route:the fraud team\"", "`@obligation(\"route:…\")` must have one name"),
+    (
+        "bundle.yaml",
+        "returns_nothing: [reply.release]",
+        "returns_nothing: []",
+        "action `reply.release` is in no group of the manifest's `writes`: list it in `reads`",
+    ),
+    (
+        "bundle.yaml",
+        "returns_nothing: [reply.release]",
+        "returns_nothing: [reply.release, case.read]",
+        "action `case.read` is listed in `reads` and in `returns_nothing`",
+    ),
+    (
+        "bundle.yaml",
+        "reads: [reads,",
+        "reads: [reeds, reads,",
+        "`reads` names `reeds`, which is neither an action nor a group of actions: did you mean `reads`?",
+    ),
+    (
+        "bundle.yaml",
+        "  approval_request: ApprovalRequest\n",
+        "",
+        "`@requires(\"approval:…\")` needs the type of requests for approval: set `approval_request`",
+    ),
+    (
+        "schema.cedarschema",
+        "entity Step enum [",
+        "entity Step enum [\"closing\", ",
+        "step `closing` has no actions: no action is in the group `in_closing`",
+    ),
+    (
+        "tenancy.cedar",
+        "unless { resource.tenant == context.case.tenant && resource.customer == context.case.customer };",
+        "unless { resource.customer == context.case.customer };",
+        "type `Order` has a tenant, and no `forbid` for all principals reads `resource.tenant` in `",
+    ),
+    (
+        "refunds.cedar",
+        "approval:refund",
+        "approval:refunds",
+        "does not declare template `refunds`: did you mean `refund`?",
+    ),
+    (
+        "refunds.cedar",
+        "check:fraud_review",
+        "check:fraud_revue",
+        "does not declare check `fraud_revue`: did you mean `fraud_review`?",
+    ),
+    ("refunds.cedar", "@requires(", "@require(", "has the unknown annotation `@require`: did you mean `requires`?"),
     // The faults below are in risk, rates, detectors and constraints.
     ("bundle.yaml", "  case_read: case.read ", "  # ", "`case_read` is missing in the manifest"),
     (
@@ -577,6 +648,33 @@ fn an_unknown_file_in_a_bundle_is_refused() {
     files.insert("refunds.ceder".into(), b"forbid (principal, action, resource);".to_vec());
     let error = Bundle::from_folder(Folder::of(files), Reading::default()).unwrap_err();
     assert_eq!(error.lines(), ["refunds.ceder:1:1: is not a file of a bundle"]);
+}
+
+/// Editors and file managers add files and byte-order marks, which must not make a bundle invalid.
+#[test]
+fn a_bundle_is_read_as_peoples_tools_write_it() {
+    let folder = crate::harness::temp();
+    crate::harness::copy(&policies(), folder.path());
+    for name in [
+        ".refunds.cedar.swp",
+        "refunds.cedar~",
+        ".DS_Store",
+        "#refunds.cedar#",
+        "entities/.DS_Store",
+        "tests/money.yaml~",
+    ] {
+        std::fs::write(folder.path().join(name), [0, 159, 146, 150]).unwrap();
+    }
+    let plain = Folder::read(&policies()).unwrap();
+    assert_eq!(Folder::read(folder.path()).unwrap().digest(), plain.digest());
+    for name in plain.files().keys() {
+        let file = folder.path().join(name);
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(file, format!("\u{feff}{text}")).unwrap();
+    }
+    let marked = Folder::read(folder.path()).unwrap();
+    assert_eq!(marked.digest(), plain.digest(), "a byte-order mark is no content");
+    Bundle::from_folder(marked, Reading::default()).unwrap();
 }
 
 #[test]

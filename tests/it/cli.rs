@@ -69,7 +69,7 @@ fn check_describes_a_bundle_or_locates_its_faults() {
 fn the_test_command_runs_the_tables_and_exits_with_3_on_failure() {
     let bundle = reference();
     let path = bundle.path().to_str().unwrap();
-    let passed = run(&["test", path]);
+    let passed = run(&["test", path, "--strict"]);
     assert_eq!(code(&passed), 0, "{}", out(&passed));
     assert!(out(&passed).contains("decisions as expected"));
     let steps = std::fs::read_to_string(bundle.path().join("steps.cedar")).unwrap();
@@ -78,6 +78,25 @@ fn the_test_command_runs_the_tables_and_exits_with_3_on_failure() {
     let failed = run(&["test", path]);
     assert_eq!(code(&failed), 3);
     assert!(out(&failed).contains("FAILED tests/steps.yaml"), "{}", out(&failed));
+}
+
+/// A policy that can never apply, and an obligation that no table holds, fail only a strict run.
+#[test]
+fn a_strict_test_run_fails_if_a_policy_decides_no_test_or_no_test_states_its_obligations() {
+    let run_both = |file: &str, edit: &dyn Fn(String) -> String, told: &str| {
+        let bundle = reference();
+        let path = bundle.path().to_str().unwrap();
+        let before = std::fs::read_to_string(bundle.path().join(file)).unwrap_or_default();
+        std::fs::write(bundle.path().join(file), edit(before)).unwrap();
+        let (loose, strict) = (run(&["test", path]), run(&["test", path, "--strict"]));
+        assert!(out(&strict).contains(told), "{}", out(&strict));
+        assert_eq!((code(&loose), code(&strict)), (0, 3));
+        assert_eq!(out(&loose), out(&strict));
+    };
+    let never = "@id(\"never\") forbid (principal, action, resource) when { context.now < context.now };";
+    run_both("never.cedar", &|_| never.to_owned(), "no test is decided by: never\n");
+    let unstated = |table: String| table.replace("[risk.nothing], obligations: [\"route:fraud\"]", "[risk.nothing]");
+    run_both("tests/risk.yaml", &unstated, "no test states the obligations of: risk.nothing\n");
 }
 
 #[test]

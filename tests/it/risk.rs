@@ -131,6 +131,39 @@ async fn a_write_on_a_tainted_case_needs_an_approval() {
     app.stop().await;
 }
 
+/// The texts of a chain that may not read the case screen nothing, which the answer tells: a retry can't help.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_that_cannot_screen_a_case_is_told_so() {
+    let folder = temp();
+    crate::harness::copy(&crate::harness::policies(), folder.path());
+    let file = folder.path().join("bundle.yaml");
+    let manifest =
+        std::fs::read_to_string(&file).unwrap().replace("tool_service: support-tools", "tool_service: billing-tools");
+    std::fs::write(file, manifest).unwrap();
+    let bundle = folder.path().to_owned();
+    let app = App::start_with(move |config, _| config.bundle.path = bundle).await;
+    let other = App::start().await;
+    let mut client = app.decisions().await;
+    let told = |answer: &v1::AuthorizeResponse| answer.warnings.iter().any(|warning| warning == "screening_not_stored");
+    let screened = client.authorize(refund_request()).await.unwrap().into_inner();
+    assert!(told(&screened), "{screened:?}");
+    let unscreened = v1::AuthorizeRequest { untrusted: vec![], ..refund_request() };
+    let again = client.authorize(unscreened.clone()).await.unwrap().into_inner();
+    assert_eq!((again.reason(), again.next_action()), (v1::Reason::ScreeningRequired, v1::NextAction::None));
+    assert!(told(&again), "{again:?}");
+    // A chain that may read the case is told to send the text, and that helps.
+    let mut client = other.decisions().await;
+    let first = client.authorize(unscreened.clone()).await.unwrap().into_inner();
+    assert_eq!((first.reason(), first.next_action()), (v1::Reason::ScreeningRequired, v1::NextAction::Retry));
+    assert!(!told(&first));
+    let second = client.authorize(refund_request()).await.unwrap().into_inner();
+    assert!(second.decision() == v1::Decision::Allow && !told(&second), "{second:?}");
+    let versionless = client.authorize(of_case("case-2", "", refund_request())).await.unwrap().into_inner();
+    assert!(told(&versionless), "without a version nothing is stored: {versionless:?}");
+    app.stop().await;
+    other.stop().await;
+}
+
 /// Threat 28: only a chain that may read a case can change what is remembered about it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chain_that_may_not_read_a_case_cannot_raise_its_risk() {

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use countersign::api::v1;
 use countersign::api::v1::authorize_result::Result as Item;
-use countersign::caller::Peer;
-use countersign::pdp::origin::{Origin, Purpose};
+use tokio_stream::StreamExt;
 use tonic::Code;
 
 use crate::audit::Disk;
@@ -105,34 +104,43 @@ async fn a_stream_answers_each_item_and_survives_failing_items() {
     app.stop().await;
 }
 
+/// Answers on a stream are matched by their ids, so they differ there. Elsewhere, processes of one tool service may
+/// number their calls alike.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_id_in_flight_is_refused_until_it_is_answered() {
+async fn a_request_id_in_flight_is_refused_on_its_stream_and_nowhere_else() {
     let disk = Arc::new(Disk::default());
     let seam = Arc::clone(&disk);
     let app = App::start_with(move |_, seams| seams.disk = seam).await;
-    let origin = Origin {
-        peer: Peer { address: Some(app.grpc), ..Peer::default() },
-        trace: countersign::telemetry::spans::Trace::default(),
-        purpose: Purpose::Authorize,
-        waits: false,
-    };
-    let pdp = Arc::clone(&app.pdp);
-    let moment = pdp.moment();
-    let read = || countersign::api::convert::request(named("same", order_check()));
+    let (sender, receiver) = tokio::sync::mpsc::channel(4);
+    let mut client = app.decisions().await;
+    let item = || v1::AuthorizeStreamRequest { request: Some(named("same", order_check())) };
+    let mut answers =
+        client.authorize_stream(tokio_stream::wrappers::ReceiverStream::new(receiver)).await.unwrap().into_inner();
     disk.stall();
-    let mut first = std::pin::pin!(pdp.authorize(&moment, &origin, read()));
-    let mut second = std::pin::pin!(pdp.authorize(&moment, &origin, read()));
-    // Poll each once: the first waits for its audit line, the second for that of its refusal.
-    tokio::select! {
-        biased;
-        _ = &mut first => panic!("answered without a record"),
-        _ = &mut second => panic!("answered without a record"),
-        () = std::future::ready(()) => {}
+    sender.send(item()).await.unwrap();
+    sender.send(item()).await.unwrap();
+    // Unary calls and other streams with this id wait only for the disk.
+    let mut alike = vec![];
+    for _ in 0..2 {
+        let mut client = app.decisions().await;
+        alike.push(tokio::spawn(async move { client.authorize(named("same", order_check())).await }));
     }
     disk.go_on();
-    assert!(first.await.unwrap().value().allows());
-    let refused = second.await.unwrap_err();
-    assert_eq!(refused.refusal().to_string(), "`request_id` belongs to a request that is still in flight");
-    assert!(pdp.authorize(&moment, &origin, read()).await.unwrap().value().allows());
+    let mut results = vec![];
+    for _ in 0..2 {
+        results.push(answers.next().await.unwrap().unwrap().result.unwrap().result.unwrap());
+    }
+    let refused = results.iter().find_map(|result| match result {
+        v1::authorize_result::Result::Error(error) => Some(error.message.as_str()),
+        v1::authorize_result::Result::Response(_) => None,
+    });
+    assert!(refused.unwrap().contains("belongs to a request of this stream that is still in flight"), "{refused:?}");
+    for call in alike {
+        assert_eq!(call.await.unwrap().unwrap().get_ref().decision(), v1::Decision::Allow);
+    }
+    sender.send(item()).await.unwrap();
+    let after = answers.next().await.unwrap().unwrap().result.unwrap().result.unwrap();
+    assert!(matches!(after, v1::authorize_result::Result::Response(_)), "the id is free again: {after:?}");
+    drop(sender);
     app.stop().await;
 }

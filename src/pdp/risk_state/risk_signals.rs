@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::bundle::Bundle;
 use crate::json::Value;
-use crate::model::answer::{Gate, Reason};
+use crate::model::answer::{Answer, Gate, Reason};
 use crate::model::call::{Call, Untrusted};
 use crate::model::chain::Chain;
 use crate::model::finding::Screened;
@@ -273,6 +273,24 @@ impl RiskState {
         signals.hostile =
             !signals.screened.findings.is_empty() || memories.iter().flatten().any(|(name, _)| found(name));
         Ok(())
+    }
+
+    /// Returns whether the caller must know that its texts don't screen the case: it sent texts that were not
+    /// stored, or the call was denied for lack of a screening that this chain can't provide.
+    pub(in crate::pdp) fn discards_screening(
+        &self,
+        moment: &Moment,
+        CallInChain { chain, call, .. }: CallInChain<'_>,
+        answer: &Answer,
+        signals: &Signals,
+    ) -> bool {
+        if moment.snapshot.bundle.rules.risk.is_none() {
+            return false;
+        }
+        let stores = signals.reads_case && !call.case.version.is_empty();
+        let needs = answer.outcome.denied == Some(Reason::ScreeningRequired);
+        let is_screened = signals.screened.screened || signals.screened.unscreened;
+        (is_screened && !stores) || (needs && !is_screened && !self.reads_case(moment, chain, call))
     }
 
     /// Returns whether the chain may read the case in any step. Only such a chain changes the case's history.

@@ -123,12 +123,11 @@ pub(super) fn tests(policy: &ast::Policy, steps: &[&str]) -> bool {
     })
 }
 
-/// Returns whether a policy's conditions read this path of `context`.
-pub(super) fn looks_at(policy: &ast::Policy, steps: &[&str]) -> bool {
+/// Returns whether a policy's conditions read this path of a variable.
+pub(super) fn looks_at(policy: &ast::Policy, variable: ast::Var, steps: &[&str]) -> bool {
     super::conditions(policy).into_iter().any(|expression| {
-        path(expression).is_some_and(|(variable, found)| {
-            variable == ast::Var::Context && found.iter().map(String::as_str).eq(steps.iter().copied())
-        })
+        path(expression)
+            .is_some_and(|(read, found)| read == variable && found.iter().map(String::as_str).eq(steps.iter().copied()))
     })
 }
 

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashSet};
 
 use cedar_policy::EntityUid;
-use cedar_policy_core::ast::Effect;
+use cedar_policy_core::ast::{Effect, Var};
 
-use super::{Bundle, content, direct, paths, types};
+use super::{Bundle, content, direct, obligations, paths, tenancy, types};
 use crate::model::fault::Fault;
 use crate::model::source::Source;
 use crate::model::trusted_context::{CLAIMED, DERIVED, REMEMBERED};
@@ -27,6 +27,8 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<Fault> {
     messages.extend(steps(bundle));
     messages.extend(templates(bundle));
     messages.extend(case_read(bundle));
+    messages.extend(obligations::actions_are_classified(bundle));
+    messages.extend(tenancy::faults(bundle));
     messages.extend(content::faults(bundle));
     messages.extend(direct::faults(bundle));
     messages.into_iter().map(|message| place(bundle.schema, message)).collect()
@@ -199,6 +201,13 @@ fn steps(bundle: &Bundle<'_>) -> Vec<Lint> {
         .map(|(id, _)| Lint::new([&id], format!("action `{id}` is in no group of {}", groups.join(", "))))
         .collect();
     let known = |group: &String| bundle.shapes.actions.values().any(|action| action.groups.contains(group));
+    faults.extend(groups.iter().filter(|group| !known(group)).map(|group| {
+        let step = group.trim_start_matches("in_");
+        Lint::new(
+            [&step, &bundle.roles.step],
+            format!("step `{step}` has no actions: no action is in the group `{group}`"),
+        )
+    }));
     let unknown = bundle.roles.writes.keys().filter(|group| !known(group));
     faults.extend(
         unknown.map(|group| Lint::new([&group], format!("`writes` names `{group}`, which is not a group of actions"))),
@@ -222,7 +231,7 @@ fn unguarded(bundle: &Bundle<'_>) -> Vec<Lint> {
             let guards = bundle.read.policies.iter().map(|read| &read.policy).filter(|policy| {
                 policy.effect() == Effect::Forbid
                     && matches!(scope::principal(policy), Constraint::Any)
-                    && paths::looks_at(policy, &["case", attribute])
+                    && paths::looks_at(policy, Var::Context, &["case", attribute])
             });
             let guarded: HashSet<&EntityUid> =
                 guards.flat_map(|policy| scope::covered(policy, bundle.shapes)).map(|action| &action.uid).collect();

@@ -1,0 +1,45 @@
+//! Lint rule for tenants: the policies keep them apart even without the gate in code.
+
+use std::collections::HashSet;
+
+use cedar_policy::EntityUid;
+use cedar_policy_core::ast::{Effect, Policy, Var};
+
+use super::{Bundle, paths};
+use crate::policy::lint::Lint;
+use crate::policy::scope::{self, Constraint};
+use crate::policy::shape::type_name;
+
+/// Requires a `forbid` that reads the tenant of every resource that has one.
+pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<Lint> {
+    let mut faults = vec![];
+    let policies = bundle.read.policies.iter().map(|read| &read.policy);
+    let compare = |policy: &&Policy| {
+        policy.effect() == Effect::Forbid
+            && matches!(scope::principal(policy), Constraint::Any)
+            && paths::looks_at(policy, Var::Resource, &["tenant"])
+    };
+    let comparing: Vec<&Policy> = policies.filter(compare).collect();
+    for (name, kind) in &bundle.shapes.entities {
+        // The case's own tenant is that of the call.
+        let owned = kind.attributes.contains_key("tenant") && *name != bundle.roles.case;
+        let Some(resource) = type_name(name).filter(|_| owned) else { continue };
+        let of_type = comparing.iter().filter(|policy| scope::can_match(scope::resource(policy), &resource));
+        let guarded: HashSet<&EntityUid> =
+            of_type.flat_map(|policy| scope::covered(policy, bundle.shapes)).map(|action| &action.uid).collect();
+        let open = bundle
+            .case_actions()
+            .find(|(_, action)| action.resources.contains(&resource) && !guarded.contains(&action.uid));
+        if let Some((id, _)) = open {
+            faults.push(Lint::new(
+                [name],
+                format!(
+                    "type `{name}` has a tenant, and no `forbid` for all principals reads `resource.tenant` in `{id}`: \
+                     a policy must compare it with `context.case.tenant`"
+                ),
+            ));
+        }
+    }
+    faults.sort();
+    faults
+}
