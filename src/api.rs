@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
@@ -46,6 +47,8 @@ const MESSAGE_MAX: usize = 4 * 1024 * 1024;
 
 /// Grace period in which a connection past its maximum age may finish its requests.
 const GRACE: Duration = Duration::from_secs(30);
+/// Time that calls under way get after the ports have closed.
+const DRAIN: Duration = Duration::from_secs(10);
 /// Interval at which readiness is copied to the health service.
 const HEALTH_PERIOD: Duration = Duration::from_millis(250);
 
@@ -67,7 +70,8 @@ pub enum ServeError {
     Transport(#[from] tonic::transport::Error),
 }
 
-/// Serves until `shutdown` resolves, then finishes the requests in flight.
+/// Serves until `shutdown` resolves. Then the ports are closed, connections without calls are closed, streams and
+/// watches end, and calls under way get [`DRAIN`] to finish.
 ///
 /// # Errors
 /// Returns an error if reflection can't be set up or the transport fails.
@@ -77,6 +81,7 @@ pub async fn serve(
     options: Options,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    let (begin, begun) = oneshot::channel();
     let (health, health_service) = tonic_health::server::health_reporter();
     report(&health, &pdp).await;
     let reporting = tokio::spawn({
@@ -100,15 +105,39 @@ pub async fn serve(
         .add_service(admin::service(Arc::clone(&pdp)))
         .add_service(approval::service(Arc::clone(&pdp)))
         .add_service(signal::service(Arc::clone(&pdp)));
-    let incoming = listeners.accept(options.bearer_in_plaintext);
-    let served = Server::builder()
+    let (incoming, connections) = listeners.accept(options.bearer_in_plaintext);
+    let shutdown = {
+        let connections = connections.clone();
+        async move {
+            shutdown.await;
+            let (open, calls) = (connections.count(), connections.calls());
+            tracing::info!(name: "server.draining", connections = open, calls, "the ports are closed: waiting for the calls");
+            tokio::spawn(async move { connections.drain().await });
+            // The receiver lives as long as the server.
+            let _begun = begin.send(());
+        }
+    };
+    let serving = Server::builder()
         .max_concurrent_streams(options.streams_per_connection)
         .max_connection_age(options.connection_age)
         .max_connection_age_grace(GRACE)
         .layer(tower::layer::layer_fn(move |inner| Front::new(inner, Arc::clone(&pdp), options, Arc::clone(&unknown))))
         .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, shutdown)
-        .await;
+        .serve_with_incoming_shutdown(incoming, shutdown);
+    let late = async {
+        if begun.await.is_ok() {
+            tokio::time::sleep(DRAIN).await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    };
+    let served = tokio::select! {
+        served = serving => served,
+        () = late => {
+            tracing::warn!(name: "server.cut", calls = connections.calls(), "calls that take longer than 10 s were cut off");
+            Ok(())
+        }
+    };
     reporting.abort();
     Ok(served?)
 }

@@ -44,9 +44,6 @@ use crate::risk_store::RiskStore;
 use crate::risk_store::address::AddressError;
 use crate::telemetry::export::{self, SetUpError, Telemetry};
 
-/// Time that requests in flight get after the ports have closed.
-const DRAIN: Duration = Duration::from_secs(10);
-
 /// Dependencies that tests replace.
 #[derive(Debug)]
 pub struct Seams {
@@ -367,12 +364,7 @@ impl Bound {
                 }
             })
         });
-        let serving = api::serve(Arc::clone(&pdp), self.listeners, self.options, until(stopped.clone()));
-        let served = tokio::select! {
-            served = serving => served,
-            // A health watch or an idle stream never ends by itself, so stop waiting after `DRAIN`.
-            () = async { until(stopped).await; tokio::time::sleep(DRAIN).await } => Ok(()),
-        };
+        let served = api::serve(Arc::clone(&pdp), self.listeners, self.options, until(stopped)).await;
         for task in [watching, ticking, refreshing, witnessing, tending].into_iter().chain(events) {
             task.abort();
         }

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 /// File descriptors that are reserved for other uses: files, the state store, telemetry, the admin port.
@@ -31,6 +31,9 @@ const DESCRIPTORS_MAX: u64 = 65_536;
 const CONNECTIONS_MAX: usize = 16_384;
 /// Interval at which a connection's age and idle time are checked.
 const PERIOD: Duration = Duration::from_secs(5);
+
+/// Time that clients have to close their connections when the server stops.
+const FAREWELL: Duration = Duration::from_millis(250);
 
 /// Limits on the connections of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +81,10 @@ pub struct Standing {
     pub known: Arc<AtomicBool>,
     requests: Arc<AtomicUsize>,
     in_flight: Arc<AtomicUsize>,
+    /// Number of the requests in flight that no stopping server waits for.
+    watches: Arc<AtomicUsize>,
+    /// Whether the server is closing its connections; `None` without a port.
+    closing: Option<watch::Receiver<bool>>,
 }
 
 impl Standing {
@@ -86,6 +93,25 @@ impl Standing {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         InFlight(Arc::clone(&self.in_flight))
+    }
+
+    /// Marks a request in flight as one that no stopping server waits for, until the guard is dropped: a health
+    /// watch never ends by itself.
+    pub fn watch(&self) -> InFlight {
+        self.watches.fetch_add(1, Ordering::AcqRel);
+        InFlight(Arc::clone(&self.watches))
+    }
+
+    /// Waits until the server closes its connections.
+    pub async fn closes(self) {
+        let Some(mut closing) = self.closing else { return std::future::pending().await };
+        // The sender is dropped with the port.
+        let _closed = closing.wait_for(|is_closing| *is_closing).await;
+    }
+
+    /// Returns the number of requests that a stopping server waits for.
+    fn calls(&self) -> usize {
+        self.in_flight().saturating_sub(self.watches.load(Ordering::Acquire))
     }
 
     /// Returns the number of requests in flight.
@@ -114,6 +140,7 @@ impl Drop for InFlight {
 pub struct Connections {
     bounds: Bounds,
     open: Arc<Mutex<Open>>,
+    closing: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -142,7 +169,7 @@ impl Open {
 
 impl Connections {
     pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, open: Arc::default() }
+        Self { bounds, open: Arc::default(), closing: watch::Sender::new(false) }
     }
 
     /// Registers a new connection, whose peer is unauthenticated. If there are too many of those, the oldest
@@ -157,12 +184,28 @@ impl Connections {
         if open.entries.len() >= self.bounds.all && !open.close_oldest(is_unknown) && !open.close_oldest(is_idle) {
             return None;
         }
-        let standing = Standing::default();
+        let standing = Standing { closing: Some(self.closing.subscribe()), ..Standing::default() };
         let (sender, closed) = oneshot::channel();
         let id = open.next;
         open.next += 1;
         open.entries.insert(id, Entry { standing: standing.clone(), owner: None, _open: sender });
         Some(Place { id, standing, closed, connections: self.clone() })
+    }
+
+    /// Closes every connection as soon as no call is under way on it. HTTP/2 clients have been told that the server
+    /// goes away, and get a moment to close their connections themselves.
+    pub async fn drain(&self) {
+        self.closing.send_replace(true);
+        tokio::time::sleep(FAREWELL).await;
+        while self.count() > 0 {
+            self.open().entries.retain(|_, entry| entry.standing.calls() > 0);
+            tokio::time::sleep(FAREWELL / 10).await;
+        }
+    }
+
+    /// Returns the number of calls under way.
+    pub fn calls(&self) -> usize {
+        self.open().entries.values().map(|entry| entry.standing.calls()).sum()
     }
 
     /// Returns the number of open connections.

@@ -29,6 +29,7 @@ pub mod risk_clearing;
 mod risk_state;
 pub mod scoring;
 mod services;
+pub mod signal_lifting;
 pub mod snapshot;
 mod span_facts;
 pub mod status;

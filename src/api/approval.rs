@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::api::convert::{id, optional_object, some_id};
-use crate::api::front::origin;
+use crate::api::front::{closes, origin};
 use crate::api::v1::approval_service_server::{ApprovalService, ApprovalServiceServer};
 use crate::api::{respond, status, v1};
 use crate::approvals::store::reads::Filter;
@@ -111,6 +111,7 @@ impl ApprovalService for Approvals {
 
     async fn watch_approvals(&self, request: Request<v1::WatchApprovalsRequest>) -> Result<Response<Watched>, Status> {
         let origin = origin(&request, Purpose::Authorize);
+        let closes = closes(&request);
         let ids = request.into_inner().ids;
         if ids.len() > WATCHED_MAX {
             let refusal = Refusal::invalid("ids", "has more than 200 items");
@@ -128,7 +129,10 @@ impl ApprovalService for Approvals {
         let (sender, receiver) = mpsc::channel(16);
         let watching = watch(Arc::clone(&self.pdp), origin, ids, sender);
         tokio::spawn(async move {
-            watching.await;
+            tokio::select! {
+                () = watching => {}
+                () = closes => {}
+            }
             // The stream's permit is held until the watch ends.
             drop(share);
         });

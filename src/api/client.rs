@@ -20,6 +20,7 @@ use crate::json::{Object, Value, canonical};
 use crate::model::call::{Call, EntityReference};
 use crate::model::chain::Credential;
 use crate::model::number::to_i64;
+use crate::model::time::Timestamp;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -126,6 +127,35 @@ pub async fn clear(target: &Target, request: v1::ClearRiskRequest) -> Result<v1:
     let request = with_token(target, request)?;
     let answered = SignalServiceClient::new(connect(target).await?).clear_risk(request).await;
     Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner())
+}
+
+/// Lifts a kill switch, with a human's token.
+pub async fn lift(target: &Target, request: v1::LiftSignalRequest) -> Result<v1::LiftSignalResponse, ClientError> {
+    let request = with_token(target, request)?;
+    let answered = SignalServiceClient::new(connect(target).await?).lift_signal(request).await;
+    Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner())
+}
+
+/// Lists the signals in force, with a human's token if the target has one.
+pub async fn signals(target: &Target, tenant: String) -> Result<v1::ListSignalsResponse, ClientError> {
+    let request = v1::ListSignalsRequest { tenant };
+    let client = SignalServiceClient::new(connect(target).await?);
+    let mut client = client.max_decoding_message_size(64 << 20);
+    let answered = match &target.token {
+        Some(_) => client.list_signals(with_token(target, request)?).await,
+        None => client.list_signals(request).await,
+    };
+    Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner())
+}
+
+/// Returns when a signal begins and ends, in RFC 3339.
+pub fn period(signal: &v1::ActiveSignal) -> (String, String) {
+    let text = |time: Option<prost_types::Timestamp>| {
+        let time = time.unwrap_or_default();
+        let micros = time.seconds.saturating_mul(1_000_000).saturating_add(i64::from(time.nanos) / 1000);
+        Timestamp::from_micros(micros).to_string()
+    };
+    (text(signal.since), text(signal.until))
 }
 
 /// Fetches the server's status.

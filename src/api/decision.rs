@@ -5,10 +5,11 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::select;
 use futures_util::{Stream, StreamExt};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::api::front::{self, origin};
+use crate::api::front::{self, closes, origin};
 use crate::api::v1::decision_service_server::{DecisionService, DecisionServiceServer};
 use crate::api::{MESSAGE_MAX, Options, convert, respond, status, texts, v1};
 use crate::json::has_duplicates;
@@ -91,7 +92,8 @@ impl DecisionService for Decisions {
         let share = self.pdp.open_stream(&origin, true).await.map_err(|refused| status::status(refused.refusal()))?;
         let decisions = self.clone();
         let in_flight = InFlight::default();
-        let incoming = request.into_inner().take_until(tokio::time::sleep(self.stream_age));
+        let (age, closes) = (tokio::time::sleep(self.stream_age), Box::pin(closes(&request)));
+        let incoming = request.into_inner().take_until(select(Box::pin(age), closes));
         let answers = incoming.map(move |item| {
             // The closure owns the stream's permit, so the permit is held as long as the stream lives.
             let _open = &share;

@@ -2,6 +2,8 @@
 //! enforces the request timeout, turns a panic into an error status, and counts requests that no method
 //! received.
 
+mod gate;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -18,10 +20,10 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::Service;
 
+use crate::api::front::gate::{Gate, UnderWay, too_many};
 use crate::api::listen::Connection;
 use crate::caller::Peer;
 use crate::clock::Stopwatch;
-use crate::connections::{InFlight, Standing};
 use crate::pdp::Pdp;
 use crate::pdp::origin::{Origin, Purpose};
 use crate::telemetry::spans::Trace;
@@ -43,7 +45,7 @@ pub struct Options {
 }
 
 /// Every method of the protocol, by its name in spans and metrics.
-pub const METHODS: [&str; 18] = [
+pub const METHODS: [&str; 20] = [
     "countersign.v1.AdminService/ConfirmStore",
     "countersign.v1.AdminService/ExplainDecision",
     "countersign.v1.AdminService/GetStatus",
@@ -61,19 +63,14 @@ pub const METHODS: [&str; 18] = [
     "countersign.v1.DecisionService/PrepareContext",
     "countersign.v1.DecisionService/ReportOutcome",
     "countersign.v1.SignalService/ClearRisk",
+    "countersign.v1.SignalService/LiftSignal",
+    "countersign.v1.SignalService/ListSignals",
     "countersign.v1.SignalService/ReportSignal",
 ];
 const OTHER: &str = "_OTHER";
 const RELOAD: &str = "countersign.v1.AdminService/ReloadBundle";
 /// A bundle may have 200,000 policies.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
-const HEALTH_CHECK: &str = "grpc.health.v1.Health/Check";
-/// Maximum number of requests in flight on one connection of an unauthenticated peer. Such requests count
-/// from their headers on; requests of authenticated callers take a permit later, when their message was read.
-const UNKNOWN_PER_CONNECTION: usize = 16;
-/// Maximum number of requests in flight on all connections of unauthenticated peers together.
-const UNKNOWN_MAX: usize = 256;
-
 /// Flag that a method sets when it has its message. From then on the pipelines record how the request ends.
 #[derive(Clone, Debug, Default)]
 pub struct Seen(Arc<AtomicBool>);
@@ -83,6 +80,11 @@ impl Seen {
     pub fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+/// Returns what waits until the server closes the message's connection.
+pub(super) fn closes<T>(request: &tonic::Request<T>) -> impl Future<Output = ()> + Send + use<T> {
+    request.extensions().get::<Connection>().cloned().unwrap_or_default().standing.closes()
 }
 
 /// Returns a message's peer and trace, and marks the message as received by a method.
@@ -109,69 +111,6 @@ impl<S> Front<S> {
     /// Wraps a service. `unknown` counts the requests of unauthenticated peers on all connections.
     pub fn new(inner: S, pdp: Arc<Pdp>, options: Options, unknown: Arc<AtomicUsize>) -> Self {
         Self { inner, gate: Gate { pdp, options, unknown } }
-    }
-}
-
-/// Decides which requests of unauthenticated peers are admitted.
-#[derive(Clone, Debug)]
-struct Gate {
-    pdp: Arc<Pdp>,
-    options: Options,
-    unknown: Arc<AtomicUsize>,
-}
-
-impl Gate {
-    /// Counts a request on its connection and, if its peer is unauthenticated, among the requests of such
-    /// peers. Returns `None` if such peers have too many requests. A bearer token is verified before a
-    /// request is refused, so that unauthenticated peers can't keep out a caller that authenticates by token.
-    async fn admit(&self, standing: &Standing, path: &str, caller: &Peer) -> Option<UnderWay> {
-        if let Some(under_way) = self.begin(standing, path) {
-            return Some(under_way);
-        }
-        let proves = caller.bearer.is_some() && !standing.is_known() && self.pdp.knows(caller).await;
-        if proves { self.begin(standing, path) } else { None }
-    }
-
-    /// Checks whether a caller may use health or reflection. Health checks are open to every peer; reflection
-    /// and health watches need an authenticated caller unless `reflects_to_all` is set.
-    async fn may_watch(&self, path: &str, caller: &Peer, under_way: Option<UnderWay>) -> Result<UnderWay, Status> {
-        if !(self.options.reflects_to_all || path == HEALTH_CHECK || self.pdp.knows(caller).await) {
-            return Err(Status::unauthenticated("only authenticated callers may use reflection and health watches"));
-        }
-        under_way.ok_or_else(too_many)
-    }
-
-    fn begin(&self, standing: &Standing, path: &str) -> Option<UnderWay> {
-        // Health checks are exempt from the limit on all unauthenticated peers together. Otherwise an
-        // orchestrator would restart a server that such peers keep busy.
-        if path == HEALTH_CHECK && standing.in_flight() < UNKNOWN_PER_CONNECTION {
-            return Some(UnderWay { _in_flight: standing.begin(), _unknown: None });
-        }
-        let unknown = (!standing.is_known()).then(|| Unknown::begin(&self.unknown));
-        let is_over = unknown.is_some()
-            && (standing.in_flight() >= UNKNOWN_PER_CONNECTION || self.unknown.load(Ordering::Acquire) > UNKNOWN_MAX);
-        (!is_over).then(|| UnderWay { _in_flight: standing.begin(), _unknown: unknown })
-    }
-}
-
-/// Guard of a request in flight, held until the response body has ended.
-struct UnderWay {
-    _in_flight: InFlight,
-    _unknown: Option<Unknown>,
-}
-
-struct Unknown(Arc<AtomicUsize>);
-
-impl Unknown {
-    fn begin(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(count))
-    }
-}
-
-impl Drop for Unknown {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -249,10 +188,6 @@ fn with_bearer(request: &Request<Body>, peer: Peer) -> Peer {
     let takes_bearer = request.extensions().get::<Connection>().is_some_and(|connection| connection.takes_bearer);
     let bearer = request.headers().get("authorization").and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     Peer { bearer: bearer.filter(|_| takes_bearer).map(str::to_owned), ..peer }
-}
-
-fn too_many() -> Status {
-    Status::resource_exhausted("too many requests of unauthenticated callers are in flight")
 }
 
 /// Ends a request that is refused before a method receives it.

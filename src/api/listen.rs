@@ -74,15 +74,15 @@ impl Accepted {
 }
 
 impl Listeners {
-    /// Accepts connections until the returned stream is dropped.
-    pub(super) fn accept(self, bearer_in_plaintext: bool) -> ReceiverStream<io::Result<Accepted>> {
+    /// Accepts connections until the returned stream is dropped. Also returns those that are open.
+    pub(super) fn accept(self, bearer_in_plaintext: bool) -> (ReceiverStream<io::Result<Accepted>>, Connections) {
         let (sender, receiver) = mpsc::channel(16);
         let connections = Connections::new(Bounds::of_calls());
         if let Some(unix) = self.unix {
             tokio::spawn(accept_unix(unix, Arc::clone(&self.callers), connections.clone(), sender.clone()));
         }
-        tokio::spawn(accept_tcp(self.tcp, self.callers, bearer_in_plaintext, connections, sender));
-        ReceiverStream::new(receiver)
+        tokio::spawn(accept_tcp(self.tcp, self.callers, bearer_in_plaintext, connections.clone(), sender));
+        (ReceiverStream::new(receiver), connections)
     }
 }
 

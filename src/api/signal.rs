@@ -17,6 +17,7 @@ use crate::pdp::origin::Purpose;
 use crate::pdp::refused::run_to_completion;
 use crate::pdp::reports::Signal;
 use crate::pdp::risk_clearing::Clear;
+use crate::pdp::signal_lifting::ToLift;
 
 const REASON_MAX: usize = 1024;
 
@@ -55,6 +56,86 @@ impl SignalService for Signals {
         let recorded = cleared.map_err(|refused| status::status(refused.refusal()))?;
         Ok(Response::new(v1::ClearRiskResponse { audit: respond::reference(&recorded, self.pdp.audit_log()) }))
     }
+
+    async fn lift_signal(
+        &self,
+        request: Request<v1::LiftSignalRequest>,
+    ) -> Result<Response<v1::LiftSignalResponse>, Status> {
+        let origin = origin(&request, Purpose::Authorize);
+        let (pdp, read) = (Arc::clone(&self.pdp), to_lift(request.into_inner()));
+        let lifted = run_to_completion(async move { pdp.lift_signal(&origin, read).await }).await;
+        let recorded = lifted.map_err(|refused| status::status(refused.refusal()))?;
+        let progress = recorded.value();
+        Ok(Response::new(v1::LiftSignalResponse {
+            lifted: progress.is_lifted,
+            humans: progress.humans,
+            quorum: progress.quorum,
+            audit: respond::reference(&recorded, self.pdp.audit_log()),
+        }))
+    }
+
+    async fn list_signals(
+        &self,
+        request: Request<v1::ListSignalsRequest>,
+    ) -> Result<Response<v1::ListSignalsResponse>, Status> {
+        let origin = origin(&request, Purpose::Authorize);
+        let tenant = some_id(&request.into_inner().tenant, "tenant");
+        let active = self.pdp.list_signals(&origin, tenant).await;
+        Ok(Response::new(listed(&active.map_err(|refused| status::status(refused.refusal()))?)))
+    }
+}
+
+/// Maximum number of listed signals.
+const LISTED_MAX: usize = 1000;
+
+fn listed(halts: &[Halt]) -> v1::ListSignalsResponse {
+    let signal = |halt: &Halt| v1::ActiveSignal {
+        subject_kind: wire_kind(halt.subject_kind).into(),
+        subject_id: halt.subject.clone(),
+        tenant: halt.tenant.clone(),
+        effect: halt.kind.name().to_owned(),
+        since: Some(respond::time(halt.since)),
+        until: Some(respond::time(halt.until)),
+    };
+    v1::ListSignalsResponse {
+        signals: halts.iter().take(LISTED_MAX).map(signal).collect(),
+        truncated: halts.len() > LISTED_MAX,
+    }
+}
+
+fn wire_kind(kind: SubjectKind) -> v1::SignalSubjectKind {
+    match kind {
+        SubjectKind::Agent => v1::SignalSubjectKind::Agent,
+        SubjectKind::Case => v1::SignalSubjectKind::Case,
+        SubjectKind::Customer => v1::SignalSubjectKind::Customer,
+        SubjectKind::Server => v1::SignalSubjectKind::Server,
+        SubjectKind::Supervisor => v1::SignalSubjectKind::Supervisor,
+        SubjectKind::Tenant => v1::SignalSubjectKind::Tenant,
+    }
+}
+
+fn to_lift(message: v1::LiftSignalRequest) -> Result<ToLift, Refusal> {
+    let subject_kind = subject_kind(message.subject_kind())?;
+    let lift = ToLift {
+        tenant: match subject_kind {
+            SubjectKind::Server => String::new(),
+            _ => some_id(&message.tenant, "tenant")?,
+        },
+        subject_kind,
+        subject: some_id(&message.subject_id, "subject_id")?,
+        reason: message.reason,
+    };
+    if lift.reason.is_empty() || lift.reason.len() > REASON_MAX {
+        return Err(Refusal::invalid("reason", "must be 1 to 1024 bytes"));
+    }
+    Ok(lift)
+}
+
+fn subject_kind(kind: v1::SignalSubjectKind) -> Result<SubjectKind, Refusal> {
+    SubjectKind::ALL
+        .into_iter()
+        .find(|known| wire_kind(*known) == kind)
+        .ok_or_else(|| Refusal::invalid("subject_kind", "is missing, or not known to this version"))
 }
 
 fn clear(message: v1::ClearRiskRequest) -> Result<Clear, Refusal> {
@@ -79,17 +160,7 @@ fn clear(message: v1::ClearRiskRequest) -> Result<Clear, Refusal> {
 }
 
 fn read(message: v1::ReportSignalRequest) -> Result<Signal, Refusal> {
-    let subject_kind = match message.subject_kind() {
-        v1::SignalSubjectKind::Agent => SubjectKind::Agent,
-        v1::SignalSubjectKind::Case => SubjectKind::Case,
-        v1::SignalSubjectKind::Customer => SubjectKind::Customer,
-        v1::SignalSubjectKind::Server => SubjectKind::Server,
-        v1::SignalSubjectKind::Supervisor => SubjectKind::Supervisor,
-        v1::SignalSubjectKind::Tenant => SubjectKind::Tenant,
-        v1::SignalSubjectKind::Unspecified => {
-            return Err(Refusal::invalid("subject_kind", "is missing, or not known to this version"));
-        }
-    };
+    let subject_kind = subject_kind(message.subject_kind())?;
     let kind = SignalKind::from_name(&some_id(&message.kind, "kind")?);
     let kind =
         kind.ok_or_else(|| Refusal::invalid("kind", "is not known to this version: see `ReportSignalRequest.kind`"))?;
@@ -118,6 +189,7 @@ fn read(message: v1::ReportSignalRequest) -> Result<Signal, Refusal> {
         kind: effect,
         since: Timestamp::from_micros(since),
         until: Timestamp::default(),
+        lifted: Timestamp::default(),
     };
     Ok(Signal { kind, severity, halt, ttl, event_id: some_id(&message.event_id, "event_id")?, reporter: None })
 }

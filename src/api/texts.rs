@@ -219,7 +219,7 @@ pub(super) fn evaluated(recorded: &Recorded<(Answer, Evaluated)>, log: &str) -> 
         warnings: answer.warnings.iter().map(ToString::to_string).collect(),
         draft_digest: evaluated.draft_digest.clone(),
         release_expires_at: release_expires_at.map(respond::time),
-        reason_user: denied.map_or("", Reason::text).to_owned(),
+        reason_user: text_for_agent(answer, evaluated.disposition).to_owned(),
         retry_after: respond::retry_after(answer),
     }
 }
@@ -255,5 +255,14 @@ fn message(kind: &str) -> &'static str {
         "unchecked_language" => "the bundle has no rules for the draft's language",
         "ungrounded" => "the draft states something that no source supports",
         _ => "a rule of the bundle matched",
+    }
+}
+
+/// Returns what the agent is told of a draft. A reason that names no fault of the draft, such as full windows, goes
+/// before the disposition.
+fn text_for_agent(answer: &Answer, disposition: Disposition) -> &'static str {
+    match answer.outcome.denied {
+        None | Some(Reason::NotPermitted | Reason::DraftRequired | Reason::ApprovalRequired) => disposition.text(),
+        Some(reason) => reason.text(),
     }
 }

@@ -6,6 +6,7 @@ pub mod error;
 mod heads;
 mod history;
 mod lifecycle;
+pub mod lifting;
 pub mod location;
 pub mod outbox;
 pub mod reads;

@@ -105,6 +105,16 @@ impl Disposition {
         }
     }
 
+    /// Constant text for the agent that wrote the draft; empty for a release.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Block => "This draft must not be sent. Do not retry it.",
+            Self::HumanReview => "A person must read this draft before it is sent.",
+            Self::Release => "",
+            Self::Revise => "Change the draft as the findings suggest, and submit it again.",
+        }
+    }
+
     /// Looks up a disposition by its name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Release, Self::Revise, Self::HumanReview, Self::Block]

@@ -69,7 +69,7 @@ impl HaltKind {
         [Self::KillSwitch, Self::SessionRevoked].into_iter().chain(raising).find(|kind| kind.name() == name)
     }
 
-    /// Returns whether the kind stops calls. Nothing withdraws such an entry before its end.
+    /// Returns whether the kind stops calls. Only humans who lift a kill switch end such an entry before its time.
     pub fn stops(self) -> bool {
         match self {
             Self::KillSwitch | Self::SessionRevoked => true,
@@ -199,6 +199,17 @@ pub struct Halt {
     pub since: Timestamp,
     /// Time when the effect ends.
     pub until: Timestamp,
+    /// Time when humans last lifted a kill switch of this subject; 0 if they never did. A switch that is reported later
+    /// is in force again.
+    pub lifted: Timestamp,
+}
+
+impl Halt {
+    /// Returns whether the entry is in force.
+    pub fn is_active(&self, now: Timestamp) -> bool {
+        let is_lifted = self.lifted > Timestamp::default() && self.lifted >= self.since;
+        now < self.until && !is_lifted
+    }
 }
 
 /// Kill switches, revoked sessions and raised risks by subject. A call looks up only those of its own
@@ -217,13 +228,14 @@ impl Halts {
         }
     }
 
-    /// Returns whether an entry of the same kind and subject begins and ends no earlier than this one.
+    /// Returns whether an entry of the same kind and subject begins, ends and was lifted no earlier than this one.
     pub fn has(&self, halt: &Halt) -> bool {
         let same = match halt.subject_kind {
             SubjectKind::Server => self.everything.as_slice(),
             kind => self.of(kind, &halt.subject),
         };
-        let covers = |known: &&Halt| known.since >= halt.since && known.until >= halt.until;
+        let covers =
+            |known: &&Halt| known.since >= halt.since && known.until >= halt.until && known.lifted >= halt.lifted;
         same.iter().filter(|known| known.kind == halt.kind && known.tenant == halt.tenant).any(|known| covers(&known))
     }
 
@@ -286,6 +298,16 @@ impl<'a> Halted<'a> {
         })
     }
 
+    /// Returns whether an entry about this human herself, not one about her tenant or everything, stops her.
+    pub fn is_stopped_herself(human: &Human, halts: &Halts, now: Timestamp) -> bool {
+        let own = halts.of(SubjectKind::Supervisor, &human.id).iter().filter(|halt| halt.tenant == human.tenant);
+        own.filter(|halt| halt.is_active(now)).any(|halt| match halt.kind {
+            HaltKind::KillSwitch => true,
+            HaltKind::Risk(_) => false,
+            HaltKind::SessionRevoked => human.issued_at <= halt.since,
+        })
+    }
+
     /// Returns the highest severity that is reported of the subjects at this instant.
     pub fn reported_by(&self, halts: &Halts, now: Timestamp) -> Option<Severity> {
         let severities = self.standing(halts, now).filter_map(|halt| match halt.kind {
@@ -310,6 +332,6 @@ impl<'a> Halted<'a> {
             .filter(|(_, subject)| !subject.is_empty())
             .flat_map(|(kind, subject)| halts.of(kind, subject));
         let own = own.filter(move |halt| halt.tenant == tenant);
-        own.chain(&halts.everything).filter(move |halt| now < halt.until)
+        own.chain(&halts.everything).filter(move |halt| halt.is_active(now))
     }
 }

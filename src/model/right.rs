@@ -16,10 +16,14 @@ pub enum Right {
     DecisionExplain,
     /// A human clears the risk history of a subject.
     RiskClear,
+    /// A human lifts the kill switch on everything.
+    ServerLift,
     /// A tool service reads the server's status.
     ServerObserve,
     /// A tool service reloads the bundle.
     ServerOperate,
+    /// A human lifts a kill switch of a tenant.
+    SignalLift,
     /// A tool service reports a signal.
     SignalReport,
 }
@@ -34,14 +38,16 @@ pub enum RightOn {
 }
 
 impl Right {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::ApprovalRead,
         Self::ApprovalReview,
         Self::ApprovalRevoke,
         Self::DecisionExplain,
         Self::RiskClear,
+        Self::ServerLift,
         Self::ServerObserve,
         Self::ServerOperate,
+        Self::SignalLift,
         Self::SignalReport,
     ];
 
@@ -53,8 +59,10 @@ impl Right {
             Self::ApprovalRevoke => "approval.revoke",
             Self::DecisionExplain => "decision.explain",
             Self::RiskClear => "risk.clear",
+            Self::ServerLift => "server.lift",
             Self::ServerObserve => "server.observe",
             Self::ServerOperate => "server.operate",
+            Self::SignalLift => "signal.lift",
             Self::SignalReport => "signal.report",
         }
     }
@@ -67,7 +75,12 @@ impl Right {
     /// Returns the link that holds the right: the supervisor, for a human, or the tool service.
     pub fn of(self) -> Link {
         match self {
-            Self::ApprovalRead | Self::ApprovalReview | Self::ApprovalRevoke | Self::RiskClear => Link::Supervisor,
+            Self::ApprovalRead
+            | Self::ApprovalReview
+            | Self::ApprovalRevoke
+            | Self::RiskClear
+            | Self::ServerLift
+            | Self::SignalLift => Link::Supervisor,
             Self::DecisionExplain | Self::ServerObserve | Self::ServerOperate | Self::SignalReport => Link::ToolService,
         }
     }
@@ -76,8 +89,8 @@ impl Right {
     pub fn on(self) -> RightOn {
         match self {
             Self::ApprovalRead | Self::ApprovalReview | Self::ApprovalRevoke => RightOn::Approval,
-            Self::ServerObserve | Self::ServerOperate => RightOn::Server,
-            Self::DecisionExplain | Self::RiskClear | Self::SignalReport => RightOn::Tenant,
+            Self::ServerLift | Self::ServerObserve | Self::ServerOperate => RightOn::Server,
+            Self::DecisionExplain | Self::RiskClear | Self::SignalLift | Self::SignalReport => RightOn::Tenant,
         }
     }
 }

@@ -71,6 +71,9 @@ pub struct Roles {
     /// Actions, or groups of them, that neither write nor return data.
     #[serde(default)]
     pub returns_nothing: Vec<String>,
+    /// Number of humans who must ask before a kill switch is lifted.
+    #[serde(default = "one")]
+    pub lift_quorum: u32,
     /// Types of obligations and advice besides [`OBLIGATIONS`], with the form of their values.
     #[serde(default)]
     pub obligations: BTreeMap<String, ValueForm>,
@@ -254,4 +257,8 @@ impl Roles {
 
 fn is_listed(listed: &[String], action: &str, groups: &[String]) -> bool {
     listed.iter().any(|name| name == action || groups.contains(name))
+}
+
+fn one() -> u32 {
+    1
 }

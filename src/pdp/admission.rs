@@ -61,6 +61,8 @@ pub(super) struct Admission {
     pub(super) unauthenticated: RefusalCounter,
 }
 
+const STOPPED: Refusal = Refusal::Unauthenticated("a kill switch or a revoked session stops this human");
+
 impl Admission {
     pub(super) fn new(
         services: &Services,
@@ -181,9 +183,36 @@ impl Admission {
         self.service(moment, origin).map(Party::Service)
     }
 
-    /// Returns the human of a token. She must be an entity of the bundle, belong to the tenant that her
-    /// issuer speaks for, and not be stopped.
+    /// Authenticates the caller like [`Self::party`], for liftings: a kill switch on a tenant or on everything stops
+    /// no human from lifting it, but one on the human herself does.
+    ///
+    /// # Errors
+    /// If the caller can't be authenticated (UNAUTHENTICATED); the refusal is already counted.
+    pub(super) async fn lifter(&self, moment: &Moment, origin: &Origin) -> Result<Party, Refused> {
+        let Some(token) = self.human_token(&origin.peer) else { return self.party(moment, origin).await };
+        let human = self.known_human(moment, token).await.and_then(|human| {
+            match Halted::is_stopped_herself(&human, &self.store.halts().halts, moment.now) {
+                true => Err(STOPPED),
+                false => Ok(human),
+            }
+        });
+        let human = human.map_err(|refusal| self.unauthenticated(origin, refusal))?;
+        origin.peer.known.store(true, Ordering::Release);
+        Ok(Party::Human(human))
+    }
+
+    /// Returns the human of a token, whom nothing may stop.
     async fn human(&self, moment: &Moment, token: &str) -> Result<Human, Refusal> {
+        let human = self.known_human(moment, token).await?;
+        if Halted::human(&human).stopped_by(&self.store.halts().halts, moment.now) {
+            return Err(STOPPED);
+        }
+        Ok(human)
+    }
+
+    /// Returns the human of a token. She must be an entity of the bundle, and belong to the tenant that her
+    /// issuer speaks for.
+    async fn known_human(&self, moment: &Moment, token: &str) -> Result<Human, Refusal> {
         let unknown = Refusal::Unauthenticated(
             "the human of the token is not in the bundle, or belongs to another tenant than the issuer",
         );
@@ -197,9 +226,6 @@ impl Admission {
             return Err(unknown);
         }
         self.replicas.can_tell_stops(moment.now)?;
-        if Halted::human(&human).stopped_by(&self.store.halts().halts, moment.now) {
-            return Err(Refusal::Unauthenticated("a kill switch or a revoked session stops this human"));
-        }
         Ok(human)
     }
 

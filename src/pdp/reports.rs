@@ -188,6 +188,7 @@ impl Pdp {
                     kind: says.kind.effect(says.severity),
                     since: says.at,
                     until: Timestamp::default(),
+                    lifted: Timestamp::default(),
                 };
                 let (kind, severity) = (says.kind, says.severity);
                 let signal = Signal {
@@ -224,12 +225,10 @@ impl Pdp {
         if !self.may_report(moment, caller, &signal.halt, &tenant) {
             return Err(Refusal::Forbidden(MAY_NOT_REPORT));
         }
-        let halt = Halt {
-            tenant,
-            since: signal.halt.since.min(moment.now),
-            until: moment.now.plus(signal.ttl),
-            ..signal.halt
-        };
+        let event_time = signal.halt.since.min(moment.now);
+        // A kill switch begins when it is taken, so that it is later than the lifting of an earlier one.
+        let since = if signal.halt.kind == HaltKind::KillSwitch { moment.now } else { event_time };
+        let halt = Halt { tenant, since, until: moment.now.plus(signal.ttl), ..signal.halt };
         // The log identifies customers by a keyed digest everywhere.
         let subject = match halt.subject_kind {
             SubjectKind::Customer => self.audit.digest(&crate::json::Value::from(halt.subject.as_str())),
@@ -243,7 +242,7 @@ impl Pdp {
             ("tenant", halt.tenant.clone().into()),
             ("severity", signal.severity.name().into()),
             ("event_id", signal.event_id.clone().into()),
-            ("event_time", halt.since.to_string().into()),
+            ("event_time", event_time.to_string().into()),
             ("until", halt.until.to_string().into()),
         ];
         if halt.subject_kind == SubjectKind::Case {

@@ -1529,3 +1529,72 @@ async fn evidence_must_exist_in_the_case() {
     }
     app.stop().await;
 }
+
+/// Two humans on call lift a kill switch. It stays lifted after a restart, and a new report sets it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_switch_is_lifted_by_two_humans_with_the_right() {
+    on_both_engines!(app, {
+        use countersign::api::v1::signal_service_client::SignalServiceClient;
+        use v1::SignalSubjectKind::{Agent, Supervisor, Tenant};
+        let issuer = Issuer::of(&app.data);
+        let mut client = app.decisions().await;
+        let signals = SignalServiceClient::new(app.channel().await);
+        let report = async |kind: v1::SignalSubjectKind, subject: &str, event: &str| {
+            let request = v1::ReportSignalRequest {
+                subject_kind: kind.into(),
+                subject_id: subject.into(),
+                kind: "kill_switch".into(),
+                ttl: Some(prost_types::Duration { seconds: 3600, nanos: 0 }),
+                event_id: event.into(),
+                event_time: Some(prost_types::Timestamp { seconds: seconds(), nanos: 0 }),
+                ..Default::default()
+            };
+            signals.clone().report_signal(request).await.unwrap()
+        };
+        let mut lifting = SignalServiceClient::new(app.channel().await);
+        let mut lift = async |kind: v1::SignalSubjectKind, subject: &str, human: &str| {
+            let request = v1::LiftSignalRequest {
+                subject_kind: kind.into(),
+                subject_id: subject.into(),
+                tenant: "acme".into(),
+                reason: "a mistake".into(),
+            };
+            lifting.lift_signal(bearer(request, human)).await.map(tonic::Response::into_inner)
+        };
+        let mut decision = async || client.authorize(order_check()).await.unwrap().into_inner().decision();
+        let [lead, other, junior, foreign] =
+            ["lead-1", "lead-2", "junior-lead", "globex-lead"].map(|human| issuer.human(human));
+        report(Agent, "support-bot", "event-1").await;
+        assert_eq!(decision().await, v1::Decision::Deny);
+        for stranger in [&junior, &foreign] {
+            assert_eq!(lift(Agent, "support-bot", stranger).await.unwrap_err().code(), Code::PermissionDenied);
+        }
+        for _ in 0..2 {
+            let asked = lift(Agent, "support-bot", &lead).await.unwrap();
+            assert_eq!((asked.lifted, asked.humans, asked.quorum), (false, 1, 2), "one human counts once");
+        }
+        assert_eq!(decision().await, v1::Decision::Deny);
+        assert!(lift(Agent, "support-bot", &other).await.unwrap().lifted);
+        assert_eq!(decision().await, v1::Decision::Allow);
+        assert_eq!(lift(Agent, "support-bot", &lead).await.unwrap_err().code(), Code::FailedPrecondition);
+        let types: Vec<String> =
+            lines(&app.data).iter().filter_map(|line| line["type"].as_str().map(str::to_owned)).collect();
+        assert_eq!(types.iter().filter(|name| *name == "signal.lift_asked").count(), 2);
+        assert_eq!(types.iter().filter(|name| *name == "signal.lifted").count(), 1);
+
+        // Reported again, it is in force again, and who asked before does not count.
+        report(Agent, "support-bot", "event-2").await;
+        assert_eq!(decision().await, v1::Decision::Deny);
+        assert!(!lift(Agent, "support-bot", &other).await.unwrap().lifted);
+        assert!(lift(Agent, "support-bot", &lead).await.unwrap().lifted);
+
+        // A switch on the whole tenant doesn't stop those who lift it; one on a human stops her.
+        report(Tenant, "acme", "event-3").await;
+        report(Supervisor, "lead-2", "event-4").await;
+        assert!(!lift(Tenant, "acme", &lead).await.unwrap().lifted);
+        assert_eq!(lift(Tenant, "acme", &other).await.unwrap_err().code(), Code::Unauthenticated);
+        assert_eq!(decision().await, v1::Decision::Deny);
+        let status = app.operations().await.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
+        assert!(status.ready, "no lifted switch counts as lost: {status:?}");
+    });
+}

@@ -170,7 +170,7 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
         "bundle.yaml",
         "  agent: support-bot",
         "  agent: suport-bot",
-        "bundle.yaml:49:10: the bundle does not define `suport-bot`",
+        "bundle.yaml:50:10: the bundle does not define `suport-bot`",
     ),
     ("bundle.yaml", "  step: intake", "  step: intak", "the bundle does not define `intak`"),
     (

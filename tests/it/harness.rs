@@ -423,6 +423,13 @@ impl Process {
         rustix::process::kill_process(id, signal).unwrap();
     }
 
+    /// Sends SIGTERM, waits for the exit and returns the log.
+    pub(crate) fn log_of_stop(mut self) -> String {
+        self.signal(rustix::process::Signal::TERM);
+        assert!(self.child.wait().unwrap().success());
+        std::fs::read_to_string(self.log.path()).unwrap()
+    }
+
     /// Sends SIGTERM and waits for the exit.
     pub(crate) fn stop(mut self) -> std::process::ExitStatus {
         self.signal(rustix::process::Signal::TERM);

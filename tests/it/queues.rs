@@ -75,7 +75,8 @@ async fn a_heavier_report_replaces_a_lighter_one_in_a_full_table() {
     let report = async |event: &str, severity: Severity| {
         let (tenant, subject, subject_kind) = ("acme".into(), format!("customer-{event}"), SubjectKind::Customer);
         let (since, until) = (Timestamp::from_seconds(NOW), Timestamp::from_seconds(NOW + 3600));
-        let halt = Halt { tenant, subject_kind, subject, kind: HaltKind::Risk(severity), since, until };
+        let lifted = Timestamp::default();
+        let halt = Halt { tenant, subject_kind, subject, kind: HaltKind::Risk(severity), since, until, lifted };
         let (reporter, event_id, kind) = ("fraud".into(), event.to_owned(), SignalKind::FraudSuspected);
         let new = NewSignal { reporter, event_id, kind, halt, at: since, record: json!({}) };
         store.signal(new).await.unwrap()

@@ -839,6 +839,24 @@ async fn signals_can_be_reported_and_cleared_on_the_command_line() {
     assert_eq!(ask(&mut client, order_check()).await, ALLOWED);
     assert_eq!(report(&["kill_switch", "--everything", "development"]).0, Some(0));
     assert_eq!(ask(&mut client, order_check()).await, denied(v1::Reason::NotPermitted));
+    let list = || run(&["signals", "list", "--tenant", "acme", "--server", &url], "");
+    assert!(list().1.starts_with("kill_switch  server development  from "), "{}", list().1);
+    let lift = |token: &str| {
+        run(&["signals", "lift", "--everything", "development", "--reason", "a mistake", "--server", &url], token)
+    };
+    let other =
+        run(&["keys", "dev-token", "--principal", "lead-2", "--keys", keys.to_str().unwrap()], "").1.trim().to_owned();
+    for _ in 0..2 {
+        let (code, text) = lift(&lead);
+        assert!(code == Some(0) && text.starts_with("asked for by 1 of 2 humans: it stays in force"), "{text}");
+    }
+    assert_eq!(ask(&mut client, order_check()).await, denied(v1::Reason::NotPermitted));
+    let (code, text) = lift(&other);
+    assert!(code == Some(0) && text.starts_with("lifted, recorded in countersign/development at "), "{text}");
+    assert_eq!(ask(&mut client, order_check()).await, ALLOWED);
+    assert_eq!(list(), (Some(0), "no signal is in force\n".into()));
+    let (code, text) = lift(&other);
+    assert!(code == Some(1) && text.contains("no kill switch of this subject is in force"), "{text}");
     for wrong in
         [&["kill_switch"][..], &["kill_switch", "--case", "case-1"], &["mood_changed", "--agent", "support-bot"]]
     {

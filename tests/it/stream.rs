@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use countersign::api::v1;
 use countersign::api::v1::authorize_result::Result as Item;
+use countersign::api::v1::decision_service_client::DecisionServiceClient;
 use tokio_stream::StreamExt;
 use tonic::Code;
 
@@ -143,4 +144,28 @@ async fn a_request_id_in_flight_is_refused_on_its_stream_and_nowhere_else() {
     assert!(matches!(after, v1::authorize_result::Result::Response(_)), "the id is free again: {after:?}");
     drop(sender);
     app.stop().await;
+}
+
+/// Connections and streams without a call under way don't delay a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopping_server_waits_for_calls_and_for_nothing_else() {
+    let data = crate::harness::temp();
+    let server = crate::harness::Process::serve(data.path(), &[], |_| {});
+    let channel = || crate::harness::channel(server.grpc);
+    let silent = tokio::net::TcpStream::connect(server.grpc).await.unwrap();
+    let mut idle = DecisionServiceClient::new(channel().await);
+    assert_eq!(idle.authorize(order_check()).await.unwrap().get_ref().decision(), v1::Decision::Allow);
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    let mut streaming = DecisionServiceClient::new(channel().await);
+    let answers = streaming.authorize_stream(tokio_stream::wrappers::ReceiverStream::new(receiver)).await.unwrap();
+    sender.send(v1::AuthorizeStreamRequest { request: Some(named("one", order_check())) }).await.unwrap();
+    let mut answers = answers.into_inner();
+    assert!(answers.next().await.unwrap().is_ok());
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel().await);
+    let mut watch = health.watch(tonic_health::pb::HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert!(watch.message().await.unwrap().is_some());
+    let log = tokio::task::spawn_blocking(move || server.log_of_stop()).await.unwrap();
+    assert!(log.contains("server.draining") && !log.contains("server.cut"), "{log}");
+    assert!(answers.next().await.is_none(), "the stream ended as one that its server ends");
+    drop((silent, sender));
 }

@@ -209,7 +209,10 @@ async fn a_draft_that_claims_approval_of_a_requested_refund_is_not_released() {
     let requested = judged(&mut client, "Your refund is approved.", &[("refund_status", "requested")]).await;
     assert_eq!((requested.disposition(), found(&requested)), (Disposition::Revise, vec!["refund_approved".to_owned()]));
     let finding = &requested.findings[0];
-    assert!(finding.suggestion.contains("requested") && !finding.message.contains("approved"), "{finding:?}");
+    assert!(
+        finding.suggestion.contains("what the case says about the refund") && !finding.message.contains("approved"),
+        "{finding:?}"
+    );
     assert_eq!((requested.release_token.as_str(), requested.redacted_draft.as_str()), ("", ""));
     for status in ["approved", "issued"] {
         let approved = judged(&mut client, "Your refund is approved.", &[("refund_status", status)]).await;
@@ -580,6 +583,7 @@ async fn a_source_counts_only_with_its_original_text() {
             (Disposition::Revise, vec!["ungrounded".to_owned()]),
             "{words}"
         );
+        assert_eq!(wrong.reason_user, "Change the draft as the findings suggest, and submit it again.");
     }
     app.stop().await;
 }

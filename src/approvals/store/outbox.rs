@@ -145,6 +145,7 @@ impl Store {
                     ("DELETE FROM approvals WHERE ended_at > 0 AND ended_at < $1", month),
                     ("DELETE FROM events WHERE at < $1", month),
                     ("DELETE FROM halts WHERE until < $1 AND ends_approvals = 0", day),
+                    ("DELETE FROM lifts WHERE at < $1", day),
                     ("DELETE FROM checks WHERE expires < $1", day),
                     ("DELETE FROM releases WHERE at < $1", day),
                     ("DELETE FROM sums WHERE until < $1", day),

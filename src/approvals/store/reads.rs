@@ -251,15 +251,17 @@ pub(super) async fn halts(connection: &mut AnyConnection, which: Which<'_>) -> R
     };
     // A row whose approvals are not all ended yet prevents their use until they are, whatever its kind and
     // end.
-    let (kind, until) = match which {
+    let (kind, until, lifted) = match which {
         Which::StopsOf(_) => (
             "CASE WHEN ends_approvals = 1 THEN 'kill_switch' ELSE kind END",
             "CASE WHEN ends_approvals = 1 THEN 9223372036854775807 ELSE until END",
+            "CASE WHEN ends_approvals = 1 THEN 0 ELSE lifted END",
         ),
-        Which::All | Which::EndApprovals => ("kind", "until"),
+        Which::All | Which::EndApprovals => ("kind", "until", "lifted"),
     };
     let sql = format!(
-        "SELECT tenant, subject_kind, subject, {kind} AS kind, since, {until} AS until FROM halts WHERE {condition}"
+        "SELECT tenant, subject_kind, subject, {kind} AS kind, since, {until} AS until, {lifted} AS lifted FROM halts
+            WHERE {condition}"
     );
     let rows = sqlx::query(AssertSqlSafe(sql)).bind(tenant.to_owned()).fetch_all(connection).await?;
     rows.iter()
@@ -273,6 +275,7 @@ pub(super) async fn halts(connection: &mut AnyConnection, which: Which<'_>) -> R
                 kind: HaltKind::from_name(&kind).ok_or(StoreError::Damaged)?,
                 since: Timestamp::from_micros(row.try_get("since")?),
                 until: Timestamp::from_micros(row.try_get("until")?),
+                lifted: Timestamp::from_micros(row.try_get("lifted")?),
             })
         })
         .collect()

@@ -9,7 +9,7 @@ use crate::approvals::store::location::{Location, Options, Seen};
 use crate::model::number::to_i64;
 
 /// Statements of each version. A released version is never changed.
-const MIGRATIONS: [&[&str]; 5] = [
+const MIGRATIONS: [&[&str]; 6] = [
     &[
         "CREATE TABLE approvals (
         id TEXT PRIMARY KEY, generation TEXT NOT NULL, revision BIGINT NOT NULL, state TEXT NOT NULL, tenant TEXT NOT NULL,
@@ -72,6 +72,13 @@ const MIGRATIONS: [&[&str]; 5] = [
         "CREATE TABLE window_writes (
         tenant TEXT NOT NULL, boot TEXT NOT NULL, id TEXT NOT NULL, writes BIGINT NOT NULL, at BIGINT NOT NULL,
         PRIMARY KEY (tenant, boot))",
+    ],
+    // Kill switches that humans lifted, and who asked for it.
+    &[
+        "ALTER TABLE halts ADD COLUMN lifted BIGINT NOT NULL DEFAULT 0",
+        "CREATE TABLE lifts (
+        tenant TEXT NOT NULL, subject_kind TEXT NOT NULL, subject TEXT NOT NULL, human TEXT NOT NULL, at BIGINT NOT NULL,
+        PRIMARY KEY (tenant, subject_kind, subject, human))",
     ],
 ];
 

@@ -232,7 +232,7 @@ async fn end_halted(
     let Some(halt) = reads::halts(connection, reads::Which::EndApprovals).await?.into_iter().next() else {
         return Ok(End::RollBack(None));
     };
-    let Halt { tenant, subject_kind, subject, kind, since, until } = halt;
+    let Halt { tenant, subject_kind, subject, kind, since, until, .. } = halt;
     let mut ended = vec![];
     for id in ended_by(connection, &tenant, subject_kind, &subject, at).await? {
         let Some(approval) = reads::approval(connection, &id).await? else { continue };
@@ -301,22 +301,25 @@ pub(super) async fn stand_all(connection: &mut AnyConnection, halts: &[Halt]) ->
         let kept =
             merged.entry((&halt.tenant, halt.subject_kind, &halt.subject, halt.kind)).or_insert_with(|| halt.clone());
         (kept.since, kept.until) = (kept.since.max(halt.since), kept.until.max(halt.until));
+        kept.lifted = kept.lifted.max(halt.lifted);
     }
     let merged: Vec<Halt> = merged.into_values().collect();
     for some in merged.chunks(ROWS) {
         // A signal may only lower permission, so a new one never shortens a stored one: the later of both
         // times is kept.
         let sql = format!(
-            "INSERT INTO halts (tenant, subject_kind, subject, kind, since, until, ends_approvals) VALUES {}
+            "INSERT INTO halts (tenant, subject_kind, subject, kind, since, until, ends_approvals, lifted) VALUES {}
             ON CONFLICT (tenant, subject_kind, subject, kind) DO UPDATE SET ends_approvals = excluded.ends_approvals,
                 since = CASE WHEN excluded.since > halts.since THEN excluded.since ELSE halts.since END,
-                until = CASE WHEN excluded.until > halts.until THEN excluded.until ELSE halts.until END",
-            rows(some.len(), 7)
+                until = CASE WHEN excluded.until > halts.until THEN excluded.until ELSE halts.until END,
+                lifted = CASE WHEN excluded.lifted > halts.lifted THEN excluded.lifted ELSE halts.lifted END",
+            rows(some.len(), 8)
         );
         let mut insert = sqlx::query(AssertSqlSafe(sql));
-        for Halt { tenant, subject_kind, subject, kind, since, until } in some {
+        for Halt { tenant, subject_kind, subject, kind, since, until, lifted } in some {
             insert = insert.bind(tenant.clone()).bind(subject_kind.name()).bind(subject.clone()).bind(kind.name());
             insert = insert.bind(since.micros()).bind(until.micros()).bind(i64::from(kind.ends_approvals()));
+            insert = insert.bind(lifted.micros());
         }
         insert.execute(&mut *connection).await?;
     }

@@ -40,6 +40,9 @@ struct Line {
     kind: String,
     since: Timestamp,
     until: Timestamp,
+    /// Absent in lines of earlier versions.
+    #[serde(default)]
+    lifted: Timestamp,
 }
 
 impl StopNotes {
@@ -103,13 +106,13 @@ fn rewrite<'h>(path: &Path, halts: impl Iterator<Item = &'h Halt>, now: Timestam
 }
 
 fn line(halt: &Halt) -> Result<String, serde_json::Error> {
-    let Halt { tenant, subject_kind, subject, kind, since, until } = halt.clone();
+    let Halt { tenant, subject_kind, subject, kind, since, until, lifted } = halt.clone();
     let (subject_kind, kind) = (subject_kind.name().to_owned(), kind.name().to_owned());
-    Ok(serde_json::to_string(&Line { tenant, subject_kind, subject, kind, since, until })? + "\n")
+    Ok(serde_json::to_string(&Line { tenant, subject_kind, subject, kind, since, until, lifted })? + "\n")
 }
 
 fn read(line: &str) -> Option<Halt> {
-    let Line { tenant, subject_kind, subject, kind, since, until } = serde_json::from_str(line).ok()?;
+    let Line { tenant, subject_kind, subject, kind, since, until, lifted } = serde_json::from_str(line).ok()?;
     Some(Halt {
         tenant,
         subject_kind: SubjectKind::from_name(&subject_kind)?,
@@ -117,6 +120,7 @@ fn read(line: &str) -> Option<Halt> {
         kind: HaltKind::from_name(&kind)?,
         since,
         until,
+        lifted,
     })
 }
 
@@ -126,7 +130,8 @@ mod tests {
 
     fn halt(subject: &str, kind: HaltKind, until: i64) -> Halt {
         let (since, until) = (Timestamp::from_micros(1), Timestamp::from_micros(until));
-        Halt { tenant: "acme".into(), subject_kind: SubjectKind::Customer, subject: subject.into(), kind, since, until }
+        let (tenant, subject_kind, lifted) = ("acme".into(), SubjectKind::Customer, Timestamp::default());
+        Halt { tenant, subject_kind, subject: subject.into(), kind, since, until, lifted }
     }
 
     #[test]

@@ -1,0 +1,174 @@
+//! Kill switches that are in force, and their lifting by humans.
+
+use crate::approvals::store::lifting::{Lift, LiftTaken};
+use crate::audit::Recorded;
+use crate::audit::events::{self, Actor};
+use crate::entities::direct::On;
+use crate::json::Value;
+use crate::model::halt::{Halt, SubjectKind};
+use crate::model::refusal::Refusal;
+use crate::model::right::Right;
+use crate::pdp::Pdp;
+use crate::pdp::admission::Party;
+use crate::pdp::origin::Origin;
+use crate::pdp::refused::Refused;
+use crate::pdp::rights::may;
+use crate::pdp::snapshot::Moment;
+
+/// A request to lift a kill switch, as it was read.
+#[derive(Clone, Debug)]
+pub struct ToLift {
+    /// Tenant of the subject; empty for the server.
+    pub tenant: String,
+    pub subject_kind: SubjectKind,
+    pub subject: String,
+    pub reason: String,
+}
+
+/// Progress of a lifting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub is_lifted: bool,
+    /// Number of humans who have asked for it.
+    pub humans: u32,
+    /// Number of humans who must ask.
+    pub quorum: u32,
+}
+
+impl Pdp {
+    /// Returns the signals that are in force for a tenant and for everything, those that stop calls first.
+    ///
+    /// # Errors
+    /// If the request is refused; the refusal is already recorded or counted.
+    pub async fn list_signals(&self, origin: &Origin, read: Result<String, Refusal>) -> Result<Vec<Halt>, Refused> {
+        let moment = self.moment();
+        let party = self.admission.lifter(&moment, origin).await?;
+        let _share = self.admission.party_share(origin, &party).await?;
+        let by = party.actor().in_trace(origin.trace.id());
+        let listed = read.and_then(|tenant| {
+            if !self.may_list(&moment, &party, &tenant) {
+                return Err(Refusal::Forbidden(
+                    "no policy lets the caller see the signals of this tenant (`signal.report` or `server.observe`; for humans `signal.lift`)",
+                ));
+            }
+            self.replicas.can_tell_stops(moment.now)?;
+            Ok(self.active_signals(&moment, Some(&tenant)))
+        });
+        self.or_refused(&moment, origin, by, listed).await
+    }
+
+    /// Returns the signals in force, of one tenant and of everything, or of all tenants.
+    pub(super) fn active_signals(&self, moment: &Moment, tenant: Option<&str>) -> Vec<Halt> {
+        let halts = self.store.halts();
+        let is_meant = |halt: &&Halt| {
+            tenant.is_none_or(|tenant| halt.tenant == tenant || halt.subject_kind == SubjectKind::Server)
+        };
+        let mut active: Vec<Halt> =
+            halts.halts.iter().filter(|halt| halt.is_active(moment.now)).filter(is_meant).cloned().collect();
+        active.sort_by(|one, other| {
+            let key = |halt: &Halt| (!halt.kind.stops(), halt.tenant.clone(), halt.subject_kind, halt.subject.clone());
+            key(one).cmp(&key(other)).then(other.until.cmp(&one.until))
+        });
+        active.dedup_by(|next, kept| {
+            (&next.tenant, next.subject_kind, &next.subject, next.kind)
+                == (&kept.tenant, kept.subject_kind, &kept.subject, kept.kind)
+        });
+        active
+    }
+
+    fn may_list(&self, moment: &Moment, party: &Party, tenant: &str) -> bool {
+        match party {
+            Party::Human(human) => {
+                human.tenant == tenant && may(moment, Right::SignalLift, &human.id, On::Tenant(tenant))
+            }
+            Party::Service(caller) => {
+                let of_tenant = caller.speaks_for(tenant)
+                    && may(moment, Right::SignalReport, &caller.tool_service, On::Tenant(tenant));
+                let environment = &self.options.environment;
+                of_tenant || may(moment, Right::ServerObserve, &caller.tool_service, On::Server(environment))
+            }
+        }
+    }
+
+    /// Lifts a kill switch, as soon as enough humans have asked for it.
+    ///
+    /// # Errors
+    /// If the request is refused; the refusal is already recorded or counted.
+    pub async fn lift_signal(
+        &self,
+        origin: &Origin,
+        read: Result<ToLift, Refusal>,
+    ) -> Result<Recorded<Progress>, Refused> {
+        let moment = self.moment();
+        let party = self.admission.lifter(&moment, origin).await?;
+        let _share = self.admission.party_share(origin, &party).await?;
+        let by = party.actor().in_trace(origin.trace.id());
+        let lifted = match read {
+            Ok(lift) => self.lifted(&moment, &party, &by, lift).await,
+            Err(refusal) => Err(refusal),
+        };
+        self.or_refused(&moment, origin, by, lifted).await
+    }
+
+    async fn lifted(
+        &self,
+        moment: &Moment,
+        party: &Party,
+        by: &Actor,
+        lift: ToLift,
+    ) -> Result<Recorded<Progress>, Refusal> {
+        const FORBIDDEN: Refusal = Refusal::Forbidden(
+            "only a human may lift a kill switch, and no policy grants this one `signal.lift` (for everything: `server.lift`) here",
+        );
+        let Party::Human(human) = party else { return Err(FORBIDDEN) };
+        let environment = &self.options.environment;
+        let is_granted = match lift.subject_kind {
+            SubjectKind::Server => {
+                lift.subject == *environment && may(moment, Right::ServerLift, &human.id, On::Server(environment))
+            }
+            SubjectKind::Agent
+            | SubjectKind::Case
+            | SubjectKind::Customer
+            | SubjectKind::Supervisor
+            | SubjectKind::Tenant => {
+                human.tenant == lift.tenant && may(moment, Right::SignalLift, &human.id, On::Tenant(&lift.tenant))
+            }
+        };
+        if !is_granted {
+            return Err(FORBIDDEN);
+        }
+        let quorum = moment.snapshot.bundle.roles.as_ref().map_or(1, |roles| roles.lift_quorum);
+        let digest = |text: &str| self.audit.digest(&Value::from(text));
+        // The log identifies customers by a keyed digest everywhere.
+        let subject =
+            if lift.subject_kind == SubjectKind::Customer { digest(&lift.subject) } else { lift.subject.clone() };
+        let more = [
+            ("subject_kind", lift.subject_kind.name().into()),
+            ("subject", subject.into()),
+            ("tenant", lift.tenant.clone().into()),
+            ("quorum", quorum.into()),
+            ("reason_digest", digest(&lift.reason).into()),
+        ];
+        let (lifted, asked) =
+            (events::event("signal.lifted", by, None, &more), events::event("signal.lift_asked", by, None, &more));
+        let new = Lift {
+            tenant: lift.tenant,
+            subject_kind: lift.subject_kind,
+            subject: lift.subject,
+            human: human.id.clone(),
+            quorum,
+            at: moment.now,
+            lifted: lifted.clone(),
+            asked: asked.clone(),
+        };
+        let (is_lifted, humans, revision, record) = match self.store.lift(new).await? {
+            LiftTaken::Nothing => return Err(Refusal::Precondition("no kill switch of this subject is in force")),
+            LiftTaken::Asked(humans, revision) => (false, humans, revision, asked),
+            LiftTaken::Lifted(revision) => (true, quorum, revision, lifted),
+        };
+        // Record first, so that no switch is lifted without a record.
+        let receipt = self.recorder.record_entry(moment.now, &revision, record).await?;
+        self.refresh().await;
+        Ok(receipt.seal(Progress { is_lifted, humans, quorum }))
+    }
+}
