@@ -71,7 +71,10 @@ impl Listener for Port {
 async fn ready(State(pdp): State<Arc<Pdp>>) -> impl IntoResponse {
     let faults = pdp.not_ready();
     match faults.as_slice() {
-        [] => (StatusCode::OK, "ok\n".to_owned()),
+        [] => match pdp.stops() {
+            0 => (StatusCode::OK, "ok\n".to_owned()),
+            stops => (StatusCode::OK, format!("ok\nkill switches and revoked sessions in force: {stops}\n")),
+        },
         faults => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", faults.join("\n"))),
     }
 }

@@ -66,6 +66,8 @@ pub const EVALUATION_ID: &str = "countersign.evaluation.id";
 pub const REASON: &str = "countersign.reason";
 /// Gate that denied the call outside of Cedar.
 pub const GATE: &str = "countersign.gate";
+/// Kill switch or revoked session that stopped the call.
+pub const HALTED_BY: &str = "countersign.halted_by";
 /// Ids of the determining policies.
 pub const POLICY_IDS: &str = "countersign.policy.ids";
 /// Digest of the bundle.
@@ -125,6 +127,10 @@ pub const METRIC_AUDIT_FAILURES: &str = "countersign.audit.failures";
 pub const METRIC_AUDIT_LOST: &str = "countersign.audit.lost";
 /// Gauge of the sampled calls for which Cedar's authorizer gave another result than the policy index.
 pub const METRIC_ENGINE_DIFFERENCES: &str = "countersign.engine.differences";
+/// Whether the folder's bundle was refused.
+pub const METRIC_POLICY_REJECTED: &str = "countersign.policy.rejected";
+/// Kill switches and revoked sessions in force.
+pub const METRIC_STOPS: &str = "countersign.signals.stops";
 /// Gauge of the sampled calls that Cedar's authorizer evaluated, too.
 pub const METRIC_ENGINE_VERIFIED: &str = "countersign.engine.verified";
 /// Counter of refusals that were not written to the audit log, because less than a fifth of the disk is free

@@ -62,6 +62,7 @@ impl AdminService for Admin {
             }),
             not_ready: found.not_ready.into_iter().map(str::to_owned).collect(),
             warnings: found.warnings.into_iter().map(str::to_owned).collect(),
+            stops: found.stops,
             windows: Some(v1::WindowsStatus { engine: found.windows.to_owned(), healthy: found.windows_healthy }),
             store: Some(v1::StoreStatus {
                 engine: found.store.to_owned(),
@@ -122,6 +123,7 @@ impl AdminService for Admin {
             full_windows: recorded.value().signals.full.clone(),
             windows_unknown: recorded.value().signals.unknown,
             findings: recorded.value().signals.kinds.clone(),
+            halted_by: recorded.value().signals.halted_by.clone(),
         }))
     }
 }

@@ -210,6 +210,12 @@ impl Halt {
         let is_lifted = self.lifted > Timestamp::default() && self.lifted >= self.since;
         now < self.until && !is_lifted
     }
+
+    /// Returns effect and kind of subject, such as `kill_switch of tenant`, for those who may know why a call was
+    /// denied. The ids of a call's subjects are known to them.
+    pub fn words(&self) -> String {
+        format!("{} of {}", self.kind.name(), self.subject_kind.name())
+    }
 }
 
 /// Kill switches, revoked sessions and raised risks by subject. A call looks up only those of its own
@@ -291,7 +297,12 @@ impl<'a> Halted<'a> {
 
     /// Returns whether one of these entries stops the call at this instant.
     pub fn stopped_by(&self, halts: &Halts, now: Timestamp) -> bool {
-        self.standing(halts, now).any(|halt| match halt.kind {
+        self.stop(halts, now).is_some()
+    }
+
+    /// Returns an entry that stops the call at this instant.
+    pub fn stop<'h>(&self, halts: &'h Halts, now: Timestamp) -> Option<&'h Halt> {
+        self.standing(halts, now).find(|halt| match halt.kind {
             HaltKind::KillSwitch => true,
             HaltKind::Risk(_) => false,
             HaltKind::SessionRevoked => self.issued_at.is_none_or(|issued| issued <= halt.since),

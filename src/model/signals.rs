@@ -68,6 +68,9 @@ pub struct Signals {
     /// Whether the call is a draft with a finding that the bundle's risk rules list as unsafe, because it
     /// can't be a mistake.
     pub unsafe_draft: bool,
+    /// Kill switch or revoked session that stopped the call, as [`Halt::words`](crate::model::halt::Halt::words);
+    /// empty if none did.
+    pub halted_by: String,
     /// Keyed digest of the case's customer; empty if the risk store was not asked about the call.
     pub customer: String,
 }

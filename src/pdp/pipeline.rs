@@ -8,7 +8,7 @@ use crate::json::Value;
 use crate::model::answer::{Gate, Reason};
 use crate::model::call::Call;
 use crate::model::chain::Chain;
-use crate::model::halt::Halted;
+use crate::model::halt::{Halt, Halted};
 use crate::model::refusal::Refusal;
 use crate::model::roles::Roles;
 use crate::model::signals::Signals;
@@ -41,6 +41,11 @@ impl CallEvaluation {
 
     fn stopped(gate: Gate, reason: Reason) -> Self {
         Self::evaluation(Evaluation::stopped(gate, reason))
+    }
+
+    fn halted(stop: &Halt) -> Self {
+        let signals = Signals { halted_by: stop.words(), ..Signals::default() };
+        Self { signals, ..Self::stopped(Gate::Halt, Reason::NotPermitted) }
     }
 }
 
@@ -106,8 +111,8 @@ impl Pdp {
             return Ok(CallEvaluation::stopped(Gate::State, Reason::StateUnavailable));
         }
         let halted = Halted::call(chain, &call.case.tenant, &call.case.id, call.customer());
-        if halted.stopped_by(&self.store.halts().halts, moment.now) {
-            return Ok(CallEvaluation::stopped(Gate::Halt, Reason::NotPermitted));
+        if let Some(stop) = halted.stop(&self.store.halts().halts, moment.now) {
+            return Ok(CallEvaluation::halted(stop));
         }
         // Reading a text costs more than everything else, so it is read only if the call is not denied
         // without it. This evaluates the call with its signals, but without token, draft and checks.

@@ -249,6 +249,7 @@ impl Pdp {
             more.extend(events::about_case(&halt.tenant, &halt.subject, "", ""));
         }
         let record = events::event("signal.reported", by, None, &more);
+        let (stops, effect, until) = (halt.kind.stops(), halt.words(), halt.until.to_string());
         let new = NewSignal {
             reporter: signal.reporter.unwrap_or_else(|| caller.tool_service.clone()),
             event_id: signal.event_id,
@@ -258,7 +259,12 @@ impl Pdp {
             record: record.clone(),
         };
         let revision = match self.store.signal(new).await? {
-            SignalTaken::Stored(revision) => revision,
+            SignalTaken::Stored(revision) => {
+                if stops {
+                    tracing::warn!(name: "signal.stops", effect, until, by = caller.tool_service, "calls are stopped: see `countersign signals list`");
+                }
+                revision
+            }
             SignalTaken::Full => {
                 return Err(Refusal::Exhausted(
                     "10,000 reports of this tenant are in force, and each is more severe than this one",

@@ -52,17 +52,15 @@ impl Pdp {
                 ));
             }
             self.replicas.can_tell_stops(moment.now)?;
-            Ok(self.active_signals(&moment, Some(&tenant)))
+            Ok(self.active_signals(&moment, &tenant))
         });
         self.or_refused(&moment, origin, by, listed).await
     }
 
-    /// Returns the signals in force, of one tenant and of everything, or of all tenants.
-    pub(super) fn active_signals(&self, moment: &Moment, tenant: Option<&str>) -> Vec<Halt> {
+    /// Returns the signals in force, of one tenant and of everything.
+    fn active_signals(&self, moment: &Moment, tenant: &str) -> Vec<Halt> {
         let halts = self.store.halts();
-        let is_meant = |halt: &&Halt| {
-            tenant.is_none_or(|tenant| halt.tenant == tenant || halt.subject_kind == SubjectKind::Server)
-        };
+        let is_meant = |halt: &&Halt| halt.tenant == tenant || halt.subject_kind == SubjectKind::Server;
         let mut active: Vec<Halt> =
             halts.halts.iter().filter(|halt| halt.is_active(moment.now)).filter(is_meant).cloned().collect();
         active.sort_by(|one, other| {
@@ -151,6 +149,7 @@ impl Pdp {
         ];
         let (lifted, asked) =
             (events::event("signal.lifted", by, None, &more), events::event("signal.lift_asked", by, None, &more));
+        let subject_kind = lift.subject_kind.name();
         let new = Lift {
             tenant: lift.tenant,
             subject_kind: lift.subject_kind,
@@ -166,6 +165,9 @@ impl Pdp {
             LiftTaken::Asked(humans, revision) => (false, humans, revision, asked),
             LiftTaken::Lifted(revision) => (true, quorum, revision, lifted),
         };
+        if is_lifted {
+            tracing::warn!(name: "signal.lifted", subject_kind, by = human.id, "a kill switch was lifted");
+        }
         // Record first, so that no switch is lifted without a record.
         let receipt = self.recorder.record_entry(moment.now, &revision, record).await?;
         self.refresh().await;

@@ -9,6 +9,7 @@ use crate::audit::events::{self, Actor};
 use crate::audit::operations::{RecoveredRecord, ResumedRecord, ServerRecord};
 use crate::audit::record::Record;
 use crate::audit::record::parts::CEDAR_VERSION;
+use crate::model::number::to_u32;
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::pdp::Pdp;
@@ -58,6 +59,8 @@ pub struct Status {
     pub windows: &'static str,
     /// Whether the risk store answered recently and has all updates.
     pub windows_healthy: bool,
+    /// Number of kill switches and revoked sessions in force.
+    pub stops: u32,
 }
 
 impl Pdp {
@@ -78,7 +81,18 @@ impl Pdp {
             // The first query may take too long to set the clock, because it connects.
             self.refresh().await;
         }
-        Ok(self.recorder.drain_at_start(now).await?)
+        self.recorder.drain_at_start(now).await?;
+        let stops = self.stops();
+        if stops > 0 {
+            tracing::warn!(name: "signals.in_force", stops, "kill switches or revoked sessions stop calls: see `countersign signals list`");
+        }
+        Ok(())
+    }
+
+    /// Returns the number of kill switches and revoked sessions in force.
+    pub fn stops(&self) -> u32 {
+        let (halts, now) = (self.store.halts(), self.clock.now());
+        to_u32(halts.halts.iter().filter(|halt| halt.kind.stops() && halt.is_active(now)).count())
     }
 
     /// Records the stop, writes what is queued, and sends the last spans. It blocks, so call it from a
@@ -112,6 +126,7 @@ impl Pdp {
         self.telemetry.metrics.audit(self.audit.failures(), self.audit.lost());
         let verification = self.active.snapshot().bundle.policies.engine.verification();
         self.telemetry.metrics.engine(verification.verified, verification.differences);
+        self.telemetry.metrics.standing(self.stops(), self.rejected.load().is_some());
         if !self.audit.healthy() {
             let resumed = ResumedRecord { failures: self.audit.failures() };
             match self.audit.append(now, Record::Resumed(resumed)).await {
@@ -167,6 +182,7 @@ impl Pdp {
             store_durability: self.store.durability().to_owned(),
             bundles: shared.bundles.clone(),
             clock_skew: self.clock.skew(),
+            stops: self.stops(),
             windows: self.risk.engine(),
             windows_healthy: self.risk.is_healthy(self.clock.now()),
         }

@@ -9,9 +9,9 @@ use crate::model::number::to_u64;
 use crate::telemetry::{
     METRIC_APPROVALS, METRIC_APPROVALS_PENDING, METRIC_AUDIT_FAILURES, METRIC_AUDIT_LOST, METRIC_AUDIT_SUPPRESSED,
     METRIC_BUNDLES, METRIC_CLOCK_SKEW, METRIC_DECISION_DURATION, METRIC_DECISIONS, METRIC_ENGINE_DIFFERENCES,
-    METRIC_ENGINE_VERIFIED, METRIC_EXPORT_FAILED, METRIC_LAST_SUCCESS, METRIC_REFUSALS, METRIC_RELOADS, METRIC_RPC,
-    METRIC_STORE_FAILURES, METRIC_STORE_WENT_BACK, METRIC_WINDOWS_ENTRIES, METRIC_WINDOWS_FAILURES,
-    METRIC_WITNESS_FAILURES,
+    METRIC_ENGINE_VERIFIED, METRIC_EXPORT_FAILED, METRIC_LAST_SUCCESS, METRIC_POLICY_REJECTED, METRIC_REFUSALS,
+    METRIC_RELOADS, METRIC_RPC, METRIC_STOPS, METRIC_STORE_FAILURES, METRIC_STORE_WENT_BACK, METRIC_WINDOWS_ENTRIES,
+    METRIC_WINDOWS_FAILURES, METRIC_WITNESS_FAILURES,
 };
 
 /// Bucket boundaries from 10 µs to 100 ms, because those of the semantic conventions begin at 5 ms.
@@ -41,6 +41,8 @@ pub struct Metrics {
     windows_failures: Counter<u64>,
     windows_entries: Gauge<u64>,
     pub(super) export_failed: Counter<u64>,
+    stops: Gauge<u64>,
+    policy_rejected: Gauge<u64>,
 }
 
 impl Metrics {
@@ -103,6 +105,11 @@ impl Metrics {
                 .with_description("requests for which the risk store could not be asked")
                 .build(),
             windows_entries: meter.u64_gauge(METRIC_WINDOWS_ENTRIES).with_description("entries in the in-process risk store").build(),
+            stops: meter.u64_gauge(METRIC_STOPS).with_description("kill switches and revoked sessions in force").build(),
+            policy_rejected: meter
+                .u64_gauge(METRIC_POLICY_REJECTED)
+                .with_description("1 while the bundle's folder contains a bundle that was refused")
+                .build(),
             export_failed: meter.u64_counter(METRIC_EXPORT_FAILED).with_description("spans that a failed export lost").build(),
         };
         metrics.start_at_zero();
@@ -164,6 +171,12 @@ impl Metrics {
     pub fn audit(&self, failures: u64, lost: u64) {
         self.audit_failures.record(failures, &[]);
         self.audit_lost.record(lost, &[]);
+    }
+
+    /// Records how many signals stop calls, and whether the folder's bundle was refused.
+    pub fn standing(&self, stops: u32, is_rejected: bool) {
+        self.stops.record(u64::from(stops), &[]);
+        self.policy_rejected.record(u64::from(is_rejected), &[]);
     }
 
     /// Records how many calls Cedar's authorizer evaluated, too, and for how many its result differed.

@@ -12,8 +12,8 @@ use crate::model::refusal::Refusal;
 use crate::telemetry::export::Telemetry;
 use crate::telemetry::{
     ACTION, AGENT_ID, APPROVAL_ID, CASE_ID, CONVERSATION_ID, DECISION, ERROR_TYPE, EVALUATION_ID, EVENT_MATCHED, GATE,
-    MODE, OUTCOME, PEER_ADDRESS, PEER_PORT, POLICY_DIGEST, POLICY_IDS, POLICY_PREVIOUS, PRINCIPAL_TYPE, REASON,
-    REFUSAL_FIELD, RESOURCE_TYPE, RISK_SCORE, RISK_TIER, RPC_METHOD, RPC_STATUS, RPC_SYSTEM, SPAN_AUTHORIZE,
+    HALTED_BY, MODE, OUTCOME, PEER_ADDRESS, PEER_PORT, POLICY_DIGEST, POLICY_IDS, POLICY_PREVIOUS, PRINCIPAL_TYPE,
+    REASON, REFUSAL_FIELD, RESOURCE_TYPE, RISK_SCORE, RISK_TIER, RPC_METHOD, RPC_STATUS, RPC_SYSTEM, SPAN_AUTHORIZE,
     SPAN_RELOAD, STEP, TENANT, TOOL_CALL_ID,
 };
 
@@ -158,6 +158,9 @@ impl DecisionSpan {
             KeyValue::new(POLICY_DIGEST, answer.policy.digest.clone()),
             KeyValue::new(MODE, answer.mode.name()),
         ]);
+        if !answer.signals.halted_by.is_empty() {
+            self.0.set_attribute(KeyValue::new(HALTED_BY, answer.signals.halted_by.clone()));
+        }
         if let Some(used) = &answer.approval {
             self.0.set_attribute(KeyValue::new(APPROVAL_ID, used.id.clone()));
         }

@@ -151,6 +151,10 @@ async fn a_bad_bundle_is_rejected_and_reported_in_status_log_and_metrics() {
     assert_eq!(recorded[0]["digest"], rejected.digest.as_str());
     let metrics = app.pdp.telemetry().metrics_text().unwrap();
     assert!(metrics.contains("countersign_policy_reloads_total{outcome=\"rejected\""), "{metrics}");
+    app.pdp.tick().await;
+    let metrics = app.pdp.telemetry().metrics_text().unwrap();
+    let is_gauge = |line: &str| line.starts_with("countersign_policy_rejected") && line.ends_with(" 1");
+    assert!(metrics.lines().any(is_gauge), "a refused bundle lies in the folder: {metrics}");
     assert_eq!(
         app.decisions().await.authorize(order_check()).await.unwrap().into_inner().decision(),
         v1::Decision::Allow

@@ -318,7 +318,8 @@ async fn a_replica_with_a_wrong_clock_does_not_affect_others() {
         let answer = desk(&right).await.ask(&order_check()).await;
         assert_eq!((answer.decision(), answer.reason()), (Decision::Allow, Reason::Unspecified));
     }
-    assert_eq!(get(right.admin, "/readyz").await, (200, "ok\n".to_owned()));
+    let ready = "ok\nkill switches and revoked sessions in force: 1\n";
+    assert_eq!(get(right.admin, "/readyz").await, (200, ready.to_owned()));
     right.stop().await;
 }
 

@@ -696,8 +696,28 @@ async fn a_kill_switch_on_the_environment_stops_all_calls() {
         Code::InvalidArgument
     );
     assert_eq!(ask(&mut client, order_check()).await, ALLOWED);
+    let agent_sees = async |client: &mut DecisionServiceClient<Channel>, call: v1::AuthorizeRequest| {
+        let answer = client.authorize(call).await.unwrap().into_inner();
+        (answer.decision(), answer.reason(), answer.reason_user.clone(), answer.next_action(), answer.warnings.clone())
+    };
+    assert_eq!(crate::harness::get(app.admin, "/readyz").await, (200, "ok\n".into()));
     signal(&app, kind, "development", "kill_switch", "e-3").await.unwrap();
     assert_eq!(ask(&mut client, order_check()).await, denied(v1::Reason::NotPermitted));
+    // The agent learns no more than from any other denial; operators and auditors see what it was.
+    let missing = v1::AuthorizeRequest { action: "order.invent".into(), ..order_check() };
+    assert_eq!(agent_sees(&mut client, order_check()).await, agent_sees(&mut client, missing).await);
+    let mut admin = app.operations().await;
+    let explained = admin.explain_decision(v1::ExplainDecisionRequest { request: Some(order_check()) }).await.unwrap();
+    assert_eq!(explained.get_ref().halted_by, "kill_switch of server");
+    let lines = lines(&app.data);
+    assert!(lines.iter().any(|line| line["halted_by"] == "kill_switch of server"), "{lines:?}");
+    assert_eq!(admin.get_status(v1::GetStatusRequest {}).await.unwrap().get_ref().stops, 1);
+    let ready = crate::harness::get(app.admin, "/readyz").await;
+    assert_eq!(ready, (200, "ok\nkill switches and revoked sessions in force: 1\n".into()));
+    app.pdp.tick().await;
+    let (_, metrics) = crate::harness::get(app.admin, "/metrics").await;
+    let is_gauge = |line: &str| line.starts_with("countersign_signals_stops") && line.ends_with(" 1");
+    assert!(metrics.lines().any(is_gauge), "{metrics}");
     app.stop().await;
 }
 

@@ -329,6 +329,9 @@ async fn the_reference_tool_services_deny_when_they_cannot_meet_an_answer() {
         let callers = std::fs::read_to_string(bundle.join("callers.cedar")).unwrap();
         let callers = callers.replace("@id(\"agent.acts\")", "@id(\"agent.acts\") @obligation(\"dance:tango\")");
         std::fs::write(bundle.join("callers.cedar"), callers).unwrap();
+        let manifest = std::fs::read_to_string(bundle.join("bundle.yaml")).unwrap();
+        let manifest = manifest.replace("  returns_nothing:", "  obligations: {dance: name}\n  returns_nothing:");
+        std::fs::write(bundle.join("bundle.yaml"), manifest).unwrap();
         app.pdp.reload(countersign::pdp::reload::Trigger::Asked).await.unwrap();
         let told = tool.say(&call("op-4", 50, json!({})));
         assert_eq!(

@@ -58,6 +58,9 @@ pub struct DecisionRecord {
     #[serde(skip_serializing_if = "String::is_empty")]
     trace_id: String,
     warnings: Vec<&'static str>,
+    /// Kill switch or revoked session that stopped the call.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    halted_by: String,
 }
 
 impl DecisionRecord {
@@ -171,6 +174,7 @@ impl DecisionRecord {
             input_digest: answer.call_digest.clone(),
             trace_id: record_metadata.trace_id,
             warnings: answer.warnings.clone(),
+            halted_by: answer.signals.halted_by.clone(),
             ..Self::default()
         }
     }

@@ -176,6 +176,7 @@ impl RiskState {
             reads_case: false,
             sums: vec![],
             unsafe_draft: false,
+            halted_by: String::new(),
             customer: self.audit.digest(&Value::from(call.customer())),
         }
     }
