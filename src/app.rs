@@ -2,6 +2,7 @@
 
 mod beside;
 pub mod log;
+pub mod names;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -150,6 +151,7 @@ pub struct Bound {
 pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
     config.check_callers()?;
     let bundle = tokio::task::block_in_place(|| Bundle::load(&config.bundle.path, config.reading()))?;
+    names::check(config, &bundle)?;
     let callers = Arc::new(Callers::new(config.trusted())?);
     let (grpc_listener, grpc) = listen(config.listen.grpc, "--listen").await?;
     let (admin_listener, admin) = listen(config.listen.admin, "--admin-listen").await?;

@@ -211,7 +211,7 @@ impl From<LoadError> for Failure {
 fn client_failure(error: ClientError) -> Failure {
     match error {
         ClientError::Address(_) | ClientError::Tls(_) | ClientError::Token => Failure::new(Exit::Usage, error),
-        ClientError::Refused { .. } | ClientError::Unreachable(_) => Failure::new(Exit::Failure, error),
+        ClientError::Refused { .. } | ClientError::Unreachable { .. } => Failure::new(Exit::Failure, error),
     }
 }
 

@@ -185,14 +185,26 @@ fn delegated(caller: &Caller, issuer: &Issuer, claims: &Object, presenter: Prese
         None => None,
         Some(_) => Some(required(claims, "case")?.to_owned()),
     };
-    let scope = text(claims, "scope").unwrap_or("");
+    let scopes = match claims.get("scope") {
+        None => vec![],
+        Some(Value::String(scopes)) => scopes.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect(),
+        // RFC 9068 has a string with spaces; several identity systems send a list.
+        Some(Value::Array(scopes)) => {
+            let names: Option<Vec<String>> = scopes.iter().map(|scope| scope.as_str().map(str::to_owned)).collect();
+            match names {
+                Some(names) => names,
+                None => return refused("the token's `scope` must be a string or a list of strings"),
+            }
+        }
+        Some(_) => return refused("the token's `scope` must be a string or a list of strings"),
+    };
     Ok(Chain {
         tool_service: caller.tool_service.clone(),
         tool_tenants: caller.tenants.clone(),
         agent: issuer.agent_id(&agent_issuer, required(actor, "sub")?),
         supervisor: issuer.entity_id(required(claims, "sub")?),
         step: required(claims, "step")?.to_owned(),
-        scopes: Some(scope.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect()),
+        scopes: Some(scopes),
         asserted: false,
         token: TokenFacts {
             supervisor_issuer: issuer.issuer.clone(),

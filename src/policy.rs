@@ -24,7 +24,7 @@ use crate::policy::engine::Engine;
 use crate::policy::parse::{POLICIES_MAX, Placed};
 use crate::policy::rule::Rule;
 use crate::policy::shape::Shapes;
-use crate::policy::store::Store;
+use crate::policy::store::{Store, StoredEntity};
 
 /// Maximum number of attribute steps from an entity in a policy: `resource.tenant` is allowed,
 /// `resource.owner.tenant` is not.
@@ -70,6 +70,17 @@ impl Policies {
     pub fn tenant_of(&self, kind: &str, id: &str) -> Option<String> {
         let tenant = self.store.get(&self.shapes.uid(kind, id)?)?.reference("tenant")?;
         Some(tenant.id().unescaped().to_owned())
+    }
+
+    /// Returns whether the bundle defines an entity.
+    pub fn has(&self, kind: &str, id: &str) -> bool {
+        self.shapes.uid(kind, id).is_some_and(|uid| self.store.get(&uid).is_some())
+    }
+
+    /// Returns the ids of the bundle's entities of a type.
+    pub fn ids<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a str> {
+        let of_kind = self.store.entities().filter(move |entity| entity.is_of(kind));
+        of_kind.map(StoredEntity::id)
     }
 
     /// Reads, validates and indexes the policies. Without `roles`, which gates need, the linter does not run.

@@ -34,12 +34,13 @@ pub enum ClientError {
         /// Message of the gRPC status.
         message: String,
     },
-    #[error(
-        "no server answers at `{0}`: start one with `countersign serve --development`, or give another address with `--server` (for TLS: \
-         `https://…` and `--ca`)"
-    )]
-    Unreachable(String),
-    #[error("`{0}` is not an address: use one such as `http://127.0.0.1:7070`")]
+    #[error("can't reach a server at `{server}`: {problem}")]
+    Unreachable {
+        server: String,
+        /// Cause, and what to do about it.
+        problem: String,
+    },
+    #[error("`{0}` is not an address: use one such as `http://127.0.0.1:7070`, or `https://…` for TLS")]
     Address(String),
     #[error("the certificates can't be used: {0}")]
     Tls(String),
@@ -206,8 +207,11 @@ async fn connect(target: &Target) -> Result<tonic::transport::Channel, ClientErr
 }
 
 async fn connect_for(target: &Target, timeout: Option<Duration>) -> Result<tonic::transport::Channel, ClientError> {
-    let mut endpoint =
-        Endpoint::from_shared(target.server.clone()).map_err(|_| ClientError::Address(target.server.clone()))?;
+    let not_an_address = || ClientError::Address(target.server.clone());
+    if !["http://", "https://"].iter().any(|scheme| target.server.starts_with(scheme)) {
+        return Err(not_an_address());
+    }
+    let mut endpoint = Endpoint::from_shared(target.server.clone()).map_err(|_| not_an_address())?;
     if target.server.starts_with("https://") {
         let tls = match target.authorities.as_slice() {
             [] => ClientTlsConfig::new().with_webpki_roots(),
@@ -224,12 +228,58 @@ async fn connect_for(target: &Target, timeout: Option<Duration>) -> Result<tonic
         Some(timeout) => endpoint.timeout(timeout),
         None => endpoint,
     };
-    endpoint.connect().await.map_err(|_| ClientError::Unreachable(target.server.clone()))
+    endpoint.connect().await.map_err(|error| {
+        let problem = problem(&causes(&error));
+        ClientError::Unreachable { server: target.server.clone(), problem }
+    })
+}
+
+/// Returns an error's message with those of its causes.
+fn causes(error: &dyn std::error::Error) -> String {
+    let all = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
+    all.collect::<Vec<_>>().join(": ")
+}
+
+/// Signs in the causes of a failed connection, with the problem and its remedy. The libraries below don't say it in
+/// any other form.
+const PROBLEMS: [(&str, &str); 12] = [
+    ("dns error", "its host name can't be resolved: check `--server`"),
+    (
+        "Connection refused",
+        "nothing listens there: start a server with `countersign serve --development`, or give another address with `--server`",
+    ),
+    ("UnknownIssuer", "its certificate is of no trusted authority: give the PEM file of its authorities with `--ca`"),
+    ("BadSignature", "its certificate is of no trusted authority: give the PEM file of its authorities with `--ca`"),
+    ("not valid for name", "its certificate is for another name: use that name in `--server`"),
+    ("NotValidForName", "its certificate is for another name: use that name in `--server`"),
+    ("expired", "its certificate has expired: renew it"),
+    ("Expired", "its certificate has expired: renew it"),
+    ("NotValidYet", "its certificate is not valid yet: check the clocks"),
+    ("corrupt message", "it does not speak TLS: use `http://`"),
+    ("alert", "it refuses the TLS handshake: it may require `--certificate` and `--private-key`"),
+    ("deadline has elapsed", "it does not answer in time: check the address and the network"),
+];
+
+fn problem(causes: &str) -> String {
+    let known = PROBLEMS.into_iter().find(|(sign, _)| causes.contains(sign));
+    known.map_or_else(|| causes.to_owned(), |(_, problem)| problem.to_owned())
 }
 
 fn refused(server: &str, status: &Status) -> ClientError {
-    if status.code() == Code::Unavailable && status.message().is_empty() {
-        return ClientError::Unreachable(server.to_owned());
+    let unreachable =
+        |problem: &str| ClientError::Unreachable { server: server.to_owned(), problem: problem.to_owned() };
+    match (status.code(), status.message()) {
+        (Code::Unavailable, "") => return unreachable("it closed the connection: see its log"),
+        // tonic's own words; a server of this program sends none of them.
+        (Code::Unknown | Code::Unavailable | Code::Internal, message)
+            if message.contains("transport error") || message.starts_with("h2 protocol error") =>
+        {
+            return unreachable("it does not speak gRPC in plaintext: use `https://` if it has TLS");
+        }
+        (_, message) if message.starts_with("grpc-status header missing") => {
+            return unreachable("it is no gRPC server: give the address of `listen.grpc`, by default port 7070");
+        }
+        _ => {}
     }
     ClientError::Refused { code: front::name(status.code()).to_owned(), message: status.message().to_owned() }
 }

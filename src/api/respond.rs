@@ -53,8 +53,14 @@ pub fn response(recorded: &Recorded<Answer>, log: &str) -> v1::AuthorizeResponse
             Mode::Enforce => v1::Decision::Unspecified,
         }
         .into(),
-        warnings: answer.warnings.iter().map(ToString::to_string).collect(),
+        warnings: warnings(answer),
     }
+}
+
+/// Returns the answer's warnings, and in development mode what denied the call.
+pub(super) fn warnings(answer: &Answer) -> Vec<String> {
+    let hint = Some(answer.hint.clone()).filter(|hint| !hint.is_empty());
+    answer.warnings.iter().map(ToString::to_string).chain(hint).collect()
 }
 
 /// Builds the request for missing approvals and checks; `None` if asking can't lift the denial.

@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 
 use super::{Environment, Exit, Failure, print};
 use crate::audit::key::DigestKey;
+use crate::bundle::Bundle;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::config::resolve::DEVELOPMENT_ISSUER;
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::jose::keyring::{self, Keyring, KeyringError, Listed, Purpose};
+use crate::model::text::known;
 use crate::pdp::keys::Keys;
 
 #[derive(Debug, clap::Subcommand)]
@@ -28,6 +30,8 @@ pub(super) enum Command {
     /// Add a key's id to the list of revoked keys; a running server applies it at its next reload
     Revoke {
         /// The id, as `keys list` shows it
+        // An id may begin with a hyphen.
+        #[arg(allow_hyphen_values = true)]
         kid: String,
         #[command(flatten)]
         folder: Folder,
@@ -161,6 +165,10 @@ fn dev_token(config: &Config, folder: &Path, asked: &DevToken) -> Result<Exit, F
         ),
         error => failed(error),
     })?;
+    let scopes = match &asked.agent {
+        Some(agent) if asked.scopes.is_empty() => scopes_of(config, agent)?,
+        Some(_) | None => asked.scopes.clone(),
+    };
     let now = SystemClock.now().seconds();
     let mut claims = serde_json::json!({
         "iss": DEVELOPMENT_ISSUER, "aud": config.audience(), "sub": asked.principal, "sub_profile": "user", "person": asked.principal,
@@ -168,7 +176,7 @@ fn dev_token(config: &Config, folder: &Path, asked: &DevToken) -> Result<Exit, F
     });
     let more = match (&asked.agent, &asked.step) {
         (Some(agent), Some(step)) => serde_json::json!({
-            "act": {"iss": DEVELOPMENT_ISSUER, "sub": agent, "sub_profile": "ai_agent"}, "step": step, "scope": asked.scopes.join(" "),
+            "act": {"iss": DEVELOPMENT_ISSUER, "sub": agent, "sub_profile": "ai_agent"}, "step": step, "scope": scopes.join(" "),
         }),
         (Some(_) | None, _) => serde_json::json!({"amr": ["hwk", "mfa"]}),
     };
@@ -179,4 +187,24 @@ fn dev_token(config: &Config, folder: &Path, asked: &DevToken) -> Result<Exit, F
     let token = ring.sign("at+jwt", &claims).map_err(|error| Failure::new(Exit::Failure, error))?;
     print(&token);
     Ok(Exit::Ok)
+}
+
+/// Returns the agent's own scopes in the bundle of the settings.
+fn scopes_of(config: &Config, agent: &str) -> Result<Vec<String>, Failure> {
+    let bundle = Bundle::load(&config.bundle.path, config.reading()).map_err(|_| {
+        Failure::new(
+            Exit::Usage,
+            format!(
+                "the bundle `{}` can't be read for the agent's scopes: name them with `--scopes`",
+                config.bundle.path.display()
+            ),
+        )
+    })?;
+    let agents = bundle.roles.as_ref().map_or("", |roles| &roles.agent);
+    let found = bundle.policies.shapes.uid(agents, agent).and_then(|uid| bundle.policies.store.get(&uid));
+    let Some(found) = found else {
+        let known = known(agent, bundle.policies.ids(agents));
+        return Err(Failure::new(Exit::Usage, format!("the bundle has no agent `{agent}`{known}")));
+    };
+    Ok(found.references("scopes").iter().map(|scope| scope.id().unescaped().to_owned()).collect())
 }

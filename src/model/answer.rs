@@ -309,6 +309,9 @@ pub struct Answer {
     /// Names of the protections that the deployment runs without, and of what the caller should know, such as
     /// [`SCREENING_NOT_STORED`].
     pub warnings: Vec<&'static str>,
+    /// What denied the call, for developers; empty outside of development mode, because it tells a caller what it may
+    /// not know.
+    pub hint: String,
     /// Approval that the call used.
     pub approval: Option<Box<UsedApproval>>,
     /// Token that binds a denial to this call, so that an approval can be requested; empty otherwise.

@@ -2,6 +2,7 @@
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, SourceSpan};
 
+use crate::model::part::Part;
 use crate::model::source::Source;
 
 /// Fault in a form that [`miette`] can draw.
@@ -55,13 +56,61 @@ impl Fault {
         format!("{}: {}", self.place(), self.message)
     }
 
-    /// Draws the place, the message and the source line for a terminal without colours.
+    /// Draws the place, the message and the source line for a terminal without colours. Of a long line only the
+    /// part around the place is shown.
     pub fn drawing(&self) -> String {
+        if self.text.line_length(self.at.offset()) > LINE_MAX {
+            return self.drawing_of_part();
+        }
         let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor()).with_width(120);
         let mut text = String::new();
         match handler.render_report(&mut text, self) {
             Ok(()) => text,
             Err(_) => self.line(),
         }
+    }
+
+    fn drawing_of_part(&self) -> String {
+        let at = self.at.offset();
+        let (line, column) = self.text.position(at);
+        let start = at + 1 - column;
+        let edge = |at: usize| (0..=at).rev().find(|at| self.text.text.is_char_boundary(*at)).unwrap_or(0);
+        let (from, to) = (edge(at.saturating_sub(LINE_MAX / 3).max(start)), edge(at + LINE_MAX * 2 / 3));
+        let shown = self.text.text.part(from..to.min(self.text.text.len())).lines().next().unwrap_or("");
+        let before = self.text.text.part(from..at).chars().count();
+        let ellipsis = if from > start { "…" } else { "" };
+        let gap = " ".repeat(line.to_string().len());
+        let under = " ".repeat(before + ellipsis.chars().count());
+        let mut text = format!(
+            "  × {}\n {gap} ╭─[{}]\n {line} │ {ellipsis}{shown}…\n {gap} · {under}┬\n {gap} · {under}╰── here\n {gap} ╰────\n",
+            self.message,
+            self.place()
+        );
+        if let Some(help) = &self.help {
+            text.push_str(&format!("  help: {help}\n"));
+        }
+        text
+    }
+}
+
+/// Maximum length in bytes of a line that is drawn as a whole. The library that draws lines fails at columns beyond
+/// 65,535, and a terminal shows far less.
+const LINE_MAX: usize = 200;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_long_line_the_part_around_the_place_is_drawn() {
+        let text = format!("first\n{}{}wrong{}\n", "ä".repeat(50_000), "a", "ü".repeat(300));
+        let at = text.find("wrong").expect("there");
+        let fault = Fault::new(&Source::new("a.json", text), (at, 5), "is wrong").help("write it right");
+        let drawing = fault.drawing();
+        assert!(drawing.contains("╭─[a.json:2:100002]") && drawing.contains("help: write it right"), "{drawing}");
+        let lines: Vec<&str> = drawing.lines().collect();
+        let column = |line: &str, sign: &str| line.split(sign).next().map(|before| before.chars().count());
+        assert_eq!(column(lines[2], "wrong"), column(lines[3], "┬"), "{drawing}");
+        assert!(lines.iter().all(|line| line.len() < 2 * LINE_MAX), "{drawing}");
     }
 }

@@ -47,6 +47,12 @@ impl File {
         self.lines.get(line).copied().unwrap_or(self.text.len())
     }
 
+    /// Returns the length in bytes of the line that contains an offset, with its line break.
+    pub fn line_length(&self, at: usize) -> usize {
+        let line = self.line(at);
+        self.start(line + 1) - self.start(line)
+    }
+
     /// Returns line and column of an offset, both counted from 1; the column is in bytes.
     pub fn position(&self, at: usize) -> (usize, usize) {
         let line = self.line(at);

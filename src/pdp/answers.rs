@@ -5,9 +5,10 @@ use crate::pdp::span_facts::OpenSpan;
 
 use crate::audit::Recorded;
 use crate::audit::record::Record;
-use crate::model::answer::{Answer, Mode};
+use crate::model::answer::{Answer, Gate, Mode, Reason};
 use crate::model::call::Call;
 use crate::model::refusal::Refusal;
+use crate::model::text::known;
 use crate::pdp::Pdp;
 use crate::pdp::evaluation::Evaluation;
 use crate::pdp::refused::Refused;
@@ -34,6 +35,10 @@ impl Pdp {
         of: AnswerSubject<'_>,
     ) -> Result<Answer, Refusal> {
         let AnswerSubject { call, request_id, display, call_digest } = of;
+        let hint = match call {
+            Some(call) if self.options.development => hint(moment, &evaluation, call),
+            Some(_) | None => String::new(),
+        };
         let call = call.filter(|_| mode == Mode::Enforce);
         Ok(Answer {
             request_id: request_id.to_owned(),
@@ -48,6 +53,7 @@ impl Pdp {
             call_digest,
             policy: moment.snapshot.bundle.version.clone(),
             warnings: self.options.warnings.clone(),
+            hint,
             approval: None,
             binding_token: String::new(),
             outcome_token: String::new(),
@@ -81,5 +87,32 @@ impl Pdp {
         open.answered(&answer);
         let receipt = receipt.ok_or(Refused(Refusal::Unavailable("the answer has no record")))?;
         Ok(receipt.seal((answer, content)))
+    }
+}
+
+/// Returns the gate or the policies that denied a call as `not_permitted`, and the known action that an unknown one
+/// resembles; otherwise an empty string.
+fn hint(moment: &Moment, evaluation: &Evaluation, call: &Call) -> String {
+    if evaluation.outcome.denied != Some(Reason::NotPermitted) {
+        return String::new();
+    }
+    let actions = &moment.snapshot.bundle.policies.shapes.actions;
+    match evaluation.gate {
+        Some(Gate::Action) if !actions.contains_key(&call.action) => {
+            format!(
+                "development: the bundle has no such action{}",
+                known(&call.action, actions.keys().map(String::as_str))
+            )
+        }
+        Some(gate) => format!("development: the gate `{}` denied the call", gate.name()),
+        None => {
+            let denied = evaluation.verdict.links.iter().filter(|link| !link.permitted).map(|link| {
+                match link.determining.is_empty() {
+                    true => format!("no policy permits it to the {}", link.link.name()),
+                    false => format!("{} forbids it to the {}", link.determining.join(", "), link.link.name()),
+                }
+            });
+            format!("development: {}", denied.collect::<Vec<_>>().join("; "))
+        }
     }
 }

@@ -49,7 +49,10 @@ pub fn parse(source: &Source, room: usize) -> Result<Vec<Placed>, Vec<Fault>> {
     placed.sort_by_key(|placed| placed.span.0);
     let deep = placed.iter().filter(|placed| depth(&placed.policy) > DEPTH_MAX);
     let faults: Vec<Fault> = deep
-        .map(|placed| Fault::new(source, placed.span, format!("has an expression deeper than {DEPTH_MAX}")))
+        .map(|placed| {
+            Fault::new(source, placed.span, format!("has an expression deeper than {DEPTH_MAX}"))
+                .help("write a long `||` of comparisons as a set and `contains`")
+        })
         .collect();
     if faults.is_empty() { Ok(placed) } else { Err(faults) }
 }

@@ -24,6 +24,16 @@ impl StoredEntity {
         self.0.uid().clone().into()
     }
 
+    /// Returns the entity's id.
+    pub fn id(&self) -> &str {
+        self.0.uid().eid().as_ref()
+    }
+
+    /// Returns whether the entity is of this type.
+    pub fn is_of(&self, kind: &str) -> bool {
+        self.0.uid().entity_type().to_string() == kind
+    }
+
     /// Returns the entity that an attribute refers to.
     pub fn reference(&self, attribute: &str) -> Option<EntityUid> {
         reference(self.value(attribute)?)

@@ -4,7 +4,7 @@ use countersign::api::v1;
 use countersign::api::v1::decision_service_client::DecisionServiceClient;
 use tonic::Code;
 
-use crate::harness::{App, ORDER, asserted, get, lines, order_check, refund_request};
+use crate::harness::{App, ORDER, asserted, get, lines, order_check, refund_request, without_hint};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_allowed_call_returns_obligations_and_is_recorded() {
@@ -140,6 +140,7 @@ async fn foreign_missing_and_forbidden_resources_give_identical_responses() {
         response.valid_until = None;
         response.call_digest.clear();
         response.audit.as_mut().unwrap().index = 0;
+        without_hint(&mut response.warnings);
         assert_eq!(response.decision(), v1::Decision::Deny);
         seen.push(response);
     }
@@ -194,6 +195,34 @@ async fn a_dry_run_never_permits() {
     app.stop().await;
 }
 
+/// In development mode, and only there, the answer says what denied the call.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_development_server_says_what_denied_a_call() {
+    let development = App::start().await;
+    let mut client = development.decisions().await;
+    let unknown = v1::AuthorizeRequest { action: "order.chek".into(), ..order_check() };
+    let trainee = v1::AuthorizeRequest { delegation: asserted("trainee-bot", "rep-1", "action"), ..refund_request() };
+    let foreign = v1::AuthorizeRequest {
+        case: order_check().case.map(|case| v1::Case { tenant: "globex".into(), ..case }),
+        ..order_check()
+    };
+    let not_granted = v1::AuthorizeRequest { action: "refund.issue".into(), ..refund_request() };
+    for (call, hint) in [
+        (&unknown, "development: the bundle has no such action: did you mean `order.check`?"),
+        (&trainee, "development: agent.restricted-reads-only forbids it to the agent"),
+        (&foreign, "development: the gate `tenant` denied the call"),
+        (&not_granted, "development: no policy permits it to the agent"),
+    ] {
+        let denied = client.authorize(call.clone()).await.unwrap().into_inner();
+        assert_eq!(denied.reason(), v1::Reason::NotPermitted, "{hint}");
+        assert!(denied.warnings.iter().any(|warning| warning.starts_with(hint)), "{hint}: {:?}", denied.warnings);
+    }
+    let allowed = client.authorize(order_check()).await.unwrap().into_inner();
+    assert!(!allowed.warnings.iter().any(|warning| warning.starts_with("development:")), "{:?}", allowed.warnings);
+    assert!(!lines(&development.data).iter().any(|line| line.to_string().contains("development: ")));
+    development.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn explain_names_the_policies_of_each_link_and_never_permits() {
     let app = App::start().await;
@@ -235,7 +264,9 @@ async fn responses_contain_no_policy_ids() {
     let wrong_step =
         v1::AuthorizeRequest { delegation: asserted("support-bot", "rep-1", "intake"), ..refund_request() };
     for request in [order_check(), refund_request(), trainee, wrong_step] {
-        let text = format!("{:?}", client.authorize(request).await.unwrap().into_inner());
+        let mut response = client.authorize(request).await.unwrap().into_inner();
+        without_hint(&mut response.warnings);
+        let text = format!("{response:?}");
         let leaked: Vec<&String> = ids.iter().filter(|id| text.contains(id.as_str())).collect();
         assert!(leaked.is_empty(), "{leaked:?} in {text}");
     }

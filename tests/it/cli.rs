@@ -251,6 +251,74 @@ fn a_failed_start_prints_one_line_with_the_cause() {
     }
 }
 
+/// A client says why it can't reach a server, and what to do.
+#[test]
+fn a_client_says_why_it_reaches_no_server() {
+    let folder = temp();
+    let server = crate::harness::Process::serve(&folder.path().join("data"), &[], |_| {});
+    for (url, expected, exit) in [
+        (
+            "http://127.0.0.1:1".to_owned(),
+            "nothing listens there: start a server with `countersign serve --development`",
+            1,
+        ),
+        (format!("https://{}", server.grpc), "it does not speak TLS: use `http://`", 1),
+        (server.grpc.to_string(), "is not an address: use one such as `http://127.0.0.1:7070`", 64),
+        ("http://name.invalid:7070".to_owned(), "its host name can't be resolved: check `--server`", 1),
+        (format!("http://{}", server.admin), "it is no gRPC server: give the address of `listen.grpc`", 1),
+    ] {
+        let failed = run(&["healthcheck", "--server", &url]);
+        assert!(error(&failed).contains(expected), "{url}: {}", error(&failed));
+        assert_eq!((code(&failed), error(&failed).lines().count()), (exit, 1), "{url}");
+    }
+    assert!(server.stop().success());
+}
+
+/// A misspelt name would otherwise only show in denials.
+#[test]
+fn settings_that_name_what_the_bundle_lacks_stop_the_start() {
+    let folder = temp();
+    let file = folder.path().join("settings.yaml");
+    for (settings, expected) in [
+        (
+            "callers: {identities: [{id: 'spiffe://acme.example/b', tool_service: biling-tools}]}",
+            "`callers.identities` names `biling-tools`, which is no ToolService of the bundle: did you mean `billing-tools`?",
+        ),
+        (
+            "callers: {unix_socket: {peers: [{user: 4711, tool_service: crm}]}}",
+            "`callers.unix_socket.peers` names `crm`, which is no ToolService of the bundle",
+        ),
+        (
+            "callers: {certificate_reporters: [crm-toolz]}",
+            "`callers.certificate_reporters` names `crm-toolz`, which is no ToolService of the bundle: did you mean `crm-tools`?",
+        ),
+        (
+            "callers: {asserting: [{tool_service: crm-toolz, agents: [support-bot], supervisors: [rep-1], steps: [intake]}]}",
+            "`callers.asserting` names `crm-toolz`",
+        ),
+        (
+            "callers: {trust_domains: [{name: acme.example, bundle: ca.pem, tenants: [acmee]}]}",
+            "`callers.trust_domains` names `acmee`, which is no Tenant of the bundle: did you mean `acme`?",
+        ),
+        (
+            "issuers: [{issuer: 'https://idp.example', keys: keys.json, algorithm: ES256, tenant: acmee}]",
+            "`issuers` names `acmee`, which is no Tenant of the bundle: did you mean `acme`?",
+        ),
+    ] {
+        std::fs::write(&file, settings).unwrap();
+        let config = countersign::config::Config::load(Some(&file), []);
+        let bundle = countersign::bundle::Bundle::load(&crate::harness::policies(), config.as_ref().unwrap().reading());
+        let error = countersign::app::names::check(&config.unwrap(), &bundle.unwrap()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{settings}: {error}");
+    }
+    std::fs::write(&file, "callers: {certificate_reporters: [crm-toolz]}").unwrap();
+    let (data, file) = (folder.path().join("data"), file.to_str().unwrap());
+    let failed =
+        run(&["serve", "--development", "--listen", "127.0.0.1:0", "--config", file, "--data", data.to_str().unwrap()]);
+    assert_eq!(code(&failed), 64, "{}", error(&failed));
+    assert!(error(&failed).contains("did you mean `crm-tools`?"), "{}", error(&failed));
+}
+
 #[test]
 fn the_sample_settings_are_read() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/countersign.yaml");
@@ -264,6 +332,8 @@ fn the_production_sample_settings_are_valid() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/production.yaml");
     let config = countersign::config::Config::load(Some(&path), []).unwrap();
     config.check_callers().unwrap();
+    let bundle = countersign::bundle::Bundle::load(&crate::harness::policies(), config.reading()).unwrap();
+    countersign::app::names::check(&config, &bundle).unwrap();
     assert_eq!((config.audience().as_str(), config.warnings()), ("countersign:production", vec![]));
 }
 
@@ -302,9 +372,31 @@ fn keys_can_be_generated_listed_rotated_and_revoked_without_showing_private_keys
         use std::os::unix::fs::PermissionsExt;
         assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
     }
+    let (exit, _, said) = run(&["keys", "revoke", "-abc"]);
+    assert!(exit == 64 && said.contains("no key has this id"), "an id may begin with a hyphen: {said}");
     // Only a development server has the key of development tokens.
     let (exit, _, said) = run(&["keys", "dev-token", "--principal", "rep-1"]);
     assert!(exit == 1 && said.contains("serve --development"), "{said}");
+    // A development token has the agent's own scopes unless others are named.
+    let served = folder.path().join("served");
+    let server = crate::harness::Process::serve(&served, &[], |_| {});
+    let keys = served.join("keys");
+    let of = |more: &[&str]| {
+        let token = ["keys", "dev-token", "--principal", "rep-1", "--step", "intake", "--keys", keys.to_str().unwrap()];
+        let output = crate::harness::command(&[&token[..], more].concat()).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let scope = |token: &str| {
+        let claims =
+            base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, token.split('.').nth(1).unwrap());
+        serde_json::from_slice::<Value>(&claims.unwrap()).unwrap()["scope"].as_str().unwrap().to_owned()
+    };
+    let (_, token, said) = of(&["--agent", "support-bot"]);
+    assert!(scope(&token).split(' ').any(|scope| scope == "tickets"), "{token}{said}");
+    assert_eq!(scope(&of(&["--agent", "support-bot", "--scopes", "orders"]).1), "orders");
+    let (exit, _, said) = of(&["--agent", "suport-bot"]);
+    assert!(exit == Some(64) && said.contains("no agent `suport-bot`: did you mean `support-bot`?"), "{said}");
+    assert!(server.stop().success());
     // A server without keys does not start.
     let empty = folder.path().join("empty");
     let output = crate::harness::command(&["serve"])

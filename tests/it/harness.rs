@@ -279,6 +279,11 @@ pub(crate) fn refund_request() -> v1::AuthorizeRequest {
     }
 }
 
+/// Removes what only a development server tells of a denial.
+pub(crate) fn without_hint(warnings: &mut Vec<String>) {
+    warnings.retain(|warning| !warning.starts_with("development: "));
+}
+
 /// A harmless untrusted text. Sending it marks the case's version as screened.
 pub(crate) fn calm_text() -> Vec<v1::UntrustedText> {
     vec![v1::UntrustedText { source: "ticket.body".into(), text: "The phone does not charge any more.".into() }]

@@ -425,6 +425,8 @@ async fn scopes_and_tenants_of_a_token_narrow_and_never_widen() {
         (json!({"scope": null}), v1::Reason::NotPermitted),
         (json!({"scope": "orders replies"}), v1::Reason::NotPermitted),
         (json!({"scope": "tickets gold"}), v1::Reason::Unspecified),
+        (json!({"scope": ["tickets", "gold"]}), v1::Reason::Unspecified),
+        (json!({"scope": ["orders"]}), v1::Reason::NotPermitted),
         (json!({"step": "drafting"}), v1::Reason::Unspecified),
         (json!({"step": "verification"}), v1::Reason::StepNotAllowed),
         (json!({"sub": "globex-rep"}), v1::Reason::NotPermitted),
@@ -436,6 +438,7 @@ async fn scopes_and_tenants_of_a_token_narrow_and_never_widen() {
     ] {
         let answer = ask(channel.clone(), ticket(token(it.delegation(&crm, more.clone())))).await.unwrap();
         assert_eq!(answer.reason(), reason, "{more}");
+        assert!(answer.warnings.is_empty(), "only a development server says what denied a call: {:?}", answer.warnings);
     }
     // The chain is globex's but the issuer acme's, so the call is denied whatever case is reported.
     let foreign = it.delegation(
@@ -890,6 +893,36 @@ async fn a_stopping_server_is_not_ready_but_still_answers_while_draining() {
     assert_eq!(ask(channel, ticket(delegation)).await.unwrap().decision(), v1::Decision::Allow);
     stopping.await.unwrap();
     assert!(connect(grpc, &pem, Some(&crm)).await.is_err(), "the port is closed");
+}
+
+/// A client says which problem a server's certificate has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_says_what_is_wrong_with_a_certificate() {
+    use countersign::api::client::{Target, healthy};
+    let it = Secure::start(|_, _| {}).await;
+    let said = async |scheme: &str, authorities: Vec<u8>| {
+        let server = format!("{scheme}://{}", it.app.grpc);
+        healthy(&Target { server, authorities, ..Target::default() }, "").await.map_err(|error| error.to_string())
+    };
+    assert_eq!(said("https", it.authority.pem().into_bytes()).await, Ok(true));
+    let other = Authority::new().pem().into_bytes();
+    for (scheme, authorities, expected) in [
+        (
+            "https",
+            other,
+            "its certificate is of no trusted authority: give the PEM file of its authorities with `--ca`",
+        ),
+        (
+            "https",
+            vec![],
+            "its certificate is of no trusted authority: give the PEM file of its authorities with `--ca`",
+        ),
+        ("http", vec![], "it does not speak gRPC in plaintext: use `https://` if it has TLS"),
+    ] {
+        let error = said(scheme, authorities).await.unwrap_err();
+        assert!(error.contains(expected), "{scheme}: {error}");
+    }
+    it.app.stop().await;
 }
 
 /// A health watch never ends, so only known callers may open one.

@@ -698,7 +698,7 @@ async fn a_kill_switch_on_the_environment_stops_all_calls() {
     assert_eq!(ask(&mut client, order_check()).await, ALLOWED);
     let agent_sees = async |client: &mut DecisionServiceClient<Channel>, call: v1::AuthorizeRequest| {
         let answer = client.authorize(call).await.unwrap().into_inner();
-        (answer.decision(), answer.reason(), answer.reason_user.clone(), answer.next_action(), answer.warnings.clone())
+        (answer.decision(), answer.reason(), answer.reason_user.clone(), answer.next_action(), answer.obligations)
     };
     assert_eq!(crate::harness::get(app.admin, "/readyz").await, (200, "ok\n".into()));
     signal(&app, kind, "development", "kill_switch", "e-3").await.unwrap();
