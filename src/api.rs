@@ -71,7 +71,7 @@ pub enum ServeError {
 }
 
 /// Serves until `shutdown` resolves. Then the ports are closed, connections without calls are closed, streams and
-/// watches end, and calls under way get [`DRAIN`] to finish.
+/// watches end, and calls under way get 10 seconds to finish.
 ///
 /// # Errors
 /// Returns an error if reflection can't be set up or the transport fails.

@@ -111,7 +111,7 @@ impl ValueForm {
             Self::Name => is_name(value),
             Self::Names => {
                 let names: Vec<&str> = value.split(',').map(str::trim).collect();
-                names.iter().all(|name| is_name(name)) && !json::has_duplicates(names.into_iter())
+                names.iter().all(|name| is_name(name)) && !json::has_duplicates(names)
             }
         }
     }

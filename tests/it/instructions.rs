@@ -102,7 +102,9 @@ fn counted(report: &str, function: &str) -> u64 {
 }
 
 fn run(command: &mut Command) -> std::process::Output {
-    let done = command.output().expect("valgrind can't be started (Debian: apt-get install valgrind)");
+    let done = command
+        .output()
+        .unwrap_or_else(|error| panic!("valgrind can't be started: {error} (Debian: apt-get install valgrind)"));
     assert!(done.status.success(), "{done:?}");
     done
 }
