@@ -4,8 +4,8 @@
 mod error;
 pub mod resolve;
 mod sections;
+mod telemetry;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,9 +18,9 @@ pub use crate::config::sections::{
     Audit, BundleConfig, Callers, CaseIds, Config, Engine, Events, Identity, JwtSvid, Limits, Listen, RiskStore, Store,
     Tls, Traces, UnixPeer, UnixSocket,
 };
+pub use crate::config::telemetry::telemetry;
 use crate::pdp::snapshot::OnError;
 use crate::policy::Validation;
-use crate::telemetry::export;
 
 const PREFIX: &str = "COUNTERSIGN__";
 
@@ -154,25 +154,6 @@ impl Config {
     pub fn request_timeout(&self) -> Duration {
         Duration::from_millis(self.limits.request_timeout_ms)
     }
-}
-
-/// Reads the destination of telemetry from OpenTelemetry's own variables.
-///
-/// # Errors
-/// Returns an error if the variables request a protocol other than gRPC.
-pub fn telemetry(environment: &str, variables: &BTreeMap<String, String>) -> Result<export::Options, ConfigError> {
-    let set = |name: &str| variables.get(name).map(String::as_str).filter(|value| !value.is_empty());
-    let off = set("OTEL_SDK_DISABLED") == Some("true") || set("OTEL_TRACES_EXPORTER") == Some("none");
-    let endpoint =
-        set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| set("OTEL_EXPORTER_OTLP_ENDPOINT")).filter(|_| !off);
-    let protocol =
-        set("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL").or_else(|| set("OTEL_EXPORTER_OTLP_PROTOCOL")).unwrap_or("grpc");
-    if endpoint.is_some() && protocol != "grpc" {
-        let problem = "must be `grpc`: OTLP over HTTP is not supported".into();
-        return Err(ConfigError::Refused { setting: "OTEL_EXPORTER_OTLP_PROTOCOL", problem });
-    }
-    let service_name = set("OTEL_SERVICE_NAME").unwrap_or("countersign").to_owned();
-    Ok(export::Options { endpoint: endpoint.map(str::to_owned), service_name, environment: environment.to_owned() })
 }
 
 fn put(tree: &mut Value, path: &[String], value: Value) -> Option<()> {

@@ -35,8 +35,8 @@ mod span_facts;
 pub mod status;
 mod tokens;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwapOption;
 
@@ -96,6 +96,8 @@ pub struct Pdp {
     lost_logged: Seldom,
     started_at: Timestamp,
     draining: AtomicBool,
+    /// Reasons for which the server was not ready when this was last logged.
+    unready_logged: Mutex<Vec<&'static str>>,
 }
 
 /// Components that a [`Pdp`] is built from.
@@ -155,6 +157,7 @@ impl Pdp {
             lost_logged: Seldom::default(),
             started_at: services.clock.now(),
             draining: AtomicBool::new(false),
+            unready_logged: Mutex::default(),
             options: services.options,
             clock: services.clock,
             entropy: services.entropy,

@@ -38,6 +38,7 @@ pub(super) async fn tick(pdp: Arc<Pdp>) {
     for second in 0_u64.. {
         period.tick().await;
         pdp.tick().await;
+        pdp.log_readiness();
         pdp.note_head().await;
         pdp.sweep().await;
         pdp.replay_lost();

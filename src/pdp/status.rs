@@ -1,7 +1,7 @@
 //! Start, readiness, status and stop of the PDP, and the confirmation of a data loss by an operator.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crate::audit::Recorded;
@@ -129,12 +129,8 @@ impl Pdp {
         self.telemetry.metrics.standing(self.stops(), self.rejected.load().is_some());
         if !self.audit.healthy() {
             let resumed = ResumedRecord { failures: self.audit.failures() };
-            match self.audit.append(now, Record::Resumed(resumed)).await {
-                Ok(_) => tracing::info!(name: "audit.resumed", "the audit log can be written again"),
-                Err(_) => {
-                    tracing::error!(name: "audit.failed", failures = self.audit.failures(), "the audit log can't be written: no request is answered")
-                }
-            }
+            // If this fails, too, the server stays unready.
+            let _still_failing = self.audit.append(now, Record::Resumed(resumed)).await;
         }
         let drained = self.admission.unauthenticated.drain();
         if drained.is_empty() {
@@ -147,6 +143,20 @@ impl Pdp {
                 self.telemetry.metrics.suppressed(count);
             }
         }
+    }
+
+    /// Logs each reason for which the server is not ready once when it begins, with the remedy, and once when it has
+    /// ended. Call it every second.
+    pub fn log_readiness(&self) {
+        let now: Vec<&'static str> = self.not_ready().into_iter().filter(|reason| *reason != "draining").collect();
+        let mut logged = self.unready_logged.lock().unwrap_or_else(PoisonError::into_inner);
+        for reason in now.iter().filter(|reason| !logged.contains(reason)) {
+            tracing::error!(name: "server.not_ready", reason, remedy = remedy(reason));
+        }
+        for reason in logged.iter().filter(|reason| !now.contains(reason)) {
+            tracing::info!(name: "server.ready_again", reason);
+        }
+        *logged = now;
     }
 
     /// Returns the reasons for which the server is not ready; empty if it is ready.
@@ -218,5 +228,18 @@ impl Pdp {
         self.store.confirm(went_back_at).await?;
         self.refresh().await;
         Ok(receipt.seal(()))
+    }
+}
+
+/// Returns what a reason for not being ready means, and what to do about it.
+fn remedy(reason: &str) -> &'static str {
+    match reason {
+        "audit" => {
+            "the audit log can't be written, so no request is answered: free space in the data folder, or repair its disk"
+        }
+        "clock" => "the clocks of this server and of the state store differ too much: check their time service",
+        "store" => "the state store does not answer, so writes are denied, and soon every call: check the database",
+        "windows" => "the risk store does not answer, so risk counts as the worst: check Redis",
+        _ => "see `GetStatus`",
     }
 }

@@ -1,11 +1,13 @@
 //! Exports spans to an OTLP collector, if one is configured, and metrics through `/metrics`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry::{InstrumentationScope, KeyValue, global};
-use opentelemetry_otlp::WithExportConfig;
+use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig, Identity};
+use opentelemetry_otlp::{WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::{BatchSpanProcessor, SdkTracer, SdkTracerProvider};
@@ -18,8 +20,13 @@ use crate::telemetry::{SCHEMA_URL, SCOPE};
 /// Destination of telemetry, and the attributes of its resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// OTLP/gRPC endpoint for spans, e.g. `http://127.0.0.1:4317`. If it is `None`, no spans are made.
+    /// OTLP/gRPC endpoint for spans, e.g. `http://127.0.0.1:4317`; `https://` selects TLS. If it is `None`, no
+    /// spans are made.
     pub endpoint: Option<String>,
+    /// PEM file of the collector's certificate authorities; by default the public ones.
+    pub authorities: Option<PathBuf>,
+    /// PEM files of the client's certificate chain and private key.
+    pub identity: Option<(PathBuf, PathBuf)>,
     /// Resource attribute `service.name`.
     pub service_name: String,
     /// Resource attribute `deployment.environment.name`.
@@ -39,6 +46,20 @@ pub struct Telemetry {
     meters: SdkMeterProvider,
     registry: Registry,
     pub metrics: Metrics,
+}
+
+fn tls(options: &Options) -> Result<ClientTlsConfig, SetUpError> {
+    let read = |path: &PathBuf| {
+        std::fs::read(path).map_err(|error| SetUpError(format!("`{}` can't be read: {error}", path.display())))
+    };
+    let tls = match &options.authorities {
+        Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(path)?)),
+        None => ClientTlsConfig::new().with_enabled_roots(),
+    };
+    Ok(match &options.identity {
+        Some((certificate, key)) => tls.identity(Identity::from_pem(read(certificate)?, read(key)?)),
+        None => tls,
+    })
 }
 
 impl Telemetry {
@@ -64,8 +85,13 @@ impl Telemetry {
         let Some(endpoint) = &options.endpoint else {
             return Ok(Self { traces: None, tracer: None, meters, registry, metrics });
         };
-        let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint.clone()).build();
-        let exporter = exporter.map_err(|error| failed(&error))?;
+        let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint.clone());
+        let exporter = match endpoint.starts_with("https://") {
+            true => exporter.with_tls_config(tls(options)?),
+            false => exporter,
+        };
+        let exporter = exporter.build().map_err(|error| failed(&error))?;
+        tracing::info!(name: "telemetry.exports", endpoint, "spans go to this collector");
         // The processor takes its counter of dropped spans from the global meter provider when it is built,
         // so set the provider first.
         global::set_meter_provider(meters.clone());

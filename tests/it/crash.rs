@@ -121,6 +121,15 @@ async fn a_full_file_system_stops_answers() {
         assert_eq!(client.authorize(order_check()).await.unwrap_err().code(), Code::Unavailable);
     }
     assert_eq!(crate::harness::get(server.admin, "/readyz").await, (503, "audit\n".into()));
+    let said = |log: &str| log.lines().filter(|line| line.contains("server.not_ready")).count();
+    crate::harness::within("the error in the log", async {
+        while said(&server.log_text()) == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let log = server.log_text();
+    assert!(log.contains("free space in the data folder") && said(&log) == 1, "{log}");
     // The log, read through the server's namespace, is intact and contains exactly the answers.
     let root = format!("/proc/{}/root{}/data/audit", server.child.id(), mount.display());
     let report = verify(Path::new(&root)).unwrap();

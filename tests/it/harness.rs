@@ -428,6 +428,10 @@ impl Process {
         rustix::process::kill_process(id, signal).unwrap();
     }
 
+    pub(crate) fn log_text(&self) -> String {
+        std::fs::read_to_string(self.log.path()).unwrap()
+    }
+
     /// Sends SIGTERM, waits for the exit and returns the log.
     pub(crate) fn log_of_stop(mut self) -> String {
         self.signal(rustix::process::Signal::TERM);

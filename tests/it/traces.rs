@@ -11,8 +11,10 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
+use crate::harness::pki::{Authority, server, svid, write};
 use crate::harness::{App, CASE, ORDER, Process, asserted, channel, lines, order_check, refund_request, temp};
 
 /// A collector that stores what it receives, or never answers.
@@ -37,17 +39,26 @@ impl TraceService for Collector {
 }
 
 impl Collector {
+    /// Starts a collector that requires TLS and client certificates of the authority.
+    async fn start_with_tls(authority: &Authority) -> (Self, SocketAddr) {
+        let own = authority.sign(&server());
+        let tls = ServerTlsConfig::new()
+            .identity(Identity::from_pem(&own.certificate, &own.key))
+            .client_ca_root(Certificate::from_pem(authority.pem()));
+        Self::serve(tonic::transport::Server::builder().tls_config(tls).unwrap(), false).await
+    }
+
     pub(crate) async fn start(hangs: bool) -> (Self, SocketAddr) {
+        Self::serve(tonic::transport::Server::builder(), hangs).await
+    }
+
+    async fn serve(mut builder: tonic::transport::Server, hangs: bool) -> (Self, SocketAddr) {
         let collector = Self { hangs, ..Self::default() };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let service =
             TraceServiceServer::new(collector.clone()).accept_compressed(tonic::codec::CompressionEncoding::Gzip);
-        tokio::spawn(
-            tonic::transport::Server::builder()
-                .add_service(service)
-                .serve_with_incoming(TcpListenerStream::new(listener)),
-        );
+        tokio::spawn(builder.add_service(service).serve_with_incoming(TcpListenerStream::new(listener)));
         (collector, address)
     }
 
@@ -353,4 +364,28 @@ async fn a_reload_is_its_own_trace_with_error_status_if_rejected() {
         assert!(text(span, "countersign.policy.digest").unwrap().starts_with("sha256:"));
         assert!(text(span, "countersign.policy.previous").unwrap().starts_with("sha256:"));
     }
+}
+
+/// Spans go to a collector that requires TLS and a client certificate.
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_are_exported_over_tls() {
+    let (folder, authority) = (temp(), Authority::new());
+    let (collector, address) = Collector::start_with_tls(&authority).await;
+    let own = authority.sign(&svid("spiffe://acme.example/countersign"));
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("https://{address}")),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", write(folder.path(), "ca.pem", &authority.pem()).display().to_string()),
+        (
+            "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+            write(folder.path(), "c.pem", &own.certificate).display().to_string(),
+        ),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", write(folder.path(), "k.pem", &own.key).display().to_string()),
+    ];
+    let variables = variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let telemetry = countersign::config::telemetry("test", &variables).unwrap();
+    let app = App::start_with(move |_, seams| seams.telemetry = telemetry).await;
+    app.decisions().await.authorize(order_check()).await.unwrap();
+    // The stop sends the last spans.
+    app.stop().await;
+    assert!(collector.spans().iter().any(|span| span.name == "authorize order.check"), "{:?}", collector.spans());
 }
