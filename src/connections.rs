@@ -9,7 +9,7 @@
 
 pub mod batched;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -32,7 +32,7 @@ const CONNECTIONS_MAX: usize = 16_384;
 /// Interval at which a connection's age and idle time are checked.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// Time that clients have to close their connections when the server stops.
+/// Time without a call after which a stopping server closes a connection.
 const FAREWELL: Duration = Duration::from_millis(250);
 
 /// Limits on the connections of a port.
@@ -81,8 +81,8 @@ pub struct Standing {
     pub known: Arc<AtomicBool>,
     requests: Arc<AtomicUsize>,
     in_flight: Arc<AtomicUsize>,
-    /// Number of the requests in flight that no stopping server waits for.
-    watches: Arc<AtomicUsize>,
+    /// Number of the requests in flight that a stopping server waits for.
+    calls: Arc<AtomicUsize>,
     /// Whether the server is closing its connections; `None` without a port.
     closing: Option<watch::Receiver<bool>>,
 }
@@ -95,11 +95,11 @@ impl Standing {
         InFlight(Arc::clone(&self.in_flight))
     }
 
-    /// Marks a request in flight as one that no stopping server waits for, until the guard is dropped: a health
-    /// watch never ends by itself.
-    pub fn watch(&self) -> InFlight {
-        self.watches.fetch_add(1, Ordering::AcqRel);
-        InFlight(Arc::clone(&self.watches))
+    /// Counts a request that a stopping server waits for, until the guard is dropped. Health watches are none,
+    /// because they never end by themselves.
+    pub fn call(&self) -> InFlight {
+        self.calls.fetch_add(1, Ordering::AcqRel);
+        InFlight(Arc::clone(&self.calls))
     }
 
     /// Waits until the server closes its connections.
@@ -111,7 +111,7 @@ impl Standing {
 
     /// Returns the number of requests that a stopping server waits for.
     fn calls(&self) -> usize {
-        self.in_flight().saturating_sub(self.watches.load(Ordering::Acquire))
+        self.calls.load(Ordering::Acquire)
     }
 
     /// Returns the number of requests in flight.
@@ -192,14 +192,16 @@ impl Connections {
         Some(Place { id, standing, closed, connections: self.clone() })
     }
 
-    /// Closes every connection as soon as no call is under way on it. HTTP/2 clients have been told that the server
-    /// goes away, and get a moment to close their connections themselves.
+    /// Closes every connection when no call has been under way on it for [`FAREWELL`]: the last answer may not be
+    /// written yet. HTTP/2 clients have been told that the server goes away, and may close their connections themselves.
     pub async fn drain(&self) {
         self.closing.send_replace(true);
-        tokio::time::sleep(FAREWELL).await;
+        let mut quiet: HashSet<u64> = HashSet::new();
         while self.count() > 0 {
-            self.open().entries.retain(|_, entry| entry.standing.calls() > 0);
-            tokio::time::sleep(FAREWELL / 10).await;
+            tokio::time::sleep(FAREWELL).await;
+            let mut open = self.open();
+            open.entries.retain(|id, entry| entry.standing.calls() > 0 || !quiet.contains(id));
+            quiet = open.entries.iter().filter(|(_, entry)| entry.standing.calls() == 0).map(|(id, _)| *id).collect();
         }
     }
 

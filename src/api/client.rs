@@ -243,6 +243,8 @@ fn causes(error: &dyn std::error::Error) -> String {
 /// Signs in the causes of a failed connection, with the problem and its remedy. The libraries below don't say it in
 /// any other form.
 const PROBLEMS: [(&str, &str); 12] = [
+    // First, because an alert may say that the server found the client's certificate expired.
+    ("alert", "it refuses the TLS handshake: it may require `--certificate` and `--private-key`"),
     ("dns error", "its host name can't be resolved: check `--server`"),
     (
         "Connection refused",
@@ -256,7 +258,6 @@ const PROBLEMS: [(&str, &str); 12] = [
     ("Expired", "its certificate has expired: renew it"),
     ("NotValidYet", "its certificate is not valid yet: check the clocks"),
     ("corrupt message", "it does not speak TLS: use `http://`"),
-    ("alert", "it refuses the TLS handshake: it may require `--certificate` and `--private-key`"),
     ("deadline has elapsed", "it does not answer in time: check the address and the network"),
 ];
 
@@ -274,7 +275,10 @@ fn refused(server: &str, status: &Status) -> ClientError {
         (Code::Unknown | Code::Unavailable | Code::Internal, message)
             if message.contains("transport error") || message.starts_with("h2 protocol error") =>
         {
-            return unreachable("it does not speak gRPC in plaintext: use `https://` if it has TLS");
+            return unreachable(match server.starts_with("https://") {
+                true => "it ended the connection: it may require `--certificate` and `--private-key`",
+                false => "it does not speak gRPC in plaintext: use `https://` if it has TLS",
+            });
         }
         (_, message) if message.starts_with("grpc-status header missing") => {
             return unreachable("it is no gRPC server: give the address of `listen.grpc`, by default port 7070");

@@ -17,7 +17,7 @@ use crate::pdp::origin::Purpose;
 use crate::pdp::refused::run_to_completion;
 use crate::pdp::reports::Signal;
 use crate::pdp::risk_clearing::Clear;
-use crate::pdp::signal_lifting::ToLift;
+use crate::pdp::signal_lifting::{LISTED_MAX, ToLift};
 
 const REASON_MAX: usize = 1024;
 
@@ -84,9 +84,6 @@ impl SignalService for Signals {
         Ok(Response::new(listed(&active.map_err(|refused| status::status(refused.refusal()))?)))
     }
 }
-
-/// Maximum number of listed signals.
-const LISTED_MAX: usize = 1000;
 
 fn listed(halts: &[Halt]) -> v1::ListSignalsResponse {
     let signal = |halt: &Halt| v1::ActiveSignal {

@@ -37,8 +37,9 @@ pub(super) async fn tick(pdp: Arc<Pdp>) {
     period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     for second in 0_u64.. {
         period.tick().await;
-        pdp.tick().await;
+        // First, because a record that is tried now may fit where a call's did not.
         pdp.log_readiness();
+        pdp.tick().await;
         pdp.note_head().await;
         pdp.sweep().await;
         pdp.replay_lost();

@@ -42,6 +42,13 @@ impl Connection {
 }
 
 impl HumanToken {
+    /// Reads the token like [`Self::read`] if one is named; a tool service needs none.
+    pub(super) fn read_if_named(&self, environment: &Environment) -> Result<Option<String>, Failure> {
+        let is_named = self.token.is_some()
+            || environment.variables.get("COUNTERSIGN_TOKEN").is_some_and(|token| !token.is_empty());
+        is_named.then(|| self.read(environment)).transpose()
+    }
+
     /// Reads the token from the file, from standard input or from `COUNTERSIGN_TOKEN`.
     pub(super) fn read(&self, environment: &Environment) -> Result<String, Failure> {
         match &self.token {

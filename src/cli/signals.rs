@@ -172,8 +172,7 @@ fn lift(environment: &Environment, asked: &Lift) -> Result<(String, Option<v1::A
 }
 
 fn list(environment: &Environment, asked: &List) -> Result<Exit, Failure> {
-    // A tool service needs no token.
-    let target = Target { token: asked.token.read(environment).ok(), ..asked.connection.target()? };
+    let target = Target { token: asked.token.read_if_named(environment)?, ..asked.connection.target()? };
     let response = runtime()?.block_on(client::signals(&target, asked.tenant.clone())).map_err(client_failure)?;
     let mut text = String::new();
     let mut listed = vec![];

@@ -156,6 +156,13 @@ pub struct Human {
     pub issued_at: Timestamp,
 }
 
+impl Human {
+    /// Returns what identifies the person, who may have several subjects: the issuer's claim, or the subject.
+    pub fn person_key(&self) -> String {
+        self.person.clone().unwrap_or_else(|| format!("{}#{}", self.issuer, self.subject))
+    }
+}
+
 impl Chain {
     /// Returns whether what was proven of caller and token speaks for a tenant. Both may only narrow what the entities of the chain say.
     pub fn speaks_for(&self, tenant: &str) -> bool {

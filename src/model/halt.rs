@@ -291,8 +291,12 @@ impl<'a> Halted<'a> {
 
     /// Returns the subjects of a human who acts for herself.
     pub fn human(human: &'a Human) -> Self {
-        let issued_at = Some(human.issued_at);
-        Self { tenant: &human.tenant, agent: "", supervisor: &human.id, case: "", customer: "", issued_at }
+        Self::person(&human.tenant, &human.id, human.issued_at)
+    }
+
+    /// Returns the subjects of a human with a token that was issued at this time.
+    pub fn person(tenant: &'a str, id: &'a str, issued_at: Timestamp) -> Self {
+        Self { tenant, agent: "", supervisor: id, case: "", customer: "", issued_at: Some(issued_at) }
     }
 
     /// Returns whether one of these entries stops the call at this instant.
@@ -309,13 +313,13 @@ impl<'a> Halted<'a> {
         })
     }
 
-    /// Returns whether an entry about this human herself, not one about her tenant or everything, stops her.
-    pub fn is_stopped_herself(human: &Human, halts: &Halts, now: Timestamp) -> bool {
-        let own = halts.of(SubjectKind::Supervisor, &human.id).iter().filter(|halt| halt.tenant == human.tenant);
-        own.filter(|halt| halt.is_active(now)).any(|halt| match halt.kind {
-            HaltKind::KillSwitch => true,
-            HaltKind::Risk(_) => false,
-            HaltKind::SessionRevoked => human.issued_at <= halt.since,
+    /// Returns whether a human with these subjects may lift kill switches: her session is not revoked, alone or with
+    /// all of her tenant, and no kill switch is on herself. Switches on her tenant and on everything don't count.
+    pub fn may_lift(&self, halts: &Halts, now: Timestamp) -> bool {
+        self.standing(halts, now).all(|halt| match halt.kind {
+            HaltKind::KillSwitch => halt.subject_kind != SubjectKind::Supervisor,
+            HaltKind::Risk(_) => true,
+            HaltKind::SessionRevoked => self.issued_at.is_some_and(|issued| issued > halt.since),
         })
     }
 

@@ -1,6 +1,7 @@
 //! Roles of a bundle's entity types and actions, from the manifest.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
 use crate::json::{self, Object, Value};
 use crate::model::chain::Link;
@@ -72,11 +73,22 @@ pub struct Roles {
     #[serde(default)]
     pub returns_nothing: Vec<String>,
     /// Number of humans who must ask before a kill switch is lifted.
-    #[serde(default = "one")]
-    pub lift_quorum: u32,
+    #[serde(default)]
+    pub lift_quorum: LiftQuorum,
     /// Types of obligations and advice besides [`OBLIGATIONS`], with the form of their values.
     #[serde(default)]
     pub obligations: BTreeMap<String, ValueForm>,
+}
+
+/// Number of humans who must ask before a kill switch is lifted; 1 by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(transparent)]
+pub struct LiftQuorum(pub NonZeroU32);
+
+impl Default for LiftQuorum {
+    fn default() -> Self {
+        Self(NonZeroU32::MIN)
+    }
 }
 
 /// Form of an obligation's value. A name has letters, digits and `_`, `-` or `.`.
@@ -257,8 +269,4 @@ impl Roles {
 
 fn is_listed(listed: &[String], action: &str, groups: &[String]) -> bool {
     listed.iter().any(|name| name == action || groups.contains(name))
-}
-
-fn one() -> u32 {
-    1
 }

@@ -184,16 +184,16 @@ impl Admission {
     }
 
     /// Authenticates the caller like [`Self::party`], for liftings: a kill switch on a tenant or on everything stops
-    /// no human from lifting it, but one on the human herself does.
+    /// no human from lifting it, but one on the human herself, and a revoked session, do.
     ///
     /// # Errors
     /// If the caller can't be authenticated (UNAUTHENTICATED); the refusal is already counted.
     pub(super) async fn lifter(&self, moment: &Moment, origin: &Origin) -> Result<Party, Refused> {
         let Some(token) = self.human_token(&origin.peer) else { return self.party(moment, origin).await };
         let human = self.known_human(moment, token).await.and_then(|human| {
-            match Halted::is_stopped_herself(&human, &self.store.halts().halts, moment.now) {
-                true => Err(STOPPED),
-                false => Ok(human),
+            match Halted::human(&human).may_lift(&self.store.halts().halts, moment.now) {
+                true => Ok(human),
+                false => Err(STOPPED),
             }
         });
         let human = human.map_err(|refusal| self.unauthenticated(origin, refusal))?;

@@ -127,7 +127,7 @@ impl Pdp {
                 "the reviewer may not review this request: no policy grants `approval.review`",
             ));
         }
-        Ok(human.person.clone().unwrap_or_else(|| format!("{}#{}", human.issuer, human.subject)))
+        Ok(human.person_key())
     }
 
     /// Checks that the action could take the suggested arguments.

@@ -1,11 +1,11 @@
 //! Kill switches that are in force, and their lifting by humans.
 
-use crate::approvals::store::lifting::{Lift, LiftTaken};
-use crate::audit::Recorded;
+use crate::approvals::store::lifting::{Asked, Lift, LiftTaken};
 use crate::audit::events::{self, Actor};
+use crate::audit::{AuditDown, Recorded};
 use crate::entities::direct::On;
 use crate::json::Value;
-use crate::model::halt::{Halt, SubjectKind};
+use crate::model::halt::{Halt, HaltKind, Halted, SubjectKind};
 use crate::model::refusal::Refusal;
 use crate::model::right::Right;
 use crate::pdp::Pdp;
@@ -35,6 +35,14 @@ pub struct Progress {
     pub quorum: u32,
 }
 
+/// Maximum number of listed signals.
+pub const LISTED_MAX: usize = 1000;
+
+/// Returns what a listing is sorted by: signals that stop calls come first.
+fn key(halt: &Halt) -> (bool, &str, SubjectKind, &str, HaltKind) {
+    (!halt.kind.stops(), &halt.tenant, halt.subject_kind, &halt.subject, halt.kind)
+}
+
 impl Pdp {
     /// Returns the signals that are in force for a tenant and for everything, those that stop calls first.
     ///
@@ -57,21 +65,15 @@ impl Pdp {
         self.or_refused(&moment, origin, by, listed).await
     }
 
-    /// Returns the signals in force, of one tenant and of everything.
+    /// Returns signals in force, of one tenant and of everything, one more than [`LISTED_MAX`] at most.
     fn active_signals(&self, moment: &Moment, tenant: &str) -> Vec<Halt> {
         let halts = self.store.halts();
         let is_meant = |halt: &&Halt| halt.tenant == tenant || halt.subject_kind == SubjectKind::Server;
-        let mut active: Vec<Halt> =
-            halts.halts.iter().filter(|halt| halt.is_active(moment.now)).filter(is_meant).cloned().collect();
-        active.sort_by(|one, other| {
-            let key = |halt: &Halt| (!halt.kind.stops(), halt.tenant.clone(), halt.subject_kind, halt.subject.clone());
-            key(one).cmp(&key(other)).then(other.until.cmp(&one.until))
-        });
-        active.dedup_by(|next, kept| {
-            (&next.tenant, next.subject_kind, &next.subject, next.kind)
-                == (&kept.tenant, kept.subject_kind, &kept.subject, kept.kind)
-        });
-        active
+        let mut active: Vec<&Halt> =
+            halts.halts.iter().filter(|halt| halt.is_active(moment.now)).filter(is_meant).collect();
+        active.sort_unstable_by(|one, other| key(one).cmp(&key(other)).then(other.until.cmp(&one.until)));
+        active.dedup_by(|next, kept| key(next) == key(kept));
+        active.into_iter().take(LISTED_MAX + 1).cloned().collect()
     }
 
     fn may_list(&self, moment: &Moment, party: &Party, tenant: &str) -> bool {
@@ -119,23 +121,16 @@ impl Pdp {
             "only a human may lift a kill switch, and no policy grants this one `signal.lift` (for everything: `server.lift`) here",
         );
         let Party::Human(human) = party else { return Err(FORBIDDEN) };
-        let environment = &self.options.environment;
-        let is_granted = match lift.subject_kind {
-            SubjectKind::Server => {
-                lift.subject == *environment && may(moment, Right::ServerLift, &human.id, On::Server(environment))
-            }
-            SubjectKind::Agent
-            | SubjectKind::Case
-            | SubjectKind::Customer
-            | SubjectKind::Supervisor
-            | SubjectKind::Tenant => {
-                human.tenant == lift.tenant && may(moment, Right::SignalLift, &human.id, On::Tenant(&lift.tenant))
-            }
-        };
-        if !is_granted {
+        let is_own = lift.subject_kind == SubjectKind::Server || human.tenant == lift.tenant;
+        if !is_own || !self.is_granted(moment, &lift, &human.id) {
             return Err(FORBIDDEN);
         }
-        let quorum = moment.snapshot.bundle.roles.as_ref().map_or(1, |roles| roles.lift_quorum);
+        // Without its record no switch may be lifted, and the store commits before the log is written.
+        if !self.audit.healthy() {
+            return Err(AuditDown::Failed.into());
+        }
+        let excluded = self.excluded(moment, &lift).await?;
+        let quorum = moment.snapshot.bundle.roles.as_ref().map_or(1, |roles| roles.lift_quorum.0.get());
         let digest = |text: &str| self.audit.digest(&Value::from(text));
         // The log identifies customers by a keyed digest everywhere.
         let subject =
@@ -154,13 +149,19 @@ impl Pdp {
             tenant: lift.tenant,
             subject_kind: lift.subject_kind,
             subject: lift.subject,
-            human: human.id.clone(),
+            asks: Asked { person: human.person_key(), human: human.id.clone(), issued_at: human.issued_at },
+            excluded,
             quorum,
             at: moment.now,
             lifted: lifted.clone(),
             asked: asked.clone(),
         };
         let (is_lifted, humans, revision, record) = match self.store.lift(new).await? {
+            LiftTaken::Reported => {
+                return Err(Refusal::Unavailable(
+                    "the kill switch was reported again meanwhile: ask again if it should still be lifted",
+                ));
+            }
             LiftTaken::Nothing => return Err(Refusal::Precondition("no kill switch of this subject is in force")),
             LiftTaken::Asked(humans, revision) => (false, humans, revision, asked),
             LiftTaken::Lifted(revision) => (true, quorum, revision, lifted),
@@ -172,5 +173,35 @@ impl Pdp {
         let receipt = self.recorder.record_entry(moment.now, &revision, record).await?;
         self.refresh().await;
         Ok(receipt.seal(Progress { is_lifted, humans, quorum }))
+    }
+
+    /// Returns whether policies grant a human the lifting.
+    fn is_granted(&self, moment: &Moment, lift: &ToLift, human: &str) -> bool {
+        let environment = &self.options.environment;
+        match lift.subject_kind {
+            SubjectKind::Server => {
+                lift.subject == *environment && may(moment, Right::ServerLift, human, On::Server(environment))
+            }
+            SubjectKind::Agent
+            | SubjectKind::Case
+            | SubjectKind::Customer
+            | SubjectKind::Supervisor
+            | SubjectKind::Tenant => may(moment, Right::SignalLift, human, On::Tenant(&lift.tenant)),
+        }
+    }
+
+    /// Returns the persons who asked before, and have lost the right or been stopped since.
+    async fn excluded(&self, moment: &Moment, lift: &ToLift) -> Result<Vec<String>, Refusal> {
+        let bundle = &moment.snapshot.bundle;
+        let halts = self.store.halts();
+        let still_may = |asked: &Asked| {
+            let roles = bundle.roles.as_ref();
+            let tenant = roles.and_then(|roles| bundle.policies.tenant_of(&roles.supervisor, &asked.human));
+            let tenant = tenant.unwrap_or_default();
+            self.is_granted(moment, lift, &asked.human)
+                && Halted::person(&tenant, &asked.human, asked.issued_at).may_lift(&halts.halts, moment.now)
+        };
+        let earlier = self.store.lift_asked(&lift.tenant, lift.subject_kind, &lift.subject).await?;
+        Ok(earlier.into_iter().filter(|asked| !still_may(asked)).map(|asked| asked.person).collect())
     }
 }

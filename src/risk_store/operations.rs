@@ -6,7 +6,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use smol_str::SmolStr;
 
-use crate::model::number::{to_u32, to_u64};
+use crate::model::number::to_u64;
 use crate::model::text::hex;
 use crate::risk_store::address::Server;
 
@@ -18,20 +18,27 @@ pub struct Key(u128);
 impl Key {
     /// Derives a key. Parts are hashed with their lengths, so different lists have different keys.
     pub fn of(parts: &[&str]) -> Self {
-        Self::below(&[], parts)
+        Self::hashed(parts.iter().map(|part| part.as_bytes()))
     }
 
-    /// Derives a key from bytes of a fixed length and parts.
-    fn below(prefix: &[u8], parts: &[&str]) -> Self {
+    // Stores keep keys for weeks, so the derivation must stay as it is.
+    fn hashed<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut hash = Sha256::new();
-        hash.update(prefix);
         for part in parts {
-            // Four bytes keep most keys within one block of the hash. No part has 4 GiB.
-            hash.update(to_u32(part.len()).to_be_bytes());
-            hash.update(part.as_bytes());
+            hash.update(to_u64(part.len()).to_be_bytes());
+            hash.update(part);
         }
         let digest: [u8; 32] = hash.finalize().into();
         Self(digest.iter().take(16).fold(0, |key, byte| (key << 8) | u128::from(*byte)))
+    }
+
+    /// Returns the key in lower-case hexadecimal.
+    fn digits(self) -> [u8; 32] {
+        let mut digits = [0; 32];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0.to_be_bytes()) {
+            pair.copy_from_slice(&digits_of(byte));
+        }
+        digits
     }
 
     /// Returns 64 bits of the key, for things that are only counted.
@@ -45,6 +52,11 @@ impl fmt::Display for Key {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&hex(self.0.to_be_bytes()))
     }
+}
+
+/// Returns the two hexadecimal digits of a byte.
+fn digits_of(byte: u8) -> [u8; 2] {
+    [byte >> 4, byte & 15].map(|half| if half < 10 { b'0' + half } else { b'a' + half - 10 })
 }
 
 /// A tenant of a deployment, hashed. All keys of a tenant derive from it.
@@ -64,18 +76,18 @@ impl Tenant {
     /// Hashes a counted thing with the engine's seed. Without a secret seed, callers could choose things that
     /// are not in the sample.
     pub(crate) fn thing(seed: Key, item: u64) -> u64 {
-        let mut bytes = [0; 24];
-        let (first, last) = bytes.split_at_mut(16);
-        first.copy_from_slice(&seed.0.to_be_bytes());
-        last.copy_from_slice(&item.to_be_bytes());
-        Key::below(&bytes, &[]).short()
+        let mut digits = [0; 16];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(item.to_be_bytes()) {
+            pair.copy_from_slice(&digits_of(byte));
+        }
+        Key::hashed([&seed.digits()[..], &digits]).short()
     }
 
     /// Derives a key of this tenant.
     pub fn key(self, what: &str, whose: &[&str]) -> Key {
-        let mut parts = vec![what];
-        parts.extend(whose);
-        Key::below(&self.0.0.to_be_bytes(), &parts)
+        let own = self.0.digits();
+        let parts = whose.iter().map(|part| part.as_bytes());
+        Key::hashed([&own[..], what.as_bytes()].into_iter().chain(parts))
     }
 }
 
@@ -228,4 +240,21 @@ pub enum RiskStoreError {
     /// The server does not answer, or refuses the operation.
     #[error("the risk store does not answer: {0}")]
     Unreachable(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sums and windows of running deployments are stored under these keys.
+    #[test]
+    fn keys_are_derived_as_ever() {
+        let tenant = Tenant::of("production", "acme");
+        assert_eq!(tenant.tag(), "1db7843eac77e861f3e12d9bbb31ae86");
+        assert_eq!(
+            tenant.key("sum", &["refunds_per_order", "order-1"]).to_string(),
+            "c069c7232170e1c01f4db40dc5af2fbc"
+        );
+        assert_eq!(Tenant::thing(Key::of(&["seed"]), 7), 9108731850206489766);
+    }
 }

@@ -1588,12 +1588,25 @@ async fn a_kill_switch_is_lifted_by_two_humans_with_the_right() {
         assert!(!lift(Agent, "support-bot", &other).await.unwrap().lifted);
         assert!(lift(Agent, "support-bot", &lead).await.unwrap().lifted);
 
+        // A person counts once, whatever entities she has.
+        report(Agent, "support-bot", "event-5").await;
+        let [ann, ann_too] = ["lead-1", "lead-2"].map(|human| issuer.human_with(human, json!({"person": "ann"})));
+        assert!(!lift(Agent, "support-bot", &ann).await.unwrap().lifted);
+        let asked = lift(Agent, "support-bot", &ann_too).await.unwrap();
+        assert_eq!((asked.lifted, asked.humans), (false, 1));
+        assert!(lift(Agent, "support-bot", &other).await.unwrap().lifted);
+
         // A switch on the whole tenant doesn't stop those who lift it; one on a human stops her.
         report(Tenant, "acme", "event-3").await;
         report(Supervisor, "lead-2", "event-4").await;
         assert!(!lift(Tenant, "acme", &lead).await.unwrap().lifted);
         assert_eq!(lift(Tenant, "acme", &other).await.unwrap_err().code(), Code::Unauthenticated);
         assert_eq!(decision().await, v1::Decision::Deny);
+        // Who is stopped after she asked does not count any more.
+        assert!(!lift(Supervisor, "lead-2", &lead).await.unwrap().lifted);
+        report(Supervisor, "lead-1", "event-6").await;
+        let asked = lift(Supervisor, "lead-2", &other).await;
+        assert_eq!(asked.unwrap_err().code(), Code::Unauthenticated, "nobody is left to lift anything");
         let status = app.operations().await.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
         assert!(status.ready, "no lifted switch counts as lost: {status:?}");
     });

@@ -410,6 +410,7 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
         "does not declare check `fraud_revue`: did you mean `fraud_review`?",
     ),
     ("refunds.cedar", "@requires(", "@require(", "has the unknown annotation `@require`: did you mean `requires`?"),
+    ("bundle.yaml", "lift_quorum: 2", "lift_quorum: 0", "nonzero"),
     // The faults below are in risk, rates, detectors and constraints.
     ("bundle.yaml", "  case_read: case.read ", "  # ", "`case_read` is missing in the manifest"),
     (

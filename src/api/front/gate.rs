@@ -52,16 +52,16 @@ impl Gate {
     }
 
     fn begin(&self, standing: &Standing, path: &str) -> Option<UnderWay> {
-        let watch = || path.starts_with("grpc.").then(|| standing.watch());
+        let call = || (!path.starts_with("grpc.")).then(|| standing.call());
         // Health checks are exempt from the limit on all unauthenticated peers together. Otherwise an
         // orchestrator would restart a server that such peers keep busy.
         if path == HEALTH_CHECK && standing.in_flight() < UNKNOWN_PER_CONNECTION {
-            return Some(UnderWay { _in_flight: standing.begin(), _unknown: None, _watch: watch() });
+            return Some(UnderWay { _in_flight: standing.begin(), _unknown: None, _call: call() });
         }
         let unknown = (!standing.is_known()).then(|| Unknown::begin(&self.unknown));
         let is_over = unknown.is_some()
             && (standing.in_flight() >= UNKNOWN_PER_CONNECTION || self.unknown.load(Ordering::Acquire) > UNKNOWN_MAX);
-        (!is_over).then(|| UnderWay { _in_flight: standing.begin(), _unknown: unknown, _watch: watch() })
+        (!is_over).then(|| UnderWay { _in_flight: standing.begin(), _unknown: unknown, _call: call() })
     }
 }
 
@@ -69,8 +69,8 @@ impl Gate {
 pub(super) struct UnderWay {
     _in_flight: InFlight,
     _unknown: Option<Unknown>,
-    /// Set for health and reflection, which a stopping server does not wait for.
-    _watch: Option<InFlight>,
+    /// `None` for health and reflection, which a stopping server does not wait for.
+    _call: Option<InFlight>,
 }
 
 struct Unknown(Arc<AtomicUsize>);

@@ -23,7 +23,9 @@ pub struct Lift {
     pub tenant: String,
     pub subject_kind: SubjectKind,
     pub subject: String,
-    pub human: String,
+    pub asks: Asked,
+    /// Persons who asked before and may not lift any more.
+    pub excluded: Vec<String>,
     /// Number of humans who must ask.
     pub quorum: u32,
     pub at: Timestamp,
@@ -31,6 +33,17 @@ pub struct Lift {
     pub lifted: serde_json::Value,
     /// Record if more humans must ask.
     pub asked: serde_json::Value,
+}
+
+/// A human who asked for a lifting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The person, who may have several entities.
+    pub person: String,
+    /// Entity id.
+    pub human: String,
+    /// Time when the human's token was issued.
+    pub issued_at: Timestamp,
 }
 
 /// Result of asking for a lifting.
@@ -41,9 +54,29 @@ pub enum LiftTaken {
     Lifted(Revision),
     /// No kill switch of this subject is in force.
     Nothing,
+    /// The switch was reported again meanwhile.
+    Reported,
 }
 
+const WHOSE: &str = "tenant = $1 AND subject_kind = $2 AND subject = $3";
+
 impl Store {
+    /// Returns the humans who have asked for a lifting.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn lift_asked(&self, tenant: &str, kind: SubjectKind, subject: &str) -> Result<Vec<Asked>, StoreError> {
+        let sql = format!("SELECT person, human, issued_at FROM lifts WHERE {WHOSE}");
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(tenant.to_owned()).bind(kind.name()).bind(subject.to_owned());
+        let rows = self.read(|mut connection| async move { Ok(query.fetch_all(&mut *connection).await?) }).await?;
+        rows.iter()
+            .map(|row| {
+                let issued_at = Timestamp::from_micros(row.try_get("issued_at")?);
+                Ok(Asked { person: row.try_get("person")?, human: row.try_get("human")?, issued_at })
+            })
+            .collect()
+    }
+
     /// Lifts a kill switch if enough humans ask for it. It takes effect with the next refresh of each replica.
     ///
     /// # Errors
@@ -53,38 +86,46 @@ impl Store {
     }
 }
 
-async fn lift(connection: &mut AnyConnection, writer: &Writer, asked: Lift) -> Result<End<LiftTaken>, StoreError> {
-    const WHOSE: &str = "tenant = $1 AND subject_kind = $2 AND subject = $3";
-    let Lift { tenant, subject_kind, subject, human, quorum, at, lifted, asked } = asked;
+async fn lift(connection: &mut AnyConnection, writer: &Writer, wish: Lift) -> Result<End<LiftTaken>, StoreError> {
+    let Lift { tenant, subject_kind, subject, asks, excluded, quorum, at, lifted, asked } = wish;
     let kind = subject_kind.name();
+    let statement = |sql: String| sqlx::query(AssertSqlSafe(sql)).bind(tenant.clone()).bind(kind).bind(subject.clone());
     let revision = next(connection, writer).await?;
     let sql = format!(
         "SELECT since FROM halts WHERE {WHOSE} AND kind = $4 AND until > $5 AND (lifted = 0 OR lifted < since)"
     );
-    let switch = sqlx::query(AssertSqlSafe(sql)).bind(tenant.clone()).bind(kind).bind(subject.clone());
-    let switch = switch.bind(HaltKind::KillSwitch.name()).bind(at.micros()).fetch_optional(&mut *connection).await?;
-    let Some(switch) = switch else { return Ok(End::RollBack(LiftTaken::Nothing)) };
+    let switch = statement(sql).bind(HaltKind::KillSwitch.name()).bind(at.micros());
+    let Some(switch) = switch.fetch_optional(&mut *connection).await? else {
+        return Ok(End::RollBack(LiftTaken::Nothing));
+    };
     let since: i64 = switch.try_get(0)?;
-    let vote = "INSERT INTO lifts (tenant, subject_kind, subject, human, at) VALUES ($1, $2, $3, $4, $5)
-        ON CONFLICT (tenant, subject_kind, subject, human) DO UPDATE SET at = excluded.at";
-    let vote = sqlx::query(vote).bind(tenant.clone()).bind(kind).bind(subject.clone()).bind(human);
+    for person in excluded {
+        statement(format!("DELETE FROM lifts WHERE {WHOSE} AND person = $4"))
+            .bind(person)
+            .execute(&mut *connection)
+            .await?;
+    }
+    let vote = "INSERT INTO lifts (tenant, subject_kind, subject, person, human, issued_at, at) VALUES ($1, $2, $3, $4, $5, $6, $7)
+        ON CONFLICT (tenant, subject_kind, subject, person) DO UPDATE SET human = excluded.human,
+            issued_at = excluded.issued_at, at = excluded.at";
+    let vote = statement(vote.to_owned()).bind(asks.person).bind(asks.human).bind(asks.issued_at.micros());
     vote.bind(at.micros()).execute(&mut *connection).await?;
     // Who asked before the switch was last reported did not mean that report.
     let from = since.max(at.minus(TOGETHER).micros());
-    let sql = format!("SELECT COUNT(*) FROM lifts WHERE {WHOSE} AND at >= $4");
-    let count = sqlx::query(AssertSqlSafe(sql)).bind(tenant.clone()).bind(kind).bind(subject.clone()).bind(from);
+    let count = statement(format!("SELECT COUNT(*) FROM lifts WHERE {WHOSE} AND at >= $4")).bind(from);
     let count: i64 = count.fetch_one(&mut *connection).await?.try_get(0)?;
     let count = u32::try_from(count).map_err(|_| StoreError::Damaged)?;
     if count < quorum {
         leave(connection, writer, &revision, "", &asked, at).await?;
         return Ok(End::Commit(LiftTaken::Asked(count, revision)));
     }
-    let sql = format!("UPDATE halts SET lifted = $5 WHERE {WHOSE} AND kind = $4");
-    let update = sqlx::query(AssertSqlSafe(sql)).bind(tenant.clone()).bind(kind).bind(subject.clone());
-    update.bind(HaltKind::KillSwitch.name()).bind(at.micros().max(since)).execute(&mut *connection).await?;
-    let sql = format!("DELETE FROM lifts WHERE {WHOSE}");
-    let delete = sqlx::query(AssertSqlSafe(sql)).bind(tenant).bind(kind).bind(subject);
-    delete.execute(&mut *connection).await?;
+    // A report does not wait for this transaction, so it may have been stored since the switch was read.
+    let update = statement(format!("UPDATE halts SET lifted = $5 WHERE {WHOSE} AND kind = $4 AND since = $6"));
+    let update = update.bind(HaltKind::KillSwitch.name()).bind(at.micros().max(since)).bind(since);
+    if update.execute(&mut *connection).await?.rows_affected() == 0 {
+        return Ok(End::RollBack(LiftTaken::Reported));
+    }
+    statement(format!("DELETE FROM lifts WHERE {WHOSE}")).execute(&mut *connection).await?;
     leave(connection, writer, &revision, "", &lifted, at).await?;
     Ok(End::Commit(LiftTaken::Lifted(revision)))
 }

@@ -77,8 +77,8 @@ const MIGRATIONS: [&[&str]; 6] = [
     &[
         "ALTER TABLE halts ADD COLUMN lifted BIGINT NOT NULL DEFAULT 0",
         "CREATE TABLE lifts (
-        tenant TEXT NOT NULL, subject_kind TEXT NOT NULL, subject TEXT NOT NULL, human TEXT NOT NULL, at BIGINT NOT NULL,
-        PRIMARY KEY (tenant, subject_kind, subject, human))",
+        tenant TEXT NOT NULL, subject_kind TEXT NOT NULL, subject TEXT NOT NULL, person TEXT NOT NULL, human TEXT NOT NULL,
+        issued_at BIGINT NOT NULL, at BIGINT NOT NULL, PRIMARY KEY (tenant, subject_kind, subject, person))",
     ],
 ];
 

@@ -216,6 +216,13 @@ async fn signal(
         }
         HaltKind::KillSwitch | HaltKind::Risk(_) | HaltKind::SessionRevoked => stand(connection, &new.halt).await?,
     }
+    if *kind == HaltKind::KillSwitch {
+        // A lifting that was committed after this report was received must not lift it.
+        let sql = "UPDATE halts SET since = lifted + 1
+            WHERE tenant = $1 AND subject_kind = $2 AND subject = $3 AND kind = $4 AND lifted >= since";
+        let update = sqlx::query(sql).bind(tenant.clone()).bind(subject_kind.name()).bind(subject.clone());
+        update.bind(kind.name()).execute(&mut *connection).await?;
+    }
     let revision = writer.unnumbered();
     leave(connection, &writer, &revision, "", &new.record, new.at).await?;
     Ok(End::Commit(SignalTaken::Stored(revision)))

@@ -24,7 +24,12 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<Lint> {
         // The case's own tenant is that of the call.
         let owned = kind.attributes.contains_key("tenant") && *name != bundle.roles.case;
         let Some(resource) = type_name(name).filter(|_| owned) else { continue };
-        let of_type = comparing.iter().filter(|policy| scope::can_match(scope::resource(policy), &resource));
+        // A `forbid` on some entities of the type does not keep the others apart.
+        let of_type = comparing.iter().filter(|policy| match scope::resource(policy) {
+            Constraint::Any => true,
+            Constraint::Is(kind) => **kind == *resource.as_ref(),
+            Constraint::Eq(_) | Constraint::In(_) | Constraint::IsIn(..) => false,
+        });
         let guarded: HashSet<&EntityUid> =
             of_type.flat_map(|policy| scope::covered(policy, bundle.shapes)).map(|action| &action.uid).collect();
         let open = bundle
