@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::audit::Durability;
+use crate::bundle::manifest::yaml_line;
 use crate::bundle::{Gates, Reading};
 pub use crate::config::error::ConfigError;
 pub use crate::config::sections::{
@@ -58,7 +59,7 @@ impl Config {
         let from_file = if text.trim().is_empty() {
             Self::default()
         } else {
-            serde_saphyr::from_str(text).map_err(|error| ConfigError::File(error.to_string()))?
+            serde_saphyr::from_str(text).map_err(|error| ConfigError::File(yaml_line(&error)))?
         };
         let mut tree = serde_json::to_value(&from_file).map_err(|error| faulty(&error))?;
         for (name, value) in environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX)) {

@@ -192,7 +192,7 @@ impl Connections {
         Some(Place { id, standing, closed, connections: self.clone() })
     }
 
-    /// Closes every connection when no call has been under way on it for [`FAREWELL`]: the last answer may not be
+    /// Closes every connection when no call has been under way on it for a moment: the last answer may not be
     /// written yet. HTTP/2 clients have been told that the server goes away, and may close their connections themselves.
     pub async fn drain(&self) {
         self.closing.send_replace(true);

@@ -39,6 +39,50 @@ impl Manifest {
 pub fn yaml_fault(source: &Source, error: &serde_saphyr::Error) -> Fault {
     let at =
         error.location().map_or(0, |location| source.offset(to_usize(location.line()), to_usize(location.column())));
-    let message = error.without_snippet().to_string();
-    Fault::new(source, (at, 1), message)
+    Fault::new(source, (at, 1), yaml_words(error))
+}
+
+/// Returns the message of a YAML error in words for the author of the file, without its place.
+pub fn yaml_words(error: &serde_saphyr::Error) -> String {
+    let text = error.without_snippet().to_string();
+    let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(words, _)| words);
+    // The library addresses programmers.
+    let duplicate = text.strip_prefix("duplicate mapping key: ").and_then(|rest| rest.split(", set ").next());
+    match duplicate {
+        Some(key) => format!("the key `{key}` occurs twice"),
+        None if text.starts_with("multiple YAML documents") => {
+            "a second YAML document begins: a file has one".to_owned()
+        }
+        None => match text.strip_prefix("invalid ") {
+            Some("u8" | "u16" | "u32" | "u64" | "usize") => "is not a whole number, or too large".to_owned(),
+            Some("i32" | "i64") => "is not a whole number".to_owned(),
+            Some(_) | None => text.to_owned(),
+        },
+    }
+}
+
+/// Returns place and message of a YAML error in one line.
+pub fn yaml_line(error: &serde_saphyr::Error) -> String {
+    let place = error
+        .location()
+        .map_or_else(String::new, |location| format!("line {}, column {}: ", location.line(), location.column()));
+    format!("{place}{}", yaml_words(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn yaml_errors_speak_to_the_author_and_name_the_place_once() {
+        let line = |text: &str| yaml_line(&serde_saphyr::from_str::<Manifest>(text).expect_err("faulty"));
+        assert_eq!(line("name: a\nname: b\n"), "line 2, column 1: the key `name` occurs twice");
+        assert_eq!(line("name: a\nversion: x\n"), "line 2, column 10: is not a whole number, or too large");
+        assert!(line("name: a\nversion: 1\n---\nx: 1\n").ends_with("a second YAML document begins: a file has one"));
+        let unknown = line("name: a\nversoin: 1\n");
+        assert!(
+            unknown.starts_with("line 2, column 1: unknown field `versoin`") && !unknown.contains("at line"),
+            "{unknown}"
+        );
+    }
 }

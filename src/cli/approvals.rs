@@ -78,7 +78,7 @@ pub(super) struct One {
 
 impl By {
     fn target(&self, environment: &Environment) -> Result<Target, Failure> {
-        Ok(Target { token: Some(self.token.read(environment)?), ..self.connection.target()? })
+        Ok(Target { token: Some(self.token.read(environment)?), ..self.connection.target(environment)? })
     }
 }
 

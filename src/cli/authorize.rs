@@ -7,6 +7,7 @@ use super::connection::{Connection, read_token};
 use super::{Environment, Exit, Failure, client_failure, runtime};
 use crate::api::{client, v1};
 use crate::bundle::Bundle;
+use crate::bundle::manifest::yaml_line;
 use crate::clock::{Clock, SystemClock};
 use crate::delegation::asserted_chain;
 use crate::model::answer::Reason;
@@ -68,7 +69,7 @@ struct Shown {
 pub(super) fn run(environment: &Environment, arguments: &Arguments) -> Result<Exit, Failure> {
     let call = read(arguments)?;
     let (allowed, shown) =
-        if arguments.local { local(environment, arguments, &call)? } else { remote(arguments, &call)? };
+        if arguments.local { local(environment, arguments, &call)? } else { remote(environment, arguments, &call)? };
     environment.print(&shown, &text(&shown));
     Ok(if allowed { Exit::Ok } else { Exit::Denied })
 }
@@ -83,7 +84,7 @@ fn read(arguments: &Arguments) -> Result<Call, Failure> {
     };
     read.map_err(|error| usage(format!("the request `{name}` can't be read: {error}")))?;
     let written: WrittenRequest =
-        serde_saphyr::from_str(&text).map_err(|error| usage(format!("the request `{name}` can't be read: {error}")))?;
+        serde_saphyr::from_str(&text).map_err(|error| usage(format!("the request `{name}`: {}", yaml_line(&error))))?;
     let mut call = written.call();
     if let Some(path) = &arguments.token {
         call.credential = Credential::Token { token: read_token(path)?, agent_certificate: None };
@@ -93,8 +94,9 @@ fn read(arguments: &Arguments) -> Result<Call, Failure> {
     Ok(call)
 }
 
-fn remote(arguments: &Arguments, call: &Call) -> Result<(bool, Shown), Failure> {
-    let answered = runtime()?.block_on(client::authorize(&arguments.connection.target()?, client::message(call)));
+fn remote(environment: &Environment, arguments: &Arguments, call: &Call) -> Result<(bool, Shown), Failure> {
+    let answered =
+        runtime()?.block_on(client::authorize(&arguments.connection.target(environment)?, client::message(call)));
     let response = answered.map_err(client_failure)?;
     let allowed = response.decision() == v1::Decision::Allow && response.mode() == v1::Mode::Enforce;
     let name = |name: &str, prefix: &str| name.trim_start_matches(prefix).to_lowercase();

@@ -8,9 +8,9 @@ use crate::api::client::Target;
 /// Address of the server, and the certificates of both sides.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Connection {
-    /// URL of the server; `https://` selects TLS
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7070")]
-    pub(super) server: String,
+    /// URL of the server; `https://` selects TLS [default: the variable COUNTERSIGN_SERVER, or `listen.grpc` of the settings]
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
     /// PEM file of the authorities that vouch for the server [default: the public ones]
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
@@ -31,13 +31,28 @@ pub(super) struct HumanToken {
 }
 
 impl Connection {
-    pub(super) fn target(&self) -> Result<Target, Failure> {
+    pub(super) fn target(&self, environment: &Environment) -> Result<Target, Failure> {
         let identity = match (&self.certificate, &self.private_key) {
             (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
             (Some(_) | None, _) => None,
         };
         let authorities = self.ca.as_ref().map(|path| read(path)).transpose()?.unwrap_or_default();
-        Ok(Target { server: self.server.clone(), authorities, identity, token: None })
+        Ok(Target { server: self.server(environment)?, authorities, identity, token: None })
+    }
+
+    /// Returns the URL of the argument or the variable, otherwise that of the server that the settings describe.
+    fn server(&self, environment: &Environment) -> Result<String, Failure> {
+        let variable = environment.variables.get("COUNTERSIGN_SERVER").filter(|url| !url.is_empty());
+        if let Some(url) = self.server.as_ref().or(variable) {
+            return Ok(url.clone());
+        }
+        let config = environment.config()?;
+        let mut address = config.listen.grpc;
+        if address.ip().is_unspecified() {
+            address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        }
+        let scheme = if config.tls.certificate.is_some() { "https" } else { "http" };
+        Ok(format!("{scheme}://{address}"))
     }
 }
 

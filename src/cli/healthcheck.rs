@@ -14,7 +14,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(environment: &Environment, arguments: &Arguments) -> Result<Exit, Failure> {
-    let asked = runtime()?.block_on(client::healthy(&arguments.connection.target()?, &arguments.service));
+    let asked = runtime()?.block_on(client::healthy(&arguments.connection.target(environment)?, &arguments.service));
     let serving = asked.map_err(client_failure)?;
     let status = if serving { "serving" } else { "not serving" };
     environment.print(&serde_json::json!({ "status": status }), status);

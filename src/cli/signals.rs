@@ -122,14 +122,15 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
     let (what, audit) = match command {
         Command::Report(report) => {
             let response = runtime()?
-                .block_on(client::report(&report.connection.target()?, request(report)?))
+                .block_on(client::report(&report.connection.target(environment)?, request(report)?))
                 .map_err(client_failure)?;
             ((if response.duplicate { "known before" } else { "taken" }).to_owned(), response.audit)
         }
         Command::List(asked) => return list(environment, asked),
         Command::Lift(asked) => lift(environment, asked)?,
         Command::Clear(clear) => {
-            let target = Target { token: Some(clear.token.read(environment)?), ..clear.connection.target()? };
+            let target =
+                Target { token: Some(clear.token.read(environment)?), ..clear.connection.target(environment)? };
             let named = |id: &Option<String>| id.clone().unwrap_or_default();
             let request = v1::ClearRiskRequest {
                 tenant: clear.tenant.clone(),
@@ -149,7 +150,7 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
 }
 
 fn lift(environment: &Environment, asked: &Lift) -> Result<(String, Option<v1::AuditReference>), Failure> {
-    let target = Target { token: Some(asked.token.read(environment)?), ..asked.connection.target()? };
+    let target = Target { token: Some(asked.token.read(environment)?), ..asked.connection.target(environment)? };
     let (kind, subject_id) = asked.subject.named()?;
     let tenant = match kind {
         v1::SignalSubjectKind::Tenant => subject_id.clone(),
@@ -172,7 +173,7 @@ fn lift(environment: &Environment, asked: &Lift) -> Result<(String, Option<v1::A
 }
 
 fn list(environment: &Environment, asked: &List) -> Result<Exit, Failure> {
-    let target = Target { token: asked.token.read_if_named(environment)?, ..asked.connection.target()? };
+    let target = Target { token: asked.token.read_if_named(environment)?, ..asked.connection.target(environment)? };
     let response = runtime()?.block_on(client::signals(&target, asked.tenant.clone())).map_err(client_failure)?;
     let mut text = String::new();
     let mut listed = vec![];

@@ -16,8 +16,10 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
     match command {
         Command::Status(connection) => status(environment, connection),
         Command::Confirm(connection) => {
-            let audit =
-                runtime()?.block_on(client::confirm_store(&connection.target()?)).map_err(client_failure)?.audit;
+            let audit = runtime()?
+                .block_on(client::confirm_store(&connection.target(environment)?))
+                .map_err(client_failure)?
+                .audit;
             let place = audit.as_ref().map(|audit| serde_json::json!({"log": audit.log, "index": audit.index}));
             let text =
                 audit.map_or_else(String::new, |audit| format!(", recorded in {} at {}", audit.log, audit.index));
@@ -29,7 +31,7 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
 }
 
 fn status(environment: &Environment, connection: &Connection) -> Result<Exit, Failure> {
-    let found = runtime()?.block_on(client::status(&connection.target()?)).map_err(client_failure)?;
+    let found = runtime()?.block_on(client::status(&connection.target(environment)?)).map_err(client_failure)?;
     // In protobuf, an absent message equals an empty one.
     let store = found.store.unwrap_or_default();
     let v1::StoreStatus { engine, healthy, went_back_at, durability, bundles, clock_skew } = store;

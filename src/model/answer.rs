@@ -258,6 +258,19 @@ pub enum Gate {
 }
 
 impl Gate {
+    /// Every gate, in alphabetical order.
+    pub const ALL: [Self; 9] = [
+        Self::Action,
+        Self::Case,
+        Self::Existence,
+        Self::Halt,
+        Self::Rate,
+        Self::State,
+        Self::Step,
+        Self::Tenant,
+        Self::Token,
+    ];
+
     /// Name of the gate in records and explanations.
     pub fn name(self) -> &'static str {
         match self {

@@ -271,6 +271,14 @@ fn a_client_says_why_it_reaches_no_server() {
         assert!(error(&failed).contains(expected), "{url}: {}", error(&failed));
         assert_eq!((code(&failed), error(&failed).lines().count()), (exit, 1), "{url}");
     }
+    // The variable, or the settings, name the server for every command.
+    let url = format!("http://{}", server.grpc);
+    let by_variable = crate::harness::command(&["healthcheck"]).env("COUNTERSIGN_SERVER", &url).output().unwrap();
+    assert_eq!(out(&by_variable), "serving\n", "{}", error(&by_variable));
+    let settings = folder.path().join("settings.yaml");
+    std::fs::write(&settings, format!("listen: {{grpc: '{}'}}", server.grpc)).unwrap();
+    let by_settings = run(&["healthcheck", "--config", settings.to_str().unwrap()]);
+    assert_eq!(out(&by_settings), "serving\n", "{}", error(&by_settings));
     assert!(server.stop().success());
 }
 

@@ -88,6 +88,29 @@ fn the_reasons_are_unchanged_and_match_the_protocol() {
     }
 }
 
+/// `docs/reasons.md` has a row for each reason, gate, built-in obligation and gRPC code.
+#[test]
+fn every_reason_obligation_and_code_is_documented() {
+    let page =
+        std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reasons.md")).unwrap();
+    let mut names: Vec<String> = Reason::ALL.map(|reason| format!("| `{}` |", reason.name())).to_vec();
+    names.extend(countersign::model::roles::OBLIGATIONS.map(|(kind, _)| format!("| `{kind}` |")));
+    names.extend(countersign::model::answer::Gate::ALL.map(|gate| format!("`{}`:", gate.name())));
+    let refusals = [
+        "INVALID_ARGUMENT",
+        "UNAUTHENTICATED",
+        "PERMISSION_DENIED",
+        "NOT_FOUND",
+        "FAILED_PRECONDITION",
+        "RESOURCE_EXHAUSTED",
+        "DEADLINE_EXCEEDED",
+        "UNAVAILABLE",
+    ];
+    names.extend(refusals.map(|code| format!("| `{code}` |")));
+    let missing: Vec<&String> = names.iter().filter(|name| !page.contains(name.as_str())).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_method_is_implemented() {
     let app = App::start().await;
