@@ -269,21 +269,19 @@ fn problem(causes: &str) -> String {
 fn refused(server: &str, status: &Status) -> ClientError {
     let unreachable =
         |problem: &str| ClientError::Unreachable { server: server.to_owned(), problem: problem.to_owned() };
-    match (status.code(), status.message()) {
-        (Code::Unavailable, "") => return unreachable("it closed the connection: see its log"),
-        // tonic's own words; a server of this program sends none of them.
-        (Code::Unknown | Code::Unavailable | Code::Internal, message)
-            if message.contains("transport error") || message.starts_with("h2 protocol error") =>
-        {
-            return unreachable(match server.starts_with("https://") {
-                true => "it ended the connection: it may require `--certificate` and `--private-key`",
-                false => "it does not speak gRPC in plaintext: use `https://` if it has TLS",
-            });
-        }
-        (_, message) if message.starts_with("grpc-status header missing") => {
-            return unreachable("it is no gRPC server: give the address of `listen.grpc`, by default port 7070");
-        }
-        _ => {}
+    let message = status.message();
+    if message.starts_with("grpc-status header missing") {
+        return unreachable("it is no gRPC server: give the address of `listen.grpc`, by default port 7070");
+    }
+    if message.contains("Timeout expired") {
+        return unreachable("it does not answer in time: check the address and the network");
+    }
+    // The client made this status itself, because the connection failed.
+    if std::error::Error::source(status).is_some() || status.code() == Code::Unavailable && message.is_empty() {
+        return unreachable(match server.starts_with("https://") {
+            true => "it ended the connection: it may require `--certificate` and `--private-key`",
+            false => "it does not speak gRPC in plaintext, or ended the connection: use `https://` if it has TLS",
+        });
     }
     ClientError::Refused { code: front::name(status.code()).to_owned(), message: status.message().to_owned() }
 }

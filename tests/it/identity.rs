@@ -917,7 +917,7 @@ async fn a_client_says_what_is_wrong_with_a_certificate() {
             vec![],
             "its certificate is of no trusted authority: give the PEM file of its authorities with `--ca`",
         ),
-        ("http", vec![], "it does not speak gRPC in plaintext: use `https://` if it has TLS"),
+        ("http", vec![], "it does not speak gRPC in plaintext, or ended the connection: use `https://` if it has TLS"),
     ] {
         let error = said(scheme, authorities).await.unwrap_err();
         assert!(error.contains(expected), "{scheme}: {error}");

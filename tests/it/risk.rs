@@ -131,9 +131,8 @@ async fn a_write_on_a_tainted_case_needs_an_approval() {
     app.stop().await;
 }
 
-/// The texts of a chain that may not read the case screen nothing, which the answer tells: a retry can't help.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_chain_that_cannot_screen_a_case_is_told_so() {
+/// Starts a server for which every loopback caller is the billing service, which reads orders but no cases.
+async fn of_billing_tools() -> (tempfile::TempDir, App) {
     let folder = temp();
     crate::harness::copy(&crate::harness::policies(), folder.path());
     let file = folder.path().join("bundle.yaml");
@@ -142,6 +141,13 @@ async fn a_chain_that_cannot_screen_a_case_is_told_so() {
     std::fs::write(file, manifest).unwrap();
     let bundle = folder.path().to_owned();
     let app = App::start_with(move |config, _| config.bundle.path = bundle).await;
+    (folder, app)
+}
+
+/// The texts of a chain that may not read the case screen nothing, which the answer tells: a retry can't help.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_that_cannot_screen_a_case_is_told_so() {
+    let (_folder, app) = of_billing_tools().await;
     let other = App::start().await;
     let mut client = app.decisions().await;
     let told = |answer: &v1::AuthorizeResponse| answer.warnings.iter().any(|warning| warning == "screening_not_stored");
@@ -167,15 +173,7 @@ async fn a_chain_that_cannot_screen_a_case_is_told_so() {
 /// Threat 28: only a chain that may read a case can change what is remembered about it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chain_that_may_not_read_a_case_cannot_raise_its_risk() {
-    let folder = temp();
-    crate::harness::copy(&crate::harness::policies(), folder.path());
-    // Every loopback caller is the billing service, which reads orders but no cases.
-    let file = folder.path().join("bundle.yaml");
-    let manifest =
-        std::fs::read_to_string(&file).unwrap().replace("tool_service: support-tools", "tool_service: billing-tools");
-    std::fs::write(file, manifest).unwrap();
-    let bundle = folder.path().to_owned();
-    let app = App::start_with(move |config, _| config.bundle.path = bundle).await;
+    let (_folder, app) = of_billing_tools().await;
     let mut client = app.decisions().await;
     let hostile = v1::AuthorizeRequest { untrusted: text(HOSTILE), ..refund_request() };
     assert_eq!(
