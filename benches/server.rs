@@ -203,7 +203,7 @@ impl Drop for Server {
     }
 }
 
-/// What a contender is asked.
+/// Kind of call that a contender answers.
 #[derive(Clone, Copy)]
 enum Work {
     /// `order.check` in this step, which decides whether it is allowed.

@@ -95,7 +95,7 @@ impl Standing {
         InFlight(Arc::clone(&self.in_flight))
     }
 
-    /// Counts a request that a stopping server waits for, until the guard is dropped. Health watches are none,
+    /// Counts a request that a stopping server waits for, until the guard is dropped. Health watches are not counted,
     /// because they never end by themselves.
     pub fn call(&self) -> InFlight {
         self.calls.fetch_add(1, Ordering::AcqRel);

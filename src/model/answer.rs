@@ -322,8 +322,8 @@ pub struct Answer {
     /// Names of the protections that the deployment runs without, and of what the caller should know, such as
     /// [`SCREENING_NOT_STORED`].
     pub warnings: Vec<&'static str>,
-    /// What denied the call, for developers; empty outside of development mode, because it tells a caller what it may
-    /// not know.
+    /// Gate or policies that denied the call, for developers. Empty outside of development mode, where callers must
+    /// not learn them.
     pub hint: String,
     /// Approval that the call used.
     pub approval: Option<Box<UsedApproval>>,

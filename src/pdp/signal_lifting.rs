@@ -82,10 +82,11 @@ impl Pdp {
                 human.tenant == tenant && may(moment, Right::SignalLift, &human.id, On::Tenant(tenant))
             }
             Party::Service(caller) => {
-                let of_tenant = caller.speaks_for(tenant)
-                    && may(moment, Right::SignalReport, &caller.tool_service, On::Tenant(tenant));
-                let environment = &self.options.environment;
-                of_tenant || may(moment, Right::ServerObserve, &caller.tool_service, On::Server(environment))
+                let (service, environment) = (&caller.tool_service, &self.options.environment);
+                // Signals name customers, so an observer of the server sees only tenants that it may speak for.
+                caller.speaks_for(tenant)
+                    && (may(moment, Right::SignalReport, service, On::Tenant(tenant))
+                        || may(moment, Right::ServerObserve, service, On::Server(environment)))
             }
         }
     }

@@ -22,7 +22,7 @@ use crate::model::verdict::{LinkVerdict, PolicyFault};
 use crate::policy::index::{Index, Name, Named, Position};
 use crate::policy::{parse, scope};
 
-/// What is the same for requests that differ only in their principals.
+/// Results that requests share if they differ only in their principals.
 #[derive(Debug, Default)]
 struct Shared {
     /// Results of conditions that don't read the principal, by position of the policy.

@@ -1602,7 +1602,7 @@ async fn a_kill_switch_is_lifted_by_two_humans_with_the_right() {
         assert!(!lift(Tenant, "acme", &lead).await.unwrap().lifted);
         assert_eq!(lift(Tenant, "acme", &other).await.unwrap_err().code(), Code::Unauthenticated);
         assert_eq!(decision().await, v1::Decision::Deny);
-        // Who is stopped after she asked does not count any more.
+        // The vote of a human who was stopped since does not count.
         assert!(!lift(Supervisor, "lead-2", &lead).await.unwrap().lifted);
         report(Supervisor, "lead-1", "event-6").await;
         let asked = lift(Supervisor, "lead-2", &other).await;

@@ -110,7 +110,7 @@ async fn lift(connection: &mut AnyConnection, writer: &Writer, wish: Lift) -> Re
             issued_at = excluded.issued_at, at = excluded.at";
     let vote = statement(vote.to_owned()).bind(asks.person).bind(asks.human).bind(asks.issued_at.micros());
     vote.bind(at.micros()).execute(&mut *connection).await?;
-    // Who asked before the switch was last reported did not mean that report.
+    // A vote from before the last report does not count, because the voter did not know of that report.
     let from = since.max(at.minus(TOGETHER).micros());
     let count = statement(format!("SELECT COUNT(*) FROM lifts WHERE {WHOSE} AND at >= $4")).bind(from);
     let count: i64 = count.fetch_one(&mut *connection).await?.try_get(0)?;

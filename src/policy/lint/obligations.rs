@@ -44,7 +44,7 @@ pub(super) fn reads_return_only(subject: &Subject<'_>, bundle: &Bundle<'_>) -> V
     {
         return vec![];
     }
-    // By their names these actions return data, whatever the manifest says.
+    // Actions with these names return data, so the manifest can't exempt them.
     let is_read = |action: &&Action| {
         let id = action.uid.id().unescaped();
         bundle.roles.is_read(id, &action.groups) || id.ends_with(".read") || id.starts_with("verification.")
