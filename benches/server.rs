@@ -1,5 +1,5 @@
 //! CPU time that servers need for one request: Countersign in several configurations, beside an empty RPC with
-//! the same message, naive Cedar behind the same RPC, and Cerbos with its audit log in a file and all traces, which
+//! the same message on three runtimes, naive Cedar behind the same RPC, and Cerbos with its audit log in a file and all traces, which
 //! is downloaded with npm. Each server is a process of its own, pinned to one
 //! core; the load generator runs on the others. Rounds are interleaved, so that the ratios hold on any machine.
 //! Every answer is checked.
@@ -28,10 +28,12 @@ mod naive;
 mod texts;
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Result as IoResult};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bundles::unlimited;
@@ -39,11 +41,14 @@ use calls::{ORDER, case, delegation, order_check, resource};
 use countersign::api::v1;
 use countersign::api::v1::decision_service_client::DecisionServiceClient;
 use countersign::api::v1::decision_service_server::{DecisionService, DecisionServiceServer};
+use countersign::connections::batched::Batched;
 use futures_util::StreamExt;
 use naive::Naive;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::Channel;
+use tonic::transport::server::Connected;
 
 /// The yardsticks run as Countersign does: with the same allocator.
 #[global_allocator]
@@ -109,14 +114,68 @@ impl TraceService for Collector {
     }
 }
 
+/// A connection whose writes are collected, as those of Countersign are.
+struct Collected(Batched<tokio::net::TcpStream>);
+
+impl Connected for Collected {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Collected {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<IoResult<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Collected {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<IoResult<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[std::io::IoSlice<'_>],
+    ) -> Poll<IoResult<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<IoResult<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<IoResult<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
 /// Serves a yardstick or the collector until the process is killed.
 fn serve(what: &str) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut builder = match what {
+        "multi-thread" | "collected" => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = builder.enable_all().build().unwrap();
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         println!("{}", serde_json::json!({"grpc": listener.local_addr().unwrap().to_string()}));
-        let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
         let server = &mut tonic::transport::Server::builder();
+        if what == "collected" {
+            let accepted = futures_util::stream::unfold(listener, |listener| async {
+                let (stream, _) = listener.accept().await.unwrap();
+                stream.set_nodelay(true).unwrap();
+                Some((Ok::<_, std::io::Error>(Collected(Batched::new(stream))), listener))
+            });
+            let routes = server.add_service(DecisionServiceServer::new(Yardstick(None)));
+            return routes.serve_with_incoming(accepted).await.unwrap();
+        }
+        let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
         let routes = match what {
             "collector" => server.add_service(TraceServiceServer::new(Collector)),
             "naive" => server.add_service(DecisionServiceServer::new(Yardstick(Some(Naive::new())))),
@@ -440,6 +499,8 @@ fn contenders(folder: &Path, collector: &Server) -> Vec<Contender> {
     use Work::{Check, Evaluate, Prepare, Refund, Stream};
     let all = [
         ("empty RPC (T)", Yardstick("empty"), Check("enrichment")),
+        ("empty RPC, multi-thread", Yardstick("multi-thread"), Check("enrichment")),
+        ("empty RPC, multi, writes collected", Yardstick("collected"), Check("enrichment")),
         ("naive Cedar", Yardstick("naive"), Check("enrichment")),
         ("Countersign, best effort", Countersign("best_effort", false), Check("enrichment")),
         ("Countersign, best effort, stream", Countersign("best_effort", false), Stream("enrichment")),

@@ -23,8 +23,8 @@ use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::api::front::Front;
 pub use crate::api::front::Options;
+use crate::api::front::{Front, METADATA_READ_MAX};
 use crate::api::listen::Listeners;
 use crate::pdp::Pdp;
 
@@ -119,6 +119,7 @@ pub async fn serve(
     };
     let serving = Server::builder()
         .max_concurrent_streams(options.streams_per_connection)
+        .http2_max_header_list_size(METADATA_READ_MAX)
         .max_connection_age(options.connection_age)
         .max_connection_age_grace(GRACE)
         .layer(tower::layer::layer_fn(move |inner| Front::new(inner, Arc::clone(&pdp), options, Arc::clone(&unknown))))

@@ -1,6 +1,7 @@
 //! Builds the server from its settings and its replaceable dependencies ([`Seams`]), and runs it.
 
 mod beside;
+pub mod check;
 pub mod log;
 pub mod names;
 
@@ -30,7 +31,7 @@ use crate::bundle::{Bundle, LoadError};
 use crate::caep::Transmitters;
 use crate::caller::Callers;
 use crate::caller::tls::TrustError;
-use crate::clock::{Clock, Monotonic, Stopwatch, SystemClock};
+use crate::clock::{Clock, Monotonic, Seldom, Stopwatch, SystemClock};
 use crate::config::{CaseIds, Config, ConfigError};
 use crate::delegation::Delegations;
 use crate::delegation::issuers::{IssuerError, Issuers};
@@ -41,8 +42,8 @@ use crate::model::time::Timestamp;
 use crate::pdp::keys::Keys;
 use crate::pdp::snapshot::Options;
 use crate::pdp::{Parts, Pdp};
-use crate::risk_store::RiskStore;
 use crate::risk_store::address::AddressError;
+use crate::risk_store::{RiskStore, RiskStoreError};
 use crate::telemetry::export::{self, SetUpError, Telemetry};
 
 /// Dependencies that tests replace.
@@ -96,6 +97,9 @@ pub enum StartError {
     RiskStore(#[from] AddressError),
     #[error(transparent)]
     Trust(#[from] TrustError),
+    /// The risk store does not answer. A server starts without it, and uses worst-case values.
+    #[error("{0}: see `windows.urls`")]
+    Windows(RiskStoreError),
     #[error("can't listen on the socket `{0}`: {1}: remove the file there, or set another `callers.unix_socket.path`")]
     Socket(PathBuf, io::Error),
     #[error(transparent)]
@@ -115,6 +119,8 @@ pub enum StartError {
     Telemetry(#[from] SetUpError),
     #[error("the client of the audit log's witness can't be built: {0}: see `audit.witness`")]
     Witness(#[from] reqwest::Error),
+    #[error("the file of the audit log's witness, `{0}`, can't be read: {1}: see `audit.witness`")]
+    WitnessFile(PathBuf, io::Error),
 }
 
 /// Reason why a running server failed.
@@ -172,7 +178,7 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
     log::check(config, &audit, &store).await?;
     let risk_store = RiskStore::open(config.windows(nonce(seams.entropy.as_ref())?)?)?;
     let telemetry = Telemetry::start(&seams.telemetry)?;
-    let transmitters = Transmitters::new(config.events.transmitters.clone(), config.audience())?;
+    let transmitters = Transmitters::new(config.events.transmitters.clone(), config.audience(), config.clock_leeway())?;
     let _faults = transmitters.refresh(clock.now()).await;
     let parts = Parts {
         clock,
@@ -236,7 +242,7 @@ fn options(config: &Config) -> Options {
 /// the issuer of its own tokens.
 async fn identity(config: &Config, entropy: &dyn Entropy, now: Timestamp) -> Result<(Keys, Delegations), StartError> {
     let folder = config.keys();
-    let mut issuers = Issuers::new(config.issuers.clone(), config.audience())?;
+    let mut issuers = Issuers::new(config.issuers.clone(), config.audience(), config.clock_leeway())?;
     if config.development {
         for purpose in [Purpose::Approval, Purpose::Binding, Purpose::Development] {
             keyring::generate(&folder, purpose, now)?;
@@ -254,6 +260,7 @@ async fn identity(config: &Config, entropy: &dyn Entropy, now: Timestamp) -> Res
         asserting: config.callers.asserting.clone(),
         certificate_reporters: config.callers.certificate_reporters.clone(),
         development: config.development,
+        rejected_logged: Seldom::default(),
     };
     Ok((Keys::read(&folder)?, delegations))
 }

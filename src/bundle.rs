@@ -7,13 +7,16 @@ pub mod rules;
 
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
+
 use crate::approvals::template::Templates;
 use crate::bundle::folder::Folder;
 use crate::bundle::manifest::{Manifest, yaml_fault};
 use crate::bundle::rules::Rules;
 use crate::model::answer::PolicyVersion;
 use crate::model::chain::DevelopmentDefaults;
-use crate::model::fault::Fault;
+use crate::model::fault::code::Code;
+use crate::model::fault::{Fault, FaultReport};
 use crate::model::roles::Roles;
 use crate::model::source::Source;
 use crate::policy::engine::Verify;
@@ -83,6 +86,16 @@ impl LoadError {
         }
     }
 
+    /// Returns each fault for programs; a folder that can't be read has one without a place.
+    pub fn reports(&self) -> Vec<FaultReport> {
+        match self {
+            Self::Faulty { faults, .. } => faults.iter().map(Fault::report).collect(),
+            Self::Unreadable(message) => {
+                vec![Fault::missing(Code::FileMissing, "", message.clone()).report()]
+            }
+        }
+    }
+
     /// Returns the digest of the rejected folder, or an empty string if the folder can't be read.
     pub fn digest(&self) -> &str {
         match self {
@@ -121,82 +134,115 @@ impl Bundle {
     }
 }
 
-fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Vec<Fault>> {
-    let mut sources = Sources::default();
-    let mut tests = vec![];
-    let mut manifest = None;
-    let mut approvals = None;
-    let mut rules = rules::Files::default();
-    let mut faults = vec![];
-    for (file, bytes) in folder.files() {
-        let Ok(text) = String::from_utf8(bytes.clone()) else {
-            faults.push(Fault::missing(file, "is not UTF-8"));
-            continue;
-        };
-        let source = Source::new(file.clone(), text);
-        match file.rsplit_once('/').map_or(("", file.as_str()), |parts| parts) {
-            ("", "approvals.yaml") => approvals = Some(source),
-            ("", "rates.yaml") => rules.rates = Some(source),
-            ("", "risk.yaml") => rules.risk = Some(source),
-            ("", "constraints.yaml") => rules.constraints = Some(source),
-            ("detectors", "settings.yaml") => rules.settings = Some(source),
+/// The files of a bundle by their kind. Those in YAML are read; their values are not checked yet.
+#[derive(Default)]
+struct Files {
+    manifest: Option<(Source, Manifest)>,
+    approvals: Option<(Source, Templates)>,
+    rules: rules::Files,
+    sources: Sources,
+    tests: Vec<Source>,
+}
+
+impl Files {
+    /// Sorts a folder's files, and reads those in YAML. Adds the faults of all of them.
+    fn read(folder: &Folder, faults: &mut Vec<Fault>) -> Self {
+        let mut files = Self::default();
+        for (file, bytes) in folder.files() {
+            match String::from_utf8(bytes.clone()) {
+                Ok(text) => files.add(Source::new(file.clone(), text), faults),
+                Err(_) => faults.push(Fault::missing(Code::FileNotText, file, "is not UTF-8")),
+            }
+        }
+        files
+    }
+
+    fn add(&mut self, source: Source, faults: &mut Vec<Fault>) {
+        let rules = &mut self.rules;
+        match source.file.clone().rsplit_once('/').unwrap_or(("", &source.file)) {
+            ("", "approvals.yaml") => self.approvals = yaml(source, faults),
+            ("", "rates.yaml") => rules.rates = yaml(source, faults),
+            ("", "risk.yaml") => rules.risk = yaml(source, faults),
+            ("", "constraints.yaml") => rules.constraints = yaml(source, faults),
+            ("detectors", "settings.yaml") => rules.settings = yaml(source, faults),
             ("detectors", "injection.model") => rules.model = Some(source),
-            ("detectors", name) if name.ends_with(".yaml") => rules.detectors.push(source),
-            ("", "bundle.yaml") => manifest = Some(source),
-            ("", "schema.cedarschema") => sources.schema = Some(source),
-            ("", name) if name.ends_with(".cedar") => sources.policies.push(source),
-            ("entities", name) if name.ends_with(".json") => sources.entities.push(source),
-            ("tests", name) if name.ends_with(".yaml") || name.ends_with(".json") => tests.push(source),
+            ("detectors", name) if name.ends_with(".yaml") => rules.detectors.extend(yaml(source, faults)),
+            ("", "bundle.yaml") => {
+                self.sources.manifest = Some(source.clone());
+                self.manifest = Manifest::read(&source).map(|manifest| (source, manifest)).map_err(|fault| faults.push(fault)).ok();
+            }
+            ("", "schema.cedarschema") => self.sources.schema = Some(source),
+            ("", name) if name.ends_with(".cedar") => self.sources.policies.push(source),
+            ("entities", name) if name.ends_with(".json") => self.sources.entities.push(source),
+            ("tests", name) if name.ends_with(".yaml") || name.ends_with(".json") => self.tests.push(source),
             ("", "README.md") => {}
-            _ => faults.push(Fault::whole(&source, "is not a file of a bundle").help(
+            _ => faults.push(Fault::whole(Code::FileUnknown, &source, "is not a file of a bundle").help(
                 "a bundle has bundle.yaml, schema.cedarschema, *.cedar, approvals.yaml, constraints.yaml, rates.yaml, risk.yaml, \
                  detectors/*.yaml, detectors/injection.model, entities/*.json and tests/*.yaml: move other files away, or \
                  begin their names with a dot",
             )),
         }
     }
-    let written = manifest.clone();
-    let manifest = match manifest {
-        Some(source) => Manifest::read(&source).map_err(|fault| faults.push(fault)).ok(),
-        None => {
-            faults.push(Fault::missing("bundle.yaml", "the bundle has no manifest"));
+}
+
+/// Reads a file in YAML, without checking its values.
+fn yaml<T: DeserializeOwned>(source: Source, faults: &mut Vec<Fault>) -> Option<(Source, T)> {
+    let read = serde_saphyr::from_str(&source.text).map_err(|error| faults.push(yaml_fault(&source, &error)));
+    read.ok().map(|read| (source, read))
+}
+
+/// Reads the files in three stages, each of which needs the results of the one before: the files by themselves, the
+/// policies with schema and entities, and the rules that refer to them. A stage collects the faults of all files.
+fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Vec<Fault>> {
+    let mut faults = vec![];
+    let Files { manifest, approvals, rules, sources, tests } = Files::read(folder, &mut faults);
+    if sources.manifest.is_none() {
+        faults.push(Fault::missing(Code::FileMissing, "bundle.yaml", "the bundle has no manifest"));
+    }
+    let roles = match (&manifest, reading.gates) {
+        (Some((source, manifest)), Gates::All) if manifest.roles.is_none() => {
+            let message = "the manifest has no `roles`, and this server requires every gate";
+            faults.push(Fault::whole(Code::ManifestRoles, source, message));
             None
         }
+        (Some((_, manifest)), Gates::All) => manifest.roles.clone(),
+        (Some(_) | None, _) => None,
     };
-    let Some(manifest) = manifest.filter(|_| faults.is_empty()) else { return Err(faults) };
-    let roles = match reading.gates {
-        Gates::All => Some(manifest.roles.clone().ok_or_else(|| {
-            vec![Fault::missing("bundle.yaml", "the manifest has no `roles`, and this server requires every gate")]
-        })?),
-        Gates::None => None,
+    let is_readable = manifest.is_some() && (roles.is_some() || reading.gates == Gates::None);
+    let policies = match is_readable {
+        true => Policies::load(&sources, roles.as_ref(), reading.validation),
+        // Without roles, what policies refer to can't be checked.
+        false => Err(Policies::read_syntax(&sources, reading.validation).err().unwrap_or_default()),
     };
-    let mut policies = Policies::load(&sources, roles.as_ref(), reading.validation)?;
+    let policies = policies.map_err(|mut found| faults.append(&mut found));
+    let (Ok(mut policies), Some((source, manifest)), true) = (policies, manifest, faults.is_empty()) else {
+        return Err(faults);
+    };
     policies.engine.verify(reading.verify);
-    if let (Some(roles), Some(defaults), Some(source)) = (&roles, &manifest.development, &written) {
-        let faults = unknown_defaults(&policies, roles, defaults, source);
-        if !faults.is_empty() {
-            return Err(faults);
-        }
+    let mut take = |mut found: Vec<Fault>| faults.append(&mut found);
+    if let (Some(roles), Some(defaults)) = (&roles, &manifest.development) {
+        take(unknown_defaults(&policies, roles, defaults, &source));
     }
-    let approvals = templates(&policies, roles.as_ref(), approvals.as_ref())?;
+    let approvals = templates(&policies, roles.as_ref(), approvals).map_err(&mut take);
     let rules = match &roles {
-        Some(roles) => rules::read(&policies, roles, &rules)?,
-        None => Rules::default(),
+        Some(roles) => rules::read(&policies, roles, rules).map_err(&mut take),
+        None => Ok(Rules::default()),
     };
     let version = PolicyVersion { digest, version: manifest.version };
+    let (Ok(approvals), Ok(rules), true) = (approvals, rules, faults.is_empty()) else { return Err(faults) };
     Ok(Bundle { manifest, roles, version, policies, approvals, rules, tests })
 }
 
 /// Reads the templates of `approvals.yaml`. Checks that every template that a policy requires is defined.
 /// Also checks that each `at_most` argument is an integer of `context.approval.limits` in some action,
 /// because otherwise no policy could enforce the limit.
-fn templates(policies: &Policies, roles: Option<&Roles>, source: Option<&Source>) -> Result<Templates, Vec<Fault>> {
-    let nothing = Source::new("approvals.yaml", "");
-    let read = match source {
-        Some(source) => serde_saphyr::from_str(&source.text).map_err(|error| vec![yaml_fault(source, &error)])?,
-        None => Templates::default(),
-    };
-    let mut faults = if source.is_some() { read.faults() } else { vec![] };
+fn templates(
+    policies: &Policies,
+    roles: Option<&Roles>,
+    read: Option<(Source, Templates)>,
+) -> Result<Templates, Vec<Fault>> {
+    let mut faults = read.as_ref().map_or_else(Vec::new, |(_, read)| read.faults());
+    let (source, read) = read.unwrap_or_else(|| (Source::new("approvals.yaml", ""), Templates::default()));
     for (id, rule) in policies.rules() {
         if let Some(Requirement::Approval(template)) = &rule.requires
             && roles.is_some()
@@ -224,10 +270,9 @@ fn templates(policies: &Policies, roles: Option<&Roles>, source: Option<&Source>
             }
         }
     }
-    let source = source.unwrap_or(&nothing);
-    let at = |name: &str| source.text.find(name).unwrap_or(0);
-    let faults: Vec<Fault> =
-        faults.into_iter().map(|(name, message)| Fault::new(source, (at(&name), name.len()), message)).collect();
+    let at = |name: &str| source.find(name).unwrap_or((0, 0));
+    let fault = |(name, message): (String, String)| Fault::new(Code::ApprovalsInvalid, &source, at(&name), message);
+    let faults: Vec<Fault> = faults.into_iter().map(fault).collect();
     if faults.is_empty() { Ok(read) } else { Err(faults) }
 }
 
@@ -248,7 +293,8 @@ fn unknown_defaults(policies: &Policies, roles: &Roles, defaults: &DevelopmentDe
         .map(|(name, _)| {
             let at =
                 source.text.get(section..).and_then(|text| text.find(name.as_str())).map_or(section, |at| section + at);
-            Fault::new(source, (at, name.len()), format!("the bundle does not define `{name}`"))
+            let message = format!("the bundle does not define `{name}`");
+            Fault::new(Code::ManifestDevelopment, source, (at, name.len()), message)
         })
         .collect()
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::delegation::issuers::{Issuer, IssuerError, Issuers, SECURITY_EVENT};
-use crate::jose::{self, Algorithm};
+use crate::jose::Algorithm;
 use crate::json::{Object, Value};
 use crate::model::halt::{Severity, SignalKind, SubjectKind};
 use crate::model::refusal::Refusal;
@@ -80,7 +80,7 @@ impl Transmitters {
     ///
     /// # Errors
     /// If a key file can't be used.
-    pub fn new(transmitters: Vec<Transmitter>, audience: String) -> Result<Self, IssuerError> {
+    pub fn new(transmitters: Vec<Transmitter>, audience: String, leeway: Duration) -> Result<Self, IssuerError> {
         let issuers = transmitters.iter().map(|transmitter| Issuer {
             issuer: transmitter.issuer.clone(),
             tenant: transmitter.tenant.clone(),
@@ -92,7 +92,7 @@ impl Transmitters {
             subject_prefix: transmitter.subject_prefix.clone(),
             bound: false,
         });
-        let issuers = Issuers::new(issuers.collect(), audience)?;
+        let issuers = Issuers::new(issuers.collect(), audience, leeway)?;
         Ok(Self {
             issuers,
             of: transmitters.into_iter().map(|transmitter| (transmitter.issuer.clone(), transmitter)).collect(),
@@ -103,6 +103,11 @@ impl Transmitters {
     /// in use; faults of files are returned.
     pub async fn refresh(&self, now: Timestamp) -> Vec<IssuerError> {
         self.issuers.refresh(now).await
+    }
+
+    /// Returns the transmitters that have no keys now.
+    pub fn without_keys(&self) -> Vec<String> {
+        self.issuers.without_keys()
     }
 
     /// Verifies and parses an event.
@@ -118,7 +123,7 @@ impl Transmitters {
             .ok_or(Refusal::Unauthenticated("the event's issuer is not a configured transmitter"))?;
         let issued_at = opened.times().issued_at;
         let claims = opened
-            .at(now, jose::LEEWAY_ISSUERS, Duration::MAX)
+            .at(now, self.issuers.leeway(), Duration::MAX)
             .map_err(|fault| Refusal::Unauthenticated(fault.message()))?;
         if issued_at.plus(AGE_MAX) <= now {
             return Err(Refusal::invalid("iat", "is more than a day old"));

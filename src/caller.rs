@@ -52,6 +52,17 @@ impl Peer {
         }
     }
 
+    /// Returns the id that the peer claims, which is not proven: of its certificate, its user, or its bearer token.
+    /// Empty if it claims none.
+    pub fn claimed_id(&self) -> String {
+        let of_token = || Some(jose::claimed_subject(self.bearer.as_ref()?)?.1);
+        match (&self.svid, self.user) {
+            (Some(svid), _) => svid.id.as_str().to_owned(),
+            (None, Some(user)) => format!("uid:{user}"),
+            (None, None) => of_token().unwrap_or_default(),
+        }
+    }
+
     /// Returns whether the peer is on this machine's loopback interface.
     fn is_loopback(&self) -> bool {
         self.address.is_some_and(|address| address.ip().to_canonical().is_loopback())
@@ -158,8 +169,9 @@ impl Callers {
             });
         }
         if let (Some(audience), Some(token)) = (&self.options.jwt_audience, &peer.bearer) {
-            let (id, tenants) =
-                jwt_svid(&trust, token, audience, now).map_err(|fault| Refusal::Unauthenticated(fault.message()))?;
+            let (id, tenants) = self
+                .jwt_svid(&trust, token, audience, now)
+                .map_err(|fault| Refusal::Unauthenticated(fault.message()))?;
             return self.known(&id, Authentication::JwtSvid, &tenants, None);
         }
         if !self.options.development {
@@ -170,6 +182,52 @@ impl Callers {
         }
         let tool_service = development.map_or_else(|| NAMELESS.to_owned(), |defaults| defaults.tool_service.clone());
         Ok(Caller { tool_service, by: Authentication::Development, tenants: None, certificate: None })
+    }
+
+    /// Verifies a JWT-SVID (SPIFFE). Its `sub` is the identity, its `aud` must be this server only, and its `exp`
+    /// must be at most an hour ahead.
+    fn jwt_svid(
+        &self,
+        trust: &Trust,
+        token: &str,
+        audience: &str,
+        now: Timestamp,
+    ) -> Result<(SpiffeId, Vec<String>), TokenFault> {
+        #[derive(serde::Deserialize)]
+        struct Claims {
+            sub: String,
+        }
+        let typ = ["JWT", "JOSE"];
+        for algorithm in [Algorithm::Es256, Algorithm::Rs256, Algorithm::Ps256] {
+            let expected = Expected {
+                typ: &typ,
+                typ_optional: true,
+                bare_header: true,
+                algorithm,
+                issuer: None,
+                audience,
+                event: false,
+            };
+            for domain in trust.domains.iter() {
+                let Some(keys) = &domain.jwt_keys else { continue };
+                let opened = match jose::open::<Claims>(token, keys, &expected) {
+                    Ok(opened) => opened,
+                    // The key may be another domain's, or the algorithm another one of the three.
+                    Err(TokenFault::Key | TokenFault::Algorithm) => continue,
+                    Err(fault) => return Err(fault),
+                };
+                let times = opened.times();
+                if times.expires_at > now.plus(JWT_SVID_MAX) {
+                    return Err(TokenFault::Life);
+                }
+                // `iat` may be absent, so the life is measured from now.
+                let claims = opened.at(now, self.options.leeway, Duration::from_secs(u64::from(u32::MAX)))?;
+                let id =
+                    SpiffeId::parse(&claims.sub).filter(|id| id.domain() == domain.name).ok_or(TokenFault::Issuer)?;
+                return Ok((id, domain.tenants.clone()));
+            }
+        }
+        Err(TokenFault::Key)
     }
 
     fn known(
@@ -184,45 +242,6 @@ impl Callers {
             .ok_or(Refusal::Unauthenticated("the caller's identity is not a tool service of the settings"))?;
         Ok(Caller { tool_service: tool_service.clone(), by, tenants: Some(tenants.to_vec()), certificate })
     }
-}
-
-/// Verifies a JWT-SVID (SPIFFE). Its `sub` is the identity, its `aud` must be this server only, and its `exp`
-/// must be at most an hour ahead.
-fn jwt_svid(trust: &Trust, token: &str, audience: &str, now: Timestamp) -> Result<(SpiffeId, Vec<String>), TokenFault> {
-    #[derive(serde::Deserialize)]
-    struct Claims {
-        sub: String,
-    }
-    let typ = ["JWT", "JOSE"];
-    for algorithm in [Algorithm::Es256, Algorithm::Rs256, Algorithm::Ps256] {
-        let expected = Expected {
-            typ: &typ,
-            typ_optional: true,
-            bare_header: true,
-            algorithm,
-            issuer: None,
-            audience,
-            event: false,
-        };
-        for domain in trust.domains.iter() {
-            let Some(keys) = &domain.jwt_keys else { continue };
-            let opened = match jose::open::<Claims>(token, keys, &expected) {
-                Ok(opened) => opened,
-                // The key may be another domain's, or the algorithm another one of the three.
-                Err(TokenFault::Key | TokenFault::Algorithm) => continue,
-                Err(fault) => return Err(fault),
-            };
-            let times = opened.times();
-            if times.expires_at > now.plus(JWT_SVID_MAX) {
-                return Err(TokenFault::Life);
-            }
-            // `iat` may be absent, so the life is measured from now.
-            let claims = opened.at(now, jose::LEEWAY_ISSUERS, Duration::from_secs(u64::from(u32::MAX)))?;
-            let id = SpiffeId::parse(&claims.sub).filter(|id| id.domain() == domain.name).ok_or(TokenFault::Issuer)?;
-            return Ok((id, domain.tenants.clone()));
-        }
-    }
-    Err(TokenFault::Key)
 }
 
 #[cfg(test)]

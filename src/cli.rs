@@ -5,6 +5,7 @@ mod approvals;
 mod audit;
 mod authorize;
 mod check;
+mod config;
 mod connection;
 mod detectors;
 mod healthcheck;
@@ -25,7 +26,7 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::api::client::ClientError;
 use crate::bundle::LoadError;
 use crate::config::{Config, ConfigError};
-use crate::model::fault::Fault;
+use crate::model::fault::{Fault, FaultReport};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exit {
@@ -72,6 +73,9 @@ enum Command {
     Serve(serve::Arguments),
     /// Check a bundle: syntax, types, and the rules of a readable bundle
     Check(check::Arguments),
+    /// Check the settings of a server
+    #[command(subcommand)]
+    Config(config::Command),
     /// Run a bundle's tests: decision tables (tests/*.yaml) and Cedar's JSON tests (tests/*.json)
     Test(test::Arguments),
     /// Evaluate one request, on a running server or with a local bundle
@@ -141,6 +145,7 @@ pub fn run(
     let ended = match arguments.command {
         Command::Serve(arguments) => serve::run(&environment, arguments),
         Command::Check(arguments) => check::run(&environment, &arguments),
+        Command::Config(command) => config::run(&environment, command),
         Command::Test(arguments) => test::run(&environment, &arguments),
         Command::Authorize(arguments) => authorize::run(&environment, &arguments),
         Command::Approvals(command) => approvals::run(&environment, &command),
@@ -151,7 +156,7 @@ pub fn run(
         Command::Audit(command) => audit::run(&environment, command),
         Command::Healthcheck(arguments) => healthcheck::run(&environment, &arguments),
     };
-    ended.unwrap_or_else(|failure| failure.report()).into()
+    ended.unwrap_or_else(|failure| failure.report(environment.output)).into()
 }
 
 /// Returns the help of every command, for a snapshot test.
@@ -177,15 +182,34 @@ pub fn help() -> String {
 struct Failure {
     message: String,
     exit: Exit,
+    /// gRPC status of a server's refusal; empty for other failures.
+    status: String,
+    /// Faults of a bundle.
+    faults: Vec<FaultReport>,
 }
 
 impl Failure {
     fn new(exit: Exit, message: impl std::fmt::Display) -> Self {
-        Self { message: message.to_string(), exit }
+        Self { message: message.to_string(), exit, status: String::new(), faults: vec![] }
     }
 
-    fn report(self) -> Exit {
-        eprint(&format!("countersign: {}", self.message));
+    /// Writes the failure to standard error: as text, or as one JSON object.
+    fn report(self, output: Output) -> Exit {
+        match output {
+            Output::Json => {
+                let mut error = serde_json::json!({"message": self.message, "exit": self.exit as u8});
+                if let Some(members) = error.as_object_mut() {
+                    if !self.status.is_empty() {
+                        members.insert("status".to_owned(), self.status.into());
+                    }
+                    if !self.faults.is_empty() {
+                        members.insert("faults".to_owned(), serde_json::json!(self.faults));
+                    }
+                }
+                eprint(&serde_json::json!({"error": error}).to_string());
+            }
+            Output::Text => eprint(&format!("countersign: {}", self.message)),
+        }
         self.exit
     }
 }
@@ -202,7 +226,8 @@ impl From<LoadError> for Failure {
             LoadError::Unreadable(message) => Self::new(Exit::Invalid, message),
             LoadError::Faulty { faults, .. } => {
                 let drawn: String = faults.iter().map(Fault::drawing).collect();
-                Self::new(Exit::Invalid, format!("the bundle is refused\n{drawn}{} fault(s)", faults.len()))
+                let message = format!("the bundle is refused\n{drawn}{} fault(s)", faults.len());
+                Self { faults: error.reports(), ..Self::new(Exit::Invalid, message) }
             }
         }
     }
@@ -211,7 +236,10 @@ impl From<LoadError> for Failure {
 fn client_failure(error: ClientError) -> Failure {
     match error {
         ClientError::Address(_) | ClientError::Tls(_) | ClientError::Token => Failure::new(Exit::Usage, error),
-        ClientError::Refused { .. } | ClientError::Unreachable { .. } => Failure::new(Exit::Failure, error),
+        ClientError::Refused { ref code, .. } => {
+            Failure { status: code.clone(), ..Failure::new(Exit::Failure, &error) }
+        }
+        ClientError::Unreachable { .. } => Failure::new(Exit::Failure, error),
     }
 }
 

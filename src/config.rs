@@ -100,6 +100,7 @@ impl Config {
                 1000,
                 100_000_000,
             ),
+            ("limits.clock_leeway_seconds", self.limits.clock_leeway_seconds, 0, 120),
             ("limits.connection_age_seconds", self.limits.connection_age_seconds, 60, 86_400),
         ];
         for (setting, value, lowest, highest) in bounds {
@@ -150,6 +151,11 @@ impl Config {
             segment_bytes: self.audit.segment_mib * 1024 * 1024,
             segment_seconds: self.audit.segment_hours * 3600,
         }
+    }
+
+    /// Returns how far the clocks of issuers may differ from the server's.
+    pub fn clock_leeway(&self) -> Duration {
+        Duration::from_secs(self.limits.clock_leeway_seconds)
     }
 
     pub fn request_timeout(&self) -> Duration {

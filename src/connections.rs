@@ -7,6 +7,7 @@
 //! a new one closes the oldest of them. So a flood of connections only closes connections of unauthenticated
 //! peers, and file descriptors remain for health checks, reloads and the audit log.
 
+pub mod authority;
 pub mod batched;
 
 use std::collections::{BTreeMap, HashSet};

@@ -77,10 +77,13 @@ pub struct Detectors {
     pub languages: BTreeSet<String>,
     settings: Settings,
     public: BTreeSet<String>,
+    /// The public values as texts, which ground themselves in drafts.
+    public_texts: Vec<View>,
 }
 
 impl Detectors {
     pub fn set(&mut self, settings: Settings) {
+        self.public_texts = settings.public.iter().map(|value| View::folded(value)).collect();
         self.public = settings.public.iter().filter_map(|value| values::compact(&View::folded(value))).collect();
         self.settings = settings;
     }
@@ -211,6 +214,10 @@ impl Detectors {
         let (start, end) = span;
         let value = View::folded(text.part(start..end));
         values::compact(&value).is_some_and(|value| self.public.contains(&value))
+    }
+
+    pub(crate) fn public_texts(&self) -> impl Iterator<Item = &str> {
+        self.public_texts.iter().map(View::text)
     }
 
     /// Returns whether drafts in this language can be checked. Drafts without a tag are assumed to be

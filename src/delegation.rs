@@ -7,13 +7,16 @@
 
 pub mod issuers;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Seldom;
 use crate::delegation::issuers::{Issuer, Issuers};
 use crate::jose;
 use crate::json::{Object, Value};
 use crate::model::chain::{Asserted, Caller, Chain, Credential, DevelopmentDefaults, Human, TokenFacts};
 use crate::model::refusal::Refusal;
+use crate::model::text::{short_digest, visible};
 use crate::model::time::Timestamp;
 
 /// Maximum life of a delegation token.
@@ -49,6 +52,8 @@ pub struct Delegations {
     pub certificate_reporters: Vec<String>,
     /// Whether every caller may assert any chain.
     pub development: bool,
+    /// Limits the log lines about rejected tokens.
+    pub rejected_logged: Seldom,
 }
 
 impl Delegations {
@@ -69,13 +74,30 @@ impl Delegations {
             Credential::None if self.development => self.asserted(caller, &Asserted::default(), development),
             Credential::None => Err(Refusal::Unauthenticated("the call names no delegation")),
             Credential::Token { token, agent_certificate } => {
-                let (issuer, opened) = self.issuers.open(token, now).await?;
-                let claims = opened
-                    .at(now, jose::LEEWAY_ISSUERS, DELEGATION_MAX)
-                    .map_err(|fault| Refusal::Unauthenticated(fault.message()))?;
                 let trusted = self.development || self.certificate_reporters.contains(&caller.tool_service);
-                delegated(caller, &issuer, &claims, Presenter { reported: agent_certificate.as_ref(), trusted })
+                let presenter = Presenter { reported: agent_certificate.as_ref(), trusted };
+                let chain = self.claims(token, now, DELEGATION_MAX).await;
+                let chain = chain.and_then(|(issuer, claims)| delegated(caller, &issuer, &claims, presenter));
+                chain.inspect_err(|refusal| self.log_rejected(token, refusal, now))
             }
+        }
+    }
+
+    /// Returns the issuer and the claims of a token that is valid now, for at most `longest`.
+    async fn claims(&self, token: &str, now: Timestamp, longest: Duration) -> Result<(Arc<Issuer>, Object), Refusal> {
+        let (issuer, opened) = self.issuers.open(token, now).await?;
+        let claims = opened.at(now, self.issuers.leeway(), longest);
+        Ok((issuer, claims.map_err(|fault| Refusal::Unauthenticated(fault.message()))?))
+    }
+
+    /// Logs whose token was rejected: a digest of the subject, because it is not proven and may be personal data, and
+    /// the subject itself only at debug level.
+    fn log_rejected(&self, token: &str, refusal: &Refusal, now: Timestamp) {
+        let (issuer, subject) = jose::claimed_subject(token).unwrap_or_default();
+        tracing::debug!(name: "token.rejected", issuer = visible(&issuer), subject = visible(&subject), error = %refusal);
+        if self.rejected_logged.is_due(now) {
+            let subject_digest = short_digest(&subject);
+            tracing::info!(name: "token.rejected", subject_digest, error = %refusal, "a token was rejected; further ones of this second are not logged");
         }
     }
 
@@ -84,29 +106,8 @@ impl Delegations {
     /// # Errors
     /// Returns UNAUTHENTICATED if the token is not accepted, or names an acting agent.
     pub async fn human(&self, token: &str, now: Timestamp) -> Result<Human, Refusal> {
-        let (issuer, opened) = self.issuers.open(token, now).await?;
-        let claims = opened
-            .at(now, jose::LEEWAY_ISSUERS, HUMAN_MAX)
-            .map_err(|fault| Refusal::Unauthenticated(fault.message()))?;
-        if claims.contains_key("act") || claims.contains_key("step") || text(&claims, "sub_profile") != Some("user") {
-            return Err(Refusal::Unauthenticated(
-                "the token is not a human's own: it must have `sub_profile` `user` and no `act`",
-            ));
-        }
-        let amr = match claims.get("amr") {
-            Some(Value::Array(items)) => items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect(),
-            _ => vec![],
-        };
-        Ok(Human {
-            issuer: issuer.issuer.clone(),
-            subject: required(&claims, "sub")?.to_owned(),
-            id: issuer.entity_id(required(&claims, "sub")?),
-            person: issuer.person(&claims),
-            tenant: issuer.tenant.clone(),
-            amr,
-            acr: text(&claims, "acr").unwrap_or("").to_owned(),
-            issued_at: issued_at(&claims),
-        })
+        let human = self.claims(token, now, HUMAN_MAX).await.and_then(|(issuer, claims)| human(&issuer, &claims));
+        human.inspect_err(|refusal| self.log_rejected(token, refusal, now))
     }
 
     fn asserted(
@@ -136,6 +137,29 @@ impl Delegations {
         }
         Ok(chain)
     }
+}
+
+/// Builds the human that a token's claims describe.
+fn human(issuer: &Issuer, claims: &Object) -> Result<Human, Refusal> {
+    if claims.contains_key("act") || claims.contains_key("step") || text(claims, "sub_profile") != Some("user") {
+        return Err(Refusal::Unauthenticated(
+            "the token is not a human's own: it must have `sub_profile` `user` and no `act`",
+        ));
+    }
+    let amr = match claims.get("amr") {
+        Some(Value::Array(items)) => items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect(),
+        _ => vec![],
+    };
+    Ok(Human {
+        issuer: issuer.issuer.clone(),
+        subject: required(claims, "sub")?.to_owned(),
+        id: issuer.entity_id(required(claims, "sub")?),
+        person: issuer.person(claims),
+        tenant: issuer.tenant.clone(),
+        amr,
+        acr: text(claims, "acr").unwrap_or("").to_owned(),
+        issued_at: issued_at(claims),
+    })
 }
 
 /// Builds an asserted chain; absent members take the defaults.

@@ -66,8 +66,13 @@ pub struct Asked<'a> {
     resolved: ResolvedCall<'a>,
     /// The members of `context` that follow from the call.
     fixed: Members,
+    /// All entities except one that the bundle defines and that only the resource names.
+    others: Vec<Arc<Entity>>,
     pub entities: Entities,
 }
+
+/// The `context` of a call's requests.
+pub type SharedContext = Arc<BTreeMap<SmolStr, CedarValue>>;
 
 impl<'a> Asked<'a> {
     /// Converts the call's values to the schema's types.
@@ -87,14 +92,10 @@ impl<'a> Asked<'a> {
             resolved.principals.iter().map(|(_, entity)| Arc::clone(entity.shared())).collect();
         entities.extend(policies.store.action(&resolved.action.uid).map(|action| Arc::clone(action.shared())));
         entities.push(case_entity(&mut converter, policies, roles, &resolved, call)?);
-        match resolved.attributes {
-            Attributes::Bundle(entity) => entities.push(Arc::clone(entity.shared())),
-            Attributes::Case => {}
-            Attributes::Sent(attributes) => {
-                let record = attributes_of(policies, &call.resource.reference.kind)?;
-                let members = converter.members(attributes, record, "resource.attributes_json")?;
-                entities.push(entity(&resolved.resource, members));
-            }
+        if let Attributes::Sent(attributes) = resolved.attributes {
+            let record = attributes_of(policies, &call.resource.reference.kind)?;
+            let members = converter.members(attributes, record, "resource.attributes_json")?;
+            entities.push(entity(&resolved.resource, members));
         }
         let mut fixed = claimed(&mut converter, &resolved, call)?;
         fixed.extend(derived(&resolved, chain, now)?);
@@ -108,10 +109,40 @@ impl<'a> Asked<'a> {
             }
         }
         // A resource may be the case, and a value may refer to a principal.
-        let mut seen = HashSet::new();
+        let mut seen = HashSet::with_capacity(entities.len());
         entities.retain(|entity| seen.insert(entity.uid().clone()));
-        let entities = shared(entities).map_err(|_| Refusal::Unavailable("the entities could not be assembled"))?;
-        Ok(Self { policies, resolved, fixed, entities })
+        Self::assembled(policies, resolved, fixed, entities)
+    }
+
+    /// Returns the same call on another resource, which the bundle defines.
+    ///
+    /// # Errors
+    /// If the entities can't be assembled.
+    pub fn on(&self, resource: &'a StoredEntity) -> Result<Self, Stop> {
+        let attributes = Attributes::Bundle(resource);
+        let resolved = ResolvedCall { resource: resource.uid(), attributes, ..self.resolved.clone() };
+        Self::assembled(self.policies, resolved, self.fixed.clone(), self.others.clone())
+    }
+
+    fn assembled(
+        policies: &'a Policies,
+        resolved: ResolvedCall<'a>,
+        fixed: Members,
+        others: Vec<Arc<Entity>>,
+    ) -> Result<Self, Stop> {
+        let of_bundle = match &resolved.attributes {
+            Attributes::Bundle(resource) => Some(resource.shared()),
+            Attributes::Case | Attributes::Sent(_) => None,
+        };
+        let of_bundle = of_bundle.filter(|resource| others.iter().all(|other| other.uid() != resource.uid()));
+        let entities = shared(others.iter().chain(of_bundle).cloned())
+            .map_err(|_| Refusal::Unavailable("the entities could not be assembled"))?;
+        Ok(Self { policies, resolved, fixed, others, entities })
+    }
+
+    /// Returns the resolved entities of the call.
+    pub fn resolved(&self) -> &ResolvedCall<'a> {
+        &self.resolved
     }
 
     /// Returns one request for each link, at this step and with these `context` members from the PDP.
@@ -119,6 +150,14 @@ impl<'a> Asked<'a> {
     /// # Errors
     /// If a member doesn't fit the schema. Only the bundle's tests can cause this; requests can't.
     pub fn requests(&self, step: &str, trusted: &TrustedContext) -> Result<Vec<(Link, Request)>, Refusal> {
+        Ok(self.requests_in(&self.context(step, trusted)?))
+    }
+
+    /// Returns the `context` of the call, at this step and with these members from the PDP.
+    ///
+    /// # Errors
+    /// If a member doesn't fit the schema. Only the bundle's tests can cause this; requests can't.
+    pub fn context(&self, step: &str, trusted: &TrustedContext) -> Result<SharedContext, Refusal> {
         let mut members = Object::new();
         members.insert("step".to_owned(), Value::from(step));
         let remembered = REMEMBERED.into_iter().filter(|name| self.resolved.action.context.contains_key(*name));
@@ -128,10 +167,14 @@ impl<'a> Asked<'a> {
         let trusted = Converter::default().known_members(&members, record, "context")?;
         let context: BTreeMap<_, _> =
             self.fixed.iter().map(|(name, value)| (name.clone(), value.clone())).chain(trusted).collect();
-        let context = Arc::new(context);
+        Ok(Arc::new(context))
+    }
+
+    /// Returns one request for each link, with this `context`.
+    pub fn requests_in(&self, context: &SharedContext) -> Vec<(Link, Request)> {
         let (action, resource) = (known(&self.resolved.action.uid), known(&self.resolved.resource));
         let request = |principal: &StoredEntity| {
-            let context = Context::Value(Arc::clone(&context));
+            let context = Context::Value(Arc::clone(context));
             let principal = known(&principal.uid());
             let request =
                 ast::Request::new_unchecked(principal, action.clone(), resource.clone(), Some(context)).into();
@@ -139,7 +182,7 @@ impl<'a> Asked<'a> {
             debug_assert!(self.policies.schema.as_ref().is_none_or(|schema| is_valid(&request, schema)));
             request
         };
-        Ok(self.resolved.principals.iter().map(|(link, principal)| (*link, request(principal))).collect())
+        self.resolved.principals.iter().map(|(link, principal)| (*link, request(principal))).collect()
     }
 }
 
@@ -176,15 +219,14 @@ fn case_entity(
     resolved: &ResolvedCall<'_>,
     call: &Call,
 ) -> Result<Arc<Entity>, Stop> {
-    let mut attributes = call.case.attributes.clone();
-    if attributes.insert("tenant".to_owned(), Value::from(call.case.tenant.as_str())).is_some() {
-        return Err(Refusal::invalid(
-            "case.attributes_json.tenant",
-            "must not be sent: the tenant belongs in `case.tenant`",
-        )
-        .into());
+    let path = "case.attributes_json";
+    if call.case.attributes.contains_key("tenant") {
+        let problem = "must not be sent: the tenant belongs in `case.tenant`";
+        return Err(Refusal::invalid(format!("{path}.tenant"), problem).into());
     }
-    let members = converter.members(&attributes, attributes_of(policies, &roles.case)?, "case.attributes_json")?;
+    let mut attributes = call.case.attributes.clone();
+    attributes.insert("tenant".to_owned(), Value::from(call.case.tenant.as_str()));
+    let members = converter.members(&attributes, attributes_of(policies, &roles.case)?, path)?;
     Ok(entity(&resolved.case, members))
 }
 

@@ -165,7 +165,8 @@ fn code(words: &str) -> &'static str {
     if is(&[TokenFault::Algorithm, TokenFault::Key, TokenFault::Revoked, TokenFault::Signature]) {
         return "invalid_key";
     }
-    if is(&[TokenFault::Claims, TokenFault::Header, TokenFault::Malformed, TokenFault::Type]) {
+    let claims = TokenFault::NAMED_CLAIMS.map(TokenFault::Claims);
+    if is(&[TokenFault::Header, TokenFault::Malformed, TokenFault::Type]) || is(&claims) {
         return "invalid_request";
     }
     "authentication_failed"

@@ -23,13 +23,11 @@ use serde::de::DeserializeOwned;
 pub use crate::jose::algorithm::{Algorithm, TokenFault};
 use crate::jose::keyset::KeySet;
 use crate::json::{self, Object, Value};
+use crate::model::part::Part;
 use crate::model::time::Timestamp;
 
 /// Clock leeway for tokens that this deployment signed.
 pub const LEEWAY_OWN: Duration = Duration::from_secs(5);
-/// Clock leeway for tokens of issuers, whose clocks may differ from the server's.
-pub const LEEWAY_ISSUERS: Duration = Duration::from_secs(30);
-
 /// Maximum length of a token, in bytes. A binding token holds a call's arguments, attributes and facts.
 const TOKEN_MAX: usize = 400 * 1024;
 /// Header members that are rejected, because each would let the token choose how it is checked.
@@ -115,21 +113,40 @@ impl<C> Opened<C> {
     }
 }
 
-#[derive(serde::Deserialize)]
-struct Registered {
-    iss: Option<String>,
-    sub: Option<String>,
-    aud: Audience,
-    exp: Option<i64>,
-    nbf: Option<i64>,
-    iat: Option<i64>,
-}
+/// The registered claims of a token (RFC 7519, section 4.1), by name.
+struct Registered(Object);
 
-#[derive(serde::Deserialize)]
-#[serde(untagged)]
-enum Audience {
-    One(String),
-    Many(Vec<String>),
+impl Registered {
+    /// Returns a claim that is text; `None` if it is absent.
+    fn text(&self, name: &'static str) -> Result<Option<&str>, TokenFault> {
+        match self.0.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(TokenFault::Claims(name)),
+        }
+    }
+
+    /// Returns a claim that is a time in seconds; `None` if it is absent.
+    fn seconds(&self, name: &'static str) -> Result<Option<i64>, TokenFault> {
+        match self.0.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Integer(seconds)) => Ok(Some(*seconds)),
+            Some(_) => Err(TokenFault::Claims(name)),
+        }
+    }
+
+    /// Returns the only audience of the token.
+    fn audience(&self) -> Result<&str, TokenFault> {
+        let one = match self.0.get("aud") {
+            Some(Value::Array(many)) => match many.as_slice() {
+                [one] => one,
+                _ => return Err(TokenFault::Audience),
+            },
+            Some(one) => one,
+            None => return Err(TokenFault::Claims("aud")),
+        };
+        one.as_str().ok_or(TokenFault::Claims("aud"))
+    }
 }
 
 /// Verifies a token's header, signature, `iss` and `aud`, and that it has every required claim.
@@ -141,38 +158,32 @@ pub fn open<C: DeserializeOwned>(token: &str, keys: &KeySet, expected: &Expected
     let kid = header(&parts.header, expected)?;
     let key = keys.get(&kid).ok_or(if keys.is_revoked(&kid) { TokenFault::Revoked } else { TokenFault::Key })?;
     key.verify(expected.algorithm, parts.signed.as_bytes(), &parts.signature)?;
-    let registered: Registered = json::read_as(&parts.payload).map_err(|_| TokenFault::Claims)?;
+    let registered = Registered(json::read_as(&parts.payload).map_err(|_| TokenFault::Claims(""))?);
     if let Some(issuer) = expected.issuer
-        && registered.iss.as_deref().ok_or(TokenFault::Claims)? != issuer
+        && registered.text("iss")?.ok_or(TokenFault::Claims("iss"))? != issuer
     {
         return Err(TokenFault::Issuer);
     }
-    let audience = match &registered.aud {
-        Audience::One(one) => one,
-        Audience::Many(many) => match many.as_slice() {
-            [one] => one,
-            _ => return Err(TokenFault::Audience),
-        },
-    };
-    if audience != expected.audience {
+    if registered.audience()? != expected.audience {
         return Err(TokenFault::Audience);
     }
-    if !expected.event && registered.sub.is_none_or(|sub| sub.is_empty()) {
-        return Err(TokenFault::Claims);
+    if !expected.event && registered.text("sub")?.is_none_or(str::is_empty) {
+        return Err(TokenFault::Claims("sub"));
     }
     let never = expected.event.then_some(i64::MAX);
     // Only JWT-SVIDs have no issuer; they may lack `nbf` and `iat`.
-    let begins = |time: Option<i64>| match (time, expected.issuer) {
+    let begins = |name: &'static str, time: Option<i64>| match (time, expected.issuer) {
         (Some(time), _) => Ok(Timestamp::from_seconds(time)),
         (None, None) => Ok(Timestamp::default()),
-        (None, Some(_)) => Err(TokenFault::Claims),
+        (None, Some(_)) => Err(TokenFault::Claims(name)),
     };
+    let (issued_at, not_before) = (registered.seconds("iat")?, registered.seconds("nbf")?);
     let times = Times {
-        expires_at: Timestamp::from_seconds(registered.exp.or(never).ok_or(TokenFault::Claims)?),
-        not_before: if expected.event { begins(registered.nbf.or(registered.iat))? } else { begins(registered.nbf)? },
-        issued_at: begins(registered.iat)?,
+        expires_at: Timestamp::from_seconds(registered.seconds("exp")?.or(never).ok_or(TokenFault::Claims("exp"))?),
+        not_before: begins("nbf", if expected.event { not_before.or(issued_at) } else { not_before })?,
+        issued_at: begins("iat", issued_at)?,
     };
-    let claims = serde_json::from_slice(&parts.payload).map_err(|_| TokenFault::Claims)?;
+    let claims = serde_json::from_slice(&parts.payload).map_err(|_| TokenFault::Claims(""))?;
     Ok(Opened { claims, times })
 }
 
@@ -186,6 +197,13 @@ pub fn claimed_issuer(token: &str) -> Option<(String, Option<String>)> {
     let issuer: Issuer = json::read_as(&parts.payload).ok()?;
     let kid = parts.header.get("kid").and_then(Value::as_str).map(str::to_owned);
     Some((issuer.iss, kid))
+}
+
+/// Returns the unverified `iss` and `sub` of a token, for a log line about its rejection.
+pub fn claimed_subject(token: &str) -> Option<(String, String)> {
+    let claims: Object = json::read_as(&parts(token).ok()?.payload).ok()?;
+    let text = |name: &str| claims.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
+    Some((text("iss"), text("sub")))
 }
 
 struct Parts<'a> {
@@ -218,10 +236,21 @@ fn header(header: &Object, expected: &Expected<'_>) -> Result<String, TokenFault
     }
     match (header.get("typ"), text("typ")) {
         (None, _) if expected.typ_optional => {}
-        (_, Some(typ)) if expected.typ.contains(&typ) => {}
+        (_, Some(typ)) if expected.typ.iter().any(|expected| is_same_type(typ, expected)) => {}
         _ => return Err(TokenFault::Type),
     }
     text("kid").map(str::to_owned).ok_or(TokenFault::Key)
+}
+
+/// Returns whether two media types are the same: in any case, and with or without `application/` (RFC 7515, section
+/// 4.1.9).
+fn is_same_type(one: &str, other: &str) -> bool {
+    const PREFIX: &str = "application/";
+    let short = |name: &str| match name.get(..PREFIX.len()) {
+        Some(prefix) if prefix.eq_ignore_ascii_case(PREFIX) => name.part(PREFIX.len()..).to_owned(),
+        Some(_) | None => name.to_owned(),
+    };
+    short(one).eq_ignore_ascii_case(&short(other))
 }
 
 /// A private key that signs this deployment's tokens.
@@ -340,7 +369,15 @@ mod tests {
     #[test]
     fn a_token_as_it_should_be_is_accepted() {
         assert_eq!(signed(&claims()), Ok(()));
-        assert_eq!(under(&ring(), r#"{"alg":"ES256","kid":"KID","typ":"t+jwt"}"#), Ok(()));
+        // A media type has no case, and `application/` may be left out.
+        for typ in ["t+jwt", "T+JWT", "application/t+jwt", "Application/T+jwt"] {
+            let header = format!(r#"{{"alg":"ES256","kid":"KID","typ":"{typ}"}}"#);
+            assert_eq!(under(&ring(), &header), Ok(()), "{typ}");
+        }
+        for typ in ["text/t+jwt", "application/application/t+jwt", "application/", "at+jwt"] {
+            let header = format!(r#"{{"alg":"ES256","kid":"KID","typ":"{typ}"}}"#);
+            assert_eq!(under(&ring(), &header), Err(TokenFault::Type), "{typ}");
+        }
     }
 
     #[test]
@@ -356,7 +393,7 @@ mod tests {
             let signature = ring.sign_bytes(signed.as_bytes()).expect("signed");
             assert_eq!(
                 judged(&format!("{signed}.{}", BASE64.encode(signature)), &ring.set),
-                Err(TokenFault::Claims),
+                Err(TokenFault::Claims("")),
                 "{text}"
             );
             assert_eq!(claimed_issuer(&format!("{signed}.x")), None);
@@ -367,10 +404,14 @@ mod tests {
 
     #[test]
     fn trap_1_a_token_without_aud_or_iss_is_refused() {
-        assert_eq!(signed(&with("aud", serde_json::Value::Null)), Err(TokenFault::Claims));
-        assert_eq!(signed(&with("iss", serde_json::Value::Null)), Err(TokenFault::Claims));
+        assert_eq!(signed(&with("aud", serde_json::Value::Null)), Err(TokenFault::Claims("aud")));
+        assert_eq!(signed(&with("iss", serde_json::Value::Null)), Err(TokenFault::Claims("iss")));
         for required in ["sub", "exp", "nbf", "iat"] {
-            assert_eq!(signed(&with(required, serde_json::Value::Null)), Err(TokenFault::Claims), "{required}");
+            assert_eq!(
+                signed(&with(required, serde_json::Value::Null)),
+                Err(TokenFault::Claims(required)),
+                "{required}"
+            );
         }
     }
 
@@ -442,8 +483,8 @@ mod tests {
 
     #[test]
     fn claims_of_another_type_or_twice_are_refused() {
-        assert_eq!(signed(&with("exp", "tomorrow".into())), Err(TokenFault::Claims));
-        assert_eq!(signed(&with("exp", 1.5.into())), Err(TokenFault::Claims));
+        assert_eq!(signed(&with("exp", "tomorrow".into())), Err(TokenFault::Claims("exp")));
+        assert_eq!(signed(&with("exp", 1.5.into())), Err(TokenFault::Claims("exp")));
         assert_eq!(signed(&with("exp", (NOW + 121).into())), Err(TokenFault::Life));
         let ring = ring();
         let twice = claims().to_string().replacen(r#""aud":"us""#, r#""aud":"them","aud":"us""#, 1);
@@ -451,7 +492,7 @@ mod tests {
             BASE64.encode(format!(r#"{{"alg":"ES256","kid":"{}","typ":"t+jwt"}}"#, ring.kid().expect("a key")));
         let text = format!("{header}.{}", BASE64.encode(twice));
         let token = format!("{text}.{}", BASE64.encode(ring.sign_bytes(text.as_bytes()).expect("signed")));
-        assert_eq!(judged(&token, &ring.set), Err(TokenFault::Claims));
+        assert_eq!(judged(&token, &ring.set), Err(TokenFault::Claims("")));
     }
 
     #[test]

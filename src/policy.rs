@@ -17,12 +17,13 @@ use cedar_policy_core::validator::{ValidationMode, Validator, ValidatorSchema};
 use miette::Diagnostic;
 
 use crate::model::fault::Fault;
+use crate::model::fault::code::Code;
 use crate::model::roles::Roles;
 use crate::model::source::Source;
 use crate::model::trusted_context::REMEMBERED;
 use crate::policy::engine::Engine;
 use crate::policy::parse::{POLICIES_MAX, Placed};
-use crate::policy::rule::Rule;
+use crate::policy::rule::{AnnotationFault, Rule};
 use crate::policy::shape::Shapes;
 use crate::policy::store::{Store, StoredEntity};
 
@@ -39,6 +40,7 @@ pub struct Sources {
     pub schema: Option<Source>,
     pub policies: Vec<Source>,
     pub entities: Vec<Source>,
+    pub manifest: Option<Source>,
 }
 
 /// Strictness of policy validation.
@@ -83,18 +85,31 @@ impl Policies {
         of_kind.map(StoredEntity::id)
     }
 
+    /// Reads policies and schema without anything that they refer to, to find their faults.
+    ///
+    /// # Errors
+    /// All faults that can be found at once, each with its position.
+    pub fn read_syntax(sources: &Sources, validation: Validation) -> Result<(), Vec<Fault>> {
+        let mut faults = Vec::new();
+        let mut take = |mut found: Vec<Fault>| faults.append(&mut found);
+        let _read = read_policies(&sources.policies, validation).map_err(&mut take);
+        let _schema = read_schema(sources, validation).map_err(&mut take);
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+
     /// Reads, validates and indexes the policies. Without `roles`, which gates need, the linter does not run.
     ///
     /// # Errors
     /// All faults that can be found at once, each with its position.
     pub fn load(sources: &Sources, roles: Option<&Roles>, validation: Validation) -> Result<Self, Vec<Fault>> {
-        let (schema, shapes) = read_schema(sources, validation)?;
         let mut faults = Vec::new();
-        let mut take = |found: Result<_, Vec<Fault>>| found.map_err(|mut found| faults.append(&mut found)).ok();
-        let read = take(read_policies(&sources.policies, validation));
-        let store =
-            Store::load(&sources.entities, schema.as_ref(), roles).map_err(|mut found| faults.append(&mut found)).ok();
-        let (Some(read), Some(store)) = (read, store) else { return Err(faults) };
+        let read = read_policies(&sources.policies, validation).map_err(|mut found| faults.append(&mut found));
+        let schema = read_schema(sources, validation).map_err(|mut found| faults.append(&mut found));
+        // Entities can't be read without the schema.
+        let Ok((schema, shapes)) = schema else { return Err(faults) };
+        let store = Store::load(&sources.entities, schema.as_ref(), &shapes, roles)
+            .map_err(|mut found| faults.append(&mut found));
+        let (Ok(read), Ok(store)) = (read, store) else { return Err(faults) };
         if validation == Validation::Strict
             && let Some(schema) = &schema
         {
@@ -104,8 +119,8 @@ impl Policies {
                 return Err(found);
             }
             faults.extend(found);
-            if let (Some(source), Some(roles)) = (&sources.schema, roles) {
-                faults.extend(lint::lint(&read, source, &shapes, &store, roles));
+            if let Some(roles) = roles {
+                faults.extend(lint::lint(&read, sources, &shapes, &store, roles));
             }
             if !faults.is_empty() {
                 return Err(faults);
@@ -162,8 +177,14 @@ impl ReadPolicies {
 
 impl ReadPolicy {
     /// Creates a fault at the position of the policy.
-    fn fault(&self, message: impl Into<String>) -> Fault {
-        Fault::new(&self.source, (self.at, 1), message)
+    fn fault(&self, code: Code, message: impl Into<String>) -> Fault {
+        Fault::new(code, &self.source, (self.at, 1), message)
+    }
+
+    /// Creates a fault at an annotation of the policy.
+    fn fault_of(&self, AnnotationFault { code, annotation, message }: AnnotationFault) -> Fault {
+        let at = annotation_place(&self.policy, &annotation).unwrap_or((self.at, 1));
+        Fault::new(code, &self.source, at, message)
     }
 }
 
@@ -171,28 +192,35 @@ fn read_schema(sources: &Sources, validation: Validation) -> Result<(Option<Sche
     let Some(source) = &sources.schema else {
         return match validation {
             Validation::Off => Ok((None, Shapes::default())),
-            Validation::Strict => Err(vec![Fault::missing("schema.cedarschema", "the bundle has no schema")]),
+            Validation::Strict => {
+                Err(vec![Fault::missing(Code::FileMissing, "schema.cedarschema", "the bundle has no schema")])
+            }
         };
     };
     parse::measure(source).map_err(|fault| vec![fault])?;
-    let (fragment, _) =
-        SchemaFragment::from_cedarschema_str(&source.text).map_err(|error| parse::faults(source, &error))?;
+    let (fragment, _) = SchemaFragment::from_cedarschema_str(&source.text)
+        .map_err(|error| parse::faults(Code::SchemaInvalid, source, &error))?;
     if fragment.to_json_value().map_or(true, |fragment| shape::is_too_large(&fragment)) {
         return Err(vec![Fault::whole(
+            Code::SchemaTooLarge,
             source,
             "the schema has more than 1000000 parts after its aliases are expanded",
         )]);
     }
-    let (schema, warnings) =
-        Schema::from_cedarschema_str(&source.text).map_err(|error| parse::faults(source, &error))?;
-    let warnings: Vec<Fault> = warnings.flat_map(|warning| parse::faults(source, &warning)).collect();
+    let (schema, warnings) = Schema::from_cedarschema_str(&source.text)
+        .map_err(|error| parse::faults(Code::SchemaInvalid, source, &error))?;
+    let warnings = warnings.flat_map(|warning| parse::faults(Code::SchemaInvalid, source, &warning));
+    let warnings: Vec<Fault> = warnings.collect();
     if validation == Validation::Strict && !warnings.is_empty() {
         return Err(warnings);
     }
     match (Shapes::of(&schema), validation) {
         (Ok(shapes), _) => Ok((Some(schema), shapes)),
         (Err(_), Validation::Off) => Ok((Some(schema), Shapes::default())),
-        (Err(error), Validation::Strict) => Err(vec![Fault::whole(source, error.to_string())]),
+        (Err(error), Validation::Strict) => {
+            let at = source.find(error.name()).unwrap_or((0, 0));
+            Err(vec![Fault::new(Code::SchemaUnsupported, source, at, error.to_string())])
+        }
     }
 }
 
@@ -209,41 +237,55 @@ fn read_policies(sources: &[Source], validation: Validation) -> Result<ReadPolic
             }
         };
         for placed in placed {
-            let fault = |message: String| Fault::new(source, (placed.span.0, 1), message);
+            let fault = |message: &str| {
+                let at = annotation_place(&placed.policy, "id").unwrap_or((placed.span.0, 1));
+                Fault::new(Code::PolicyId, source, at, message)
+            };
             let id =
                 placed.policy.annotations().find(|(name, _)| name.as_ref() == "id").map(|(_, id)| id.val.to_string());
             let id = match (id, validation) {
                 (Some(id), Validation::Strict) if !is_id(&id) => {
-                    faults.push(fault("`@id` must be 1 to 128 of `a-z`, `0-9`, `.`, `_` and `-`".into()));
+                    faults.push(fault("`@id` must be 1 to 128 of `a-z`, `0-9`, `.`, `_` and `-`"));
                     continue;
                 }
                 (Some(id), _) => id,
                 (None, Validation::Off) => format!("policy{position}"),
                 (None, Validation::Strict) => {
-                    faults.push(fault("the policy has no `@id`".into()));
+                    faults.push(fault("the policy has no `@id`"));
                     continue;
                 }
             };
             position += 1;
-            faults.extend(add(&mut read, source, &placed, &id, validation).into_iter().map(fault));
+            faults.extend(add(&mut read, source, &placed, &id, validation));
         }
     }
     if faults.is_empty() { Ok(read) } else { Err(faults) }
 }
 
-fn add(read: &mut ReadPolicies, source: &Source, placed: &Placed, id: &str, validation: Validation) -> Vec<String> {
-    if let Some(other) = read.get(id) {
-        return vec![format!("the id `{id}` is already used by the policy at {}", other.fault("").place())];
-    }
-    let policy = placed.policy.new_id(PolicyID::from_string(id));
+fn add(read: &mut ReadPolicies, source: &Source, placed: &Placed, id: &str, validation: Validation) -> Vec<Fault> {
     let at = placed.span.0;
-    let rule = match Rule::read(&policy, format!("{}:{}", source.file, source.position(at).0)) {
-        Err(found) if validation == Validation::Strict => return found,
+    let policy = placed.policy.new_id(PolicyID::from_string(id));
+    let mut new = ReadPolicy { policy, rule: None, source: source.clone(), at };
+    if let Some(other) = read.get(id) {
+        let other = other.fault(Code::PolicyId, "").place();
+        let message = format!("the id `{id}` is already used by the policy at {other}");
+        return vec![new.fault_of(AnnotationFault { code: Code::PolicyId, annotation: "id".to_owned(), message })];
+    }
+    new.rule = match Rule::read(&new.policy, format!("{}:{}", source.file, source.position(at).0)) {
+        Err(found) if validation == Validation::Strict => {
+            return found.into_iter().map(|found| new.fault_of(found)).collect();
+        }
         rule => rule.ok(),
     };
     read.by_id.insert(id.to_owned(), read.policies.len());
-    read.policies.push(ReadPolicy { policy, rule, source: source.clone(), at });
+    read.policies.push(new);
     vec![]
+}
+
+/// Returns where an annotation stands in the policy's file.
+fn annotation_place(policy: &Policy, annotation: &str) -> Option<(usize, usize)> {
+    let (_, found) = policy.annotations().find(|(name, _)| name.as_ref() == annotation)?;
+    Some(parse::span(Some(found.loc.as_ref()?)))
 }
 
 fn is_id(id: &str) -> bool {
@@ -270,13 +312,13 @@ fn validate(schema: &Schema, read: &ReadPolicies) -> (bool, Vec<Fault>) {
         }
     });
     let at = |id: &PolicyId, error: &dyn Diagnostic| match read.get(id.as_ref()) {
-        Some(read) => parse::faults(&read.source, error),
-        None => vec![Fault::missing("policies", error.to_string())],
+        Some(read) => parse::faults(Code::PolicyType, &read.source, error),
+        None => vec![Fault::missing(Code::PolicyType, "policies", error.to_string())],
     };
     let (mut names, mut faults) = (vec![], vec![]);
     for result in results {
         let Some(result) = result else {
-            return (true, vec![Fault::missing("policies", "the validator failed")]);
+            return (true, vec![Fault::missing(Code::PolicyType, "policies", "the validator failed")]);
         };
         let (errors, warnings) = result.into_errors_and_warnings();
         for error in errors.map(ValidationError::from) {

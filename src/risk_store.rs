@@ -61,6 +61,17 @@ impl RiskStore {
         }
     }
 
+    /// Asks a server about a tenant that does not exist, to find out whether it answers.
+    ///
+    /// # Errors
+    /// When a server does not answer, or refuses the request.
+    pub async fn reach(&self) -> Result<(), RiskStoreError> {
+        match self {
+            Self::InProcess(_) => Ok(()),
+            Self::Redis(windows) => windows.look(Tenant::of("", ""), &[]).await.map(|_| ()),
+        }
+    }
+
     /// Drops expired entries of the engine in process; Redis expires keys by itself.
     pub fn purge(&self, now: Timestamp) {
         match self {

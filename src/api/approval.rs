@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -35,6 +36,8 @@ const WATCHED_MAX: usize = 200;
 /// Largest page size.
 const PAGE_MAX: u32 = 200;
 const PAGE_DEFAULT: u32 = 50;
+/// Maximum size of a page in bytes, half of what gRPC clients accept by default.
+const PAGE_BYTES: usize = 2 * 1024 * 1024;
 /// Interval at which a watch polls for changes.
 const WATCH_PERIOD: Duration = Duration::from_millis(500);
 /// Maximum age of a watch.
@@ -101,10 +104,11 @@ impl ApprovalService for Approvals {
         let message = request.into_inner();
         let size = if message.page_size == 0 { PAGE_DEFAULT } else { message.page_size };
         let (seen, next) = self.pdp.list_approvals(&origin, to_filter(&message, size)).await.map_err(refused)?;
-        Ok(Response::new(v1::ListApprovalsResponse {
-            approvals: seen.iter().map(approval).collect(),
-            next_page_token: next.map_or_else(String::new, |(at, id)| format!("{at}.{id}")),
-        }))
+        let approvals = page(seen.iter().map(approval));
+        let last = seen.get(approvals.len().wrapping_sub(1)).filter(|_| approvals.len() < seen.len());
+        let next = last.map(|last| (last.approval.requested_at.micros(), last.approval.id.clone())).or(next);
+        let next_page_token = next.map_or_else(String::new, |(at, id)| format!("{at}.{id}"));
+        Ok(Response::new(v1::ListApprovalsResponse { approvals, next_page_token }))
     }
 
     type WatchApprovalsStream = Watched;
@@ -277,6 +281,17 @@ fn to_filter(message: &v1::ListApprovalsRequest, size: u32) -> Result<Filter, Re
 }
 
 /// Converts an approval to its message.
+/// Returns as many approvals as fit a page of [`PAGE_BYTES`], at least one.
+fn page(approvals: impl Iterator<Item = v1::Approval>) -> Vec<v1::Approval> {
+    let mut bytes = 0;
+    let mut fits = |approval: &v1::Approval| {
+        let is_first = bytes == 0;
+        bytes += approval.encoded_len();
+        is_first || bytes <= PAGE_BYTES
+    };
+    approvals.take_while(|approval| fits(approval)).collect()
+}
+
 fn approval(seen: &Seen) -> v1::Approval {
     let Seen { approval, state, .. } = seen;
     let call = &approval.binding.call;
@@ -323,9 +338,20 @@ fn approval(seen: &Seen) -> v1::Approval {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use prost::Message;
 
     use super::*;
+
+    #[test]
+    fn a_page_has_at_most_its_bytes_and_at_least_one_approval() {
+        let sizes = |displays: &[usize]| {
+            let approval = |bytes: &usize| v1::Approval { display: "x".repeat(*bytes), ..Default::default() };
+            page(displays.iter().map(approval)).len()
+        };
+        assert_eq!(sizes(&[]), 0);
+        assert_eq!(sizes(&[10; 200]), 200);
+        assert_eq!(sizes(&[PAGE_BYTES + 1, 1]), 1);
+        assert_eq!(sizes(&[PAGE_BYTES / 2, PAGE_BYTES / 4, PAGE_BYTES / 4, 1]), 2, "each has a few bytes more");
+    }
 
     proptest! {
         // Arbitrary bytes are either converted or refused with the name of a field.

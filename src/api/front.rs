@@ -69,6 +69,11 @@ pub const METHODS: [&str; 20] = [
 ];
 const OTHER: &str = "_OTHER";
 const RELOAD: &str = "countersign.v1.AdminService/ReloadBundle";
+/// Maximum size of a request's metadata, in bytes.
+const METADATA_MAX: usize = 16 * 1024;
+/// Maximum size of metadata that is read. The HTTP/2 library answers larger ones itself, with an HTTP status that gRPC
+/// clients report as UNKNOWN, so this limit is above [`METADATA_MAX`].
+pub(super) const METADATA_READ_MAX: u32 = 64 * 1024;
 /// A bundle may have 200,000 policies.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// Flag that a method sets when it has its message. From then on the pipelines record how the request ends.
@@ -159,11 +164,19 @@ where
             let trace = gate.pdp.telemetry().start_rpc(method, request.headers(), peer.address);
             let ending = Ending { pdp: gate.pdp, trace: trace.clone(), method, watch: Stopwatch::start(), done: false };
             let Some(under_way) = under_way else { return Ok(refused(too_many(), ending, &peer)) };
+            if metadata_size(request.headers()) > METADATA_MAX {
+                return Ok(refused(Status::resource_exhausted("the metadata is larger than 16 KiB"), ending, &peer));
+            }
             let answered =
                 answered(method, timeout, async move { inner.call(request).await }).with_context(trace.context()).await;
             Ok(end(answered, ending, &seen, &peer, under_way))
         })
     }
+}
+
+/// Returns the size of a request's metadata by the measure of HTTP/2 (RFC 9113, section 6.5.2), in bytes.
+fn metadata_size(headers: &http::HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
 }
 
 /// Runs a method within its time limit. A panic becomes an INTERNAL status.

@@ -17,6 +17,7 @@ use tonic::transport::server::Connected;
 
 use crate::caller::svid::Svid;
 use crate::caller::{Callers, Peer};
+use crate::connections::authority::Authority;
 use crate::connections::batched::Batched;
 use crate::connections::{Bounded, Bounds, Connections, Place, Standing};
 
@@ -47,7 +48,7 @@ pub struct Connection {
 enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
-    Unix(UnixStream),
+    Unix(Authority<UnixStream>),
 }
 
 pub(super) struct Accepted {
@@ -153,7 +154,7 @@ async fn accept_unix(listener: UnixListener, callers: Arc<Callers>, connections:
         let Some(place) = connections.admit() else { continue };
         let user = stream.peer_cred().map(|credentials| credentials.uid()).ok();
         let peer = Peer { user, ..Peer::default() };
-        if let Some(accepted) = Accepted::new(Stream::Unix(stream), peer, true, place, &callers)
+        if let Some(accepted) = Accepted::new(Stream::Unix(Authority::new(stream)), peer, true, place, &callers)
             && sender.send(Ok(accepted)).await.is_err()
         {
             return;

@@ -1,7 +1,7 @@
 //! Compares the audit log with heads that were noted outside of it: in the replica's file, in the state store
 //! and with a witness. A log without a noted head has lost lines.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::app::{Seams, StartError};
@@ -91,7 +91,8 @@ pub(super) fn noted(
 ) -> Result<Vec<NotedHead>, StartError> {
     let own = replica.head().map(|head| NotedHead { head, place: format!("`{}`", replica.path().display()) });
     let witnessed = witness.map(|witness| witness.last(replica.id())).transpose();
-    let witnessed = witnessed.map_err(|error| StartError::Data(config.data.clone(), error))?;
+    let place = || PathBuf::from(config.audit.witness.as_deref().unwrap_or_default());
+    let witnessed = witnessed.map_err(|error| StartError::WitnessFile(place(), error))?;
     Ok(own.into_iter().chain(witnessed.flatten()).collect())
 }
 

@@ -125,7 +125,7 @@ pub fn open_binding(keys: &Keyring, environment: &str, token: &str, now: Timesta
     if claims.binding.call.environment == environment && claims.binding.call.v == FORMAT {
         Ok(claims.binding)
     } else {
-        Err(TokenFault::Claims)
+        Err(TokenFault::Claims(""))
     }
 }
 

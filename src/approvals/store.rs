@@ -24,6 +24,7 @@ pub mod windows;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
@@ -104,6 +105,14 @@ impl Store {
             settled: AtomicBool::new(false),
             settling_since: Mutex::default(),
         })
+    }
+
+    /// Connects to a server without using it. The file of SQLite is made at a start.
+    ///
+    /// # Errors
+    /// When the server can't be reached.
+    pub async fn reach(location: &Location, timeout: Duration) -> Result<(), StoreError> {
+        engine::reach(location, timeout).await
     }
 
     pub fn engine(&self) -> &'static str {

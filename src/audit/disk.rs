@@ -99,6 +99,17 @@ impl Segment for SystemSegment {
     }
 }
 
+/// Checks that files can be made in a folder, or in the one that it would be made in.
+///
+/// # Errors
+/// If they can't.
+pub fn check_writable(path: &Path) -> io::Result<()> {
+    let path = std::path::absolute(path)?;
+    let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    Ok(rustix::fs::access(existing, access)?)
+}
+
 /// Creates a data folder and its missing parents.
 ///
 /// # Errors

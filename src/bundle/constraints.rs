@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::bundle::manifest::yaml_fault;
 use crate::json::{Object, Value};
 use crate::model::fault::Fault;
+use crate::model::fault::code::Code;
 use crate::model::roles::Roles;
 use crate::model::source::Source;
 use crate::policy::Policies;
@@ -42,18 +42,19 @@ impl Constraint {
     }
 }
 
-/// Reads the file and checks it against the schema.
+/// Checks the file against the schema.
 ///
 /// # Errors
 /// All faults found.
-pub(super) fn read(policies: &Policies, roles: &Roles, source: Option<&Source>) -> Result<Vec<Constraint>, Vec<Fault>> {
-    let Some(source) = source else { return Ok(vec![]) };
-    let read: Vec<Constraint> =
-        serde_saphyr::from_str(&source.text).map_err(|error| vec![yaml_fault(source, &error)])?;
+pub(super) fn check(
+    policies: &Policies,
+    roles: &Roles,
+    read: Option<(Source, Vec<Constraint>)>,
+) -> Result<Vec<Constraint>, Vec<Fault>> {
+    let Some((source, read)) = read else { return Ok(vec![]) };
     let mut faults = vec![];
     let mut fault = |name: &str, problem: String| {
-        let at = source.text.find(name).unwrap_or(0);
-        faults.push(Fault::new(source, (at, name.len()), problem));
+        faults.push(Fault::new(Code::ConstraintsInvalid, &source, source.find(name).unwrap_or((0, 0)), problem));
     };
     if read.len() > CONSTRAINTS_MAX {
         fault("", format!("has more than {CONSTRAINTS_MAX} constraints"));

@@ -2,6 +2,7 @@
 
 use crate::model::chain::DevelopmentDefaults;
 use crate::model::fault::Fault;
+use crate::model::fault::code::Code;
 use crate::model::number::to_usize;
 use crate::model::roles::Roles;
 use crate::model::source::Source;
@@ -28,8 +29,13 @@ impl Manifest {
         let manifest: Self = serde_saphyr::from_str(&source.text).map_err(|error| yaml_fault(source, &error))?;
         let named = (1..=64).contains(&manifest.name.len()) && !manifest.name.contains(char::is_control);
         if !named {
-            let at = source.text.find("name").unwrap_or(0);
-            return Err(Fault::new(source, (at, 4), "`name` must be 1 to 64 bytes without control characters"));
+            let at = source.find("name").unwrap_or((0, 0));
+            return Err(Fault::new(
+                Code::ManifestName,
+                source,
+                at,
+                "`name` must be 1 to 64 bytes without control characters",
+            ));
         }
         Ok(manifest)
     }
@@ -39,7 +45,7 @@ impl Manifest {
 pub fn yaml_fault(source: &Source, error: &serde_saphyr::Error) -> Fault {
     let at =
         error.location().map_or(0, |location| source.offset(to_usize(location.line()), to_usize(location.column())));
-    Fault::new(source, (at, 1), yaml_words(error))
+    Fault::new(Code::YamlInvalid, source, (at, 1), yaml_words(error))
 }
 
 /// Returns the message of a YAML error in words for the author of the file, without its place.

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::bundle::constraints::{self, Constraint};
-use crate::bundle::manifest::yaml_fault;
 use crate::content::injection::Injection;
 use crate::content::rules::{File, Judges};
 use crate::content::{Detectors, Settings, drafts};
 use crate::model::fault::Fault;
+use crate::model::fault::code::Code;
 use crate::model::finding::SensitiveKind;
 use crate::model::roles::Roles;
 use crate::model::source::Source;
@@ -45,60 +45,60 @@ impl Rules {
     }
 }
 
-/// Sources of the rule files.
-#[derive(Clone, Debug, Default)]
+/// The rule files as they were read.
+#[derive(Default)]
 pub(super) struct Files {
-    pub(super) risk: Option<Source>,
-    pub(super) rates: Option<Source>,
-    pub(super) detectors: Vec<Source>,
+    pub(super) risk: Option<(Source, RiskRules)>,
+    pub(super) rates: Option<(Source, Rates)>,
+    pub(super) detectors: Vec<(Source, File)>,
     pub(super) model: Option<Source>,
-    pub(super) settings: Option<Source>,
-    pub(super) constraints: Option<Source>,
+    pub(super) settings: Option<(Source, Settings)>,
+    pub(super) constraints: Option<(Source, Vec<Constraint>)>,
 }
 
-/// Reads all rule files and checks them against the schema.
+/// Checks all rule files against the schema.
 ///
 /// # Errors
 /// All faults found.
-pub(super) fn read(policies: &Policies, roles: &Roles, files: &Files) -> Result<Rules, Vec<Fault>> {
+pub(super) fn read(policies: &Policies, roles: &Roles, files: Files) -> Result<Rules, Vec<Fault>> {
+    let Files { risk, rates, detectors: detector_files, model, settings, constraints } = files;
     let mut faults = vec![];
     let choices = |path: &[&str]| choices(policies, path);
     let (tiers, signals) = (choices(&["risk", "tier"]), choices(&["risk", "signals"]));
     let (windows, kinds) = (choices(&["rates"]), choices(&["findings"]));
-    let risk: Option<RiskRules> = parse(files.risk.as_ref(), &mut faults);
-    match (&risk, &files.risk) {
-        (Some(risk), Some(source)) => {
-            faults.extend(placed(source, risk.faults(&tiers, &signals, &kinds)));
-            faults.extend(placed(source, unasked(policies, risk)));
+    match &risk {
+        Some((source, risk)) => {
+            faults.extend(placed(Code::RiskInvalid, source, risk.faults(&tiers, &signals, &kinds)));
+            faults.extend(placed(Code::RiskInvalid, source, unasked(policies, risk)));
             let drafted = choices(&["draft"]);
             let unknown = risk.unsafe_findings.iter().filter(|kind| !drafted.is_empty() && !drafted.contains(kind));
             let problem = |kind: &String| {
                 format!("`unsafe_findings`: the schema declares no kind `{kind}` for findings in drafts")
             };
-            faults.extend(placed(source, unknown.map(|kind| (kind.clone(), problem(kind))).collect()));
+            let unknown = unknown.map(|kind| (kind.clone(), problem(kind))).collect();
+            faults.extend(placed(Code::RiskInvalid, source, unknown));
         }
-        (None, None) if !(tiers.is_empty() && kinds.is_empty() && files.detectors.is_empty()) => {
-            faults.push(Fault::missing("risk.yaml", "is missing, but the schema's actions read `risk` or `findings`"));
+        None if !(tiers.is_empty() && kinds.is_empty() && detector_files.is_empty()) => {
+            let message = "is missing, but the schema's actions read `risk` or `findings`";
+            faults.push(Fault::missing(Code::FileMissing, "risk.yaml", message));
         }
-        (Some(_) | None, _) => {}
+        None => {}
     }
-    let nothing = Source::new("rates.yaml", "");
-    let source = files.rates.as_ref().unwrap_or(&nothing);
     // A bundle without the file has no rates.
-    let rates = if files.rates.is_none() { Some(Rates::default()) } else { parse(files.rates.as_ref(), &mut faults) };
-    // If `rates.yaml` failed to parse, that fault is already reported and these checks would mislead.
-    if let Some(rates) = &rates {
-        faults.extend(placed(source, rates.faults(&policies.shapes, &windows)));
-        faults.extend(placed(source, unread(policies, rates)));
-        faults.extend(unsummed(policies, rates));
-    }
-    let detectors = detectors(policies, roles, files, &mut faults);
-    let constraints = constraints::read(policies, roles, files.constraints.as_ref()).unwrap_or_else(|found| {
+    let (source, rates) = rates.unwrap_or_else(|| (Source::new("rates.yaml", ""), Rates::default()));
+    faults.extend(placed(Code::RatesInvalid, &source, rates.faults(&policies.shapes, &windows)));
+    faults.extend(placed(Code::RatesInvalid, &source, unread(policies, &rates)));
+    faults.extend(placed(Code::RatesInvalid, &source, unsummed(policies, &rates)));
+    let detectors = detectors(policies, roles, (detector_files, model, settings), &mut faults);
+    let constraints = constraints::check(policies, roles, constraints).unwrap_or_else(|found| {
         faults.extend(found);
         vec![]
     });
-    let (Some(rates), true) = (rates, faults.is_empty()) else { return Err(faults) };
-    Ok(Rules { risk, rates, detectors, constraints })
+    if faults.is_empty() {
+        Ok(Rules { risk: risk.map(|(_, risk)| risk), rates, detectors, constraints })
+    } else {
+        Err(faults)
+    }
 }
 
 /// Returns the members of the enumerated type at a path of `context`; empty if no action has such a member.
@@ -107,20 +107,20 @@ fn choices(policies: &Policies, path: &[&str]) -> Vec<String> {
     member.map_or_else(Vec::new, |member| member.shape.choices().to_vec())
 }
 
+type DetectorFiles = (Vec<(Source, File)>, Option<Source>, Option<(Source, Settings)>);
+
 /// Reads detector rules, settings and the injection model. Every kind of finding that the schema declares
 /// must have a rule, unless the server itself finds it; otherwise its absence would mean nothing.
-fn detectors(policies: &Policies, roles: &Roles, files: &Files, faults: &mut Vec<Fault>) -> Detectors {
+fn detectors(
+    policies: &Policies,
+    roles: &Roles,
+    (files, model, settings): DetectorFiles,
+    faults: &mut Vec<Fault>,
+) -> Detectors {
     let choices = |member: &str| choices(policies, &[member]);
     let (incoming, drafted, claims) = (choices("findings"), choices("draft"), choices("claims"));
     let mut detectors = Detectors::default();
-    for source in &files.detectors {
-        let file: File = match serde_saphyr::from_str(&source.text) {
-            Ok(file) => file,
-            Err(error) => {
-                faults.push(yaml_fault(source, &error));
-                continue;
-            }
-        };
+    for (source, file) in files {
         let found = match file.judges {
             Judges::Draft => {
                 detectors.languages.insert(primary_subtag(&file.language));
@@ -140,25 +140,26 @@ fn detectors(policies: &Policies, roles: &Roles, files: &Files, faults: &mut Vec
                 })
             }),
         };
-        faults.extend(placed(source, found));
+        faults.extend(placed(Code::DetectorsRule, &source, found));
     }
     for rules in [&mut detectors.draft, &mut detectors.incoming, &mut detectors.private] {
-        faults.extend(rules.compile().err().map(|problem| Fault::missing("detectors", problem)));
+        faults.extend(rules.compile().err().map(|problem| Fault::missing(Code::DetectorsRule, "detectors", problem)));
     }
-    if let Some(source) = &files.model {
+    if let Some(source) = &model {
         match Injection::read(&source.text) {
             Ok(model) => detectors.injection = Some(model),
-            Err(problem) => faults.push(Fault::whole(source, problem)),
+            Err(problem) => faults.push(Fault::whole(Code::DetectorsModel, source, problem)),
         }
     }
-    let settings = parse::<Settings>(files.settings.as_ref(), faults);
+    let settings = settings.map(|(_, settings)| settings);
     let governs = roles.content.is_some();
-    if governs && settings.as_ref().is_none_or(|settings| settings.channels.is_empty()) && faults.is_empty() {
+    if governs && settings.as_ref().is_none_or(|settings| settings.channels.is_empty()) {
         let message = "is missing or lists no channel: without a threshold the injection model finds nothing";
-        faults.push(Fault::missing("detectors/settings.yaml", message));
+        faults.push(Fault::missing(Code::FileMissing, "detectors/settings.yaml", message));
     }
-    if governs && files.model.is_none() {
+    if governs && model.is_none() {
         faults.push(Fault::missing(
+            Code::FileMissing,
             "detectors/injection.model",
             "is missing: create it with `countersign detectors train`",
         ));
@@ -180,7 +181,7 @@ fn blind_spots(detectors: &Detectors, incoming: &[String], drafted: &[String], c
         let message = format!(
             "no rule in detectors/*.yaml finds `{kind}`, {what} of the schema, so its absence would mean nothing"
         );
-        Fault::missing("detectors", message)
+        Fault::missing(Code::DetectorsBlind, "detectors", message)
     };
     faults.extend(
         incoming.iter().filter(|kind| !detectors.incoming.finds(kind)).map(|kind| blind(kind, "a kind of finding")),
@@ -197,10 +198,10 @@ fn blind_spots(detectors: &Detectors, incoming: &[String], drafted: &[String], c
         .extend(claims.iter().filter(|claim| !claimed.contains(&claim.as_str())).map(|claim| blind(claim, "a claim")));
     let missing =
         drafts::OWN_KINDS.iter().filter(|own| !drafted.is_empty() && !drafted.iter().any(|kind| kind == *own));
-    faults
-        .extend(missing.map(|kind| {
-            Fault::missing("schema.cedarschema", format!("the type of draft findings must have `{kind}`"))
-        }));
+    faults.extend(missing.map(|kind| {
+        let message = format!("the type of draft findings must have `{kind}`");
+        Fault::missing(Code::SchemaContext, "schema.cedarschema", message)
+    }));
     faults
 }
 
@@ -214,15 +215,10 @@ fn no_kind(kinds: &[String], kind: &str) -> Option<String> {
         .then(|| format!("`{kind}` is not a kind of finding that the schema declares"))
 }
 
-fn parse<T: serde::de::DeserializeOwned>(source: Option<&Source>, faults: &mut Vec<Fault>) -> Option<T> {
-    let source = source?;
-    serde_saphyr::from_str(&source.text).map_err(|error| faults.push(yaml_fault(source, &error))).ok()
-}
-
 /// Locates each fault at the first occurrence of its subject in the file.
-fn placed(source: &Source, faults: Vec<(String, String)>) -> Vec<Fault> {
-    let at = |name: &str| source.text.find(name).unwrap_or(0);
-    faults.into_iter().map(|(name, message)| Fault::new(source, (at(&name), name.len()), message)).collect()
+fn placed(code: Code, source: &Source, faults: Vec<(String, String)>) -> Vec<Fault> {
+    let at = |name: &str| source.find(name).unwrap_or((0, 0));
+    faults.into_iter().map(|(name, message)| Fault::new(code, source, at(&name), message)).collect()
 }
 
 /// Returns a fault for each key of `asked` that is not a group of actions.
@@ -234,23 +230,18 @@ fn unasked(policies: &Policies, risk: &RiskRules) -> Vec<(String, String)> {
 
 /// Returns faults for actions whose context declares `sums` although no sum covers them, and for declared
 /// sums that `rates.yaml` lacks: policies would never see a value.
-fn unsummed(policies: &Policies, rates: &Rates) -> Vec<Fault> {
+fn unsummed(policies: &Policies, rates: &Rates) -> Vec<(String, String)> {
     let mut faults = vec![];
     for (id, action) in &policies.shapes.actions {
         let Some(Shape::Record(sums)) = action.context.get("sums").map(|member| &member.shape) else { continue };
         let covers = |listed: &[String]| crate::rates::covers(listed, action);
         let covered = rates.sums.values().any(|rate| covers(&rate.actions) || covers(&rate.seen_by));
         if !covered {
-            faults.push(Fault::missing(
-                "rates.yaml",
-                format!("no sum covers action `{id}`, whose context declares `sums`"),
-            ));
+            faults.push(("sums".to_owned(), format!("no sum covers action `{id}`, whose context declares `sums`")));
         }
         for name in sums.keys().filter(|name| !rates.sums.contains_key(*name)) {
-            faults.push(Fault::missing(
-                "rates.yaml",
-                format!("`context.sums` declares `{name}`, but rates.yaml has no such sum"),
-            ));
+            let message = format!("`context.sums` declares `{name}`, but rates.yaml has no such sum");
+            faults.push(("sums".to_owned(), message));
         }
     }
     faults

@@ -48,6 +48,8 @@ pub struct Options {
     pub users: HashMap<u32, String>,
     /// Audience of the JWT-SVIDs that are accepted; if absent, none are.
     pub jwt_audience: Option<String>,
+    /// How far the clocks of those who issue JWT-SVIDs may differ from the server's.
+    pub leeway: Duration,
     /// PEM files of the server's certificate chain and key.
     pub server: Option<(PathBuf, PathBuf)>,
 }
@@ -55,14 +57,14 @@ pub struct Options {
 /// Reason why certificates, keys or authorities can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    #[error("`{0}` can't be read: {1}")]
+    #[error("`{0}` can't be read: {1}: see `tls` and `callers.trust_domains` in the settings")]
     Unreadable(PathBuf, io::Error),
-    #[error("`{0}` contains no certificate in PEM form")]
+    #[error("`{0}` contains no certificate in PEM form: see `tls` and `callers.trust_domains` in the settings")]
     NoCertificate(PathBuf),
-    #[error("`{0}` contains no private key in PEM form")]
+    #[error("`{0}` contains no private key in PEM form: see `tls.key` in the settings")]
     NoKey(PathBuf),
     /// Certificate and key don't match, or can't be used.
-    #[error("the server's certificate and key can't be used: {0}")]
+    #[error("the server's certificate and key can't be used: {0}: see `tls` in the settings")]
     Server(rustls::Error),
     #[error("the authorities in `{0}` can't be used: {1}")]
     Authorities(PathBuf, String),

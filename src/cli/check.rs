@@ -17,17 +17,20 @@ pub(super) fn run(environment: &Environment, arguments: &Arguments) -> Result<Ex
     let config = environment.config()?;
     let path = arguments.bundle.as_ref().unwrap_or(&config.bundle.path);
     let folder = Folder::read(path).map_err(|error| Failure::new(Exit::Invalid, error))?;
-    let faulty = |faults| LoadError::Faulty { digest: folder.digest(), faults };
-    let checked = Bundle::from_folder(folder.clone(), config.reading()).and_then(|bundle| {
-        tables::check(&folder).map_err(faulty)?;
-        Ok(bundle)
-    });
+    let checked = match (Bundle::from_folder(folder.clone(), config.reading()), tables::check(&folder)) {
+        (Ok(bundle), Ok(())) => Ok(bundle),
+        (Ok(_), Err(faults)) => Err(LoadError::Faulty { digest: folder.digest(), faults }),
+        (Err(LoadError::Faulty { digest, mut faults }), Err(more)) => {
+            faults.extend(more);
+            Err(LoadError::Faulty { digest, faults })
+        }
+        (Err(error), _) => Err(error),
+    };
     let bundle = match (checked, environment.output) {
         (Ok(bundle), _) => bundle,
         (Err(error), super::Output::Json) => {
-            super::print(
-                &serde_json::json!({"valid": false, "digest": error.digest(), "faults": error.lines()}).to_string(),
-            );
+            let report = serde_json::json!({"valid": false, "digest": error.digest(), "faults": error.reports()});
+            super::print(&report.to_string());
             return Ok(Exit::Invalid);
         }
         (Err(error), super::Output::Text) => return Err(error.into()),

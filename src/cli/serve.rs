@@ -1,15 +1,18 @@
 //! The `countersign serve` command.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::{Environment, Exit, Failure, print, runtime};
 use crate::app::{self, Bound, Seams, StartError};
-use crate::config::{self, Config};
+use crate::config::{self, Config, ConfigError};
 use crate::telemetry::logs;
+
+/// The request that the README begins with.
+const EXAMPLE: &str = "examples/authorize.yaml";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -30,21 +33,31 @@ pub(super) struct Arguments {
     data: Option<PathBuf>,
 }
 
+impl Arguments {
+    /// Returns the settings with those of the arguments.
+    pub(super) fn settings(self, environment: &Environment) -> Result<Config, ConfigError> {
+        let mut config = environment.config()?;
+        config.development |= self.development;
+        config.listen.grpc = self.listen.unwrap_or(config.listen.grpc);
+        config.listen.admin = self.admin_listen.unwrap_or(config.listen.admin);
+        config.bundle.path = self.bundle.unwrap_or(config.bundle.path);
+        config.data = self.data.unwrap_or(config.data);
+        Ok(config)
+    }
+}
+
 pub(super) fn run(environment: &Environment, arguments: Arguments) -> Result<Exit, Failure> {
-    let mut config = environment.config()?;
-    config.development |= arguments.development;
-    config.listen.grpc = arguments.listen.unwrap_or(config.listen.grpc);
-    config.listen.admin = arguments.admin_listen.unwrap_or(config.listen.admin);
-    config.bundle.path = arguments.bundle.unwrap_or(config.bundle.path);
-    config.data = arguments.data.unwrap_or(config.data);
+    let config = arguments.settings(environment)?;
     logs::start(&config.log).map_err(|error| Failure::new(Exit::Usage, error))?;
     let telemetry = config::telemetry(&config.environment, &environment.variables)?;
+    let spans =
+        telemetry.endpoint.clone().unwrap_or_else(|| "not exported: set OTEL_EXPORTER_OTLP_ENDPOINT".to_owned());
     runtime()?.block_on(async {
         let bound = app::build(&config, Seams::system(telemetry)).await.map_err(start_failure)?;
         let (reload, reloads) = mpsc::channel(1);
         let signals = signals(reload).map_err(|error| Failure::new(Exit::Failure, format!("signals can't be received: {error}")))?;
         // Print this only once signals are handled, because its reader may send one at once.
-        greet(environment, &config, &bound);
+        greet(environment, &config, &spans, &bound);
         if config.development {
             tracing::warn!(name: "server.development", "every process on the loopback interface is trusted: no caller is authenticated");
         }
@@ -54,7 +67,8 @@ pub(super) fn run(environment: &Environment, arguments: Arguments) -> Result<Exi
     })
 }
 
-fn start_failure(error: StartError) -> Failure {
+/// Converts a reason why a server can't start; the exit code tells faults of the settings and of the bundle apart.
+pub(super) fn start_failure(error: StartError) -> Failure {
     match error {
         StartError::Bundle(error) => error.into(),
         StartError::Config(error) => error.into(),
@@ -72,18 +86,21 @@ fn start_failure(error: StartError) -> Failure {
         | StartError::Trust(_)
         | StartError::Unnoted(_)
         | StartError::RiskStore(_)
-        | StartError::Witness(_) => Failure::new(Exit::Failure, error),
+        | StartError::Windows(_)
+        | StartError::Witness(_)
+        | StartError::WitnessFile(..) => Failure::new(Exit::Failure, error),
     }
 }
 
-/// Prints where the server listens, what it serves, and one command to try.
-fn greet(environment: &Environment, config: &Config, bound: &Bound) {
-    let moment = bound.pdp().moment();
+/// Prints where the server listens, what it serves, what stops calls now, and one command to try.
+fn greet(environment: &Environment, config: &Config, spans: &str, bound: &Bound) {
+    let pdp = bound.pdp();
+    let moment = pdp.moment();
     let bundle = &moment.snapshot.bundle;
-    let warnings = config.warnings();
+    let (warnings, stops) = (config.warnings(), pdp.stops());
     tracing::info!(
         name: "server.started", grpc = %bound.grpc, admin = %bound.admin, bundle = bundle.manifest.name, digest = bundle.version.digest,
-        warnings = warnings.join(","),
+        warnings = warnings.join(","), spans, stops,
     );
     let started = serde_json::json!({
         "grpc": bound.grpc.to_string(),
@@ -92,21 +109,32 @@ fn greet(environment: &Environment, config: &Config, bound: &Bound) {
         "bundle": {"name": bundle.manifest.name, "version": bundle.version.version, "digest": bundle.version.digest},
         "data": config.data.display().to_string(),
         "environment": config.environment,
+        "spans": spans,
+        "stops": stops,
         "warnings": warnings,
     });
-    let text = format!(
-        "gRPC     {}\nadmin    http://{} (/livez, /readyz, /metrics, /jwks.json)\nbundle   {} {} {}\ndata     {}\nmode     {}\n\
-         try      {} authorize --server http://{} examples/authorize.yaml",
+    let mode = if warnings.is_empty() { config.environment.clone() } else { warnings.join(", ") };
+    let mut text = format!(
+        "gRPC     {}\nadmin    http://{} (/livez, /readyz, /metrics, /jwks.json)\nbundle   {} {} {}\ndata     {}\nmode     {mode}\nspans    {spans}\n",
         bound.grpc,
         bound.admin,
         bundle.manifest.name,
         bundle.version.version,
         bundle.version.digest,
         config.data.display(),
-        warnings.join(", "),
-        std::env::args().next().unwrap_or_else(|| "countersign".into()),
-        bound.grpc,
     );
+    if stops > 0 {
+        text.push_str(&format!(
+            "stops    {stops} kill switches and revoked sessions stop calls: see `countersign signals list`\n"
+        ));
+    }
+    let program = std::env::args().next().unwrap_or_else(|| "countersign".into());
+    // Outside of development mode a call needs certificates and tokens, which only its caller has.
+    let tried = match config.development && Path::new(EXAMPLE).exists() {
+        true => format!("{program} authorize --server http://{} {EXAMPLE}", bound.grpc),
+        false => format!("curl http://{}/readyz", bound.admin),
+    };
+    text.push_str(&format!("try      {tried}"));
     match environment.output {
         super::Output::Json => print(&started.to_string()),
         super::Output::Text => print(&text),

@@ -132,6 +132,7 @@ impl Config {
                 .map(|peer| (peer.user, peer.tool_service.clone()))
                 .collect::<HashMap<_, _>>(),
             jwt_audience: jwt.then(|| self.audience()),
+            leeway: self.clock_leeway(),
             server: self.tls.certificate.clone().zip(self.tls.key.clone()),
         }
     }

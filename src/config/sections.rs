@@ -117,6 +117,8 @@ pub struct Limits {
     /// Time for which a stopping server still answers while it reports that it is not ready, so that load
     /// balancers notice, in seconds; 0 to 300. In development mode the server stops at once.
     pub drain_seconds: u64,
+    /// How far the clocks of token issuers may differ from the server's, in seconds; 0 to 120.
+    pub clock_leeway_seconds: u64,
 }
 
 impl Default for Config {
@@ -170,6 +172,7 @@ impl Default for Limits {
             request_timeout_ms: 5000,
             connection_age_seconds: 3600,
             drain_seconds: 5,
+            clock_leeway_seconds: 30,
         }
     }
 }

@@ -69,7 +69,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Batched<S> {
         let before = self.waiting.len();
         for slice in slices {
             let room = WAITING_MAX.saturating_sub(self.waiting.len());
-            self.waiting.extend(slice.iter().take(room));
+            self.waiting.extend_from_slice(slice.get(..room).unwrap_or(slice));
         }
         Poll::Ready(Ok(self.waiting.len() - before))
     }

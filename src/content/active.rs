@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
+use crate::content::pattern::constant;
 use crate::model::part::Part;
 
 /// Schemes that a reply may link to (RFC 3986, RFC 6068, RFC 3966).
@@ -37,15 +38,16 @@ const REFERENCES: [(&str, &str); 3] = [("&tab;", ""), ("&newline;", ""), ("&colo
 /// An element that runs, loads, embeds, submits or restyles.
 static ELEMENT: LazyLock<Option<Regex>> = LazyLock::new(|| {
     let names = "applet|audio|base|body|button|embed|form|frame|frameset|iframe|input|link|math|meta|object|script|select|style|svg|template|textarea|video";
-    Regex::new(&format!(r"</?(?:{names})(?:[ \t\n\r\x0c/>]|$)")).ok()
+    constant(&format!(r"</?(?:{names})(?:[ \t\n\r\x0c/>]|$)"))
 });
 /// An event handler within an element.
 static HANDLER: LazyLock<Option<Regex>> =
-    LazyLock::new(|| Regex::new(r#"<[a-z!/][^<>]{0,512}[ \t\n\r\x0c/"'`]on[a-z]{3,24}[ \t\n\r\x0c]*="#).ok());
+    LazyLock::new(|| constant(r#"<[a-z!/][^<>]{0,512}[ \t\n\r\x0c/"'`]on[a-z]{3,24}[ \t\n\r\x0c]*="#));
 /// A place whose text is a link, whatever its scheme.
 static LINKED: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    Regex::new(r#"(?:\]\(|\]:|(?-u:\b)(?:href|src|action|formaction|background|poster|srcdoc) *=) *["'`<]? *([a-z][a-z0-9+.-]{0,31}):"#)
-        .ok()
+    constant(
+        r#"(?:\]\(|\]:|(?-u:\b)(?:href|src|action|formaction|background|poster|srcdoc) *=) *["'`<]? *([a-z][a-z0-9+.-]{0,31}):"#,
+    )
 });
 
 /// Finds the active content in a view of a draft and reports its codes and places.

@@ -105,7 +105,8 @@ fn judge(detectors: &Detectors, draft: &Draft<'_>) -> DraftReport {
         found.add("injection_echo", &finding.code, Severity::High, finding.confidence, finding.span);
     }
     let folded: Vec<View> = draft.sources.iter().map(|source| View::folded(source)).collect();
-    let sources: Vec<&str> = folded.iter().map(View::text).collect();
+    // Anyone may see the bundle's public values, so a draft may name them without another source.
+    let sources: Vec<&str> = folded.iter().map(View::text).chain(detectors.public_texts()).collect();
     let customer: Vec<View> = draft.customer.iter().map(|source| View::folded(source)).collect();
     let customer: Vec<&str> = customer.iter().map(View::text).collect();
     let mut private =

@@ -47,6 +47,13 @@ impl Pattern {
     }
 }
 
+/// Compiles a pattern of this program. One that can't be compiled finds nothing, and fails every test that uses it.
+pub(super) fn constant(text: &str) -> Option<regex::Regex> {
+    let compiled = regex::Regex::new(text);
+    debug_assert!(compiled.is_ok(), "a constant pattern can't be compiled: {compiled:?}");
+    compiled.ok()
+}
+
 fn compile(text: &str) -> Result<Regex, regex::Error> {
     RegexBuilder::new(text).unicode(false).case_insensitive(true).size_limit(PATTERN_BYTES_MAX).build()
 }

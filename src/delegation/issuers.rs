@@ -94,12 +94,15 @@ impl Issuer {
 /// Reason why an issuer's keys can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum IssuerError {
-    #[error("the key set `{0}` can't be read: {1}")]
+    #[error("the key set `{0}` can't be read: {1}: see the `keys` of the issuer in the settings")]
     Unreadable(PathBuf, std::io::Error),
-    #[error("the key set `{0}` {1}")]
+    #[error("the key set `{0}` {1}: see the `keys` of the issuer in the settings")]
     Faulty(PathBuf, KeySetFault),
     #[error("key sets can't be fetched: {0}")]
     Client(String),
+    /// The URL of this issuer does not answer with a key set.
+    #[error("the key set of `{0}` can't be fetched: tokens of this issuer would be refused")]
+    NotFetched(String),
 }
 
 #[derive(Debug)]
@@ -115,15 +118,17 @@ struct Live {
 pub struct Issuers {
     live: Vec<Live>,
     audience: String,
+    leeway: Duration,
     client: Option<reqwest::Client>,
 }
 
 impl Issuers {
-    /// Reads the key files. An issuer with a URL has no keys until [`Issuers::refresh`] fetches them.
+    /// Reads the key files. An issuer with a URL has no keys until [`Issuers::refresh`] fetches them. `leeway` is how
+    /// far the issuers' clocks may differ from the server's.
     ///
     /// # Errors
     /// Returns an error if a key file can't be used, or the HTTP client can't be built.
-    pub fn new(issuers: Vec<Issuer>, audience: String) -> Result<Self, IssuerError> {
+    pub fn new(issuers: Vec<Issuer>, audience: String, leeway: Duration) -> Result<Self, IssuerError> {
         let client = match issuers.iter().any(|issuer| issuer.url().is_some()) {
             true => Some(client().map_err(|error| IssuerError::Client(error.to_string()))?),
             false => None,
@@ -138,7 +143,7 @@ impl Issuers {
                 Ok(Live { issuer: Arc::new(issuer), keys: ArcSwap::from_pointee(keys), asked: Mutex::default() })
             })
             .collect();
-        Ok(Self { live: live?, audience, client })
+        Ok(Self { live: live?, audience, leeway, client })
     }
 
     /// Adds an issuer with keys that are already loaded: the development server's own issuer.
@@ -146,9 +151,20 @@ impl Issuers {
         self.live.push(Live { issuer: Arc::new(issuer), keys: ArcSwap::from_pointee(keys), asked: Mutex::default() });
     }
 
+    /// Returns how far the issuers' clocks may differ from the server's.
+    pub fn leeway(&self) -> Duration {
+        self.leeway
+    }
+
     /// Returns whether tokens of this issuer are accepted.
     pub fn trusts(&self, issuer: &str) -> bool {
         self.live.iter().any(|live| live.issuer.issuer == issuer)
+    }
+
+    /// Returns the issuers that have no keys now.
+    pub fn without_keys(&self) -> Vec<String> {
+        let without = self.live.iter().filter(|live| live.keys.load().is_empty());
+        without.map(|live| live.issuer.issuer.clone()).collect()
     }
 
     /// Reads the key files again, and fetches key sets that are older than five minutes. After a fault the

@@ -96,6 +96,9 @@ impl Converter {
             }
             (Shape::Record(record), Value::Object(object)) => Ok(record_of(self.members(object, record, &path())?)),
             (_, Value::Null) => refuse("is null; leave the member out instead"),
+            (Shape::String | Shape::Entity(_), Value::Float(_) | Value::Integer(_)) => {
+                refuse("is a number; send it as text, in quotes")
+            }
             (_, Value::Float(_)) => refuse("is a fraction; send integers, or decimals as text"),
             (Shape::Bool, _) => refuse("is not a boolean"),
             (Shape::Long, _) => refuse("is not an integer"),
@@ -180,6 +183,17 @@ mod tests {
         assert_eq!(problem(Value::from("25")), ("arguments.n".into(), "is not an integer"));
         assert_eq!(problem(Value::Null).1, "is null; leave the member out instead");
         assert_eq!(problem(Value::Float(2.5)).1, "is a fraction; send integers, or decimals as text");
+    }
+
+    /// An id without quotes is a number in YAML and JSON: `customer: 0042`.
+    #[test]
+    fn numbers_in_the_place_of_text_are_refused_as_such() {
+        for value in [Value::Integer(42), Value::Float(42.0)] {
+            match Converter::default().value(&value, &Shape::String, &|| "customer".into()) {
+                Err(Refusal::Invalid { problem, .. }) => assert_eq!(problem, "is a number; send it as text, in quotes"),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     proptest! {

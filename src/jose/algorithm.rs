@@ -30,8 +30,8 @@ impl Algorithm {
 pub enum TokenFault {
     Algorithm,
     Audience,
-    /// A required claim is missing or has the wrong type.
-    Claims,
+    /// A claim is missing or has the wrong type. The name is empty for a claim that only one format has.
+    Claims(&'static str),
     Expired,
     /// The header has a member that is rejected.
     Header,
@@ -51,12 +51,21 @@ pub enum TokenFault {
 }
 
 impl TokenFault {
+    /// Names in [`TokenFault::Claims`].
+    pub const NAMED_CLAIMS: [&str; 7] = ["", "aud", "exp", "iat", "iss", "nbf", "sub"];
+
     /// Returns a constant description of the fault.
     pub fn message(self) -> &'static str {
         match self {
             Self::Algorithm => "the token's `alg` is not the expected one",
             Self::Audience => "the token's `aud` is not this server",
-            Self::Claims => "a required claim of the token is missing or has the wrong type",
+            Self::Claims("aud") => "the token's `aud` is missing or has the wrong type",
+            Self::Claims("exp") => "the token's `exp` is missing or has the wrong type",
+            Self::Claims("iat") => "the token's `iat` is missing or has the wrong type",
+            Self::Claims("iss") => "the token's `iss` is missing or has the wrong type",
+            Self::Claims("nbf") => "the token's `nbf` is missing or has the wrong type",
+            Self::Claims("sub") => "the token's `sub` is missing or has the wrong type",
+            Self::Claims(_) => "a required claim of the token is missing or has the wrong type",
             Self::Expired => "the token has expired",
             Self::Header => "the token's header has a member that is not allowed",
             Self::Issuer => "the token's `iss` is not trusted",

@@ -61,6 +61,10 @@ struct Jwk {
 }
 
 impl KeySet {
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
     /// Reads a JWK set and skips keys of other types and uses, which issuers publish for other consumers.
     ///
     /// # Errors

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use miette::{MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents};
 
+use crate::model::part::Part;
+
 /// A text file of the bundle. Clones share the text and its table of lines.
 #[derive(Clone, Debug)]
 pub struct Source(Arc<File>);
@@ -57,6 +59,22 @@ impl File {
     pub fn position(&self, at: usize) -> (usize, usize) {
         let line = self.line(at);
         (line + 1, at.saturating_sub(self.start(line)) + 1)
+    }
+
+    /// Returns the place of the first occurrence of a name as a whole word outside comments, or otherwise of its first
+    /// occurrence at all.
+    pub fn find(&self, name: &str) -> Option<(usize, usize)> {
+        let is_part = |sign: Option<char>| sign.is_some_and(|sign| sign.is_alphanumeric() || "_.-".contains(sign));
+        let is_word = |at: usize| {
+            let (before, after) = (self.text.part(..at), self.text.part(at + name.len()..));
+            let start = self.start(self.line(at));
+            let line = self.text.part(start..at).trim_start();
+            let is_comment = line.starts_with('#') || line.starts_with("//");
+            !is_comment && !is_part(before.chars().next_back()) && !is_part(after.chars().next())
+        };
+        let mut found = self.text.match_indices(name).map(|(at, _)| at);
+        let at = found.by_ref().find(|at| is_word(*at)).or_else(|| self.text.find(name))?;
+        Some((at, name.len()))
     }
 
     /// Returns the offset of a line and column, both counted from 1.

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory};
 use icu_properties::{CodePointMapData, CodePointSetData};
+use sha2::{Digest as _, Sha256};
 
 /// Returns whether a character could forge a line, or its appearance. By their Unicode properties these are
 /// controls, format characters, line and paragraph separators, and characters that are invisible unless a
@@ -48,6 +49,11 @@ pub fn visible(text: &str) -> String {
         }
     }
     shown
+}
+
+/// Returns 16 hex digits of the SHA-256 of an id: enough to find its lines in a log, which must not show the id.
+pub fn short_digest(id: &str) -> String {
+    hex(Sha256::digest(id).iter().take(8).copied())
 }
 
 /// Maximum number of known names in an error message.

@@ -10,11 +10,13 @@ use crate::approvals::store::Store;
 use crate::audit::events::Actor;
 use crate::audit::refusals::RefusalCounter;
 use crate::caller::{Callers, Peer};
+use crate::clock::Seldom;
 use crate::delegation::Delegations;
 use crate::jose;
 use crate::model::chain::{Caller, Human};
 use crate::model::halt::Halted;
 use crate::model::refusal::Refusal;
+use crate::model::text::{short_digest, visible};
 use crate::pdp::admission::concurrency::{Share, Shares};
 use crate::pdp::origin::Origin;
 use crate::pdp::refused::Refused;
@@ -57,9 +59,14 @@ pub(super) struct Admission {
     replicas: Arc<Replicas>,
     shares: Shares,
     streams: Shares,
+    watches: Shares,
     /// Refusals of unauthenticated peers that are not recorded yet.
     pub(super) unauthenticated: RefusalCounter,
+    rejected_logged: Seldom,
 }
+
+/// Maximum number of watches of one human or tool service. Each asks the state store several times a second.
+const WATCHES_MAX: usize = 32;
 
 const STOPPED: Refusal = Refusal::Unauthenticated("a kill switch or a revoked session stops this human");
 
@@ -79,7 +86,9 @@ impl Admission {
             replicas,
             shares: Shares::new(most),
             streams: Shares::new(most),
+            watches: Shares::with_share(most, most.div_ceil(2).min(WATCHES_MAX)),
             unauthenticated: RefusalCounter::default(),
+            rejected_logged: Seldom::default(),
         }
     }
 
@@ -100,7 +109,7 @@ impl Admission {
         let development = moment.snapshot.bundle.manifest.development.as_ref();
         self.callers
             .identify(&origin.peer, development, moment.now)
-            .map_err(|refusal| self.unauthenticated(origin, refusal))
+            .map_err(|refusal| self.unauthenticated(moment, origin, refusal))
     }
 
     /// Takes a permit for the request of an authenticated caller.
@@ -108,18 +117,18 @@ impl Admission {
     /// # Errors
     /// If no permit is free (RESOURCE_EXHAUSTED). The refusal is only counted, because a caller can send
     /// requests faster than the log is written.
-    pub(super) async fn share(&self, origin: &Origin, caller: &str) -> Result<Share, Refused> {
-        self.shares.take(caller, origin.waits).await.map_err(|refusal| self.unauthenticated(origin, refusal))
+    pub(super) async fn share(&self, moment: &Moment, origin: &Origin, caller: &str) -> Result<Share, Refused> {
+        self.shares.take(caller, origin.waits).await.map_err(|refusal| self.unauthenticated(moment, origin, refusal))
     }
 
     /// Takes a permit for the request of an authenticated party.
     ///
     /// # Errors
     /// If no permit is free (RESOURCE_EXHAUSTED); the refusal is already counted.
-    pub(super) async fn party_share(&self, origin: &Origin, party: &Party) -> Result<Share, Refused> {
+    pub(super) async fn party_share(&self, moment: &Moment, origin: &Origin, party: &Party) -> Result<Share, Refused> {
         match party {
-            Party::Human(human) => self.share(origin, &human.id).await,
-            Party::Service(caller) => self.share(origin, &caller.tool_service).await,
+            Party::Human(human) => self.share(moment, origin, &human.id).await,
+            Party::Service(caller) => self.share(moment, origin, &caller.tool_service).await,
         }
     }
 
@@ -136,7 +145,8 @@ impl Admission {
             Party::Human(human) => &human.id,
             Party::Service(caller) => &caller.tool_service,
         };
-        self.streams.take(id, false).await.map_err(|refusal| self.unauthenticated(origin, refusal))
+        let streams = if of_calls { &self.streams } else { &self.watches };
+        streams.take(id, false).await.map_err(|refusal| self.unauthenticated(moment, origin, refusal))
     }
 
     /// Returns whether a peer is authenticated as a tool service or a human. Failures are not counted,
@@ -169,16 +179,19 @@ impl Admission {
     /// If the caller can't be authenticated (UNAUTHENTICATED); the refusal is already counted.
     pub(super) async fn party(&self, moment: &Moment, origin: &Origin) -> Result<Party, Refused> {
         if let Some(token) = self.human_token(&origin.peer) {
-            let human = self.human(moment, token).await.map_err(|refusal| self.unauthenticated(origin, refusal))?;
+            let human =
+                self.human(moment, token).await.map_err(|refusal| self.unauthenticated(moment, origin, refusal))?;
             origin.peer.known.store(true, Ordering::Release);
             return Ok(Party::Human(human));
         }
         // Reject a bearer token of an unknown issuer. Falling back to the connection's identity would hide a
         // misconfiguration.
         if origin.peer.bearer.is_some() && !self.callers.takes_jwt_svids() {
-            return Err(
-                self.unauthenticated(origin, Refusal::Unauthenticated("the issuer of the bearer token is not trusted"))
-            );
+            return Err(self.unauthenticated(
+                moment,
+                origin,
+                Refusal::Unauthenticated("the issuer of the bearer token is not trusted"),
+            ));
         }
         self.service(moment, origin).map(Party::Service)
     }
@@ -196,7 +209,7 @@ impl Admission {
                 false => Err(STOPPED),
             }
         });
-        let human = human.map_err(|refusal| self.unauthenticated(origin, refusal))?;
+        let human = human.map_err(|refusal| self.unauthenticated(moment, origin, refusal))?;
         origin.peer.known.store(true, Ordering::Release);
         Ok(Party::Human(human))
     }
@@ -230,9 +243,22 @@ impl Admission {
     }
 
     /// Counts a refusal without recording it, so that an unauthenticated peer can't fill the log.
-    pub(super) fn unauthenticated(&self, origin: &Origin, refusal: Refusal) -> Refused {
+    pub(super) fn unauthenticated(&self, moment: &Moment, origin: &Origin, refusal: Refusal) -> Refused {
+        if matches!(refusal, Refusal::Unauthenticated(_)) {
+            self.log_rejected(moment, &origin.peer, &refusal);
+        }
         self.count_unauthenticated(origin.peer.host(), refusal.kind());
         Refused(refusal)
+    }
+
+    /// Logs which caller was rejected: a digest of its id, and the id itself only at debug level.
+    fn log_rejected(&self, moment: &Moment, peer: &Peer, refusal: &Refusal) {
+        let id = peer.claimed_id();
+        tracing::debug!(name: "caller.rejected", id = visible(&id), error = %refusal);
+        if self.rejected_logged.is_due(moment.now) {
+            let (id_digest, host) = (short_digest(&id), peer.host());
+            tracing::info!(name: "caller.rejected", id_digest, peer = host, error = %refusal, "a caller was rejected; further ones of this second are not logged");
+        }
     }
 
     /// Counts a refused request whose peer was not authenticated or whose message could not be read.

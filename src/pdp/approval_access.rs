@@ -47,7 +47,7 @@ impl Pdp {
     pub async fn get_approval(&self, origin: &Origin, read: Result<String, Refusal>) -> Result<Seen, Refused> {
         let moment = self.moment();
         let party = self.admission.party(&moment, origin).await?;
-        let _share = self.admission.party_share(origin, &party).await?;
+        let _share = self.admission.party_share(&moment, origin, &party).await?;
         let by = party.actor().in_trace(origin.trace.id());
         let found = match read {
             Ok(id) => match self.readable(&moment, &party, &id).await {
@@ -71,7 +71,7 @@ impl Pdp {
     ) -> Result<(Vec<Seen>, Option<(i64, String)>), Refused> {
         let moment = self.moment();
         let party = self.admission.party(&moment, origin).await?;
-        let _share = self.admission.party_share(origin, &party).await?;
+        let _share = self.admission.party_share(&moment, origin, &party).await?;
         let listed = match read {
             Ok(filter) => self.listed(&party, filter).await,
             Err(refusal) => Err(refusal),
@@ -94,7 +94,7 @@ impl Pdp {
     pub async fn changed_approvals(&self, origin: &Origin, after: i64, most: i64) -> Result<(Vec<Seen>, i64), Refused> {
         let moment = self.moment();
         let party = self.admission.party(&moment, origin).await?;
-        let _share = self.admission.party_share(origin, &party).await?;
+        let _share = self.admission.party_share(&moment, origin, &party).await?;
         let filter = Filter { changed_after: Some(after), most, ..Filter::default() };
         let (approvals, _) = self.listed(&party, filter).await.map_err(Refused)?;
         let highest = approvals.last().map_or(after, |last| last.revision);

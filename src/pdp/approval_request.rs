@@ -34,7 +34,7 @@ impl Pdp {
     pub async fn request_approval(&self, origin: &Origin, read: Result<ToRequest, Refusal>) -> Result<Seen, Refused> {
         let moment = self.moment();
         let caller = self.admission.service(&moment, origin)?;
-        let _share = self.admission.share(origin, &caller.tool_service).await?;
+        let _share = self.admission.share(&moment, origin, &caller.tool_service).await?;
         let by = Actor::service(&caller).in_trace(origin.trace.id());
         let party = Party::Service(caller);
         let requested = self.requested(&moment, &party, &by, read).await;

@@ -42,7 +42,7 @@ impl Pdp {
     pub async fn review_approval(&self, origin: &Origin, read: Result<ToReview, Refusal>) -> Result<Seen, Refused> {
         let moment = self.moment();
         let party = self.admission.party(&moment, origin).await?;
-        let _share = self.admission.party_share(origin, &party).await?;
+        let _share = self.admission.party_share(&moment, origin, &party).await?;
         let by = party.actor().in_trace(origin.trace.id());
         let reviewed = match (&party, read) {
             (Party::Human(human), Ok(review)) => self.reviewed(&moment, human, &by, review).await,
@@ -154,7 +154,7 @@ impl Pdp {
     ) -> Result<Seen, Refused> {
         let moment = self.moment();
         let party = self.admission.party(&moment, origin).await?;
-        let _share = self.admission.party_share(origin, &party).await?;
+        let _share = self.admission.party_share(&moment, origin, &party).await?;
         let by = party.actor().in_trace(origin.trace.id());
         let revoked = match read {
             Ok((id, reason)) => self.revoked(&moment, &party, &by, id, reason).await,

@@ -67,7 +67,7 @@ impl Pdp {
                 open.refused(&refusal);
                 // Anyone can send such requests faster than the log can be written, so they are counted and
                 // not recorded one by one.
-                return Err(self.admission.unauthenticated(origin, refusal));
+                return Err(self.admission.unauthenticated(moment, origin, refusal));
             }
         };
         let request = match read {

@@ -122,13 +122,13 @@ pub(super) fn find_in_draft(
     values: &Values,
     id_of: impl Fn(Channel, &str) -> String,
 ) -> (DraftReport, usize) {
-    let genuine = |channel: Channel| {
-        let id_of = &id_of;
-        asked.sources.iter().filter(move |(id, text)| id_of(channel, text) == *id)
-    };
-    let sources: Vec<&(String, String)> =
-        genuine(Channel::Constraint).chain(genuine(Channel::Fact)).chain(genuine(Channel::Article)).collect();
-    let customer: Vec<&(String, String)> = genuine(Channel::Untrusted).collect();
+    // An id proves the channel of its text, so a source belongs to one channel at most.
+    let is_of = |channel: Channel, (id, text): &(String, String)| id_of(channel, text) == *id;
+    let (customer, others): (Vec<_>, Vec<_>) =
+        asked.sources.iter().partition(|source| is_of(Channel::Untrusted, source));
+    let given = [Channel::Fact, Channel::Article, Channel::Constraint];
+    let is_genuine = |source: &&(String, String)| given.into_iter().any(|channel| is_of(channel, source));
+    let sources: Vec<&(String, String)> = others.into_iter().filter(is_genuine).collect();
     let known: HashSet<&str> = sources.iter().chain(&customer).map(|(id, _)| id.as_str()).collect();
     let facts = case_facts(&asked.case);
     let draft = Draft {

@@ -1,6 +1,7 @@
 //! Evaluation of a call without I/O: gates, entities, Cedar, obligations, step gate. Authorize,
 //! ExplainDecision and the bundle's tests share it.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::bundle::Bundle;
@@ -20,6 +21,7 @@ use crate::pdp::gates;
 use crate::pdp::scoring::{approval, calm, limits};
 use crate::policy::Policies;
 use crate::policy::shape::Shapes;
+use crate::policy::store::StoredEntity;
 
 /// Validity of the approvals, checks and releases that a what-if evaluation grants.
 const HYPOTHETICAL: Duration = Duration::from_secs(60);
@@ -164,6 +166,61 @@ impl Evaluator<'_> {
             Err(Stop::Denied(_)) => Ok(false),
             Err(Stop::Refused(refusal)) => Err(refusal),
         }
+    }
+
+    /// Returns the ids of those entities of the bundle that a call is permitted on, each as its resource. What does
+    /// not depend on the resource is converted once.
+    ///
+    /// # Errors
+    /// If the call is refused, for example because a value does not fit the schema.
+    pub(super) fn permitted_on<'i>(
+        self,
+        chain: &Chain,
+        call: &Call,
+        ids: &[&'i str],
+        trusted: &TrustedContext,
+    ) -> Result<HashSet<&'i str>, Refusal> {
+        let policies = &self.bundle.policies;
+        let stored = |id: &&'i str| policies.store.get(&policies.shapes.uid(&call.resource.reference.kind, id)?);
+        let known: Vec<_> = ids.iter().filter_map(|id| Some((*id, stored(id)?))).collect();
+        let Some((first, _)) = known.first() else { return Ok(HashSet::new()) };
+        let mut call = call.clone();
+        (*first).clone_into(&mut call.resource.reference.id);
+        let permitted = self.permitted_among(&known, chain, &call, trusted);
+        permitted.or_else(|stop| match stop {
+            Stop::Denied(_) => Ok(HashSet::new()),
+            Stop::Refused(refusal) => Err(refusal),
+        })
+    }
+
+    fn permitted_among<'i>(
+        self,
+        known: &[(&'i str, &StoredEntity)],
+        chain: &Chain,
+        call: &Call,
+        trusted: &TrustedContext,
+    ) -> Result<HashSet<&'i str>, Stop> {
+        let policies = &self.bundle.policies;
+        let resolved = gates::resolve(policies, self.roles, chain, call)?;
+        if !resolved.action.is_in_step(&chain.step) {
+            return Ok(HashSet::new());
+        }
+        let asked = Asked::prepare(policies, self.roles, resolved, chain, call, self.now)?;
+        let context = asked.context(&chain.step, trusted)?;
+        let mut permitted = HashSet::new();
+        for (id, resource) in known {
+            let asked = asked.on(resource)?;
+            match gates::belong_together(policies, self.roles, chain, asked.resolved(), call) {
+                Ok(()) => {}
+                Err(Stop::Denied(_)) => continue,
+                Err(refused) => return Err(refused),
+            }
+            let verdict = decide(&policies.engine, &asked.requests_in(&context), &asked.entities);
+            if verdict.permits() && !verdict.has_errors() {
+                permitted.insert(*id);
+            }
+        }
+        Ok(permitted)
     }
 
     /// Evaluates the call with everything in `lift` granted. If the step is an obstacle, every step is tried.

@@ -28,9 +28,23 @@ pub(super) fn check<'a>(
     call: &'a Call,
 ) -> Result<ResolvedCall<'a>, Stop> {
     let resolved = resolve(policies, roles, chain, call)?;
-    tenant_gate(policies, roles, chain, &resolved, call)?;
-    case_gate(&resolved, call)?;
+    belong_together(policies, roles, chain, &resolved, call)?;
     Ok(resolved)
+}
+
+/// Checks that what a call names belongs together.
+///
+/// # Errors
+/// The gate that denies the call.
+pub(super) fn belong_together(
+    policies: &Policies,
+    roles: &Roles,
+    chain: &Chain,
+    resolved: &ResolvedCall<'_>,
+    call: &Call,
+) -> Result<(), Stop> {
+    tenant_gate(policies, roles, chain, resolved, call)?;
+    case_gate(resolved, call)
 }
 
 /// Resolves what the call names, without checking that it belongs together.

@@ -6,7 +6,6 @@ use crate::audit::key::DigestKey;
 use crate::content::values::ValueKey;
 use crate::jose::keyring::{Keyring, KeyringError, Purpose};
 use crate::jose::mac::MacKey;
-use crate::json::Value;
 use crate::model::call::Case;
 use crate::model::content::Channel;
 use crate::model::text::hex;
@@ -64,7 +63,7 @@ impl Keys {
         text: &str,
     ) -> String {
         let parts = [environment, &case.tenant, &case.id, evaluation_id, channel.name(), text];
-        let digest = self.values.digest(&Value::Array(parts.into_iter().map(Value::from).collect()));
+        let digest = self.values.digest(&parts);
         digest.rsplit_once(':').map_or(digest.as_str(), |(_, hex)| hex).chars().take(32).collect()
     }
 }

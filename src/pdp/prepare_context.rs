@@ -54,7 +54,7 @@ impl Pdp {
         let watch = Stopwatch::start();
         let moment = self.moment();
         let caller = self.admission.service(&moment, origin)?;
-        let _share = self.admission.share(origin, &caller.tool_service).await?;
+        let _share = self.admission.share(&moment, origin, &caller.tool_service).await?;
         let mut open =
             OpenSpan::new(watch, self.telemetry.start_decision(&origin.trace, "PrepareContext"), CallFacts::default());
         let made = match read {

@@ -78,7 +78,7 @@ impl Pdp {
     ) -> Result<Recorded<Option<(String, Timestamp)>>, Refused> {
         let moment = self.moment();
         let caller = self.admission.service(&moment, origin)?;
-        let _share = self.admission.share(origin, &caller.tool_service).await?;
+        let _share = self.admission.share(&moment, origin, &caller.tool_service).await?;
         let by = Actor::service(&caller).in_trace(origin.trace.id());
         let reported = match read {
             Ok(outcome) => self.reported(&moment, &caller, &by, outcome).await,
@@ -148,7 +148,7 @@ impl Pdp {
     ) -> Result<Option<Recorded<()>>, Refused> {
         let moment = self.moment();
         let caller = self.admission.service(&moment, origin)?;
-        let _share = self.admission.share(origin, &caller.tool_service).await?;
+        let _share = self.admission.share(&moment, origin, &caller.tool_service).await?;
         let by = Actor::service(&caller).in_trace(origin.trace.id());
         let taken = match read {
             Ok(signal) => self.taken(&moment, &caller, &by, signal).await,
@@ -169,7 +169,7 @@ impl Pdp {
             Ok(event) => event,
             // The sender is not authenticated, so the refusal is only counted; otherwise it could fill the
             // log.
-            Err(refusal) => return Err(self.admission.unauthenticated(&origin, refusal)),
+            Err(refusal) => return Err(self.admission.unauthenticated(&moment, &origin, refusal)),
         };
         let transmitter = &event.transmitter;
         let caller = Caller {

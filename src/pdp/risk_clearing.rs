@@ -35,7 +35,7 @@ impl Pdp {
     pub async fn clear_risk(&self, origin: &Origin, read: Result<Clear, Refusal>) -> Result<Recorded<()>, Refused> {
         let moment = self.moment();
         let party = self.admission.party(&moment, origin).await?;
-        let _share = self.admission.party_share(origin, &party).await?;
+        let _share = self.admission.party_share(&moment, origin, &party).await?;
         let by = party.actor().in_trace(origin.trace.id());
         let cleared = match read {
             Ok(clear) => self.cleared(&moment, &party, &by, clear).await,

@@ -51,7 +51,7 @@ impl Pdp {
     pub async fn list_signals(&self, origin: &Origin, read: Result<String, Refusal>) -> Result<Vec<Halt>, Refused> {
         let moment = self.moment();
         let party = self.admission.lifter(&moment, origin).await?;
-        let _share = self.admission.party_share(origin, &party).await?;
+        let _share = self.admission.party_share(&moment, origin, &party).await?;
         let by = party.actor().in_trace(origin.trace.id());
         let listed = read.and_then(|tenant| {
             if !self.may_list(&moment, &party, &tenant) {
@@ -102,7 +102,7 @@ impl Pdp {
     ) -> Result<Recorded<Progress>, Refused> {
         let moment = self.moment();
         let party = self.admission.lifter(&moment, origin).await?;
-        let _share = self.admission.party_share(origin, &party).await?;
+        let _share = self.admission.party_share(&moment, origin, &party).await?;
         let by = party.actor().in_trace(origin.trace.id());
         let lifted = match read {
             Ok(lift) => self.lifted(&moment, &party, &by, lift).await,

@@ -17,9 +17,10 @@ use crate::entropy::Entropy;
 use crate::jose::{LEEWAY_OWN, TokenFault};
 use crate::json::Value;
 use crate::model::answer::Reason;
-use crate::model::approval::{Approval, State, Subject};
+use crate::model::approval::{Approval, Review, State, Subject};
 use crate::model::call::Call;
 use crate::model::chain::{Caller, Chain};
+use crate::model::halt::Halted;
 use crate::model::number::to_u32;
 use crate::model::right::Right;
 use crate::pdp::keys::Keys;
@@ -173,7 +174,7 @@ impl Tokens {
     }
 
     /// Returns the number of approvers who may still approve. An approver who has lost that right does not
-    /// count.
+    /// count, nor does one whom a kill switch stops, or whose session was revoked after the review.
     fn eligible(&self, moment: &Moment, approval: &Approval) -> u32 {
         let Some(template) = moment.snapshot.bundle.approvals.templates.get(&approval.binding.template) else {
             return 0;
@@ -184,8 +185,13 @@ impl Tokens {
             may(moment, Right::ApprovalReview, &reviewer.sub, On::Approval(&approval.binding, of))
                 && !(own && template.four_eyes)
         };
-        let eligible = approval.approvers().filter(|review| may(&review.reviewer, &review.person)).count();
-        to_u32(eligible)
+        let halts = self.store.halts();
+        let is_stopped = |review: &Review| {
+            let (tenant, reviewer) = (&approval.binding.call.tenant, &review.reviewer.sub);
+            Halted::person(tenant, reviewer, review.at).stopped_by(&halts.halts, moment.now)
+        };
+        let counts = |review: &&Review| may(&review.reviewer, &review.person) && !is_stopped(review);
+        to_u32(approval.approvers().filter(counts).count())
     }
 
     /// Returns `context.approval` for an approval that was presented.

@@ -15,19 +15,19 @@ use std::fmt::Display;
 use cedar_policy_core::ast::{self, Effect};
 
 use crate::model::fault::Fault;
+use crate::model::fault::code::Code;
 use crate::model::roles::{Roles, Supplier};
-use crate::model::source::Source;
 use crate::model::text::known;
-use crate::policy::rule::Requirement;
+use crate::policy::rule::{AnnotationFault, Requirement};
 use crate::policy::scope::{self, Constraint};
 use crate::policy::shape::{Action, Shape, Shapes};
 use crate::policy::store::Store;
-use crate::policy::{ReadPolicies, ReadPolicy, Rule, parse};
+use crate::policy::{ReadPolicies, ReadPolicy, Rule, Sources, parse};
 
 /// Inputs that the rules read.
 struct Bundle<'a> {
     read: &'a ReadPolicies,
-    schema: &'a Source,
+    sources: &'a Sources,
     shapes: &'a Shapes,
     store: &'a Store,
     roles: &'a Roles,
@@ -49,23 +49,30 @@ struct Subject<'a> {
 }
 
 /// Applies every rule to the schema, the manifest and the policies.
-pub(super) fn lint(read: &ReadPolicies, schema: &Source, shapes: &Shapes, store: &Store, roles: &Roles) -> Vec<Fault> {
-    let bundle = Bundle { read, schema, shapes, store, roles };
+pub(super) fn lint(
+    read: &ReadPolicies,
+    sources: &Sources,
+    shapes: &Shapes,
+    store: &Store,
+    roles: &Roles,
+) -> Vec<Fault> {
+    let bundle = Bundle { read, sources, shapes, store, roles };
     let mut faults: Vec<Fault> = wiring::faults(&bundle);
     for read in &read.policies {
         let Some(rule) = &read.rule else { continue };
         let subject = Subject { policy: &read.policy, rule, expressions: conditions(&read.policy) };
-        let words = [
-            permits_read_no_context(&subject),
-            principals_are_typed(&subject),
-            entities_exist(&subject, &bundle),
-            requirements_exist(&subject, &bundle),
-            obligations::are_declared(&subject, &bundle),
-            obligations::reads_return_only(&subject, &bundle),
-            paths::members_are_declared(&subject, &bundle),
-            paths::vouched_members_are_used_as_paths(&subject),
+        let found = [
+            (Code::PolicyPermitContext, permits_read_no_context(&subject)),
+            (Code::PolicyPrincipal, principals_are_typed(&subject)),
+            (Code::PolicyEntity, entities_exist(&subject, &bundle)),
+            (Code::PolicyRequirement, requirements_exist(&subject, &bundle)),
+            (Code::PolicyObligation, obligations::are_declared(&subject, &bundle)),
+            (Code::PolicyReturnOnly, obligations::reads_return_only(&subject, &bundle)),
+            (Code::PolicyAttribute, paths::members_are_declared(&subject, &bundle)),
+            (Code::PolicyContext, paths::vouched_members_are_used_as_paths(&subject)),
         ];
-        faults.extend(words.into_iter().flatten().map(|message| read.fault(message)));
+        let found = found.into_iter().flat_map(|(code, found)| found.into_iter().map(move |found| (code, found)));
+        faults.extend(found.map(|(code, found)| found.fault(code, read)));
     }
     faults.sort_by_key(Fault::line);
     faults
@@ -116,17 +123,16 @@ fn is_variable(expression: &ast::Expr, variable: ast::Var) -> bool {
 
 /// Rejects a `permit` that reads `context`. A default denial names no policy, so a condition that a
 /// circumstance can lift must be in a `forbid`, whose denial can report what is missing.
-fn permits_read_no_context(subject: &Subject<'_>) -> Vec<String> {
-    let reads = subject.expressions.iter().any(|expression| is_variable(expression, ast::Var::Context));
-    if subject.policy.effect() == Effect::Permit && reads {
-        return vec!["a `permit` must not read `context`: write the condition as a `forbid … unless`".into()];
-    }
-    vec![]
+fn permits_read_no_context<'a>(subject: &Subject<'a>) -> Vec<PolicyLint<'a>> {
+    let read = subject.expressions.iter().find(|expression| is_variable(expression, ast::Var::Context));
+    let read = read.filter(|_| subject.policy.effect() == Effect::Permit);
+    let message = "a `permit` must not read `context`: write the condition as a `forbid … unless`";
+    read.map(|read| PolicyLint::at(read, message)).into_iter().collect()
 }
 
 /// Requires a principal type in scopes that name a group or whose conditions depend on the principal:
 /// `principal in Role::"x"` also matches other types that hold the role, and attributes differ between types.
-fn principals_are_typed(subject: &Subject<'_>) -> Vec<String> {
+fn principals_are_typed<'a>(subject: &Subject<'a>) -> Vec<PolicyLint<'a>> {
     let constraint = scope::principal(subject.policy);
     let typed = matches!(constraint, Constraint::Is(_) | Constraint::IsIn(..) | Constraint::Eq(_));
     let reads_attributes = subject.expressions.iter().any(|expression| match expression.expr_kind() {
@@ -137,33 +143,31 @@ fn principals_are_typed(subject: &Subject<'_>) -> Vec<String> {
         _ => false,
     });
     if !typed && (matches!(constraint, Constraint::In(_)) || reads_attributes) {
-        return vec!["the scope must contain `principal is <type>`, because the policy uses groups or attributes of the principal".into()];
+        let message = "the scope must contain `principal is <type>`, because the policy uses groups or attributes of the principal";
+        return vec![PolicyLint::whole(message)];
     }
     vec![]
 }
 
 /// Rejects references to bundle entities that no file defines: an undefined role matches no principal, so a
 /// `forbid` on it fails open.
-fn entities_exist(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String> {
-    let mut named: Vec<cedar_policy::EntityUid> = subject
-        .expressions
-        .iter()
-        .filter_map(|expression| match expression.expr_kind() {
-            ast::ExprKind::Lit(ast::Literal::EntityUID(uid)) => Some(uid.as_ref().clone().into()),
-            _ => None,
-        })
-        .collect();
+fn entities_exist<'a>(subject: &Subject<'a>, bundle: &Bundle<'_>) -> Vec<PolicyLint<'a>> {
+    let in_conditions = subject.expressions.iter().filter_map(|expression| match expression.expr_kind() {
+        ast::ExprKind::Lit(ast::Literal::EntityUID(uid)) => Some((At::Expression(expression), uid)),
+        _ => None,
+    });
     let scoped = [scope::principal(subject.policy), scope::resource(subject.policy)];
-    named.extend(scoped.into_iter().filter_map(Constraint::get_euid).map(|uid| uid.as_ref().clone().into()));
+    let scoped = scoped.into_iter().filter_map(Constraint::get_euid).map(|uid| (At::Policy, uid));
+    let named = in_conditions.chain(scoped).map(|(at, uid)| (at, cedar_policy::EntityUid::from(uid.as_ref().clone())));
     let from_bundle =
         |uid: &cedar_policy::EntityUid| bundle.roles.supplier(&uid.type_name().to_string()) == Some(Supplier::Bundle);
-    let unknown = named.iter().filter(|uid| from_bundle(uid) && bundle.store.get(uid).is_none());
-    unknown.map(|uid| format!("no file of `entities/` defines `{uid}`")).collect()
+    let unknown = named.filter(|(_, uid)| from_bundle(uid) && bundle.store.get(uid).is_none());
+    unknown.map(|(at, uid)| PolicyLint { at, message: format!("no file of `entities/` defines `{uid}`") }).collect()
 }
 
 /// Rejects requirements whose template or check the covered actions do not declare. A requirement that
 /// nothing can meet denies forever, and one with the wrong template would be lifted by the wrong approval.
-fn requirements_exist(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String> {
+fn requirements_exist<'a>(subject: &Subject<'a>, bundle: &Bundle<'_>) -> Vec<PolicyLint<'a>> {
     let mut faults = vec![];
     if matches!(subject.rule.requires, Some(Requirement::Approval(_))) && bundle.roles.approval_request.is_empty() {
         faults.push("`@requires(\"approval:…\")` needs the type of requests for approval: set `approval_request` in the manifest's `roles`".to_owned());
@@ -192,7 +196,45 @@ fn requirements_exist(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String>
             None => None,
         });
     }
-    faults
+    faults.into_iter().map(|message| PolicyLint { at: At::Annotation("requires"), message }).collect()
+}
+
+/// Part of a policy that has a fault.
+#[derive(Clone, Copy)]
+enum At<'a> {
+    Policy,
+    /// Annotation with this name.
+    Annotation(&'static str),
+    Expression(&'a ast::Expr),
+}
+
+/// Fault of a policy.
+struct PolicyLint<'a> {
+    at: At<'a>,
+    message: String,
+}
+
+impl<'a> PolicyLint<'a> {
+    fn whole(message: impl Into<String>) -> Self {
+        Self { at: At::Policy, message: message.into() }
+    }
+
+    fn at(expression: &'a ast::Expr, message: impl Into<String>) -> Self {
+        Self { at: At::Expression(expression), message: message.into() }
+    }
+
+    fn fault(self, code: Code, read: &ReadPolicy) -> Fault {
+        match self.at {
+            At::Annotation(name) => {
+                read.fault_of(AnnotationFault { code, annotation: name.to_owned(), message: self.message })
+            }
+            At::Expression(expression) => match expression.source_loc() {
+                Some(loc) => Fault::new(code, &read.source, parse::span(Some(loc)), self.message),
+                None => read.fault(code, self.message),
+            },
+            At::Policy => read.fault(code, self.message),
+        }
+    }
 }
 
 /// Fault of the schema or the manifest, with the names to locate it by, most precise first.
@@ -200,10 +242,25 @@ fn requirements_exist(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String>
 struct Lint {
     message: String,
     names: Vec<String>,
+    is_in_manifest: bool,
 }
 
 impl Lint {
+    /// Creates a fault of the schema.
     fn new<const N: usize>(names: [&dyn Display; N], message: String) -> Self {
-        Self { names: names.map(ToString::to_string).to_vec(), message }
+        Self { names: names.map(ToString::to_string).to_vec(), message, is_in_manifest: false }
+    }
+
+    /// Creates a fault of the manifest.
+    fn in_manifest<const N: usize>(names: [&dyn Display; N], message: String) -> Self {
+        Self { is_in_manifest: true, ..Self::new(names, message) }
+    }
+
+    /// Locates the fault at the first of its names that occurs in its file.
+    fn fault(self, code: Code, sources: &Sources) -> Fault {
+        let source = if self.is_in_manifest { &sources.manifest } else { &sources.schema };
+        let Some(source) = source else { return Fault::missing(code, "schema.cedarschema", self.message) };
+        let at = self.names.iter().find_map(|name| source.find(name)).unwrap_or((0, 0));
+        Fault::new(code, source, at, self.message)
     }
 }

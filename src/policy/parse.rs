@@ -2,11 +2,15 @@
 //! nested parentheses overflow a 2 MiB stack), so nesting is measured first; otherwise a text could crash the
 //! process.
 
+use std::borrow::Cow;
+
 use cedar_policy_core::ast::{self, Policy};
 use cedar_policy_core::parser;
 use miette::Diagnostic;
 
 use crate::model::fault::Fault;
+use crate::model::fault::code::Code;
+use crate::model::part::Part;
 use crate::model::source::Source;
 
 /// Maximum nesting of brackets in a text, and maximum number of conditionals in a policy.
@@ -37,12 +41,14 @@ pub struct Placed {
 /// The faults of the file.
 pub fn parse(source: &Source, room: usize) -> Result<Vec<Placed>, Vec<Fault>> {
     if measure(source).map_err(|fault| vec![fault])? > room {
-        return Err(vec![Fault::whole(source, format!("the bundle has more than {POLICIES_MAX} policies"))]);
+        let message = format!("the bundle has more than {POLICIES_MAX} policies");
+        return Err(vec![Fault::whole(Code::PolicyTooLarge, source, message)]);
     }
-    let set = parser::parse_policyset(&source.text).map_err(|errors| faults(source, &errors))?;
+    let set = parser::parse_policyset(&with_cedar_times(&source.text))
+        .map_err(|errors| faults(Code::PolicySyntax, source, &errors))?;
     if let Some(template) = set.templates().next() {
         let message = "is a template; templates are not supported: write one policy for each principal or resource";
-        return Err(vec![Fault::new(source, span(template.loc()), message)]);
+        return Err(vec![Fault::new(Code::PolicyTemplate, source, span(template.loc()), message)]);
     }
     let mut placed: Vec<Placed> =
         set.policies().map(|policy| Placed { policy: policy.clone(), span: span(policy.loc()) }).collect();
@@ -50,31 +56,64 @@ pub fn parse(source: &Source, room: usize) -> Result<Vec<Placed>, Vec<Fault>> {
     let deep = placed.iter().filter(|placed| depth(&placed.policy) > DEPTH_MAX);
     let faults: Vec<Fault> = deep
         .map(|placed| {
-            Fault::new(source, placed.span, format!("has an expression deeper than {DEPTH_MAX}"))
+            let condition = placed.policy.non_scope_constraints().and_then(|condition| condition.source_loc());
+            let at = condition.map_or(placed.span, |loc| span(Some(loc)));
+            Fault::new(Code::PolicyTooLarge, source, at, format!("has an expression deeper than {DEPTH_MAX}"))
                 .help("write a long `||` of comparisons as a set and `contains`")
         })
         .collect();
     if faults.is_empty() { Ok(placed) } else { Err(faults) }
 }
 
+/// Returns a text in which times with the offset of RFC 3339 (`+01:00`) have that of Cedar (`+0100`). The text keeps
+/// its length, so places stay valid.
+fn with_cedar_times(text: &str) -> Cow<'_, str> {
+    const CALL: &str = "datetime(\"";
+    let mut changed = None;
+    for (at, _) in text.match_indices(CALL) {
+        let start = at + CALL.len();
+        let Some(end) = text.part(start..).find('"').map(|length| start + length) else { break };
+        if let Some(offset) = rfc3339_offset(text.part(start..end)) {
+            let colon = start + offset + 3;
+            let changed: &mut String = changed.get_or_insert_with(|| text.to_owned());
+            // `:00"` becomes `00" `.
+            changed.replace_range(colon..=end, &format!("{}\" ", text.part(colon + 1..end)));
+        }
+    }
+    changed.map_or(Cow::Borrowed(text), Cow::Owned)
+}
+
+/// Returns where the offset of a time begins that has one with a colon.
+pub(super) fn rfc3339_offset(time: &str) -> Option<usize> {
+    let at = time.len().checked_sub(6)?;
+    let offset = time.get(at..)?.as_bytes();
+    let fits = |(index, byte): (usize, &u8)| match index {
+        0 => matches!(byte, b'+' | b'-'),
+        3 => *byte == b':',
+        _ => byte.is_ascii_digit(),
+    };
+    (time.get(..at)?.contains('T') && offset.iter().enumerate().all(fits)).then_some(at)
+}
+
 /// Converts a diagnostic of Cedar into faults with Cedar's own message and help: one for the diagnostic and
 /// one for each related diagnostic.
-pub fn faults(source: &Source, error: &dyn Diagnostic) -> Vec<Fault> {
-    let mut all = vec![fault(source, error)];
-    all.extend(error.related().into_iter().flatten().map(|related| fault(source, related)));
+pub fn faults(code: Code, source: &Source, error: &dyn Diagnostic) -> Vec<Fault> {
+    let mut all = vec![fault(code, source, error)];
+    all.extend(error.related().into_iter().flatten().map(|related| fault(code, source, related)));
     all
 }
 
-fn fault(source: &Source, error: &dyn Diagnostic) -> Fault {
+fn fault(code: Code, source: &Source, error: &dyn Diagnostic) -> Fault {
     let at = error.labels().and_then(|mut labels| labels.next()).map_or((0, 0).into(), |label| *label.inner());
-    let fault = Fault::new(source, at, error.to_string());
+    let fault = Fault::new(code, source, at, error.to_string());
     match error.help() {
         Some(help) => fault.help(help.to_string()),
         None => fault,
     }
 }
 
-fn span(loc: Option<&parser::Loc>) -> (usize, usize) {
+/// Returns where a parsed part stands in its file.
+pub(super) fn span(loc: Option<&parser::Loc>) -> (usize, usize) {
     loc.map_or((0, 0), |loc| (loc.span.offset(), loc.span.len()))
 }
 
@@ -84,10 +123,11 @@ fn span(loc: Option<&parser::Loc>) -> (usize, usize) {
 /// # Errors
 /// If the text exceeds a limit, such as [`NESTING_MAX`].
 pub fn measure(source: &Source) -> Result<usize, Fault> {
-    let fault = |at, message: &str| Err(Fault::new(source, (at, 1), message));
+    let types = source.file.ends_with(".cedarschema");
+    let code = if types { Code::SchemaTooLarge } else { Code::PolicyTooLarge };
+    let fault = |at, message: &str| Err(Fault::new(code, source, (at, 1), message));
     let bytes = source.text.as_bytes();
     // In a schema, `<` opens the type of a set's elements; in a policy it compares.
-    let types = source.file.ends_with(".cedarschema");
     let longest = if types { SCHEMA_BYTES_MAX } else { POLICY_BYTES_MAX };
     let (mut at, mut depth, mut conditionals, mut start, mut ends) = (0, 0_usize, 0, 0, 0);
     while let Some(&byte) = bytes.get(at) {

@@ -6,6 +6,7 @@ use cedar_policy_core::ast::{Effect, Policy};
 
 use crate::model::answer::{Obligation, Reason};
 use crate::model::content::Disposition;
+use crate::model::fault::code::Code;
 use crate::model::text::known;
 use crate::policy::engine::id_text;
 
@@ -42,6 +43,15 @@ impl std::fmt::Display for Requirement {
     }
 }
 
+/// Fault of an annotation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnnotationFault {
+    pub code: Code,
+    /// Name of the annotation, without `@`.
+    pub annotation: String,
+    pub message: String,
+}
+
 /// A policy as described by its annotations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -69,34 +79,31 @@ impl Rule {
     /// Reads a policy's annotations.
     ///
     /// # Errors
-    /// Descriptions of all faults found.
-    pub fn read(policy: &Policy, place: String) -> Result<Self, Vec<String>> {
+    /// All faults found.
+    pub fn read(policy: &Policy, place: String) -> Result<Self, Vec<AnnotationFault>> {
         let annotations: BTreeMap<&str, &str> =
             policy.annotations().map(|(name, value)| (AsRef::<str>::as_ref(name), value.val.as_str())).collect();
-        let mut faults: Vec<String> = annotations
-            .keys()
-            .filter(|name| !ANNOTATIONS.contains(name))
-            .map(|name| format!("has the unknown annotation `@{name}`{}", known(name, ANNOTATIONS)))
-            .collect();
+        let mut faults: Vec<AnnotationFault> = annotations.keys().filter_map(|name| unknown(name)).collect();
+        let mut fault = |annotation: &str, message: String| {
+            let annotation = annotation.to_owned();
+            faults.push(AnnotationFault { code: Code::AnnotationInvalid, annotation, message });
+        };
         let annotation = |name: &str| annotations.get(name).copied();
         let forbids = policy.effect() == Effect::Forbid;
         let text = |name| annotation(name).unwrap_or("").to_owned();
         let requires = annotation("requires").and_then(Requirement::parse);
         if annotation("requires").is_some() && requires.is_none() {
-            faults.push("`@requires` must be `approval:<template>` or `check:<name>`".to_owned());
+            fault("requires", "`@requires` must be `approval:<template>` or `check:<name>`".to_owned());
         }
-        let may_say = |reason: &Reason| *reason == Reason::NotPermitted || Reason::LIFTABLE.contains(reason);
         let reason = annotation("reason").map(|name| Reason::from_name(name).filter(may_say));
         if reason == Some(None) {
-            let names: Vec<String> = Reason::ALL
-                .iter()
-                .filter(|reason| may_say(reason))
-                .map(|reason| format!("`{}`", reason.name()))
-                .collect();
-            faults.push(format!("`@reason` must be one of {}", names.join(", ")));
+            let names = Reason::ALL.iter().filter(|reason| may_say(reason));
+            let names: Vec<String> = names.map(|reason| format!("`{}`", reason.name())).collect();
+            fault("reason", format!("`@reason` must be one of {}", names.join(", ")));
         }
         if !forbids && (reason.is_some() || requires.is_some()) {
-            faults.push(
+            fault(
+                if reason.is_some() { "reason" } else { "requires" },
                 "`@reason` and `@requires` are only allowed on a `forbid`, because a default denial names no policy"
                     .to_owned(),
             );
@@ -107,7 +114,7 @@ impl Rule {
             (None, None) => Reason::NotPermitted,
             (None, Some(reason)) if !matches!(reason, Reason::ApprovalRequired | Reason::CheckRequired) => reason,
             (_, Some(reason)) => {
-                faults.push(format!("`@reason(\"{}\")` does not match its `@requires`", reason.name()));
+                fault("reason", format!("`@reason(\"{}\")` does not match its `@requires`", reason.name()));
                 reason
             }
         };
@@ -116,12 +123,15 @@ impl Rule {
         if !matches!(quorum, Ok(1..=9))
             || (readable && annotation("quorum").is_some() && class != Reason::ApprovalRequired)
         {
-            faults.push("`@quorum` must be a number from 1 to 9 beside `@requires(\"approval:…\")`".to_owned());
+            fault("quorum", "`@quorum` must be a number from 1 to 9 beside `@requires(\"approval:…\")`".to_owned());
         }
         let disposition = annotation("disposition").map_or(Some(Disposition::Block), Disposition::from_name);
         let forbidding = disposition.filter(|disposition| *disposition != Disposition::Release);
         if forbidding.is_none() || (annotation("disposition").is_some() && !forbids) {
-            faults.push("`@disposition` must be `block`, `human_review` or `revise`, on a `forbid`".to_owned());
+            fault(
+                "disposition",
+                "`@disposition` must be `block`, `human_review` or `revise`, on a `forbid`".to_owned(),
+            );
         }
         // A value that can't be read is one of the faults.
         let (Ok(quorum), Some(disposition), true) = (quorum, forbidding, faults.is_empty()) else { return Err(faults) };
@@ -140,6 +150,22 @@ impl Rule {
     }
 }
 
+/// Returns whether a policy may give this reason.
+fn may_say(reason: &Reason) -> bool {
+    *reason == Reason::NotPermitted || Reason::LIFTABLE.contains(reason)
+}
+
+/// Returns the fault of an annotation that does not exist.
+fn unknown(name: &str) -> Option<AnnotationFault> {
+    let message = || format!("has the unknown annotation `@{name}`{}", known(name, ANNOTATIONS));
+    let annotation = name.to_owned();
+    (!ANNOTATIONS.contains(&name)).then(|| AnnotationFault {
+        code: Code::AnnotationUnknown,
+        annotation,
+        message: message(),
+    })
+}
+
 /// Parses a list of the form `type:value; type:value`.
 fn obligations(text: &str) -> Vec<Obligation> {
     text.split(';')
@@ -156,7 +182,7 @@ fn obligations(text: &str) -> Vec<Obligation> {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Rule, Vec<String>> {
+    fn read(text: &str) -> Result<Rule, Vec<AnnotationFault>> {
         let policy: Policy = cedar_policy_core::parser::parse_policy(None, text).expect("a policy").into();
         Rule::read(&policy, "p.cedar:1".into())
     }

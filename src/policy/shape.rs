@@ -119,6 +119,16 @@ pub enum Unsupported {
     Type(String),
 }
 
+impl Unsupported {
+    /// Returns the name of the action, or of the member that has the type.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::AmbiguousAction(name) => name,
+            Self::Type(place) => place.trim_matches('`').rsplit('.').next().unwrap_or(place),
+        }
+    }
+}
+
 impl Shapes {
     /// Reads a schema.
     ///

@@ -12,8 +12,11 @@ use serde_json::value::RawValue;
 
 use crate::json;
 use crate::model::fault::Fault;
+use crate::model::fault::code::Code;
 use crate::model::roles::{Roles, Supplier};
 use crate::model::source::Source;
+use crate::policy::parse::rfc3339_offset;
+use crate::policy::shape::{Shape, Shapes};
 
 /// An entity of the bundle or an action of the schema, with all its ancestors. Clones share it.
 #[derive(Clone, Debug)]
@@ -115,20 +118,33 @@ impl Store {
     ///
     /// # Errors
     /// All faults found, each at the entity that has it.
-    pub fn load(sources: &[Source], schema: Option<&Schema>, roles: Option<&Roles>) -> Result<Self, Vec<Fault>> {
+    pub fn load(
+        sources: &[Source],
+        schema: Option<&Schema>,
+        shapes: &Shapes,
+        roles: Option<&Roles>,
+    ) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
         let mut by_uid: HashMap<EntityUID, Entity> = HashMap::new();
         for source in sources {
-            match read(source, schema) {
+            match read(source, schema, shapes) {
                 Ok(entities) => {
                     for (at, entity) in entities {
                         let kind = entity.uid().entity_type().to_string();
                         if roles.is_some_and(|roles| roles.supplier(&kind) != Some(Supplier::Bundle)) {
                             let message = format!("entities of type `{kind}` must not be defined in the bundle");
-                            faults.push(Fault::new(source, at, message).help("see `supplied_by` in bundle.yaml"));
+                            faults.push(
+                                Fault::new(Code::EntitySupplier, source, at, message)
+                                    .help("see `supplied_by` in bundle.yaml"),
+                            );
                         }
                         if by_uid.insert(entity.uid().clone(), entity).is_some() {
-                            faults.push(Fault::new(source, at, "this entity is already defined"));
+                            faults.push(Fault::new(
+                                Code::EntityDuplicate,
+                                source,
+                                at,
+                                "this entity is already defined",
+                            ));
                         }
                     }
                 }
@@ -140,15 +156,15 @@ impl Store {
             && is_too_deep(&by_uid)
         {
             let message = format!("the entities' parents form a chain of more than {CHAIN_MAX}");
-            faults.push(Fault::whole(source, message));
+            faults.push(Fault::whole(Code::EntityParents, source, message));
         }
         if !faults.is_empty() {
             return Err(faults);
         }
         let unreadable = |error: &dyn std::error::Error| {
             vec![match sources.first() {
-                Some(source) => Fault::whole(source, chain(error)),
-                None => Fault::missing("entities", chain(error)),
+                Some(source) => Fault::whole(Code::EntityInvalid, source, chain(error)),
+                None => Fault::missing(Code::EntityInvalid, "entities", chain(error)),
             }]
         };
         let actions = schema.map(Schema::action_entities).transpose().map_err(|error| unreadable(&error))?;
@@ -228,30 +244,118 @@ fn is_too_deep(entities: &HashMap<EntityUID, Entity>) -> bool {
 
 type Found = ((usize, usize), Entity);
 
-fn read(source: &Source, schema: Option<&Schema>) -> Result<Vec<Found>, Vec<Fault>> {
+fn read(source: &Source, schema: Option<&Schema>, shapes: &Shapes) -> Result<Vec<Found>, Vec<Fault>> {
     let raw: Vec<&RawValue> = serde_json::from_str(&source.text).map_err(|error| {
         let at = source.offset(error.line(), error.column());
-        vec![Fault::new(source, (at, 1), "is not a JSON array of entities")]
+        vec![Fault::new(Code::EntityInvalid, source, (at, 1), "is not a JSON array of entities")]
     })?;
     let mut found = Vec::new();
     let mut faults = Vec::new();
     for raw in raw {
-        // The raw value borrows from the text, so the difference of their addresses is its offset.
-        let at = raw.get().as_ptr().addr().saturating_sub(source.text.as_ptr().addr());
-        let span = (at, raw.get().lines().next().map_or(1, str::len));
+        let span = (offset(source, raw), raw.get().lines().next().map_or(1, str::len));
         if let Err(fault) = json::check_members(raw.get()) {
-            faults.push(Fault::new(source, span, format!("`{}` {}", fault.path, fault.problem)));
+            faults.push(Fault::new(Code::EntityInvalid, source, span, format!("`{}` {}", fault.path, fault.problem)));
             continue;
         }
         let value = serde_json::from_str(raw.get()).map_err(|error| error.to_string());
-        match value.and_then(|value: serde_json::Value| {
+        match value.and_then(|mut value: serde_json::Value| {
+            with_cedar_times(&mut value, shapes);
             cedar_policy::Entity::from_json_value(value, schema).map_err(|error| chain(&error))
         }) {
             Ok(entity) => found.push((span, AsRef::<Entity>::as_ref(&entity).clone())),
-            Err(message) => faults.push(Fault::new(source, span, message)),
+            Err(message) => faults.push(Fault::new(Code::EntityInvalid, source, span, message)),
         }
     }
     if faults.is_empty() { Ok(found) } else { Err(faults) }
+}
+
+/// Returns where a value that borrows from the text begins in it: the difference of their addresses.
+fn offset(source: &Source, raw: &RawValue) -> usize {
+    raw.get().as_ptr().addr().saturating_sub(source.text.as_ptr().addr())
+}
+
+/// Where entities are defined, for messages.
+#[derive(Debug, Default)]
+pub struct Places<'a>(HashMap<EntityUid, (&'a Source, &'a str, usize)>);
+
+#[derive(serde::Deserialize)]
+struct Defined<'a> {
+    #[serde(borrow)]
+    uid: &'a RawValue,
+}
+
+impl<'a> Places<'a> {
+    /// Finds entities in their files.
+    pub fn of<'u>(sources: &'a [Source], uids: impl Iterator<Item = &'u EntityUid>) -> Self {
+        let wanted: HashSet<&EntityUid> = uids.collect();
+        let mut places = Self::default();
+        if wanted.is_empty() {
+            return places;
+        }
+        for source in sources {
+            // These files were read before.
+            let raw: Vec<&RawValue> = serde_json::from_str(&source.text).unwrap_or_default();
+            for raw in raw {
+                let defined = serde_json::from_str::<Defined<'_>>(raw.get()).ok();
+                let uid = defined.and_then(|defined| serde_json::from_str(defined.uid.get()).ok());
+                let uid = uid.and_then(|uid: serde_json::Value| EntityUid::from_json(uid).ok());
+                if let Some(uid) = uid.filter(|uid| wanted.contains(uid)) {
+                    places.0.insert(uid, (source, raw.get(), offset(source, raw)));
+                }
+            }
+        }
+        places
+    }
+
+    /// Returns where an entity refers to another one.
+    pub fn reference(&self, entity: &EntityUid, to: &EntityUid) -> Option<(&'a Source, (usize, usize))> {
+        let (source, text, at) = *self.0.get(entity)?;
+        let quoted = serde_json::to_string(to.id().unescaped()).ok()?;
+        let within = text.rfind(&quoted).unwrap_or(0);
+        Some((source, (at + within, quoted.len())))
+    }
+}
+
+/// Gives times with the offset of RFC 3339 (`+01:00`) that of Cedar (`+0100`), where the schema or the value itself
+/// says that they are times.
+fn with_cedar_times(entity: &mut serde_json::Value, shapes: &Shapes) {
+    let uid = entity.get("uid").map(|uid| uid.get("__entity").unwrap_or(uid));
+    let kind = uid.and_then(|uid| uid.get("type")).and_then(serde_json::Value::as_str);
+    let record = kind.and_then(|kind| shapes.entities.get(kind)).map(|kind| &kind.attributes);
+    let attributes = entity.get_mut("attrs").and_then(serde_json::Value::as_object_mut);
+    for (name, value) in attributes.into_iter().flatten() {
+        rewrite_times(value, record.and_then(|record| record.get(name)).map(|member| &member.shape));
+    }
+}
+
+fn rewrite_times(value: &mut serde_json::Value, shape: Option<&Shape>) {
+    match (value, shape) {
+        (serde_json::Value::String(text), Some(Shape::Datetime)) => {
+            if let Some(offset) = rfc3339_offset(text) {
+                text.remove(offset + 3);
+            }
+        }
+        (serde_json::Value::Array(items), shape) => {
+            let element = match shape {
+                Some(Shape::Set(element)) => Some(&**element),
+                Some(_) | None => None,
+            };
+            items.iter_mut().for_each(|item| rewrite_times(item, element));
+        }
+        (serde_json::Value::Object(members), shape) => {
+            let call = members.get("__extn").and_then(serde_json::Value::as_object).unwrap_or(members);
+            let is_time = call.get("fn").and_then(serde_json::Value::as_str) == Some("datetime");
+            for (name, member) in members {
+                let of_member = match shape {
+                    _ if is_time => Some(&Shape::Datetime),
+                    Some(Shape::Record(record)) => record.get(name).map(|member| &member.shape),
+                    Some(_) | None => None,
+                };
+                rewrite_times(member, of_member);
+            }
+        }
+        (_, _) => {}
+    }
 }
 
 /// Formats an error and its causes in one line, because Cedar's outermost message has little information.

@@ -48,12 +48,22 @@ pub struct Telemetry {
     pub metrics: Metrics,
 }
 
+/// Beginning of a certificate in PEM form (RFC 7468).
+const PEM: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
 fn tls(options: &Options) -> Result<ClientTlsConfig, SetUpError> {
     let read = |path: &PathBuf| {
         std::fs::read(path).map_err(|error| SetUpError(format!("`{}` can't be read: {error}", path.display())))
     };
     let tls = match &options.authorities {
-        Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(path)?)),
+        Some(path) => {
+            let authorities = read(path)?;
+            if !authorities.windows(PEM.len()).any(|part| part == PEM) {
+                let problem = "contains no certificate in PEM form: see OTEL_EXPORTER_OTLP_CERTIFICATE";
+                return Err(SetUpError(format!("`{}` {problem}", path.display())));
+            }
+            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authorities))
+        }
         None => ClientTlsConfig::new().with_enabled_roots(),
     };
     Ok(match &options.identity {
@@ -91,11 +101,11 @@ impl Telemetry {
             false => exporter,
         };
         let exporter = exporter.build().map_err(|error| failed(&error))?;
-        tracing::info!(name: "telemetry.exports", endpoint, "spans go to this collector");
         // The processor takes its counter of dropped spans from the global meter provider when it is built,
         // so set the provider first.
         global::set_meter_provider(meters.clone());
-        let processor = BatchSpanProcessor::builder(Guard::new(exporter, metrics.export_failed.clone())).build();
+        let processor = Guard::new(exporter, endpoint.clone(), metrics.export_failed.clone());
+        let processor = BatchSpanProcessor::builder(processor).build();
         let traces = SdkTracerProvider::builder().with_resource(resource).with_span_processor(processor).build();
         let scope = InstrumentationScope::builder(SCOPE)
             .with_version(env!("CARGO_PKG_VERSION"))

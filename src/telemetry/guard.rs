@@ -17,24 +17,33 @@ use crate::telemetry::ATTRIBUTES;
 #[derive(Debug)]
 pub struct Guard<E> {
     below: E,
+    /// Endpoint of the collector, for messages.
+    endpoint: String,
     lost: Counter<u64>,
     failing: AtomicBool,
 }
 
 impl<E> Guard<E> {
-    pub fn new(below: E, lost: Counter<u64>) -> Self {
-        Self { below, lost, failing: AtomicBool::new(false) }
+    pub fn new(below: E, endpoint: String, lost: Counter<u64>) -> Self {
+        Self { below, endpoint, lost, failing: AtomicBool::new(false) }
     }
 
     /// Logs once that exports fail and once that they work again. Otherwise an unreachable collector would
     /// fill the log.
-    fn note(&self, failed: bool) {
-        match (self.failing.swap(failed, Ordering::Relaxed), failed) {
-            (false, true) => {
-                tracing::warn!(name: "telemetry.export_failed", "spans can't be exported; they are dropped and counted")
+    fn note(&self, result: &OTelSdkResult) {
+        let was_failing = self.failing.swap(result.is_err(), Ordering::Relaxed);
+        match result {
+            Err(error) if !was_failing => {
+                // The error names the gRPC status of the collector.
+                tracing::warn!(
+                    name: "telemetry.export_failed", endpoint = self.endpoint, error = %error,
+                    "spans can't be exported to the collector of OTEL_EXPORTER_OTLP_ENDPOINT; they are dropped and counted"
+                );
             }
-            (true, false) => tracing::info!(name: "telemetry.export_recovered", "spans are exported again"),
-            (true, true) | (false, false) => {}
+            Ok(()) if was_failing => {
+                tracing::info!(name: "telemetry.export_recovered", endpoint = self.endpoint, "spans are exported again");
+            }
+            Err(_) | Ok(()) => {}
         }
     }
 }
@@ -55,7 +64,7 @@ impl<E: SpanExporter> SpanExporter for Guard<E> {
         if result.is_err() {
             self.lost.add(count, &[]);
         }
-        self.note(result.is_err());
+        self.note(&result);
         result
     }
 

@@ -3,6 +3,7 @@
 mod context;
 mod direct;
 mod expect;
+mod fixtures;
 mod form;
 
 use std::collections::BTreeSet;
@@ -13,11 +14,11 @@ use crate::bundle::manifest::yaml_fault;
 use crate::bundle::{Bundle, LoadError, Reading};
 use crate::content::drafts::{Draft, DraftReport};
 use crate::content::values::{ValueKey, Values};
-use crate::json::{self, Value};
 use crate::model::call::{Call, Correlation, Model, Tokens};
 use crate::model::chain::{Chain, Credential};
 use crate::model::content::Disposition;
 use crate::model::fault::Fault;
+use crate::model::fault::code::Code;
 use crate::model::finding::SensitiveKind;
 use crate::model::refusal::Refusal;
 use crate::model::roles::Roles;
@@ -32,13 +33,10 @@ use crate::pdp::{draft, evaluate_output};
 use crate::workbench::request::{Written, case as read_case, resource as read_resource, texts};
 use crate::workbench::tables::context::Context;
 use crate::workbench::tables::expect::{differences, in_draft};
-use crate::workbench::tables::form::{Case, Defaults, File, Fixtures, Names, Principal};
+use crate::workbench::tables::form::{Case, Defaults, File, Fixtures, Names};
 
 /// Confidence of a draft's model in percent, unless the case gives one.
 const CONFIDENCE: u32 = 90;
-/// Name of the entity file that holds the fixtures when the bundle is loaded for its tests.
-const FIXTURES: &str = "entities/test-fixtures.json";
-
 /// A decision that differs from what its case expects.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Failure {
@@ -86,15 +84,7 @@ pub fn run(folder: &Folder, reading: Reading) -> Result<Report, LoadError> {
         fixtures.contexts.extend(more.contexts);
         fixtures.calls.extend(more.calls);
     }
-    let mut with_fixtures: Vec<(String, Vec<u8>)> =
-        folder.files().iter().map(|(name, bytes)| (name.clone(), bytes.clone())).collect();
-    with_fixtures.push((
-        FIXTURES.to_owned(),
-        json::canonical(&Value::Array(
-            fixtures.principals.iter().map(|(id, principal)| entity(id, principal)).collect(),
-        )),
-    ));
-    let bundle = Bundle::from_folder(Folder::of(with_fixtures), reading)?;
+    let bundle = fixtures::load(folder, &fixtures, &files, reading)?;
     let nothing = calm(&bundle.policies.shapes);
     let snapshot = Arc::new(Snapshot { bundle, activated_at: Timestamp::default(), nothing });
     let bundle = &snapshot.bundle;
@@ -152,25 +142,14 @@ fn read(sources: &[Source]) -> Result<Vec<(Source, File)>, Vec<Fault>> {
     for source in sources {
         match serde_saphyr::from_str::<File>(&source.text) {
             Ok(file) if Timestamp::parse(&file.now).is_some() => files.push((source.clone(), file)),
-            Ok(_) => faults.push(Fault::whole(source, "`now` is not an RFC 3339 time")),
+            Ok(_) => {
+                let at = source.find("now").unwrap_or((0, 0));
+                faults.push(Fault::new(Code::TestsInvalid, source, at, "`now` is not an RFC 3339 time"));
+            }
             Err(error) => faults.push(yaml_fault(source, &error)),
         }
     }
     if faults.is_empty() { Ok(files) } else { Err(faults) }
-}
-
-/// Converts a fixture to Cedar's JSON form. Its parents are written as `Type::id`.
-fn entity(id: &str, principal: &Principal) -> Value {
-    let uid = |kind: &str, id: &str| json::object([("id", Value::from(id)), ("type", Value::from(kind))]);
-    let parents = principal.parents.iter().map(|parent| {
-        let (kind, id) = parent.rsplit_once("::").unwrap_or(("", parent));
-        uid(kind, id)
-    });
-    json::object([
-        ("attrs", Value::Object(principal.attributes.clone())),
-        ("parents", Value::Array(parents.collect())),
-        ("uid", uid(&principal.kind, id)),
-    ])
 }
 
 struct Runner<'a> {

@@ -1039,6 +1039,87 @@ async fn without_the_store_calls_that_need_it_are_denied_and_after_two_seconds_a
     app.stop().await;
 }
 
+/// A reviewer whom a kill switch stops after the review no longer counts when the approval is used.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approver_who_is_stopped_afterwards_no_longer_counts() {
+    for (kind, stops) in [("kill_switch", true), ("session_revoked", true), ("fraud_suspected", false)] {
+        let app = App::start().await;
+        let issuer = Issuer::of(&app.data);
+        let mut desk = Desk::new(app.channel().await);
+        let (_, token) = desk.approved(&credit(400), &issuer).await;
+        let mut signals = v1::signal_service_client::SignalServiceClient::new(app.channel().await);
+        let time = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+        let signal = v1::ReportSignalRequest {
+            kind: kind.into(),
+            subject_kind: v1::SignalSubjectKind::Supervisor.into(),
+            subject_id: "lead-1".into(),
+            severity: v1::Severity::Low.into(),
+            ttl: Some(prost_types::Duration { seconds: 600, nanos: 0 }),
+            event_id: "event-1".into(),
+            event_time: time(seconds()),
+            ..Default::default()
+        };
+        signals.report_signal(signal).await.unwrap();
+        let used = desk.ask(&with_token(&credit(400), &token, "op-1")).await;
+        let expected = if stops { v1::Reason::ApprovalRevoked } else { v1::Reason::Unspecified };
+        assert_eq!(used.reason(), expected, "{kind}: {used:?}");
+        app.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_approvals_join_to_the_whole_list() {
+    let app = App::start().await;
+    let issuer = Issuer::of(&app.data);
+    let mut desk = Desk::new(app.channel().await);
+    let mut made = std::collections::BTreeSet::new();
+    for index in 0..5_u8 {
+        let mut call = credit(400 + i64::from(index));
+        let case = call.case.as_mut().unwrap();
+        case.id = format!("case-{index}");
+        made.insert(desk.request(&call).await.unwrap().id);
+    }
+    // A page is also bounded by bytes, which is tested beside the code.
+    let (mut listed, mut page_token, mut pages) = (std::collections::BTreeSet::new(), String::new(), 0);
+    loop {
+        let request = v1::ListApprovalsRequest { page_size: 2, page_token, ..Default::default() };
+        let page = desk.approvals.list_approvals(bearer(request, &issuer.human("lead-1"))).await.unwrap().into_inner();
+        listed.extend(page.approvals.into_iter().map(|approval| approval.id));
+        (page_token, pages) = (page.next_page_token, pages + 1);
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!((listed, pages), (made, 3));
+    app.stop().await;
+}
+
+/// Each watch asks the state store several times a second, so nobody may open many.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_human_may_have_few_watches_and_does_not_use_up_those_of_others() {
+    let app = App::start().await;
+    let issuer = Issuer::of(&app.data);
+    let mut client = v1::approval_service_client::ApprovalServiceClient::new(app.channel().await);
+    let (lead, other) = (issuer.human("lead-1"), issuer.human("lead-2"));
+    let mut open = vec![];
+    let refused = loop {
+        match client.watch_approvals(bearer(v1::WatchApprovalsRequest::default(), &lead)).await {
+            Ok(watch) => open.push(watch),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!((open.len(), refused.code()), (32, Code::ResourceExhausted));
+    client.watch_approvals(bearer(v1::WatchApprovalsRequest::default(), &other)).await.unwrap();
+    drop(open);
+    within("watch after others have ended", async {
+        while client.watch_approvals(bearer(v1::WatchApprovalsRequest::default(), &lead)).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    app.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_supervisor_lists_shows_approves_denies_and_revokes_on_the_command_line() {
     let folder = temp();

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use countersign::bundle::folder::Folder;
 use countersign::bundle::{Bundle, LoadError, Reading};
+use countersign::model::fault::Fault;
+use countersign::model::fault::code::Code;
 use countersign::workbench::tables;
 
 use crate::harness::policies;
@@ -411,6 +413,7 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
     ),
     ("refunds.cedar", "@requires(", "@require(", "has the unknown annotation `@require`: did you mean `requires`?"),
     ("bundle.yaml", "lift_quorum: 2", "lift_quorum: 0", "nonzero"),
+    ("bundle.yaml", "name: customer-support", "name: ''", "`name` must be 1 to 64 bytes"),
     // The faults below are in risk, rates, detectors and constraints.
     ("bundle.yaml", "  case_read: case.read ", "  # ", "`case_read` is missing in the manifest"),
     (
@@ -551,30 +554,195 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
     ("detectors/incoming.yaml", "pattern: '\\b(make", "pattern: '(\\w{400}){400}\\b(make", "`pattern` can't be used: "),
 ];
 
-#[test]
-fn a_broken_bundle_is_refused_and_each_fault_has_a_position() {
+/// Files that break the bundle: name, and content; `None` removes the file.
+const BROKEN_FILES: &[(&str, Option<&[u8]>)] = &[
+    ("notes.txt", Some(b"remember this")),
+    ("steps.cedar", Some(b"// \xff")),
+    ("schema.cedarschema", None),
+    ("bundle.yaml", None),
+    ("risk.yaml", None),
+    ("detectors/settings.yaml", None),
+    ("detectors/injection.model", Some(b"not a model")),
+    ("more.cedar", Some(b"@id(\"t\") permit (principal == ?principal, action, resource);")),
+    ("more.cedar", Some(b"@id(\"t\") forbid (principal, action, resource) when { [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[1]")),
+    ("more.cedar", Some(b"@id(\"t\") forbid (principal, action, resource) when { datetime(\"2026-01-01T00:00:00+1:00\") < context.now };")),
+    (
+        "entities/more.json",
+        Some(
+            br#"[{"uid": {"type": "Account", "id": "a"}, "attrs": {"tenant": {"type": "Tenant", "id": "acme"}, "customer": "c"}, "parents": []}]"#,
+        ),
+    ),
+    ("rates.yaml", Some(b"")),
+    ("constraints.yaml", Some(b"- id: a\n  id: b\n  text: x\n")),
+];
+
+/// Names and contents of files.
+type Changed = Vec<(String, Vec<u8>)>;
+
+/// Mistakes that take two files, or a text of their own: description, and the changed files.
+fn made_mistakes(folder: &Folder) -> Vec<(String, Changed)> {
+    let schema = String::from_utf8(folder.files()["schema.cedarschema"].clone()).unwrap();
+    let with_schema = |more: &str| ("schema.cedarschema".to_owned(), format!("{schema}\n{more}").into_bytes());
+    let namespace = |name: &str| {
+        format!("namespace {name} {{ entity E; action \"x\" appliesTo {{ principal: E, resource: E }}; }}\n")
+    };
+    let deep = format!("entity Deep {{ a: {}Long{} }};", "Set<".repeat(70), ">".repeat(70));
+    let circle = br#"[{"uid": {"type": "Group", "id": "a"}, "attrs": {}, "parents": [{"type": "Group", "id": "b"}]},
+        {"uid": {"type": "Group", "id": "b"}, "attrs": {}, "parents": [{"type": "Group", "id": "a"}]}]"#;
+    let manifest = String::from_utf8(folder.files()["bundle.yaml"].clone()).unwrap();
+    let manifest = manifest.replace("bundle: [Agent,", "bundle: [Group, Agent,");
+    vec![
+        ("an action in two namespaces".to_owned(), vec![with_schema(&format!("{}{}", namespace("A"), namespace("B")))]),
+        ("a deep type".to_owned(), vec![with_schema(&deep)]),
+        (
+            "a circle of parents".to_owned(),
+            vec![
+                with_schema("entity Group in [Group];"),
+                ("bundle.yaml".to_owned(), manifest.into_bytes()),
+                ("entities/more.json".to_owned(), circle.to_vec()),
+            ],
+        ),
+    ]
+}
+
+/// Applies the mistakes one by one, and returns for each its description and its faults.
+fn mistakes() -> Vec<(String, Vec<Fault>)> {
     let folder = Folder::read(&policies()).unwrap();
-    let mut wrong = vec![];
-    for (file, from, to, expected) in BROKEN {
+    let refused = |description: String, files| match Bundle::from_folder(Folder::of(files), Reading::default()) {
+        Err(LoadError::Faulty { faults, .. }) => (description, faults),
+        other => panic!("{description}: {:?}", other.map(|_| "accepted")),
+    };
+    let mut all = vec![];
+    for (file, from, to, _) in BROKEN {
         let mut files = folder.files().clone();
         let text = String::from_utf8(files[*file].clone()).unwrap();
         assert!(text.contains(from), "{file} has no {from}");
         files.insert((*file).to_owned(), text.replacen(from, to, 1).into_bytes());
-        match Bundle::from_folder(Folder::of(files), Reading::default()) {
-            Err(LoadError::Faulty { faults, .. }) => {
-                let lines: Vec<String> = faults.iter().map(countersign::model::fault::Fault::line).collect();
-                if !lines.iter().any(|line| line.contains(expected)) {
-                    wrong.push(format!("{file}: {from} -> {to}: expected {expected}, found {lines:#?}"));
-                }
-                let placed = |line: &String| line.split(':').nth(1).is_some_and(|number| number.parse::<u32>().is_ok());
-                assert!(lines.iter().all(placed), "{lines:#?}");
-                // Each of these faults is drawn with its source line.
-                assert!(faults.iter().all(|fault| fault.drawing().contains("╭─[")), "{}", faults[0].drawing());
-            }
-            other => panic!("{file}: {from} -> {to}: {:?}", other.map(|_| "accepted")),
+        all.push(refused(format!("{file}: {from:?} -> {to:?}"), files));
+    }
+    for (file, content) in BROKEN_FILES {
+        let mut files = folder.files().clone();
+        files.remove(*file);
+        files.extend(content.map(|content| ((*file).to_owned(), content.to_vec())));
+        let shown = content.map_or("removed".to_owned(), |content| String::from_utf8_lossy(content).into_owned());
+        all.push(refused(format!("{file}: {shown:?}"), files));
+    }
+    for (description, changed) in made_mistakes(&folder) {
+        let mut files = folder.files().clone();
+        files.extend(changed);
+        all.push(refused(description, files));
+    }
+    all
+}
+
+/// The snapshot shows file, line, column, code, message and advice for each mistake.
+#[test]
+fn a_broken_bundle_is_refused_and_each_fault_has_a_place_a_code_and_a_remedy() {
+    let mistakes = mistakes();
+    let mut wrong = vec![];
+    for ((description, faults), (.., expected)) in mistakes.iter().zip(BROKEN) {
+        let lines: Vec<String> = faults.iter().map(Fault::line).collect();
+        if !lines.iter().any(|line| line.contains(expected)) {
+            wrong.push(format!("{description}: expected {expected}, found {lines:#?}"));
         }
+        // Each of these faults is drawn with its code and its source line.
+        let drawn = |fault: &Fault| fault.drawing().contains("╭─[") && fault.drawing().contains(fault.code.name());
+        assert!(faults.iter().all(drawn), "{}", faults[0].drawing());
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+
+    let mut shown = String::new();
+    for (description, faults) in &mistakes {
+        shown.push_str(&format!("{description}\n"));
+        for fault in faults {
+            let report = fault.report();
+            let place = format!("{}:{}:{}", report.file, report.line, report.column);
+            shown.push_str(&format!("  {place} [{}] {}\n", report.code, report.message));
+            if !report.help.is_empty() {
+                shown.push_str(&format!("    help: {}\n", report.help));
+            }
+        }
+    }
+    insta::assert_snapshot!("faults", shown);
+}
+
+/// `docs/faults.md` explains each code, and each code has a mistake that shows it.
+#[test]
+fn each_code_of_a_fault_is_documented_and_shown_by_a_mistake() {
+    let page =
+        std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/faults.md")).unwrap();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(code, _)| code));
+    let named: Vec<&str> = Code::ALL.iter().map(|code| code.name()).collect();
+    assert_eq!(rows.collect::<Vec<_>>(), named);
+    let mut shown: BTreeSet<Code> = mistakes().iter().flat_map(|(_, faults)| faults).map(|fault| fault.code).collect();
+    let tables = Folder::of([("tests/a.yaml".to_owned(), b"now: soon\ncases: []\n".to_vec())]);
+    shown.extend(tables::check(&tables).unwrap_err().iter().map(|fault| fault.code));
+    let missing: Vec<&str> = Code::ALL.iter().filter(|code| !shown.contains(code)).map(|code| code.name()).collect();
+    assert_eq!(missing, Vec::<&str>::new(), "codes that no mistake shows");
+}
+
+/// One faulty file must not hide the faults of another one.
+#[test]
+fn faults_of_different_files_are_found_at_once() {
+    let mut files = Folder::read(&policies()).unwrap().files().clone();
+    let text = |name: &str| String::from_utf8(files[name].clone()).unwrap();
+    let edits = [
+        ("steps.cedar", text("steps.cedar").replace("forbid (", "forbid ((")),
+        ("schema.cedarschema", text("schema.cedarschema").replace("entity Role;", "entity Role")),
+        ("approvals.yaml", text("approvals.yaml").replace("cool_down_minutes", "cooldown")),
+        ("rates.yaml", "calls: 1\n".to_owned()),
+        ("risk.yaml", "\t".to_owned()),
+        ("detectors/incoming.yaml", "judges: nothing\n".to_owned()),
+    ];
+    files.extend(edits.iter().map(|(name, text)| ((*name).to_owned(), text.clone().into_bytes())));
+    files.insert("extra.txt".to_owned(), vec![]);
+    let refused = Bundle::from_folder(Folder::of(files), Reading::default());
+    let Err(LoadError::Faulty { faults, .. }) = refused else { panic!("{:?}", refused.map(|_| "accepted")) };
+    let faulty: BTreeSet<&str> = faults.iter().map(Fault::file).collect();
+    let expected: BTreeSet<&str> = edits.iter().map(|(name, _)| *name).chain(["extra.txt"]).collect();
+    assert_eq!(faulty, expected);
+}
+
+/// A fixture's fault points at the table that defines the fixture.
+#[test]
+fn the_fault_of_a_fixture_is_in_its_table() {
+    let folder = Folder::read(&policies()).unwrap();
+    for (from, to, expected) in [
+        ("parents: [\"Role::", "parents: [\"Rolle::", Code::EntityInvalid),
+        ("parents: [\"Role::", "parents: [\"Role::no-such-", Code::EntityReference),
+    ] {
+        let mut files = folder.files().clone();
+        let text = String::from_utf8(files["tests/fixtures.yaml"].clone()).unwrap();
+        let at = text.find(from).unwrap_or_else(|| panic!("the fixtures have no {from}"));
+        let line = text[..at].lines().count();
+        files.insert("tests/fixtures.yaml".to_owned(), text.replacen(from, to, 1).into_bytes());
+        let refused = tables::run(&Folder::of(files), Reading::default());
+        let Err(LoadError::Faulty { faults, .. }) = refused else { panic!("{refused:?}") };
+        let places: Vec<_> =
+            faults.iter().map(|fault| (fault.file().to_owned(), fault.report().line, fault.code)).collect();
+        assert_eq!(places, [("tests/fixtures.yaml".to_owned(), line, expected)]);
+    }
+}
+
+/// RFC 3339 writes the offset of a time with a colon, and Cedar without one. Both are accepted.
+#[test]
+fn times_have_the_offsets_of_rfc_3339_too() {
+    let valid = |file: &str, text: String| {
+        let mut files = Folder::read(&policies()).unwrap().files().clone();
+        files.insert(file.to_owned(), text.into_bytes());
+        Bundle::from_folder(Folder::of(files), Reading::default()).map(|_| ()).map_err(|error| error.lines())
+    };
+    for offset in ["+0100", "+01:00", "-05:30", "Z"] {
+        let policy = format!(
+            "@id(\"t\") forbid (principal, action in Action::\"case_call\", resource) when {{ context.now < datetime(\"2020-01-01T00:00:00{offset}\") }};"
+        );
+        assert_eq!(valid("more.cedar", policy), Ok(()), "{offset}");
+        let agents = std::fs::read_to_string(policies().join("entities/agents.json")).unwrap();
+        let (before, after) = agents.split_once("\"valid_until\": \"").unwrap();
+        let after = after.split_once('"').unwrap().1;
+        let agents = format!("{before}\"valid_until\": \"2030-01-01T00:00:00{offset}\"{after}");
+        assert_eq!(valid("entities/agents.json", agents), Ok(()), "{offset}");
+    }
 }
 
 #[test]

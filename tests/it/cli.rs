@@ -4,7 +4,7 @@ use std::process::Output;
 
 use serde_json::Value;
 
-use crate::harness::{Process, command, copy, open_root, policies, temp};
+use crate::harness::{Process, command, copy, open_root, policies, temp, within};
 
 fn run(arguments: &[&str]) -> Output {
     let mut command = command(arguments);
@@ -56,7 +56,11 @@ fn check_describes_a_bundle_or_locates_its_faults() {
         error(&broken)
     );
     let faults: Value = serde_json::from_str(&out(&run(&["check", path, "-o", "json"]))).unwrap();
-    assert!(faults["faults"][0].as_str().unwrap().starts_with("steps.cedar:1:27: "));
+    let fault = &faults["faults"][0];
+    let members = ["file", "line", "column", "code", "source"].map(|name| fault[name].clone());
+    let source = "permit (principal, action,, resource);";
+    assert_eq!(serde_json::json!(members), serde_json::json!(["steps.cedar", 1, 27, "policy.syntax", source]));
+    assert!(fault["message"].is_string() && fault["help"].is_string(), "{fault}");
     let missing = run(&["check", "/nowhere"]);
     assert_eq!((code(&missing), error(&missing).lines().count()), (3, 1));
     std::fs::write(bundle.path().join("steps.cedar"), "").unwrap();
@@ -249,6 +253,102 @@ fn a_failed_start_prints_one_line_with_the_cause() {
             error(&failed)
         );
     }
+}
+
+/// The banner says where spans go and what stops calls, and the command that it ends with works.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_of_the_banner_works_as_printed() {
+    let folder = temp();
+    let data = folder.path().join("data");
+    let server = Process::serve(&data, &[], |_| {});
+    let url = format!("http://{}", server.grpc);
+    let stopped =
+        run(&["signals", "report", "kill_switch", "--agent", "refund-bot", "--tenant", "acme", "--server", &url]);
+    assert_eq!(code(&stopped), 0, "{}", error(&stopped));
+    assert!(server.stop().success());
+    for (root, tried) in [(open_root(), "authorize"), (folder.path(), "curl")] {
+        let mut serve = command(&[
+            "serve",
+            "--development",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+            "--data",
+            data.to_str().unwrap(),
+            "--bundle",
+            open_root().join("policies").to_str().unwrap(),
+        ]);
+        serve
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+            .env("OTEL_BSP_SCHEDULE_DELAY", "50")
+            .current_dir(root);
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let mut child = serve.stdout(std::process::Stdio::piped()).stderr(log.reopen().unwrap()).spawn().unwrap();
+        let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+        let mut banner = vec![];
+        for line in lines {
+            banner.push(line.unwrap());
+            if banner.last().is_some_and(|line| line.starts_with("try")) {
+                break;
+            }
+        }
+        let address = |name: &str| {
+            let line = banner.iter().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{banner:#?}"));
+            line.split_whitespace().nth(1).unwrap().trim_start_matches("http://").parse().unwrap()
+        };
+        let server = Process::of(child, address("gRPC"), address("admin"));
+        assert!(banner.contains(&"spans    http://127.0.0.1:1".to_owned()), "{banner:#?}");
+        let stops = "stops    1 kill switches and revoked sessions stop calls: see `countersign signals list`";
+        assert!(banner.contains(&stops.to_owned()), "{banner:#?}");
+        let printed = banner.last().unwrap().strip_prefix("try      ").unwrap();
+        assert!(printed.contains(tried), "{printed}");
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", printed]).current_dir(root);
+        crate::harness::unprivileged(&mut shell);
+        let output = shell.output().unwrap();
+        assert!(output.status.success(), "{printed}: {}{}", out(&output), error(&output));
+        // The failed export names the collector and the status.
+        let told = || std::fs::read_to_string(log.path()).unwrap();
+        let failed = || told().lines().find(|line| line.contains("telemetry.export_failed")).map(str::to_owned);
+        within("failed export in the log", async {
+            while tried == "authorize" && failed().is_none() {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        if let Some(line) = failed() {
+            let line: Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(line["endpoint"], "http://127.0.0.1:1");
+            assert!(line["error"].as_str().unwrap().to_lowercase().contains("unavailable"), "{line}");
+        }
+        assert!(server.stop().success());
+    }
+}
+
+/// With `-o json`, errors are JSON, too: message, exit code, the status of a refusal, the faults of a bundle.
+#[test]
+fn errors_are_json_where_output_is() {
+    let parsed =
+        |output: &Output| serde_json::from_str::<Value>(&error(output)).unwrap_or_else(|_| panic!("{}", error(output)));
+    let unreachable = run(&["authorize", "--server", "http://127.0.0.1:1", "examples/authorize.yaml", "-o", "json"]);
+    let told = parsed(&unreachable);
+    assert_eq!((code(&unreachable), &told["error"]["exit"]), (1, &serde_json::json!(1)));
+    assert!(told["error"]["message"].as_str().unwrap().contains("nothing listens there"), "{told}");
+    let bundle = reference();
+    std::fs::write(bundle.path().join("steps.cedar"), "permit (principal, action,, resource);").unwrap();
+    let faulty = run(&["test", bundle.path().to_str().unwrap(), "-o", "json"]);
+    let told = parsed(&faulty);
+    assert_eq!((code(&faulty), &told["error"]["faults"][0]["code"]), (3, &serde_json::json!("policy.syntax")));
+    let folder = temp();
+    let server = Process::serve(&folder.path().join("data"), &[], |_| {});
+    let request = folder.path().join("request.yaml");
+    let example = std::fs::read_to_string(open_root().join("examples/authorize.yaml")).unwrap();
+    std::fs::write(&request, example.replace("paid_minor: 9000", "paid_minor: many")).unwrap();
+    let url = format!("http://{}", server.grpc);
+    let refused = run(&["authorize", "--server", &url, request.to_str().unwrap(), "-o", "json"]);
+    assert_eq!(parsed(&refused)["error"]["status"], "INVALID_ARGUMENT");
+    assert!(server.stop().success());
 }
 
 /// A client says why it can't reach a server, and what to do.

@@ -354,6 +354,20 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
     command
 }
 
+/// Builds a shell that runs a script unprivileged in a folder, with the program in its path.
+pub(crate) fn shell(script: &str, folder: &Path) -> Command {
+    let bin = folder.join(".bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    if !bin.join("countersign").exists() {
+        std::os::unix::fs::symlink(program(), bin.join("countersign")).unwrap();
+    }
+    let path = format!("{}:/usr/local/bin:/usr/bin:/bin", bin.display());
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script]).current_dir(folder).env_clear().env("PATH", path);
+    unprivileged(&mut shell);
+    shell
+}
+
 pub(crate) fn unprivileged(command: &mut Command) {
     if is_root() {
         command.uid(NOBODY).gid(NOBODY);

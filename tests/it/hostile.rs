@@ -556,3 +556,21 @@ fn every_attack_of_the_security_policy_has_its_test() {
         }
     }
 }
+
+/// Too much metadata gets a status of gRPC, not one of HTTP that clients report as UNKNOWN.
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_beyond_its_limit_is_resource_exhausted() {
+    let app = App::start().await;
+    let mut client = app.decisions().await;
+    for (bytes, expected) in [
+        (8 * 1024, tonic::Code::Ok),
+        (16 * 1024, tonic::Code::ResourceExhausted),
+        (60 * 1024, tonic::Code::ResourceExhausted),
+    ] {
+        let mut request = tonic::Request::new(crate::harness::order_check());
+        request.metadata_mut().insert("x-more", "m".repeat(bytes).parse().unwrap());
+        let code = client.authorize(request).await.err().map_or(tonic::Code::Ok, |status| status.code());
+        assert_eq!(code, expected, "{bytes}");
+    }
+    app.stop().await;
+}

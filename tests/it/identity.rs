@@ -37,7 +37,7 @@ struct Secure {
 }
 
 /// Creates the key ring of an identity provider, and its JWKS file.
-fn provider(folder: &Path, name: &str) -> (Keyring, String) {
+pub(crate) fn provider(folder: &Path, name: &str) -> (Keyring, String) {
     let keys = folder.join(name);
     keyring::generate(&keys, Purpose::Development, Timestamp::from_seconds(seconds())).unwrap();
     let ring = Keyring::read(&keys, Purpose::Development).unwrap();
@@ -376,6 +376,16 @@ async fn an_invalid_delegation_token_is_refused() {
             ask(channel.clone(), ticket(token(it.delegation(&crm, more)))).await.map_err(|status| status.code());
         assert_eq!(refused.as_ref().err(), Some(&Code::Unauthenticated), "{what}: {refused:?}");
     }
+    // A claim that is missing is named.
+    for claim in ["aud", "exp", "iat", "nbf", "sub"] {
+        let refused = ask(channel.clone(), ticket(token(it.delegation(&crm, json!({claim: null}))))).await.unwrap_err();
+        assert_eq!(refused.message(), format!("the token's `{claim}` is missing or has the wrong type"));
+    }
+    // RFC 9068 names two forms of the type.
+    for typ in ["at+jwt", "AT+JWT", "application/at+jwt", "Application/AT+jwt"] {
+        let named = token(it.issuer.sign(typ, &claims(&crm)).unwrap());
+        assert_eq!(ask(channel.clone(), ticket(named)).await.unwrap().decision(), v1::Decision::Allow, "{typ}");
+    }
     let refused =
         ask(channel.clone(), ticket(token(it.delegation(&crm, json!({"act": deep(10_000 / 100)}))))).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated, "a bomb");
@@ -412,6 +422,53 @@ async fn an_invalid_delegation_token_is_refused() {
         v1::Decision::Allow
     );
     it.app.stop().await;
+}
+
+/// How far an issuer's clock may differ is a setting.
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_accepted_within_the_clock_leeway_of_the_settings() {
+    for (leeway, accepted) in [(120, true), (60, false)] {
+        let it = Secure::start(|config, _| config.limits.clock_leeway_seconds = leeway).await;
+        let (crm, now) = (it.crm(), seconds());
+        let ahead = it.delegation(&crm, json!({"iat": now + 90, "nbf": now + 90, "exp": now + 600}));
+        let answer = ask(it.as_(&crm).await, ticket(token(ahead))).await;
+        assert_eq!(answer.is_ok(), accepted, "{leeway}: {answer:?}");
+        it.app.stop().await;
+    }
+}
+
+/// The log has a digest of the subject of a rejected token, and the subject only at debug level.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejected_token_is_logged_by_digest_and_at_debug_level_by_its_subject() {
+    for (level, shows) in [("info", false), ("info,countersign=debug", true)] {
+        let folder = temp();
+        let data = folder.path().join("data");
+        let server = crate::harness::Process::serve(&data, &[], |command| {
+            command.env("COUNTERSIGN__LOG", level);
+        });
+        let keys = crate::harness::people::Issuer::of(&data);
+        let late = keys.delegation_with("support-bot", "rep-1", json!({"exp": seconds() - 300}));
+        let channel = crate::harness::channel(server.grpc).await;
+        let refused = ask(channel.clone(), ticket(token(late))).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+        let mut approvals = v1::approval_service_client::ApprovalServiceClient::new(channel);
+        let own = keys.human_with("lead-1", json!({"act": {"sub": "support-bot"}}));
+        let refused = approvals.list_approvals(bearer(v1::ListApprovalsRequest::default(), &own)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+        let log = server.log_of_stop();
+        let rejected: Vec<Value> = log
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .filter(|line| line["name"] == "token.rejected" || line["name"] == "caller.rejected")
+            .collect();
+        let at = |level: &str| rejected.iter().filter(|line| line["level"] == level).collect::<Vec<_>>();
+        assert!(!at("INFO").is_empty() && at("INFO").len() <= 4, "{log}");
+        assert_eq!(at("INFO")[0]["error"], "the token has expired");
+        assert_eq!(at("INFO")[0]["subject_digest"], countersign::model::text::short_digest("rep-1"));
+        let subjects: Vec<&Value> = at("DEBUG").iter().map(|line| &line["subject"]).collect();
+        assert_eq!(subjects.contains(&&json!("rep-1")) && subjects.contains(&&json!("lead-1")), shows, "{log}");
+        assert_eq!(log.contains("rep-1"), shows, "{log}");
+    }
 }
 
 /// Rights intersect: the token's scopes with the agent's, the issuer's tenant with each principal's.

@@ -20,7 +20,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("text_pool", &["model"]),
     // Features map values to values. They don't name each other, the clock or the settings, except as listed.
     ("caller", &["jose", "model"]),
-    ("delegation", &["jose", "json", "model"]),
+    ("delegation", &["clock", "jose", "json", "model"]),
     // A transmitter of security events has the same kinds of keys as an issuer.
     ("caep", &["delegation", "jose", "json", "model"]),
     // Approvals have their own store, so that a consumption and its receipt are one transaction.

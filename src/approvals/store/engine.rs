@@ -162,6 +162,20 @@ fn session(timeout: Duration) -> Vec<String> {
     ]
 }
 
+/// Connects to a server without using it; a file is not opened.
+///
+/// # Errors
+/// When the server can't be reached.
+pub(super) async fn reach(location: &Location, timeout: Duration) -> Result<(), StoreError> {
+    let Location::Postgres(url) = location else { return Ok(()) };
+    sqlx::any::install_default_drivers();
+    let late = |_| StoreError::Unreachable("it does not answer in time".to_owned());
+    let connection = tokio::time::timeout(timeout, AnyConnection::connect(url)).await.map_err(late)??;
+    // This connection was only a test.
+    let _closed = connection.close().await;
+    Ok(())
+}
+
 impl Engine {
     pub(super) async fn open(options: &Options) -> Result<Self, StoreError> {
         sqlx::any::install_default_drivers();
@@ -232,15 +246,7 @@ impl Engine {
     /// made.
     pub(super) async fn why_unreachable(&self, timeout: Duration) -> Option<StoreError> {
         let Self::Postgres { url, .. } = self else { return None };
-        match tokio::time::timeout(timeout, AnyConnection::connect(url)).await {
-            Ok(Ok(connection)) => {
-                // This connection was only a test.
-                let _closed = connection.close().await;
-                None
-            }
-            Ok(Err(error)) => Some(error.into()),
-            Err(_) => Some(StoreError::Unreachable("it does not answer in time".to_owned())),
-        }
+        reach(&Location::Postgres(url.clone()), timeout).await.err()
     }
 
     pub(super) fn dialect(&self) -> &Dialect {

@@ -13,7 +13,7 @@ pub enum Location {
 
 impl Location {
     /// Returns the file, or the server's host and port. The rest of the URL may contain a password.
-    pub(super) fn place(&self) -> String {
+    pub fn place(&self) -> String {
         match self {
             Self::Sqlite(path) => path.display().to_string(),
             Self::Postgres(url) => {

@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use regex::{Match, Regex};
 
 use crate::content::grounding::hash::{Finished, Hash, Hashes};
+use crate::content::pattern::constant;
 use crate::model::finding::Span;
 use crate::model::part::Part;
 
@@ -51,7 +52,7 @@ static SUFFIXES: LazyLock<Vec<&str>> = LazyLock::new(|| words_of("suffixes"));
 
 /// Compiles a pattern in which `\b` recognises only ASCII words, which is much faster in other texts.
 pub(super) fn pattern(written: &str) -> Option<Regex> {
-    Regex::new(&written.replace(r"\b", r"(?-u:\b)")).ok()
+    constant(&written.replace(r"\b", r"(?-u:\b)"))
 }
 
 pub(super) fn words_of(list: &str) -> Vec<&'static str> {

@@ -18,7 +18,7 @@ const TURNS_PER_CORE: usize = 8;
 #[derive(Debug)]
 pub(in crate::pdp) struct Shares {
     all: Arc<Semaphore>,
-    /// Maximum number of permits of one caller, which is half of all.
+    /// Maximum number of permits of one caller.
     share: usize,
     /// Number of turns of each kind that one caller has.
     turns: usize,
@@ -67,15 +67,15 @@ impl Share {
 }
 
 impl Shares {
-    /// Creates this number of permits.
+    /// Creates this number of permits, of which one caller gets half.
     pub(in crate::pdp) fn new(most: usize) -> Self {
+        Self::with_share(most, most.div_ceil(2))
+    }
+
+    /// Creates this number of permits, of which one caller gets at most `share`.
+    pub(in crate::pdp) fn with_share(most: usize, share: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self {
-            all: Arc::new(Semaphore::new(most)),
-            share: most.div_ceil(2),
-            turns: cores * TURNS_PER_CORE,
-            callers: DashMap::new(),
-        }
+        Self { all: Arc::new(Semaphore::new(most)), share, turns: cores * TURNS_PER_CORE, callers: DashMap::new() }
     }
 
     /// Takes a permit for an authenticated caller; their number is bounded by settings and bundle. With

@@ -94,15 +94,11 @@ fn leaves(record: &Object) -> Result<Vec<Leaf<'_>>, Refusal> {
 pub(super) fn facts(making: &Making, context: &mut Unfinished) -> Result<(Vec<Line>, Vec<Segment>), Refusal> {
     let Unfinished { values, prepared, .. } = context;
     let leaves = leaves(&making.asked.record)?;
-    let mut known: HashMap<&str, (Shown, String)> = HashMap::new();
-    for leaf in &leaves {
-        if !known.contains_key(leaf.field.as_str()) {
-            if known.len() >= FIELDS_MAX {
-                return Err(Refusal::invalid("record_json", "has more than 256 different fields"));
-            }
-            known.insert(&leaf.field, shown(making, &leaf.field)?);
-        }
+    let fields: BTreeSet<&str> = leaves.iter().map(|leaf| leaf.field.as_str()).collect();
+    if fields.len() > FIELDS_MAX {
+        return Err(Refusal::invalid("record_json", "has more than 256 different fields"));
     }
+    let known = shown_fields(making, fields.into_iter().collect())?;
     let shown = |leaf: &Leaf<'_>| known.get(leaf.field.as_str()).map_or(Shown::Excluded, |(shown, _)| *shown);
     // Collect the withheld values before building any line, because a note that may be seen could contain
     // one.
@@ -115,7 +111,7 @@ pub(super) fn facts(making: &Making, context: &mut Unfinished) -> Result<(Vec<Li
     leaves.iter().filter(bounded).for_each(|leaf| values.show(&written(leaf.value)));
     making.reading.case.attributes.values().filter_map(Value::as_str).for_each(|attribute| values.show(attribute));
     for leaf in &leaves {
-        let rule = known.get(leaf.field.as_str()).map_or("none", |(_, rule)| rule).to_owned();
+        let rule = known.get(leaf.field.as_str()).map_or("none", |(_, rule)| *rule).to_owned();
         let shown = shown(leaf);
         prepared.fields.push(FieldVerdict { path: leaf.path.clone(), shown, rule });
         let telling = matches!(leaf.value, Value::Float(_) | Value::Integer(_) | Value::String(_));
@@ -202,18 +198,23 @@ fn numbers_fit(
     values.takes(&numbers)
 }
 
-/// Returns the visibility of a field, and the action that was permitted.
-fn shown(making: &Making, field: &str) -> Result<(Shown, String), Refusal> {
-    let (_, content) = making.moment.snapshot.content_roles()?;
-    let reference = || EntityReference { kind: content.field.clone(), id: field.to_owned() };
+/// Returns the visibility of each field that may be seen, and the action that was permitted.
+fn shown_fields<'m>(
+    making: &'m Making,
+    mut fields: Vec<&'m str>,
+) -> Result<HashMap<&'m str, (Shown, &'m str)>, Refusal> {
+    let (roles, content) = making.moment.snapshot.content_roles()?;
+    let evaluator = Evaluator { bundle: &making.moment.snapshot.bundle, roles, now: making.moment.now };
+    let mut known = HashMap::new();
     for (action, shown) in [(&content.field_read, Shown::Included), (&content.field_read_masked, Shown::Masked)] {
-        let resource = Resource { reference: reference(), version: String::new(), attributes: None };
+        let reference = EntityReference { kind: content.field.clone(), id: String::new() };
+        let resource = Resource { reference, version: String::new(), attributes: None };
         let call = Call { action: action.clone(), resource, ..making.reading.clone() };
-        if permits(making, &call)? {
-            return Ok((shown, action.clone()));
-        }
+        let permitted = evaluator.permitted_on(&making.chain, &call, &fields, &making.trusted)?;
+        fields.retain(|field| !permitted.contains(field));
+        known.extend(permitted.into_iter().map(|field| (field, (shown, action.as_str()))));
     }
-    Ok((Shown::Excluded, "none".to_owned()))
+    Ok(known)
 }
 
 fn permits(making: &Making, call: &Call) -> Result<bool, Refusal> {

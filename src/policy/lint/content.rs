@@ -36,7 +36,7 @@ fn texts(bundle: &Bundle<'_>, content: &ContentRoles) -> Vec<Lint> {
         let action = bundle.case_actions().find(|(known, _)| *known == id).map(|(_, action)| action);
         for (name, reader) in texts {
             if !action.is_some_and(|action| arguments(action).contains(name)) {
-                faults.push(Lint::new(
+                faults.push(Lint::in_manifest(
                     [&name, &id],
                     format!("`content.texts` names `{name}` of `{id}`, which is not a text argument of an action"),
                 ));
@@ -47,7 +47,7 @@ fn texts(bundle: &Bundle<'_>, content: &ContentRoles) -> Vec<Lint> {
             }
         }
         if texts.values().filter(|reader| **reader == Reader::Customer).count() > 1 {
-            faults.push(Lint::new([&id], format!(
+            faults.push(Lint::in_manifest([&id], format!(
                 "`content.texts`: action `{id}` has several texts for the customer, but a call can carry one release"
             )));
         }
@@ -97,13 +97,13 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<Lint> {
         if !fits {
             let resource = if kind.is_empty() { "shared articles" } else { kind };
             let list = if expected.is_empty() { "none".to_owned() } else { expected.join(", ") };
-            faults.push(Lint::new([&id, &resource], format!(
+            faults.push(Lint::in_manifest([&id, &part], format!(
                 "`content.{part}` names `{id}`, which must be an action on `{resource}` without `facts` and with exactly these arguments: {list}"
             )));
         }
     }
     if bundle.roles.supplier(&content.field) != Some(Supplier::Bundle) {
-        faults.push(Lint::new([&content.field], format!(
+        faults.push(Lint::in_manifest([&content.field], format!(
             "`content.field` names `{}`, which the bundle must supply, because the supplier decides which fields may be seen",
             content.field
         )));

@@ -10,19 +10,13 @@ use crate::policy::shape::{Member, Record, Shape};
 const REQUEST_ATTRIBUTES: [&str; 8] =
     ["action", "agent", "approvers", "four_eyes", "limits", "supervisor", "template", "tenant"];
 
-pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<Lint> {
-    let mut faults = rights(bundle);
-    faults.extend(types(bundle));
-    faults.extend(checks(bundle));
-    faults
-}
-
-fn rights(bundle: &Bundle<'_>) -> Vec<Lint> {
+/// Checks the rights that principals have on their own behalf.
+pub(super) fn rights(bundle: &Bundle<'_>) -> Vec<Lint> {
     let mut faults = vec![];
     for name in &bundle.roles.direct {
         let (Some(right), Some(action)) = (Right::from_name(name), bundle.shapes.actions.get(name)) else {
             let known: Vec<&str> = Right::ALL.iter().map(|right| right.name()).collect();
-            faults.push(Lint::new(
+            faults.push(Lint::in_manifest(
                 [&name],
                 format!(
                     "`direct` names `{name}`, which is not both an action of the schema and one of {}",
@@ -53,12 +47,12 @@ fn rights(bundle: &Bundle<'_>) -> Vec<Lint> {
 }
 
 /// Checks that the types that the PDP supplies have only attributes that it can fill.
-fn types(bundle: &Bundle<'_>) -> Vec<Lint> {
+pub(super) fn types(bundle: &Bundle<'_>) -> Vec<Lint> {
     let roles = bundle.roles;
     let mut faults = vec![];
     for (part, name) in [("approval_request", &roles.approval_request), ("server", &roles.server)] {
         if !name.is_empty() && roles.supplier(name) != Some(Supplier::Pdp) {
-            faults.push(Lint::new(
+            faults.push(Lint::in_manifest(
                 [&part, &name],
                 format!("`{part}` is the type `{name}`, which must be listed under `pdp` in `supplied_by`"),
             ));
@@ -66,7 +60,7 @@ fn types(bundle: &Bundle<'_>) -> Vec<Lint> {
     }
     for name in roles.supplied_by.get(&Supplier::Pdp).into_iter().flatten() {
         if *name != roles.approval_request && *name != roles.server {
-            faults.push(Lint::new(
+            faults.push(Lint::in_manifest(
                 [&name],
                 format!("the PDP can't supply `{name}`; it supplies only requests for approval and the server"),
             ));
@@ -94,27 +88,31 @@ fn types(bundle: &Bundle<'_>) -> Vec<Lint> {
 }
 
 /// Checks that an action makes each declared check, and that each check that the manifest lists is declared.
-fn checks(bundle: &Bundle<'_>) -> Vec<Lint> {
+pub(super) fn checks(bundle: &Bundle<'_>) -> Vec<Lint> {
     let mut faults = vec![];
     let contexts =
         || bundle.case_actions().filter_map(|(_, action)| bundle.shapes.follow(&action.context, &["checks"]));
     for (name, made) in &bundle.roles.checks {
         if !bundle.case_actions().any(|(id, _)| id == name) {
-            faults.push(Lint::new([&name], format!("`checks` names `{name}`, which is not an action on a case")));
+            faults
+                .push(Lint::in_manifest([&name], format!("`checks` names `{name}`, which is not an action on a case")));
         }
         for makes in made.makes() {
             let declared = contexts().any(
                 |checks| matches!(&checks.shape, Shape::Record(checks) if checks.get(makes).is_some_and(is_check)),
             );
             if !declared {
-                faults.push(Lint::new(
+                faults.push(Lint::in_manifest(
                     [&name, &makes],
                     format!("`checks` says that `{name}` makes `{makes}`, but `context.checks` does not declare it"),
                 ));
             }
         }
         if !(1..=1440).contains(&made.minutes) {
-            faults.push(Lint::new([&made.makes], format!("`minutes` of the check `{}` must be 1 to 1440", made.makes)));
+            faults.push(Lint::in_manifest(
+                [&made.makes],
+                format!("`minutes` of the check `{}` must be 1 to 1440", made.makes),
+            ));
         }
         if let Some(stronger) = &made.stronger {
             let argument = bundle
@@ -123,7 +121,7 @@ fn checks(bundle: &Bundle<'_>) -> Vec<Lint> {
                 .get(name)
                 .and_then(|action| bundle.shapes.follow(&action.context, &["args", &stronger.by]));
             if !argument.is_some_and(|argument| argument.required) {
-                faults.push(Lint::new(
+                faults.push(Lint::in_manifest(
                     [&name, &stronger.by],
                     format!(
                         "`stronger.by` of `{name}` names `{}`, which is not a required argument of the action",
@@ -133,7 +131,7 @@ fn checks(bundle: &Bundle<'_>) -> Vec<Lint> {
             }
             let choices = argument.map_or([].as_slice(), |argument| argument.shape.choices());
             for unknown in stronger.values.iter().filter(|value| !choices.contains(value)) {
-                faults.push(Lint::new(
+                faults.push(Lint::in_manifest(
                     [&name, &unknown, &stronger.by],
                     format!(
                         "`stronger.values` of `{name}` contains `{unknown}`, which is not a value of `{}`",

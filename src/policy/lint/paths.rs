@@ -3,7 +3,7 @@
 use cedar_policy::EntityTypeName;
 use cedar_policy_core::ast;
 
-use super::{Bundle, Subject};
+use super::{Bundle, PolicyLint, Subject};
 use crate::policy::shape::{Action, Record, Shapes};
 use crate::policy::{parse, scope};
 
@@ -14,7 +14,7 @@ const RAISED: [&str; 3] = ["findings", "rates", "risk"];
 /// Rejects `has` on a member that no type declares as optional. Cedar's validator accepts such a test, but
 /// its result is constant: if the member is undeclared, `context has aproval` never lifts, and `principal has
 /// tenant && …` fails open.
-pub(super) fn members_are_declared(subject: &Subject<'_>, bundle: &Bundle<'_>) -> Vec<String> {
+pub(super) fn members_are_declared<'a>(subject: &Subject<'a>, bundle: &Bundle<'_>) -> Vec<PolicyLint<'a>> {
     let mut faults = vec![];
     for expression in &subject.expressions {
         let tested = match expression.expr_kind() {
@@ -32,7 +32,8 @@ pub(super) fn members_are_declared(subject: &Subject<'_>, bundle: &Bundle<'_>) -
             _ => continue,
         };
         let Some((variable, tested)) = tested else {
-            faults.push("`has` must test a path that starts at `principal`, `resource` or `context`".into());
+            let message = "`has` must test a path that starts at `principal`, `resource` or `context`";
+            faults.push(PolicyLint::at(expression, message));
             continue;
         };
         // In `a has b.c`, at least one step must be optional, and each must be declared.
@@ -49,9 +50,10 @@ pub(super) fn members_are_declared(subject: &Subject<'_>, bundle: &Bundle<'_>) -
         }
         if !declared || !optional {
             let steps = tested.last().map_or_else(String::new, |steps| steps.join("."));
-            faults.push(format!(
+            let message = format!(
                 "`{variable} has {steps}` must test a member that is declared optional wherever the policy applies"
-            ));
+            );
+            faults.push(PolicyLint::at(expression, message));
         }
     }
     faults
@@ -59,7 +61,7 @@ pub(super) fn members_are_declared(subject: &Subject<'_>, bundle: &Bundle<'_>) -
 
 /// Rejects uses of `context` as a whole, and uses of risk, rates and findings other than by member,
 /// `contains…` or `isEmpty`.
-pub(super) fn vouched_members_are_used_as_paths(subject: &Subject<'_>) -> Vec<String> {
+pub(super) fn vouched_members_are_used_as_paths<'a>(subject: &Subject<'a>) -> Vec<PolicyLint<'a>> {
     let mut faults = vec![];
     for expression in &subject.expressions {
         let steps_into = matches!(
@@ -79,9 +81,12 @@ pub(super) fn vouched_members_are_used_as_paths(subject: &Subject<'_>) -> Vec<St
             let searched = first.is_some_and(|first| std::ptr::eq(first, child));
             match path(child) {
                 Some((ast::Var::Context, steps)) => match steps.as_slice() {
-                    [] if !steps_into => faults.push("`context` must not be used as a whole".into()),
+                    [] if !steps_into => {
+                        faults.push(PolicyLint::at(expression, "`context` must not be used as a whole"));
+                    }
                     [member] if RAISED.contains(&member.as_str()) && !steps_into && !searched => {
-                        faults.push(format!("`context.{member}` must be read by member, `contains…` or `isEmpty`"));
+                        let message = format!("`context.{member}` must be read by member, `contains…` or `isEmpty`");
+                        faults.push(PolicyLint::at(expression, message));
                     }
                     _ => {}
                 },

@@ -3,10 +3,13 @@
 use cedar_policy::EntityUid;
 
 use crate::model::chain::Link;
+use crate::model::fault::Fault;
+use crate::model::fault::code::Code;
 use crate::model::roles::Supplier;
 use crate::model::trusted_context::CLAIMED;
 use crate::policy::lint::{Bundle, Lint};
 use crate::policy::shape::Shape;
+use crate::policy::store::Places;
 
 /// Checks the types and attributes that gates in code read.
 pub(super) fn roles(bundle: &Bundle<'_>) -> Vec<Lint> {
@@ -40,13 +43,13 @@ pub(super) fn roles(bundle: &Bundle<'_>) -> Vec<Lint> {
         }
     }
     if !bundle.shapes.entities.contains_key(&roles.tenant) {
-        faults.push(Lint::new(
+        faults.push(Lint::in_manifest(
             [&roles.tenant],
             format!("the schema does not declare the tenant type `{}`", roles.tenant),
         ));
     }
     if bundle.shapes.choices(&roles.step).is_empty() {
-        faults.push(Lint::new(
+        faults.push(Lint::in_manifest(
             [&roles.step],
             format!("the step type `{}` must be an enumerated entity type", roles.step),
         ));
@@ -65,8 +68,8 @@ pub(super) fn suppliers(bundle: &Bundle<'_>) -> Vec<Lint> {
         }
         let times = listed.iter().filter(|listed| **listed == name).count();
         if times != 1 {
-            faults.push(Lint::new(
-                [&name],
+            faults.push(Lint::in_manifest(
+                [&"supplied_by"],
                 format!("type `{name}` must be listed exactly once under `supplied_by`; found {times} entries"),
             ));
         }
@@ -85,7 +88,7 @@ pub(super) fn suppliers(bundle: &Bundle<'_>) -> Vec<Lint> {
     }
     for name in listed.into_iter().chain(&bundle.roles.shared) {
         if bundle.shapes.entities.get(name).is_none_or(|kind| kind.shape.choices.is_some()) {
-            faults.push(Lint::new(
+            faults.push(Lint::in_manifest(
                 [&name],
                 format!("`{name}` is not a standard (not enumerated) entity type of the schema"),
             ));
@@ -95,10 +98,13 @@ pub(super) fn suppliers(bundle: &Bundle<'_>) -> Vec<Lint> {
     faults
 }
 
+/// Maximum number of references to entities that don't exist which are reported.
+const DANGLING_MAX: usize = 100;
+
 /// Rejects entities whose parents or attributes refer to an entity that no file defines, such as a role
 /// without holders or a tenant that does not exist.
-pub(super) fn entities(bundle: &Bundle<'_>) -> Vec<Lint> {
-    let mut faults = vec![];
+pub(super) fn entities(bundle: &Bundle<'_>) -> Vec<Fault> {
+    let mut dangling: Vec<(EntityUid, EntityUid)> = vec![];
     for entity in bundle.store.entities() {
         let mut named: Vec<EntityUid> = entity.parents().collect();
         let attributes =
@@ -106,14 +112,24 @@ pub(super) fn entities(bundle: &Bundle<'_>) -> Vec<Lint> {
         named.extend(attributes.into_iter().flatten().flat_map(|name| entity.all_references(name)));
         let from_bundle =
             |uid: &EntityUid| bundle.roles.supplier(&uid.type_name().to_string()) == Some(Supplier::Bundle);
-        for uid in named.iter().filter(|uid| from_bundle(uid) && bundle.store.get(uid).is_none()) {
-            faults.push(Lint::new(
-                [&entity.uid(), &uid],
-                format!("entity `{}` refers to `{uid}`, which no file of `entities/` defines", entity.uid()),
-            ));
-        }
+        named.retain(|uid| from_bundle(uid) && bundle.store.get(uid).is_none());
+        dangling.extend(named.into_iter().map(|uid| (entity.uid(), uid)));
     }
-    faults.sort();
+    dangling.sort();
+    let more = dangling.len().saturating_sub(DANGLING_MAX);
+    dangling.truncate(DANGLING_MAX);
+    let places = Places::of(&bundle.sources.entities, dangling.iter().map(|(entity, _)| entity));
+    let fault = |(entity, uid): &(EntityUid, EntityUid)| {
+        let message = format!("entity `{entity}` refers to `{uid}`, which no file of `entities/` defines");
+        match places.reference(entity, uid) {
+            Some((source, at)) => Fault::new(Code::EntityReference, source, at, message),
+            None => Fault::missing(Code::EntityReference, "entities", message),
+        }
+    };
+    let mut faults: Vec<Fault> = dangling.iter().map(fault).collect();
+    if let (Some(last), 1..) = (faults.last_mut(), more) {
+        last.message.push_str(&format!("; {more} more references lead nowhere"));
+    }
     faults
 }
 

@@ -7,7 +7,7 @@ use cedar_policy_core::ast::{Effect, Var};
 
 use super::{Bundle, content, direct, obligations, paths, tenancy, types};
 use crate::model::fault::Fault;
-use crate::model::source::Source;
+use crate::model::fault::code::Code;
 use crate::model::trusted_context::{CLAIMED, DERIVED, REMEMBERED};
 use crate::policy::ReadPolicy;
 use crate::policy::lint::Lint;
@@ -18,27 +18,28 @@ use crate::policy::shape::{Action, Member, Record, Shape, Shapes};
 
 /// Returns all faults of the schema and the manifest.
 pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<Fault> {
-    let mut messages = types::roles(bundle);
-    messages.extend(types::suppliers(bundle));
-    messages.extend(types::supplied(bundle));
-    messages.extend(types::entities(bundle));
-    messages.extend(types::links(bundle));
-    messages.extend(contexts(bundle));
-    messages.extend(steps(bundle));
-    messages.extend(templates(bundle));
-    messages.extend(case_read(bundle));
-    messages.extend(obligations::actions_are_classified(bundle));
-    messages.extend(tenancy::faults(bundle));
-    messages.extend(content::faults(bundle));
-    messages.extend(direct::faults(bundle));
-    messages.into_iter().map(|message| place(bundle.schema, message)).collect()
-}
-
-/// Locates a fault at the first of its names that occurs in the schema.
-fn place(schema: &Source, Lint { names, message }: Lint) -> Fault {
-    let found = |name: &String| schema.text.find(name).map(|at| (at, name.len()));
-    let at = names.iter().find_map(found).unwrap_or((0, 0));
-    Fault::new(schema, at, message)
+    let found = [
+        (Code::ManifestRoles, types::roles(bundle)),
+        (Code::ManifestSuppliers, types::suppliers(bundle)),
+        (Code::ManifestSuppliers, types::supplied(bundle)),
+        (Code::SchemaContext, types::links(bundle)),
+        (Code::SchemaContext, contexts(bundle)),
+        (Code::ManifestSteps, steps(bundle)),
+        (Code::PolicyRequirement, templates(bundle)),
+        (Code::ManifestRoles, case_read(bundle)),
+        (Code::ManifestObligations, obligations::actions_are_classified(bundle)),
+        (Code::SchemaTenancy, tenancy::faults(bundle)),
+        (Code::ManifestContent, content::faults(bundle)),
+        (Code::ManifestRights, direct::rights(bundle)),
+        (Code::ManifestSuppliers, direct::types(bundle)),
+        (Code::ManifestChecks, direct::checks(bundle)),
+    ];
+    let mut faults = types::entities(bundle);
+    let found = found.into_iter().flat_map(|(code, found)| found.into_iter().map(move |found| (code, found)));
+    faults.extend(found.map(|(code, found)| found.fault(code, bundle.sources)));
+    let mut told = HashSet::new();
+    faults.retain(|fault| told.insert(fault.line()));
+    faults
 }
 
 /// Checks that each `context` member from the PDP has one type in all actions, and that `context` has no
@@ -209,16 +210,15 @@ fn steps(bundle: &Bundle<'_>) -> Vec<Lint> {
         )
     }));
     let unknown = bundle.roles.writes.keys().filter(|group| !known(group));
-    faults.extend(
-        unknown.map(|group| Lint::new([&group], format!("`writes` names `{group}`, which is not a group of actions"))),
-    );
+    faults.extend(unknown.map(|group| {
+        Lint::in_manifest([&group], format!("`writes` names `{group}`, which is not a group of actions"))
+    }));
     faults.extend(unguarded(bundle));
     let steps = bundle.shapes.choices(&bundle.roles.step);
     let unknown = bundle.roles.case_bound_steps.iter().filter(|step| !steps.contains(step));
-    faults
-        .extend(unknown.map(|step| {
-            Lint::new([&step], format!("`case_bound_steps` names `{step}`, which is not a workflow step"))
-        }));
+    faults.extend(unknown.map(|step| {
+        Lint::in_manifest([&step], format!("`case_bound_steps` names `{step}`, which is not a workflow step"))
+    }));
     faults
 }
 
@@ -256,7 +256,7 @@ fn case_read(bundle: &Bundle<'_>) -> Vec<Lint> {
     if roles.case_read.is_empty() {
         let needed = ["findings", "risk", "screening"].into_iter().find(|name| remembers(name));
         return needed
-            .map(|name| Lint::new([&name], format!("`case_read` is missing in the manifest: set it to the action that reads a case; otherwise no history of a case is stored and `{name}` stays empty")))
+            .map(|name| Lint::in_manifest([&"roles"], format!("`case_read` is missing in the manifest: set it to the action that reads a case; otherwise no history of a case is stored and `{name}` stays empty")))
             .into_iter()
             .collect();
     }
@@ -271,8 +271,8 @@ fn case_read(bundle: &Bundle<'_>) -> Vec<Lint> {
     });
     match fits {
         true => vec![],
-        false => vec![Lint::new(
-            [&roles.case_read, &roles.case],
+        false => vec![Lint::in_manifest(
+            [&roles.case_read, &"case_read"],
             format!(
                 "`case_read` names `{}`, which must be an action on `{}` without required arguments that writes nothing",
                 roles.case_read, roles.case
