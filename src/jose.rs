@@ -430,7 +430,7 @@ mod tests {
 
     #[test]
     fn trap_4_another_typ_is_refused() {
-        for typ in [r#","typ":"at+jwt""#, r#","typ":"JWT""#, r#","typ":"T+JWT""#, r#","typ":1"#, ""] {
+        for typ in [r#","typ":"at+jwt""#, r#","typ":"JWT""#, r#","typ":"text/t+jwt""#, r#","typ":1"#, ""] {
             let header = format!(r#"{{"alg":"ES256","kid":"KID"{typ}}}"#);
             assert_eq!(under(&ring(), &header), Err(TokenFault::Type), "{header}");
         }
