@@ -14,6 +14,7 @@ use crate::bundle::folder::Folder;
 use crate::bundle::manifest::{Manifest, yaml_fault};
 use crate::bundle::rules::Rules;
 use crate::model::answer::PolicyVersion;
+use crate::model::call::Case;
 use crate::model::chain::DevelopmentDefaults;
 use crate::model::fault::code::Code;
 use crate::model::fault::{Fault, FaultReport};
@@ -106,6 +107,11 @@ impl LoadError {
 }
 
 impl Bundle {
+    /// Returns the owner of a call's case; empty if the case has none, or gates are off.
+    pub fn case_owner<'o>(&self, case: &'o Case) -> &'o str {
+        self.roles.as_ref().map_or("", |roles| roles.case_owner(case))
+    }
+
     /// Loads a bundle from a folder.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ mod config;
 mod connection;
 mod detectors;
 mod healthcheck;
+mod init;
 mod keys;
 mod serve;
 mod signals;
@@ -71,6 +72,8 @@ enum Output {
 enum Command {
     /// Run the server
     Serve(serve::Arguments),
+    /// Write a small bundle to begin with
+    Init(init::Arguments),
     /// Check a bundle: syntax, types, and the rules of a readable bundle
     Check(check::Arguments),
     /// Check the settings of a server
@@ -144,6 +147,7 @@ pub fn run(
         Environment { config: arguments.config, output: arguments.output, variables: variables.into_iter().collect() };
     let ended = match arguments.command {
         Command::Serve(arguments) => serve::run(&environment, arguments),
+        Command::Init(arguments) => init::run(&environment, &arguments),
         Command::Check(arguments) => check::run(&environment, &arguments),
         Command::Config(command) => config::run(&environment, command),
         Command::Test(arguments) => test::run(&environment, &arguments),

@@ -15,10 +15,11 @@ use crate::json::{Object, Value};
 use crate::model::answer::Gate;
 use crate::model::call::Call;
 use crate::model::chain::{Chain, Link};
+use crate::model::derivation::Named;
 use crate::model::refusal::Refusal;
 use crate::model::roles::{Roles, Supplier};
 use crate::model::time::Timestamp;
-use crate::model::trusted_context::{REMEMBERED, TrustedContext};
+use crate::model::trusted_context::{COMPUTED, REMEMBERED, TrustedContext};
 use crate::policy::Policies;
 use crate::policy::shape::{Action, Record, Shape};
 use crate::policy::store::{StoredEntity, shared};
@@ -97,15 +98,19 @@ impl<'a> Asked<'a> {
             let members = converter.members(attributes, record, "resource.attributes_json")?;
             entities.push(entity(&resolved.resource, members));
         }
+        names_agree(roles, chain, call)?;
         let mut fixed = claimed(&mut converter, &resolved, call)?;
+        fixed.extend(computed(roles, &resolved, call)?);
         fixed.extend(derived(&resolved, chain, now)?);
         for uid in converter.references {
-            match policies.store.get(&uid) {
-                Some(known) => entities.push(Arc::clone(known.shared())),
-                None if roles.supplier(&uid.type_name().to_string()) == Some(Supplier::Bundle) => {
-                    return Err(Stop::Denied(Gate::Existence));
+            match (policies.store.get(&uid), roles.supplier(&uid.type_name().to_string())) {
+                (Some(known), _) => entities.push(Arc::clone(known.shared())),
+                (None, Some(Supplier::Bundle)) => return Err(Stop::Denied(Gate::Existence)),
+                (None, Some(Supplier::ToolService)) if uid != resolved.resource && uid != resolved.case => {
+                    let problem = "refers to an entity that is neither the call's resource nor its case";
+                    return Err(Refusal::invalid("arguments_json", problem).into());
                 }
-                None => {}
+                (None, _) => {}
             }
         }
         // A resource may be the case, and a value may refer to a principal.
@@ -164,7 +169,8 @@ impl<'a> Asked<'a> {
         members.extend(remembered.filter_map(|name| Some((name.to_owned(), trusted.get(name)?.clone()))));
         let remembers = |name: &str| name == "step" || REMEMBERED.contains(&name);
         let record = self.resolved.action.context.iter().filter(|(name, _)| remembers(name));
-        let trusted = Converter::default().known_members(&members, record, "context")?;
+        let mut converter = Converter { takes_repetitions: true, ..Converter::default() };
+        let trusted = converter.known_members(&members, record, "context")?;
         let context: BTreeMap<_, _> =
             self.fixed.iter().map(|(name, value)| (name.clone(), value.clone())).chain(trusted).collect();
         Ok(Arc::new(context))
@@ -257,6 +263,50 @@ fn claimed(converter: &mut Converter, resolved: &ResolvedCall<'_>, call: &Call) 
         }
     }
     Ok(pairs)
+}
+
+/// Checks that arguments which name an entity of the call have its id.
+fn names_agree(roles: &Roles, chain: &Chain, call: &Call) -> Result<(), Stop> {
+    for (argument, named) in roles.names.get(&call.action).into_iter().flatten() {
+        let id = match named {
+            Named::Agent => &chain.agent,
+            Named::Case => &call.case.id,
+            Named::Owner => roles.case_owner(&call.case),
+            Named::Resource => &call.resource.reference.id,
+            Named::Supervisor => &chain.supervisor,
+            Named::Tenant => &call.case.tenant,
+        };
+        if call.arguments.get(argument).is_some_and(|value| value.as_str() != Some(id)) {
+            return Err(Refusal::invalid(format!("arguments_json.{argument}"), named.problem()).into());
+        }
+    }
+    Ok(())
+}
+
+/// Returns `derived`, whose members the PDP computes from the arguments.
+fn computed(roles: &Roles, resolved: &ResolvedCall<'_>, call: &Call) -> Result<Members, Stop> {
+    let Some(Shape::Record(record)) = resolved.action.context.get(COMPUTED).map(|member| &member.shape) else {
+        return Ok(Members::new());
+    };
+    let members = derived_values(roles, record, &call.arguments)?;
+    let mut converter = Converter { takes_repetitions: true, ..Converter::default() };
+    let members = converter.members(&members, record, COMPUTED)?;
+    Ok(vec![(SmolStr::new_static(COMPUTED), record_of(members))])
+}
+
+/// Computes the values of `context.derived` that an action declares.
+///
+/// # Errors
+/// If a sum of arguments is too large.
+pub fn derived_values(roles: &Roles, record: &Record, arguments: &Object) -> Result<Object, Refusal> {
+    let mut values = Object::new();
+    for name in record.keys() {
+        let Some(derivation) = roles.derive.get(name) else { continue };
+        let path = || format!("arguments_json.{}", derivation.path.join("."));
+        let value = derivation.of(arguments).map_err(|problem| Refusal::invalid(path(), problem))?;
+        values.extend(value.map(|value| (name.clone(), value)));
+    }
+    Ok(values)
 }
 
 /// Returns `case`, `chain` and `now`, which follow from identity and time. A bundle declares them with their

@@ -5,6 +5,7 @@ pub mod approval;
 pub mod call;
 pub mod chain;
 pub mod content;
+pub mod derivation;
 pub mod fault;
 pub mod finding;
 pub mod halt;

@@ -34,17 +34,38 @@ pub fn settle(policies: &Policies, verdict: &Verdict, what_if: impl FnOnce(&Lift
     // No policy denies this link, so no circumstance can lift the denial.
     let by_default = verdict.links.iter().any(|link| !link.permitted && link.determining.is_empty());
     let forbids: Vec<&Rule> = rules.into_iter().filter(|rule| rule.forbids).collect();
-    if by_default || forbids.is_empty() || forbids.iter().any(|rule| !Reason::LIFTABLE.contains(&rule.class)) {
+    if by_default || forbids.is_empty() {
         return Outcome::denied(Reason::NotPermitted);
+    }
+    if forbids.iter().any(|rule| !Reason::LIFTABLE.contains(&rule.class)) {
+        return told(&forbids, Reason::NotPermitted);
     }
     let lift = lift(&forbids);
     let reason = Reason::LIFTABLE.into_iter().find(|reason| lift.classes.contains(reason));
     match reason {
         Some(reason) if what_if(&lift).would_permit() => {
-            Outcome { denied: Some(reason), missing: missing(&lift, reason), ..with_obligations(&forbids) }
+            let user = told(&forbids, reason).user;
+            Outcome { denied: Some(reason), user, missing: missing(&lift, reason), ..with_obligations(&forbids) }
         }
-        Some(_) | None => Outcome::denied(Reason::NotPermitted),
+        Some(_) | None => told(&forbids, Reason::NotPermitted),
     }
+}
+
+/// Returns a denial by these policies. The agent is told their texts, obligations and advice, unless one of the policies
+/// denies for good without a text: a policy that is silent keeps the others silent, too.
+fn told(forbids: &[&Rule], reason: Reason) -> Outcome {
+    let is_silent = |rule: &&Rule| rule.user.is_empty() && !Reason::LIFTABLE.contains(&rule.class);
+    let told: Vec<&Rule> = forbids.iter().copied().filter(|rule| !rule.user.is_empty()).collect();
+    if told.is_empty() || forbids.iter().any(is_silent) {
+        return Outcome::denied(reason);
+    }
+    let mut texts: Vec<&str> = vec![];
+    for rule in &told {
+        if !texts.contains(&rule.user.as_str()) {
+            texts.push(&rule.user);
+        }
+    }
+    Outcome { denied: Some(reason), user: texts.join(" "), ..with_obligations(&told) }
 }
 
 /// Returns the disposition of a draft: the strictest one of the determining forbids. A draft is blocked if no

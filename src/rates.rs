@@ -165,13 +165,13 @@ impl SumRate {
 }
 
 impl Per {
-    /// Returns the id that a call is counted under.
-    pub fn of<'a>(self, chain: &'a Chain, call: &'a Call) -> &'a str {
+    /// Returns the id that a call is counted under; `owner` is that of its case.
+    pub fn of<'a>(self, chain: &'a Chain, call: &'a Call, owner: &'a str) -> &'a str {
         match self {
             Self::Action => &call.action,
             Self::Agent => &chain.agent,
             Self::Case => &call.case.id,
-            Self::Customer => call.customer(),
+            Self::Customer => owner,
             Self::Resource => &call.resource.reference.id,
             Self::Supervisor => &chain.supervisor,
             Self::Tenant => &call.case.tenant,
@@ -186,6 +186,15 @@ pub fn covers(listed: &[String], action: &Action) -> bool {
 }
 
 impl Rates {
+    /// Returns the names of the windows that count separately by the owner of the case.
+    pub fn per_customer(&self) -> impl Iterator<Item = &String> {
+        let of = |per: &[Per]| per.contains(&Per::Customer);
+        let calls = self.calls.iter().filter(move |(_, rate)| of(&rate.per)).map(|(name, _)| name);
+        let sums = self.sums.iter().filter(move |(_, rate)| of(&rate.per)).map(|(name, _)| name);
+        let distinct = self.distinct.iter().filter(move |(_, rate)| of(&rate.per) || rate.of == Per::Customer);
+        calls.chain(sums).chain(distinct.map(|(name, _)| name))
+    }
+
     pub fn names(&self) -> impl Iterator<Item = &String> {
         self.calls.keys().chain(self.sums.keys()).chain(self.distinct.keys())
     }

@@ -23,7 +23,7 @@ pub fn response(recorded: &Recorded<Answer>, log: &str) -> v1::AuthorizeResponse
         evaluation_id: answer.evaluation_id.clone(),
         evaluated_at: Some(time(answer.evaluated_at)),
         reason: denied.map_or(v1::Reason::Unspecified, reason).into(),
-        reason_user: denied.map_or("", Reason::text).to_owned(),
+        reason_user: answer.outcome.text().to_owned(),
         obligations: obligations(&answer.outcome.obligations),
         advice: obligations(&answer.outcome.advice),
         access_request: access_request(answer),

@@ -180,7 +180,7 @@ pub(super) fn prepared(recorded: &Recorded<(Answer, Prepared)>, log: &str) -> v1
         audit: respond::reference(recorded, log),
         warnings: respond::warnings(answer),
         reason: denied.map_or(v1::Reason::Unspecified, respond::reason).into(),
-        reason_user: denied.map_or("", Reason::text).to_owned(),
+        reason_user: answer.outcome.text().to_owned(),
         retry_after: respond::retry_after(answer),
     }
 }

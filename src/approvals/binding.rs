@@ -13,6 +13,7 @@ use crate::json::{Object, Value, canonical};
 use crate::model::approval::{Approval, Binding, BoundCall, Subject};
 use crate::model::call::Call;
 use crate::model::chain::Chain;
+use crate::model::roles::Roles;
 use crate::model::time::Timestamp;
 
 /// Time within which an approval can be requested after the denial.
@@ -59,13 +60,15 @@ pub fn bound_call(environment: &str, chain: &Chain, call: &Call, at_most: &[Stri
 }
 
 /// Digests a call, so that a retry of an operation can be distinguished from another call with the same
-/// operation id. Attributes and facts are left out, except the customer, because the operation itself may
+/// operation id. Attributes and facts are left out, except the case's owner, because the operation itself may
 /// have changed them before its retry.
-pub fn call_digest(environment: &str, chain: &Chain, call: &Call) -> String {
+pub fn call_digest(environment: &str, roles: &Roles, chain: &Chain, call: &Call) -> String {
     let bound = bound_call(environment, chain, call, &[]);
-    let customer = bound.case_attributes.get_key_value("customer").map(|(name, value)| (name.clone(), value.clone()));
+    let attribute = roles.owners.get(&roles.case);
+    let owner = attribute.and_then(|attribute| bound.case_attributes.get_key_value(attribute));
+    let owner = owner.map(|(name, value)| (name.clone(), value.clone()));
     let (resource_attributes, facts) = (Object::new(), Object::new());
-    digest(&BoundCall { case_attributes: customer.into_iter().collect(), resource_attributes, facts, ..bound })
+    digest(&BoundCall { case_attributes: owner.into_iter().collect(), resource_attributes, facts, ..bound })
 }
 
 /// Returns whether a human is the supervisor of the call, or the person behind the supervisor.

@@ -4,15 +4,15 @@
 use std::fmt::Write as _;
 
 use crate::approvals::template::Template;
-use crate::json::{Value, canonical};
+use crate::json::{Object, Value, canonical};
 use crate::model::approval::{Binding, Evidence, Justification, Subject};
 use crate::model::text::visible;
 
 /// Returns the reviewer's view as lines of text. Its SHA-256 is the display digest that a review must repeat.
 ///
-/// Every value is on its own line after its name. Line breaks, characters that reverse text and invisible
+/// `derived` are the values that the PDP computes from the arguments. Every value is on its own line after its name. Line breaks, characters that reverse text and invisible
 /// characters are escaped, so that no value can imitate another line.
-pub fn display(binding: &Binding, evidence: &[Evidence], template: &Template) -> String {
+pub fn display(binding: &Binding, derived: &Object, evidence: &[Evidence], template: &Template) -> String {
     let call = &binding.call;
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
@@ -42,6 +42,9 @@ pub fn display(binding: &Binding, evidence: &[Evidence], template: &Template) ->
     }
     for (name, value) in &call.exact {
         line(&format!("argument {}", visible(name)), &text_of(value));
+    }
+    for (name, value) in derived {
+        line(&format!("computed {}", visible(name)), &text_of(value));
     }
     match &binding.findings {
         Some(findings) if findings.is_empty() => line("found in the draft", "nothing"),

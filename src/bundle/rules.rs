@@ -88,6 +88,13 @@ pub(super) fn read(policies: &Policies, roles: &Roles, files: Files) -> Result<R
     let (source, rates) = rates.unwrap_or_else(|| (Source::new("rates.yaml", ""), Rates::default()));
     faults.extend(placed(Code::RatesInvalid, &source, rates.faults(&policies.shapes, &windows)));
     faults.extend(placed(Code::RatesInvalid, &source, unread(policies, &rates)));
+    if !roles.owners.contains_key(&roles.case) {
+        let pooled = |name: &String| {
+            let problem = "counts by `customer`, but the case has no owner (`owners` in bundle.yaml), so all cases would count together";
+            (name.clone(), format!("`{name}` {problem}"))
+        };
+        faults.extend(placed(Code::RatesInvalid, &source, rates.per_customer().map(pooled).collect()));
+    }
     faults.extend(placed(Code::RatesInvalid, &source, unsummed(policies, &rates)));
     let detectors = detectors(policies, roles, (detector_files, model, settings), &mut faults);
     let constraints = constraints::check(policies, roles, constraints).unwrap_or_else(|found| {

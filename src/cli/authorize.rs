@@ -10,7 +10,7 @@ use crate::bundle::Bundle;
 use crate::bundle::manifest::yaml_line;
 use crate::clock::{Clock, SystemClock};
 use crate::delegation::asserted_chain;
-use crate::model::answer::Reason;
+use crate::model::answer::Obligation;
 use crate::model::call::Call;
 use crate::model::chain::{Asserted, Credential};
 use crate::model::refusal::Refusal;
@@ -40,6 +40,9 @@ pub(super) struct Arguments {
     /// With --local: folder of the bundle [default: policies, or that of the settings]
     #[arg(long, value_name = "FOLDER", requires = "local")]
     bundle: Option<PathBuf>,
+    /// With --local: the calling tool service [default: that of the bundle's `development` section]
+    #[arg(long, value_name = "ID", requires = "local")]
+    tool_service: Option<String>,
     /// With --local: the time of the decision, RFC 3339 [default: now]
     #[arg(long, value_name = "TIME", requires = "local")]
     at: Option<String>,
@@ -56,6 +59,7 @@ struct Shown {
     next_action: String,
     requires: Vec<String>,
     obligations: Vec<String>,
+    advice: Vec<String>,
     evaluation_id: String,
     binding_token: String,
     approval: String,
@@ -114,6 +118,7 @@ fn remote(environment: &Environment, arguments: &Arguments, call: &Call) -> Resu
         next_action: name(response.next_action().as_str_name(), "NEXT_ACTION_"),
         requires: response.access_request.as_ref().map_or_else(Vec::new, |request| request.requires.clone()),
         obligations: response.obligations.iter().map(obligation).collect(),
+        advice: response.advice.iter().map(obligation).collect(),
         evaluation_id: response.evaluation_id.clone(),
         binding_token: response
             .access_request
@@ -146,22 +151,19 @@ fn local(environment: &Environment, arguments: &Arguments, call: &Call) -> Resul
             .ok_or_else(|| Failure::new(Exit::Usage, "`--at` must be a time such as 2026-03-02T09:00:00Z"))?,
         None => SystemClock.now(),
     };
-    let Evaluation { outcome, gate, verdict } =
-        decide(&bundle, call, now).map_err(|refusal| Failure::new(Exit::Failure, refusal.in_full()))?;
+    let Evaluation { outcome, gate, verdict } = decide(&bundle, call, arguments.tool_service.as_deref(), now)
+        .map_err(|refusal| Failure::new(Exit::Failure, refusal.in_full()))?;
     let allowed = outcome.denied.is_none() && !call.dry_run;
     let shown = Shown {
         decision: name_of(allowed),
         mode: if call.dry_run { "dry_run" } else { "enforce" }.to_owned(),
         hypothetical: if call.dry_run { name_of(outcome.denied.is_none()) } else { "" },
         reason: outcome.denied.map_or("", |reason| reason.name()).to_owned(),
-        reason_user: outcome.denied.map_or("", Reason::text).to_owned(),
+        reason_user: outcome.text().to_owned(),
         next_action: outcome.denied.map_or("none", |reason| reason.next_action().name()).to_owned(),
         requires: outcome.missing.map_or_else(Vec::new, |missing| missing.requires),
-        obligations: outcome
-            .obligations
-            .iter()
-            .map(|obligation| format!("{}:{}", obligation.kind, obligation.value))
-            .collect(),
+        obligations: outcome.obligations.iter().map(written).collect(),
+        advice: outcome.advice.iter().map(written).collect(),
         evaluation_id: String::new(),
         binding_token: String::new(),
         approval: String::new(),
@@ -177,24 +179,33 @@ fn local(environment: &Environment, arguments: &Arguments, call: &Call) -> Resul
     Ok((allowed, shown))
 }
 
-/// Evaluates a call with the bundle's development defaults, without approvals and with an empty risk store.
-fn decide(bundle: &Bundle, call: &Call, now: Timestamp) -> Result<Evaluation, Refusal> {
+/// Evaluates a call with the bundle's development defaults for what it does not name, without approvals and with an
+/// empty risk store.
+fn decide(bundle: &Bundle, call: &Call, tool_service: Option<&str>, now: Timestamp) -> Result<Evaluation, Refusal> {
     let missing = |words| Refusal::Unauthenticated(words);
     let roles = bundle
         .roles
         .as_ref()
         .ok_or_else(|| Refusal::invalid("engine.gates", "is `none`: only a server evaluates plain requests"))?;
-    let defaults =
-        bundle.manifest.development.as_ref().ok_or_else(|| missing("the bundle has no development defaults"))?;
+    let defaults = bundle.manifest.development.clone().unwrap_or_default();
     let asserted = match &call.credential {
         Credential::Asserted(asserted) => asserted.clone(),
         Credential::None => Asserted::default(),
         Credential::Token { .. } => return Err(missing("only a server can verify a token: leave out `--local`")),
     };
-    let chain = asserted_chain(&defaults.tool_service, &asserted, defaults);
+    let chain = asserted_chain(tool_service.unwrap_or(&defaults.tool_service), &asserted, &defaults);
+    if chain.tool_service.is_empty() || chain.agent.is_empty() || chain.supervisor.is_empty() || chain.step.is_empty() {
+        return Err(missing(
+            "the bundle has no `development` section: give `--tool-service`, and agent, supervisor and step in the request",
+        ));
+    }
     let mut trusted = calm(&bundle.policies.shapes);
     let _kinds = trust_texts(bundle, call, &[], &mut trusted);
     Evaluator { bundle, roles, now }.evaluate(&chain, call, &trusted)
+}
+
+fn written(obligation: &Obligation) -> String {
+    format!("{}:{}", obligation.kind, obligation.value)
 }
 
 fn text(shown: &Shown) -> String {
@@ -212,6 +223,7 @@ fn text(shown: &Shown) -> String {
     line("next action", if shown.decision == "deny" { &shown.next_action } else { "" });
     line("requires", &shown.requires.join(", "));
     line("obligations", &shown.obligations.join("; "));
+    line("advice", &shown.advice.join("; "));
     line("determined by", &shown.determining.join(", "));
     line("approval", &shown.approval);
     line("repeated", if shown.repeated { "the answer of this operation's first call" } else { "" });

@@ -22,6 +22,19 @@ pub type Members = Vec<(SmolStr, CedarValue)>;
 pub struct Converter {
     /// Entities that the values refer to, except members of enumerated types.
     pub references: Vec<EntityUid>,
+    /// Whether a list may repeat an item in the place of a set, as lists that the PDP makes may.
+    pub takes_repetitions: bool,
+}
+
+/// Returns the place of a value that occurs before in the list. A set would drop it, and with it what the repetition means,
+/// such as a payment that is charged twice.
+fn repeated(values: &[CedarValue]) -> Option<usize> {
+    let mut ordered: Vec<(&CedarValue, usize)> = values.iter().zip(0..).collect();
+    ordered.sort();
+    ordered.windows(2).find_map(|pair| match pair {
+        [(one, _), (other, index)] if one == other => Some(*index),
+        _ => None,
+    })
 }
 
 impl Converter {
@@ -92,7 +105,11 @@ impl Converter {
                     .enumerate()
                     .map(|(index, item)| self.value(item, element, &|| format!("{}[{index}]", path())))
                     .collect();
-                Ok(CedarValue::set(converted?, None))
+                let converted = converted?;
+                match repeated(&converted).filter(|_| !self.takes_repetitions) {
+                    Some(index) => Err(Refusal::invalid(format!("{}[{index}]", path()), "occurs twice in a set")),
+                    None => Ok(CedarValue::set(converted, None)),
+                }
             }
             (Shape::Record(record), Value::Object(object)) => Ok(record_of(self.members(object, record, &path())?)),
             (_, Value::Null) => refuse("is null; leave the member out instead"),

@@ -219,12 +219,19 @@ pub struct Outcome {
     pub advice: Vec<Obligation>,
     /// Requirements that a request could supply; only with a reason whose next action is to request.
     pub missing: Option<Missing>,
+    /// Text of the denying policies for the agent and the customer; empty if they have none.
+    pub user: String,
 }
 
 impl Outcome {
+    /// Returns the text for the agent and the customer: that of the policies, or of the reason; empty for an allow.
+    pub fn text(&self) -> &str {
+        if self.user.is_empty() { self.denied.map_or("", Reason::text) } else { &self.user }
+    }
+
     /// Creates a denial without obligations and advice.
     pub fn denied(reason: Reason) -> Self {
-        Self { denied: Some(reason), obligations: vec![], advice: vec![], missing: None }
+        Self { denied: Some(reason), obligations: vec![], advice: vec![], missing: None, user: String::new() }
     }
 }
 

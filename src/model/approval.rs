@@ -123,14 +123,9 @@ impl BoundCall {
         self.exact.get("draft_digest").and_then(Value::as_str).unwrap_or("")
     }
 
-    /// Returns the case's customer; empty if the case names none.
-    pub fn customer(&self) -> &str {
-        self.case_attributes.get("customer").and_then(Value::as_str).unwrap_or("")
-    }
-
     /// Returns whether an approval of this call covers `call`: every member is the same, except that bounded
     /// arguments may be smaller. The case's version and attributes are left to the caller of this method,
-    /// because their change has its own reason; the customer is compared here.
+    /// because their change has its own reason.
     pub fn covers(&self, call: &Self) -> bool {
         let rest = |call: &Self| Self {
             at_most: Object::new(),
@@ -142,10 +137,7 @@ impl BoundCall {
             (Value::Integer(most), Some(Value::Integer(value))) => value <= most,
             _ => false,
         });
-        rest(self) == rest(call)
-            && self.customer() == call.customer()
-            && self.at_most.len() == call.at_most.len()
-            && within
+        rest(self) == rest(call) && self.at_most.len() == call.at_most.len() && within
     }
 
     /// Returns whether `call` differs from the approved call only in bounded arguments that `at_most` still
@@ -340,12 +332,13 @@ mod tests {
             BoundCall { resource_version, ..own.clone() },
             BoundCall { exact, ..own.clone() },
             BoundCall { at_most, ..own.clone() },
-            BoundCall { case_attributes, ..own.clone() },
             BoundCall { resource_attributes, ..own.clone() },
             BoundCall { facts, ..own.clone() },
         ] {
             assert!(!own.covers(&changed), "{changed:?}");
         }
+        // Only the roles know which attribute is the owner, so whoever has them compares it.
+        assert!(own.covers(&BoundCall { case_attributes, ..own.clone() }));
         // A changed version of the case has its own reason, and a smaller amount than approved is covered.
         assert!(own.covers(&BoundCall { case_version, ..own.clone() }));
         assert!(own.covers(&BoundCall { at_most: object("most", 0), ..own.clone() }));

@@ -107,11 +107,6 @@ impl Call {
         }
     }
 
-    /// Returns the case's customer; empty if the case names none.
-    pub fn customer(&self) -> &str {
-        self.case.attributes.get("customer").and_then(Value::as_str).unwrap_or("")
-    }
-
     /// Returns everything that the decision and its record depend on, as one object to be digested. Because
     /// it contains texts and tokens, only a keyed digest of it may leave the process.
     pub fn digest_input(&self) -> DigestInput<'_> {

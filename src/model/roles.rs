@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 use crate::json::{self, Object, Value};
+use crate::model::call::Case;
 use crate::model::chain::Link;
+use crate::model::derivation::{Derivation, Named};
 use crate::model::right::RightOn;
 
 /// Supplier of the entities of a type.
@@ -39,6 +41,13 @@ pub struct Roles {
     pub shared: Vec<String>,
     /// Entity types by supplier; every standard type must be listed exactly once.
     pub supplied_by: BTreeMap<Supplier, Vec<String>>,
+    /// Attribute that names whom an entity belongs to, by type: of the case, and of each type that tool services supply
+    /// with a call. A resource must have the same owner as the call's case.
+    #[serde(default)]
+    pub owners: BTreeMap<String, String>,
+    /// Types of the case or of resources that belong to nobody.
+    #[serde(default)]
+    pub ownerless: Vec<String>,
     /// Action groups that change something. Their calls must name the model, and are denied while kill
     /// switches can't be read. Each group has the case attributes that a `forbid` must check before such a
     /// call is allowed.
@@ -72,6 +81,12 @@ pub struct Roles {
     /// Actions, or groups of them, that neither write nor return data.
     #[serde(default)]
     pub returns_nothing: Vec<String>,
+    /// Values that the PDP computes from the arguments: members of `context.derived`.
+    #[serde(default)]
+    pub derive: BTreeMap<String, Derivation>,
+    /// Arguments that name an entity of the call, by action: a call in which they differ is invalid.
+    #[serde(default)]
+    pub names: BTreeMap<String, BTreeMap<String, Named>>,
     /// Number of humans who must ask before a kill switch is lifted.
     #[serde(default)]
     pub lift_quorum: LiftQuorum,
@@ -222,6 +237,17 @@ impl Roles {
             Link::Supervisor => &self.supervisor,
             Link::ToolService => &self.tool_service,
         }
+    }
+
+    /// Returns the owner in the attributes of an entity of this type; empty if it has none.
+    pub fn owner<'o>(&self, kind: &str, attributes: &'o Object) -> &'o str {
+        let owner = self.owners.get(kind).and_then(|attribute| attributes.get(attribute));
+        owner.and_then(Value::as_str).unwrap_or("")
+    }
+
+    /// Returns the owner of a call's case; empty if the case has none.
+    pub fn case_owner<'o>(&self, case: &'o Case) -> &'o str {
+        self.owner(&self.case, &case.attributes)
     }
 
     /// Returns the entity type that a right applies to.

@@ -8,6 +8,9 @@ pub const CLAIMED: [&str; 2] = ["args", "facts"];
 /// Members of `context` that the PDP fills from the request's identity and time.
 pub const DERIVED: [&str; 4] = ["case", "chain", "now", "step"];
 
+/// Member of `context` with the values that the PDP computes from the arguments. It is optional.
+pub const COMPUTED: &str = "derived";
+
 /// Members of `context` that the PDP fills from its own state.
 pub const REMEMBERED: [&str; 13] = [
     "approval",

@@ -186,8 +186,10 @@ impl Pdp {
         self.tokens.sign(moment, CallInChain { caller, chain, call }, &mut answer)?;
         let draft = self.tokens.draft_of(moment, chain, call, &presented);
         let mut reservations = if answer.allows() { self.risk.reservations(moment, chain, call) } else { vec![] };
-        let consume =
-            self.token_use(origin, CallInChain { caller, chain, call }, presented, &answer, &mut reservations);
+        let consume = match answer.allows() {
+            true => self.token_use(origin, roles, CallInChain { caller, chain, call }, presented, &mut reservations),
+            false => None,
+        };
         let mut record = DecisionRecord::of(&answer, caller, chain, call, self.recorder.record_metadata(origin)?);
         if let Some((digest, release)) = draft {
             record = record.with_draft(&digest, &release);
@@ -199,36 +201,39 @@ impl Pdp {
     fn token_use(
         &self,
         origin: &Origin,
+        roles: &Roles,
         CallInChain { caller, chain, call }: CallInChain<'_>,
         presented: TokenState,
-        answer: &Answer,
         reservations: &mut Vec<Reservation>,
     ) -> Option<Use> {
         match presented {
-            TokenState::Repeated(receipt) if answer.allows() => {
+            TokenState::Repeated(receipt) => {
                 let by = Actor::service(caller).in_trace(origin.trace.id());
                 Some(Use::Again(Repetition { by, receipt, reservations: std::mem::take(reservations) }))
             }
-            TokenState::Usable(approval) if answer.allows() => {
+            TokenState::Usable(approval) => {
                 let environment = &self.options.environment;
                 let used = UsedToken { what: SingleUse::Approval, id: &approval.id, generation: &approval.generation };
-                Some(Use::now(CallInChain { caller, chain, call }, used, environment, std::mem::take(reservations)))
+                Some(Use::now(
+                    roles,
+                    CallInChain { caller, chain, call },
+                    used,
+                    environment,
+                    std::mem::take(reservations),
+                ))
             }
-            TokenState::Released(claims) if answer.allows() => {
+            TokenState::Released(claims) => {
                 let used =
                     UsedToken { what: SingleUse::Release, id: &claims.jti, generation: &claims.release.generation };
                 Some(Use::now(
+                    roles,
                     CallInChain { caller, chain, call },
                     used,
                     &self.options.environment,
                     std::mem::take(reservations),
                 ))
             }
-            TokenState::Denied(_)
-            | TokenState::None
-            | TokenState::Released(_)
-            | TokenState::Repeated(_)
-            | TokenState::Usable(_) => None,
+            TokenState::Denied(_) | TokenState::None => None,
         }
     }
 

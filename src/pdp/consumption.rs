@@ -13,6 +13,7 @@ use crate::audit::record::{DecisionRecord, Record};
 use crate::model::answer::{Answer, Gate, Obligation, Outcome, PolicyVersion, Reason};
 use crate::model::approval::{Approval, State, Subject, UsedApproval};
 use crate::model::refusal::Refusal;
+use crate::model::roles::Roles;
 use crate::model::time::Timestamp;
 use crate::model::verdict::Verdict;
 use crate::pdp::Pdp;
@@ -46,20 +47,22 @@ pub(super) enum Use {
 impl Use {
     /// Prepares the consumption of an approval or release.
     pub(super) fn now(
+        roles: &Roles,
         CallInChain { caller, chain, call }: CallInChain<'_>,
         used: UsedToken<'_>,
         environment: &str,
         reservations: Vec<Reservation>,
     ) -> Self {
         let UsedToken { what, id, generation } = used;
-        let halted = [&call.case.tenant, &chain.agent, &chain.supervisor, &call.case.id, call.customer()]
-            .map(|id: &str| id.to_owned());
+        let owner = roles.case_owner(&call.case);
+        let halted =
+            [&call.case.tenant, &chain.agent, &chain.supervisor, &call.case.id, owner].map(|id: &str| id.to_owned());
         let consume = Consumption {
             what,
             id: id.to_owned(),
             generation: generation.to_owned(),
             key: receipt_key(caller, call, id),
-            call_digest: call_digest(environment, chain, call),
+            call_digest: call_digest(environment, roles, chain, call),
             answer: String::new(),
             record: serde_json::Value::Null,
             halted,
@@ -204,7 +207,7 @@ impl Pdp {
         Ok(proof.seal(Answer {
             evaluation_id: kept.evaluation_id,
             evaluated_at: kept.evaluated_at,
-            outcome: Outcome { denied: None, obligations: kept.obligations, advice: kept.advice, missing: None },
+            outcome: Outcome { denied: None, obligations: kept.obligations, advice: kept.advice, ..Outcome::default() },
             gate: None,
             display: kept.display,
             call_digest: kept.call_digest,

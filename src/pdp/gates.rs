@@ -44,7 +44,7 @@ pub(super) fn belong_together(
     call: &Call,
 ) -> Result<(), Stop> {
     tenant_gate(policies, roles, chain, resolved, call)?;
-    case_gate(resolved, call)
+    case_gate(roles, resolved, call)
 }
 
 /// Resolves what the call names, without checking that it belongs together.
@@ -138,16 +138,18 @@ fn tenant_gate(
     if owned && proven && resolved.principals.iter().all(serves) { Ok(()) } else { denied }
 }
 
-/// Checks that a resource of the case's type is the call's case, and that a resource with a customer has that
-/// of the case.
-fn case_gate(resolved: &ResolvedCall<'_>, call: &Call) -> Result<(), Stop> {
+/// Checks that a resource of the case's type is the call's case, and that a resource with an owner has that
+/// of the case. The linter requires that every type which tool services supply has an owner, or is exempted by name.
+fn case_gate(roles: &Roles, resolved: &ResolvedCall<'_>, call: &Call) -> Result<(), Stop> {
     let together = match &resolved.attributes {
         Attributes::Bundle(_) => true,
         Attributes::Case => resolved.resource == resolved.case,
-        Attributes::Sent(sent) => match (sent.get("customer"), call.case.attributes.get("customer")) {
-            (Some(of_resource), Some(of_case)) => of_resource == of_case,
-            (_, None) | (None, _) => true,
-        },
+        Attributes::Sent(sent) => {
+            let kind = &call.resource.reference.kind;
+            // An owner that is missing or no text does not fit the schema, and is refused for that.
+            let owned = roles.owners.contains_key(kind) && roles.owners.contains_key(&roles.case);
+            !owned || roles.owner(kind, sent) == roles.case_owner(&call.case)
+        }
     };
     if together { Ok(()) } else { Err(Stop::Denied(Gate::Case)) }
 }

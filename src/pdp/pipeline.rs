@@ -110,7 +110,7 @@ impl Pdp {
         if !self.replicas.may_decide(moment.now, roles.is_write(&resolved.action.groups)) {
             return Ok(CallEvaluation::stopped(Gate::State, Reason::StateUnavailable));
         }
-        let halted = Halted::call(chain, &call.case.tenant, &call.case.id, call.customer());
+        let halted = Halted::call(chain, &call.case.tenant, &call.case.id, roles.case_owner(&call.case));
         if let Some(stop) = halted.stop(&self.store.halts().halts, moment.now) {
             return Ok(CallEvaluation::halted(stop));
         }
@@ -154,7 +154,7 @@ impl Pdp {
             None => DraftFacts::default(),
         };
         let reads_checks = bundle.policies.reads(&call.action, "checks");
-        let unknown = reads_checks && self.add_checks(&mut trusted, call, moment.now).await.is_err();
+        let unknown = reads_checks && self.add_checks(&mut trusted, roles, call, moment.now).await.is_err();
         let mut evaluation = with_signals(evaluator, resolved, chain, call, trusted, &signals)?;
         // Without the checks, only an unconditional denial is certain.
         if unknown && evaluation.could_be_allowed() {
@@ -187,10 +187,11 @@ impl Pdp {
     pub(super) async fn add_checks(
         &self,
         trusted: &mut TrustedContext,
+        roles: &Roles,
         call: &Call,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        for check in self.store.checks(&call.case.tenant, &call.case.id, call.customer(), now).await? {
+        for check in self.store.checks(&call.case.tenant, &call.case.id, roles.case_owner(&call.case), now).await? {
             let done = json::object([("expires", Value::String(check.expires.to_string()))]);
             trusted.set("checks", json::object([(check.kind.as_str(), done)]));
         }

@@ -119,7 +119,7 @@ impl Pdp {
             call.untrusted.clear();
             let mut trusted = moment.snapshot.nothing.clone();
             // If the checks can't be read, the policies on fields and articles see none.
-            let _unread = self.add_checks(&mut trusted, &call, moment.now).await;
+            let _unread = self.add_checks(&mut trusted, roles, &call, moment.now).await;
             set_signals(&mut trusted, &bundle.policies, &answer.signals);
             let making = Making { moment: moment.clone(), chain: chain.clone(), reading: call.clone(), trusted, asked };
             let names;

@@ -17,12 +17,13 @@ use crate::entropy::Entropy;
 use crate::jose::{LEEWAY_OWN, TokenFault};
 use crate::json::Value;
 use crate::model::answer::Reason;
-use crate::model::approval::{Approval, Review, State, Subject};
+use crate::model::approval::{Approval, BoundCall, Review, State, Subject};
 use crate::model::call::Call;
 use crate::model::chain::{Caller, Chain};
 use crate::model::halt::Halted;
 use crate::model::number::to_u32;
 use crate::model::right::Right;
+use crate::model::roles::Roles;
 use crate::pdp::keys::Keys;
 use crate::pdp::origin::CallInChain;
 use crate::pdp::rights::may;
@@ -86,9 +87,9 @@ impl Tokens {
         token: &str,
     ) -> TokenState {
         let environment = &self.options.environment;
-        if !self.options.accepts(chain) {
+        let Some(roles) = moment.snapshot.bundle.roles.as_ref().filter(|_| self.options.accepts(chain)) else {
             return TokenState::Denied(Reason::ApprovalUnverifiable);
-        }
+        };
         let keys = self.keys.load();
         let opened = match binding::open_approval(&keys.approval, environment, &caller.tool_service, token) {
             Ok(opened) => opened,
@@ -102,7 +103,7 @@ impl Tokens {
         let Ok(found) = self.store.approval(&claims.jti).await else { return unavailable };
         let Ok(receipt) = self.store.receipt(&receipt_key(caller, call, &claims.jti)).await else { return unavailable };
         if let Some(receipt) = receipt {
-            return match receipt.call_digest == call_digest(environment, chain, call) {
+            return match receipt.call_digest == call_digest(environment, roles, chain, call) {
                 true => TokenState::Repeated(receipt),
                 false => TokenState::Denied(Reason::ApprovalOutOfScope),
             };
@@ -132,18 +133,19 @@ impl Tokens {
                 return TokenState::Denied(Reason::ApprovalUnverifiable);
             }
         }
-        self.in_scope(moment, chain, call, approval)
+        self.in_scope(moment, roles, chain, call, approval)
     }
 
     /// Checks that the approval covers this call, and that enough of its approvers may still approve it.
-    fn in_scope(&self, moment: &Moment, chain: &Chain, call: &Call, approval: Approval) -> TokenState {
+    fn in_scope(&self, moment: &Moment, roles: &Roles, chain: &Chain, call: &Call, approval: Approval) -> TokenState {
         let Some(template) = moment.snapshot.bundle.approvals.templates.get(&approval.binding.template) else {
             return TokenState::Denied(Reason::ApprovalRevoked);
         };
         let bound = &approval.binding.call;
         let at_most: Vec<String> = bound.at_most.keys().cloned().collect();
         let now = binding::bound_call(&self.options.environment, chain, call, &at_most);
-        if !bound.covers(&now) {
+        let owner = |call: &BoundCall| roles.owner(&roles.case, &call.case_attributes).to_owned();
+        if !bound.covers(&now) || owner(bound) != owner(&now) {
             return TokenState::Denied(Reason::ApprovalOutOfScope);
         }
         if bound.case_version != now.case_version {
@@ -235,6 +237,9 @@ impl Tokens {
         token: &str,
     ) -> TokenState {
         let environment = &self.options.environment;
+        let Some(roles) = moment.snapshot.bundle.roles.as_ref() else {
+            return TokenState::Denied(Reason::ApprovalUnverifiable);
+        };
         let keys = self.keys.load();
         let opened = match open_release(&keys.binding, environment, &caller.tool_service, token) {
             Ok(opened) => opened,
@@ -246,7 +251,7 @@ impl Tokens {
             return TokenState::Denied(Reason::StateUnavailable);
         };
         if let Some(receipt) = receipt {
-            return match receipt.call_digest == call_digest(environment, chain, call) {
+            return match receipt.call_digest == call_digest(environment, roles, chain, call) {
                 true => TokenState::Repeated(receipt),
                 false => TokenState::Denied(Reason::ApprovalOutOfScope),
             };
@@ -298,20 +303,21 @@ impl Tokens {
     /// Only the call that sends a reply names channel and recipient; any other shows the draft to the case's
     /// customer.
     pub(super) fn released(&self, moment: &Moment, chain: &Chain, call: &Call) -> Option<Release> {
-        let content = moment.snapshot.bundle.roles.as_ref()?.content.as_ref()?;
+        let roles = moment.snapshot.bundle.roles.as_ref()?;
+        let content = roles.content.as_ref()?;
         let argument = |name: &str| call.arguments.get(name).and_then(Value::as_str).map(str::to_owned);
         let (digest, channel, recipient) = match content.customer_text(&call.action) {
             _ if content.send == call.action => {
                 (argument("draft_digest")?, argument("channel")?, argument("recipient")?)
             }
-            Some(text) => (argument(text)?, String::new(), call.customer().to_owned()),
+            Some(text) => (argument(text)?, String::new(), roles.case_owner(&call.case).to_owned()),
             None => return None,
         };
         Some(Release {
             generation: self.store.seen().generation,
             tenant: call.case.tenant.clone(),
             case: call.case.id.clone(),
-            customer: call.customer().to_owned(),
+            customer: roles.case_owner(&call.case).to_owned(),
             case_version: call.case.version.clone(),
             agent: Subject { iss: chain.token.agent_issuer.clone(), sub: chain.agent.clone() },
             supervisor: Subject { iss: chain.token.supervisor_issuer.clone(), sub: chain.supervisor.clone() },

@@ -2,6 +2,7 @@
 //! function for each rule.
 
 mod content;
+mod derived;
 mod direct;
 mod obligations;
 mod paths;

@@ -7,12 +7,17 @@ use cedar_policy_core::ast::{Effect, Policy};
 use crate::model::answer::{Obligation, Reason};
 use crate::model::content::Disposition;
 use crate::model::fault::code::Code;
-use crate::model::text::known;
+use crate::model::text::{is_unprintable, known};
 use crate::policy::engine::id_text;
 
 /// Annotations that a policy may have.
-pub const ANNOTATIONS: [&str; 9] =
-    ["advice", "disposition", "doc", "id", "obligation", "owner", "quorum", "reason", "requires"];
+pub const ANNOTATIONS: [&str; 10] =
+    ["advice", "disposition", "doc", "id", "obligation", "owner", "quorum", "reason", "requires", "user"];
+
+/// Maximum length of the text of `@user`, in bytes.
+const USER_MAX: usize = 300;
+
+const DISPOSITION_FORM: &str = "`@disposition` must be `block`, `human_review` or `revise`, on a `forbid`";
 
 /// A requirement that lifts a `forbid`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,10 +74,16 @@ pub struct Rule {
     pub obligations: Vec<Obligation>,
     /// Advice that applies when the policy is determining.
     pub advice: Vec<Obligation>,
+    /// Text by which the agent and the customer may be told of a denial by the policy; empty if they may not.
+    pub user: String,
     /// Explanation of the policy for people.
     pub doc: String,
     /// Position as `file:line`.
     pub place: String,
+}
+
+fn is_user_text(text: &str) -> bool {
+    (1..=USER_MAX).contains(&text.len()) && !text.chars().any(is_unprintable)
 }
 
 impl Rule {
@@ -128,10 +139,10 @@ impl Rule {
         let disposition = annotation("disposition").map_or(Some(Disposition::Block), Disposition::from_name);
         let forbidding = disposition.filter(|disposition| *disposition != Disposition::Release);
         if forbidding.is_none() || (annotation("disposition").is_some() && !forbids) {
-            fault(
-                "disposition",
-                "`@disposition` must be `block`, `human_review` or `revise`, on a `forbid`".to_owned(),
-            );
+            fault("disposition", DISPOSITION_FORM.to_owned());
+        }
+        if annotation("user").is_some_and(|text| !forbids || !is_user_text(text)) {
+            fault("user", format!("`@user` must have 1 to {USER_MAX} bytes without control characters, on a `forbid`"));
         }
         // A value that can't be read is one of the faults.
         let (Ok(quorum), Some(disposition), true) = (quorum, forbidding, faults.is_empty()) else { return Err(faults) };
@@ -144,6 +155,7 @@ impl Rule {
             disposition,
             obligations: obligations(&text("obligation")),
             advice: obligations(&text("advice")),
+            user: text("user"),
             doc: text("doc"),
             place,
         })

@@ -1,10 +1,12 @@
 //! Runs decision tables, `tests/*.yaml`. A case with lists of names makes a decision for each combination.
 
+mod complete;
 mod context;
 mod direct;
 mod expect;
 mod fixtures;
 mod form;
+mod names;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use crate::bundle::manifest::yaml_fault;
 use crate::bundle::{Bundle, LoadError, Reading};
 use crate::content::drafts::{Draft, DraftReport};
 use crate::content::values::{ValueKey, Values};
+use crate::json::{Object, Value};
 use crate::model::call::{Call, Correlation, Model, Tokens};
 use crate::model::chain::{Chain, Credential};
 use crate::model::content::Disposition;
@@ -85,6 +88,10 @@ pub fn run(folder: &Folder, reading: Reading) -> Result<Report, LoadError> {
         fixtures.calls.extend(more.calls);
     }
     let bundle = fixtures::load(folder, &fixtures, &files, reading)?;
+    let faults = names::check(&bundle, &fixtures, &files);
+    if !faults.is_empty() {
+        return Err(faulty(faults));
+    }
     let nothing = calm(&bundle.policies.shapes);
     let snapshot = Arc::new(Snapshot { bundle, activated_at: Timestamp::default(), nothing });
     let bundle = &snapshot.bundle;
@@ -141,7 +148,10 @@ fn read(sources: &[Source]) -> Result<Vec<(Source, File)>, Vec<Fault>> {
     let mut files = vec![];
     for source in sources {
         match serde_saphyr::from_str::<File>(&source.text) {
-            Ok(file) if Timestamp::parse(&file.now).is_some() => files.push((source.clone(), file)),
+            Ok(file) if Timestamp::parse(&file.now).is_some() => match complete::complete(source, file) {
+                Ok(file) => files.push((source.clone(), file)),
+                Err(found) => faults.extend(found),
+            },
             Ok(_) => {
                 let at = source.find("now").unwrap_or((0, 0));
                 faults.push(Fault::new(Code::TestsInvalid, source, at, "`now` is not an RFC 3339 time"));
@@ -150,6 +160,21 @@ fn read(sources: &[Source]) -> Result<Vec<(Source, File)>, Vec<Fault>> {
         }
     }
     if faults.is_empty() { Ok(files) } else { Err(faults) }
+}
+
+/// Merges a case's members into those that the calls of its action have by default. A `null` removes a member.
+fn merged(defaults: &Option<Object>, own: &Option<Object>) -> Option<Object> {
+    let mut members = defaults.clone();
+    if let Some(own) = own {
+        let all = members.get_or_insert_default();
+        for (name, value) in own {
+            match value {
+                Value::Null => all.remove(name),
+                value => all.insert(name.clone(), value.clone()),
+            };
+        }
+    }
+    members
 }
 
 struct Runner<'a> {
@@ -287,8 +312,8 @@ impl Runner<'_> {
             action: action.to_owned(),
             resource: read_resource(target),
             case: of,
-            arguments: case.arguments.clone().or_else(|| defaults.arguments.clone()).unwrap_or_default(),
-            facts: case.facts.clone().or_else(|| defaults.facts.clone()),
+            arguments: merged(&defaults.arguments, &case.arguments).unwrap_or_default(),
+            facts: merged(&defaults.facts, &case.facts),
             untrusted: texts(case.untrusted.clone()),
             tokens: Tokens::default(),
             model: (!case.without_model).then(|| Model { name: "test".into(), ..Model::default() }),

@@ -172,7 +172,7 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
         "bundle.yaml",
         "  agent: support-bot",
         "  agent: suport-bot",
-        "bundle.yaml:50:10: the bundle does not define `suport-bot`",
+        "bundle.yaml:51:10: the bundle does not define `suport-bot`",
     ),
     ("bundle.yaml", "  step: intake", "  step: intak", "the bundle does not define `intak`"),
     (
@@ -341,6 +341,55 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
     ("approvals.yaml", "reversibility: reversible", "reversibility: perhaps", "perhaps"),
     ("approvals.yaml", "pending: {case: 5,", "pending: {case: 0,", "`case` must be 1 to 100000"),
     ("approvals.yaml", "cool_down_minutes: 30", "cooldown_minutes: 30", "cooldown_minutes"),
+    // The faults below are in owners, and in what the manifest says of arguments.
+    (
+        "bundle.yaml",
+        "Order: customer, ",
+        "",
+        "type `Order` must name the attribute of its owner in `owners`, or be listed in `ownerless`",
+    ),
+    (
+        "bundle.yaml",
+        "Order: customer, ",
+        "Order: custmer, ",
+        "type `Order` must have the required attribute `custmer` of type String: did you mean `customer`?",
+    ),
+    (
+        "bundle.yaml",
+        "  approval_request: ApprovalRequest\n",
+        "  approval_request: ApprovalRequest\n  derive: {number: count(items)}\n",
+        "`derive` computes `number`, which no action declares in `context.derived`",
+    ),
+    (
+        "bundle.yaml",
+        "  approval_request: ApprovalRequest\n",
+        "  approval_request: ApprovalRequest\n  derive: {number: average(items)}\n",
+        "must be `count`, `sum`, `min`, `max` or `distinct` of a path",
+    ),
+    (
+        "bundle.yaml",
+        "  approval_request: ApprovalRequest\n",
+        "  approval_request: ApprovalRequest\n  names: {refund.issue: {order_id: resource}}\n",
+        "`names` lists `order_id` of `refund.issue`, which is not a text argument",
+    ),
+    (
+        "schema.cedarschema",
+        "action \"refund.issue\" in [\"in_action\", \"scope_refunds\", \"moves_money\"] appliesTo {\n  principal: [Agent, Rep, ToolService], resource: [Order],\n  context: { args: MoneyArgs,",
+        "action \"refund.issue\" in [\"in_action\", \"scope_refunds\", \"moves_money\"] appliesTo {\n  principal: [Agent, Rep, ToolService], resource: [Order],\n  context: { args: MoneyArgs, derived: { paid: Long },",
+        "declares `paid`, which the manifest's `derive` does not compute",
+    ),
+    (
+        "refunds.cedar",
+        "@id(\"money.positive\")",
+        "@id(\"money.positive\") @user(\"\")",
+        "`@user` must have 1 to 300 bytes",
+    ),
+    (
+        "callers.cedar",
+        "@id(\"rep.support\")",
+        "@id(\"rep.support\") @user(\"You may.\")",
+        "`@user` must have 1 to 300 bytes without control characters, on a `forbid`",
+    ),
     // The faults below would let a guard get lost.
     (
         "callers.cedar",

@@ -35,8 +35,8 @@ fn printed() -> Vec<Printed> {
     let docs = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
     let docs = docs.map(|name| name.into_string().unwrap()).filter(|name| name.ends_with(".md"));
     pages.extend(docs.map(|name| format!("docs/{name}")));
-    // `production` runs that page as a whole.
-    pages.retain(|page| page != "docs/production.md");
+    // `production` and `domains` run these pages as a whole.
+    pages.retain(|page| !["docs/first-bundle.md", "docs/production.md"].contains(&page.as_str()));
     pages.sort();
     let mut found = vec![];
     for page in pages {
@@ -158,4 +158,70 @@ async fn the_commands_of_blocks_run_as_printed() {
     assert!(count >= 20, "{count}");
     assert_eq!(left, BTreeSet::new(), "no page prints these");
     assert!(server.stop().success());
+}
+
+/// Sections of `docs/bundle.md` with a table of keys, and the file and type that read them.
+const SECTIONS: &[(&str, &str, &str)] = &[
+    ("## `bundle.yaml`", "src/bundle/manifest.rs", "Manifest"),
+    ("### `development`", "src/model/chain.rs", "DevelopmentDefaults"),
+    ("### `roles`", "src/model/roles.rs", "Roles"),
+    ("### `checks`", "src/model/roles.rs", "CheckMade"),
+    ("### `stronger`", "src/model/roles.rs", "Stronger"),
+    ("### `content`", "src/model/roles.rs", "ContentRoles"),
+    ("## `approvals.yaml`", "src/approvals/template.rs", "Templates"),
+    ("### `pending`", "src/approvals/template.rs", "Caps"),
+    ("### A template", "src/approvals/template.rs", "Template"),
+    ("## `rates.yaml`", "src/rates.rs", "Rates"),
+    ("### A window of `calls`", "src/rates.rs", "CallRate"),
+    ("### A window of `sums`", "src/rates.rs", "SumRate"),
+    ("### A window of `distinct`", "src/rates.rs", "DistinctRate"),
+    ("## `risk.yaml`", "src/risk.rs", "RiskRules"),
+    ("### A weight", "src/risk.rs", "Factor"),
+    ("## `constraints.yaml`", "src/bundle/constraints.rs", "Constraint"),
+    ("## `detectors/*.yaml`", "src/content/rules.rs", "File"),
+    ("### A rule", "src/content/rules.rs", "Written"),
+    ("### `detectors/settings.yaml`", "src/content.rs", "Settings"),
+    ("### A channel", "src/content.rs", "ChannelSettings"),
+    ("## `tests/*.yaml`", "src/workbench/tables/form.rs", "File"),
+    ("### `fixtures`", "src/workbench/tables/form.rs", "Fixtures"),
+    ("### A case", "src/workbench/tables/form.rs", "Case"),
+    ("### `expect`", "src/workbench/tables/form.rs", "Expect"),
+];
+
+/// Returns the names in the first column of the first table of a section.
+fn keys(page: &str, section: &str) -> BTreeSet<String> {
+    let (_, rest) = page.split_once(&format!("\n{section}\n")).unwrap_or_else(|| panic!("no section {section}"));
+    let section = rest.split("\n#").next().unwrap();
+    let table = section.split("\n|").skip(1).map(|line| line.split("\n\n").next().unwrap());
+    table
+        .filter_map(|line| Some(line.trim().strip_prefix('`')?.split_once('`')?.0.trim_start_matches('@').to_owned()))
+        .collect()
+}
+
+/// Returns the names of a type's fields.
+fn fields(file: &str, name: &str) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+    let items = syn::parse_file(&text).unwrap().items;
+    let found = items.iter().find_map(|item| match item {
+        syn::Item::Struct(found) if found.ident == name => Some(&found.fields),
+        _ => None,
+    });
+    found.unwrap().iter().map(|field| field.ident.as_ref().unwrap().to_string()).collect()
+}
+
+#[test]
+fn the_page_about_bundles_has_every_key_and_no_other() {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/bundle.md")).unwrap();
+    for (section, file, name) in SECTIONS {
+        assert_eq!(keys(&page, section), fields(file, name), "{section}");
+    }
+    let annotations: BTreeSet<String> =
+        countersign::policy::rule::ANNOTATIONS.iter().map(|name| (*name).to_owned()).collect();
+    assert_eq!(keys(&page, "## Annotations of policies"), annotations);
+    let context = countersign::model::trusted_context::CLAIMED
+        .iter()
+        .chain(&countersign::model::trusted_context::DERIVED)
+        .chain(&countersign::model::trusted_context::REMEMBERED)
+        .chain([&countersign::model::trusted_context::COMPUTED]);
+    assert_eq!(keys(&page, "### `context`"), context.map(|name| (*name).to_owned()).collect());
 }

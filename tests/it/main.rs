@@ -16,6 +16,7 @@ mod contract;
 mod crash;
 mod deploy;
 mod docs;
+mod domains;
 mod engine;
 mod histories;
 mod hostile;

@@ -105,7 +105,7 @@ impl RiskState {
                 let apart: Vec<String> = rate
                     .per
                     .iter()
-                    .map(|of| of.of(chain, call).to_owned())
+                    .map(|of| of.of(chain, call, bundle.case_owner(&call.case)).to_owned())
                     .chain(rate.apart.iter().map(argument))
                     .collect();
                 let whose: Vec<&str> = std::iter::once(name.as_str()).chain(apart.iter().map(String::as_str)).collect();

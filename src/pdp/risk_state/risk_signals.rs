@@ -65,11 +65,11 @@ impl RiskState {
         is_refused: impl Fn(&Signals) -> bool,
     ) -> Result<Signals, Refusal> {
         let bundle = &moment.snapshot.bundle;
-        let customer = self.remembered_as(call.customer());
+        let customer = self.remembered_as(bundle.case_owner(&call.case));
         let keys = RiskKeys::of(&self.options.environment, RiskSubject::of(&call.case.tenant, chain, call, &customer));
         let per = |per: Per| match per {
             Per::Customer => customer.clone(),
-            per => per.of(chain, call).to_owned(),
+            per => per.of(chain, call, "").to_owned(),
         };
         let acquires = rate_limits::acquires(&bundle.rules.rates, action, keys.tenant, per);
         let observations = rate_limits::observations(&bundle.rules.rates, action, keys.tenant, per);
@@ -89,7 +89,7 @@ impl RiskState {
             }
             return Ok(signals);
         };
-        let customer = self.audit.digest(&Value::from(call.customer()));
+        let customer = self.audit.digest(&Value::from(bundle.case_owner(&call.case)));
         let mut signals = Signals { counted: true, customer, ..Signals::default() };
         let waits = acquires.iter().zip(&result.waits).filter(|(_, wait)| **wait > 0);
         let mut full: Vec<(String, Duration)> =
@@ -111,7 +111,7 @@ impl RiskState {
         }
         signals.screened = self.screen(moment, &chain.tool_service, &call.untrusted, about.texts).await?;
         if let Some(risk) = bundle.rules.risk.as_ref().filter(|_| reads) {
-            let halted = Halted::call(chain, &call.case.tenant, &call.case.id, call.customer());
+            let halted = Halted::call(chain, &call.case.tenant, &call.case.id, bundle.case_owner(&call.case));
             let reported = halted.reported_by(&self.store.halts().halts, moment.now);
             score(
                 &mut signals,
@@ -177,7 +177,7 @@ impl RiskState {
             sums: vec![],
             unsafe_draft: false,
             halted_by: String::new(),
-            customer: self.audit.digest(&Value::from(call.customer())),
+            customer: self.audit.digest(&Value::from(bundle.case_owner(&call.case))),
         }
     }
 
@@ -204,7 +204,7 @@ impl RiskState {
         if !(probing || signals.unsafe_draft || told) {
             return Ok(());
         }
-        let customer = self.remembered_as(call.customer());
+        let customer = self.remembered_as(bundle.case_owner(&call.case));
         let known = bundle.policies.shapes.actions.contains_key(&call.action);
         // All unknown actions count as one, because a caller could invent any number of names.
         let action = if known { call.action.as_str() } else { "" };
@@ -262,7 +262,7 @@ impl RiskState {
     ) -> Result<(), Refusal> {
         let bundle = &moment.snapshot.bundle;
         signals.screened = self.screen(moment, &chain.tool_service, &call.untrusted, &[]).await?;
-        signals.customer = self.audit.digest(&Value::from(call.customer()));
+        signals.customer = self.audit.digest(&Value::from(bundle.case_owner(&call.case)));
         let read = Batch { reads: vec![keys.case], by: Some(keys.by), ..Batch::default() };
         // If the risk store can't be read, only this call's own texts can make the case hostile.
         let memories = match self.batch(keys.tenant, moment, &read).await {

@@ -38,7 +38,7 @@ impl Tokens {
                     tenant: call.case.tenant.clone(),
                     case: call.case.id.clone(),
                     conversation: call.correlation.conversation.clone(),
-                    customer: call.customer().to_owned(),
+                    customer: moment.snapshot.bundle.case_owner(&call.case).to_owned(),
                     action: call.action.clone(),
                     checks: checks_of(moment, call),
                     approval: answer.approval.as_ref().map_or_else(String::new, |used| used.id.clone()),
@@ -72,7 +72,7 @@ impl Tokens {
             requires: missing.requires.clone(),
             policy: bundle.version.digest.clone(),
             supervisor_person: chain.token.supervisor_person.clone(),
-            customer: call.customer().to_owned(),
+            customer: moment.snapshot.bundle.case_owner(&call.case).to_owned(),
             conversation: call.correlation.conversation.clone(),
             risk: answer
                 .signals

@@ -6,9 +6,10 @@ use crate::model::chain::Link;
 use crate::model::fault::Fault;
 use crate::model::fault::code::Code;
 use crate::model::roles::Supplier;
+use crate::model::text::known;
 use crate::model::trusted_context::CLAIMED;
 use crate::policy::lint::{Bundle, Lint};
-use crate::policy::shape::Shape;
+use crate::policy::shape::{Member, Shape};
 use crate::policy::store::Places;
 
 /// Checks the types and attributes that gates in code read.
@@ -86,6 +87,20 @@ pub(super) fn suppliers(bundle: &Bundle<'_>) -> Vec<Lint> {
             ));
         }
     }
+    let roles = bundle.roles;
+    for (role, name) in [
+        ("agent", &roles.agent),
+        ("supervisor", &roles.supervisor),
+        ("tool_service", &roles.tool_service),
+        ("tenant", &roles.tenant),
+    ] {
+        if matches!(roles.supplier(name), Some(Supplier::Pdp | Supplier::ToolService)) {
+            faults.push(Lint::in_manifest(
+                [name],
+                format!("`{role}` is the type `{name}`, which the bundle must supply: principals and tenants are never sent with a call"),
+            ));
+        }
+    }
     for name in listed.into_iter().chain(&bundle.roles.shared) {
         if bundle.shapes.entities.get(name).is_none_or(|kind| kind.shape.choices.is_some()) {
             faults.push(Lint::in_manifest(
@@ -133,6 +148,45 @@ pub(super) fn entities(bundle: &Bundle<'_>) -> Vec<Fault> {
     faults
 }
 
+/// Checks that the case, and each type that tool services supply for resources, names its owner or is exempted. Without
+/// an owner, the case gate could not keep the resources of two persons apart.
+pub(super) fn owners(bundle: &Bundle<'_>) -> Vec<Lint> {
+    let roles = bundle.roles;
+    let is_bound = |name: &String| {
+        *name == roles.case || roles.supplier(name) == Some(Supplier::ToolService) && !roles.shared.contains(name)
+    };
+    let mut faults = vec![];
+    for (name, kind) in bundle.shapes.entities.iter().filter(|(name, _)| is_bound(name)) {
+        let owner = roles.owners.get(name);
+        let is_text = |attribute: &String| {
+            kind.attributes.get(attribute) == Some(&Member { shape: Shape::String, required: true })
+        };
+        let message = match (owner, roles.ownerless.contains(name)) {
+            (Some(_), true) => format!("type `{name}` is listed in `owners` and in `ownerless`"),
+            (None, false) => format!(
+                "type `{name}` must name the attribute of its owner in `owners`, or be listed in `ownerless` if it belongs to nobody"
+            ),
+            (Some(attribute), false) if !is_text(attribute) => format!(
+                "`owners`: type `{name}` must have the required attribute `{attribute}` of type String{}",
+                known(attribute, kind.attributes.keys().map(String::as_str))
+            ),
+            (Some(_), false) if !roles.owners.contains_key(&roles.case) => {
+                format!("`owners` names the owner of `{name}`, but the case has none to compare it with")
+            }
+            (Some(_), false) | (None, true) => continue,
+        };
+        faults.push(Lint::in_manifest([&"owners", &"roles"], message));
+    }
+    for name in roles.owners.keys().chain(&roles.ownerless).filter(|name| !is_bound(name)) {
+        faults.push(Lint::in_manifest(
+            [&name],
+            format!("`{name}` has no owner: it is neither the case's type nor one that tool services supply and tenants don't share"),
+        ));
+    }
+    faults.sort();
+    faults
+}
+
 /// Rejects parents and tags on types that tool services supply, and references to such types in arguments and
 /// facts. Tool services send only attributes, so a policy on parents or tags would never match and a
 /// reference would lead nowhere. Also rejects writes to shared types, which are read-only.
@@ -149,7 +203,10 @@ pub(super) fn supplied(bundle: &Bundle<'_>) -> Vec<Lint> {
         for (name, kind) in
             claimed.flat_map(|(name, member)| references(&member.shape).into_iter().map(move |kind| (name, kind)))
         {
-            if sent(&kind) {
+            // An argument may refer to the resource or the case of its call.
+            let is_of_call = *name == "args"
+                && (kind == bundle.roles.case || action.resources.iter().any(|taken| taken.to_string() == kind));
+            if sent(&kind) && !is_of_call {
                 faults.push(Lint::new([&name, &id, &kind], format!(
                     "`{name}` of action `{id}` refers to a `{kind}`, which the PDP can't resolve: declare its id as a `String`"
                 )));

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, HashSet};
 use cedar_policy::EntityUid;
 use cedar_policy_core::ast::{Effect, Var};
 
-use super::{Bundle, content, direct, obligations, paths, tenancy, types};
+use super::{Bundle, content, derived, direct, obligations, paths, tenancy, types};
 use crate::model::fault::Fault;
 use crate::model::fault::code::Code;
-use crate::model::trusted_context::{CLAIMED, DERIVED, REMEMBERED};
+use crate::model::trusted_context::{CLAIMED, COMPUTED, DERIVED, REMEMBERED};
 use crate::policy::ReadPolicy;
 use crate::policy::lint::Lint;
 use crate::policy::lint::direct::is_check;
@@ -22,9 +22,12 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<Fault> {
         (Code::ManifestRoles, types::roles(bundle)),
         (Code::ManifestSuppliers, types::suppliers(bundle)),
         (Code::ManifestSuppliers, types::supplied(bundle)),
+        (Code::ManifestOwners, types::owners(bundle)),
         (Code::SchemaContext, types::links(bundle)),
         (Code::SchemaContext, contexts(bundle)),
         (Code::ManifestSteps, steps(bundle)),
+        (Code::ManifestArguments, derived::unused(bundle)),
+        (Code::ManifestArguments, derived::names(bundle)),
         (Code::PolicyRequirement, templates(bundle)),
         (Code::ManifestRoles, case_read(bundle)),
         (Code::ManifestObligations, obligations::actions_are_classified(bundle)),
@@ -61,6 +64,10 @@ fn contexts(bundle: &Bundle<'_>) -> Vec<Lint> {
                 if !matches!(member.shape, Shape::Record(_)) {
                     faults.push(Lint::new([&name, &id], format!("`{name}` of action `{id}` must be a record")));
                 }
+                continue;
+            }
+            if name == COMPUTED {
+                faults.extend(derived::faults(bundle, id, member));
                 continue;
             }
             if !DERIVED.contains(&name.as_str()) && !REMEMBERED.contains(&name.as_str()) {

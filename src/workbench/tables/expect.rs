@@ -36,6 +36,18 @@ pub(super) fn list(items: &[String]) -> String {
     format!("[{}]", items.join(", "))
 }
 
+/// Returns what decided: policies, a gate, or the links that no policy permits it to.
+fn deciding(evaluation: &Evaluation) -> String {
+    let policies = evaluation.verdict.determining().join(", ");
+    let lacking = evaluation.verdict.links.iter().filter(|link| !link.permitted && link.determining.is_empty());
+    let lacking: Vec<&str> = lacking.map(|link| link.link.name()).collect();
+    match evaluation.gate {
+        Some(gate) => format!("the gate `{}`", gate.name()),
+        None if !lacking.is_empty() => format!("no policy permits it to the {}", lacking.join(" and the ")),
+        None => policies,
+    }
+}
+
 /// Returns the differences between the expected and the actual decision.
 pub(super) fn differences(expect: &Expect, evaluation: &Result<Evaluation, Refusal>) -> Vec<String> {
     let mut found = vec![];
@@ -84,11 +96,19 @@ pub(super) fn differences(expect: &Expect, evaluation: &Result<Evaluation, Refus
             outcome.obligations.iter().map(|Obligation { kind, value }| format!("{kind}:{value}")).collect();
         compare("obligations", &list(obligations), &list(&actual));
     }
+    if let Some(advice) = &expect.advice {
+        let actual: Vec<String> =
+            outcome.advice.iter().map(|Obligation { kind, value }| format!("{kind}:{value}")).collect();
+        compare("advice", &list(advice), &list(&actual));
+    }
+    if let Some(user) = &expect.user {
+        compare("user", user, &outcome.user);
+    }
     if let Some(gate) = &expect.gate {
         compare("gate", gate, evaluation.gate.map_or("", |gate| gate.name()));
     }
     if !found.is_empty() {
-        found.push(format!("determined by: {}", evaluation.verdict.determining().join(", ")));
+        found.push(format!("determined by: {}", deciding(evaluation)));
     }
     found
 }

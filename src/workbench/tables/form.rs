@@ -17,6 +17,9 @@ pub(super) struct File {
     /// Contexts that apply to every case of the file, before its own.
     #[serde(default)]
     pub(super) context: Vec<String>,
+    /// Members of each case that does not give them itself; `arguments`, `attributes` and `facts` are merged.
+    #[serde(default)]
+    pub(super) defaults: Option<Case>,
     #[serde(default)]
     pub(super) cases: Vec<Case>,
 }
@@ -74,7 +77,13 @@ impl<'de> Deserialize<'de> for Names {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Case {
+    #[serde(default)]
     pub(super) name: String,
+    /// Name of an earlier case of the file whose members this case has, unless it gives them itself.
+    pub(super) same: Option<String>,
+    /// Values for a member such as `arguments.amount_minor`: one case is made for each.
+    #[serde(default)]
+    pub(super) each: BTreeMap<String, Vec<Value>>,
     pub(super) now: Option<String>,
     pub(super) caller: Option<Names>,
     pub(super) agent: Option<Names>,
@@ -129,10 +138,14 @@ pub(super) struct Case {
     /// Attributes of the case that override those of its fixture.
     #[serde(default)]
     pub(super) attributes: Object,
+    /// Whether the case names something that does not exist, on purpose.
+    #[serde(default)]
+    pub(super) unknown: bool,
+    #[serde(default)]
     pub(super) expect: Expect,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Expect {
     pub(super) decision: Option<Decision>,
@@ -140,6 +153,9 @@ pub(super) struct Expect {
     pub(super) requires: Option<Vec<String>>,
     pub(super) policies: Option<Vec<String>>,
     pub(super) obligations: Option<Vec<String>>,
+    pub(super) advice: Option<Vec<String>>,
+    /// Text for the agent and the customer.
+    pub(super) user: Option<String>,
     pub(super) gate: Option<String>,
     pub(super) disposition: Option<Disposition>,
     /// Findings in a draft: kinds, and claims as `claim/<code>`. For a context, the kinds found in its texts.
@@ -154,6 +170,29 @@ pub(super) struct Expect {
     pub(super) redactions: Option<Vec<String>>,
     /// Field that an INVALID_ARGUMENT refusal names.
     pub(super) invalid: Option<String>,
+}
+
+impl Expect {
+    /// Returns whether anything is expected.
+    pub(super) fn says_something(&self) -> bool {
+        let lists = [
+            &self.requires,
+            &self.policies,
+            &self.obligations,
+            &self.advice,
+            &self.findings,
+            &self.included,
+            &self.masked,
+            &self.withheld,
+            &self.redactions,
+        ];
+        let texts = [&self.reason, &self.user, &self.gate, &self.invalid];
+        self.decision.is_some()
+            || self.disposition.is_some()
+            || self.segments.is_some()
+            || lists.iter().any(|list| list.is_some())
+            || texts.iter().any(|text| text.is_some())
+    }
 }
 
 /// An article of a context; `resource` names its fixture.
