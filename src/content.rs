@@ -39,6 +39,7 @@ pub const MODEL: &str = "model";
 /// `detectors/settings.yaml`: the settings of detectors other than rules.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Settings {
     /// Thresholds per channel. The first channel also covers sources that no channel lists.
     pub channels: Vec<ChannelSettings>,
@@ -55,6 +56,7 @@ pub struct Settings {
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ChannelSettings {
     pub channel: String,
     /// Source names that tool services send; a trailing `*` matches any suffix.

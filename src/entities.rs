@@ -285,22 +285,27 @@ fn names_agree(roles: &Roles, chain: &Chain, call: &Call) -> Result<(), Stop> {
 
 /// Returns `derived`, whose members the PDP computes from the arguments.
 fn computed(roles: &Roles, resolved: &ResolvedCall<'_>, call: &Call) -> Result<Members, Stop> {
-    let Some(Shape::Record(record)) = resolved.action.context.get(COMPUTED).map(|member| &member.shape) else {
-        return Ok(Members::new());
-    };
-    let members = derived_values(roles, record, &call.arguments)?;
+    let Some(record) = computed_record(resolved.action) else { return Ok(Members::new()) };
+    let members = computed_values(roles, resolved.action, &call.arguments)?;
     let mut converter = Converter { takes_repetitions: true, ..Converter::default() };
     let members = converter.members(&members, record, COMPUTED)?;
     Ok(vec![(SmolStr::new_static(COMPUTED), record_of(members))])
+}
+
+fn computed_record(action: &Action) -> Option<&Record> {
+    match &action.context.get(COMPUTED)?.shape {
+        Shape::Record(record) => Some(record),
+        _ => None,
+    }
 }
 
 /// Computes the values of `context.derived` that an action declares.
 ///
 /// # Errors
 /// If a sum of arguments is too large.
-pub fn derived_values(roles: &Roles, record: &Record, arguments: &Object) -> Result<Object, Refusal> {
+pub fn computed_values(roles: &Roles, action: &Action, arguments: &Object) -> Result<Object, Refusal> {
     let mut values = Object::new();
-    for name in record.keys() {
+    for name in computed_record(action).into_iter().flat_map(Record::keys) {
         let Some(derivation) = roles.derive.get(name) else { continue };
         let path = || format!("arguments_json.{}", derivation.path.join("."));
         let value = derivation.of(arguments).map_err(|problem| Refusal::invalid(path(), problem))?;

@@ -22,8 +22,14 @@ pub struct Lift {
     pub classes: BTreeSet<Reason>,
 }
 
-/// Determines the outcome of a verdict. `what_if` evaluates the call with everything in a [`Lift`] granted.
-pub fn settle(policies: &Policies, verdict: &Verdict, what_if: impl FnOnce(&Lift) -> WhatIf) -> Outcome {
+/// Determines the outcome of a verdict. `what_if` evaluates the call with everything in a [`Lift`] granted, and `is_granted`
+/// says whether some policy permits the call to each link, in this step, whatever forbids it.
+pub fn settle(
+    policies: &Policies,
+    verdict: &Verdict,
+    is_granted: impl Fn() -> bool,
+    what_if: impl FnOnce(&Lift) -> WhatIf,
+) -> Outcome {
     if verdict.has_errors() {
         return Outcome::denied(Reason::PolicyError);
     }
@@ -38,34 +44,39 @@ pub fn settle(policies: &Policies, verdict: &Verdict, what_if: impl FnOnce(&Lift
         return Outcome::denied(Reason::NotPermitted);
     }
     if forbids.iter().any(|rule| !Reason::LIFTABLE.contains(&rule.class)) {
-        return told(&forbids, Reason::NotPermitted);
+        return not_permitted(&forbids, is_granted);
     }
     let lift = lift(&forbids);
     let reason = Reason::LIFTABLE.into_iter().find(|reason| lift.classes.contains(reason));
     match reason {
         Some(reason) if what_if(&lift).would_permit() => {
-            let user = told(&forbids, reason).user;
+            let user = texts(&forbids);
             Outcome { denied: Some(reason), user, missing: missing(&lift, reason), ..with_obligations(&forbids) }
         }
-        Some(_) | None => told(&forbids, Reason::NotPermitted),
+        Some(_) | None => not_permitted(&forbids, is_granted),
     }
 }
 
-/// Returns a denial by these policies. The agent is told their texts, obligations and advice, unless one of the policies
-/// denies for good without a text: a policy that is silent keeps the others silent, too.
-fn told(forbids: &[&Rule], reason: Reason) -> Outcome {
+/// Returns a denial that nothing can lift. The agent is told the policies' texts, obligations and advice, unless one of them
+/// denies for good without a text, or nobody grants the call at all: whatever is silent keeps the others silent, too.
+fn not_permitted(forbids: &[&Rule], is_granted: impl Fn() -> bool) -> Outcome {
     let is_silent = |rule: &&Rule| rule.user.is_empty() && !Reason::LIFTABLE.contains(&rule.class);
     let told: Vec<&Rule> = forbids.iter().copied().filter(|rule| !rule.user.is_empty()).collect();
-    if told.is_empty() || forbids.iter().any(is_silent) {
-        return Outcome::denied(reason);
+    if told.is_empty() || forbids.iter().any(is_silent) || !is_granted() {
+        return Outcome::denied(Reason::NotPermitted);
     }
+    Outcome { denied: Some(Reason::NotPermitted), user: texts(&told), ..with_obligations(&told) }
+}
+
+/// Returns the texts of policies, each once.
+fn texts(rules: &[&Rule]) -> String {
     let mut texts: Vec<&str> = vec![];
-    for rule in &told {
+    for rule in rules.iter().filter(|rule| !rule.user.is_empty()) {
         if !texts.contains(&rule.user.as_str()) {
             texts.push(&rule.user);
         }
     }
-    Outcome { denied: Some(reason), user: texts.join(" "), ..with_obligations(&told) }
+    texts.join(" ")
 }
 
 /// Returns the disposition of a draft: the strictest one of the determining forbids. A draft is blocked if no

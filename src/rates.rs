@@ -14,6 +14,7 @@ use crate::policy::shape::{Action, Shape, Shapes};
 /// Part of a window's key. A window always belongs to one tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Per {
     Action,
     Agent,
@@ -30,6 +31,7 @@ pub enum Per {
 /// Limit on the number of calls.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CallRate {
     pub per: Vec<Per>,
     /// Actions or action groups that are counted.
@@ -45,6 +47,7 @@ pub struct CallRate {
 /// Limit on the sum of an integer argument over allowed calls.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SumRate {
     pub per: Vec<Per>,
     /// Actions or action groups that are added up.
@@ -67,6 +70,7 @@ pub struct SumRate {
 /// Maximum of a sum.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Most {
     Fixed(i64),
     /// An attribute of the resource: no more is refunded than was paid.
@@ -79,6 +83,7 @@ pub enum Most {
 /// Limit on the number of distinct things.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DistinctRate {
     pub per: Vec<Per>,
     /// The ids to count; each distinct id counts once.
@@ -101,6 +106,7 @@ impl DistinctRate {
 /// Contents of `rates.yaml`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Rates {
     /// Windows that count calls, by name.
     pub calls: BTreeMap<String, CallRate>,

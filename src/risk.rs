@@ -34,6 +34,7 @@ pub const WORST: u32 = 100;
 /// Weight of one kind of event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Factor {
     /// Points per event; 1 to 100.
     pub points: u32,
@@ -49,6 +50,7 @@ pub struct Factor {
 /// Weight of a count of distinct things: 0 points up to `from`, `most` from `to` on, and linear in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Slope {
     /// Highest count that is usual.
     pub from: u64,
@@ -61,6 +63,7 @@ pub struct Slope {
 /// Weights of what is counted per principal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ProbingWeights {
     pub cases: Slope,
     pub resources: Slope,
@@ -71,6 +74,7 @@ pub struct ProbingWeights {
 /// Detection of probing: an agent that tries one case and action after another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Probing {
     /// Length of the window; 1 to 10,080 (a week).
     pub minutes: u32,
@@ -82,6 +86,7 @@ pub struct Probing {
 /// Points of a report, by severity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Reported {
     pub low: u32,
     pub medium: u32,
@@ -92,6 +97,7 @@ pub struct Reported {
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Tier {
     /// A member of the schema's type of tiers.
     pub tier: String,
@@ -102,6 +108,7 @@ pub struct Tier {
 /// Contents of `risk.yaml`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RiskRules {
     /// Tiers in ascending order; the first begins at 0.
     pub tiers: Vec<Tier>,

@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 use crate::api::front::origin;
 use crate::api::v1::admin_service_server::{AdminService, AdminServiceServer};
 use crate::api::{convert, respond, status, v1};
+use crate::json::{Object, canonical};
 use crate::model::answer::Gate;
 use crate::model::chain::Link;
 use crate::model::number::to_u32;
@@ -15,9 +16,9 @@ use crate::model::right::Right;
 use crate::model::signals::Risk;
 use crate::model::verdict::LinkVerdict;
 use crate::pdp::Pdp;
-use crate::pdp::origin::{Origin, Purpose};
+use crate::pdp::origin::{Origin, Purpose, Request as PdpRequest};
 use crate::pdp::reload::{Reloaded, Trigger};
-use crate::pdp::snapshot::{Moment, Rejected, Snapshot};
+use crate::pdp::snapshot::{Moment, Rejected, Snapshot, computed};
 
 /// Maximum number of faults of a refused bundle in a response.
 const FAULTS_MAX: usize = 100;
@@ -112,8 +113,14 @@ impl AdminService for Admin {
         let moment = self.pdp.moment();
         // An absent request equals an empty one, whose missing fields `convert` names.
         let read = convert::request(request.into_inner().request.unwrap_or_default());
+        let derived = match &read {
+            Ok(PdpRequest::Call(call)) => computed(&moment.snapshot.bundle, &call.action, &call.arguments),
+            Ok(PdpRequest::Plain(_)) | Err(_) => Ok(Object::new()),
+        };
         let recorded =
             self.pdp.authorize(&moment, &origin, read).await.map_err(|refused| status::status(refused.refusal()))?;
+        // A call whose values can't be computed is refused.
+        let derived = derived.unwrap_or_default();
         let links = recorded.value().verdict.links.iter().map(|link| explain(&moment, link)).collect();
         Ok(Response::new(v1::ExplainDecisionResponse {
             response: Some(respond::response(&recorded, self.pdp.audit_log())),
@@ -124,6 +131,7 @@ impl AdminService for Admin {
             windows_unknown: recorded.value().signals.unknown,
             findings: recorded.value().signals.kinds.clone(),
             halted_by: recorded.value().signals.halted_by.clone(),
+            derived_json: if derived.is_empty() { vec![] } else { canonical(&derived) }.into(),
         }))
     }
 }

@@ -11,6 +11,7 @@ use crate::model::number::to_u32;
 /// Whether a mistake can be reversed; shown to the reviewer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Reversibility {
     /// Only with the help of a third party.
     ExternallyReversible,
@@ -32,6 +33,7 @@ impl Reversibility {
 /// Rules for one kind of approval.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Template {
     /// Purpose of the approval, in one line for the reviewer.
     pub title: String,
@@ -84,6 +86,7 @@ impl Template {
 /// Maximum numbers of pending requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Caps {
     /// For one case.
     pub case: u32,
@@ -96,6 +99,7 @@ pub struct Caps {
 /// Content of `approvals.yaml`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Templates {
     pub pending: Caps,
     /// Minutes after a denial in which the same call can't be requested again, 0 to 10,080.

@@ -20,6 +20,7 @@ const CONSTRAINTS_MAX: usize = 256;
 /// An instruction for the model.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Constraint {
     /// Name, unique in the file.
     pub id: String,

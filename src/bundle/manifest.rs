@@ -10,6 +10,7 @@ use crate::model::source::Source;
 /// Contents of `bundle.yaml`.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Manifest {
     pub name: String,
     /// Version number, incremented with every release.
@@ -56,6 +57,8 @@ pub fn yaml_words(error: &serde_saphyr::Error) -> String {
     let duplicate = text.strip_prefix("duplicate mapping key: ").and_then(|rest| rest.split(", set ").next());
     match duplicate {
         Some(key) => format!("the key `{key}` occurs twice"),
+        None if text == "expected mapping start" => "a mapping (`key: value`) is expected here".to_owned(),
+        None if text == "expected sequence start" => "a list (`[one, other]`) is expected here".to_owned(),
         None if text.starts_with("multiple YAML documents") => {
             "a second YAML document begins: a file has one".to_owned()
         }
@@ -85,6 +88,8 @@ mod tests {
         assert_eq!(line("name: a\nname: b\n"), "line 2, column 1: the key `name` occurs twice");
         assert_eq!(line("name: a\nversion: x\n"), "line 2, column 10: is not a whole number, or too large");
         assert!(line("name: a\nversion: 1\n---\nx: 1\n").ends_with("a second YAML document begins: a file has one"));
+        let list = "name: a\nversion: 1\ndevelopment: [a]\n";
+        assert_eq!(line(list), "line 3, column 14: a mapping (`key: value`) is expected here");
         let unknown = line("name: a\nversoin: 1\n");
         assert!(
             unknown.starts_with("line 2, column 1: unknown field `versoin`") && !unknown.contains("at line"),

@@ -10,6 +10,7 @@ use crate::bundle::Bundle;
 use crate::bundle::manifest::yaml_line;
 use crate::clock::{Clock, SystemClock};
 use crate::delegation::asserted_chain;
+use crate::json::{Object, canonical};
 use crate::model::answer::Obligation;
 use crate::model::call::Call;
 use crate::model::chain::{Asserted, Credential};
@@ -17,6 +18,7 @@ use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::pdp::evaluation::{Evaluation, Evaluator};
 use crate::pdp::scoring::{calm, trust_texts};
+use crate::pdp::snapshot::computed;
 use crate::workbench::request::WrittenRequest;
 
 #[derive(Debug, clap::Args)]
@@ -60,6 +62,7 @@ struct Shown {
     requires: Vec<String>,
     obligations: Vec<String>,
     advice: Vec<String>,
+    computed: Object,
     evaluation_id: String,
     binding_token: String,
     approval: String,
@@ -67,6 +70,8 @@ struct Shown {
     policy_digest: String,
     audit_index: Option<u64>,
     determining: Vec<String>,
+    /// What denied the call to which link of the chain.
+    denied: Vec<String>,
     warnings: Vec<String>,
 }
 
@@ -119,6 +124,7 @@ fn remote(environment: &Environment, arguments: &Arguments, call: &Call) -> Resu
         requires: response.access_request.as_ref().map_or_else(Vec::new, |request| request.requires.clone()),
         obligations: response.obligations.iter().map(obligation).collect(),
         advice: response.advice.iter().map(obligation).collect(),
+        computed: Object::new(),
         evaluation_id: response.evaluation_id.clone(),
         binding_token: response
             .access_request
@@ -129,6 +135,7 @@ fn remote(environment: &Environment, arguments: &Arguments, call: &Call) -> Resu
         policy_digest: response.policy.as_ref().map_or_else(String::new, |policy| policy.digest.clone()),
         audit_index: response.audit.as_ref().map(|audit| audit.index),
         determining: vec![],
+        denied: vec![],
         warnings: response.warnings.clone(),
     };
     Ok((allowed, shown))
@@ -164,6 +171,7 @@ fn local(environment: &Environment, arguments: &Arguments, call: &Call) -> Resul
         requires: outcome.missing.map_or_else(Vec::new, |missing| missing.requires),
         obligations: outcome.obligations.iter().map(written).collect(),
         advice: outcome.advice.iter().map(written).collect(),
+        computed: computed(&bundle, &call.action, &call.arguments).unwrap_or_default(),
         evaluation_id: String::new(),
         binding_token: String::new(),
         approval: String::new(),
@@ -174,6 +182,7 @@ fn local(environment: &Environment, arguments: &Arguments, call: &Call) -> Resul
             Some(gate) => vec![format!("gate: {}", gate.name())],
             None => verdict.determining().into_iter().map(str::to_owned).collect(),
         },
+        denied: if gate.is_some() { vec![] } else { verdict.denials() },
         warnings: vec!["not_recorded".into()],
     };
     Ok((allowed, shown))
@@ -224,7 +233,11 @@ fn text(shown: &Shown) -> String {
     line("requires", &shown.requires.join(", "));
     line("obligations", &shown.obligations.join("; "));
     line("advice", &shown.advice.join("; "));
+    let computed =
+        shown.computed.iter().map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(&canonical(value))));
+    line("computed", &computed.collect::<Vec<_>>().join(", "));
     line("determined by", &shown.determining.join(", "));
+    shown.denied.iter().enumerate().for_each(|(at, denied)| line(if at == 0 { "denied" } else { "" }, denied));
     line("approval", &shown.approval);
     line("repeated", if shown.repeated { "the answer of this operation's first call" } else { "" });
     line("evaluation", &shown.evaluation_id);

@@ -74,7 +74,7 @@ fn once(environment: &Environment, arguments: &Arguments, config: &Config, folde
 fn text(report: &Report) -> String {
     let mut text = String::new();
     for failure in &report.failures {
-        text.push_str(&format!("FAILED {}: {}\n", failure.file, failure.case));
+        text.push_str(&format!("FAILED {}:{}: {}\n", failure.file, failure.line, failure.case));
         for difference in &failure.differences {
             text.push_str(&format!("  {difference}\n"));
         }

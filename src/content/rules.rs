@@ -34,6 +34,7 @@ const REPLIES: &str = " => ";
 /// The kind of text or content that the rules of a file are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Judges {
     /// Problems in drafts.
     Draft,
@@ -45,6 +46,7 @@ pub enum Judges {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct File {
     pub judges: Judges,
     /// BCP 47 tag of the rules' language. A code may occur once per language.
@@ -54,6 +56,7 @@ pub struct File {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct Written {
     code: String,
     kind: String,

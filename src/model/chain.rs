@@ -184,6 +184,7 @@ impl Chain {
 /// Manifest's substitutes for an absent credential in development mode.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DevelopmentDefaults {
     /// Tool service id of every loopback caller.
     pub tool_service: String,

@@ -7,6 +7,7 @@ use crate::model::finding::SensitiveKind;
 /// Trust in a segment of a context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Channel {
     /// Text from the bundle, without any text from a caller.
     Constraint,
@@ -82,6 +83,7 @@ pub struct Article {
 /// Permitted use of a draft, from the loosest to the strictest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Disposition {
     /// The draft may be sent.
     Release,

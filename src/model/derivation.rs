@@ -10,6 +10,8 @@ use crate::model::number::to_i64;
 pub enum Function {
     /// The number of values.
     Count,
+    /// The number of different values.
+    CountDistinct,
     /// The different values.
     Distinct,
     Max,
@@ -26,15 +28,26 @@ pub struct Derivation {
     pub path: Vec<String>,
 }
 
+#[cfg(test)]
+impl schemars::JsonSchema for Derivation {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Derivation".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": "string", "pattern": "^(count|count_distinct|distinct|max|min|sum)\\([A-Za-z0-9_. ]+\\)$"})
+    }
+}
+
 impl TryFrom<String> for Derivation {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        const FORM: &str =
-            "must be `count`, `sum`, `min`, `max` or `distinct` of a path, such as `sum(payments.amount)`";
+        const FORM: &str = "must be `count`, `count_distinct`, `distinct`, `max`, `min` or `sum` of a path, such as `sum(payments.amount)`";
         let (function, rest) = text.split_once('(').ok_or(FORM)?;
         let function = match function.trim() {
             "count" => Function::Count,
+            "count_distinct" => Function::CountDistinct,
             "distinct" => Function::Distinct,
             "max" => Function::Max,
             "min" => Function::Min,
@@ -47,6 +60,13 @@ impl TryFrom<String> for Derivation {
             |step: &String| !step.is_empty() && step.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         if path.iter().all(is_name) { Ok(Self { function, path }) } else { Err(FORM) }
     }
+}
+
+/// Returns the different values, in the order in which they occur first.
+fn distinct(values: &[&Value]) -> Vec<Value> {
+    let mut seen = BTreeSet::new();
+    let is_new = |value: &&&Value| seen.insert(crate::json::canonical(**value));
+    values.iter().filter(is_new).map(|value| (*value).clone()).collect()
 }
 
 impl Derivation {
@@ -65,11 +85,8 @@ impl Derivation {
         };
         Ok(match self.function {
             Function::Count => Some(Value::Integer(to_i64(values.len()))),
-            Function::Distinct => {
-                let mut seen = BTreeSet::new();
-                let is_new = |value: &&&Value| seen.insert(crate::json::canonical(**value));
-                Some(Value::Array(values.iter().filter(is_new).map(|value| (*value).clone()).collect()))
-            }
+            Function::CountDistinct => Some(Value::Integer(to_i64(distinct(&values).len()))),
+            Function::Distinct => Some(Value::Array(distinct(&values))),
             Function::Max => integers()?.into_iter().max().map(Value::Integer),
             Function::Min => integers()?.into_iter().min().map(Value::Integer),
             Function::Sum => {
@@ -99,6 +116,7 @@ impl Derivation {
 /// Entity of a call whose id an argument must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Named {
     Agent,
     Case,
@@ -147,6 +165,7 @@ mod tests {
             ("min(passengers.age)", Some(Value::Integer(7))),
             ("max(passengers.age)", Some(Value::Integer(40))),
             ("max(none)", None),
+            ("count_distinct(payments.method)", Some(Value::Integer(2))),
             ("distinct(payments.method)", Some(Value::Array(vec!["card".into(), "voucher".into()]))),
         ] {
             assert_eq!(derived(text, booking), Ok(expected), "{text}");

@@ -12,6 +12,7 @@ use crate::model::right::RightOn;
 /// Supplier of the entities of a type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Supplier {
     /// The bundle's folder.
     Bundle,
@@ -24,6 +25,7 @@ pub enum Supplier {
 /// Roles of entity types and actions where gates are on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Roles {
     /// Type of agents; has `tenant` and `scopes`.
     pub agent: String,
@@ -98,6 +100,7 @@ pub struct Roles {
 /// Number of humans who must ask before a kill switch is lifted; 1 by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(transparent)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LiftQuorum(pub NonZeroU32);
 
 impl Default for LiftQuorum {
@@ -109,6 +112,7 @@ impl Default for LiftQuorum {
 /// Form of an obligation's value. A name has letters, digits and `_`, `-` or `.`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum ValueForm {
     /// One name.
     Name,
@@ -147,6 +151,7 @@ impl ValueForm {
 /// Roles of types and actions for governed texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ContentRoles {
     /// Type of a record's fields, which the bundle supplies; an id is the field's path.
     pub field: String,
@@ -170,6 +175,7 @@ pub struct ContentRoles {
 /// Reader of the text in an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Reader {
     /// The customer: the argument is the digest of a released draft.
     Customer,
@@ -188,6 +194,7 @@ impl ContentRoles {
 /// Check that an action's success makes.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CheckMade {
     /// Name in `context.checks`.
     pub makes: String,
@@ -201,6 +208,7 @@ pub struct CheckMade {
 /// Stronger check that an action makes in addition, because some facts prove more than others.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Stronger {
     /// The argument that names the fact that was checked.
     pub by: String,

@@ -69,7 +69,7 @@ impl File {
             let (before, after) = (self.text.part(..at), self.text.part(at + name.len()..));
             let start = self.start(self.line(at));
             let line = self.text.part(start..at).trim_start();
-            let is_comment = line.starts_with('#') || line.starts_with("//");
+            let is_comment = line.starts_with('#') || line.contains(" #") || line.contains("//");
             !is_comment && !is_part(before.chars().next_back()) && !is_part(after.chars().next())
         };
         let mut found = self.text.match_indices(name).map(|(at, _)| at);

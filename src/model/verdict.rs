@@ -42,6 +42,17 @@ impl Verdict {
         self.links.iter().any(|link| !link.errors.is_empty())
     }
 
+    /// Says for each denied link what denied it.
+    pub fn denials(&self) -> Vec<String> {
+        let denied = self.links.iter().filter(|link| !link.permitted);
+        denied
+            .map(|link| match link.determining.is_empty() {
+                true => format!("no policy permits it to the {}", link.link.name()),
+                false => format!("{} forbids it to the {}", link.determining.join(", "), link.link.name()),
+            })
+            .collect()
+    }
+
     /// Returns the ids of the policies that determined the verdict, sorted and without duplicates: those of
     /// every link if it permits, otherwise those of the denied links.
     pub fn determining(&self) -> Vec<&str> {

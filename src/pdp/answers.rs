@@ -105,14 +105,6 @@ fn hint(moment: &Moment, evaluation: &Evaluation, call: &Call) -> String {
             )
         }
         Some(gate) => format!("development: the gate `{}` denied the call", gate.name()),
-        None => {
-            let denied = evaluation.verdict.links.iter().filter(|link| !link.permitted).map(|link| {
-                match link.determining.is_empty() {
-                    true => format!("no policy permits it to the {}", link.link.name()),
-                    false => format!("{} forbids it to the {}", link.determining.join(", "), link.link.name()),
-                }
-            });
-            format!("development: {}", denied.collect::<Vec<_>>().join("; "))
-        }
+        None => format!("development: {}", evaluation.verdict.denials().join("; ")),
     }
 }

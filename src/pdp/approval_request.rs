@@ -6,19 +6,16 @@ use crate::approvals::store::transitions::{NewApproval, Requested};
 use crate::approvals::template::Template;
 use crate::approvals::view;
 use crate::audit::events::{self, Actor};
-use crate::entities::derived_values;
-use crate::json::{self, Object};
+use crate::json;
 use crate::model::approval::{Approval, Binding, Evidence, Justification, State};
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
-use crate::model::trusted_context::COMPUTED;
 use crate::pdp::Pdp;
 use crate::pdp::admission::Party;
 use crate::pdp::approval_access::Seen;
 use crate::pdp::origin::Origin;
 use crate::pdp::refused::Refused;
-use crate::pdp::snapshot::Moment;
-use crate::policy::shape::Shape;
+use crate::pdp::snapshot::{Moment, computed};
 
 /// A request for approval, as it was read.
 #[derive(Clone, Debug)]
@@ -121,7 +118,12 @@ impl Pdp {
             generation: String::new(),
             revision: 0,
             digest: binding::digest(&binding.call),
-            display: view::display(&binding, &computed(moment, &binding)?, evidence, template),
+            display: view::display(
+                &binding,
+                &computed(&moment.snapshot.bundle, &binding.call.action, &binding.call.arguments())?,
+                evidence,
+                template,
+            ),
             reversibility: template.reversibility.name().to_owned(),
             justification: view::unverified(&justification),
             reviews: vec![],
@@ -161,15 +163,4 @@ fn justification_value(justification: &Justification) -> json::Value {
         ("expected_effect", text(&justification.expected_effect)),
         ("policy_clause", text(&justification.policy_clause)),
     ])
-}
-
-/// Returns the values that the PDP computes from the arguments of a bound call.
-fn computed(moment: &Moment, binding: &Binding) -> Result<Object, Refusal> {
-    let bundle = &moment.snapshot.bundle;
-    let action = bundle.policies.shapes.actions.get(&binding.call.action);
-    let derived = action.and_then(|action| action.context.get(COMPUTED)).map(|member| &member.shape);
-    match (&bundle.roles, derived) {
-        (Some(roles), Some(Shape::Record(record))) => derived_values(roles, record, &binding.call.arguments()),
-        (_, _) => Ok(Object::new()),
-    }
 }

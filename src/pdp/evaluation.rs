@@ -133,8 +133,11 @@ impl Evaluator<'_> {
             Ok(asked) => asked,
             Err(stop) => return stopped(stop),
         };
-        let verdict = decide(&policies.engine, &asked.requests(&chain.step, trusted)?, &asked.entities);
-        let outcome = settle(policies, &verdict, |lift| self.what_if(&asked, lift, chain, call, trusted));
+        let requests = asked.requests(&chain.step, trusted)?;
+        let verdict = decide(&policies.engine, &requests, &asked.entities);
+        let is_granted =
+            || covers_step && requests.iter().all(|(_, request)| policies.engine.has_permit(request, &asked.entities));
+        let outcome = settle(policies, &verdict, is_granted, |lift| self.what_if(&asked, lift, chain, call, trusted));
         // The step gate holds whatever the policies permit. It comes last, so that its denial reveals no more
         // than the policies do.
         if outcome.denied.is_none() && !covers_step {

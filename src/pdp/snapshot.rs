@@ -9,6 +9,8 @@ use arc_swap::ArcSwap;
 
 use crate::bundle::{Bundle, Reading};
 use crate::clock::{Clock, Monotonic};
+use crate::entities::computed_values;
+use crate::json::Object;
 use crate::model::chain::Chain;
 use crate::model::refusal::Refusal;
 use crate::model::roles::{ContentRoles, Roles};
@@ -62,6 +64,17 @@ pub struct Snapshot {
     pub activated_at: Timestamp,
     /// Trusted members of `context` for a case without history.
     pub nothing: TrustedContext,
+}
+
+/// Returns the values that the PDP computes from the arguments of a call; empty for an action that declares none.
+///
+/// # Errors
+/// If a sum of arguments is too large.
+pub fn computed(bundle: &Bundle, action: &str, arguments: &Object) -> Result<Object, Refusal> {
+    match (&bundle.roles, bundle.policies.shapes.actions.get(action)) {
+        (Some(roles), Some(action)) => computed_values(roles, action, arguments),
+        (_, _) => Ok(Object::new()),
+    }
 }
 
 /// One snapshot and one instant, which a request sees from its first step to its last.

@@ -156,14 +156,34 @@ impl Engine {
     }
 
     fn evaluate_sharing(&self, shared: &mut Shared, link: Link, request: &Request, entities: &Entities) -> LinkVerdict {
-        let (request, entities): (&ast::Request, &cedar_policy_core::entities::Entities) =
-            (request.as_ref(), entities.as_ref());
-        // Only a request for partial evaluation lacks one of these. None is made here, and one would be denied.
-        let (Some(principal), Some(action), Some(resource)) =
-            (request.principal().uid(), request.action().uid(), request.resource().uid())
+        let request: &ast::Request = request.as_ref();
+        // Only a request for partial evaluation lacks a part. None is made here, and one would be denied.
+        let (Some(principal), Some(found)) =
+            (request.principal().uid(), self.satisfied(shared, request, entities.as_ref()))
         else {
             return nobody(link);
         };
+        let Satisfied { permits, forbids, errors } = found;
+        let permitted = forbids.is_empty() && !permits.is_empty();
+        let deciding = if forbids.is_empty() { permits } else { forbids };
+        verdict(link, principal, permitted, deciding.into_iter().map(id_text).collect(), errors)
+    }
+
+    /// Returns whether a `permit` applies to a request, whatever forbids it.
+    pub fn has_permit(&self, request: &Request, entities: &Entities) -> bool {
+        let found = self.satisfied(&mut Shared::default(), request.as_ref(), entities.as_ref());
+        found.is_some_and(|found| !found.permits.is_empty())
+    }
+
+    /// Returns the policies that apply to a request. `None`: it lacks a part.
+    fn satisfied(
+        &self,
+        shared: &mut Shared,
+        request: &ast::Request,
+        entities: &cedar_policy_core::entities::Entities,
+    ) -> Option<Satisfied<'_>> {
+        let (principal, action, resource) =
+            (request.principal().uid()?, request.action().uid()?, request.resource().uid()?);
         let named = |uid| match entities.entity(uid) {
             Dereference::Data(entity) => Named { uid, entity: Some(entity) },
             Dereference::NoSuchEntity | Dereference::Residual(_) => Named { uid, entity: None },
@@ -196,9 +216,7 @@ impl Engine {
                 (Err(class), _) => errors.push(PolicyFault { policy: id_text(policy), class }),
             }
         }
-        let permitted = forbids.is_empty() && !permits.is_empty();
-        let deciding = if forbids.is_empty() { permits } else { forbids };
-        verdict(link, principal.uid, permitted, deciding.into_iter().map(id_text).collect(), errors)
+        Some(Satisfied { permits, forbids, errors })
     }
 
     /// Evaluates one link's request as Cedar's authorizer does, with every policy. [`Engine::evaluate`] must
@@ -221,6 +239,13 @@ impl Engine {
         // The ids are unique, so this can't fail.
         self.set.get_or_init(|| ast::PolicySet::try_from_iter(self.policies.iter().cloned()).unwrap_or_default())
     }
+}
+
+/// Policies that apply to a request.
+struct Satisfied<'e> {
+    permits: Vec<&'e ast::Policy>,
+    forbids: Vec<&'e ast::Policy>,
+    errors: Vec<PolicyFault>,
 }
 
 /// Evaluates a policy's condition; its scope must match. Returns the class of an error.

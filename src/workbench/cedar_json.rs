@@ -43,7 +43,7 @@ struct Request {
 pub fn run(bundle: &Bundle, validation: Validation) -> Report {
     let mut report = Report::default();
     for source in bundle.tests.iter().filter(|source| source.file.ends_with(".json")) {
-        let fail = |case: String, differences| Failure { file: source.file.clone(), case, differences };
+        let fail = |case: String, differences| Failure { file: source.file.clone(), line: 1, case, differences };
         let cases: Vec<Case> = match serde_json::from_str(&source.text) {
             Ok(cases) => cases,
             Err(error) => {

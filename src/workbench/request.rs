@@ -9,6 +9,7 @@ use crate::model::chain::{Asserted, Credential};
 /// An entity of a written request.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Written {
     /// Entity type; may be omitted for a case.
     #[serde(rename = "type", default)]
@@ -72,6 +73,7 @@ pub struct WrittenModel {
 /// An untrusted text in written form.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct WrittenText {
     pub source: String,
     pub text: String,

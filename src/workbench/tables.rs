@@ -7,6 +7,8 @@ mod expect;
 mod fixtures;
 mod form;
 mod names;
+#[cfg(test)]
+mod schemas;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -44,6 +46,8 @@ const CONFIDENCE: u32 = 90;
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Failure {
     pub file: String,
+    /// Line of the case, counted from 1.
+    pub line: usize,
     /// Name of the case, with the combination of names.
     pub case: String,
     /// Differences, each with the expected and the actual value.
@@ -118,7 +122,9 @@ pub fn run(folder: &Folder, reading: Reading) -> Result<Report, LoadError> {
                 differences
                     .extend(decided.context.iter().flat_map(|context| context::differences(&case.expect, context)));
                 if !differences.is_empty() {
-                    report.failures.push(Failure { file: source.file.clone(), case: decided.name, differences });
+                    let line = source.find(case.written_name()).map_or(1, |(at, _)| source.position(at).0);
+                    let file = source.file.clone();
+                    report.failures.push(Failure { file, line, case: decided.name, differences });
                 }
             }
         }

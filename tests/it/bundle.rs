@@ -153,7 +153,7 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
     ("entities/agents.json", "\"suspended\": false, ", "", "entities/agents.json:2:3: "),
     ("entities/agents.json", "[\n", "{\n", "is not a JSON array of entities"),
     ("entities/tenants.json", "\"globex\"", "\"acme\"", "this entity is already defined"),
-    ("bundle.yaml", "version: 1", "version: one", "bundle.yaml:2:10: "),
+    ("bundle.yaml", "version: 1", "version: one", "bundle.yaml:3:10: "),
     ("bundle.yaml", "name: customer-support", "name: customer-support\ncolour: blue", "colour"),
     (
         "bundle.yaml",
@@ -172,7 +172,7 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
         "bundle.yaml",
         "  agent: support-bot",
         "  agent: suport-bot",
-        "bundle.yaml:51:10: the bundle does not define `suport-bot`",
+        "bundle.yaml:52:10: the bundle does not define `suport-bot`",
     ),
     ("bundle.yaml", "  step: intake", "  step: intak", "the bundle does not define `intak`"),
     (
@@ -364,7 +364,7 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
         "bundle.yaml",
         "  approval_request: ApprovalRequest\n",
         "  approval_request: ApprovalRequest\n  derive: {number: average(items)}\n",
-        "must be `count`, `sum`, `min`, `max` or `distinct` of a path",
+        "must be `count`, `count_distinct`, `distinct`, `max`, `min` or `sum` of a path",
     ),
     (
         "bundle.yaml",
@@ -728,6 +728,28 @@ fn each_code_of_a_fault_is_documented_and_shown_by_a_mistake() {
     shown.extend(tables::check(&tables).unwrap_err().iter().map(|fault| fault.code));
     let missing: Vec<&str> = Code::ALL.iter().filter(|code| !shown.contains(code)).map(|code| code.name()).collect();
     assert_eq!(missing, Vec::<&str>::new(), "codes that no mistake shows");
+}
+
+/// The schemas are made from the types that read the files, so that an editor suggests the keys that the program takes.
+#[test]
+fn the_yaml_files_of_every_bundle_fit_their_schemas() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut checked = 0;
+    for bundle in ["policies", "domains/blank", "domains/helpdesk", "domains/travel"] {
+        for name in Folder::read(&root.join(bundle)).unwrap().files().keys().filter(|name| name.ends_with(".yaml")) {
+            let file = root.join(bundle).join(name);
+            let text = std::fs::read_to_string(&file).unwrap();
+            let line = text.lines().next().unwrap().strip_prefix("# yaml-language-server: $schema=");
+            let schema = line.unwrap_or_else(|| panic!("{bundle}/{name} names no schema"));
+            let schema = file.parent().unwrap().join(schema);
+            let check = root.join("target/test-venv/bin/check-jsonschema");
+            let mut check = std::process::Command::new(check);
+            let output = check.arg("--schemafile").arg(schema).arg(&file).output().unwrap();
+            assert!(output.status.success(), "{bundle}/{name}: {}", String::from_utf8_lossy(&output.stdout));
+            checked += 1;
+        }
+    }
+    assert!(checked >= 30, "{checked}");
 }
 
 /// One faulty file must not hide the faults of another one.

@@ -182,6 +182,7 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("### A rule", "src/content/rules.rs", "Written"),
     ("### `detectors/settings.yaml`", "src/content.rs", "Settings"),
     ("### A channel", "src/content.rs", "ChannelSettings"),
+    ("## A request of `authorize`", "src/workbench/request.rs", "WrittenRequest"),
     ("## `tests/*.yaml`", "src/workbench/tables/form.rs", "File"),
     ("### `fixtures`", "src/workbench/tables/form.rs", "Fixtures"),
     ("### A case", "src/workbench/tables/form.rs", "Case"),

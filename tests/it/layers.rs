@@ -71,7 +71,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("api", &["approvals", "audit", "caller", "clock", "connections", "json", "model", "pdp", "telemetry"]),
     ("admin", &["connections", "pdp"]),
     ("events", &["caller", "connections", "jose", "json", "model", "pdp"]),
-    ("workbench", &["bundle", "content", "entities", "json", "model", "pdp", "policy"]),
+    // A test of `workbench` names the types that read a bundle's files.
+    ("workbench", &["approvals", "bundle", "content", "entities", "json", "model", "pdp", "policy", "rates", "risk"]),
     // These modules wire up the others.
     (
         "config",
@@ -125,6 +126,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "delegation",
             "entropy",
             "jose",
+            "json",
             "model",
             "pdp",
             "telemetry",

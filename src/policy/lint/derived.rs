@@ -7,8 +7,14 @@ use crate::model::text::known;
 use crate::model::trusted_context::COMPUTED;
 use crate::policy::shape::{Action, Member, Record, Shape};
 
+/// Checks `context.derived` of each action.
+pub(super) fn members(bundle: &Bundle<'_>) -> Vec<Lint> {
+    let declared = bundle.case_actions().filter_map(|(id, action)| Some((id, action.context.get(COMPUTED)?)));
+    declared.flat_map(|(id, derived)| faults(bundle, id, derived)).collect()
+}
+
 /// Checks `context.derived` of an action: the manifest computes each member, from arguments that the action has.
-pub(super) fn faults(bundle: &Bundle<'_>, id: &str, derived: &Member) -> Vec<Lint> {
+fn faults(bundle: &Bundle<'_>, id: &str, derived: &Member) -> Vec<Lint> {
     let Shape::Record(record) = &derived.shape else {
         return vec![Lint::new([&COMPUTED, &id], format!("`{COMPUTED}` of action `{id}` must be a record"))];
     };
@@ -27,7 +33,7 @@ pub(super) fn faults(bundle: &Bundle<'_>, id: &str, derived: &Member) -> Vec<Lin
             continue;
         };
         if let Some(problem) = action.and_then(|action| misfit(action, derivation, member)) {
-            faults.push(Lint::new([name, &id], format!("`{COMPUTED}.{name}` of action `{id}` {problem}")));
+            faults.push(Lint::in_manifest([name, &id], format!("`{COMPUTED}.{name}` of action `{id}` {problem}")));
         }
     }
     faults
@@ -42,7 +48,7 @@ fn misfit(action: &Action, derivation: &Derivation, member: &Member) -> Option<S
     // The smallest and the largest of no values don't exist.
     let may_lack = matches!(derivation.function, Function::Max | Function::Min);
     let (fits, expected) = match derivation.function {
-        Function::Count => (member.shape == Shape::Long, "Long"),
+        Function::Count | Function::CountDistinct => (member.shape == Shape::Long, "Long"),
         Function::Distinct => (member.shape == Shape::Set(Box::new(found.clone())), "a set of what the argument has"),
         Function::Max | Function::Min | Function::Sum => {
             if *found != Shape::Long {

@@ -10,6 +10,31 @@ use crate::policy::shape::{Member, Record, Shape};
 const REQUEST_ATTRIBUTES: [&str; 8] =
     ["action", "agent", "approvers", "four_eyes", "limits", "supervisor", "template", "tenant"];
 
+/// Returns faults for actions that have the name of a right and are not listed in `direct`, and for rights on requests for
+/// approval without their type.
+pub(super) fn unlisted(bundle: &Bundle<'_>) -> Vec<Lint> {
+    let roles = bundle.roles;
+    let ids = bundle.shapes.actions.keys().filter(|id| Right::from_name(id).is_some() && !roles.is_direct(id));
+    let ids: Vec<String> = ids.map(|id| format!("`{id}`")).collect();
+    let mut faults = vec![];
+    // A misspelt name in `direct` is the cause, and a fault of its own.
+    let are_rights =
+        roles.direct.iter().all(|id| Right::from_name(id).is_some() && bundle.shapes.actions.contains_key(id));
+    if are_rights && !ids.is_empty() {
+        let problem = "are done on one's own behalf, without a case: list them in the manifest's `direct`";
+        faults.push(Lint::in_manifest([&"direct", &"roles"], format!("{} {problem}", ids.join(", "))));
+    }
+    let on_requests = |name: &&String| Right::from_name(name).is_some_and(|right| right.on() == RightOn::Approval);
+    if roles.approval_request.is_empty()
+        && let Some(name) = roles.direct.iter().find(on_requests)
+    {
+        let message =
+            format!("`direct` lists `{name}`, which needs the type of requests for approval: set `approval_request`");
+        faults.push(Lint::in_manifest([name], message));
+    }
+    faults
+}
+
 /// Checks the rights that principals have on their own behalf.
 pub(super) fn rights(bundle: &Bundle<'_>) -> Vec<Lint> {
     let mut faults = vec![];

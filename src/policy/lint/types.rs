@@ -12,6 +12,29 @@ use crate::policy::lint::{Bundle, Lint};
 use crate::policy::shape::{Member, Shape};
 use crate::policy::store::Places;
 
+/// Returns the types of roles that the schema does not declare.
+pub(super) fn undeclared(bundle: &Bundle<'_>) -> Vec<Lint> {
+    let roles = bundle.roles;
+    let named = [
+        ("agent", &roles.agent),
+        ("supervisor", &roles.supervisor),
+        ("tool_service", &roles.tool_service),
+        ("tenant", &roles.tenant),
+        ("case", &roles.case),
+        ("step", &roles.step),
+        ("approval_request", &roles.approval_request),
+        ("server", &roles.server),
+    ];
+    let types = || bundle.shapes.entities.keys().map(String::as_str);
+    let unknown = named.into_iter().filter(|(_, name)| !name.is_empty() && !bundle.shapes.entities.contains_key(*name));
+    unknown
+        .map(|(role, name)| {
+            let message = format!("`{role}` names `{name}`, which the schema does not declare{}", known(name, types()));
+            Lint::in_manifest([name, &role], message)
+        })
+        .collect()
+}
+
 /// Checks the types and attributes that gates in code read.
 pub(super) fn roles(bundle: &Bundle<'_>) -> Vec<Lint> {
     let roles = bundle.roles;
@@ -43,10 +66,12 @@ pub(super) fn roles(bundle: &Bundle<'_>) -> Vec<Lint> {
             ));
         }
     }
-    if !bundle.shapes.entities.contains_key(&roles.tenant) {
-        faults.push(Lint::in_manifest(
-            [&roles.tenant],
-            format!("the schema does not declare the tenant type `{}`", roles.tenant),
+    let agent = bundle.shapes.entities.get(&roles.agent);
+    if agent.is_some_and(|agent| !agent.attributes.get("scopes").is_some_and(is_scopes)) {
+        let agent = &roles.agent;
+        faults.push(Lint::new(
+            [agent, &"scopes"],
+            format!("type `{agent}` must have the required attribute `scopes`, a set of an enumerated type: an agent uses the scopes that both its entity and its token name"),
         ));
     }
     if bundle.shapes.choices(&roles.step).is_empty() {
@@ -56,6 +81,13 @@ pub(super) fn roles(bundle: &Bundle<'_>) -> Vec<Lint> {
         ));
     }
     faults
+}
+
+/// Returns whether a member is a required set of an enumerated type, as the scopes of an agent are.
+pub(super) fn is_scopes(member: &Member) -> bool {
+    member.required
+        && matches!(&member.shape, Shape::Set(element)
+            if matches!(&**element, Shape::Entity(entity) if entity.choices.is_some()))
 }
 
 /// Checks that every standard type has exactly one supplier, and that a resource type has a tenant or is

@@ -8,6 +8,7 @@ use cedar_policy_core::ast::{Effect, Var};
 use super::{Bundle, content, derived, direct, obligations, paths, tenancy, types};
 use crate::model::fault::Fault;
 use crate::model::fault::code::Code;
+use crate::model::text::known;
 use crate::model::trusted_context::{CLAIMED, COMPUTED, DERIVED, REMEMBERED};
 use crate::policy::ReadPolicy;
 use crate::policy::lint::Lint;
@@ -18,6 +19,19 @@ use crate::policy::shape::{Action, Member, Record, Shape, Shapes};
 
 /// Returns all faults of the schema and the manifest.
 pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<Fault> {
+    // What follows from one of these is no fault of its own.
+    let first = [
+        (Code::ManifestRoles, types::undeclared(bundle)),
+        (Code::ManifestRights, direct::unlisted(bundle)),
+        (Code::ManifestSteps, unknown_groups(bundle)),
+    ];
+    let first: Vec<Fault> = first
+        .into_iter()
+        .flat_map(|(code, found)| found.into_iter().map(move |found| found.fault(code, bundle.sources)))
+        .collect();
+    if !first.is_empty() {
+        return first;
+    }
     let found = [
         (Code::ManifestRoles, types::roles(bundle)),
         (Code::ManifestSuppliers, types::suppliers(bundle)),
@@ -26,6 +40,7 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<Fault> {
         (Code::SchemaContext, types::links(bundle)),
         (Code::SchemaContext, contexts(bundle)),
         (Code::ManifestSteps, steps(bundle)),
+        (Code::ManifestArguments, derived::members(bundle)),
         (Code::ManifestArguments, derived::unused(bundle)),
         (Code::ManifestArguments, derived::names(bundle)),
         (Code::PolicyRequirement, templates(bundle)),
@@ -48,17 +63,9 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<Fault> {
 /// Checks that each `context` member from the PDP has one type in all actions, and that `context` has no
 /// members besides these, `args` and `facts`.
 fn contexts(bundle: &Bundle<'_>) -> Vec<Lint> {
-    let mut faults = vec![];
+    let mut faults = undeclared_members(bundle);
     let mut first: BTreeMap<&str, (&str, &Member)> = BTreeMap::new();
     for (id, action) in bundle.case_actions() {
-        for required in ["args"].into_iter().chain(DERIVED) {
-            if action.context.get(required).is_none_or(|member| !member.required) {
-                faults.push(Lint::new(
-                    [&id, &required],
-                    format!("the context of action `{id}` must declare `{required}`"),
-                ));
-            }
-        }
         for (name, member) in &action.context {
             if CLAIMED.contains(&name.as_str()) {
                 if !matches!(member.shape, Shape::Record(_)) {
@@ -67,7 +74,6 @@ fn contexts(bundle: &Bundle<'_>) -> Vec<Lint> {
                 continue;
             }
             if name == COMPUTED {
-                faults.extend(derived::faults(bundle, id, member));
                 continue;
             }
             if !DERIVED.contains(&name.as_str()) && !REMEMBERED.contains(&name.as_str()) {
@@ -86,13 +92,35 @@ fn contexts(bundle: &Bundle<'_>) -> Vec<Lint> {
                     format!("`{name}` has one type in action `{id}` and another in `{other}`"),
                 ));
             }
-            if let Some(problem) = shape_of(name, member, bundle) {
+            // The same wrong type in all actions is one mistake.
+            let is_first = *other == id;
+            if let Some(problem) = shape_of(name, member, bundle).filter(|_| is_first || *expected != member) {
                 faults.push(Lint::new(
                     [&name, &id],
                     format!("`{name}` in the context of action `{id}` must be {problem}"),
                 ));
             }
         }
+    }
+    faults
+}
+
+/// Returns a fault for each member that every action needs and some lack. What several actions lack is one mistake.
+fn undeclared_members(bundle: &Bundle<'_>) -> Vec<Lint> {
+    let mut faults = vec![];
+    for required in ["args"].into_iter().chain(DERIVED) {
+        let declares = |action: &Action| action.context.get(required).is_some_and(|member| member.required);
+        let lacking: Vec<&String> =
+            bundle.case_actions().filter(|(_, action)| !declares(action)).map(|(id, _)| id).collect();
+        let Some((first, rest)) = lacking.split_first() else { continue };
+        let others = match rest.len() {
+            0 => String::new(),
+            more => format!(" and of {more} more"),
+        };
+        faults.push(Lint::new(
+            [first, &required],
+            format!("the context of action `{first}`{others} must declare `{required}`"),
+        ));
     }
     faults
 }
@@ -150,12 +178,11 @@ fn shape_of(name: &str, member: &Member, bundle: &Bundle<'_>) -> Option<&'static
 
 fn is_chain(chain: &Record, bundle: &Bundle<'_>) -> bool {
     let is = |name: &str, kind: &str| matches!(chain.get(name), Some(Member { shape: Shape::Entity(entity), required: true }) if entity.name.to_string() == kind);
-    let scopes = matches!(chain.get("scopes"), Some(Member { shape: Shape::Set(element), required: true })
-        if matches!(&**element, Shape::Entity(entity) if entity.choices.is_some()));
+    let scopes = chain.get("scopes").is_some_and(types::is_scopes);
     let asserted = matches!(chain.get("asserted"), Some(Member { shape: Shape::Bool, required: true }));
-    let agent_has_scopes =
-        bundle.shapes.entities.get(&bundle.roles.agent).and_then(|agent| agent.attributes.get("scopes"))
-            == chain.get("scopes");
+    // An agent without scopes is a fault of its own.
+    let of_agent = bundle.shapes.entities.get(&bundle.roles.agent).and_then(|agent| agent.attributes.get("scopes"));
+    let are_of_agent = of_agent.is_none_or(|scopes| !types::is_scopes(scopes) || Some(scopes) == chain.get("scopes"));
     let roles = bundle.roles;
     chain.len() == 5
         && is("agent", &roles.agent)
@@ -163,7 +190,7 @@ fn is_chain(chain: &Record, bundle: &Bundle<'_>) -> bool {
         && is("tool_service", &roles.tool_service)
         && scopes
         && asserted
-        && agent_has_scopes
+        && are_of_agent
 }
 
 fn enumerated(member: Option<&Member>, shapes: &Shapes) -> bool {
@@ -199,6 +226,19 @@ fn is_screening(screening: &Record) -> bool {
     screening.len() == 2 && ["tainted", "unscreened"].iter().all(|name| screening.get(*name) == Some(&required))
 }
 
+fn is_group(bundle: &Bundle<'_>, name: &str) -> bool {
+    bundle.shapes.actions.values().any(|action| action.groups.iter().any(|group| group == name))
+}
+
+/// Returns the names in the manifest's `writes` that are no groups of actions.
+fn unknown_groups(bundle: &Bundle<'_>) -> Vec<Lint> {
+    let groups = || bundle.shapes.actions.values().flat_map(|action| action.groups.iter().map(String::as_str));
+    let unknown = bundle.roles.writes.keys().filter(|name| !is_group(bundle, name));
+    let message =
+        |name: &String| format!("`writes` names `{name}`, which is not a group of actions{}", known(name, groups()));
+    unknown.map(|name| Lint::in_manifest([name], message(name))).collect()
+}
+
 /// Checks that every action on a case belongs to a step, and that the groups and steps in the manifest exist.
 fn steps(bundle: &Bundle<'_>) -> Vec<Lint> {
     let groups: Vec<String> =
@@ -208,17 +248,12 @@ fn steps(bundle: &Bundle<'_>) -> Vec<Lint> {
     let mut faults: Vec<Lint> = stepless
         .map(|(id, _)| Lint::new([&id], format!("action `{id}` is in no group of {}", groups.join(", "))))
         .collect();
-    let known = |group: &String| bundle.shapes.actions.values().any(|action| action.groups.contains(group));
-    faults.extend(groups.iter().filter(|group| !known(group)).map(|group| {
+    faults.extend(groups.iter().filter(|group| !is_group(bundle, group)).map(|group| {
         let step = group.trim_start_matches("in_");
         Lint::new(
             [&step, &bundle.roles.step],
             format!("step `{step}` has no actions: no action is in the group `{group}`"),
         )
-    }));
-    let unknown = bundle.roles.writes.keys().filter(|group| !known(group));
-    faults.extend(unknown.map(|group| {
-        Lint::in_manifest([&group], format!("`writes` names `{group}`, which is not a group of actions"))
     }));
     faults.extend(unguarded(bundle));
     let steps = bundle.shapes.choices(&bundle.roles.step);

@@ -36,15 +36,13 @@ pub(super) fn list(items: &[String]) -> String {
     format!("[{}]", items.join(", "))
 }
 
-/// Returns what decided: policies, a gate, or the links that no policy permits it to.
+/// Returns what decided: a gate, the policies, or what denied which link.
 fn deciding(evaluation: &Evaluation) -> String {
-    let policies = evaluation.verdict.determining().join(", ");
-    let lacking = evaluation.verdict.links.iter().filter(|link| !link.permitted && link.determining.is_empty());
-    let lacking: Vec<&str> = lacking.map(|link| link.link.name()).collect();
+    let verdict = &evaluation.verdict;
     match evaluation.gate {
         Some(gate) => format!("the gate `{}`", gate.name()),
-        None if !lacking.is_empty() => format!("no policy permits it to the {}", lacking.join(" and the ")),
-        None => policies,
+        None if verdict.permits() => verdict.determining().join(", "),
+        None => verdict.denials().join("; "),
     }
 }
 

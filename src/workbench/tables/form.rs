@@ -10,6 +10,7 @@ use crate::workbench::request::{Written, WrittenText};
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct File {
     pub(super) now: String,
     #[serde(default)]
@@ -27,6 +28,7 @@ pub(super) struct File {
 /// ResolvedCall values, shared by all files of the folder.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct Fixtures {
     /// Entities in addition to the bundle's own.
     pub(super) principals: BTreeMap<String, Principal>,
@@ -40,6 +42,7 @@ pub(super) struct Fixtures {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct Principal {
     #[serde(rename = "type")]
     pub(super) kind: String,
@@ -51,6 +54,7 @@ pub(super) struct Principal {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct Defaults {
     pub(super) resource: Option<String>,
     pub(super) arguments: Option<Object>,
@@ -60,6 +64,17 @@ pub(super) struct Defaults {
 /// One name or several.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Names(pub(super) Vec<String>);
+
+#[cfg(test)]
+impl schemars::JsonSchema for Names {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Names".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
+    }
+}
 
 impl<'de> Deserialize<'de> for Names {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -76,6 +91,7 @@ impl<'de> Deserialize<'de> for Names {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct Case {
     #[serde(default)]
     pub(super) name: String,
@@ -145,8 +161,16 @@ pub(super) struct Case {
     pub(super) expect: Expect,
 }
 
+impl Case {
+    /// Returns the name as the file has it, without what `each` adds.
+    pub(super) fn written_name(&self) -> &str {
+        self.name.split(" (").next().unwrap_or(&self.name)
+    }
+}
+
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct Expect {
     pub(super) decision: Option<Decision>,
     pub(super) reason: Option<String>,
@@ -198,6 +222,7 @@ impl Expect {
 /// An article of a context; `resource` names its fixture.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct WrittenArticle {
     pub(super) resource: String,
     pub(super) text: String,
@@ -206,6 +231,7 @@ pub(super) struct WrittenArticle {
 /// A segment of a context that a case expects.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct WrittenSegment {
     pub(super) channel: Channel,
     pub(super) source: String,
@@ -214,6 +240,7 @@ pub(super) struct WrittenSegment {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) enum Decision {
     Allow,
     Deny,

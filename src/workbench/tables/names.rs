@@ -1,7 +1,10 @@
 //! Checks that what a case names exists. Otherwise a misspelt name would be denied, and a case that expects a denial would
 //! pass for the wrong reason.
 
+use std::collections::BTreeSet;
+
 use crate::bundle::Bundle;
+use crate::model::answer::{Gate, Reason};
 use crate::model::fault::Fault;
 use crate::model::fault::code::Code;
 use crate::model::right::{Right, RightOn};
@@ -15,9 +18,13 @@ pub(super) fn check(bundle: &Bundle, fixtures: &Fixtures, files: &[(Source, File
     let Some(roles) = &bundle.roles else { return vec![] };
     let mut faults = vec![];
     for (source, file) in files {
+        let mut seen = BTreeSet::new();
         for case in &file.cases {
             let names = CaseNames { bundle, roles, fixtures, source, case };
             faults.extend(names.faults());
+            if !seen.insert(&case.name) {
+                faults.push(names.fault(&case.name, format!("another case of the file is named \"{}\"", case.name)));
+            }
         }
     }
     faults
@@ -77,8 +84,20 @@ impl CaseNames<'_> {
                 faults.extend(self.missing("resource", listed(&case.resource), &resources, "fixture"));
             }
         }
+        faults.extend(self.unknown_expectations());
         let contexts: Vec<&str> = self.fixtures.contexts.keys().map(String::as_str).collect();
         faults.extend(self.missing("context", &case.context, &contexts, "context of the fixtures"));
+        faults
+    }
+
+    /// An expectation that no answer can meet.
+    fn unknown_expectations(&self) -> Vec<Fault> {
+        let expect = &self.case.expect;
+        let reasons: Vec<&str> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+        let gates: Vec<&str> = Gate::ALL.iter().map(|gate| gate.name()).collect();
+        let one = |name: &Option<String>| name.iter().filter(|name| !name.is_empty()).cloned().collect::<Vec<_>>();
+        let mut faults = self.missing("expect: reason", &one(&expect.reason), &reasons, "reason");
+        faults.extend(self.missing("expect: gate", &one(&expect.gate), &gates, "gate"));
         faults
     }
 
@@ -105,14 +124,14 @@ impl CaseNames<'_> {
             let known = known(name, all.iter().copied());
             format!("case \"{}\": `{member}` names `{name}`, which is no {kind}{known}", self.case.name)
         };
-        unknown.map(|name| self.fault(name, message(name))).collect()
+        let help = "write `unknown: true` into a case that names something unknown on purpose";
+        unknown.map(|name| self.fault(name, message(name)).help(help)).collect()
     }
 
     fn fault(&self, name: &str, message: String) -> Fault {
-        let at = self.source.find(&self.case.name).unwrap_or((0, 0)).0;
+        let at = self.source.find(self.case.written_name()).unwrap_or((0, 0)).0;
         let within = self.source.text.get(at..).and_then(|rest| rest.find(name)).map_or(at, |found| at + found);
         Fault::new(Code::TestsInvalid, self.source, (within, name.len()), message)
-            .help("write `unknown: true` into a case that names something unknown on purpose")
     }
 }
 
