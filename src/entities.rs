@@ -140,8 +140,12 @@ impl<'a> Asked<'a> {
             Attributes::Case | Attributes::Sent(_) => None,
         };
         let of_bundle = of_bundle.filter(|resource| others.iter().all(|other| other.uid() != resource.uid()));
-        let entities = shared(others.iter().chain(of_bundle).cloned())
-            .map_err(|_| Refusal::Unavailable("the entities could not be assembled"))?;
+        let entities = others.iter().chain(of_bundle).cloned();
+        let entities = match policies.level {
+            1 => shared(entities),
+            level => shared(policies.store.reachable(entities.collect(), level - 1)),
+        };
+        let entities = entities.map_err(|_| Refusal::Unavailable("the entities could not be assembled"))?;
         Ok(Self { policies, resolved, fixed, others, entities })
     }
 

@@ -18,7 +18,7 @@ use miette::Diagnostic;
 
 use crate::model::fault::Fault;
 use crate::model::fault::code::Code;
-use crate::model::roles::Roles;
+use crate::model::roles::{LEVEL_MAX, Roles};
 use crate::model::source::Source;
 use crate::model::trusted_context::REMEMBERED;
 use crate::policy::engine::Engine;
@@ -26,10 +26,6 @@ use crate::policy::parse::{POLICIES_MAX, Placed};
 use crate::policy::rule::{AnnotationFault, Rule};
 use crate::policy::shape::Shapes;
 use crate::policy::store::{Store, StoredEntity};
-
-/// Maximum number of attribute steps from an entity in a policy: `resource.tenant` is allowed,
-/// `resource.owner.tenant` is not.
-const DEREFERENCE_MAX: u32 = 1;
 
 /// Stack of threads that parse or validate policies, in bytes. Cedar recurses with the depth of a text.
 pub const STACK_BYTES: usize = 64 * 1024 * 1024;
@@ -62,6 +58,8 @@ pub struct Policies {
     pub shapes: Shapes,
     pub store: Store,
     pub engine: Engine,
+    /// Maximum number of attribute steps from an entity in a policy.
+    pub level: u32,
     rules: HashMap<String, Rule>,
     /// For each `context` member from the PDP's state, the actions whose policies read the member.
     readers: BTreeMap<&'static str, HashSet<String>>,
@@ -103,6 +101,7 @@ impl Policies {
     /// All faults that can be found at once, each with its position.
     pub fn load(sources: &Sources, roles: Option<&Roles>, validation: Validation) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
+        let level = roles.map_or(1, |roles| roles.level.clamp(1, LEVEL_MAX));
         let read = read_policies(&sources.policies, validation).map_err(|mut found| faults.append(&mut found));
         let schema = read_schema(sources, validation).map_err(|mut found| faults.append(&mut found));
         // Entities can't be read without the schema.
@@ -113,7 +112,7 @@ impl Policies {
         if validation == Validation::Strict
             && let Some(schema) = &schema
         {
-            let (unrecognized, found) = validate(schema, &read);
+            let (unrecognized, found) = validate(schema, &read, level);
             if unrecognized {
                 // An unknown name causes further faults that mislead, so return only the unknown names.
                 return Err(found);
@@ -130,7 +129,7 @@ impl Policies {
         let rules = read.policies.iter().filter_map(|read| read.rule.clone()).map(|rule| (rule.id.clone(), rule));
         let rules = rules.collect();
         let engine = Engine::new(read.policies.into_iter().map(|read| read.policy).collect());
-        Ok(Self { schema, engine, shapes, store, rules, readers })
+        Ok(Self { schema, engine, shapes, store, rules, readers, level })
     }
 
     /// Returns whether a policy that covers this action reads a `context` member from the PDP's state. If
@@ -295,12 +294,12 @@ fn is_id(id: &str) -> bool {
 
 /// Runs Cedar's strict validator. A warning counts as a fault, because an impossible policy protects nothing.
 /// If names are not recognized, returns true and only the faults of those names.
-fn validate(schema: &Schema, read: &ReadPolicies) -> (bool, Vec<Fault>) {
+fn validate(schema: &Schema, read: &ReadPolicies, level: u32) -> (bool, Vec<Fault>) {
     let schema: &ValidatorSchema = schema.as_ref();
     let validator = Validator::new(schema.clone());
     let validate = |policies: &[ReadPolicy]| {
         let set = PolicySet::try_from_iter(policies.iter().map(|read| read.policy.clone())).ok()?;
-        Some(validator.validate_with_level(&set, ValidationMode::Strict, DEREFERENCE_MAX))
+        Some(validator.validate_with_level(&set, ValidationMode::Strict, level))
     };
     // Each policy is validated by itself, so two threads share the work.
     let (first, second) = read.policies.split_at(read.policies.len() / 2);

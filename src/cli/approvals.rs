@@ -31,7 +31,7 @@ pub(super) enum Command {
         #[command(flatten)]
         one: One,
         /// Approve the display with this digest, which `show` printed
-        #[arg(long, value_name = "DIGEST")]
+        #[arg(long, value_name = "DIGEST", allow_hyphen_values = true)]
         display_digest: Option<String>,
     },
     /// Deny a request

@@ -116,7 +116,12 @@ impl Converter {
             (Shape::String | Shape::Entity(_), Value::Float(_) | Value::Integer(_)) => {
                 refuse("is a number; send it as text, in quotes")
             }
-            (_, Value::Float(_)) => refuse("is a fraction; send integers, or decimals as text"),
+            (Shape::Decimal, Value::Float(_) | Value::Integer(_)) => {
+                refuse("is a number; send a decimal as text with one to four fraction digits, such as \"12.50\"")
+            }
+            (Shape::Long, Value::Float(_)) => {
+                refuse("is a fraction; send an integer of the smallest unit, such as 1250 for 12.50")
+            }
             (Shape::Bool, _) => refuse("is not a boolean"),
             (Shape::Long, _) => refuse("is not an integer"),
             (Shape::Record(_), _) => refuse("is not an object"),
@@ -199,7 +204,16 @@ mod tests {
         };
         assert_eq!(problem(Value::from("25")), ("arguments.n".into(), "is not an integer"));
         assert_eq!(problem(Value::Null).1, "is null; leave the member out instead");
-        assert_eq!(problem(Value::Float(2.5)).1, "is a fraction; send integers, or decimals as text");
+        assert_eq!(
+            problem(Value::Float(2.5)).1,
+            "is a fraction; send an integer of the smallest unit, such as 1250 for 12.50"
+        );
+        for value in [Value::Float(12.5), Value::Integer(12)] {
+            match Converter::default().value(&value, &Shape::Decimal, &|| "rate".into()) {
+                Err(Refusal::Invalid { problem, .. }) => assert!(problem.contains("such as \"12.50\""), "{problem}"),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     /// An id without quotes is a number in YAML and JSON: `customer: 0042`.

@@ -89,12 +89,23 @@ pub struct Roles {
     /// Arguments that name an entity of the call, by action: a call in which they differ is invalid.
     #[serde(default)]
     pub names: BTreeMap<String, BTreeMap<String, Named>>,
+    /// Maximum number of attribute steps from an entity in a policy, 1 to [`LEVEL_MAX`]: with 1, `resource.tenant` is allowed
+    /// and `resource.tenant.region` is not.
+    #[serde(default = "one")]
+    pub level: u32,
     /// Number of humans who must ask before a kill switch is lifted.
     #[serde(default)]
     pub lift_quorum: LiftQuorum,
     /// Types of obligations and advice besides [`OBLIGATIONS`], with the form of their values.
     #[serde(default)]
     pub obligations: BTreeMap<String, ValueForm>,
+}
+
+/// Greatest [`Roles::level`].
+pub const LEVEL_MAX: u32 = 4;
+
+fn one() -> u32 {
+    1
 }
 
 /// Number of humans who must ask before a kill switch is lifted; 1 by default.

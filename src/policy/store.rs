@@ -197,6 +197,27 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Returns these entities, and those of the bundle to which their attributes lead within so many steps.
+    pub(crate) fn reachable(&self, mut entities: Vec<Arc<Entity>>, steps: u32) -> Vec<Arc<Entity>> {
+        let mut seen: HashSet<EntityUID> = entities.iter().map(|entity| entity.uid().clone()).collect();
+        let mut start = 0;
+        for _ in 0..steps {
+            let named = entities.iter().skip(start).flat_map(|entity| entity.attrs());
+            let named = named.filter_map(|(_, value)| match value {
+                PartialValue::Value(value) => Some(value.all_literal_uids()),
+                PartialValue::Residual(_) => None,
+            });
+            let new = named.flatten().filter(|uid| seen.insert(uid.clone()));
+            let new = new.filter_map(|uid| self.by_uid.get(&uid)).map(|found| Arc::clone(found.shared()));
+            let new: Vec<Arc<Entity>> = new.collect();
+            start = entities.len();
+            entities.extend(new);
+        }
+        entities
+    }
+}
+
 /// Puts entities that have all their ancestors together for an evaluation, which shares them.
 ///
 /// # Errors

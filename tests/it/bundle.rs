@@ -462,6 +462,7 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
     ),
     ("refunds.cedar", "@requires(", "@require(", "has the unknown annotation `@require`: did you mean `requires`?"),
     ("bundle.yaml", "lift_quorum: 2", "lift_quorum: 0", "nonzero"),
+    ("bundle.yaml", "lift_quorum: 2", "level: 5", "`level` must be 1 to 4"),
     ("bundle.yaml", "name: customer-support", "name: ''", "`name` must be 1 to 64 bytes"),
     // The faults below are in risk, rates, detectors and constraints.
     ("bundle.yaml", "  case_read: case.read ", "  # ", "`case_read` is missing in the manifest"),

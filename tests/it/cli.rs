@@ -38,6 +38,35 @@ fn usage_errors_exit_with_64_and_help_with_0() {
     assert_eq!(code(&run(&["--version"])), 0);
 }
 
+/// Digests and key ids are base64url, so that one in 64 begins with a hyphen.
+#[test]
+fn digests_and_key_ids_may_begin_with_a_hyphen() {
+    let digest = format!("-{}", "A".repeat(42));
+    let folder = temp();
+    let keys = folder.path().to_str().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "token").unwrap();
+    let token = token.to_str().unwrap();
+    for arguments in [
+        &[
+            "approvals",
+            "approve",
+            "apr_1",
+            "--display-digest",
+            &digest,
+            "--server",
+            "http://127.0.0.1:1",
+            "--token",
+            token,
+        ][..],
+        &["keys", "revoke", &digest, "--keys", keys],
+    ] {
+        let said = error(&run(arguments));
+        let expected = ["can't reach a server", "no key has this id"];
+        assert!(expected.iter().any(|expected| said.contains(expected)), "{said}");
+    }
+}
+
 #[test]
 fn check_describes_a_bundle_or_locates_its_faults() {
     let bundle = reference();

@@ -251,6 +251,53 @@ fn principals_that_tool_services_would_supply_are_a_fault() {
     assert!(refused.contains("`supervisor` is the type `Clerk`, which the bundle must supply"), "{refused}");
 }
 
+/// The bags of a membership are two steps away from the call, and those of its family three.
+#[test]
+fn policies_read_reference_data_as_far_away_as_the_manifest_says() {
+    let run = |level: &str, path: &str| {
+        let mut files = Folder::read(&domain("blank")).unwrap().files().clone();
+        let edits = [
+            ("bundle.yaml", "bundle: [Agent,", "bundle: [Family, Membership, Agent,"),
+            ("bundle.yaml", "  writes:", &format!("  {level}\n  writes:")),
+            (
+                "schema.cedarschema",
+                "status: Status };",
+                "status: Status, membership: Membership };\nentity Membership { bags: Long, family: Family };\nentity Family { bags: Long };",
+            ),
+            (
+                "policies.cedar",
+                "context.args.amount >= 1",
+                &format!("context.args.amount >= 1 && context.args.amount <= {path}"),
+            ),
+            (
+                "entities/entities.json",
+                "[\n",
+                "[\n{\"uid\": {\"type\": \"Membership\", \"id\": \"gold\"}, \"attrs\": {\"bags\": 2, \"family\": {\"type\": \"Family\", \"id\": \"one\"}}, \"parents\": []},\n{\"uid\": {\"type\": \"Family\", \"id\": \"one\"}, \"attrs\": {\"bags\": 4}, \"parents\": []},\n",
+            ),
+            ("tests/items.yaml", "owner: owner-1, status: open}", "owner: owner-1, status: open, membership: gold}"),
+            ("tests/items.yaml", "[101, 0, -1]", "[5, 0, -1]"),
+            ("tests/items.yaml", "arguments: {amount: 5}", "arguments: {amount: 2}"),
+        ];
+        for (file, from, to) in edits {
+            let text = String::from_utf8(files[file].clone()).unwrap();
+            assert!(text.contains(from), "{file} has no {from}");
+            files.insert(file.to_owned(), text.replace(from, to).into_bytes());
+        }
+        tables::run(&Folder::of(files), Reading::default()).map_err(|error| error.lines().join("\n"))
+    };
+    for (level, path) in
+        [("level: 2", "context.case.membership.bags"), ("level: 3", "context.case.membership.family.bags")]
+    {
+        assert_eq!(run(level, path).unwrap().failures, vec![], "{level}");
+    }
+    for (level, path) in
+        [("level: 1", "context.case.membership.bags"), ("level: 2", "context.case.membership.family.bags")]
+    {
+        let refused = run(level, path).map(|report| report.decisions).unwrap_err();
+        assert!(refused.contains("level"), "{level} {path}: {refused}");
+    }
+}
+
 /// Each mistake is one cause, whose consequences are no faults of their own.
 #[test]
 fn one_mistake_of_an_author_is_one_fault_at_its_place() {

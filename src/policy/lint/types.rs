@@ -5,7 +5,7 @@ use cedar_policy::EntityUid;
 use crate::model::chain::Link;
 use crate::model::fault::Fault;
 use crate::model::fault::code::Code;
-use crate::model::roles::Supplier;
+use crate::model::roles::{LEVEL_MAX, Supplier};
 use crate::model::text::known;
 use crate::model::trusted_context::CLAIMED;
 use crate::policy::lint::{Bundle, Lint};
@@ -73,6 +73,9 @@ pub(super) fn roles(bundle: &Bundle<'_>) -> Vec<Lint> {
             [agent, &"scopes"],
             format!("type `{agent}` must have the required attribute `scopes`, a set of an enumerated type: an agent uses the scopes that both its entity and its token name"),
         ));
+    }
+    if !(1..=LEVEL_MAX).contains(&roles.level) {
+        faults.push(Lint::in_manifest([&"level"], format!("`level` must be 1 to {LEVEL_MAX}")));
     }
     if bundle.shapes.choices(&roles.step).is_empty() {
         faults.push(Lint::in_manifest(
