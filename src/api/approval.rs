@@ -280,7 +280,6 @@ fn to_filter(message: &v1::ListApprovalsRequest, size: u32) -> Result<Filter, Re
     Ok(Filter { state, case: id(&message.case_id, "case_id")?, after, most: i64::from(size), ..Filter::default() })
 }
 
-/// Converts an approval to its message.
 /// Returns as many approvals as fit a page of [`PAGE_BYTES`], at least one.
 fn page(approvals: impl Iterator<Item = v1::Approval>) -> Vec<v1::Approval> {
     let mut bytes = 0;
@@ -292,6 +291,7 @@ fn page(approvals: impl Iterator<Item = v1::Approval>) -> Vec<v1::Approval> {
     approvals.take_while(|approval| fits(approval)).collect()
 }
 
+/// Converts an approval to its message.
 fn approval(seen: &Seen) -> v1::Approval {
     let Seen { approval, state, .. } = seen;
     let call = &approval.binding.call;

@@ -23,7 +23,7 @@ use crate::telemetry::export::{self, Telemetry};
 pub struct Check {
     /// Section of the settings, or part of the server.
     pub name: &'static str,
-    /// What was found, or why a server would not start or would not work.
+    /// Description of the part as found, or the error that would stop a start or keep the part from working.
     pub found: Result<String, StartError>,
 }
 

@@ -48,7 +48,7 @@ pub struct Options {
     pub users: HashMap<u32, String>,
     /// Audience of the JWT-SVIDs that are accepted; if absent, none are.
     pub jwt_audience: Option<String>,
-    /// How far the clocks of those who issue JWT-SVIDs may differ from the server's.
+    /// Maximum difference between the server's clock and those of JWT-SVID issuers.
     pub leeway: Duration,
     /// PEM files of the server's certificate chain and key.
     pub server: Option<(PathBuf, PathBuf)>,

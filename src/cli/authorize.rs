@@ -70,7 +70,7 @@ struct Shown {
     policy_digest: String,
     audit_index: Option<u64>,
     determining: Vec<String>,
-    /// What denied the call to which link of the chain.
+    /// Denial of each link of the chain: the policies, or that none permits it.
     denied: Vec<String>,
     warnings: Vec<String>,
 }

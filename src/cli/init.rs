@@ -11,7 +11,7 @@ use super::{Environment, Exit, Failure};
 pub(super) struct Arguments {
     /// Folder to write the bundle to; it must be new or empty
     folder: PathBuf,
-    /// What the bundle is about
+    /// Domain that the bundle is written for
     #[arg(long, value_enum, default_value_t = Domain::Blank)]
     domain: Domain,
 }

@@ -117,7 +117,7 @@ pub struct Limits {
     /// Time for which a stopping server still answers while it reports that it is not ready, so that load
     /// balancers notice, in seconds; 0 to 300. In development mode the server stops at once.
     pub drain_seconds: u64,
-    /// How far the clocks of token issuers may differ from the server's, in seconds; 0 to 120.
+    /// Maximum difference between the server's clock and those of token issuers, in seconds; 0 to 120.
     pub clock_leeway_seconds: u64,
 }
 

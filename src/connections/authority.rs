@@ -28,9 +28,9 @@ pub struct Authority<S> {
 /// Position in what the client has sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
-    /// This many bytes of the preface or of a frame's payload are left.
+    /// Number of bytes left of the preface or of a frame's payload.
     Skipped(usize),
-    /// This many bytes of a frame's header were read: its length so far, and its type.
+    /// Number of bytes read of a frame's header, the payload's length so far, and the frame's type.
     Frame(usize, usize, u8),
     /// Within the headers of the first request: bytes left, and the progress of the search.
     Headers(usize, Search),
@@ -44,7 +44,7 @@ enum Search {
     Name(usize),
     /// The name was read, so this byte is the length of the value.
     Length,
-    /// This many bytes of the value are left.
+    /// Number of bytes left of the value.
     Value(usize),
 }
 

@@ -337,7 +337,7 @@ mod tests {
         ] {
             assert!(!own.covers(&changed), "{changed:?}");
         }
-        // Only the roles know which attribute is the owner, so whoever has them compares it.
+        // The roles name the owner's attribute, so the caller of this method, which has the roles, compares it.
         assert!(own.covers(&BoundCall { case_attributes, ..own.clone() }));
         // A changed version of the case has its own reason, and a smaller amount than approved is covered.
         assert!(own.covers(&BoundCall { case_version, ..own.clone() }));

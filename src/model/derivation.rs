@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::json::{Object, Value};
 use crate::model::number::to_i64;
 
-/// What is computed of the values at a path.
+/// Function of the values at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Function {
     /// The number of values.

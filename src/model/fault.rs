@@ -50,7 +50,7 @@ pub struct FaultReport {
     /// Name of a [`Code`].
     pub code: &'static str,
     pub message: String,
-    /// What to do; empty if there is no advice.
+    /// Advice to the author; empty if there is none.
     pub help: String,
     /// The line, or its part around the column if it is long.
     pub source: String,

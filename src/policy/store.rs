@@ -295,7 +295,7 @@ fn offset(source: &Source, raw: &RawValue) -> usize {
     raw.get().as_ptr().addr().saturating_sub(source.text.as_ptr().addr())
 }
 
-/// Where entities are defined, for messages.
+/// Positions of entities in their files, for messages.
 #[derive(Debug, Default)]
 pub struct Places<'a>(HashMap<EntityUid, (&'a Source, &'a str, usize)>);
 

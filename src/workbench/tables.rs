@@ -18,7 +18,6 @@ use crate::bundle::manifest::yaml_fault;
 use crate::bundle::{Bundle, LoadError, Reading};
 use crate::content::drafts::{Draft, DraftReport};
 use crate::content::values::{ValueKey, Values};
-use crate::json::{Object, Value};
 use crate::model::call::{Call, Correlation, Model, Tokens};
 use crate::model::chain::{Chain, Credential};
 use crate::model::content::Disposition;
@@ -105,7 +104,19 @@ pub fn run(folder: &Folder, reading: Reading) -> Result<Report, LoadError> {
     for (source, file) in &files {
         for case in &file.cases {
             let runner = Runner { snapshot: &snapshot, bundle, roles, fixtures: &fixtures, file };
-            for decided in runner.case(case) {
+            let decisions = runner.case(case);
+            if decisions.is_empty() {
+                let line = source.find(case.written_name()).map_or(1, |(at, _)| source.position(at).0);
+                let problem =
+                    "decides nothing: name the action, the resource and who calls, or their defaults".to_owned();
+                report.failures.push(Failure {
+                    file: source.file.clone(),
+                    line,
+                    case: case.name.clone(),
+                    differences: vec![problem],
+                });
+            }
+            for decided in decisions {
                 report.decisions += 1;
                 let allowed = decided.evaluation.as_ref().is_ok_and(|evaluation| evaluation.outcome.denied.is_none());
                 *(if allowed { &mut report.allowed } else { &mut report.denied }) += 1;
@@ -166,21 +177,6 @@ fn read(sources: &[Source]) -> Result<Vec<(Source, File)>, Vec<Fault>> {
         }
     }
     if faults.is_empty() { Ok(files) } else { Err(faults) }
-}
-
-/// Merges a case's members into those that the calls of its action have by default. A `null` removes a member.
-fn merged(defaults: &Option<Object>, own: &Option<Object>) -> Option<Object> {
-    let mut members = defaults.clone();
-    if let Some(own) = own {
-        let all = members.get_or_insert_default();
-        for (name, value) in own {
-            match value {
-                Value::Null => all.remove(name),
-                value => all.insert(name.clone(), value.clone()),
-            };
-        }
-    }
-    members
 }
 
 struct Runner<'a> {
@@ -318,8 +314,8 @@ impl Runner<'_> {
             action: action.to_owned(),
             resource: read_resource(target),
             case: of,
-            arguments: merged(&defaults.arguments, &case.arguments).unwrap_or_default(),
-            facts: merged(&defaults.facts, &case.facts),
+            arguments: complete::merged(&defaults.arguments, &case.arguments).unwrap_or_default(),
+            facts: complete::merged(&defaults.facts, &case.facts),
             untrusted: texts(case.untrusted.clone()),
             tokens: Tokens::default(),
             model: (!case.without_model).then(|| Model { name: "test".into(), ..Model::default() }),

@@ -584,6 +584,23 @@ fn a_table_that_names_what_does_not_exist_is_refused() {
     );
 }
 
+/// Without an action, a resource or a caller, a case would pass because nothing compares it.
+#[test]
+fn a_case_that_decides_nothing_fails() {
+    for (from, to) in [
+        ("    action: item.change\n    resource: locked-item\n", "    resource: locked-item\n"),
+        ("    item.read: {resource: item}\n", ""),
+    ] {
+        let mut files = Folder::read(&domain("blank")).unwrap().files().clone();
+        let text = String::from_utf8(files["tests/items.yaml"].clone()).unwrap();
+        assert!(text.contains(from), "no {from}");
+        files.insert("tests/items.yaml".to_owned(), text.replacen(from, to, 1).into_bytes());
+        let report = tables::run(&Folder::of(files), Reading::default()).unwrap();
+        let said = format!("{:?}", report.failures);
+        assert!(said.contains("decides nothing"), "{from}: {said}");
+    }
+}
+
 #[test]
 fn a_run_that_decides_nothing_fails() {
     let folder = temp();

@@ -1,6 +1,6 @@
 //! Codes of faults in a bundle. `docs/faults.md` explains each.
 
-/// What is wrong with a bundle. Programs may depend on the names, which never change their meaning.
+/// Kind of a fault. Programs may depend on the names, which never change their meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Code {
     AnnotationInvalid,

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::json::{self, Object};
 use crate::model::fault::Fault;
 use crate::model::fault::code::Code;
 use crate::model::source::Source;
@@ -85,6 +86,9 @@ fn one(
         if all.len().saturating_mul(values.len()) > EACH_MAX {
             return Err(format!("`each` makes more than {EACH_MAX} cases"));
         }
+        if values.is_empty() {
+            return Err(format!("`each` lists no value of `{path}`: the case decides nothing"));
+        }
         let values: Vec<Value> = values.iter().filter_map(|value| serde_json::to_value(value).ok()).collect();
         let with = |case: &Map<String, Value>, value: &Value| {
             let mut case = case.clone();
@@ -101,6 +105,21 @@ fn one(
     let read = |case| serde_json::from_value::<Case>(Value::Object(case)).map_err(|error| error.to_string());
     let all: Result<Vec<Case>, String> = all.into_iter().map(read).collect();
     Ok((complete, all?))
+}
+
+/// Merges a case's members into those that the calls of its action have by default. A `null` removes a member.
+pub(super) fn merged(defaults: &Option<Object>, own: &Option<Object>) -> Option<Object> {
+    let mut members = defaults.clone();
+    if let Some(own) = own {
+        let all = members.get_or_insert_default();
+        for (name, value) in own {
+            match value {
+                json::Value::Null => all.remove(name),
+                value => all.insert(name.clone(), value.clone()),
+            };
+        }
+    }
+    members
 }
 
 /// Sets the member at a path such as `arguments.amount_minor`. `None`: there is a value that is no object on the way.
@@ -180,6 +199,8 @@ mod tests {
             "cases:\n  - {{name: a, each: {{a.b: {ten}, a.c: {ten}, a.d: {ten}, a.e: {ten}}}, expect: {{decision: deny}}}}\n"
         );
         assert!(completed(&many).unwrap_err().contains("more than 1000 cases"));
+        let none = "cases:\n  - {name: a, each: {step: []}, expect: {decision: deny}}\n";
+        assert!(completed(none).unwrap_err().contains("decides nothing"));
         let no_object = "cases:\n  - {name: a, step: action, each: {step.b: [1]}, expect: {decision: deny}}\n";
         assert!(completed(no_object).unwrap_err().contains("no member of an object"));
     }
