@@ -1,5 +1,6 @@
 //! Loads a policy bundle from a folder into a [`Bundle`]. A folder with any fault is rejected as a whole.
 
+mod approvals;
 pub mod constraints;
 pub mod folder;
 pub mod manifest;
@@ -21,8 +22,6 @@ use crate::model::fault::{Fault, FaultReport};
 use crate::model::roles::Roles;
 use crate::model::source::Source;
 use crate::policy::engine::Verify;
-use crate::policy::rule::Requirement;
-use crate::policy::shape::Shape;
 use crate::policy::{Policies, STACK_BYTES, Sources, Validation};
 
 /// Gates that a bundle must support. They are a server setting, so editing the bundle can't remove a gate.
@@ -229,7 +228,7 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
     if let (Some(roles), Some(defaults)) = (&roles, &manifest.development) {
         take(unknown_defaults(&policies, roles, defaults, &source));
     }
-    let approvals = templates(&policies, roles.as_ref(), approvals).map_err(&mut take);
+    let approvals = approvals::templates(&policies, roles.as_ref(), approvals).map_err(&mut take);
     let rules = match &roles {
         Some(roles) => rules::read(&policies, roles, rules).map_err(&mut take),
         None => Ok(Rules::default()),
@@ -237,49 +236,6 @@ fn parse(folder: &Folder, digest: String, reading: Reading) -> Result<Bundle, Ve
     let version = PolicyVersion { digest, version: manifest.version };
     let (Ok(approvals), Ok(rules), true) = (approvals, rules, faults.is_empty()) else { return Err(faults) };
     Ok(Bundle { manifest, roles, version, policies, approvals, rules, tests })
-}
-
-/// Reads the templates of `approvals.yaml`. Checks that every template that a policy requires is defined.
-/// Also checks that each `at_most` argument is an integer of `context.approval.limits` in some action,
-/// because otherwise no policy could enforce the limit.
-fn templates(
-    policies: &Policies,
-    roles: Option<&Roles>,
-    read: Option<(Source, Templates)>,
-) -> Result<Templates, Vec<Fault>> {
-    let mut faults = read.as_ref().map_or_else(Vec::new, |(_, read)| read.faults());
-    let (source, read) = read.unwrap_or_else(|| (Source::new("approvals.yaml", ""), Templates::default()));
-    for (id, rule) in policies.rules() {
-        if let Some(Requirement::Approval(template)) = &rule.requires
-            && roles.is_some()
-            && !read.templates.contains_key(template)
-        {
-            faults.push((
-                template.clone(),
-                format!("policy `{id}` requires an approval with template `{template}`, which `approvals.yaml` does not define"),
-            ));
-        }
-    }
-    for (name, template) in &read.templates {
-        for argument in &template.at_most {
-            let bounded = policies.shapes.actions.values().any(|action| {
-                policies
-                    .shapes
-                    .follow(&action.context, &["approval", "limits", argument])
-                    .is_some_and(|member| member.shape == Shape::Long)
-            });
-            if !bounded {
-                let message = format!(
-                    "`{argument}` is not an integer member of `context.approval.limits`, so no policy could enforce its limit"
-                );
-                faults.push((name.clone(), message));
-            }
-        }
-    }
-    let at = |name: &str| source.find(name).unwrap_or((0, 0));
-    let fault = |(name, message): (String, String)| Fault::new(Code::ApprovalsInvalid, &source, at(&name), message);
-    let faults: Vec<Fault> = faults.into_iter().map(fault).collect();
-    if faults.is_empty() { Ok(read) } else { Err(faults) }
 }
 
 /// Returns a fault for each development default that the bundle does not define. With such a default, every

@@ -17,11 +17,11 @@ use crate::model::call::Call;
 use crate::model::chain::{Chain, Link};
 use crate::model::derivation::Named;
 use crate::model::refusal::Refusal;
-use crate::model::roles::{Roles, Supplier};
+use crate::model::roles::{Roles, Supplier, TAGS};
 use crate::model::time::Timestamp;
 use crate::model::trusted_context::{COMPUTED, REMEMBERED, TrustedContext};
 use crate::policy::Policies;
-use crate::policy::shape::{Action, Record, Shape};
+use crate::policy::shape::{Action, EntityType, Record, Shape};
 use crate::policy::store::{StoredEntity, shared};
 
 /// Reasons why a call does not reach Cedar.
@@ -94,9 +94,8 @@ impl<'a> Asked<'a> {
         entities.extend(policies.store.action(&resolved.action.uid).map(|action| Arc::clone(action.shared())));
         entities.push(case_entity(&mut converter, policies, roles, &resolved, call)?);
         if let Attributes::Sent(attributes) = resolved.attributes {
-            let record = attributes_of(policies, &call.resource.reference.kind)?;
-            let members = converter.members(attributes, record, "resource.attributes_json")?;
-            entities.push(entity(&resolved.resource, members));
+            let kind = type_of(policies, &call.resource.reference.kind)?;
+            entities.push(supplied(&mut converter, &resolved.resource, kind, attributes, "resource.attributes_json")?);
         }
         names_agree(roles, chain, call)?;
         let mut fixed = claimed(&mut converter, &resolved, call)?;
@@ -236,18 +235,42 @@ fn case_entity(
     }
     let mut attributes = call.case.attributes.clone();
     attributes.insert("tenant".to_owned(), Value::from(call.case.tenant.as_str()));
-    let members = converter.members(&attributes, attributes_of(policies, &roles.case)?, path)?;
-    Ok(entity(&resolved.case, members))
+    Ok(supplied(converter, &resolved.case, type_of(policies, &roles.case)?, &attributes, path)?)
 }
 
-fn attributes_of<'a>(policies: &'a Policies, kind: &str) -> Result<&'a Record, Stop> {
-    policies.shapes.entities.get(kind).map(|kind| &kind.attributes).ok_or(Stop::Denied(Gate::Existence))
+fn type_of<'a>(policies: &'a Policies, kind: &str) -> Result<&'a EntityType, Stop> {
+    policies.shapes.entities.get(kind).ok_or(Stop::Denied(Gate::Existence))
+}
+
+/// Returns an entity that a tool service sent. If its type has tags, they are the member [`TAGS`] of the attributes.
+fn supplied(
+    converter: &mut Converter,
+    uid: &EntityUid,
+    kind: &EntityType,
+    attributes: &Object,
+    path: &str,
+) -> Result<Arc<Entity>, Refusal> {
+    match (&kind.tags, attributes.get(TAGS)) {
+        (Some(shape), Some(tags)) => {
+            let mut attributes = attributes.clone();
+            attributes.remove(TAGS);
+            let members = converter.members(&attributes, &kind.attributes, path)?;
+            let tags =
+                tags.as_object().ok_or_else(|| Refusal::invalid(format!("{path}.{TAGS}"), "is not an object"))?;
+            Ok(entity_with_tags(uid, members, converter.tags(tags, shape, &format!("{path}.{TAGS}"))?))
+        }
+        (Some(_) | None, _) => Ok(entity(uid, converter.members(attributes, &kind.attributes, path)?)),
+    }
 }
 
 pub(crate) fn entity(uid: &EntityUid, members: Members) -> Arc<Entity> {
-    let attributes = members.into_iter().map(|(name, value)| (name, PartialValue::Value(value)));
+    entity_with_tags(uid, members, vec![])
+}
+
+fn entity_with_tags(uid: &EntityUid, members: Members, tags: Members) -> Arc<Entity> {
+    let values = |members: Members| members.into_iter().map(|(name, value)| (name, PartialValue::Value(value)));
     let (none, parents) = (HashSet::new(), HashSet::new());
-    Arc::new(Entity::new_with_attr_partial_value(uid.clone().into(), attributes, none, parents, []))
+    Arc::new(Entity::new_with_attr_partial_value(uid.clone().into(), values(members), none, parents, values(tags)))
 }
 
 /// Converts `args` and `facts`, the members of `context` that callers control.

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use crate::decision::WhatIf;
 use crate::model::answer::{Missing, Obligation, Outcome, Reason};
+use crate::model::approval::Giver;
 use crate::model::content::Disposition;
 use crate::model::verdict::Verdict;
 use crate::policy::Policies;
@@ -18,6 +19,8 @@ pub struct Lift {
     pub approval: Option<(String, u32)>,
     /// Names of required checks.
     pub checks: BTreeSet<String>,
+    /// Template of the required consent of the customer.
+    pub consent: Option<String>,
     /// Reasons that the determining forbids give.
     pub classes: BTreeSet<Reason>,
 }
@@ -107,25 +110,30 @@ fn lift(forbids: &[&Rule]) -> Lift {
             Some(Requirement::Check(name)) => {
                 lift.checks.insert(name.clone());
             }
+            Some(Requirement::Consent(template)) => lift.consent = Some(template.clone()),
             None => {}
         }
     }
     lift
 }
 
-/// Returns the missing approval and checks, if nothing else is missing.
+/// Returns the missing approval, consent and checks, if nothing else is missing.
 fn missing(lift: &Lift, reason: Reason) -> Option<Missing> {
-    if !matches!(reason, Reason::CheckRequired | Reason::ApprovalRequired) {
+    if !matches!(reason, Reason::CheckRequired | Reason::ConsentRequired | Reason::ApprovalRequired) {
         return None;
     }
-    let (template, quorum) = lift.approval.clone().unwrap_or_else(|| (String::new(), 0));
+    let approval = lift.approval.iter().map(|(template, _)| Requirement::Approval(template.clone()));
+    let consent = lift.consent.iter().map(|template| Requirement::Consent(template.clone()));
+    let checks = lift.checks.iter().map(|name| Requirement::Check(name.clone()));
     let mut requires: Vec<String> =
-        lift.checks.iter().map(|name| Requirement::Check(name.clone()).to_string()).collect();
-    if !template.is_empty() {
-        requires.push(Requirement::Approval(template.clone()).to_string());
-    }
+        approval.chain(consent).chain(checks).map(|requirement| requirement.to_string()).collect();
     requires.sort();
-    Some(Missing { template, requires, quorum })
+    let (giver, template, quorum) = match (&lift.consent, lift.approval.clone()) {
+        (Some(template), _) => (Giver::Customer, template.clone(), 0),
+        (None, Some((template, quorum))) => (Giver::Reviewers, template, quorum),
+        (None, None) => (Giver::Reviewers, String::new(), 0),
+    };
+    Some(Missing { template, giver, requires, quorum, ..Missing::default() })
 }
 
 fn with_obligations(rules: &[&Rule]) -> Outcome {

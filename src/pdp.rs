@@ -8,6 +8,7 @@ pub mod approval_request;
 pub mod approval_review;
 pub mod authorize;
 pub mod conformance;
+pub mod consent_report;
 mod consumption;
 pub mod draft;
 pub mod evaluate_output;

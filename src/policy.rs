@@ -9,7 +9,7 @@ mod scope;
 pub mod shape;
 pub mod store;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use cedar_policy::{PolicyId, Schema, SchemaFragment, ValidationError, ValidationWarning};
 use cedar_policy_core::ast::{Policy, PolicyID, PolicySet};
@@ -23,7 +23,7 @@ use crate::model::source::Source;
 use crate::model::trusted_context::REMEMBERED;
 use crate::policy::engine::Engine;
 use crate::policy::parse::{POLICIES_MAX, Placed};
-use crate::policy::rule::{AnnotationFault, Rule};
+use crate::policy::rule::{AnnotationFault, Requirement, Rule};
 use crate::policy::shape::Shapes;
 use crate::policy::store::{Store, StoredEntity};
 
@@ -61,6 +61,8 @@ pub struct Policies {
     /// Maximum number of attribute steps from an entity in a policy.
     pub level: u32,
     rules: HashMap<String, Rule>,
+    /// For each consent template, the actions whose policies require it.
+    pub consents: BTreeMap<String, BTreeSet<String>>,
     /// For each `context` member from the PDP's state, the actions whose policies read the member.
     readers: BTreeMap<&'static str, HashSet<String>>,
 }
@@ -126,10 +128,11 @@ impl Policies {
             }
         }
         let readers = lint::readers(&read, &shapes, REMEMBERED);
+        let consents = required_consents(&read, &shapes);
         let rules = read.policies.iter().filter_map(|read| read.rule.clone()).map(|rule| (rule.id.clone(), rule));
         let rules = rules.collect();
         let engine = Engine::new(read.policies.into_iter().map(|read| read.policy).collect());
-        Ok(Self { schema, engine, shapes, store, rules, readers, level })
+        Ok(Self { schema, engine, shapes, store, rules, consents, readers, level })
     }
 
     /// Returns whether a policy that covers this action reads a `context` member from the PDP's state. If
@@ -147,6 +150,18 @@ impl Policies {
     pub fn rules(&self) -> BTreeMap<&str, &Rule> {
         self.rules.iter().map(|(id, rule)| (id.as_str(), rule)).collect()
     }
+}
+
+fn required_consents(read: &ReadPolicies, shapes: &Shapes) -> BTreeMap<String, BTreeSet<String>> {
+    let mut required: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for ReadPolicy { policy, rule, .. } in &read.policies {
+        if let Some(Requirement::Consent(template)) = rule.as_ref().and_then(|rule| rule.requires.as_ref()) {
+            let actions =
+                scope::covered(policy, shapes).into_iter().map(|action| action.uid.id().unescaped().to_owned());
+            required.entry(template.clone()).or_default().extend(actions);
+        }
+    }
+    required
 }
 
 /// Policies as read from their files, before validation.

@@ -42,6 +42,9 @@ pub struct CallRate {
     pub minutes: u32,
     /// Calls at once; 1 to 1,000,000.
     pub burst: u32,
+    /// Whether denied calls count, too. Without it, a call that is denied uses up nothing.
+    #[serde(default)]
+    pub denied: bool,
 }
 
 /// Limit on the sum of an integer argument over allowed calls.

@@ -302,6 +302,7 @@ pub fn is_probing(reason: Reason) -> bool {
         | Reason::ApprovalRevoked
         | Reason::CaseChanged
         | Reason::CheckRequired
+        | Reason::ConsentRequired
         | Reason::DraftRequired
         | Reason::PolicyError
         | Reason::RateLimited

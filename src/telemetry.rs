@@ -17,7 +17,7 @@ pub const SCOPE: &str = "countersign";
 pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.44.0";
 
 /// Attributes that may leave the process on spans, events and links. All others are removed before export.
-pub const ATTRIBUTES: [&str; 28] = [
+pub const ATTRIBUTES: [&str; 29] = [
     RPC_SYSTEM,
     RPC_METHOD,
     RPC_STATUS,
@@ -40,6 +40,7 @@ pub const ATTRIBUTES: [&str; 28] = [
     STEP,
     OUTCOME,
     APPROVAL_ID,
+    CONSENT_ID,
     REFUSAL_FIELD,
     RISK_SCORE,
     RISK_TIER,
@@ -91,6 +92,7 @@ pub const STEP: &str = "countersign.step";
 pub const OUTCOME: &str = "countersign.outcome";
 /// Id of the approval that a call consumed.
 pub const APPROVAL_ID: &str = "countersign.approval.id";
+pub const CONSENT_ID: &str = "countersign.consent.id";
 /// Faulty field of a refused request.
 pub const REFUSAL_FIELD: &str = "countersign.refusal.field";
 /// Risk score of the call, 0 to 100.

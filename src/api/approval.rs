@@ -11,17 +11,18 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::api::convert::{id, optional_object, some_id};
+use crate::api::convert::{correlation_id, id, optional_object, some_id};
 use crate::api::front::{closes, origin};
 use crate::api::v1::approval_service_server::{ApprovalService, ApprovalServiceServer};
 use crate::api::{respond, status, v1};
 use crate::approvals::store::reads::Filter;
-use crate::model::approval::{Justification, State};
+use crate::model::approval::{Approval, Giver, Justification, State};
 use crate::model::refusal::Refusal;
 use crate::pdp::Pdp;
 use crate::pdp::approval_access::{Seen, display_digest};
 use crate::pdp::approval_request::ToRequest;
 use crate::pdp::approval_review::ToReview;
+use crate::pdp::consent_report::ToReport;
 use crate::pdp::origin::{Origin, Purpose};
 use crate::pdp::refused::{Refused, run_to_completion};
 
@@ -79,6 +80,16 @@ impl ApprovalService for Approvals {
         let (pdp, read) = (Arc::clone(&self.pdp), to_review(request.into_inner()));
         let seen = run_to_completion(async move { pdp.review_approval(&origin, read).await }).await.map_err(refused)?;
         Ok(Response::new(v1::ReviewApprovalResponse { approval: Some(approval(&seen)) }))
+    }
+
+    async fn report_consent(
+        &self,
+        request: Request<v1::ReportConsentRequest>,
+    ) -> Result<Response<v1::ReportConsentResponse>, Status> {
+        let origin = origin(&request, Purpose::Authorize);
+        let (pdp, read) = (Arc::clone(&self.pdp), to_report(request.into_inner()));
+        let seen = run_to_completion(async move { pdp.report_consent(&origin, read).await }).await.map_err(refused)?;
+        Ok(Response::new(v1::ReportConsentResponse { consent: Some(approval(&seen)) }))
     }
 
     async fn get_approval(
@@ -238,6 +249,30 @@ fn to_request(message: v1::RequestApprovalRequest) -> Result<ToRequest, Refusal>
     })
 }
 
+fn to_report(message: v1::ReportConsentRequest) -> Result<ToReport, Refusal> {
+    if message.binding_token.len() > BINDING_MAX {
+        return Err(Refusal::invalid("binding_token", "is longer than 409600 bytes"));
+    }
+    let agrees = match message.answer() {
+        v1::ConsentAnswer::Agree => true,
+        v1::ConsentAnswer::Refuse => false,
+        v1::ConsentAnswer::Unspecified => {
+            return Err(Refusal::invalid("answer", "is missing, or not known to this version"));
+        }
+    };
+    if message.text_digest.len() != 32 {
+        return Err(Refusal::invalid("text_digest", "must have 32 bytes"));
+    }
+    Ok(ToReport {
+        evaluation_id: some_id(&message.evaluation_id, "evaluation_id")?,
+        customer: some_id(&message.customer_id, "customer_id")?,
+        message: correlation_id(&message.message_id, "message_id")?,
+        binding_token: message.binding_token,
+        text_digest: message.text_digest.to_vec(),
+        agrees,
+    })
+}
+
 fn to_review(message: v1::ReviewApprovalRequest) -> Result<ToReview, Refusal> {
     let approves = match message.decision() {
         v1::ReviewDecision::Approve => true,
@@ -319,7 +354,7 @@ fn approval(seen: &Seen) -> v1::Approval {
             expected_effect: approval.justification.expected_effect.clone(),
         }),
         quorum: seen.quorum,
-        approvers: approval.approvers().map(|review| review.reviewer.sub.clone()).collect(),
+        approvers: approval.reviewers().map(|reviewer| reviewer.sub.clone()).collect(),
         requested_at: time(approval.requested_at),
         approved_at: time(approval.approved_at),
         expires_at: time(approval.expires_at()),
@@ -332,7 +367,18 @@ fn approval(seen: &Seen) -> v1::Approval {
         reversibility: approval.reversibility.clone(),
         draft_digest: call.draft_digest().to_owned(),
         bundles_differ: seen.bundles_differ,
+        customer_answer: customer_answer(approval),
     }
+}
+
+fn customer_answer(approval: &Approval) -> Option<v1::CustomerAnswer> {
+    let answer = approval.reviews.first().filter(|_| approval.binding.giver == Giver::Customer)?;
+    Some(v1::CustomerAnswer {
+        customer_id: answer.reviewer.sub.clone(),
+        agrees: answer.approves,
+        reported_by: answer.reviewer.iss.clone(),
+        message_id: answer.reason.clone(),
+    })
 }
 
 #[cfg(test)]
@@ -362,6 +408,9 @@ mod tests {
             }
             if let Ok(message) = v1::ReviewApprovalRequest::decode(bytes.as_slice()) {
                 let _read = to_review(message);
+            }
+            if let Ok(message) = v1::ReportConsentRequest::decode(bytes.as_slice()) {
+                let _read = to_report(message);
             }
             if let Ok(message) = v1::ListApprovalsRequest::decode(bytes.as_slice()) {
                 let size = message.page_size;

@@ -330,6 +330,7 @@ pub fn message(call: &Call) -> v1::AuthorizeRequest {
             .map(|item| v1::UntrustedText { source: item.source.clone(), text: item.text.clone() })
             .collect(),
         approval_token: call.tokens.approval.clone().unwrap_or_default(),
+        consent_token: call.tokens.consent.clone().unwrap_or_default(),
         release_token: call.tokens.release.clone().unwrap_or_default(),
         operation_id: call.tokens.operation.clone(),
         model: model.map(|model| v1::Model {

@@ -47,6 +47,7 @@ pub fn request(message: v1::AuthorizeRequest) -> Result<Request, Refusal> {
         }
         return plain_call(plain, correlation).map(|call| Request::Plain(Box::new(call)));
     }
+    let tokens = tokens(&message)?;
     let call = Call {
         credential: credential(message.delegation)?,
         action: some_id(&message.action, "action")?,
@@ -55,7 +56,7 @@ pub fn request(message: v1::AuthorizeRequest) -> Result<Request, Refusal> {
         arguments: object(&message.arguments_json, "arguments_json")?,
         facts: optional_object(&message.facts_json, "facts_json")?,
         untrusted: untrusted(message.untrusted)?,
-        tokens: tokens(&message.approval_token, &message.release_token, &message.operation_id)?,
+        tokens,
         model: message.model.map(model).transpose()?,
         correlation,
         dry_run: message.dry_run,
@@ -170,14 +171,16 @@ pub(super) fn untrusted(items: Vec<v1::UntrustedText>) -> Result<Vec<Untrusted>,
         .collect()
 }
 
-fn tokens(approval: &str, release: &str, operation: &str) -> Result<Tokens, Refusal> {
+fn tokens(message: &v1::AuthorizeRequest) -> Result<Tokens, Refusal> {
     let token = |text: &str, field| Ok::<_, Refusal>((!text.is_empty()).then_some(bounded(text, TOKEN_MAX, field)?));
     let tokens = Tokens {
-        approval: token(approval, "approval_token")?,
-        release: token(release, "release_token")?,
-        operation: id(operation, "operation_id")?,
+        approval: token(&message.approval_token, "approval_token")?,
+        consent: token(&message.consent_token, "consent_token")?,
+        release: token(&message.release_token, "release_token")?,
+        operation: id(&message.operation_id, "operation_id")?,
     };
-    if tokens.operation.is_empty() && (tokens.approval.is_some() || tokens.release.is_some()) {
+    let has_token = tokens.approval.is_some() || tokens.consent.is_some() || tokens.release.is_some();
+    if tokens.operation.is_empty() && has_token {
         return Err(Refusal::invalid("operation_id", "is required with a token"));
     }
     if tokens.approval.is_some() && tokens.release.is_some() {

@@ -233,9 +233,10 @@ impl Drop for InFlightGuard {
     }
 }
 
-/// Converts an item. Only Authorize accepts approval and release tokens.
+/// Converts an item. Only Authorize accepts tokens that are consumed.
 fn read_item(message: v1::AuthorizeRequest) -> Result<Read, Refusal> {
-    match message.approval_token.is_empty() && message.release_token.is_empty() {
+    let tokens = [&message.approval_token, &message.consent_token, &message.release_token];
+    match tokens.iter().all(|token| token.is_empty()) {
         true => convert::request(message),
         false => Err(Refusal::invalid("approval_token", "is not accepted in a batch or stream: use Authorize")),
     }

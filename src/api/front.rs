@@ -45,13 +45,14 @@ pub struct Options {
 }
 
 /// Every method of the protocol, by its name in spans and metrics.
-pub const METHODS: [&str; 20] = [
+pub const METHODS: [&str; 21] = [
     "countersign.v1.AdminService/ConfirmStore",
     "countersign.v1.AdminService/ExplainDecision",
     "countersign.v1.AdminService/GetStatus",
     RELOAD,
     "countersign.v1.ApprovalService/GetApproval",
     "countersign.v1.ApprovalService/ListApprovals",
+    "countersign.v1.ApprovalService/ReportConsent",
     "countersign.v1.ApprovalService/RequestApproval",
     "countersign.v1.ApprovalService/ReviewApproval",
     "countersign.v1.ApprovalService/RevokeApproval",

@@ -34,6 +34,11 @@ pub fn response(recorded: &Recorded<Answer>, log: &str) -> v1::AuthorizeResponse
             approvers: used.approvers.iter().map(|subject| subject.sub.clone()).collect(),
             approved_at: Some(time(used.approved_at)),
         }),
+        consent: answer.consent.as_ref().map(|used| v1::UsedConsent {
+            id: used.id.clone(),
+            reported_by: used.reported_by.clone(),
+            given_at: Some(time(used.given_at)),
+        }),
         repeated: answer.repeats.is_some(),
         outcome_token: answer.outcome_token.clone(),
         policy: Some(policy(&answer.policy)),
@@ -63,7 +68,7 @@ pub(super) fn warnings(answer: &Answer) -> Vec<String> {
     answer.warnings.iter().map(ToString::to_string).chain(hint).collect()
 }
 
-/// Builds the request for missing approvals and checks; `None` if asking can't lift the denial.
+/// Builds the request for missing approvals, consents and checks; `None` if asking can't lift the denial.
 pub(super) fn access_request(answer: &Answer) -> Option<v1::AccessRequest> {
     let missing = answer.outcome.missing.as_ref()?;
     Some(v1::AccessRequest {
@@ -73,6 +78,11 @@ pub(super) fn access_request(answer: &Answer) -> Option<v1::AccessRequest> {
         display: answer.display.clone(),
         requires: missing.requires.clone(),
         quorum: missing.quorum,
+        consent_texts: missing
+            .texts
+            .iter()
+            .map(|(language, text)| v1::ConsentText { language: language.clone(), text: text.clone() })
+            .collect(),
     })
 }
 
@@ -133,6 +143,7 @@ pub(super) fn reason(reason: Reason) -> v1::Reason {
         Reason::ApprovalUsed => v1::Reason::ApprovalUsed,
         Reason::CaseChanged => v1::Reason::CaseChanged,
         Reason::CheckRequired => v1::Reason::CheckRequired,
+        Reason::ConsentRequired => v1::Reason::ConsentRequired,
         Reason::DraftRequired => v1::Reason::DraftRequired,
         Reason::NotPermitted => v1::Reason::NotPermitted,
         Reason::PolicyError => v1::Reason::PolicyError,

@@ -10,7 +10,7 @@ use crate::jose::keyring::Keyring;
 use crate::jose::mac::MacKey;
 use crate::jose::{self, Expected, Opened, SignFault, TokenFault};
 use crate::json::{Object, Value, canonical};
-use crate::model::approval::{Approval, Binding, BoundCall, Subject};
+use crate::model::approval::{Approval, Binding, BoundCall, Giver, Subject};
 use crate::model::call::Call;
 use crate::model::chain::Chain;
 use crate::model::roles::Roles;
@@ -26,7 +26,14 @@ pub const REPORTABLE: Duration = Duration::from_secs(3600);
 const FORMAT: &str = "countersign.call/2";
 
 const BINDING_TYPE: &str = "countersign-binding+jwt";
-const APPROVAL_TYPE: &str = "countersign-approval+jwt";
+
+/// Returns the type (`typ`) of the token of an approval or consent.
+fn token_type(giver: Giver) -> &'static str {
+    match giver {
+        Giver::Customer => "countersign-consent+jwt",
+        Giver::Reviewers => "countersign-approval+jwt",
+    }
+}
 
 /// Returns the call as a binding contains it. Integer arguments that are listed in `at_most` are separated
 /// from those that must be equal.
@@ -250,27 +257,28 @@ pub fn sign_approval(keys: &Keyring, approval: &Approval, now: Timestamp) -> Res
             generation: approval.generation.clone(),
             digest: approval.digest.clone(),
             approved_at: approval.approved_at.to_string(),
-            approvers: approval.approvers().map(|review| review.reviewer.clone()).collect(),
+            approvers: approval.reviewers().cloned().collect(),
             quorum: approval.binding.quorum,
             display_digest: jose::digest(approval.display.as_bytes()),
             policy_digest: approval.binding.policy.clone(),
         },
     };
-    Ok((keys.sign(APPROVAL_TYPE, &claims)?, Timestamp::from_seconds(expires.seconds())))
+    Ok((keys.sign(token_type(approval.binding.giver), &claims)?, Timestamp::from_seconds(expires.seconds())))
 }
 
-/// Verifies an approval token that is addressed to this tool service. Its times are left to the caller,
+/// Verifies an approval token or consent token that is addressed to this tool service. Its times are left to the caller,
 /// because a retry of an operation gets its stored answer even after the token has expired.
 ///
 /// # Errors
-/// When it is not an approval token of this environment, or is addressed to another tool service.
+/// When it is not a token of this kind and environment, or is addressed to another tool service.
 pub fn open_approval(
     keys: &Keyring,
     environment: &str,
     audience: &str,
     token: &str,
+    giver: Giver,
 ) -> Result<Opened<ApprovalClaims>, TokenFault> {
-    jose::open(token, &keys.set, &Expected::own(&[APPROVAL_TYPE], &issuer(environment), audience))
+    jose::open(token, &keys.set, &Expected::own(&[token_type(giver)], &issuer(environment), audience))
 }
 
 /// Facts about an allowed call in its outcome token. The tool service returns the token with the outcome, so
@@ -291,6 +299,9 @@ pub struct Allowed {
     pub action: String,
     /// Id of the consumed approval; empty if none was needed.
     pub approval: String,
+    /// Id of the consumed consent; empty if none was needed.
+    #[serde(default)]
+    pub consent: String,
     /// Checks that a successful outcome creates, the strongest last.
     #[serde(default)]
     pub checks: Vec<String>,

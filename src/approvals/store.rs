@@ -1,6 +1,7 @@
 //! The state store: approvals, consumed releases, receipts, checks, kill switches and sums, on SQLite or
 //! PostgreSQL with the same SQL. This file has [`Store`] itself; its operations are in the files of `store/`.
 
+mod consents;
 mod engine;
 pub mod error;
 mod heads;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::model::approval::Binding;
+use crate::approvals::consent::ConsentTemplate;
+use crate::model::approval::{Binding, Giver};
 use crate::model::number::to_u32;
 
 /// Whether a mistake can be reversed; shown to the reviewer.
@@ -104,23 +105,44 @@ pub struct Templates {
     pub pending: Caps,
     /// Minutes after a denial in which the same call can't be requested again, 0 to 10,080.
     pub cool_down_minutes: u32,
-    /// Templates by name.
+    /// Templates of approvals, by name.
+    #[serde(default)]
     pub templates: BTreeMap<String, Template>,
+    /// Templates of consents, which the case's customer gives, by name.
+    #[serde(default)]
+    pub consents: BTreeMap<String, ConsentTemplate>,
 }
 
 impl Default for Templates {
     /// Returns templates under which nothing can be approved.
     fn default() -> Self {
-        Self { pending: Caps { case: 0, agent: 0, queue: 0 }, cool_down_minutes: 0, templates: BTreeMap::new() }
+        let pending = Caps { case: 0, agent: 0, queue: 0 };
+        Self { pending, cool_down_minutes: 0, templates: BTreeMap::new(), consents: BTreeMap::new() }
     }
 }
 
 impl Templates {
     /// Returns the number of reviewers who must approve: the quorum at the time of the request, or that of
-    /// the current template if it is higher.
+    /// the current template if it is higher. A consent needs the customer alone.
     pub fn quorum(&self, binding: &Binding) -> u32 {
-        let template = self.templates.get(&binding.template);
-        binding.quorum.max(template.map_or(0, |template| template.quorum))
+        match binding.giver {
+            Giver::Customer => 1,
+            Giver::Reviewers => {
+                binding.quorum.max(self.templates.get(&binding.template).map_or(0, |template| template.quorum))
+            }
+        }
+    }
+
+    /// Returns for how long an approval of this kind may be used, and the arguments that may be smaller than approved;
+    /// `None` if the bundle no longer has its template.
+    pub fn usable(&self, binding: &Binding) -> Option<(Duration, &[String])> {
+        match binding.giver {
+            Giver::Customer => Some((self.consents.get(&binding.template)?.usable(), &[])),
+            Giver::Reviewers => {
+                let template = self.templates.get(&binding.template)?;
+                Some((template.usable(), &template.at_most))
+            }
+        }
     }
 
     /// Returns the values that are out of bounds: for each, the name to look for in the file, and the
@@ -142,6 +164,11 @@ impl Templates {
             bound(name, "review_minutes", template.review_minutes, 1, 10_080);
             bound(name, "use_minutes", template.use_minutes, 1, 1_440);
             bound(name, "title", to_u32(template.title.len()), 1, 200);
+        }
+        for (name, consent) in &self.consents {
+            bound(name, "use_minutes", consent.use_minutes, 1, 60);
+            bound(name, "title", to_u32(consent.title.len()), 1, 200);
+            bound(name, "text", to_u32(consent.text.len()), 1, 64);
         }
         faults
     }

@@ -51,6 +51,13 @@ pub fn display(binding: &Binding, derived: &Object, evidence: &[Evidence], templ
         Some(findings) => findings.iter().for_each(|found| line("found in the draft", found)),
         None => {}
     }
+    if let Some(consent) = &binding.consent {
+        line(
+            "customer's consent",
+            &format!("{} of {}, reported by {}", consent.id, consent.given_at, consent.reported_by),
+        );
+        line("shown to the customer", &consent.text);
+    }
     if !binding.risk.is_empty() {
         line("risk", &binding.risk);
     }

@@ -4,7 +4,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::model::approval::Approval;
+use crate::model::approval::{Approval, Giver};
 use crate::model::chain::{Caller, Human};
 
 /// Party that caused an event, and the trace of its request.
@@ -77,9 +77,45 @@ struct ApprovalMember<'a> {
     approvers: Vec<&'a str>,
 }
 
-/// Creates a record of type `kind` by an actor, about an approval if there is one, with the members in
-/// `more`.
-pub fn event(kind: &'static str, by: &Actor, approval: Option<&Approval>, more: &[(&'static str, Value)]) -> Value {
+/// What happened to an approval or consent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happened {
+    Ended,
+    Expired,
+    Reported,
+    Requested,
+    Reviewed,
+    TokenIssued,
+}
+
+impl Happened {
+    /// Returns the type of the line.
+    fn kind(self, giver: Giver) -> &'static str {
+        match (giver, self) {
+            (Giver::Customer, Self::Ended) => "consent.ended",
+            (Giver::Customer, Self::Expired) => "consent.expired",
+            (Giver::Customer, Self::TokenIssued) => "consent.token_issued",
+            (_, Self::Reported) => "consent.reported",
+            (Giver::Reviewers, Self::Ended) => "approval.ended",
+            (Giver::Reviewers, Self::Expired) => "approval.expired",
+            (Giver::Reviewers, Self::TokenIssued) => "approval.token_issued",
+            (_, Self::Requested) => "approval.requested",
+            (_, Self::Reviewed) => "approval.reviewed",
+        }
+    }
+}
+
+/// Creates the record of what happened to an approval or consent, with the members in `more`.
+pub fn about(happened: Happened, by: &Actor, approval: &Approval, more: &[(&'static str, Value)]) -> Value {
+    members(happened.kind(approval.binding.giver), by, Some(approval), more)
+}
+
+/// Creates a record of type `kind` by an actor, with the members in `more`.
+pub fn event(kind: &'static str, by: &Actor, more: &[(&'static str, Value)]) -> Value {
+    members(kind, by, None, more)
+}
+
+fn members(kind: &'static str, by: &Actor, approval: Option<&Approval>, more: &[(&'static str, Value)]) -> Value {
     let mut members = Map::new();
     members.insert("type".to_owned(), kind.into());
     members.insert("by".to_owned(), json(by));
@@ -102,9 +138,9 @@ pub fn event(kind: &'static str, by: &Actor, approval: Option<&Approval>, more: 
             supervisor: &call.supervisor.sub,
             tool_service: &call.audience,
             quorum: approval.binding.quorum,
-            approvers: approval.approvers().map(|review| review.reviewer.sub.as_str()).collect(),
+            approvers: approval.reviewers().map(|reviewer| reviewer.sub.as_str()).collect(),
         };
-        add(("approval", json(&member)));
+        add((approval.binding.giver.gives(), json(&member)));
         about_case(&call.tenant, &call.case, &call.case_version, &approval.binding.conversation)
             .into_iter()
             .for_each(&mut add);

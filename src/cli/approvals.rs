@@ -211,6 +211,15 @@ fn text(approval: &v1::Approval) -> String {
             approval.approvers.join(", ")
         ));
     }
+    if let Some(answer) = &approval.customer_answer {
+        let did = if answer.agrees { "agreed" } else { "refused" };
+        text.push_str(&format!(
+            "customer {} {did}, reported by {}\n",
+            visible(&answer.customer_id),
+            answer.reported_by
+        ));
+        return text;
+    }
     if !approval.denial_reason.is_empty() {
         text.push_str(&format!("because {}\n", approval.denial_reason));
     }
@@ -249,6 +258,12 @@ fn json(approval: &v1::Approval) -> serde_json::Value {
         "display_digest": crate::jose::encode(&approval.display_digest),
         "quorum": approval.quorum,
         "approvers": approval.approvers,
+        "customer_answer": approval.customer_answer.as_ref().map(|answer| serde_json::json!({
+            "customer": answer.customer_id,
+            "agrees": answer.agrees,
+            "reported_by": answer.reported_by,
+            "message": answer.message_id,
+        })),
         "denial_reason": approval.denial_reason,
         "suggested_arguments": String::from_utf8_lossy(&approval.suggested_arguments_json),
         "unverified_justification": {

@@ -1,5 +1,6 @@
 //! The `countersign authorize` command.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
 
@@ -33,11 +34,14 @@ pub(super) struct Arguments {
     /// File with an approval token to consume
     #[arg(long, value_name = "FILE", requires = "operation_id")]
     approval_token: Option<PathBuf>,
-    /// Id of the operation that consumes the approval; a retry with the same id gets the same answer
+    /// File with the token of a customer's consent to consume
+    #[arg(long, value_name = "FILE", requires = "operation_id")]
+    consent_token: Option<PathBuf>,
+    /// Id of the operation that consumes the approval or consent; a retry with the same id gets the same answer
     #[arg(long, value_name = "ID")]
     operation_id: Option<String>,
     /// Evaluate with a local bundle, without a server and without a record
-    #[arg(long, conflicts_with_all = ["server", "token", "approval_token"])]
+    #[arg(long, conflicts_with_all = ["server", "token", "approval_token", "consent_token"])]
     local: bool,
     /// With --local: folder of the bundle [default: policies, or that of the settings]
     #[arg(long, value_name = "FOLDER", requires = "local")]
@@ -60,12 +64,15 @@ struct Shown {
     reason_user: String,
     next_action: String,
     requires: Vec<String>,
+    /// Texts to show to the customer, by language.
+    consent_texts: BTreeMap<String, String>,
     obligations: Vec<String>,
     advice: Vec<String>,
     computed: Object,
     evaluation_id: String,
     binding_token: String,
     approval: String,
+    consent: String,
     repeated: bool,
     policy_digest: String,
     audit_index: Option<u64>,
@@ -99,6 +106,7 @@ fn read(arguments: &Arguments) -> Result<Call, Failure> {
         call.credential = Credential::Token { token: read_token(path)?, agent_certificate: None };
     }
     call.tokens.approval = arguments.approval_token.as_deref().map(read_token).transpose()?;
+    call.tokens.consent = arguments.consent_token.as_deref().map(read_token).transpose()?;
     call.tokens.operation = arguments.operation_id.clone().unwrap_or_default();
     Ok(call)
 }
@@ -122,6 +130,12 @@ fn remote(environment: &Environment, arguments: &Arguments, call: &Call) -> Resu
         reason_user: response.reason_user.clone(),
         next_action: name(response.next_action().as_str_name(), "NEXT_ACTION_"),
         requires: response.access_request.as_ref().map_or_else(Vec::new, |request| request.requires.clone()),
+        consent_texts: response
+            .access_request
+            .iter()
+            .flat_map(|request| &request.consent_texts)
+            .map(|text| (text.language.clone(), text.text.clone()))
+            .collect(),
         obligations: response.obligations.iter().map(obligation).collect(),
         advice: response.advice.iter().map(obligation).collect(),
         computed: Object::new(),
@@ -131,6 +145,7 @@ fn remote(environment: &Environment, arguments: &Arguments, call: &Call) -> Resu
             .as_ref()
             .map_or_else(String::new, |request| request.binding_token.clone()),
         approval: response.approval.as_ref().map_or_else(String::new, |used| used.id.clone()),
+        consent: response.consent.as_ref().map_or_else(String::new, |used| used.id.clone()),
         repeated: response.repeated,
         policy_digest: response.policy.as_ref().map_or_else(String::new, |policy| policy.digest.clone()),
         audit_index: response.audit.as_ref().map(|audit| audit.index),
@@ -168,6 +183,7 @@ fn local(environment: &Environment, arguments: &Arguments, call: &Call) -> Resul
         reason: outcome.denied.map_or("", |reason| reason.name()).to_owned(),
         reason_user: outcome.text().to_owned(),
         next_action: outcome.denied.map_or("none", |reason| reason.next_action().name()).to_owned(),
+        consent_texts: outcome.missing.as_ref().map_or_else(BTreeMap::new, |missing| missing.texts.clone()),
         requires: outcome.missing.map_or_else(Vec::new, |missing| missing.requires),
         obligations: outcome.obligations.iter().map(written).collect(),
         advice: outcome.advice.iter().map(written).collect(),
@@ -175,6 +191,7 @@ fn local(environment: &Environment, arguments: &Arguments, call: &Call) -> Resul
         evaluation_id: String::new(),
         binding_token: String::new(),
         approval: String::new(),
+        consent: String::new(),
         repeated: false,
         policy_digest: bundle.version.digest.clone(),
         audit_index: None,
@@ -231,6 +248,7 @@ fn text(shown: &Shown) -> String {
     line("", &shown.reason_user);
     line("next action", if shown.decision == "deny" { &shown.next_action } else { "" });
     line("requires", &shown.requires.join(", "));
+    shown.consent_texts.iter().for_each(|(language, text)| line("to be shown", &format!("{language}: {text}")));
     line("obligations", &shown.obligations.join("; "));
     line("advice", &shown.advice.join("; "));
     let computed =
@@ -239,6 +257,7 @@ fn text(shown: &Shown) -> String {
     line("determined by", &shown.determining.join(", "));
     shown.denied.iter().enumerate().for_each(|(at, denied)| line(if at == 0 { "denied" } else { "" }, denied));
     line("approval", &shown.approval);
+    line("consent", &shown.consent);
     line("repeated", if shown.repeated { "the answer of this operation's first call" } else { "" });
     line("evaluation", &shown.evaluation_id);
     line("warnings", &shown.warnings.join(", "));

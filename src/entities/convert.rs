@@ -77,6 +77,24 @@ impl Converter {
         Ok(members)
     }
 
+    /// Converts the tags of an entity, whose names are the caller's own.
+    ///
+    /// # Errors
+    /// The first tag that is of another type; `path` is the path of the tags.
+    pub fn tags(&mut self, tags: &Object, shape: &Shape, path: &str) -> Result<Members, Refusal> {
+        let mut members = Vec::with_capacity(tags.len());
+        for (name, value) in tags {
+            let value = self.value(value, shape, &|| path.to_owned()).map_err(|refusal| match refusal {
+                Refusal::Invalid { field, problem, unknown, .. } => {
+                    Refusal::Invalid { field, below: format!(".{}", shown_name(name)), problem, unknown }
+                }
+                other => other,
+            })?;
+            members.push((SmolStr::new(name), value));
+        }
+        Ok(members)
+    }
+
     fn value(&mut self, value: &Value, shape: &Shape, path: &dyn Fn() -> String) -> Result<CedarValue, Refusal> {
         let refuse = |problem| Err(Refusal::invalid(path(), problem));
         match (shape, value) {

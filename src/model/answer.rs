@@ -1,8 +1,9 @@
 //! Answers to calls, and the values that they consist of.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::model::approval::UsedApproval;
+use crate::model::approval::{GivenConsent, Giver, UsedApproval};
 use crate::model::signals::Signals;
 use crate::model::time::Timestamp;
 use crate::model::verdict::Verdict;
@@ -26,6 +27,8 @@ pub enum Reason {
     CaseChanged,
     /// A named check is missing.
     CheckRequired,
+    /// The customer's consent is missing, and perhaps an approval too.
+    ConsentRequired,
     /// A text that a customer will read is not a released draft.
     DraftRequired,
     /// The call is not permitted, is forbidden, or names something unknown or of another tenant.
@@ -46,18 +49,19 @@ pub enum Reason {
 impl Reason {
     /// Reasons that a change of circumstances can lift, in order of precedence: the first that applies is
     /// reported.
-    pub const LIFTABLE: [Self; 7] = [
+    pub const LIFTABLE: [Self; 8] = [
         Self::StepNotAllowed,
         Self::RiskTooHigh,
         Self::RateLimited,
         Self::ScreeningRequired,
         Self::DraftRequired,
         Self::CheckRequired,
+        Self::ConsentRequired,
         Self::ApprovalRequired,
     ];
 
     /// Every reason, in alphabetical order.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::ApprovalExpired,
         Self::ApprovalOutOfScope,
         Self::ApprovalRequired,
@@ -66,6 +70,7 @@ impl Reason {
         Self::ApprovalUsed,
         Self::CaseChanged,
         Self::CheckRequired,
+        Self::ConsentRequired,
         Self::DraftRequired,
         Self::NotPermitted,
         Self::PolicyError,
@@ -87,6 +92,7 @@ impl Reason {
             Self::ApprovalUsed => "approval_used",
             Self::CaseChanged => "case_changed",
             Self::CheckRequired => "check_required",
+            Self::ConsentRequired => "consent_required",
             Self::DraftRequired => "draft_required",
             Self::NotPermitted => "not_permitted",
             Self::PolicyError => "policy_error",
@@ -106,14 +112,19 @@ impl Reason {
     /// Returns a constant message that is safe for agent and customer.
     pub fn text(self) -> &'static str {
         match self {
-            Self::ApprovalExpired => "The approval's token has expired. The tool service can fetch a new one.",
-            Self::ApprovalOutOfScope => "The approval does not cover this call.",
+            Self::ApprovalExpired => {
+                "The token of the approval or consent has expired. The tool service can fetch a new one."
+            }
+            Self::ApprovalOutOfScope => "The approval or consent does not cover this call.",
             Self::ApprovalRequired => "This action needs human approval. Do not retry it with other arguments.",
-            Self::ApprovalRevoked => "The approval was revoked.",
-            Self::ApprovalUnverifiable => "The approval can't be verified.",
-            Self::ApprovalUsed => "The approval has already been used.",
-            Self::CaseChanged => "The case has changed since the approval. Read it again.",
+            Self::ApprovalRevoked => "The approval or consent was revoked.",
+            Self::ApprovalUnverifiable => "The approval or consent can't be verified.",
+            Self::ApprovalUsed => "The approval or consent has already been used.",
+            Self::CaseChanged => "The case has changed since the approval or consent. Read it again.",
             Self::CheckRequired => "A check must be done before this action.",
+            Self::ConsentRequired => {
+                "The customer must agree to this action first. The tool service asks the customer. Do not ask in other words."
+            }
             Self::DraftRequired => {
                 "Text for the customer must be a released draft. Request an evaluation of the draft, then repeat the call with its digest."
             }
@@ -130,9 +141,11 @@ impl Reason {
     /// Returns what the agent may do next.
     pub fn next_action(self) -> NextAction {
         match self {
-            Self::ApprovalOutOfScope | Self::ApprovalRequired | Self::CheckRequired | Self::DraftRequired => {
-                NextAction::Request
-            }
+            Self::ApprovalOutOfScope
+            | Self::ApprovalRequired
+            | Self::CheckRequired
+            | Self::ConsentRequired
+            | Self::DraftRequired => NextAction::Request,
             Self::ApprovalExpired
             | Self::CaseChanged
             | Self::RateLimited
@@ -153,7 +166,7 @@ impl Reason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextAction {
     None,
-    /// Ask for what is missing: an approval, a check or a released draft.
+    /// Ask for what is missing: an approval, a consent, a check or a released draft.
     Request,
     Retry,
 }
@@ -200,11 +213,15 @@ pub struct Obligation {
 /// Requirements that a denied call lacks and that a request may supply.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Missing {
-    /// Approval template; empty if only checks are missing.
+    /// Template of the approval or consent that can be requested; empty if only checks are missing.
     pub template: String,
+    /// Whether reviewers or the customer must approve. The customer comes first, so that reviewers see the consent.
+    pub giver: Giver,
+    /// Text to show to the customer, by language; empty if no consent is missing.
+    pub texts: BTreeMap<String, String>,
     /// Everything that is missing, sorted.
     pub requires: Vec<String>,
-    /// Number of humans who must approve.
+    /// Number of humans who must approve; 0 if no approval of reviewers can be requested.
     pub quorum: u32,
 }
 
@@ -334,6 +351,8 @@ pub struct Answer {
     pub hint: String,
     /// Approval that the call used.
     pub approval: Option<Box<UsedApproval>>,
+    /// Consent that the call used.
+    pub consent: Option<Box<GivenConsent>>,
     /// Token that binds a denial to this call, so that an approval can be requested; empty otherwise.
     pub binding_token: String,
     /// Token with which the outcome of the allowed call is reported; empty otherwise.

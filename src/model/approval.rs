@@ -47,6 +47,40 @@ impl State {
     }
 }
 
+/// Who gives an approval.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Giver {
+    /// The case's customer. Such an approval is called a consent.
+    Customer,
+    /// Humans of the bundle, who review a request.
+    #[default]
+    Reviewers,
+}
+
+impl Giver {
+    /// Name of what is given, in records.
+    pub fn gives(self) -> &'static str {
+        match self {
+            Self::Customer => "consent",
+            Self::Reviewers => "approval",
+        }
+    }
+}
+
+/// Consent that a customer gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GivenConsent {
+    /// `con_` and the denial's evaluation id.
+    pub id: String,
+    /// Tool service that showed the text to the customer and reported the answer.
+    pub reported_by: String,
+    pub given_at: Timestamp,
+    /// Text that the customer was shown.
+    pub text: String,
+}
+
 /// Justification of a request, written by the agent and not verified.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -156,8 +190,11 @@ impl BoundCall {
 pub struct Binding {
     /// Evaluation id of the denial.
     pub evaluation_id: String,
-    /// Name of the approval template.
+    /// Name of the approval or consent template.
     pub template: String,
+    /// Whether reviewers or the customer must approve.
+    #[serde(default)]
+    pub giver: Giver,
     /// Number of reviewers who must approve.
     pub quorum: u32,
     /// Everything that the denied call lacks.
@@ -178,25 +215,29 @@ pub struct Binding {
     /// draft.
     #[serde(default)]
     pub findings: Option<Vec<String>>,
+    /// Consent that the denied call brought.
+    #[serde(default)]
+    pub consent: Option<GivenConsent>,
     pub call: BoundCall,
 }
 
-/// Review by one reviewer.
+/// Review by one reviewer, or a customer's answer.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Review {
+    /// The reviewer. Of a customer, the issuer is the tool service that reports the answer.
     pub reviewer: Subject,
     /// Person behind the subject; the subject itself if the issuer has no stable claim.
     pub person: String,
     pub approves: bool,
     pub at: Timestamp,
-    /// Reason in the reviewer's words.
+    /// Reason in the reviewer's words; of a customer, the id of the message with the answer.
     pub reason: String,
 }
 
 /// Approval as the store holds it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Approval {
-    /// `apr_` and a UUIDv7.
+    /// `apr_` and a UUIDv7; of a consent, `con_` and the denial's evaluation id.
     pub id: String,
     pub state: State,
     /// Generation of the store when the approval was created; in any other generation the approval is void.
@@ -207,9 +248,9 @@ pub struct Approval {
     pub digest: String,
     pub binding: Binding,
     pub justification: Justification,
-    /// Text that the reviewer is shown.
+    /// Text that the reviewer or the customer is shown.
     pub display: String,
-    /// Reversibility, as the template states it.
+    /// Reversibility, as the template states it; empty for a consent.
     pub reversibility: String,
     pub reviews: Vec<Review>,
     pub requested_at: Timestamp,
@@ -239,6 +280,23 @@ impl Approval {
     /// Returns the time until which the request may be reviewed or, once approved, the approval may be used.
     pub fn expires_at(&self) -> Timestamp {
         if self.approved_until > Timestamp::default() { self.approved_until } else { self.review_until }
+    }
+
+    /// Returns the consent, if this is one that the customer gave.
+    pub fn consent(&self) -> Option<GivenConsent> {
+        let given = self.approvers().next().filter(|_| self.binding.giver == Giver::Customer)?;
+        Some(GivenConsent {
+            id: self.id.clone(),
+            reported_by: given.reviewer.iss.clone(),
+            given_at: given.at,
+            text: self.display.clone(),
+        })
+    }
+
+    /// Returns the reviewers who approved. A customer is not one of them.
+    pub fn reviewers(&self) -> impl Iterator<Item = &Subject> {
+        let by_reviewers = self.binding.giver == Giver::Reviewers;
+        self.approvers().filter(move |_| by_reviewers).map(|review| &review.reviewer)
     }
 
     /// Returns the reviews that approve.

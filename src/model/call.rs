@@ -55,6 +55,7 @@ pub struct Untrusted {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
     pub approval: Option<String>,
+    pub consent: Option<String>,
     pub release: Option<String>,
     pub operation: String,
 }
@@ -115,6 +116,7 @@ impl Call {
             action: &self.action,
             approval_token: tokens.approval.as_deref().unwrap_or(""),
             arguments: &self.arguments,
+            consent_token: tokens.consent.as_deref().unwrap_or(""),
             case: DigestedCase {
                 attributes: &case.attributes,
                 id: &case.id,
@@ -142,6 +144,8 @@ pub struct DigestInput<'a> {
     approval_token: &'a str,
     arguments: &'a Object,
     case: DigestedCase<'a>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    consent_token: &'a str,
     facts: Option<&'a Object>,
     operation: &'a str,
     release_token: &'a str,

@@ -12,6 +12,8 @@ pub enum Right {
     ApprovalReview,
     /// A human revokes an approval.
     ApprovalRevoke,
+    /// A tool service reports a customer's answer to a request for consent.
+    ConsentReport,
     /// A tool service evaluates calls hypothetically or asks for explanations.
     DecisionExplain,
     /// A human clears the risk history of a subject.
@@ -38,10 +40,11 @@ pub enum RightOn {
 }
 
 impl Right {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::ApprovalRead,
         Self::ApprovalReview,
         Self::ApprovalRevoke,
+        Self::ConsentReport,
         Self::DecisionExplain,
         Self::RiskClear,
         Self::ServerLift,
@@ -57,6 +60,7 @@ impl Right {
             Self::ApprovalRead => "approval.read",
             Self::ApprovalReview => "approval.review",
             Self::ApprovalRevoke => "approval.revoke",
+            Self::ConsentReport => "consent.report",
             Self::DecisionExplain => "decision.explain",
             Self::RiskClear => "risk.clear",
             Self::ServerLift => "server.lift",
@@ -81,14 +85,18 @@ impl Right {
             | Self::RiskClear
             | Self::ServerLift
             | Self::SignalLift => Link::Supervisor,
-            Self::DecisionExplain | Self::ServerObserve | Self::ServerOperate | Self::SignalReport => Link::ToolService,
+            Self::ConsentReport
+            | Self::DecisionExplain
+            | Self::ServerObserve
+            | Self::ServerOperate
+            | Self::SignalReport => Link::ToolService,
         }
     }
 
     /// Returns the kind of resource that the right applies to.
     pub fn on(self) -> RightOn {
         match self {
-            Self::ApprovalRead | Self::ApprovalReview | Self::ApprovalRevoke => RightOn::Approval,
+            Self::ApprovalRead | Self::ApprovalReview | Self::ApprovalRevoke | Self::ConsentReport => RightOn::Approval,
             Self::ServerLift | Self::ServerObserve | Self::ServerOperate => RightOn::Server,
             Self::DecisionExplain | Self::RiskClear | Self::SignalLift | Self::SignalReport => RightOn::Tenant,
         }

@@ -101,6 +101,9 @@ pub struct Roles {
     pub obligations: BTreeMap<String, ValueForm>,
 }
 
+/// Member of the attributes of an entity under which tool services send its tags, if its type has some.
+pub const TAGS: &str = "tags";
+
 /// Greatest [`Roles::level`].
 pub const LEVEL_MAX: u32 = 4;
 

@@ -12,11 +12,12 @@ pub const DERIVED: [&str; 4] = ["case", "chain", "now", "step"];
 pub const COMPUTED: &str = "derived";
 
 /// Members of `context` that the PDP fills from its own state.
-pub const REMEMBERED: [&str; 13] = [
+pub const REMEMBERED: [&str; 14] = [
     "approval",
     "checks",
     "claims",
     "confidence",
+    "consent",
     "draft",
     "findings",
     "grounding",

@@ -55,6 +55,7 @@ impl Pdp {
             warnings: self.options.warnings.clone(),
             hint,
             approval: None,
+            consent: None,
             binding_token: String::new(),
             outcome_token: String::new(),
             repeats: None,

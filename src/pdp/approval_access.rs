@@ -9,7 +9,7 @@ use crate::approvals::store::reads::Filter;
 use crate::approvals::store::transitions::{Transition, with_state};
 use crate::approvals::template::Template;
 use crate::audit::Recorded;
-use crate::audit::events::{self, Actor};
+use crate::audit::events::{self, Actor, Happened};
 use crate::entities::direct::{OfRequest, On};
 use crate::model::approval::{Approval, Binding, State};
 use crate::model::chain::Human;
@@ -169,12 +169,8 @@ impl Pdp {
                 let keys = self.tokens.keys();
                 let signed = binding::sign_approval(&keys.approval, &approval, moment.now);
                 let token = signed.map_err(|_| Refusal::Unavailable("the token could not be signed"))?;
-                let event = events::event(
-                    "approval.token_issued",
-                    by,
-                    Some(&approval),
-                    &[("expires", token.1.to_string().into())],
-                );
+                let event =
+                    events::about(Happened::TokenIssued, by, &approval, &[("expires", token.1.to_string().into())]);
                 self.recorder.record_event(moment.now, event).await?;
                 Some(token)
             }

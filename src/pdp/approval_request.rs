@@ -5,9 +5,9 @@ use crate::approvals::binding::{self, open_binding};
 use crate::approvals::store::transitions::{NewApproval, Requested};
 use crate::approvals::template::Template;
 use crate::approvals::view;
-use crate::audit::events::{self, Actor};
+use crate::audit::events::{self, Actor, Happened};
 use crate::json;
-use crate::model::approval::{Approval, Binding, Evidence, Justification, State};
+use crate::model::approval::{Approval, Binding, Evidence, Giver, Justification, State};
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::pdp::Pdp;
@@ -57,6 +57,11 @@ impl Pdp {
         if !ours || binding.evaluation_id != asked.evaluation_id {
             return Err(Refusal::Forbidden("the binding token belongs to another caller or another evaluation"));
         }
+        if binding.giver == Giver::Customer {
+            return Err(Refusal::Precondition(
+                "the denial lacks the customer's consent, which no reviewer can give: report the customer's answer with `ReportConsent`",
+            ));
+        }
         let template = self.template(moment, &binding)?;
         justified(&asked.justification, template)?;
         let mut evidence = vec![];
@@ -72,7 +77,7 @@ impl Pdp {
         let more = [("justification_digest", self.audit.digest(&justification_value(&approval.justification)).into())];
         let (case, agent, queue) = (templates.pending.case, templates.pending.agent, templates.pending.queue);
         let new = NewApproval {
-            record: events::event("approval.requested", by, Some(&approval), &more),
+            record: events::about(Happened::Requested, by, &approval, &more),
             caps: (i64::from(case), i64::from(agent), i64::from(queue)),
             cool_down: templates.cool_down(),
             approval: approval.clone(),

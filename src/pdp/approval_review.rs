@@ -4,7 +4,7 @@
 use crate::approvals::binding::is_supervisor;
 use crate::approvals::store::transitions::{Moved, NewReview};
 use crate::approvals::template::Template;
-use crate::audit::events::{self, Actor};
+use crate::audit::events::{self, Actor, Happened};
 use crate::entities::direct::{OfRequest, On};
 use crate::jose;
 use crate::json::{self, Object};
@@ -76,7 +76,7 @@ impl Pdp {
             ("reason_digest", self.audit.digest(&json::Value::from(review.reason.as_str())).into()),
             ("suggests_arguments", suggested.is_some().into()),
         ];
-        let record = events::event("approval.reviewed", by, Some(&approval), &more);
+        let record = events::about(Happened::Reviewed, by, &approval, &more);
         let new = NewReview {
             id: approval.id.clone(),
             review,
@@ -187,7 +187,7 @@ impl Pdp {
             }
         };
         let more = [("reason_digest", self.audit.digest(&json::Value::from(reason.as_str())).into())];
-        let record = events::event("approval.ended", by, Some(&approval), &more);
+        let record = events::about(Happened::Ended, by, &approval, &more);
         let moved = self.store.end(id, reason, moment.now, record.clone()).await?;
         self.moved(moment, moved, &approval.id, record).await
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::approvals::store::transitions::{Reservation, SingleUse};
+use crate::approvals::store::transitions::{Reservation, SingleUse, UsedToken};
 use crate::audit::Recorded;
 use crate::audit::events::Actor;
 use crate::audit::record::DecisionRecord;
@@ -19,7 +19,7 @@ use crate::model::text::visible;
 use crate::pdp::Pdp;
 use crate::pdp::admission::Admitted;
 use crate::pdp::answers::AnswerSubject;
-use crate::pdp::consumption::{Repetition, Use, UsedToken, used};
+use crate::pdp::consumption::{Repetition, Use, used};
 use crate::pdp::origin::{CallInChain, Origin, Purpose, Request, Stopped};
 use crate::pdp::pipeline::CallEvaluation;
 use crate::pdp::refused::{Refused, run_to_completion};
@@ -27,7 +27,7 @@ use crate::pdp::rights::may;
 use crate::pdp::risk_state::risk_signals::About;
 use crate::pdp::snapshot::Moment;
 use crate::pdp::span_facts::{OpenSpan, facts};
-use crate::pdp::tokens::TokenState;
+use crate::pdp::tokens::{Presented, TokenState, receipt_key};
 use crate::telemetry::spans::CallFacts;
 
 /// An evaluated call whose record is not written yet.
@@ -178,16 +178,18 @@ impl Pdp {
         answer.warnings.extend(discards.then_some(SCREENING_NOT_STORED));
         answer.warnings.sort_unstable();
         answer.signals = Box::new(signals);
-        if let TokenState::Usable(approval) = &presented
+        if let TokenState::Usable(approval) = &presented.token
             && answer.allows()
         {
             answer.approval = Some(Box::new(used(approval)));
         }
-        self.tokens.sign(moment, CallInChain { caller, chain, call }, &mut answer)?;
+        let consent = presented.consent();
+        answer.consent = consent.clone().filter(|_| answer.allows()).map(Box::new);
+        self.tokens.sign(moment, CallInChain { caller, chain, call }, &mut answer, consent)?;
         let draft = self.tokens.draft_of(moment, chain, call, &presented);
         let mut reservations = if answer.allows() { self.risk.reservations(moment, chain, call) } else { vec![] };
         let consume = match answer.allows() {
-            true => self.token_use(origin, roles, CallInChain { caller, chain, call }, presented, &mut reservations),
+            true => self.token_use(origin, roles, CallInChain { caller, chain, call }, &presented, &mut reservations),
             false => None,
         };
         let mut record = DecisionRecord::of(&answer, caller, chain, call, self.recorder.record_metadata(origin)?);
@@ -197,44 +199,36 @@ impl Pdp {
         Ok(Evaluated { answer, record, consume, reservations })
     }
 
-    /// Returns how an allow uses the token that was presented, with the reservations that its transaction makes.
+    /// Returns how an allow uses the tokens that were presented, with the reservations that its transaction makes.
     fn token_use(
         &self,
         origin: &Origin,
         roles: &Roles,
         CallInChain { caller, chain, call }: CallInChain<'_>,
-        presented: TokenState,
+        presented: &Presented,
         reservations: &mut Vec<Reservation>,
     ) -> Option<Use> {
-        match presented {
-            TokenState::Repeated(receipt) => {
-                let by = Actor::service(caller).in_trace(origin.trace.id());
-                Some(Use::Again(Repetition { by, receipt, reservations: std::mem::take(reservations) }))
-            }
-            TokenState::Usable(approval) => {
-                let environment = &self.options.environment;
-                let used = UsedToken { what: SingleUse::Approval, id: &approval.id, generation: &approval.generation };
-                Some(Use::now(
-                    roles,
-                    CallInChain { caller, chain, call },
-                    used,
-                    environment,
-                    std::mem::take(reservations),
-                ))
-            }
-            TokenState::Released(claims) => {
-                let used =
-                    UsedToken { what: SingleUse::Release, id: &claims.jti, generation: &claims.release.generation };
-                Some(Use::now(
-                    roles,
-                    CallInChain { caller, chain, call },
-                    used,
-                    &self.options.environment,
-                    std::mem::take(reservations),
-                ))
-            }
-            TokenState::Denied(_) | TokenState::None => None,
+        if let Some(receipt) = presented.receipt().cloned() {
+            let by = Actor::service(caller).in_trace(origin.trace.id());
+            return Some(Use::Again(Repetition { by, receipt, reservations: std::mem::take(reservations) }));
         }
+        let used = |state: &TokenState| match state {
+            TokenState::Usable(approval) => Some(UsedToken {
+                what: approval.binding.giver.into(),
+                key: receipt_key(caller, call, &approval.id),
+                generation: approval.generation.clone(),
+            }),
+            TokenState::Released(claims) => Some(UsedToken {
+                what: SingleUse::Release,
+                key: receipt_key(caller, call, &claims.jti),
+                generation: claims.release.generation.clone(),
+            }),
+            TokenState::Denied(_) | TokenState::None | TokenState::Repeated(_) => None,
+        };
+        let tokens: Vec<UsedToken> = presented.states().into_iter().filter_map(used).collect();
+        let asked = CallInChain { caller, chain, call };
+        let environment = &self.options.environment;
+        (!tokens.is_empty()).then(|| Use::now(roles, asked, tokens, environment, std::mem::take(reservations)))
     }
 
     fn evaluate_plain(

@@ -1,4 +1,4 @@
-//! Consumes an approval or a release after Cedar permitted the call, reserves sums, and answers the retry of
+//! Consumes approvals, consents and releases after Cedar permitted the call, reserves sums, and answers the retry of
 //! an operation. `tokens.rs` verifies the token before Cedar.
 
 use std::time::Duration;
@@ -6,12 +6,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::approvals::binding::call_digest;
-use crate::approvals::store::transitions::{Consumed, Consumption, Receipt, Reservation, SingleUse};
+use crate::approvals::store::transitions::{Consumed, Consumption, Receipt, Reservation, SingleUse, UsedToken};
 use crate::audit::Recorded;
 use crate::audit::events::{self, Actor};
 use crate::audit::record::{DecisionRecord, Record};
 use crate::model::answer::{Answer, Gate, Obligation, Outcome, PolicyVersion, Reason};
-use crate::model::approval::{Approval, State, Subject, UsedApproval};
+use crate::model::approval::{Approval, GivenConsent, State, Subject, UsedApproval};
 use crate::model::refusal::Refusal;
 use crate::model::roles::Roles;
 use crate::model::time::Timestamp;
@@ -20,7 +20,6 @@ use crate::pdp::Pdp;
 use crate::pdp::origin::CallInChain;
 use crate::pdp::refused::Refused;
 use crate::pdp::snapshot::Moment;
-use crate::pdp::tokens::receipt_key;
 
 /// A retry of an operation that was allowed before.
 pub(super) struct Repetition {
@@ -30,38 +29,26 @@ pub(super) struct Repetition {
     pub(super) reservations: Vec<Reservation>,
 }
 
-/// The approval or release that a call consumes.
-pub(super) struct UsedToken<'a> {
-    pub(super) what: SingleUse,
-    pub(super) id: &'a str,
-    /// Generation of the state store in which it was created.
-    pub(super) generation: &'a str,
-}
-
-/// Consumption of an approval or release, or the repetition of an earlier one.
+/// Consumption of approvals, consents or releases, or the repetition of an earlier one.
 pub(super) enum Use {
     Again(Repetition),
     Now(Actor, Box<Consumption>),
 }
 
 impl Use {
-    /// Prepares the consumption of an approval or release.
+    /// Prepares the consumption of all tokens that a call brought.
     pub(super) fn now(
         roles: &Roles,
         CallInChain { caller, chain, call }: CallInChain<'_>,
-        used: UsedToken<'_>,
+        tokens: Vec<UsedToken>,
         environment: &str,
         reservations: Vec<Reservation>,
     ) -> Self {
-        let UsedToken { what, id, generation } = used;
         let owner = roles.case_owner(&call.case);
         let halted =
             [&call.case.tenant, &chain.agent, &chain.supervisor, &call.case.id, owner].map(|id: &str| id.to_owned());
         let consume = Consumption {
-            what,
-            id: id.to_owned(),
-            generation: generation.to_owned(),
-            key: receipt_key(caller, call, id),
+            tokens,
             call_digest: call_digest(environment, roles, chain, call),
             answer: String::new(),
             record: serde_json::Value::Null,
@@ -86,19 +73,21 @@ struct Kept {
     display: String,
     call_digest: String,
     policy: PolicyVersion,
-    /// Absent if a release was consumed.
+    /// Absent if no approval was consumed.
     approval: Option<UsedApproval>,
+    #[serde(default)]
+    consent: Option<GivenConsent>,
     outcome_token: String,
 }
 
 /// Returns the approval as an answer shows it.
 pub(super) fn used(approval: &Approval) -> UsedApproval {
-    let approvers: Vec<Subject> = approval.approvers().map(|review| review.reviewer.clone()).collect();
+    let approvers: Vec<Subject> = approval.reviewers().cloned().collect();
     UsedApproval { id: approval.id.clone(), approvers, approved_at: approval.approved_at }
 }
 
 impl Pdp {
-    /// Consumes, then records, then returns the answer. Only one operation can consume an approval or
+    /// Consumes, then records, then returns the answer. Only one operation can consume an approval, consent or
     /// release: its retry gets the stored answer, and any other call is denied.
     pub(super) async fn consume(
         &self,
@@ -126,11 +115,11 @@ impl Pdp {
             Refused(Refusal::Unavailable("the record could not be serialized: the approval was not consumed"))
         })?;
         consume.record = entry.clone();
-        let (what, id, call_digest) = (consume.what, consume.id.clone(), consume.call_digest.clone());
+        let (tokens, call_digest) = (consume.tokens.clone(), consume.call_digest.clone());
         match self.store.consume(*consume).await {
             Ok(Consumed::Now(revision)) => {
                 let receipt = self.recorder.record_entry(moment.now, &revision, entry).await?;
-                self.telemetry.metrics.approval(if what == SingleUse::Approval { "consumed" } else { "sent" });
+                tokens.iter().for_each(|token| self.telemetry.metrics.approval(token.what.consumed()));
                 Ok(receipt.seal(answer))
             }
             Ok(Consumed::Repeated(receipt)) if receipt.call_digest == call_digest => {
@@ -141,11 +130,10 @@ impl Pdp {
                 self.denied_late(moment, answer, record, Reason::ApprovalOutOfScope, Gate::Token).await
             }
             Ok(Consumed::Lost) => {
-                let reason =
-                    if what == SingleUse::Approval { self.lost(moment, &id).await } else { Reason::ApprovalUsed };
+                let reason = self.lost(moment, &tokens).await;
                 if self.lost_logged.is_due(moment.now) {
                     let reason = reason.name();
-                    tracing::warn!(name: "approval.lost", evaluation_id, action, reason, "another call consumed the approval first, or the approval ended");
+                    tracing::warn!(name: "approval.lost", evaluation_id, action, reason, "another call consumed the approval, consent or release first, or it ended");
                 }
                 self.denied_late(moment, answer, record, reason, Gate::Token).await
             }
@@ -201,7 +189,7 @@ impl Pdp {
             vec![("evaluation_id", kept.evaluation_id.clone().into()), ("transition_of", receipt.revision.into())];
         // These members describe the retry.
         more.extend(record.about().map_err(|_| Refused(Refusal::Unavailable("the repetition could not be recorded")))?);
-        let event = events::event("operation.repeated", &by, None, &more);
+        let event = events::event("operation.repeated", &by, &more);
         let proof = self.recorder.record_event(moment.now, event).await.map_err(Refused)?;
         self.telemetry.metrics.approval("repeated");
         Ok(proof.seal(Answer {
@@ -213,6 +201,7 @@ impl Pdp {
             call_digest: kept.call_digest,
             policy: kept.policy,
             approval: kept.approval.map(Box::new),
+            consent: kept.consent.map(Box::new),
             binding_token: String::new(),
             outcome_token: kept.outcome_token,
             repeats: Some(Box::new(recorded)),
@@ -236,22 +225,28 @@ impl Pdp {
         Err(unavailable())
     }
 
-    /// Returns the reason for which an approval that was usable before can't be consumed any more.
-    async fn lost(&self, moment: &Moment, id: &str) -> Reason {
-        match self.store.approval(id).await {
-            Ok(Some(approval)) => match approval.state_at(moment.now) {
-                State::Consumed => {
-                    self.telemetry.metrics.approval("replayed");
-                    Reason::ApprovalUsed
-                }
-                State::Revoked => Reason::ApprovalRevoked,
-                State::Approved | State::Cancelled | State::Denied | State::Expired | State::Pending => {
-                    Reason::ApprovalUnverifiable
-                }
-            },
-            Ok(None) => Reason::ApprovalUnverifiable,
-            Err(_) => Reason::StateUnavailable,
+    /// Returns the reason for which tokens that were usable before can't be consumed any more.
+    async fn lost(&self, moment: &Moment, tokens: &[UsedToken]) -> Reason {
+        let mut reason = Reason::ApprovalUnverifiable;
+        for token in tokens {
+            if token.what == SingleUse::Release {
+                reason = Reason::ApprovalUsed;
+                continue;
+            }
+            match self.store.approval(&token.key.approval).await {
+                Ok(Some(approval)) => match approval.state_at(moment.now) {
+                    State::Consumed => {
+                        self.telemetry.metrics.approval("replayed");
+                        return Reason::ApprovalUsed;
+                    }
+                    State::Revoked => return Reason::ApprovalRevoked,
+                    State::Approved | State::Cancelled | State::Denied | State::Expired | State::Pending => {}
+                },
+                Ok(None) => {}
+                Err(_) => return Reason::StateUnavailable,
+            }
         }
+        reason
     }
 
     /// Denies a call that Cedar had permitted, because its approval could not be consumed or its sums could
@@ -276,6 +271,7 @@ impl Pdp {
             gate: Some(gate),
             verdict: Verdict::default(),
             approval: None,
+            consent: None,
             outcome_token: String::new(),
             ..answer
         };
@@ -293,6 +289,7 @@ fn keep(answer: &Answer) -> Kept {
         call_digest: answer.call_digest.clone(),
         policy: answer.policy.clone(),
         approval: answer.approval.as_deref().cloned(),
+        consent: answer.consent.as_deref().cloned(),
         outcome_token: answer.outcome_token.clone(),
     }
 }

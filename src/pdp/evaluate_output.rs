@@ -226,7 +226,7 @@ impl Pdp {
         };
         let chain = Chain { step: step.clone(), ..chain.clone() };
         let requires = vec![Requirement::Approval(content.template.clone()).to_string()];
-        let missing = Missing { template: content.template.clone(), requires, quorum: 1 };
+        let missing = Missing { template: content.template.clone(), requires, quorum: 1, ..Missing::default() };
         let bound = self.tokens.binding(moment, CallInChain { caller, chain: &chain, call: &send }, &missing, answer);
         if let Some(bound) = bound {
             let bound = Binding { findings: Some(findings.to_vec()), ..bound };

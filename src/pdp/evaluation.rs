@@ -4,11 +4,13 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use crate::approvals::consent::Values;
 use crate::bundle::Bundle;
 use crate::decision::{WhatIf, decide};
 use crate::entities::{Asked, ResolvedCall, Stop};
 use crate::json::{self, Object, Value};
 use crate::model::answer::{Gate, Outcome, Reason};
+use crate::model::approval::Giver;
 use crate::model::call::Call;
 use crate::model::chain::{Chain, Link};
 use crate::model::refusal::Refusal;
@@ -18,7 +20,8 @@ use crate::model::trusted_context::TrustedContext;
 use crate::model::verdict::Verdict;
 use crate::obligations::{Lift, settle};
 use crate::pdp::gates;
-use crate::pdp::scoring::{approval, calm, limits};
+use crate::pdp::scoring::{approval, calm, consent, limits};
+use crate::pdp::snapshot::computed;
 use crate::policy::Policies;
 use crate::policy::shape::Shapes;
 use crate::policy::store::StoredEntity;
@@ -137,7 +140,9 @@ impl Evaluator<'_> {
         let verdict = decide(&policies.engine, &requests, &asked.entities);
         let is_granted =
             || covers_step && requests.iter().all(|(_, request)| policies.engine.has_permit(request, &asked.entities));
-        let outcome = settle(policies, &verdict, is_granted, |lift| self.what_if(&asked, lift, chain, call, trusted));
+        let mut outcome =
+            settle(policies, &verdict, is_granted, |lift| self.what_if(&asked, lift, chain, call, trusted));
+        self.add_texts(call, &mut outcome)?;
         // The step gate holds whatever the policies permit. It comes last, so that its denial reveals no more
         // than the policies do.
         if outcome.denied.is_none() && !covers_step {
@@ -148,6 +153,18 @@ impl Evaluator<'_> {
             });
         }
         Ok(Evaluation { outcome, gate: None, verdict })
+    }
+
+    /// Adds the texts that the customer is to be shown, if the customer's consent is missing.
+    fn add_texts(self, call: &Call, outcome: &mut Outcome) -> Result<(), Refusal> {
+        let Some(missing) = outcome.missing.as_mut().filter(|missing| missing.giver == Giver::Customer) else {
+            return Ok(());
+        };
+        // `check` refuses a bundle without the template.
+        let Some(template) = self.bundle.approvals.consents.get(&missing.template) else { return Ok(()) };
+        let derived = computed(self.bundle, &call.action, &call.arguments)?;
+        missing.texts = template.texts(Values::of(call, &derived))?;
+        Ok(())
     }
 
     /// Returns whether a call is permitted. There is no what-if evaluation, because no caller of this
@@ -260,6 +277,10 @@ fn grant(shapes: &Shapes, lift: &Lift, arguments: &Object, trusted: &TrustedCont
         let limits = limits(shapes, arguments);
         granted.remove("approval");
         granted.set("approval", approval(template, *quorum, expires.clone(), limits));
+    }
+    if let Some(template) = &lift.consent {
+        granted.remove("consent");
+        granted.set("consent", consent(template, expires.clone()));
     }
     for name in &lift.checks {
         granted.set("checks", json::object([(name, json::object([("expires", expires.clone())]))]));

@@ -1,7 +1,7 @@
 //! Periodic work beside requests: noting the log's head, expiring and ending approvals, recording outbox
 //! entries, and removing old data.
 
-use crate::audit::events::{self, Actor};
+use crate::audit::events::{self, Actor, Happened};
 use crate::model::approval::Approval;
 use crate::pdp::Pdp;
 
@@ -78,5 +78,5 @@ impl Pdp {
 }
 
 fn expired(approval: &Approval) -> serde_json::Value {
-    events::event("approval.expired", &Actor::server(), Some(approval), &[])
+    events::about(Happened::Expired, &Actor::server(), approval, &[])
 }

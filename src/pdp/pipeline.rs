@@ -18,16 +18,15 @@ use crate::pdp::draft::{DraftFacts, draft_members};
 use crate::pdp::evaluation::{Evaluation, Evaluator, stopped};
 use crate::pdp::origin::CallInChain;
 use crate::pdp::risk_state::risk_signals::{About, Attempt};
-use crate::pdp::scoring::set_signals;
+use crate::pdp::scoring::{consent, set_signals};
 use crate::pdp::snapshot::Moment;
-use crate::pdp::tokens::TokenState;
+use crate::pdp::tokens::{Presented, TokenState};
 use crate::pdp::{Pdp, gates};
 
 /// Result of evaluating a call with everything that the PDP knows about it.
 pub(super) struct CallEvaluation {
     pub(super) evaluation: Evaluation,
-    /// State of the approval token or release token that came with the call.
-    pub(super) presented: TokenState,
+    pub(super) presented: Presented,
     pub(super) signals: Signals,
     /// Findings in the draft; empty if the draft was not read.
     pub(super) draft: DraftFacts,
@@ -36,7 +35,7 @@ pub(super) struct CallEvaluation {
 impl CallEvaluation {
     /// Wraps the evaluation of a call that was decided before token, signals and draft were known.
     pub(super) fn evaluation(evaluation: Evaluation) -> Self {
-        Self { evaluation, presented: TokenState::None, signals: Signals::default(), draft: DraftFacts::default() }
+        Self { evaluation, presented: Presented::none(), signals: Signals::default(), draft: DraftFacts::default() }
     }
 
     fn stopped(gate: Gate, reason: Reason) -> Self {
@@ -64,6 +63,9 @@ impl Pdp {
             }
             Err(stop) => CallEvaluation::evaluation(stopped(stop)?),
         };
+        if evaluated.evaluation.outcome.denied.is_some() {
+            self.risk.withdraw(moment, chain, call, &evaluated.signals).await;
+        }
         let bundle = &moment.snapshot.bundle;
         let rules = bundle.rules.risk.as_ref();
         evaluated.signals.unsafe_draft =
@@ -84,12 +86,12 @@ impl Pdp {
     /// 1. Deny the call if the copy of the kill switches is too old, or the state store not usable for a
     ///    write.
     /// 2. Deny it if a kill switch or a revoked session stops it.
-    /// 3. Verify its token. Nothing is consumed, and an unusable token denies only in step 6.
+    /// 3. Verify its tokens. Nothing is consumed, and an unusable token denies only in step 6.
     /// 4. Count the call in its windows, and read its risk signals. Its texts are screened here, unless full
     ///    windows already deny the call.
     /// 5. Deny it without reading the draft, if full windows deny it or the chain may not release drafts of
     ///    the case.
-    /// 6. Deny it if its token can't be used.
+    /// 6. Deny it if a token can't be used.
     /// 7. Read the draft, and the checks if a policy of the action reads them.
     /// 8. Evaluate policies, step gate and what-if with everything that is known by then.
     /// 9. If signals were unavailable, evaluate again with calm values: the outcome is `state_unavailable` if
@@ -125,7 +127,7 @@ impl Pdp {
         let presented = self.tokens.presented(moment, CallInChain { caller, chain, call }, about.hypothetical).await;
         // A retry gets the answer of its operation even if windows are full now, so it must not be denied
         // early.
-        let may_wait = has_texts && !matches!(presented, TokenState::Repeated(_));
+        let may_wait = has_texts && presented.receipt().is_none();
         let is_limited = |signals: &Signals| unread(signals).is_ok_and(|evaluation| evaluation.is_limited());
         let is_refused = |signals: &Signals| may_wait && !signals.full.is_empty() && is_limited(signals);
         // Count the call before its token, draft and checks are considered, so that a caller can't avoid the
@@ -139,7 +141,7 @@ impl Pdp {
                 return Ok(CallEvaluation { signals, ..CallEvaluation::evaluation(evaluation) });
             }
         }
-        if let TokenState::Denied(reason) = presented {
+        if let Some(reason) = presented.denied() {
             let gate = if reason == Reason::StateUnavailable { Gate::State } else { Gate::Token };
             return Ok(CallEvaluation { signals, ..CallEvaluation::stopped(gate, reason) });
         }
@@ -160,7 +162,7 @@ impl Pdp {
         if unknown && evaluation.could_be_allowed() {
             evaluation = Evaluation::stopped(Gate::State, Reason::StateUnavailable);
         }
-        if matches!(presented, TokenState::Repeated(_)) && evaluation.could_be_allowed() {
+        if presented.receipt().is_some() && evaluation.could_be_allowed() {
             // This is a retry of an operation that was already allowed. Its approval is consumed and the case
             // may have moved on, so ignore liftable denials; unconditional ones still apply.
             (evaluation.outcome.denied, evaluation.outcome.missing) = (None, None);
@@ -168,11 +170,15 @@ impl Pdp {
         Ok(CallEvaluation { evaluation, presented, signals, draft })
     }
 
-    /// Returns the trusted members of `context`: those of a case without history, and a usable approval or
+    /// Returns the trusted members of `context`: those of a case without history, and a usable approval, consent or
     /// release.
-    fn trusted_context(&self, moment: &Moment, presented: &TokenState) -> TrustedContext {
+    fn trusted_context(&self, moment: &Moment, presented: &Presented) -> TrustedContext {
         let mut trusted = moment.snapshot.nothing.clone();
-        match presented {
+        if let TokenState::Usable(given) = &presented.consent {
+            let expires = Value::String(given.approved_until.to_string());
+            trusted.set("consent", consent(&given.binding.template, expires));
+        }
+        match &presented.token {
             TokenState::Usable(approval) => trusted.set("approval", self.tokens.context_of(moment, approval)),
             TokenState::Released(claims) => {
                 let expires = Timestamp::from_seconds(claims.exp).to_string();

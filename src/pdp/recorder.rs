@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::approvals::store::Store;
 use crate::approvals::store::outbox::TAKE_OVER;
 use crate::approvals::store::transitions::{OutboxEntry, Revision, Transition};
-use crate::audit::events::{self, Actor};
+use crate::audit::events::{self, Actor, Happened};
 use crate::audit::record::{DecisionRecord, Record, RecordMetadata, StoredRecord};
 use crate::audit::{Audit, AuditDown, Receipt, Recorded};
 use crate::clock::Seldom;
@@ -184,5 +184,5 @@ impl Recorder {
 }
 
 fn ended_by_signal(approval: &Approval) -> serde_json::Value {
-    events::event("approval.ended", &Actor::server(), Some(approval), &[("because", "signal".into())])
+    events::about(Happened::Ended, &Actor::server(), approval, &[("because", "signal".into())])
 }

@@ -141,7 +141,7 @@ impl Replicas {
             ("found", condition.seen.revision.into()),
             ("generation", condition.seen.generation.clone().into()),
         ];
-        let event = events::event("store.went_back", &Actor::server(), None, &more);
+        let event = events::event("store.went_back", &Actor::server(), &more);
         if let Err(error) = recorder.record_event(self.clock.now(), event).await {
             let error = error.kind();
             tracing::error!(name: "store.went_back_not_recorded", error);

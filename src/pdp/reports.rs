@@ -123,12 +123,15 @@ impl Pdp {
         if !allowed.approval.is_empty() {
             more.push(("approval_used", allowed.approval.clone().into()));
         }
+        if !allowed.consent.is_empty() {
+            more.push(("consent_used", allowed.consent.clone().into()));
+        }
         let strongest = checks.last().map(|check| (check.kind.clone(), check.expires));
         if let Some((_, expires)) = &strongest {
             more.push(("makes_checks", checks.iter().map(|check| check.kind.as_str()).collect()));
             more.push(("check_expires", expires.to_string().into()));
         }
-        let record = events::event("outcome.reported", by, None, &more);
+        let record = events::event("outcome.reported", by, &more);
         let new =
             NewOutcome { evaluation_id: allowed.evaluation_id, checks, ends, at: moment.now, record: record.clone() };
         let revision = self.store.outcome(new).await?.ok_or(NOT_YOURS)?;
@@ -209,7 +212,7 @@ impl Pdp {
     /// Records an event that changes nothing.
     async fn noted_event(&self, moment: &Moment, by: &Actor, event: &Event) -> Result<(), Refusal> {
         let more = [("kind", event.name.into()), ("event_id", event.id.clone().into())];
-        let record = events::event("event.acknowledged", by, None, &more);
+        let record = events::event("event.acknowledged", by, &more);
         self.recorder.record_event(moment.now, record).await.map(|_| ())
     }
 
@@ -248,7 +251,7 @@ impl Pdp {
         if halt.subject_kind == SubjectKind::Case {
             more.extend(events::about_case(&halt.tenant, &halt.subject, "", ""));
         }
-        let record = events::event("signal.reported", by, None, &more);
+        let record = events::event("signal.reported", by, &more);
         let (stops, effect, until) = (halt.kind.stops(), halt.words(), halt.until.to_string());
         let new = NewSignal {
             reporter: signal.reporter.unwrap_or_else(|| caller.tool_service.clone()),

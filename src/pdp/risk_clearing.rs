@@ -71,7 +71,7 @@ impl Pdp {
         if !clear.case.is_empty() {
             more.extend(events::about_case(&clear.tenant, &clear.case, "", ""));
         }
-        let record = events::event("risk.cleared", by, None, &more);
+        let record = events::event("risk.cleared", by, &more);
         let subjects = [
             (SubjectKind::Agent, clear.agent.clone()),
             (SubjectKind::Case, clear.case.clone()),

@@ -45,6 +45,11 @@ pub fn approval(template: &str, approvers: u32, expires: Value, limits: Value) -
     ])
 }
 
+/// Returns `context.consent` for a consent. No other code builds it.
+pub fn consent(template: &str, expires: Value) -> Value {
+    json::object([("expires", expires), ("template", Value::from(template))])
+}
+
 /// Returns the arguments that an approval bounds, which are those that `context.approval.limits` declares.
 pub(super) fn limits(shapes: &Shapes, arguments: &Object) -> Value {
     let declared = shapes.actions.values().find_map(|action| shapes.follow(&action.context, &["approval", "limits"]));

@@ -144,7 +144,7 @@ impl Pdp {
             ("reason_digest", digest(&lift.reason).into()),
         ];
         let (lifted, asked) =
-            (events::event("signal.lifted", by, None, &more), events::event("signal.lift_asked", by, None, &more));
+            (events::event("signal.lifted", by, &more), events::event("signal.lift_asked", by, &more));
         let subject_kind = lift.subject_kind.name();
         let new = Lift {
             tenant: lift.tenant,

@@ -224,7 +224,7 @@ impl Pdp {
             return Err(Refusal::Precondition("the state store has no unconfirmed loss of data"));
         };
         let more = [("went_back_at", went_back_at.to_string().into())];
-        let receipt = self.recorder.record_event(now, events::event("store.confirmed", by, None, &more)).await?;
+        let receipt = self.recorder.record_event(now, events::event("store.confirmed", by, &more)).await?;
         self.store.confirm(went_back_at).await?;
         self.refresh().await;
         Ok(receipt.seal(()))

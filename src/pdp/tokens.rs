@@ -1,4 +1,4 @@
-//! Verification of the approval or release token that came with a call, before Cedar: whether it covers this
+//! Verification of the approval, consent or release tokens that came with a call, before Cedar: whether it covers this
 //! call and can be used. Nothing is consumed here; `consumption.rs` does that after Cedar.
 
 mod evaluation_id;
@@ -17,13 +17,14 @@ use crate::entropy::Entropy;
 use crate::jose::{LEEWAY_OWN, TokenFault};
 use crate::json::Value;
 use crate::model::answer::Reason;
-use crate::model::approval::{Approval, BoundCall, Review, State, Subject};
+use crate::model::approval::{Approval, BoundCall, GivenConsent, Giver, Review, State, Subject};
 use crate::model::call::Call;
 use crate::model::chain::{Caller, Chain};
 use crate::model::halt::Halted;
 use crate::model::number::to_u32;
 use crate::model::right::Right;
 use crate::model::roles::Roles;
+use crate::pdp::consent_report::may_report;
 use crate::pdp::keys::Keys;
 use crate::pdp::origin::CallInChain;
 use crate::pdp::rights::may;
@@ -32,7 +33,7 @@ use crate::pdp::services::Services;
 use crate::pdp::snapshot::{Moment, Options};
 use crate::telemetry::export::Telemetry;
 
-/// State of the token that came with a call.
+/// State of a token that came with a call.
 #[derive(Clone, Debug)]
 pub(super) enum TokenState {
     /// The token can't be used, and the call is denied with this reason.
@@ -43,8 +44,52 @@ pub(super) enum TokenState {
     Released(Box<ReleaseClaims>),
     /// The same operation consumed the approval or release before.
     Repeated(Receipt),
-    /// The approval is valid for this call.
+    /// The approval or consent is valid for this call.
     Usable(Box<Approval>),
+}
+
+/// States of the tokens that came with a call.
+#[derive(Clone, Debug)]
+pub(super) struct Presented {
+    /// State of the approval token or release token.
+    pub(super) token: TokenState,
+    /// State of the consent token.
+    pub(super) consent: TokenState,
+}
+
+impl Presented {
+    /// Returns the states for a call without tokens.
+    pub(super) fn none() -> Self {
+        Self { token: TokenState::None, consent: TokenState::None }
+    }
+
+    pub(super) fn states(&self) -> [&TokenState; 2] {
+        [&self.token, &self.consent]
+    }
+
+    /// Returns the reason for which a token can't be used.
+    pub(super) fn denied(&self) -> Option<Reason> {
+        self.states().into_iter().find_map(|state| match state {
+            TokenState::Denied(reason) => Some(*reason),
+            TokenState::None | TokenState::Released(_) | TokenState::Repeated(_) | TokenState::Usable(_) => None,
+        })
+    }
+
+    /// Returns the receipt of the operation that consumed a token before.
+    pub(super) fn receipt(&self) -> Option<&Receipt> {
+        self.states().into_iter().find_map(|state| match state {
+            TokenState::Repeated(receipt) => Some(receipt),
+            TokenState::Denied(_) | TokenState::None | TokenState::Released(_) | TokenState::Usable(_) => None,
+        })
+    }
+
+    /// Returns the customer's consent to the call, if it brings one.
+    pub(super) fn consent(&self) -> Option<GivenConsent> {
+        match &self.consent {
+            TokenState::Usable(consent) => consent.consent(),
+            TokenState::Denied(_) | TokenState::None | TokenState::Released(_) | TokenState::Repeated(_) => None,
+        }
+    }
 }
 
 /// Verifies and signs tokens, and proves evaluation ids.
@@ -77,21 +122,20 @@ impl Tokens {
         self.keys.store(Arc::new(keys));
     }
 
-    /// Verifies the approval token that came with a call, without consuming the approval.
-    pub(super) async fn present(
+    /// Verifies the approval token or consent token that came with a call, without consuming the approval.
+    async fn present(
         &self,
         moment: &Moment,
-        caller: &Caller,
-        chain: &Chain,
-        call: &Call,
+        CallInChain { caller, chain, call }: CallInChain<'_>,
         token: &str,
+        giver: Giver,
     ) -> TokenState {
         let environment = &self.options.environment;
         let Some(roles) = moment.snapshot.bundle.roles.as_ref().filter(|_| self.options.accepts(chain)) else {
             return TokenState::Denied(Reason::ApprovalUnverifiable);
         };
         let keys = self.keys.load();
-        let opened = match binding::open_approval(&keys.approval, environment, &caller.tool_service, token) {
+        let opened = match binding::open_approval(&keys.approval, environment, &caller.tool_service, token, giver) {
             Ok(opened) => opened,
             Err(TokenFault::Audience) => return TokenState::Denied(Reason::ApprovalOutOfScope),
             Err(_) => return TokenState::Denied(Reason::ApprovalUnverifiable),
@@ -110,7 +154,8 @@ impl Tokens {
         }
         let generation = self.store.seen().generation;
         let known = |approval: &Approval| {
-            approval.generation == generation
+            approval.binding.giver == giver
+                && approval.generation == generation
                 && claims.approval.generation == generation
                 && approval.digest == claims.approval.digest
         };
@@ -138,7 +183,7 @@ impl Tokens {
 
     /// Checks that the approval covers this call, and that enough of its approvers may still approve it.
     fn in_scope(&self, moment: &Moment, roles: &Roles, chain: &Chain, call: &Call, approval: Approval) -> TokenState {
-        let Some(template) = moment.snapshot.bundle.approvals.templates.get(&approval.binding.template) else {
+        let Some((usable, at_most_now)) = moment.snapshot.bundle.approvals.usable(&approval.binding) else {
             return TokenState::Denied(Reason::ApprovalRevoked);
         };
         let bound = &approval.binding.call;
@@ -165,19 +210,24 @@ impl Tokens {
         }
         // The bundle in force may require more than the one under which the call was approved.
         if eligible < moment.snapshot.bundle.approvals.quorum(&approval.binding)
-            || !bound.stays_within(&now, &template.at_most)
+            || !bound.stays_within(&now, at_most_now)
         {
             return TokenState::Denied(Reason::ApprovalOutOfScope);
         }
-        if approval.approved_at.plus(template.usable()) <= moment.now {
+        if approval.approved_at.plus(usable) <= moment.now {
             return TokenState::None;
         }
         TokenState::Usable(Box::new(approval))
     }
 
     /// Returns the number of approvers who may still approve. An approver who has lost that right does not
-    /// count, nor does one whom a kill switch stops, or whose session was revoked after the review.
+    /// count, nor does one whom a kill switch stops, or whose session was revoked after the review. A consent counts as
+    /// long as the tool service that reported it may report consents.
     fn eligible(&self, moment: &Moment, approval: &Approval) -> u32 {
+        if approval.binding.giver == Giver::Customer {
+            let may = |consent: &GivenConsent| may_report(moment, &consent.reported_by, &approval.binding);
+            return u32::from(approval.consent().is_some_and(|consent| may(&consent)));
+        }
         let Some(template) = moment.snapshot.bundle.approvals.templates.get(&approval.binding.template) else {
             return 0;
         };
@@ -206,27 +256,35 @@ impl Tokens {
     fn alert_replay(&self, approval: &Approval, caller: &Caller) {
         tracing::error!(
             name: "approval.replayed", approval = approval.id, caller = caller.tool_service,
-            "another operation presented a consumed approval"
+            kind = approval.binding.giver.gives(),
+            "another operation presented a consumed approval or consent"
         );
         self.telemetry.metrics.approval("replayed");
     }
 
-    /// Verifies the token that came with a call. A hypothetical call uses no token.
+    /// Verifies the tokens that came with a call. A hypothetical call uses none.
     pub(super) async fn presented(
         &self,
         moment: &Moment,
         CallInChain { caller, chain, call }: CallInChain<'_>,
         hypothetical: bool,
-    ) -> TokenState {
-        match (&call.tokens.approval, &call.tokens.release) {
-            (Some(token), None) if !hypothetical => self.present(moment, caller, chain, call, token).await,
-            (None, Some(token)) if !hypothetical => {
-                self.present_release(moment, CallInChain { caller, chain, call }, token).await
-            }
+    ) -> Presented {
+        if hypothetical {
+            return Presented::none();
+        }
+        let asked = CallInChain { caller, chain, call };
+        let token = match (&call.tokens.approval, &call.tokens.release) {
+            (Some(token), None) => self.present(moment, asked, token, Giver::Reviewers).await,
+            (None, Some(token)) => self.present_release(moment, asked, token).await,
             // A request with both tokens is refused when it is read, so this does not occur.
             (Some(_), Some(_)) => TokenState::Denied(Reason::ApprovalUnverifiable),
-            (None | Some(_), None) | (None, Some(_)) => TokenState::None,
-        }
+            (None, None) => TokenState::None,
+        };
+        let consent = match &call.tokens.consent {
+            Some(token) => self.present(moment, asked, token, Giver::Customer).await,
+            None => TokenState::None,
+        };
+        Presented { token, consent }
     }
 
     /// Verifies the release token that came with a call, without consuming the release.
@@ -289,9 +347,9 @@ impl Tokens {
         moment: &Moment,
         chain: &Chain,
         call: &Call,
-        presented: &TokenState,
+        presented: &Presented,
     ) -> Option<(String, String)> {
-        let release = match presented {
+        let release = match &presented.token {
             TokenState::Released(claims) => claims.jti.clone(),
             TokenState::Denied(_) | TokenState::None | TokenState::Repeated(_) | TokenState::Usable(_) => String::new(),
         };

@@ -170,20 +170,16 @@ fn entities_exist<'a>(subject: &Subject<'a>, bundle: &Bundle<'_>) -> Vec<PolicyL
 /// nothing can meet denies forever, and one with the wrong template would be lifted by the wrong approval.
 fn requirements_exist<'a>(subject: &Subject<'a>, bundle: &Bundle<'_>) -> Vec<PolicyLint<'a>> {
     let mut faults = vec![];
-    if matches!(subject.rule.requires, Some(Requirement::Approval(_))) && bundle.roles.approval_request.is_empty() {
-        faults.push("`@requires(\"approval:…\")` needs the type of requests for approval: set `approval_request` in the manifest's `roles`".to_owned());
+    if let Some(required @ (Requirement::Approval(_) | Requirement::Consent(_))) = &subject.rule.requires
+        && bundle.roles.approval_request.is_empty()
+    {
+        faults.push(format!("`@requires(\"{required}\")` needs the type of requests for approval: set `approval_request` in the manifest's `roles`"));
     }
     for action in scope::covered(subject.policy, bundle.shapes) {
         let id = action.uid.id().unescaped();
         faults.extend(match &subject.rule.requires {
-            Some(Requirement::Approval(template)) => {
-                let declared = bundle.shapes.follow(&action.context, &["approval", "template"]);
-                let choices = declared.map_or(&[][..], |member| member.shape.choices());
-                let known = || known(template, choices.iter().map(String::as_str));
-                (!choices.contains(template)).then(|| {
-                    format!("`context.approval` of action `{id}` does not declare template `{template}`{}", known())
-                })
-            }
+            Some(Requirement::Approval(template)) => undeclared(bundle, action, "approval", template),
+            Some(Requirement::Consent(template)) => undeclared(bundle, action, "consent", template),
             Some(Requirement::Check(name)) => {
                 let checks = bundle.shapes.follow(&action.context, &["checks"]).map(|member| &member.shape);
                 let declared: Vec<&str> = match checks {
@@ -198,6 +194,16 @@ fn requirements_exist<'a>(subject: &Subject<'a>, bundle: &Bundle<'_>) -> Vec<Pol
         });
     }
     faults.into_iter().map(|message| PolicyLint { at: At::Annotation("requires"), message }).collect()
+}
+
+/// Returns the fault of a template that `context.approval` or `context.consent` of an action does not declare.
+fn undeclared(bundle: &Bundle<'_>, action: &Action, member: &str, template: &String) -> Option<String> {
+    let declared = bundle.shapes.follow(&action.context, &[member, "template"]);
+    let choices = declared.map_or(&[][..], |member| member.shape.choices());
+    let known = || known(template, choices.iter().map(String::as_str));
+    let id = action.uid.id().unescaped();
+    (!choices.contains(template))
+        .then(|| format!("`context.{member}` of action `{id}` does not declare template `{template}`{}", known()))
 }
 
 /// Part of a policy that has a fault.

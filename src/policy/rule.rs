@@ -17,6 +17,11 @@ pub const ANNOTATIONS: [&str; 10] =
 /// Maximum length of the text of `@user`, in bytes.
 const USER_MAX: usize = 300;
 
+/// Reasons that a policy gives only by its `@requires`.
+const REQUESTED: [Reason; 3] = [Reason::ApprovalRequired, Reason::CheckRequired, Reason::ConsentRequired];
+
+const REQUIRES_FORM: &str = "`@requires` must be `approval:<template>`, `check:<name>` or `consent:<template>`";
+
 const DISPOSITION_FORM: &str = "`@disposition` must be `block`, `human_review` or `revise`, on a `forbid`";
 
 /// A requirement that lifts a `forbid`.
@@ -26,14 +31,17 @@ pub enum Requirement {
     Approval(String),
     /// A check with this name.
     Check(String),
+    /// The customer's consent with this template.
+    Consent(String),
 }
 
 impl Requirement {
-    /// Parses `approval:<template>` or `check:<name>`.
+    /// Parses `approval:<template>`, `check:<name>` or `consent:<template>`.
     pub fn parse(text: &str) -> Option<Self> {
         match text.split_once(':')? {
             ("approval", template) if !template.is_empty() => Some(Self::Approval(template.to_owned())),
             ("check", name) if !name.is_empty() => Some(Self::Check(name.to_owned())),
+            ("consent", template) if !template.is_empty() => Some(Self::Consent(template.to_owned())),
             _ => None,
         }
     }
@@ -44,6 +52,7 @@ impl std::fmt::Display for Requirement {
         match self {
             Self::Approval(template) => write!(formatter, "approval:{template}"),
             Self::Check(name) => write!(formatter, "check:{name}"),
+            Self::Consent(template) => write!(formatter, "consent:{template}"),
         }
     }
 }
@@ -104,7 +113,7 @@ impl Rule {
         let text = |name| annotation(name).unwrap_or("").to_owned();
         let requires = annotation("requires").and_then(Requirement::parse);
         if annotation("requires").is_some() && requires.is_none() {
-            fault("requires", "`@requires` must be `approval:<template>` or `check:<name>`".to_owned());
+            fault("requires", REQUIRES_FORM.to_owned());
         }
         let reason = annotation("reason").map(|name| Reason::from_name(name).filter(may_say));
         if reason == Some(None) {
@@ -122,8 +131,9 @@ impl Rule {
         let class = match (&requires, reason.flatten()) {
             (Some(Requirement::Approval(_)), None | Some(Reason::ApprovalRequired)) => Reason::ApprovalRequired,
             (Some(Requirement::Check(_)), None | Some(Reason::CheckRequired)) => Reason::CheckRequired,
+            (Some(Requirement::Consent(_)), None | Some(Reason::ConsentRequired)) => Reason::ConsentRequired,
             (None, None) => Reason::NotPermitted,
-            (None, Some(reason)) if !matches!(reason, Reason::ApprovalRequired | Reason::CheckRequired) => reason,
+            (None, Some(reason)) if !REQUESTED.contains(&reason) => reason,
             (_, Some(reason)) => {
                 fault("reason", format!("`@reason(\"{}\")` does not match its `@requires`", reason.name()));
                 reason
@@ -218,6 +228,9 @@ mod tests {
             r#"@reason("policy_error") forbid (principal, action, resource);"#,
             r#"@reason("because") forbid (principal, action, resource);"#,
             r#"@requires("check:x") @quorum("2") forbid (principal, action, resource);"#,
+            r#"@requires("consent:x") @quorum("2") forbid (principal, action, resource);"#,
+            r#"@requires("consent:") forbid (principal, action, resource);"#,
+            r#"@reason("consent_required") forbid (principal, action, resource);"#,
             r#"@requires("approval:x") @quorum("0") forbid (principal, action, resource);"#,
             r#"@disposition("allow") forbid (principal, action, resource);"#,
         ] {

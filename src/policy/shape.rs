@@ -75,8 +75,8 @@ pub struct EntityType {
     pub attributes: Record,
     /// Whether entities of the type may have parents.
     pub has_parents: bool,
-    /// Whether entities of the type may have tags.
-    pub has_tags: bool,
+    /// Type of the values of tags; `None` if entities of the type have no tags.
+    pub tags: Option<Shape>,
 }
 
 /// An action that requests may name.
@@ -142,8 +142,8 @@ impl Shapes {
             let attributes = record(core, kind.attributes().iter(), &name)?;
             let shape = entity_shape(core, kind.name());
             let has_parents = core.entity_types().any(|other| other.descendants.contains(kind.name()));
-            let has_tags = kind.tag_type().is_some();
-            shapes.entities.insert(name, EntityType { shape, attributes, has_parents, has_tags });
+            let tags = kind.tag_type().map(|tag| self::shape(core, tag, &format!("`{name}.tags`"))).transpose()?;
+            shapes.entities.insert(name, EntityType { shape, attributes, has_parents, tags });
         }
         for id in core.action_ids().filter(|id| id.applies_to_principals().next().is_some()) {
             let uid = EntityUid::from(id.name().clone());

@@ -16,6 +16,17 @@ redis.call('PEXPIRE', KEYS[2], WRITES_MS)
 
 for _ = 1, number() do redis.call('UNLINK', key()) end
 
+-- A denied call is taken out of its buckets again.
+for _ = 1, number() do
+  local bucket, every = key(), number()
+  local till = tonumber(redis.call('GET', bucket) or now) - every
+  if till > now then
+    redis.call('SET', bucket, till, 'PX', milliseconds(till - now))
+  else
+    redis.call('UNLINK', bucket)
+  end
+end
+
 local memories = {}
 for index = 1, number() do
   local times, live = redis.call('HGETALL', key()), {}

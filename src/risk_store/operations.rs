@@ -152,6 +152,8 @@ pub enum Change {
 /// All operations of one request on the risk store, for one tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
+    /// Calls to take out of their buckets again, because they were denied.
+    pub withdrawals: Vec<Acquire>,
     /// Calls to count.
     pub acquires: Vec<Acquire>,
     /// Distinct counts to query and add to.
@@ -207,6 +209,11 @@ pub fn acquire(until: i64, now: i64, acquire: &Acquire) -> (i64, i64) {
     let then = until.max(now).saturating_add(acquire.every);
     let wait = then.saturating_sub(now).saturating_sub(acquire.room).max(0);
     (if wait == 0 { then } else { until }, wait)
+}
+
+/// Takes a call out of a bucket again. Returns the time until which the bucket is then used.
+pub fn withdraw(until: i64, now: i64, withdrawn: &Acquire) -> i64 {
+    until.saturating_sub(withdrawn.every).max(until.min(now))
 }
 
 /// Name of the time that marks a full memory, from which something is missing. `batch.lua` has the same

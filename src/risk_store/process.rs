@@ -12,7 +12,7 @@ use smol_str::SmolStr;
 use crate::model::time::Timestamp;
 use crate::risk_store::distinct_counter::DistinctCounter;
 use crate::risk_store::operations::{
-    Acquire, Batch, BatchResult, Key, OVERFULL, Observation, RiskStoreError, Tenant, Update, acquire, change,
+    Acquire, Batch, BatchResult, Key, OVERFULL, Observation, RiskStoreError, Tenant, Update, acquire, change, withdraw,
 };
 
 #[derive(Debug)]
@@ -105,6 +105,11 @@ impl InProcess {
         if !forgotten.is_empty() {
             let owners = self.owners();
             forgotten.iter().for_each(|held| free(&owners, held, held.size()));
+        }
+        for withdrawn in &batch.withdrawals {
+            if let Some(mut held) = self.held.get_mut(&withdrawn.key).filter(|held| matches!(held.kept, Kept::Bucket)) {
+                held.until = withdraw(held.until, now, withdrawn);
+            }
         }
         let mut result = BatchResult {
             memories: batch.reads.iter().map(|key| self.read(*key, now)).collect(),

@@ -294,6 +294,10 @@ fn say(call: &mut ::redis::ScriptInvocation<'_>, tenant: Tenant, seed: Key, batc
     for forgotten in &batch.deletes {
         call.key(key(*forgotten));
     }
+    call.arg(batch.withdrawals.len());
+    for withdrawn in &batch.withdrawals {
+        call.key(key(withdrawn.key)).arg(withdrawn.every);
+    }
     call.arg(batch.reads.len());
     for read in &batch.reads {
         call.key(key(*read));

@@ -11,10 +11,10 @@ use crate::model::answer::Answer;
 use crate::model::refusal::Refusal;
 use crate::telemetry::export::Telemetry;
 use crate::telemetry::{
-    ACTION, AGENT_ID, APPROVAL_ID, CASE_ID, CONVERSATION_ID, DECISION, ERROR_TYPE, EVALUATION_ID, EVENT_MATCHED, GATE,
-    HALTED_BY, MODE, OUTCOME, PEER_ADDRESS, PEER_PORT, POLICY_DIGEST, POLICY_IDS, POLICY_PREVIOUS, PRINCIPAL_TYPE,
-    REASON, REFUSAL_FIELD, RESOURCE_TYPE, RISK_SCORE, RISK_TIER, RPC_METHOD, RPC_STATUS, RPC_SYSTEM, SPAN_AUTHORIZE,
-    SPAN_RELOAD, STEP, TENANT, TOOL_CALL_ID,
+    ACTION, AGENT_ID, APPROVAL_ID, CASE_ID, CONSENT_ID, CONVERSATION_ID, DECISION, ERROR_TYPE, EVALUATION_ID,
+    EVENT_MATCHED, GATE, HALTED_BY, MODE, OUTCOME, PEER_ADDRESS, PEER_PORT, POLICY_DIGEST, POLICY_IDS, POLICY_PREVIOUS,
+    PRINCIPAL_TYPE, REASON, REFUSAL_FIELD, RESOURCE_TYPE, RISK_SCORE, RISK_TIER, RPC_METHOD, RPC_STATUS, RPC_SYSTEM,
+    SPAN_AUTHORIZE, SPAN_RELOAD, STEP, TENANT, TOOL_CALL_ID,
 };
 
 /// Maximum number of policies that a span names.
@@ -163,6 +163,9 @@ impl DecisionSpan {
         }
         if let Some(used) = &answer.approval {
             self.0.set_attribute(KeyValue::new(APPROVAL_ID, used.id.clone()));
+        }
+        if let Some(used) = &answer.consent {
+            self.0.set_attribute(KeyValue::new(CONSENT_ID, used.id.clone()));
         }
         if let Some(risk) = &answer.signals.risk {
             self.0.set_attribute(KeyValue::new(RISK_SCORE, i64::from(risk.score)));

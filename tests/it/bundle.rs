@@ -205,8 +205,8 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
     (
         "schema.cedarschema",
         "entity Account { tenant: Tenant, customer: String };",
-        "entity Account { tenant: Tenant, customer: String } tags String;",
-        "type `Account` is supplied by tool services",
+        "entity Account { tenant: Tenant, customer: String, tags: String } tags String;",
+        "type `Account` has tags, which tool services send as `tags`",
     ),
     (
         "schema.cedarschema",
@@ -374,8 +374,8 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
     ),
     (
         "schema.cedarschema",
-        "action \"refund.issue\" in [\"in_action\", \"scope_refunds\", \"moves_money\"] appliesTo {\n  principal: [Agent, Rep, ToolService], resource: [Order],\n  context: { args: MoneyArgs,",
-        "action \"refund.issue\" in [\"in_action\", \"scope_refunds\", \"moves_money\"] appliesTo {\n  principal: [Agent, Rep, ToolService], resource: [Order],\n  context: { args: MoneyArgs, derived: { paid: Long },",
+        "context: { args: EmailArgs,",
+        "context: { args: EmailArgs, derived: { paid: Long },",
         "declares `paid`, which the manifest's `derive` does not compute",
     ),
     (
@@ -434,7 +434,7 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
         "bundle.yaml",
         "  approval_request: ApprovalRequest\n",
         "",
-        "`@requires(\"approval:…\")` needs the type of requests for approval: set `approval_request`",
+        "`@requires(\"approval:credit\")` needs the type of requests for approval: set `approval_request`",
     ),
     (
         "schema.cedarschema",

@@ -11,10 +11,10 @@ use countersign::api::v1;
 use countersign::approvals::store::Store;
 use countersign::approvals::store::location::{Location, Options};
 use countersign::approvals::store::transitions::{
-    Consumed, Consumption, Moved, NewApproval, NewReview, ReceiptKey, Requested, SingleUse,
+    Consumed, Consumption, Moved, NewApproval, NewReview, ReceiptKey, Requested, SingleUse, UsedToken,
 };
 use countersign::audit::disk::{Disk, Segment, SystemDisk};
-use countersign::model::approval::{Approval, Binding, BoundCall, Justification, Review, State, Subject};
+use countersign::model::approval::{Approval, Binding, BoundCall, Giver, Justification, Review, State, Subject};
 use countersign::model::time::Timestamp;
 use proptest::prelude::*;
 use serde_json::json;
@@ -519,6 +519,7 @@ pub(crate) fn pending(index: usize, now: i64) -> Approval {
     let binding = Binding {
         evaluation_id: String::new(),
         template: "t".into(),
+        giver: Giver::Reviewers,
         quorum: QUORUM,
         requires: vec![],
         policy: String::new(),
@@ -527,6 +528,7 @@ pub(crate) fn pending(index: usize, now: i64) -> Approval {
         conversation: String::new(),
         risk: String::new(),
         findings: None,
+        consent: None,
         call,
     };
     Approval {
@@ -642,10 +644,7 @@ async fn walk(store: &Store, steps: &[Step]) -> Result<(), TestCaseError> {
                     operation: format!("op{operation}"),
                 };
                 let burn = Consumption {
-                    what: SingleUse::Approval,
-                    generation: String::new(),
-                    id: format!("apr_{index}"),
-                    key,
+                    tokens: vec![UsedToken { what: SingleUse::Approval, key, generation: String::new() }],
                     call_digest: format!("call{digest}"),
                     answer: format!("answer {operation}"),
                     record: json!({}),

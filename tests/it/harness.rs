@@ -187,6 +187,15 @@ pub(crate) async fn channel(address: SocketAddr) -> Channel {
     Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
 }
 
+/// Connects to a Unix socket.
+pub(crate) async fn unix(path: PathBuf) -> Channel {
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let path = path.clone();
+        async move { Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(tokio::net::UnixStream::connect(path).await?)) }
+    });
+    tonic::transport::Endpoint::from_static("http://socket").connect_with_connector(connector).await.unwrap()
+}
+
 /// A clock that only the test moves, in microseconds since the epoch.
 #[derive(Clone, Debug)]
 pub(crate) struct Hands(pub(crate) Arc<std::sync::atomic::AtomicI64>);

@@ -23,7 +23,7 @@ use tonic::{Code, Request, Status};
 use crate::harness::people::{bearer, merged, seconds, token};
 use crate::harness::pki::{Authority, Svid, connect, server, svid, write};
 use crate::harness::within;
-use crate::harness::{App, Hands, asserted, lines, order_check, temp};
+use crate::harness::{App, Hands, asserted, lines, order_check, temp, unix};
 
 const CRM: &str = "spiffe://acme.example/tool/crm";
 
@@ -578,14 +578,6 @@ async fn a_human_authenticates_with_her_own_token() {
         .await;
     assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
     it.app.stop().await;
-}
-
-async fn unix(path: std::path::PathBuf) -> Channel {
-    let connector = tower::service_fn(move |_: http::Uri| {
-        let path = path.clone();
-        async move { Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(tokio::net::UnixStream::connect(path).await?)) }
-    });
-    tonic::transport::Endpoint::from_static("http://socket").connect_with_connector(connector).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ mod burns;
 mod cli;
 mod compromised;
 mod conformance;
+mod consents;
 mod contract;
 mod crash;
 mod deploy;

@@ -543,6 +543,40 @@ async fn the_text_of_a_call_that_is_denied_anyway_is_not_screened() {
     app.stop().await;
 }
 
+/// Thirty credits lack an approval, and the window of writes takes twenty. A restart counts from the log as the server did.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denied_call_uses_up_a_window_only_if_the_bundle_says_so() {
+    for (rule, expected) in
+        [("burst: 20}", v1::Reason::ApprovalRequired), ("burst: 20, denied: true}", v1::Reason::RateLimited)]
+    {
+        let folder = temp();
+        let bundle = folder.path().join("policies");
+        crate::harness::copy(&crate::harness::policies(), &bundle);
+        let rates = std::fs::read_to_string(bundle.join("rates.yaml")).unwrap();
+        let window = "writes_per_case: {per: [case], actions: [write, replies], sustained: 30, minutes: 60, ";
+        assert!(rates.contains(&format!("{window}burst: 20}}")));
+        std::fs::write(
+            bundle.join("rates.yaml"),
+            rates.replace(&format!("{window}burst: 20}}"), &format!("{window}{rule}")),
+        )
+        .unwrap();
+        let data = folder.path().join("data");
+        let start = || App::start_in(&data, |config, _| config.bundle.path = bundle.clone());
+        let app = start().await;
+        let mut desk = Desk::new(app.channel().await);
+        for call in 0..30 {
+            let answer = desk.ask(&credit(400)).await;
+            let expected = if call < 20 { v1::Reason::ApprovalRequired } else { expected };
+            assert_eq!(answer.reason(), expected, "{rule} {call}");
+        }
+        app.stop().await;
+        let app = start().await;
+        let answer = Desk::new(app.channel().await).ask(&credit(400)).await;
+        assert_eq!(answer.reason(), expected, "{rule} after a restart");
+        app.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rate_limited_denial_tells_how_long_to_wait() {
     let hands = Hands::now();

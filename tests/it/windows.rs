@@ -55,6 +55,11 @@ impl Model {
             self.things.remove(key);
             self.times.retain(|(held, _), _| held != key);
         }
+        for withdrawn in &batch.withdrawals {
+            if let Some(until) = self.taken.get_mut(&withdrawn.key) {
+                *until = (*until - withdrawn.every).max(now.min(*until));
+            }
+        }
         let mut result = BatchResult::default();
         for key in &batch.reads {
             let counts = self.times.iter().filter(|((held, _), until)| held == key && **until > now);
@@ -110,6 +115,9 @@ fn batch(numbers: &mut Numbers, history: u64) -> Batch {
     for _ in 0..numbers.below(3) {
         let every = 1 + numbers.signed(50);
         batch.acquires.push(Acquire { key: key("bucket", numbers.below(2)), every: 7, room: 7 * (1 + every % 3) });
+    }
+    if numbers.below(4) == 0 {
+        batch.withdrawals.push(Acquire { key: key("bucket", numbers.below(2)), every: 7, room: 7 });
     }
     for _ in 0..numbers.below(3) {
         let item = (numbers.below(4) > 0).then(|| Key::of(&[&numbers.below(9).to_string()]).short());

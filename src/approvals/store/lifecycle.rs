@@ -9,10 +9,11 @@ use crate::approvals::store::history::{Writer, next};
 use crate::approvals::store::outbox::leave;
 use crate::approvals::store::reads::receipt;
 use crate::approvals::store::transitions::{
-    Consumed, Consumption, Moved, NewApproval, NewReview, Requested, SingleUse, Transition, with_state,
+    Consumed, Consumption, Moved, NewApproval, NewReview, Requested, Revision, SingleUse, Transition, UsedToken,
+    with_state,
 };
 use crate::approvals::store::{Store, reads, sums};
-use crate::model::approval::{Approval, State};
+use crate::model::approval::{Approval, Review, State};
 use crate::model::halt::{Halted, Halts};
 use crate::model::number::to_usize;
 use crate::model::time::Timestamp;
@@ -51,18 +52,18 @@ impl Store {
     ) -> Result<Moved, StoreError> {
         self.advance(move |connection, writer| {
             Box::pin(async move {
-                let moved = end(connection, &writer, (&id, &reason), at, record).await?;
+                let moved = end(connection, &writer, Ending { id: &id, reason: &reason, at, record }).await?;
                 Ok(End::commit_if(matches!(moved, Moved::Done(_)), moved))
             })
         })
         .await
     }
 
-    /// Consumes an approval or a release once. A single statement checks that an approval is approved, of
-    /// this generation and not expired, and marks it as consumed.
+    /// Consumes all tokens of a call once, or none of them. A single statement checks that an approval or consent is
+    /// approved, of this generation and not expired, and marks it as consumed.
     ///
     /// # Errors
-    /// When the store does not answer. It may have been consumed even so; the receipt shows it.
+    /// When the store does not answer. They may have been consumed even so; the receipt shows it.
     pub async fn consume(&self, consume: Consumption) -> Result<Consumed, StoreError> {
         let (evaluation_id, reservations, at) =
             (consume.evaluation_id.clone(), consume.reservations.clone(), consume.at);
@@ -232,16 +233,7 @@ async fn review(connection: &mut AnyConnection, writer: &Writer, new: NewReview)
     if approval.reviews.iter().any(|review| review.person == new.review.person) {
         return Ok(End::RollBack(Moved::Twice));
     }
-    let insert =
-        sqlx::query("INSERT INTO reviews (approval, person, issuer, subject, approves, at, reason) VALUES ($1, $2, $3, $4, $5, $6, $7)")
-            .bind(new.id.clone())
-            .bind(new.review.person.clone())
-            .bind(new.review.reviewer.iss.clone())
-            .bind(new.review.reviewer.sub.clone())
-            .bind(i64::from(new.review.approves))
-            .bind(at.micros())
-            .bind(new.review.reason.clone());
-    insert.execute(&mut *connection).await?;
+    insert_review(connection, &new.id, &new.review).await?;
     let approvers = approval.approvers().count() + usize::from(new.review.approves);
     let quorum = to_usize(new.quorum);
     let state = match new.review.approves {
@@ -276,14 +268,45 @@ async fn review(connection: &mut AnyConnection, writer: &Writer, new: NewReview)
     Ok(End::Commit(Moved::Done(Transition { revision, state })))
 }
 
+pub(super) async fn insert_review(connection: &mut AnyConnection, id: &str, review: &Review) -> Result<(), StoreError> {
+    let insert = "INSERT INTO reviews (approval, person, issuer, subject, approves, at, reason) VALUES ($1, $2, $3, $4, $5, $6, $7)";
+    sqlx::query(insert)
+        .bind(id.to_owned())
+        .bind(review.person.clone())
+        .bind(review.reviewer.iss.clone())
+        .bind(review.reviewer.sub.clone())
+        .bind(i64::from(review.approves))
+        .bind(review.at.micros())
+        .bind(review.reason.clone())
+        .execute(&mut *connection)
+        .await?;
+    Ok(())
+}
+
 pub(super) async fn end(
     connection: &mut AnyConnection,
     writer: &Writer,
-    (id, reason): (&str, &str),
-    at: Timestamp,
-    record: serde_json::Value,
+    ending: Ending<'_>,
 ) -> Result<Moved, StoreError> {
     let revision = next(connection, writer).await?;
+    end_at(connection, writer, revision, ending).await
+}
+
+/// The end of an approval that was not consumed.
+pub(super) struct Ending<'a> {
+    pub(super) id: &'a str,
+    pub(super) reason: &'a str,
+    pub(super) at: Timestamp,
+    pub(super) record: serde_json::Value,
+}
+
+/// Ends an approval as the write with this revision.
+pub(super) async fn end_at(
+    connection: &mut AnyConnection,
+    writer: &Writer,
+    revision: Revision,
+    Ending { id, reason, at, record }: Ending<'_>,
+) -> Result<Moved, StoreError> {
     let Some(approval) = reads::approval(connection, id).await? else { return Ok(Moved::Missing) };
     let state = match approval.state_at(at) {
         State::Approved => State::Revoked,
@@ -311,58 +334,64 @@ async fn consume_once(
     if halted.stopped_by(&halts, consume.at) {
         return Ok(End::RollBack(Consumed::Halted));
     }
-    if !use_up(connection, writer, &consume, revision.number).await? {
-        // The approval or release is already consumed. If this operation consumed it, the receipt exists.
-        let receipt = receipt(connection, &consume.key).await?;
-        return Ok(End::RollBack(receipt.map_or(Consumed::Lost, Consumed::Repeated)));
+    let Some(first) = consume.tokens.first() else { return Ok(End::RollBack(Consumed::Lost)) };
+    for token in &consume.tokens {
+        if !use_up(connection, writer, token, revision.number, consume.at).await? {
+            // It is already consumed. If this operation consumed it, the receipt exists.
+            let receipt = receipt(connection, &token.key).await?;
+            return Ok(End::RollBack(receipt.map_or(Consumed::Lost, Consumed::Repeated)));
+        }
     }
     if sums::add(connection, &consume.evaluation_id, &consume.reservations, consume.at).await?.is_some() {
         return Ok(End::RollBack(Consumed::Full));
     }
     let receipt = "INSERT INTO receipts (tenant, caller, approval, operation, call_digest, answer, revision, at)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
-    sqlx::query(receipt)
-        .bind(consume.key.tenant.clone())
-        .bind(consume.key.caller.clone())
-        .bind(consume.key.approval.clone())
-        .bind(consume.key.operation.clone())
-        .bind(consume.call_digest.clone())
-        .bind(consume.answer.clone())
-        .bind(revision.number)
-        .bind(consume.at.micros())
-        .execute(&mut *connection)
-        .await?;
-    leave(connection, writer, &revision, &consume.id, &consume.record, consume.at).await?;
+    for UsedToken { key, .. } in &consume.tokens {
+        sqlx::query(receipt)
+            .bind(key.tenant.clone())
+            .bind(key.caller.clone())
+            .bind(key.approval.clone())
+            .bind(key.operation.clone())
+            .bind(consume.call_digest.clone())
+            .bind(consume.answer.clone())
+            .bind(revision.number)
+            .bind(consume.at.micros())
+            .execute(&mut *connection)
+            .await?;
+    }
+    leave(connection, writer, &revision, &first.key.approval, &consume.record, consume.at).await?;
     Ok(End::Commit(Consumed::Now(revision)))
 }
 
-/// Marks an approval or release as consumed; returns false if it can't be consumed.
+/// Marks an approval, consent or release as consumed; returns false if it can't be consumed.
 async fn use_up(
     connection: &mut AnyConnection,
     writer: &Writer,
-    consume: &Consumption,
+    token: &UsedToken,
     revision: i64,
+    at: Timestamp,
 ) -> Result<bool, StoreError> {
-    let sql = match consume.what {
-        SingleUse::Approval => {
+    let id = token.key.approval.clone();
+    let sql = match token.what {
+        SingleUse::Approval | SingleUse::Consent => {
             "UPDATE approvals SET state = 'consumed', revision = $1, ended_at = $2
             WHERE id = $3 AND state = 'approved' AND generation = $4 AND approved_until > $2 RETURNING id"
         }
         // A row in `releases` marks the release as consumed; everything else is in its token.
         SingleUse::Release => {
-            if consume.generation != writer.seen.generation {
+            if token.generation != writer.seen.generation {
                 return Ok(false);
             }
             let sql = "INSERT INTO releases (id, at) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING id";
-            let inserted =
-                sqlx::query(sql).bind(consume.id.clone()).bind(consume.at.micros()).fetch_optional(connection).await?;
+            let inserted = sqlx::query(sql).bind(id).bind(at.micros()).fetch_optional(connection).await?;
             return Ok(inserted.is_some());
         }
     };
     let used = sqlx::query(sql)
         .bind(revision)
-        .bind(consume.at.micros())
-        .bind(consume.id.clone())
+        .bind(at.micros())
+        .bind(id)
         .bind(writer.seen.generation.clone())
         .fetch_optional(connection)
         .await?;

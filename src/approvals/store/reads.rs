@@ -193,9 +193,11 @@ pub(super) async fn insert(connection: &mut AnyConnection, approval: &Approval) 
         reversibility: approval.reversibility.clone(),
     };
     let body = serde_json::to_string(&body).map_err(|_| StoreError::Damaged)?;
+    // A consent that the customer refuses has ended when it is stored.
+    let ended = if approval.state == State::Denied { approval.requested_at } else { Timestamp::default() };
     let sql = "INSERT INTO approvals (id, generation, revision, state, tenant, template, digest, case_id, customer, agent, supervisor,
         tool_service, quorum, body, requested_at, review_until, approved_at, approved_until, ended_at, denial_reason, suggested)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 0, 0, 0, '', '')";
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, '', '')";
     sqlx::query(sql)
         .bind(approval.id.clone())
         .bind(approval.generation.clone())
@@ -213,6 +215,9 @@ pub(super) async fn insert(connection: &mut AnyConnection, approval: &Approval) 
         .bind(body)
         .bind(approval.requested_at.micros())
         .bind(approval.review_until.micros())
+        .bind(approval.approved_at.micros())
+        .bind(approval.approved_until.micros())
+        .bind(ended.micros())
         .execute(connection)
         .await?;
     Ok(())

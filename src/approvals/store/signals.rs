@@ -9,10 +9,11 @@ use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 use crate::approvals::store::engine::End;
 use crate::approvals::store::error::StoreError;
 use crate::approvals::store::history::{Writer, hold, next};
+use crate::approvals::store::lifecycle::{self, Ending};
 use crate::approvals::store::outbox::leave;
 use crate::approvals::store::sums::{ROWS, rows};
 use crate::approvals::store::transitions::{Moved, NewOutcome, Revision, Transition};
-use crate::approvals::store::{Store, lifecycle, reads};
+use crate::approvals::store::{Store, reads};
 use crate::model::approval::Approval;
 use crate::model::halt::{Halt, HaltKind, Severity, SignalKind, SubjectKind};
 use crate::model::time::Timestamp;
@@ -243,9 +244,8 @@ async fn end_halted(
     let mut ended = vec![];
     for id in ended_by(connection, &tenant, subject_kind, &subject, at).await? {
         let Some(approval) = reads::approval(connection, &id).await? else { continue };
-        if let Moved::Done(moved) =
-            lifecycle::end(connection, writer, (&id, kind.name()), at, record(&approval)).await?
-        {
+        let ending = Ending { id: &id, reason: kind.name(), at, record: record(&approval) };
+        if let Moved::Done(moved) = lifecycle::end(connection, writer, ending).await? {
             ended.push(moved);
         }
     }

@@ -1,9 +1,9 @@
-//! Types of the state store: requested transitions of approvals and releases with their results, outbox
+//! Types of the state store: requested transitions of approvals, consents and releases with their results, outbox
 //! entries, outcomes and checks, the copy of the signals, revisions, and reservations.
 
 use std::time::Duration;
 
-use crate::model::approval::{Approval, Binding, Justification, Review, State};
+use crate::model::approval::{Approval, Binding, Giver, Justification, Review, State};
 use crate::model::halt::Halt;
 use crate::model::time::Timestamp;
 
@@ -50,6 +50,26 @@ pub struct NewReview {
     pub record: serde_json::Value,
 }
 
+/// Answer of a customer to a request for consent.
+#[derive(Clone, Debug)]
+pub struct NewConsent {
+    /// The consent in the state approved or denied, with the customer's answer.
+    pub consent: Approval,
+    /// Record for the audit log; `state` is filled in.
+    pub record: serde_json::Value,
+}
+
+/// Result of a reported answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answered {
+    /// The customer had given the same answer.
+    Known(Box<Approval>),
+    /// The answer contradicts an earlier one that can't be changed any more.
+    Late,
+    /// The answer is stored.
+    New(Transition),
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transition {
     /// Revision of the transition, which is the key of its outbox entry.
@@ -74,20 +94,46 @@ pub enum Moved {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SingleUse {
     Approval,
+    Consent,
     /// A released draft.
     Release,
 }
 
-/// Consumption of an approval or a released draft.
-#[derive(Clone, Debug)]
-pub struct Consumption {
+impl SingleUse {
+    /// Outcome in metrics.
+    pub fn consumed(self) -> &'static str {
+        match self {
+            Self::Approval => "consumed",
+            Self::Consent => "consent_consumed",
+            Self::Release => "sent",
+        }
+    }
+}
+
+impl From<Giver> for SingleUse {
+    fn from(giver: Giver) -> Self {
+        match giver {
+            Giver::Customer => Self::Consent,
+            Giver::Reviewers => Self::Approval,
+        }
+    }
+}
+
+/// Approval, consent or release that a call consumes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsedToken {
     pub what: SingleUse,
-    /// Id of the approval, or evaluation id of the release.
-    pub id: String,
+    /// Id of the approval or release, and the operation that consumes it.
+    pub key: ReceiptKey,
     /// Generation in which a release was given; that of an approval is in the store.
     pub generation: String,
-    /// Operation that consumes it.
-    pub key: ReceiptKey,
+}
+
+/// Consumption of everything that a call brings: all of it, or nothing.
+#[derive(Clone, Debug)]
+pub struct Consumption {
+    /// At least one.
+    pub tokens: Vec<UsedToken>,
     pub call_digest: String,
     /// Answer, which a retry gets again.
     pub answer: String,

@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use crate::audit::content::{ContextRecord, OutputRecord};
 use crate::audit::record::parts::{
-    CallerRecord, Capped, CaseRecord, ChainRecord, CorrelationRecord, DraftRecord, Engine, LinkRecord, PolicyReference,
-    RecordMetadata, ResourceRecord, UsedRecord, correlation, link,
+    CallerRecord, Capped, CaseRecord, ChainRecord, ConsentRecord, CorrelationRecord, DraftRecord, Engine, LinkRecord,
+    PolicyReference, RecordMetadata, ResourceRecord, UsedRecord, correlation, link,
 };
 use crate::audit::record::signals::SignalsRecord;
 use crate::model::answer::{Answer, Gate, Mode, Obligation, Reason};
@@ -30,6 +30,8 @@ pub struct DecisionRecord {
     chain: Option<ChainRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     approval: Option<UsedRecord>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consent: Option<ConsentRecord>,
     /// Draft that the call sends.
     #[serde(skip_serializing_if = "Option::is_none")]
     draft: Option<DraftRecord>,
@@ -121,9 +123,16 @@ impl DecisionRecord {
             approvers: used.approvers.iter().map(|subject| subject.sub.clone()).collect(),
             approved_at: used.approved_at.to_string(),
         });
+        let consent = answer.consent.as_ref().map(|used| ConsentRecord {
+            id: used.id.clone(),
+            operation: call.tokens.operation.clone(),
+            reported_by: used.reported_by.clone(),
+            given_at: used.given_at.to_string(),
+        });
         Self {
             chain: Some(ChainRecord::new(chain)),
             approval,
+            consent,
             action: call.action.clone(),
             resource: ResourceRecord::new(call),
             case: Some(CaseRecord::new(call, &answer.signals.customer)),

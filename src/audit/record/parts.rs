@@ -56,6 +56,15 @@ pub(in crate::audit) struct UsedRecord {
     pub(in crate::audit) approved_at: String,
 }
 
+/// Consent of the customer that a call used.
+#[derive(Clone, Debug, Serialize)]
+pub(in crate::audit) struct ConsentRecord {
+    pub(in crate::audit) id: String,
+    pub(in crate::audit) operation: String,
+    pub(in crate::audit) reported_by: String,
+    pub(in crate::audit) given_at: String,
+}
+
 /// Draft that a call sends, and the evaluation that released it.
 #[derive(Clone, Debug, Serialize)]
 pub(in crate::audit) struct DraftRecord {

@@ -10,23 +10,24 @@ use crate::model::chain::Chain;
 use crate::pdp::risk_state::RiskState;
 use crate::pdp::snapshot::Moment;
 use crate::policy::shape::Action;
-use crate::rates::{Most, Per, Rates, SumRate, covers};
+use crate::rates::{CallRate, Most, Per, Rates, SumRate, covers};
 use crate::risk_store::{Acquire, Observation, Tenant};
 
-/// Returns the call windows that cover an action, by name, and the operation that counts one more call in
-/// each.
+/// Returns the call windows that cover an action, by name, with their rules and the operation that counts one more call
+/// in each.
 pub(in crate::pdp) fn acquires<'r>(
     rates: &'r Rates,
     action: &Action,
     tenant: Tenant,
     per: impl Fn(Per) -> String,
-) -> Vec<(&'r str, Acquire)> {
+) -> Vec<(&'r str, &'r CallRate, Acquire)> {
     let covering = rates.calls.iter().filter(|(_, rate)| covers(&rate.actions, action));
     covering
         .map(|(name, rate)| {
             let apart: Vec<String> = rate.per.iter().map(|of| per(*of)).collect();
             let whose: Vec<&str> = std::iter::once(name.as_str()).chain(apart.iter().map(String::as_str)).collect();
-            (name.as_str(), Acquire { key: tenant.key("rate", &whose), every: rate.every(), room: rate.room() })
+            let acquire = Acquire { key: tenant.key("rate", &whose), every: rate.every(), room: rate.room() };
+            (name.as_str(), rate, acquire)
         })
         .collect()
 }

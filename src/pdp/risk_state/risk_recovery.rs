@@ -279,8 +279,10 @@ impl RiskState {
                 Per::Tenant => line.case("tenant").to_owned(),
                 Per::ToolService => line.caller.tool_service.clone(),
             };
-            let acquires = rate_limits::acquires(&bundle.rules.rates, action, keys.tenant, per);
-            let mut batch = keys.before(risk, false, acquires.iter().map(|(_, acquire)| *acquire).collect());
+            let denied = line.decision == "deny";
+            let acquires = rate_limits::acquires(&bundle.rules.rates, action, keys.tenant, per).into_iter();
+            let counted = acquires.filter(|(_, rate, _)| rate.denied || !denied).map(|(_, _, acquire)| acquire);
+            let mut batch = keys.before(risk, false, counted.collect());
             batch.observations.extend(
                 rate_limits::observations(&bundle.rules.rates, action, keys.tenant, per)
                     .into_iter()

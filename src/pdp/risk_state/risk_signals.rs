@@ -75,7 +75,7 @@ impl RiskState {
         let observations = rate_limits::observations(&bundle.rules.rates, action, keys.tenant, per);
         let reads = reads_risk(&bundle.policies, call, about.also);
         let mut batch =
-            keys.before(bundle.rules.risk.as_ref(), reads, acquires.iter().map(|(_, acquire)| *acquire).collect());
+            keys.before(bundle.rules.risk.as_ref(), reads, acquires.iter().map(|(_, _, acquire)| *acquire).collect());
         let own = batch.observations.len();
         batch.observations.extend(observations.iter().map(|(_, observation)| *observation));
         let sums = self.sums(moment, chain, call).await;
@@ -92,8 +92,9 @@ impl RiskState {
         let customer = self.audit.digest(&Value::from(bundle.case_owner(&call.case)));
         let mut signals = Signals { counted: true, customer, ..Signals::default() };
         let waits = acquires.iter().zip(&result.waits).filter(|(_, wait)| **wait > 0);
-        let mut full: Vec<(String, Duration)> =
-            waits.map(|((name, _), wait)| ((*name).to_owned(), Duration::from_micros(wait.unsigned_abs()))).collect();
+        let mut full: Vec<(String, Duration)> = waits
+            .map(|((name, _, _), wait)| ((*name).to_owned(), Duration::from_micros(wait.unsigned_abs())))
+            .collect();
         full.extend(sums.iter().filter_map(|sum| Some((sum.window.clone(), sum.wait?))));
         signals.sums = sums.into_iter().map(|sum| (sum.window, sum.total)).collect();
         let over = observations
@@ -178,6 +179,35 @@ impl RiskState {
             unsafe_draft: false,
             halted_by: String::new(),
             customer: self.audit.digest(&Value::from(bundle.case_owner(&call.case))),
+        }
+    }
+
+    /// Takes a denied call out of the windows that count only allowed calls, if `recall` counted it.
+    pub(in crate::pdp) async fn withdraw(&self, moment: &Moment, chain: &Chain, call: &Call, signals: &Signals) {
+        let bundle = &moment.snapshot.bundle;
+        let rates = &bundle.rules.rates;
+        let Some(action) = bundle.policies.shapes.actions.get(&call.action) else { return };
+        // A call that finds one window full is counted in none.
+        let was_counted =
+            signals.counted && !signals.unknown && !signals.full.iter().any(|name| rates.calls.contains_key(name));
+        if !was_counted {
+            return;
+        }
+        let tenant = Tenant::of(&self.options.environment, &call.case.tenant);
+        let customer = self.remembered_as(bundle.case_owner(&call.case));
+        let per = |per: Per| match per {
+            Per::Customer => customer.clone(),
+            per => per.of(chain, call, "").to_owned(),
+        };
+        let withdrawals: Vec<_> = rate_limits::acquires(rates, action, tenant, per)
+            .into_iter()
+            .filter(|(_, rate, _)| !rate.denied)
+            .map(|(_, _, acquire)| acquire)
+            .collect();
+        if !withdrawals.is_empty() {
+            // If the risk store can't be reached, the call stays counted.
+            let batch = Batch { withdrawals, ..Batch::default() };
+            let _withdrawn = self.batch(tenant, moment, &batch).await;
         }
     }
 

@@ -4,7 +4,7 @@
 use crate::approvals::binding::{self, Allowed};
 use crate::json::{self, Value};
 use crate::model::answer::{Answer, Missing, Mode};
-use crate::model::approval::Binding;
+use crate::model::approval::{Binding, GivenConsent, Giver};
 use crate::model::call::Call;
 use crate::model::refusal::Refusal;
 use crate::pdp::origin::CallInChain;
@@ -13,12 +13,13 @@ use crate::pdp::tokens::Tokens;
 
 impl Tokens {
     /// Signs the token that the caller sends back later: the binding of a denial that can be requested, or
-    /// the outcome token of an allow.
+    /// the outcome token of an allow. `consent` is the one that the call brought.
     pub(in crate::pdp) fn sign(
         &self,
         moment: &Moment,
         CallInChain { caller, chain, call }: CallInChain<'_>,
         answer: &mut Answer,
+        consent: Option<GivenConsent>,
     ) -> Result<(), Refusal> {
         if answer.mode != Mode::Enforce {
             return Ok(());
@@ -27,7 +28,7 @@ impl Tokens {
         let signed = match (&answer.outcome.missing, answer.outcome.denied) {
             (Some(missing), Some(_)) if !missing.template.is_empty() => {
                 match self.binding(moment, CallInChain { caller, chain, call }, missing, answer) {
-                    Some(binding) => binding::sign_binding(&keys.binding, binding, moment.now)
+                    Some(binding) => binding::sign_binding(&keys.binding, Binding { consent, ..binding }, moment.now)
                         .map(|token| answer.binding_token = token),
                     None => Ok(()),
                 }
@@ -42,6 +43,7 @@ impl Tokens {
                     action: call.action.clone(),
                     checks: checks_of(moment, call),
                     approval: answer.approval.as_ref().map_or_else(String::new, |used| used.id.clone()),
+                    consent: answer.consent.as_ref().map_or_else(String::new, |used| used.id.clone()),
                 };
                 let environment = &self.options.environment;
                 let token =
@@ -64,11 +66,21 @@ impl Tokens {
     ) -> Option<Binding> {
         let bundle = &moment.snapshot.bundle;
         // Without a version, a change of the case after the denial could not be detected.
-        let template = bundle.approvals.templates.get(&missing.template).filter(|_| !call.case.version.is_empty())?;
+        if call.case.version.is_empty() {
+            return None;
+        }
+        let (quorum, at_most) = match missing.giver {
+            Giver::Customer => bundle.approvals.consents.get(&missing.template).map(|_| (1, &[][..]))?,
+            Giver::Reviewers => {
+                let template = bundle.approvals.templates.get(&missing.template)?;
+                (template.quorum.max(missing.quorum), template.at_most.as_slice())
+            }
+        };
         Some(Binding {
             evaluation_id: answer.evaluation_id.clone(),
             template: missing.template.clone(),
-            quorum: template.quorum.max(missing.quorum),
+            giver: missing.giver,
+            quorum,
             requires: missing.requires.clone(),
             policy: bundle.version.digest.clone(),
             supervisor_person: chain.token.supervisor_person.clone(),
@@ -80,7 +92,8 @@ impl Tokens {
                 .as_ref()
                 .map_or(String::new(), |risk| format!("{}, {} of 100", risk.tier, risk.score)),
             findings: None,
-            call: binding::bound_call(&self.options.environment, chain, call, &template.at_most),
+            consent: None,
+            call: binding::bound_call(&self.options.environment, chain, call, at_most),
         })
     }
 

@@ -5,7 +5,7 @@ use cedar_policy::EntityUid;
 use crate::model::chain::Link;
 use crate::model::fault::Fault;
 use crate::model::fault::code::Code;
-use crate::model::roles::{LEVEL_MAX, Supplier};
+use crate::model::roles::{LEVEL_MAX, Supplier, TAGS};
 use crate::model::text::known;
 use crate::model::trusted_context::CLAIMED;
 use crate::policy::lint::{Bundle, Lint};
@@ -222,15 +222,23 @@ pub(super) fn owners(bundle: &Bundle<'_>) -> Vec<Lint> {
     faults
 }
 
-/// Rejects parents and tags on types that tool services supply, and references to such types in arguments and
-/// facts. Tool services send only attributes, so a policy on parents or tags would never match and a
-/// reference would lead nowhere. Also rejects writes to shared types, which are read-only.
+/// Rejects parents on types that tool services supply, and references to such types in arguments and facts. Tool
+/// services send only attributes and tags, so a policy on parents would never match and a reference would lead nowhere. Also rejects writes to shared types, which are read-only.
 pub(super) fn supplied(bundle: &Bundle<'_>) -> Vec<Lint> {
     let mut faults = vec![];
     let sent = |name: &str| bundle.roles.supplier(name) == Some(Supplier::ToolService);
     for (name, kind) in bundle.shapes.entities.iter().filter(|(name, _)| sent(name)) {
-        if kind.has_parents || kind.has_tags {
-            faults.push(Lint::new([&name], format!("type `{name}` is supplied by tool services, which send neither parents nor tags: use attributes instead")));
+        if kind.tags.is_some() && kind.attributes.contains_key(TAGS) {
+            let message = format!(
+                "type `{name}` has tags, which tool services send as `{TAGS}`: give the attribute `{TAGS}` another name"
+            );
+            faults.push(Lint::new([&name], message));
+        }
+        if kind.has_parents {
+            let message = format!(
+                "type `{name}` is supplied by tool services, which send no parents: use attributes or tags instead"
+            );
+            faults.push(Lint::new([&name], message));
         }
     }
     for (id, action) in &bundle.shapes.actions {

@@ -129,7 +129,7 @@ fn undeclared_members(bundle: &Bundle<'_>) -> Vec<Lint> {
 fn shape_of(name: &str, member: &Member, bundle: &Bundle<'_>) -> Option<&'static str> {
     let is = |shape: &Shape, kind: &str| matches!(shape, Shape::Entity(entity) if entity.name.to_string() == kind);
     let roles = bundle.roles;
-    let may_be_absent = ["approval", "release", "screening"].contains(&name);
+    let may_be_absent = ["approval", "consent", "release", "screening"].contains(&name);
     let fits = member.required != may_be_absent
         && match name {
             "now" => member.shape == Shape::Datetime,
@@ -145,6 +145,7 @@ fn shape_of(name: &str, member: &Member, bundle: &Bundle<'_>) -> Option<&'static
             "grounding" => matches!(&member.shape, Shape::Record(grounding) if is_grounding(grounding)),
             "checks" => matches!(&member.shape, Shape::Record(checks) if checks.values().all(is_check)),
             "approval" => matches!(&member.shape, Shape::Record(approval) if is_approval(approval, bundle)),
+            "consent" => matches!(&member.shape, Shape::Record(consent) if is_consent(consent, bundle)),
             "sums" => {
                 matches!(&member.shape, Shape::Record(sums) if sums.values().all(|sum| !sum.required && sum.shape == Shape::Long))
             }
@@ -169,6 +170,7 @@ fn shape_of(name: &str, member: &Member, bundle: &Bundle<'_>) -> Option<&'static
         "approval" => {
             "the optional record {template: enumerated, approvers: Long, expires: datetime, limits: record of optional members}"
         }
+        "consent" => "the optional record {template: enumerated, expires: datetime}",
         "sums" => "the required record of optional `Long`s, one for each sum of rates.yaml that policies read",
         "screening" => "the optional record {tainted: Bool, unscreened: Bool}",
         _ => "an optional record",
@@ -204,6 +206,12 @@ fn is_approval(approval: &Record, bundle: &Bundle<'_>) -> bool {
         && approval.get("approvers") == Some(&Member { shape: Shape::Long, required: true })
         && approval.get("expires") == Some(&Member { shape: Shape::Datetime, required: true })
         && matches!(approval.get("limits"), Some(Member { shape: Shape::Record(limits), required: true }) if optional(limits))
+}
+
+fn is_consent(consent: &Record, bundle: &Bundle<'_>) -> bool {
+    consent.len() == 2
+        && enumerated(consent.get("template"), bundle.shapes)
+        && consent.get("expires") == Some(&Member { shape: Shape::Datetime, required: true })
 }
 
 fn is_risk(risk: &Record, bundle: &Bundle<'_>) -> bool {
@@ -323,14 +331,18 @@ fn case_read(bundle: &Bundle<'_>) -> Vec<Lint> {
     }
 }
 
-/// Rejects actions that need several approval templates: a what-if evaluation or a human grants only one.
+/// Rejects actions that need several approval templates, or several consent templates: a call brings only one of each.
 fn templates(bundle: &Bundle<'_>) -> Vec<Lint> {
-    let mut of: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut of: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
     for ReadPolicy { policy, rule, .. } in &bundle.read.policies {
         let Some(rule) = rule else { continue };
-        let Some(Requirement::Approval(template)) = &rule.requires else { continue };
+        let (kind, template) = match &rule.requires {
+            Some(Requirement::Approval(template)) => ("approvals", template),
+            Some(Requirement::Consent(template)) => ("consents", template),
+            Some(Requirement::Check(_)) | None => continue,
+        };
         for action in scope::covered(policy, bundle.shapes) {
-            let named = of.entry(action.uid.id().unescaped()).or_default();
+            let named = of.entry((action.uid.id().unescaped(), kind)).or_default();
             if !named.contains(&template.as_str()) {
                 named.push(template);
             }
@@ -338,11 +350,9 @@ fn templates(bundle: &Bundle<'_>) -> Vec<Lint> {
     }
     let several = of.into_iter().filter(|(_, templates)| templates.len() > 1);
     several
-        .map(|(action, templates)| {
-            Lint::new(
-                [&action],
-                format!("action `{action}` needs approvals of several templates: {}", templates.join(", ")),
-            )
+        .map(|((action, kind), templates)| {
+            let message = format!("action `{action}` needs {kind} of several templates: {}", templates.join(", "));
+            Lint::new([&action], message)
         })
         .collect()
 }

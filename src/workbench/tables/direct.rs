@@ -5,7 +5,7 @@ use super::{Decided, Runner};
 use crate::entities::direct::{OfRequest, On};
 use crate::json::{Object, Value};
 use crate::model::answer::{Outcome, Reason};
-use crate::model::approval::{Binding, BoundCall, Subject};
+use crate::model::approval::{Binding, BoundCall, Giver, Subject};
 use crate::model::chain::Link;
 use crate::model::refusal::Refusal;
 use crate::model::right::{Right, RightOn};
@@ -122,6 +122,7 @@ fn binding(fixture: &Written, attributes: &Object) -> Binding {
     Binding {
         evaluation_id: fixture.id.clone(),
         template: text("template"),
+        giver: Giver::Reviewers,
         quorum: 1,
         requires: vec![],
         policy: String::new(),
@@ -130,6 +131,7 @@ fn binding(fixture: &Written, attributes: &Object) -> Binding {
         conversation: String::new(),
         risk: String::new(),
         findings: None,
+        consent: None,
         call,
     }
 }

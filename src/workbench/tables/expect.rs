@@ -102,6 +102,10 @@ pub(super) fn differences(expect: &Expect, evaluation: &Result<Evaluation, Refus
     if let Some(user) = &expect.user {
         compare("user", user, &outcome.user);
     }
+    for (language, text) in expect.consent.iter().flatten() {
+        let actual = outcome.missing.as_ref().and_then(|missing| missing.texts.get(language));
+        compare(&format!("consent: {language}"), text, actual.map_or("", String::as_str));
+    }
     if let Some(gate) = &expect.gate {
         compare("gate", gate, evaluation.gate.map_or("", |gate| gate.name()));
     }

@@ -180,6 +180,8 @@ pub(super) struct Expect {
     pub(super) advice: Option<Vec<String>>,
     /// Text for the agent and the customer.
     pub(super) user: Option<String>,
+    /// Texts that the customer is asked to agree to, by language.
+    pub(super) consent: Option<BTreeMap<String, String>>,
     pub(super) gate: Option<String>,
     pub(super) disposition: Option<Disposition>,
     /// Findings in a draft: kinds, and claims as `claim/<code>`. For a context, the kinds found in its texts.
@@ -214,6 +216,7 @@ impl Expect {
         self.decision.is_some()
             || self.disposition.is_some()
             || self.segments.is_some()
+            || self.consent.is_some()
             || lists.iter().any(|list| list.is_some())
             || texts.iter().any(|text| text.is_some())
     }

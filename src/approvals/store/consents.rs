@@ -1,0 +1,51 @@
+//! Answers of customers to requests for consent. Each is one transaction, like the transitions of approvals.
+
+use sqlx::AnyConnection;
+
+use crate::approvals::store::engine::End;
+use crate::approvals::store::error::StoreError;
+use crate::approvals::store::history::{Writer, next};
+use crate::approvals::store::lifecycle::{Ending, end_at, insert_review};
+use crate::approvals::store::outbox::leave;
+use crate::approvals::store::transitions::{Answered, Moved, NewConsent, Transition, with_state};
+use crate::approvals::store::{Store, reads};
+use crate::model::approval::{Approval, State};
+
+impl Store {
+    /// Stores a customer's answer to a request for consent. A refusal after a consent revokes it, unless it was consumed.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn answer(&self, new: NewConsent) -> Result<Answered, StoreError> {
+        self.advance(move |connection, writer| Box::pin(async move { answer(connection, &writer, new).await })).await
+    }
+}
+
+async fn answer(connection: &mut AnyConnection, writer: &Writer, new: NewConsent) -> Result<End<Answered>, StoreError> {
+    let NewConsent { consent, record } = new;
+    let revision = next(connection, writer).await?;
+    if let Some(known) = reads::approval(connection, &consent.id).await? {
+        let gave = |approval: &Approval| approval.approvers().next().is_some();
+        // The state tells whether the customer withdrew the consent since.
+        let stands = known.state_at(consent.requested_at);
+        return match (gave(&known) && stands != State::Revoked, gave(&consent)) {
+            (true, true) | (false, false) => Ok(End::RollBack(Answered::Known(Box::new(known)))),
+            (true, false) => {
+                let at = consent.requested_at;
+                let ending = Ending { id: &consent.id, reason: "the customer refused", at, record };
+                match end_at(connection, writer, revision, ending).await? {
+                    Moved::Done(transition) => Ok(End::Commit(Answered::New(transition))),
+                    Moved::Late(_) | Moved::Missing | Moved::Twice => Ok(End::RollBack(Answered::Late)),
+                }
+            }
+            (false, true) => Ok(End::RollBack(Answered::Late)),
+        };
+    }
+    let consent = Approval { generation: writer.seen.generation.clone(), revision: revision.number, ..consent };
+    reads::insert(connection, &consent).await?;
+    for review in &consent.reviews {
+        insert_review(connection, &consent.id, review).await?;
+    }
+    leave(connection, writer, &revision, &consent.id, &with_state(record, consent.state), consent.requested_at).await?;
+    Ok(End::Commit(Answered::New(Transition { revision, state: consent.state })))
+}
