@@ -171,6 +171,9 @@ impl Files {
             ("", "constraints.yaml") => rules.constraints = yaml(source, faults),
             ("detectors", "settings.yaml") => rules.settings = yaml(source, faults),
             ("detectors", "injection.model") => rules.model = Some(source),
+            ("detectors", name) if name.starts_with("claims-") && name.ends_with(".yaml") => {
+                rules.claims.extend(yaml(source, faults));
+            }
             ("detectors", name) if name.ends_with(".yaml") => rules.detectors.extend(yaml(source, faults)),
             ("", "bundle.yaml") => {
                 self.sources.manifest = Some(source.clone());

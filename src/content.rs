@@ -4,6 +4,7 @@
 //! Every detector works on the same views of a text ([`normalise`]), in time linear in its length.
 
 mod active;
+pub mod claims;
 pub mod drafts;
 pub mod grounding;
 pub mod injection;
@@ -19,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
+use crate::content::claims::Lexicon;
 use crate::content::injection::Injection;
 use crate::content::normalise::{View, Views};
 use crate::content::rules::Rules;
@@ -74,6 +76,8 @@ pub struct Detectors {
     pub private: Rules,
     /// Rules that check drafts.
     pub draft: Rules,
+    /// Words that make claims, by language.
+    pub claims: Vec<Lexicon>,
     pub injection: Option<Injection>,
     /// Languages of the draft rules, as primary subtags.
     pub languages: BTreeSet<String>,
@@ -208,7 +212,10 @@ impl Detectors {
     /// Returns advice for the model on a finding in a draft: the advice of its rule or, by default, of its
     /// kind.
     pub fn suggestion(&self, finding: &Finding) -> String {
-        let rule = self.draft.suggestion(&finding.code).filter(|words| !words.is_empty());
+        let frames = self.claims.iter().flat_map(|lexicon| &lexicon.frames);
+        let mut advice = frames.filter(|frame| frame.code == finding.code).map(|frame| frame.suggestion.as_str());
+        let frame = advice.find(|advice| !advice.is_empty());
+        let rule = frame.or_else(|| self.draft.suggestion(&finding.code)).filter(|words| !words.is_empty());
         rule.map_or_else(|| drafts::suggestion(&finding.kind).to_owned(), str::to_owned)
     }
 

@@ -93,7 +93,7 @@ pub fn issuer(environment: &str) -> String {
     format!("countersign:{environment}")
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct BindingClaims {
     iss: String,
     aud: String,
@@ -129,9 +129,24 @@ pub fn sign_binding(keys: &Keyring, binding: Binding, now: Timestamp) -> Result<
 /// # Errors
 /// When it is not a valid binding token of this environment, or has expired.
 pub fn open_binding(keys: &Keyring, environment: &str, token: &str, now: Timestamp) -> Result<Binding, TokenFault> {
+    let opened = open_claims(keys, environment, token)?;
+    bound_to(environment, opened.at(now, jose::LEEWAY_OWN, REQUESTABLE)?)
+}
+
+/// Verifies a binding token of this environment, which may have expired: a customer may take a consent back later.
+///
+/// # Errors
+/// When it is not a binding token of this environment.
+pub fn open_old_binding(keys: &Keyring, environment: &str, token: &str) -> Result<Binding, TokenFault> {
+    bound_to(environment, open_claims(keys, environment, token)?.claims().clone())
+}
+
+fn open_claims(keys: &Keyring, environment: &str, token: &str) -> Result<Opened<BindingClaims>, TokenFault> {
     let ours = issuer(environment);
-    let opened: Opened<BindingClaims> = jose::open(token, &keys.set, &Expected::own(&[BINDING_TYPE], &ours, &ours))?;
-    let claims = opened.at(now, jose::LEEWAY_OWN, REQUESTABLE)?;
+    jose::open(token, &keys.set, &Expected::own(&[BINDING_TYPE], &ours, &ours))
+}
+
+fn bound_to(environment: &str, claims: BindingClaims) -> Result<Binding, TokenFault> {
     if claims.binding.call.environment == environment && claims.binding.call.v == FORMAT {
         Ok(claims.binding)
     } else {

@@ -10,12 +10,18 @@ use crate::json::{Object, Value};
 use crate::model::approval::BoundCall;
 use crate::model::call::Call;
 use crate::model::refusal::Refusal;
-use crate::model::text::is_unprintable;
+use crate::model::text::{is_unprintable, visible};
 
 /// Maximum length of a template's text, in bytes.
 const TEXT_MAX: usize = 1000;
 /// Maximum length of a text value that is shown, in characters. A longer value could tell a story of its own.
 const VALUE_MAX: usize = 100;
+/// Maximum length of a word that is shown without quotation marks, in bytes.
+const WORD_MAX: usize = 24;
+/// Signs that look like the end of a quotation.
+const QUOTES: [char; 16] = ['"', '“', '”', '„', '‟', '«', '»', '❝', '❞', '〝', '〞', '〟', '＂', '″', '‶', '˝'];
+/// Maximum length of a text that is shown, in bytes.
+const SHOWN_MAX: usize = 4096;
 /// Maximum number of members of a set that are shown.
 const MEMBERS_MAX: usize = 20;
 
@@ -212,7 +218,10 @@ impl Text {
                 }
             }
         }
-        Ok(text)
+        match text.len() > SHOWN_MAX {
+            true => Err(Refusal::invalid("arguments_json", "makes the text for the customer longer than 4096 bytes")),
+            false => Ok(text),
+        }
     }
 }
 
@@ -262,8 +271,8 @@ impl Place {
     }
 }
 
-/// Returns a value as a customer may see it. A text of one word of letters and digits is shown as it is; any other stands
-/// in quotation marks, so that the customer sees where it begins and ends.
+/// Returns a value as a customer may see it. A short word of letters and digits is shown as it is; any other text stands in
+/// quotation marks, so that the customer sees where it begins and ends.
 fn shown(value: &Value, place: &Place) -> Result<String, Refusal> {
     let refuse = |problem| Err(Refusal::invalid(place.field(), problem));
     match value {
@@ -271,17 +280,17 @@ fn shown(value: &Value, place: &Place) -> Result<String, Refusal> {
         Value::String(text) if text.is_empty() || text.chars().count() > VALUE_MAX => {
             refuse("must have 1 to 100 characters, because the customer is to agree to it")
         }
-        Value::String(text) if text.chars().any(is_unprintable) => {
-            refuse("has characters that can't be shown to the customer")
-        }
+        Value::String(text) if visible(text) != *text => refuse("has characters that can't be shown to the customer"),
         Value::String(text) => {
-            let is_word = text.chars().all(|character| character.is_ascii_alphanumeric() || "-_".contains(character));
+            let joins = text.bytes().filter(|byte| b"-_".contains(byte)).count();
+            let letters = text.bytes().filter(u8::is_ascii_alphanumeric).count();
+            let is_word = letters + joins == text.len() && joins <= 2 && text.len() <= WORD_MAX;
             let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || b"-.".contains(&byte));
-            let quoted = || format!("“{}”", text.replace(['“', '”', '„', '"', '«', '»'], "'"));
+            let quoted = || format!("“{}”", text.replace(QUOTES, "'"));
             Ok(if is_word || is_number { text.clone() } else { quoted() })
         }
-        Value::Array(items) if items.len() > MEMBERS_MAX => {
-            refuse("has more than 20 members, and the customer is to agree to each")
+        Value::Array(items) if items.is_empty() || items.len() > MEMBERS_MAX => {
+            refuse("must have 1 to 20 members, because the customer is to agree to each")
         }
         Value::Array(items) => {
             let items: Result<Vec<String>, Refusal> = items.iter().map(|item| shown(item, place)).collect();
@@ -347,16 +356,22 @@ mod tests {
         assert_eq!(shown("12.50"), "Cancel 12.50?");
         assert_eq!(shown("it, or call evil.example"), "Cancel “it, or call evil.example”?");
         assert_eq!(shown("a” or „b\""), "Cancel “a' or 'b'”?");
+        assert_eq!(shown("nothing_Reply-YES-to-get-500-EUR"), "Cancel “nothing_Reply-YES-to-get-500-EUR”?");
         let list = Value::Array(vec![Value::from("card"), Value::Integer(3)]);
         assert_eq!(of("{args.x}", "x", list), Ok("card, 3".to_owned()));
-        for value in ["", &"x".repeat(101), "a\u{202e}b", "a\nb"] {
+        for value in ["", &"x".repeat(101), "a\u{202e}b", "a\nb", "a\u{a0}b", "a\u{3000}b", "a\u{e000}b"] {
             assert_eq!(
                 of("{args.x}", "x", Value::from(value)).expect_err("refused").0,
                 "arguments_json.x",
                 "{value:?}"
             );
         }
-        for value in [Value::Bool(true), Value::Object(Object::new()), Value::Array(vec![Value::Integer(1); 21])] {
+        for value in [
+            Value::Bool(true),
+            Value::Object(Object::new()),
+            Value::Array(vec![Value::Integer(1); 21]),
+            Value::Array(vec![]),
+        ] {
             assert_eq!(of("{args.x}", "x", value).expect_err("refused").0, "arguments_json.x");
         }
         assert_eq!(of("{args.y}", "x", Value::Integer(1)).expect_err("missing").0, "arguments_json.y");

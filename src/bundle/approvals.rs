@@ -22,6 +22,7 @@ pub(super) fn templates(
     let (source, read) = read.unwrap_or_else(|| (Source::new("approvals.yaml", ""), Templates::default()));
     if let Some(roles) = roles {
         faults.extend(undefined(policies, &read));
+        faults.extend(unmeetable(policies, roles));
         faults.extend(read.consents.iter().flat_map(|(name, consent)| unshown(policies, roles, name, consent)));
     }
     for (name, template) in &read.templates {
@@ -59,6 +60,26 @@ fn undefined(policies: &Policies, read: &Templates) -> Vec<(String, String)> {
             let message = format!(
                 "policy `{id}` requires {what} with template `{template}`, which `approvals.yaml` does not define"
             );
+            faults.push((template.clone(), message));
+        }
+    }
+    faults
+}
+
+/// Returns the consents that nobody could give: for actions on texts, which take no consent, or with a template that
+/// requests for approval can't have.
+fn unmeetable(policies: &Policies, roles: &Roles) -> Vec<(String, String)> {
+    let mut faults = vec![];
+    let declared = policies.shapes.entities.get(&roles.approval_request);
+    let templates = declared.and_then(|kind| kind.attributes.get("template")).map(|member| member.shape.choices());
+    for (template, actions) in &policies.consents {
+        let of_texts = roles.content.iter().flat_map(|content| [&content.send, &content.release]);
+        for action in of_texts.filter(|action| actions.contains(*action)) {
+            let message = format!("the consent `{template}` is required for action `{action}`, which can't bring one");
+            faults.push((template.clone(), message));
+        }
+        if templates.is_some_and(|choices| !choices.is_empty() && !choices.contains(template)) {
+            let message = format!("`template` of type `{}` does not declare `{template}`", roles.approval_request);
             faults.push((template.clone(), message));
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::bundle::constraints::{self, Constraint};
+use crate::content::claims::{ClaimFile, Lexicon};
 use crate::content::injection::Injection;
 use crate::content::rules::{File, Judges};
 use crate::content::{Detectors, Settings, drafts};
@@ -51,6 +52,7 @@ pub(super) struct Files {
     pub(super) risk: Option<(Source, RiskRules)>,
     pub(super) rates: Option<(Source, Rates)>,
     pub(super) detectors: Vec<(Source, File)>,
+    pub(super) claims: Vec<(Source, ClaimFile)>,
     pub(super) model: Option<Source>,
     pub(super) settings: Option<(Source, Settings)>,
     pub(super) constraints: Option<(Source, Vec<Constraint>)>,
@@ -61,7 +63,7 @@ pub(super) struct Files {
 /// # Errors
 /// All faults found.
 pub(super) fn read(policies: &Policies, roles: &Roles, files: Files) -> Result<Rules, Vec<Fault>> {
-    let Files { risk, rates, detectors: detector_files, model, settings, constraints } = files;
+    let Files { risk, rates, detectors: detector_files, claims, model, settings, constraints } = files;
     let mut faults = vec![];
     let choices = |path: &[&str]| choices(policies, path);
     let (tiers, signals) = (choices(&["risk", "tier"]), choices(&["risk", "signals"]));
@@ -96,7 +98,7 @@ pub(super) fn read(policies: &Policies, roles: &Roles, files: Files) -> Result<R
         faults.extend(placed(Code::RatesInvalid, &source, rates.per_customer().map(pooled).collect()));
     }
     faults.extend(placed(Code::RatesInvalid, &source, unsummed(policies, &rates)));
-    let detectors = detectors(policies, roles, (detector_files, model, settings), &mut faults);
+    let detectors = detectors(policies, roles, (detector_files, claims, model, settings), &mut faults);
     let constraints = constraints::check(policies, roles, constraints).unwrap_or_else(|found| {
         faults.extend(found);
         vec![]
@@ -114,14 +116,14 @@ fn choices(policies: &Policies, path: &[&str]) -> Vec<String> {
     member.map_or_else(Vec::new, |member| member.shape.choices().to_vec())
 }
 
-type DetectorFiles = (Vec<(Source, File)>, Option<Source>, Option<(Source, Settings)>);
+type DetectorFiles = (Vec<(Source, File)>, Vec<(Source, ClaimFile)>, Option<Source>, Option<(Source, Settings)>);
 
 /// Reads detector rules, settings and the injection model. Every kind of finding that the schema declares
 /// must have a rule, unless the server itself finds it; otherwise its absence would mean nothing.
 fn detectors(
     policies: &Policies,
     roles: &Roles,
-    (files, model, settings): DetectorFiles,
+    (files, claim_files, model, settings): DetectorFiles,
     faults: &mut Vec<Fault>,
 ) -> Detectors {
     let choices = |member: &str| choices(policies, &[member]);
@@ -148,6 +150,12 @@ fn detectors(
             }),
         };
         faults.extend(placed(Code::DetectorsRule, &source, found));
+    }
+    for (source, file) in claim_files {
+        let (lexicon, found) = Lexicon::read(file, |code| claims.iter().any(|claim| claim == code));
+        faults.extend(placed(Code::DetectorsRule, &source, found));
+        detectors.languages.insert(primary_subtag(&lexicon.language));
+        detectors.claims.push(lexicon);
     }
     for rules in [&mut detectors.draft, &mut detectors.incoming, &mut detectors.private] {
         faults.extend(rules.compile().err().map(|problem| Fault::missing(Code::DetectorsRule, "detectors", problem)));
@@ -200,7 +208,8 @@ fn blind_spots(detectors: &Detectors, incoming: &[String], drafted: &[String], c
             .filter(|kind| !own(kind) && !detectors.draft.finds(kind))
             .map(|kind| blind(kind, "a kind of finding in drafts")),
     );
-    let claimed: Vec<&str> = detectors.draft.codes(drafts::CLAIM).collect();
+    let framed = detectors.claims.iter().flat_map(|lexicon| &lexicon.frames).map(|frame| frame.code.as_str());
+    let claimed: Vec<&str> = detectors.draft.codes(drafts::CLAIM).chain(framed).collect();
     faults
         .extend(claims.iter().filter(|claim| !claimed.contains(&claim.as_str())).map(|claim| blind(claim, "a claim")));
     let missing =

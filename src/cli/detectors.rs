@@ -4,19 +4,21 @@ use std::path::PathBuf;
 
 use super::{Environment, Exit, Failure, print};
 use crate::bundle::Bundle;
+use crate::content::drafts::Draft;
 use crate::content::injection::Injection;
 use crate::content::normalise::Views;
+use crate::content::values::{ValueKey, Values};
 use crate::content::{Detectors, INJECTION};
 use crate::model::part::Part as _;
 use crate::workbench::detectors::corpus::{Part, Row, read};
-use crate::workbench::detectors::evaluate::{Measure, evaluate};
+use crate::workbench::detectors::evaluate::{Measure, evaluate, texts};
 use crate::workbench::detectors::train::train;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Measure what a bundle's detectors find in folders of JSON Lines (docs/detectors.md says which)
     Evaluate(Evaluate),
-    /// Show the findings in a text, and the n-grams that decide the injection model's score
+    /// Show the findings in a text, and the n-grams that decide the injection model's score; of a draft, its claims
     Explain(Explain),
     /// Train the injection model on folders of JSON Lines
     Train(Train),
@@ -64,6 +66,9 @@ pub(super) struct Evaluate {
     /// Folder of the policy bundle [default: policies, or that of the settings]
     #[arg(long)]
     bundle: Option<PathBuf>,
+    /// Print the texts of this measure, with `+` before those that are found, instead of all measures
+    #[arg(long, value_name = "MEASURE")]
+    texts: Option<String>,
     /// A model instead of the bundle's own
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
@@ -73,6 +78,9 @@ pub(super) struct Evaluate {
 pub(super) struct Explain {
     /// The text
     text: String,
+    /// Read the text as a draft to a customer, and show each finding with the words that make it
+    #[arg(long)]
+    draft: bool,
     /// Source of the text, which selects the threshold
     #[arg(long, default_value = "chat")]
     source: String,
@@ -99,7 +107,14 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
                 let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
                 detectors.injection = Some(Injection::read(&text).map_err(failed)?);
             }
-            let measures = evaluate(&detectors, &arguments.corpora.read()?);
+            let rows = arguments.corpora.read()?;
+            if let Some(measure) = &arguments.texts {
+                let texts = texts(&detectors, &rows, measure);
+                let lines = texts.iter().map(|(found, text)| format!("{} {text}", if *found { '+' } else { '-' }));
+                environment.print(&texts, &lines.collect::<Vec<_>>().join("\n"));
+                return Ok(Exit::Ok);
+            }
+            let measures = evaluate(&detectors, &rows);
             environment.print(&measures, &table(&measures));
         }
         Command::Explain(arguments) => explain(environment, arguments)?,
@@ -141,6 +156,10 @@ fn table(measures: &[Measure]) -> String {
 
 fn explain(environment: &Environment, arguments: &Explain) -> Result<(), Failure> {
     let detectors = detectors(environment, arguments.bundle.as_ref())?;
+    if arguments.draft {
+        explain_draft(&detectors, &arguments.text);
+        return Ok(());
+    }
     let views = Views::of(&arguments.text);
     for finding in detectors.screen_text(&arguments.source, &arguments.text, &views) {
         let shown = finding.span.map_or("", |(start, end)| arguments.text.part(start..end));
@@ -154,4 +173,23 @@ fn explain(environment: &Environment, arguments: &Explain) -> Result<(), Failure
         }
     }
     Ok(())
+}
+
+/// Prints the findings in a draft that has no sources, each with its words and what the model is advised to write.
+fn explain_draft(detectors: &Detectors, text: &str) {
+    let redacted = Values::new(ValueKey::new([0; 16]));
+    let draft = Draft {
+        text,
+        sources: vec![],
+        customer: vec![],
+        has_sources: false,
+        unknown_source: false,
+        confidence: 100,
+        locale: "",
+        redacted: &redacted,
+    };
+    for finding in detectors.draft(&draft).findings {
+        let words = finding.span.map_or("", |(start, end)| text.part(start..end));
+        print(&format!("{}/{}: \"{words}\": {}", finding.kind, finding.code, detectors.suggestion(&finding)));
+    }
 }

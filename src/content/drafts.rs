@@ -7,7 +7,7 @@ use crate::content::grounding::places::Places;
 use crate::content::normalise::{View, Views};
 use crate::content::sensitive::Located;
 use crate::content::values::{self, ValueKey, Values};
-use crate::content::{Detectors, INJECTION, active, grounding, sensitive};
+use crate::content::{Detectors, INJECTION, active, claims, grounding, sensitive};
 use crate::model::finding::{Finding, SensitiveKind};
 use crate::model::halt::Severity;
 use crate::model::part::Part;
@@ -96,6 +96,12 @@ fn judge(detectors: &Detectors, draft: &Draft<'_>) -> DraftReport {
             found.add(&rule.kind, &rule.code, rule.severity, 100, Some(view.original(span)));
         });
     }
+    for (view, lexicon) in views.all().flat_map(|view| detectors.claims.iter().map(move |lexicon| (view, lexicon))) {
+        let exact = |span| draft.text.get(view.original(span).0..view.original(span).1).unwrap_or("");
+        lexicon.find(view.text(), exact, |(frame, span)| {
+            found.add(CLAIM, &frame.code, frame.severity, 100, Some(view.original(span)));
+        });
+    }
     for view in views.all() {
         active::find(view.text(), |code, span| {
             found.add(ACTIVE, code, Severity::Critical, 100, Some(view.original(span)))
@@ -107,8 +113,6 @@ fn judge(detectors: &Detectors, draft: &Draft<'_>) -> DraftReport {
     let folded: Vec<View> = draft.sources.iter().map(|source| View::folded(source)).collect();
     // Anyone may see the bundle's public values, so a draft may name them without another source.
     let sources: Vec<&str> = folded.iter().map(View::text).chain(detectors.public_texts()).collect();
-    let customer: Vec<View> = draft.customer.iter().map(|source| View::folded(source)).collect();
-    let customer: Vec<&str> = customer.iter().map(View::text).collect();
     let mut private =
         sensitive::find(&detectors.private, draft.text, &views, "", &Values::new(*draft.redacted.key()), |_, _| {});
     private.retain(|located| !detectors.is_public(draft.text, located.span));
@@ -123,10 +127,9 @@ fn judge(detectors: &Detectors, draft: &Draft<'_>) -> DraftReport {
         // A place would reveal which number is the redacted value, so none is given.
         found.add("redacted_value_repeated", "redacted_value", Severity::Critical, 100, None);
     }
-    // Grounding relies on word lists, which exist only for languages that have draft rules.
-    let readable = detectors.reads(draft.locale);
-    let mut atoms = if readable { grounding::find(views.folded.text(), &sources, &customer) } else { vec![] };
-    atoms.retain(|(code, _)| *code != grounding::CONTENT || draft.has_sources);
+    let language = claims::language(&detectors.claims, draft.text);
+    let readable = detectors.reads(draft.locale) && language != Some("");
+    let atoms = if readable { atoms(draft, language, &views.folded, &sources) } else { vec![] };
     // Atoms within other findings are not reported again.
     let mut told = Places::of(draft.text);
     found
@@ -151,6 +154,27 @@ fn judge(detectors: &Detectors, draft: &Draft<'_>) -> DraftReport {
     }
     let has_more_names = found.counts.iter().any(|((kind, _), count)| kind == INTERNAL && *count >= FINDINGS_MAX);
     DraftReport { findings: found.findings.into_iter().collect(), private, has_more_names, ungrounded: atoms.len() }
+}
+
+/// An atom that no source has: its code, and its place in the folded view.
+type Atom = (&'static str, (usize, usize));
+
+/// Returns the atoms of a draft that no source has. `language` is that of its words.
+fn atoms(draft: &Draft<'_>, language: Option<&str>, folded: &View, sources: &[&str]) -> Vec<Atom> {
+    let customer: Vec<View> = draft.customer.iter().map(|source| View::folded(source)).collect();
+    let customer: Vec<&str> = customer.iter().map(View::text).collect();
+    let mut atoms = grounding::find(folded.text(), sources, &customer);
+    atoms.retain(|(code, _)| *code != grounding::CONTENT || draft.has_sources);
+    // Names are told from other words by the capitals and words of English.
+    let is_english = language.is_none_or(|language| language == grounding::LANGUAGE) && !is_other(draft.locale);
+    atoms.retain(|(code, _)| is_english || ![grounding::CONTENT, grounding::NAME].contains(code));
+    atoms
+}
+
+/// Returns whether a locale names another language than that of the word lists.
+fn is_other(locale: &str) -> bool {
+    let language = locale.split(['-', '_']).next().unwrap_or("");
+    !language.is_empty() && !language.eq_ignore_ascii_case(grounding::LANGUAGE)
 }
 
 /// Returns whether a draft repeats a redacted value, or may do so.

@@ -50,6 +50,10 @@ static QUOTE: Pattern = LazyLock::new(|| pattern("\"[^\"\n]{1,300}\""));
 
 /// Code of the text after the last atom that is checked.
 const UNJUDGED: &str = "too_many";
+/// Code of names that no source has.
+pub(super) const NAME: &str = "name";
+/// Language of the word lists.
+pub(super) const LANGUAGE: &str = "en";
 /// Code of ordinary words that no source has, in a draft that is one bare statement of fact.
 pub(super) const CONTENT: &str = "content";
 
@@ -70,7 +74,7 @@ pub(super) fn find(whole: &str, sources: &[&str], customer: &[&str]) -> Vec<(&'s
     draft.codes();
     draft.numbers();
     let names = names::names(&draft);
-    names.into_iter().for_each(|span| draft.flag("name", span));
+    names.into_iter().for_each(|span| draft.flag(NAME, span));
     let content = names::content(&draft);
     content.into_iter().for_each(|span| draft.flag(CONTENT, span));
     if draft.text.len() < whole.len() {

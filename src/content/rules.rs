@@ -328,6 +328,15 @@ fn bounded(text: &str, mut sentences: Vec<(usize, usize)>) -> Vec<(usize, usize)
     sentences
 }
 
+/// Words that end with a dot within a sentence.
+const ABBREVIATIONS: [&str; 14] =
+    ["bzw", "ca", "dr", "e.g", "herr", "i.e", "mme", "mr", "mrs", "ms", "no", "nr", "sr", "sra"];
+
+fn is_abbreviated(before: &str) -> bool {
+    let word = before.rsplit([' ', '\n', '(']).next().unwrap_or("");
+    word.len() <= 4 && ABBREVIATIONS.iter().any(|known| known.eq_ignore_ascii_case(word))
+}
+
 /// Splits a text into sentences. A sentence ends after `.`, `!` or `?`, at an empty line or a line that
 /// begins with a bullet, and before "but" and "however". A dot within a number or a name does not end one.
 pub fn sentences(text: &str) -> Vec<(usize, usize)> {
@@ -335,7 +344,7 @@ pub fn sentences(text: &str) -> Vec<(usize, usize)> {
     let mut following = text.char_indices().peekable();
     while let Some((at, character)) = following.next() {
         let ends = match character {
-            '.' => following.peek().is_none_or(|(_, next)| !next.is_alphanumeric()),
+            '.' => following.peek().is_none_or(|(_, next)| !next.is_alphanumeric()) && !is_abbreviated(text.part(..at)),
             '!' | '?' => true,
             '\n' => following.peek().is_some_and(|(_, next)| matches!(next, '\n' | '\r' | '-' | '*' | '•')),
             _ => false,

@@ -215,6 +215,10 @@ pub struct Binding {
     /// draft.
     #[serde(default)]
     pub findings: Option<Vec<String>>,
+    /// Generation of the state store at the denial. A consent counts in no other, because a store that lost data may have
+    /// lost that it was used.
+    #[serde(default)]
+    pub generation: String,
     /// Consent that the denied call brought.
     #[serde(default)]
     pub consent: Option<GivenConsent>,

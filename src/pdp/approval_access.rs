@@ -96,7 +96,12 @@ impl Pdp {
         let party = self.admission.party(&moment, origin).await?;
         let _share = self.admission.party_share(&moment, origin, &party).await?;
         let filter = Filter { changed_after: Some(after), most, ..Filter::default() };
-        let (approvals, _) = self.listed(&party, filter).await.map_err(Refused)?;
+        let (mut approvals, is_full) = self.listed(&party, filter).await.map_err(Refused)?;
+        // A call that uses an approval and a consent gives both one revision, so they must be on one page.
+        let (first, last) = (approvals.first().map(|one| one.revision), approvals.last().map(|one| one.revision));
+        if is_full && first != last {
+            approvals.retain(|approval| Some(approval.revision) != last);
+        }
         let highest = approvals.last().map_or(after, |last| last.revision);
         let by = party.actor().in_trace(origin.trace.id());
         let mut seen = vec![];

@@ -11,7 +11,7 @@ use crate::entities::{Asked, ResolvedCall, Stop};
 use crate::json::{self, Object, Value};
 use crate::model::answer::{Gate, Outcome, Reason};
 use crate::model::approval::Giver;
-use crate::model::call::Call;
+use crate::model::call::{Call, Tokens};
 use crate::model::chain::{Chain, Link};
 use crate::model::refusal::Refusal;
 use crate::model::roles::Roles;
@@ -97,10 +97,13 @@ impl Evaluator<'_> {
     /// If the call is refused, for example because a value does not fit the schema.
     pub fn evaluate(self, chain: &Chain, call: &Call, trusted: &TrustedContext) -> Result<Evaluation, Refusal> {
         match gates::check(&self.bundle.policies, self.roles, chain, call) {
-            Ok(_) if call.tokens.approval.is_some() || call.tokens.release.is_some() => {
+            Ok(_) if call.tokens != Tokens::default() => {
                 Ok(Evaluation::stopped(Gate::Token, Reason::ApprovalUnverifiable))
             }
-            Ok(resolved) => self.evaluate_resolved(resolved, chain, call, trusted),
+            Ok(resolved) => {
+                let evaluation = self.evaluate_resolved(resolved, chain, call, trusted)?;
+                self.with_texts(call, evaluation)
+            }
             Err(stop) => stopped(stop),
         }
     }
@@ -117,12 +120,15 @@ impl Evaluator<'_> {
         trusted: &TrustedContext,
     ) -> Result<Evaluation, Refusal> {
         match gates::resolve(&self.bundle.policies, self.roles, chain, call) {
-            Ok(resolved) => self.evaluate_resolved(resolved, chain, call, trusted),
+            Ok(resolved) => {
+                let evaluation = self.evaluate_resolved(resolved, chain, call, trusted)?;
+                self.with_texts(call, evaluation)
+            }
             Err(stop) => stopped(stop),
         }
     }
 
-    /// Evaluates a call that passed the gates.
+    /// Evaluates a call that passed the gates. The texts for the customer are left to [`Self::with_texts`].
     pub(super) fn evaluate_resolved(
         self,
         resolved: ResolvedCall<'_>,
@@ -140,9 +146,7 @@ impl Evaluator<'_> {
         let verdict = decide(&policies.engine, &requests, &asked.entities);
         let is_granted =
             || covers_step && requests.iter().all(|(_, request)| policies.engine.has_permit(request, &asked.entities));
-        let mut outcome =
-            settle(policies, &verdict, is_granted, |lift| self.what_if(&asked, lift, chain, call, trusted));
-        self.add_texts(call, &mut outcome)?;
+        let outcome = settle(policies, &verdict, is_granted, |lift| self.what_if(&asked, lift, chain, call, trusted));
         // The step gate holds whatever the policies permit. It comes last, so that its denial reveals no more
         // than the policies do.
         if outcome.denied.is_none() && !covers_step {
@@ -156,15 +160,18 @@ impl Evaluator<'_> {
     }
 
     /// Adds the texts that the customer is to be shown, if the customer's consent is missing.
-    fn add_texts(self, call: &Call, outcome: &mut Outcome) -> Result<(), Refusal> {
-        let Some(missing) = outcome.missing.as_mut().filter(|missing| missing.giver == Giver::Customer) else {
-            return Ok(());
-        };
+    ///
+    /// # Errors
+    /// If a value of the call can't be shown (INVALID_ARGUMENT).
+    pub(super) fn with_texts(self, call: &Call, mut evaluation: Evaluation) -> Result<Evaluation, Refusal> {
+        let missing = evaluation.outcome.missing.as_mut();
+        let Some(missing) = missing.filter(|missing| missing.giver == Giver::Customer) else { return Ok(evaluation) };
         // `check` refuses a bundle without the template.
-        let Some(template) = self.bundle.approvals.consents.get(&missing.template) else { return Ok(()) };
-        let derived = computed(self.bundle, &call.action, &call.arguments)?;
-        missing.texts = template.texts(Values::of(call, &derived))?;
-        Ok(())
+        if let Some(template) = self.bundle.approvals.consents.get(&missing.template) {
+            let derived = computed(self.bundle, &call.action, &call.arguments)?;
+            missing.texts = template.texts(Values::of(call, &derived))?;
+        }
+        Ok(evaluation)
     }
 
     /// Returns whether a call is permitted. There is no what-if evaluation, because no caller of this

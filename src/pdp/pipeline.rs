@@ -167,7 +167,7 @@ impl Pdp {
             // may have moved on, so ignore liftable denials; unconditional ones still apply.
             (evaluation.outcome.denied, evaluation.outcome.missing) = (None, None);
         }
-        Ok(CallEvaluation { evaluation, presented, signals, draft })
+        Ok(CallEvaluation { evaluation: evaluator.with_texts(call, evaluation)?, presented, signals, draft })
     }
 
     /// Returns the trusted members of `context`: those of a case without history, and a usable approval, consent or

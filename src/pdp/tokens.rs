@@ -190,7 +190,8 @@ impl Tokens {
         let at_most: Vec<String> = bound.at_most.keys().cloned().collect();
         let now = binding::bound_call(&self.options.environment, chain, call, &at_most);
         let owner = |call: &BoundCall| roles.owner(&roles.case, &call.case_attributes).to_owned();
-        if !bound.covers(&now) || owner(bound) != owner(&now) {
+        let given_by_other = approval.binding.giver == Giver::Customer && approval.binding.customer != owner(&now);
+        if !bound.covers(&now) || owner(bound) != owner(&now) || given_by_other {
             return TokenState::Denied(Reason::ApprovalOutOfScope);
         }
         if bound.case_version != now.case_version {

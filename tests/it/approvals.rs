@@ -412,6 +412,7 @@ fn asked_for_reply_by(keys: &std::path::Path, draft_digest: &str) -> v1::Authori
         conversation: String::new(),
         risk: "low, 0 of 100".into(),
         findings: Some(vec!["tone/hard medium 0..4".into()]),
+        generation: String::new(),
         consent: None,
         call,
     };
@@ -649,6 +650,7 @@ fn flood(index: usize) -> Binding {
         conversation: String::new(),
         risk: String::new(),
         findings: None,
+        generation: String::new(),
         consent: None,
         call,
     }

@@ -528,6 +528,7 @@ pub(crate) fn pending(index: usize, now: i64) -> Approval {
         conversation: String::new(),
         risk: String::new(),
         findings: None,
+        generation: String::new(),
         consent: None,
         call,
     };

@@ -363,17 +363,27 @@ async fn a_customer_may_refuse_and_take_a_consent_back() {
         assert_eq!(travel.report(answer(&denied)).await.unwrap_err().code(), Code::FailedPrecondition);
 
         let denied = travel.denied(&refund()).await;
-        let yes = travel.report(answer(&denied)).await.unwrap();
+        travel.hands.forward(8 * 60);
+        travel.app.pdp.refresh().await;
+        let second = v1::ReportConsentRequest { message_id: "message-8".into(), ..answer(&denied) };
+        let yes = travel.report(second).await.unwrap();
         let token = travel.payments.fetch(&yes.id).await.unwrap();
+        // The binding token has expired, and the consent has not.
+        travel.hands.forward(9 * 60);
+        travel.app.pdp.refresh().await;
         let back = travel.report(refused(answer(&denied))).await.unwrap();
         assert_eq!((&back.id, back.state()), (&yes.id, v1::ApprovalState::Revoked));
         let answered = travel.payments.ask(&with_consent(&refund(), &token, "op-1")).await;
         assert_eq!((answered.decision(), answered.reason()), (v1::Decision::Deny, v1::Reason::ApprovalRevoked));
 
-        let (consent, token) = travel.agreed(&refund()).await;
+        // What was consumed can't be taken back. One message is the answer to one denial only.
+        let own = travel.denied(&refund()).await;
+        assert_eq!(travel.report(answer(&own)).await.unwrap_err().code(), Code::FailedPrecondition);
+        let other = v1::ReportConsentRequest { message_id: "message-10".into(), ..answer(&own) };
+        let consent = travel.report(other).await.unwrap();
+        let token = travel.payments.fetch(&consent.id).await.unwrap();
         assert_eq!(travel.payments.ask(&with_consent(&refund(), &token, "op-2")).await.decision(), v1::Decision::Allow);
-        let denied = v1::AuthorizeResponse { evaluation_id: consent.evaluation_id.clone(), ..denied };
-        assert_eq!(travel.report(refused(answer(&denied))).await.unwrap_err().code(), Code::PermissionDenied);
+        assert_eq!(travel.report(refused(answer(&own))).await.unwrap_err().code(), Code::FailedPrecondition);
         let states: Vec<Value> = lines(&travel.app.data)
             .into_iter()
             .filter(|line| line["type"] == "consent.reported")

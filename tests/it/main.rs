@@ -9,6 +9,7 @@ mod audit;
 mod authorize;
 mod bundle;
 mod burns;
+mod claims;
 mod cli;
 mod compromised;
 mod conformance;

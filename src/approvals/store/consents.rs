@@ -1,6 +1,6 @@
 //! Answers of customers to requests for consent. Each is one transaction, like the transitions of approvals.
 
-use sqlx::AnyConnection;
+use sqlx::{AnyConnection, Row as _};
 
 use crate::approvals::store::engine::End;
 use crate::approvals::store::error::StoreError;
@@ -41,6 +41,9 @@ async fn answer(connection: &mut AnyConnection, writer: &Writer, new: NewConsent
             (false, true) => Ok(End::RollBack(Answered::Late)),
         };
     }
+    if is_reported(connection, &consent).await? {
+        return Ok(End::RollBack(Answered::Reused));
+    }
     let consent = Approval { generation: writer.seen.generation.clone(), revision: revision.number, ..consent };
     reads::insert(connection, &consent).await?;
     for review in &consent.reviews {
@@ -48,4 +51,17 @@ async fn answer(connection: &mut AnyConnection, writer: &Writer, new: NewConsent
     }
     leave(connection, writer, &revision, &consent.id, &with_state(record, consent.state), consent.requested_at).await?;
     Ok(End::Commit(Answered::New(Transition { revision, state: consent.state })))
+}
+
+/// Returns whether the reporter named the message of this answer for another denial of the same call.
+async fn is_reported(connection: &mut AnyConnection, consent: &Approval) -> Result<bool, StoreError> {
+    let Some(answer) = consent.reviews.first().filter(|answer| !answer.reason.is_empty()) else { return Ok(false) };
+    let sql = "SELECT COUNT(*) FROM approvals JOIN reviews ON reviews.approval = approvals.id
+        WHERE approvals.tenant = $1 AND approvals.digest = $2 AND reviews.issuer = $3 AND reviews.reason = $4";
+    let count = sqlx::query(sql)
+        .bind(consent.binding.call.tenant.clone())
+        .bind(consent.digest.clone())
+        .bind(answer.reviewer.iss.clone())
+        .bind(answer.reason.clone());
+    Ok(count.fetch_one(connection).await?.try_get::<i64, _>(0)? > 0)
 }

@@ -157,8 +157,7 @@ async fn request(
         let waiting = reads::approval(connection, &id).await?.ok_or(StoreError::Damaged)?;
         return Ok(End::RollBack(Requested::Same(Box::new(waiting))));
     }
-    let denied =
-        "SELECT COALESCE(MAX(ended_at), 0) FROM approvals WHERE tenant = $1 AND digest = $2 AND state = 'denied'";
+    let denied = "SELECT COALESCE(MAX(ended_at), 0) FROM approvals WHERE tenant = $1 AND digest = $2 AND state = 'denied' AND id LIKE 'apr%'";
     let denied = count(connection, denied, [&call.tenant, &approval.digest]).await?;
     if denied > 0 && Timestamp::from_micros(denied).plus(new.cool_down) > approval.requested_at {
         return Ok(End::RollBack(Requested::CoolDown));

@@ -68,6 +68,8 @@ pub enum Answered {
     Late,
     /// The answer is stored.
     New(Transition),
+    /// The same message was reported as the answer to another denial of the same call.
+    Reused,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -26,7 +26,7 @@ use crate::policy::Policies;
 use crate::policy::shape::Action;
 use crate::rates::{Per, covers};
 use crate::risk::{Known, RiskRules, is_probing};
-use crate::risk_store::{Batch, RiskStore, Tenant};
+use crate::risk_store::{Acquire, Batch, RiskStore, Tenant};
 
 /// Circumstances of an evaluation that are not part of the call.
 #[derive(Clone, Copy, Debug, Default)]
@@ -193,6 +193,7 @@ impl RiskState {
         if !was_counted {
             return;
         }
+        let drained = self.clock.now().micros().saturating_sub(moment.now.micros()).max(0);
         let tenant = Tenant::of(&self.options.environment, &call.case.tenant);
         let customer = self.remembered_as(bundle.case_owner(&call.case));
         let per = |per: Per| match per {
@@ -202,7 +203,9 @@ impl RiskState {
         let withdrawals: Vec<_> = rate_limits::acquires(rates, action, tenant, per)
             .into_iter()
             .filter(|(_, rate, _)| !rate.denied)
-            .map(|(_, _, acquire)| acquire)
+            // What drained since the call was counted must not be taken from other calls.
+            .map(|(_, _, acquire)| Acquire { every: acquire.every.saturating_sub(drained), ..acquire })
+            .filter(|withdrawn| withdrawn.every > 0)
             .collect();
         if !withdrawals.is_empty() {
             // If the risk store can't be reached, the call stays counted.

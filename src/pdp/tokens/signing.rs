@@ -92,6 +92,7 @@ impl Tokens {
                 .as_ref()
                 .map_or(String::new(), |risk| format!("{}, {} of 100", risk.tier, risk.score)),
             findings: None,
+            generation: self.store.seen().generation,
             consent: None,
             call: binding::bound_call(&self.options.environment, chain, call, at_most),
         })

@@ -5,7 +5,8 @@
 //!   with `previous_turn` if it is known;
 //! - only `text`: a benign message;
 //! - `knowledge`, `question`, `right_answer`, `hallucinated_answer`: answers with their sources;
-//! - `text` and `status` (`success` or `failure`): an assistant's message after a call.
+//! - `text` and `status` (`success` or `failure`): an assistant's message after a call;
+//! - `text` and `when` (`after_write` or `before_any_write`): a draft after a call that changed something, or before any.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,8 @@ pub struct Row {
     pub previous_turn: String,
     /// Result of the call before the text.
     pub status: String,
+    /// What was done before the text was written: `after_write` or `before_any_write`.
+    pub when: String,
     /// Source of the answers.
     pub knowledge: String,
     pub question: String,

@@ -38,17 +38,27 @@ pub struct Measure {
 
 /// Numbers of found and of measured items, sorted by name.
 #[derive(Default)]
-struct Counts(BTreeMap<String, (usize, usize)>);
+struct Counts {
+    counts: BTreeMap<String, (usize, usize)>,
+    /// Name of the measure whose texts are collected, and the texts with whether they were found.
+    shown: Option<(String, Vec<(bool, String)>)>,
+    /// Text that is measured.
+    text: String,
+}
 
 impl Counts {
     fn add(&mut self, name: impl Into<String>, found: bool) {
-        let (all, of) = self.0.entry(name.into()).or_default();
+        let name = name.into();
+        if let Some((_, texts)) = self.shown.as_mut().filter(|(shown, _)| *shown == name) {
+            texts.push((found, self.text.clone()));
+        }
+        let (all, of) = self.counts.entry(name).or_default();
         *all += usize::from(found);
         *of += 1;
     }
 
     fn measures(self) -> Vec<Measure> {
-        self.0.into_iter().map(|(name, (found, of))| measure(name, found, of)).collect()
+        self.counts.into_iter().map(|(name, (found, of))| measure(name, found, of)).collect()
     }
 }
 
@@ -62,9 +72,22 @@ fn measure(name: String, found: usize, of: usize) -> Measure {
 
 /// Runs every measurement that the lines' kinds allow.
 pub fn evaluate(detectors: &Detectors, rows: &[Row]) -> Vec<Measure> {
-    let mut counts = Counts::default();
+    counted(detectors, rows, None).measures()
+}
+
+/// Returns the texts of one measure, each with whether it was found.
+pub fn texts(detectors: &Detectors, rows: &[Row], measure: &str) -> Vec<(bool, String)> {
+    counted(detectors, rows, Some((measure.to_owned(), vec![]))).shown.map_or_else(Vec::new, |(_, texts)| texts)
+}
+
+fn counted(detectors: &Detectors, rows: &[Row], shown: Option<(String, Vec<(bool, String)>)>) -> Counts {
+    let mut counts = Counts { shown, ..Counts::default() };
     for row in rows {
+        if counts.shown.is_some() {
+            counts.text.clone_from(&row.text);
+        }
         match row {
+            Row { when, .. } if !when.is_empty() => drafts(detectors, row, &mut counts),
             Row { right_answer, .. } if !right_answer.is_empty() => answers(detectors, row, &mut counts),
             Row { status, .. } if !status.is_empty() => outcomes(detectors, row, &mut counts),
             Row { spans: Some(spans), .. } => values(detectors, row, spans, &mut counts),
@@ -72,7 +95,7 @@ pub fn evaluate(detectors: &Detectors, rows: &[Row]) -> Vec<Measure> {
             Row { .. } => benign(detectors, row, &mut counts),
         }
     }
-    counts.measures()
+    counts
 }
 
 fn injections(detectors: &Detectors, row: &Row, counts: &mut Counts) {
@@ -176,6 +199,16 @@ fn answers(detectors: &Detectors, row: &Row, counts: &mut Counts) {
     };
     counts.add("ungrounded: wrong answers flagged", flagged(&row.hallucinated_answer));
     counts.add("ungrounded: right answers flagged", flagged(&row.right_answer));
+}
+
+fn drafts(detectors: &Detectors, row: &Row, counts: &mut Counts) {
+    let claims = evaluation(detectors, &row.text, vec![]).contains(&crate::content::drafts::CLAIM.to_owned());
+    let name = if row.when == "after_write" {
+        "claim: drafts after a write found"
+    } else {
+        "claim: drafts before any write flagged"
+    };
+    counts.add(name, claims);
 }
 
 fn outcomes(detectors: &Detectors, row: &Row, counts: &mut Counts) {

@@ -131,6 +131,7 @@ fn binding(fixture: &Written, attributes: &Object) -> Binding {
         conversation: String::new(),
         risk: String::new(),
         findings: None,
+        generation: String::new(),
         consent: None,
         call,
     }

@@ -9,6 +9,7 @@ use schemars::{JsonSchema, Schema};
 use crate::approvals::template::Templates;
 use crate::bundle::constraints::Constraint;
 use crate::bundle::manifest::Manifest;
+use crate::content::claims::ClaimFile;
 use crate::content::{Settings, rules};
 use crate::rates::Rates;
 use crate::risk::RiskRules;
@@ -25,6 +26,7 @@ fn the_schemas_are_those_of_the_types_that_read_the_files() {
         ("approvals", of::<Templates>()),
         ("bundle", of::<Manifest>()),
         ("constraints", of::<Vec<Constraint>>()),
+        ("claims", of::<ClaimFile>()),
         ("detectors", of::<rules::File>()),
         ("rates", of::<Rates>()),
         ("risk", of::<RiskRules>()),

@@ -1,0 +1,370 @@
+//! Claims of drafts: that something was done, such as "we have refunded you". A small grammar reads the words of a sentence
+//! from left to right: who is spoken of, the auxiliary verb, negation, condition and question decide whether the form of a
+//! verb says that something happened. The words and the claims are data of the bundle, one file for each language.
+
+mod lexicon;
+mod words;
+
+use std::collections::BTreeSet;
+
+pub use lexicon::{ClaimFile, Frame, Lexicon};
+use lexicon::{Form, Meaning, Role};
+pub use words::language;
+use words::{Word, words};
+
+use crate::content::rules::sentences;
+
+/// Maximum number of sentences that are read; a draft has fewer, and every further one would cost as much again.
+const SENTENCES_MAX: usize = 2048;
+/// Number of words between the form of a verb and what it is about.
+const NEAR: usize = 12;
+
+/// A claim, and the place of the words that make it.
+pub type Claimed<'l> = (&'l Frame, (usize, usize));
+
+/// Who or what the clause is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Subject {
+    Nobody,
+    Thing,
+    We,
+    You,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Auxiliary {
+    None,
+    Have,
+    Is,
+    May,
+    Was,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Condition {
+    None,
+    /// The word stands in the condition.
+    Inside,
+    /// The condition stands before: what is so now, is so only then.
+    Before,
+}
+
+/// What the words so far say about the verb that follows.
+#[derive(Clone, Debug)]
+struct Clause {
+    subject: Subject,
+    auxiliary: Auxiliary,
+    /// Word that is the last auxiliary.
+    helped_at: Option<usize>,
+    has_been: bool,
+    is_negated: bool,
+    /// Word that denies the verb.
+    denied_at: Option<usize>,
+    is_nothing: bool,
+    condition: Condition,
+    /// Subject that stands behind the auxiliary, and begins another group of words if an auxiliary follows.
+    next: Option<Subject>,
+    is_new: bool,
+    has_event: bool,
+    /// Word at which the group begins.
+    from: usize,
+}
+
+impl Clause {
+    fn new() -> Self {
+        Self {
+            subject: Subject::Nobody,
+            auxiliary: Auxiliary::None,
+            helped_at: None,
+            has_been: false,
+            is_negated: false,
+            denied_at: None,
+            is_nothing: false,
+            condition: Condition::None,
+            next: None,
+            is_new: true,
+            has_event: false,
+            from: 0,
+        }
+    }
+
+    /// Begins another group of words with this subject.
+    fn begin(&mut self, subject: Subject, at: usize) {
+        // A verb that contains its subject may stand behind its negation.
+        let is_denied = self.denied_at.is_some_and(|denied| denied + 2 >= at);
+        self.is_negated = is_denied || (self.is_nothing && subject != Subject::We);
+        self.is_nothing &= subject != Subject::We;
+        // The subject may stand behind its auxiliary: "haben wir".
+        let is_inverted = subject == Subject::We && self.helped_at.is_some_and(|helped| helped + 1 == at);
+        if !is_inverted {
+            (self.auxiliary, self.has_been) = (Auxiliary::None, false);
+        }
+        (self.subject, self.next) = (subject, None);
+        (self.is_new, self.has_event, self.from) = (false, false, at);
+    }
+
+    /// Reads the sign that ends a clause.
+    fn end(&mut self) {
+        self.is_new = true;
+        self.denied_at = None;
+        self.is_nothing = false;
+        if self.condition == Condition::Inside {
+            self.condition = Condition::Before;
+        }
+    }
+
+    fn subject(&mut self, subject: Subject, at: usize) {
+        let is_object = subject == Subject::You && self.subject == Subject::We && self.from + 1 == at;
+        if is_object && self.auxiliary == Auxiliary::None {
+            return;
+        }
+        let is_known = subject == Subject::Thing && self.subject == Subject::Thing && self.auxiliary == Auxiliary::None;
+        if is_known && !self.is_new && !self.has_event {
+            self.next = Some(subject);
+            return;
+        }
+        if subject == Subject::We || self.is_new || self.has_event || self.auxiliary == Auxiliary::None {
+            self.begin(subject, at);
+        }
+        self.next = Some(subject);
+    }
+
+    fn auxiliary(&mut self, auxiliary: Auxiliary, at: usize) {
+        if let Some(subject) = self.next.take().filter(|_| self.auxiliary != Auxiliary::None) {
+            self.begin(subject, at.saturating_sub(1));
+            self.next = None;
+        }
+        self.auxiliary = match (self.auxiliary, auxiliary) {
+            (Auxiliary::May, _) | (_, Auxiliary::May) => Auxiliary::May,
+            (Auxiliary::None, new) => new,
+            (Auxiliary::Have, _) | (_, Auxiliary::Have) => Auxiliary::Have,
+            (Auxiliary::Was, _) | (_, Auxiliary::Was) => Auxiliary::Was,
+            (Auxiliary::Is, _) => Auxiliary::Is,
+        };
+        (self.is_new, self.has_event, self.helped_at) = (false, false, Some(at));
+    }
+}
+
+/// A sentence with the meanings of its words.
+struct Sentence<'l> {
+    words: Vec<Word>,
+    meanings: Vec<Vec<&'l Meaning>>,
+    is_question: bool,
+    is_told: Option<usize>,
+    is_general: bool,
+    is_dated: bool,
+    last_condition: usize,
+}
+
+impl Sentence<'_> {
+    /// Returns the auxiliary at a place.
+    fn auxiliary(&self, at: usize) -> Auxiliary {
+        let all = [
+            (Role::May, Auxiliary::May),
+            (Role::Have, Auxiliary::Have),
+            (Role::Was, Auxiliary::Was),
+            (Role::Is, Auxiliary::Is),
+        ];
+        all.into_iter().find(|(role, _)| self.is(at, *role)).map_or(Auxiliary::None, |(_, auxiliary)| auxiliary)
+    }
+
+    fn is(&self, at: usize, role: Role) -> bool {
+        self.meanings.get(at).is_some_and(|all| all.iter().any(|meaning| meaning.role == Some(role)))
+    }
+}
+
+impl Lexicon {
+    /// Reports the claims of a view of a text. `exact` returns the text of a place of the view as it is written.
+    pub fn find<'l, 't>(
+        &'l self,
+        text: &str,
+        exact: impl Fn((usize, usize)) -> &'t str,
+        mut found: impl FnMut(Claimed<'l>),
+    ) {
+        // What "it" stands for: the frames whose subject the sentence before names.
+        let mut before: BTreeSet<usize> = BTreeSet::new();
+        for (start, end) in sentences(text).into_iter().take(SENTENCES_MAX) {
+            let Some(sentence) = text.get(start..end) else { continue };
+            let read = self.sentence(sentence, |(from, to)| exact((start + from, start + to)));
+            let claims = self.claims(&read, &before);
+            let is_generic = |index: &usize| self.frames.get(*index).is_some_and(|frame| frame.generic);
+            let is_specific = claims.iter().any(|(index, _)| !is_generic(index));
+            for (index, (from, to)) in &claims {
+                let Some(frame) = self.frames.get(*index).filter(|frame| !(frame.generic && is_specific)) else {
+                    continue;
+                };
+                found((frame, (start + from, start + to)));
+            }
+            let named =
+                read.meanings.iter().flatten().filter(|meaning| meaning.form == Form::About && meaning.role.is_none());
+            before = named.map(|meaning| meaning.frame).collect();
+        }
+    }
+
+    fn sentence<'t>(&self, text: &str, exact: impl Fn((usize, usize)) -> &'t str) -> Sentence<'_> {
+        let words = words(text, exact);
+        let meanings: Vec<Vec<&Meaning>> = (0..words.len()).map(|at| self.meanings(&words, at)).collect();
+        let has = |at: usize, role: Role| {
+            meanings.get(at).is_some_and(|all| all.iter().any(|meaning| meaning.role == Some(role)))
+        };
+        let all = |role: Role| (0..words.len()).filter(move |at| has(*at, role));
+        let first = (0..words.len()).find(|at| has(*at, Role::Ask) || !has(*at, Role::And)).unwrap_or(0);
+        let asks = text.trim_end().ends_with('?') || text.contains('¿');
+        Sentence {
+            is_question: asks && (!self.has_role(Role::Ask) || has(first, Role::Ask) || text.contains('¿')),
+            is_told: all(Role::Said).next(),
+            is_general: all(Role::Usual).next().is_some(),
+            is_dated: all(Role::Dated).next().is_some(),
+            last_condition: all(Role::If).next_back().unwrap_or(0),
+            words,
+            meanings,
+        }
+    }
+
+    /// Returns the frames that a sentence claims, with the places of the words, in bytes of the sentence.
+    fn claims(&self, sentence: &Sentence<'_>, before: &BTreeSet<usize>) -> Vec<(usize, (usize, usize))> {
+        let mut claims: Vec<(usize, (usize, usize))> = vec![];
+        let mut clause = Clause::new();
+        for (at, word) in sentence.words.iter().enumerate() {
+            if word.after.is_some() {
+                clause.end();
+            }
+            let Some(meanings) = sentence.meanings.get(at) else { continue };
+            let mut roles: Vec<Role> = meanings.iter().filter_map(|meaning| meaning.role).collect();
+            roles.sort();
+            roles.dedup();
+            // A word that names what claims are about is a subject.
+            if roles.is_empty() && meanings.iter().any(|meaning| meaning.form == Form::About && meaning.role.is_none())
+            {
+                roles.push(Role::Thing);
+            }
+            roles.into_iter().for_each(|role| clause.read(role, at));
+            let mut is_event = false;
+            for meaning in meanings.iter().filter(|meaning| meaning.role.is_none() && meaning.form != Form::About) {
+                is_event |= meaning.form != Form::Says;
+                let mut clause = clause.clone();
+                if self.verb_last && clause.auxiliary == Auxiliary::None {
+                    clause.auxiliary = sentence.auxiliary(at + meaning.length);
+                }
+                let place = Event { sentence, at, clause: &clause, before };
+                if !claims.iter().any(|(frame, _)| *frame == meaning.frame)
+                    && let Some(frame) = self.frames.get(meaning.frame)
+                    && let Some(end) = place.claims(frame, meaning)
+                {
+                    let from = sentence.words.get(clause.from.min(at)).map_or(word.span.0, |first| first.span.0);
+                    claims.push((meaning.frame, (from, end)));
+                }
+            }
+            clause.has_event |= is_event;
+        }
+        claims
+    }
+}
+
+impl Clause {
+    fn read(&mut self, role: Role, at: usize) {
+        match role {
+            Role::And => self.is_new = true,
+            Role::No => self.is_nothing = true,
+            Role::If => self.condition = Condition::Inside,
+            Role::We => self.subject(Subject::We, at),
+            Role::You => self.subject(Subject::You, at),
+            Role::Thing | Role::The => self.subject(Subject::Thing, at),
+            Role::Have => self.auxiliary(Auxiliary::Have, at),
+            Role::Was => self.auxiliary(Auxiliary::Was, at),
+            Role::Is => self.auxiliary(Auxiliary::Is, at),
+            Role::May => self.auxiliary(Auxiliary::May, at),
+            Role::Been => {
+                self.has_been = true;
+                // "It's been" has been.
+                if self.auxiliary == Auxiliary::Is {
+                    self.auxiliary = Auxiliary::Have;
+                }
+            }
+            Role::Not => (self.is_negated, self.denied_at) = (true, Some(at)),
+            Role::Ask | Role::Dated | Role::Said | Role::Usual => {}
+        }
+    }
+}
+
+/// The form of a verb in its sentence.
+struct Event<'a> {
+    sentence: &'a Sentence<'a>,
+    at: usize,
+    clause: &'a Clause,
+    before: &'a BTreeSet<usize>,
+}
+
+impl Event<'_> {
+    /// Returns the end of the words that make the claim, if they make it.
+    fn claims(&self, frame: &Frame, meaning: &Meaning) -> Option<usize> {
+        let Self { sentence, at, clause, .. } = self;
+        let word = sentence.words.get(*at)?;
+        let last = sentence.words.get(at + meaning.length.saturating_sub(1))?;
+        let is_told = sentence.is_told.is_some_and(|told| told < *at);
+        if sentence.is_question || is_told || word.is_quoted || clause.condition == Condition::Inside {
+            return None;
+        }
+        if clause.is_negated || clause.is_nothing || clause.auxiliary == Auxiliary::May {
+            return None;
+        }
+        // After a determiner, a form is an adjective: the updated details.
+        let is_adjective = at.checked_sub(1).is_some_and(|before| sentence.is(before, Role::The));
+        if is_adjective && matches!(meaning.form, Form::Did | Form::Done) {
+            return None;
+        }
+        let is_now = matches!(clause.auxiliary, Auxiliary::Is | Auxiliary::None);
+        let is_conditional = clause.condition == Condition::Before || sentence.last_condition > *at;
+        if clause.auxiliary == Auxiliary::Is && (is_conditional || sentence.is_general) {
+            return None;
+        }
+        if frame.recent && sentence.is_dated && !matches!(clause.auxiliary, Auxiliary::Have) {
+            return None;
+        }
+        let about = self.about(meaning.frame);
+        let is_short = sentence.words.len() <= at + meaning.length && *at <= 3;
+        let is_headline = is_short && is_now && (*at == 0 || word.after == Some(':'));
+        let is_ours = match (clause.auxiliary, clause.subject) {
+            (Auxiliary::Have, Subject::You) => clause.has_been,
+            (Auxiliary::Have | Auxiliary::Was, _) => true,
+            (Auxiliary::Is, subject) => subject != Subject::We,
+            (Auxiliary::None, subject) => (subject == Subject::We && !is_conditional) || is_headline,
+            (Auxiliary::May, _) => false,
+        };
+        let is_it = clause.subject == Subject::Thing && self.before.contains(&meaning.frame);
+        let is_claimed = match meaning.form {
+            Form::About => false,
+            Form::Done => is_ours,
+            Form::Did => is_ours && (about.is_some() || is_it || (frame.generic && is_headline && *at == 0)),
+            Form::Went => {
+                let goes = clause.auxiliary == Auxiliary::None && clause.subject == Subject::Thing && !is_conditional;
+                (about.is_some_and(|about| about < *at) || is_it)
+                    && (goes || is_headline || (is_ours && clause.auxiliary != Auxiliary::None))
+            }
+            Form::State => {
+                (about.is_some() || is_it) && (is_headline || (is_ours && clause.auxiliary != Auxiliary::None))
+            }
+            Form::Says => !is_conditional || !is_now,
+        };
+        let end = about.filter(|about| *about > *at).and_then(|about| sentence.words.get(about));
+        is_claimed.then(|| end.map_or(last.span.1, |about| about.span.1.max(last.span.1)))
+    }
+
+    /// Returns the nearest word in the clause that names what a frame is about.
+    fn about(&self, frame: usize) -> Option<usize> {
+        let Self { sentence, at, .. } = self;
+        let names = |place: &usize| {
+            let meanings = sentence.meanings.get(*place);
+            meanings.is_some_and(|all| {
+                all.iter()
+                    .any(|meaning| meaning.form == Form::About && meaning.frame == frame && meaning.role.is_none())
+            })
+        };
+        let ends = |place: &usize| {
+            sentence.words.get(*place).is_some_and(|word| word.after.is_some_and(|sign| ";:".contains(sign)))
+        };
+        let behind = (at + 1..sentence.words.len()).take(NEAR).take_while(|place| !ends(place)).find(&names);
+        let ahead = (at.saturating_sub(NEAR)..=*at).rev().find(&names);
+        ahead.or(behind)
+    }
+}
