@@ -36,7 +36,7 @@ pub const WORST: u32 = 100;
 #[serde(deny_unknown_fields)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Factor {
-    /// Points per event; 1 to 100.
+    /// Points per event; 1 to 100. A kind of finding may have 0: it is no sign of an attack, so it taints no case.
     pub points: u32,
     /// Time that one event counts for; several events count one after the other. 1 to 44,640 (31 days).
     pub minutes: u32,
@@ -248,6 +248,11 @@ impl RiskRules {
 
     pub fn is_unsafe<'k>(&self, mut kinds: impl Iterator<Item = &'k str>) -> bool {
         kinds.any(|kind| self.unsafe_findings.iter().any(|listed| listed == kind))
+    }
+
+    /// Returns whether findings of a kind are signs of an attack.
+    pub fn is_hostile(&self, kind: &str) -> bool {
+        self.findings.get(kind).is_none_or(|factor| factor.points > 0)
     }
 
     pub fn score(&self, known: &Known) -> Risk {

@@ -113,7 +113,7 @@ pub(super) fn score(
     known.agent = [count(0), count(1), count(2)];
     known.supervisor = [count(3), count(4), count(5)];
     signals.kinds = risk.findings.keys().filter(|kind| known.events.contains_key(*kind)).cloned().collect();
-    signals.hostile = !signals.kinds.is_empty();
+    signals.hostile = signals.kinds.iter().any(|kind| risk.is_hostile(kind));
     let before = |name: &str| case.iter().any(|(known, _)| known == name);
     let was_screened = signals.screened.screened || before(&version.screened);
     let unscreened = signals.screened.unscreened || before(&version.unscreened);

@@ -73,7 +73,9 @@ impl RiskRules {
         for (name, factor) in
             named.into_iter().chain(self.findings.iter().map(|(name, factor)| (name.as_str(), factor)))
         {
-            if factor.points == 0 || factor.points > WORST || !(1..=44_640).contains(&factor.minutes) {
+            // A finding may have no points and be only for policies.
+            let is_neutral = factor.points == 0 && factor.most == 0 && self.findings.contains_key(name);
+            if (factor.points == 0 && !is_neutral) || factor.points > WORST || !(1..=44_640).contains(&factor.minutes) {
                 fault(name, format!("`{name}`: `points` must be 1 to 100, `minutes` 1 to 44640"));
             }
             if factor.most < factor.points || factor.most > WORST {

@@ -85,7 +85,7 @@ impl RiskState {
                 signals.screened = self.screen(moment, &chain.tool_service, &call.untrusted, about.texts).await?;
                 let screening = Screening { tainted: true, unscreened: signals.screened.unscreened };
                 signals.screening = signals.screened.screened.then_some(screening);
-                signals.hostile = !signals.screened.findings.is_empty();
+                signals.hostile = is_hostile(bundle, signals.screened.kinds().iter().map(String::as_str));
             }
             return Ok(signals);
         };
@@ -304,8 +304,9 @@ impl RiskState {
         };
         let findings = bundle.rules.risk.as_ref().map(|risk| &risk.findings);
         let found = |name: &str| findings.is_some_and(|findings| findings.contains_key(name));
-        signals.hostile =
-            !signals.screened.findings.is_empty() || memories.iter().flatten().any(|(name, _)| found(name));
+        let remembered = memories.iter().flatten().map(|(name, _)| name.as_str()).filter(|name| found(name));
+        let kinds = signals.screened.kinds();
+        signals.hostile = is_hostile(bundle, kinds.iter().map(String::as_str).chain(remembered));
         Ok(())
     }
 
@@ -349,6 +350,11 @@ impl RiskState {
             evaluation.is_ok_and(|evaluation| evaluation.outcome.denied.is_none())
         })
     }
+}
+
+/// Returns whether some kind of finding is a sign of an attack.
+fn is_hostile<'k>(bundle: &Bundle, mut kinds: impl Iterator<Item = &'k str>) -> bool {
+    kinds.any(|kind| bundle.rules.risk.as_ref().is_none_or(|risk| risk.is_hostile(kind)))
 }
 
 /// Returns whether a policy of the call's action, or of one in `also`, reads the risk of the call.
