@@ -5,6 +5,7 @@
 
 mod codes;
 mod dates;
+mod derived;
 mod hash;
 mod links;
 mod names;
@@ -16,7 +17,7 @@ use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use crate::content::grounding::codes::{is_code, rows_with_digits};
-use crate::content::grounding::dates::Dates;
+use crate::content::grounding::dates::{Date, Dates};
 use crate::content::grounding::links::{links, local};
 use crate::content::grounding::numbers::{Number, Numbers};
 use crate::content::grounding::places::Places;
@@ -36,6 +37,8 @@ const SOURCE_ATOMS_MAX: usize = 2048;
 const QUOTE_PARTS_MAX: usize = 64;
 /// Maximum number of prefixes of a source's link that ground a link of the draft.
 const LINK_PARTS_MAX: usize = 16;
+/// A day, in seconds.
+const DAY: f64 = 86_400.0;
 /// Words before a weekday that make it a wish instead of a statement: `Happy Friday`.
 const WISHES: [&str; 6] = ["good", "great", "happy", "lovely", "nice", "wonderful"];
 /// Words before a few minutes that promise nothing: `in 2 minutes`.
@@ -44,6 +47,12 @@ const SOON: [&str; 9] = ["about", "another", "for", "in", "just", "me", "next", 
 static LISTING: Pattern = LazyLock::new(|| {
     pattern(
         r"(?i)(?:^|\n|[.:;] )\s*(?:\(?[0-9]{1,2}[.)]|#[0-9]{1,2})\s|\b(?:step|option|point|part)s? [0-9]{1,2}\b|\b24 ?[/x] ?7\b",
+    )
+});
+/// What makes a number the customer's own in the words of a draft: `you mentioned up to $600`.
+static ATTRIBUTION: Pattern = LazyLock::new(|| {
+    pattern(
+        r"(?i)\byou(?:'ve| have)? (?:mentioned|said|told|wrote|asked|requested|offered|stated|indicated)\b[^.!?\n]{0,80}$",
     )
 });
 static QUOTE: Pattern = LazyLock::new(|| pattern("\"[^\"\n]{1,300}\""));
@@ -250,12 +259,21 @@ impl Draft<'_> {
                 .and_then(|written| written.split(|sign: char| !sign.is_alphabetic()).find(|word| word.len() > 2));
             let is_word = letters.is_some_and(|word| !word.starts_with(char::is_uppercase));
             if !self.taken.any(span) && !is_count && !is_word {
+                let has_year = |year: u32| self.is_held(|held| held.dates.has_year(year));
                 let is_grounded = self.is_held(|held| {
-                    held.dates.has_date(&readings) || year.is_some_and(|year| held.numbers.has_value(year))
-                });
+                    held.dates.has_date(&readings, has_year) || year.is_some_and(|year| held.numbers.has_value(year))
+                }) || self.is_shifted(&readings);
                 self.judge("date", span, is_grounded);
             }
         }
+    }
+
+    /// Returns whether a date is so many days from one of the sources as the customer or a source asks for.
+    fn is_shifted(&self, readings: &[Date]) -> bool {
+        let shifts = || self.sources.dates.shifts.iter().chain(&self.customer.dates.shifts);
+        readings.iter().filter_map(derived::day).any(|day| {
+            shifts().any(|by| [day - by, day + by].iter().any(|day| self.is_held(|held| held.dates.days.contains(day))))
+        })
     }
 
     fn weekdays(&mut self) {
@@ -291,19 +309,36 @@ impl Draft<'_> {
 
     fn numbers(&mut self) {
         let numbers = numbers::numbers(self.text, &self.tokens);
+        let derived = derived::amounts(&numbers, &self.sources.numbers, |number| self.holds(number));
+        let days: Vec<i32> =
+            dates::dates(self.text).iter().flat_map(|(_, readings)| readings.iter().filter_map(derived::day)).collect();
         for number in numbers.iter().filter(|number| !number.is_spelled || number.value() != 1.0) {
             if self.taken.any(number.span) {
                 continue;
             }
             let is_grounded = self.is_small(number)
                 || self.holds(number)
-                || number.currency.is_some() && self.sources.numbers.is_shown(number, &numbers);
+                || derived.contains(&number.span)
+                || self.is_span(number, &days)
+                || number.currency.is_some() && self.is_said_by_customer(number);
             if !is_grounded {
                 self.flag(if number.currency.is_some() { "amount" } else { "number" }, number.span);
             } else if !number.is_spelled {
                 self.taken.mark(number.span);
             }
         }
+    }
+
+    /// Returns whether two dates of the draft, or of few dates of the sources, are so many days or weeks apart.
+    fn is_span(&self, number: &Number, days: &[i32]) -> bool {
+        let is_days = number.unit.filter(|unit| unit.dimension == "time" && unit.size >= DAY);
+        is_days.is_some_and(|unit| derived::are_apart(days, &self.sources.dates.days, number.value() * unit.size / DAY))
+    }
+
+    /// Returns whether the draft says that the customer gave a number, and the customer did.
+    fn is_said_by_customer(&self, number: &Number) -> bool {
+        let line = self.text.part(..number.span.0).rsplit(['\n', '.']).next().unwrap_or_default();
+        matches(&ATTRIBUTION, line).next().is_some() && self.customer.numbers.has(number, (1.0, 1.0))
     }
 
     fn holds(&self, number: &Number) -> bool {
@@ -385,6 +420,49 @@ mod tests {
         let prices = "The lamp costs 40 EUR, shipping 6 EUR.";
         assert_eq!(found("The lamp is 40 EUR and shipping 6 EUR: 46 EUR in all.", &[prices]), Vec::<String>::new());
         assert_eq!(found("That is 46 EUR in all.", &[prices]), ["amount 46 EUR"]);
+        for (draft, amounts) in [
+            ("Two lamps come to 80 EUR.", vec![]),
+            ("Two lamps come to 90 EUR.", vec!["amount 90 EUR"]),
+            ("The lamp is 40 EUR, shipping 6 EUR, 46 EUR in all, and 92 EUR for 2 people.", vec![]),
+            ("The lamp is 40 EUR and shipping 6 EUR, so you save 34 EUR.", vec![]),
+            ("You save 34 EUR.", vec!["amount 34 EUR"]),
+        ] {
+            assert_eq!(found(draft, &[prices]), amounts, "{draft}");
+        }
+    }
+
+    #[test]
+    fn an_amount_of_the_customer_is_grounded_where_the_draft_says_so() {
+        let asked = |draft: &str| find(draft, &[ORDER], &["I can pay up to 60 EUR"]).len();
+        assert_eq!(asked("You mentioned that you can pay up to 60 EUR."), 0);
+        assert_eq!(asked("You mentioned that you can pay up to 70 EUR."), 1);
+        assert_eq!(asked("We refund 60 EUR."), 1);
+    }
+
+    #[test]
+    fn dates_follow_from_a_shift_that_somebody_names() {
+        let trip = r#"{"leaves": "2026-05-18", "from": "BOS", "to": "LAS"}"#;
+        let moved = |draft: &str, customer: &str| find(draft, &[trip], &[customer]).len();
+        assert_eq!(moved("There is a flight on 19 May 2026.", "Can I go the day after?"), 0);
+        assert_eq!(moved("There is a flight on 20 May 2026.", "Can I go the day after?"), 1);
+        assert_eq!(moved("There is a flight on 19 May 2026.", "Can I change my trip?"), 1);
+        assert_eq!(moved("There is a flight on 26 May 2026.", "On May 26, please."), 0);
+        assert_eq!(moved("From 18 May 2026 to 26 May 2026 are 8 days.", "Until May 26, please."), 0);
+        assert_eq!(moved("From 18 May 2026 to 26 May 2026 are 9 days.", "Until May 26, please."), 1);
+    }
+
+    #[test]
+    fn a_city_is_grounded_by_the_code_of_its_airport() {
+        let trip = r#"{"from": "BOS", "to": "LAS"}"#;
+        assert_eq!(found("It flies from Boston to Las Vegas.", &[trip]), Vec::<String>::new());
+        assert_eq!(found("It flies from Boston to Seattle.", &[trip]), ["name Seattle"]);
+    }
+
+    #[test]
+    fn a_long_row_of_digits_is_no_end_of_a_range() {
+        let cards = r#"{"gift_card_7359776": 39, "gift_card_7773485": 160}"#;
+        let draft = "It was $39 from gift card 7359776 and $160 from gift card 7773485.";
+        assert_eq!(found(draft, &[cards]), Vec::<String>::new());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
+use crate::content::grounding::derived;
 use crate::content::grounding::words::{
     Pattern, Token, Words, alternatives, matches, meaning, meanings, pattern, sign_after, sign_before, singular,
     word_before,
@@ -149,6 +150,10 @@ pub(super) struct Dates {
     /// Year, month and day of each date, and every part of it. Year 0 marks a date that is given without a
     /// year.
     dates: HashSet<(Option<u32>, Option<u32>, Option<u32>)>,
+    /// The full dates, as numbers of days.
+    pub(super) days: HashSet<i32>,
+    /// Numbers of days by which the text asks or allows to move a date.
+    pub(super) shifts: HashSet<i32>,
     times: HashSet<u32>,
     weekdays: HashSet<u32>,
 }
@@ -163,7 +168,9 @@ impl Dates {
                 }
             }
             self.weekdays.extend(weekday(date));
+            self.days.extend(derived::day(&date));
         }
+        self.shifts.extend(derived::shifts(text));
         for (_, minute, says_half) in times(text) {
             self.times.insert(minute);
             if !says_half {
@@ -197,21 +204,24 @@ impl Dates {
         }
     }
 
-    /// Returns whether a source has one of the readings of a date. A source may give the day and the year
-    /// apart.
-    pub(super) fn has_date(&self, readings: &[Date]) -> bool {
-        let has_year = |year: u32| self.dates.contains(&(Some(year), None, None));
+    /// Returns whether a source has one of the readings of a date, of which `has_year` knows the years: the day
+    /// and the year may be given apart.
+    pub(super) fn has_date(&self, readings: &[Date], has_year: impl Fn(u32) -> bool) -> bool {
         readings.iter().any(|date| {
             let without_year = || {
                 date.month.is_some()
-                    && date.year.is_some_and(has_year)
+                    && date.year.is_some_and(&has_year)
                     && self.dates.contains(&(Some(0), date.month, date.day))
             };
-            let in_decade = || date.year.is_some_and(|year| (year..year + date.years).any(has_year));
+            let in_decade = || date.year.is_some_and(|year| (year..year + date.years).any(&has_year));
             self.dates.contains(&(date.year, date.month, date.day))
                 || without_year()
                 || date.month.is_none() && in_decade()
         })
+    }
+
+    pub(super) fn has_year(&self, year: u32) -> bool {
+        self.dates.contains(&(Some(year), None, None))
     }
 
     pub(super) fn has_time(&self, minute: u32, says_half: bool) -> bool {
@@ -263,12 +273,14 @@ mod tests {
             ] {
                 let found = dates(draft);
                 assert!(
-                    found.iter().all(|(_, readings)| held.has_date(readings) == known) && found.len() == 1,
+                    found.iter().all(|(_, readings)| held.has_date(readings, |year| held.has_year(year)) == known)
+                        && found.len() == 1,
                     "{draft} in {source}: {found:?}"
                 );
             }
         }
-        assert!(held("founded in 1994").has_date(&dates("the 1990s").remove(0).1));
+        let founded = held("founded in 1994");
+        assert!(founded.has_date(&dates("the 1990s").remove(0).1, |year| founded.has_year(year)));
         assert_eq!(dates("from 1844-46").len(), 2);
         for none in ["24/7", "3/4 of it", "Jan 5%", "v1.2.2026.1", "5 march"] {
             assert!(

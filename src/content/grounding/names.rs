@@ -111,7 +111,9 @@ fn is_held(draft: &Draft<'_>, token: &Token<'_>) -> bool {
     let part = |(start, end): Span| {
         token.written.get(start..end).is_some_and(|part| part.len() > 1 && has(&part.to_lowercase()))
     };
-    has(&token.word) || parts.len() > 1 && parts.into_iter().all(part)
+    // A city, if a source has the code of one of its airports. Codes that are words are not listed.
+    let has_code = || words::meanings("cities", &token.word).any(has);
+    has(&token.word) || has_code() || parts.len() > 1 && parts.into_iter().all(part)
 }
 
 /// Returns whether a sentence, line, quote or bracket begins here, so that a capital indicates no name.

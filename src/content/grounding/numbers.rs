@@ -13,9 +13,9 @@ use crate::model::part::Part;
 type Interval = (f64, f64);
 
 /// Relative tolerance for equal values, because floating-point fractions are inexact.
-const EXACT: (f64, f64) = (1.0 - 1e-9, 1.0 + 1e-9);
-/// Maximum number of amounts of a draft that are tried as terms of a sum.
-const SHOWN_MAX: usize = 16;
+pub(super) const EXACT: (f64, f64) = (1.0 - 1e-9, 1.0 + 1e-9);
+/// Number of digits in a row, without a separator, that are an identifier rather than an end of a range.
+const IDENTIFIER_MIN: usize = 7;
 /// Maximum number of ranges of the sources that are kept.
 const RANGES_MAX: usize = 64;
 
@@ -41,7 +41,7 @@ pub(super) struct Number {
     pub(super) is_ordinal: bool,
     pub(super) is_spelled: bool,
     /// Lower end of the range, if this number is the upper end of one.
-    from: Option<f64>,
+    pub(super) from: Option<f64>,
 }
 
 impl Number {
@@ -146,8 +146,9 @@ pub(super) fn numbers(text: &str, tokens: &[Token<'_>]) -> Vec<Number> {
     let mut paired: Vec<Number> = vec![];
     for mut number in found {
         if let Some(last) = paired.last_mut()
-            && let Some(between) = text.get(last.span.1..number.span.0).map(str::trim)
+            && let Some(between) = text.get(last.span.1..number.span.0).map(|between| between.trim_matches(' '))
             && ["-", "to", "through", "and", "or"].contains(&between)
+            && !is_identifier(text, last.span)
         {
             // Both ends of a range have the same unit or currency.
             if last.unit.is_none() && last.currency.is_none() && !last.is_ordinal {
@@ -160,6 +161,11 @@ pub(super) fn numbers(text: &str, tokens: &[Token<'_>]) -> Vec<Number> {
         paired.push(number);
     }
     paired
+}
+
+/// Returns whether these are too many digits in a row for an end of a range: `gift card 7359776 and $160`.
+fn is_identifier(text: &str, (start, end): Span) -> bool {
+    end - start >= IDENTIFIER_MIN && text.part(start..end).bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Returns the numbers that are written in words: `two hundred and five`, `a million`, `twentieth`.
@@ -305,17 +311,6 @@ impl Numbers {
 
     pub(super) fn is_within(&self, value: f64) -> bool {
         self.ranges.iter().any(|(low, high)| (*low..=*high).contains(&value))
-    }
-
-    /// Returns whether an amount is the sum or difference of others that the draft states and a source has.
-    pub(super) fn is_shown(&self, amount: &Number, all: &[Number]) -> bool {
-        let others = all.iter().filter(|other| other.span != amount.span && other.currency.is_some()).take(SHOWN_MAX);
-        let values: Vec<f64> = others.filter(|other| self.has(other, (1.0, 1.0))).map(Number::value).collect();
-        let is = |value: f64| (value * EXACT.0..=value * EXACT.1).contains(&amount.value());
-        let pair = |(at, one): (usize, &f64)| {
-            values.iter().skip(at + 1).any(|other| is(one + other) || is((one - other).abs()))
-        };
-        values.iter().enumerate().any(pair) || values.len() > 2 && is(values.iter().sum())
     }
 }
 
