@@ -4,10 +4,12 @@
 //! Every detector works on the same views of a text ([`normalise`]), in time linear in its length.
 
 mod active;
+mod cards;
 pub mod claims;
 pub mod drafts;
 pub mod grounding;
 pub mod injection;
+mod nearby;
 pub mod normalise;
 mod pattern;
 mod phone;

@@ -271,7 +271,7 @@ impl Draft<'_> {
     /// Returns whether a date is so many days from one of the sources as the customer or a source asks for.
     fn is_shifted(&self, readings: &[Date]) -> bool {
         let shifts = || self.sources.dates.shifts.iter().chain(&self.customer.dates.shifts);
-        readings.iter().filter_map(derived::day).any(|day| {
+        readings.iter().filter_map(dates::day).any(|day| {
             shifts().any(|by| [day - by, day + by].iter().any(|day| self.is_held(|held| held.dates.days.contains(day))))
         })
     }
@@ -311,7 +311,7 @@ impl Draft<'_> {
         let numbers = numbers::numbers(self.text, &self.tokens);
         let derived = derived::amounts(&numbers, &self.sources.numbers, |number| self.holds(number));
         let days: Vec<i32> =
-            dates::dates(self.text).iter().flat_map(|(_, readings)| readings.iter().filter_map(derived::day)).collect();
+            dates::dates(self.text).iter().flat_map(|(_, readings)| readings.iter().filter_map(dates::day)).collect();
         for number in numbers.iter().filter(|number| !number.is_spelled || number.value() != 1.0) {
             if self.taken.any(number.span) {
                 continue;

@@ -6,6 +6,7 @@
 //! One pass over the bytes finds the groups. From each group at most [`GROUPS_MAX`] groups and the [`BEFORE`]
 //! bytes before it are read, so the work is linear in the length of the text.
 
+use crate::content::nearby;
 use crate::model::part::Part;
 
 /// Maximum number of groups in a number.
@@ -46,44 +47,6 @@ const SAYS_SO: [&str; 21] = [
     "whatsapp",
     "whats",
 ];
-/// Words directly before digits that mark them as something else, in singular or plural.
-const SAYS_OTHER: [&str; 32] = [
-    "account",
-    "acct",
-    "booking",
-    "card",
-    "case",
-    "claim",
-    "code",
-    "confirmation",
-    "credit",
-    "debit",
-    "flight",
-    "iban",
-    "id",
-    "invoice",
-    "isbn",
-    "item",
-    "model",
-    "order",
-    "otp",
-    "password",
-    "pin",
-    "policy",
-    "product",
-    "ref",
-    "reference",
-    "serial",
-    "social",
-    "ssn",
-    "ticket",
-    "tracking",
-    "transaction",
-    "zip",
-];
-/// Words that may appear between those words and the digits.
-const FILLERS: [&str; 6] = ["id", "is", "no", "num", "number", "was"];
-
 #[derive(Clone, Copy, Debug, Default)]
 struct Group {
     start: usize,
@@ -304,38 +267,9 @@ fn says_so(before: &[u8]) -> bool {
 
 /// Returns whether the words and signs directly before digits mark them as something else.
 fn says_other(before: &[u8]) -> bool {
-    match before {
-        [.., b'#' | b'$'] | [.., b'0'..=b'9', b' ' | b'-'] => return true,
-        _ => {}
-    }
-    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
-    let mut rest = before;
-    for _ in 0..=3 {
-        let signs = rest.iter().rev().take(4).take_while(|byte| !is_word(byte)).count();
-        if signs > 3 {
-            return false;
-        }
-        rest = rest.part(..rest.len() - signs);
-        let length = rest.iter().rev().take(16).take_while(|byte| is_word(byte)).count();
-        let (before, word) = rest.split_at(rest.len() - length);
-        if word.is_empty() {
-            return false;
-        }
-        let one = word.strip_suffix(b"s").or(word.strip_suffix(b"S")).unwrap_or(word);
-        if is_any(&SAYS_OTHER, word) || is_any(&SAYS_OTHER, one) {
-            return true;
-        }
-        // A word such as `AB12` is the beginning of a longer code.
-        let letters = word.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
-        if (1..=3).contains(&letters) && (letters + 1..=letters + 3).contains(&word.len()) && signs <= 1 {
-            return word.iter().skip(letters).all(u8::is_ascii_digit);
-        }
-        if !is_any(&FILLERS, word) {
-            return false;
-        }
-        rest = before;
-    }
-    false
+    matches!(before, [.., b'#' | b'$'] | [.., b'0'..=b'9', b' ' | b'-'])
+        || nearby::says(before, |word| nearby::NUMBERED.contains(&word) || nearby::VERSIONS.contains(&word))
+        || nearby::ends_with_code(before)
 }
 
 fn is_any(words: &[&str], word: &[u8]) -> bool {

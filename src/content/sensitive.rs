@@ -8,7 +8,7 @@ use cerberust::scanner::detect::{detect_secrets, detect_structured};
 use crate::content::normalise::{View, Views};
 use crate::content::rules::Rules;
 use crate::content::values::{Digest, TooManyPlaces, Values};
-use crate::content::{phone, phrases};
+use crate::content::{cards, nearby, phone, phrases};
 use crate::model::finding::{SensitiveKind, Span};
 use crate::model::part::Part;
 
@@ -135,12 +135,11 @@ fn located(rules: &Rules, text: &str, views: &Views) -> Vec<Located> {
     let ascii = ascii(folded.text());
     for found in detect_structured(&ascii) {
         let kind = match found.ty.as_str() {
-            "CREDIT_CARD" => SensitiveKind::CardNumber,
             "EMAIL" => SensitiveKind::Email,
-            "IBAN" => SensitiveKind::Iban,
-            "IP_ADDRESS" => SensitiveKind::IpAddress,
+            "IP_ADDRESS" if !is_named(folded.text(), found.start, &nearby::VERSIONS) => SensitiveKind::IpAddress,
             "US_SSN" => SensitiveKind::Ssn,
-            // The library recognises telephone numbers of one country only; `phone` finds them instead.
+            // The library judges cards by their checksum alone, knows few separators, and telephone numbers of one
+            // country: `cards` and `phone` find these instead.
             _ => continue,
         };
         add(folded, kind, (found.start, found.end));
@@ -148,13 +147,33 @@ fn located(rules: &Rules, text: &str, views: &Views) -> Vec<Located> {
     let phrases = phrases::unchecked(&ascii);
     phrases.iter().for_each(|span| add(folded, SensitiveKind::Secret, *span));
     for found in detect_secrets(&without(ascii, &phrases)) {
-        add(folded, SensitiveKind::Secret, (found.start, found.end));
+        if !is_checksum(folded.text(), (found.start, found.end)) {
+            add(folded, SensitiveKind::Secret, (found.start, found.end));
+        }
     }
+    cards::find(folded.text(), |span, kind| {
+        let kind = match kind {
+            cards::Kind::Card => SensitiveKind::CardNumber,
+            cards::Kind::Iban => SensitiveKind::Iban,
+        };
+        add(folded, kind, span);
+    });
     phone::find(folded.text(), |span| add(folded, SensitiveKind::Phone, span));
     for view in views.all() {
         rules.find(view.text(), |(rule, span)| add(view, kind(&rule.kind), span));
     }
     all
+}
+
+/// Returns whether one of these words announces what begins here.
+fn is_named(text: &str, at: usize, words: &[&str]) -> bool {
+    let before = text.as_bytes().part(at.saturating_sub(nearby::BEFORE)..at);
+    nearby::says(before, |word| words.contains(&word))
+}
+
+/// Returns whether a value is the checksum of a file or a revision: hexadecimal digits that such a word announces.
+fn is_checksum(text: &str, (start, end): Span) -> bool {
+    text.part(start..end).bytes().all(|byte| byte.is_ascii_hexdigit()) && is_named(text, start, &nearby::CHECKSUMS)
 }
 
 /// Converts a text to ASCII of the same length, for detectors of ASCII values. Their patterns are

@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
-use crate::content::grounding::derived;
+use chrono::{Datelike, NaiveDate};
+
 use crate::content::grounding::words::{
     Pattern, Token, Words, alternatives, matches, meaning, meanings, pattern, sign_after, sign_before, singular,
     word_before,
@@ -12,6 +13,8 @@ use crate::model::finding::Span;
 use crate::model::part::Part;
 
 const HALF_DAY: u32 = 12 * 60;
+/// Largest number of days by which a named shift moves a date.
+const SHIFT_MAX: i32 = 7;
 /// Words that make a following `March` or `May` a month.
 const BEFORE_MONTH: [&str; 13] =
     ["after", "and", "before", "by", "during", "early", "from", "in", "late", "of", "since", "through", "until"];
@@ -37,6 +40,13 @@ static TIME: Pattern = LazyLock::new(|| {
     pattern(&format!(
         r"(?i)\b[0-9]{{1,2}}{minutes}?{minutes}? ?[ap](?:m\b|\.m\b\.?)|(?:\b|T)(?:[01]?[0-9]|2[0-3]){minutes}{minutes}?"
     ))
+});
+
+/// `the next day`, `the day before`, `3 days later`, `back by one day`, `tomorrow`, `00:15+1` of timetables.
+static SHIFT: Pattern = LazyLock::new(|| {
+    pattern(
+        r"(?i)\b(?:next|following|previous|prior) day\b|\bday (?:after|before|later|earlier)\b|\b(?:tomorrow|yesterday)\b|\b[0-9]{2}:[0-9]{2}(?::[0-9]{2})?\+1\b|\bby ([0-9]|a|one|two|three|four|five|six|seven) days?\b|\b([0-9]|a|one|two|three|four|five|six|seven) days? (?:after|before|later|earlier|forward|forwards|back|backwards)\b",
+    )
 });
 
 /// A date, as far as it is given.
@@ -144,6 +154,23 @@ pub(super) fn times(text: &str) -> Vec<(Span, u32, bool)> {
     found
 }
 
+/// Returns the numbers of days by which a text asks or allows to move a date.
+pub(super) fn shifts(text: &str) -> impl Iterator<Item = i32> {
+    matches(&SHIFT, text).filter_map(|found| {
+        let count = found.as_str().split_whitespace().find_map(|word| match word.parse::<i32>() {
+            Ok(count) => Some(count),
+            Err(_) => meaning("numbers", word).and_then(|number| number.parse().ok()),
+        });
+        Some(count.unwrap_or(1)).filter(|days| *days <= SHIFT_MAX)
+    })
+}
+
+/// Returns the number of a full date's day.
+pub(super) fn day(date: &Date) -> Option<i32> {
+    let year = i32::try_from(date.year?).ok()?;
+    NaiveDate::from_ymd_opt(year, date.month?, date.day?).map(|day| day.num_days_from_ce())
+}
+
 /// The dates, weekdays and times of the sources.
 #[derive(Debug, Default)]
 pub(super) struct Dates {
@@ -168,9 +195,9 @@ impl Dates {
                 }
             }
             self.weekdays.extend(weekday(date));
-            self.days.extend(derived::day(&date));
+            self.days.extend(day(&date));
         }
-        self.shifts.extend(derived::shifts(text));
+        self.shifts.extend(shifts(text));
         for (_, minute, says_half) in times(text) {
             self.times.insert(minute);
             if !says_half {
@@ -289,6 +316,15 @@ mod tests {
                 dates(none)
             );
         }
+    }
+
+    #[test]
+    fn shifts_are_read_in_digits_and_words() {
+        let all = |text: &str| shifts(text).collect::<Vec<_>>();
+        assert_eq!(all("Move it to the next day, or two days later, or back by one day."), [1, 2, 1]);
+        assert_eq!(all("Can I fly the day after? Or tomorrow? Or 3 days earlier?"), [1, 1, 3]);
+        assert_eq!(all("departs 18:00, arrives 00:15+1"), [1]);
+        assert_eq!(all("Refunds take 5 days. Have a nice day! 9 days later."), [] as [i32; 0]);
     }
 
     #[test]

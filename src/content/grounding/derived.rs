@@ -1,14 +1,8 @@
-//! What a draft may work out: amounts from amounts and counts that it shows, dates from a shift by days that the
-//! customer or a source names, and the days between two dates.
+//! What a draft may work out: amounts from amounts and counts that it shows, and the days between two dates.
 
 use std::collections::HashSet;
-use std::sync::LazyLock;
 
-use chrono::{Datelike, NaiveDate};
-
-use crate::content::grounding::dates::Date;
 use crate::content::grounding::numbers::{EXACT, Number, Numbers};
-use crate::content::grounding::words::{Pattern, matches, meaning, pattern};
 use crate::model::finding::Span;
 use crate::model::part::Part;
 
@@ -21,18 +15,9 @@ const COUNT_NEAR: usize = 160;
 /// Number of times that worked-out amounts are tried as terms of further ones: a total, what it leaves to pay,
 /// and that for each person.
 const ROUNDS: usize = 3;
-/// Largest number of days by which a named shift moves a date.
-const SHIFT_MAX: i32 = 7;
 /// Maximum number of full dates of the sources between which the days are counted, since among many dates any
 /// number of days lies.
 const SPAN_DATES_MAX: usize = 4;
-
-/// `the next day`, `the day before`, `3 days later`, `back by one day`, `tomorrow`, `00:15+1` of timetables.
-static SHIFT: Pattern = LazyLock::new(|| {
-    pattern(
-        r"(?i)\b(?:next|following|previous|prior) day\b|\bday (?:after|before|later|earlier)\b|\b(?:tomorrow|yesterday)\b|\b[0-9]{2}:[0-9]{2}(?::[0-9]{2})?\+1\b|\bby ([0-9]|a|one|two|three|four|five|six|seven) days?\b|\b([0-9]|a|one|two|three|four|five|six|seven) days? (?:after|before|later|earlier|forward|forwards|back|backwards)\b",
-    )
-});
 
 /// Returns the places of the amounts that follow from others: sums of two or of a row of amounts of the draft,
 /// their differences, and their multiples by a count of the draft; and multiples of a source's amount by a count
@@ -100,23 +85,6 @@ fn is_multiple(amount: &Number, counts: &[&Number], sources: &Numbers) -> bool {
     })
 }
 
-/// Returns the numbers of days by which a text asks or allows to move a date.
-pub(super) fn shifts(text: &str) -> impl Iterator<Item = i32> {
-    matches(&SHIFT, text).filter_map(|found| {
-        let count = found.as_str().split_whitespace().find_map(|word| match word.parse::<i32>() {
-            Ok(count) => Some(count),
-            Err(_) => meaning("numbers", word).and_then(|number| number.parse().ok()),
-        });
-        Some(count.unwrap_or(1)).filter(|days| *days <= SHIFT_MAX)
-    })
-}
-
-/// Returns the number of a full date's day.
-pub(super) fn day(date: &Date) -> Option<i32> {
-    let year = i32::try_from(date.year?).ok()?;
-    NaiveDate::from_ymd_opt(year, date.month?, date.day?).map(|day| day.num_days_from_ce())
-}
-
 /// Returns whether two of these days are so many days apart.
 pub(super) fn are_apart(draft: &[i32], sources: &HashSet<i32>, days: f64) -> bool {
     let sources = sources.iter().take(if sources.len() <= SPAN_DATES_MAX { SPAN_DATES_MAX } else { 0 });
@@ -127,16 +95,7 @@ pub(super) fn are_apart(draft: &[i32], sources: &HashSet<i32>, days: f64) -> boo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::grounding::dates::dates;
-
-    #[test]
-    fn shifts_are_read_in_digits_and_words() {
-        let all = |text: &str| shifts(text).collect::<Vec<_>>();
-        assert_eq!(all("Move it to the next day, or two days later, or back by one day."), [1, 2, 1]);
-        assert_eq!(all("Can I fly the day after? Or tomorrow? Or 3 days earlier?"), [1, 1, 3]);
-        assert_eq!(all("departs 18:00, arrives 00:15+1"), [1]);
-        assert_eq!(all("Refunds take 5 days. Have a nice day! 9 days later."), [] as [i32; 0]);
-    }
+    use crate::content::grounding::dates::{dates, day};
 
     #[test]
     fn days_between_dates_are_counted_across_months() {
