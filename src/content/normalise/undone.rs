@@ -6,6 +6,30 @@ use crate::model::part::Part;
 /// Minimum number of single letters in a row that count as a word that was spelled apart.
 const SPELLED_MIN: usize = 4;
 
+/// Words of orders to a model whose letters are put in order when they were transposed: `ignroe`.
+const TRANSPOSED: [&str; 20] = [
+    "administrator",
+    "approve",
+    "credentials",
+    "developer",
+    "disregard",
+    "everything",
+    "execute",
+    "forget",
+    "ignore",
+    "instruction",
+    "instructions",
+    "override",
+    "password",
+    "pretend",
+    "previous",
+    "prompt",
+    "refund",
+    "restrictions",
+    "reveal",
+    "system",
+];
+
 /// A character of a view, and the bytes of the text that it maps to.
 #[derive(Clone, Copy, Debug)]
 struct Placed {
@@ -32,7 +56,7 @@ fn placed(view: &View) -> Vec<Placed> {
 /// Builds the undone view; `None` if there is nothing to undo.
 pub(super) fn undone(folded: &View) -> Option<View> {
     let (marked, spelled, leet) = (is_marked(&folded.text), is_spelled(&folded.text), has_leet(&folded.text));
-    if !(marked || spelled || leet) {
+    if !(marked || spelled || leet || has_transposed(&folded.text)) {
         return None;
     }
     let mut characters = placed(folded);
@@ -44,9 +68,48 @@ pub(super) fn undone(folded: &View) -> Option<View> {
         characters = joined(&characters);
     }
     de_leet(&mut characters);
+    transpose(&mut characters);
     let mut view = View { text: String::with_capacity(folded.text.len()), map: Vec::with_capacity(characters.len()) };
     characters.iter().for_each(|placed| view.push(placed.character, (placed.start, placed.end)));
     (view.text != folded.text).then_some(view)
+}
+
+/// Returns the word of [`TRANSPOSED`] that has the same letters in another order between the same first and last
+/// letter.
+fn transposed(word: &str) -> Option<&'static str> {
+    let sorted = |word: &str| {
+        let mut letters: Vec<u8> = word.bytes().map(|byte| byte.to_ascii_lowercase()).collect();
+        letters.sort_unstable();
+        letters
+    };
+    let ends = |word: &str| {
+        let lower = |byte: Option<u8>| byte.map(|byte| byte.to_ascii_lowercase());
+        (lower(word.bytes().next()), lower(word.bytes().last()))
+    };
+    TRANSPOSED.iter().copied().find(|known| {
+        known.len() == word.len()
+            && ends(known) == ends(word)
+            && !known.eq_ignore_ascii_case(word)
+            && sorted(known) == sorted(word)
+    })
+}
+
+fn has_transposed(text: &str) -> bool {
+    text.split(|sign: char| !sign.is_ascii_alphabetic()).any(|word| transposed(word).is_some())
+}
+
+/// Puts the letters of transposed words in order.
+fn transpose(characters: &mut [Placed]) {
+    for word in characters.split_mut(|placed| !placed.character.is_ascii_alphabetic()) {
+        let longest = TRANSPOSED.iter().map(|word| word.len()).max().unwrap_or(0);
+        if word.len() > longest {
+            continue;
+        }
+        let written: String = word.iter().map(|placed| placed.character).collect();
+        if let Some(known) = transposed(&written) {
+            word.iter_mut().zip(known.chars()).for_each(|(placed, letter)| placed.character = letter);
+        }
+    }
 }
 
 /// Joins words that were spelled apart: single letters or digits with one sign between each. Two signs end a
