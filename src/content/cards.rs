@@ -109,7 +109,10 @@ fn card(bytes: &[u8], start: usize) -> Option<usize> {
         ends && is_issued(digits) && is_grouped(&row.groups, *length) && luhn(digits)
     })?;
     let before = bytes.part(start.saturating_sub(nearby::BEFORE)..start);
-    let is_other = nearby::says(before, |word| nearby::NUMBERED.contains(&word) && !nearby::CARDS.contains(&word));
+    // Nobody groups an order's number as on a card.
+    let is_together = !row.groups.iter().any(|end| *end < length);
+    let is_other =
+        is_together && nearby::says(before, |word| nearby::NUMBERED.contains(&word) && !nearby::CARDS.contains(&word));
     row.ends.get(length - 1).map(|end| start + end).filter(|_| !is_other)
 }
 
@@ -208,6 +211,9 @@ mod tests {
         }
         assert_eq!(all("3782 822463 10005"), ["3782 822463 10005"]);
         assert_eq!(all("4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1"), ["4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1"]);
+        assert_eq!(all("my order: 4111-1111-1111-1111"), ["4111-1111-1111-1111"]);
+        assert_eq!(all("Thanks for my order.\n4111111111111111"), ["4111111111111111"]);
+        assert_eq!(all("Thanks for my order. 4111111111111111"), ["4111111111111111"]);
         assert_eq!(all("12 4111 1111 1111 1111"), ["4111 1111 1111 1111"]);
     }
 
@@ -223,7 +229,6 @@ mod tests {
             "my order 4000123412341234 is late",
             "Bestellung Nr. 4111111111111111",
             "numéro de commande : 4111111111111111",
-            "tracking number 4111-1111-1111-1111",
             "0.4111111111111111",
             "+4915112345671",
             "+41 11 111 111 111",

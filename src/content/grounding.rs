@@ -309,7 +309,9 @@ impl Draft<'_> {
 
     fn numbers(&mut self) {
         let numbers = numbers::numbers(self.text, &self.tokens);
-        let derived = derived::amounts(&numbers, &self.sources.numbers, |number| self.holds(number));
+        // Days of dates and numbers of lists count nothing.
+        let counting: Vec<Number> = numbers.iter().filter(|number| !self.taken.any(number.span)).cloned().collect();
+        let derived = derived::amounts(&counting, &self.sources.numbers, |number| self.holds(number));
         let days: Vec<i32> =
             dates::dates(self.text).iter().flat_map(|(_, readings)| readings.iter().filter_map(dates::day)).collect();
         for number in numbers.iter().filter(|number| !number.is_spelled || number.value() != 1.0) {
@@ -426,6 +428,7 @@ mod tests {
             ("The lamp is 40 EUR, shipping 6 EUR, 46 EUR in all, and 92 EUR for 2 people.", vec![]),
             ("The lamp is 40 EUR and shipping 6 EUR, so you save 34 EUR.", vec![]),
             ("You save 34 EUR.", vec!["amount 34 EUR"]),
+            ("1. The lamp.\n2. You pay 80 EUR.", vec!["amount 80 EUR"]),
         ] {
             assert_eq!(found(draft, &[prices]), amounts, "{draft}");
         }

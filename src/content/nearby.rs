@@ -15,6 +15,8 @@ const FILLERS: [&str; 31] = [
     "numero", "número", "numéro", "code", "my", "the", "mein", "meine", "mi", "mon", "ma", "de", "del", "der", "die",
     "la",
 ];
+/// Words that a dot abbreviates.
+const ABBREVIATED: [&str; 8] = ["acct", "no", "nr", "num", "núm", "ref", "v", "ver"];
 /// Number of fillers that are skipped.
 const FILLERS_MAX: usize = 3;
 
@@ -216,7 +218,10 @@ fn last_word(text: &[u8]) -> Option<(&str, usize)> {
     let end = text.len() - signs;
     let length = text.part(..end).iter().rev().take(WORD_MAX).take_while(|byte| is_word(byte)).count();
     let word = std::str::from_utf8(text.part(end - length..end)).ok()?;
-    (!word.is_empty()).then_some((word, end - length))
+    // The end of a sentence or line separates, but `no.` is an abbreviation.
+    let is_ended = text.part(end..).iter().any(|sign| matches!(sign, b'\n' | b'!' | b'?'))
+        || text.part(end..).contains(&b'.') && !ABBREVIATED.iter().any(|known| known.eq_ignore_ascii_case(word));
+    (!word.is_empty() && !is_ended).then_some((word, end - length))
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! The text that encodings hide: base64, base32, hexadecimal digits, escapes, ROT13 and reversal.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::{Engine as _, alphabet};
 use data_encoding::{BASE32_NOPAD, HEXLOWER_PERMISSIVE};
@@ -72,11 +75,15 @@ pub(super) fn decoded(text: &str, folded: &View) -> Option<View> {
     let mut view = View::default();
     encoded(text, &mut view);
     escaped(text, &mut view);
-    if has_turned(&folded.text, |word| word.chars().map(rot13).collect()) {
-        folded.text.char_indices().for_each(|(at, sign)| view.push(rot13(sign), original(folded, at, sign)));
-        view.push('\n', (0, 0));
+    if ROTATED.has(&folded.text) {
+        let mut last = (0, 0);
+        for (at, sign) in folded.text.char_indices() {
+            last = original(folded, at, sign);
+            view.push(rot13(sign), last);
+        }
+        view.push('\n', last);
     }
-    if has_turned(&folded.text, |word| word.chars().rev().collect()) {
+    if REVERSED.has(&folded.text) {
         folded.text.char_indices().rev().for_each(|(at, sign)| view.push(sign, original(folded, at, sign)));
     }
     (!view.text.is_empty()).then_some(view)
@@ -189,13 +196,32 @@ fn rot13(sign: char) -> char {
     }
 }
 
-/// Returns whether a text has several of these words, turned.
-fn has_turned(text: &str, turn: impl Fn(&str) -> String) -> bool {
-    let turned: Vec<String> = TURNED.iter().map(|word| turn(word)).collect();
-    let longest = turned.iter().map(String::len).max().unwrap_or(0);
-    let words = text.split(|sign: char| !sign.is_alphanumeric()).filter(|word| (3..=longest).contains(&word.len()));
-    words.filter(|word| turned.iter().any(|turned| turned.eq_ignore_ascii_case(word))).take(TURNED_MIN).count()
-        == TURNED_MIN
+static ROTATED: LazyLock<Turned> = LazyLock::new(|| Turned::of(|word| word.chars().map(rot13).collect()));
+static REVERSED: LazyLock<Turned> = LazyLock::new(|| Turned::of(|word| word.chars().rev().collect()));
+
+/// The words of [`TURNED`], turned, by their length and first letter, which tell most other words apart.
+struct Turned(HashMap<(usize, u8), Vec<String>>);
+
+impl Turned {
+    fn of(turn: impl Fn(&str) -> String) -> Self {
+        let mut words: HashMap<_, Vec<String>> = HashMap::new();
+        for word in TURNED.map(turn) {
+            if let Some(first) = word.bytes().next() {
+                words.entry((word.len(), first)).or_default().push(word);
+            }
+        }
+        Self(words)
+    }
+
+    /// Returns whether a text has several of the words.
+    fn has(&self, text: &str) -> bool {
+        let is_turned = |word: &&str| {
+            let first = word.bytes().next().map(|first| first.to_ascii_lowercase());
+            let alike = first.and_then(|first| self.0.get(&(word.len(), first)));
+            alike.is_some_and(|alike| alike.iter().any(|turned| turned.eq_ignore_ascii_case(word)))
+        };
+        text.split(|sign: char| !sign.is_ascii_alphabetic()).filter(is_turned).take(TURNED_MIN).count() == TURNED_MIN
+    }
 }
 
 #[cfg(test)]
