@@ -8,6 +8,7 @@ use base64::{Engine as _, alphabet};
 use data_encoding::{BASE32_NOPAD, HEXLOWER_PERMISSIVE};
 
 use super::{View, fold, span};
+use crate::model::finding::Span;
 use crate::model::part::Part;
 
 /// Length of the shortest run that is tried as base64, base32 or hexadecimal digits.
@@ -113,8 +114,8 @@ fn encoded(text: &str, view: &mut View) {
     }
 }
 
-fn add(view: &mut View, held: &str, (start, end): (usize, usize)) {
-    let whole = span(start, end);
+fn add(view: &mut View, held: &str, place: Span) {
+    let whole = span(place.0, place.1);
     let folded = fold(held, |_, _| whole);
     folded.text.chars().chain(['\n']).for_each(|sign| view.push(sign, whole));
 }
