@@ -72,8 +72,16 @@ pub(super) fn find(whole: &str, sources: &[&str], customer: &[&str]) -> Vec<(&'s
     let (sources, customer) = (Held::of(sources), Held::of(customer));
     let (draft, tokens) = judged(whole, words::tokens(whole), DRAFT_ATOMS_MAX);
     let taken = Places::of(draft);
-    let mut draft =
-        Draft { text: draft, tokens, sources: &sources, customer: &customer, taken, quote_parts: 0, found: vec![] };
+    let mut draft = Draft {
+        text: draft,
+        tokens,
+        sources: &sources,
+        customer: &customer,
+        taken,
+        days: vec![],
+        quote_parts: 0,
+        found: vec![],
+    };
     draft.links();
     draft.listings();
     draft.quotes();
@@ -178,6 +186,8 @@ struct Draft<'a> {
     customer: &'a Held,
     /// Places that are already checked.
     taken: Places,
+    /// The full dates, as numbers of days.
+    days: Vec<i32>,
     /// Number of pieces of quotes that were looked up.
     quote_parts: usize,
     found: Vec<(&'static str, Span)>,
@@ -250,6 +260,7 @@ impl Draft<'_> {
 
     fn dates(&mut self) {
         for (span, readings) in dates::dates(self.text) {
+            self.days.extend(readings.iter().filter_map(dates::day));
             let year = readings.first().and_then(|date| date.year.filter(|_| date.month.is_none()));
             let is_count = year.is_some() && numbers::unit_after(self.text, span.1).is_some();
             // In `2 may` the word is not a month.
@@ -312,8 +323,6 @@ impl Draft<'_> {
         // Days of dates and numbers of lists count nothing.
         let counting: Vec<Number> = numbers.iter().filter(|number| !self.taken.any(number.span)).cloned().collect();
         let derived = derived::amounts(&counting, &self.sources.numbers, |number| self.holds(number));
-        let days: Vec<i32> =
-            dates::dates(self.text).iter().flat_map(|(_, readings)| readings.iter().filter_map(dates::day)).collect();
         for number in numbers.iter().filter(|number| !number.is_spelled || number.value() != 1.0) {
             if self.taken.any(number.span) {
                 continue;
@@ -321,7 +330,7 @@ impl Draft<'_> {
             let is_grounded = self.is_small(number)
                 || self.holds(number)
                 || derived.contains(&number.span)
-                || self.is_span(number, &days)
+                || self.is_span(number)
                 || number.currency.is_some() && self.is_said_by_customer(number);
             if !is_grounded {
                 self.flag(if number.currency.is_some() { "amount" } else { "number" }, number.span);
@@ -332,9 +341,11 @@ impl Draft<'_> {
     }
 
     /// Returns whether two dates of the draft, or of few dates of the sources, are so many days or weeks apart.
-    fn is_span(&self, number: &Number, days: &[i32]) -> bool {
+    fn is_span(&self, number: &Number) -> bool {
         let is_days = number.unit.filter(|unit| unit.dimension == "time" && unit.size >= DAY);
-        is_days.is_some_and(|unit| derived::are_apart(days, &self.sources.dates.days, number.value() * unit.size / DAY))
+        is_days.is_some_and(|unit| {
+            derived::are_apart(&self.days, &self.sources.dates.days, number.value() * unit.size / DAY)
+        })
     }
 
     /// Returns whether the draft says that the customer gave a number, and the customer did.

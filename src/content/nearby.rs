@@ -1,5 +1,6 @@
 //! Words directly before a value that say what it is, where its shape does not decide: one in ten order numbers of
-//! sixteen digits passes a card's checksum, and a version looks like an IP address.
+//! sixteen digits passes a card's checksum, and a version looks like an IP address. Texts are read folded, so the words
+//! have no accents.
 
 use crate::model::part::Part;
 
@@ -10,19 +11,18 @@ const WORD_MAX: usize = 24;
 /// Maximum number of signs between a word and the value.
 const SIGNS_MAX: usize = 5;
 /// Words that may stand between an announcing word and the value, in the languages of [`NUMBERED`].
-const FILLERS: [&str; 31] = [
+const FILLERS: [&str; 29] = [
     "id", "is", "it", "no", "num", "number", "nr", "nummer", "was", "ist", "lautet", "war", "es", "est", "fue",
-    "numero", "número", "numéro", "code", "my", "the", "mein", "meine", "mi", "mon", "ma", "de", "del", "der", "die",
-    "la",
+    "numero", "code", "my", "the", "mein", "meine", "mi", "mon", "ma", "de", "del", "der", "die", "la",
 ];
 /// Words that a dot abbreviates.
-const ABBREVIATED: [&str; 8] = ["acct", "no", "nr", "num", "núm", "ref", "v", "ver"];
+const ABBREVIATED: [&str; 7] = ["acct", "no", "nr", "num", "ref", "v", "ver"];
 /// Number of fillers that are skipped.
 const FILLERS_MAX: usize = 3;
 
 /// Things that have a number of their own, in English, German, Spanish and French, in the singular. The number is no
 /// card's and no telephone's.
-pub(super) const NUMBERED: [&str; 107] = [
+pub(super) const NUMBERED: [&str; 98] = [
     // English
     "account",
     "acct",
@@ -35,9 +35,7 @@ pub(super) const NUMBERED: [&str; 107] = [
     "confirmation",
     "contract",
     "credit",
-    "customer",
     "debit",
-    "delivery",
     "ean",
     "flight",
     "iban",
@@ -47,7 +45,6 @@ pub(super) const NUMBERED: [&str; 107] = [
     "isbn",
     "item",
     "label",
-    "member",
     "model",
     "order",
     "otp",
@@ -63,7 +60,6 @@ pub(super) const NUMBERED: [&str; 107] = [
     "ref",
     "reference",
     "registration",
-    "return",
     "rma",
     "serial",
     "shipment",
@@ -89,12 +85,10 @@ pub(super) const NUMBERED: [&str; 107] = [
     "konto",
     "kontonummer",
     "kundennummer",
-    "lieferung",
     "paket",
     "quittung",
     "rechnung",
     "rechnungsnummer",
-    "retoure",
     "seriennummer",
     "sendung",
     "sendungsnummer",
@@ -104,11 +98,10 @@ pub(super) const NUMBERED: [&str; 107] = [
     "vorgang",
     "vorgangsnummer",
     // Spanish
-    "albarán",
+    "albaran",
     "compra",
     "contrato",
     "cuenta",
-    "envío",
     "factura",
     "paquete",
     "pedido",
@@ -117,7 +110,7 @@ pub(super) const NUMBERED: [&str; 107] = [
     "reserva",
     "seguimiento",
     "tarjeta",
-    "transacción",
+    "transaccion",
     // French
     "achat",
     "billet",
@@ -128,17 +121,15 @@ pub(super) const NUMBERED: [&str; 107] = [
     "contrat",
     "dossier",
     "facture",
-    "livraison",
-    "reçu",
-    "référence",
-    "réservation",
+    "recu",
+    "reservation",
     "suivi",
-    "série",
+    "serie",
 ];
 /// Those of [`NUMBERED`] that announce a card.
 pub(super) const CARDS: [&str; 8] = ["card", "credit", "debit", "karte", "tarjeta", "carte", "account", "code"];
 /// Words before the version of a program, which is no IP address.
-pub(super) const VERSIONS: [&str; 14] = [
+pub(super) const VERSIONS: [&str; 13] = [
     "app",
     "build",
     "driver",
@@ -151,7 +142,6 @@ pub(super) const VERSIONS: [&str; 14] = [
     "v",
     "ver",
     "version",
-    "versión",
     "aktualisierung",
 ];
 /// Words before a checksum or a revision, which is no secret.
@@ -172,11 +162,15 @@ pub(super) const CHECKSUMS: [&str; 20] = [
     "sha256",
     "sha512",
     "sum",
-    "prüfsumme",
+    "prufsumme",
     "hachage",
     "empreinte",
     "huella",
 ];
+
+/// Parts of words near a value that make its hash a secret, too: a password's hash can be tried.
+pub(super) const SECRETS: [&str; 9] =
+    ["pass", "secret", "key", "token", "credential", "kennwort", "schlussel", "contrasen", "clave"];
 
 /// Returns whether the word directly before a value, apart from fillers and the ending of a plural, is one of these.
 pub(super) fn says(before: &[u8], is: impl Fn(&str) -> bool) -> bool {
@@ -237,7 +231,7 @@ mod tests {
             "order no. ",
             "invoice number is ",
             "Meine Bestellung ",
-            "numéro de commande : ",
+            "numero de commande : ",
             "pedido n. ",
             r#"{"tracking_id": [""#,
         ] {

@@ -173,7 +173,11 @@ fn is_named(text: &str, at: usize, words: &[&str]) -> bool {
 
 /// Returns whether a value is the checksum of a file or a revision: hexadecimal digits that such a word announces.
 fn is_checksum(text: &str, (start, end): Span) -> bool {
-    text.part(start..end).bytes().all(|byte| byte.is_ascii_hexdigit()) && is_named(text, start, &nearby::CHECKSUMS)
+    let before =
+        String::from_utf8_lossy(text.as_bytes().part(start.saturating_sub(nearby::BEFORE)..start)).to_lowercase();
+    text.part(start..end).bytes().all(|byte| byte.is_ascii_hexdigit())
+        && is_named(text, start, &nearby::CHECKSUMS)
+        && !nearby::SECRETS.iter().any(|secret| before.contains(secret))
 }
 
 /// Converts a text to ASCII of the same length, for detectors of ASCII values. Their patterns are
@@ -263,4 +267,20 @@ pub(super) fn resolve(all: &mut Vec<Located>) {
         }
     }
     *all = kept;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checksum_is_announced_and_of_no_secret() {
+        let digits = "d41d8cd98f00b204e9800998ecf8427e";
+        for (before, is) in
+            [("md5 ", true), ("commit ", true), ("", false), ("password hash ", false), ("API key hash: ", false)]
+        {
+            let text = format!("{before}{digits}");
+            assert_eq!(is_checksum(&text, (before.len(), text.len())), is, "{text}");
+        }
+    }
 }

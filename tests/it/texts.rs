@@ -878,7 +878,7 @@ const SECRETS: [&str; 24] = [
 ];
 
 /// Numbers that only look sensitive.
-const HARMLESS: [&str; 16] = [
+const HARMLESS: [&str; 18] = [
     "Purchase 00007654321 did not arrive.",
     "My order 4000123412341234 is late.",
     "The value is 0.4111111111111111 exactly.",
@@ -890,6 +890,8 @@ const HARMLESS: [&str; 16] = [
     "Sendungsnummer: 00007654321",
     "Mi pedido 4111111111111111 no llega.",
     "Ma commande 4111111111111111 est en retard.",
+    "Référence : 4111111111111111",
+    "La prüfsumme d41d8cd98f00b204e9800998ecf8427e",
     r#"{"tracking_id": ["4635925001"], "order_id": "4111111111111111"}"#,
     "Zip Code: 78712",
     "Die Postleitzahl ist 10115.",
