@@ -167,12 +167,12 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
     };
     let socket = socket(config)?;
     let clock = Monotonic::new(seams.clock);
-    let key = log::digest_key(config, seams.entropy.as_ref())?;
+    let log_keys = log::keys(config, seams.entropy.as_ref())?;
     let replica = log::replica(config, seams.entropy.as_ref())?;
     let witness = config.audit.witness.as_deref().map(Witness::new).transpose()?;
     let noted = log::noted(config, &replica, witness.as_ref())?;
     let (audit, recovered) =
-        tokio::task::block_in_place(|| Audit::open(config.audit(), key, seams.disk, &noted, clock.now()))?;
+        tokio::task::block_in_place(|| Audit::open(config.audit(), log_keys, seams.disk, &noted, clock.now()))?;
     let (keys, delegations) = identity(config, seams.entropy.as_ref(), clock.now()).await?;
     let store = state(config, seams.entropy.as_ref(), &audit, &replica).await?;
     log::check(config, &audit, &store).await?;

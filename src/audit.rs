@@ -14,26 +14,31 @@
 //! outside the log: in the replica's own file, in the state store, and with a witness.
 
 mod chain;
+pub mod checkpoint;
+pub mod checkpoints;
 pub mod content;
 pub mod disk;
 pub mod error;
 pub mod events;
 pub mod key;
 pub mod operations;
+pub mod prove;
 pub mod record;
 pub mod recover;
 pub mod refusals;
 pub mod replay;
+pub mod tree;
 pub mod verify;
 pub mod witness;
 mod writer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::audit::checkpoint::CheckpointKey;
 use crate::audit::disk::Disk;
 pub use crate::audit::error::{AuditDown, OpenError};
 use crate::audit::key::DigestKey;
@@ -125,9 +130,18 @@ impl<T> Recorded<T> {
     }
 }
 
+/// Keys of a log.
+#[derive(Debug)]
+pub struct Keys {
+    pub digest: DigestKey,
+    pub checkpoint: CheckpointKey,
+}
+
 /// Message to the writer thread.
 enum Message {
     Append(Box<Pending>),
+    /// Sign a checkpoint if it is time.
+    Checkpoint(Timestamp),
     Close,
 }
 
@@ -147,6 +161,8 @@ struct Health {
     failures: AtomicU64,
     lost: AtomicU64,
     head: std::sync::Mutex<Option<Head>>,
+    /// Time of the last checkpoint, in microseconds.
+    checkpointed: AtomicI64,
 }
 
 /// Audit log that all requests share: records go to one writer thread, which commits them in groups.
@@ -169,13 +185,14 @@ impl Audit {
     /// When the folder can't be used, a durable line is damaged, or a noted head is missing.
     pub fn open(
         options: Options,
-        key: DigestKey,
+        keys: Keys,
         disk: Arc<dyn Disk>,
         noted: &[NotedHead],
         now: Timestamp,
     ) -> Result<(Self, Option<Recovered>), OpenError> {
+        let key = keys.digest.clone();
         let (writer, recovered) =
-            writer::Writer::open(&options, Arc::clone(&disk), key.clone(), writer::Start::Checked(noted), now)?;
+            writer::Writer::open(&options, Arc::clone(&disk), keys, writer::Start::Checked(noted), now)?;
         Self::start(options, key, disk, writer, recovered)
     }
 
@@ -186,13 +203,14 @@ impl Audit {
     /// When the folder can't be used, an existing line is damaged, or no noted line is missing.
     pub fn open_after_loss(
         options: Options,
-        key: DigestKey,
+        keys: Keys,
         disk: Arc<dyn Disk>,
         noted: &[NotedHead],
         now: Timestamp,
     ) -> Result<(Self, Option<Recovered>), OpenError> {
+        let key = keys.digest.clone();
         let (writer, recovered) =
-            writer::Writer::open(&options, Arc::clone(&disk), key.clone(), writer::Start::AfterLoss(noted), now)?;
+            writer::Writer::open(&options, Arc::clone(&disk), keys, writer::Start::AfterLoss(noted), now)?;
         Self::start(options, key, disk, writer, recovered)
     }
 
@@ -236,6 +254,17 @@ impl Audit {
                 Ok(Receipt { index: Some(index) })
             }
         }
+    }
+
+    /// Signs a checkpoint of the lines so far, if one is due. Call it every second.
+    pub fn checkpoint(&self, now: Timestamp) {
+        // If the queue is full, the next batch signs.
+        let _full = self.sender.try_send(Message::Checkpoint(now));
+    }
+
+    /// Time of the last checkpoint; it is as old as the first line that none covers.
+    pub fn checkpointed(&self) -> Timestamp {
+        Timestamp::from_micros(self.health.checkpointed.load(Ordering::Relaxed))
     }
 
     /// Returns the state store's generation, revision and head as the last segment had them when the log was

@@ -16,6 +16,7 @@ mod phone;
 mod phrases;
 pub mod rules;
 pub mod sensitive;
+mod structured;
 pub mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,11 +26,12 @@ use serde::Deserialize;
 use crate::content::claims::Lexicon;
 use crate::content::injection::Injection;
 use crate::content::normalise::{View, Views};
+use crate::content::pattern::Pattern;
 use crate::content::rules::Rules;
 use crate::content::sensitive::Located;
 use crate::content::values::{Digest, Values};
 use crate::model::call::Untrusted;
-use crate::model::finding::{Finding, Screened, Span};
+use crate::model::finding::{Finding, Screened, SensitiveKind, Span};
 use crate::model::halt::Severity;
 use crate::model::part::Part;
 
@@ -56,6 +58,10 @@ pub struct Settings {
     /// Values that anyone may see, such as the company's own telephone numbers, addresses and links.
     #[serde(default)]
     pub public: Vec<String>,
+    /// Patterns of the company's own numbers, such as those of orders and parcels. A number that is one as a whole is no card
+    /// number, account number or telephone number.
+    #[serde(default)]
+    pub numbers: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -68,6 +74,9 @@ pub struct ChannelSettings {
     pub sources: Vec<String>,
     /// Score, in thousandths, from which the model reports an injection.
     pub threshold: u16,
+    /// The same for each string of a JSON text; the default is `threshold`.
+    #[serde(default)]
+    pub string_threshold: Option<u16>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -85,15 +94,26 @@ pub struct Detectors {
     pub languages: BTreeSet<String>,
     settings: Settings,
     public: BTreeSet<String>,
+    /// Patterns of the settings' `numbers`, anchored at both ends.
+    numbers: Vec<Pattern>,
     /// The public values as texts, which ground themselves in drafts.
     public_texts: Vec<View>,
 }
 
 impl Detectors {
-    pub fn set(&mut self, settings: Settings) {
+    /// Takes the settings; returns what is wrong with them, each with the entry to look for.
+    pub fn set(&mut self, settings: Settings) -> Vec<(String, String)> {
+        let mut faults = vec![];
+        for number in &settings.numbers {
+            match Pattern::new(number, &format!("^(?:{number})$")) {
+                Ok(pattern) => self.numbers.push(pattern),
+                Err(problem) => faults.push((number.clone(), problem)),
+            }
+        }
         self.public_texts = settings.public.iter().map(|value| View::folded(value)).collect();
         self.public = settings.public.iter().filter_map(|value| values::compact(&View::folded(value))).collect();
         self.settings = settings;
+        faults
     }
 
     pub fn screen(&self, texts: &[Untrusted]) -> Screened {
@@ -104,7 +124,10 @@ impl Detectors {
                 continue;
             }
             screened.screened = true;
-            screened.findings.extend(self.screen_text(&text.source, &text.text, &Views::of(&text.text)));
+            let views = Views::of(&text.text);
+            screened.findings.extend(self.screen_text(&text.source, &text.text, &views));
+            // Rules and model know the languages of the bundle, so their silence on another one means nothing.
+            screened.unscreened |= !self.is_known(&text.text);
             // A label may be a file name chosen by the sender, so its words are screened as well. They have
             // no place in the text.
             let label = text.source.replace(|sign: char| !sign.is_alphanumeric(), " ");
@@ -114,8 +137,26 @@ impl Detectors {
         screened
     }
 
+    /// Returns whether a text is in a language of the bundle, or too short to tell. Of JSON, each string is one text.
+    fn is_known(&self, text: &str) -> bool {
+        let knows = |text: &str| claims::language(&self.claims, text) != Some("");
+        let mut is_known = true;
+        let is_structured = structured::strings(text, |_, content| is_known &= knows(content));
+        if is_structured { is_known } else { knows(text) }
+    }
+
     pub(crate) fn screen_text(&self, source: &str, text: &str, views: &Views) -> Vec<Finding> {
-        self.screen_at(self.threshold(source), source, text, views)
+        let channel = self.channel(source);
+        let threshold = channel.map_or(u16::MAX, |channel| channel.threshold);
+        let mut found = self.screen_at(threshold, source, text, views);
+        let threshold = channel.and_then(|channel| channel.string_threshold).unwrap_or(threshold);
+        structured::strings(text, |span, content| {
+            let inside = self.screen_at(threshold, source, content, &Views::of(content));
+            found.extend(inside.into_iter().map(|finding| Finding { span: Some(span), ..finding }));
+        });
+        found.sort();
+        found.dedup();
+        found
     }
 
     /// Screens a draft for injections that it repeats.
@@ -157,13 +198,16 @@ impl Detectors {
 
     /// Returns the score, in thousandths, from which the model reports an injection in texts of this source.
     pub fn threshold(&self, source: &str) -> u16 {
+        self.channel(source).map_or(u16::MAX, |channel| channel.threshold)
+    }
+
+    fn channel(&self, source: &str) -> Option<&ChannelSettings> {
         let names = |listed: &String| match listed.strip_suffix('*') {
             Some(beginning) => source.starts_with(beginning),
             None => listed == source,
         };
         let channels = &self.settings.channels;
-        let channel = channels.iter().find(|channel| channel.sources.iter().any(names)).or(channels.first());
-        channel.map_or(u16::MAX, |channel| channel.threshold)
+        channels.iter().find(|channel| channel.sources.iter().any(names)).or(channels.first())
     }
 
     /// Finds the sensitive values of a text. `turn` is the previous turn, to which the text may be a bare
@@ -184,7 +228,7 @@ impl Detectors {
     ) -> Vec<Located> {
         let turn = View::folded(turn.part(..turn.floor_char_boundary(TEXT_MAX)));
         let mut found = sensitive::find(&self.private, text, views, turn.text(), values, missed);
-        found.retain(|located| located.kind.is_secret() || !self.is_public(text, located.span));
+        found.retain(|located| self.is_sensitive(text, located));
         found
     }
 
@@ -199,14 +243,14 @@ impl Detectors {
         missed: impl FnMut((usize, usize), Digest),
     ) {
         sensitive::add_known(text, views, values, found, missed);
-        found.retain(|located| located.kind.is_secret() || !self.is_public(text, located.span));
+        found.retain(|located| self.is_sensitive(text, located));
     }
 
     /// Finds the sensitive values of many short texts; the result has one list per text.
     pub fn private_parts(&self, parts: &[&str], values: &Values) -> Vec<Vec<Located>> {
         let mut found = sensitive::find_in_parts(&self.private, parts, values);
         for (text, located) in parts.iter().zip(&mut found) {
-            located.retain(|located| located.kind.is_secret() || !self.is_public(text, located.span));
+            located.retain(|located| self.is_sensitive(text, located));
         }
         found
     }
@@ -215,10 +259,24 @@ impl Detectors {
     /// kind.
     pub fn suggestion(&self, finding: &Finding) -> String {
         let frames = self.claims.iter().flat_map(|lexicon| &lexicon.frames);
+        let frames = frames.filter(|_| finding.kind == drafts::CLAIM);
         let mut advice = frames.filter(|frame| frame.code == finding.code).map(|frame| frame.suggestion.as_str());
         let frame = advice.find(|advice| !advice.is_empty());
         let rule = frame.or_else(|| self.draft.suggestion(&finding.code)).filter(|words| !words.is_empty());
         rule.map_or_else(|| drafts::suggestion(&finding.kind).to_owned(), str::to_owned)
+    }
+
+    /// Returns whether a value that a detector found is none that anyone may see, and no number of the company's own.
+    pub(crate) fn is_sensitive(&self, text: &str, located: &Located) -> bool {
+        let is_number = matches!(
+            located.kind,
+            SensitiveKind::AccountNumber | SensitiveKind::CardNumber | SensitiveKind::Phone | SensitiveKind::Record
+        );
+        let is_own = is_number && !self.numbers.is_empty() && {
+            let value = View::folded(text.part(located.span.0..located.span.1));
+            self.numbers.iter().any(|number| number.is_match(value.text().trim()))
+        };
+        !is_own && (located.kind.is_secret() || !self.is_public(text, located.span))
     }
 
     pub(crate) fn is_public(&self, text: &str, span: Span) -> bool {

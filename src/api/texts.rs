@@ -254,6 +254,7 @@ fn message(kind: &str) -> &'static str {
         "tone" => "the draft's tone may offend the customer",
         "unchecked_language" => "the bundle has no rules for the draft's language",
         "ungrounded" => "the draft states something that no source supports",
+        "unplaced_claim" => "the draft may claim a refund, credit or delivery, in words that the rules can't interpret",
         _ => "a rule of the bundle matched",
     }
 }

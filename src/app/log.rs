@@ -7,12 +7,13 @@ use std::time::Duration;
 use crate::app::{Seams, StartError};
 use crate::approvals::store::replica::{FILE, Replica};
 use crate::approvals::store::{Store, error, location};
+use crate::audit::checkpoint::{CheckpointKey, KEY_FILE, VERIFIER_FILE};
 use crate::audit::disk::create_folder;
 use crate::audit::key::DigestKey;
 use crate::audit::operations::LossRecord;
 use crate::audit::record::Record;
 use crate::audit::witness::Witness;
-use crate::audit::{Audit, NotedHead, OpenError};
+use crate::audit::{Audit, Keys, NotedHead, OpenError};
 use crate::clock::Monotonic;
 use crate::config::Config;
 use crate::entropy::{Entropy, nonce};
@@ -25,7 +26,7 @@ use crate::entropy::{Entropy, nonce};
 /// Returns an error if no line is missing, or the log, the state or the noted heads can't be used.
 pub async fn accept_loss(config: &Config, seams: Seams, reason: &str) -> Result<Option<u64>, StartError> {
     let clock = Monotonic::new(seams.clock);
-    let key = digest_key(config, seams.entropy.as_ref())?;
+    let keys = keys(config, seams.entropy.as_ref())?;
     let replica = replica(config, seams.entropy.as_ref())?;
     let witness = config.audit.witness.as_deref().map(Witness::new).transpose()?;
     let mut noted = noted(config, &replica, witness.as_ref())?;
@@ -35,7 +36,7 @@ pub async fn accept_loss(config: &Config, seams: Seams, reason: &str) -> Result<
     noted.extend(noted_in_store(&store).await?);
     let now = clock.now();
     let (audit, recovered) =
-        tokio::task::block_in_place(|| Audit::open_after_loss(config.audit(), key, seams.disk, &noted, now))?;
+        tokio::task::block_in_place(|| Audit::open_after_loss(config.audit(), keys, seams.disk, &noted, now))?;
     let heads = noted.into_iter().map(|noted| noted.head).collect();
     let found = audit.head();
     let loss = LossRecord { reason: reason.to_owned(), found, noted: heads };
@@ -134,11 +135,20 @@ pub(super) fn store_options(
     })
 }
 
-pub(super) fn digest_key(config: &Config, entropy: &dyn Entropy) -> Result<DigestKey, StartError> {
+/// Reads the keys of the log, or creates them.
+pub(super) fn keys(config: &Config, entropy: &dyn Entropy) -> Result<Keys, StartError> {
     let folder = config.data.join("keys");
     let failed = |error| StartError::Data(config.data.clone(), error);
     create_folder(&folder).map_err(failed)?;
-    let mut fresh = [0; 32];
+    let (mut fresh, mut seed) = ([0; 32], [0; 32]);
     entropy.fill(&mut fresh)?;
-    DigestKey::read_or_create(&folder.join("audit-digest.key"), fresh).map_err(failed)
+    entropy.fill(&mut seed)?;
+    let digest = DigestKey::read_or_create(&folder.join("audit-digest.key"), fresh).map_err(failed)?;
+    let path = folder.join(KEY_FILE);
+    let checkpoint = CheckpointKey::read_or_create(&path, seed, &config.audit().log).map_err(failed)?;
+    // Auditors take the public key from here; nothing that the server does depends on the file.
+    if let Some(public) = checkpoint.verifier() {
+        std::fs::write(folder.join(VERIFIER_FILE), format!("{public}\n")).map_err(failed)?;
+    }
+    Ok(Keys { digest, checkpoint })
 }

@@ -21,6 +21,12 @@ pub enum OpenError {
         /// Place of the note, for messages.
         place: String,
     },
+    /// The log is not the one that its last checkpoint was signed for.
+    #[error(
+        "the audit log differs from its last checkpoint in `{0}`, or the checkpoint was not signed with this deployment's key: lines \
+         were changed or cut off. Run `countersign audit verify` for details; restore the log, or move the folder away and keep it"
+    )]
+    Checkpoint(PathBuf),
     /// No noted line is missing, so there is no loss to accept.
     #[error("the audit log in `{0}` has every line that was noted: there is no loss to accept")]
     Complete(String),

@@ -1,5 +1,7 @@
-//! Verifies a log without trusting the writer: this file uses no other file of `audit` and shares no code
+//! Verifies a log without trusting the writer: these files use no other file of `audit` and share no code
 //! with them.
+
+mod notes;
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
@@ -9,10 +11,15 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use notes::Notes;
+pub use notes::Verifier;
+
 /// Prefix of the HMAC input of a line.
 const MAC_PREFIX: &[u8] = b"countersign audit line\0";
 const MAC_MEMBER: &[u8] = b"\"mac\":\"";
 const MAC_LENGTH: usize = 64;
+/// File of the checkpoints.
+const CHECKPOINTS: &str = "checkpoints.txt";
 
 /// Evidence from outside the log that the log is checked against.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +29,8 @@ pub struct Expected {
     pub key: Option<[u8; 32]>,
     /// Hashes in hex of lines that were noted earlier; the log must contain each of them.
     pub heads: Vec<String>,
+    /// Public key of the checkpoints. Without it, their signatures are not checked.
+    pub verifier: Option<Verifier>,
 }
 
 /// Lines that a human accepted as lost.
@@ -54,6 +63,10 @@ pub struct Report {
     pub unfinished: usize,
     /// Whether every line's MAC was checked with the deployment's key.
     pub keyed: bool,
+    /// Number of checkpoints, which all agree with the lines.
+    pub checkpoints: u64,
+    /// Whether the signatures of the checkpoints were checked.
+    pub signed: bool,
     /// Gaps that a human accepted.
     pub losses: Vec<Loss>,
 }
@@ -103,7 +116,15 @@ pub fn verify(folder: &Path, expected: &Expected) -> Result<Report, VerifyError>
     if names.is_empty() {
         return Err(VerifyError::Missing(folder.to_owned()));
     }
+    let file = folder.join(CHECKPOINTS);
+    let text = match fs::read_to_string(&file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        text => text.map_err(unreadable(&file))?,
+    };
+    let broken = |file: &str, problem| VerifyError::Broken(Broken { file: file.to_owned(), line: 0, problem });
+    let notes = Notes::read(&text, expected.verifier.as_ref()).map_err(|problem| broken(CHECKPOINTS, problem))?;
     let mut walk = Walk {
+        notes,
         prev: "0".repeat(MAC_LENGTH),
         next: 0,
         format: None,
@@ -125,6 +146,12 @@ pub fn verify(folder: &Path, expected: &Expected) -> Result<Report, VerifyError>
         let file = names.last().map_or_else(String::new, |(name, _)| name.clone());
         return Err(VerifyError::Broken(Broken { file, line: 0, problem }));
     }
+    if let Some(size) = walk.notes.left() {
+        let problem = format!("a checkpoint covers {size} lines, and the log has fewer: lines were cut off");
+        return Err(broken(CHECKPOINTS, problem));
+    }
+    walk.report.checkpoints = walk.notes.held;
+    walk.report.signed = expected.verifier.is_some();
     walk.report.keyed = walk.key.is_some() && walk.format == Some(2);
     Ok(walk.report)
 }
@@ -144,6 +171,7 @@ struct Walk<'a> {
     key: Option<[u8; 32]>,
     /// Noted hashes that no line has matched so far.
     heads: Vec<&'a str>,
+    notes: Notes,
     report: Report,
 }
 
@@ -224,6 +252,7 @@ impl Walk<'_> {
         if value.get("durable").and_then(Value::as_u64).is_some_and(|durable| durable >= seq) {
             return Err("`durable` names this line or a later one".into());
         }
+        self.notes.line(bytes, seq, seq != expected)?;
         let time = text("ts")?.to_owned();
         if self.report.first.is_empty() {
             self.report.first.clone_from(&time);

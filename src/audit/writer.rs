@@ -13,12 +13,14 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::audit::chain::{GENESIS, ZEROS, hash};
+use crate::audit::checkpoints::Checkpoints;
 use crate::audit::disk::{Disk, Segment, create_folder};
 use crate::audit::error::{AuditDown, OpenError};
 use crate::audit::key::DigestKey;
 use crate::audit::record::{LINE_MAX, Record};
 use crate::audit::recover::{self, Recovered, Tail};
-use crate::audit::{Durability, Health, Message, NotedHead, Options, Pending};
+use crate::audit::tree::leaf;
+use crate::audit::{Durability, Health, Keys, Message, NotedHead, Options, Pending};
 use crate::json;
 use crate::model::head::Head;
 use crate::model::number::to_u64;
@@ -80,6 +82,7 @@ pub(super) struct Writer {
     next: u64,
     prev: String,
     poisoned: bool,
+    checkpoints: Checkpoints,
     health: Arc<Health>,
     pub(super) transition: Option<(String, i64, String)>,
 }
@@ -89,7 +92,7 @@ impl Writer {
     pub(super) fn open(
         options: &Options,
         disk: Arc<dyn Disk>,
-        key: DigestKey,
+        keys: Keys,
         start: Start<'_>,
         now: Timestamp,
     ) -> Result<(Self, Option<Recovered>), OpenError> {
@@ -102,6 +105,7 @@ impl Writer {
             }
             fs::TryLockError::Error(error) => OpenError::Io(options.folder.clone(), error),
         })?;
+        let Keys { digest: key, checkpoint } = keys;
         let tail = recover::read_tail(&options.folder, &key, now)?;
         let tail = match start {
             Start::Checked(noted) => match missing(&options.folder, noted).map_err(io)?.into_iter().next() {
@@ -119,7 +123,12 @@ impl Writer {
         if let Some(last) = tail.last.filter(|last| now.plus(CLOCK_SLACK) < *last) {
             return Err(OpenError::Clock(last));
         }
+        let is_new = tail.segment.is_none();
         let path = tail.segment.unwrap_or_else(|| segment_path(&options.folder, tail.next));
+        let checkpoints = Checkpoints::open(&options.folder, Arc::clone(&disk), checkpoint, (tail.next, is_new), now)?;
+        if is_new {
+            checkpoints.begin(tail.next).map_err(io)?;
+        }
         let segment = disk.open(&path).map_err(io)?;
         // On first start the folders are new. Sync them too, otherwise a crash could lose the segment file
         // itself.
@@ -127,6 +136,7 @@ impl Writer {
             disk.sync_folder(folder).map_err(io)?;
         }
         let health = Arc::new(Health::default());
+        health.checkpointed.store(now.micros(), Ordering::Relaxed);
         health.last.store(tail.next.saturating_sub(1), Ordering::Release);
         let head = tail.next.checked_sub(1).zip(tail.prev.clone()).filter(|_| tail.segment_is_whole);
         *health.head.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
@@ -145,6 +155,7 @@ impl Writer {
             next: tail.next,
             prev: tail.prev.unwrap_or_else(|| GENESIS.to_owned()),
             poisoned: false,
+            checkpoints,
             health,
             transition: tail.transition,
         };
@@ -159,16 +170,20 @@ impl Writer {
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Message>) {
         while let Some(first) = queue.blocking_recv() {
             let mut next = Some(first);
-            let mut batch = vec![];
+            let (mut batch, mut asked) = (vec![], None);
             while let Some(message) = next {
                 match message {
                     Message::Append(pending) => batch.push(*pending),
+                    Message::Checkpoint(now) => asked = Some(now),
                     // The queue takes nothing more, and what it has taken is still written.
                     Message::Close => queue.close(),
                 }
                 next = if batch.len() < BATCH_MAX { queue.try_recv().ok() } else { None };
             }
             self.commit(batch);
+            if let Some(now) = asked {
+                self.checkpoint(now, false);
+            }
             if self.options.durability == Durability::BestEffort && queue.is_empty() && !queue.is_closed() {
                 // No answer waits, so let the next batch grow: each record that finds the writer waiting wakes it.
                 std::thread::sleep(BEST_EFFORT_PAUSE);
@@ -176,12 +191,29 @@ impl Writer {
         }
         if self.segment.sync().is_err() {
             self.health.failed.store(true, Ordering::Release);
+            return;
+        }
+        self.durable = self.next.checked_sub(1);
+        self.checkpoint(self.synced, true);
+    }
+
+    /// Signs a checkpoint if one is due and every line is durable. A line is answered without one, so a failure is only logged.
+    fn checkpoint(&mut self, now: Timestamp, is_forced: bool) {
+        if self.poisoned || self.durable != self.next.checked_sub(1) {
+            return;
+        }
+        match self.checkpoints.sign(now, is_forced) {
+            Ok(()) => self.health.checkpointed.store(self.checkpoints.signed_at().micros(), Ordering::Relaxed),
+            Err(error) => {
+                self.health.failures.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(name: "audit.checkpoint_failed", error = %error, "a checkpoint of the audit log can't be written; the next one may be");
+            }
         }
     }
 
     fn commit(&mut self, batch: Vec<Pending>) {
         let (mut text, mut taken) = (Vec::new(), Vec::with_capacity(batch.len()));
-        let (mut next, mut prev) = (self.next, self.prev.clone());
+        let (mut next, mut prev, mut edge) = (self.next, self.prev.clone(), self.checkpoints.edge.clone());
         // Without records nothing is written, so the time does not matter.
         let newest = batch.iter().map(|pending| pending.at).max().unwrap_or_default();
         for pending in batch {
@@ -193,6 +225,7 @@ impl Writer {
                 continue;
             };
             prev = hash(&line);
+            edge.push(leaf(&line));
             text.extend_from_slice(&line);
             text.push(b'\n');
             taken.push((pending, next));
@@ -205,6 +238,7 @@ impl Writer {
         if let Ok(durable) = written {
             self.next = next;
             self.prev = prev;
+            self.checkpoints.edge = edge;
             if durable {
                 self.durable = next.checked_sub(1);
                 let head = Head { index: next.saturating_sub(1), hash: self.prev.clone() };
@@ -212,6 +246,7 @@ impl Writer {
             }
             self.health.last.store(next.saturating_sub(1), Ordering::Release);
             self.health.failed.store(false, Ordering::Release);
+            self.checkpoint(newest, false);
         } else {
             self.poisoned |= matches!(written, Err(Failure::Poisoned));
             self.health.failed.store(true, Ordering::Release);
@@ -288,7 +323,10 @@ impl Writer {
             self.segment.sync().map_err(|_| Failure::Poisoned)?;
             self.durable = self.next.checked_sub(1);
         }
+        self.checkpoint(now, true);
         let path = segment_path(&self.options.folder, self.next);
+        // Without the file, a start reads the segments before.
+        let _noted = self.checkpoints.begin(self.next);
         let segment = self.disk.open(&path).map_err(|_| Failure::Clean)?;
         self.disk.sync_folder(&self.options.folder).map_err(|_| Failure::Poisoned)?;
         let closed = std::mem::replace(&mut self.path, path);

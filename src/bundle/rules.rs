@@ -166,9 +166,8 @@ fn detectors(
             Err(problem) => faults.push(Fault::whole(Code::DetectorsModel, source, problem)),
         }
     }
-    let settings = settings.map(|(_, settings)| settings);
     let governs = roles.content.is_some();
-    if governs && settings.as_ref().is_none_or(|settings| settings.channels.is_empty()) {
+    if governs && settings.as_ref().is_none_or(|(_, settings)| settings.channels.is_empty()) {
         let message = "is missing or lists no channel: without a threshold the injection model finds nothing";
         faults.push(Fault::missing(Code::FileMissing, "detectors/settings.yaml", message));
     }
@@ -180,8 +179,8 @@ fn detectors(
         ));
     }
     // Without settings there is no threshold and no public value, as in `Detectors::default`.
-    if let Some(settings) = settings {
-        detectors.set(settings);
+    if let Some((source, settings)) = settings {
+        faults.extend(placed(Code::DetectorsRule, &source, detectors.set(settings)));
     }
     if faults.is_empty() {
         faults.extend(blind_spots(&detectors, &incoming, &drafted, &claims));

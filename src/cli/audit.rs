@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::{Environment, Exit, Failure};
 use crate::app::{self, Seams};
-use crate::audit::verify::{Expected, Report, VerifyError, verify};
+use crate::audit::checkpoint::{Checkpoint, VERIFIER_FILE, VerifierKey};
+use crate::audit::prove::{ProveError, Wanted, check, prove, prove_consistency};
+use crate::audit::verify::{Expected, Report, Verifier, VerifyError, verify};
 use crate::audit::witness;
 
 #[derive(Debug, clap::Subcommand)]
@@ -15,6 +17,33 @@ pub(super) enum Command {
         #[arg(long)]
         reason: String,
     },
+    /// Prove that a line is in the log, to someone who has only the public key of its checkpoints
+    Prove {
+        /// Folder of the log [default: audit/ in the data folder of the settings]
+        folder: Option<PathBuf>,
+        /// Evaluation id of the decision
+        #[arg(long, value_name = "ID", required_unless_present_any = ["index", "older"])]
+        evaluation: Option<String>,
+        /// Number of the line, `seq`
+        #[arg(long, value_name = "N", conflicts_with = "evaluation")]
+        index: Option<u64>,
+        /// File with an earlier checkpoint: print the proof that nothing before it changed
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["evaluation", "index"])]
+        older: Option<PathBuf>,
+        /// Folder for the files <N>.json (the line) and <N>.tlog-proof
+        #[arg(long, value_name = "FOLDER", default_value = ".")]
+        out: PathBuf,
+    },
+    /// Check the proof of a line
+    CheckProof {
+        /// The line, as `prove` wrote it
+        line: PathBuf,
+        /// The proof
+        proof: PathBuf,
+        /// The public key of the checkpoints: keys/audit-checkpoint.vkey of the deployment
+        #[arg(long, value_name = "FILE")]
+        checkpoint_key: PathBuf,
+    },
     /// Check every line: format, order, hash chain, and the MAC by the deployment's key
     Verify {
         /// Folder of the log [default: audit/ in the data folder of the settings]
@@ -22,6 +51,10 @@ pub(super) enum Command {
         /// The deployment's key [default: ../keys/audit-digest.key beside the folder, if it exists]
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
+        /// File with the public key of the checkpoints, from a place that whoever can write the log can't [default: the key of
+        /// the deployment, if it is beside the folder]
+        #[arg(long, value_name = "FILE")]
+        checkpoint_key: Option<PathBuf>,
         /// A hash that was noted earlier, which a line of the log must have; may be repeated
         #[arg(long, value_name = "SHA256")]
         expect_head: Vec<String>,
@@ -37,13 +70,33 @@ pub(super) enum Command {
 pub(super) fn run(environment: &Environment, command: Command) -> Result<Exit, Failure> {
     match command {
         Command::AcceptLoss { reason } => accept_loss(environment, &reason),
-        Command::Verify { folder, key, expect_head, witness, replica } => {
-            let folder = match folder {
-                Some(folder) => folder,
-                None => environment.config()?.audit().folder,
+        Command::Prove { folder, evaluation, index, older, out } => {
+            let folder = log_folder(environment, folder)?;
+            let failed = |error: ProveError| Failure::new(Exit::Failure, error);
+            if let Some(older) = older {
+                let proof = prove_consistency(&folder, &read_text(&older)?).map_err(failed)?;
+                environment.print(&serde_json::json!({ "proof": proof }), proof.trim_end());
+                return Ok(Exit::Ok);
+            }
+            let wanted = index.map(Wanted::Index).or(evaluation.map(Wanted::Evaluation));
+            let wanted = wanted.ok_or_else(|| Failure::new(Exit::Usage, "name a decision or a line"))?;
+            let proof = prove(&folder, &wanted).map_err(failed)?;
+            let (line, text) =
+                (out.join(format!("{}.json", proof.index)), out.join(format!("{}.tlog-proof", proof.index)));
+            write(&line, &proof.line)?;
+            write(&text, proof.text.as_bytes())?;
+            let shown = serde_json::json!({"index": proof.index, "line": line, "proof": text});
+            environment.print(&shown, &format!("{}\n{}", line.display(), text.display()));
+            Ok(Exit::Ok)
+        }
+        Command::CheckProof { line, proof, checkpoint_key } => check_proof(environment, &line, &proof, &checkpoint_key),
+        Command::Verify { folder, key, checkpoint_key, expect_head, witness, replica } => {
+            let folder = log_folder(environment, folder)?;
+            let mut expected = Expected {
+                key: read_key(&folder, key)?,
+                heads: expect_head.iter().map(|head| plain(head)).collect(),
+                verifier: verifier(&folder, checkpoint_key)?,
             };
-            let mut expected =
-                Expected { key: read_key(&folder, key)?, heads: expect_head.iter().map(|head| plain(head)).collect() };
             if let (Some(file), Some(replica)) = (&witness, &replica) {
                 let heads = witness::read(file).map_err(|error| {
                     Failure::new(Exit::Failure, format!("the witness `{}` can't be read: {error}", file.display()))
@@ -58,6 +111,49 @@ pub(super) fn run(environment: &Environment, command: Command) -> Result<Exit, F
             Ok(Exit::Ok)
         }
     }
+}
+
+fn check_proof(environment: &Environment, line: &Path, proof: &Path, key: &Path) -> Result<Exit, Failure> {
+    let verifier = VerifierKey::parse(&read_text(key)?)
+        .ok_or_else(|| Failure::new(Exit::Failure, format!("`{}` is no public key of checkpoints", key.display())))?;
+    let line = std::fs::read(line).map_err(|error| unreadable(line, &error))?;
+    let Some(checkpoint) = check(&line, &read_text(proof)?, &verifier) else {
+        let problem = "the proof does not hold: the line or the proof was changed, or the checkpoint is of another log";
+        return Err(Failure::new(Exit::Invalid, problem));
+    };
+    let Checkpoint { origin, size, .. } = checkpoint;
+    let text = format!("proven: the line is in {origin} at {size} lines");
+    environment.print(&serde_json::json!({"origin": origin, "size": size}), &text);
+    Ok(Exit::Ok)
+}
+
+fn log_folder(environment: &Environment, named: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    match named {
+        Some(folder) => Ok(folder),
+        None => Ok(environment.config()?.audit().folder),
+    }
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(Exit::Failure, format!("`{}` can't be read: {error}", path.display()))
+}
+
+fn read_text(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let failed = |error| Failure::new(Exit::Failure, format!("`{}` can't be written: {error}", path.display()));
+    std::fs::write(path, bytes).map_err(failed)
+}
+
+/// Reads the public key of the checkpoints: the named one, or that of the deployment.
+fn verifier(folder: &Path, named: Option<PathBuf>) -> Result<Option<Verifier>, Failure> {
+    let beside = folder.parent().map(|data| data.join("keys").join(VERIFIER_FILE)).filter(|path| path.exists());
+    let Some(path) = named.or(beside) else { return Ok(None) };
+    let verifier = Verifier::parse(&read_text(&path)?);
+    let wrong = || Failure::new(Exit::Failure, format!("`{}` is no public key of checkpoints", path.display()));
+    verifier.map(Some).ok_or_else(wrong)
 }
 
 fn accept_loss(environment: &Environment, reason: &str) -> Result<Exit, Failure> {
@@ -91,6 +187,10 @@ fn text(report: &Report) -> String {
         "intact: {} lines in {} segments, {} decisions\nfirst  {}\nlast   {}\nhead   sha256:{}",
         report.lines, report.segments, report.decisions, report.first, report.last, report.head
     );
+    text.push_str(&format!("\n{} checkpoints agree with the lines", report.checkpoints));
+    if report.checkpoints > 0 && !report.signed {
+        text.push_str("; their signatures were not checked, because no public key was given (see `--checkpoint-key`)");
+    }
     if !report.keyed {
         text.push_str(
             "\nthe MACs were not checked, because no key was given: anyone who can write the files could have rewritten all lines (see `--key`)",

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::{Environment, Exit, Failure, print};
 use crate::bundle::Bundle;
+use crate::bundle::folder::Folder;
 use crate::content::drafts::Draft;
 use crate::content::injection::Injection;
 use crate::content::normalise::Views;
@@ -13,6 +14,7 @@ use crate::model::part::Part as _;
 use crate::workbench::detectors::corpus::{Part, Row, read};
 use crate::workbench::detectors::evaluate::{Measure, evaluate, texts};
 use crate::workbench::detectors::train::train;
+use crate::workbench::tables::explain::{Explained, Explanation, explain as explain_for, readings};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -81,6 +83,18 @@ pub(super) struct Explain {
     /// Read the text as a draft to a customer, and show each finding with the words that make it
     #[arg(long)]
     draft: bool,
+    /// Fixture of a case in the bundle's tables: show what the policies make of the draft for this case
+    #[arg(long, requires = "draft")]
+    case: Option<String>,
+    /// Attributes of the case that differ from the fixture's, as a JSON object
+    #[arg(long, requires = "case", value_name = "JSON")]
+    attributes: Option<String>,
+    /// Fixture of a context in the bundle's tables, such as `screened`; may be repeated
+    #[arg(long, requires = "case", value_name = "NAME")]
+    context: Vec<String>,
+    /// Time of the decision, to which the fixtures' times refer
+    #[arg(long, requires = "case", default_value = "2026-03-02T09:00:00Z")]
+    now: String,
     /// Source of the text, which selects the threshold
     #[arg(long, default_value = "chat")]
     source: String,
@@ -158,7 +172,7 @@ fn explain(environment: &Environment, arguments: &Explain) -> Result<(), Failure
     let detectors = detectors(environment, arguments.bundle.as_ref())?;
     if arguments.draft {
         explain_draft(&detectors, &arguments.text);
-        return Ok(());
+        return arguments.case.as_deref().map_or(Ok(()), |case| explain_case(environment, arguments, case));
     }
     let views = Views::of(&arguments.text);
     for finding in detectors.screen_text(&arguments.source, &arguments.text, &views) {
@@ -192,4 +206,23 @@ fn explain_draft(detectors: &Detectors, text: &str) {
         let words = finding.span.map_or("", |(start, end)| text.part(start..end));
         print(&format!("{}/{}: \"{words}\": {}", finding.kind, finding.code, detectors.suggestion(&finding)));
     }
+    readings(detectors, text).iter().for_each(|line| print(&format!("  {line}")));
+}
+
+/// Prints what the policies make of a draft for a case of the bundle's tables.
+fn explain_case(environment: &Environment, arguments: &Explain, case: &str) -> Result<(), Failure> {
+    let config = environment.config()?;
+    let path = arguments.bundle.as_ref().unwrap_or(&config.bundle.path);
+    let folder = Folder::read(path).map_err(|error| Failure::new(Exit::Invalid, error))?;
+    let attributes = arguments.attributes.as_deref().unwrap_or("{}");
+    let wrong = |_| Failure::new(Exit::Usage, "`--attributes` is not a JSON object");
+    let attributes = serde_json::from_str(attributes).map_err(wrong)?;
+    let (now, draft, context) = (arguments.now.as_str(), arguments.text.as_str(), arguments.context.as_slice());
+    let explained = explain_for(&folder, config.reading(), &Explained { now, draft, case, attributes, context })?;
+    let Some(Explanation { disposition, policies, facts, .. }) = explained else {
+        return Err(Failure::new(Exit::Failure, "the bundle evaluates no drafts"));
+    };
+    print(&format!("{}: by {}", disposition.name(), policies.join(", ")));
+    print(&facts);
+    Ok(())
 }

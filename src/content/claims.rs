@@ -9,18 +9,31 @@ use std::collections::BTreeSet;
 
 pub use lexicon::{ClaimFile, Frame, Lexicon};
 use lexicon::{Form, Meaning, Role};
-pub use words::language;
-use words::{Word, words};
+use words::Word;
+pub use words::{Words, language};
 
-use crate::content::rules::sentences;
+use crate::model::finding::Span;
 
-/// Maximum number of sentences that are read; a draft has fewer, and every further one would cost as much again.
-const SENTENCES_MAX: usize = 2048;
 /// Number of words between the form of a verb and what it is about.
 const NEAR: usize = 12;
 
-/// A claim, and the place of the words that make it.
-pub type Claimed<'l> = (&'l Frame, (usize, usize));
+/// What the words of a sentence say of a frame, and their place.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading<'l> {
+    pub frame: &'l Frame,
+    pub span: Span,
+    pub said: Said,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// That it happened.
+    Claim,
+    /// Nothing that is a claim, for this reason.
+    Other(&'static str),
+    /// The grammar can't tell.
+    Unplaced,
+}
 
 /// Who or what the clause is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,7 +160,7 @@ impl Clause {
 
 /// A sentence with the meanings of its words.
 struct Sentence<'l> {
-    words: Vec<Word>,
+    words: &'l [Word],
     meanings: Vec<Vec<&'l Meaning>>,
     is_question: bool,
     is_told: Option<usize>,
@@ -168,32 +181,33 @@ impl Sentence<'_> {
         all.into_iter().find(|(role, _)| self.is(at, *role)).map_or(Auxiliary::None, |(_, auxiliary)| auxiliary)
     }
 
+    /// Returns whether words of the sentence say why what it names need not have happened.
+    fn is_explained(&self) -> bool {
+        let explains = [Role::If, Role::May, Role::No, Role::Not, Role::Topic];
+        let any = explains.into_iter().any(|role| (0..self.words.len()).any(|at| self.is(at, role)));
+        any || self.is_question || self.is_general || self.is_told.is_some()
+    }
+
     fn is(&self, at: usize, role: Role) -> bool {
         self.meanings.get(at).is_some_and(|all| all.iter().any(|meaning| meaning.role == Some(role)))
     }
 }
 
 impl Lexicon {
-    /// Reports the claims of a view of a text. `exact` returns the text of a place of the view as it is written.
-    pub fn find<'l, 't>(
-        &'l self,
-        text: &str,
-        exact: impl Fn((usize, usize)) -> &'t str,
-        mut found: impl FnMut(Claimed<'l>),
-    ) {
+    /// Reports what a text says of frames; places are in bytes of its view.
+    pub fn find<'l>(&'l self, words: &Words, mut found: impl FnMut(Reading<'l>)) {
         // What "it" stands for: the frames whose subject the sentence before names.
         let mut before: BTreeSet<usize> = BTreeSet::new();
-        for (start, end) in sentences(text).into_iter().take(SENTENCES_MAX) {
-            let Some(sentence) = text.get(start..end) else { continue };
-            let read = self.sentence(sentence, |(from, to)| exact((start + from, start + to)));
-            let claims = self.claims(&read, &before);
-            let is_generic = |index: &usize| self.frames.get(*index).is_some_and(|frame| frame.generic);
-            let is_specific = claims.iter().any(|(index, _)| !is_generic(index));
-            for (index, (from, to)) in &claims {
-                let Some(frame) = self.frames.get(*index).filter(|frame| !(frame.generic && is_specific)) else {
-                    continue;
-                };
-                found((frame, (start + from, start + to)));
+        for written in &words.sentences {
+            let read = self.sentence(written);
+            let readings = self.readings(&read, &before);
+            let is_claim = |reading: &Reading<'_>| reading.said == Said::Claim;
+            let is_specific = readings.iter().any(|reading| is_claim(reading) && !reading.frame.generic);
+            for reading in readings {
+                if !(is_claim(&reading) && reading.frame.generic && is_specific) {
+                    let (from, to) = reading.span;
+                    found(Reading { span: (written.start + from, written.start + to), ..reading });
+                }
             }
             let named =
                 read.meanings.iter().flatten().filter(|meaning| meaning.form == Form::About && meaning.role.is_none());
@@ -201,17 +215,17 @@ impl Lexicon {
         }
     }
 
-    fn sentence<'t>(&self, text: &str, exact: impl Fn((usize, usize)) -> &'t str) -> Sentence<'_> {
-        let words = words(text, exact);
-        let meanings: Vec<Vec<&Meaning>> = (0..words.len()).map(|at| self.meanings(&words, at)).collect();
+    fn sentence<'s>(&'s self, written: &'s words::Sentence) -> Sentence<'s> {
+        let words = written.words.as_slice();
+        let meanings: Vec<Vec<&Meaning>> = (0..words.len()).map(|at| self.meanings(words, at)).collect();
         let has = |at: usize, role: Role| {
             meanings.get(at).is_some_and(|all| all.iter().any(|meaning| meaning.role == Some(role)))
         };
         let all = |role: Role| (0..words.len()).filter(move |at| has(*at, role));
         let first = (0..words.len()).find(|at| has(*at, Role::Ask) || !has(*at, Role::And)).unwrap_or(0);
-        let asks = text.trim_end().ends_with('?') || text.contains('¿');
+        let may_ask = !self.has_role(Role::Ask) || has(first, Role::Ask) || written.begins_question;
         Sentence {
-            is_question: asks && (!self.has_role(Role::Ask) || has(first, Role::Ask) || text.contains('¿')),
+            is_question: written.asks && may_ask,
             is_told: all(Role::Said).next(),
             is_general: all(Role::Usual).next().is_some(),
             is_dated: all(Role::Dated).next().is_some(),
@@ -221,47 +235,68 @@ impl Lexicon {
         }
     }
 
-    /// Returns the frames that a sentence claims, with the places of the words, in bytes of the sentence.
-    fn claims(&self, sentence: &Sentence<'_>, before: &BTreeSet<usize>) -> Vec<(usize, (usize, usize))> {
-        let mut claims: Vec<(usize, (usize, usize))> = vec![];
+    /// Returns what a sentence says of frames; places are in bytes of the sentence.
+    fn readings<'l>(&'l self, sentence: &Sentence<'_>, before: &BTreeSet<usize>) -> Vec<Reading<'l>> {
+        let mut readings: Vec<Reading<'l>> = vec![];
+        let mut claimed = BTreeSet::new();
         let mut clause = Clause::new();
         for (at, word) in sentence.words.iter().enumerate() {
             if word.after.is_some() {
                 clause.end();
             }
             let Some(meanings) = sentence.meanings.get(at) else { continue };
-            let mut roles: Vec<Role> = meanings.iter().filter_map(|meaning| meaning.role).collect();
-            roles.sort();
-            roles.dedup();
-            // A word that names what claims are about is a subject.
-            if roles.is_empty() && meanings.iter().any(|meaning| meaning.form == Form::About && meaning.role.is_none())
-            {
-                roles.push(Role::Thing);
-            }
-            roles.into_iter().for_each(|role| clause.read(role, at));
+            clause.read_all(meanings, at);
             let mut is_event = false;
             for meaning in meanings.iter().filter(|meaning| meaning.role.is_none() && meaning.form != Form::About) {
+                let Some(frame) = self.frames.get(meaning.frame) else { continue };
+                if meaning.form == Form::Name {
+                    // The noun of a longer phrase is something else: a credit card is no credit.
+                    let is_part = meanings.iter().any(|other| other.length > meaning.length);
+                    let named = Reading { frame, span: word.span, said: Said::Unplaced };
+                    readings.extend((!word.is_quoted && !is_part).then_some(named));
+                    continue;
+                }
                 is_event |= meaning.form != Form::Says;
                 let mut clause = clause.clone();
                 if self.verb_last && clause.auxiliary == Auxiliary::None {
                     clause.auxiliary = sentence.auxiliary(at + meaning.length);
                 }
-                let place = Event { sentence, at, clause: &clause, before };
-                if !claims.iter().any(|(frame, _)| *frame == meaning.frame)
-                    && let Some(frame) = self.frames.get(meaning.frame)
-                    && let Some(end) = place.claims(frame, meaning)
-                {
-                    let from = sentence.words.get(clause.from.min(at)).map_or(word.span.0, |first| first.span.0);
-                    claims.push((meaning.frame, (from, end)));
+                let event = Event { sentence, at, clause: &clause, before };
+                let said = event.says(frame, meaning);
+                let from = sentence.words.get(clause.from.min(at)).map_or(word.span.0, |first| first.span.0);
+                match said {
+                    Says::Claim(end) if claimed.insert(meaning.frame) => {
+                        readings.push(Reading { frame, span: (from, end), said: Said::Claim });
+                    }
+                    Says::Unknown if frame.placed => {
+                        readings.push(Reading { frame, span: word.span, said: Said::Unplaced });
+                    }
+                    Says::Other(why) => readings.push(Reading { frame, span: word.span, said: Said::Other(why) }),
+                    Says::Claim(_) | Says::Unknown => {}
                 }
             }
             clause.has_event |= is_event;
         }
-        claims
+        let is_placed = !claimed.is_empty() || sentence.is_explained();
+        readings.retain(|reading| reading.said != Said::Unplaced || !is_placed);
+        readings
     }
 }
 
 impl Clause {
+    /// Reads the roles of a word.
+    fn read_all(&mut self, meanings: &[&Meaning], at: usize) {
+        let mut roles: Vec<Role> = meanings.iter().filter_map(|meaning| meaning.role).collect();
+        roles.sort();
+        roles.dedup();
+        // A word that names what claims are about is a subject.
+        let is_plain = roles.iter().all(|role| *role == Role::Topic);
+        if is_plain && meanings.iter().any(|meaning| meaning.form == Form::About && meaning.role.is_none()) {
+            roles.push(Role::Thing);
+        }
+        roles.into_iter().for_each(|role| self.read(role, at));
+    }
+
     fn read(&mut self, role: Role, at: usize) {
         match role {
             Role::And => self.is_new = true,
@@ -282,9 +317,18 @@ impl Clause {
                 }
             }
             Role::Not => (self.is_negated, self.denied_at) = (true, Some(at)),
-            Role::Ask | Role::Dated | Role::Said | Role::Usual => {}
+            Role::Ask | Role::Dated | Role::Said | Role::Topic | Role::Usual => {}
         }
     }
+}
+
+/// What the form of a verb says.
+enum Says {
+    /// That it happened; with the end of the words that say so.
+    Claim(usize),
+    /// Nothing that is a claim, for this reason.
+    Other(&'static str),
+    Unknown,
 }
 
 /// The form of a verb in its sentence.
@@ -296,31 +340,15 @@ struct Event<'a> {
 }
 
 impl Event<'_> {
-    /// Returns the end of the words that make the claim, if they make it.
-    fn claims(&self, frame: &Frame, meaning: &Meaning) -> Option<usize> {
+    fn says(&self, frame: &Frame, meaning: &Meaning) -> Says {
         let Self { sentence, at, clause, .. } = self;
-        let word = sentence.words.get(*at)?;
-        let last = sentence.words.get(at + meaning.length.saturating_sub(1))?;
-        let is_told = sentence.is_told.is_some_and(|told| told < *at);
-        if sentence.is_question || is_told || word.is_quoted || clause.condition == Condition::Inside {
-            return None;
-        }
-        if clause.is_negated || clause.is_nothing || clause.auxiliary == Auxiliary::May {
-            return None;
-        }
-        // After a determiner, a form is an adjective: the updated details.
-        let is_adjective = at.checked_sub(1).is_some_and(|before| sentence.is(before, Role::The));
-        if is_adjective && matches!(meaning.form, Form::Did | Form::Done) {
-            return None;
+        let last = sentence.words.get(at + meaning.length.saturating_sub(1));
+        let Some((word, last)) = sentence.words.get(*at).zip(last) else { return Says::Unknown };
+        if let Some(why) = self.why_not(frame, meaning, word) {
+            return Says::Other(why);
         }
         let is_now = matches!(clause.auxiliary, Auxiliary::Is | Auxiliary::None);
-        let is_conditional = clause.condition == Condition::Before || sentence.last_condition > *at;
-        if clause.auxiliary == Auxiliary::Is && (is_conditional || sentence.is_general) {
-            return None;
-        }
-        if frame.recent && sentence.is_dated && !matches!(clause.auxiliary, Auxiliary::Have) {
-            return None;
-        }
+        let is_conditional = self.is_conditional();
         let about = self.about(meaning.frame);
         let is_short = sentence.words.len() <= at + meaning.length && *at <= 3;
         let is_headline = is_short && is_now && (*at == 0 || word.after == Some(':'));
@@ -333,7 +361,7 @@ impl Event<'_> {
         };
         let is_it = clause.subject == Subject::Thing && self.before.contains(&meaning.frame);
         let is_claimed = match meaning.form {
-            Form::About => false,
+            Form::About | Form::Name => false,
             Form::Done => is_ours,
             Form::Did => is_ours && (about.is_some() || is_it || (frame.generic && is_headline && *at == 0)),
             Form::Went => {
@@ -347,7 +375,41 @@ impl Event<'_> {
             Form::Says => !is_conditional || !is_now,
         };
         let end = about.filter(|about| *about > *at).and_then(|about| sentence.words.get(about));
-        is_claimed.then(|| end.map_or(last.span.1, |about| about.span.1.max(last.span.1)))
+        match is_claimed {
+            true => Says::Claim(end.map_or(last.span.1, |about| about.span.1.max(last.span.1))),
+            // What the customer did is no claim, and a form without its thing is a form of something else.
+            false if clause.subject == Subject::You => Says::Other("the customer did it"),
+            false if about.is_none() && meaning.form != Form::Done => Says::Other("nothing says what it is about"),
+            false => Says::Unknown,
+        }
+    }
+
+    fn is_conditional(&self) -> bool {
+        self.clause.condition == Condition::Before || self.sentence.last_condition > self.at
+    }
+
+    /// Returns why a form claims nothing, if the words around it say so.
+    fn why_not(&self, frame: &Frame, meaning: &Meaning, word: &Word) -> Option<&'static str> {
+        let Self { sentence, at, clause, .. } = self;
+        // After a determiner, a form is an adjective: the updated details.
+        let is_adjective = at.checked_sub(1).is_some_and(|before| sentence.is(before, Role::The));
+        let is_now = clause.auxiliary == Auxiliary::Is;
+        let reasons = [
+            (sentence.is_question, "it is a question"),
+            (sentence.is_told.is_some_and(|told| told < *at), "somebody else said so"),
+            (word.is_quoted, "it is a quotation"),
+            (clause.condition == Condition::Inside, "it is a condition or a doubt"),
+            (clause.is_negated || clause.is_nothing, "it is denied"),
+            (clause.auxiliary == Auxiliary::May, "it is possible, wanted or to come"),
+            (is_adjective && matches!(meaning.form, Form::Did | Form::Done), "it describes a thing"),
+            (is_now && self.is_conditional(), "it depends on a condition"),
+            (is_now && sentence.is_general, "it is a rule"),
+            (
+                frame.recent && sentence.is_dated && clause.auxiliary != Auxiliary::Have,
+                "it is of the past, as the record says",
+            ),
+        ];
+        reasons.into_iter().find(|(applies, _)| *applies).map(|(_, why)| why)
     }
 
     /// Returns the nearest word in the clause that names what a frame is about.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use crate::content::claims::{Reading, Said, Words};
 use crate::content::grounding::places::Places;
 use crate::content::normalise::{View, Views};
 use crate::content::sensitive::Located;
@@ -15,7 +16,7 @@ use crate::model::part::Part;
 /// Kind of a draft's claims. Their codes are the claims of the schema.
 pub const CLAIM: &str = "claim";
 /// Kinds that the engine reports; a bundle's rules can't.
-pub const OWN_KINDS: [&str; 8] = [
+pub const OWN_KINDS: [&str; 9] = [
     "active_content",
     "injection_echo",
     "low_confidence",
@@ -24,7 +25,10 @@ pub const OWN_KINDS: [&str; 8] = [
     "secret",
     "unchecked_language",
     "ungrounded",
+    UNPLACED,
 ];
+/// Kind of words that speak of what a claim is about, and of which the grammar can't tell what they say.
+pub const UNPLACED: &str = "unplaced_claim";
 /// Kind of content that a program which shows the reply would run, load or submit.
 const ACTIVE: &str = "active_content";
 /// Source of findings in drafts.
@@ -96,10 +100,21 @@ fn judge(detectors: &Detectors, draft: &Draft<'_>) -> DraftReport {
             found.add(&rule.kind, &rule.code, rule.severity, 100, Some(view.original(span)));
         });
     }
-    for (view, lexicon) in views.all().flat_map(|view| detectors.claims.iter().map(move |lexicon| (view, lexicon))) {
-        let exact = |span| draft.text.get(view.original(span).0..view.original(span).1).unwrap_or("");
-        lexicon.find(view.text(), exact, |(frame, span)| {
-            found.add(CLAIM, &frame.code, frame.severity, 100, Some(view.original(span)));
+    let language = claims::language(&detectors.claims, draft.text);
+    let exact = |view: &View, span| draft.text.part(view.original(span).0..view.original(span).1);
+    let read: Vec<(&View, Words)> =
+        views.all().map(|view| (view, Words::of(view.text(), |span| exact(view, span)))).collect();
+    for ((view, words), lexicon) in
+        read.iter().flat_map(|read| detectors.claims.iter().map(move |lexicon| (read, lexicon)))
+    {
+        let is_spoken = language.is_none_or(|language| language == lexicon.language);
+        lexicon.find(words, |Reading { frame, span, said }| match said {
+            Said::Claim => found.add(CLAIM, &frame.code, frame.severity, 100, Some(view.original(span))),
+            // Another language's words may be those of the draft by chance.
+            Said::Unplaced if is_spoken => {
+                found.add(UNPLACED, &frame.code, Severity::Medium, 100, Some(view.original(span)));
+            }
+            Said::Other(_) | Said::Unplaced => {}
         });
     }
     for view in views.all() {
@@ -115,7 +130,9 @@ fn judge(detectors: &Detectors, draft: &Draft<'_>) -> DraftReport {
     let sources: Vec<&str> = folded.iter().map(View::text).chain(detectors.public_texts()).collect();
     let mut private =
         sensitive::find(&detectors.private, draft.text, &views, "", &Values::new(*draft.redacted.key()), |_, _| {});
-    private.retain(|located| !detectors.is_public(draft.text, located.span));
+    private.retain(|located| {
+        detectors.is_sensitive(draft.text, located) && !detectors.is_public(draft.text, located.span)
+    });
     let held = held(&folded, draft.text, &private);
     private.retain(|located| located.kind.is_secret() || !held.contains(&located.span));
     for located in &private {
@@ -127,7 +144,6 @@ fn judge(detectors: &Detectors, draft: &Draft<'_>) -> DraftReport {
         // A place would reveal which number is the redacted value, so none is given.
         found.add("redacted_value_repeated", "redacted_value", Severity::Critical, 100, None);
     }
-    let language = claims::language(&detectors.claims, draft.text);
     let readable = detectors.reads(draft.locale) && language != Some("");
     let atoms = if readable { atoms(draft, language, &views.folded, &sources) } else { vec![] };
     // Atoms within other findings are not reported again.
@@ -135,7 +151,7 @@ fn judge(detectors: &Detectors, draft: &Draft<'_>) -> DraftReport {
     found
         .findings
         .iter()
-        .filter(|finding| finding.kind != CLAIM)
+        .filter(|finding| ![CLAIM, UNPLACED].contains(&finding.kind.as_str()))
         .filter_map(|finding| finding.span)
         .for_each(|span| told.mark(span));
     let placed = atoms.into_iter().map(|(code, span)| (code, views.folded.original(span)));
@@ -209,6 +225,7 @@ pub(super) fn suggestion(kind: &str) -> &'static str {
         "secret" => "leave the secret out",
         "tone" => "write it kindly, without blame",
         "unchecked_language" => "write in a supported language, or hand over to a human",
+        UNPLACED => "say plainly what the case says about it: done, asked for, or possible",
         "ungrounded" => "state only facts from a source, and cite it",
         _ => "leave it out",
     }

@@ -4,6 +4,7 @@ mod complete;
 mod context;
 mod direct;
 mod expect;
+pub mod explain;
 mod fixtures;
 mod form;
 mod names;
@@ -78,25 +79,9 @@ pub struct Report {
 /// # Errors
 /// If the bundle or a table can't be read.
 pub fn run(folder: &Folder, reading: Reading) -> Result<Report, LoadError> {
-    let digest = folder.digest();
-    let faulty = |faults: Vec<Fault>| LoadError::Faulty { digest: digest.clone(), faults };
-    let sources = sources(folder);
-    let files = read(&sources).map_err(faulty)?;
-    let mut fixtures = Fixtures::default();
-    for (_, file) in &files {
-        let more = file.fixtures.clone();
-        fixtures.principals.extend(more.principals);
-        fixtures.resources.extend(more.resources);
-        fixtures.contexts.extend(more.contexts);
-        fixtures.calls.extend(more.calls);
-    }
-    let bundle = fixtures::load(folder, &fixtures, &files, reading)?;
-    let faults = names::check(&bundle, &fixtures, &files);
-    if !faults.is_empty() {
-        return Err(faulty(faults));
-    }
-    let nothing = calm(&bundle.policies.shapes);
-    let snapshot = Arc::new(Snapshot { bundle, activated_at: Timestamp::default(), nothing });
+    let Some(Loaded { snapshot, fixtures, files }) = load(folder, &sources(folder), reading)? else {
+        return Ok(Report::default());
+    };
     let bundle = &snapshot.bundle;
     let Some(roles) = &bundle.roles else { return Ok(Report::default()) };
     let mut report = Report::default();
@@ -145,6 +130,36 @@ pub fn run(folder: &Folder, reading: Reading) -> Result<Report, LoadError> {
     let obliges = |id: &str| rules.get(id).is_some_and(|rule| !rule.obligations.is_empty());
     report.unstated = reached.into_iter().filter(|id| obliges(id) && !stated.contains(id)).collect();
     Ok(report)
+}
+
+/// A bundle with its tables.
+struct Loaded {
+    snapshot: Arc<Snapshot>,
+    fixtures: Fixtures,
+    files: Vec<(Source, File)>,
+}
+
+/// Reads a bundle with these tables. Returns `None` for a bundle without roles.
+fn load(folder: &Folder, sources: &[Source], reading: Reading) -> Result<Option<Loaded>, LoadError> {
+    let digest = folder.digest();
+    let faulty = |faults: Vec<Fault>| LoadError::Faulty { digest: digest.clone(), faults };
+    let files = read(sources).map_err(faulty)?;
+    let mut fixtures = Fixtures::default();
+    for (_, file) in &files {
+        let more = file.fixtures.clone();
+        fixtures.principals.extend(more.principals);
+        fixtures.resources.extend(more.resources);
+        fixtures.contexts.extend(more.contexts);
+        fixtures.calls.extend(more.calls);
+    }
+    let bundle = fixtures::load(folder, &fixtures, &files, reading)?;
+    let faults = names::check(&bundle, &fixtures, &files);
+    if !faults.is_empty() {
+        return Err(faulty(faults));
+    }
+    let nothing = calm(&bundle.policies.shapes);
+    let snapshot = Arc::new(Snapshot { bundle, activated_at: Timestamp::default(), nothing });
+    Ok(snapshot.bundle.roles.is_some().then_some(Loaded { snapshot, fixtures, files }))
 }
 
 /// Reads every table, so that `countersign check` reports their faults.

@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use countersign::api::v1;
+use countersign::audit::checkpoint::CheckpointKey;
 use countersign::audit::disk::{self, Segment, SystemDisk};
 use countersign::audit::key::DigestKey;
 use countersign::audit::operations::ResumedRecord;
 use countersign::audit::record::Record;
 use countersign::audit::verify::VerifyError;
-use countersign::audit::{Audit, AuditDown, Durability, Options};
+use countersign::audit::{Audit, AuditDown, Durability, Keys, Options};
 use countersign::clock::{Clock, SystemClock};
 use countersign::model::time::Timestamp;
 use tonic::Code;
@@ -288,6 +289,11 @@ async fn in_best_effort_mode_lines_claim_only_what_is_on_disk_and_a_closed_segme
     }
 }
 
+pub(crate) fn log_keys() -> Keys {
+    let checkpoint = CheckpointKey::new([9; 32], "log").unwrap();
+    Keys { digest: DigestKey::new([7; 32]), checkpoint }
+}
+
 /// An answer whose record was taken has left, so the record must not vanish with the queue.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_best_effort_log_writes_everything_that_it_took_before_it_closed() {
@@ -300,7 +306,7 @@ async fn a_best_effort_log_writes_everything_that_it_took_before_it_closed() {
         segment_seconds: 86_400,
     };
     let now = SystemClock.now();
-    let (audit, _) = Audit::open(options, DigestKey::new([7; 32]), Arc::new(SystemDisk), &[], now).unwrap();
+    let (audit, _) = Audit::open(options, log_keys(), Arc::new(SystemDisk), &[], now).unwrap();
     let audit = Arc::new(audit);
     let append = |audit: Arc<Audit>| async move {
         let mut taken = 0;
@@ -644,7 +650,7 @@ async fn verify_with_a_key_rejects_a_log_without_macs() {
     std::fs::write(&segment, rehashed(&text.lines().map(strip).collect::<String>())).unwrap();
     let error = verify(&audit).unwrap_err().to_string();
     assert!(error.contains("has no `mac`"), "{error}");
-    let without_key = countersign::audit::verify::Expected { key: None, heads: vec![] };
+    let without_key = countersign::audit::verify::Expected::default();
     assert!(!countersign::audit::verify::verify(&audit, &without_key).unwrap().keyed);
 }
 
@@ -681,7 +687,7 @@ async fn an_accepted_loss_is_recorded_and_no_index_is_reused() {
         let text = std::fs::read_to_string(&newest).unwrap();
         let prev = line["prev"].as_str().unwrap();
         std::fs::write(&newest, text.replacen(prev, &"f".repeat(prev.len()), 1)).unwrap();
-        let expected = countersign::audit::verify::Expected { key: None, heads: vec![] };
+        let expected = countersign::audit::verify::Expected::default();
         let error = countersign::audit::verify::verify(&data.join("audit"), &expected).unwrap_err().to_string();
         assert!(error.contains(":1: `prev` is not the hash of the line before"), "{error}");
     }
@@ -745,7 +751,8 @@ async fn the_witness_detects_a_data_folder_restored_from_an_old_copy() {
     assert!(error.contains("noted in the witness"), "{error}");
     // To an auditor the log is intact, but it lacks the head that was witnessed.
     let heads = countersign::audit::witness::read(&witness).unwrap();
-    let expected = |hash: &str| countersign::audit::verify::Expected { key: None, heads: vec![hash.to_owned()] };
+    let expected =
+        |hash: &str| countersign::audit::verify::Expected { heads: vec![hash.to_owned()], ..Default::default() };
     let verified = |hash: &str| countersign::audit::verify::verify(&data.join("audit"), &expected(hash));
     assert!(verified(&heads.first().unwrap().1.hash).is_ok());
     assert!(matches!(verified(&heads.last().unwrap().1.hash), Err(VerifyError::Broken(_))));

@@ -745,8 +745,10 @@ async fn audit_heads_are_posted_to_a_witness_url() {
     assert!(head.starts_with("POST /heads HTTP/1.1"), "{head}");
     let statement: Value = serde_json::from_str(body).unwrap();
     assert_eq!(statement["index"].as_u64(), Some(last));
-    let expected =
-        countersign::audit::verify::Expected { key: None, heads: vec![statement["hash"].as_str().unwrap().into()] };
+    let expected = countersign::audit::verify::Expected {
+        heads: vec![statement["hash"].as_str().unwrap().into()],
+        ..Default::default()
+    };
     countersign::audit::verify::verify(&data.join("audit"), &expected).unwrap();
 }
 

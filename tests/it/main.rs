@@ -26,6 +26,7 @@ mod identity;
 mod instructions;
 mod layers;
 mod production;
+mod proofs;
 mod properties;
 mod prose;
 mod python;

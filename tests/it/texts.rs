@@ -222,6 +222,39 @@ async fn a_draft_that_claims_approval_of_a_requested_refund_is_not_released() {
     app.stop().await;
 }
 
+/// A tool service reports what it did; until its record says so, the report supports the draft. A report of a failure, or
+/// about another case, does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draft_may_report_what_a_tool_service_reported_as_done() {
+    let (app, mut client) = start().await;
+    const DONE: &str = "All done: I have updated your request.";
+    let update = v1::AuthorizeRequest {
+        action: "ticket.update".into(),
+        arguments_json: r#"{"status":"pending"}"#.into(),
+        ..to_send("", "", "")
+    };
+    let mut dispositions = vec![judged(&mut client, DONE, &[]).await.disposition()];
+    for status in [v1::OutcomeStatus::Failed, v1::OutcomeStatus::Succeeded, v1::OutcomeStatus::Failed] {
+        let allowed = client.authorize(update.clone()).await.unwrap().into_inner();
+        assert_eq!(allowed.decision(), Decision::Allow, "{allowed:?}");
+        let report = v1::ReportOutcomeRequest {
+            evaluation_id: allowed.evaluation_id.clone(),
+            status: status.into(),
+            outcome_token: allowed.outcome_token.clone(),
+            ..Default::default()
+        };
+        client.report_outcome(report).await.unwrap();
+        dispositions.push(judged(&mut client, DONE, &[]).await.disposition());
+        let other = judged(&mut client, DONE, &[("customer", "customer-2")]).await;
+        assert_ne!(other.disposition(), Disposition::Release, "of another customer's case");
+        let refunded = judged(&mut client, "We have refunded you.", &[]).await;
+        assert_eq!(refunded.disposition(), Disposition::Revise, "of another kind");
+    }
+    use Disposition::{Release, Revise};
+    assert_eq!(dispositions, [Revise, Revise, Release, Revise], "before, failed, succeeded, failed again");
+    app.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_that_asks_for_a_password_is_blocked() {
     let (app, mut client) = start().await;
@@ -720,7 +753,7 @@ async fn invalid_fields_are_refused_by_name() {
 /// A redacted value appears nowhere: not in answers, audit, logs, spans, metrics, the state store or Redis.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redacted_value_appears_in_no_output_log_or_store() {
-    const CANARIES: [&str; 8] = [
+    const CANARIES: [&str; 14] = [
         "Zx9-Tr0ub4dor",
         "903417",
         "canary.person@example.org",
@@ -729,6 +762,17 @@ async fn a_redacted_value_appears_in_no_output_log_or_store() {
         "17 Larkspur Crescent",
         "QUX-SECRET-NOTE",
         "078-05-1120",
+        "Kx7-Wolkenburg42",
+        "604182",
+        "Sol5-Quijote77",
+        "731946",
+        "Lune9-Moliere31",
+        "582037",
+    ];
+    const OTHER_LANGUAGES: [&str; 3] = [
+        "Mein Passwort ist Kx7-Wolkenburg42, der Bestätigungscode lautet 604182.",
+        "Mi contraseña es Sol5-Quijote77 y el código de verificación es 731946.",
+        "Mon mot de passe est Lune9-Moliere31, le code de vérification est 582037.",
     ];
     let redis = Redis::start();
     let (collector, address) = crate::traces::Collector::start(false).await;
@@ -744,6 +788,7 @@ async fn a_redacted_value_appears_in_no_output_log_or_store() {
     let mut request = to_prepare(
         "My password is Zx9-Tr0ub4dor, the code is 903417, write to canary.person@example.org, card 4556737586899855, SSN 078-05-1120. I am Quillon Zabriskie.",
     );
+    request.untrusted.extend(OTHER_LANGUAGES.map(|said| text("ticket.body", said)));
     request.record_json =
         r#"{"customer":{"name":"Quillon Zabriskie","address":"17 Larkspur Crescent"},"canary.person@example.org":{"x":"QUX-SECRET-NOTE"}}"#
             .into();
@@ -779,7 +824,7 @@ async fn a_redacted_value_appears_in_no_output_log_or_store() {
         }
     }
     let redactions: Vec<Value> = lines(&data).into_iter().filter(|line| line["type"] == "redactions").collect();
-    assert!(redactions[0]["items"].as_array().unwrap().len() >= 7, "{redactions:?}");
+    assert!(redactions[0]["items"].as_array().unwrap().len() >= 13, "{redactions:?}");
     assert_eq!(redactions[0]["case"]["id"], "case-1");
 }
 
@@ -917,6 +962,19 @@ fn an_international_number_is_a_telephone_number_whatever_its_checksum() {
 }
 
 /// One-time codes in the words of the messages and pictures that carry them.
+/// A number that one text calls an order's and another a card's is a card in both.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_is_the_same_in_all_texts_of_a_case() {
+    let (app, mut client) = start().await;
+    let mut request = to_prepare("My order 4556737586899855 is late.");
+    request.untrusted.push(text("ticket.body", "Please charge my card 4556 7375 8689 9855."));
+    let prepared = prepare(&mut client, request).await;
+    let shown = shown(&prepared);
+    assert_eq!(shown.matches("[card number removed").count(), 2, "{shown}");
+    assert!(!shown.contains("6899"), "{shown}");
+    app.stop().await;
+}
+
 #[test]
 fn one_time_codes_are_found_in_the_words_of_signing_in() {
     for text in [

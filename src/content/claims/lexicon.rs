@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Deserialize;
 
-use super::words::{Word, words};
+use super::Said;
+use super::words::{Word, Words, words};
 use crate::content::normalise::View;
 use crate::model::halt::Severity;
 
@@ -28,6 +29,8 @@ pub(super) enum Role {
     Said,
     /// Says that the sentence is a general rule: usually, within.
     Usual,
+    /// Says that the sentence only speaks of a thing: about, request.
+    Topic,
     /// Names a time in the past, such as the name of a month.
     Dated,
     /// The company as the subject: we, I.
@@ -56,6 +59,7 @@ pub(super) enum Role {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     About,
+    Name,
     Done,
     Did,
     Went,
@@ -100,6 +104,10 @@ struct WrittenFrame {
     /// What the claim is about: refund, money.
     #[serde(default)]
     about: Vec<String>,
+    /// Nouns of the event itself: reimbursement. If a frame has some, a sentence with one of them, or with a form of the frame,
+    /// that neither claims the event nor says why not, is a finding `unplaced_claim`.
+    #[serde(default)]
+    names: Vec<String>,
     /// Forms of verbs that need nothing more: refunded.
     #[serde(default)]
     done: Vec<String>,
@@ -127,6 +135,8 @@ pub struct Frame {
     pub suggestion: String,
     pub generic: bool,
     pub recent: bool,
+    /// Whether a sentence about it that the grammar can't place is a finding.
+    pub placed: bool,
 }
 
 /// A meaning of a word or phrase.
@@ -186,8 +196,10 @@ impl Lexicon {
             if written.examples.is_empty() || written.counter_examples.is_empty() {
                 fault("needs at least one example and one counter-example".to_owned());
             }
+            let placed = !written.names.is_empty();
             let forms = [
                 (Form::About, written.about),
+                (Form::Name, written.names),
                 (Form::Done, written.done),
                 (Form::Did, written.did),
                 (Form::Went, written.went),
@@ -201,15 +213,15 @@ impl Lexicon {
                 }
             }
             let (generic, recent, suggestion) = (written.generic, written.recent, written.suggestion);
-            lexicon.frames.push(Frame { code: code.clone(), severity, suggestion, generic, recent });
+            lexicon.frames.push(Frame { code: code.clone(), severity, suggestion, generic, recent, placed });
             examples.push((code, written.examples, written.counter_examples));
         }
         for (code, good, bad) in examples {
             let finds = |text: &str| {
                 let mut finds = false;
                 let view = View::folded(text);
-                let exact = |span| part(text, &view, span);
-                lexicon.find(view.text(), exact, |(frame, _)| finds |= frame.code == code);
+                let words = Words::of(view.text(), |span| part(text, &view, span));
+                lexicon.find(&words, |reading| finds |= reading.said == Said::Claim && reading.frame.code == code);
                 finds
             };
             let missed =

@@ -1,6 +1,43 @@
-//! The words of a text, and the language that they are in.
+//! The sentences and words of a text, and the language that they are in.
 
 use super::Lexicon;
+use crate::content::rules::sentences;
+use crate::model::finding::Span;
+
+/// Maximum number of sentences that are read; a draft has fewer, and every further one would cost as much again.
+const SENTENCES_MAX: usize = 2048;
+
+/// The words of a text, which all lexicons read.
+#[derive(Clone, Debug, Default)]
+pub struct Words {
+    pub(super) sentences: Vec<Sentence>,
+}
+
+/// A sentence of a text.
+#[derive(Clone, Debug)]
+pub(super) struct Sentence {
+    /// Where it begins in the text, in bytes.
+    pub(super) start: usize,
+    pub(super) words: Vec<Word>,
+    /// Whether it ends with a question mark.
+    pub(super) asks: bool,
+    /// Whether it has the mark that begins a question in Spanish.
+    pub(super) begins_question: bool,
+}
+
+impl Words {
+    /// Reads a view of a text. `exact` returns the text of a place of the view as it is written.
+    pub fn of<'t>(text: &str, exact: impl Fn(Span) -> &'t str) -> Self {
+        let read = |(start, end): Span| {
+            let sentence = text.get(start..end)?;
+            let begins_question = sentence.contains('¿');
+            let asks = sentence.trim_end().ends_with('?') || begins_question;
+            let words = words(sentence, |(from, to)| exact((start + from, start + to)));
+            Some(Sentence { start, words, asks, begins_question })
+        };
+        Self { sentences: sentences(text).into_iter().take(SENTENCES_MAX).filter_map(read).collect() }
+    }
+}
 
 /// A word of a sentence.
 #[derive(Clone, Debug)]
@@ -45,17 +82,29 @@ pub(super) fn words<'t>(text: &str, exact: impl Fn((usize, usize)) -> &'t str) -
 const TOLD_MIN: usize = 12;
 /// A text is in a language if at least one word in this many is known there.
 const KNOWN_SHARE: usize = 5;
+/// A text with this many letters of another script, and with at least one such letter in [`FOREIGN_SHARE`], is in none of the
+/// languages, however short it is.
+const FOREIGN_MIN: usize = 4;
+const FOREIGN_SHARE: usize = 3;
 
 /// Returns the language of a text: that of the lexicon that knows most of its words. `None` if no lexicon knows one, and an
-/// empty name if the text is long enough to tell that it is in none of the languages.
+/// empty name if the text is in none of the languages, as far as its length can tell.
 pub fn language<'l>(lexicons: &'l [Lexicon], text: &str) -> Option<&'l str> {
     let lower = text.to_lowercase();
     let is_part = |sign: char| sign.is_alphabetic() || sign == '\'' || sign == '’';
     let words: Vec<&str> = lower.split(|sign: char| !is_part(sign)).filter(|word| !word.is_empty()).collect();
     let known = lexicons.iter().map(|lexicon| (lexicon.knows(words.iter().copied()), lexicon));
     let (known, lexicon) = known.max_by_key(|(known, _)| *known)?;
-    match words.len() >= TOLD_MIN && known * KNOWN_SHARE < words.len() {
+    let letters = || text.chars().filter(|sign| sign.is_alphabetic());
+    let foreign = letters().filter(|sign| !is_latin(*sign)).count();
+    let is_foreign = foreign >= FOREIGN_MIN && foreign * FOREIGN_SHARE > letters().count();
+    match is_foreign || (words.len() >= TOLD_MIN && known * KNOWN_SHARE < words.len()) {
         true => Some(""),
         false => (known > 0).then_some(lexicon.language.as_str()),
     }
+}
+
+/// Returns whether a letter is one of the Latin script, in whatever form.
+fn is_latin(letter: char) -> bool {
+    matches!(letter, '\0'..='\u{24F}' | '\u{1E00}'..='\u{1EFF}' | '\u{FF21}'..='\u{FF5A}' | '\u{1D400}'..='\u{1D7FF}')
 }

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::content::Detectors;
-use crate::content::drafts::Draft;
+use crate::content::drafts::{CLAIM, Draft, UNPLACED};
 use crate::content::normalise::Views;
 use crate::content::values::{ValueKey, Values};
+use crate::model::call::Untrusted;
 use crate::model::finding::SensitiveKind;
 use crate::model::part::Part;
 use crate::workbench::detectors::corpus::{Row, Span};
@@ -17,6 +18,8 @@ use crate::workbench::detectors::evaluate::evasions::EVASIONS;
 
 /// Source name under which texts of corpora are screened.
 const SOURCE: &str = "chat";
+/// Source name under which outputs of tools are screened.
+const TOOL: &str = "tool:orders";
 /// Maximum number of words beside a value in a bare reply.
 const BARE_WORDS: usize = 3;
 
@@ -99,7 +102,7 @@ fn counted(detectors: &Detectors, rows: &[Row], shown: Option<(String, Vec<(bool
 }
 
 fn injections(detectors: &Detectors, row: &Row, counts: &mut Counts) {
-    let found = |text: &str| screened(detectors, text).iter().any(|kind| kind == crate::content::INJECTION);
+    let found = |text: &str| screened(detectors, SOURCE, text).iter().any(|kind| kind == crate::content::INJECTION);
     let plain = found(&row.text);
     counts.add("injection: recall", plain);
     if !row.src.is_empty() {
@@ -108,16 +111,25 @@ fn injections(detectors: &Detectors, row: &Row, counts: &mut Counts) {
     for (name, evade) in EVASIONS {
         counts.add(format!("injection: recall under {name}"), found(&evade(&row.text)));
     }
+    let kinds = screened(detectors, TOOL, &tool_output(&row.text));
+    counts.add("injection: recall in an output of a tool", kinds.iter().any(|kind| kind == crate::content::INJECTION));
 }
 
 fn benign(detectors: &Detectors, row: &Row, counts: &mut Counts) {
-    let kinds = screened(detectors, &row.text);
+    let kinds = screened(detectors, SOURCE, &row.text);
     let source = if row.src.is_empty() { "benign texts" } else { &row.src };
     counts.add("injection: false positives", kinds.iter().any(|kind| kind == crate::content::INJECTION));
     counts.add(
         format!("injection: false positives in {source}"),
         kinds.iter().any(|kind| kind == crate::content::INJECTION),
     );
+    let output = screened(detectors, TOOL, &tool_output(&row.text));
+    counts.add(
+        "injection: false positives in an output of a tool",
+        output.iter().any(|kind| kind == crate::content::INJECTION),
+    );
+    let text = Untrusted { source: SOURCE.to_owned(), text: row.text.clone() };
+    counts.add("languages: benign texts that count as unscreened", detectors.screen(&[text]).unscreened);
     for kind in kinds.iter().filter(|kind| *kind != crate::content::INJECTION) {
         counts.add(format!("{kind}: found in {source}"), true);
     }
@@ -131,9 +143,17 @@ fn benign(detectors: &Detectors, row: &Row, counts: &mut Counts) {
     }
 }
 
-fn screened(detectors: &Detectors, text: &str) -> Vec<String> {
+/// Returns an output of a tool with a text of somebody in it.
+fn tool_output(text: &str) -> String {
+    let review = serde_json::json!({"rating": 4, "author": "R. Meyer", "content": text, "date": "2026-02-11"});
+    serde_json::json!({"order": "A-20931", "state": "delivered", "items": [{"sku": "P-100", "title": "Phone, black, 128 GB",
+        "reviews": [review]}], "total_minor": 49_900, "currency": "EUR"})
+    .to_string()
+}
+
+fn screened(detectors: &Detectors, source: &str, text: &str) -> Vec<String> {
     let mut kinds: Vec<String> =
-        detectors.screen_text(SOURCE, text, &Views::of(text)).into_iter().map(|finding| finding.kind).collect();
+        detectors.screen_text(source, text, &Views::of(text)).into_iter().map(|finding| finding.kind).collect();
     kinds.sort();
     kinds.dedup();
     kinds
@@ -202,23 +222,25 @@ fn answers(detectors: &Detectors, row: &Row, counts: &mut Counts) {
 }
 
 fn drafts(detectors: &Detectors, row: &Row, counts: &mut Counts) {
-    let claims = evaluation(detectors, &row.text, vec![]).contains(&crate::content::drafts::CLAIM.to_owned());
+    let found = evaluation(detectors, &row.text, vec![]);
     let name = if row.when == "after_write" {
         "claim: drafts after a write found"
     } else {
         "claim: drafts before any write flagged"
     };
-    counts.add(name, claims);
+    counts.add(name, found.contains(&CLAIM.to_owned()));
+    counts.add("unplaced_claim: drafts that go to a human", found.contains(&UNPLACED.to_owned()));
 }
 
 fn outcomes(detectors: &Detectors, row: &Row, counts: &mut Counts) {
-    let claims = evaluation(detectors, &row.text, vec![]).contains(&crate::content::drafts::CLAIM.to_owned());
+    let found = evaluation(detectors, &row.text, vec![]);
     let name = if row.status == "success" {
         "claim: messages after a success found"
     } else {
         "claim: messages after a failure flagged"
     };
-    counts.add(name, claims);
+    counts.add(name, found.contains(&CLAIM.to_owned()));
+    counts.add("unplaced_claim: messages that go to a human", found.contains(&UNPLACED.to_owned()));
 }
 
 fn evaluation(detectors: &Detectors, text: &str, sources: Vec<&str>) -> Vec<String> {

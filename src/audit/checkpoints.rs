@@ -1,0 +1,168 @@
+//! The writer's tree and its signed checkpoints: `checkpoints.txt` beside the segments, and `seg-<first>.tree` with the tree before
+//! each segment, so that a start reads the last segment alone.
+
+use std::fs;
+use std::io::{self, BufRead as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use crate::audit::checkpoint::{Checkpoint, CheckpointKey, notes};
+use crate::audit::disk::{Disk, Segment};
+use crate::audit::error::OpenError;
+use crate::audit::recover::segments;
+use crate::audit::tree::{Edge, leaf};
+use crate::model::number::to_u64;
+use crate::model::time::Timestamp;
+
+/// File with all checkpoints, the oldest first.
+pub const FILE: &str = "checkpoints.txt";
+/// Number of lines after which a checkpoint is signed.
+const LINES: u64 = 1000;
+/// Time after which a checkpoint of new lines is signed.
+const AGE: Duration = Duration::from_secs(10);
+/// First line of a `.tree` file.
+const TREE: &str = "countersign audit tree 1";
+
+/// Tree before a segment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Before {
+    /// Number of the line that is the tree's first leaf. It is not 0 after lines were lost.
+    pub base: u64,
+    pub edge: Edge,
+}
+
+/// The tree of the log and its checkpoints.
+#[derive(Debug)]
+pub(super) struct Checkpoints {
+    key: CheckpointKey,
+    disk: Arc<dyn Disk>,
+    folder: PathBuf,
+    file: Box<dyn Segment>,
+    /// Length of the file's complete notes, in bytes.
+    length: u64,
+    base: u64,
+    pub(super) edge: Edge,
+    /// Size and time of the last checkpoint.
+    signed: (u64, Timestamp),
+}
+
+impl Checkpoints {
+    /// Reads the tree of a log that continues with line `next`. `is_new` says that a segment begins there, after lost lines.
+    pub(super) fn open(
+        folder: &Path,
+        disk: Arc<dyn Disk>,
+        key: CheckpointKey,
+        (next, is_new): (u64, bool),
+        now: Timestamp,
+    ) -> Result<Self, OpenError> {
+        let io = |error| OpenError::Io(folder.to_owned(), error);
+        let notes_file = fs::read_to_string(folder.join(FILE)).or_else(absent).map_err(io)?;
+        let verifier = key.verifier().ok_or_else(|| io(io::Error::other("the checkpoint key can't be used")))?;
+        let all = notes(&notes_file);
+        let length = all.iter().map(|note| to_u64(note.len()) + 1).sum();
+        let last = all.last().copied();
+        let last = last.map(|note| Checkpoint::open(note, &verifier).ok_or(OpenError::Checkpoint(folder.join(FILE))));
+        let last = last.transpose()?;
+        let mut tree = Before { base: next, edge: Edge::default() };
+        if !is_new {
+            let mut is_held = false;
+            tree = read(folder, |tree| {
+                let is_this =
+                    |last: &Checkpoint| last.origin == origin(&key, tree.base) && last.size == tree.edge.size();
+                is_held |= last.as_ref().is_some_and(|last| is_this(last) && last.root == tree.edge.root());
+            })
+            .map_err(io)?;
+            // The last checkpoint is of a line in the last segment, or of the one before it.
+            let must = last.as_ref().filter(|last| last.origin == origin(&key, tree.base));
+            if must.is_some() && !is_held {
+                return Err(OpenError::Checkpoint(folder.join(FILE)));
+            }
+        }
+        let mut file = disk.open(&folder.join(FILE)).map_err(io)?;
+        file.set_len(length).map_err(io)?;
+        let size = last.filter(|last| last.origin == origin(&key, tree.base)).map_or(0, |last| last.size);
+        let Before { base, edge } = tree;
+        Ok(Self { key, disk, folder: folder.to_owned(), file, length, base, edge, signed: (size, now) })
+    }
+
+    /// Signs a checkpoint of the lines so far, which must be durable, if there are new ones and `is_forced` or it is time.
+    pub(super) fn sign(&mut self, now: Timestamp, is_forced: bool) -> io::Result<()> {
+        let size = self.edge.size();
+        let new = size.saturating_sub(self.signed.0);
+        if new == 0 || !(is_forced || new >= LINES || self.signed.1.plus(AGE) <= now) {
+            return Ok(());
+        }
+        let note = self.key.sign(&origin(&self.key, self.base), size, self.edge.root());
+        // An empty line ends a note.
+        let written = self.file.write_all(format!("{note}\n").as_bytes()).and_then(|()| self.file.sync());
+        if let Err(error) = written {
+            self.file.set_len(self.length)?;
+            return Err(error);
+        }
+        self.length += to_u64(note.len()) + 1;
+        self.signed = (size, now);
+        Ok(())
+    }
+
+    /// Notes the tree before a segment that begins with line `first`.
+    pub(super) fn begin(&self, first: u64) -> io::Result<()> {
+        let mut text = format!("{TREE}\n{}\n{}\n", self.base, self.edge.size());
+        self.edge.hashes().iter().for_each(|hash| text.push_str(&format!("{}\n", BASE64.encode(hash))));
+        let mut file = self.disk.open(&tree_path(&self.folder, first))?;
+        file.set_len(0)?;
+        file.write_all(text.as_bytes())?;
+        file.sync()
+    }
+
+    /// Age of the last checkpoint.
+    pub(super) fn signed_at(&self) -> Timestamp {
+        self.signed.1
+    }
+}
+
+/// Returns the name of a tree in its checkpoints: after a loss, another tree begins.
+fn origin(key: &CheckpointKey, base: u64) -> String {
+    if base == 0 { key.name().to_owned() } else { format!("{}/{base}", key.name()) }
+}
+
+fn absent(error: io::Error) -> io::Result<String> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(String::new()) } else { Err(error) }
+}
+
+fn tree_path(folder: &Path, first: u64) -> PathBuf {
+    folder.join(format!("seg-{first:020}.tree"))
+}
+
+/// Reads the tree before a segment; `None` if its file is missing or damaged.
+pub fn before(folder: &Path, first: u64) -> Option<Before> {
+    let text = fs::read_to_string(tree_path(folder, first)).ok()?;
+    let mut lines = text.lines();
+    let (head, base, size) = (lines.next()?, lines.next()?.parse().ok()?, lines.next()?.parse().ok()?);
+    let hashes = lines.map(|line| BASE64.decode(line).ok()?.try_into().ok()).collect::<Option<_>>()?;
+    let edge = Edge::new(size, hashes).filter(|_| head == TREE)?;
+    Some(Before { base, edge })
+}
+
+/// Reads the tree of a whole log. `visit` is called with the tree after each line of the last segments, from the one on whose tree
+/// is noted.
+fn read(folder: &Path, mut visit: impl FnMut(&Before)) -> io::Result<Before> {
+    let segments = segments(folder)?;
+    let noted = segments.iter().enumerate().rev().find_map(|(at, (first, _))| Some((at, before(folder, *first)?)));
+    let (from, mut tree) = noted.unwrap_or_default();
+    for (first, path) in segments.iter().skip(from) {
+        if *first != tree.base + tree.edge.size() {
+            // Lines were lost, so another tree begins.
+            tree = Before { base: *first, edge: Edge::default() };
+        }
+        visit(&tree);
+        for line in io::BufReader::new(fs::File::open(path)?).split(b'\n') {
+            tree.edge.push(leaf(&line?));
+            visit(&tree);
+        }
+    }
+    Ok(tree)
+}

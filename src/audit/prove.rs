@@ -1,0 +1,176 @@
+//! Proofs of one line (C2SP tlog-proof) and of the consistency of two checkpoints, made from the files of a log.
+
+use std::fs;
+use std::io::{self, BufRead as _};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::Deserialize;
+
+use crate::audit::checkpoint::{Checkpoint, VerifierKey, notes};
+use crate::audit::checkpoints::{self, Before};
+use crate::audit::recover::segments;
+use crate::audit::tree::{Hash, Leaves, leaf, root_by_inclusion};
+
+/// First line of a proof.
+const FORMAT: &str = "c2sp.org/tlog-proof@v1";
+
+/// Line to prove.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The line of a decision or refusal.
+    Evaluation(String),
+    /// The line with this number.
+    Index(u64),
+}
+
+/// Line of a log, with its proof.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proof {
+    pub index: u64,
+    /// The exact bytes of the line, without its newline: what is proven.
+    pub line: Vec<u8>,
+    /// Text of the proof, which contains the checkpoint.
+    pub text: String,
+}
+
+/// Reason why nothing can be proven.
+#[derive(Debug, thiserror::Error)]
+pub enum ProveError {
+    #[error("the log in `{0}` has no such line")]
+    Missing(PathBuf),
+    /// No checkpoint covers the line yet.
+    #[error("no checkpoint covers line {0} yet: one is signed every ten seconds, and when the server stops")]
+    Uncovered(u64),
+    #[error("`{0}` is no checkpoint of this log")]
+    Foreign(String),
+    #[error("`{0}` can't be read: {1}")]
+    Io(PathBuf, io::Error),
+}
+
+#[derive(Deserialize)]
+struct Place {
+    seq: u64,
+    evaluation_id: Option<String>,
+    r#type: String,
+}
+
+/// Proves that a line is in the tree of the newest checkpoint.
+///
+/// # Errors
+/// If the log has no such line, no checkpoint covers it, or a file can't be read.
+pub fn prove(folder: &Path, wanted: &Wanted) -> Result<Proof, ProveError> {
+    let unreadable = |error| ProveError::Io(folder.to_owned(), error);
+    let (index, line) = find(folder, wanted).map_err(unreadable)?.ok_or(ProveError::Missing(folder.to_owned()))?;
+    let (tree, leaves) = leaves(folder, index).map_err(unreadable)?;
+    let at = index.saturating_sub(tree);
+    let (note, size) = newest(folder, tree, leaves.size()).map_err(unreadable)?.ok_or(ProveError::Uncovered(index))?;
+    let proof = leaves.inclusion(at, size).ok_or(ProveError::Uncovered(index))?;
+    let text = format!("{FORMAT}\nindex {at}\n{}\n{note}", written(&proof));
+    Ok(Proof { index, line, text })
+}
+
+/// Proves that an older checkpoint's tree is the beginning of the newest one's: the body of a witness' `add-checkpoint` request
+/// (C2SP tlog-witness).
+///
+/// # Errors
+/// If the older checkpoint is not of this log, or a file can't be read.
+pub fn prove_consistency(folder: &Path, older: &str) -> Result<String, ProveError> {
+    let unreadable = |error| ProveError::Io(folder.to_owned(), error);
+    let (origin, old) = head_of(older).ok_or_else(|| ProveError::Foreign(older.lines().next().unwrap_or("").into()))?;
+    let base = base_of(origin);
+    let (_, leaves) = leaves(folder, base).map_err(unreadable)?;
+    let newest = newest(folder, base, leaves.size()).map_err(unreadable)?;
+    let (note, size) = newest.ok_or_else(|| ProveError::Foreign(origin.to_owned()))?;
+    let proof = leaves.consistency(old, size).ok_or_else(|| ProveError::Foreign(origin.to_owned()))?;
+    Ok(format!("old {old}\n{}\n{note}", written(&proof)))
+}
+
+/// Checks a proof of a line; returns the checkpoint that it leads to.
+pub fn check(line: &[u8], proof: &str, key: &VerifierKey) -> Option<Checkpoint> {
+    let (head, note) = proof.split_once("\n\n")?;
+    let mut lines = head.lines().filter(|line| !line.starts_with("extra "));
+    let index = (lines.next()? == FORMAT).then(|| lines.next()?.strip_prefix("index ")?.parse().ok())??;
+    let hashes: Option<Vec<Hash>> = lines.map(|line| BASE64.decode(line).ok()?.try_into().ok()).collect();
+    let checkpoint = Checkpoint::open(note, key)?;
+    let root = root_by_inclusion(leaf(line), index, checkpoint.size, &hashes?)?;
+    (root == checkpoint.root).then_some(checkpoint)
+}
+
+fn written(proof: &[Hash]) -> String {
+    proof.iter().map(|hash| format!("{}\n", BASE64.encode(hash))).collect()
+}
+
+/// Returns the number of a line and its bytes.
+fn find(folder: &Path, wanted: &Wanted) -> io::Result<Option<(u64, Vec<u8>)>> {
+    let segments = segments(folder)?;
+    let last = |index: &u64| segments.iter().rposition(|(first, _)| first <= index);
+    let (from, to) = match wanted {
+        Wanted::Evaluation(_) => (0, segments.len()),
+        Wanted::Index(index) => match last(index) {
+            Some(at) => (at, at + 1),
+            None => return Ok(None),
+        },
+    };
+    for (_, path) in segments.iter().take(to).skip(from) {
+        for line in io::BufReader::new(fs::File::open(path)?).split(b'\n') {
+            let line = line?;
+            let Ok(place) = serde_json::from_slice::<Place>(&line) else { continue };
+            let is_wanted = match wanted {
+                Wanted::Evaluation(id) => {
+                    ["decision", "refusal"].contains(&place.r#type.as_str())
+                        && place.evaluation_id.as_deref() == Some(id)
+                }
+                Wanted::Index(index) => place.seq == *index,
+            };
+            if is_wanted {
+                return Ok(Some((place.seq, line)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Returns the tree's first line, and its leaves from the segment of a line on.
+fn leaves(folder: &Path, index: u64) -> io::Result<(u64, Leaves)> {
+    let segments = segments(folder)?;
+    let holds = segments.iter().rposition(|(first, _)| *first <= index).unwrap_or(0);
+    // Without a note of the tree before a segment, the segments before it are read as well.
+    let noted = segments
+        .iter()
+        .enumerate()
+        .take(holds + 1)
+        .rev()
+        .find_map(|(at, (first, _))| Some((at, checkpoints::before(folder, *first)?)));
+    let (from, Before { base, edge }) = noted.unwrap_or_default();
+    let mut leaves = Leaves { before: edge, hashes: vec![] };
+    for (first, path) in segments.iter().skip(from) {
+        if *first != base + leaves.size() {
+            // Another tree begins after lost lines.
+            break;
+        }
+        for line in io::BufReader::new(fs::File::open(path)?).split(b'\n') {
+            leaves.hashes.push(leaf(&line?));
+        }
+    }
+    Ok((base, leaves))
+}
+
+/// Returns the newest checkpoint of a tree that has at most this many leaves, and its size.
+fn newest(folder: &Path, base: u64, most: u64) -> io::Result<Option<(String, u64)>> {
+    let file = fs::read_to_string(folder.join(checkpoints::FILE))?;
+    let heads = notes(&file).into_iter().filter_map(|note| Some((note, head_of(note)?)));
+    let of_tree = heads.filter(|(_, (origin, size))| base_of(origin) == base && *size <= most);
+    Ok(of_tree.last().map(|(note, (_, size))| (note.to_owned(), size)))
+}
+
+fn head_of(note: &str) -> Option<(&str, u64)> {
+    let mut lines = note.lines();
+    Some((lines.next()?, lines.next()?.parse().ok()?))
+}
+
+/// Returns the number of the first line of a tree, from its name.
+fn base_of(origin: &str) -> u64 {
+    origin.rsplit('/').next().and_then(|last| last.parse().ok()).unwrap_or(0)
+}

@@ -1,0 +1,282 @@
+//! The tree of the audit log: its proofs are those of the standard, an outsider can check them, and no line changes behind a checkpoint.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use countersign::audit::checkpoint::{Checkpoint, CheckpointKey, VerifierKey, notes};
+use countersign::audit::disk::SystemDisk;
+use countersign::audit::key::DigestKey;
+use countersign::audit::operations::ResumedRecord;
+use countersign::audit::prove::{ProveError, Wanted, check, prove, prove_consistency};
+use countersign::audit::record::Record;
+use countersign::audit::tree::{self, Edge, Leaves, is_consistent, root_by_inclusion};
+use countersign::audit::verify::{Expected, Verifier, VerifyError, verify};
+use countersign::audit::{Audit, Durability, Keys, Options};
+use countersign::model::time::Timestamp;
+use ct_merkle::mem_backed_tree::MemoryBackedTree;
+use proptest::prelude::*;
+use sha2::{Digest, Sha256};
+
+use crate::harness::{App, lines, order_check, temp};
+
+const DIGEST_KEY: [u8; 32] = [7; 32];
+const CHECKPOINT_KEY: [u8; 32] = [9; 32];
+/// Second at which the logs of this file begin.
+const START: i64 = 1_772_442_000;
+
+fn checkpoint_key() -> CheckpointKey {
+    CheckpointKey::new(CHECKPOINT_KEY, "log").unwrap()
+}
+
+fn options(folder: &Path, segment_bytes: u64) -> Options {
+    let (folder, log) = (folder.to_owned(), "log".to_owned());
+    Options { folder, log, durability: Durability::Strict, segment_bytes, segment_seconds: 86_400 }
+}
+
+fn open(folder: &Path, segment_bytes: u64, at: i64) -> Result<Audit, countersign::audit::OpenError> {
+    let keys = Keys { digest: DigestKey::new(DIGEST_KEY), checkpoint: checkpoint_key() };
+    let now = Timestamp::from_seconds(at);
+    Audit::open(options(folder, segment_bytes), keys, Arc::new(SystemDisk), &[], now).map(|(audit, _)| audit)
+}
+
+/// Writes a log of this many lines, one a second, and closes it.
+async fn write(folder: &Path, count: i64, segment_bytes: u64, from: i64) {
+    let audit = open(folder, segment_bytes, START + from).unwrap();
+    for index in 0..count {
+        let at = Timestamp::from_seconds(START + from + index);
+        audit.append(at, Record::Resumed(ResumedRecord { failures: index.unsigned_abs() })).await.unwrap();
+    }
+    tokio::task::block_in_place(|| audit.close());
+}
+
+fn expected() -> Expected {
+    let verifier = Verifier::parse(&checkpoint_key().verifier().unwrap().to_string());
+    Expected { key: Some(DIGEST_KEY), verifier: Some(verifier.unwrap()), ..Expected::default() }
+}
+
+fn segments(folder: &Path) -> Vec<PathBuf> {
+    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut names: Vec<PathBuf> = names.filter(|path| path.extension().is_some_and(|end| end == "jsonl")).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_line_is_proven_by_the_newest_checkpoint_whatever_its_segment() {
+    let folder = temp();
+    let log = folder.path().join("audit");
+    // Small segments, and a second start in the middle.
+    write(&log, 25, 2000, 0).await;
+    write(&log, 20, 2000, 100).await;
+    assert!(segments(&log).len() > 4, "{:?}", segments(&log));
+    let report = verify(&log, &expected()).unwrap();
+    assert!(report.signed && report.checkpoints >= 6, "{report:?}");
+    let key = checkpoint_key().verifier().unwrap();
+    for index in 0..report.lines {
+        let proof = prove(&log, &Wanted::Index(index)).unwrap();
+        let checkpoint = check(&proof.line, &proof.text, &key).expect("a proof that holds");
+        assert_eq!(checkpoint.size, report.lines, "the last checkpoint is signed when the log is closed");
+        let other = prove(&log, &Wanted::Index((index + 1) % report.lines)).unwrap();
+        assert_eq!(check(&other.line, &proof.text, &key), None, "{index}: of another line");
+    }
+    assert!(matches!(prove(&log, &Wanted::Index(report.lines)), Err(ProveError::Missing(_))));
+    // Each checkpoint is the beginning of the last one.
+    let file = std::fs::read_to_string(log.join("checkpoints.txt")).unwrap();
+    let all = notes(&file);
+    let last = Checkpoint::open(all.last().unwrap(), &key).unwrap();
+    for note in &all {
+        let older = Checkpoint::open(note, &key).unwrap();
+        let text = prove_consistency(&log, note).unwrap();
+        let (head, newest) = text.split_once("\n\n").unwrap();
+        assert_eq!(Checkpoint::open(newest, &key), Some(last.clone()));
+        let mut written = head.lines();
+        assert_eq!(written.next(), Some(format!("old {}", older.size).as_str()));
+        use base64::Engine as _;
+        let decode = |line: &str| base64::engine::general_purpose::STANDARD.decode(line).unwrap().try_into().unwrap();
+        let proof: Vec<tree::Hash> = written.map(decode).collect();
+        assert!(is_consistent((older.size, older.root), (last.size, last.root), &proof), "{}", older.size);
+    }
+}
+
+/// An attacker who has the digest key can compute every hash and MAC anew, but no signature.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_rewritten_with_its_own_key_differs_from_its_checkpoints() {
+    let cases: [(&str, fn(&Path)); 7] = [
+        ("a changed line", |log| rewrite(log, |lines| lines[3] = lines[3].replace("\"failures\":3", "\"failures\":4"))),
+        ("a deleted line", |log| rewrite(log, |lines| drop(lines.remove(3)))),
+        ("an inserted line", |log| rewrite(log, |lines| lines.insert(3, lines[3].clone()))),
+        ("swapped lines", |log| rewrite(log, |lines| lines.swap(3, 4))),
+        ("a log without its end", |log| rewrite(log, |lines| lines.truncate(9))),
+        ("a forged checkpoint", |log| {
+            let key = CheckpointKey::new([1; 32], "log").unwrap();
+            append(log, &key.sign(key.name(), 5, [0; 32]));
+        }),
+        ("a checkpoint of another root", |log| {
+            let key = checkpoint_key();
+            append(log, &key.sign(key.name(), 5, [0; 32]));
+        }),
+    ];
+    for (what, change) in cases {
+        let folder = temp();
+        let log = folder.path().join("audit");
+        write(&log, 10, 1 << 20, 0).await;
+        verify(&log, &expected()).unwrap();
+        change(&log);
+        let found = verify(&log, &expected());
+        assert!(matches!(found, Err(VerifyError::Broken(_))), "{what}: {found:?}");
+        // A start refuses what contradicts the last checkpoint.
+        let opened = open(&log, 1 << 20, START + 60);
+        assert!(opened.is_err(), "{what}: {opened:?}");
+    }
+}
+
+/// Changes the lines of a log, and computes numbers, hashes and MACs anew.
+fn rewrite(log: &Path, change: fn(&mut Vec<String>)) {
+    let path = segments(log).remove(0);
+    let mut lines: Vec<String> = std::fs::read_to_string(&path).unwrap().lines().map(str::to_owned).collect();
+    change(&mut lines);
+    let (mut prev, mut text) = ("0".repeat(64), String::new());
+    for (seq, line) in lines.iter().enumerate() {
+        let mut value: serde_json::Value = serde_json::from_str(line).unwrap();
+        value["seq"] = seq.into();
+        value["prev"] = prev.into();
+        value["durable"] = seq.checked_sub(1).map_or(serde_json::Value::Null, serde_json::Value::from);
+        value["mac"] = "0".repeat(64).into();
+        let blank = serde_json_canonicalizer::to_string(&value).unwrap();
+        value["mac"] = mac(blank.as_bytes()).into();
+        let line = serde_json_canonicalizer::to_string(&value).unwrap();
+        prev = Sha256::digest(line.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        text.push_str(&line);
+        text.push('\n');
+    }
+    std::fs::write(&path, text).unwrap();
+}
+
+fn mac(line: &[u8]) -> String {
+    use hmac::{KeyInit as _, Mac as _};
+    let mut mac = hmac::Hmac::<Sha256>::new_from_slice(&DIGEST_KEY).unwrap();
+    mac.update(b"countersign audit line\0");
+    mac.update(line);
+    mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn append(log: &Path, note: &str) {
+    let file = log.join("checkpoints.txt");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{text}{note}\n")).unwrap();
+}
+
+/// A crash may cut off a checkpoint or leave lines behind the last one; neither is a fault.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_a_crash_cut_off_is_signed_again() {
+    let folder = temp();
+    let log = folder.path().join("audit");
+    write(&log, 5, 1 << 20, 0).await;
+    let file = log.join("checkpoints.txt");
+    let text = std::fs::read_to_string(&file).unwrap();
+    for left in [text.len() - 1, text.len() - 40, 10, 0] {
+        std::fs::write(&file, &text[..left]).unwrap();
+        verify(&log, &expected()).unwrap();
+        write(&log, 1, 1 << 20, 50).await;
+        let report = verify(&log, &expected()).unwrap();
+        assert!(report.checkpoints > 0, "{left}");
+        let proof = prove(&log, &Wanted::Index(report.lines - 1)).unwrap();
+        assert!(check(&proof.line, &proof.text, &checkpoint_key().verifier().unwrap()).is_some());
+    }
+}
+
+/// A script that follows the page on audit proves a decision, and refuses every change of the proof.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_checks_a_proof_by_the_documentation_alone() {
+    let app = App::start().await;
+    let mut client = app.decisions().await;
+    let mut ids = vec![];
+    for _ in 0..6 {
+        ids.push(client.authorize(order_check()).await.unwrap().into_inner().evaluation_id);
+    }
+    let kept = app.stop().await.unwrap();
+    let data = kept.path();
+    let (log, out) = (data.join("audit"), data.join("evidence"));
+    std::fs::create_dir(&out).unwrap();
+    let made = prove(&log, &Wanted::Evaluation(ids[2].clone())).unwrap();
+    let index = lines(data).iter().find(|line| line["evaluation_id"] == ids[2].as_str()).unwrap()["seq"].clone();
+    let (line, proof) = (out.join("line.json"), out.join("line.tlog-proof"));
+    std::fs::write(&line, &made.line).unwrap();
+    std::fs::write(&proof, &made.text).unwrap();
+    let key = out.join("audit-checkpoint.vkey");
+    std::fs::copy(data.join("keys/audit-checkpoint.vkey"), &key).unwrap();
+    let verifier = VerifierKey::parse(&std::fs::read_to_string(&key).unwrap()).unwrap();
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-venv/bin/python");
+    assert!(python.exists(), "the test environment is missing: run `scripts/setup-tests`, or `make test`");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/check_proof.py");
+    let checked = || {
+        let mut run = std::process::Command::new(&python);
+        run.args([&script, &line, &proof, &key]);
+        let output = run.output().unwrap();
+        let (line, proof) = (std::fs::read(&line).unwrap(), std::fs::read_to_string(&proof).unwrap());
+        assert_eq!(output.status.success(), check(&line, &proof, &verifier).is_some(), "{output:?}");
+        output
+    };
+    let good = checked();
+    assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
+    assert_eq!(String::from_utf8_lossy(&good.stdout).split(' ').nth(1), Some(index.to_string().as_str()));
+    let (own_line, own_proof) = (std::fs::read(&line).unwrap(), std::fs::read_to_string(&proof).unwrap());
+    for (what, changed_line, changed_proof) in [
+        ("the line", [own_line.as_slice(), b" "].concat(), own_proof.clone()),
+        ("the index", own_line.clone(), own_proof.replace(&format!("index {index}"), "index 0")),
+        (
+            "a hash less",
+            own_line.clone(),
+            own_proof.lines().enumerate().filter(|(at, _)| *at != 2).map(|(_, line)| format!("{line}\n")).collect(),
+        ),
+        ("the size", own_line.clone(), own_proof.replace("\n\ncountersign", "\n\ncountersign/x")),
+    ] {
+        std::fs::write(&line, changed_line).unwrap();
+        std::fs::write(&proof, changed_proof).unwrap();
+        assert!(!checked().status.success(), "{what}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(crate::harness::cases(32)))]
+
+    /// Roots and proofs are those of two other implementations.
+    #[test]
+    fn the_tree_is_that_of_other_implementations(leaves in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 1..70), at in any::<prop::sample::Index>(), old in any::<prop::sample::Index>()) {
+        let mut other = MemoryBackedTree::<Sha256, Vec<u8>>::new();
+        leaves.iter().for_each(|leaf| other.push(leaf.clone()));
+        let own = Leaves { before: Edge::default(), hashes: leaves.iter().map(|leaf| tree::leaf(leaf)).collect() };
+        let size = own.size();
+        let root = own.root(0, size).unwrap();
+        prop_assert_eq!(other.root().as_bytes().to_vec(), root.to_vec());
+        let index = at.index(leaves.len());
+        let proof = own.inclusion(index as u64, size).unwrap();
+        prop_assert_eq!(other.prove_inclusion(index).as_bytes().to_vec(), proof.concat());
+        let theirs = proof.iter().map(|hash| tlog_tiles::Hash(*hash)).collect::<Vec<_>>();
+        let leaf = tlog_tiles::record_hash(&leaves[index]);
+        prop_assert_eq!(leaf.0, tree::leaf(&leaves[index]));
+        prop_assert!(tlog_tiles::check_record(&theirs, size, tlog_tiles::Hash(root), index as u64, leaf).is_ok());
+        prop_assert_eq!(root_by_inclusion(leaf.0, index as u64, size, &proof), Some(root));
+        let old = old.index(leaves.len()) as u64 + 1;
+        let old_root = own.root(0, old).unwrap();
+        let proof = own.consistency(old, size).unwrap();
+        let theirs = proof.iter().map(|hash| tlog_tiles::Hash(*hash)).collect::<Vec<_>>();
+        prop_assert!(tlog_tiles::check_tree(&theirs, size, tlog_tiles::Hash(root), old, tlog_tiles::Hash(old_root)).is_ok());
+        prop_assert!(is_consistent((old, old_root), (size, root), &proof));
+    }
+
+    /// Checkpoints and keys are read by another implementation of signed notes.
+    #[test]
+    fn a_checkpoint_is_a_signed_note_of_other_implementations(size in any::<u64>(), root in any::<[u8; 32]>(), seed in any::<[u8; 32]>()) {
+        let key = CheckpointKey::new(seed, "acme/replica-1").unwrap();
+        let note = key.sign(key.name(), size, root);
+        let verifier = signed_note::StandardVerifier::new(&key.verifier().unwrap().to_string()).unwrap();
+        let known = signed_note::VerifierList::new(vec![Box::new(verifier)]);
+        let read = signed_note::Note::from_bytes(note.as_bytes()).unwrap();
+        let (verified, rest) = read.verify(&known).unwrap();
+        prop_assert_eq!((verified.len(), rest.len()), (1, 0));
+        let checkpoint = tlog_tiles::Checkpoint::from_bytes(read.text()).unwrap();
+        prop_assert_eq!((checkpoint.origin(), checkpoint.size(), checkpoint.hash().0), (key.name(), size, root));
+        prop_assert!(VerifierKey::parse(&key.verifier().unwrap().to_string()).is_some());
+    }
+}
