@@ -98,7 +98,7 @@ enum Command {
     /// Show the state of the store that replicas share, and confirm a loss
     #[command(subcommand)]
     Store(store::Command),
-    /// Verify the audit log, or accept a loss of lines
+    /// Read, verify and prove the audit log, or accept a loss of lines
     #[command(subcommand)]
     Audit(audit::Command),
     /// Ask a running server whether it is healthy, for container health checks

@@ -125,6 +125,8 @@ pub const METRIC_RELOADS: &str = "countersign.policy.reloads";
 pub const METRIC_LAST_SUCCESS: &str = "countersign.policy.last_success";
 /// Gauge of the failed commits of the audit log since start.
 pub const METRIC_AUDIT_FAILURES: &str = "countersign.audit.failures";
+/// Gauge of the age of the last checkpoint of the audit log, in seconds.
+pub const METRIC_CHECKPOINT_AGE: &str = "countersign.audit.checkpoint_age";
 /// Gauge of the best-effort records lost since start.
 pub const METRIC_AUDIT_LOST: &str = "countersign.audit.lost";
 /// Gauge of the sampled calls for which Cedar's authorizer gave another result than the policy index.

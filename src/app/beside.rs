@@ -40,7 +40,6 @@ pub(super) async fn tick(pdp: Arc<Pdp>) {
         // First, because a record that is tried now may fit where a call's did not.
         pdp.log_readiness();
         pdp.tick().await;
-        pdp.checkpoint();
         pdp.note_head().await;
         pdp.sweep().await;
         pdp.replay_lost();

@@ -93,6 +93,10 @@ impl Checkpoints {
     pub(super) fn sign(&mut self, now: Timestamp, is_forced: bool) -> io::Result<()> {
         let size = self.edge.size();
         let new = size.saturating_sub(self.signed.0);
+        if new == 0 {
+            // No line waits.
+            self.signed.1 = now;
+        }
         if new == 0 || !(is_forced || new >= LINES || self.signed.1.plus(AGE) <= now) {
             return Ok(());
         }

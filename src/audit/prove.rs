@@ -161,8 +161,8 @@ fn leaves(folder: &Path, index: u64) -> io::Result<(u64, Leaves)> {
 fn newest(folder: &Path, base: u64, most: u64) -> io::Result<Option<(String, u64)>> {
     let file = fs::read_to_string(folder.join(checkpoints::FILE))?;
     let heads = notes(&file).into_iter().filter_map(|note| Some((note, head_of(note)?)));
-    let of_tree = heads.filter(|(_, (origin, size))| base_of(origin) == base && *size <= most);
-    Ok(of_tree.last().map(|(note, (_, size))| (note.to_owned(), size)))
+    let mut of_tree = heads.filter(|(_, (origin, size))| base_of(origin) == base && *size <= most);
+    Ok(of_tree.next_back().map(|(note, (_, size))| (note.to_owned(), size)))
 }
 
 fn head_of(note: &str) -> Option<(&str, u64)> {

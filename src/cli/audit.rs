@@ -1,5 +1,7 @@
 //! The `countersign audit` command.
 
+mod reading;
+
 use std::path::{Path, PathBuf};
 
 use super::{Environment, Exit, Failure};
@@ -11,6 +13,14 @@ use crate::audit::witness;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
+    /// Tell the story of a case, line by line
+    Case(reading::Case),
+    /// List what the logs lack: outcomes of allowed calls, allows of outcomes, bundles that nothing activated
+    Check(reading::Check),
+    /// Write lines for another system
+    Export(reading::Export),
+    /// Show lines by case, agent, decision, time or policy
+    Show(reading::Show),
     /// Accept that the log lost lines which were noted elsewhere, and record the loss in the log. Stop the server first
     AcceptLoss {
         /// Reason, which the record contains
@@ -69,6 +79,10 @@ pub(super) enum Command {
 
 pub(super) fn run(environment: &Environment, command: Command) -> Result<Exit, Failure> {
     match command {
+        Command::Case(arguments) => reading::case(environment, &arguments),
+        Command::Check(arguments) => reading::check(environment, &arguments),
+        Command::Export(arguments) => reading::export(environment, &arguments),
+        Command::Show(arguments) => reading::show(environment, &arguments),
         Command::AcceptLoss { reason } => accept_loss(environment, &reason),
         Command::Prove { folder, evaluation, index, older, out } => {
             let folder = log_folder(environment, folder)?;

@@ -53,6 +53,11 @@ impl Timestamp {
         Self(self.0.saturating_sub(to_i64(earlier.as_micros())))
     }
 
+    /// Returns the time from another instant to this one; zero if that is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0).max(0).unsigned_abs())
+    }
+
     /// Formats the instant for Cedar's `datetime`: milliseconds, UTC.
     pub fn cedar(self) -> String {
         self.text(SecondsFormat::Millis)

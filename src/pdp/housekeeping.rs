@@ -24,11 +24,6 @@ impl Pdp {
         }
     }
 
-    /// Lets the audit log sign a checkpoint, if one is due. Call it every second.
-    pub fn checkpoint(&self) {
-        self.audit.checkpoint(self.clock.now());
-    }
-
     /// Sends the head of the audit log to the witness. Returns false if the witness did not accept it. Call
     /// it every few seconds.
     pub async fn tell_witness(&self) -> bool {

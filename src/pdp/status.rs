@@ -119,11 +119,12 @@ impl Pdp {
         self.telemetry.shut_down(FLUSH);
     }
 
-    /// Tries to write the audit log again after a failure, and records the refusals of unauthenticated peers
+    /// Lets the audit log sign a checkpoint if one is due, tries to write it again after a failure, and records the refusals of unauthenticated peers
     /// since the last call: one line for each peer and kind, if there is room. Call it every second.
     pub async fn tick(&self) {
         let now = self.clock.now();
-        self.telemetry.metrics.audit(self.audit.failures(), self.audit.lost());
+        self.audit.checkpoint(now);
+        self.telemetry.metrics.audit(self.audit.failures(), self.audit.lost(), now.since(self.audit.checkpointed()));
         let verification = self.active.snapshot().bundle.policies.engine.verification();
         self.telemetry.metrics.engine(verification.verified, verification.differences);
         self.telemetry.metrics.standing(self.stops(), self.rejected.load().is_some());

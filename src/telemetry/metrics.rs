@@ -8,10 +8,10 @@ use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 use crate::model::number::to_u64;
 use crate::telemetry::{
     METRIC_APPROVALS, METRIC_APPROVALS_PENDING, METRIC_AUDIT_FAILURES, METRIC_AUDIT_LOST, METRIC_AUDIT_SUPPRESSED,
-    METRIC_BUNDLES, METRIC_CLOCK_SKEW, METRIC_DECISION_DURATION, METRIC_DECISIONS, METRIC_ENGINE_DIFFERENCES,
-    METRIC_ENGINE_VERIFIED, METRIC_EXPORT_FAILED, METRIC_LAST_SUCCESS, METRIC_POLICY_REJECTED, METRIC_REFUSALS,
-    METRIC_RELOADS, METRIC_RPC, METRIC_STOPS, METRIC_STORE_FAILURES, METRIC_STORE_WENT_BACK, METRIC_WINDOWS_ENTRIES,
-    METRIC_WINDOWS_FAILURES, METRIC_WITNESS_FAILURES,
+    METRIC_BUNDLES, METRIC_CHECKPOINT_AGE, METRIC_CLOCK_SKEW, METRIC_DECISION_DURATION, METRIC_DECISIONS,
+    METRIC_ENGINE_DIFFERENCES, METRIC_ENGINE_VERIFIED, METRIC_EXPORT_FAILED, METRIC_LAST_SUCCESS,
+    METRIC_POLICY_REJECTED, METRIC_REFUSALS, METRIC_RELOADS, METRIC_RPC, METRIC_STOPS, METRIC_STORE_FAILURES,
+    METRIC_STORE_WENT_BACK, METRIC_WINDOWS_ENTRIES, METRIC_WINDOWS_FAILURES, METRIC_WITNESS_FAILURES,
 };
 
 /// Bucket boundaries from 10 µs to 100 ms, because those of the semantic conventions begin at 5 ms.
@@ -28,6 +28,7 @@ pub struct Metrics {
     last_success: Gauge<i64>,
     audit_failures: Gauge<u64>,
     audit_lost: Gauge<u64>,
+    checkpoint_age: Gauge<f64>,
     engine_verified: Gauge<u64>,
     engine_differences: Gauge<u64>,
     audit_suppressed: Counter<u64>,
@@ -64,6 +65,11 @@ impl Metrics {
                 .with_description("when the bundle in force was activated, unix time")
                 .build(),
             audit_failures: meter.u64_gauge(METRIC_AUDIT_FAILURES).with_description("audit commits that failed since start").build(),
+            checkpoint_age: meter
+                .f64_gauge(METRIC_CHECKPOINT_AGE)
+                .with_unit("s")
+                .with_description("age of the last checkpoint of the audit log, if lines wait for one")
+                .build(),
             audit_lost: meter.u64_gauge(METRIC_AUDIT_LOST).with_description("best-effort audit records lost since start").build(),
             engine_verified: meter
                 .u64_gauge(METRIC_ENGINE_VERIFIED)
@@ -122,7 +128,7 @@ impl Metrics {
         self.export_failed.add(0, &[]);
         self.audit_suppressed.add(0, &[]);
         self.witness_failures.add(0, &[]);
-        self.audit(0, 0);
+        self.audit(0, 0, Duration::ZERO);
         self.engine(0, 0);
         self.approvals_pending.record(0, &[]);
         self.store_failures(0);
@@ -167,8 +173,9 @@ impl Metrics {
         self.last_success.record(unix_seconds, &[]);
     }
 
-    /// Records the audit log's failed commits and lost records since start.
-    pub fn audit(&self, failures: u64, lost: u64) {
+    /// Records the audit log's failed commits and lost records since start, and the age of its last checkpoint.
+    pub fn audit(&self, failures: u64, lost: u64, checkpoint_age: Duration) {
+        self.checkpoint_age.record(checkpoint_age.as_secs_f64(), &[]);
         self.audit_failures.record(failures, &[]);
         self.audit_lost.record(lost, &[]);
     }

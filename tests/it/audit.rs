@@ -495,7 +495,11 @@ async fn rotated_segments_form_one_hash_chain() {
     let app = App::start_in(&data, |config, _| config.audit.segment_mib = 1).await;
     let mut client = app.decisions().await;
     let mut batches = 0;
-    while std::fs::read_dir(data.join("audit")).unwrap().count() < 4 {
+    let segments = || {
+        let files = std::fs::read_dir(data.join("audit")).unwrap();
+        files.filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|end| end == "jsonl")).count()
+    };
+    while segments() < 3 {
         let batch = v1::AuthorizeBatchRequest { requests: vec![order_check(); 50], semantic: 0 };
         client.authorize_batch(batch).await.unwrap();
         batches += 1;
@@ -509,16 +513,16 @@ async fn rotated_segments_form_one_hash_chain() {
     let app = App::start_in(&data, |_, _| {}).await;
     app.stop().await;
     assert!(verify(&data.join("audit")).unwrap().lines > report.lines);
-    // Without the newest segment the log is shorter and still intact; without the first one it is broken.
+    // Without the newest segment the log does not reach its last checkpoint; without the first one its chain is broken.
     let second = std::fs::read_dir(data.join("audit"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.to_string_lossy().contains("seg-"))
+        .filter(|path| path.extension().is_some_and(|end| end == "jsonl"))
         .max()
         .unwrap();
     std::fs::remove_file(&second).unwrap();
-    let first_ones = verify(&data.join("audit")).unwrap();
-    assert!(first_ones.lines < report.lines);
+    let error = verify(&data.join("audit")).unwrap_err().to_string();
+    assert!(error.contains("lines were cut off"), "{error}");
     std::fs::remove_file(segment(folder.path())).unwrap();
     assert!(matches!(verify(&data.join("audit")), Err(VerifyError::Broken(_))));
 }
@@ -607,14 +611,18 @@ async fn a_log_with_missing_or_rewritten_lines_prevents_the_start() {
         let error = refused(&data).await;
         assert!(error.contains(words), "{what}: {error}");
         if what == "cut" {
-            // The cut log is intact in itself; only the noted head shows the loss.
-            verify(&data.join("audit")).unwrap();
+            // Each line of the cut log is intact; the noted head and the last checkpoint show the loss.
+            let found = verify(&data.join("audit")).unwrap_err().to_string();
+            assert!(found.contains("lines were cut off"), "{found}");
             assert!(error.contains("replica.json") && error.contains("accept-loss"), "{error}");
         }
         std::fs::write(&segment, &whole).unwrap();
     }
-    // The replica's own note of the head is lost, too, but the state store has one.
+    // The replica's own note of the head and the checkpoints are lost, too, but the state store has a note.
     std::fs::remove_file(&segment).unwrap();
+    let checkpoints = data.join("audit/checkpoints.txt");
+    let signed = std::fs::read(&checkpoints).unwrap();
+    std::fs::remove_file(&checkpoints).unwrap();
     let note = data.join("state/replica.json");
     let mut noted: serde_json::Value = serde_json::from_slice(&std::fs::read(&note).unwrap()).unwrap();
     noted["head"] = serde_json::Value::Null;
@@ -631,6 +639,7 @@ async fn a_log_with_missing_or_rewritten_lines_prevents_the_start() {
     assert!(error.contains("replica.json` is missing") && error.contains("Restore the file"), "{error}");
     std::fs::write(&note, text).unwrap();
     std::fs::write(&segment, &whole).unwrap();
+    std::fs::write(&checkpoints, signed).unwrap();
     App::start_in(&data, |_, _| {}).await.stop().await;
     verify(&data.join("audit")).unwrap();
 }
@@ -647,6 +656,8 @@ async fn verify_with_a_key_rejects_a_log_without_macs() {
         value.to_string() + "\n"
     };
     let text = std::fs::read_to_string(&segment).unwrap();
+    // The first format had no checkpoints.
+    std::fs::remove_file(audit.join("checkpoints.txt")).unwrap();
     std::fs::write(&segment, rehashed(&text.lines().map(strip).collect::<String>())).unwrap();
     let error = verify(&audit).unwrap_err().to_string();
     assert!(error.contains("has no `mac`"), "{error}");

@@ -120,7 +120,11 @@ fn each_noun_with_each_form_makes_its_claim_and_a_denial_takes_it_away() {
 
 /// Returns the texts of a language's table.
 fn drafts(language: &str) -> Vec<String> {
-    let table = policies().join(format!("tests/claims-{language}.yaml"));
+    texts(&format!("tests/claims-{language}.yaml"))
+}
+
+fn texts(table: &str) -> Vec<String> {
+    let table = policies().join(table);
     let table: Value = serde_saphyr::from_str(&std::fs::read_to_string(table).unwrap()).unwrap();
     let cases = table["cases"].as_array().unwrap().iter();
     let texts = cases.flat_map(|case| case["each"]["draft"].as_array().unwrap());
@@ -133,6 +137,11 @@ fn with_views(texts: Vec<String>) -> Vec<(String, View)> {
         (text, view)
     };
     texts.into_iter().map(viewed).collect()
+}
+
+/// Returns the texts of a language's table of words.
+fn sentences(language: &str) -> Vec<String> {
+    texts(&format!("tests/words-{language}.yaml"))
 }
 
 /// Returns the claims of each text, or `None` if the examples of the words no longer hold.
@@ -149,29 +158,46 @@ fn all_claims(file: &Value, texts: &[(String, View)]) -> Option<Vec<Vec<String>>
     faults.is_empty().then(|| texts.iter().map(claims).collect())
 }
 
-/// Dropping a form of an English verb is noticed by the table or the examples, in at least 90 of 100 cases.
+/// Dropping a word, whatever it does in a sentence, is noticed by the tables or the examples in at least 90 of 100 cases.
 #[test]
-fn a_verb_that_is_dropped_is_missed_by_the_table() {
-    const FORMS: [&str; 3] = ["done", "did", "went"];
-    let file = policies().join("detectors/claims-en.yaml");
-    let file: Value = serde_saphyr::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
-    let texts = with_views(drafts("en"));
-    let whole = all_claims(&file, &texts).expect("the examples of the bundle hold");
-    let frames = file["frames"].as_array().unwrap().len();
-    let (mut all, mut unnoticed) = (0, vec![]);
-    for list in (0..frames).flat_map(|frame| FORMS.map(|form| format!("/frames/{frame}/{form}"))) {
-        let words = file.pointer(&list).and_then(Value::as_array).cloned().unwrap_or_default();
-        for (index, word) in words.iter().enumerate() {
-            let mut mutant = file.clone();
-            mutant.pointer_mut(&list).and_then(Value::as_array_mut).unwrap().remove(index);
-            all += 1;
-            if all_claims(&mutant, &texts).is_some_and(|claims| claims == whole) {
-                unnoticed.push(format!("{list} {word}"));
+fn a_word_that_is_dropped_is_missed_by_the_tables() {
+    const FORMS: [&str; 6] = ["about", "done", "did", "went", "states", "says"];
+    let mut poor = vec![];
+    for (language, _, _) in SENTENCES {
+        let file = policies().join(format!("detectors/claims-{language}.yaml"));
+        let file: Value = serde_saphyr::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        let texts = with_views([drafts(language), sentences(language)].concat());
+        let whole = all_claims(&file, &texts).expect("the examples of the bundle hold");
+        let frames = file["frames"].as_array().unwrap().len();
+        // Words of the role `topic` claim nothing: they only say why a sentence is placed.
+        let roles = file["words"].as_object().unwrap().keys().filter(|role| *role != "topic");
+        let roles = roles.map(|role| format!("/words/{role}"));
+        let forms = (0..frames).flat_map(|frame| FORMS.map(|form| format!("/frames/{frame}/{form}")));
+        let (mut all, mut unnoticed) = (0, vec![]);
+        for list in roles.chain(forms) {
+            let words = file.pointer(&list).and_then(Value::as_array).cloned().unwrap_or_default();
+            for (index, word) in words.iter().enumerate() {
+                let first = View::folded(word.as_str().unwrap()).text().to_lowercase();
+                let first = first.split_whitespace().next().unwrap_or("").to_owned();
+                // Only texts with the word can tell.
+                let with: Vec<usize> =
+                    (0..texts.len()).filter(|at| texts[*at].1.text().to_lowercase().contains(&first)).collect();
+                let mut mutant = file.clone();
+                mutant.pointer_mut(&list).and_then(Value::as_array_mut).unwrap().remove(index);
+                all += 1;
+                let some: Vec<(String, View)> = with.iter().map(|at| texts[*at].clone()).collect();
+                let before = with.iter().map(|at| &whole[*at]);
+                if all_claims(&mutant, &some).is_some_and(|claims| claims.iter().eq(before)) {
+                    unnoticed.push(format!("{list} {word}"));
+                }
             }
         }
+        assert!(all > 450, "{language}: {all}");
+        if unnoticed.len() * 10 > all {
+            poor.push(format!("{language}: {} of {all} are not noticed: {}", unnoticed.len(), unnoticed.join(", ")));
+        }
     }
-    assert!(all > 250, "{all}");
-    assert!(unnoticed.len() * 10 <= all, "{} of {all} are not noticed: {}", unnoticed.len(), unnoticed.join(", "));
+    assert!(poor.is_empty(), "{}", poor.join("\n"));
 }
 
 /// What the customer said is no claim of ours, in whatever words.

@@ -12,6 +12,10 @@ use crate::harness::{Process, copy, policies, shell, temp};
 const NOT_RUN: &[(&str, &str)] = &[
     ("countersign approvals show ID --draft FILE", "needs a draft under review; `texts` tests it"),
     ("countersign audit accept-loss", "needs a log that lost lines; `crash` and `audit` test it"),
+    ("countersign audit check-proof", "needs a proof of an earlier command; `reading` and `proofs` test it"),
+    ("countersign audit prove", "needs a decision of the log; `reading` and `proofs` test it"),
+    ("countersign audit show --agent refund-bot --details --follow", "does not end; `reading` tests the rest"),
+    ("countersign audit verify --checkpoint-key", "needs the key's file; `reading` tests it"),
     ("countersign audit verify --expect-head", "needs the head that somebody noted; `audit` tests it"),
     ("countersign detectors evaluate FOLDER", "is a synopsis"),
     ("countersign detectors explain TEXT", "is a synopsis"),

@@ -31,6 +31,7 @@ mod properties;
 mod prose;
 mod python;
 mod queues;
+mod reading;
 mod reload;
 mod replicas;
 mod risk;

@@ -98,10 +98,13 @@ async fn every_line_is_proven_by_the_newest_checkpoint_whatever_its_segment() {
     }
 }
 
+/// What an attacker does to the files of a log.
+type Change = fn(&Path);
+
 /// An attacker who has the digest key can compute every hash and MAC anew, but no signature.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_was_rewritten_with_its_own_key_differs_from_its_checkpoints() {
-    let cases: [(&str, fn(&Path)); 7] = [
+    let cases: [(&str, Change); 7] = [
         ("a changed line", |log| rewrite(log, |lines| lines[3] = lines[3].replace("\"failures\":3", "\"failures\":4"))),
         ("a deleted line", |log| rewrite(log, |lines| drop(lines.remove(3)))),
         ("an inserted line", |log| rewrite(log, |lines| lines.insert(3, lines[3].clone()))),
@@ -194,12 +197,12 @@ async fn a_script_checks_a_proof_by_the_documentation_alone() {
     for _ in 0..6 {
         ids.push(client.authorize(order_check()).await.unwrap().into_inner().evaluation_id);
     }
-    let kept = app.stop().await.unwrap();
-    let data = kept.path();
+    let data = app.data.clone();
+    let _kept = app.stop().await;
     let (log, out) = (data.join("audit"), data.join("evidence"));
     std::fs::create_dir(&out).unwrap();
     let made = prove(&log, &Wanted::Evaluation(ids[2].clone())).unwrap();
-    let index = lines(data).iter().find(|line| line["evaluation_id"] == ids[2].as_str()).unwrap()["seq"].clone();
+    let index = lines(&data).iter().find(|line| line["evaluation_id"] == ids[2].as_str()).unwrap()["seq"].clone();
     let (line, proof) = (out.join("line.json"), out.join("line.tlog-proof"));
     std::fs::write(&line, &made.line).unwrap();
     std::fs::write(&proof, &made.text).unwrap();

@@ -118,9 +118,10 @@ impl Notes {
         }
     }
 
-    /// Returns the size of a checkpoint that the log does not reach.
-    pub(super) fn left(&self) -> Option<u64> {
-        self.open.keys().next_back().map(|(_, size)| *size)
+    /// Returns the size of a checkpoint that the log does not reach, unless its last line is one whose loss was accepted.
+    pub(super) fn left(&self, is_lost: impl Fn(u64) -> bool) -> Option<u64> {
+        let last = |(base, size): &(u64, u64)| (base + size).saturating_sub(1);
+        self.open.keys().filter(|place| !is_lost(last(place))).map(|(_, size)| *size).max()
     }
 }
 
