@@ -223,6 +223,7 @@ async fn the_audit_lines_of_an_approval_are_unchanged() {
                     "generation",
                     "nonce",
                     "head",
+                    "check_expires",
                     "expires",
                     "approved_at",
                     "approval_used",
