@@ -145,10 +145,15 @@ pub(super) fn keys(config: &Config, entropy: &dyn Entropy) -> Result<Keys, Start
     entropy.fill(&mut seed)?;
     let digest = DigestKey::read_or_create(&folder.join("audit-digest.key"), fresh).map_err(failed)?;
     let path = folder.join(KEY_FILE);
-    let checkpoint = CheckpointKey::read_or_create(&path, seed, &config.audit().log).map_err(failed)?;
-    // Auditors take the public key from here; nothing that the server does depends on the file.
-    if let Some(public) = checkpoint.verifier() {
-        std::fs::write(folder.join(VERIFIER_FILE), format!("{public}\n")).map_err(failed)?;
+    let checkpoint = CheckpointKey::read_or_create(&path, seed).map_err(failed)?;
+    // Auditors take the public key from here; nothing that the server does depends on the file, so the folder may be read-only.
+    if let Some(public) = checkpoint.verifier().map(|public| format!("{public}\n")) {
+        let file = folder.join(VERIFIER_FILE);
+        if std::fs::read_to_string(&file).ok().as_ref() != Some(&public)
+            && let Err(error) = std::fs::write(&file, public)
+        {
+            tracing::warn!(name: "audit.public_key_not_written", error = %error, path = %file.display(), "the public key of the checkpoints can't be written");
+        }
     }
     Ok(Keys { digest, checkpoint })
 }

@@ -20,6 +20,8 @@ pub const VERIFIER_FILE: &str = "audit-checkpoint.vkey";
 const ED25519_KIND: u8 = 1;
 /// Number of bytes of a key id before a signature.
 const KEY_ID: usize = 4;
+/// Number of hexadecimal digits of a log's name.
+const NAME: usize = 16;
 /// Beginning of a line with a signature.
 const SIGNATURE: &str = "\u{2014} ";
 /// Purpose of the seed that is derived from the key file.
@@ -54,17 +56,20 @@ pub struct VerifierKey {
 }
 
 impl CheckpointKey {
-    /// Reads the key file, or creates it. `log` is the name of the log.
+    /// Reads the key file, or creates it.
     ///
     /// # Errors
     /// When the file can't be read or written, or holds no key.
-    pub fn read_or_create(path: &Path, fresh: [u8; 32], log: &str) -> std::io::Result<Self> {
+    pub fn read_or_create(path: &Path, fresh: [u8; 32]) -> std::io::Result<Self> {
         let seed = DigestKey::read_or_create(path, fresh)?.derived_key(PURPOSE);
-        Self::new(seed, log).ok_or_else(|| std::io::Error::other("the cryptographic library refused the key"))
+        Self::new(seed).ok_or_else(|| std::io::Error::other("the cryptographic library refused the key"))
     }
 
-    pub fn new(seed: [u8; 32], log: &str) -> Option<Self> {
-        Some(Self { name: name(log), pair: Ed25519KeyPair::from_seed_unchecked(&seed).ok()? })
+    /// The name is made from the public key, so that each log has its own, whatever else is renamed.
+    pub fn new(seed: [u8; 32]) -> Option<Self> {
+        let pair = Ed25519KeyPair::from_seed_unchecked(&seed).ok()?;
+        let hash = crate::model::text::hex(Sha256::digest(pair.public_key().as_ref()));
+        Some(Self { name: format!("countersign/log-{}", hash.get(..NAME)?), pair })
     }
 
     /// Name of the key, with which the origin of each checkpoint begins.
@@ -145,12 +150,6 @@ impl std::fmt::Display for VerifierKey {
     }
 }
 
-/// Returns the name of a log in checkpoints: without spaces and plus signs, which separate names from what follows.
-fn name(log: &str) -> String {
-    let plain = log.replace(|sign: char| !(sign.is_ascii_alphanumeric() || "-._/".contains(sign)), "-");
-    format!("countersign/{plain}")
-}
-
 /// Splits a file of checkpoints into its signed notes, the oldest first. Bytes of a note that a crash cut off are left out.
 pub fn notes(file: &str) -> Vec<&str> {
     let mut notes = vec![];
@@ -169,20 +168,20 @@ mod tests {
 
     #[test]
     fn a_checkpoint_is_opened_by_its_key_alone() {
-        let key = CheckpointKey::new([7; 32], "acme/replica 1").expect("a key");
+        let key = CheckpointKey::new([7; 32]).expect("a key");
         let verifier = key.verifier().expect("a public key");
         assert_eq!(VerifierKey::parse(&verifier.to_string()), Some(verifier.clone()));
         let note = key.sign(key.name(), 20, [3; 32]);
-        let expected = Checkpoint { origin: "countersign/acme/replica-1".into(), size: 20, root: [3; 32] };
+        let expected = Checkpoint { origin: key.name().into(), size: 20, root: [3; 32] };
         assert_eq!(Checkpoint::open(&note, &verifier), Some(expected));
         let witnessed = format!("{note}\u{2014} witness.example AAAAAAAA\n");
         assert!(Checkpoint::open(&witnessed, &verifier).is_some(), "a witness may sign as well");
-        let other = CheckpointKey::new([8; 32], "acme/replica 1").expect("a key").verifier().expect("a public key");
+        let other = CheckpointKey::new([8; 32]).expect("a key").verifier().expect("a public key");
         assert_eq!(Checkpoint::open(&note, &other), None);
         for (what, forged) in [
             ("size", note.replace("\n20\n", "\n21\n")),
             ("leading zero", note.replace("\n20\n", "\n020\n")),
-            ("name", note.replace("replica-1", "replica-2")),
+            ("name", note.replace("log-", "log-0")),
             ("a line more", note.replace("\n20\n", "\n20\nx\n")),
             ("no signature", note.split('\u{2014}').next().unwrap_or_default().to_owned()),
         ] {
@@ -191,11 +190,11 @@ mod tests {
         let file = format!("{note}\n{}\n{note}", key.sign(key.name(), 21, [4; 32]));
         assert_eq!(notes(&file).len(), 2);
         assert!(notes(&file).iter().all(|note| Checkpoint::open(note, &verifier).is_some()));
-        let name = verifier.to_string().replace("acme", "evil");
+        let name = verifier.to_string().replace("log-", "log-0");
         assert_eq!(VerifierKey::parse(&name), None, "the hash covers the name");
-        let after_loss = key.sign("countersign/acme/replica-1/900", 3, [5; 32]);
+        let after_loss = key.sign(&format!("{}/900", key.name()), 3, [5; 32]);
         assert!(Checkpoint::open(&after_loss, &verifier).is_some(), "a tree after lost lines");
-        let longer = key.sign("countersign/acme/replica-12", 3, [5; 32]);
+        let longer = key.sign(&format!("{}2", key.name()), 3, [5; 32]);
         assert_eq!(Checkpoint::open(&longer, &verifier), None, "another log");
     }
 }

@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use crate::audit::checkpoint::{Checkpoint, CheckpointKey, notes};
 use crate::audit::disk::{Disk, Segment};
 use crate::audit::error::OpenError;
-use crate::audit::recover::segments;
+use crate::audit::recover::{LOSS, segments};
 use crate::audit::tree::{Edge, leaf};
 use crate::model::number::to_u64;
 use crate::model::time::Timestamp;
@@ -35,6 +35,17 @@ pub struct Before {
     pub edge: Edge,
 }
 
+/// Where the writer continues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Begins {
+    /// In a new segment, after lines whose loss was accepted.
+    AfterLoss,
+    /// In the first segment of a new log.
+    New,
+    /// Behind the lines that are there.
+    There,
+}
+
 /// The tree of the log and its checkpoints.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
@@ -51,35 +62,41 @@ pub(super) struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Reads the tree of a log that continues with line `next`. `is_new` says that a segment begins there, after lost lines.
+    /// Reads the tree of a log that continues with line `next`; [`Begins`] says how.
     pub(super) fn open(
         folder: &Path,
         disk: Arc<dyn Disk>,
         key: CheckpointKey,
-        (next, is_new): (u64, bool),
+        (next, begins): (u64, Begins),
         now: Timestamp,
     ) -> Result<Self, OpenError> {
         let io = |error| OpenError::Io(folder.to_owned(), error);
-        let notes_file = fs::read_to_string(folder.join(FILE)).or_else(absent).map_err(io)?;
+        let notes_file = fs::read(folder.join(FILE)).or_else(absent).map_err(io)?;
+        let notes_file = String::from_utf8_lossy(&notes_file);
         let verifier = key.verifier().ok_or_else(|| io(io::Error::other("the checkpoint key can't be used")))?;
         let all = notes(&notes_file);
         let length = all.iter().map(|note| to_u64(note.len()) + 1).sum();
         let last = all.last().copied();
-        let last = last.map(|note| Checkpoint::open(note, &verifier).ok_or(OpenError::Checkpoint(folder.join(FILE))));
-        let last = last.transpose()?;
+        let contradicts = || OpenError::Checkpoint(folder.join(FILE));
+        let opened = last.map(|note| Checkpoint::open(note, &verifier).ok_or_else(contradicts)).transpose();
+        let last = match begins {
+            Begins::AfterLoss => opened.unwrap_or_default(),
+            // Every line that a checkpoint covers is gone.
+            Begins::New if last.is_some() => return Err(contradicts()),
+            Begins::New | Begins::There => opened?,
+        };
         let mut tree = Before { base: next, edge: Edge::default() };
-        if !is_new {
+        if begins == Begins::There {
             let mut is_held = false;
-            tree = read(folder, |tree| {
+            tree = read(folder, last.as_ref().map_or(u64::MAX, |last| last.size), |tree| {
                 let is_this =
                     |last: &Checkpoint| last.origin == origin(&key, tree.base) && last.size == tree.edge.size();
                 is_held |= last.as_ref().is_some_and(|last| is_this(last) && last.root == tree.edge.root());
             })
             .map_err(io)?;
-            // The last checkpoint is of a line in the last segment, or of the one before it.
             let must = last.as_ref().filter(|last| last.origin == origin(&key, tree.base));
             if must.is_some() && !is_held {
-                return Err(OpenError::Checkpoint(folder.join(FILE)));
+                return Err(contradicts());
             }
         }
         let mut file = disk.open(&folder.join(FILE)).map_err(io)?;
@@ -133,8 +150,33 @@ fn origin(key: &CheckpointKey, base: u64) -> String {
     if base == 0 { key.name().to_owned() } else { format!("{}/{base}", key.name()) }
 }
 
-fn absent(error: io::Error) -> io::Result<String> {
-    if error.kind() == io::ErrorKind::NotFound { Ok(String::new()) } else { Err(error) }
+fn absent(error: io::Error) -> io::Result<Vec<u8>> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(vec![]) } else { Err(error) }
+}
+
+/// Returns the number of the last line that a checkpoint of this log covers.
+pub(super) fn last_line(folder: &Path, key: &CheckpointKey) -> Option<u64> {
+    let file = fs::read(folder.join(FILE)).ok()?;
+    let file = String::from_utf8_lossy(&file);
+    let verifier = key.verifier()?;
+    let all = notes(&file).into_iter().filter_map(|note| Checkpoint::open(note, &verifier));
+    let last = |checkpoint: Checkpoint| (base_of(&checkpoint.origin) + checkpoint.size).checked_sub(1);
+    all.filter_map(last).max()
+}
+
+/// Returns the number of the first line of a tree, from its name.
+pub(super) fn base_of(origin: &str) -> u64 {
+    origin.rsplit('/').next().and_then(|last| last.parse().ok()).unwrap_or(0)
+}
+
+/// Returns whether a segment begins with the line that accepts a loss, and with another tree.
+fn begins_after_loss(segment: &Path) -> bool {
+    #[derive(serde::Deserialize)]
+    struct First {
+        r#type: String,
+    }
+    let first = fs::File::open(segment).ok().and_then(|file| io::BufReader::new(file).split(b'\n').next()?.ok());
+    first.and_then(|line| serde_json::from_slice::<First>(&line).ok()).is_some_and(|first| first.r#type == LOSS)
 }
 
 fn tree_path(folder: &Path, first: u64) -> PathBuf {
@@ -151,15 +193,24 @@ pub fn before(folder: &Path, first: u64) -> Option<Before> {
     Some(Before { base, edge })
 }
 
-/// Reads the tree of a whole log. `visit` is called with the tree after each line of the last segments, from the one on whose tree
-/// is noted.
-fn read(folder: &Path, mut visit: impl FnMut(&Before)) -> io::Result<Before> {
+/// Reads the tree of a whole log. `visit` is called with the tree after each line from a segment on before which the tree is noted
+/// and has at most `size` leaves.
+fn read(folder: &Path, size: u64, mut visit: impl FnMut(&Before)) -> io::Result<Before> {
     let segments = segments(folder)?;
-    let noted = segments.iter().enumerate().rev().find_map(|(at, (first, _))| Some((at, before(folder, *first)?)));
+    // Whoever can write the folder can write the notes of trees, but not the line that accepts a loss.
+    let is_first = |base: u64| segments.iter().any(|(first, path)| *first == base && begins_after_loss(path));
+    let is_early = |tree: &Before| tree.edge.size() <= size && (tree.base == 0 || is_first(tree.base));
+    let noted = segments
+        .iter()
+        .enumerate()
+        .rev()
+        .find_map(|(at, (first, _))| Some((at, before(folder, *first).filter(is_early)?)));
     let (from, mut tree) = noted.unwrap_or_default();
     for (first, path) in segments.iter().skip(from) {
-        if *first != tree.base + tree.edge.size() {
-            // Lines were lost, so another tree begins.
+        if first.checked_sub(tree.base) != Some(tree.edge.size()) {
+            if !begins_after_loss(path) {
+                return Err(io::Error::other(format!("lines are missing before `{}`", path.display())));
+            }
             tree = Before { base: *first, edge: Edge::default() };
         }
         visit(&tree);

@@ -1,7 +1,8 @@
 //! Index beside a closed segment, `seg-<first>.index`: where the lines of a case, an agent or an evaluation are. It only saves reading:
 //! each line that it names is read and compared, and what can't be read or does not belong to its segment is made anew.
 //!
-//! Form: `CSINDEX1`, the length of the segment, the times of its first and last line in microseconds, and then pairs of a key and the
+//! Form: `CSINDEX2`, the length of the segment, the earliest and the latest time of its lines in microseconds, the number of pairs, and
+//! then pairs of a key and the
 //! offset of a line, sorted; all numbers are unsigned or signed 64-bit, little-endian.
 
 use std::fs;
@@ -15,9 +16,9 @@ use sha2::{Digest, Sha256};
 use crate::model::number::to_u64;
 use crate::model::time::Timestamp;
 
-const MAGIC: &[u8; 8] = b"CSINDEX1";
+const MAGIC: &[u8; 8] = b"CSINDEX2";
 /// Bytes before the pairs.
-const HEADER: u64 = 32;
+const HEADER: u64 = 40;
 /// Bytes of a pair.
 const PAIR: u64 = 16;
 
@@ -117,16 +118,16 @@ impl Index {
     /// Returns `None` for an index of a segment of another length.
     fn read(path: &Path, length: u64) -> io::Result<Option<Self>> {
         let file = fs::File::open(path)?;
-        let mut header = [0; 32];
+        let mut header = [0; 40];
         file.read_exact_at(&mut header, 0)?;
         let number = |at: usize| header.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
-        let (Some(of), Some(first), Some(last)) = (number(8), number(16), number(24)) else { return Ok(None) };
+        let [Some(of), Some(first), Some(last), Some(pairs)] = [8, 16, 24, 32].map(number) else { return Ok(None) };
         let rest = file.metadata()?.len().saturating_sub(HEADER);
-        if !header.starts_with(MAGIC) || of != length || rest % PAIR != 0 {
+        if !header.starts_with(MAGIC) || of != length || Some(rest) != pairs.checked_mul(PAIR) {
             return Ok(None);
         }
         let time = |micros: u64| Timestamp::from_micros(micros.cast_signed());
-        Ok(Some(Self { file, pairs: rest / PAIR, first: time(first), last: time(last) }))
+        Ok(Some(Self { file, pairs, first: time(first), last: time(last) }))
     }
 
     fn pair(&self, at: u64) -> io::Result<(u64, u64)> {
@@ -164,7 +165,7 @@ impl Index {
 /// Makes the index of a segment. A line that can't be read is left out: it is a fault that `verify` reports.
 fn build(segment: &Path, path: &Path) -> io::Result<()> {
     let mut reader = BufReader::with_capacity(1 << 20, fs::File::open(segment)?);
-    let (mut pairs, mut times) = (vec![], (None, Timestamp::default()));
+    let (mut pairs, mut times) = (vec![], (None::<Timestamp>, Timestamp::default()));
     let (mut offset, mut line) = (0_u64, vec![]);
     loop {
         line.clear();
@@ -175,18 +176,20 @@ fn build(segment: &Path, path: &Path) -> io::Result<()> {
         if let Ok(parsed) = serde_json::from_slice::<Line>(&line) {
             pairs.extend(parsed.keys().map(|key| (key, offset)));
             if let Some(at) = Timestamp::parse(&parsed.ts) {
-                times = (times.0.or(Some(at)), at);
+                // The clock may go back a little between two starts.
+                times = (Some(times.0.map_or(at, |first| first.min(at))), times.1.max(at));
             }
         }
         offset += read;
     }
     pairs.sort_unstable();
     pairs.dedup();
-    let mut bytes = Vec::with_capacity(pairs.len() * 16 + 32);
+    let mut bytes = Vec::with_capacity(pairs.len() * 16 + 40);
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&offset.to_le_bytes());
     bytes.extend_from_slice(&times.0.unwrap_or_default().micros().to_le_bytes());
     bytes.extend_from_slice(&times.1.micros().to_le_bytes());
+    bytes.extend_from_slice(&to_u64(pairs.len()).to_le_bytes());
     for (key, offset) in pairs {
         bytes.extend_from_slice(&key.to_le_bytes());
         bytes.extend_from_slice(&offset.to_le_bytes());
@@ -195,6 +198,7 @@ fn build(segment: &Path, path: &Path) -> io::Result<()> {
     let aside: PathBuf = path.with_extension(format!("index-{}", std::process::id()));
     let mut file = fs::File::create(&aside)?;
     file.write_all(&bytes)?;
+    file.sync_all()?;
     fs::rename(&aside, path)
 }
 
@@ -231,7 +235,7 @@ mod tests {
         };
         check();
         let path = segment.with_extension("index");
-        for damaged in [vec![], b"CSINDEX1 and more than thirty-two bytes of it".to_vec(), vec![0; 4096]] {
+        for damaged in [vec![], b"CSINDEX2 and more than forty bytes of what is no index".to_vec(), vec![0; 4096]] {
             fs::write(&path, damaged).expect("a damaged index");
             check();
         }

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 
 use crate::audit::checkpoint::{Checkpoint, VerifierKey, notes};
-use crate::audit::checkpoints::{self, Before};
+use crate::audit::checkpoints::{self, Before, base_of};
 use crate::audit::recover::segments;
 use crate::audit::tree::{Hash, Leaves, leaf, root_by_inclusion};
 
@@ -40,6 +40,9 @@ pub struct Proof {
 pub enum ProveError {
     #[error("the log in `{0}` has no such line")]
     Missing(PathBuf),
+    /// The lines are not those that a checkpoint was signed for.
+    #[error("the log in `{0}` differs from the checkpoint: lines were changed, inserted or deleted")]
+    Differs(PathBuf),
     /// No checkpoint covers the line yet.
     #[error("no checkpoint covers line {0} yet: one is signed every ten seconds, and when the server stops")]
     Uncovered(u64),
@@ -67,6 +70,9 @@ pub fn prove(folder: &Path, wanted: &Wanted) -> Result<Proof, ProveError> {
     let at = index.saturating_sub(tree);
     let (note, size) = newest(folder, tree, leaves.size()).map_err(unreadable)?.ok_or(ProveError::Uncovered(index))?;
     let proof = leaves.inclusion(at, size).ok_or(ProveError::Uncovered(index))?;
+    if leaves.root(0, size) != root_of(&note) {
+        return Err(ProveError::Differs(folder.to_owned()));
+    }
     let text = format!("{FORMAT}\nindex {at}\n{}\n{note}", written(&proof));
     Ok(Proof { index, line, text })
 }
@@ -83,6 +89,9 @@ pub fn prove_consistency(folder: &Path, older: &str) -> Result<String, ProveErro
     let (_, leaves) = leaves(folder, base).map_err(unreadable)?;
     let newest = newest(folder, base, leaves.size()).map_err(unreadable)?;
     let (note, size) = newest.ok_or_else(|| ProveError::Foreign(origin.to_owned()))?;
+    if leaves.root(0, old).is_none_or(|root| Some(root) != root_of(older)) || leaves.root(0, size) != root_of(&note) {
+        return Err(ProveError::Differs(folder.to_owned()));
+    }
     let proof = leaves.consistency(old, size).ok_or_else(|| ProveError::Foreign(origin.to_owned()))?;
     Ok(format!("old {old}\n{}\n{note}", written(&proof)))
 }
@@ -146,7 +155,7 @@ fn leaves(folder: &Path, index: u64) -> io::Result<(u64, Leaves)> {
     let (from, Before { base, edge }) = noted.unwrap_or_default();
     let mut leaves = Leaves { before: edge, hashes: vec![] };
     for (first, path) in segments.iter().skip(from) {
-        if *first != base + leaves.size() {
+        if first.checked_sub(base) != Some(leaves.size()) {
             // Another tree begins after lost lines.
             break;
         }
@@ -159,7 +168,8 @@ fn leaves(folder: &Path, index: u64) -> io::Result<(u64, Leaves)> {
 
 /// Returns the newest checkpoint of a tree that has at most this many leaves, and its size.
 fn newest(folder: &Path, base: u64, most: u64) -> io::Result<Option<(String, u64)>> {
-    let file = fs::read_to_string(folder.join(checkpoints::FILE))?;
+    let file = fs::read(folder.join(checkpoints::FILE))?;
+    let file = String::from_utf8_lossy(&file);
     let heads = notes(&file).into_iter().filter_map(|note| Some((note, head_of(note)?)));
     let mut of_tree = heads.filter(|(_, (origin, size))| base_of(origin) == base && *size <= most);
     Ok(of_tree.next_back().map(|(note, (_, size))| (note.to_owned(), size)))
@@ -170,7 +180,6 @@ fn head_of(note: &str) -> Option<(&str, u64)> {
     Some((lines.next()?, lines.next()?.parse().ok()?))
 }
 
-/// Returns the number of the first line of a tree, from its name.
-fn base_of(origin: &str) -> u64 {
-    origin.rsplit('/').next().and_then(|last| last.parse().ok()).unwrap_or(0)
+fn root_of(note: &str) -> Option<Hash> {
+    BASE64.decode(note.lines().nth(2)?).ok()?.try_into().ok()
 }

@@ -92,8 +92,10 @@ impl Filter {
             && is(&self.decision, &["/decision"])
             && is(&self.reason, &["/reason"])
             && self.human.as_ref().is_none_or(|human| {
-                is(&self.human, &["/chain/supervisor", "/approval/supervisor", "/by/human"])
-                    || entry.texts("/approval/approvers").contains(&human.as_str())
+                is(
+                    &self.human,
+                    &["/chain/supervisor", "/approval/supervisor", "/consent/supervisor", "/by/human", "/caller/human"],
+                ) || entry.texts("/approval/approvers").contains(&human.as_str())
             })
             && self.kind.as_ref().is_none_or(|kind| entry.kind().starts_with(kind.as_str()))
             && self.policy.as_ref().is_none_or(|policy| entry.policies().contains(&policy.as_str()))

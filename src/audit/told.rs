@@ -152,7 +152,7 @@ pub fn details(entry: &Entry) -> Vec<String> {
 }
 
 /// Removes control and formatting characters, which could change what a terminal shows.
-fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     text.chars().filter(|sign| !is_unprintable(*sign)).collect()
 }
 
@@ -181,11 +181,11 @@ pub fn csv(entry: &Entry) -> String {
     cells.map(|cell| cell_of(&cell)).join(",")
 }
 
-/// Quotes a cell. Spreadsheets run what begins with some signs, so a quotation mark goes before these.
+/// Quotes a cell; in some countries spreadsheets take semicolons for commas. Spreadsheets run what begins with some signs, so a quotation mark goes before these.
 fn cell_of(text: &str) -> String {
     let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
     let text = if is_formula { format!("'{text}") } else { text.to_owned() };
-    if text.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
+    if text.contains(['"', ',', ';', '\t', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
 }
 
 /// Returns a line as an OCSF 1.8 event: decisions and drafts as API Activity with the profile `security_control`, what happens to

@@ -31,6 +31,8 @@ pub struct Expected {
     pub heads: Vec<String>,
     /// Public key of the checkpoints. Without it, their signatures are not checked.
     pub verifier: Option<Verifier>,
+    /// Checkpoints that were noted elsewhere, as signed notes.
+    pub checkpoints: Vec<String>,
 }
 
 /// Lines that a human accepted as lost.
@@ -117,12 +119,17 @@ pub fn verify(folder: &Path, expected: &Expected) -> Result<Report, VerifyError>
         return Err(VerifyError::Missing(folder.to_owned()));
     }
     let file = folder.join(CHECKPOINTS);
-    let text = match fs::read_to_string(&file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        text => text.map_err(unreadable(&file))?,
+    let bytes = match fs::read(&file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => vec![],
+        bytes => bytes.map_err(unreadable(&file))?,
     };
+    let text = String::from_utf8_lossy(&bytes);
     let broken = |file: &str, problem| VerifyError::Broken(Broken { file: file.to_owned(), line: 0, problem });
-    let notes = Notes::read(&text, expected.verifier.as_ref()).map_err(|problem| broken(CHECKPOINTS, problem))?;
+    let mut notes = Notes::read(&text, expected.verifier.as_ref()).map_err(|problem| broken(CHECKPOINTS, problem))?;
+    for noted in &expected.checkpoints {
+        let text = format!("{}\n\n", noted.trim_end());
+        notes.add(&text, expected.verifier.as_ref()).map_err(|problem| broken("a noted checkpoint", problem))?;
+    }
     let mut walk = Walk {
         notes,
         prev: "0".repeat(MAC_LENGTH),
@@ -152,7 +159,7 @@ pub fn verify(folder: &Path, expected: &Expected) -> Result<Report, VerifyError>
         return Err(broken(CHECKPOINTS, problem));
     }
     walk.report.checkpoints = walk.notes.held;
-    walk.report.signed = expected.verifier.is_some();
+    walk.report.signed = expected.verifier.is_some() && walk.notes.held > 0;
     walk.report.keyed = walk.key.is_some() && walk.format == Some(2);
     Ok(walk.report)
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::audit::chain::{GENESIS, ZEROS, hash};
-use crate::audit::checkpoints::Checkpoints;
+use crate::audit::checkpoints::{self, Begins, Checkpoints};
 use crate::audit::disk::{Disk, Segment, create_folder};
 use crate::audit::error::{AuditDown, OpenError};
 use crate::audit::key::DigestKey;
@@ -118,15 +118,22 @@ impl Writer {
                 }
                 None => tail,
             },
-            Start::AfterLoss(noted) => after_loss(&options.folder, noted, tail)?,
+            Start::AfterLoss(noted) => {
+                let signed = checkpoints::last_line(&options.folder, &checkpoint);
+                after_loss(&options.folder, noted, signed, tail)?
+            }
         };
         if let Some(last) = tail.last.filter(|last| now.plus(CLOCK_SLACK) < *last) {
             return Err(OpenError::Clock(last));
         }
-        let is_new = tail.segment.is_none();
+        let begins = match (&tail.segment, start) {
+            (Some(_), _) => Begins::There,
+            (None, Start::AfterLoss(_)) => Begins::AfterLoss,
+            (None, Start::Checked(_)) => Begins::New,
+        };
         let path = tail.segment.unwrap_or_else(|| segment_path(&options.folder, tail.next));
-        let checkpoints = Checkpoints::open(&options.folder, Arc::clone(&disk), checkpoint, (tail.next, is_new), now)?;
-        if is_new {
+        let checkpoints = Checkpoints::open(&options.folder, Arc::clone(&disk), checkpoint, (tail.next, begins), now)?;
+        if begins != Begins::There {
             checkpoints.begin(tail.next).map_err(io)?;
         }
         let segment = disk.open(&path).map_err(io)?;
@@ -182,6 +189,7 @@ impl Writer {
             }
             self.commit(batch);
             if let Some(now) = asked {
+                self.settle(now);
                 self.checkpoint(now, false);
             }
             if self.options.durability == Durability::BestEffort && queue.is_empty() && !queue.is_closed() {
@@ -195,6 +203,22 @@ impl Writer {
         }
         self.durable = self.next.checked_sub(1);
         self.checkpoint(self.synced, true);
+    }
+
+    /// Syncs what a best-effort log has written, if no later line will.
+    fn settle(&mut self, now: Timestamp) {
+        let last = self.next.checked_sub(1);
+        if self.poisoned || self.durable == last || self.synced.plus(BEST_EFFORT_SYNC) > now {
+            return;
+        }
+        if self.segment.sync().is_err() || !self.segment.is_at(&self.path, self.length).unwrap_or(false) {
+            self.poisoned = true;
+            self.health.failed.store(true, Ordering::Release);
+            return;
+        }
+        (self.durable, self.synced) = (last, now);
+        let head = last.map(|index| Head { index, hash: self.prev.clone() });
+        *self.health.head.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = head;
     }
 
     /// Signs a checkpoint if one is due and every line is durable. A line is answered without one, so a failure is only logged.
@@ -351,13 +375,21 @@ fn missing(folder: &std::path::Path, noted: &[NotedHead]) -> std::io::Result<Vec
 }
 
 /// Returns the tail of a log that lost lines: it continues in a new segment, after every noted and every
-/// existing line.
-fn after_loss(folder: &std::path::Path, noted: &[NotedHead], tail: Tail) -> Result<Tail, OpenError> {
+/// existing line, and after every line that a checkpoint covers (`signed` is the last one). At least one number is skipped, which
+/// shows that another tree begins.
+fn after_loss(
+    folder: &std::path::Path,
+    noted: &[NotedHead],
+    signed: Option<u64>,
+    tail: Tail,
+) -> Result<Tail, OpenError> {
     let missing = missing(folder, noted).map_err(|error| OpenError::Io(folder.to_owned(), error))?;
-    let Some(last) = missing.iter().map(|noted| noted.head.index).max() else {
+    let unsigned = signed.filter(|signed| *signed >= tail.next);
+    let Some(last) = missing.iter().map(|noted| noted.head.index).chain(unsigned).max() else {
         return Err(OpenError::Complete(folder.display().to_string()));
     };
-    Ok(Tail { segment: None, length: 0, next: tail.next.max(last + 1), opened: None, segment_is_whole: false, ..tail })
+    let next = (tail.next + 1).max(last + 1);
+    Ok(Tail { segment: None, length: 0, next, opened: None, segment_is_whole: false, ..tail })
 }
 
 fn segment_path(folder: &std::path::Path, first: u64) -> PathBuf {

@@ -65,6 +65,9 @@ pub(super) enum Command {
         /// the deployment, if it is beside the folder]
         #[arg(long, value_name = "FILE")]
         checkpoint_key: Option<PathBuf>,
+        /// File with a checkpoint that was noted earlier, with which the log must agree; may be repeated
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Vec<PathBuf>,
         /// A hash that was noted earlier, which a line of the log must have; may be repeated
         #[arg(long, value_name = "SHA256")]
         expect_head: Vec<String>,
@@ -104,12 +107,13 @@ pub(super) fn run(environment: &Environment, command: Command) -> Result<Exit, F
             Ok(Exit::Ok)
         }
         Command::CheckProof { line, proof, checkpoint_key } => check_proof(environment, &line, &proof, &checkpoint_key),
-        Command::Verify { folder, key, checkpoint_key, expect_head, witness, replica } => {
+        Command::Verify { folder, key, checkpoint_key, checkpoint, expect_head, witness, replica } => {
             let folder = log_folder(environment, folder)?;
             let mut expected = Expected {
                 key: read_key(&folder, key)?,
                 heads: expect_head.iter().map(|head| plain(head)).collect(),
                 verifier: verifier(&folder, checkpoint_key)?,
+                checkpoints: checkpoint.iter().map(|file| read_text(file)).collect::<Result<_, _>>()?,
             };
             if let (Some(file), Some(replica)) = (&witness, &replica) {
                 let heads = witness::read(file).map_err(|error| {

@@ -290,7 +290,7 @@ async fn in_best_effort_mode_lines_claim_only_what_is_on_disk_and_a_closed_segme
 }
 
 pub(crate) fn log_keys() -> Keys {
-    let checkpoint = CheckpointKey::new([9; 32], "log").unwrap();
+    let checkpoint = CheckpointKey::new([9; 32]).unwrap();
     Keys { digest: DigestKey::new([7; 32]), checkpoint }
 }
 

@@ -592,8 +592,8 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
     ),
     (
         "schema.cedarschema",
-        "entity FindingKind enum [",
-        "entity FindingKind enum [\"flattery\", ",
+        "entity DraftFinding enum [",
+        "entity DraftFinding enum [\"flattery\", ",
         "no rule in detectors/*.yaml finds `flattery`",
     ),
     ("detectors/incoming.yaml", "pattern: '\\b(make", "pattern: '(\\b(make", "`pattern` can't be used: unclosed group"),

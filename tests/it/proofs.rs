@@ -25,7 +25,7 @@ const CHECKPOINT_KEY: [u8; 32] = [9; 32];
 const START: i64 = 1_772_442_000;
 
 fn checkpoint_key() -> CheckpointKey {
-    CheckpointKey::new(CHECKPOINT_KEY, "log").unwrap()
+    CheckpointKey::new(CHECKPOINT_KEY).unwrap()
 }
 
 fn options(folder: &Path, segment_bytes: u64) -> Options {
@@ -111,7 +111,7 @@ async fn a_log_that_was_rewritten_with_its_own_key_differs_from_its_checkpoints(
         ("swapped lines", |log| rewrite(log, |lines| lines.swap(3, 4))),
         ("a log without its end", |log| rewrite(log, |lines| lines.truncate(9))),
         ("a forged checkpoint", |log| {
-            let key = CheckpointKey::new([1; 32], "log").unwrap();
+            let key = CheckpointKey::new([1; 32]).unwrap();
             append(log, &key.sign(key.name(), 5, [0; 32]));
         }),
         ("a checkpoint of another root", |log| {
@@ -186,6 +186,30 @@ async fn a_checkpoint_that_a_crash_cut_off_is_signed_again() {
         let proof = prove(&log, &Wanted::Index(report.lines - 1)).unwrap();
         assert!(check(&proof.line, &proof.text, &checkpoint_key().verifier().unwrap()).is_some());
     }
+}
+
+/// If checkpoints could not be written for a while, the last one is older than the last segment.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_checkpoint_is_compared_with_the_segment_that_it_is_of() {
+    let folder = temp();
+    let log = folder.path().join("audit");
+    write(&log, 25, 2000, 0).await;
+    let file = log.join("checkpoints.txt");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let oldest = notes(&text)[0].to_owned();
+    std::fs::write(&file, format!("{oldest}\n")).unwrap();
+    write(&log, 1, 2000, 50).await;
+    assert_eq!(verify(&log, &expected()).unwrap().checkpoints, 2);
+    // It still shows that its own lines changed, even without the note of the tree.
+    for file in std::fs::read_dir(&log).unwrap().map(|file| file.unwrap().path()) {
+        if file.extension().is_some_and(|end| end == "tree") {
+            std::fs::remove_file(file).unwrap();
+        }
+    }
+    write(&log, 1, 2000, 60).await;
+    std::fs::write(&file, format!("{oldest}\n")).unwrap();
+    rewrite(&log, |lines| lines[0] = lines[0].replace("\"failures\":0", "\"failures\":7"));
+    assert!(open(&log, 2000, START + 70).is_err());
 }
 
 /// A script that follows the page on audit proves a decision, and refuses every change of the proof.
@@ -271,7 +295,7 @@ proptest! {
     /// Checkpoints and keys are read by another implementation of signed notes.
     #[test]
     fn a_checkpoint_is_a_signed_note_of_other_implementations(size in any::<u64>(), root in any::<[u8; 32]>(), seed in any::<[u8; 32]>()) {
-        let key = CheckpointKey::new(seed, "acme/replica-1").unwrap();
+        let key = CheckpointKey::new(seed).unwrap();
         let note = key.sign(key.name(), size, root);
         let verifier = signed_note::StandardVerifier::new(&key.verifier().unwrap().to_string()).unwrap();
         let known = signed_note::VerifierList::new(vec![Box::new(verifier)]);

@@ -75,6 +75,12 @@ impl Notes {
     /// Reads a file of signed notes, each ended by an empty line. Without a key their signatures are not checked.
     pub(super) fn read(file: &str, verifier: Option<&Verifier>) -> Result<Self, String> {
         let mut notes = Self::default();
+        notes.add(file, verifier)?;
+        Ok(notes)
+    }
+
+    /// Adds the checkpoints of a file.
+    pub(super) fn add(&mut self, file: &str, verifier: Option<&Verifier>) -> Result<(), String> {
         let mut rest = file;
         let mut number = 0;
         while let Some((text, after)) = rest.split_once("\n\n") {
@@ -91,12 +97,12 @@ impl Notes {
                 return Err(wrong("was not signed with this log's key"));
             }
             let (at, root) = parse(text, verifier).ok_or_else(|| wrong("has another form"))?;
-            if notes.open.insert(at, root).is_some_and(|other| other != root) {
+            if self.open.insert(at, root).is_some_and(|other| other != root) {
                 return Err(wrong("contradicts an earlier one of the same size: the log has two histories"));
             }
             rest = next;
         }
-        Ok(notes)
+        Ok(())
     }
 
     /// Takes a line; `is_first` says that another tree begins with it.

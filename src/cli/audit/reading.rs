@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::{Environment, Exit, Failure, Output, print};
 use crate::audit::complete::{self, Completeness, Lacking};
 use crate::audit::story::{Entry, Filter, read};
-use crate::audit::told::{COLUMNS, csv, details, ocsf, summary};
+use crate::audit::told::{COLUMNS, csv, details, ocsf, plain, summary};
 use crate::clock::{Clock as _, SystemClock};
 use crate::model::time::Timestamp;
 
@@ -162,6 +162,7 @@ pub(super) fn show(environment: &Environment, arguments: &Show) -> Result<Exit, 
     let mut filter = arguments.lines.filter();
     let (mut left, mut seen) = (arguments.limit.unwrap_or(usize::MAX), None);
     let mut last: Vec<(PathBuf, u64)> = vec![];
+    let begun = SystemClock.now();
     loop {
         lines(&folders, &filter, |entry| {
             // A line of the same time as the last one may be read again.
@@ -179,7 +180,7 @@ pub(super) fn show(environment: &Environment, arguments: &Show) -> Result<Exit, 
             return Ok(Exit::Ok);
         }
         // Lines of several logs may come a little late.
-        filter.since = filter.since.max(seen.map(|at| at.minus(LATE)));
+        filter.since = filter.since.max(Some(seen.unwrap_or(begun).minus(LATE)));
         std::thread::sleep(FOLLOW);
     }
 }
@@ -258,7 +259,8 @@ fn told(found: &Completeness) -> String {
     ];
     for (what, list) in lists {
         for Lacking { at, seq, about, action, .. } in list {
-            text.push_str(&format!("\n{at}  #{seq:<6} {action} {about}: {what}"));
+            text.push('\n');
+            text.push_str(&plain(&format!("{at}  #{seq:<6} {action} {about}: {what}")));
         }
     }
     if found.is_complete() {
