@@ -38,8 +38,8 @@ pub struct Before {
 /// Where the writer continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Begins {
-    /// In a new segment, after lines whose loss was accepted.
-    AfterLoss,
+    /// In a new segment that begins with this line, after lines whose loss was accepted.
+    AfterLoss(u64),
     /// In the first segment of a new log.
     New,
     /// Behind the lines that are there.
@@ -62,12 +62,12 @@ pub(super) struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Reads the tree of a log that continues with line `next`; [`Begins`] says how.
+    /// Reads the tree of a log.
     pub(super) fn open(
         folder: &Path,
         disk: Arc<dyn Disk>,
         key: CheckpointKey,
-        (next, begins): (u64, Begins),
+        begins: Begins,
         now: Timestamp,
     ) -> Result<Self, OpenError> {
         let io = |error| OpenError::Io(folder.to_owned(), error);
@@ -80,12 +80,13 @@ impl Checkpoints {
         let contradicts = || OpenError::Checkpoint(folder.join(FILE));
         let opened = last.map(|note| Checkpoint::open(note, &verifier).ok_or_else(contradicts)).transpose();
         let last = match begins {
-            Begins::AfterLoss => opened.unwrap_or_default(),
+            Begins::AfterLoss(_) => opened.unwrap_or_default(),
             // Every line that a checkpoint covers is gone.
             Begins::New if last.is_some() => return Err(contradicts()),
             Begins::New | Begins::There => opened?,
         };
-        let mut tree = Before { base: next, edge: Edge::default() };
+        let base = if let Begins::AfterLoss(next) = begins { next } else { 0 };
+        let mut tree = Before { base, edge: Edge::default() };
         if begins == Begins::There {
             let mut is_held = false;
             tree = read(folder, last.as_ref().map_or(u64::MAX, |last| last.size), |tree| {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::audit::NotedHead;
 use crate::audit::chain::{GENESIS, ZEROS, hash};
 use crate::audit::error::OpenError;
 use crate::audit::key::DigestKey;
@@ -120,6 +121,35 @@ pub(super) fn read_tail(folder: &Path, key: &DigestKey, now: Timestamp) -> Resul
         make_durable(&path, start, bytes.part(to_usize(start)..whole)).map_err(io)?;
     }
     Ok(tail)
+}
+
+/// Returns the noted heads that the log does not contain.
+pub(super) fn missing(folder: &Path, noted: &[NotedHead]) -> io::Result<Vec<NotedHead>> {
+    let mut missing = vec![];
+    for noted in noted {
+        if hash_of(folder, noted.head.index)?.as_deref() != Some(noted.head.hash.as_str()) {
+            missing.push(noted.clone());
+        }
+    }
+    Ok(missing)
+}
+
+/// Returns the tail of a log that lost lines: it continues in a new segment, after every noted and every
+/// existing line, and after every line that a checkpoint covers (`signed` is the last one). At least one number is skipped, which
+/// shows that another tree begins.
+pub(super) fn after_loss(
+    folder: &Path,
+    noted: &[NotedHead],
+    signed: Option<u64>,
+    tail: Tail,
+) -> Result<Tail, OpenError> {
+    let missing = missing(folder, noted).map_err(|error| OpenError::Io(folder.to_owned(), error))?;
+    let unsigned = signed.filter(|signed| *signed >= tail.next);
+    let Some(last) = missing.iter().map(|noted| noted.head.index).chain(unsigned).max() else {
+        return Err(OpenError::Complete(folder.display().to_string()));
+    };
+    let next = (tail.next + 1).max(last + 1);
+    Ok(Tail { segment: None, length: 0, next, opened: None, segment_is_whole: false, ..tail })
 }
 
 fn damaged(folder: &Path, path: &Path, line: usize) -> OpenError {

@@ -66,6 +66,16 @@ pub(super) enum Start<'a> {
     AfterLoss(&'a [NotedHead]),
 }
 
+impl Start<'_> {
+    fn begins(self, tail: &Tail) -> Begins {
+        match (&tail.segment, self) {
+            (Some(_), _) => Begins::There,
+            (None, Self::AfterLoss(_)) => Begins::AfterLoss(tail.next),
+            (None, Self::Checked(_)) => Begins::New,
+        }
+    }
+}
+
 /// State of the writer thread.
 pub(super) struct Writer {
     options: Options,
@@ -98,17 +108,11 @@ impl Writer {
     ) -> Result<(Self, Option<Recovered>), OpenError> {
         let io = |error| OpenError::Io(options.folder.clone(), error);
         create_folder(&options.folder).map_err(io)?;
-        let lock = fs::OpenOptions::new().create(true).append(true).open(options.folder.join("lock")).map_err(io)?;
-        lock.try_lock().map_err(|error| match error {
-            fs::TryLockError::WouldBlock => {
-                OpenError::Locked(options.folder.parent().unwrap_or(&options.folder).to_owned())
-            }
-            fs::TryLockError::Error(error) => OpenError::Io(options.folder.clone(), error),
-        })?;
+        let lock = lock(options)?;
         let Keys { digest: key, checkpoint } = keys;
         let tail = recover::read_tail(&options.folder, &key, now)?;
         let tail = match start {
-            Start::Checked(noted) => match missing(&options.folder, noted).map_err(io)?.into_iter().next() {
+            Start::Checked(noted) => match recover::missing(&options.folder, noted).map_err(io)?.into_iter().next() {
                 Some(NotedHead { head, place }) => {
                     return Err(OpenError::Behind {
                         folder: options.folder.display().to_string(),
@@ -120,19 +124,15 @@ impl Writer {
             },
             Start::AfterLoss(noted) => {
                 let signed = checkpoints::last_line(&options.folder, &checkpoint);
-                after_loss(&options.folder, noted, signed, tail)?
+                recover::after_loss(&options.folder, noted, signed, tail)?
             }
         };
         if let Some(last) = tail.last.filter(|last| now.plus(CLOCK_SLACK) < *last) {
             return Err(OpenError::Clock(last));
         }
-        let begins = match (&tail.segment, start) {
-            (Some(_), _) => Begins::There,
-            (None, Start::AfterLoss(_)) => Begins::AfterLoss,
-            (None, Start::Checked(_)) => Begins::New,
-        };
+        let begins = start.begins(&tail);
         let path = tail.segment.unwrap_or_else(|| segment_path(&options.folder, tail.next));
-        let checkpoints = Checkpoints::open(&options.folder, Arc::clone(&disk), checkpoint, (tail.next, begins), now)?;
+        let checkpoints = Checkpoints::open(&options.folder, Arc::clone(&disk), checkpoint, begins, now)?;
         if begins != Begins::There {
             checkpoints.begin(tail.next).map_err(io)?;
         }
@@ -363,33 +363,17 @@ impl Writer {
     }
 }
 
-/// Returns the noted heads that the log does not contain.
-fn missing(folder: &std::path::Path, noted: &[NotedHead]) -> std::io::Result<Vec<NotedHead>> {
-    let mut missing = vec![];
-    for noted in noted {
-        if recover::hash_of(folder, noted.head.index)?.as_deref() != Some(noted.head.hash.as_str()) {
-            missing.push(noted.clone());
+/// Takes the lock of the folder, which no two servers have.
+fn lock(options: &Options) -> Result<fs::File, OpenError> {
+    let io = |error| OpenError::Io(options.folder.clone(), error);
+    let lock = fs::OpenOptions::new().create(true).append(true).open(options.folder.join("lock")).map_err(io)?;
+    lock.try_lock().map_err(|error| match error {
+        fs::TryLockError::WouldBlock => {
+            OpenError::Locked(options.folder.parent().unwrap_or(&options.folder).to_owned())
         }
-    }
-    Ok(missing)
-}
-
-/// Returns the tail of a log that lost lines: it continues in a new segment, after every noted and every
-/// existing line, and after every line that a checkpoint covers (`signed` is the last one). At least one number is skipped, which
-/// shows that another tree begins.
-fn after_loss(
-    folder: &std::path::Path,
-    noted: &[NotedHead],
-    signed: Option<u64>,
-    tail: Tail,
-) -> Result<Tail, OpenError> {
-    let missing = missing(folder, noted).map_err(|error| OpenError::Io(folder.to_owned(), error))?;
-    let unsigned = signed.filter(|signed| *signed >= tail.next);
-    let Some(last) = missing.iter().map(|noted| noted.head.index).chain(unsigned).max() else {
-        return Err(OpenError::Complete(folder.display().to_string()));
-    };
-    let next = (tail.next + 1).max(last + 1);
-    Ok(Tail { segment: None, length: 0, next, opened: None, segment_is_whole: false, ..tail })
+        fs::TryLockError::Error(error) => OpenError::Io(options.folder.clone(), error),
+    })?;
+    Ok(lock)
 }
 
 fn segment_path(folder: &std::path::Path, first: u64) -> PathBuf {

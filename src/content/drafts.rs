@@ -101,22 +101,7 @@ fn judge(detectors: &Detectors, draft: &Draft<'_>) -> DraftReport {
         });
     }
     let language = claims::language(&detectors.claims, draft.text);
-    let exact = |view: &View, span| draft.text.part(view.original(span).0..view.original(span).1);
-    let read: Vec<(&View, Words)> =
-        views.all().map(|view| (view, Words::of(view.text(), |span| exact(view, span)))).collect();
-    for ((view, words), lexicon) in
-        read.iter().flat_map(|read| detectors.claims.iter().map(move |lexicon| (read, lexicon)))
-    {
-        let is_spoken = language.is_none_or(|language| language == lexicon.language);
-        lexicon.find(words, |Reading { frame, span, said }| match said {
-            Said::Claim => found.add(CLAIM, &frame.code, frame.severity, 100, Some(view.original(span))),
-            // Another language's words may be those of the draft by chance.
-            Said::Unplaced if is_spoken => {
-                found.add(UNPLACED, &frame.code, Severity::Medium, 100, Some(view.original(span)));
-            }
-            Said::Other(_) | Said::Unplaced => {}
-        });
-    }
+    find_claims(detectors, draft.text, &views, language, &mut found);
     for view in views.all() {
         active::find(view.text(), |code, span| {
             found.add(ACTIVE, code, Severity::Critical, 100, Some(view.original(span)))
@@ -170,6 +155,26 @@ fn judge(detectors: &Detectors, draft: &Draft<'_>) -> DraftReport {
     }
     let has_more_names = found.counts.iter().any(|((kind, _), count)| kind == INTERNAL && *count >= FINDINGS_MAX);
     DraftReport { findings: found.findings.into_iter().collect(), private, has_more_names, ungrounded: atoms.len() }
+}
+
+/// Adds the claims of a draft, and what may be one. `language` is that of its words.
+fn find_claims(detectors: &Detectors, text: &str, views: &Views, language: Option<&str>, found: &mut Found<'_>) {
+    let exact = |view: &View, span| text.part(view.original(span).0..view.original(span).1);
+    let read: Vec<(&View, Words)> =
+        views.all().map(|view| (view, Words::of(view.text(), |span| exact(view, span)))).collect();
+    for ((view, words), lexicon) in
+        read.iter().flat_map(|read| detectors.claims.iter().map(move |lexicon| (read, lexicon)))
+    {
+        let is_spoken = language.is_none_or(|language| language == lexicon.language);
+        lexicon.find(words, |Reading { frame, span, said }| match said {
+            Said::Claim => found.add(CLAIM, &frame.code, frame.severity, 100, Some(view.original(span))),
+            // Another language's words may be those of the draft by chance.
+            Said::Unplaced if is_spoken => {
+                found.add(UNPLACED, &frame.code, Severity::Medium, 100, Some(view.original(span)));
+            }
+            Said::Other(_) | Said::Unplaced => {}
+        });
+    }
 }
 
 /// An atom that no source has: its code, and its place in the folded view.

@@ -46,6 +46,11 @@ pub struct Metrics {
     policy_rejected: Gauge<u64>,
 }
 
+fn checkpoint_age(meter: &Meter) -> Gauge<f64> {
+    let what = "age of the last checkpoint of the audit log, if lines wait for one";
+    meter.f64_gauge(METRIC_CHECKPOINT_AGE).with_unit("s").with_description(what).build()
+}
+
 impl Metrics {
     pub(super) fn new(meter: &Meter) -> Self {
         let metrics = Self {
@@ -65,11 +70,7 @@ impl Metrics {
                 .with_description("when the bundle in force was activated, unix time")
                 .build(),
             audit_failures: meter.u64_gauge(METRIC_AUDIT_FAILURES).with_description("audit commits that failed since start").build(),
-            checkpoint_age: meter
-                .f64_gauge(METRIC_CHECKPOINT_AGE)
-                .with_unit("s")
-                .with_description("age of the last checkpoint of the audit log, if lines wait for one")
-                .build(),
+            checkpoint_age: checkpoint_age(meter),
             audit_lost: meter.u64_gauge(METRIC_AUDIT_LOST).with_description("best-effort audit records lost since start").build(),
             engine_verified: meter
                 .u64_gauge(METRIC_ENGINE_VERIFIED)

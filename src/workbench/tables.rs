@@ -7,6 +7,7 @@ mod expect;
 pub mod explain;
 mod fixtures;
 mod form;
+mod loaded;
 mod names;
 #[cfg(test)]
 mod schemas;
@@ -39,6 +40,7 @@ use crate::workbench::request::{Written, case as read_case, resource as read_res
 use crate::workbench::tables::context::Context;
 use crate::workbench::tables::expect::{differences, in_draft};
 use crate::workbench::tables::form::{Case, Defaults, File, Fixtures, Names};
+use crate::workbench::tables::loaded::{Loaded, load};
 
 /// Confidence of a draft's model in percent, unless the case gives one.
 const CONFIDENCE: u32 = 90;
@@ -130,36 +132,6 @@ pub fn run(folder: &Folder, reading: Reading) -> Result<Report, LoadError> {
     let obliges = |id: &str| rules.get(id).is_some_and(|rule| !rule.obligations.is_empty());
     report.unstated = reached.into_iter().filter(|id| obliges(id) && !stated.contains(id)).collect();
     Ok(report)
-}
-
-/// A bundle with its tables.
-struct Loaded {
-    snapshot: Arc<Snapshot>,
-    fixtures: Fixtures,
-    files: Vec<(Source, File)>,
-}
-
-/// Reads a bundle with these tables. Returns `None` for a bundle without roles.
-fn load(folder: &Folder, sources: &[Source], reading: Reading) -> Result<Option<Loaded>, LoadError> {
-    let digest = folder.digest();
-    let faulty = |faults: Vec<Fault>| LoadError::Faulty { digest: digest.clone(), faults };
-    let files = read(sources).map_err(faulty)?;
-    let mut fixtures = Fixtures::default();
-    for (_, file) in &files {
-        let more = file.fixtures.clone();
-        fixtures.principals.extend(more.principals);
-        fixtures.resources.extend(more.resources);
-        fixtures.contexts.extend(more.contexts);
-        fixtures.calls.extend(more.calls);
-    }
-    let bundle = fixtures::load(folder, &fixtures, &files, reading)?;
-    let faults = names::check(&bundle, &fixtures, &files);
-    if !faults.is_empty() {
-        return Err(faulty(faults));
-    }
-    let nothing = calm(&bundle.policies.shapes);
-    let snapshot = Arc::new(Snapshot { bundle, activated_at: Timestamp::default(), nothing });
-    Ok(snapshot.bundle.roles.is_some().then_some(Loaded { snapshot, fixtures, files }))
 }
 
 /// Reads every table, so that `countersign check` reports their faults.

@@ -172,7 +172,7 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
         "bundle.yaml",
         "  agent: support-bot",
         "  agent: suport-bot",
-        "bundle.yaml:52:10: the bundle does not define `suport-bot`",
+        "bundle.yaml:58:10: the bundle does not define `suport-bot`",
     ),
     ("bundle.yaml", "  step: intake", "  step: intak", "the bundle does not define `intak`"),
     (

@@ -138,8 +138,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 /// Pairs of a crate and the modules that may use it. Crates that are not listed may be used anywhere.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("axum", &["admin", "events"]),
-    ("aws_lc_rs", &["caller", "jose"]),
-    ("base64", &["content", "jose", "workbench"]),
+    ("aws_lc_rs", &["audit", "caller", "jose"]),
+    ("base64", &["audit", "content", "jose", "workbench"]),
     ("cerberust", &["content"]),
     ("cedar_policy", &["audit", "decision", "entities", "pdp", "policy", "workbench"]),
     ("cedar_policy_core", &["entities", "policy"]),

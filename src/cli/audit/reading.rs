@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::super::{Environment, Exit, Failure, Output, print};
 use crate::audit::complete::{self, Completeness, Lacking};
 use crate::audit::story::{Entry, Filter, read};
 use crate::audit::told::{COLUMNS, csv, details, ocsf, plain, summary};
+use crate::cli::{Environment, Exit, Failure, Output, print};
 use crate::clock::{Clock as _, SystemClock};
 use crate::model::time::Timestamp;
 

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::Said;
 use super::words::{Word, Words, words};
 use crate::content::normalise::View;
+use crate::model::finding::Span;
 use crate::model::halt::Severity;
 
 /// Maximum number of words of an entry.
@@ -280,7 +281,7 @@ impl Lexicon {
 }
 
 /// Returns the text of a place of its view.
-fn part<'t>(text: &'t str, view: &View, span: (usize, usize)) -> &'t str {
+fn part<'t>(text: &'t str, view: &View, span: Span) -> &'t str {
     let (start, end) = view.original(span);
     text.get(start..end).unwrap_or("")
 }

@@ -1,6 +1,7 @@
 //! Explains a draft: what each form of a verb says, and what the policies make of it for a case of the tables.
 
-use super::{Loaded, Runner, load, sources};
+use super::loaded::{Loaded, load};
+use super::{Runner, sources};
 use crate::bundle::folder::Folder;
 use crate::bundle::{LoadError, Reading};
 use crate::content::Detectors;
