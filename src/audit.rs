@@ -260,13 +260,13 @@ impl Audit {
         }
     }
 
-    /// Signs a checkpoint of the lines so far, if one is due. Call it every second.
+    /// Asks the writer to sign a checkpoint if one is due. Call it every second.
     pub fn checkpoint(&self, now: Timestamp) {
         // If the queue is full, the next batch signs.
         let _full = self.sender.try_send(Message::Checkpoint(now));
     }
 
-    /// Time of the last checkpoint; it is as old as the first line that none covers.
+    /// Returns the time of the last checkpoint, or of the last look at which no line waited for one.
     pub fn checkpointed(&self) -> Timestamp {
         Timestamp::from_micros(self.health.checkpointed.load(Ordering::Relaxed))
     }

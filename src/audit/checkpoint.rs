@@ -96,17 +96,28 @@ impl Checkpoint {
         format!("{}\n{}\n{}\n", self.origin, self.size, BASE64.encode(self.root))
     }
 
+    /// Reads the text of a note without checking its signature; `None` if the note has another form.
+    pub fn read(note: &str) -> Option<Self> {
+        let (text, _) = note.split_once("\n\n")?;
+        let lines: Vec<&str> = text.split('\n').collect();
+        let [origin, size, root] = lines.as_slice() else { return None };
+        Some(Self {
+            origin: (*origin).to_owned(),
+            size: size.parse().ok().filter(|parsed: &u64| parsed.to_string() == *size)?,
+            root: BASE64.decode(root).ok()?.try_into().ok()?,
+        })
+    }
+
+    /// Returns the number of the first line of the tree.
+    pub fn base(&self) -> u64 {
+        self.origin.rsplit('/').next().and_then(|last| last.parse().ok()).unwrap_or(0)
+    }
+
     /// Reads a signed note and checks its signature; `None` if the note has another form or was not signed by this key. Signatures
     /// by other keys, such as those of witnesses, are ignored.
     pub fn open(note: &str, key: &VerifierKey) -> Option<Self> {
         let (text, signatures) = note.split_once("\n\n")?;
-        let mut lines = text.split('\n');
-        let (origin, size, root) = (lines.next()?, lines.next()?, lines.next()?);
-        let checkpoint = Self {
-            origin: origin.to_owned(),
-            size: size.parse().ok().filter(|parsed: &u64| parsed.to_string() == size)?,
-            root: BASE64.decode(root).ok()?.try_into().ok()?,
-        };
+        let checkpoint = Self::read(note)?;
         let signed = format!("{text}\n");
         let mut own = signatures.lines().filter_map(|line| line.strip_prefix(SIGNATURE)?.split_once(' '));
         let is_signed = own.any(|(name, signature)| {
@@ -116,7 +127,7 @@ impl Checkpoint {
         });
         let is_own =
             checkpoint.origin.strip_prefix(&key.name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        (is_signed && lines.next().is_none() && is_own).then_some(checkpoint)
+        (is_signed && is_own).then_some(checkpoint)
     }
 }
 

@@ -1,5 +1,5 @@
-//! The writer's tree and its signed checkpoints: `checkpoints.txt` beside the segments, and `seg-<first>.tree` with the tree before
-//! each segment, so that a start reads the last segment alone.
+//! Keeps the tree of the log while lines are written, and its signed checkpoints in `checkpoints.txt`. `seg-<first>.tree` stores the
+//! tree before each segment, so that the server reads only the last segment when it starts.
 
 use std::fs;
 use std::io::{self, BufRead as _};
@@ -35,14 +35,14 @@ pub struct Before {
     pub edge: Edge,
 }
 
-/// Where the writer continues.
+/// Place in the log at which the writer continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Begins {
     /// In a new segment that begins with this line, after lines whose loss was accepted.
     AfterLoss(u64),
     /// In the first segment of a new log.
     New,
-    /// Behind the lines that are there.
+    /// After the last line of the last segment.
     There,
 }
 
@@ -90,9 +90,10 @@ impl Checkpoints {
         if begins == Begins::There {
             let mut is_held = false;
             tree = read(folder, last.as_ref().map_or(u64::MAX, |last| last.size), |tree| {
-                let is_this =
-                    |last: &Checkpoint| last.origin == origin(&key, tree.base) && last.size == tree.edge.size();
-                is_held |= last.as_ref().is_some_and(|last| is_this(last) && last.root == tree.edge.root());
+                is_held |= last.as_ref().is_some_and(|last| {
+                    let is_this = last.size == tree.edge.size() && last.origin == origin(&key, tree.base);
+                    is_this && last.root == tree.edge.root()
+                });
             })
             .map_err(io)?;
             let must = last.as_ref().filter(|last| last.origin == origin(&key, tree.base));
@@ -107,7 +108,8 @@ impl Checkpoints {
         Ok(Self { key, disk, folder: folder.to_owned(), file, length, base, edge, signed: (size, now) })
     }
 
-    /// Signs a checkpoint of the lines so far, which must be durable, if there are new ones and `is_forced` or it is time.
+    /// Signs a checkpoint of all lines, which must be durable. It signs only if there are lines that no checkpoint covers, and if
+    /// enough of them or enough time has passed, or `is_forced` is set.
     pub(super) fn sign(&mut self, now: Timestamp, is_forced: bool) -> io::Result<()> {
         let size = self.edge.size();
         let new = size.saturating_sub(self.signed.0);
@@ -140,7 +142,7 @@ impl Checkpoints {
         file.sync()
     }
 
-    /// Age of the last checkpoint.
+    /// Returns the time of the last checkpoint, or of the last look at which no line waited for one.
     pub(super) fn signed_at(&self) -> Timestamp {
         self.signed.1
     }
@@ -161,13 +163,8 @@ pub(super) fn last_line(folder: &Path, key: &CheckpointKey) -> Option<u64> {
     let file = String::from_utf8_lossy(&file);
     let verifier = key.verifier()?;
     let all = notes(&file).into_iter().filter_map(|note| Checkpoint::open(note, &verifier));
-    let last = |checkpoint: Checkpoint| (base_of(&checkpoint.origin) + checkpoint.size).checked_sub(1);
+    let last = |checkpoint: Checkpoint| checkpoint.base().checked_add(checkpoint.size)?.checked_sub(1);
     all.filter_map(last).max()
-}
-
-/// Returns the number of the first line of a tree, from its name.
-pub(super) fn base_of(origin: &str) -> u64 {
-    origin.rsplit('/').next().and_then(|last| last.parse().ok()).unwrap_or(0)
 }
 
 /// Returns whether a segment begins with the line that accepts a loss, and with another tree.
@@ -185,7 +182,7 @@ fn tree_path(folder: &Path, first: u64) -> PathBuf {
 }
 
 /// Reads the tree before a segment; `None` if its file is missing or damaged.
-pub fn before(folder: &Path, first: u64) -> Option<Before> {
+fn before(folder: &Path, first: u64) -> Option<Before> {
     let text = fs::read_to_string(tree_path(folder, first)).ok()?;
     let mut lines = text.lines();
     let (head, base, size) = (lines.next()?, lines.next()?.parse().ok()?, lines.next()?.parse().ok()?);
@@ -194,19 +191,28 @@ pub fn before(folder: &Path, first: u64) -> Option<Before> {
     Some(Before { base, edge })
 }
 
+/// Returns the last segment with a tree noted before it that `is_wanted` takes, by its place, and the tree. Without one, the log is
+/// read from its beginning.
+pub(super) fn noted(
+    folder: &Path,
+    segments: &[(u64, PathBuf)],
+    is_wanted: impl Fn(u64, &Before) -> bool,
+) -> (usize, Before) {
+    // Somebody who can write the folder can write notes of trees, but can't sign the line that accepts a loss.
+    let is_first = |base: u64| segments.iter().any(|(first, path)| *first == base && begins_after_loss(path));
+    let is_true = |first: u64, tree: &Before| (tree.base == 0 || is_first(tree.base)) && is_wanted(first, tree);
+    let all = segments.iter().enumerate().rev();
+    let found = all
+        .map(|(at, (first, _))| (at, *first))
+        .find_map(|(at, first)| Some((at, before(folder, first).filter(|tree| is_true(first, tree))?)));
+    found.unwrap_or_default()
+}
+
 /// Reads the tree of a whole log. `visit` is called with the tree after each line from a segment on before which the tree is noted
 /// and has at most `size` leaves.
 fn read(folder: &Path, size: u64, mut visit: impl FnMut(&Before)) -> io::Result<Before> {
     let segments = segments(folder)?;
-    // Whoever can write the folder can write the notes of trees, but not the line that accepts a loss.
-    let is_first = |base: u64| segments.iter().any(|(first, path)| *first == base && begins_after_loss(path));
-    let is_early = |tree: &Before| tree.edge.size() <= size && (tree.base == 0 || is_first(tree.base));
-    let noted = segments
-        .iter()
-        .enumerate()
-        .rev()
-        .find_map(|(at, (first, _))| Some((at, before(folder, *first).filter(is_early)?)));
-    let (from, mut tree) = noted.unwrap_or_default();
+    let (from, mut tree) = noted(folder, &segments, |_, tree| tree.edge.size() <= size);
     for (first, path) in segments.iter().skip(from) {
         if first.checked_sub(tree.base) != Some(tree.edge.size()) {
             if !begins_after_loss(path) {

@@ -1,4 +1,5 @@
-//! What is missing from the logs of a deployment: outcomes of allowed calls, bundles that nothing activated, stops of servers.
+//! Lists what the logs of a deployment do not contain although they should: the outcome of an allowed call, the allow of an
+//! outcome, the activation of a bundle, the stop of a server.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -19,19 +20,19 @@ pub struct Lacking {
     pub at: String,
     pub log: PathBuf,
     pub seq: u64,
-    /// What the line is about: an evaluation id, a digest or the type of the line.
+    /// Evaluation id, digest of a bundle, or type of the line.
     pub about: String,
     /// The action, if the line is a decision's.
     pub action: String,
 }
 
-/// What the logs lack.
+/// Lines without their counterpart, by kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Completeness {
     pub decisions: u64,
     /// Allows whose outcome was not reported within an hour.
     pub without_outcome: Vec<Lacking>,
-    /// Reported outcomes of calls whose allow is in none of the logs.
+    /// Reported outcomes without the decision that allowed the call.
     pub without_allow: Vec<Lacking>,
     /// Decisions by a bundle that no line of the logs activated; one for each digest.
     pub unknown_bundles: Vec<Lacking>,

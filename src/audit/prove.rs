@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 
 use crate::audit::checkpoint::{Checkpoint, VerifierKey, notes};
-use crate::audit::checkpoints::{self, Before, base_of};
+use crate::audit::checkpoints::{self, Before};
 use crate::audit::recover::segments;
 use crate::audit::tree::{Hash, Leaves, leaf, root_by_inclusion};
 
@@ -68,9 +68,10 @@ pub fn prove(folder: &Path, wanted: &Wanted) -> Result<Proof, ProveError> {
     let (index, line) = find(folder, wanted).map_err(unreadable)?.ok_or(ProveError::Missing(folder.to_owned()))?;
     let (tree, leaves) = leaves(folder, index).map_err(unreadable)?;
     let at = index.saturating_sub(tree);
-    let (note, size) = newest(folder, tree, leaves.size()).map_err(unreadable)?.ok_or(ProveError::Uncovered(index))?;
+    let newest = newest(folder, tree, leaves.size()).map_err(unreadable)?;
+    let (note, Checkpoint { size, root, .. }) = newest.ok_or(ProveError::Uncovered(index))?;
     let proof = leaves.inclusion(at, size).ok_or(ProveError::Uncovered(index))?;
-    if leaves.root(0, size) != root_of(&note) {
+    if leaves.root(0, size) != Some(root) {
         return Err(ProveError::Differs(folder.to_owned()));
     }
     let text = format!("{FORMAT}\nindex {at}\n{}\n{note}", written(&proof));
@@ -84,16 +85,16 @@ pub fn prove(folder: &Path, wanted: &Wanted) -> Result<Proof, ProveError> {
 /// If the older checkpoint is not of this log, or a file can't be read.
 pub fn prove_consistency(folder: &Path, older: &str) -> Result<String, ProveError> {
     let unreadable = |error| ProveError::Io(folder.to_owned(), error);
-    let (origin, old) = head_of(older).ok_or_else(|| ProveError::Foreign(older.lines().next().unwrap_or("").into()))?;
-    let base = base_of(origin);
-    let (_, leaves) = leaves(folder, base).map_err(unreadable)?;
-    let newest = newest(folder, base, leaves.size()).map_err(unreadable)?;
-    let (note, size) = newest.ok_or_else(|| ProveError::Foreign(origin.to_owned()))?;
-    if leaves.root(0, old).is_none_or(|root| Some(root) != root_of(older)) || leaves.root(0, size) != root_of(&note) {
+    let foreign = || ProveError::Foreign(older.lines().next().unwrap_or("").to_owned());
+    let old = Checkpoint::read(older).ok_or_else(foreign)?;
+    let (_, leaves) = leaves(folder, old.base()).map_err(unreadable)?;
+    let newest = newest(folder, old.base(), leaves.size()).map_err(unreadable)?;
+    let (note, new) = newest.filter(|(_, new)| new.origin == old.origin).ok_or_else(foreign)?;
+    if leaves.root(0, old.size) != Some(old.root) || leaves.root(0, new.size) != Some(new.root) {
         return Err(ProveError::Differs(folder.to_owned()));
     }
-    let proof = leaves.consistency(old, size).ok_or_else(|| ProveError::Foreign(origin.to_owned()))?;
-    Ok(format!("old {old}\n{}\n{note}", written(&proof)))
+    let proof = leaves.consistency(old.size, new.size).ok_or_else(foreign)?;
+    Ok(format!("old {}\n{}\n{note}", old.size, written(&proof)))
 }
 
 /// Checks a proof of a line; returns the checkpoint that it leads to.
@@ -144,15 +145,7 @@ fn find(folder: &Path, wanted: &Wanted) -> io::Result<Option<(u64, Vec<u8>)>> {
 /// Returns the tree's first line, and its leaves from the segment of a line on.
 fn leaves(folder: &Path, index: u64) -> io::Result<(u64, Leaves)> {
     let segments = segments(folder)?;
-    let holds = segments.iter().rposition(|(first, _)| *first <= index).unwrap_or(0);
-    // Without a note of the tree before a segment, the segments before it are read as well.
-    let noted = segments
-        .iter()
-        .enumerate()
-        .take(holds + 1)
-        .rev()
-        .find_map(|(at, (first, _))| Some((at, checkpoints::before(folder, *first)?)));
-    let (from, Before { base, edge }) = noted.unwrap_or_default();
+    let (from, Before { base, edge }) = checkpoints::noted(folder, &segments, |first, _| first <= index);
     let mut leaves = Leaves { before: edge, hashes: vec![] };
     for (first, path) in segments.iter().skip(from) {
         if first.checked_sub(base) != Some(leaves.size()) {
@@ -166,20 +159,11 @@ fn leaves(folder: &Path, index: u64) -> io::Result<(u64, Leaves)> {
     Ok((base, leaves))
 }
 
-/// Returns the newest checkpoint of a tree that has at most this many leaves, and its size.
-fn newest(folder: &Path, base: u64, most: u64) -> io::Result<Option<(String, u64)>> {
+/// Returns the newest checkpoint of a tree that has at most this many leaves, with its note.
+fn newest(folder: &Path, base: u64, most: u64) -> io::Result<Option<(String, Checkpoint)>> {
     let file = fs::read(folder.join(checkpoints::FILE))?;
     let file = String::from_utf8_lossy(&file);
-    let heads = notes(&file).into_iter().filter_map(|note| Some((note, head_of(note)?)));
-    let mut of_tree = heads.filter(|(_, (origin, size))| base_of(origin) == base && *size <= most);
-    Ok(of_tree.next_back().map(|(note, (_, size))| (note.to_owned(), size)))
-}
-
-fn head_of(note: &str) -> Option<(&str, u64)> {
-    let mut lines = note.lines();
-    Some((lines.next()?, lines.next()?.parse().ok()?))
-}
-
-fn root_of(note: &str) -> Option<Hash> {
-    BASE64.decode(note.lines().nth(2)?).ok()?.try_into().ok()
+    let all = notes(&file).into_iter().filter_map(|note| Some((note.to_owned(), Checkpoint::read(note)?)));
+    let mut of_tree = all.filter(|(_, checkpoint)| checkpoint.base() == base && checkpoint.size <= most);
+    Ok(of_tree.next_back())
 }

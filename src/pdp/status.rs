@@ -119,8 +119,9 @@ impl Pdp {
         self.telemetry.shut_down(FLUSH);
     }
 
-    /// Lets the audit log sign a checkpoint if one is due, tries to write it again after a failure, and records the refusals of unauthenticated peers
-    /// since the last call: one line for each peer and kind, if there is room. Call it every second.
+    /// Lets the audit log sign a checkpoint if one is due, tries to write the log again after a failure, and records the
+    /// refusals of unauthenticated peers since the last call: one line for each peer and kind, if there is room. Call it
+    /// every second.
     pub async fn tick(&self) {
         let now = self.clock.now();
         self.audit.checkpoint(now);

@@ -6,18 +6,18 @@ use std::sync::Arc;
 use countersign::audit::checkpoint::{Checkpoint, CheckpointKey, VerifierKey, notes};
 use countersign::audit::disk::SystemDisk;
 use countersign::audit::key::DigestKey;
-use countersign::audit::operations::ResumedRecord;
+use countersign::audit::operations::{LossRecord, ResumedRecord};
 use countersign::audit::prove::{ProveError, Wanted, check, prove, prove_consistency};
 use countersign::audit::record::Record;
 use countersign::audit::tree::{self, Edge, Leaves, is_consistent, root_by_inclusion};
 use countersign::audit::verify::{Expected, Verifier, VerifyError, verify};
-use countersign::audit::{Audit, Durability, Keys, Options};
+use countersign::audit::{Audit, Durability, Keys, OpenError, Options};
 use countersign::model::time::Timestamp;
 use ct_merkle::mem_backed_tree::MemoryBackedTree;
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::harness::{App, lines, order_check, temp};
+use crate::harness::{App, lines, order_check, temp, within};
 
 const DIGEST_KEY: [u8; 32] = [7; 32];
 const CHECKPOINT_KEY: [u8; 32] = [9; 32];
@@ -33,10 +33,13 @@ fn options(folder: &Path, segment_bytes: u64) -> Options {
     Options { folder, log, durability: Durability::Strict, segment_bytes, segment_seconds: 86_400 }
 }
 
-fn open(folder: &Path, segment_bytes: u64, at: i64) -> Result<Audit, countersign::audit::OpenError> {
-    let keys = Keys { digest: DigestKey::new(DIGEST_KEY), checkpoint: checkpoint_key() };
+fn keys() -> Keys {
+    Keys { digest: DigestKey::new(DIGEST_KEY), checkpoint: checkpoint_key() }
+}
+
+fn open(folder: &Path, segment_bytes: u64, at: i64) -> Result<Audit, OpenError> {
     let now = Timestamp::from_seconds(at);
-    Audit::open(options(folder, segment_bytes), keys, Arc::new(SystemDisk), &[], now).map(|(audit, _)| audit)
+    Audit::open(options(folder, segment_bytes), keys(), Arc::new(SystemDisk), &[], now).map(|(audit, _)| audit)
 }
 
 /// Writes a log of this many lines, one a second, and closes it.
@@ -210,6 +213,54 @@ async fn an_old_checkpoint_is_compared_with_the_segment_that_it_is_of() {
     std::fs::write(&file, format!("{oldest}\n")).unwrap();
     rewrite(&log, |lines| lines[0] = lines[0].replace("\"failures\":0", "\"failures\":7"));
     assert!(open(&log, 2000, START + 70).is_err());
+}
+
+/// Lines that nobody noted but a checkpoint can be given up, too; their numbers are not used again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loss_that_only_a_checkpoint_shows_can_be_accepted() {
+    let folder = temp();
+    let log = folder.path().join("audit");
+    write(&log, 10, 1 << 20, 0).await;
+    let segment = segments(&log).remove(0);
+    let text = std::fs::read_to_string(&segment).unwrap();
+    std::fs::write(&segment, text.lines().take(6).fold(String::new(), |kept, line| kept + line + "\n")).unwrap();
+    assert!(matches!(open(&log, 1 << 20, START + 20), Err(OpenError::Checkpoint(_))));
+    let now = Timestamp::from_seconds(START + 20);
+    let disk = Arc::new(SystemDisk);
+    let (audit, _) = Audit::open_after_loss(options(&log, 1 << 20), keys(), disk, &[], now).unwrap();
+    let loss = LossRecord { reason: "a test".into(), found: audit.head(), noted: vec![] };
+    let index = audit.append(now, Record::LossAccepted(loss)).await.unwrap().index();
+    assert_eq!(index, Some(10), "no number of a lost line");
+    tokio::task::block_in_place(|| audit.close());
+    write(&log, 3, 1 << 20, 30).await;
+    let report = verify(&log, &expected()).unwrap();
+    assert_eq!((report.losses[0].from, report.losses[0].until, report.signed), (6, 10, true));
+    let proof = prove(&log, &Wanted::Index(12)).unwrap();
+    let checkpoint = check(&proof.line, &proof.text, &checkpoint_key().verifier().unwrap()).unwrap();
+    assert!(checkpoint.origin.ends_with("/10") && checkpoint.size == 4, "{checkpoint:?}");
+    let again = Audit::open_after_loss(options(&log, 1 << 20), keys(), Arc::new(SystemDisk), &[], now);
+    assert!(matches!(again, Err(OpenError::Complete(_))));
+}
+
+/// The last lines of a best-effort log become durable, and get a checkpoint, although no line follows them.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_lines_of_an_idle_best_effort_log_are_synced_and_signed() {
+    let folder = temp();
+    let log = folder.path().join("audit");
+    let options = Options { durability: Durability::BestEffort, ..options(&log, 1 << 20) };
+    let now = Timestamp::from_seconds(START);
+    let (audit, _) = Audit::open(options, keys(), Arc::new(SystemDisk), &[], now).unwrap();
+    audit.append(now, Record::Resumed(ResumedRecord { failures: 0 })).await.unwrap();
+    audit.checkpoint(Timestamp::from_seconds(START + 11));
+    within("checkpoint", async {
+        while std::fs::read_to_string(log.join("checkpoints.txt")).is_ok_and(|text| notes(&text).is_empty()) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert_eq!(audit.head().map(|head| head.index), Some(0));
+    tokio::task::block_in_place(|| audit.close());
+    verify(&log, &expected()).unwrap();
 }
 
 /// A script that follows the page on audit proves a decision, and refuses every change of the proof.

@@ -975,6 +975,22 @@ async fn a_value_is_the_same_in_all_texts_of_a_case() {
     app.stop().await;
 }
 
+/// The bundle names the shapes of the company's own numbers; a number that only contains one is still a card.
+#[test]
+fn a_number_of_the_companys_own_is_no_card() {
+    let settings = std::fs::read_to_string(crate::harness::policies().join("detectors/settings.yaml")).unwrap();
+    let settings = settings.replace("numbers: []", "numbers: ['45567375868[0-9]{5}']");
+    let bundle = crate::harness::bundle_with(&[("detectors/settings.yaml", &settings)]);
+    let found = |text: &str| {
+        let values = Values::new(ValueKey::new([1; 16]));
+        bundle.rules.detectors.private(text, "", &values).len()
+    };
+    assert_eq!(private("It is 4556737586899855.", "").len(), 1);
+    assert_eq!(found("It is 4556737586899855."), 0);
+    assert_eq!(found("It is 4556 7375 8689 9855."), 1, "another notation than that of the pattern");
+    assert_eq!(found("It is 4111111111111111."), 1);
+}
+
 #[test]
 fn one_time_codes_are_found_in_the_words_of_signing_in() {
     for text in [

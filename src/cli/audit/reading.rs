@@ -1,5 +1,6 @@
 //! `countersign audit show`, `case`, `export` and `check`: reading the log.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -200,16 +201,18 @@ fn row(output: Output, entry: &Entry, is_explained: bool) {
 pub(super) fn case(environment: &Environment, arguments: &Case) -> Result<Exit, Failure> {
     let folders = folders(environment, &arguments.folders)?;
     let filter = Filter { case: Some(arguments.id.clone()), tenant: arguments.tenant.clone(), ..Filter::default() };
-    let (mut count, mut open) = (0_usize, vec![]);
+    let (mut count, mut open) = (0_usize, BTreeMap::new());
     lines(&folders, &filter, |entry| {
         count += 1;
         row(environment.output, &entry, true);
         let id = entry.text("/evaluation_id").to_owned();
         match (entry.kind(), entry.text("/decision")) {
             ("decision", "allow") if entry.text("/purpose") == "authorize" => {
-                open.push((id, entry.text("/action").to_owned()))
+                open.insert(id, entry.text("/action").to_owned());
             }
-            ("outcome.reported", _) => open.retain(|(allowed, _)| *allowed != id),
+            ("outcome.reported", _) => {
+                open.remove(&id);
+            }
             _ => {}
         }
         true

@@ -10,14 +10,13 @@ use crate::content::drafts::{CLAIM, UNPLACED};
 use crate::content::normalise::View;
 use crate::json::Object;
 use crate::model::content::Disposition;
-use crate::model::finding::Finding;
 use crate::model::source::Source;
 
 /// Name of the table that is made for the draft.
 const TABLE: &str = "tests/explained.yaml";
 
 /// A draft to explain, for a case of the tables.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug)]
 pub struct Explained<'a> {
     /// Time of the decision, RFC 3339; the tables' contexts refer to it.
     pub now: &'a str,
@@ -33,7 +32,6 @@ pub struct Explained<'a> {
 /// What follows from a draft.
 #[derive(Clone, Debug)]
 pub struct Explanation {
-    pub findings: Vec<Finding>,
     pub disposition: Disposition,
     /// Ids of the policies that determined it.
     pub policies: Vec<String>,
@@ -57,7 +55,7 @@ pub fn explain(folder: &Folder, reading: Reading, asked: &Explained<'_>) -> Resu
     let runner = Runner { snapshot: &snapshot, bundle, roles, fixtures: &fixtures, file };
     let decided = file.cases.iter().flat_map(|case| runner.case(case)).next();
     Ok(decided.and_then(|decided| {
-        let (found, disposition) = decided.draft?;
+        let (_, disposition) = decided.draft?;
         let verdict = decided.evaluation.ok()?.verdict;
         let facts = fixtures.resources.get(*case).map(|case| {
             let mut case = crate::workbench::request::case(case.clone());
@@ -65,7 +63,6 @@ pub fn explain(folder: &Folder, reading: Reading, asked: &Explained<'_>) -> Resu
             crate::pdp::draft::case_facts(&case)
         });
         Some(Explanation {
-            findings: found.findings,
             disposition,
             policies: verdict.determining().into_iter().map(str::to_owned).collect(),
             facts: facts.unwrap_or_default(),
