@@ -36,7 +36,8 @@ pub(super) fn find(
     let mut all = located(rules, text, views);
     let folded = &views.folded;
     if !turn.is_empty() {
-        rules.replied(turn, folded.text(), |(rule, span)| all.extend(place(text, folded, kind(&rule.kind), span)));
+        let shown = masked(folded.text());
+        rules.replied(turn, &shown, |(rule, span)| all.extend(place(text, folded, kind(&rule.kind), span)));
     }
     without_placeholders(text, &mut all);
     resolve(&mut all);
@@ -160,7 +161,7 @@ fn located(rules: &Rules, text: &str, views: &Views) -> Vec<Located> {
     });
     phone::find(folded.text(), |span| add(folded, SensitiveKind::Phone, span));
     for view in views.all() {
-        rules.find(view.text(), |(rule, span)| add(view, kind(&rule.kind), span));
+        rules.find(&masked(view.text()), |(rule, span)| add(view, kind(&rule.kind), span));
     }
     all
 }
@@ -178,6 +179,11 @@ fn is_checksum(text: &str, (start, end): Span) -> bool {
     text.part(start..end).bytes().all(|byte| byte.is_ascii_hexdigit())
         && is_named(text, start, &nearby::CHECKSUMS)
         && !nearby::SECRETS.iter().any(|secret| before.contains(secret))
+}
+
+/// Blanks the placeholders of a text for the rules: the words of a placeholder announce no further value.
+fn masked(text: &str) -> Cow<'_, str> {
+    without(Cow::Borrowed(text), &placeholders(text))
 }
 
 /// Converts a text to ASCII of the same length, for detectors of ASCII values. Their patterns are
@@ -199,7 +205,7 @@ fn ascii(text: &str) -> Cow<'_, str> {
     Cow::Owned(ascii)
 }
 
-/// Blanks these places of an ASCII text, so that no word remains there.
+/// Blanks these places of a text, so that no word remains there. The text keeps its length.
 fn without<'t>(text: Cow<'t, str>, places: &[(usize, usize)]) -> Cow<'t, str> {
     if places.is_empty() {
         return text;
@@ -233,7 +239,8 @@ fn without_placeholders(text: &str, all: &mut Vec<Located>) {
 
 fn placeholders(text: &str) -> Vec<(usize, usize)> {
     let length = |rest: &str| {
-        let words = SensitiveKind::ALL.iter().map(|kind| kind.message()).find(|words| rest.starts_with(*words))?;
+        let begins = |words: &&str| rest.get(..words.len()).is_some_and(|start| start.eq_ignore_ascii_case(words));
+        let words = SensitiveKind::ALL.iter().map(|kind| kind.message()).find(begins)?;
         let after = rest.get(words.len()..)?.strip_prefix(" removed")?;
         let number = after.strip_prefix(" #").unwrap_or(after);
         let digits = number.bytes().take_while(u8::is_ascii_digit).count();
@@ -272,6 +279,17 @@ pub(super) fn resolve(all: &mut Vec<Located>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_placeholder_is_masked_in_any_case_and_the_text_keeps_its_length() {
+        for (text, shown) in [
+            ("code:[verification code removed]\n00000", "code:|||||||||||||||||||||||||||\n00000"),
+            ("é [iban removed #12] é", "é |||||||||||||||||| é"),
+            ("[pin removed #1234] [nothing removed] [", "[pin removed #1234] [nothing removed] ["),
+        ] {
+            assert_eq!(masked(text), shown);
+        }
+    }
 
     #[test]
     fn a_checksum_is_announced_and_of_no_secret() {

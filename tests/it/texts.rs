@@ -1021,6 +1021,16 @@ fn compact(text: &str) -> String {
     text.to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect()
 }
 
+/// The words of a placeholder announce no value, so that a text can be redacted twice.
+#[test]
+fn a_placeholder_announces_no_value() {
+    for text in ["code:0000\n00000\n", "my PIN is 4821\n7733\n", "OTP 482913\n\n48291\n"] {
+        let once = redacted(text, "");
+        assert_ne!(once, text);
+        assert_eq!(private(&once, ""), vec![], "{text:?} -> {once:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(crate::harness::cases(256)))]
 
