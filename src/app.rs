@@ -39,6 +39,7 @@ use crate::entropy::{Entropy, SystemEntropy, nonce};
 use crate::events;
 use crate::jose::keyring::{self, Keyring, KeyringError, Purpose};
 use crate::model::time::Timestamp;
+use crate::pdp::kept_bundles;
 use crate::pdp::keys::Keys;
 use crate::pdp::snapshot::Options;
 use crate::pdp::{Parts, Pdp};
@@ -156,7 +157,8 @@ pub struct Bound {
 /// Returns an error if any of these steps fails; nothing is left running then.
 pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
     config.check_callers()?;
-    let bundle = tokio::task::block_in_place(|| Bundle::load(&config.bundle.path, config.reading()))?;
+    let load = || Bundle::load_with_folder(&config.bundle.path, config.reading());
+    let (folder, bundle) = tokio::task::block_in_place(load)?;
     names::check(config, &bundle)?;
     let callers = Arc::new(Callers::new(config.trusted())?);
     let (grpc_listener, grpc) = listen(config.listen.grpc, "--listen").await?;
@@ -173,6 +175,8 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
     let noted = log::noted(config, &replica, witness.as_ref())?;
     let (audit, recovered) =
         tokio::task::block_in_place(|| Audit::open(config.audit(), log_keys, seams.disk, &noted, clock.now()))?;
+    kept_bundles::keep(&config.audit().folder, &folder, config.audit.evidence_days);
+    drop(folder);
     let (keys, delegations) = identity(config, seams.entropy.as_ref(), clock.now()).await?;
     let store = state(config, seams.entropy.as_ref(), &audit, &replica).await?;
     log::check(config, &audit, &store).await?;
@@ -234,6 +238,7 @@ fn options(config: &Config) -> Options {
         event_ttl: Duration::from_secs(config.events.ttl_hours * 3600),
         stops_age: Duration::from_millis(config.store.stops_age_ms),
         concurrent_requests: config.limits.concurrent_requests,
+        evidence_days: config.audit.evidence_days,
         digests_case_ids: config.telemetry.case_ids == CaseIds::Digest,
     }
 }

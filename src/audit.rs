@@ -18,9 +18,11 @@ pub mod checkpoint;
 pub mod checkpoints;
 pub mod complete;
 pub mod content;
+pub mod decisions;
 pub mod disk;
 pub mod error;
 pub mod events;
+pub mod evidence;
 pub mod index;
 pub mod key;
 pub mod operations;
@@ -289,6 +291,24 @@ impl Audit {
     /// When a line can't be read.
     pub fn replay(&self, since: Timestamp, take: impl FnMut(Timestamp, replay::Line)) -> std::io::Result<()> {
         replay::lines_since(&self.options.folder, since, take)
+    }
+
+    /// Returns the key of the log's digests, from which other keys are derived.
+    pub fn key(&self) -> &DigestKey {
+        &self.key
+    }
+
+    /// Returns the folder of the log.
+    pub fn folder(&self) -> &std::path::Path {
+        &self.options.folder
+    }
+
+    /// Deletes evidence that was last written before a time.
+    ///
+    /// # Errors
+    /// When a file can't be deleted.
+    pub fn purge_evidence(&self, before: Timestamp) -> std::io::Result<()> {
+        evidence::purge(&self.options.folder, before)
     }
 
     /// Returns the last line that is known to be durable; `None` if no line is.

@@ -7,6 +7,7 @@ pub mod manifest;
 pub mod rules;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
@@ -116,15 +117,26 @@ impl Bundle {
     /// # Errors
     /// If the folder can't be read, or anything in it is faulty.
     pub fn load(path: &Path, reading: Reading) -> Result<Self, LoadError> {
+        Self::load_with_folder(path, reading).map(|(_, bundle)| bundle)
+    }
+
+    /// Loads a bundle from a folder, and returns the folder's contents, too.
+    ///
+    /// # Errors
+    /// If the folder can't be read, or anything in it is faulty.
+    pub fn load_with_folder(path: &Path, reading: Reading) -> Result<(Arc<Folder>, Self), LoadError> {
         let folder = Folder::read(path).map_err(|error| LoadError::Unreadable(error.to_string()))?;
-        Self::from_folder(folder, reading)
+        let folder = Arc::new(folder);
+        let bundle = Self::from_folder(Arc::clone(&folder), reading)?;
+        Ok((folder, bundle))
     }
 
     /// Loads a bundle from a folder's contents.
     ///
     /// # Errors
     /// If anything in them is faulty.
-    pub fn from_folder(folder: Folder, reading: Reading) -> Result<Self, LoadError> {
+    pub fn from_folder(folder: impl Into<Arc<Folder>>, reading: Reading) -> Result<Self, LoadError> {
+        let folder = folder.into();
         let digest = folder.digest();
         let parsing = std::thread::Builder::new().name("bundle".into()).stack_size(STACK_BYTES).spawn({
             let digest = digest.clone();

@@ -11,6 +11,7 @@ mod detectors;
 mod healthcheck;
 mod init;
 mod keys;
+mod replay;
 mod serve;
 mod signals;
 mod store;
@@ -81,6 +82,8 @@ enum Command {
     Config(config::Command),
     /// Run a bundle's tests: decision tables (tests/*.yaml) and Cedar's JSON tests (tests/*.json)
     Test(test::Arguments),
+    /// Evaluate recorded decisions again, by the bundle that made them or by another one, and show what changes
+    Replay(replay::Arguments),
     /// Evaluate one request, on a running server or with a local bundle
     Authorize(authorize::Arguments),
     /// Review approval requests, as a human with your own token
@@ -151,6 +154,7 @@ pub fn run(
         Command::Check(arguments) => check::run(&environment, &arguments),
         Command::Config(command) => config::run(&environment, command),
         Command::Test(arguments) => test::run(&environment, &arguments),
+        Command::Replay(arguments) => replay::run(&environment, &arguments),
         Command::Authorize(arguments) => authorize::run(&environment, &arguments),
         Command::Approvals(command) => approvals::run(&environment, &command),
         Command::Signals(command) => signals::run(&environment, &command),

@@ -78,6 +78,7 @@ impl Config {
         let bounds = [
             ("audit.segment_mib", self.audit.segment_mib, 1, 4096),
             ("audit.segment_hours", self.audit.segment_hours, 1, 720),
+            ("audit.evidence_days", self.audit.evidence_days.into(), 0, 3650),
             ("bundle.poll_seconds", self.bundle.poll_seconds, 0, 3600),
             (
                 "limits.concurrent_requests",

@@ -11,10 +11,13 @@ pub mod conformance;
 pub mod consent_report;
 mod consumption;
 pub mod draft;
+pub mod erasure;
 pub mod evaluate_output;
 pub mod evaluation;
+pub mod evidence;
 mod gates;
 mod housekeeping;
+pub mod kept_bundles;
 pub mod keys;
 pub mod origin;
 mod pipeline;
@@ -54,6 +57,7 @@ use crate::entropy::Entropy;
 use crate::model::time::Timestamp;
 use crate::pdp::admission::Admission;
 use crate::pdp::admission::concurrency::Share;
+use crate::pdp::evidence::EvidenceMaker;
 use crate::pdp::keys::Keys;
 use crate::pdp::origin::Origin;
 use crate::pdp::recorder::Recorder;
@@ -74,6 +78,7 @@ pub struct Pdp {
     // Parts.
     active: Arc<ActiveBundle>,
     admission: Admission,
+    evidence: EvidenceMaker,
     recorder: Recorder,
     replicas: Arc<Replicas>,
     risk: Arc<RiskState>,
@@ -146,6 +151,7 @@ impl Pdp {
         let replicas = Arc::new(Replicas::new(&services, Arc::clone(&active)));
         Ok(Self {
             admission: Admission::new(&services, parts.callers, parts.delegations, Arc::clone(&replicas)),
+            evidence: EvidenceMaker::new(&services),
             recorder: Recorder::new(&services),
             replicas,
             risk: Arc::new(RiskState::new(&services, Arc::clone(&active), parts.risk_store)),

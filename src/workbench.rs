@@ -2,5 +2,6 @@
 
 pub mod cedar_json;
 pub mod detectors;
+pub mod replay;
 pub mod request;
 pub mod tables;

@@ -5,23 +5,30 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
+use crate::api::convert::{id, some_id};
 use crate::api::front::origin;
 use crate::api::v1::admin_service_server::{AdminService, AdminServiceServer};
 use crate::api::{convert, respond, status, v1};
+use crate::approvals::store::subjects::{Subject, SubjectOf};
 use crate::json::{Object, canonical};
 use crate::model::answer::Gate;
 use crate::model::chain::Link;
 use crate::model::number::to_u32;
+use crate::model::refusal::Refusal;
 use crate::model::right::Right;
 use crate::model::signals::Risk;
 use crate::model::verdict::LinkVerdict;
 use crate::pdp::Pdp;
+use crate::pdp::erasure::Erase;
 use crate::pdp::origin::{Origin, Purpose, Request as PdpRequest};
+use crate::pdp::refused::run_to_completion;
 use crate::pdp::reload::{Reloaded, Trigger};
 use crate::pdp::snapshot::{Moment, Rejected, Snapshot, computed};
 
 /// Maximum number of faults of a refused bundle in a response.
 const FAULTS_MAX: usize = 100;
+/// Maximum length of a reason, in bytes.
+const REASON_MAX: usize = 1024;
 
 pub(super) fn service(pdp: Arc<Pdp>) -> AdminServiceServer<Admin> {
     AdminServiceServer::new(Admin { pdp })
@@ -105,6 +112,18 @@ impl AdminService for Admin {
         Ok(Response::new(v1::ConfirmStoreResponse { audit }))
     }
 
+    async fn erase_subject(
+        &self,
+        request: Request<v1::EraseSubjectRequest>,
+    ) -> Result<Response<v1::EraseSubjectResponse>, Status> {
+        let origin = origin(&request, Purpose::Authorize);
+        let (pdp, read) = (Arc::clone(&self.pdp), erase(request.into_inner()));
+        let erased = run_to_completion(async move { pdp.erase(&origin, read).await }).await;
+        let recorded = erased.map_err(|refused| status::status(refused.refusal()))?;
+        let audit = respond::reference(&recorded, self.pdp.audit_log());
+        Ok(Response::new(v1::EraseSubjectResponse { keys: *recorded.value(), audit }))
+    }
+
     async fn explain_decision(
         &self,
         request: Request<v1::ExplainDecisionRequest>,
@@ -134,6 +153,21 @@ impl AdminService for Admin {
             derived_json: if derived.is_empty() { vec![] } else { canonical(&derived) }.into(),
         }))
     }
+}
+
+fn erase(message: v1::EraseSubjectRequest) -> Result<Erase, Refusal> {
+    let tenant = some_id(&message.tenant, "tenant")?;
+    let (customer, case) = (id(&message.customer_id, "customer_id")?, id(&message.case_id, "case_id")?);
+    let (kind, id) = match (customer.is_empty(), case.is_empty()) {
+        (false, true) => (SubjectOf::Customer, customer),
+        (true, false) => (SubjectOf::Case, case),
+        (true, true) => return Err(Refusal::invalid("customer_id", "is missing, as is `case_id`: name one of them")),
+        (false, false) => return Err(Refusal::invalid("case_id", "must be empty if `customer_id` is not")),
+    };
+    if message.reason.is_empty() || message.reason.len() > REASON_MAX {
+        return Err(Refusal::invalid("reason", "must be 1 to 1024 bytes"));
+    }
+    Ok(Erase { subject: Subject { tenant, kind, id }, reason: message.reason })
 }
 
 fn risk(risk: &Risk) -> v1::RiskExplanation {

@@ -171,6 +171,13 @@ pub async fn confirm_store(target: &Target) -> Result<v1::ConfirmStoreResponse, 
     Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner())
 }
 
+/// Erases a subject. The caller must be a human.
+pub async fn erase(target: &Target, request: v1::EraseSubjectRequest) -> Result<v1::EraseSubjectResponse, ClientError> {
+    let request = with_token(target, request)?;
+    let answered = AdminServiceClient::new(connect(target).await?).erase_subject(request).await;
+    Ok(answered.map_err(|status| refused(&target.server, &status))?.into_inner())
+}
+
 /// Converts a duration to its protobuf form, in whole seconds.
 pub fn duration(length: Duration) -> prost_types::Duration {
     prost_types::Duration { seconds: to_i64(length.as_secs()), nanos: 0 }

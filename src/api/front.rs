@@ -45,8 +45,9 @@ pub struct Options {
 }
 
 /// Every method of the protocol, by its name in spans and metrics.
-pub const METHODS: [&str; 21] = [
+pub const METHODS: [&str; 22] = [
     "countersign.v1.AdminService/ConfirmStore",
+    "countersign.v1.AdminService/EraseSubject",
     "countersign.v1.AdminService/ExplainDecision",
     "countersign.v1.AdminService/GetStatus",
     RELOAD,

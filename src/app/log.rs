@@ -1,11 +1,13 @@
 //! Compares the audit log with heads that were noted outside of it: in the replica's file, in the state store
 //! and with a witness. A log without a noted head has lost lines.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::app::{Seams, StartError};
 use crate::approvals::store::replica::{FILE, Replica};
+use crate::approvals::store::subjects::secrets;
 use crate::approvals::store::{Store, error, location};
 use crate::audit::checkpoint::{CheckpointKey, KEY_FILE, VERIFIER_FILE};
 use crate::audit::disk::create_folder;
@@ -133,6 +135,18 @@ pub(super) fn store_options(
         seen: None,
         notes: config.data.join("state"),
     })
+}
+
+/// Returns the deployment's key and the secrets of data subjects, with which evidence is decrypted. A server may be running.
+///
+/// # Errors
+/// Returns an error if the key's file or the state store can't be read.
+pub async fn evidence_keys(config: &Config) -> Result<(DigestKey, HashMap<String, String>), StartError> {
+    let path = config.data.join("keys").join("audit-digest.key");
+    let deployment = DigestKey::read(&path).map_err(|error| StartError::Data(path, error))?;
+    let timeout = Duration::from_millis(config.store.timeout_ms);
+    let secrets = secrets(&config.location(), timeout).await.map_err(error::OpenError::from)?;
+    Ok((deployment, secrets))
 }
 
 /// Reads the keys of the log, or creates them.

@@ -2,6 +2,7 @@
 //! PostgreSQL with the same SQL. This file has [`Store`] itself; its operations are in the files of `store/`.
 
 mod consents;
+mod dialect;
 mod engine;
 pub mod error;
 mod heads;
@@ -18,6 +19,7 @@ mod schema;
 pub mod settling;
 pub mod signals;
 mod stops;
+pub mod subjects;
 pub mod sums;
 mod transaction;
 pub mod transitions;

@@ -9,6 +9,7 @@ pub mod stored;
 
 use serde::Serialize;
 
+use crate::audit::evidence::Sealed;
 use crate::audit::operations::{
     LossRecord, PolicyRecord, RecoveredRecord, RefusalsRecord, ResumedRecord, ServerRecord,
 };
@@ -52,4 +53,23 @@ pub enum Record {
     /// A transition, an event or a list of redactions.
     #[serde(untagged)]
     Stored(StoredRecord),
+}
+
+impl Record {
+    /// Takes the evidence of a decision, which is written beside its line.
+    pub(super) fn take_evidence(&mut self) -> Option<Sealed> {
+        match self {
+            Self::Decision(record) => record.take_evidence(),
+            Self::Stored(record) => record.take_evidence(),
+            Self::LossAccepted(_)
+            | Self::PolicyActivated(_)
+            | Self::PolicyRejected(_)
+            | Self::Recovered(_)
+            | Self::Refusal(_)
+            | Self::Refusals(_)
+            | Self::Resumed(_)
+            | Self::Started(_)
+            | Self::Stopped(_) => None,
+        }
+    }
 }

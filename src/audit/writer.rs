@@ -16,6 +16,7 @@ use crate::audit::chain::{GENESIS, ZEROS, hash};
 use crate::audit::checkpoints::{self, Begins, Checkpoints};
 use crate::audit::disk::{Disk, Segment, create_folder};
 use crate::audit::error::{AuditDown, OpenError};
+use crate::audit::evidence::EvidenceWriter;
 use crate::audit::key::DigestKey;
 use crate::audit::record::{LINE_MAX, Record};
 use crate::audit::recover::{self, Recovered, Tail};
@@ -93,6 +94,7 @@ pub(super) struct Writer {
     prev: String,
     poisoned: bool,
     checkpoints: Checkpoints,
+    evidence: EvidenceWriter,
     health: Arc<Health>,
     pub(super) transition: Option<(String, i64, String)>,
 }
@@ -151,7 +153,7 @@ impl Writer {
         let writer = Self {
             options: options.clone(),
             key,
-            disk,
+            disk: Arc::clone(&disk),
             _lock: lock,
             segment,
             path,
@@ -163,6 +165,7 @@ impl Writer {
             prev: tail.prev.unwrap_or_else(|| GENESIS.to_owned()),
             poisoned: false,
             checkpoints,
+            evidence: EvidenceWriter::new(disk),
             health,
             transition: tail.transition,
         };
@@ -240,7 +243,8 @@ impl Writer {
         let (mut next, mut prev, mut edge) = (self.next, self.prev.clone(), self.checkpoints.edge.clone());
         // Without records nothing is written, so the time does not matter.
         let newest = batch.iter().map(|pending| pending.at).max().unwrap_or_default();
-        for pending in batch {
+        let mut sealed = vec![];
+        for mut pending in batch {
             let Some(line) = self.line(next, &prev, &pending).ok().filter(|line| line.len() <= LINE_MAX) else {
                 tracing::error!(name: "audit.record_lost", "a record can't be written, because it has no form or is too long");
                 self.health.failures.fetch_add(1, Ordering::Relaxed);
@@ -248,6 +252,7 @@ impl Writer {
                 answer(pending, Err(AuditDown::Failed));
                 continue;
             };
+            sealed.extend(pending.record.take_evidence().map(|evidence| (next, evidence)));
             prev = hash(&line);
             edge.push(leaf(&line));
             text.extend_from_slice(&line);
@@ -279,6 +284,10 @@ impl Writer {
         }
         for (pending, index) in taken {
             answer(pending, if written.is_ok() { Ok(index) } else { Err(AuditDown::Failed) });
+        }
+        // No answer waits for evidence.
+        if written.is_ok() {
+            self.evidence.append(&self.path, &sealed);
         }
     }
 

@@ -90,6 +90,22 @@ impl Folder {
         Ok(Self(files))
     }
 
+    /// Writes the files to a new folder.
+    ///
+    /// # Errors
+    /// If the folder exists, or can't be written.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir(path)?;
+        for (name, bytes) in &self.0 {
+            let file = path.join(name);
+            if let Some(parent) = file.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            fs::write(file, bytes)?;
+        }
+        Ok(())
+    }
+
     /// Creates a folder from files in memory.
     pub fn of(files: impl IntoIterator<Item = (String, Vec<u8>)>) -> Self {
         Self(files.into_iter().collect())

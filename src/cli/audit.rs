@@ -1,9 +1,11 @@
 //! The `countersign audit` command.
 
+mod erase;
 mod reading;
 
 use std::path::{Path, PathBuf};
 
+pub(super) use self::reading::{folders, time};
 use super::{Environment, Exit, Failure};
 use crate::app::{self, Seams};
 use crate::audit::checkpoint::{Checkpoint, VERIFIER_FILE, VerifierKey};
@@ -27,6 +29,8 @@ pub(super) enum Command {
         #[arg(long)]
         reason: String,
     },
+    /// Erase what is kept about a person, as a human with your own token: the keys of the evidence, ended approvals, checks and risk state
+    Erase(erase::Arguments),
     /// Prove that a line is in the log, to someone who has only the public key of its checkpoints
     Prove {
         /// Folder of the log [default: audit/ in the data folder of the settings]
@@ -86,6 +90,7 @@ pub(super) fn run(environment: &Environment, command: Command) -> Result<Exit, F
         Command::Check(arguments) => reading::check(environment, &arguments),
         Command::Export(arguments) => reading::export(environment, &arguments),
         Command::Show(arguments) => reading::show(environment, &arguments),
+        Command::Erase(arguments) => erase::run(environment, &arguments),
         Command::AcceptLoss { reason } => accept_loss(environment, &reason),
         Command::Prove { folder, evaluation, index, older, out } => {
             let folder = log_folder(environment, folder)?;

@@ -96,6 +96,9 @@ pub struct Audit {
     pub segment_mib: u64,
     /// Age at which a segment is closed, in hours; 1 to 720.
     pub segment_hours: u64,
+    /// Time for which the evidence of decisions is kept for `countersign replay`, in days; 0 keeps none, at most
+    /// 3650.
+    pub evidence_days: u32,
     /// Path of a file, or `https://` URL, to which the log's head is appended every ten seconds. The witness
     /// reveals that a whole data folder was restored to an earlier state, so users who can write the data
     /// folder must not be able to change it.
@@ -160,7 +163,7 @@ impl Default for BundleConfig {
 
 impl Default for Audit {
     fn default() -> Self {
-        Self { mode: Durability::Strict, segment_mib: 256, segment_hours: 24, witness: None }
+        Self { mode: Durability::Strict, segment_mib: 256, segment_hours: 24, evidence_days: 30, witness: None }
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Case {
 }
 
 /// Model behind the agent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Model {
     pub provider: String,
     pub name: String,

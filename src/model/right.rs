@@ -28,6 +28,8 @@ pub enum Right {
     SignalLift,
     /// A tool service reports a signal.
     SignalReport,
+    /// A human erases the data of a person.
+    SubjectErase,
 }
 
 /// Kind of resource that a right applies to.
@@ -40,7 +42,7 @@ pub enum RightOn {
 }
 
 impl Right {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::ApprovalRead,
         Self::ApprovalReview,
         Self::ApprovalRevoke,
@@ -52,6 +54,7 @@ impl Right {
         Self::ServerOperate,
         Self::SignalLift,
         Self::SignalReport,
+        Self::SubjectErase,
     ];
 
     /// Id of the right's action.
@@ -68,6 +71,7 @@ impl Right {
             Self::ServerOperate => "server.operate",
             Self::SignalLift => "signal.lift",
             Self::SignalReport => "signal.report",
+            Self::SubjectErase => "subject.erase",
         }
     }
 
@@ -84,7 +88,8 @@ impl Right {
             | Self::ApprovalRevoke
             | Self::RiskClear
             | Self::ServerLift
-            | Self::SignalLift => Link::Supervisor,
+            | Self::SignalLift
+            | Self::SubjectErase => Link::Supervisor,
             Self::ConsentReport
             | Self::DecisionExplain
             | Self::ServerObserve
@@ -98,7 +103,9 @@ impl Right {
         match self {
             Self::ApprovalRead | Self::ApprovalReview | Self::ApprovalRevoke | Self::ConsentReport => RightOn::Approval,
             Self::ServerLift | Self::ServerObserve | Self::ServerOperate => RightOn::Server,
-            Self::DecisionExplain | Self::RiskClear | Self::SignalLift | Self::SignalReport => RightOn::Tenant,
+            Self::DecisionExplain | Self::RiskClear | Self::SignalLift | Self::SignalReport | Self::SubjectErase => {
+                RightOn::Tenant
+            }
         }
     }
 }

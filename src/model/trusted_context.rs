@@ -31,7 +31,8 @@ pub const REMEMBERED: [&str; 14] = [
 
 /// Facts from the PDP's own state about the case, agent and supervisor, by member of `context`. A member that
 /// the action's context does not declare is not passed to Cedar.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
 pub struct TrustedContext(Object);
 
 impl TrustedContext {

@@ -153,7 +153,7 @@ impl Pdp {
             ));
         }
         let about = About { hypothetical, ..About::default() };
-        let CallEvaluation { mut evaluation, presented, signals, .. } =
+        let CallEvaluation { mut evaluation, presented, signals, evidence, .. } =
             self.evaluate_call(moment, roles, CallInChain { caller, chain, call }, about).await?;
         facts.principal_type.clone_from(&roles.agent);
         self.known(facts, chain, call, &evaluation);
@@ -192,7 +192,8 @@ impl Pdp {
             true => self.token_use(origin, roles, CallInChain { caller, chain, call }, &presented, &mut reservations),
             false => None,
         };
-        let mut record = DecisionRecord::of(&answer, caller, chain, call, self.recorder.record_metadata(origin)?);
+        let mut record = DecisionRecord::of(&answer, caller, chain, call, self.recorder.record_metadata(origin)?)
+            .with_evidence(evidence);
         if let Some((digest, release)) = draft {
             record = record.with_draft(&digest, &release);
         }

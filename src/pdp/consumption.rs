@@ -118,7 +118,7 @@ impl Pdp {
         let (tokens, call_digest) = (consume.tokens.clone(), consume.call_digest.clone());
         match self.store.consume(*consume).await {
             Ok(Consumed::Now(revision)) => {
-                let receipt = self.recorder.record_entry(moment.now, &revision, entry).await?;
+                let receipt = self.recorder.record_use(moment.now, &revision, entry, record).await?;
                 tokens.iter().for_each(|token| self.telemetry.metrics.approval(token.what.consumed()));
                 Ok(receipt.seal(answer))
             }

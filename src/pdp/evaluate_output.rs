@@ -111,7 +111,7 @@ impl Pdp {
         let policies = &moment.snapshot.bundle.policies;
         let (roles, _) = moment.snapshot.content_roles()?;
         let about = About { draft: Some(asked), ..About::default() };
-        let CallEvaluation { mut evaluation, signals, draft: known, .. } =
+        let CallEvaluation { mut evaluation, signals, draft: known, evidence, .. } =
             self.evaluate_call(moment, roles, CallInChain { caller, chain, call }, about).await?;
         *facts = self.call_facts(roles, chain, call, &evaluation);
         let mut verdict = verdict(policies, &evaluation, known.prepared);
@@ -144,7 +144,8 @@ impl Pdp {
         let repeats =
             entitled && self.note_repeat(moment, CallInChain { caller, chain, call }, asked, &known, &answer).await;
         self.settle(moment, CallInChain { caller, chain, call }, asked, &known, &mut answer, &mut evaluated)?;
-        let record = DecisionRecord::of(&answer, caller, chain, call, self.recorder.record_metadata(origin)?);
+        let record = DecisionRecord::of(&answer, caller, chain, call, self.recorder.record_metadata(origin)?)
+            .with_evidence(evidence);
         let found = (entitled, repeats);
         let output = OutputRecord::of(
             &evaluated.draft_digest,

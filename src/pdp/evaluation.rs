@@ -51,7 +51,7 @@ impl Evaluation {
     }
 
     /// Returns whether the call is allowed, or denied for a reason that circumstances can lift.
-    pub(super) fn could_be_allowed(&self) -> bool {
+    pub fn could_be_allowed(&self) -> bool {
         self.outcome.denied.is_none_or(|reason| Reason::LIFTABLE.contains(&reason))
     }
 

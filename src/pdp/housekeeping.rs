@@ -1,9 +1,11 @@
 //! Periodic work beside requests: noting the log's head, expiring and ending approvals, recording outbox
 //! entries, and removing old data.
 
+use std::time::Duration;
+
 use crate::audit::events::{self, Actor, Happened};
 use crate::model::approval::Approval;
-use crate::pdp::Pdp;
+use crate::pdp::{Pdp, kept_bundles};
 
 impl Pdp {
     /// Notes the head of the audit log outside of the log, so that a start detects lost lines. Call it every
@@ -72,8 +74,18 @@ impl Pdp {
         if self.replicas.is_skewed() {
             return;
         }
+        let now = self.clock.now();
+        let kept = Duration::from_secs(u64::from(self.options.evidence_days) * 24 * 3600);
         // The store logs its own failures.
-        let _purged = self.store.purge(self.clock.now()).await;
+        let _purged = self.store.purge(now, kept).await;
+        let in_force = self.active.snapshot().bundle.version.digest.clone();
+        let purged = tokio::task::block_in_place(|| {
+            self.audit.purge_evidence(now.minus(kept))?;
+            kept_bundles::purge(self.audit.folder(), &in_force, now, kept)
+        });
+        if let Err(error) = purged {
+            tracing::warn!(name: "audit.evidence_not_deleted", error = %error, "old evidence can't be deleted; its keys are");
+        }
     }
 }
 

@@ -1,7 +1,10 @@
 //! The steps that Authorize, PrepareContext and EvaluateOutput share: gates, kill switches, token, risk
 //! signals, draft and checks, and then Cedar.
 
+use std::sync::Arc;
+
 use crate::approvals::store::error::StoreError;
+use crate::audit::evidence::Sealed;
 use crate::entities::ResolvedCall;
 use crate::json;
 use crate::json::Value;
@@ -14,8 +17,9 @@ use crate::model::roles::Roles;
 use crate::model::signals::Signals;
 use crate::model::time::Timestamp;
 use crate::model::trusted_context::TrustedContext;
-use crate::pdp::draft::{DraftFacts, draft_members};
+use crate::pdp::draft::{DraftFacts, ToEvaluate, draft_members};
 use crate::pdp::evaluation::{Evaluation, Evaluator, stopped};
+use crate::pdp::evidence::Used;
 use crate::pdp::origin::CallInChain;
 use crate::pdp::risk_state::risk_signals::{About, Attempt};
 use crate::pdp::scoring::{consent, set_signals};
@@ -30,12 +34,23 @@ pub(super) struct CallEvaluation {
     pub(super) signals: Signals,
     /// Findings in the draft; empty if the draft was not read.
     pub(super) draft: DraftFacts,
+    /// What policies knew besides chain and call; `None` if none was asked, or something that they read was unavailable.
+    trusted: Option<TrustedContext>,
+    /// Evidence of the evaluation.
+    pub(super) evidence: Option<Sealed>,
 }
 
 impl CallEvaluation {
     /// Wraps the evaluation of a call that was decided before token, signals and draft were known.
     pub(super) fn evaluation(evaluation: Evaluation) -> Self {
-        Self { evaluation, presented: Presented::none(), signals: Signals::default(), draft: DraftFacts::default() }
+        Self {
+            evaluation,
+            presented: Presented::none(),
+            signals: Signals::default(),
+            draft: DraftFacts::default(),
+            trusted: None,
+            evidence: None,
+        }
     }
 
     fn stopped(gate: Gate, reason: Reason) -> Self {
@@ -78,6 +93,11 @@ impl Pdp {
         self.risk
             .remember(moment, chain, call, Attempt { evaluation: &evaluated.evaluation, tries }, &mut evaluated.signals)
             .await?;
+        // Worst-case values in place of signals that were unavailable are no evidence.
+        if let Some(trusted) = evaluated.trusted.take().filter(|_| !evaluated.signals.unknown) {
+            let used = Used { now: moment.now, trusted: &trusted, repeated: evaluated.presented.receipt().is_some() };
+            evaluated.evidence = self.evidence.of(roles.case_owner(&call.case), chain, call, used).await;
+        }
         Ok(evaluated)
     }
 
@@ -121,14 +141,15 @@ impl Pdp {
         let unread = |signals: &Signals| {
             let mut trusted = moment.snapshot.nothing.clone();
             set_signals(&mut trusted, &bundle.policies, signals);
-            evaluator.evaluate_resolved(resolved.clone(), chain, call, &trusted)
+            let evaluation = evaluator.evaluate_resolved(resolved.clone(), chain, call, &trusted);
+            evaluation.map(|evaluation| (evaluation, trusted))
         };
         let has_texts = !call.untrusted.is_empty() || !about.texts.is_empty() || about.draft.is_some();
         let presented = self.tokens.presented(moment, CallInChain { caller, chain, call }, about.hypothetical).await;
         // A retry gets the answer of its operation even if windows are full now, so it must not be denied
         // early.
         let may_wait = has_texts && presented.receipt().is_none();
-        let is_limited = |signals: &Signals| unread(signals).is_ok_and(|evaluation| evaluation.is_limited());
+        let is_limited = |signals: &Signals| unread(signals).is_ok_and(|(evaluation, _)| evaluation.is_limited());
         let is_refused = |signals: &Signals| may_wait && !signals.full.is_empty() && is_limited(signals);
         // Count the call before its token, draft and checks are considered, so that a caller can't avoid the
         // windows with faulty calls.
@@ -136,9 +157,10 @@ impl Pdp {
         let signals = self.risk.recall(moment, asked, resolved.action, about, is_refused).await?;
         let refused = is_refused(&signals);
         if refused || about.draft.is_some() {
-            let evaluation = unread(&signals)?;
+            let (evaluation, trusted) = unread(&signals)?;
             if refused || !evaluation.is_entitled(&bundle.policies, chain, call) {
-                return Ok(CallEvaluation { signals, ..CallEvaluation::evaluation(evaluation) });
+                let trusted = Some(trusted);
+                return Ok(CallEvaluation { signals, trusted, ..CallEvaluation::evaluation(evaluation) });
             }
         }
         if let Some(reason) = presented.denied() {
@@ -147,17 +169,14 @@ impl Pdp {
         }
         let mut trusted = self.trusted_context(moment, &presented);
         let draft = match about.draft {
-            Some(asked) => {
-                let draft = self.read_draft(moment, &chain.tool_service, asked).await?;
-                let members = draft_members(&draft.found, draft.sources, draft.prepared, asked.confidence);
-                members.into_iter().for_each(|(name, value)| trusted.set(name, value));
-                draft
-            }
+            Some(asked) => self.draft_facts(moment, chain, asked, &mut trusted).await?,
             None => DraftFacts::default(),
         };
         let reads_checks = bundle.policies.reads(&call.action, "checks");
         let unknown = reads_checks && self.add_checks(&mut trusted, roles, call, moment.now).await.is_err();
-        let mut evaluation = with_signals(evaluator, resolved, chain, call, trusted, &signals)?;
+        let calm = signals.unknown.then(|| trusted.clone());
+        set_signals(&mut trusted, &bundle.policies, &signals);
+        let mut evaluation = with_signals(evaluator, resolved, chain, call, &trusted, calm)?;
         // Without the checks, only an unconditional denial is certain.
         if unknown && evaluation.could_be_allowed() {
             evaluation = Evaluation::stopped(Gate::State, Reason::StateUnavailable);
@@ -167,7 +186,22 @@ impl Pdp {
             // may have moved on, so ignore liftable denials; unconditional ones still apply.
             (evaluation.outcome.denied, evaluation.outcome.missing) = (None, None);
         }
-        Ok(CallEvaluation { evaluation: evaluator.with_texts(call, evaluation)?, presented, signals, draft })
+        let (evaluation, trusted) = (evaluator.with_texts(call, evaluation)?, (!unknown).then_some(trusted));
+        Ok(CallEvaluation { evaluation, presented, signals, draft, trusted, evidence: None })
+    }
+
+    /// Reads a draft, and adds what was found in it to the trusted context.
+    async fn draft_facts(
+        &self,
+        moment: &Moment,
+        chain: &Chain,
+        asked: &Arc<ToEvaluate>,
+        trusted: &mut TrustedContext,
+    ) -> Result<DraftFacts, Refusal> {
+        let draft = self.read_draft(moment, &chain.tool_service, asked).await?;
+        let members = draft_members(&draft.found, draft.sources, draft.prepared, asked.confidence);
+        members.into_iter().for_each(|(name, value)| trusted.set(name, value));
+        Ok(draft)
     }
 
     /// Returns the trusted members of `context`: those of a case without history, and a usable approval, consent or
@@ -205,18 +239,17 @@ impl Pdp {
     }
 }
 
-/// Evaluates a call with everything that is known of it. `trusted` lacks only the risk signals.
+/// Evaluates a call with everything that is known of it. `calm` has calm values in place of signals that were unavailable.
 fn with_signals(
     evaluator: Evaluator<'_>,
     resolved: ResolvedCall<'_>,
     chain: &Chain,
     call: &Call,
-    mut trusted: TrustedContext,
-    signals: &Signals,
+    trusted: &TrustedContext,
+    calm: Option<TrustedContext>,
 ) -> Result<Evaluation, Refusal> {
-    let calm = signals.unknown.then(|| (resolved.clone(), trusted.clone()));
-    set_signals(&mut trusted, &evaluator.bundle.policies, signals);
-    let evaluation = evaluator.evaluate_resolved(resolved, chain, call, &trusted)?;
+    let calm = calm.map(|calm| (resolved.clone(), calm));
+    let evaluation = evaluator.evaluate_resolved(resolved, chain, call, trusted)?;
     if let Some((resolved, calm)) =
         calm.filter(|_| evaluation.outcome.denied.is_some() && evaluation.could_be_allowed())
     {

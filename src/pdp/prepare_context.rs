@@ -101,7 +101,7 @@ impl Pdp {
         let also = [content.field_read.as_str(), &content.field_read_masked, &content.article_read];
         let texts = facts::free_texts(bundle, content, &asked.record, &asked.articles)?;
         let about = About { also: &also, texts: &texts, ..About::default() };
-        let CallEvaluation { evaluation, signals, .. } =
+        let CallEvaluation { evaluation, signals, evidence, .. } =
             self.evaluate_call(moment, roles, CallInChain { caller, chain, call: &call }, about).await?;
         *facts = self.call_facts(roles, chain, &call, &evaluation);
         let digest = self.audit.digest(&call.digest_input());
@@ -131,7 +131,8 @@ impl Pdp {
             records = redactions(&of, &prepared.redactions, &names, nonce)?.into_iter().map(Record::Stored).collect();
         }
         let context = ContextRecord::of(&self.tokens.keys().values_id(), untrusted, &prepared);
-        let record = DecisionRecord::of(&answer, caller, chain, &call, self.recorder.record_metadata(origin)?);
+        let record = DecisionRecord::of(&answer, caller, chain, &call, self.recorder.record_metadata(origin)?)
+            .with_evidence(evidence);
         records.push(Record::Decision(Box::new(record.with_context(context))));
         Ok((answer, prepared, records))
     }

@@ -80,6 +80,18 @@ impl Recorder {
         self.record_stored(now, revision, record).await
     }
 
+    /// Like [`Self::record_entry`], for the use of a token, whose record is that of a decision with evidence.
+    pub(super) async fn record_use(
+        &self,
+        now: Timestamp,
+        revision: &Revision,
+        entry: serde_json::Value,
+        mut record: DecisionRecord,
+    ) -> Result<Receipt, AuditDown> {
+        let entry = StoredRecord::read(entry).map_err(|_| AuditDown::Failed)?;
+        self.record_stored(now, revision, entry.with_evidence(record.take_evidence())).await
+    }
+
     async fn record_stored(
         &self,
         now: Timestamp,

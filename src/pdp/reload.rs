@@ -9,6 +9,7 @@ use crate::bundle::folder::Folder;
 use crate::bundle::{Bundle, LoadError, Reading};
 use crate::model::refusal::Refusal;
 use crate::pdp::Pdp;
+use crate::pdp::kept_bundles;
 use crate::pdp::keys::Keys;
 use crate::pdp::refused::Refused;
 use crate::pdp::snapshot::{Rejected, Snapshot};
@@ -84,7 +85,7 @@ impl Pdp {
                 Ok(Reloaded::Rejected(refused))
             }
             (Found::Faulty(error), _) => self.reject(&current, &error).await,
-            (Found::New(bundle), _) => self.activate(&current, *bundle).await,
+            (Found::New(folder, bundle), _) => self.activate(&current, &folder, *bundle).await,
         }
     }
 
@@ -101,8 +102,9 @@ impl Pdp {
         Ok(())
     }
 
-    async fn activate(&self, current: &Snapshot, bundle: Bundle) -> Result<Reloaded, Refused> {
+    async fn activate(&self, current: &Snapshot, folder: &Folder, bundle: Bundle) -> Result<Reloaded, Refused> {
         let now = self.clock.now();
+        tokio::task::block_in_place(|| kept_bundles::keep(self.audit.folder(), folder, self.options.evidence_days));
         let previous = current.bundle.version.digest.as_str();
         let record = PolicyRecord::activated(&bundle.manifest.name, &bundle.version, previous);
         self.audit.append(now, Record::PolicyActivated(record)).await?;
@@ -165,7 +167,7 @@ fn log_rejected(rejected: &Rejected, in_force: &str) {
 enum Found {
     Faulty(LoadError),
     InForce,
-    New(Box<Bundle>),
+    New(Arc<Folder>, Box<Bundle>),
     RefusedBefore,
     /// Content that is new since the last poll and may be half copied.
     Settling(String),
@@ -192,8 +194,9 @@ fn load_if_new(
     if seen.is_some_and(|seen| seen != digest) {
         return Found::Settling(digest);
     }
-    match Bundle::from_folder(folder, reading) {
-        Ok(bundle) => Found::New(Box::new(bundle)),
+    let folder = Arc::new(folder);
+    match Bundle::from_folder(Arc::clone(&folder), reading) {
+        Ok(bundle) => Found::New(folder, Box::new(bundle)),
         Err(error) => Found::Faulty(error),
     }
 }

@@ -15,7 +15,7 @@ use crate::harness::{Process, channel, is_root, lines, open_root, order_check, p
 
 /// Returns the number of rounds of kill and restart; a soak runs more.
 fn rounds() -> usize {
-    if std::env::var_os("COUNTERSIGN_SOAK").is_some() { 100 } else { 6 }
+    if std::env::var_os("COUNTERSIGN_SOAK").is_some() { 200 } else { 10 }
 }
 
 #[tokio::test(flavor = "multi_thread")]

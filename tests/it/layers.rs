@@ -72,7 +72,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("admin", &["connections", "pdp"]),
     ("events", &["caller", "connections", "jose", "json", "model", "pdp"]),
     // A test of `workbench` names the types that read a bundle's files.
-    ("workbench", &["approvals", "bundle", "content", "entities", "json", "model", "pdp", "policy", "rates", "risk"]),
+    (
+        "workbench",
+        &["approvals", "audit", "bundle", "content", "entities", "json", "model", "pdp", "policy", "rates", "risk"],
+    ),
     // These modules wire up the others.
     (
         "config",

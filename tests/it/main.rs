@@ -33,6 +33,7 @@ mod python;
 mod queues;
 mod reading;
 mod reload;
+mod replay;
 mod replicas;
 mod risk;
 mod startup;

@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::any::AnyPoolOptions;
-use sqlx::{AnyConnection, AnyPool, AssertSqlSafe, Connection as _, Executor as _};
+use sqlx::{AnyConnection, AnyPool, AssertSqlSafe, Connection as _, Executor as _, Row as _};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::approvals::store::dialect::Dialect;
 use crate::approvals::store::error::StoreError;
 use crate::approvals::store::location::{Location, Options, url};
 
@@ -59,7 +60,7 @@ pub(super) enum Message {
 #[derive(Debug)]
 pub(super) enum Engine {
     Postgres { calls: AnyPool, apart: AnyPool, dialect: Dialect, url: String },
-    Sqlite { writer: mpsc::Sender<Message>, readers: AnyPool, dialect: Dialect },
+    Sqlite { writer: mpsc::Sender<Message>, readers: AnyPool, dialect: Dialect, url: String },
 }
 
 /// Connections that an operation uses on PostgreSQL.
@@ -73,67 +74,6 @@ pub(super) enum Lane {
 
 /// Number of connections in [`Lane::Apart`].
 const APART: u32 = 3;
-
-/// SQL that differs between the engines, and properties of the server.
-#[derive(Clone, Debug)]
-pub(super) struct Dialect {
-    /// SQL for the identity of the server's tables in one line of its history. On PostgreSQL it consists of
-    /// the system identifier, the timeline, which each promotion changes, and the identifiers of database and
-    /// table, which each restored dump changes. It is an empty text on SQLite.
-    pub lineage: String,
-    /// SQL for the time, in microseconds since the epoch.
-    pub clock: String,
-    /// Whether other processes use the store as well.
-    pub is_shared: bool,
-    /// PostgreSQL's `synchronous_commit`, which names what a commit waits for; empty if no standby confirms
-    /// commits.
-    pub durability: String,
-}
-
-impl Dialect {
-    fn sqlite() -> Self {
-        let clock = "CAST((julianday('now') - 2440587.5) * 86400000000.0 AS BIGINT)".to_owned();
-        Self { lineage: "''".to_owned(), clock, is_shared: false, durability: String::new() }
-    }
-
-    /// Queries which parts of its lineage the server shows to this role.
-    async fn postgres(connection: &mut AnyConnection) -> Result<Self, StoreError> {
-        const SYSTEM: &str = "(SELECT CAST(system_identifier AS TEXT) FROM pg_control_system())";
-        const TIMELINE: &str = "substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)";
-        const TABLE: &str = "(SELECT CAST(oid AS TEXT) FROM pg_database WHERE datname = current_database())
-            || '/' || CAST(CAST(CAST('meta' AS regclass) AS oid) AS TEXT)";
-        // Insufficient privilege, undefined function, feature not supported.
-        const MAY_NOT: [&str; 3] = ["42501", "42883", "0A000"];
-        let standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut *connection).await?;
-        if standby {
-            return Err(StoreError::Unreachable("the server is a standby".to_owned()));
-        }
-        let mut lineage = vec![TABLE];
-        for (part, sql) in [("timeline", TIMELINE), ("system identifier", SYSTEM)] {
-            match connection.execute(AssertSqlSafe(format!("SELECT {sql}"))).await {
-                Ok(_) => lineage.insert(0, sql),
-                Err(sqlx::Error::Database(error))
-                    if error.code().is_some_and(|code| MAY_NOT.contains(&code.as_ref())) =>
-                {
-                    tracing::warn!(
-                        name: "store.lineage_unknown", part,
-                        "this role may not read it: only replicas that still have their data folder detect a failover or an older backup"
-                    )
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        let durability = "SELECT CASE WHEN current_setting('synchronous_standby_names') = ''
-                OR current_setting('synchronous_commit') IN ('local', 'off') THEN ''
-            ELSE current_setting('synchronous_commit') END";
-        Ok(Self {
-            lineage: lineage.join(" || '/' || "),
-            clock: "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)".to_owned(),
-            is_shared: true,
-            durability: sqlx::query_scalar(durability).fetch_one(connection).await?,
-        })
-    }
-}
 
 impl std::fmt::Debug for Message {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -174,6 +114,22 @@ pub(super) async fn reach(location: &Location, timeout: Duration) -> Result<(), 
     // This connection was only a test.
     let _closed = connection.close().await;
     Ok(())
+}
+
+/// Connects to a store that is only read.
+///
+/// # Errors
+/// When the file is missing, or the server can't be reached.
+pub(super) async fn connect_to_read(location: &Location) -> Result<AnyConnection, StoreError> {
+    sqlx::any::install_default_drivers();
+    let url = match location {
+        Location::Postgres(url) => url.clone(),
+        Location::Sqlite(path) => {
+            let url = url(path).map_err(|error| StoreError::Unreachable(format!("`{}`: {error}", path.display())))?;
+            format!("{url}?mode=ro")
+        }
+    };
+    Ok(AnyConnection::connect(&url).await?)
 }
 
 impl Engine {
@@ -222,13 +178,19 @@ impl Engine {
                 let url =
                     url(path).map_err(|error| StoreError::Unreachable(format!("`{}`: {error}", path.display())))?;
                 let mut connection = AnyConnection::connect(&url).await?;
-                for pragma in ["PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "PRAGMA busy_timeout = 2000"] {
+                // Deleted rows are overwritten, because some of them are erased.
+                for pragma in [
+                    "PRAGMA journal_mode = WAL",
+                    "PRAGMA synchronous = FULL",
+                    "PRAGMA busy_timeout = 2000",
+                    "PRAGMA secure_delete = ON",
+                ] {
                     connection.execute(pragma).await?;
                 }
                 let readers = pool(options.connections).connect_lazy(&format!("{url}?mode=ro"))?;
                 let (writer, queue) = mpsc::channel(QUEUE_MAX);
                 tokio::spawn(write(connection, queue));
-                Ok(Self::Sqlite { writer, readers, dialect: Dialect::sqlite() })
+                Ok(Self::Sqlite { writer, readers, dialect: Dialect::sqlite(), url })
             }
         }
     }
@@ -247,6 +209,25 @@ impl Engine {
     pub(super) async fn why_unreachable(&self, timeout: Duration) -> Option<StoreError> {
         let Self::Postgres { url, .. } = self else { return None };
         reach(&Location::Postgres(url.clone()), timeout).await.err()
+    }
+
+    /// Writes the journal of SQLite into the file and empties it, so that it has no copy of deleted rows. The journal of PostgreSQL
+    /// is the operator's.
+    pub(super) async fn empty_journal(&self) -> Result<(), StoreError> {
+        const TRIES: u32 = 3;
+        let Self::Sqlite { url, .. } = self else { return Ok(()) };
+        let mut connection = AnyConnection::connect(url).await?;
+        connection.execute("PRAGMA busy_timeout = 2000").await?;
+        let mut is_busy = true;
+        for _ in 0..TRIES {
+            let row = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut connection).await?;
+            is_busy = row.try_get::<i64, _>(0)? != 0;
+            if !is_busy {
+                break;
+            }
+        }
+        connection.close().await?;
+        if is_busy { Err(StoreError::Unreachable("the journal is in use".to_owned())) } else { Ok(()) }
     }
 
     pub(super) fn dialect(&self) -> &Dialect {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha2::{Digest, Sha256};
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
-use crate::approvals::store::engine::Dialect;
+use crate::approvals::store::dialect::Dialect;
 use crate::approvals::store::error::StoreError;
 use crate::approvals::store::location::Seen;
 use crate::approvals::store::transitions::Revision;

@@ -7,7 +7,8 @@ use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
 use crate::approvals::store::Store;
-use crate::approvals::store::engine::{Dialect, End};
+use crate::approvals::store::dialect::Dialect;
+use crate::approvals::store::engine::End;
 use crate::approvals::store::error::StoreError;
 use crate::approvals::store::history::Writer;
 use crate::approvals::store::replicas::GONE;
@@ -127,12 +128,12 @@ impl Store {
         self.noted(self.engine.run(self.options.timeout, noted).await.map(|_| ()))
     }
 
-    /// Deletes rows that can't be used any more, such as receipts after a day and ended approvals after 30
-    /// days.
+    /// Deletes rows that can't be used any more, such as receipts after a day, ended approvals after 30 days, and keys whose evidence
+    /// is older than `evidence`.
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn purge(&self, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn purge(&self, now: Timestamp, evidence: Duration) -> Result<(), StoreError> {
         const DAY: Duration = Duration::from_secs(24 * 3600);
         let (day, month) = (now.minus(DAY).micros(), now.minus(DAY * 30).micros());
         self.write(move |connection| {
@@ -155,6 +156,7 @@ impl Store {
                 ] {
                     sqlx::query(sql).bind(before).execute(&mut *connection).await?;
                 }
+                Self::expire_keys(connection, now, evidence).await?;
                 Ok(End::Commit(()))
             })
         })

@@ -3,13 +3,13 @@
 
 use sqlx::{AnyConnection, AssertSqlSafe, Executor as _, Row as _};
 
-use crate::approvals::store::engine::Dialect;
+use crate::approvals::store::dialect::Dialect;
 use crate::approvals::store::error::StoreError;
 use crate::approvals::store::location::{Location, Options, Seen};
 use crate::model::number::to_i64;
 
 /// Statements of each version. A released version is never changed.
-const MIGRATIONS: [&[&str]; 6] = [
+const MIGRATIONS: [&[&str]; 7] = [
     &[
         "CREATE TABLE approvals (
         id TEXT PRIMARY KEY, generation TEXT NOT NULL, revision BIGINT NOT NULL, state TEXT NOT NULL, tenant TEXT NOT NULL,
@@ -79,6 +79,14 @@ const MIGRATIONS: [&[&str]; 6] = [
         "CREATE TABLE lifts (
         tenant TEXT NOT NULL, subject_kind TEXT NOT NULL, subject TEXT NOT NULL, person TEXT NOT NULL, human TEXT NOT NULL,
         issued_at BIGINT NOT NULL, at BIGINT NOT NULL, PRIMARY KEY (tenant, subject_kind, subject, person))",
+    ],
+    // Secrets of data subjects, one for each day, by which evidence is encrypted.
+    &[
+        "CREATE TABLE subject_keys (
+        id TEXT PRIMARY KEY, secret TEXT NOT NULL, tenant TEXT NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL,
+        day BIGINT NOT NULL)",
+        "CREATE UNIQUE INDEX subject_keys_subject ON subject_keys (tenant, kind, subject, day)",
+        "CREATE INDEX subject_keys_day ON subject_keys (day)",
     ],
 ];
 

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::audit::content::{ContextRecord, OutputRecord};
+use crate::audit::evidence::Sealed;
 use crate::audit::record::parts::{
     CallerRecord, Capped, CaseRecord, ChainRecord, ConsentRecord, CorrelationRecord, DraftRecord, Engine, LinkRecord,
     PolicyReference, RecordMetadata, ResourceRecord, UsedRecord, correlation, link,
@@ -53,6 +54,11 @@ pub struct DecisionRecord {
     policy: PolicyReference,
     engine: Engine,
     input_digest: String,
+    /// Digest of the evidence; absent if there is none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    evidence: String,
+    #[serde(skip)]
+    sealed: Option<Sealed>,
     untrusted: usize,
     correlation: CorrelationRecord,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,6 +119,17 @@ impl DecisionRecord {
     #[must_use]
     pub fn with_draft(self, digest: &str, release: &str) -> Self {
         Self { draft: Some(DraftRecord { digest: digest.to_owned(), release: release.to_owned() }), ..self }
+    }
+
+    /// Adds the evidence of the decision, if there is any.
+    #[must_use]
+    pub fn with_evidence(self, sealed: Option<Sealed>) -> Self {
+        Self { evidence: sealed.as_ref().map_or_else(String::new, Sealed::digest), sealed, ..self }
+    }
+
+    /// Takes the evidence, which is written beside the line.
+    pub fn take_evidence(&mut self) -> Option<Sealed> {
+        self.sealed.take()
     }
 
     /// Creates the record of an answer to a call.

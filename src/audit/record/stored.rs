@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::audit::evidence::Sealed;
+
 /// Record with a `type` of its own, and the members that place it: in the state store's history and in the log of a replica.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StoredRecord {
@@ -21,6 +23,9 @@ pub struct StoredRecord {
     /// Head of that revision.
     #[serde(skip_serializing_if = "Option::is_none")]
     head: Option<String>,
+    /// Evidence of a decision, which is written beside the line.
+    #[serde(skip)]
+    sealed: Option<Sealed>,
     #[serde(flatten)]
     members: Map<String, Value>,
 }
@@ -37,6 +42,16 @@ impl StoredRecord {
     /// Creates a record from its members.
     pub fn new(members: Map<String, Value>) -> Self {
         Self { members, ..Self::default() }
+    }
+
+    /// Adds the evidence whose digest the record has.
+    #[must_use]
+    pub fn with_evidence(self, sealed: Option<Sealed>) -> Self {
+        Self { sealed, ..self }
+    }
+
+    pub(in crate::audit) fn take_evidence(&mut self) -> Option<Sealed> {
+        self.sealed.take()
     }
 
     /// Adds a nonce, unless the record has one.

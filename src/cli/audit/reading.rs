@@ -112,7 +112,7 @@ pub(in crate::cli) struct Check {
 }
 
 /// Parses a time, or how long ago it is.
-fn time(text: &str) -> Result<Timestamp, String> {
+pub(in crate::cli) fn time(text: &str) -> Result<Timestamp, String> {
     let ago = || {
         let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
         let unit = match unit {
@@ -130,7 +130,7 @@ fn time(text: &str) -> Result<Timestamp, String> {
         .ok_or_else(|| "is no RFC 3339 time, and no time such as `15m` or `24h`".to_owned())
 }
 
-fn folders(environment: &Environment, named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+pub(in crate::cli) fn folders(environment: &Environment, named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     if named.is_empty() { Ok(vec![environment.config()?.audit().folder]) } else { Ok(named.to_vec()) }
 }
 

@@ -1,0 +1,265 @@
+//! Evidence of decisions, `countersign replay`, and the erasure of a person's data, on the data of a real server.
+
+use std::path::Path;
+
+use countersign::api::v1;
+use countersign::api::v1::admin_service_client::AdminServiceClient;
+use countersign::api::v1::decision_service_client::DecisionServiceClient;
+use serde_json::Value;
+use tonic::transport::Channel;
+
+use crate::harness::content::{to_evaluate, to_prepare, to_send};
+use crate::harness::people::{Desk, Issuer, bearer, credit, with_token};
+use crate::harness::{Process, channel, command, copy, lines, open_root, order_check, refund_request, temp, verify};
+
+const CALM: &str = "Thank you for your message. We look into it and come back to you.";
+
+/// Runs `countersign replay` on the data of a server; returns the exit code and what it printed as JSON.
+fn replay(data: &Path, more: &[&str]) -> (Option<i32>, Value) {
+    let mut replay = command(&[&["replay", "-o", "json"], more].concat());
+    replay.env("COUNTERSIGN__DATA", data).env("COUNTERSIGN__DEVELOPMENT", "true");
+    let output = replay.output().unwrap();
+    let printed = serde_json::from_slice(&output.stdout);
+    (output.status.code(), printed.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr))))
+}
+
+/// Makes decisions of every kind: allowed, denied, refused, by an approval and its retry, hypothetical, contexts and drafts.
+async fn decide(server: &Process, data: &Path) {
+    let mut desk = Desk::new(channel(server.grpc).await);
+    let mut client = DecisionServiceClient::new(channel(server.grpc).await);
+    for request in [order_check(), refund_request()] {
+        assert_eq!(desk.ask(&request).await.decision(), v1::Decision::Allow);
+    }
+    let dry = v1::AuthorizeRequest { dry_run: true, ..refund_request() };
+    assert_eq!(desk.ask(&dry).await.mode(), v1::Mode::DryRun);
+    let step = v1::AuthorizeRequest {
+        delegation: crate::harness::asserted("support-bot", "rep-1", "drafting"),
+        ..order_check()
+    };
+    assert_eq!(desk.ask(&step).await.decision(), v1::Decision::Deny);
+    let other = v1::AuthorizeRequest {
+        case: order_check().case.map(|case| v1::Case { tenant: "globex".into(), ..case }),
+        ..order_check()
+    };
+    assert_eq!(desk.ask(&other).await.decision(), v1::Decision::Deny);
+    let (_, token) = desk.approved(&credit(400), &Issuer::of(data)).await;
+    for _ in 0..2 {
+        assert_eq!(desk.ask(&with_token(&credit(400), &token, "op-1")).await.decision(), v1::Decision::Allow);
+    }
+    assert_eq!(desk.ask(&with_token(&credit(400), &token, "op-2")).await.decision(), v1::Decision::Deny);
+    let prepared = client.prepare_context(to_prepare("The phone does not charge.")).await.unwrap().into_inner();
+    let released = client.evaluate_output(to_evaluate(CALM, &prepared)).await.unwrap().into_inner();
+    assert_eq!(released.disposition(), v1::Disposition::Release);
+    let claims = client.evaluate_output(to_evaluate("We refunded you.", &prepared)).await.unwrap().into_inner();
+    assert_ne!(claims.disposition(), v1::Disposition::Release);
+    let send = to_send(&released.draft_digest, &released.release_token, "op-3");
+    assert_eq!(desk.ask(&send).await.decision(), v1::Decision::Allow);
+}
+
+fn number(report: &Value, pointer: &str) -> u64 {
+    report.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("{pointer} of {report}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_by_the_same_bundle_finds_no_difference_and_a_changed_policy_changes_its_own_decisions_alone() {
+    let folder = temp();
+    let data = folder.path().join("data");
+    let server = Process::serve(&data, &[], |_| {});
+    decide(&server, &data).await;
+    let decisions = lines(&data).iter().filter(|line| line["type"] == "decision").count();
+
+    // The server may run meanwhile.
+    let (code, report) = replay(&data, &[]);
+    assert_eq!((code, number(&report, "/different")), (Some(0), 0), "{report:#}");
+    assert_eq!(report["not_replayable"].as_object().unwrap().values().filter(|number| **number != 0).count(), 0);
+    // The call of another tenant's case and the used token were denied before policies were asked.
+    assert_eq!(number(&report, "/before_policies"), 2, "{report:#}");
+    assert_eq!(number(&report, "/replayed") + 2, u64::try_from(decisions).unwrap());
+    assert!(server.stop().success());
+
+    // One policy forbids what was allowed twice, once in earnest and once hypothetically.
+    let candidate = folder.path().join("candidate");
+    copy(&open_root().join("policies"), &candidate);
+    let policy =
+        r#"@id("refund.none") forbid (principal is Agent, action == Action::"refund.create_request", resource);"#;
+    std::fs::write(candidate.join("more.cedar"), policy).unwrap();
+    let (code, report) = replay(&data, &["--bundle", candidate.to_str().unwrap()]);
+    assert_eq!((code, number(&report, "/different")), (Some(3), 2), "{report:#}");
+    let changes = report["changes"].as_array().unwrap();
+    assert_eq!(changes.len(), 1, "{report:#}");
+    assert_eq!(
+        (changes[0]["action"].as_str(), changes[0]["was"].as_str()),
+        (Some("refund.create_request"), Some("allow"))
+    );
+    assert_eq!(changes[0]["now"], "deny not_permitted");
+    assert_eq!(changes[0]["added"], serde_json::json!(["refund.none"]));
+    let (code, report) = replay(&data, &["--bundle", candidate.to_str().unwrap(), "--until", "2020-01-01T00:00:00Z"]);
+    assert_eq!((code, number(&report, "/replayed")), (Some(0), 0));
+
+    let shown =
+        command(&["replay", "--bundle", candidate.to_str().unwrap()]).env("COUNTERSIGN__DATA", &data).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("2  refund.create_request: allow -> deny not_permitted +refund.none"), "{shown}");
+    assert!(shown.contains("2 were denied before policies were asked"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_not_be_replayed_is_counted_by_its_cause() {
+    let folder = temp();
+    let data = folder.path().join("data");
+    let server = Process::serve(&data, &[], |_| {});
+    let mut client = DecisionServiceClient::new(channel(server.grpc).await);
+    client.authorize(order_check()).await.unwrap();
+    client.authorize(refund_request()).await.unwrap();
+    assert!(server.stop().success());
+    let audit = data.join("audit");
+    let evidence = audit.join("seg-00000000000000000000.evidence");
+    let written = std::fs::read_to_string(&evidence).unwrap();
+    let counts = |report: &Value| {
+        [
+            "/replayed",
+            "/not_replayable/without_evidence",
+            "/not_replayable/without_key",
+            "/not_replayable/without_bundle",
+        ]
+        .map(|pointer| number(report, pointer))
+    };
+    assert_eq!(counts(&replay(&data, &[]).1), [2, 0, 0, 0]);
+    // One is changed, so that its line has another digest.
+    let changed = written.replacen("AAAA", "AAAB", 1);
+    let last = written.trim_end().rfind(' ').unwrap();
+    let changed = if changed == written {
+        format!("{}A{}\n", &written[..last + 1], &written[last + 2..].trim_end())
+    } else {
+        changed
+    };
+    assert_ne!(changed, written);
+    std::fs::write(&evidence, changed).unwrap();
+    assert_eq!(counts(&replay(&data, &[]).1), [1, 1, 0, 0]);
+    std::fs::write(&evidence, "").unwrap();
+    assert_eq!(counts(&replay(&data, &[]).1), [0, 2, 0, 0]);
+    std::fs::write(&evidence, &written).unwrap();
+    std::fs::rename(audit.join("bundles"), audit.join("moved")).unwrap();
+    assert_eq!(counts(&replay(&data, &[]).1), [0, 0, 0, 2]);
+    std::fs::rename(audit.join("moved"), audit.join("bundles")).unwrap();
+    assert_eq!(counts(&replay(&data, &[]).1), [2, 0, 0, 0]);
+    std::fs::write(data.join("keys/audit-digest.key"), [9; 32]).unwrap();
+    assert_eq!(counts(&replay(&data, &[]).1), [0, 0, 2, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_keeps_no_evidence_writes_none() {
+    let folder = temp();
+    let data = folder.path().join("data");
+    let server = Process::serve(&data, &[], |command| {
+        command.env("COUNTERSIGN__AUDIT__EVIDENCE_DAYS", "0");
+    });
+    let mut client = DecisionServiceClient::new(channel(server.grpc).await);
+    client.authorize(order_check()).await.unwrap();
+    assert!(server.stop().success());
+    let names: Vec<_> = std::fs::read_dir(data.join("audit"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert!(names.iter().all(|name| !name.ends_with(".evidence") && name != "bundles"), "{names:?}");
+    let (code, report) = replay(&data, &[]);
+    assert_eq!((code, number(&report, "/not_replayable/without_evidence")), (Some(0), 1), "{report:#}");
+}
+
+/// Returns the files below a folder that contain these bytes.
+fn containing(folder: &Path, bytes: &[u8]) -> Vec<String> {
+    let mut found = vec![];
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(containing(&path, bytes));
+        } else if std::fs::read(&path).unwrap().windows(bytes.len()).any(|window| window == bytes) {
+            found.push(path.display().to_string());
+        }
+    }
+    found
+}
+
+async fn erase(
+    channel: Channel,
+    by: &str,
+    customer: &str,
+    tenant: &str,
+) -> Result<v1::EraseSubjectResponse, tonic::Status> {
+    let request = v1::EraseSubjectRequest {
+        tenant: tenant.into(),
+        customer_id: customer.into(),
+        reason: "asked for it".into(),
+        ..Default::default()
+    };
+    let erased = AdminServiceClient::new(channel).erase_subject(bearer(request, by)).await;
+    erased.map(tonic::Response::into_inner)
+}
+
+/// A call of another customer's case.
+fn of_another() -> v1::AuthorizeRequest {
+    let other = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap().replace("customer-1", "customer-2");
+    let call = order_check();
+    let case = call.case.clone().map(|case| v1::Case {
+        id: "case-2".into(),
+        attributes_json: other(&case.attributes_json).into(),
+        ..case
+    });
+    let resource = call
+        .resource
+        .clone()
+        .map(|resource| v1::Resource { attributes_json: other(&resource.attributes_json).into(), ..resource });
+    v1::AuthorizeRequest { case, resource, ..call }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_erased_customer_is_on_no_disk_and_every_proof_holds() {
+    let folder = temp();
+    let data = folder.path().join("data");
+    let server = Process::serve(&data, &[], |_| {});
+    let mut desk = Desk::new(channel(server.grpc).await);
+    let issuer = Issuer::of(&data);
+    let (approval, token) = desk.approved(&credit(437), &issuer).await;
+    let lead = issuer.human("lead-1");
+    let open = erase(channel(server.grpc).await, &lead, "customer-1", "acme").await.unwrap_err();
+    assert_eq!(open.code(), tonic::Code::FailedPrecondition, "{open}");
+    assert_eq!(desk.ask(&with_token(&credit(437), &token, "op-1")).await.decision(), v1::Decision::Allow);
+    desk.ask(&of_another()).await;
+    let before = replay(&data, &[]).1;
+    assert_eq!(number(&before, "/not_replayable/without_key"), 0);
+    assert!(!containing(&data, approval.id.as_bytes()).is_empty());
+    let id = std::fs::read_to_string(data.join("audit/seg-00000000000000000000.evidence")).unwrap();
+    let key = id.split_ascii_whitespace().nth(1).unwrap().to_owned();
+    assert!(!containing(&data.join("state"), key.as_bytes()).is_empty());
+
+    // Nobody but a privacy lead of the tenant may do it.
+    for (by, tenant) in [("rep-1", "acme"), ("lead-2", "acme"), ("globex-lead", "acme"), ("lead-1", "globex")] {
+        let refused = erase(channel(server.grpc).await, &issuer.human(by), "customer-1", tenant).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::PermissionDenied, "{by}: {refused}");
+    }
+    let unnamed = erase(channel(server.grpc).await, &lead, "", "acme").await.unwrap_err();
+    assert_eq!(unnamed.code(), tonic::Code::InvalidArgument);
+    let erased = erase(channel(server.grpc).await, &lead, "customer-1", "acme").await.unwrap();
+    assert_eq!(erased.keys, 1);
+
+    // The server still runs: neither database nor journal has the key or the approval's call.
+    assert_eq!(
+        containing(&data, key.as_bytes()),
+        [data.join("audit/seg-00000000000000000000.evidence").display().to_string()]
+    );
+    for value in [r#""amount_minor":437"#, "The customer asks for a credit."] {
+        assert_eq!(containing(&data, value.as_bytes()), Vec::<String>::new(), "{value}");
+    }
+    // The next decision has a new key, and decisions of others can still be replayed.
+    desk.ask(&order_check()).await;
+    let after = replay(&data, &[]).1;
+    assert_eq!(number(&after, "/replayed"), 2, "{after:#}");
+    assert_eq!(number(&after, "/not_replayable/without_key"), number(&before, "/replayed") - 1, "{after:#}");
+    assert_eq!(erase(channel(server.grpc).await, &lead, "customer-1", "acme").await.unwrap().keys, 1);
+    assert!(server.stop().success());
+
+    verify(&data.join("audit")).unwrap();
+    let record = lines(&data).into_iter().find(|line| line["type"] == "subject.erased").unwrap();
+    assert_eq!((record["by"]["human"].as_str(), record["tenant"].as_str()), (Some("lead-1"), Some("acme")), "{record}");
+    assert!(!record.to_string().contains("customer-1"));
+}
