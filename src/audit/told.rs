@@ -122,6 +122,7 @@ pub fn details(entry: &Entry) -> Vec<String> {
     let one = |place: &str| vec![entry.text(place).to_owned()];
     add("evaluation", one("/evaluation_id"));
     add("step", one("/chain/step"));
+    add("arguments", arguments(entry));
     add("decided by", entry.policies().into_iter().map(str::to_owned).collect());
     add("gate", one("/gate"));
     add("requires", listed("/requires/items"));
@@ -149,6 +150,12 @@ pub fn details(entry: &Entry) -> Vec<String> {
     add("policy", one("/policy/digest"));
     add("digest", one("/digest"));
     all
+}
+
+fn arguments(entry: &Entry) -> Vec<String> {
+    let members = entry.value.get("arguments").and_then(Value::as_object).into_iter().flatten();
+    let shown = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    members.map(|(name, value)| format!("{name} {}", shown(value))).collect()
 }
 
 /// Removes control and formatting characters, which could change what a terminal shows.

@@ -1,23 +1,29 @@
 //! Verifies a log without trusting the writer: these files use no other file of `audit` and share no code
 //! with them.
 
+mod canonical;
 mod notes;
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use hmac::{Hmac, KeyInit, Mac};
-use serde_json::Value;
+use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
 
+use canonical::Members;
 use notes::Notes;
 pub use notes::Verifier;
 
 /// Prefix of the HMAC input of a line.
 const MAC_PREFIX: &[u8] = b"countersign audit line\0";
-const MAC_MEMBER: &[u8] = b"\"mac\":\"";
 const MAC_LENGTH: usize = 64;
+/// Bytes that are read at once.
+const BUFFER: usize = 256 * 1024;
+/// Bytes after which progress is told.
+const MEBIBYTE: u64 = 1024 * 1024;
 /// File of the checkpoints.
 const CHECKPOINTS: &str = "checkpoints.txt";
 
@@ -102,22 +108,19 @@ pub enum VerifyError {
 /// # Errors
 /// Returns the first fault.
 pub fn verify(folder: &Path, expected: &Expected) -> Result<Report, VerifyError> {
-    let unreadable = |path: &Path| {
-        let path = path.to_owned();
-        move |error| VerifyError::Unreadable(path, error)
-    };
-    let mut names: Vec<(String, PathBuf)> = vec![];
-    for entry in fs::read_dir(folder).map_err(|_| VerifyError::Missing(folder.to_owned()))? {
-        let path = entry.map_err(unreadable(folder))?.path();
-        let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        if name.starts_with("seg-") && name.ends_with(".jsonl") {
-            names.push((name, path));
-        }
-    }
-    names.sort();
-    if names.is_empty() {
-        return Err(VerifyError::Missing(folder.to_owned()));
-    }
+    verify_with_progress(folder, expected, |_, _| {})
+}
+
+/// Verifies like [`verify`]. `progress` is called after each MiB with the number of bytes that were read, and that of all bytes.
+///
+/// # Errors
+/// Returns the first fault.
+pub fn verify_with_progress(
+    folder: &Path,
+    expected: &Expected,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Report, VerifyError> {
+    let (names, total) = segments(folder)?;
     let file = folder.join(CHECKPOINTS);
     let bytes = match fs::read(&file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => vec![],
@@ -138,11 +141,13 @@ pub fn verify(folder: &Path, expected: &Expected) -> Result<Report, VerifyError>
         key: expected.key,
         heads: expected.heads.iter().map(String::as_str).collect(),
         report: Report { segments: names.len(), ..Report::default() },
+        read: 0,
+        progress: &mut |read| progress(read, total),
     };
     let last = names.len() - 1;
     for (index, (name, path)) in names.iter().enumerate() {
         let file = fs::File::open(path).map_err(unreadable(path))?;
-        walk.segment(name, BufReader::new(file), index == last).map_err(|fault| match fault {
+        walk.segment(name, BufReader::with_capacity(BUFFER, file), index == last).map_err(|fault| match fault {
             Fault::Broken(line, problem) => VerifyError::Broken(Broken { file: name.clone(), line, problem }),
             Fault::Io(error) => VerifyError::Unreadable(path.clone(), error),
         })?;
@@ -158,10 +163,36 @@ pub fn verify(folder: &Path, expected: &Expected) -> Result<Report, VerifyError>
         let problem = format!("a checkpoint covers {size} lines, and the log has fewer: lines were cut off");
         return Err(broken(CHECKPOINTS, problem));
     }
+    if walk.report.lines > 0 {
+        walk.report.head = walk.prev;
+    }
     walk.report.checkpoints = walk.notes.held;
     walk.report.signed = expected.verifier.is_some() && walk.notes.held > 0;
     walk.report.keyed = walk.key.is_some() && walk.format == Some(2);
     Ok(walk.report)
+}
+
+/// Returns the segments of a log by name, and their bytes in all.
+fn segments(folder: &Path) -> Result<(Vec<(String, PathBuf)>, u64), VerifyError> {
+    let (mut names, mut total): (Vec<(String, PathBuf)>, u64) = (vec![], 0);
+    for entry in fs::read_dir(folder).map_err(|_| VerifyError::Missing(folder.to_owned()))? {
+        let path = entry.map_err(unreadable(folder))?.path();
+        let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        if name.starts_with("seg-") && name.ends_with(".jsonl") {
+            total += fs::metadata(&path).map_err(unreadable(&path))?.len();
+            names.push((name, path));
+        }
+    }
+    names.sort();
+    if names.is_empty() {
+        return Err(VerifyError::Missing(folder.to_owned()));
+    }
+    Ok((names, total))
+}
+
+fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> VerifyError {
+    let path = path.to_owned();
+    move |error| VerifyError::Unreadable(path, error)
 }
 
 enum Fault {
@@ -181,6 +212,9 @@ struct Walk<'a> {
     heads: Vec<&'a str>,
     notes: Notes,
     report: Report,
+    /// Number of bytes that were read.
+    read: u64,
+    progress: &'a mut dyn FnMut(u64),
 }
 
 impl Walk<'_> {
@@ -204,6 +238,11 @@ impl Walk<'_> {
                 break;
             }
             number += 1;
+            let before = self.read;
+            self.read += bytes.len() as u64;
+            if before / MEBIBYTE != self.read / MEBIBYTE {
+                (self.progress)(self.read);
+            }
             if bytes.pop() != Some(b'\n') {
                 if !is_last {
                     return Err(Fault::Broken(number, "the line is cut off".into()));
@@ -220,18 +259,12 @@ impl Walk<'_> {
         if bytes.len() > 65_535 {
             return Err("the line is longer than 65535 bytes".into());
         }
-        let value: Value = serde_json::from_slice(bytes).map_err(|_| "the line is not JSON".to_owned())?;
-        let canonical =
-            serde_json_canonicalizer::to_vec(&value).map_err(|_| "the line has no canonical form".to_owned())?;
-        if canonical != bytes {
-            return Err("the line is not in canonical form (RFC 8785)".into());
-        }
-        let text = |member: &str| {
-            value.get(member).and_then(Value::as_str).ok_or_else(|| format!("the line has no `{member}`"))
-        };
-        let number = |member: &str| {
-            value.get(member).and_then(Value::as_u64).ok_or_else(|| format!("the line has no `{member}`"))
-        };
+        let members = Members::read(bytes).ok_or_else(|| match serde_json::from_slice::<IgnoredAny>(bytes) {
+            Ok(_) => "the line is not in canonical form (RFC 8785)".to_owned(),
+            Err(_) => "the line is not JSON".to_owned(),
+        })?;
+        let text = |member: &str| members.text(bytes, member).ok_or_else(|| format!("the line has no `{member}`"));
+        let number = |member: &str| members.number(bytes, member).ok_or_else(|| format!("the line has no `{member}`"));
         let format = number("v")?;
         if !(1..=2).contains(&format) {
             return Err("this version does not know the line's format".into());
@@ -240,7 +273,7 @@ impl Walk<'_> {
             return Err("the line's format differs from the format of the lines before".into());
         }
         match (format, &self.key) {
-            (2, _) => self.mac(bytes)?,
+            (2, _) => self.mac(bytes, members.place(bytes, "mac"))?,
             (_, Some(_)) => {
                 return Err("the line's format has no `mac`, so anyone could have rewritten the line".into());
             }
@@ -253,15 +286,15 @@ impl Walk<'_> {
             );
         }
         if format == 2 && text("type")? == "log.loss_accepted" && seq >= expected {
-            self.report.losses.push(Loss { from: expected, until: seq, at: text("ts")?.to_owned() });
+            self.report.losses.push(Loss { from: expected, until: seq, at: text("ts")? });
         } else if seq != expected {
             return Err(format!("the line has number {seq}, expected {expected}: lines are missing or out of order"));
         }
-        if value.get("durable").and_then(Value::as_u64).is_some_and(|durable| durable >= seq) {
+        if members.number(bytes, "durable").is_some_and(|durable| durable >= seq) {
             return Err("`durable` names this line or a later one".into());
         }
         self.notes.line(bytes, seq, seq != expected)?;
-        let time = text("ts")?.to_owned();
+        let time = text("ts")?;
         if self.report.first.is_empty() {
             self.report.first.clone_from(&time);
         }
@@ -270,8 +303,7 @@ impl Walk<'_> {
         self.report.last = time;
         self.report.lines += 1;
         self.next = seq + 1;
-        self.prev = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        self.report.head.clone_from(&self.prev);
+        self.prev = hex(&Sha256::digest(bytes));
         let own = self.prev.as_str();
         self.heads.retain(|head| *head != own);
         Ok(())
@@ -279,20 +311,20 @@ impl Walk<'_> {
 
     /// Checks a line's MAC: HMAC-SHA256 over the line with zeros in place of the MAC. Without a key only its
     /// form is checked.
-    fn mac(&self, bytes: &[u8]) -> Result<(), String> {
-        let place =
-            bytes.windows(MAC_MEMBER.len()).position(|window| window == MAC_MEMBER).map(|at| at + MAC_MEMBER.len());
-        let found =
-            place.and_then(|at| bytes.get(at..at + MAC_LENGTH)).filter(|found| found.iter().all(u8::is_ascii_hexdigit));
-        let (Some(at), Some(found)) = (place, found) else { return Err("the line has no `mac`".into()) };
+    fn mac(&self, bytes: &[u8], place: Option<Range<usize>>) -> Result<(), String> {
+        // The value is in quotes.
+        let place = place.map(|place| place.start + 1..place.end.saturating_sub(1));
+        let is_mac = |found: &&[u8]| found.len() == MAC_LENGTH && found.iter().all(u8::is_ascii_hexdigit);
+        let found = place.clone().and_then(|place| bytes.get(place)).filter(is_mac);
+        let (Some(place), Some(found)) = (place, found) else { return Err("the line has no `mac`".into()) };
         let Some(key) = &self.key else { return Ok(()) };
-        let mut blank = bytes.to_vec();
-        blank.iter_mut().skip(at).take(MAC_LENGTH).for_each(|byte| *byte = b'0');
+        let (before, after) =
+            (bytes.get(..place.start).unwrap_or_default(), bytes.get(place.end..).unwrap_or_default());
         let mut mac = Hmac::<Sha256>::new_from_slice(key).map_err(|_| "the key can't be used".to_owned())?;
-        mac.update(MAC_PREFIX);
-        mac.update(&blank);
-        let expected: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-        match expected.as_bytes() == found {
+        for part in [MAC_PREFIX, before, &[b'0'; MAC_LENGTH], after] {
+            mac.update(part);
+        }
+        match hex(&mac.finalize().into_bytes()).as_bytes() == found {
             true => Ok(()),
             false => {
                 Err("`mac` was not made with this key: the line was changed, or this is not the deployment's key"
@@ -300,4 +332,11 @@ impl Walk<'_> {
             }
         }
     }
+}
+
+/// Returns bytes in lower-case hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |value: u8| char::from(DIGITS.get(usize::from(value)).copied().unwrap_or(b'?'));
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }

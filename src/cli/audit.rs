@@ -3,6 +3,7 @@
 mod erase;
 mod reading;
 
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
 pub(super) use self::reading::{folders, time};
@@ -10,7 +11,7 @@ use super::{Environment, Exit, Failure};
 use crate::app::{self, Seams};
 use crate::audit::checkpoint::{Checkpoint, VERIFIER_FILE, VerifierKey};
 use crate::audit::prove::{ProveError, Wanted, check, prove, prove_consistency};
-use crate::audit::verify::{Expected, Report, Verifier, VerifyError, verify};
+use crate::audit::verify::{Expected, Report, Verifier, VerifyError, verify_with_progress};
 use crate::audit::witness;
 
 #[derive(Debug, clap::Subcommand)]
@@ -126,12 +127,30 @@ pub(super) fn run(environment: &Environment, command: Command) -> Result<Exit, F
                 })?;
                 expected.heads.extend(heads.into_iter().filter(|(of, _)| of == replica).map(|(_, head)| head.hash));
             }
-            let report = verify(&folder, &expected).map_err(|error| match error {
+            let report = verify_with_progress(&folder, &expected, progress()).map_err(|error| match error {
                 VerifyError::Broken(_) => Failure::new(Exit::Invalid, error),
                 VerifyError::Missing(_) | VerifyError::Unreadable(..) => Failure::new(Exit::Failure, error),
             })?;
             environment.print(&report, &text(&report));
             Ok(Exit::Ok)
+        }
+    }
+}
+
+/// Returns what shows the progress of a verification on a terminal, in one line.
+fn progress() -> impl FnMut(u64, u64) {
+    const MEBIBYTE: u64 = 1024 * 1024;
+    /// Size from which on a verification takes long enough to be watched.
+    const SHOWN: u64 = 64 * MEBIBYTE;
+    let is_shown = std::io::stderr().is_terminal();
+    let mut last = 0;
+    move |read, total| {
+        let percent = read.saturating_mul(100).checked_div(total).unwrap_or(100);
+        if is_shown && total >= SHOWN && percent != last {
+            last = percent;
+            let end = if percent == 100 { "\n" } else { "" };
+            // A closed terminal needs no progress.
+            let _gone = write!(std::io::stderr(), "\r{percent:>3} % of {} MiB{end}", total / MEBIBYTE);
         }
     }
 }

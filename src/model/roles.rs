@@ -89,6 +89,10 @@ pub struct Roles {
     /// Arguments that name an entity of the call, by action: a call in which they differ is invalid.
     #[serde(default)]
     pub names: BTreeMap<String, BTreeMap<String, Named>>,
+    /// Arguments that lines of the audit log have in clear, by action: numbers, truth values and values of enumerated types.
+    /// Lines have all others only as a digest.
+    #[serde(default)]
+    pub recorded: BTreeMap<String, Vec<String>>,
     /// Maximum number of attribute steps from an entity in a policy, 1 to [`LEVEL_MAX`]: with 1, `resource.tenant` is allowed
     /// and `resource.tenant.region` is not.
     #[serde(default = "one")]

@@ -22,6 +22,7 @@ use crate::pdp::answers::AnswerSubject;
 use crate::pdp::consumption::{Repetition, Use, used};
 use crate::pdp::origin::{CallInChain, Origin, Purpose, Request, Stopped};
 use crate::pdp::pipeline::CallEvaluation;
+use crate::pdp::recorder::recorded_arguments;
 use crate::pdp::refused::{Refused, run_to_completion};
 use crate::pdp::rights::may;
 use crate::pdp::risk_state::risk_signals::About;
@@ -193,7 +194,8 @@ impl Pdp {
             false => None,
         };
         let mut record = DecisionRecord::of(&answer, caller, chain, call, self.recorder.record_metadata(origin)?)
-            .with_evidence(evidence);
+            .with_evidence(evidence)
+            .with_arguments(recorded_arguments(&moment.snapshot.bundle.policies, roles, call));
         if let Some((digest, release)) = draft {
             record = record.with_draft(&digest, &release);
         }

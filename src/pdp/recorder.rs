@@ -11,14 +11,19 @@ use crate::audit::record::{DecisionRecord, Record, RecordMetadata, StoredRecord}
 use crate::audit::{Audit, AuditDown, Receipt, Recorded};
 use crate::clock::Seldom;
 use crate::entropy::{Entropy, nonce};
+use crate::json::Object;
 use crate::model::answer::Answer;
 use crate::model::approval::Approval;
+use crate::model::call::Call;
 use crate::model::refusal::Refusal;
+use crate::model::roles::Roles;
 use crate::model::time::Timestamp;
 use crate::pdp::origin::Origin;
 use crate::pdp::refused::Refused;
 use crate::pdp::services::Services;
 use crate::pdp::snapshot::{Moment, PdpClock};
+use crate::policy::Policies;
+use crate::policy::shape::Shape;
 
 /// Writes records to the audit log, and empties the outbox of the state store into it.
 #[derive(Debug)]
@@ -193,6 +198,25 @@ impl Recorder {
             let _recorded = self.record_entry(now, &left.revision, left.record).await;
         }
     }
+}
+
+/// Returns the arguments of a call that the bundle has recorded in clear. A value of another type than the schema's is not among
+/// them, because the call may be denied before its values are checked.
+pub(super) fn recorded_arguments(policies: &Policies, roles: &Roles, call: &Call) -> Object {
+    let recorded = roles.recorded.get(&call.action);
+    let action = policies.shapes.actions.get(&call.action);
+    let (Some(recorded), Some(action)) = (recorded, action) else { return Object::new() };
+    let Some(Shape::Record(shapes)) = action.context.get("args").map(|member| &member.shape) else {
+        return Object::new();
+    };
+    let value = |name: &String| {
+        let value = call
+            .arguments
+            .get(name)
+            .filter(|value| shapes.get(name).is_some_and(|member| member.shape.fits_without_text(value)));
+        Some((name.clone(), value?.clone()))
+    };
+    recorded.iter().filter_map(value).collect()
 }
 
 fn ended_by_signal(approval: &Approval) -> serde_json::Value {

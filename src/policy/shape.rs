@@ -8,6 +8,8 @@ use cedar_policy_core::ast;
 use cedar_policy_core::validator::types::{EntityKind, Type};
 use cedar_policy_core::validator::{ValidatorEntityTypeKind, ValidatorSchema};
 
+use crate::json::Value;
+
 /// The type of a value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Shape {
@@ -32,6 +34,20 @@ pub enum Shape {
 }
 
 impl Shape {
+    /// Returns whether no value of this shape is a free text: a truth value, an integer, or a value of an enumerated type.
+    pub fn has_no_text(&self) -> bool {
+        matches!(self, Self::Bool | Self::Long) || !self.choices().is_empty() && matches!(self, Self::Entity(_))
+    }
+
+    /// Returns whether a value is one of a shape without text.
+    pub fn fits_without_text(&self, value: &Value) -> bool {
+        match (self, value) {
+            (Self::Bool, Value::Bool(_)) | (Self::Long, Value::Integer(_)) => true,
+            (Self::Entity(_), Value::String(text)) => self.choices().contains(text),
+            (_, _) => false,
+        }
+    }
+
     /// Returns the members of an enumerated type or of a set of one; empty for other types.
     pub fn choices(&self) -> &[String] {
         match self {

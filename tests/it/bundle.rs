@@ -172,7 +172,7 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
         "bundle.yaml",
         "  agent: support-bot",
         "  agent: suport-bot",
-        "bundle.yaml:58:10: the bundle does not define `suport-bot`",
+        "bundle.yaml:64:10: the bundle does not define `suport-bot`",
     ),
     ("bundle.yaml", "  step: intake", "  step: intak", "the bundle does not define `intak`"),
     (
@@ -371,6 +371,12 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
         "  approval_request: ApprovalRequest\n",
         "  approval_request: ApprovalRequest\n  names: {refund.issue: {order_id: resource}}\n",
         "`names` lists `order_id` of `refund.issue`, which is not a text argument",
+    ),
+    (
+        "bundle.yaml",
+        "    billing.change_plan: [plan]\n",
+        "    account.change_email: [new_email]\n",
+        "`recorded` lists `new_email` of `account.change_email`, which must be an argument",
     ),
     (
         "schema.cedarschema",

@@ -145,6 +145,7 @@ fn still(line: &Value) -> Value {
         ("evaluation_id", "<uuid>"),
         ("nonce", "<nonce>"),
         ("input_digest", "<digest>"),
+        ("evidence", "<digest>"),
         ("digest", "<digest>"),
     ] {
         if line.get(member).is_some() {
@@ -220,6 +221,7 @@ async fn the_audit_lines_of_an_approval_are_unchanged() {
                     "evaluation_id",
                     "customer",
                     "digest",
+                    "evidence",
                     "generation",
                     "nonce",
                     "head",

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use countersign::audit::checkpoint::{Checkpoint, CheckpointKey, VerifierKey, notes};
-use countersign::audit::disk::SystemDisk;
+use countersign::audit::disk::{Disk, Segment, SystemDisk};
 use countersign::audit::key::DigestKey;
 use countersign::audit::operations::{LossRecord, ResumedRecord};
 use countersign::audit::prove::{ProveError, Wanted, check, prove, prove_consistency};
@@ -133,6 +133,160 @@ async fn a_log_that_was_rewritten_with_its_own_key_differs_from_its_checkpoints(
         // A start refuses what contradicts the last checkpoint.
         let opened = open(&log, 1 << 20, START + 60);
         assert!(opened.is_err(), "{what}: {opened:?}");
+    }
+}
+
+/// Every way to tamper with a closed log, with what `verify` says and what a start says. Those of an attacker without the digest key
+/// leave hashes and MACs as they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_way_to_tamper_is_detected_and_named() {
+    let cases: [(&str, Change); 11] = [
+        ("flipped_byte", |log| edit(log, 1, |text| text.replacen("\"failures\":1", "\"failures\":9", 1))),
+        ("deleted_line", |log| edit(log, 1, |text| without(text, 1))),
+        ("inserted_line", |log| edit(log, 1, |text| format!("{}{text}", text.split_inclusive('\n').next().unwrap()))),
+        ("reordered_lines", |log| edit(log, 1, |text| text.split_inclusive('\n').rev().collect())),
+        ("truncated_log", |log| edit(log, segments(log).len() - 1, |text| without(text, text.lines().count() - 1))),
+        ("removed_segment", |log| std::fs::remove_file(&segments(log)[1]).unwrap()),
+        ("removed_last_segment", |log| std::fs::remove_file(segments(log).last().unwrap()).unwrap()),
+        ("swapped_segments", |log| {
+            let all = segments(log);
+            let (one, two) = (std::fs::read(&all[1]).unwrap(), std::fs::read(&all[2]).unwrap());
+            std::fs::write(&all[1], two).unwrap();
+            std::fs::write(&all[2], one).unwrap();
+        }),
+        ("forged_checkpoint", |log| {
+            let key = CheckpointKey::new([1; 32]).unwrap();
+            append(log, &key.sign(key.name(), 5, [0; 32]));
+        }),
+        ("replayed_old_segment", |log| {
+            let all = segments(log);
+            let first = std::fs::read(&all[0]).unwrap();
+            std::fs::write(all.last().unwrap(), first).unwrap();
+        }),
+        ("cut_in_a_durable_line", |log| edit(log, segments(log).len() - 1, |text| text[..text.len() / 2].to_owned())),
+    ];
+    for (fault, tamper) in cases {
+        let folder = temp();
+        let log = folder.path().join("audit");
+        write(&log, 40, 2000, 0).await;
+        assert!(segments(&log).len() >= 4);
+        for path in segments(&log) {
+            use std::os::unix::fs::PermissionsExt as _;
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        }
+        tamper(&log);
+        let found = verify(&log, &expected()).expect_err(fault).to_string();
+        let opened = match open(&log, 2000, START + 60) {
+            Ok(_) => "the server starts: a start reads the last segment alone".to_owned(),
+            Err(error) => error.to_string().replace(&log.display().to_string(), "<log>"),
+        };
+        insta::assert_snapshot!(format!("tamper_{fault}"), format!("verify: {found}\nstart: {opened}"));
+    }
+}
+
+fn edit(log: &Path, segment: usize, change: impl FnOnce(&str) -> String) {
+    let path = segments(log).remove(segment);
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, change(&text)).unwrap();
+}
+
+fn without(text: &str, line: usize) -> String {
+    text.split_inclusive('\n').enumerate().filter(|(at, _)| *at != line).map(|(_, line)| line).collect()
+}
+
+/// A disk on which checkpoints fail: at the write, or at the sync.
+#[derive(Debug)]
+struct NoCheckpoints {
+    fails: Arc<std::sync::atomic::AtomicU8>,
+}
+
+const AT_WRITE: u8 = 1;
+const AT_SYNC: u8 = 2;
+
+#[derive(Debug)]
+struct NoCheckpoint {
+    below: Box<dyn Segment>,
+    is_checkpoint: bool,
+    fails: Arc<std::sync::atomic::AtomicU8>,
+}
+
+impl Disk for NoCheckpoints {
+    fn open(&self, path: &Path) -> std::io::Result<Box<dyn Segment>> {
+        let is_checkpoint = path.ends_with("checkpoints.txt");
+        Ok(Box::new(NoCheckpoint { below: SystemDisk.open(path)?, is_checkpoint, fails: Arc::clone(&self.fails) }))
+    }
+
+    fn sync_folder(&self, path: &Path) -> std::io::Result<()> {
+        SystemDisk.sync_folder(path)
+    }
+
+    fn free(&self, path: &Path) -> Option<(u64, u64)> {
+        SystemDisk.free(path)
+    }
+}
+
+impl NoCheckpoint {
+    fn fails(&self, at: u8) -> std::io::Result<()> {
+        let fails = self.is_checkpoint && self.fails.load(std::sync::atomic::Ordering::SeqCst) == at;
+        let code = if at == AT_WRITE { 28 } else { 5 };
+        if fails { Err(std::io::Error::from_raw_os_error(code)) } else { Ok(()) }
+    }
+}
+
+impl Segment for NoCheckpoint {
+    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        if let Err(error) = self.fails(AT_WRITE) {
+            // A full disk may take a part.
+            self.below.write_all(&bytes[..bytes.len() / 2])?;
+            return Err(error);
+        }
+        self.below.write_all(bytes)
+    }
+
+    fn sync(&mut self) -> std::io::Result<()> {
+        self.fails(AT_SYNC)?;
+        self.below.sync()
+    }
+
+    fn set_len(&mut self, length: u64) -> std::io::Result<()> {
+        self.below.set_len(length)
+    }
+
+    fn is_at(&self, path: &Path, length: u64) -> std::io::Result<bool> {
+        self.below.is_at(path, length)
+    }
+}
+
+/// ENOSPC and EIO at a checkpoint: lines are still written and answered, and a later checkpoint covers them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_can_not_be_written_stops_no_line_and_is_made_up_for() {
+    for fails in [AT_WRITE, AT_SYNC] {
+        let folder = temp();
+        let log = folder.path().join("audit");
+        let switch = Arc::new(std::sync::atomic::AtomicU8::new(0));
+        let disk = Arc::new(NoCheckpoints { fails: Arc::clone(&switch) });
+        let now = |second: i64| Timestamp::from_seconds(START + second);
+        let (audit, _) = Audit::open(options(&log, 1 << 20), keys(), disk, &[], now(0)).unwrap();
+        let line = |index: u64| Record::Resumed(ResumedRecord { failures: index });
+        audit.append(now(0), line(0)).await.unwrap();
+        switch.store(fails, std::sync::atomic::Ordering::SeqCst);
+        for second in [20, 40] {
+            audit.append(now(second), line(1)).await.unwrap();
+        }
+        within("failed checkpoint", async {
+            while audit.failures() < 2 {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        assert!(audit.healthy());
+        switch.store(0, std::sync::atomic::Ordering::SeqCst);
+        audit.append(now(60), line(2)).await.unwrap();
+        tokio::task::block_in_place(|| audit.close());
+        let report = verify(&log, &expected()).unwrap();
+        assert_eq!((report.lines, report.signed), (4, true), "{report:?}");
+        let proof = prove(&log, &Wanted::Index(3)).unwrap();
+        assert!(check(&proof.line, &proof.text, &checkpoint_key().verifier().unwrap()).is_some());
     }
 }
 

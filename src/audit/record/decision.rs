@@ -10,6 +10,7 @@ use crate::audit::record::parts::{
     PolicyReference, RecordMetadata, ResourceRecord, UsedRecord, correlation, link,
 };
 use crate::audit::record::signals::SignalsRecord;
+use crate::json::Object;
 use crate::model::answer::{Answer, Gate, Mode, Obligation, Reason};
 use crate::model::call::{Call, Model, PlainCall};
 use crate::model::chain::{Caller, Chain};
@@ -37,6 +38,9 @@ pub struct DecisionRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
     draft: Option<DraftRecord>,
     action: String,
+    /// Arguments that the bundle has recorded in clear.
+    #[serde(skip_serializing_if = "Object::is_empty")]
+    arguments: Object,
     resource: ResourceRecord,
     #[serde(skip_serializing_if = "Option::is_none")]
     case: Option<CaseRecord>,
@@ -119,6 +123,12 @@ impl DecisionRecord {
     #[must_use]
     pub fn with_draft(self, digest: &str, release: &str) -> Self {
         Self { draft: Some(DraftRecord { digest: digest.to_owned(), release: release.to_owned() }), ..self }
+    }
+
+    /// Adds the arguments that the bundle has recorded in clear.
+    #[must_use]
+    pub fn with_arguments(self, arguments: Object) -> Self {
+        Self { arguments, ..self }
     }
 
     /// Adds the evidence of the decision, if there is any.

@@ -104,6 +104,24 @@ pub(super) fn unused(bundle: &Bundle<'_>) -> Vec<Lint> {
         .collect()
 }
 
+/// Checks that arguments which the audit log has in clear exist, and can't contain a text.
+pub(super) fn recorded(bundle: &Bundle<'_>) -> Vec<Lint> {
+    let mut faults = vec![];
+    for (id, recorded) in &bundle.roles.recorded {
+        let action = bundle.case_actions().find(|(known, _)| *known == id).map(|(_, action)| action);
+        for argument in recorded {
+            let member = action.and_then(arguments).and_then(|arguments| arguments.get(argument));
+            if !member.is_some_and(|member| member.shape.has_no_text()) {
+                faults.push(Lint::in_manifest(
+                    [argument, id],
+                    format!("`recorded` lists `{argument}` of `{id}`, which must be an argument of an action on a case, of type Bool, Long or an enumerated type"),
+                ));
+            }
+        }
+    }
+    faults
+}
+
 /// Checks that arguments which name an entity of the call exist, and are text.
 pub(super) fn names(bundle: &Bundle<'_>) -> Vec<Lint> {
     let mut faults = vec![];

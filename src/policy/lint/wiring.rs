@@ -43,6 +43,7 @@ pub(super) fn faults(bundle: &Bundle<'_>) -> Vec<Fault> {
         (Code::ManifestArguments, derived::members(bundle)),
         (Code::ManifestArguments, derived::unused(bundle)),
         (Code::ManifestArguments, derived::names(bundle)),
+        (Code::ManifestArguments, derived::recorded(bundle)),
         (Code::PolicyRequirement, templates(bundle)),
         (Code::ManifestRoles, case_read(bundle)),
         (Code::ManifestObligations, obligations::actions_are_classified(bundle)),
