@@ -8,18 +8,33 @@
     reason = "a benchmark measures, prints and stops at a fault"
 )]
 
+#[path = "common/bundles.rs"]
+mod bundles;
+#[path = "common/calls.rs"]
+mod calls;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bundles::unlimited;
+use calls::order_check;
+use countersign::api::v1::decision_service_client::DecisionServiceClient;
+use countersign::app::{self, Seams};
+use countersign::audit;
 use countersign::audit::checkpoint::CheckpointKey;
 use countersign::audit::disk::{Disk, Segment, SystemDisk};
 use countersign::audit::evidence::SubjectKey;
 use countersign::audit::key::DigestKey;
 use countersign::audit::record::{Record, StoredRecord};
-use countersign::audit::verify::{Expected, Verifier, verify};
+use countersign::audit::verify::{Expected, Verifier};
 use countersign::audit::{Audit, Durability, Keys, Options};
+use countersign::bundle::Bundle;
+use countersign::config::Config;
 use countersign::model::time::Timestamp;
+use countersign::workbench::replay::{self, Bundles, Report};
+use tokio::sync::oneshot;
+use tonic::transport::Endpoint;
 
 const KEY: [u8; 32] = [7; 32];
 
@@ -70,10 +85,10 @@ fn record(index: u64, evidence: Option<&SubjectKey>) -> Record {
     let record = serde_json::json!({
         "type": "decision", "action": "order.check", "decision": "allow", "evaluation_id": format!("0190{index:028x}"),
         "caller": {"tool_service": "order-tools", "by": "mtls"}, "mode": "enforce", "purpose": "authorize", "reason": "",
-        "case": {"id": format!("case-{}", index % 5000), "version": "3", "tenant": "acme", "customer": "hmac-sha256:".to_owned() + &"c".repeat(64)},
+        "case": {"id": format!("case-{}", index % 5000), "version": "3", "tenant": "acme", "customer": format!("hmac-sha256:{}", "c".repeat(64))},
         "chain": {"agent": "support-bot", "supervisor": "rep-1", "step": "enrichment", "asserted": false},
-        "links": [link("tool_service"), link("agent"), link("supervisor")], "input_digest": "hmac-sha256:".to_owned() + &"d".repeat(64),
-        "policy": {"digest": "sha256:".to_owned() + &"e".repeat(64), "version": 1}, "engine": {"cedar": "4.14.1"},
+        "links": [link("tool_service"), link("agent"), link("supervisor")], "input_digest": format!("hmac-sha256:{}", "d".repeat(64)),
+        "policy": {"digest": format!("sha256:{}", "e".repeat(64)), "version": 1}, "engine": {"cedar": "4.14.1"},
         "correlation": {"conversation": "conv-1", "request": "r-1", "tool_call": "call-1"}, "trace_id": "0".repeat(32),
         "nonce": format!("{index:032x}"), "resource": {"type": "Order", "id": "order-1"}, "untrusted": 0, "warnings": [],
         "obligations": {"items": []}, "requires": {"items": []},
@@ -127,7 +142,59 @@ fn write(folder: &Path, disk: Arc<dyn Disk>, lines: u64, in_flight: u64, key: Op
     took
 }
 
+/// Makes decisions, and evaluates them again from their evidence.
+fn replayed(folder: &Path, decisions: usize) {
+    let bundle = unlimited(folder);
+    let mut config = Config { development: true, data: folder.join("data"), ..Config::default() };
+    config.listen.grpc.set_port(0);
+    config.listen.admin.set_port(0);
+    config.bundle.path = bundle.clone();
+    config.audit.mode = Durability::BestEffort;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(8 << 20).build().unwrap();
+    let (key, secrets) = runtime.block_on(async {
+        let bound = app::build(&config, Seams::system(Default::default())).await.unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (_reload, reloads) = tokio::sync::mpsc::channel(1);
+        let address = bound.grpc;
+        let running = tokio::spawn(bound.run(async { drop(stopped.await) }, reloads));
+        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+        let mut client = DecisionServiceClient::new(channel);
+        for index in 0..decisions {
+            client.authorize(order_check(index, "enrichment")).await.unwrap();
+        }
+        stop.send(()).unwrap();
+        running.await.unwrap().unwrap();
+        app::log::evidence_keys(&config).await.unwrap()
+    });
+    let mut bundles = One(Arc::new(Bundle::load(&bundle, config.reading()).unwrap()));
+    let (mut keys, mut report) = (replay::Keys::new(key, secrets), Report::default());
+    let begun = Instant::now();
+    audit::decisions::decisions(&config.audit().folder, None, None, |decided, sealed| {
+        report.add(&decided, sealed.as_ref(), &mut keys, &mut bundles);
+    })
+    .unwrap();
+    let seconds = begun.elapsed().as_secs_f64();
+    println!(
+        "replayed {} decisions, {} differ: {:.0} a second",
+        report.replayed,
+        report.different,
+        report.replayed as f64 / seconds
+    );
+}
+
+struct One(Arc<Bundle>);
+
+impl Bundles for One {
+    fn bundle(&mut self, _digest: &str) -> Option<Arc<Bundle>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
 fn main() {
+    // `cargo test --benches` must not take minutes, so it only shows that the benchmark builds.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
     let lines = std::env::var("COUNTERSIGN_BENCH_LINES").ok().and_then(|lines| lines.parse().ok()).unwrap_or(200_000);
     let folder = tempfile::tempdir().unwrap();
     let key = Arc::new(SubjectKey::new(&DigestKey::new(KEY), "key", "secret").unwrap());
@@ -155,7 +222,7 @@ fn main() {
     let verifier = CheckpointKey::new([9; 32]).unwrap().verifier().unwrap().to_string();
     let expected = Expected { key: Some(KEY), verifier: Verifier::parse(&verifier), ..Expected::default() };
     let begun = Instant::now();
-    let report = verify(&log, &expected).unwrap();
+    let report = audit::verify::verify(&log, &expected).unwrap();
     let seconds = begun.elapsed().as_secs_f64();
     println!(
         "verified {} lines, {:.0} MB, in {seconds:.2} s: {:.0} MB/s",
@@ -163,4 +230,5 @@ fn main() {
         bytes as f64 / 1e6,
         bytes as f64 / 1e6 / seconds
     );
+    replayed(folder.path(), 20_000);
 }

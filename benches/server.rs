@@ -489,8 +489,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// Start of a contender's server.
 enum Start {
     Yardstick(&'static str),
-    /// Countersign with this audit mode, and with all traces or none.
-    Countersign(&'static str, bool),
+    /// Countersign with this audit mode, with all traces or none, and with evidence or without.
+    Countersign(&'static str, bool, bool),
     Cerbos,
 }
 
@@ -502,15 +502,17 @@ fn contenders(folder: &Path, collector: &Server) -> Vec<Contender> {
         ("empty RPC, multi-thread", Yardstick("multi-thread"), Check("enrichment")),
         ("empty RPC, multi, writes collected", Yardstick("collected"), Check("enrichment")),
         ("naive Cedar", Yardstick("naive"), Check("enrichment")),
-        ("Countersign, best effort", Countersign("best_effort", false), Check("enrichment")),
-        ("Countersign, best effort, stream", Countersign("best_effort", false), Stream("enrichment")),
-        ("Countersign, denied for the step", Countersign("best_effort", false), Check("intake")),
-        ("Countersign, refund.issue denied", Countersign("best_effort", false), Refund),
-        ("Countersign, PrepareContext 2 KiB", Countersign("best_effort", false), Prepare),
-        ("Countersign, EvaluateOutput 2 KiB", Countersign("best_effort", false), Evaluate),
-        ("Countersign, strict", Countersign("strict", false), Check("enrichment")),
+        ("Countersign, best effort", Countersign("best_effort", false, true), Check("enrichment")),
+        ("Countersign, best effort, no evidence", Countersign("best_effort", false, false), Check("enrichment")),
+        ("Countersign, best effort, stream", Countersign("best_effort", false, true), Stream("enrichment")),
+        ("Countersign, denied for the step", Countersign("best_effort", false, true), Check("intake")),
+        ("Countersign, refund.issue denied", Countersign("best_effort", false, true), Refund),
+        ("Countersign, PrepareContext 2 KiB", Countersign("best_effort", false, true), Prepare),
+        ("Countersign, EvaluateOutput 2 KiB", Countersign("best_effort", false, true), Evaluate),
+        ("Countersign, strict", Countersign("strict", false, true), Check("enrichment")),
+        ("Countersign, strict, no evidence", Countersign("strict", false, false), Check("enrichment")),
         ("Cerbos, file audit, all traces", Cerbos, Work::Cerbos),
-        ("Countersign, strict, all traces", Countersign("strict", true), Check("enrichment")),
+        ("Countersign, strict, all traces", Countersign("strict", true, true), Check("enrichment")),
     ];
     let bundle = unlimited(folder);
     let only = std::env::var("COUNTERSIGN_BENCH_ONLY").unwrap_or_default();
@@ -520,9 +522,12 @@ fn contenders(folder: &Path, collector: &Server) -> Vec<Contender> {
         let server = match start {
             Yardstick(what) => Server::yardstick("0", what),
             Cerbos => Server::cerbos(&folder.join("cerbos"), collector),
-            Countersign(mode, traces) => {
+            Countersign(mode, traces, evidence) => {
                 let data = folder.join(format!("data-{index}"));
                 let mut settings = vec![("COUNTERSIGN__AUDIT__MODE", (*mode).to_owned())];
+                if !evidence {
+                    settings.push(("COUNTERSIGN__AUDIT__EVIDENCE_DAYS", "0".to_owned()));
+                }
                 if *traces {
                     settings.push(("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", collector.address)));
                 }

@@ -206,9 +206,6 @@ async fn exactly_the_decisions_that_a_candidate_changes_differ() {
         "{} allowed: {changed:#}",
         allowed_then.len()
     );
-    if all == 100_000 {
-        println!("{all} decisions replayed in {} s", report["seconds"]);
-    }
 }
 
 /// Returns the files below a folder that contain these bytes.
