@@ -6,6 +6,7 @@ use std::path::Path;
 
 use memchr::memmem::Finder;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::audit::evidence::{EXTENSION, Sealed};
 use crate::audit::recover::segments;
@@ -103,6 +104,33 @@ pub struct Determining {
 #[serde(default)]
 pub struct DecidedBy {
     pub digest: String,
+}
+
+/// Returns the lines of an evaluation or approval that have evidence, each with its evidence if it is still there.
+///
+/// # Errors
+/// When the folder or a segment can't be read.
+pub fn with_evidence(folder: &Path, id: &str) -> io::Result<Vec<(Value, Option<Sealed>)>> {
+    let needle = Finder::new(id.as_bytes());
+    let mut found = vec![];
+    for (_, segment) in segments(folder)? {
+        let mut evidence = Reader::open(&segment);
+        for line in BufReader::new(fs::File::open(&segment)?).split(b'\n') {
+            let line = line?;
+            if needle.find(&line).is_none() {
+                continue;
+            }
+            let Ok(value) = serde_json::from_slice::<Value>(&line) else { continue };
+            let text = |place: &str| value.pointer(place).and_then(Value::as_str).unwrap_or("");
+            let digest = text("/evidence");
+            let is_wanted = [text("/evaluation_id"), text("/approval/id")].contains(&id);
+            if let (true, false, Some(seq)) = (is_wanted, digest.is_empty(), value.get("seq").and_then(Value::as_u64)) {
+                let sealed = evidence.take(seq, digest);
+                found.push((value, sealed));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Calls `take` with each decision of a log in a span of time, and with its evidence if there is any.

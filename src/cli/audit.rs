@@ -1,6 +1,7 @@
 //! The `countersign audit` command.
 
 mod erase;
+mod evidence;
 mod reading;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -20,6 +21,8 @@ pub(super) enum Command {
     Case(reading::Case),
     /// List what the logs lack: outcomes of allowed calls, allows of outcomes, bundles that nothing activated
     Check(reading::Check),
+    /// Show the evidence of an evaluation, or what the reviewers of an approval were shown
+    Evidence(evidence::Arguments),
     /// Write lines for another system
     Export(reading::Export),
     /// Show lines by case, agent, decision, time or policy
@@ -91,6 +94,7 @@ pub(super) fn run(environment: &Environment, command: Command) -> Result<Exit, F
         Command::Check(arguments) => reading::check(environment, &arguments),
         Command::Export(arguments) => reading::export(environment, &arguments),
         Command::Show(arguments) => reading::show(environment, &arguments),
+        Command::Evidence(arguments) => evidence::run(environment, &arguments),
         Command::Erase(arguments) => erase::run(environment, &arguments),
         Command::AcceptLoss { reason } => accept_loss(environment, &reason),
         Command::Prove { folder, evaluation, index, older, out } => {

@@ -2,7 +2,7 @@
 //! exactly that call.
 
 use crate::approvals::binding::{self, open_binding};
-use crate::approvals::store::transitions::{NewApproval, Requested};
+use crate::approvals::store::transitions::{NewApproval, Requested, with_state};
 use crate::approvals::template::Template;
 use crate::approvals::view;
 use crate::audit::events::{self, Actor, Happened};
@@ -74,7 +74,10 @@ impl Pdp {
         self.not_halted(moment, &binding)?;
         let templates = &moment.snapshot.bundle.approvals;
         let approval = self.pending(moment, binding, asked.justification, &evidence, template)?;
-        let more = [("justification_digest", self.audit.digest(&justification_value(&approval.justification)).into())];
+        let mut more =
+            vec![("justification_digest", self.audit.digest(&justification_value(&approval.justification)).into())];
+        let sealed = self.evidence.of_display(&approval).await;
+        more.extend(sealed.as_ref().map(|sealed| ("evidence", sealed.digest().into())));
         let (case, agent, queue) = (templates.pending.case, templates.pending.agent, templates.pending.queue);
         let new = NewApproval {
             record: events::about(Happened::Requested, by, &approval, &more),
@@ -85,7 +88,8 @@ impl Pdp {
         let record = new.record.clone();
         let approval = match self.store.request(new).await? {
             Requested::New(transition) => {
-                self.follow(moment, &transition, record).await?;
+                let record = with_state(record, transition.state);
+                self.recorder.record_with_evidence(moment.now, &transition.revision, record, sealed).await?;
                 self.telemetry.metrics.approval("requested");
                 Approval { revision: transition.revision.number, ..approval }
             }

@@ -94,7 +94,7 @@ impl Pdp {
         moment: &Moment,
         using: Use,
         answer: Answer,
-        record: DecisionRecord,
+        mut record: DecisionRecord,
     ) -> Result<Recorded<Answer>, Refused> {
         let (by, mut consume) = match using {
             Use::Again(repetition) => return self.repeat(moment, repetition, answer, record).await,
@@ -118,7 +118,8 @@ impl Pdp {
         let (tokens, call_digest) = (consume.tokens.clone(), consume.call_digest.clone());
         match self.store.consume(*consume).await {
             Ok(Consumed::Now(revision)) => {
-                let receipt = self.recorder.record_use(moment.now, &revision, entry, record).await?;
+                let receipt =
+                    self.recorder.record_with_evidence(moment.now, &revision, entry, record.take_evidence()).await?;
                 tokens.iter().for_each(|token| self.telemetry.metrics.approval(token.what.consumed()));
                 Ok(receipt.seal(answer))
             }

@@ -10,12 +10,13 @@ use dashmap::DashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::approvals::store::Store;
-use crate::approvals::store::subjects::{NewSubjectKey, Subject};
+use crate::approvals::store::subjects::{NewSubjectKey, Subject, SubjectOf};
 use crate::audit::evidence::{Sealed, SubjectKey};
 use crate::audit::key::DigestKey;
 use crate::clock::Seldom;
 use crate::entropy::{Entropy, nonce};
 use crate::json::{Object, canonical};
+use crate::model::approval::Approval;
 use crate::model::call::{Call, Case, Correlation, EntityReference, Model, Resource, Tokens};
 use crate::model::chain::{Chain, Credential, TokenFacts};
 use crate::model::time::Timestamp;
@@ -206,6 +207,18 @@ impl EvidenceMaker {
         }
         let key = self.key(Subject::of(&call.case, owner), used.now).await?;
         key.seal(inputs(used.now, chain, call, used.trusted, used.repeated))
+    }
+
+    /// Returns the encrypted evidence of what a reviewer is shown. `None` as in [`Self::of`].
+    pub(super) async fn of_display(&self, approval: &Approval) -> Option<Sealed> {
+        if !self.is_on {
+            return None;
+        }
+        let (call, customer) = (&approval.binding.call, &approval.binding.customer);
+        let (kind, id) =
+            if customer.is_empty() { (SubjectOf::Case, &call.case) } else { (SubjectOf::Customer, customer) };
+        let subject = Subject { tenant: call.tenant.clone(), kind, id: id.clone() };
+        self.key(subject, approval.requested_at).await?.seal(approval.display.clone().into_bytes())
     }
 
     async fn key(&self, subject: Subject, now: Timestamp) -> Option<Arc<SubjectKey>> {

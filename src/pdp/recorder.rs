@@ -7,6 +7,7 @@ use crate::approvals::store::Store;
 use crate::approvals::store::outbox::TAKE_OVER;
 use crate::approvals::store::transitions::{OutboxEntry, Revision, Transition};
 use crate::audit::events::{self, Actor, Happened};
+use crate::audit::evidence::Sealed;
 use crate::audit::record::{DecisionRecord, Record, RecordMetadata, StoredRecord};
 use crate::audit::{Audit, AuditDown, Receipt, Recorded};
 use crate::clock::Seldom;
@@ -85,16 +86,16 @@ impl Recorder {
         self.record_stored(now, revision, record).await
     }
 
-    /// Like [`Self::record_entry`], for the use of a token, whose record is that of a decision with evidence.
-    pub(super) async fn record_use(
+    /// Like [`Self::record_entry`], with the evidence whose digest the record has.
+    pub(super) async fn record_with_evidence(
         &self,
         now: Timestamp,
         revision: &Revision,
-        entry: serde_json::Value,
-        mut record: DecisionRecord,
+        record: serde_json::Value,
+        sealed: Option<Sealed>,
     ) -> Result<Receipt, AuditDown> {
-        let entry = StoredRecord::read(entry).map_err(|_| AuditDown::Failed)?;
-        self.record_stored(now, revision, entry.with_evidence(record.take_evidence())).await
+        let record = StoredRecord::read(record).map_err(|_| AuditDown::Failed)?;
+        self.record_stored(now, revision, record.with_evidence(sealed)).await
     }
 
     async fn record_stored(

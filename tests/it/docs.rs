@@ -14,6 +14,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("countersign audit accept-loss", "needs a log that lost lines; `crash` and `audit` test it"),
     ("countersign audit check-proof", "needs a proof of an earlier command; `reading` and `proofs` test it"),
     ("countersign audit erase", "needs a human's token; `replay` tests it"),
+    ("countersign audit evidence ID", "is a synopsis; `replay` tests it"),
     ("countersign audit prove", "needs a decision of the log; `reading` and `proofs` test it"),
     ("countersign audit show --agent refund-bot --details --follow", "does not end; `reading` tests the rest"),
     ("countersign audit verify --checkpoint-key", "needs the key's file; `reading` tests it"),

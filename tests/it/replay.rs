@@ -274,6 +274,19 @@ async fn an_erased_customer_is_on_no_disk_and_every_proof_holds() {
     let key = id.split_ascii_whitespace().nth(1).unwrap().to_owned();
     assert!(!containing(&data.join("state"), key.as_bytes()).is_empty());
 
+    // What the reviewer saw, and what the call was, can be shown until then.
+    let evidence = |id: &str| {
+        let output = command(&["audit", "evidence", id]).env("COUNTERSIGN__DATA", &data).output().unwrap();
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    };
+    let shown = evidence(&approval.id);
+    assert!(shown.contains(" approval.requested\n") && shown.contains("argument amount_minor at most: 437"), "{shown}");
+    // After it comes the call that used the approval.
+    assert!(shown.split_once("\n").unwrap().1.starts_with(&approval.display), "{shown}");
+    let last = lines(&data).into_iter().rfind(|line| line["action"] == "account.credit").unwrap();
+    let used = evidence(last["evaluation_id"].as_str().unwrap());
+    assert!(used.contains(r#""amount_minor": 437"#) && used.contains(r#""approval": {"#), "{used}");
+
     // Nobody but a privacy lead of the tenant may do it.
     for (by, tenant) in [("rep-1", "acme"), ("lead-2", "acme"), ("globex-lead", "acme"), ("lead-1", "globex")] {
         let refused = erase(channel(server.grpc).await, &issuer.human(by), "customer-1", tenant).await.unwrap_err();
@@ -293,6 +306,7 @@ async fn an_erased_customer_is_on_no_disk_and_every_proof_holds() {
     for value in ["The customer asks for a credit.", "The account is credited."] {
         assert_eq!(containing(&data, value.as_bytes()), Vec::<String>::new(), "{value}");
     }
+    assert!(evidence(&approval.id).contains("its key was erased"), "{}", evidence(&approval.id));
     // The next decision has a new key, and decisions of others can still be replayed.
     desk.ask(&order_check()).await;
     let after = replay(&data, &[]).1;

@@ -1,0 +1,59 @@
+//! `countersign audit evidence`.
+
+use std::path::PathBuf;
+
+use super::{log_folder, unreadable};
+use crate::app::log::evidence_keys;
+use crate::audit::decisions::with_evidence;
+use crate::audit::evidence::SubjectKey;
+use crate::audit::told::plain;
+use crate::cli::{Environment, Exit, Failure, Output, print, runtime};
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Arguments {
+    /// Id of an evaluation or an approval
+    id: String,
+    /// Folder of the log [default: audit/ in the data folder of the settings]
+    folder: Option<PathBuf>,
+}
+
+pub(super) fn run(environment: &Environment, arguments: &Arguments) -> Result<Exit, Failure> {
+    let folder = log_folder(environment, arguments.folder.clone())?;
+    let found = with_evidence(&folder, &arguments.id).map_err(|error| unreadable(&folder, &error))?;
+    let config = environment.config()?;
+    let keys = runtime()?.block_on(evidence_keys(&config)).map_err(|error| Failure::new(Exit::Failure, error))?;
+    let (deployment, secrets) = keys;
+    let mut shown = 0;
+    for (line, sealed) in &found {
+        let opened = sealed
+            .as_ref()
+            .and_then(|sealed| SubjectKey::new(&deployment, sealed.key(), secrets.get(sealed.key())?)?.open(sealed));
+        let Some(opened) = opened else { continue };
+        shown += 1;
+        let text = String::from_utf8_lossy(&opened);
+        // The evidence of a decision is JSON, and what reviewers were shown is text.
+        let value = serde_json::from_str(&text).unwrap_or_else(|_| serde_json::Value::from(text.as_ref()));
+        match environment.output {
+            Output::Json => {
+                print(&serde_json::json!({"seq": line["seq"], "type": line["type"], "evidence": value}).to_string())
+            }
+            Output::Text => {
+                print(&plain(&format!(
+                    "{}  #{} {}",
+                    line["ts"].as_str().unwrap_or(""),
+                    line["seq"],
+                    line["type"].as_str().unwrap_or("")
+                )));
+                let text = if value.is_string() { text.into_owned() } else { format!("{value:#}") };
+                text.lines().for_each(|line| print(&plain(line)));
+            }
+        }
+    }
+    match (shown, found.len()) {
+        (0, 0) => Err(Failure::new(Exit::Failure, "no line of this evaluation or approval has evidence")),
+        (0, _) => {
+            Err(Failure::new(Exit::Failure, "the evidence is not there any more, or its key was erased or has expired"))
+        }
+        _ => Ok(Exit::Ok),
+    }
+}
