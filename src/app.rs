@@ -238,6 +238,7 @@ fn options(config: &Config) -> Options {
         event_ttl: Duration::from_secs(config.events.ttl_hours * 3600),
         stops_age: Duration::from_millis(config.store.stops_age_ms),
         concurrent_requests: config.limits.concurrent_requests,
+        log_days: config.audit.keep_days,
         evidence_days: config.audit.evidence_days,
         digests_case_ids: config.telemetry.case_ids == CaseIds::Digest,
     }

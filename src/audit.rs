@@ -31,6 +31,7 @@ pub mod record;
 pub mod recover;
 pub mod refusals;
 pub mod replay;
+mod retention;
 pub mod story;
 pub mod told;
 pub mod tree;
@@ -148,6 +149,11 @@ enum Message {
     Append(Box<Pending>),
     /// Sign a checkpoint if it is time.
     Checkpoint(Timestamp),
+    /// Delete segments that were written before `before`.
+    Trim {
+        before: Timestamp,
+        now: Timestamp,
+    },
     Close,
 }
 
@@ -266,6 +272,12 @@ impl Audit {
     pub fn checkpoint(&self, now: Timestamp) {
         // If the queue is full, the next batch signs.
         let _full = self.sender.try_send(Message::Checkpoint(now));
+    }
+
+    /// Asks the writer to delete the segments that were written before a time.
+    pub fn trim(&self, before: Timestamp, now: Timestamp) {
+        // If the queue is full, the next call deletes them.
+        let _full = self.sender.try_send(Message::Trim { before, now });
     }
 
     /// Returns the time of the last checkpoint, or of the last look at which no line waited for one.

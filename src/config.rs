@@ -104,6 +104,13 @@ impl Config {
             ("limits.clock_leeway_seconds", self.limits.clock_leeway_seconds, 0, 120),
             ("limits.connection_age_seconds", self.limits.connection_age_seconds, 60, 86_400),
         ];
+        // What happened within 30 days is risk of today, and is read from the log.
+        if (1..=30).contains(&self.audit.keep_days) || self.audit.keep_days > 3650 {
+            return Err(ConfigError::Refused {
+                setting: "audit.keep_days",
+                problem: "must be 0, or 31 to 3650".into(),
+            });
+        }
         for (setting, value, lowest, highest) in bounds {
             if !(lowest..=highest).contains(&value) {
                 return Err(ConfigError::Refused { setting, problem: format!("must be {lowest} to {highest}") });

@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use crate::audit::error::OpenError;
+
 /// Permissions of an open segment and of the data folders: the owner writes, the group reads, others have no
 /// access.
 const SEGMENT_MODE: u32 = 0o640;
@@ -116,4 +118,18 @@ pub fn check_writable(path: &Path) -> io::Result<()> {
 /// On any I/O error.
 pub fn create_folder(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path)
+}
+
+/// Takes the lock of the log's folder, which no two servers have.
+///
+/// # Errors
+/// When another process has it, or its file can't be used.
+pub(super) fn lock(folder: &Path) -> Result<fs::File, OpenError> {
+    let io = |error| OpenError::Io(folder.to_owned(), error);
+    let lock = fs::OpenOptions::new().create(true).append(true).open(folder.join("lock")).map_err(io)?;
+    lock.try_lock().map_err(|error| match error {
+        fs::TryLockError::WouldBlock => OpenError::Locked(folder.parent().unwrap_or(folder).to_owned()),
+        fs::TryLockError::Error(error) => OpenError::Io(folder.to_owned(), error),
+    })?;
+    Ok(lock)
 }

@@ -77,6 +77,15 @@ pub struct LossRecord {
     pub noted: Vec<Head>,
 }
 
+/// Deletion of segments that are older than the log is kept.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct TrimmedRecord {
+    /// Number of the first line that stays.
+    pub before: u64,
+    /// SHA-256 of the last line that was deleted, in hex.
+    pub hash: String,
+}
+
 /// Return of the log to service after failed commits.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct ResumedRecord {

@@ -87,7 +87,8 @@ pub fn prove_consistency(folder: &Path, older: &str) -> Result<String, ProveErro
     let unreadable = |error| ProveError::Io(folder.to_owned(), error);
     let foreign = || ProveError::Foreign(older.lines().next().unwrap_or("").to_owned());
     let old = Checkpoint::read(older).ok_or_else(foreign)?;
-    let (_, leaves) = leaves(folder, old.base()).map_err(unreadable)?;
+    // The tree before a later segment is enough, and the segments before may have been deleted.
+    let (_, leaves) = leaves(folder, old.base() + old.size).map_err(unreadable)?;
     let newest = newest(folder, old.base(), leaves.size()).map_err(unreadable)?;
     let (note, new) = newest.filter(|(_, new)| new.origin == old.origin).ok_or_else(foreign)?;
     if leaves.root(0, old.size) != Some(old.root) || leaves.root(0, new.size) != Some(new.root) {

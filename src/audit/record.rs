@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::audit::evidence::Sealed;
 use crate::audit::operations::{
-    LossRecord, PolicyRecord, RecoveredRecord, RefusalsRecord, ResumedRecord, ServerRecord,
+    LossRecord, PolicyRecord, RecoveredRecord, RefusalsRecord, ResumedRecord, ServerRecord, TrimmedRecord,
 };
 pub use crate::audit::record::decision::DecisionRecord;
 pub use crate::audit::record::parts::RecordMetadata;
@@ -46,6 +46,9 @@ pub enum Record {
     /// The log can be written again after failures.
     #[serde(rename = "log.resumed")]
     Resumed(ResumedRecord),
+    /// Segments were deleted because they are older than the log is kept.
+    #[serde(rename = "log.trimmed")]
+    Trimmed(TrimmedRecord),
     #[serde(rename = "server.started")]
     Started(ServerRecord),
     #[serde(rename = "server.stopped")]
@@ -69,7 +72,8 @@ impl Record {
             | Self::Refusals(_)
             | Self::Resumed(_)
             | Self::Started(_)
-            | Self::Stopped(_) => None,
+            | Self::Stopped(_)
+            | Self::Trimmed(_) => None,
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod canonical;
 mod notes;
+mod trimmed;
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
@@ -57,6 +58,8 @@ pub struct Loss {
 pub struct Report {
     pub segments: usize,
     pub lines: u64,
+    /// Number of the first line. It is not 0 if older lines were deleted.
+    pub from: u64,
     /// Time of the first line.
     pub first: String,
     /// Time of the last line.
@@ -128,19 +131,27 @@ pub fn verify_with_progress(
     };
     let text = String::from_utf8_lossy(&bytes);
     let broken = |file: &str, problem| VerifyError::Broken(Broken { file: file.to_owned(), line: 0, problem });
+    let oldest = names.first().map_or("", |(name, _)| name);
+    let before = trimmed::before(folder, &names).map_err(|problem| broken(oldest, problem))?;
     let mut notes = Notes::read(&text, expected.verifier.as_ref()).map_err(|problem| broken(CHECKPOINTS, problem))?;
     for noted in &expected.checkpoints {
         let text = format!("{}\n\n", noted.trim_end());
         notes.add(&text, expected.verifier.as_ref()).map_err(|problem| broken("a noted checkpoint", problem))?;
     }
+    let first = before.as_ref().map_or(0, |before| before.line);
+    let prev = before.as_ref().map_or_else(|| "0".repeat(MAC_LENGTH), |before| before.prev.clone());
+    if let Some(before) = before {
+        notes.begin(before.base, before.tree);
+    }
     let mut walk = Walk {
         notes,
-        prev: "0".repeat(MAC_LENGTH),
-        next: 0,
+        prev,
+        next: first,
+        trimmed: 0,
         format: None,
         key: expected.key,
         heads: expected.heads.iter().map(String::as_str).collect(),
-        report: Report { segments: names.len(), ..Report::default() },
+        report: Report { segments: names.len(), from: first, ..Report::default() },
         read: 0,
         progress: &mut |read| progress(read, total),
     };
@@ -157,6 +168,12 @@ pub fn verify_with_progress(
             format!("no line has the noted hash {head}: lines were cut off, or the log was replaced or rewritten");
         let file = names.last().map_or_else(String::new, |(name, _)| name.clone());
         return Err(VerifyError::Broken(Broken { file, line: 0, problem }));
+    }
+    if walk.trimmed < first {
+        let problem = format!(
+            "the log begins with line {first}, and no line says that those before were deleted: lines were cut off"
+        );
+        return Err(broken(oldest, problem));
     }
     let losses = &walk.report.losses;
     if let Some(size) = walk.notes.left(|line| losses.iter().any(|loss| (loss.from..loss.until).contains(&line))) {
@@ -204,6 +221,8 @@ struct Walk<'a> {
     prev: String,
     /// Expected number of the next line.
     next: u64,
+    /// Number of the line before which lines were deleted, as a line says.
+    trimmed: u64,
     /// `v` of the lines so far. All lines must have the same `v`; otherwise lines without a MAC could be
     /// inserted among lines with one.
     format: Option<u64>,
@@ -289,6 +308,9 @@ impl Walk<'_> {
             self.report.losses.push(Loss { from: expected, until: seq, at: text("ts")? });
         } else if seq != expected {
             return Err(format!("the line has number {seq}, expected {expected}: lines are missing or out of order"));
+        }
+        if text("type")? == "log.trimmed" {
+            self.trimmed = self.trimmed.max(number("before")?);
         }
         if members.number(bytes, "durable").is_some_and(|durable| durable >= seq) {
             return Err("`durable` names this line or a later one".into());

@@ -14,12 +14,14 @@ use tokio::sync::mpsc;
 
 use crate::audit::chain::{GENESIS, ZEROS, hash};
 use crate::audit::checkpoints::{self, Begins, Checkpoints};
-use crate::audit::disk::{Disk, Segment, create_folder};
+use crate::audit::disk::{Disk, Segment, create_folder, lock};
 use crate::audit::error::{AuditDown, OpenError};
 use crate::audit::evidence::EvidenceWriter;
 use crate::audit::key::DigestKey;
+use crate::audit::operations::TrimmedRecord;
 use crate::audit::record::{LINE_MAX, Record};
 use crate::audit::recover::{self, Recovered, Tail};
+use crate::audit::retention;
 use crate::audit::tree::leaf;
 use crate::audit::{Durability, Health, Keys, Message, NotedHead, Options, Pending};
 use crate::json;
@@ -110,7 +112,7 @@ impl Writer {
     ) -> Result<(Self, Option<Recovered>), OpenError> {
         let io = |error| OpenError::Io(options.folder.clone(), error);
         create_folder(&options.folder).map_err(io)?;
-        let lock = lock(options)?;
+        let lock = lock(&options.folder)?;
         let Keys { digest: key, checkpoint } = keys;
         let tail = recover::read_tail(&options.folder, &key, now)?;
         let tail = match start {
@@ -180,11 +182,12 @@ impl Writer {
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Message>) {
         while let Some(first) = queue.blocking_recv() {
             let mut next = Some(first);
-            let (mut batch, mut asked) = (vec![], None);
+            let (mut batch, mut asked, mut trim) = (vec![], None, None);
             while let Some(message) = next {
                 match message {
                     Message::Append(pending) => batch.push(*pending),
                     Message::Checkpoint(now) => asked = Some(now),
+                    Message::Trim { before, now } => trim = Some((before, now)),
                     // The queue takes nothing more, and what it has taken is still written.
                     Message::Close => queue.close(),
                 }
@@ -194,6 +197,11 @@ impl Writer {
             if let Some(now) = asked {
                 self.settle(now);
                 self.checkpoint(now, false);
+            }
+            if let Some((before, now)) = trim
+                && let Err(error) = self.trim(before, now)
+            {
+                tracing::error!(name: "audit.not_trimmed", error = %error, "old segments of the audit log can't be deleted");
             }
             if self.options.durability == Durability::BestEffort && queue.is_empty() && !queue.is_closed() {
                 // No answer waits, so let the next batch grow: each record that finds the writer waiting wakes it.
@@ -222,6 +230,16 @@ impl Writer {
         (self.durable, self.synced) = (last, now);
         let head = last.map(|index| Head { index, hash: self.prev.clone() });
         *self.health.head.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = head;
+    }
+
+    /// Deletes segments that were written before a time, once the line that says so is durable.
+    fn trim(&mut self, before: Timestamp, now: Timestamp) -> std::io::Result<()> {
+        let Some(old) = retention::old(&self.options.folder, before)? else { return Ok(()) };
+        let record = Record::Trimmed(TrimmedRecord { before: old.before, hash: old.hash.clone() });
+        let line = self.next;
+        self.commit(vec![Pending { at: now, record, done: None }]);
+        self.settle(now.plus(BEST_EFFORT_SYNC));
+        if self.durable.is_some_and(|durable| durable >= line) && line < self.next { old.delete() } else { Ok(()) }
     }
 
     /// Signs a checkpoint if one is due and every line is durable. A line is answered without one, so a failure is only logged.
@@ -370,19 +388,6 @@ impl Writer {
         let _kept = fs::set_permissions(closed, fs::Permissions::from_mode(0o440));
         Ok(())
     }
-}
-
-/// Takes the lock of the folder, which no two servers have.
-fn lock(options: &Options) -> Result<fs::File, OpenError> {
-    let io = |error| OpenError::Io(options.folder.clone(), error);
-    let lock = fs::OpenOptions::new().create(true).append(true).open(options.folder.join("lock")).map_err(io)?;
-    lock.try_lock().map_err(|error| match error {
-        fs::TryLockError::WouldBlock => {
-            OpenError::Locked(options.folder.parent().unwrap_or(&options.folder).to_owned())
-        }
-        fs::TryLockError::Error(error) => OpenError::Io(options.folder.clone(), error),
-    })?;
-    Ok(lock)
 }
 
 fn segment_path(folder: &std::path::Path, first: u64) -> PathBuf {

@@ -233,6 +233,9 @@ fn text(report: &Report) -> String {
         "intact: {} lines in {} segments, {} decisions\nfirst  {}\nlast   {}\nhead   sha256:{}",
         report.lines, report.segments, report.decisions, report.first, report.last, report.head
     );
+    if report.from > 0 {
+        text.push_str(&format!("\nthe lines before {} were deleted, as a later line says", report.from));
+    }
     text.push_str(&format!("\n{} checkpoints agree with the lines", report.checkpoints));
     if report.checkpoints > 0 && !report.signed {
         text.push_str("; their signatures were not checked, because no public key was given (see `--checkpoint-key`)");

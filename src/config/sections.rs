@@ -96,6 +96,8 @@ pub struct Audit {
     pub segment_mib: u64,
     /// Age at which a segment is closed, in hours; 1 to 720.
     pub segment_hours: u64,
+    /// Time for which lines are kept, in days: 31 to 3650. Older segments are deleted. 0 keeps all.
+    pub keep_days: u32,
     /// Time for which the evidence of decisions is kept for `countersign replay`, in days; 0 keeps none, at most
     /// 3650.
     pub evidence_days: u32,
@@ -163,7 +165,14 @@ impl Default for BundleConfig {
 
 impl Default for Audit {
     fn default() -> Self {
-        Self { mode: Durability::Strict, segment_mib: 256, segment_hours: 24, evidence_days: 30, witness: None }
+        Self {
+            mode: Durability::Strict,
+            segment_mib: 256,
+            segment_hours: 24,
+            keep_days: 0,
+            evidence_days: 30,
+            witness: None,
+        }
     }
 }
 

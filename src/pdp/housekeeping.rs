@@ -78,6 +78,9 @@ impl Pdp {
         let kept = Duration::from_secs(u64::from(self.options.evidence_days) * 24 * 3600);
         // The store logs its own failures.
         let _purged = self.store.purge(now, kept).await;
+        if self.options.log_days > 0 {
+            self.audit.trim(now.minus(Duration::from_secs(u64::from(self.options.log_days) * 24 * 3600)), now);
+        }
         let in_force = self.active.snapshot().bundle.version.digest.clone();
         let purged = tokio::task::block_in_place(|| {
             self.audit.purge_evidence(now.minus(kept))?;

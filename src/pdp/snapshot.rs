@@ -53,6 +53,8 @@ pub struct Options {
     pub stops_age: Duration,
     /// Maximum number of requests that are decided at the same time.
     pub concurrent_requests: usize,
+    /// Time for which the lines of the audit log are kept, in days; 0 keeps all.
+    pub log_days: u32,
     /// Time for which the evidence of decisions is kept, in days; 0 keeps none.
     pub evidence_days: u32,
     /// Whether spans identify cases by keyed digests instead of ids.

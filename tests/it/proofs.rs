@@ -136,6 +136,78 @@ async fn a_log_that_was_rewritten_with_its_own_key_differs_from_its_checkpoints(
     }
 }
 
+/// Segments older than the log is kept are deleted, and the rest is as provable as before.
+#[tokio::test(flavor = "multi_thread")]
+async fn old_segments_are_deleted_by_a_line_that_says_so_and_the_rest_stays_provable() {
+    let folder = temp();
+    let log = folder.path().join("audit");
+    write(&log, 60, 2000, 0).await;
+    let (all, text) = (segments(&log), std::fs::read_to_string(log.join("checkpoints.txt")).unwrap());
+    assert!(all.len() > 5);
+    let key = checkpoint_key().verifier().unwrap();
+    let at = |second: i64| Timestamp::from_seconds(START + second);
+    let first = |path: &Path| path.file_stem().unwrap().to_str().unwrap()[4..].parse::<u64>().unwrap();
+    let trim = |before: i64| {
+        let audit = open(&log, 2000, START + 100).unwrap();
+        audit.trim(at(before), at(100));
+        tokio::task::block_in_place(|| audit.close());
+    };
+    // Nothing is as old as that.
+    trim(-1);
+    assert_eq!(segments(&log), all);
+    trim(30);
+    let left = segments(&log);
+    let from = first(&left[0]);
+    assert!(from > 0 && from <= 30 && first(&left[1]) > 30, "{left:?}");
+    let report = verify(&log, &expected()).unwrap();
+    assert_eq!((report.from, report.signed), (from, true), "{report:?}");
+    assert!(report.checkpoints > 0);
+    let last = from + report.lines - 1;
+    for index in [from, from + 1, last - 1] {
+        let proof = prove(&log, &Wanted::Index(index)).unwrap();
+        assert!(check(&proof.line, &proof.text, &key).is_some(), "{index}");
+    }
+    assert!(matches!(prove(&log, &Wanted::Index(from - 1)), Err(ProveError::Missing(_))));
+    // A checkpoint of before can still be compared, if it covers what is left.
+    let notes_before = notes(&text);
+    let older = notes_before.last().unwrap();
+    assert!(Checkpoint::open(older, &key).unwrap().size > from);
+    let proof = prove_consistency(&log, older).unwrap();
+    let (head, newest) = proof.split_once("\n\n").unwrap();
+    let (old, new) = (Checkpoint::open(older, &key).unwrap(), Checkpoint::open(newest, &key).unwrap());
+    use base64::Engine as _;
+    let decode = |line: &str| base64::engine::general_purpose::STANDARD.decode(line).unwrap().try_into().unwrap();
+    let hashes: Vec<tree::Hash> = head.lines().skip(1).map(decode).collect();
+    assert!(is_consistent((old.size, old.root), (new.size, new.root), &hashes));
+    // The last two segments stay, whatever their age; the server goes on.
+    trim(1000);
+    assert_eq!(segments(&log).len(), 2);
+    write(&log, 3, 2000, 2000).await;
+    verify(&log, &expected()).unwrap();
+
+    // Somebody else deletes one more segment, or changes what is known of the deleted lines.
+    write(&log, 30, 2000, 3000).await;
+    verify(&log, &expected()).unwrap();
+    let whole: Vec<(PathBuf, Vec<u8>)> =
+        segments(&log).into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
+    let (oldest, bytes) = &whole[0];
+    std::fs::remove_file(oldest).unwrap();
+    let cut = verify(&log, &expected()).unwrap_err().to_string();
+    assert!(cut.contains("lines were cut off"), "{cut}");
+    std::fs::write(oldest, bytes).unwrap();
+    verify(&log, &expected()).unwrap();
+    let tree = oldest.with_extension("tree");
+    let noted = std::fs::read_to_string(&tree).unwrap();
+    let lines: Vec<&str> = noted.lines().collect();
+    let other = noted.replace(lines[3], &base64::engine::general_purpose::STANDARD.encode([3; 32]));
+    std::fs::write(&tree, other).unwrap();
+    let changed = verify(&log, &expected()).unwrap_err().to_string();
+    assert!(changed.contains("not those of their checkpoint"), "{changed}");
+    std::fs::remove_file(&tree).unwrap();
+    let gone = verify(&log, &expected()).unwrap_err().to_string();
+    assert!(gone.contains("lines were cut off"), "{gone}");
+}
+
 /// Every way to tamper with a closed log, with what `verify` says and what a start says. Those of an attacker without the digest key
 /// leave hashes and MACs as they are.
 #[tokio::test(flavor = "multi_thread")]

@@ -15,6 +15,12 @@ pub(super) struct Tree {
 }
 
 impl Tree {
+    /// Creates a tree of this many leaves from its complete subtrees, the largest first.
+    pub(super) fn of(size: u64, hashes: Vec<[u8; 32]>) -> Option<Self> {
+        let sizes: Vec<u64> = (0..u64::BITS).rev().map(|bit| 1 << bit).filter(|part| size & part != 0).collect();
+        (sizes.len() == hashes.len()).then(|| Self { subtrees: sizes.into_iter().zip(hashes).collect(), size })
+    }
+
     pub(super) fn push(&mut self, line: &[u8]) {
         let mut last: (u64, [u8; 32]) = (1, Sha256::new().chain_update(b"\0").chain_update(line).finalize().into());
         while let Some((size, hash)) = self.subtrees.pop_if(|(size, _)| *size == last.0) {
@@ -103,6 +109,12 @@ impl Notes {
             rest = next;
         }
         Ok(())
+    }
+
+    /// Begins in a tree of which the first leaves are known as complete subtrees only. Checkpoints of less can't be compared.
+    pub(super) fn begin(&mut self, base: u64, tree: Tree) {
+        self.open.retain(|(of, size), _| *of > base || *of == base && *size > tree.size);
+        (self.base, self.tree) = (base, tree);
     }
 
     /// Takes a line; `is_first` says that another tree begins with it.
