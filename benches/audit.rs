@@ -24,7 +24,6 @@ use countersign::app::{self, Seams};
 use countersign::audit;
 use countersign::audit::checkpoint::CheckpointKey;
 use countersign::audit::disk::{Disk, Segment, SystemDisk};
-use countersign::audit::evidence::SubjectKey;
 use countersign::audit::key::DigestKey;
 use countersign::audit::record::{Record, StoredRecord};
 use countersign::audit::verify::{Expected, Verifier};
@@ -32,6 +31,7 @@ use countersign::audit::{Audit, Durability, Keys, Options};
 use countersign::bundle::Bundle;
 use countersign::config::Config;
 use countersign::model::time::Timestamp;
+use countersign::sealing::SubjectKey;
 use countersign::workbench::replay::{self, Bundles, Report};
 use tokio::sync::oneshot;
 use tonic::transport::Endpoint;
@@ -197,7 +197,7 @@ fn main() {
     }
     let lines = std::env::var("COUNTERSIGN_BENCH_LINES").ok().and_then(|lines| lines.parse().ok()).unwrap_or(200_000);
     let folder = tempfile::tempdir().unwrap();
-    let key = Arc::new(SubjectKey::new(&DigestKey::new(KEY), "key", "secret").unwrap());
+    let key = Arc::new(SubjectKey::new(&KEY, "key", "secret").unwrap());
     // Records are made in this process, too, so the first row is what the others must be compared with.
     for in_flight in [64, 1024] {
         println!("{lines} records of a decision, strict, {in_flight} in flight: µs of CPU and of time for each");

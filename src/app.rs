@@ -283,7 +283,8 @@ async fn state(config: &Config, entropy: &dyn Entropy, audit: &Audit, replica: &
         (Some(noted), _) => Some(noted),
         (None, logged) => logged,
     };
-    let options = location::Options { seen, ..log::store_options(config, entropy, replica)? };
+    let sealing = Some(log::sealing(config)?);
+    let options = location::Options { seen, sealing, ..log::store_options(config, entropy, replica)? };
     let waiting = Stopwatch::start();
     let store = loop {
         match Store::open(options.clone()).await {

@@ -305,11 +305,6 @@ impl Audit {
         replay::lines_since(&self.options.folder, since, take)
     }
 
-    /// Returns the key of the log's digests, from which other keys are derived.
-    pub fn key(&self) -> &DigestKey {
-        &self.key
-    }
-
     /// Returns the folder of the log.
     pub fn folder(&self) -> &std::path::Path {
         &self.options.folder

@@ -80,6 +80,7 @@ pub mod rates;
 pub mod redact;
 pub mod risk;
 pub mod risk_store;
+pub mod sealing;
 
 pub mod clock;
 pub mod connections;

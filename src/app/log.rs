@@ -133,20 +133,29 @@ pub(super) fn store_options(
         boot: nonce(entropy)?,
         generation: nonce(entropy)?,
         seen: None,
+        sealing: None,
         notes: config.data.join("state"),
     })
 }
 
-/// Returns the deployment's key and the secrets of data subjects, with which evidence is decrypted. A server may be running.
+/// Returns the key with which those of data subjects are derived.
+///
+/// # Errors
+/// Returns an error if its file can't be read.
+pub(super) fn sealing(config: &Config) -> Result<[u8; 32], StartError> {
+    let path = config.keys().join(crate::pdp::keys::Keys::VALUES);
+    Ok(DigestKey::read(&path).map_err(|error| StartError::Data(path, error))?.sealing())
+}
+
+/// Returns the key and the secrets of data subjects, with which evidence is decrypted. A server may be running.
 ///
 /// # Errors
 /// Returns an error if the key's file or the state store can't be read.
-pub async fn evidence_keys(config: &Config) -> Result<(DigestKey, HashMap<String, String>), StartError> {
-    let path = config.data.join("keys").join("audit-digest.key");
-    let deployment = DigestKey::read(&path).map_err(|error| StartError::Data(path, error))?;
-    let timeout = Duration::from_millis(config.store.timeout_ms);
-    let secrets = secrets(&config.location(), timeout).await.map_err(error::OpenError::from)?;
-    Ok((deployment, secrets))
+pub async fn evidence_keys(config: &Config) -> Result<([u8; 32], HashMap<String, String>), StartError> {
+    // There may be millions of secrets.
+    const PATIENCE: Duration = Duration::from_secs(120);
+    let secrets = secrets(&config.location(), PATIENCE).await.map_err(error::OpenError::from)?;
+    Ok((sealing(config)?, secrets))
 }
 
 /// Reads the keys of the log, or creates them.

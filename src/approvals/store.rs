@@ -130,6 +130,11 @@ impl Store {
         self.options.location.place()
     }
 
+    /// Returns the key with which those of data subjects are derived.
+    pub fn sealing(&self) -> Option<[u8; 32]> {
+        self.options.sealing
+    }
+
     /// Returns the generation, and the highest revision seen in it.
     pub fn seen(&self) -> Seen {
         self.seen.load().as_ref().clone()

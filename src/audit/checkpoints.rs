@@ -14,7 +14,7 @@ use crate::audit::checkpoint::{Checkpoint, CheckpointKey, notes};
 use crate::audit::disk::{Disk, Segment};
 use crate::audit::error::OpenError;
 use crate::audit::recover::{LOSS, segments};
-use crate::audit::tree::{Edge, leaf};
+use crate::audit::tree::{Edge, Hash, leaf};
 use crate::model::number::to_u64;
 use crate::model::time::Timestamp;
 
@@ -189,6 +189,16 @@ fn before(folder: &Path, first: u64) -> Option<Before> {
     let hashes = lines.map(|line| BASE64.decode(line).ok()?.try_into().ok()).collect::<Option<_>>()?;
     let edge = Edge::new(size, hashes).filter(|_| head == TREE)?;
     Some(Before { base, edge })
+}
+
+/// Returns the first line and the root of the tree before a segment.
+///
+/// # Errors
+/// If it is not noted.
+pub(super) fn root_before(folder: &Path, first: u64) -> io::Result<(u64, Hash)> {
+    let tree = before(folder, first).filter(|tree| tree.base + tree.edge.size() == first);
+    let tree = tree.ok_or_else(|| io::Error::other(format!("`{}` is missing", tree_path(folder, first).display())))?;
+    Ok((tree.base, tree.edge.root()))
 }
 
 /// Returns the last segment with a tree noted before it that `is_wanted` takes, by its place, and the tree. Without one, the log is

@@ -56,6 +56,7 @@ pub fn check(folders: &[PathBuf], since: Option<Timestamp>, now: Timestamp) -> i
     let mut reported: BTreeMap<String, Lacking> = BTreeMap::new();
     let (mut active, mut used) = (BTreeSet::new(), BTreeMap::new());
     let mut running: BTreeMap<PathBuf, Lacking> = BTreeMap::new();
+    let mut is_whole = since.is_none();
     read(folders, &Filter { since, ..Filter::default() }, |entry| {
         let id = entry.text("/evaluation_id");
         match entry.kind() {
@@ -80,6 +81,8 @@ pub fn check(folders: &[PathBuf], since: Option<Timestamp>, now: Timestamp) -> i
             "server.started" => {
                 found.without_stop.extend(running.insert(entry.folder.clone(), lacking(&entry, entry.kind())));
             }
+            // Older lines were deleted.
+            "log.trimmed" => is_whole = false,
             "server.stopped" => {
                 running.remove(&entry.folder);
             }
@@ -90,9 +93,9 @@ pub fn check(folders: &[PathBuf], since: Option<Timestamp>, now: Timestamp) -> i
     found.without_outcome = sorted(waiting.into_values());
     // The allow of an outcome of the last hour is not kept.
     let is_old = |lacking: &Lacking| Timestamp::parse(&lacking.at).is_some_and(|at| at.plus(OUTCOME) <= now);
-    found.without_allow = sorted(reported.into_values().filter(|lacking| since.is_none() && is_old(lacking)));
+    found.without_allow = sorted(reported.into_values().filter(|lacking| is_whole && is_old(lacking)));
     // A bundle may have been activated before the time from which the logs are read.
-    let is_unknown = |(digest, _): &(String, Lacking)| since.is_none() && !active.contains(digest);
+    let is_unknown = |(digest, _): &(String, Lacking)| is_whole && !active.contains(digest);
     found.unknown_bundles = sorted(used.into_iter().filter(is_unknown).map(|(_, lacking)| lacking));
     Ok(found)
 }

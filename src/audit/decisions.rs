@@ -8,9 +8,10 @@ use memchr::memmem::Finder;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::audit::evidence::{EXTENSION, Sealed};
+use crate::audit::evidence::EXTENSION;
 use crate::audit::recover::segments;
 use crate::model::time::Timestamp;
+use crate::sealing::Sealed;
 
 /// Reads the evidence of a segment's lines, in their order.
 #[derive(Debug)]
@@ -55,8 +56,10 @@ impl Reader {
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => continue,
                 Err(_) => return None,
             }
-            if let Some(read) = Sealed::read(line.trim_end()) {
-                return Some(read);
+            if let Some((seq, sealed)) = line.trim_end().split_once(' ')
+                && let (Ok(seq), Some(sealed)) = (seq.parse(), Sealed::read(sealed))
+            {
+                return Some((seq, sealed));
             }
         }
     }
@@ -78,6 +81,8 @@ pub struct Decided {
     pub reason: String,
     pub gate: String,
     pub links: Vec<DecidedLink>,
+    pub obligations: Listed,
+    pub requires: Listed,
     pub policy: DecidedBy,
     pub evidence: String,
 }
@@ -88,13 +93,13 @@ pub struct Decided {
 pub struct DecidedLink {
     pub link: String,
     pub permitted: bool,
-    pub determining: Determining,
+    pub determining: Listed,
 }
 
-/// Policies that determined a verdict; `more` counts those that the line has no room for.
+/// Policies, obligations or other items; `more` counts those that the line has no room for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct Determining {
+pub struct Listed {
     pub items: Vec<String>,
     pub more: usize,
 }
@@ -170,14 +175,14 @@ mod tests {
 
     use super::*;
     use crate::audit::disk::SystemDisk;
-    use crate::audit::evidence::{EvidenceWriter, SubjectKey};
-    use crate::audit::key::DigestKey;
+    use crate::audit::evidence::EvidenceWriter;
+    use crate::sealing::SubjectKey;
 
     #[test]
     fn evidence_is_found_by_line_and_digest_past_torn_lines_and_repeated_numbers() {
         let folder = tempfile::tempdir().expect("a folder");
         let segment = folder.path().join("seg-00000000000000000000.jsonl");
-        let key = SubjectKey::new(&DigestKey::new([7; 32]), "k", "s").expect("a key");
+        let key = SubjectKey::new(&[7; 32], "k", "s").expect("a key");
         let sealed: Vec<Sealed> = (0..4).map(|number| key.seal(vec![number; 9]).expect("sealed")).collect();
         let mut writer = EvidenceWriter::new(Arc::new(SystemDisk));
         writer.append(&segment, &[(3, sealed[0].clone()), (5, sealed[1].clone())]);

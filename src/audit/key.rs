@@ -80,6 +80,11 @@ impl DigestKey {
         mac.finalize().into_bytes().into()
     }
 
+    /// Derives the key with which those of data subjects are derived.
+    pub fn sealing(&self) -> [u8; 32] {
+        self.derived_key("countersign data subjects")
+    }
+
     /// Returns `hmac-sha256:` and hex over the value's canonical form.
     pub fn digest(&self, value: &impl serde::Serialize) -> String {
         format!("hmac-sha256:{}", self.hex(b"", &json::canonical(value)))

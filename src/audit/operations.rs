@@ -84,6 +84,10 @@ pub struct TrimmedRecord {
     pub before: u64,
     /// SHA-256 of the last line that was deleted, in hex.
     pub hash: String,
+    /// Number of the line with which the tree begins.
+    pub tree: u64,
+    /// Root of the tree of the deleted lines, in hex.
+    pub root: String,
 }
 
 /// Return of the log to service after failed commits.

@@ -9,7 +9,6 @@ pub mod stored;
 
 use serde::Serialize;
 
-use crate::audit::evidence::Sealed;
 use crate::audit::operations::{
     LossRecord, PolicyRecord, RecoveredRecord, RefusalsRecord, ResumedRecord, ServerRecord, TrimmedRecord,
 };
@@ -17,6 +16,7 @@ pub use crate::audit::record::decision::DecisionRecord;
 pub use crate::audit::record::parts::RecordMetadata;
 pub use crate::audit::record::refusal::RefusalRecord;
 pub use crate::audit::record::stored::StoredRecord;
+use crate::sealing::Sealed;
 
 /// Maximum length of a line in bytes, without its newline.
 pub const LINE_MAX: usize = 65_535;

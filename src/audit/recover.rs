@@ -174,7 +174,7 @@ pub(super) fn mac_place(line: &[u8]) -> Option<std::ops::Range<usize>> {
 }
 
 /// Returns whether a line's MAC was made with this key.
-fn is_own(line: &[u8], key: &DigestKey) -> bool {
+pub(super) fn is_own(line: &[u8], key: &DigestKey) -> bool {
     let Some(place) = mac_place(line) else { return false };
     let mut blank = line.to_vec();
     if let Some(mac) = blank.get_mut(place.clone()) {

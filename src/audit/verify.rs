@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use canonical::Members;
 use notes::Notes;
 pub use notes::Verifier;
+use trimmed::Deleted;
 
 /// Prefix of the HMAC input of a line.
 const MAC_PREFIX: &[u8] = b"countersign audit line\0";
@@ -136,18 +137,19 @@ pub fn verify_with_progress(
     let mut notes = Notes::read(&text, expected.verifier.as_ref()).map_err(|problem| broken(CHECKPOINTS, problem))?;
     for noted in &expected.checkpoints {
         let text = format!("{}\n\n", noted.trim_end());
-        notes.add(&text, expected.verifier.as_ref()).map_err(|problem| broken("a noted checkpoint", problem))?;
+        notes.add(&text, expected.verifier.as_ref(), true).map_err(|problem| broken("a noted checkpoint", problem))?;
     }
     let first = before.as_ref().map_or(0, |before| before.line);
     let prev = before.as_ref().map_or_else(|| "0".repeat(MAC_LENGTH), |before| before.prev.clone());
-    if let Some(before) = before {
-        notes.begin(before.base, before.tree);
-    }
+    let deleted = before
+        .map(|before| Deleted::of(before, &mut notes))
+        .transpose()
+        .map_err(|problem| broken(CHECKPOINTS, problem))?;
     let mut walk = Walk {
         notes,
         prev,
         next: first,
-        trimmed: 0,
+        deleted,
         format: None,
         key: expected.key,
         heads: expected.heads.iter().map(String::as_str).collect(),
@@ -169,10 +171,7 @@ pub fn verify_with_progress(
         let file = names.last().map_or_else(String::new, |(name, _)| name.clone());
         return Err(VerifyError::Broken(Broken { file, line: 0, problem }));
     }
-    if walk.trimmed < first {
-        let problem = format!(
-            "the log begins with line {first}, and no line says that those before were deleted: lines were cut off"
-        );
+    if let Some(problem) = walk.deleted.as_ref().and_then(|deleted| deleted.problem(first, walk.notes.held)) {
         return Err(broken(oldest, problem));
     }
     let losses = &walk.report.losses;
@@ -187,6 +186,16 @@ pub fn verify_with_progress(
     walk.report.signed = expected.verifier.is_some() && walk.notes.held > 0;
     walk.report.keyed = walk.key.is_some() && walk.format == Some(2);
     Ok(walk.report)
+}
+
+/// Returns the number of the first line that a log has; 0 unless older lines were deleted.
+///
+/// # Errors
+/// If the folder has no log, or can't be read.
+pub fn first_line(folder: &Path) -> Result<u64, VerifyError> {
+    let (names, _) = segments(folder)?;
+    let first = names.first().and_then(|(name, _)| name.strip_prefix("seg-")?.strip_suffix(".jsonl")?.parse().ok());
+    Ok(first.unwrap_or(0))
 }
 
 /// Returns the segments of a log by name, and their bytes in all.
@@ -221,8 +230,8 @@ struct Walk<'a> {
     prev: String,
     /// Expected number of the next line.
     next: u64,
-    /// Number of the line before which lines were deleted, as a line says.
-    trimmed: u64,
+    /// Lines that were deleted because of their age, if the log lacks some.
+    deleted: Option<Deleted>,
     /// `v` of the lines so far. All lines must have the same `v`; otherwise lines without a MAC could be
     /// inserted among lines with one.
     format: Option<u64>,
@@ -309,8 +318,8 @@ impl Walk<'_> {
         } else if seq != expected {
             return Err(format!("the line has number {seq}, expected {expected}: lines are missing or out of order"));
         }
-        if text("type")? == "log.trimmed" {
-            self.trimmed = self.trimmed.max(number("before")?);
+        if let (Some(deleted), "log.trimmed") = (&mut self.deleted, text("type")?.as_str()) {
+            deleted.says(number("before")?, text("hash")?, number("tree")?, text("root")?)?;
         }
         if members.number(bytes, "durable").is_some_and(|durable| durable >= seq) {
             return Err("`durable` names this line or a later one".into());

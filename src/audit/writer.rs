@@ -2,6 +2,8 @@
 //! and then releases the batch's answers. In best-effort mode no answer waits for it, and it syncs once a
 //! second.
 
+mod trimming;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -18,10 +20,8 @@ use crate::audit::disk::{Disk, Segment, create_folder, lock};
 use crate::audit::error::{AuditDown, OpenError};
 use crate::audit::evidence::EvidenceWriter;
 use crate::audit::key::DigestKey;
-use crate::audit::operations::TrimmedRecord;
 use crate::audit::record::{LINE_MAX, Record};
 use crate::audit::recover::{self, Recovered, Tail};
-use crate::audit::retention;
 use crate::audit::tree::leaf;
 use crate::audit::{Durability, Health, Keys, Message, NotedHead, Options, Pending};
 use crate::json;
@@ -95,6 +95,8 @@ pub(super) struct Writer {
     next: u64,
     prev: String,
     poisoned: bool,
+    /// First line that stays, by the last record of a deletion.
+    trimmed: Option<u64>,
     checkpoints: Checkpoints,
     evidence: EvidenceWriter,
     health: Arc<Health>,
@@ -118,11 +120,8 @@ impl Writer {
         let tail = match start {
             Start::Checked(noted) => match recover::missing(&options.folder, noted).map_err(io)?.into_iter().next() {
                 Some(NotedHead { head, place }) => {
-                    return Err(OpenError::Behind {
-                        folder: options.folder.display().to_string(),
-                        index: head.index,
-                        place,
-                    });
+                    let folder = options.folder.display().to_string();
+                    return Err(OpenError::Behind { folder, index: head.index, place });
                 }
                 None => tail,
             },
@@ -166,6 +165,7 @@ impl Writer {
             next: tail.next,
             prev: tail.prev.unwrap_or_else(|| GENESIS.to_owned()),
             poisoned: false,
+            trimmed: None,
             checkpoints,
             evidence: EvidenceWriter::new(disk),
             health,
@@ -230,16 +230,6 @@ impl Writer {
         (self.durable, self.synced) = (last, now);
         let head = last.map(|index| Head { index, hash: self.prev.clone() });
         *self.health.head.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = head;
-    }
-
-    /// Deletes segments that were written before a time, once the line that says so is durable.
-    fn trim(&mut self, before: Timestamp, now: Timestamp) -> std::io::Result<()> {
-        let Some(old) = retention::old(&self.options.folder, before)? else { return Ok(()) };
-        let record = Record::Trimmed(TrimmedRecord { before: old.before, hash: old.hash.clone() });
-        let line = self.next;
-        self.commit(vec![Pending { at: now, record, done: None }]);
-        self.settle(now.plus(BEST_EFFORT_SYNC));
-        if self.durable.is_some_and(|durable| durable >= line) && line < self.next { old.delete() } else { Ok(()) }
     }
 
     /// Signs a checkpoint if one is due and every line is durable. A line is answered without one, so a failure is only logged.

@@ -12,8 +12,9 @@ use super::{Environment, Exit, Failure};
 use crate::app::{self, Seams};
 use crate::audit::checkpoint::{Checkpoint, VERIFIER_FILE, VerifierKey};
 use crate::audit::prove::{ProveError, Wanted, check, prove, prove_consistency};
-use crate::audit::verify::{Expected, Report, Verifier, VerifyError, verify_with_progress};
+use crate::audit::verify::{Expected, Report, Verifier, VerifyError, first_line, verify_with_progress};
 use crate::audit::witness;
+use crate::model::head::Head;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -33,7 +34,7 @@ pub(super) enum Command {
         #[arg(long)]
         reason: String,
     },
-    /// Erase what is kept about a person, as a human with your own token: the keys of the evidence, ended approvals, checks and risk state
+    /// Erase what is kept about a person, as a human with your own token: the keys of the evidence, ended approvals and checks
     Erase(erase::Arguments),
     /// Prove that a line is in the log, to someone who has only the public key of its checkpoints
     Prove {
@@ -129,7 +130,10 @@ pub(super) fn run(environment: &Environment, command: Command) -> Result<Exit, F
                 let heads = witness::read(file).map_err(|error| {
                     Failure::new(Exit::Failure, format!("the witness `{}` can't be read: {error}", file.display()))
                 })?;
-                expected.heads.extend(heads.into_iter().filter(|(of, _)| of == replica).map(|(_, head)| head.hash));
+                // Heads of lines that were deleted because of their age can't be compared.
+                let first = first_line(&folder).map_err(|error| Failure::new(Exit::Failure, error))?;
+                let is_there = |(of, head): &(String, Head)| of == replica && head.index >= first;
+                expected.heads.extend(heads.into_iter().filter(is_there).map(|(_, head)| head.hash));
             }
             let report = verify_with_progress(&folder, &expected, progress()).map_err(|error| match error {
                 VerifyError::Broken(_) => Failure::new(Exit::Invalid, error),

@@ -181,9 +181,15 @@ fn is_checksum(text: &str, (start, end): Span) -> bool {
         && !nearby::SECRETS.iter().any(|secret| before.contains(secret))
 }
 
-/// Blanks the placeholders of a text for the rules: the words of a placeholder announce no further value.
+/// Blanks placeholders that end a line for the rules: their words announce no value in the next line. Anybody can write a placeholder, so one before a
+/// value in the same line still announces it.
 fn masked(text: &str) -> Cow<'_, str> {
-    without(Cow::Borrowed(text), &placeholders(text))
+    let ends_line = |(_, end): &(usize, usize)| {
+        let rest = text.get(*end..).unwrap_or("").trim_start_matches([' ', '\t', '.', ',', ';', ':', '!']);
+        rest.is_empty() || rest.starts_with(['\n', '\r'])
+    };
+    let ending: Vec<_> = placeholders(text).into_iter().filter(ends_line).collect();
+    without(Cow::Borrowed(text), &ending)
 }
 
 /// Converts a text to ASCII of the same length, for detectors of ASCII values. Their patterns are
@@ -284,7 +290,8 @@ mod tests {
     fn a_placeholder_is_masked_in_any_case_and_the_text_keeps_its_length() {
         for (text, shown) in [
             ("code:[verification code removed]\n00000", "code:|||||||||||||||||||||||||||\n00000"),
-            ("é [iban removed #12] é", "é |||||||||||||||||| é"),
+            ("é [iban removed #12] .\ré", "é |||||||||||||||||| .\ré"),
+            ("Your [verification code removed] 482913", "Your [verification code removed] 482913"),
             ("[pin removed #1234] [nothing removed] [", "[pin removed #1234] [nothing removed] ["),
         ] {
             assert_eq!(masked(text), shown);

@@ -89,7 +89,7 @@ pub struct Roles {
     /// Arguments that name an entity of the call, by action: a call in which they differ is invalid.
     #[serde(default)]
     pub names: BTreeMap<String, BTreeMap<String, Named>>,
-    /// Arguments that lines of the audit log have in clear, by action: numbers, truth values and values of enumerated types.
+    /// Arguments that lines of the audit log have as plain text, by action: numbers, truth values and values of enumerated types.
     /// Lines have all others only as a digest.
     #[serde(default)]
     pub recorded: BTreeMap<String, Vec<String>>,

@@ -1,4 +1,5 @@
-//! Erasure of a person's data at a human's request: the keys of the evidence, and what the stores have about the person.
+//! Erasure of a person's data at a human's request: the keys of the evidence, and what the state store has about the person.
+//! Risk state stays until its time, because only `risk.clear` may lower a score.
 
 use crate::approvals::store::subjects::{Erased, Subject, SubjectOf};
 use crate::audit::events::{self, Actor};
@@ -12,7 +13,6 @@ use crate::pdp::admission::Party;
 use crate::pdp::origin::Origin;
 use crate::pdp::refused::Refused;
 use crate::pdp::rights::may;
-use crate::pdp::risk_state::risk_keys::{RiskKeys, RiskSubject};
 use crate::pdp::snapshot::Moment;
 
 /// A request to erase a subject, as it was read.
@@ -78,24 +78,12 @@ impl Pdp {
         };
         let receipt = self.recorder.record_entry(moment.now, &revision, record).await?;
         self.evidence.forget(&subject);
-        self.forget_risk(moment, &subject).await?;
+        // Deleted rows are overwritten, but earlier versions of them are in the journal.
+        self.store.empty_journal().await.map_err(|_| {
+            Refusal::Unavailable(
+                "the subject is erased, but the state store's journal, which still has its data, is in use: ask again",
+            )
+        })?;
         Ok(receipt.seal(keys))
-    }
-
-    /// Deletes what the risk store has about a subject.
-    async fn forget_risk(&self, moment: &Moment, subject: &Subject) -> Result<(), Refusal> {
-        let nobody = RiskSubject::nobody(&subject.tenant);
-        let customer = self.risk.remembered_as(&subject.id);
-        let about = match subject.kind {
-            SubjectOf::Case => RiskSubject { case: &subject.id, ..nobody },
-            SubjectOf::Customer => RiskSubject { customer: &customer, ..nobody },
-        };
-        let keys = RiskKeys::of(&self.options.environment, about);
-        let services = moment.snapshot.tool_services();
-        let forget = keys.forget(about, services.iter().map(String::as_str));
-        let forgotten = self.risk.ask(keys.tenant, moment, &forget).await;
-        forgotten.map(|_| ()).map_err(|_| {
-            Refusal::Unavailable("the subject's keys are erased, but its risk state can't be now: try again")
-        })
     }
 }

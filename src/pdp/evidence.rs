@@ -4,17 +4,15 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::approvals::store::Store;
-use crate::approvals::store::subjects::{NewSubjectKey, Subject, SubjectOf};
-use crate::audit::evidence::{Sealed, SubjectKey};
-use crate::audit::key::DigestKey;
+use crate::approvals::store::subjects::{NewSubjectKey, Subject};
 use crate::clock::Seldom;
-use crate::entropy::{Entropy, nonce};
 use crate::json::{Object, canonical};
 use crate::model::approval::Approval;
 use crate::model::call::{Call, Case, Correlation, EntityReference, Model, Resource, Tokens};
@@ -22,6 +20,7 @@ use crate::model::chain::{Chain, Credential, TokenFacts};
 use crate::model::time::Timestamp;
 use crate::model::trusted_context::TrustedContext;
 use crate::pdp::services::Services;
+use crate::sealing::{self, Sealed, SubjectKey};
 
 /// Version of the form of evidence.
 const FORM: u32 = 1;
@@ -31,6 +30,13 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const FRESH: Duration = Duration::from_secs(60);
 /// Maximum number of keys in memory.
 const KEYS_MAX: usize = 16_384;
+/// Maximum length of evidence before it is encrypted, in bytes. What is longer is not kept, so that no caller fills the disk.
+const BYTES_MAX: usize = 32 * 1024;
+/// Maximum number of keys that the calls of one tool service may need from the state store in a second.
+const KEYS_PER_SECOND: u32 = 100;
+/// Time that an answer waits for a key, and pause after a failure.
+const PATIENCE: Duration = Duration::from_millis(250);
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What one decision was evaluated with.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -181,9 +187,13 @@ pub(super) struct EvidenceMaker {
     /// Whether evidence is kept.
     is_on: bool,
     store: Arc<Store>,
-    deployment: DigestKey,
-    entropy: Arc<dyn Entropy>,
+    /// Key with which those of subjects are derived.
+    sealing: Option<[u8; 32]>,
     keys: DashMap<Subject, Cached>,
+    /// Second and number of requests for keys, by tool service. Tool services are entities of the bundle, so they are few.
+    asked: DashMap<String, (i64, u32)>,
+    /// Time in microseconds until which the state store is not asked.
+    paused_until: AtomicI64,
     failed_logged: Seldom,
 }
 
@@ -192,9 +202,10 @@ impl EvidenceMaker {
         Self {
             is_on: services.options.evidence_days > 0,
             store: Arc::clone(&services.store),
-            deployment: services.audit.key().clone(),
-            entropy: Arc::clone(&services.entropy),
+            sealing: services.store.sealing(),
             keys: DashMap::new(),
+            asked: DashMap::new(),
+            paused_until: AtomicI64::new(0),
             failed_logged: Seldom::default(),
         }
     }
@@ -205,8 +216,12 @@ impl EvidenceMaker {
         if !self.is_on {
             return None;
         }
-        let key = self.key(Subject::of(&call.case, owner), used.now).await?;
-        key.seal(inputs(used.now, chain, call, used.trusted, used.repeated))
+        let inputs = inputs(used.now, chain, call, used.trusted, used.repeated);
+        if inputs.len() > BYTES_MAX {
+            return None;
+        }
+        let key = self.key(&chain.tool_service, Subject::of(&call.case, owner), used.now).await?;
+        key.seal(inputs)
     }
 
     /// Returns the encrypted evidence of what a reviewer is shown. `None` as in [`Self::of`].
@@ -214,36 +229,51 @@ impl EvidenceMaker {
         if !self.is_on {
             return None;
         }
-        let (call, customer) = (&approval.binding.call, &approval.binding.customer);
-        let (kind, id) =
-            if customer.is_empty() { (SubjectOf::Case, &call.case) } else { (SubjectOf::Customer, customer) };
-        let subject = Subject { tenant: call.tenant.clone(), kind, id: id.clone() };
-        self.key(subject, approval.requested_at).await?.seal(approval.display.clone().into_bytes())
+        let by = &approval.binding.call.audience;
+        self.key(by, Subject::of_approval(approval), approval.requested_at)
+            .await?
+            .seal(approval.display.clone().into_bytes())
     }
 
-    async fn key(&self, subject: Subject, now: Timestamp) -> Option<Arc<SubjectKey>> {
+    async fn key(&self, by: &str, subject: Subject, now: Timestamp) -> Option<Arc<SubjectKey>> {
         let day = now.micros().div_euclid(Timestamp::default().plus(DAY).micros());
-        let known = self.keys.get(&subject).map(|known| known.clone());
-        if let Some(known) = known.filter(|known| known.day == day && now < known.read_at.plus(FRESH)) {
-            return Some(known.key);
+        let is_fresh = |known: &Cached| known.day == day && now < known.read_at.plus(FRESH);
+        if let Some(known) = self.keys.get(&subject).filter(|known| is_fresh(known)) {
+            return Some(Arc::clone(&known.key));
         }
-        let key = self.stored(subject.clone(), day).await;
-        if key.is_none() && self.failed_logged.is_due(now) {
-            tracing::warn!(name: "evidence.no_key", "the state store gives no key for evidence: these decisions can't be replayed");
+        if now.micros() < self.paused_until.load(Ordering::Relaxed) || !self.may_ask(by, now) {
+            return None;
         }
-        let key = key?;
+        let Ok(Some(key)) = tokio::time::timeout(PATIENCE, self.stored(subject.clone(), day)).await else {
+            self.paused_until.store(now.plus(PAUSE).micros(), Ordering::Relaxed);
+            if self.failed_logged.is_due(now) {
+                tracing::warn!(name: "evidence.no_key", "the state store gives no key for evidence: these decisions can't be replayed");
+            }
+            return None;
+        };
         if self.keys.len() >= KEYS_MAX {
-            self.keys.clear();
+            self.keys.retain(|_, known| is_fresh(known));
         }
-        self.keys.insert(subject, Cached { key: Arc::clone(&key), day, read_at: now });
+        if self.keys.len() < KEYS_MAX {
+            self.keys.insert(subject, Cached { key: Arc::clone(&key), day, read_at: now });
+        }
         Some(key)
     }
 
+    /// Counts a request for a key. Returns false if the tool service has made too many in this second.
+    fn may_ask(&self, by: &str, now: Timestamp) -> bool {
+        let mut asked = self.asked.entry(by.to_owned()).or_insert((now.seconds(), 0));
+        if asked.0 != now.seconds() {
+            *asked = (now.seconds(), 0);
+        }
+        asked.1 += 1;
+        asked.1 <= KEYS_PER_SECOND
+    }
+
     async fn stored(&self, subject: Subject, day: i64) -> Option<Arc<SubjectKey>> {
-        let fresh = || nonce(self.entropy.as_ref()).ok();
-        let new = NewSubjectKey { subject, day, id: fresh()?, secret: format!("{}{}", fresh()?, fresh()?) };
-        let (id, secret) = self.store.subject_key(new).await.ok()?;
-        SubjectKey::new(&self.deployment, &id, &secret).map(Arc::new)
+        let (id, secret) = sealing::fresh()?;
+        let (id, secret) = self.store.subject_key(NewSubjectKey { subject, day, id, secret }).await.ok()?;
+        SubjectKey::new(&self.sealing?, &id, &secret).map(Arc::new)
     }
 
     /// Forgets the keys of a subject that is erased.

@@ -29,11 +29,14 @@ pub fn keep(log: &Path, bundle: &Folder, days: u32) {
 }
 
 fn write(place: &Path, bundle: &Folder) -> io::Result<()> {
-    if place.exists() {
+    // A crash may have left a copy that is not whole.
+    if Folder::read(place).is_ok_and(|kept| kept == *bundle) {
         return Ok(());
     }
+    if place.exists() {
+        fs::remove_dir_all(place)?;
+    }
     fs::create_dir_all(place.parent().unwrap_or(place))?;
-    // A crash leaves no half copy under the digest.
     let new = place.with_extension("new");
     if new.exists() {
         fs::remove_dir_all(&new)?;

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use crate::approvals::store::error::StoreError;
-use crate::audit::evidence::Sealed;
 use crate::entities::ResolvedCall;
 use crate::json;
 use crate::json::Value;
@@ -26,6 +25,7 @@ use crate::pdp::scoring::{consent, set_signals};
 use crate::pdp::snapshot::Moment;
 use crate::pdp::tokens::{Presented, TokenState};
 use crate::pdp::{Pdp, gates};
+use crate::sealing::Sealed;
 
 /// Result of evaluating a call with everything that the PDP knows about it.
 pub(super) struct CallEvaluation {

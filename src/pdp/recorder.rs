@@ -7,7 +7,6 @@ use crate::approvals::store::Store;
 use crate::approvals::store::outbox::TAKE_OVER;
 use crate::approvals::store::transitions::{OutboxEntry, Revision, Transition};
 use crate::audit::events::{self, Actor, Happened};
-use crate::audit::evidence::Sealed;
 use crate::audit::record::{DecisionRecord, Record, RecordMetadata, StoredRecord};
 use crate::audit::{Audit, AuditDown, Receipt, Recorded};
 use crate::clock::Seldom;
@@ -25,6 +24,7 @@ use crate::pdp::services::Services;
 use crate::pdp::snapshot::{Moment, PdpClock};
 use crate::policy::Policies;
 use crate::policy::shape::Shape;
+use crate::sealing::Sealed;
 
 /// Writes records to the audit log, and empties the outbox of the state store into it.
 #[derive(Debug)]
@@ -201,7 +201,7 @@ impl Recorder {
     }
 }
 
-/// Returns the arguments of a call that the bundle has recorded in clear. A value of another type than the schema's is not among
+/// Returns the arguments of a call that the bundle has recorded as plain text. A value of another type than the schema's is not among
 /// them, because the call may be denied before its values are checked.
 pub(super) fn recorded_arguments(policies: &Policies, roles: &Roles, call: &Call) -> Object {
     let recorded = roles.recorded.get(&call.action);

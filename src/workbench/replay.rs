@@ -6,14 +6,17 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::audit::decisions::Decided;
-use crate::audit::evidence::{Sealed, SubjectKey};
-use crate::audit::key::DigestKey;
 use crate::bundle::Bundle;
+use crate::model::answer::Obligation;
 use crate::pdp::evaluation::{Evaluation, Evaluator};
 use crate::pdp::evidence::Evaluated;
+use crate::sealing::{Sealed, SubjectKey};
 
 /// Maximum number of decisions that a change names.
 const EXAMPLES_MAX: usize = 5;
+
+/// Maximum length of an id in a line, in characters.
+const ID_MAX: usize = 128;
 
 /// Gate that denies after the policies; the other gates deny without asking them.
 const STEP: &str = "step";
@@ -27,14 +30,14 @@ pub trait Bundles {
 /// Keys of the evidence, which are derived when a decision first needs them.
 #[derive(Debug)]
 pub struct Keys {
-    deployment: DigestKey,
+    deployment: [u8; 32],
     secrets: HashMap<String, String>,
     derived: HashMap<String, Option<SubjectKey>>,
 }
 
 impl Keys {
     /// `secrets` are those of the state store, by id.
-    pub fn new(deployment: DigestKey, secrets: HashMap<String, String>) -> Self {
+    pub fn new(deployment: [u8; 32], secrets: HashMap<String, String>) -> Self {
         Self { deployment, secrets, derived: HashMap::new() }
     }
 
@@ -105,6 +108,8 @@ pub struct Report {
 struct Result {
     /// `allow`, or `deny` and the reason; empty if something else than policies changed the decision afterwards.
     decision: String,
+    /// Obligations, and what is required to turn a denial; empty as above.
+    follows: Vec<String>,
     /// Name, verdict and determining policies of each link.
     links: Vec<(String, bool, Vec<String>)>,
 }
@@ -117,15 +122,29 @@ impl Result {
         let decision = if is_of_policies { words(decision == "allow", &decided.reason) } else { String::new() };
         let links = decided.links.iter();
         let links = links.map(|link| (link.link.clone(), link.permitted, link.determining.items.clone())).collect();
-        Self { decision, links }
+        let mut follows = vec![];
+        if is_of_policies {
+            follows.extend(decided.obligations.items.iter().cloned());
+            follows.extend(decided.requires.items.iter().cloned());
+        }
+        Self { decision, follows, links }
     }
 
     fn of(evaluation: &Evaluation, repeated: bool) -> Self {
         // The retry of an operation is allowed although its token is used.
         let denied = evaluation.outcome.denied.filter(|_| !(repeated && evaluation.could_be_allowed()));
         let links = evaluation.verdict.links.iter();
-        let links = links.map(|link| (link.link.name().to_owned(), link.permitted, link.determining.clone())).collect();
-        Self { decision: words(denied.is_none(), denied.map_or("", |reason| reason.name())), links }
+        // A line has no longer ids.
+        let short = |id: &String| id.chars().take(ID_MAX).collect::<String>();
+        let links = links
+            .map(|link| (link.link.name().to_owned(), link.permitted, link.determining.iter().map(short).collect()))
+            .collect();
+        let mut follows: Vec<String> =
+            evaluation.outcome.obligations.iter().map(|Obligation { kind, value }| format!("{kind}:{value}")).collect();
+        if denied.is_some() {
+            follows.extend(evaluation.outcome.missing.iter().flat_map(|missing| missing.requires.iter().cloned()));
+        }
+        Self { follows, decision: words(denied.is_none(), denied.map_or("", |reason| reason.name())), links }
     }
 
     /// Returns the policies of all links, sorted.
@@ -136,8 +155,12 @@ impl Result {
         all
     }
 
-    fn shown(&self) -> String {
+    /// Returns the decision in words, with what follows from it if that differs.
+    fn shown(&self, other: &[String]) -> String {
         match self.decision.is_empty() {
+            false if self.follows != other && !self.follows.is_empty() => {
+                format!("{} ({})", self.decision, self.follows.join(", "))
+            }
             false => self.decision.clone(),
             true => words(!self.links.is_empty() && self.links.iter().all(|(_, permitted, _)| *permitted), ""),
         }
@@ -169,6 +192,11 @@ impl Report {
         self.replayed += 1;
         if recorded.decision.is_empty() {
             again.decision.clear();
+            again.follows.clear();
+        }
+        // A call that sends a draft, or whose chain is not proven, can't be requested, so its line requires nothing.
+        if decided.requires.items.is_empty() || decided.requires.more + decided.obligations.more > 0 {
+            again.follows.truncate(recorded.follows.len());
         }
         // A line has no room for very many policies.
         for ((_, _, then), link) in
@@ -193,7 +221,7 @@ impl Report {
 }
 
 fn again(bundle: &Bundle, Evaluated { now, chain, call, trusted, repeated }: &Evaluated) -> Result {
-    let refused = || Result { decision: "refused".to_owned(), links: vec![] };
+    let refused = || Result { decision: "refused".to_owned(), follows: vec![], links: vec![] };
     let Some(roles) = &bundle.roles else { return refused() };
     let evaluator = Evaluator { bundle, roles, now: *now };
     // A call that does not fit the bundle's schema is refused.
@@ -207,8 +235,8 @@ fn change(action: &str, recorded: &Result, again: &Result) -> Change {
     };
     Change {
         action: action.to_owned(),
-        was: recorded.shown(),
-        now: again.shown(),
+        was: recorded.shown(&again.follows),
+        now: again.shown(&recorded.follows),
         added: only(&now, &then),
         removed: only(&then, &now),
     }

@@ -906,15 +906,16 @@ async fn a_kill_switch_stops_every_replica_and_retries_of_allowed_operations() {
         [(Agent, "refund-bot"), (Supervisor, "rep-1"), (Case, "case-1"), (Customer, "customer-1"), (Tenant, "acme")]
     {
         let postgres = Postgres::database();
-        let start = || App::start_with(|config, _| config.store.url = Some(postgres.url()));
+        let keys = temp();
+        let start = || {
+            App::start_with(|config, _| {
+                config.store.url = Some(postgres.url());
+                config.keys = Some(keys.path().to_owned());
+            })
+        };
         let (one, two) = (start().await, start().await);
         // Replicas share their keys.
-        let issuer = Issuer::of(&one.data);
-        for purpose in ["approval", "binding", "development"] {
-            std::fs::copy(one.data.join(format!("keys/{purpose}.json")), two.data.join(format!("keys/{purpose}.json")))
-                .unwrap();
-        }
-        two.pdp.reload(countersign::pdp::reload::Trigger::Asked).await.unwrap();
+        let issuer = Issuer::at(keys.path());
         let (mut first, mut second) = (Desk::new(one.channel().await), Desk::new(two.channel().await));
         let (_, used) = first.approved(&credit(400), &issuer).await;
         assert_eq!(second.ask(&with_token(&credit(400), &used, "op-1")).await.decision(), v1::Decision::Allow);

@@ -13,6 +13,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("model", &["json"]),
     ("jose", &["json", "model"]),
     ("clock", &["model"]),
+    ("sealing", &["model"]),
     ("connections", &[]),
     ("entropy", &["model"]),
     // The clock only stamps logs here and is not an input of a decision.
@@ -24,13 +25,13 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     // A transmitter of security events has the same kinds of keys as an issuer.
     ("caep", &["delegation", "jose", "json", "model"]),
     // Approvals have their own store, so that a consumption and its receipt are one transaction.
-    ("approvals", &["jose", "json", "model"]),
+    ("approvals", &["jose", "json", "model", "sealing"]),
     // A bundle's entities are JSON, too.
     ("policy", &["json", "model"]),
     ("entities", &["json", "model", "policy"]),
     ("decision", &["model", "policy"]),
     ("obligations", &["decision", "model", "policy"]),
-    ("audit", &["json", "model"]),
+    ("audit", &["json", "model", "sealing"]),
     // Risk: findings in texts, what was seen before, amounts and rates, and the score of all of them.
     ("content", &["model"]),
     ("redact", &["model"]),
@@ -65,6 +66,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "telemetry",
             "text_pool",
             "risk_store",
+            "sealing",
         ],
     ),
     // `api` sends recorded answers, so it names the proof of a record; its front measures the time of RPCs.
@@ -74,7 +76,20 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     // A test of `workbench` names the types that read a bundle's files.
     (
         "workbench",
-        &["approvals", "audit", "bundle", "content", "entities", "json", "model", "pdp", "policy", "rates", "risk"],
+        &[
+            "approvals",
+            "audit",
+            "bundle",
+            "content",
+            "entities",
+            "json",
+            "model",
+            "pdp",
+            "policy",
+            "rates",
+            "risk",
+            "sealing",
+        ],
     ),
     // These modules wire up the others.
     (
@@ -134,6 +149,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "pdp",
             "telemetry",
             "workbench",
+            "sealing",
         ],
     ),
 ];
@@ -141,8 +157,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 /// Pairs of a crate and the modules that may use it. Crates that are not listed may be used anywhere.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("axum", &["admin", "events"]),
-    ("aws_lc_rs", &["audit", "caller", "jose"]),
-    ("base64", &["audit", "content", "jose", "workbench"]),
+    ("aws_lc_rs", &["audit", "caller", "jose", "sealing"]),
+    ("base64", &["audit", "content", "jose", "sealing", "workbench"]),
     ("cerberust", &["content"]),
     ("cedar_policy", &["audit", "decision", "entities", "pdp", "policy", "workbench"]),
     ("cedar_policy_core", &["entities", "policy"]),

@@ -202,10 +202,47 @@ async fn old_segments_are_deleted_by_a_line_that_says_so_and_the_rest_stays_prov
     let other = noted.replace(lines[3], &base64::engine::general_purpose::STANDARD.encode([3; 32]));
     std::fs::write(&tree, other).unwrap();
     let changed = verify(&log, &expected()).unwrap_err().to_string();
-    assert!(changed.contains("not those of their checkpoint"), "{changed}");
+    assert!(changed.contains("is not that of the deleted lines"), "{changed}");
+    // Another first line of the tree would leave every checkpoint out, and so hide that the end was cut off, too.
+    let last = segments(&log).pop().unwrap();
+    let end = std::fs::read(&last).unwrap();
+    for (base, size) in [(first(oldest), 0), (u64::MAX, 0), (0, u64::MAX), (first(oldest) - 1, 1)] {
+        let forged = format!("countersign audit tree 1\n{base}\n{size}\n");
+        std::fs::write(&tree, if size == 1 { format!("{forged}{}\n", lines[3]) } else { forged }).unwrap();
+        std::fs::remove_file(&last).unwrap();
+        let found = verify(&log, &expected());
+        assert!(matches!(found, Err(VerifyError::Broken(_))), "{base} {size}: {found:?}");
+        std::fs::write(&last, &end).unwrap();
+        assert!(verify(&log, &expected()).is_err(), "{base} {size}");
+    }
+    std::fs::write(&tree, &noted).unwrap();
+    verify(&log, &expected()).unwrap();
+    // A kept checkpoint that covers only deleted lines shows nothing.
+    let kept = Expected { checkpoints: vec![notes_before[0].to_owned()], ..expected() };
+    let found = verify(&log, &kept).unwrap_err().to_string();
+    assert!(found.contains("covers only deleted lines"), "{found}");
     std::fs::remove_file(&tree).unwrap();
     let gone = verify(&log, &expected()).unwrap_err().to_string();
     assert!(gone.contains("lines were cut off"), "{gone}");
+}
+
+/// Who can write the files, but has no key, can't make the server delete lines that are not old.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_time_does_not_make_lines_old() {
+    let folder = temp();
+    let log = folder.path().join("audit");
+    write(&log, 60, 2000, 0).await;
+    let before = segments(&log);
+    for path in &before[1..4] {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let text = std::fs::read_to_string(path).unwrap();
+        std::fs::write(path, text.replacen("\"ts\":\"2026", "\"ts\":\"2016", 1)).unwrap();
+    }
+    let audit = open(&log, 2000, START + 100).unwrap();
+    audit.trim(Timestamp::from_seconds(START - 3600), Timestamp::from_seconds(START + 100));
+    tokio::task::block_in_place(|| audit.close());
+    assert_eq!(segments(&log), before);
 }
 
 /// Every way to tamper with a closed log, with what `verify` says and what a start says. Those of an attacker without the digest key

@@ -28,6 +28,7 @@ async fn open(folder: &std::path::Path) -> Store {
         boot,
         generation,
         seen: None,
+        sealing: Some([7; 32]),
         notes: folder.to_owned(),
     })
     .await

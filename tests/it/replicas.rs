@@ -764,7 +764,7 @@ async fn approvals_of_a_stopped_subject_cannot_be_used_before_all_are_ended() {
     let (approval, token) = desk.approved(&credit(400), &issuer).await;
     let mut connection = sqlx::AnyConnection::connect(&postgres.url()).await.unwrap();
     let columns = "generation, revision, state, tenant, template, digest || n, case_id, customer, agent, supervisor, tool_service, quorum, body,
-        requested_at, review_until, approved_at, approved_until, ended_at, denial_reason, suggested FROM approvals, generate_series(1, 120) AS n";
+        requested_at, review_until, approved_at, approved_until, ended_at, denial_reason, suggested, sealed_by FROM approvals, generate_series(1, 120) AS n";
     let copied = format!("INSERT INTO approvals SELECT id || n, {columns} WHERE id = '{}'", approval.id);
     sqlx::query(sqlx::AssertSqlSafe(copied)).execute(&mut connection).await.unwrap();
     // Insert a signal that has expired before any replica could end the approvals that it ends.

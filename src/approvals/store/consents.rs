@@ -24,7 +24,7 @@ impl Store {
 async fn answer(connection: &mut AnyConnection, writer: &Writer, new: NewConsent) -> Result<End<Answered>, StoreError> {
     let NewConsent { consent, record } = new;
     let revision = next(connection, writer).await?;
-    if let Some(known) = reads::approval(connection, &consent.id).await? {
+    if let Some(known) = reads::approval(connection, writer.sealing, &consent.id).await? {
         let gave = |approval: &Approval| approval.approvers().next().is_some();
         // The state tells whether the customer withdrew the consent since.
         let stands = known.state_at(consent.requested_at);
@@ -45,7 +45,7 @@ async fn answer(connection: &mut AnyConnection, writer: &Writer, new: NewConsent
         return Ok(End::RollBack(Answered::Reused));
     }
     let consent = Approval { generation: writer.seen.generation.clone(), revision: revision.number, ..consent };
-    reads::insert(connection, &consent).await?;
+    reads::insert(connection, writer, &consent).await?;
     for review in &consent.reviews {
         insert_review(connection, &consent.id, review).await?;
     }

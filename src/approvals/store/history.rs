@@ -27,6 +27,8 @@ pub(super) struct Writer {
     pub boot: String,
     pub(super) heads: Arc<AtomicU64>,
     pub dialect: Dialect,
+    /// Key with which the calls of approvals are encrypted.
+    pub(super) sealing: Option<[u8; 32]>,
     /// Last revision of the current transaction.
     pub(super) last: Arc<Mutex<Option<Revision>>>,
 }

@@ -43,6 +43,8 @@ pub struct Options {
     pub generation: String,
     /// Highest generation and revision that this replica has noted; `None` before the first note.
     pub seen: Option<Seen>,
+    /// Key with which those of data subjects are derived, which all replicas have. Without it, no approval can be written or read.
+    pub sealing: Option<[u8; 32]>,
     /// Folder in which this replica notes data that the store might lose: kill switches, revoked sessions and
     /// additions to sums.
     pub notes: PathBuf,

@@ -6,13 +6,16 @@ use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
 use crate::approvals::store::Store;
 use crate::approvals::store::error::StoreError;
+use crate::approvals::store::history::Writer;
+use crate::approvals::store::subjects::approval_key;
 use crate::approvals::store::transitions::{Body, Check, Halts, Receipt, ReceiptKey};
 use crate::model::approval::{Approval, Review, State, Subject};
 use crate::model::halt::{Halt, HaltKind, SubjectKind};
 use crate::model::time::Timestamp;
+use crate::sealing::{Sealed, SubjectKey};
 
 const APPROVAL: &str =
-    "SELECT id, generation, revision, state, digest, body, requested_at, review_until, approved_at, approved_until,
+    "SELECT id, generation, revision, state, digest, body, COALESCE((SELECT secret FROM subject_keys k WHERE k.id = sealed_by), '') AS secret, requested_at, review_until, approved_at, approved_until,
     denial_reason, suggested FROM approvals";
 
 /// Filter for listing approvals; an empty member does not filter.
@@ -38,7 +41,8 @@ impl Store {
     /// When the store does not answer, or the row can't be parsed.
     pub async fn approval(&self, id: &str) -> Result<Option<Approval>, StoreError> {
         let id = id.to_owned();
-        self.read(|mut connection| async move { approval(&mut connection, &id).await }).await
+        let sealing = self.options.sealing;
+        self.read(|mut connection| async move { approval(&mut connection, sealing, &id).await }).await
     }
 
     /// Returns approvals in the order of their requests or of their last changes.
@@ -46,7 +50,8 @@ impl Store {
     /// # Errors
     /// When the store does not answer, or a row can't be parsed.
     pub async fn list(&self, filter: Filter) -> Result<Vec<Approval>, StoreError> {
-        self.read(|mut connection| async move { list(&mut connection, &filter).await }).await
+        let sealing = self.options.sealing;
+        self.read(|mut connection| async move { list(&mut connection, sealing, &filter).await }).await
     }
 
     /// Returns the stored answer of an operation.
@@ -110,15 +115,23 @@ impl Store {
     }
 }
 
-pub(super) async fn approval(connection: &mut AnyConnection, id: &str) -> Result<Option<Approval>, StoreError> {
+pub(super) async fn approval(
+    connection: &mut AnyConnection,
+    sealing: Option<[u8; 32]>,
+    id: &str,
+) -> Result<Option<Approval>, StoreError> {
     let query = sqlx::query(AssertSqlSafe(format!("{APPROVAL} WHERE id = $1"))).bind(id.to_owned());
     match query.fetch_optional(&mut *connection).await? {
-        Some(row) => Ok(Some(whole(connection, &row).await?)),
+        Some(row) => Ok(Some(whole(connection, sealing, &row).await?)),
         None => Ok(None),
     }
 }
 
-async fn list(connection: &mut AnyConnection, filter: &Filter) -> Result<Vec<Approval>, StoreError> {
+async fn list(
+    connection: &mut AnyConnection,
+    sealing: Option<[u8; 32]>,
+    filter: &Filter,
+) -> Result<Vec<Approval>, StoreError> {
     let sql = format!(
         "{APPROVAL} WHERE ($1 = '' OR tenant = $1) AND ($2 = '' OR tool_service = $2) AND ($3 = '' OR state = $3)
             AND ($4 = '' OR case_id = $4) AND (requested_at > $5 OR (requested_at = $5 AND id > $6)) AND revision > $7
@@ -136,13 +149,17 @@ async fn list(connection: &mut AnyConnection, filter: &Filter) -> Result<Vec<App
         .bind(filter.most);
     let mut approvals = vec![];
     for row in query.fetch_all(&mut *connection).await? {
-        approvals.push(whole(connection, &row).await?);
+        approvals.push(whole(connection, sealing, &row).await?);
     }
     Ok(approvals)
 }
 
 /// Builds an approval from its row and its reviews.
-async fn whole(connection: &mut AnyConnection, row: &AnyRow) -> Result<Approval, StoreError> {
+async fn whole(
+    connection: &mut AnyConnection,
+    sealing: Option<[u8; 32]>,
+    row: &AnyRow,
+) -> Result<Approval, StoreError> {
     let id: String = row.try_get("id")?;
     let sql =
         "SELECT person, issuer, subject, approves, at, reason FROM reviews WHERE approval = $1 ORDER BY at, person";
@@ -159,8 +176,8 @@ async fn whole(connection: &mut AnyConnection, row: &AnyRow) -> Result<Approval,
             })
         })
         .collect();
-    let body: String = row.try_get("body")?;
-    let body: Body = serde_json::from_str(&body).map_err(|_| StoreError::Damaged)?;
+    let body = opened(row.try_get("body")?, sealing, row.try_get("secret")?).ok_or(StoreError::Damaged)?;
+    let body: Body = serde_json::from_slice(&body).map_err(|_| StoreError::Damaged)?;
     let time = |name: &str| Ok::<_, StoreError>(Timestamp::from_micros(row.try_get(name)?));
     let state: String = row.try_get("state")?;
     Ok(Approval {
@@ -184,7 +201,20 @@ async fn whole(connection: &mut AnyConnection, row: &AnyRow) -> Result<Approval,
     })
 }
 
-pub(super) async fn insert(connection: &mut AnyConnection, approval: &Approval) -> Result<(), StoreError> {
+/// Decrypts the call of an approval. Rows of earlier versions have it as plain text.
+fn opened(body: String, sealing: Option<[u8; 32]>, secret: String) -> Option<Vec<u8>> {
+    if body.starts_with('{') {
+        return Some(body.into_bytes());
+    }
+    let sealed = Sealed::read(&body)?;
+    SubjectKey::new(&sealing?, sealed.key(), &secret)?.open(&sealed)
+}
+
+pub(super) async fn insert(
+    connection: &mut AnyConnection,
+    writer: &Writer,
+    approval: &Approval,
+) -> Result<(), StoreError> {
     let call = &approval.binding.call;
     let body = Body {
         binding: approval.binding.clone(),
@@ -192,12 +222,15 @@ pub(super) async fn insert(connection: &mut AnyConnection, approval: &Approval) 
         display: approval.display.clone(),
         reversibility: approval.reversibility.clone(),
     };
-    let body = serde_json::to_string(&body).map_err(|_| StoreError::Damaged)?;
+    let body = serde_json::to_vec(&body).map_err(|_| StoreError::Damaged)?;
+    let (id, secret) = approval_key(connection, approval).await?;
+    let key = writer.sealing.and_then(|sealing| SubjectKey::new(&sealing, &id, &secret));
+    let sealed = key.and_then(|key| key.seal(body)).ok_or(StoreError::Damaged)?;
     // A consent that the customer refuses has ended when it is stored.
     let ended = if approval.state == State::Denied { approval.requested_at } else { Timestamp::default() };
     let sql = "INSERT INTO approvals (id, generation, revision, state, tenant, template, digest, case_id, customer, agent, supervisor,
-        tool_service, quorum, body, requested_at, review_until, approved_at, approved_until, ended_at, denial_reason, suggested)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, '', '')";
+        tool_service, quorum, body, requested_at, review_until, approved_at, approved_until, ended_at, denial_reason, suggested, sealed_by)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, '', '', $20)";
     sqlx::query(sql)
         .bind(approval.id.clone())
         .bind(approval.generation.clone())
@@ -212,12 +245,13 @@ pub(super) async fn insert(connection: &mut AnyConnection, approval: &Approval) 
         .bind(call.supervisor.sub.clone())
         .bind(call.audience.clone())
         .bind(i64::from(approval.binding.quorum))
-        .bind(body)
+        .bind(sealed.to_string())
         .bind(approval.requested_at.micros())
         .bind(approval.review_until.micros())
         .bind(approval.approved_at.micros())
         .bind(approval.approved_until.micros())
         .bind(ended.micros())
+        .bind(id)
         .execute(connection)
         .await?;
     Ok(())

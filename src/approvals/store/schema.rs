@@ -80,13 +80,15 @@ const MIGRATIONS: [&[&str]; 7] = [
         tenant TEXT NOT NULL, subject_kind TEXT NOT NULL, subject TEXT NOT NULL, person TEXT NOT NULL, human TEXT NOT NULL,
         issued_at BIGINT NOT NULL, at BIGINT NOT NULL, PRIMARY KEY (tenant, subject_kind, subject, person))",
     ],
-    // Secrets of data subjects, one for each day, by which evidence is encrypted.
+    // Secrets of data subjects, by which evidence and the calls of approvals are encrypted.
     &[
         "CREATE TABLE subject_keys (
         id TEXT PRIMARY KEY, secret TEXT NOT NULL, tenant TEXT NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL,
         day BIGINT NOT NULL)",
         "CREATE UNIQUE INDEX subject_keys_subject ON subject_keys (tenant, kind, subject, day)",
         "CREATE INDEX subject_keys_day ON subject_keys (day)",
+        "ALTER TABLE approvals ADD COLUMN sealed_by TEXT NOT NULL DEFAULT ''",
+        "CREATE INDEX approvals_sealed_by ON approvals (sealed_by)",
     ],
 ];
 

@@ -12,8 +12,13 @@ use crate::approvals::store::history::next;
 use crate::approvals::store::location::Location;
 use crate::approvals::store::outbox::leave;
 use crate::approvals::store::transitions::Revision;
+use crate::model::approval::Approval;
 use crate::model::call::Case;
 use crate::model::time::Timestamp;
+use crate::sealing;
+
+/// `day` of the key of a subject's approvals, which have a time of their own.
+const OF_APPROVALS: i64 = i64::MAX;
 
 /// Person that decisions are about, or the case if it has no owner.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +45,14 @@ impl SubjectOf {
 }
 
 impl Subject {
+    /// Returns the subject of an approval.
+    pub fn of_approval(approval: &Approval) -> Self {
+        let (call, customer) = (&approval.binding.call, &approval.binding.customer);
+        let (kind, id) =
+            if customer.is_empty() { (SubjectOf::Case, &call.case) } else { (SubjectOf::Customer, customer) };
+        Self { tenant: call.tenant.clone(), kind, id: id.clone() }
+    }
+
     /// Returns the subject of a case. `owner` is empty if the case has none.
     pub fn of(case: &Case, owner: &str) -> Self {
         let (kind, id) = if owner.is_empty() { (SubjectOf::Case, &*case.id) } else { (SubjectOf::Customer, owner) };
@@ -77,19 +90,7 @@ impl Store {
         if let Some(found) = found {
             return Ok(found);
         }
-        self.write(move |connection| {
-            Box::pin(async move {
-                let sql =
-                    "INSERT INTO subject_keys (id, secret, tenant, kind, subject, day) VALUES ($1, $2, $3, $4, $5, $6)
-                    ON CONFLICT (tenant, kind, subject, day) DO NOTHING";
-                let insert = sqlx::query(sql).bind(new.id).bind(new.secret).bind(new.subject.tenant.clone());
-                let insert = insert.bind(new.subject.kind.name()).bind(new.subject.id.clone()).bind(new.day);
-                insert.execute(&mut *connection).await?;
-                let found = stored(connection, &new.subject, new.day).await?;
-                found.map(End::Commit).ok_or(StoreError::Damaged)
-            })
-        })
-        .await
+        self.write(move |connection| Box::pin(async move { Ok(End::Commit(insert(connection, new).await?)) })).await
     }
 
     /// Deletes the keys of a subject, and what the store has about it: approvals and consents that have ended, and checks.
@@ -104,8 +105,10 @@ impl Store {
     ) -> Result<Erased, StoreError> {
         let erased = self.advance(move |connection, writer| {
             Box::pin(async move {
+                // From here on no other replica adds an approval.
+                let revision = next(connection, &writer).await?;
                 let column = match subject.kind {
-                    SubjectOf::Case => "case_id",
+                    SubjectOf::Case => "customer = '' AND case_id",
                     SubjectOf::Customer => "customer",
                 };
                 let about = |sql: &str| {
@@ -116,7 +119,6 @@ impl Store {
                 if about(open).fetch_optional(&mut *connection).await?.is_some() {
                     return Ok(End::RollBack(Erased::Open));
                 }
-                let revision = next(connection, &writer).await?;
                 const APPROVALS: &str = "(SELECT id FROM approvals WHERE tenant = $1 AND {column} = $2)";
                 for sql in [
                     format!("DELETE FROM reviews WHERE approval IN {APPROVALS}"),
@@ -132,10 +134,15 @@ impl Store {
                 Ok(End::Commit(Erased::Done(keys, revision)))
             })
         });
-        let erased = erased.await?;
-        // The pages of deleted rows are overwritten, but earlier versions of them are in the journal.
-        self.engine.empty_journal().await?;
-        Ok(erased)
+        erased.await
+    }
+
+    /// Empties the journal of SQLite, so that it has no copy of erased rows.
+    ///
+    /// # Errors
+    /// When the store does not answer, or somebody reads it.
+    pub async fn empty_journal(&self) -> Result<(), StoreError> {
+        self.engine.empty_journal().await
     }
 
     /// Deletes the keys whose evidence is not kept any longer.
@@ -147,7 +154,9 @@ impl Store {
         const DAY: Duration = Duration::from_secs(24 * 3600);
         // The evidence of a day may have been written until its end.
         let before = now.minus(kept).minus(DAY).micros().div_euclid(Timestamp::default().plus(DAY).micros());
-        sqlx::query("DELETE FROM subject_keys WHERE day < $1").bind(before).execute(connection).await?;
+        sqlx::query("DELETE FROM subject_keys WHERE day < $1").bind(before).execute(&mut *connection).await?;
+        let unused = "DELETE FROM subject_keys WHERE day = $1 AND NOT EXISTS (SELECT 1 FROM approvals WHERE sealed_by = subject_keys.id)";
+        sqlx::query(unused).bind(OF_APPROVALS).execute(connection).await?;
         Ok(())
     }
 }
@@ -165,6 +174,28 @@ pub async fn secrets(location: &Location, timeout: Duration) -> Result<HashMap<S
         rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     };
     tokio::time::timeout(timeout, asked).await.map_err(late)?
+}
+
+/// Returns id and secret of the key of an approval's subject, which is stored if there is none.
+pub(super) async fn approval_key(
+    connection: &mut AnyConnection,
+    approval: &Approval,
+) -> Result<(String, String), StoreError> {
+    let subject = Subject::of_approval(approval);
+    if let Some(found) = stored(connection, &subject, OF_APPROVALS).await? {
+        return Ok(found);
+    }
+    let (id, secret) = sealing::fresh().ok_or(StoreError::Damaged)?;
+    insert(connection, NewSubjectKey { subject, day: OF_APPROVALS, id, secret }).await
+}
+
+async fn insert(connection: &mut AnyConnection, new: NewSubjectKey) -> Result<(String, String), StoreError> {
+    let sql = "INSERT INTO subject_keys (id, secret, tenant, kind, subject, day) VALUES ($1, $2, $3, $4, $5, $6)
+        ON CONFLICT (tenant, kind, subject, day) DO NOTHING";
+    let insert = sqlx::query(sql).bind(new.id).bind(new.secret).bind(new.subject.tenant.clone());
+    let insert = insert.bind(new.subject.kind.name()).bind(new.subject.id.clone()).bind(new.day);
+    insert.execute(&mut *connection).await?;
+    stored(connection, &new.subject, new.day).await?.ok_or(StoreError::Damaged)
 }
 
 async fn stored(

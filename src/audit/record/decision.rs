@@ -4,7 +4,6 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::audit::content::{ContextRecord, OutputRecord};
-use crate::audit::evidence::Sealed;
 use crate::audit::record::parts::{
     CallerRecord, Capped, CaseRecord, ChainRecord, ConsentRecord, CorrelationRecord, DraftRecord, Engine, LinkRecord,
     PolicyReference, RecordMetadata, ResourceRecord, UsedRecord, correlation, link,
@@ -14,6 +13,7 @@ use crate::json::Object;
 use crate::model::answer::{Answer, Gate, Mode, Obligation, Reason};
 use crate::model::call::{Call, Model, PlainCall};
 use crate::model::chain::{Caller, Chain};
+use crate::sealing::Sealed;
 
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct DecisionRecord {
@@ -38,7 +38,7 @@ pub struct DecisionRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
     draft: Option<DraftRecord>,
     action: String,
-    /// Arguments that the bundle has recorded in clear.
+    /// Arguments that the bundle has recorded as plain text.
     #[serde(skip_serializing_if = "Object::is_empty")]
     arguments: Object,
     resource: ResourceRecord,
@@ -125,7 +125,7 @@ impl DecisionRecord {
         Self { draft: Some(DraftRecord { digest: digest.to_owned(), release: release.to_owned() }), ..self }
     }
 
-    /// Adds the arguments that the bundle has recorded in clear.
+    /// Adds the arguments that the bundle has recorded as plain text.
     #[must_use]
     pub fn with_arguments(self, arguments: Object) -> Self {
         Self { arguments, ..self }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::audit::evidence::Sealed;
+use crate::sealing::Sealed;
 
 /// Record with a `type` of its own, and the members that place it: in the state store's history and in the log of a replica.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

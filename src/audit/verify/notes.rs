@@ -30,7 +30,11 @@ impl Tree {
         self.size += 1;
     }
 
-    fn root(&self) -> [u8; 32] {
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub(super) fn root(&self) -> [u8; 32] {
         let mut rest = self.subtrees.iter().rev().map(|(_, hash)| *hash);
         rest.next()
             .map_or_else(|| Sha256::digest(b"").into(), |last| rest.fold(last, |right, left| pair(&left, &right)))
@@ -67,10 +71,18 @@ impl Verifier {
     }
 }
 
+/// A checkpoint.
+#[derive(Clone, Copy, Debug)]
+struct Note {
+    root: [u8; 32],
+    /// Whether somebody noted it elsewhere, so that it must be compared.
+    is_noted: bool,
+}
+
 /// Checkpoints that the log has not reached yet, by the number of the tree's first line and the size of the tree.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
-    open: BTreeMap<(u64, u64), [u8; 32]>,
+    open: BTreeMap<(u64, u64), Note>,
     tree: Tree,
     base: u64,
     /// Number of checkpoints that agree with the log.
@@ -81,12 +93,17 @@ impl Notes {
     /// Reads a file of signed notes, each ended by an empty line. Without a key their signatures are not checked.
     pub(super) fn read(file: &str, verifier: Option<&Verifier>) -> Result<Self, String> {
         let mut notes = Self::default();
-        notes.add(file, verifier)?;
+        notes.add(file, verifier, false)?;
         Ok(notes)
     }
 
-    /// Adds the checkpoints of a file.
-    pub(super) fn add(&mut self, file: &str, verifier: Option<&Verifier>) -> Result<(), String> {
+    /// Returns whether there are no checkpoints left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Adds the checkpoints of a file. `is_noted` says that somebody noted them elsewhere.
+    pub(super) fn add(&mut self, file: &str, verifier: Option<&Verifier>, is_noted: bool) -> Result<(), String> {
         let mut rest = file;
         let mut number = 0;
         while let Some((text, after)) = rest.split_once("\n\n") {
@@ -103,7 +120,8 @@ impl Notes {
                 return Err(wrong("was not signed with this log's key"));
             }
             let (at, root) = parse(text, verifier).ok_or_else(|| wrong("has another form"))?;
-            if self.open.insert(at, root).is_some_and(|other| other != root) {
+            let is_noted = is_noted || self.open.get(&at).is_some_and(|known| known.is_noted);
+            if self.open.insert(at, Note { root, is_noted }).is_some_and(|other| other.root != root) {
                 return Err(wrong("contradicts an earlier one of the same size: the log has two histories"));
             }
             rest = next;
@@ -111,10 +129,24 @@ impl Notes {
         Ok(())
     }
 
-    /// Begins in a tree of which the first leaves are known as complete subtrees only. Checkpoints of less can't be compared.
-    pub(super) fn begin(&mut self, base: u64, tree: Tree) {
-        self.open.retain(|(of, size), _| *of > base || *of == base && *size > tree.size);
+    /// Begins behind lines that were deleted, with their tree. A checkpoint of fewer lines can't be compared.
+    pub(super) fn begin(&mut self, base: u64, tree: Tree) -> Result<(), String> {
+        let (root, end) = (tree.root(), base + tree.size);
+        for ((of, size), note) in std::mem::take(&mut self.open) {
+            if of + size > end {
+                self.open.insert((of, size), note);
+            } else if (of, size) == (base, tree.size) && note.root == root {
+                self.held += 1;
+            } else if (of, size) == (base, tree.size) {
+                return Err(format!("the checkpoint of {size} lines is not that of the deleted lines"));
+            } else if note.is_noted {
+                return Err(format!(
+                    "the checkpoint of {size} lines covers only deleted lines, so it can't be compared: give a later one"
+                ));
+            }
+        }
         (self.base, self.tree) = (base, tree);
+        Ok(())
     }
 
     /// Takes a line; `is_first` says that another tree begins with it.
@@ -124,7 +156,7 @@ impl Notes {
         }
         self.tree.push(line);
         match self.open.remove(&(self.base, self.tree.size)) {
-            Some(root) if root != self.tree.root() => Err(
+            Some(note) if note.root != self.tree.root() => Err(
                 "the lines up to this one are not those of their checkpoint: a line was changed, inserted or deleted"
                     .into(),
             ),

@@ -8,7 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::canonical::Members;
-use super::notes::Tree;
+use super::hex;
+use super::notes::{Notes, Tree};
 
 /// What is known of the deleted lines. Later checkpoints show whether the tree is true, and the MAC of the first line whether its
 /// `prev` is.
@@ -21,6 +22,51 @@ pub(super) struct Before {
     /// Number of the line with which the tree begins.
     pub(super) base: u64,
     pub(super) tree: Tree,
+}
+
+/// Lines that were deleted because of their age, and whether a line of the server says so.
+#[derive(Debug)]
+pub(super) struct Deleted {
+    line: u64,
+    prev: String,
+    base: u64,
+    root: String,
+    /// Whether the log has checkpoints.
+    has_checkpoints: bool,
+    is_said: bool,
+}
+
+impl Deleted {
+    /// Begins the tree of the log behind the deleted lines.
+    pub(super) fn of(Before { line, prev, base, tree }: Before, notes: &mut Notes) -> Result<Self, String> {
+        let (root, has_checkpoints) = (hex(&tree.root()), !notes.is_empty());
+        notes.begin(base, tree)?;
+        Ok(Self { line, prev, base, root, has_checkpoints, is_said: false })
+    }
+
+    /// Takes a line that says that those before `before` were deleted. `tree` and `root` are first line and root of their tree.
+    pub(super) fn says(&mut self, before: u64, hash: String, tree: u64, root: String) -> Result<(), String> {
+        if before == self.line && (hash, tree, root) != (self.prev.clone(), self.base, self.root.clone()) {
+            return Err(
+                "the tree or the hash of the deleted lines is another one: `seg-*.tree` or the first line was changed"
+                    .to_owned(),
+            );
+        }
+        // A deletion that was interrupted left some of the lines.
+        self.is_said |= before >= self.line;
+        Ok(())
+    }
+
+    /// Returns why the lines may have been deleted by somebody else. `held` is the number of checkpoints that agree.
+    pub(super) fn problem(&self, first: u64, held: u64) -> Option<String> {
+        if !self.is_said {
+            return Some(format!(
+                "the log begins with line {first}, and no line says that those before were deleted: lines were cut off"
+            ));
+        }
+        (self.has_checkpoints && held == 0)
+            .then(|| format!("the log begins with line {first}, and no checkpoint covers a line that is there"))
+    }
 }
 
 /// Reads what is known of the lines before the first segment; `None` if the log has its beginning.
@@ -37,12 +83,13 @@ pub(super) fn before(folder: &Path, segments: &[(String, PathBuf)]) -> Result<Op
         return Err("the first line of the log lacks `type` or `prev`".to_owned());
     };
     if kind == "log.loss_accepted" {
-        // Another tree begins with it, and it says which lines are lost.
+        // Another tree begins with it. The log had no line before, or somebody cut those off, which its `prev` shows.
         return Ok(None);
     }
     let tree = fs::read_to_string(folder.join(format!("{stem}.tree"))).ok();
-    let (base, tree) = tree.as_deref().and_then(read).ok_or_else(|| {
-        format!("the lines before {line} are not there, and neither is their tree in `{stem}.tree`: lines were cut off")
+    let fits = |(base, tree): &(u64, Tree)| base.checked_add(tree.size()) == Some(line);
+    let (base, tree) = tree.as_deref().and_then(read).filter(fits).ok_or_else(|| {
+        format!("the lines before {line} are not there, and `verify` finds no whole tree of them in `{stem}.tree`: lines were cut off")
     })?;
     Ok(Some(Before { line, prev, base, tree }))
 }

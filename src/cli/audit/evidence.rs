@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use super::{log_folder, unreadable};
 use crate::app::log::evidence_keys;
 use crate::audit::decisions::with_evidence;
-use crate::audit::evidence::SubjectKey;
 use crate::audit::told::plain;
 use crate::cli::{Environment, Exit, Failure, Output, print, runtime};
+use crate::sealing::SubjectKey;
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Arguments {

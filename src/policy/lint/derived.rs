@@ -7,6 +7,9 @@ use crate::model::text::known;
 use crate::model::trusted_context::COMPUTED;
 use crate::policy::shape::{Action, Member, Record, Shape};
 
+/// Maximum number of arguments of an action that a line has in plain text.
+const RECORDED_MAX: usize = 16;
+
 /// Checks `context.derived` of each action.
 pub(super) fn members(bundle: &Bundle<'_>) -> Vec<Lint> {
     let declared = bundle.case_actions().filter_map(|(id, action)| Some((id, action.context.get(COMPUTED)?)));
@@ -104,10 +107,16 @@ pub(super) fn unused(bundle: &Bundle<'_>) -> Vec<Lint> {
         .collect()
 }
 
-/// Checks that arguments which the audit log has in clear exist, and can't contain a text.
+/// Checks that arguments which the audit log has as plain text exist, and can't contain a text.
 pub(super) fn recorded(bundle: &Bundle<'_>) -> Vec<Lint> {
     let mut faults = vec![];
     for (id, recorded) in &bundle.roles.recorded {
+        if recorded.len() > RECORDED_MAX || recorded.iter().any(|argument| argument == "mac") {
+            faults.push(Lint::in_manifest(
+                [id],
+                format!("`recorded` of `{id}` may list {RECORDED_MAX} arguments at most, and none called `mac`, which is a member of each line"),
+            ));
+        }
         let action = bundle.case_actions().find(|(known, _)| *known == id).map(|(_, action)| action);
         for argument in recorded {
             let member = action.and_then(arguments).and_then(|arguments| arguments.get(argument));
