@@ -1,7 +1,8 @@
 //! The words of a language and the claims that they can make, as `detectors/claims-<language>.yaml` has them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 
+use rustc_hash::{FxHashMap, FxHashSet};
 use serde::Deserialize;
 
 use super::Said;
@@ -159,11 +160,11 @@ type Entry = (Vec<String>, Meaning);
 pub struct Lexicon {
     pub language: String,
     pub(super) verb_last: bool,
-    common: HashSet<String>,
+    common: FxHashSet<String>,
     pub frames: Vec<Frame>,
     /// Entries by their first word: as it is written, and without accents.
-    exact: HashMap<String, Vec<Entry>>,
-    folded: HashMap<String, Vec<Entry>>,
+    exact: FxHashMap<String, Vec<Entry>>,
+    folded: FxHashMap<String, Vec<Entry>>,
     roles: Vec<Role>,
 }
 
