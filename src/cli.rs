@@ -83,6 +83,9 @@ enum Command {
     /// Run a bundle's tests: decision tables (tests/*.yaml) and Cedar's JSON tests (tests/*.json)
     Test(test::Arguments),
     /// Evaluate recorded decisions again, by the bundle that made them or by another one, and show what changes
+    ///
+    /// Gates, derived values, policies and obligations are evaluated again. Risk scores, full windows, findings and checks are taken as they were, so
+    /// other windows, weights or detectors change nothing here. Exit codes: 0 nothing changes, 3 something does, 1 nothing could be replayed.
     Replay(replay::Arguments),
     /// Evaluate one request, on a running server or with a local bundle
     Authorize(authorize::Arguments),

@@ -19,6 +19,7 @@ use crate::audit::{Audit, Keys, NotedHead, OpenError};
 use crate::clock::Monotonic;
 use crate::config::Config;
 use crate::entropy::{Entropy, nonce};
+use crate::pdp::keys::Keys as SigningKeys;
 
 /// Accepts that an audit log lost lines that were noted elsewhere. The loss is recorded in the log, whose
 /// numbering continues after the lost lines. No server may be running on the data folder. Returns the
@@ -143,19 +144,37 @@ pub(super) fn store_options(
 /// # Errors
 /// Returns an error if its file can't be read.
 pub(super) fn sealing(config: &Config) -> Result<[u8; 32], StartError> {
-    let path = config.keys().join(crate::pdp::keys::Keys::VALUES);
+    let path = config.keys().join(SigningKeys::VALUES);
     Ok(DigestKey::read(&path).map_err(|error| StartError::Data(path, error))?.sealing())
+}
+
+/// Reason why evidence can't be decrypted.
+#[derive(Debug, thiserror::Error)]
+pub enum EvidenceKeysError {
+    #[error(
+        "`{0}` is missing or can't be read, so evidence can't be decrypted: run the command with the server's settings (`--config FILE`), or name \
+         its data folder in COUNTERSIGN__DATA"
+    )]
+    Missing(PathBuf),
+    #[error("the keys of the evidence can't be read from the state store: {0}: see `store` in the settings")]
+    Store(error::StoreError),
 }
 
 /// Returns the key and the secrets of data subjects, with which evidence is decrypted. A server may be running.
 ///
 /// # Errors
 /// Returns an error if the key's file or the state store can't be read.
-pub async fn evidence_keys(config: &Config) -> Result<([u8; 32], HashMap<String, String>), StartError> {
+pub async fn evidence_keys(config: &Config) -> Result<([u8; 32], HashMap<String, String>), EvidenceKeysError> {
     // There may be millions of secrets.
     const PATIENCE: Duration = Duration::from_secs(120);
-    let secrets = secrets(&config.location(), PATIENCE).await.map_err(error::OpenError::from)?;
-    Ok((sealing(config)?, secrets))
+    let location = config.location();
+    if let location::Location::Sqlite(path) = &location
+        && !path.is_file()
+    {
+        return Err(EvidenceKeysError::Missing(path.clone()));
+    }
+    let key = sealing(config).map_err(|_| EvidenceKeysError::Missing(config.keys().join(SigningKeys::VALUES)))?;
+    Ok((key, secrets(&location, PATIENCE).await.map_err(EvidenceKeysError::Store)?))
 }
 
 /// Reads the keys of the log, or creates them.

@@ -111,6 +111,8 @@ pub(super) fn run(environment: &Environment, command: Command) -> Result<Exit, F
             let proof = prove(&folder, &wanted).map_err(failed)?;
             let (line, text) =
                 (out.join(format!("{}.json", proof.index)), out.join(format!("{}.tlog-proof", proof.index)));
+            std::fs::create_dir_all(&out)
+                .map_err(|error| Failure::new(Exit::Failure, format!("`{}` can't be made: {error}", out.display())))?;
             write(&line, &proof.line)?;
             write(&text, proof.text.as_bytes())?;
             let shown = serde_json::json!({"index": proof.index, "line": line, "proof": text});

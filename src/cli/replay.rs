@@ -8,7 +8,8 @@ use super::audit::{folders, time};
 use super::{Environment, Exit, Failure, runtime};
 use crate::app::log::evidence_keys;
 use crate::audit::decisions::decisions;
-use crate::bundle::{Bundle, Reading};
+use crate::audit::told::plain;
+use crate::bundle::{Bundle, LoadError, Reading};
 use crate::clock::Stopwatch;
 use crate::model::time::Timestamp;
 use crate::pdp::kept_bundles;
@@ -55,7 +56,10 @@ pub(super) fn run(environment: &Environment, arguments: &Arguments) -> Result<Ex
     let config = environment.config()?;
     let logs = folders(environment, &arguments.folders)?;
     let reading = config.reading();
-    let candidate = arguments.bundle.as_ref().map(|folder| Bundle::load(folder, reading)).transpose()?.map(Arc::new);
+    let load = |folder: &PathBuf| Bundle::load(folder, reading).map(Arc::new);
+    // A bundle that can't be loaded is no difference.
+    let failed = |error: LoadError| Failure { exit: Exit::Failure, ..Failure::from(error) };
+    let candidate = arguments.bundle.as_ref().map(load).transpose().map_err(failed)?;
     let (deployment, secrets) =
         runtime()?.block_on(evidence_keys(&config)).map_err(|error| Failure::new(Exit::Failure, error))?;
     let mut keys = Keys::new(deployment, secrets);
@@ -69,7 +73,11 @@ pub(super) fn run(environment: &Environment, arguments: &Arguments) -> Result<Ex
     }
     let seconds = watch.elapsed().as_secs_f64();
     environment.print(&json(&report, seconds), &text(&report, seconds));
-    Ok(if report.different == 0 { Exit::Ok } else { Exit::Invalid })
+    Ok(match (report.different, report.replayed) {
+        (0, 0) if report.not_replayable.all() > 0 => Exit::Failure,
+        (0, _) => Exit::Ok,
+        (_, _) => Exit::Invalid,
+    })
 }
 
 fn unreadable(log: &Path, error: &std::io::Error) -> Failure {
@@ -97,27 +105,30 @@ fn text(report: &Report, seconds: f64) -> String {
         text.push_str(&format!("\n{before_policies} were denied before policies were asked"));
     }
     if not_replayable.all() > 0 {
-        text.push_str(&format!("\n{} not replayable:", not_replayable.all()));
+        let mut causes = vec![];
         for (number, what) in [
             (not_replayable.without_evidence, "without evidence"),
             (not_replayable.without_key, "whose key was erased or has expired"),
+            (not_replayable.undecryptable, "encrypted with another keys/values.key"),
             (not_replayable.without_bundle, "by a bundle that is not kept"),
             (not_replayable.unreadable, "with evidence of another form"),
         ] {
             if number > 0 {
-                text.push_str(&format!(" {number} {what}"));
+                causes.push(format!("{number} {what}"));
             }
         }
+        text.push_str(&format!("\n{} can't be replayed: {}", not_replayable.all(), causes.join(", ")));
     }
     for (change, changed) in changes {
-        let policies = change.added.iter().map(|policy| format!(" +{policy}"));
-        let policies = policies.chain(change.removed.iter().map(|policy| format!(" -{policy}"))).collect::<String>();
-        text.push_str(&format!(
-            "\n{:>7}  {}: {} -> {}{policies}",
-            changed.decisions, change.action, change.was, change.now
-        ));
+        let line = format!("{:>7}  {}: {} -> {}", changed.decisions, change.action, change.was, change.now);
+        text.push_str(&format!("\n{}", plain(&line)));
+        for (what, policies) in [("now decided by", &change.added), ("no longer decided by", &change.removed)] {
+            if !policies.is_empty() {
+                text.push_str(&format!("\n         {what} {}", plain(&policies.join(", "))));
+            }
+        }
         if let Some(example) = changed.examples.first() {
-            text.push_str(&format!("  (such as {example})"));
+            text.push_str(&format!("\n         such as {example} (see `countersign audit evidence`)"));
         }
     }
     text

@@ -41,11 +41,12 @@ impl Keys {
         Self { deployment, secrets, derived: HashMap::new() }
     }
 
-    fn open(&mut self, sealed: &Sealed) -> Option<Vec<u8>> {
+    /// Returns the key of some evidence; `None` if it was erased or has expired.
+    fn key(&mut self, sealed: &Sealed) -> Option<&SubjectKey> {
         let Self { deployment, secrets, derived } = self;
         let id = sealed.key();
         let key = derived.entry(id.to_owned()).or_insert_with(|| SubjectKey::new(deployment, id, secrets.get(id)?));
-        key.as_ref()?.open(sealed)
+        key.as_ref()
     }
 }
 
@@ -56,6 +57,8 @@ pub struct NotReplayable {
     pub without_evidence: u64,
     /// The key was erased, or has expired.
     pub without_key: u64,
+    /// The evidence can't be decrypted: the deployment's key is another one.
+    pub undecryptable: u64,
     /// The bundle that decided is not kept.
     pub without_bundle: u64,
     /// The evidence has another form.
@@ -65,7 +68,7 @@ pub struct NotReplayable {
 impl NotReplayable {
     /// Returns their number.
     pub fn all(self) -> u64 {
-        self.without_evidence + self.without_key + self.without_bundle + self.unreadable
+        self.without_evidence + self.without_key + self.undecryptable + self.without_bundle + self.unreadable
     }
 }
 
@@ -184,7 +187,8 @@ impl Report {
         }
         let lacking = &mut self.not_replayable;
         let Some(sealed) = sealed else { return lacking.without_evidence += 1 };
-        let Some(evidence) = keys.open(sealed) else { return lacking.without_key += 1 };
+        let Some(key) = keys.key(sealed) else { return lacking.without_key += 1 };
+        let Some(evidence) = key.open(sealed) else { return lacking.undecryptable += 1 };
         let Some(evaluated) = Evaluated::read(&evidence) else { return lacking.unreadable += 1 };
         let Some(bundle) = bundles.bundle(&decided.policy.digest) else { return lacking.without_bundle += 1 };
         let mut recorded = Result::recorded(decided);

@@ -43,7 +43,10 @@ pub(super) fn run(environment: &Environment, arguments: &Arguments) -> Result<Ex
     };
     let erased = runtime()?.block_on(client::erase(&target, request)).map_err(client_failure)?;
     let place = erased.audit.map(|audit| serde_json::json!({"log": audit.log, "index": audit.index}));
-    let text = format!("erased: {} keys of evidence were deleted", erased.keys);
+    let text = match erased.keys {
+        0 => "nothing was encrypted for this subject: check the id".to_owned(),
+        keys => format!("erased: {keys} keys were deleted, and with them all evidence and calls that they encrypted"),
+    };
     environment.print(&serde_json::json!({"outcome": "erased", "keys": erased.keys, "audit": place}), &text);
     Ok(Exit::Ok)
 }

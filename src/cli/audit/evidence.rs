@@ -6,6 +6,7 @@ use super::{log_folder, unreadable};
 use crate::app::log::evidence_keys;
 use crate::audit::decisions::with_evidence;
 use crate::audit::told::plain;
+use crate::audit::verify::first_line;
 use crate::cli::{Environment, Exit, Failure, Output, print, runtime};
 use crate::sealing::SubjectKey;
 
@@ -19,6 +20,7 @@ pub(in crate::cli) struct Arguments {
 
 pub(super) fn run(environment: &Environment, arguments: &Arguments) -> Result<Exit, Failure> {
     let folder = log_folder(environment, arguments.folder.clone())?;
+    first_line(&folder).map_err(|error| Failure::new(Exit::Failure, error))?;
     let found = with_evidence(&folder, &arguments.id).map_err(|error| unreadable(&folder, &error))?;
     let config = environment.config()?;
     let keys = runtime()?.block_on(evidence_keys(&config)).map_err(|error| Failure::new(Exit::Failure, error))?;
@@ -50,10 +52,14 @@ pub(super) fn run(environment: &Environment, arguments: &Arguments) -> Result<Ex
         }
     }
     match (shown, found.len()) {
-        (0, 0) => Err(Failure::new(Exit::Failure, "no line of this evaluation or approval has evidence")),
-        (0, _) => {
-            Err(Failure::new(Exit::Failure, "the evidence is not there any more, or its key was erased or has expired"))
-        }
+        (0, 0) => Err(Failure::new(
+            Exit::Failure,
+            "the log has no line of this evaluation or approval with evidence: see `audit.evidence_days` in the settings",
+        )),
+        (0, _) => Err(Failure::new(
+            Exit::Failure,
+            "the evidence is not there any more, or it can't be decrypted because its key was erased or has expired, or because keys/values.key is another one",
+        )),
         _ => Ok(Exit::Ok),
     }
 }

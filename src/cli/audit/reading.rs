@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::audit::complete::{self, Completeness, Lacking};
 use crate::audit::story::{Entry, Filter, read};
 use crate::audit::told::{COLUMNS, csv, details, ocsf, plain, summary};
+use crate::audit::verify::first_line;
 use crate::cli::{Environment, Exit, Failure, Output, print};
 use crate::clock::{Clock as _, SystemClock};
 use crate::model::time::Timestamp;
@@ -130,8 +131,15 @@ pub(in crate::cli) fn time(text: &str) -> Result<Timestamp, String> {
         .ok_or_else(|| "is no RFC 3339 time, and no time such as `15m` or `24h`".to_owned())
 }
 
+/// Returns the folders of the logs that are read, each once.
 pub(in crate::cli) fn folders(environment: &Environment, named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
-    if named.is_empty() { Ok(vec![environment.config()?.audit().folder]) } else { Ok(named.to_vec()) }
+    let mut all = if named.is_empty() { vec![environment.config()?.audit().folder] } else { named.to_vec() };
+    all.sort();
+    all.dedup();
+    for folder in &all {
+        first_line(folder).map_err(|error| Failure::new(Exit::Failure, error))?;
+    }
+    Ok(all)
 }
 
 impl Lines {
