@@ -21,7 +21,7 @@ struct Reader {
 }
 
 impl Reader {
-    /// Opens the evidence of a segment; if there is none, no line has evidence.
+    /// Opens the evidence file of a segment. A missing file counts as an empty one.
     fn open(segment: &Path) -> Self {
         Self { lines: fs::File::open(segment.with_extension(EXTENSION)).ok().map(BufReader::new), next: None }
     }

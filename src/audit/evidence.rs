@@ -89,7 +89,7 @@ pub fn purge(folder: &Path, before: Timestamp) -> io::Result<()> {
 }
 
 /// Returns whether a file was last written before a time.
-pub(super) fn is_older(path: &Path, before: Timestamp) -> io::Result<bool> {
+fn is_older(path: &Path, before: Timestamp) -> io::Result<bool> {
     use std::os::unix::fs::MetadataExt as _;
     Ok(fs::metadata(path)?.mtime() < before.seconds_and_nanos().0)
 }

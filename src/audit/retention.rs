@@ -1,5 +1,5 @@
-//! Deletes segments that are older than the log is kept. A line of type `log.trimmed` says so before, so that a log without its
-//! beginning can be told from one that somebody cut.
+//! Deletes segments that are older than the log is kept. A line of type `log.trimmed` says so before, so that
+//! `verify` can distinguish a deletion by the server from one by an attacker.
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::audit::decisions::Decided;
+use crate::audit::decisions::{Decided, Listed};
 use crate::bundle::Bundle;
 use crate::model::answer::Obligation;
 use crate::pdp::evaluation::{Evaluation, Evaluator};
@@ -111,8 +111,10 @@ pub struct Report {
 struct Result {
     /// `allow`, or `deny` and the reason; empty if something else than policies changed the decision afterwards.
     decision: String,
-    /// Obligations, and what is required to turn a denial; empty as above.
-    follows: Vec<String>,
+    /// Obligations; empty as above.
+    obligations: Vec<String>,
+    /// What would turn the denial; empty as above.
+    requires: Vec<String>,
     /// Name, verdict and determining policies of each link.
     links: Vec<(String, bool, Vec<String>)>,
 }
@@ -125,12 +127,8 @@ impl Result {
         let decision = if is_of_policies { words(decision == "allow", &decided.reason) } else { String::new() };
         let links = decided.links.iter();
         let links = links.map(|link| (link.link.clone(), link.permitted, link.determining.items.clone())).collect();
-        let mut follows = vec![];
-        if is_of_policies {
-            follows.extend(decided.obligations.items.iter().cloned());
-            follows.extend(decided.requires.items.iter().cloned());
-        }
-        Self { decision, follows, links }
+        let listed = |list: &Listed| if is_of_policies { list.items.clone() } else { vec![] };
+        Self { decision, obligations: listed(&decided.obligations), requires: listed(&decided.requires), links }
     }
 
     fn of(evaluation: &Evaluation, repeated: bool) -> Self {
@@ -142,12 +140,16 @@ impl Result {
         let links = links
             .map(|link| (link.link.name().to_owned(), link.permitted, link.determining.iter().map(short).collect()))
             .collect();
-        let mut follows: Vec<String> =
-            evaluation.outcome.obligations.iter().map(|Obligation { kind, value }| format!("{kind}:{value}")).collect();
-        if denied.is_some() {
-            follows.extend(evaluation.outcome.missing.iter().flat_map(|missing| missing.requires.iter().cloned()));
+        let obligations = evaluation.outcome.obligations.iter();
+        let obligations = obligations.map(|Obligation { kind, value }| format!("{kind}:{value}")).collect();
+        let missing = evaluation.outcome.missing.iter().filter(|_| denied.is_some());
+        let requires = missing.flat_map(|missing| missing.requires.iter().cloned()).collect();
+        Self {
+            obligations,
+            requires,
+            decision: words(denied.is_none(), denied.map_or("", |reason| reason.name())),
+            links,
         }
-        Self { follows, decision: words(denied.is_none(), denied.map_or("", |reason| reason.name())), links }
     }
 
     /// Returns the policies of all links, sorted.
@@ -158,12 +160,12 @@ impl Result {
         all
     }
 
-    /// Returns the decision in words, with what follows from it if that differs.
-    fn shown(&self, other: &[String]) -> String {
+    /// Returns the decision in words, with obligations and requirements if those of the other result differ.
+    fn shown(&self, other: &Self) -> String {
+        let follows = [self.obligations.as_slice(), &self.requires].concat();
+        let is_same = self.obligations == other.obligations && self.requires == other.requires;
         match self.decision.is_empty() {
-            false if self.follows != other && !self.follows.is_empty() => {
-                format!("{} ({})", self.decision, self.follows.join(", "))
-            }
+            false if !is_same && !follows.is_empty() => format!("{} ({})", self.decision, follows.join(", ")),
             false => self.decision.clone(),
             true => words(!self.links.is_empty() && self.links.iter().all(|(_, permitted, _)| *permitted), ""),
         }
@@ -196,11 +198,15 @@ impl Report {
         self.replayed += 1;
         if recorded.decision.is_empty() {
             again.decision.clear();
-            again.follows.clear();
+            again.obligations.clear();
+            again.requires.clear();
         }
         // A call that sends a draft, or whose chain is not proven, can't be requested, so its line requires nothing.
-        if decided.requires.items.is_empty() || decided.requires.more + decided.obligations.more > 0 {
-            again.follows.truncate(recorded.follows.len());
+        if decided.requires.items.is_empty() || decided.requires.more > 0 {
+            again.requires.truncate(recorded.requires.len());
+        }
+        if decided.obligations.more > 0 {
+            again.obligations.truncate(recorded.obligations.len());
         }
         // A line has no room for very many policies.
         for ((_, _, then), link) in
@@ -225,7 +231,7 @@ impl Report {
 }
 
 fn again(bundle: &Bundle, Evaluated { now, chain, call, trusted, repeated }: &Evaluated) -> Result {
-    let refused = || Result { decision: "refused".to_owned(), follows: vec![], links: vec![] };
+    let refused = || Result { decision: "refused".to_owned(), obligations: vec![], requires: vec![], links: vec![] };
     let Some(roles) = &bundle.roles else { return refused() };
     let evaluator = Evaluator { bundle, roles, now: *now };
     // A call that does not fit the bundle's schema is refused.
@@ -239,8 +245,8 @@ fn change(action: &str, recorded: &Result, again: &Result) -> Change {
     };
     Change {
         action: action.to_owned(),
-        was: recorded.shown(&again.follows),
-        now: again.shown(&recorded.follows),
+        was: recorded.shown(again),
+        now: again.shown(recorded),
         added: only(&now, &then),
         removed: only(&then, &now),
     }

@@ -93,6 +93,18 @@ async fn a_replay_by_the_same_bundle_finds_no_difference_and_a_changed_policy_ch
     );
     assert_eq!(changes[0]["now"], "deny not_permitted");
     assert_eq!(changes[0]["added"], serde_json::json!(["refund.none"]));
+    // The same policies decide, but one has another obligation.
+    let other = folder.path().join("other");
+    copy(&open_root().join("policies"), &other);
+    for file in std::fs::read_dir(&other).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let id = r#"@id("agent.proposes")"#;
+        std::fs::write(&file, text.replace(id, &format!("{id} @obligation(\"notify:risk\")"))).unwrap();
+    }
+    let (code, obliged) = replay(&data, &["--bundle", other.to_str().unwrap()]);
+    // The policy decided two refunds and the reply that was sent.
+    assert_eq!((code, number(&obliged, "/different")), (Some(3), 3), "{obliged:#}");
+    assert!(obliged["changes"][0]["now"].as_str().unwrap().contains("notify:risk"), "{obliged:#}");
     let (code, report) = replay(&data, &["--bundle", candidate.to_str().unwrap(), "--until", "2020-01-01T00:00:00Z"]);
     assert_eq!((code, number(&report, "/replayed")), (Some(0), 0));
 

@@ -1,4 +1,4 @@
-//! What differs between the engines of the state store.
+//! The SQL and the server properties in which the engines of the state store differ.
 
 use sqlx::{AnyConnection, AssertSqlSafe, Executor as _};
 

@@ -105,7 +105,7 @@ impl Store {
     ) -> Result<Erased, StoreError> {
         let erased = self.advance(move |connection, writer| {
             Box::pin(async move {
-                // From here on no other replica adds an approval.
+                // This takes the lock under which all replicas add approvals.
                 let revision = next(connection, &writer).await?;
                 let column = match subject.kind {
                     SubjectOf::Case => "customer = '' AND case_id",
@@ -140,7 +140,7 @@ impl Store {
     /// Empties the journal of SQLite, so that it has no copy of erased rows.
     ///
     /// # Errors
-    /// When the store does not answer, or somebody reads it.
+    /// When the store does not answer, or a reader holds the journal.
     pub async fn empty_journal(&self) -> Result<(), StoreError> {
         self.engine.empty_journal().await
     }
@@ -176,7 +176,7 @@ pub async fn secrets(location: &Location, timeout: Duration) -> Result<HashMap<S
     tokio::time::timeout(timeout, asked).await.map_err(late)?
 }
 
-/// Returns id and secret of the key of an approval's subject, which is stored if there is none.
+/// Returns id and secret of the key of an approval's subject. Creates the key if the subject has none.
 pub(super) async fn approval_key(
     connection: &mut AnyConnection,
     approval: &Approval,

@@ -58,7 +58,7 @@ pub struct DecisionRecord {
     policy: PolicyReference,
     engine: Engine,
     input_digest: String,
-    /// Digest of the evidence; absent if there is none.
+    /// Digest of the evidence. Absent for a decision without evidence.
     #[serde(skip_serializing_if = "String::is_empty")]
     evidence: String,
     #[serde(skip)]

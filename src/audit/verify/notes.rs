@@ -75,7 +75,7 @@ impl Verifier {
 #[derive(Clone, Copy, Debug)]
 struct Note {
     root: [u8; 32],
-    /// Whether somebody noted it elsewhere, so that it must be compared.
+    /// Whether an auditor passed it with `--checkpoint`, so that it must be compared.
     is_noted: bool,
 }
 

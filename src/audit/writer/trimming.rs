@@ -19,9 +19,13 @@ impl Writer {
         let (tree, root) = checkpoints::root_before(&self.options.folder, old.before)?;
         let record = TrimmedRecord { before: old.before, hash: old.hash.clone(), tree, root: hex(root) };
         let (line, record) = (self.next, Record::Trimmed(record));
-        self.trimmed = Some(old.before);
         self.commit(vec![Pending { at: now, record, done: None }]);
         self.settle(now.plus(BEST_EFFORT_SYNC));
-        if self.durable.is_some_and(|durable| durable >= line) && line < self.next { old.delete() } else { Ok(()) }
+        let is_recorded = line < self.next && self.durable.is_some_and(|durable| durable >= line);
+        if !is_recorded {
+            return Ok(());
+        }
+        self.trimmed = Some(old.before);
+        old.delete()
     }
 }
