@@ -2,6 +2,11 @@
 //! sixteen digits passes a card's checksum, and a version looks like an IP address. Texts are read folded, so the words
 //! have no accents.
 
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+
+use crate::content::normalise::View;
 use crate::model::part::Part;
 
 /// Maximum number of bytes that are read before a value.
@@ -10,199 +15,130 @@ pub(super) const BEFORE: usize = 45;
 const WORD_MAX: usize = 24;
 /// Maximum number of signs between a word and the value.
 const SIGNS_MAX: usize = 5;
-/// Words that may stand between an announcing word and the value, in the languages of [`NUMBERED`].
-const FILLERS: [&str; 29] = [
-    "id", "is", "it", "no", "num", "number", "nr", "nummer", "was", "ist", "lautet", "war", "es", "est", "fue",
-    "numero", "code", "my", "the", "mein", "meine", "mi", "mon", "ma", "de", "del", "der", "die", "la",
-];
-/// Words that a dot abbreviates.
-const ABBREVIATED: [&str; 7] = ["acct", "no", "nr", "num", "ref", "v", "ver"];
 /// Number of fillers that are skipped.
 const FILLERS_MAX: usize = 3;
 
-/// Things that have a number of their own, in English, German, Spanish and French, in the singular. The number is no
-/// card's and no telephone's.
-pub(super) const NUMBERED: [&str; 98] = [
-    // English
-    "account",
-    "acct",
-    "barcode",
-    "booking",
-    "card",
-    "case",
-    "claim",
-    "code",
-    "confirmation",
-    "contract",
-    "credit",
-    "debit",
-    "ean",
-    "flight",
-    "iban",
-    "id",
-    "imei",
-    "invoice",
-    "isbn",
-    "item",
-    "label",
-    "model",
-    "order",
-    "otp",
-    "package",
-    "parcel",
-    "password",
-    "pin",
-    "policy",
-    "product",
-    "purchase",
-    "quote",
-    "receipt",
-    "ref",
-    "reference",
-    "registration",
-    "rma",
-    "serial",
-    "shipment",
-    "sku",
-    "social",
-    "ssn",
-    "ticket",
-    "tracking",
-    "transaction",
-    "voucher",
-    "waybill",
-    "zip",
-    // German
-    "auftrag",
-    "auftragsnummer",
-    "artikel",
-    "artikelnummer",
-    "bestellung",
-    "bestellnummer",
-    "buchung",
-    "buchungsnummer",
-    "karte",
-    "konto",
-    "kontonummer",
-    "kundennummer",
-    "paket",
-    "quittung",
-    "rechnung",
-    "rechnungsnummer",
-    "seriennummer",
-    "sendung",
-    "sendungsnummer",
-    "ticketnummer",
-    "vertrag",
-    "vertragsnummer",
-    "vorgang",
-    "vorgangsnummer",
-    // Spanish
-    "albaran",
-    "compra",
-    "contrato",
-    "cuenta",
-    "factura",
-    "paquete",
-    "pedido",
-    "recibo",
-    "referencia",
-    "reserva",
-    "seguimiento",
-    "tarjeta",
-    "transaccion",
-    // French
-    "achat",
-    "billet",
-    "carte",
-    "colis",
-    "commande",
-    "compte",
-    "contrat",
-    "dossier",
-    "facture",
-    "recu",
-    "reservation",
-    "suivi",
-    "serie",
-];
-/// Those of [`NUMBERED`] that announce a card.
-pub(super) const CARDS: [&str; 8] = ["card", "credit", "debit", "karte", "tarjeta", "carte", "account", "code"];
-/// Words before the version of a program, which is no IP address.
-pub(super) const VERSIONS: [&str; 13] = [
-    "app",
-    "build",
-    "driver",
-    "firmware",
-    "kernel",
-    "patch",
-    "release",
-    "revision",
-    "update",
-    "v",
-    "ver",
-    "version",
-    "aktualisierung",
-];
-/// Words before a checksum or a revision, which is no secret.
-pub(super) const CHECKSUMS: [&str; 20] = [
-    "blob",
-    "checksum",
-    "commit",
-    "crc",
-    "digest",
-    "etag",
-    "fingerprint",
-    "git",
-    "hash",
-    "md5",
-    "revision",
-    "sha",
-    "sha1",
-    "sha256",
-    "sha512",
-    "sum",
-    "prufsumme",
-    "hachage",
-    "empreinte",
-    "huella",
-];
+/// Words of a language that say what the value after them is, as `detectors/*.yaml` with `judges: private` have them:
+/// in small letters, without accents, in the singular.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct Context {
+    /// Words that may stand between a word of the other lists and the value: number, is.
+    fillers: BTreeSet<String>,
+    /// Words that a dot abbreviates, so that it ends no sentence: no, acct.
+    abbreviations: BTreeSet<String>,
+    /// Things that have a number of their own, which is no card's and no telephone's: order, parcel.
+    numbered: BTreeSet<String>,
+    /// Those of `numbered` that also announce a card: card, account.
+    cards: BTreeSet<String>,
+    /// Words on the same line that announce a telephone number: call, mobile. An entry may have two words.
+    phones: BTreeSet<String>,
+    /// Words before the version of a program, which is no IP address.
+    versions: BTreeSet<String>,
+    /// Words before a checksum or a revision, which is no secret.
+    checksums: BTreeSet<String>,
+    /// Parts of words near a checksum that make it a secret, because a password can be found by its hash: pass, key.
+    secrets: BTreeSet<String>,
+}
 
-/// Parts of words near a value that make its hash a secret, too: a password's hash can be tried.
-pub(super) const SECRETS: [&str; 9] =
-    ["pass", "secret", "key", "token", "credential", "kennwort", "schlussel", "contrasen", "clave"];
-
-/// Returns whether the word directly before a value, apart from fillers and the ending of a plural, is one of these.
-pub(super) fn says(before: &[u8], is: impl Fn(&str) -> bool) -> bool {
-    let mut rest = before;
-    for _ in 0..=FILLERS_MAX {
-        let Some((word, start)) = last_word(rest) else { return false };
-        let word = word.to_lowercase();
-        let one = word.strip_suffix('s').unwrap_or(&word);
-        if is(&word) || is(one) {
-            return true;
+impl Context {
+    /// Adds the words of another language. Returns the words that no text can have, because texts are read folded.
+    pub(super) fn add(&mut self, other: Self) -> Vec<String> {
+        let lists = [
+            (&mut self.fillers, other.fillers),
+            (&mut self.abbreviations, other.abbreviations),
+            (&mut self.numbered, other.numbered),
+            (&mut self.cards, other.cards),
+            (&mut self.phones, other.phones),
+            (&mut self.versions, other.versions),
+            (&mut self.checksums, other.checksums),
+            (&mut self.secrets, other.secrets),
+        ];
+        let is_read = |word: &&String| !word.is_empty() && View::folded(&word.to_lowercase()).text() == *word;
+        let mut unread = vec![];
+        for (list, words) in lists {
+            unread.extend(words.iter().filter(|word| !is_read(word)).cloned());
+            list.extend(words);
         }
-        if !FILLERS.contains(&&*word) {
-            return false;
-        }
-        rest = rest.part(..start);
+        unread
     }
-    false
+
+    /// Returns whether what stands before a number says that it is no card's.
+    pub(super) fn denies_card(&self, before: &[u8]) -> bool {
+        self.says(before, |word| self.numbered.contains(word) && !self.cards.contains(word))
+    }
+
+    /// Returns whether what stands before a number says that it is no telephone's.
+    pub(super) fn denies_phone(&self, before: &[u8]) -> bool {
+        self.says(before, |word| self.numbered.contains(word) || self.versions.contains(word))
+    }
+
+    /// Returns whether what stands before numbers with dots says that they are a version.
+    pub(super) fn is_version(&self, before: &[u8]) -> bool {
+        self.says(before, |word| self.versions.contains(word))
+    }
+
+    /// Returns whether what stands before hexadecimal digits says that they are a checksum or a revision.
+    pub(super) fn is_checksum(&self, before: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(before).to_lowercase();
+        self.says(before, |word| self.checksums.contains(word)) && !self.secrets.iter().any(|part| text.contains(part))
+    }
+
+    /// Returns whether a word before a number, on the same line, announces a telephone number.
+    pub(super) fn is_phone(&self, before: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(before).to_lowercase();
+        let line = text.rsplit('\n').next().unwrap_or_default();
+        let words = line.split(|sign: char| !sign.is_alphanumeric() && sign != '_').filter(|word| !word.is_empty());
+        let mut last = "";
+        words.into_iter().any(|word| {
+            let pair = format!("{} {word}", std::mem::replace(&mut last, word));
+            self.phones.contains(word) || self.phones.contains(&pair)
+        })
+    }
+
+    /// Returns whether the word directly before a value, apart from fillers and the ending of a plural, is one of these.
+    fn says(&self, before: &[u8], is: impl Fn(&str) -> bool) -> bool {
+        let mut rest = before;
+        for _ in 0..=FILLERS_MAX {
+            let Some((word, start)) = self.last_word(rest) else { return false };
+            let word = word.to_lowercase();
+            let one = word.strip_suffix('s').unwrap_or(&word);
+            if is(&word) || is(one) {
+                return true;
+            }
+            if !self.fillers.contains(&word) {
+                return false;
+            }
+            rest = rest.part(..start);
+        }
+        false
+    }
+
+    /// Returns the last word of a text and where it begins, if only a few signs of the same sentence follow it.
+    fn last_word<'t>(&self, text: &'t [u8]) -> Option<(&'t str, usize)> {
+        let (word, start, end) = last_word(text)?;
+        // The end of a sentence or line separates, but `no.` is an abbreviation.
+        let is_ended = text.part(end..).iter().any(|sign| matches!(sign, b'\n' | b'!' | b'?'))
+            || text.part(end..).contains(&b'.') && !self.abbreviations.contains(&word.to_ascii_lowercase());
+        (!is_ended).then_some((word, start))
+    }
 }
 
 /// Returns whether the text ends with the beginning of a code, such as `AB12`, that the value continues.
 pub(super) fn ends_with_code(before: &[u8]) -> bool {
-    let Some((word, start)) = last_word(before) else { return false };
-    let signs = before.len() - start - word.len();
+    let Some((word, _, end)) = last_word(before) else { return false };
+    let signs = before.part(end..);
     let letters = word.bytes().take_while(u8::is_ascii_alphabetic).count();
-    signs <= 1
+    signs.len() <= 1
+        && !signs.iter().any(|sign| matches!(sign, b'\n' | b'!' | b'?' | b'.'))
         && (1..=3).contains(&letters)
         && (letters + 1..=letters + 3).contains(&word.len())
         && word.bytes().skip(letters).all(|byte| byte.is_ascii_digit())
 }
 
-/// Returns the last word of a text and where it begins, if only a few signs of the same sentence follow it.
-fn last_word(text: &[u8]) -> Option<(&str, usize)> {
+/// Returns the last word of a text, where it begins and where it ends, if only a few signs follow it.
+fn last_word(text: &[u8]) -> Option<(&str, usize, usize)> {
     // A byte of a character beyond ASCII belongs to a word; an underscore joins two, as in `order_id`.
     let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || !byte.is_ascii();
     let signs = text.iter().rev().take(SIGNS_MAX + 1).take_while(|byte| !is_word(byte)).count();
@@ -212,19 +148,67 @@ fn last_word(text: &[u8]) -> Option<(&str, usize)> {
     let end = text.len() - signs;
     let length = text.part(..end).iter().rev().take(WORD_MAX).take_while(|byte| is_word(byte)).count();
     let word = std::str::from_utf8(text.part(end - length..end)).ok()?;
-    // The end of a sentence or line separates, but `no.` is an abbreviation.
-    let is_ended = text.part(end..).iter().any(|sign| matches!(sign, b'\n' | b'!' | b'?'))
-        || text.part(end..).contains(&b'.') && !ABBREVIATED.iter().any(|known| known.eq_ignore_ascii_case(word));
-    (!word.is_empty() && !is_ended).then_some((word, end - length))
+    (!word.is_empty()).then_some((word, end - length, end))
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// Returns the words of the reference bundle.
+    pub(in crate::content) fn shipped() -> Context {
+        #[derive(Deserialize)]
+        struct File {
+            context: Context,
+        }
+        let mut all = Context::default();
+        for file in [
+            include_str!("../../policies/detectors/private.yaml"),
+            include_str!("../../policies/detectors/private-de.yaml"),
+            include_str!("../../policies/detectors/private-es.yaml"),
+            include_str!("../../policies/detectors/private-fr.yaml"),
+        ] {
+            let read: File = serde_saphyr::from_str(file).unwrap();
+            assert_eq!(all.add(read.context), [] as [String; 0]);
+        }
+        all
+    }
+
+    #[test]
+    fn words_that_no_folded_text_has_are_reported() {
+        let given = ["order", "Order", "número", "", "注文"].map(str::to_owned);
+        let other = Context { numbered: given.into(), ..Context::default() };
+        assert_eq!(Context::default().add(other), ["", "Order", "número"]);
+    }
+
+    #[test]
+    fn a_checksum_is_announced_and_of_no_secret() {
+        let context = shipped();
+        for (before, is) in
+            [("md5 ", true), ("commit ", true), ("", false), ("password hash ", false), ("API key hash: ", false)]
+        {
+            assert_eq!(context.is_checksum(before.as_bytes()), is, "{before}");
+        }
+    }
+
+    #[test]
+    fn a_telephone_number_is_announced_on_its_line() {
+        let context = shipped();
+        for (before, is) in [
+            ("call me at ", true),
+            ("you can text me: ", true),
+            ("the text ", false),
+            ("call me\n", false),
+            ("", false),
+        ] {
+            assert_eq!(context.is_phone(before.as_bytes()), is, "{before}");
+        }
+    }
 
     #[test]
     fn the_word_before_a_value_decides() {
-        let is_numbered = |before: &str| says(before.as_bytes(), |word| NUMBERED.contains(&word));
+        let context = shipped();
+        let is_numbered = |before: &str| context.says(before.as_bytes(), |word| context.numbered.contains(word));
         for before in [
             "my order ",
             "Orders: ",

@@ -3,10 +3,10 @@
 //! digits, mark a number. The words nearby decide the remaining cases, because order and policy numbers look
 //! the same.
 //!
-//! One pass over the bytes finds the groups. From each group at most [`GROUPS_MAX`] groups and the [`BEFORE`]
+//! One pass over the bytes finds the groups. From each group at most [`GROUPS_MAX`] groups and the [`nearby::BEFORE`]
 //! bytes before it are read, so the work is linear in the length of the text.
 
-use crate::content::nearby;
+use crate::content::nearby::{self, Context};
 use crate::model::part::Part;
 
 /// Maximum number of groups in a number.
@@ -14,8 +14,6 @@ const GROUPS_MAX: usize = 8;
 /// Minimum and maximum number of digits (E.164).
 const DIGITS_MIN: usize = 7;
 const DIGITS_MAX: usize = 15;
-/// Number of bytes that are searched for words before a number.
-const BEFORE: usize = 45;
 /// An international number with fewer digits needs a calling code of [`SHORT_PLANS`].
 const INTERNATIONAL_MIN: usize = 9;
 /// Calling codes of countries whose numbers have four or five digits.
@@ -23,30 +21,6 @@ const SHORT_PLANS: [&[u8]; 9] = [b"247", b"290", b"500", b"677", b"682", b"683",
 /// Number of digits of a national number, including its leading zero.
 const WITH_ZERO: std::ops::RangeInclusive<usize> = 9..=12;
 
-/// Words that mark a following number as a telephone number.
-const SAYS_SO: [&str; 21] = [
-    "answer",
-    "answering",
-    "call",
-    "calling",
-    "cell",
-    "contact",
-    "dial",
-    "fax",
-    "landline",
-    "mob",
-    "mobile",
-    "number",
-    "ph",
-    "phone",
-    "reach",
-    "ring",
-    "sms",
-    "tel",
-    "telephone",
-    "whatsapp",
-    "whats",
-];
 #[derive(Clone, Copy, Debug, Default)]
 struct Group {
     start: usize,
@@ -64,7 +38,7 @@ impl Group {
 }
 
 /// Reports the places of the telephone numbers of a text.
-pub(super) fn find(text: &str, mut found: impl FnMut((usize, usize))) {
+pub(super) fn find(text: &str, context: &Context, mut found: impl FnMut((usize, usize))) {
     let bytes = text.as_bytes();
     let mut at = 0;
     while let Some(byte) = bytes.get(at) {
@@ -73,7 +47,7 @@ pub(super) fn find(text: &str, mut found: impl FnMut((usize, usize))) {
             at += 1;
             continue;
         }
-        match may_begin(bytes, at).then(|| number(bytes, at)).flatten() {
+        match may_begin(bytes, at).then(|| number(bytes, at, context)).flatten() {
             Some(end) => {
                 found((at, end));
                 at = end;
@@ -98,7 +72,7 @@ fn may_begin(bytes: &[u8], at: usize) -> bool {
 }
 
 /// Returns the end of the number that begins here.
-fn number(bytes: &[u8], start: usize) -> Option<usize> {
+fn number(bytes: &[u8], start: usize, context: &Context) -> Option<usize> {
     let mut all = [Group::default(); GROUPS_MAX];
     let count = read_groups(bytes, start, &mut all);
     // Most groups have too few digits, and counting these is cheaper than reading words.
@@ -106,12 +80,12 @@ fn number(bytes: &[u8], start: usize) -> Option<usize> {
     let first = groups.first()?;
     let plus = bytes.get(start..first.start).is_some_and(|signs| signs.contains(&b'+'));
     let zeros = bytes.get(first.start..first.start + 2) == Some(b"00");
-    let before = bytes.part(start.saturating_sub(BEFORE)..start);
+    let before = bytes.part(start.saturating_sub(nearby::BEFORE)..start);
     let is_plain = !plus && !first.bracketed;
-    if is_plain && says_other(before) {
+    if is_plain && says_other(before, context) {
         return None;
     }
-    let named = says_so(before);
+    let named = context.is_phone(before);
     let taken = longest(groups, bytes, |groups| match (plus || zeros, first.bracketed) {
         (true, _) => named || is_international(groups, bytes, zeros),
         (false, true) => is_bracketed(groups) && (named || has_plan(groups, bytes)),
@@ -252,37 +226,21 @@ fn has_plan(groups: &[Group], bytes: &[u8]) -> bool {
     }
 }
 
-/// Returns whether a word shortly before, on the same line, announces a telephone number.
-fn says_so(before: &[u8]) -> bool {
-    let line = before.iter().rposition(|byte| *byte == b'\n').map_or(before, |end| before.part(end + 1..));
-    let mut words =
-        line.rsplit(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_').filter(|word| !word.is_empty()).peekable();
-    let mut last: &[u8] = b"";
-    words.any(|word| {
-        let is = is_any(&SAYS_SO, word) || word.eq_ignore_ascii_case(b"text") && last.eq_ignore_ascii_case(b"me");
-        last = word;
-        is
-    })
-}
-
 /// Returns whether the words and signs directly before digits mark them as something else.
-fn says_other(before: &[u8]) -> bool {
+fn says_other(before: &[u8], context: &Context) -> bool {
     matches!(before, [.., b'#' | b'$'] | [.., b'0'..=b'9', b' ' | b'-'])
-        || nearby::says(before, |word| nearby::NUMBERED.contains(&word) || nearby::VERSIONS.contains(&word))
+        || context.denies_phone(before)
         || nearby::ends_with_code(before)
-}
-
-fn is_any(words: &[&str], word: &[u8]) -> bool {
-    words.iter().any(|listed| listed.as_bytes().eq_ignore_ascii_case(word))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::nearby::tests::shipped;
 
     fn all(text: &str) -> Vec<&str> {
         let mut found = vec![];
-        find(text, |(start, end)| found.push(&text[start..end]));
+        find(text, &shipped(), |(start, end)| found.push(&text[start..end]));
         found
     }
 

@@ -7,6 +7,7 @@
 use regex::bytes::{Match, RegexSet, RegexSetBuilder};
 use serde::Deserialize;
 
+use crate::content::nearby::Context;
 use crate::content::normalise::Views;
 use crate::content::pattern::Pattern;
 use crate::model::halt::Severity;
@@ -51,6 +52,9 @@ pub struct File {
     pub judges: Judges,
     /// BCP 47 tag of the rules' language. A code may occur once per language.
     pub language: String,
+    /// Words that say what the value after them is; only with `judges: private`.
+    #[serde(default)]
+    context: Option<Context>,
     rules: Vec<Written>,
 }
 
@@ -157,6 +161,7 @@ pub struct Rules {
     /// Whether the number of findings is unlimited. It is for sensitive values, since any that is not found
     /// is passed on.
     all: bool,
+    context: Context,
 }
 
 /// A rule, and the place of its match in a view.
@@ -169,6 +174,14 @@ impl Rules {
         self.by_sentence = file.judges == Judges::Draft;
         self.all = file.judges == Judges::Private;
         let mut faults = vec![];
+        if file.context.is_some() && !self.all {
+            faults.push(("context".to_owned(), "`context` needs `judges: private`".to_owned()));
+        }
+        for word in self.context.add(file.context.unwrap_or_default()) {
+            let problem =
+                format!("`context`: the word \"{word}\" is never found; write it in small letters and without accents");
+            faults.push((word, problem));
+        }
         for written in file.rules {
             let code = written.code.clone();
             let mut fault = |problem: String| faults.push((code.clone(), format!("rule `{code}`: {problem}")));
@@ -184,7 +197,8 @@ impl Rules {
             let read = rule(&written, &file.language);
             match read {
                 Ok(mut rule) => {
-                    let alone = Self { rules: vec![rule.clone()], set: None, ..*self };
+                    let (by_sentence, all) = (self.by_sentence, self.all);
+                    let alone = Self { rules: vec![rule.clone()], by_sentence, all, ..Self::default() };
                     for example in written.examples.iter().filter(|example| !alone.finds_example(example)) {
                         fault(format!("does not find its example \"{example}\""));
                     }
@@ -226,6 +240,11 @@ impl Rules {
 
     fn most(&self) -> usize {
         if self.all { usize::MAX } else { FINDINGS_MAX }
+    }
+
+    /// Returns the words that say what the value after them is.
+    pub(super) fn context(&self) -> &Context {
+        &self.context
     }
 
     pub fn finds(&self, kind: &str) -> bool {

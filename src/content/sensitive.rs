@@ -133,11 +133,13 @@ fn located(rules: &Rules, text: &str, views: &Views) -> Vec<Located> {
     let mut all = vec![];
     let mut add = |view: &View, kind: SensitiveKind, span: Span| all.extend(place(text, view, kind, span));
     let folded = &views.folded;
+    let context = rules.context();
+    let before = |at: usize| folded.text().as_bytes().part(at.saturating_sub(nearby::BEFORE)..at);
     let ascii = ascii(folded.text());
     for found in detect_structured(&ascii) {
         let kind = match found.ty.as_str() {
             "EMAIL" => SensitiveKind::Email,
-            "IP_ADDRESS" if !is_named(folded.text(), found.start, &nearby::VERSIONS) => SensitiveKind::IpAddress,
+            "IP_ADDRESS" if !context.is_version(before(found.start)) => SensitiveKind::IpAddress,
             "US_SSN" => SensitiveKind::Ssn,
             // The library judges cards by their checksum alone, knows few separators, and telephone numbers of one
             // country: `cards` and `phone` find these instead.
@@ -148,37 +150,23 @@ fn located(rules: &Rules, text: &str, views: &Views) -> Vec<Located> {
     let phrases = phrases::unchecked(&ascii);
     phrases.iter().for_each(|span| add(folded, SensitiveKind::Secret, *span));
     for found in detect_secrets(&without(ascii, &phrases)) {
-        if !is_checksum(folded.text(), (found.start, found.end)) {
+        let is_hexadecimal = folded.text().part(found.start..found.end).bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !(is_hexadecimal && context.is_checksum(before(found.start))) {
             add(folded, SensitiveKind::Secret, (found.start, found.end));
         }
     }
-    cards::find(folded.text(), |span, kind| {
+    cards::find(folded.text(), context, |span, kind| {
         let kind = match kind {
             cards::Kind::Card => SensitiveKind::CardNumber,
             cards::Kind::Iban => SensitiveKind::Iban,
         };
         add(folded, kind, span);
     });
-    phone::find(folded.text(), |span| add(folded, SensitiveKind::Phone, span));
+    phone::find(folded.text(), context, |span| add(folded, SensitiveKind::Phone, span));
     for view in views.all() {
         rules.find(&masked(view.text()), |(rule, span)| add(view, kind(&rule.kind), span));
     }
     all
-}
-
-/// Returns whether one of these words announces what begins here.
-fn is_named(text: &str, at: usize, words: &[&str]) -> bool {
-    let before = text.as_bytes().part(at.saturating_sub(nearby::BEFORE)..at);
-    nearby::says(before, |word| words.contains(&word))
-}
-
-/// Returns whether a value is the checksum of a file or a revision: hexadecimal digits that such a word announces.
-fn is_checksum(text: &str, (start, end): Span) -> bool {
-    let before =
-        String::from_utf8_lossy(text.as_bytes().part(start.saturating_sub(nearby::BEFORE)..start)).to_lowercase();
-    text.part(start..end).bytes().all(|byte| byte.is_ascii_hexdigit())
-        && is_named(text, start, &nearby::CHECKSUMS)
-        && !nearby::SECRETS.iter().any(|secret| before.contains(secret))
 }
 
 /// Blanks placeholders that end a line for the rules: their words announce no value in the next line. Anybody can write a placeholder, so one before a
@@ -295,17 +283,6 @@ mod tests {
             ("[pin removed #1234] [nothing removed] [", "[pin removed #1234] [nothing removed] ["),
         ] {
             assert_eq!(masked(text), shown);
-        }
-    }
-
-    #[test]
-    fn a_checksum_is_announced_and_of_no_secret() {
-        let digits = "d41d8cd98f00b204e9800998ecf8427e";
-        for (before, is) in
-            [("md5 ", true), ("commit ", true), ("", false), ("password hash ", false), ("API key hash: ", false)]
-        {
-            let text = format!("{before}{digits}");
-            assert_eq!(is_checksum(&text, (before.len(), text.len())), is, "{text}");
         }
     }
 }

@@ -186,6 +186,7 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("### A weight", "src/risk.rs", "Factor"),
     ("## `constraints.yaml`", "src/bundle/constraints.rs", "Constraint"),
     ("## `detectors/*.yaml`", "src/content/rules.rs", "File"),
+    ("### The words of `context`", "src/content/nearby.rs", "Context"),
     ("### A rule", "src/content/rules.rs", "Written"),
     ("### `detectors/claims-*.yaml`", "src/content/claims/lexicon.rs", "ClaimFile"),
     ("### A frame", "src/content/claims/lexicon.rs", "WrittenFrame"),
