@@ -31,7 +31,7 @@ use countersign::audit::{Audit, Durability, Keys, Options};
 use countersign::bundle::Bundle;
 use countersign::config::Config;
 use countersign::model::time::Timestamp;
-use countersign::sealing::SubjectKey;
+use countersign::sealing::DeploymentKeys;
 use countersign::workbench::replay::{self, Bundles, Report};
 use tokio::sync::oneshot;
 use tonic::transport::Endpoint;
@@ -197,7 +197,7 @@ fn main() {
     }
     let lines = std::env::var("COUNTERSIGN_BENCH_LINES").ok().and_then(|lines| lines.parse().ok()).unwrap_or(200_000);
     let folder = tempfile::tempdir().unwrap();
-    let key = Arc::new(SubjectKey::new(&KEY, "key", "secret").unwrap());
+    let key = Arc::new(DeploymentKeys::new([KEY]).of_subject("key", "secret").unwrap());
     // Records are made in this process, too, so the first row is what the others must be compared with.
     for in_flight in [64, 1024] {
         println!("{lines} records of a decision, strict, {in_flight} in flight: µs of CPU and of time for each");
@@ -220,7 +220,7 @@ fn main() {
         .map(|entry| entry.metadata().unwrap().len())
         .sum();
     let verifier = CheckpointKey::new([9; 32]).unwrap().verifier().unwrap().to_string();
-    let expected = Expected { key: Some(KEY), verifier: Verifier::parse(&verifier), ..Expected::default() };
+    let expected = Expected { keys: vec![KEY], verifier: Verifier::parse(&verifier), ..Expected::default() };
     let begun = Instant::now();
     let report = audit::verify::verify(&log, &expected).unwrap();
     let seconds = begun.elapsed().as_secs_f64();

@@ -182,6 +182,7 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
     log::check(config, &audit, &store).await?;
     let risk_store = RiskStore::open(config.windows(nonce(seams.entropy.as_ref())?)?)?;
     let telemetry = Telemetry::start(&seams.telemetry)?;
+    log::export_events(config, &audit, &telemetry);
     let transmitters = Transmitters::new(config.events.transmitters.clone(), config.audience(), config.clock_leeway())?;
     let _faults = transmitters.refresh(clock.now()).await;
     let parts = Parts {

@@ -154,8 +154,13 @@ enum Message {
         before: Timestamp,
         now: Timestamp,
     },
+    /// Call this with each line from now on.
+    Observe(Observer),
     Close,
 }
+
+/// Is called with the log's key and the bytes of each line after it was written, without its newline.
+type Observer = Box<dyn Fn(&DigestKey, &[u8]) + Send>;
 
 /// Record that waits to be written.
 struct Pending {
@@ -268,6 +273,13 @@ impl Audit {
         }
     }
 
+    /// Asks the writer to call a function with the log's key and the bytes of each line, after it was written. The function must
+    /// not block.
+    pub fn observe(&self, observer: impl Fn(&DigestKey, &[u8]) + Send + 'static) {
+        // The queue is empty at start, when this is called.
+        let _full = self.sender.try_send(Message::Observe(Box::new(observer)));
+    }
+
     /// Asks the writer to sign a checkpoint if one is due. Call it every second.
     pub fn checkpoint(&self, now: Timestamp) {
         // If the queue is full, the next batch signs.
@@ -334,6 +346,11 @@ impl Audit {
     /// Returns the keyed digest of a value: `hmac-sha256:` and hex over its canonical form.
     pub fn digest(&self, value: &impl serde::Serialize) -> String {
         self.key.digest(value)
+    }
+
+    /// Returns the keyed digest by which a customer's lines and risk are found. It stays the same when the key is replaced.
+    pub fn customer(&self, id: &str) -> String {
+        self.key.customer(id)
     }
 
     pub fn log(&self) -> &str {

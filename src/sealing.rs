@@ -1,5 +1,7 @@
 //! Encryption (AES-256-GCM) of what is kept about a person, so that deleting the person's secret erases all of it, wherever copies are.
 
+use std::sync::Arc;
+
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
@@ -8,12 +10,23 @@ use sha2::{Digest, Sha256};
 
 use crate::model::text::hex;
 
+/// Keys of a deployment, from which those of data subjects are derived. Its `Debug` output contains no byte of them.
+#[derive(Clone)]
+pub struct DeploymentKeys(Arc<[[u8; 32]]>);
+
+impl std::fmt::Debug for DeploymentKeys {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("DeploymentKeys")
+    }
+}
+
 /// Key of one data subject, derived from its secret in the state store and a key of the deployment, which is in a file. Whoever has only one of them
 /// can read nothing.
 #[derive(Debug)]
 pub struct SubjectKey {
     id: String,
-    key: RandomizedNonceKey,
+    /// One for each key of the deployment, the current one first.
+    keys: Vec<RandomizedNonceKey>,
 }
 
 /// Encrypted text. It is displayed as the id of its key and, in base64, nonce, ciphertext and tag.
@@ -31,18 +44,27 @@ pub fn fresh() -> Option<(String, String)> {
     Some((hex(id), hex(secret)))
 }
 
-impl SubjectKey {
-    /// Creates the key from its id and secret. `None` if the cryptographic library refuses the key.
-    pub fn new(deployment: &[u8; 32], id: &str, secret: &str) -> Option<Self> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(deployment).ok()?;
-        mac.update(secret.as_bytes());
-        let key = RandomizedNonceKey::new(&AES_256_GCM, &mac.finalize().into_bytes()).ok()?;
-        Some(Self { id: id.to_owned(), key })
+impl DeploymentKeys {
+    /// Takes the keys, the current one first.
+    pub fn new(keys: impl IntoIterator<Item = [u8; 32]>) -> Self {
+        Self(keys.into_iter().collect())
     }
 
+    /// Returns a subject's key of this id and secret. `None` if the cryptographic library refuses it.
+    pub fn of_subject(&self, id: &str, secret: &str) -> Option<SubjectKey> {
+        let derive = |deployment: &[u8; 32]| {
+            let mut mac = Hmac::<Sha256>::new_from_slice(deployment).ok()?;
+            mac.update(secret.as_bytes());
+            RandomizedNonceKey::new(&AES_256_GCM, &mac.finalize().into_bytes()).ok()
+        };
+        Some(SubjectKey { id: id.to_owned(), keys: self.0.iter().map(derive).collect::<Option<_>>()? })
+    }
+}
+
+impl SubjectKey {
     /// Encrypts a text. `None` if the cryptographic library fails.
     pub fn seal(&self, mut text: Vec<u8>) -> Option<Sealed> {
-        let nonce = self.key.seal_in_place_append_tag(Aad::from(self.id.as_bytes()), &mut text).ok()?;
+        let nonce = self.keys.first()?.seal_in_place_append_tag(Aad::from(self.id.as_bytes()), &mut text).ok()?;
         let bytes = [nonce.as_ref().as_slice(), &text].concat();
         Some(Sealed { key: self.id.clone(), bytes })
     }
@@ -50,11 +72,13 @@ impl SubjectKey {
     /// Decrypts a text. `None` if it was encrypted under another key, or changed.
     pub fn open(&self, sealed: &Sealed) -> Option<Vec<u8>> {
         let (nonce, text) = sealed.bytes.split_at_checked(NONCE_LEN)?;
-        let mut text = text.to_vec();
-        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-        let length = self.key.open_in_place(nonce, Aad::from(self.id.as_bytes()), &mut text).ok()?.len();
-        text.truncate(length);
-        Some(text)
+        self.keys.iter().find_map(|key| {
+            let mut text = text.to_vec();
+            let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+            let length = key.open_in_place(nonce, Aad::from(self.id.as_bytes()), &mut text).ok()?.len();
+            text.truncate(length);
+            Some(text)
+        })
     }
 }
 
@@ -87,7 +111,7 @@ mod tests {
     use super::*;
 
     fn key(id: &str, secret: &str) -> SubjectKey {
-        SubjectKey::new(&[7; 32], id, secret).expect("a key")
+        DeploymentKeys::new([[7; 32]]).of_subject(id, secret).expect("a key")
     }
 
     #[test]
@@ -98,8 +122,11 @@ mod tests {
         assert!(!sealed.bytes.windows(8).any(|window| window == b"the call"));
         assert_eq!(key("k1", "other").open(&sealed), None);
         assert_eq!(key("k2", "secret").open(&sealed), None);
-        let other = SubjectKey::new(&[8; 32], "k1", "secret").expect("a key");
+        let other = DeploymentKeys::new([[8; 32]]).of_subject("k1", "secret").expect("a key");
         assert_eq!(other.open(&sealed), None);
+        let rotated = DeploymentKeys::new([[8; 32], [7; 32]]).of_subject("k1", "secret").expect("a key");
+        assert_eq!(rotated.open(&sealed).as_deref(), Some(b"the call".as_slice()));
+        assert_eq!(key("k1", "secret").open(&rotated.seal(b"more".to_vec()).expect("sealed")), None);
         for at in 0..sealed.bytes.len() {
             let mut changed = sealed.clone();
             changed.bytes[at] ^= 1;

@@ -5,6 +5,7 @@
 //! the text of an error. Spans may be dropped, which is counted; the audit log is the complete record. The
 //! SDK does not support exemplars.
 
+pub mod events;
 pub mod export;
 pub mod guard;
 pub mod logs;
@@ -111,6 +112,13 @@ pub const SPAN_AUTHORIZE: &str = "authorize";
 /// Event on a decision's span for each determining policy.
 pub const EVENT_MATCHED: &str = "countersign.policy.matched";
 
+/// Log event of a line of the audit log.
+pub const EVENT_AUDIT: &str = "countersign.audit.line";
+/// Number of the line in the audit log.
+pub const AUDIT_INDEX: &str = "countersign.audit.index";
+/// Type of the line, such as `decision` or `approval.requested`.
+pub const AUDIT_TYPE: &str = "countersign.audit.type";
+
 /// Histogram of the durations of RPCs, in seconds.
 pub const METRIC_RPC: &str = "rpc.server.call.duration";
 /// Counter of decisions by decision, reason and mode.
@@ -161,3 +169,5 @@ pub const METRIC_WITNESS_FAILURES: &str = "countersign.audit.witness_failures";
 pub const METRIC_WINDOWS_ENTRIES: &str = "countersign.windows.entries";
 /// Counter of spans that an export lost.
 pub const METRIC_EXPORT_FAILED: &str = "countersign.telemetry.spans.export_failed";
+/// Counter of log events that a failed export lost.
+pub const METRIC_EVENTS_FAILED: &str = "countersign.telemetry.events.export_failed";

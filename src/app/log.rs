@@ -17,9 +17,11 @@ use crate::audit::record::Record;
 use crate::audit::witness::Witness;
 use crate::audit::{Audit, Keys, NotedHead, OpenError};
 use crate::clock::Monotonic;
-use crate::config::Config;
+use crate::config::{CaseIds, Config};
 use crate::entropy::{Entropy, nonce};
 use crate::pdp::keys::Keys as SigningKeys;
+use crate::sealing::DeploymentKeys;
+use crate::telemetry::export::Telemetry;
 
 /// Accepts that an audit log lost lines that were noted elsewhere. The loss is recorded in the log, whose
 /// numbering continues after the lost lines. No server may be running on the data folder. Returns the
@@ -139,11 +141,20 @@ pub(super) fn store_options(
     })
 }
 
-/// Returns the key with which those of data subjects are derived.
+/// Exports each line of the log as a log event, if the settings say so.
+pub(super) fn export_events(config: &Config, audit: &Audit, telemetry: &Telemetry) {
+    let Some(events) = telemetry.events() else { return };
+    let digests = config.telemetry.case_ids == CaseIds::Digest;
+    audit.observe(move |key, line| {
+        events.emit(line, |case| if digests { key.digest(&case) } else { case.to_owned() });
+    });
+}
+
+/// Returns the keys from which those of data subjects are derived.
 ///
 /// # Errors
 /// Returns an error if its file can't be read.
-pub(super) fn sealing(config: &Config) -> Result<[u8; 32], StartError> {
+pub(super) fn sealing(config: &Config) -> Result<DeploymentKeys, StartError> {
     let path = config.keys().join(SigningKeys::VALUES);
     Ok(DigestKey::read(&path).map_err(|error| StartError::Data(path, error))?.sealing())
 }
@@ -160,11 +171,11 @@ pub enum EvidenceKeysError {
     Store(error::StoreError),
 }
 
-/// Returns the key and the secrets of data subjects, with which evidence is decrypted. A server may be running.
+/// Returns the deployment's keys and the secrets of data subjects, with which evidence is decrypted. A server may be running.
 ///
 /// # Errors
 /// Returns an error if the key's file or the state store can't be read.
-pub async fn evidence_keys(config: &Config) -> Result<([u8; 32], HashMap<String, String>), EvidenceKeysError> {
+pub async fn evidence_keys(config: &Config) -> Result<(DeploymentKeys, HashMap<String, String>), EvidenceKeysError> {
     // There may be millions of secrets.
     const PATIENCE: Duration = Duration::from_secs(120);
     let location = config.location();

@@ -39,6 +39,7 @@ use crate::approvals::store::schema::Migrated;
 use crate::approvals::store::stops::StopNotes;
 use crate::approvals::store::transitions::Halts;
 use crate::model::time::Timestamp;
+use crate::sealing::DeploymentKeys;
 
 /// INVARIANT: an approval is usable only if it is *stored* as approved. An approval that is missing,
 /// unreadable or of another generation denies the call.
@@ -131,8 +132,8 @@ impl Store {
     }
 
     /// Returns the key with which those of data subjects are derived.
-    pub fn sealing(&self) -> Option<[u8; 32]> {
-        self.options.sealing
+    pub fn sealing(&self) -> Option<DeploymentKeys> {
+        self.options.sealing.clone()
     }
 
     /// Returns the generation, and the highest revision seen in it.

@@ -176,13 +176,13 @@ mod tests {
     use super::*;
     use crate::audit::disk::SystemDisk;
     use crate::audit::evidence::EvidenceWriter;
-    use crate::sealing::SubjectKey;
+    use crate::sealing::DeploymentKeys;
 
     #[test]
     fn evidence_is_found_by_line_and_digest_past_torn_lines_and_repeated_numbers() {
         let folder = tempfile::tempdir().expect("a folder");
         let segment = folder.path().join("seg-00000000000000000000.jsonl");
-        let key = SubjectKey::new(&[7; 32], "k", "s").expect("a key");
+        let key = DeploymentKeys::new([[7; 32]]).of_subject("k", "s").expect("a key");
         let sealed: Vec<Sealed> = (0..4).map(|number| key.seal(vec![number; 9]).expect("sealed")).collect();
         let mut writer = EvidenceWriter::new(Arc::new(SystemDisk));
         writer.append(&segment, &[(3, sealed[0].clone()), (5, sealed[1].clone())]);

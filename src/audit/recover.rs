@@ -173,14 +173,14 @@ pub(super) fn mac_place(line: &[u8]) -> Option<std::ops::Range<usize>> {
     (line.get(start + ZEROS.len()) == Some(&b'"')).then_some(start..start + ZEROS.len())
 }
 
-/// Returns whether a line's MAC was made with this key.
+/// Returns whether a line's MAC was made with this key, or one that it replaced.
 pub(super) fn is_own(line: &[u8], key: &DigestKey) -> bool {
     let Some(place) = mac_place(line) else { return false };
     let mut blank = line.to_vec();
     if let Some(mac) = blank.get_mut(place.clone()) {
         mac.copy_from_slice(ZEROS.as_bytes());
     }
-    line.get(place) == Some(key.line(&blank).as_bytes())
+    line.get(place).is_some_and(|mac| key.has_made(mac, &blank))
 }
 
 /// Returns the hash of a line; `None` if the log has no line of this number.

@@ -5,6 +5,7 @@ mod canonical;
 mod notes;
 mod trimmed;
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::ops::Range;
@@ -32,9 +33,9 @@ const CHECKPOINTS: &str = "checkpoints.txt";
 /// Evidence from outside the log that the log is checked against.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expected {
-    /// Key of the deployment. Without it, a log that was rewritten and hashed again can't be told from the
+    /// Keys of the deployment, the oldest first. Without one, a log that was rewritten and hashed again can't be told from the
     /// original.
-    pub key: Option<[u8; 32]>,
+    pub keys: Vec<[u8; 32]>,
     /// Hashes in hex of lines that were noted earlier; the log must contain each of them.
     pub heads: Vec<String>,
     /// Public key of the checkpoints. Without it, their signatures are not checked.
@@ -151,7 +152,7 @@ pub fn verify_with_progress(
         next: first,
         deleted,
         format: None,
-        key: expected.key,
+        keys: macs(&expected.keys).map_err(|problem| broken(oldest, problem))?,
         heads: expected.heads.iter().map(String::as_str).collect(),
         report: Report { segments: names.len(), from: first, ..Report::default() },
         read: 0,
@@ -184,7 +185,7 @@ pub fn verify_with_progress(
     }
     walk.report.checkpoints = walk.notes.held;
     walk.report.signed = expected.verifier.is_some() && walk.notes.held > 0;
-    walk.report.keyed = walk.key.is_some() && walk.format == Some(2);
+    walk.report.keyed = !expected.keys.is_empty() && walk.format == Some(2);
     Ok(walk.report)
 }
 
@@ -235,7 +236,8 @@ struct Walk<'a> {
     /// `v` of the lines so far. All lines must have the same `v`; otherwise lines without a MAC could be
     /// inserted among lines with one.
     format: Option<u64>,
-    key: Option<[u8; 32]>,
+    /// The key of the line before, and those that replaced it. A key that was replaced makes no later line.
+    keys: VecDeque<Hmac<Sha256>>,
     /// Noted hashes that no line has matched so far.
     heads: Vec<&'a str>,
     notes: Notes,
@@ -300,12 +302,12 @@ impl Walk<'_> {
         if *self.format.get_or_insert(format) != format {
             return Err("the line's format differs from the format of the lines before".into());
         }
-        match (format, &self.key) {
+        match (format, self.keys.is_empty()) {
             (2, _) => self.mac(bytes, members.place(bytes, "mac"))?,
-            (_, Some(_)) => {
+            (_, false) => {
                 return Err("the line's format has no `mac`, so anyone could have rewritten the line".into());
             }
-            (_, None) => {}
+            (_, true) => {}
         }
         let (seq, expected) = (number("seq")?, self.next);
         if text("prev")? != self.prev {
@@ -314,12 +316,12 @@ impl Walk<'_> {
             );
         }
         if format == 2 && text("type")? == "log.loss_accepted" && seq >= expected {
-            self.report.losses.push(Loss { from: expected, until: seq, at: text("ts")? });
+            self.report.losses.push(Loss { from: expected, until: seq, at: text("ts")?.into_owned() });
         } else if seq != expected {
             return Err(format!("the line has number {seq}, expected {expected}: lines are missing or out of order"));
         }
-        if let (Some(deleted), "log.trimmed") = (&mut self.deleted, text("type")?.as_str()) {
-            deleted.says(number("before")?, text("hash")?, number("tree")?, text("root")?)?;
+        if let (Some(deleted), "log.trimmed") = (&mut self.deleted, &*text("type")?) {
+            deleted.says(number("before")?, &text("hash")?, number("tree")?, &text("root")?)?;
         }
         if members.number(bytes, "durable").is_some_and(|durable| durable >= seq) {
             return Err("`durable` names this line or a later one".into());
@@ -327,11 +329,12 @@ impl Walk<'_> {
         self.notes.line(bytes, seq, seq != expected)?;
         let time = text("ts")?;
         if self.report.first.is_empty() {
-            self.report.first.clone_from(&time);
+            self.report.first = time.to_string();
         }
         self.report.decisions += u64::from(text("type")? == "decision");
         self.report.best_effort += u64::from(text("durability")? == "best_effort");
-        self.report.last = time;
+        self.report.last.clear();
+        self.report.last.push_str(&time);
         self.report.lines += 1;
         self.next = seq + 1;
         self.prev = hex(&Sha256::digest(bytes));
@@ -342,32 +345,53 @@ impl Walk<'_> {
 
     /// Checks a line's MAC: HMAC-SHA256 over the line with zeros in place of the MAC. Without a key only its
     /// form is checked.
-    fn mac(&self, bytes: &[u8], place: Option<Range<usize>>) -> Result<(), String> {
+    fn mac(&mut self, bytes: &[u8], place: Option<Range<usize>>) -> Result<(), String> {
         // The value is in quotes.
         let place = place.map(|place| place.start + 1..place.end.saturating_sub(1));
         let is_mac = |found: &&[u8]| found.len() == MAC_LENGTH && found.iter().all(u8::is_ascii_hexdigit);
         let found = place.clone().and_then(|place| bytes.get(place)).filter(is_mac);
         let (Some(place), Some(found)) = (place, found) else { return Err("the line has no `mac`".into()) };
-        let Some(key) = &self.key else { return Ok(()) };
         let (before, after) =
             (bytes.get(..place.start).unwrap_or_default(), bytes.get(place.end..).unwrap_or_default());
-        let mut mac = Hmac::<Sha256>::new_from_slice(key).map_err(|_| "the key can't be used".to_owned())?;
-        for part in [MAC_PREFIX, before, &[b'0'; MAC_LENGTH], after] {
-            mac.update(part);
-        }
-        match hex(&mac.finalize().into_bytes()).as_bytes() == found {
-            true => Ok(()),
-            false => {
-                Err("`mac` was not made with this key: the line was changed, or this is not the deployment's key"
-                    .into())
+        let has_made = |key: &Hmac<Sha256>| {
+            let mut mac = key.clone();
+            for part in [before, &[b'0'; MAC_LENGTH], after] {
+                mac.update(part);
+            }
+            hex(&mac.finalize().into_bytes()).as_bytes() == found
+        };
+        match self.keys.iter().position(has_made) {
+            Some(replaced) => drop(self.keys.drain(..replaced)),
+            None if self.keys.is_empty() => {}
+            None => {
+                return Err(
+                    "`mac` was not made with this key: the line was changed, or this is not the deployment's key"
+                        .into(),
+                );
             }
         }
+        Ok(())
     }
+}
+
+/// Returns the beginnings of the MACs of lines, one for each key.
+fn macs(keys: &[[u8; 32]]) -> Result<VecDeque<Hmac<Sha256>>, String> {
+    let mac = |key: &[u8; 32]| {
+        let mut mac = Hmac::<Sha256>::new_from_slice(key).map_err(|_| "the key can't be used".to_owned())?;
+        mac.update(MAC_PREFIX);
+        Ok(mac)
+    };
+    keys.iter().map(mac).collect()
 }
 
 /// Returns bytes in lower-case hexadecimal digits.
 fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(2 * bytes.len());
     let digit = |value: u8| char::from(DIGITS.get(usize::from(value)).copied().unwrap_or(b'?'));
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+    for byte in bytes {
+        text.push(digit(byte >> 4));
+        text.push(digit(byte & 15));
+    }
+    text
 }

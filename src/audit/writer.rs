@@ -23,7 +23,7 @@ use crate::audit::key::DigestKey;
 use crate::audit::record::{LINE_MAX, Record};
 use crate::audit::recover::{self, Recovered, Tail};
 use crate::audit::tree::leaf;
-use crate::audit::{Durability, Health, Keys, Message, NotedHead, Options, Pending};
+use crate::audit::{Durability, Health, Keys, Message, NotedHead, Observer, Options, Pending};
 use crate::json;
 use crate::model::head::Head;
 use crate::model::number::to_u64;
@@ -99,6 +99,7 @@ pub(super) struct Writer {
     trimmed: Option<u64>,
     checkpoints: Checkpoints,
     evidence: EvidenceWriter,
+    observer: Option<Observer>,
     health: Arc<Health>,
     pub(super) transition: Option<(String, i64, String)>,
 }
@@ -168,6 +169,7 @@ impl Writer {
             trimmed: None,
             checkpoints,
             evidence: EvidenceWriter::new(disk),
+            observer: None,
             health,
             transition: tail.transition,
         };
@@ -188,6 +190,7 @@ impl Writer {
                     Message::Append(pending) => batch.push(*pending),
                     Message::Checkpoint(now) => asked = Some(now),
                     Message::Trim { before, now } => trim = Some((before, now)),
+                    Message::Observe(observer) => self.observer = Some(observer),
                     // The queue takes nothing more, and what it has taken is still written.
                     Message::Close => queue.close(),
                 }
@@ -293,8 +296,13 @@ impl Writer {
         for (pending, index) in taken {
             answer(pending, if written.is_ok() { Ok(index) } else { Err(AuditDown::Failed) });
         }
-        // No answer waits for evidence.
+        // No answer waits for evidence or an observer.
         if written.is_ok() {
+            if let Some(observer) = &self.observer {
+                text.split(|byte| *byte == b'\n')
+                    .filter(|line| !line.is_empty())
+                    .for_each(|line| observer(&self.key, line));
+            }
             self.evidence.append(&self.path, &sealed);
         }
     }

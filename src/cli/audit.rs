@@ -11,6 +11,7 @@ pub(super) use self::reading::{folders, time};
 use super::{Environment, Exit, Failure};
 use crate::app::{self, Seams};
 use crate::audit::checkpoint::{Checkpoint, VERIFIER_FILE, VerifierKey};
+use crate::audit::key::DigestKey;
 use crate::audit::prove::{ProveError, Wanted, check, prove, prove_consistency};
 use crate::audit::verify::{Expected, Report, Verifier, VerifyError, first_line, verify_with_progress};
 use crate::audit::witness;
@@ -123,7 +124,7 @@ pub(super) fn run(environment: &Environment, command: Command) -> Result<Exit, F
         Command::Verify { folder, key, checkpoint_key, checkpoint, expect_head, witness, replica } => {
             let folder = log_folder(environment, folder)?;
             let mut expected = Expected {
-                key: read_key(&folder, key)?,
+                keys: read_keys(&folder, key)?,
                 heads: expect_head.iter().map(|head| plain(head)).collect(),
                 verifier: verifier(&folder, checkpoint_key)?,
                 checkpoints: checkpoint.iter().map(|file| read_text(file)).collect::<Result<_, _>>()?,
@@ -226,12 +227,19 @@ fn plain(head: &str) -> String {
     head.strip_prefix("sha256:").unwrap_or(head).to_ascii_lowercase()
 }
 
-fn read_key(folder: &Path, named: Option<PathBuf>) -> Result<Option<[u8; 32]>, Failure> {
+/// Reads the deployment's keys, the oldest first: from the named file or that beside the log, and from the file with the keys that
+/// it replaced.
+fn read_keys(folder: &Path, named: Option<PathBuf>) -> Result<Vec<[u8; 32]>, Failure> {
     let beside = folder.parent().map(|data| data.join("keys").join("audit-digest.key")).filter(|path| path.exists());
-    let Some(path) = named.or(beside) else { return Ok(None) };
-    let failed = |problem: &str| Failure::new(Exit::Failure, format!("the key `{}` {problem}", path.display()));
-    let bytes = std::fs::read(&path).map_err(|error| failed(&format!("can't be read: {error}")))?;
-    bytes.try_into().map(Some).map_err(|_| failed("does not contain exactly 32 bytes"))
+    let Some(path) = named.or(beside) else { return Ok(vec![]) };
+    let key = DigestKey::read(&path).map_err(|error| {
+        let problem = match error.kind() {
+            std::io::ErrorKind::InvalidData => error.to_string(),
+            _ => format!("can't be read: {error}"),
+        };
+        Failure::new(Exit::Failure, format!("the key `{}` {problem}", path.display()))
+    })?;
+    Ok(key.all().copied().collect())
 }
 
 fn text(report: &Report) -> String {

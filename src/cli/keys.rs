@@ -25,6 +25,15 @@ pub(super) enum Command {
         #[command(flatten)]
         folder: Folder,
     },
+    /// Replace the keys of digests: of the audit log and, with --values, of redacted values and evidence. Servers use the new ones from
+    /// their next start on; the old ones are kept to verify and decrypt what they made
+    RotateDigests {
+        /// Also replace values.key. Give it to all replicas before one of them is started again
+        #[arg(long)]
+        values: bool,
+        #[command(flatten)]
+        folder: Folder,
+    },
     /// List the keys with purpose, status, id and time of the last change; private parts are not shown
     List(Folder),
     /// Add a key's id to the list of revoked keys; a running server applies it at its next reload
@@ -100,6 +109,13 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
             }
             list(environment, &config, &folder_of(folder))?;
         }
+        Command::RotateDigests { values, folder } => {
+            rotate_digests(&config.data.join("keys").join("audit-digest.key"))?;
+            if *values {
+                rotate_digests(&folder_of(folder).join(Keys::VALUES))?;
+            }
+            list(environment, &config, &folder_of(folder))?;
+        }
     }
     Ok(Exit::Ok)
 }
@@ -126,6 +142,16 @@ fn digest_key(folder: &Path, name: &str) -> Result<DigestKey, Failure> {
     SystemEntropy.fill(&mut fresh).map_err(|error| unusable(&error))?;
     std::fs::create_dir_all(folder).map_err(|error| unusable(&error))?;
     DigestKey::read_or_create(&folder.join(name), fresh).map_err(|error| unusable(&error))
+}
+
+/// Replaces the digest key of a file.
+fn rotate_digests(path: &Path) -> Result<(), Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::new(Exit::Failure, format!("the key `{}` can't be replaced: {error}", path.display()))
+    };
+    let mut fresh = [0; 32];
+    SystemEntropy.fill(&mut fresh).map_err(|error| failed(&error))?;
+    DigestKey::rotate(path, fresh).map_err(|error| failed(&error))
 }
 
 fn list(environment: &Environment, config: &Config, folder: &Path) -> Result<(), Failure> {

@@ -30,20 +30,29 @@ pub fn telemetry(environment: &str, variables: &BTreeMap<String, String>) -> Res
     if set("OTEL_TRACES_SAMPLER").is_some_and(|sampler| !SAMPLERS.contains(&sampler)) {
         return refused("OTEL_TRACES_SAMPLER", &format!("must be one of {}", SAMPLERS.join(", ")));
     }
+    // By default log events are not exported, because not every collector of spans takes them.
+    let log_exporter = set("OTEL_LOGS_EXPORTER").unwrap_or("none");
+    if !["none", "otlp"].contains(&log_exporter) {
+        return refused("OTEL_LOGS_EXPORTER", "must be `otlp` or `none`: no other exporter is supported");
+    }
     // Values other than `true` mean false.
-    let off = set("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) || exporter == "none";
+    let is_disabled = set("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    let off = is_disabled || exporter == "none";
     // A variable for traces has precedence over the one for all signals.
     let otlp = |name: &str| {
         set(&format!("OTEL_EXPORTER_OTLP_TRACES_{name}")).or_else(|| set(&format!("OTEL_EXPORTER_OTLP_{name}")))
     };
     let endpoint = otlp("ENDPOINT").filter(|_| !off);
-    if endpoint.is_some_and(|url| !["http://", "https://"].iter().any(|scheme| url.starts_with(scheme))) {
+    let events = set("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT").or_else(|| set("OTEL_EXPORTER_OTLP_ENDPOINT"));
+    let events = events.filter(|_| !is_disabled && log_exporter == "otlp");
+    let is_url = |url: &str| ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme));
+    if endpoint.into_iter().chain(events).any(|url| !is_url(url)) {
         return refused(
             "OTEL_EXPORTER_OTLP_ENDPOINT",
             "must be a URL such as `http://127.0.0.1:4317`, or `https://…` for TLS",
         );
     }
-    if endpoint.is_some() && otlp("PROTOCOL").is_some_and(|protocol| protocol != "grpc") {
+    if endpoint.or(events).is_some() && otlp("PROTOCOL").is_some_and(|protocol| protocol != "grpc") {
         return refused("OTEL_EXPORTER_OTLP_PROTOCOL", "must be `grpc`: OTLP over HTTP is not supported");
     }
     let identity = match (otlp("CLIENT_CERTIFICATE"), otlp("CLIENT_KEY")) {
@@ -65,6 +74,7 @@ pub fn telemetry(environment: &str, variables: &BTreeMap<String, String>) -> Res
     let service_name = set("OTEL_SERVICE_NAME").or_else(|| attribute("service.name")).unwrap_or("countersign");
     Ok(export::Options {
         endpoint: endpoint.map(str::to_owned),
+        events: events.map(str::to_owned),
         authorities: otlp("CERTIFICATE").map(PathBuf::from),
         identity,
         service_name: service_name.to_owned(),
@@ -92,9 +102,17 @@ mod tests {
             assert_eq!(endpoint(&[(ENDPOINT, "http://collector:4317"), off]), None, "{off:?}");
         }
         assert!(endpoint(&[(ENDPOINT, "http://collector:4317"), ("OTEL_SDK_DISABLED", "0")]).is_some());
+        let events = |variables: &[(&str, &str)]| read(variables).expect("accepted").events;
+        let (all, on) = ((ENDPOINT, "http://all:1"), ("OTEL_LOGS_EXPORTER", "otlp"));
+        assert_eq!(events(&[all]), None);
+        assert_eq!(events(&[all, on]).as_deref(), Some("http://all:1"));
+        assert_eq!(events(&[all, on, ("OTEL_SDK_DISABLED", "true")]), None);
+        let own = ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://logs:1");
+        assert_eq!(events(&[all, on, own]).as_deref(), Some("http://logs:1"));
         for (wrong, expected) in [
             ((ENDPOINT, "collector:4317"), "`OTEL_EXPORTER_OTLP_ENDPOINT` must be a URL such as"),
             (("OTEL_TRACES_EXPORTER", "console"), "`OTEL_TRACES_EXPORTER` must be `otlp` or `none`"),
+            (("OTEL_LOGS_EXPORTER", "console"), "`OTEL_LOGS_EXPORTER` must be `otlp` or `none`"),
             (("OTEL_TRACES_SAMPLER", "allways_on"), "`OTEL_TRACES_SAMPLER` must be one of always_off, always_on"),
             (("OTEL_EXPORTER_OTLP_CLIENT_KEY", "k.pem"), "must be set together"),
         ] {

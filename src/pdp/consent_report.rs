@@ -85,7 +85,7 @@ impl Pdp {
                 consent(moment, binding, usable, review(moment, caller, &asked), text)
             }
         };
-        let customer = self.audit.digest(&json::Value::from(asked.customer.as_str()));
+        let customer = self.audit.customer(&asked.customer);
         let text = self.audit.digest(&json::Value::from(consent.display.as_str()));
         let more = [
             ("customer", customer.into()),

@@ -56,13 +56,12 @@ impl Pdp {
         if !self.audit.healthy() {
             return Err(AuditDown::Failed.into());
         }
-        let digest = |text: &str| self.audit.digest(&Value::from(text));
         let mut more = vec![
             ("tenant", subject.tenant.clone().into()),
             ("subject_kind", subject.kind.name().into()),
             // The log identifies customers by a keyed digest everywhere.
-            ("subject", digest(&subject.id).into()),
-            ("reason_digest", digest(&reason).into()),
+            ("subject", self.audit.customer(&subject.id).into()),
+            ("reason_digest", self.audit.digest(&Value::from(&*reason)).into()),
         ];
         if subject.kind == SubjectOf::Case {
             more.extend(events::about_case(&subject.tenant, &subject.id, "", ""));

@@ -20,7 +20,7 @@ use crate::model::chain::{Chain, Credential, TokenFacts};
 use crate::model::time::Timestamp;
 use crate::model::trusted_context::TrustedContext;
 use crate::pdp::services::Services;
-use crate::sealing::{self, Sealed, SubjectKey};
+use crate::sealing::{self, DeploymentKeys, Sealed, SubjectKey};
 
 /// Version of the form of evidence.
 const FORM: u32 = 1;
@@ -181,6 +181,22 @@ struct Cached {
     read_at: Timestamp,
 }
 
+/// Second and number of requests for keys, by tool service. Tool services are entities of the bundle, so they are few.
+#[derive(Debug, Default)]
+struct KeyRequests(DashMap<String, (i64, u32)>);
+
+impl KeyRequests {
+    /// Counts a request. Returns false if the tool service has made too many in this second.
+    fn admit(&self, by: &str, now: Timestamp) -> bool {
+        let mut asked = self.0.entry(by.to_owned()).or_insert((now.seconds(), 0));
+        if asked.0 != now.seconds() {
+            *asked = (now.seconds(), 0);
+        }
+        asked.1 = asked.1.saturating_add(1);
+        asked.1 <= KEYS_PER_SECOND
+    }
+}
+
 /// Makes the evidence of decisions.
 #[derive(Debug)]
 pub(super) struct EvidenceMaker {
@@ -188,10 +204,9 @@ pub(super) struct EvidenceMaker {
     is_on: bool,
     store: Arc<Store>,
     /// Key with which those of subjects are derived.
-    sealing: Option<[u8; 32]>,
+    sealing: Option<DeploymentKeys>,
     keys: DashMap<Subject, Cached>,
-    /// Second and number of requests for keys, by tool service. Tool services are entities of the bundle, so they are few.
-    asked: DashMap<String, (i64, u32)>,
+    requests: KeyRequests,
     /// Time in microseconds until which the state store is not asked.
     paused_until: AtomicI64,
     failed_logged: Seldom,
@@ -204,7 +219,7 @@ impl EvidenceMaker {
             store: Arc::clone(&services.store),
             sealing: services.store.sealing(),
             keys: DashMap::new(),
-            asked: DashMap::new(),
+            requests: KeyRequests::default(),
             paused_until: AtomicI64::new(0),
             failed_logged: Seldom::default(),
         }
@@ -241,7 +256,7 @@ impl EvidenceMaker {
         if let Some(known) = self.keys.get(&subject).filter(|known| is_fresh(known)) {
             return Some(Arc::clone(&known.key));
         }
-        if now.micros() < self.paused_until.load(Ordering::Relaxed) || !self.may_ask(by, now) {
+        if now.micros() < self.paused_until.load(Ordering::Relaxed) || !self.requests.admit(by, now) {
             return None;
         }
         let Ok(Some(key)) = tokio::time::timeout(PATIENCE, self.stored(subject.clone(), day)).await else {
@@ -260,20 +275,10 @@ impl EvidenceMaker {
         Some(key)
     }
 
-    /// Counts a request for a key. Returns false if the tool service has made too many in this second.
-    fn may_ask(&self, by: &str, now: Timestamp) -> bool {
-        let mut asked = self.asked.entry(by.to_owned()).or_insert((now.seconds(), 0));
-        if asked.0 != now.seconds() {
-            *asked = (now.seconds(), 0);
-        }
-        asked.1 += 1;
-        asked.1 <= KEYS_PER_SECOND
-    }
-
     async fn stored(&self, subject: Subject, day: i64) -> Option<Arc<SubjectKey>> {
         let (id, secret) = sealing::fresh()?;
         let (id, secret) = self.store.subject_key(NewSubjectKey { subject, day, id, secret }).await.ok()?;
-        SubjectKey::new(&self.sealing?, &id, &secret).map(Arc::new)
+        self.sealing.as_ref()?.of_subject(&id, &secret).map(Arc::new)
     }
 
     /// Forgets the keys of a subject that is erased.
@@ -286,6 +291,16 @@ impl EvidenceMaker {
 mod tests {
     use super::*;
     use crate::json::{self, Value};
+
+    #[test]
+    fn one_tool_service_uses_up_its_own_keys_of_a_second_alone() {
+        let requests = KeyRequests::default();
+        let now = Timestamp::from_seconds(1_700_000_000);
+        let admitted = (0..3 * KEYS_PER_SECOND).filter(|_| requests.admit("orders", now)).count();
+        assert_eq!(admitted, 100);
+        assert!(requests.admit("refunds", now) && !requests.admit("orders", now));
+        assert!(requests.admit("orders", now.plus(std::time::Duration::from_secs(1))));
+    }
 
     #[test]
     fn evidence_is_read_as_it_was_written_and_has_no_text_and_no_token() {

@@ -234,7 +234,7 @@ impl Pdp {
         let halt = Halt { tenant, since, until: moment.now.plus(signal.ttl), ..signal.halt };
         // The log identifies customers by a keyed digest everywhere.
         let subject = match halt.subject_kind {
-            SubjectKind::Customer => self.audit.digest(&crate::json::Value::from(halt.subject.as_str())),
+            SubjectKind::Customer => self.audit.customer(halt.subject.as_str()),
             _ => halt.subject.clone(),
         };
         let mut more = vec![

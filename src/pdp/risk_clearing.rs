@@ -62,12 +62,15 @@ impl Pdp {
             supervisor: &clear.supervisor,
             ..RiskSubject::nobody(&clear.tenant)
         };
-        let digest = |text: &str| if text.is_empty() { String::new() } else { self.audit.digest(&Value::from(text)) };
+        let reason =
+            if clear.reason.is_empty() { String::new() } else { self.audit.digest(&Value::from(&*clear.reason)) };
+        let named_customer =
+            if clear.customer.is_empty() { String::new() } else { self.audit.customer(&clear.customer) };
         let named = serde_json::json!({
-            "tenant": clear.tenant, "case": clear.case, "customer": digest(&clear.customer), "agent": clear.agent,
+            "tenant": clear.tenant, "case": clear.case, "customer": named_customer, "agent": clear.agent,
             "supervisor": clear.supervisor,
         });
-        let mut more = vec![("cleared", named), ("reason_digest", digest(&clear.reason).into())];
+        let mut more = vec![("cleared", named), ("reason_digest", reason.into())];
         if !clear.case.is_empty() {
             more.extend(events::about_case(&clear.tenant, &clear.case, "", ""));
         }

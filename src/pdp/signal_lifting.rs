@@ -134,8 +134,11 @@ impl Pdp {
         let quorum = moment.snapshot.bundle.roles.as_ref().map_or(1, |roles| roles.lift_quorum.0.get());
         let digest = |text: &str| self.audit.digest(&Value::from(text));
         // The log identifies customers by a keyed digest everywhere.
-        let subject =
-            if lift.subject_kind == SubjectKind::Customer { digest(&lift.subject) } else { lift.subject.clone() };
+        let subject = if lift.subject_kind == SubjectKind::Customer {
+            self.audit.customer(&lift.subject)
+        } else {
+            lift.subject.clone()
+        };
         let more = [
             ("subject_kind", lift.subject_kind.name().into()),
             ("subject", subject.into()),

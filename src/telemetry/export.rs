@@ -1,18 +1,21 @@
-//! Exports spans to an OTLP collector, if one is configured, and metrics through `/metrics`.
+//! Exports spans and log events to an OTLP collector, if one is configured, and metrics through `/metrics`.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use opentelemetry::logs::LoggerProvider as _;
 use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry::{InstrumentationScope, KeyValue, global};
 use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig, Identity};
 use opentelemetry_otlp::{WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::logs::{BatchLogProcessor, SdkLoggerProvider};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::{BatchSpanProcessor, SdkTracer, SdkTracerProvider};
 use prometheus::{Registry, TextEncoder};
 
+use crate::telemetry::events::Events;
 use crate::telemetry::guard::Guard;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{SCHEMA_URL, SCOPE};
@@ -23,6 +26,8 @@ pub struct Options {
     /// OTLP/gRPC endpoint for spans, e.g. `http://127.0.0.1:4317`; `https://` selects TLS. If it is `None`, no
     /// spans are made.
     pub endpoint: Option<String>,
+    /// The same for log events.
+    pub events: Option<String>,
     /// PEM file of the collector's certificate authorities; by default the public ones.
     pub authorities: Option<PathBuf>,
     /// PEM files of the client's certificate chain and private key.
@@ -37,11 +42,12 @@ pub struct Options {
 #[error("telemetry can't be set up: {0}")]
 pub struct SetUpError(String);
 
-/// Makes spans and metrics. Callers never block, because the queue of spans is bounded; spans that do not fit
-/// are dropped and counted.
+/// Makes spans, log events and metrics. Callers never block, because the queues are bounded; what does not fit is dropped and
+/// counted.
 #[derive(Debug)]
 pub struct Telemetry {
     traces: Option<SdkTracerProvider>,
+    logs: Option<SdkLoggerProvider>,
     pub(super) tracer: Option<SdkTracer>,
     meters: SdkMeterProvider,
     registry: Registry,
@@ -72,6 +78,44 @@ fn tls(options: &Options) -> Result<ClientTlsConfig, SetUpError> {
     })
 }
 
+fn scope() -> InstrumentationScope {
+    InstrumentationScope::builder(SCOPE).with_version(env!("CARGO_PKG_VERSION")).with_schema_url(SCHEMA_URL).build()
+}
+
+fn traces(
+    options: &Options,
+    endpoint: &str,
+    resource: &Resource,
+    metrics: &Metrics,
+) -> Result<SdkTracerProvider, SetUpError> {
+    let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint);
+    let exporter = match endpoint.starts_with("https://") {
+        true => exporter.with_tls_config(tls(options)?),
+        false => exporter,
+    };
+    let exporter = exporter.build().map_err(|error| SetUpError(error.to_string()))?;
+    let guard = Guard::new(exporter, "spans", endpoint.to_owned(), metrics.export_failed.clone());
+    let processor = BatchSpanProcessor::builder(guard).build();
+    Ok(SdkTracerProvider::builder().with_resource(resource.clone()).with_span_processor(processor).build())
+}
+
+fn logs(
+    options: &Options,
+    endpoint: &str,
+    resource: &Resource,
+    metrics: &Metrics,
+) -> Result<SdkLoggerProvider, SetUpError> {
+    let exporter = opentelemetry_otlp::LogExporter::builder().with_tonic().with_endpoint(endpoint);
+    let exporter = match endpoint.starts_with("https://") {
+        true => exporter.with_tls_config(tls(options)?),
+        false => exporter,
+    };
+    let exporter = exporter.build().map_err(|error| SetUpError(error.to_string()))?;
+    let guard = Guard::new(exporter, "log events", endpoint.to_owned(), metrics.events_failed.clone());
+    let processor = BatchLogProcessor::builder(guard).build();
+    Ok(SdkLoggerProvider::builder().with_resource(resource.clone()).with_log_processor(processor).build())
+}
+
 impl Telemetry {
     /// Sets up telemetry; must run inside the Tokio runtime. The SDK reads the other `OTEL_*` variables
     /// itself.
@@ -92,27 +136,21 @@ impl Telemetry {
             .map_err(|error| failed(&error))?;
         let meters = SdkMeterProvider::builder().with_resource(resource.clone()).with_reader(reader).build();
         let metrics = Metrics::new(&meters.meter(SCOPE));
-        let Some(endpoint) = &options.endpoint else {
-            return Ok(Self { traces: None, tracer: None, meters, registry, metrics });
-        };
-        let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint.clone());
-        let exporter = match endpoint.starts_with("https://") {
-            true => exporter.with_tls_config(tls(options)?),
-            false => exporter,
-        };
-        let exporter = exporter.build().map_err(|error| failed(&error))?;
-        // The processor takes its counter of dropped spans from the global meter provider when it is built,
-        // so set the provider first.
-        global::set_meter_provider(meters.clone());
-        let processor = Guard::new(exporter, endpoint.clone(), metrics.export_failed.clone());
-        let processor = BatchSpanProcessor::builder(processor).build();
-        let traces = SdkTracerProvider::builder().with_resource(resource).with_span_processor(processor).build();
-        let scope = InstrumentationScope::builder(SCOPE)
-            .with_version(env!("CARGO_PKG_VERSION"))
-            .with_schema_url(SCHEMA_URL)
-            .build();
-        let tracer = traces.tracer_with_scope(scope);
-        Ok(Self { tracer: Some(tracer), traces: Some(traces), meters, registry, metrics })
+        if options.endpoint.is_some() || options.events.is_some() {
+            // A processor takes its counter of what it drops from the global meter provider when it is built, so set the
+            // provider first.
+            global::set_meter_provider(meters.clone());
+        }
+        let traces =
+            options.endpoint.as_ref().map(|endpoint| traces(options, endpoint, &resource, &metrics)).transpose()?;
+        let logs = options.events.as_ref().map(|endpoint| logs(options, endpoint, &resource, &metrics)).transpose()?;
+        let tracer = traces.as_ref().map(|traces| traces.tracer_with_scope(scope()));
+        Ok(Self { tracer, traces, logs, meters, registry, metrics })
+    }
+
+    /// Returns what emits log events; `None` if they are not exported.
+    pub fn events(&self) -> Option<Events> {
+        self.logs.as_ref().map(|logs| Events(logs.logger_with_scope(scope())))
     }
 
     /// Returns all metrics in Prometheus's text format.
@@ -127,6 +165,9 @@ impl Telemetry {
     pub fn shut_down(&self, timeout: Duration) {
         if let Some(Err(error)) = self.traces.as_ref().map(|traces| traces.shutdown_with_timeout(timeout)) {
             tracing::warn!(name: "telemetry.shutdown_failed", error = %error, "not every span was exported");
+        }
+        if let Some(Err(error)) = self.logs.as_ref().map(|logs| logs.shutdown_with_timeout(timeout)) {
+            tracing::warn!(name: "telemetry.shutdown_failed", error = %error, "not every log event was exported");
         }
         if let Err(error) = self.meters.shutdown() {
             tracing::warn!(name: "telemetry.shutdown_failed", error = %error, "metrics did not shut down");

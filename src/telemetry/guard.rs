@@ -1,4 +1,4 @@
-//! The last step before export. The guard removes attributes that are not listed, and counts the spans of
+//! The last step before export. The guard removes attributes that are not listed, and counts the spans and log events of
 //! failed exports, because the SDK counts those as processed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,15 +8,18 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::logs::{LogBatch, LogExporter};
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 
 use crate::model::number::to_u64;
 use crate::telemetry::ATTRIBUTES;
 
-/// Exporter that filters attributes and counts lost spans.
+/// Exporter that filters the attributes of spans, and counts what is lost.
 #[derive(Debug)]
 pub struct Guard<E> {
     below: E,
+    /// What is exported, for messages.
+    what: &'static str,
     /// Endpoint of the collector, for messages.
     endpoint: String,
     lost: Counter<u64>,
@@ -24,8 +27,8 @@ pub struct Guard<E> {
 }
 
 impl<E> Guard<E> {
-    pub fn new(below: E, endpoint: String, lost: Counter<u64>) -> Self {
-        Self { below, endpoint, lost, failing: AtomicBool::new(false) }
+    pub fn new(below: E, what: &'static str, endpoint: String, lost: Counter<u64>) -> Self {
+        Self { below, what, endpoint, lost, failing: AtomicBool::new(false) }
     }
 
     /// Logs once that exports fail and once that they work again. Otherwise an unreachable collector would
@@ -36,12 +39,12 @@ impl<E> Guard<E> {
             Err(error) if !was_failing => {
                 // The error names the gRPC status of the collector.
                 tracing::warn!(
-                    name: "telemetry.export_failed", endpoint = self.endpoint, error = %error,
-                    "spans can't be exported to the collector of OTEL_EXPORTER_OTLP_ENDPOINT; they are dropped and counted"
+                    name: "telemetry.export_failed", what = self.what, endpoint = self.endpoint, error = %error,
+                    "telemetry can't be exported to the collector of OTEL_EXPORTER_OTLP_ENDPOINT; it is dropped and counted"
                 );
             }
             Ok(()) if was_failing => {
-                tracing::info!(name: "telemetry.export_recovered", endpoint = self.endpoint, "spans are exported again");
+                tracing::info!(name: "telemetry.export_recovered", what = self.what, endpoint = self.endpoint, "telemetry is exported again");
             }
             Err(_) | Ok(()) => {}
         }
@@ -60,6 +63,26 @@ impl<E: SpanExporter> SpanExporter for Guard<E> {
                 link.attributes.retain(listed);
             }
         }
+        let result = self.below.export(batch).await;
+        if result.is_err() {
+            self.lost.add(count, &[]);
+        }
+        self.note(&result);
+        result
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.below.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.below.set_resource(resource);
+    }
+}
+
+impl<E: LogExporter> LogExporter for Guard<E> {
+    async fn export(&self, batch: LogBatch<'_>) -> OTelSdkResult {
+        let count = to_u64(batch.iter().count());
         let result = self.below.export(batch).await;
         if result.is_err() {
             self.lost.add(count, &[]);

@@ -9,7 +9,7 @@ use crate::model::number::to_u64;
 use crate::telemetry::{
     METRIC_APPROVALS, METRIC_APPROVALS_PENDING, METRIC_AUDIT_FAILURES, METRIC_AUDIT_LOST, METRIC_AUDIT_SUPPRESSED,
     METRIC_BUNDLES, METRIC_CHECKPOINT_AGE, METRIC_CLOCK_SKEW, METRIC_DECISION_DURATION, METRIC_DECISIONS,
-    METRIC_ENGINE_DIFFERENCES, METRIC_ENGINE_VERIFIED, METRIC_EXPORT_FAILED, METRIC_LAST_SUCCESS,
+    METRIC_ENGINE_DIFFERENCES, METRIC_ENGINE_VERIFIED, METRIC_EVENTS_FAILED, METRIC_EXPORT_FAILED, METRIC_LAST_SUCCESS,
     METRIC_POLICY_REJECTED, METRIC_REFUSALS, METRIC_RELOADS, METRIC_RPC, METRIC_STOPS, METRIC_STORE_FAILURES,
     METRIC_STORE_WENT_BACK, METRIC_WINDOWS_ENTRIES, METRIC_WINDOWS_FAILURES, METRIC_WITNESS_FAILURES,
 };
@@ -42,6 +42,7 @@ pub struct Metrics {
     windows_failures: Counter<u64>,
     windows_entries: Gauge<u64>,
     pub(super) export_failed: Counter<u64>,
+    pub(super) events_failed: Counter<u64>,
     stops: Gauge<u64>,
     policy_rejected: Gauge<u64>,
 }
@@ -51,18 +52,19 @@ fn checkpoint_age(meter: &Meter) -> Gauge<f64> {
     meter.f64_gauge(METRIC_CHECKPOINT_AGE).with_unit("s").with_description(what).build()
 }
 
+fn decision_duration(meter: &Meter) -> Histogram<f64> {
+    let what = "time to decide, without the wait for the audit log";
+    let seconds = meter.f64_histogram(METRIC_DECISION_DURATION).with_unit("s").with_description(what);
+    seconds.with_boundaries(DECISION_SECONDS.to_vec()).build()
+}
+
 impl Metrics {
     pub(super) fn new(meter: &Meter) -> Self {
         let metrics = Self {
             rpc: meter.f64_histogram(METRIC_RPC).with_unit("s").with_boundaries(RPC_SECONDS.to_vec()).build(),
             decisions: meter.u64_counter(METRIC_DECISIONS).with_description("decisions").build(),
             refusals: meter.u64_counter(METRIC_REFUSALS).with_description("requests that got no decision").build(),
-            decision_duration: meter
-                .f64_histogram(METRIC_DECISION_DURATION)
-                .with_unit("s")
-                .with_description("time to decide, without the wait for the audit log")
-                .with_boundaries(DECISION_SECONDS.to_vec())
-                .build(),
+            decision_duration: decision_duration(meter),
             reloads: meter.u64_counter(METRIC_RELOADS).with_description("reloads of the bundle").build(),
             last_success: meter
                 .i64_gauge(METRIC_LAST_SUCCESS)
@@ -118,6 +120,7 @@ impl Metrics {
                 .with_description("1 while the bundle's folder contains a bundle that was refused")
                 .build(),
             export_failed: meter.u64_counter(METRIC_EXPORT_FAILED).with_description("spans that a failed export lost").build(),
+            events_failed: meter.u64_counter(METRIC_EVENTS_FAILED).with_description("log events that a failed export lost").build(),
         };
         metrics.start_at_zero();
         metrics
@@ -127,6 +130,7 @@ impl Metrics {
     /// would have no data until the first loss.
     fn start_at_zero(&self) {
         self.export_failed.add(0, &[]);
+        self.events_failed.add(0, &[]);
         self.audit_suppressed.add(0, &[]);
         self.witness_failures.add(0, &[]);
         self.audit(0, 0, Duration::ZERO);

@@ -10,7 +10,7 @@ use crate::bundle::Bundle;
 use crate::model::answer::Obligation;
 use crate::pdp::evaluation::{Evaluation, Evaluator};
 use crate::pdp::evidence::Evaluated;
-use crate::sealing::{Sealed, SubjectKey};
+use crate::sealing::{DeploymentKeys, Sealed, SubjectKey};
 
 /// Maximum number of decisions that a change names.
 const EXAMPLES_MAX: usize = 5;
@@ -30,14 +30,14 @@ pub trait Bundles {
 /// Keys of the evidence, which are derived when a decision first needs them.
 #[derive(Debug)]
 pub struct Keys {
-    deployment: [u8; 32],
+    deployment: DeploymentKeys,
     secrets: HashMap<String, String>,
     derived: HashMap<String, Option<SubjectKey>>,
 }
 
 impl Keys {
     /// `secrets` are those of the state store, by id.
-    pub fn new(deployment: [u8; 32], secrets: HashMap<String, String>) -> Self {
+    pub fn new(deployment: DeploymentKeys, secrets: HashMap<String, String>) -> Self {
         Self { deployment, secrets, derived: HashMap::new() }
     }
 
@@ -45,7 +45,7 @@ impl Keys {
     fn key(&mut self, sealed: &Sealed) -> Option<&SubjectKey> {
         let Self { deployment, secrets, derived } = self;
         let id = sealed.key();
-        let key = derived.entry(id.to_owned()).or_insert_with(|| SubjectKey::new(deployment, id, secrets.get(id)?));
+        let key = derived.entry(id.to_owned()).or_insert_with(|| deployment.of_subject(id, secrets.get(id)?));
         key.as_ref()
     }
 }

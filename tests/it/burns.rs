@@ -698,7 +698,7 @@ fn histories(location: impl Fn(&Path) -> Location, count: u32) {
             boot: "b".into(),
             generation: "g".into(),
             seen: None,
-            sealing: Some([7; 32]),
+            sealing: Some(countersign::sealing::DeploymentKeys::new([[7; 32]])),
             notes: folder.path().to_owned(),
         };
         runtime.block_on(async {

@@ -22,6 +22,7 @@ use countersign::api::v1::admin_service_client::AdminServiceClient;
 use countersign::api::v1::decision_service_client::DecisionServiceClient;
 use countersign::app::{self, Seams};
 use countersign::audit::disk::{Disk, Segment, SystemDisk};
+use countersign::audit::key::DigestKey;
 use countersign::audit::verify::{Expected, Report, Verifier, VerifyError};
 use countersign::bundle::folder::Folder;
 use countersign::bundle::{Bundle, Reading};
@@ -246,10 +247,10 @@ pub(crate) fn lines(data: &Path) -> Vec<Value> {
 
 /// Verifies an audit log with the digest key in its data folder, as `countersign audit verify` does.
 pub(crate) fn verify(audit: &Path) -> Result<Report, VerifyError> {
-    let key = std::fs::read(audit.parent().unwrap().join("keys/audit-digest.key")).unwrap();
+    let key = DigestKey::read(&audit.parent().unwrap().join("keys/audit-digest.key")).unwrap();
     let verifier = std::fs::read_to_string(audit.parent().unwrap().join("keys/audit-checkpoint.vkey")).unwrap();
     let verifier = Some(Verifier::parse(&verifier).unwrap());
-    let expected = Expected { key: Some(key.try_into().unwrap()), verifier, ..Expected::default() };
+    let expected = Expected { keys: key.all().copied().collect(), verifier, ..Expected::default() };
     countersign::audit::verify::verify(audit, &expected)
 }
 

@@ -128,6 +128,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "pdp",
             "telemetry",
             "risk_store",
+            "sealing",
         ],
     ),
     // The command line: `authorize --local` runs the pipeline's own steps without a server.

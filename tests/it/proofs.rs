@@ -54,7 +54,7 @@ async fn write(folder: &Path, count: i64, segment_bytes: u64, from: i64) {
 
 fn expected() -> Expected {
     let verifier = Verifier::parse(&checkpoint_key().verifier().unwrap().to_string());
-    Expected { key: Some(DIGEST_KEY), verifier: Some(verifier.unwrap()), ..Expected::default() }
+    Expected { keys: vec![DIGEST_KEY], verifier: Some(verifier.unwrap()), ..Expected::default() }
 }
 
 fn segments(folder: &Path) -> Vec<PathBuf> {

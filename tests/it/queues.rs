@@ -28,7 +28,7 @@ async fn open(folder: &std::path::Path) -> Store {
         boot,
         generation,
         seen: None,
-        sealing: Some([7; 32]),
+        sealing: Some(countersign::sealing::DeploymentKeys::new([[7; 32]])),
         notes: folder.to_owned(),
     })
     .await

@@ -5,6 +5,7 @@ use std::path::Path;
 use countersign::api::v1;
 use countersign::api::v1::admin_service_client::AdminServiceClient;
 use countersign::api::v1::decision_service_client::DecisionServiceClient;
+use countersign::audit::key::DigestKey;
 use serde_json::Value;
 use tonic::transport::Channel;
 
@@ -336,4 +337,53 @@ async fn an_erased_customer_is_on_no_disk_and_every_proof_holds() {
     let record = lines(&data).into_iter().find(|line| line["type"] == "subject.erased").unwrap();
     assert_eq!((record["by"]["human"].as_str(), record["tenant"].as_str()), (Some("lead-1"), Some("acme")), "{record}");
     assert!(!record.to_string().contains("customer-1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replaced_digest_keys_verify_decrypt_and_find_customers_and_make_no_later_line() {
+    let folder = temp();
+    let data = folder.path().join("data");
+    let server = Process::serve(&data, &[], |_| {});
+    let issuer = Issuer::of(&data);
+    let mut desk = Desk::new(channel(server.grpc).await);
+    desk.ask(&order_check()).await;
+    let waiting = desk.request(&credit(400)).await.unwrap();
+    assert!(server.stop().success());
+    let rotate = command(&["keys", "rotate-digests", "--values"]).env("COUNTERSIGN__DATA", &data).output().unwrap();
+    assert!(rotate.status.success(), "{}", String::from_utf8_lossy(&rotate.stderr));
+    for file in ["audit-digest.earlier", "values.earlier"] {
+        let earlier = std::fs::metadata(data.join("keys").join(file)).unwrap();
+        assert_eq!(
+            (earlier.len(), std::os::unix::fs::PermissionsExt::mode(&earlier.permissions()) & 0o777),
+            (32, 0o600)
+        );
+    }
+
+    let server = Process::serve(&data, &[], |_| {});
+    let mut desk = Desk::new(channel(server.grpc).await);
+    desk.ask(&order_check()).await;
+    // The call that waits was encrypted under the key that was replaced.
+    let given = desk.review(&waiting, true, &issuer.human("lead-1")).await.unwrap();
+    assert_eq!(given.state(), v1::ApprovalState::Approved);
+    let token = desk.fetch(&waiting.id).await.unwrap();
+    assert_eq!(desk.ask(&with_token(&credit(400), &token, "op-1")).await.decision(), v1::Decision::Allow);
+    assert!(server.stop().success());
+
+    let audit = data.join("audit");
+    assert!(verify(&audit).unwrap().keyed);
+    let key = DigestKey::read(&data.join("keys/audit-digest.key")).unwrap();
+    let keys: Vec<[u8; 32]> = key.all().copied().collect();
+    assert_eq!(keys.len(), 2);
+    // The first line of the second start is not by the first key, and no later line may be.
+    for wrong in [vec![keys[0]], vec![keys[1]], vec![keys[1], keys[0]]] {
+        let expected = countersign::audit::verify::Expected { keys: wrong, ..Default::default() };
+        let fault = countersign::audit::verify::verify(&audit, &expected).unwrap_err().to_string();
+        assert!(fault.contains("was not made with this key"), "{fault}");
+    }
+    let checks: Vec<Value> = lines(&data).into_iter().filter(|line| line["action"] == "order.check").collect();
+    assert_eq!(checks.len(), 2);
+    assert_eq!(checks[0]["case"]["customer"], checks[1]["case"]["customer"]);
+    assert_ne!(checks[0]["input_digest"], checks[1]["input_digest"]);
+    let (code, report) = replay(&data, &[]);
+    assert_eq!((code, number(&report, "/not_replayable/undecryptable")), (Some(0), 0), "{report:#}");
 }

@@ -5,9 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use countersign::api::v1;
+use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{LogsService, LogsServiceServer};
+use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsServiceRequest, ExportLogsServiceResponse};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -21,6 +25,7 @@ use crate::harness::{App, CASE, ORDER, Process, asserted, channel, lines, order_
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Collector {
     received: Arc<Mutex<Vec<ExportTraceServiceRequest>>>,
+    logs: Arc<Mutex<Vec<LogRecord>>>,
     hangs: bool,
 }
 
@@ -35,6 +40,20 @@ impl TraceService for Collector {
         }
         self.received.lock().unwrap().push(request.into_inner());
         Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl LogsService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportLogsServiceRequest>,
+    ) -> Result<Response<ExportLogsServiceResponse>, Status> {
+        let resources = request.into_inner().resource_logs;
+        let records =
+            resources.into_iter().flat_map(|resource| resource.scope_logs).flat_map(|scope| scope.log_records);
+        self.logs.lock().unwrap().extend(records);
+        Ok(Response::new(ExportLogsServiceResponse::default()))
     }
 }
 
@@ -58,7 +77,10 @@ impl Collector {
         let address = listener.local_addr().unwrap();
         let service =
             TraceServiceServer::new(collector.clone()).accept_compressed(tonic::codec::CompressionEncoding::Gzip);
-        tokio::spawn(builder.add_service(service).serve_with_incoming(TcpListenerStream::new(listener)));
+        let logs = LogsServiceServer::new(collector.clone()).accept_compressed(tonic::codec::CompressionEncoding::Gzip);
+        tokio::spawn(
+            builder.add_service(service).add_service(logs).serve_with_incoming(TcpListenerStream::new(listener)),
+        );
         (collector, address)
     }
 
@@ -79,7 +101,11 @@ pub(crate) fn id(span: &Span) -> String {
 }
 
 pub(crate) fn text(span: &Span, name: &str) -> Option<String> {
-    let attribute = span.attributes.iter().find(|attribute| attribute.key == name)?;
+    text_of(&span.attributes, name)
+}
+
+fn text_of(attributes: &[KeyValue], name: &str) -> Option<String> {
+    let attribute = attributes.iter().find(|attribute| attribute.key == name)?;
     match attribute.value.as_ref()?.value.as_ref()? {
         Any::StringValue(text) => Some(text.clone()),
         Any::ArrayValue(array) => {
@@ -388,4 +414,43 @@ async fn spans_are_exported_over_tls() {
     // The stop sends the last spans.
     app.stop().await;
     assert!(collector.spans().iter().any(|span| span.name == "authorize order.check"), "{:?}", collector.spans());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_line_of_the_audit_log_is_a_log_event_without_what_is_only_in_the_line() {
+    let (collector, address) = Collector::start(false).await;
+    let app = App::start_with(move |config, seams| {
+        config.telemetry.case_ids = countersign::config::CaseIds::Digest;
+        seams.telemetry.events = Some(format!("http://{address}"));
+    })
+    .await;
+    let mut client = app.decisions().await;
+    let allowed = client.authorize(traced(PARENT, order_check())).await.unwrap().into_inner();
+    client.authorize(v1::AuthorizeRequest { action: "order.steal".into(), ..order_check() }).await.unwrap();
+    client.authorize(v1::AuthorizeRequest { case: None, ..order_check() }).await.unwrap_err();
+    let folder = app.stop().await.unwrap();
+    let lines = lines(&folder.path().join("data"));
+    let events = collector.logs.lock().unwrap().clone();
+    assert_eq!(events.len(), lines.len());
+    assert!(events.iter().all(|event| event.event_name == "countersign.audit.line" && event.time_unix_nano > 0));
+    for (event, line) in events.iter().zip(&lines) {
+        assert_eq!(text_of(&event.attributes, "countersign.audit.type").as_deref(), line["type"].as_str());
+        assert_eq!(text_of(&event.attributes, "countersign.audit.index"), Some(format!("IntValue({})", line["seq"])));
+    }
+    let of = |evaluation: &str| {
+        let is =
+            |event: &&LogRecord| text_of(&event.attributes, "countersign.evaluation.id").as_deref() == Some(evaluation);
+        events.iter().find(is).unwrap()
+    };
+    let event = of(&allowed.evaluation_id);
+    assert_eq!(hex(&event.trace_id), "0af7651916cd43dd8448eb211c80319c");
+    let named = |name: &str| text_of(&event.attributes, name).unwrap_or_default();
+    assert_eq!((named("countersign.decision"), named("countersign.action")), ("allow".into(), "order.check".into()));
+    assert_eq!(named("gen_ai.agent.id"), "support-bot");
+    assert!(named("countersign.case.id").starts_with("hmac-sha256:"), "{}", named("countersign.case.id"));
+    // Neither humans nor customers, nor names that a caller made up.
+    let all = format!("{events:?}");
+    for hidden in ["rep-1", "order.steal", "\"case-1\"", "customer"] {
+        assert!(!all.contains(hidden), "{hidden}: {all}");
+    }
 }

@@ -24,7 +24,7 @@ impl Store {
 async fn answer(connection: &mut AnyConnection, writer: &Writer, new: NewConsent) -> Result<End<Answered>, StoreError> {
     let NewConsent { consent, record } = new;
     let revision = next(connection, writer).await?;
-    if let Some(known) = reads::approval(connection, writer.sealing, &consent.id).await? {
+    if let Some(known) = reads::approval(connection, writer.keys(), &consent.id).await? {
         let gave = |approval: &Approval| approval.approvers().next().is_some();
         // The state tells whether the customer withdrew the consent since.
         let stands = known.state_at(consent.requested_at);

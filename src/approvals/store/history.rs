@@ -15,6 +15,7 @@ use crate::approvals::store::location::Seen;
 use crate::approvals::store::transitions::Revision;
 use crate::model::number::to_u64;
 use crate::model::text::hex;
+use crate::sealing::DeploymentKeys;
 
 /// Identity of a writer, and the last revision that it has seen.
 #[derive(Clone, Debug)]
@@ -27,13 +28,17 @@ pub(super) struct Writer {
     pub boot: String,
     pub(super) heads: Arc<AtomicU64>,
     pub dialect: Dialect,
-    /// Key with which the calls of approvals are encrypted.
-    pub(super) sealing: Option<[u8; 32]>,
+    pub(super) sealing: Option<DeploymentKeys>,
     /// Last revision of the current transaction.
     pub(super) last: Arc<Mutex<Option<Revision>>>,
 }
 
 impl Writer {
+    /// Returns the keys with which the calls of approvals are encrypted.
+    pub(super) fn keys(&self) -> Option<&DeploymentKeys> {
+        self.sealing.as_ref()
+    }
+
     /// Returns bytes that no other write of any process has.
     fn fresh(&self) -> [u8; 16] {
         let count = self.heads.fetch_add(1, Ordering::Relaxed);

@@ -106,7 +106,7 @@ impl Store {
                     .await?
                 {
                     let id: String = row.try_get(0)?;
-                    let Some(approval) = reads::approval(connection, writer.sealing, &id).await? else { continue };
+                    let Some(approval) = reads::approval(connection, writer.keys(), &id).await? else { continue };
                     let revision = next(connection, &writer).await?;
                     set_state(connection, &id, State::Expired, revision.number, at).await?;
                     leave(connection, &writer, &revision, &id, &with_state(record(&approval), State::Expired), at)
@@ -154,7 +154,7 @@ async fn request(
         .await?
     {
         let id: String = row.try_get(0)?;
-        let waiting = reads::approval(connection, writer.sealing, &id).await?.ok_or(StoreError::Damaged)?;
+        let waiting = reads::approval(connection, writer.keys(), &id).await?.ok_or(StoreError::Damaged)?;
         return Ok(End::RollBack(Requested::Same(Box::new(waiting))));
     }
     let denied = "SELECT COALESCE(MAX(ended_at), 0) FROM approvals WHERE tenant = $1 AND digest = $2 AND state = 'denied' AND id LIKE 'apr%'";
@@ -223,7 +223,7 @@ async fn full_queue(
 
 async fn review(connection: &mut AnyConnection, writer: &Writer, new: NewReview) -> Result<End<Moved>, StoreError> {
     let revision = next(connection, writer).await?;
-    let Some(approval) = reads::approval(connection, writer.sealing, &new.id).await? else {
+    let Some(approval) = reads::approval(connection, writer.keys(), &new.id).await? else {
         return Ok(End::RollBack(Moved::Missing));
     };
     let at = new.review.at;
@@ -308,7 +308,7 @@ pub(super) async fn end_at(
     revision: Revision,
     Ending { id, reason, at, record }: Ending<'_>,
 ) -> Result<Moved, StoreError> {
-    let Some(approval) = reads::approval(connection, writer.sealing, id).await? else { return Ok(Moved::Missing) };
+    let Some(approval) = reads::approval(connection, writer.keys(), id).await? else { return Ok(Moved::Missing) };
     let state = match approval.state_at(at) {
         State::Approved => State::Revoked,
         State::Pending => State::Cancelled,

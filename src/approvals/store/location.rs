@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::sealing::DeploymentKeys;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
     /// A file that only this process uses.
@@ -44,7 +46,7 @@ pub struct Options {
     /// Highest generation and revision that this replica has noted; `None` before the first note.
     pub seen: Option<Seen>,
     /// Key with which those of data subjects are derived, which all replicas have. Without it, no approval can be written or read.
-    pub sealing: Option<[u8; 32]>,
+    pub sealing: Option<DeploymentKeys>,
     /// Folder in which this replica notes data that the store might lose: kill switches, revoked sessions and
     /// additions to sums.
     pub notes: PathBuf,

@@ -12,7 +12,7 @@ use crate::approvals::store::transitions::{Body, Check, Halts, Receipt, ReceiptK
 use crate::model::approval::{Approval, Review, State, Subject};
 use crate::model::halt::{Halt, HaltKind, SubjectKind};
 use crate::model::time::Timestamp;
-use crate::sealing::{Sealed, SubjectKey};
+use crate::sealing::{DeploymentKeys, Sealed};
 
 const APPROVAL: &str =
     "SELECT id, generation, revision, state, digest, body, COALESCE((SELECT secret FROM subject_keys k WHERE k.id = sealed_by), '') AS secret, requested_at, review_until, approved_at, approved_until,
@@ -41,8 +41,8 @@ impl Store {
     /// When the store does not answer, or the row can't be parsed.
     pub async fn approval(&self, id: &str) -> Result<Option<Approval>, StoreError> {
         let id = id.to_owned();
-        let sealing = self.options.sealing;
-        self.read(|mut connection| async move { approval(&mut connection, sealing, &id).await }).await
+        let sealing = self.options.sealing.clone();
+        self.read(|mut connection| async move { approval(&mut connection, sealing.as_ref(), &id).await }).await
     }
 
     /// Returns approvals in the order of their requests or of their last changes.
@@ -50,8 +50,8 @@ impl Store {
     /// # Errors
     /// When the store does not answer, or a row can't be parsed.
     pub async fn list(&self, filter: Filter) -> Result<Vec<Approval>, StoreError> {
-        let sealing = self.options.sealing;
-        self.read(|mut connection| async move { list(&mut connection, sealing, &filter).await }).await
+        let sealing = self.options.sealing.clone();
+        self.read(|mut connection| async move { list(&mut connection, sealing.as_ref(), &filter).await }).await
     }
 
     /// Returns the stored answer of an operation.
@@ -117,7 +117,7 @@ impl Store {
 
 pub(super) async fn approval(
     connection: &mut AnyConnection,
-    sealing: Option<[u8; 32]>,
+    sealing: Option<&DeploymentKeys>,
     id: &str,
 ) -> Result<Option<Approval>, StoreError> {
     let query = sqlx::query(AssertSqlSafe(format!("{APPROVAL} WHERE id = $1"))).bind(id.to_owned());
@@ -129,7 +129,7 @@ pub(super) async fn approval(
 
 async fn list(
     connection: &mut AnyConnection,
-    sealing: Option<[u8; 32]>,
+    sealing: Option<&DeploymentKeys>,
     filter: &Filter,
 ) -> Result<Vec<Approval>, StoreError> {
     let sql = format!(
@@ -157,7 +157,7 @@ async fn list(
 /// Builds an approval from its row and its reviews.
 async fn whole(
     connection: &mut AnyConnection,
-    sealing: Option<[u8; 32]>,
+    sealing: Option<&DeploymentKeys>,
     row: &AnyRow,
 ) -> Result<Approval, StoreError> {
     let id: String = row.try_get("id")?;
@@ -202,12 +202,12 @@ async fn whole(
 }
 
 /// Decrypts the call of an approval. Rows of earlier versions have it as plain text.
-fn opened(body: String, sealing: Option<[u8; 32]>, secret: String) -> Option<Vec<u8>> {
+fn opened(body: String, sealing: Option<&DeploymentKeys>, secret: String) -> Option<Vec<u8>> {
     if body.starts_with('{') {
         return Some(body.into_bytes());
     }
     let sealed = Sealed::read(&body)?;
-    SubjectKey::new(&sealing?, sealed.key(), &secret)?.open(&sealed)
+    sealing?.of_subject(sealed.key(), &secret)?.open(&sealed)
 }
 
 pub(super) async fn insert(
@@ -224,7 +224,7 @@ pub(super) async fn insert(
     };
     let body = serde_json::to_vec(&body).map_err(|_| StoreError::Damaged)?;
     let (id, secret) = approval_key(connection, approval).await?;
-    let key = writer.sealing.and_then(|sealing| SubjectKey::new(&sealing, &id, &secret));
+    let key = writer.keys().and_then(|sealing| sealing.of_subject(&id, &secret));
     let sealed = key.and_then(|key| key.seal(body)).ok_or(StoreError::Damaged)?;
     // A consent that the customer refuses has ended when it is stored.
     let ended = if approval.state == State::Denied { approval.requested_at } else { Timestamp::default() };

@@ -243,7 +243,7 @@ async fn end_halted(
     let Halt { tenant, subject_kind, subject, kind, since, until, .. } = halt;
     let mut ended = vec![];
     for id in ended_by(connection, &tenant, subject_kind, &subject, at).await? {
-        let Some(approval) = reads::approval(connection, writer.sealing, &id).await? else { continue };
+        let Some(approval) = reads::approval(connection, writer.keys(), &id).await? else { continue };
         let ending = Ending { id: &id, reason: kind.name(), at, record: record(&approval) };
         if let Moved::Done(moved) = lifecycle::end(connection, writer, ending).await? {
             ended.push(moved);

@@ -20,7 +20,7 @@ impl Store {
             boot: self.options.boot.clone(),
             heads: Arc::clone(&self.heads),
             dialect: self.engine.dialect().clone(),
-            sealing: self.options.sealing,
+            sealing: self.options.sealing.clone(),
             last: Arc::default(),
         }
     }

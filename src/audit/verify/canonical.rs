@@ -1,6 +1,7 @@
 //! Checks in one pass that a line is in canonical form (RFC 8785), and finds its members. A line in this form has no member twice, so
 //! that two readers can't read it differently.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// Maximum nesting of objects and arrays.
@@ -29,8 +30,12 @@ impl Members {
     }
 
     /// Returns the text of a member.
-    pub(super) fn text(&self, line: &[u8], member: &str) -> Option<String> {
-        serde_json::from_slice(line.get(self.place(line, member)?)?).ok()
+    pub(super) fn text<'l>(&self, line: &'l [u8], member: &str) -> Option<Cow<'l, str>> {
+        let quoted = line.get(self.place(line, member)?)?;
+        match quoted.strip_prefix(b"\"")?.strip_suffix(b"\"")? {
+            plain if memchr::memchr(b'\\', plain).is_none() => std::str::from_utf8(plain).ok().map(Cow::Borrowed),
+            _ => serde_json::from_slice(quoted).ok().map(Cow::Owned),
+        }
     }
 
     /// Returns the number of a member.
@@ -128,7 +133,11 @@ impl Scanner<'_> {
         let start = self.at;
         loop {
             let rest = self.line.get(self.at..)?;
-            self.at += rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f))?;
+            let plain = memchr::memchr2(b'"', b'\\', rest)?;
+            if rest.get(..plain)?.iter().any(|byte| *byte < 0x20) {
+                return None;
+            }
+            self.at += plain;
             match self.peek()? {
                 b'"' => {
                     self.at += 1;

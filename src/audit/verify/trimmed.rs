@@ -45,8 +45,8 @@ impl Deleted {
     }
 
     /// Takes a line that says that those before `before` were deleted. `tree` and `root` are first line and root of their tree.
-    pub(super) fn says(&mut self, before: u64, hash: String, tree: u64, root: String) -> Result<(), String> {
-        if before == self.line && (hash, tree, root) != (self.prev.clone(), self.base, self.root.clone()) {
+    pub(super) fn says(&mut self, before: u64, hash: &str, tree: u64, root: &str) -> Result<(), String> {
+        if before == self.line && (hash, tree, root) != (&*self.prev, self.base, &*self.root) {
             return Err(
                 "the tree or the hash of the deleted lines is another one: `seg-*.tree` or the first line was changed"
                     .to_owned(),
@@ -91,7 +91,7 @@ pub(super) fn before(folder: &Path, segments: &[(String, PathBuf)]) -> Result<Op
     let (base, tree) = tree.as_deref().and_then(read).filter(fits).ok_or_else(|| {
         format!("the lines before {line} are not there, and `verify` finds no whole tree of them in `{stem}.tree`: lines were cut off")
     })?;
-    Ok(Some(Before { line, prev, base, tree }))
+    Ok(Some(Before { line, prev: prev.into_owned(), base, tree }))
 }
 
 fn read(text: &str) -> Option<(u64, Tree)> {

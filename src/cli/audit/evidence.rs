@@ -8,7 +8,6 @@ use crate::audit::decisions::with_evidence;
 use crate::audit::told::plain;
 use crate::audit::verify::first_line;
 use crate::cli::{Environment, Exit, Failure, Output, print, runtime};
-use crate::sealing::SubjectKey;
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Arguments {
@@ -29,7 +28,7 @@ pub(super) fn run(environment: &Environment, arguments: &Arguments) -> Result<Ex
     for (line, sealed) in &found {
         let opened = sealed
             .as_ref()
-            .and_then(|sealed| SubjectKey::new(&deployment, sealed.key(), secrets.get(sealed.key())?)?.open(sealed));
+            .and_then(|sealed| deployment.of_subject(sealed.key(), secrets.get(sealed.key())?)?.open(sealed));
         let Some(opened) = opened else { continue };
         shown += 1;
         let text = String::from_utf8_lossy(&opened);

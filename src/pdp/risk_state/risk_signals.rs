@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bundle::Bundle;
-use crate::json::Value;
 use crate::model::answer::{Answer, Gate, Reason};
 use crate::model::call::{Call, Untrusted};
 use crate::model::chain::Chain;
@@ -89,7 +88,7 @@ impl RiskState {
             }
             return Ok(signals);
         };
-        let customer = self.audit.digest(&Value::from(bundle.case_owner(&call.case)));
+        let customer = self.audit.customer(bundle.case_owner(&call.case));
         let mut signals = Signals { counted: true, customer, ..Signals::default() };
         let waits = acquires.iter().zip(&result.waits).filter(|(_, wait)| **wait > 0);
         let mut full: Vec<(String, Duration)> = waits
@@ -149,7 +148,7 @@ impl RiskState {
     /// that the log can be replayed.
     pub(in crate::pdp) fn remembered_as(&self, customer: &str) -> String {
         match self.risk_store {
-            RiskStore::InProcess(_) => self.audit.digest(&Value::from(customer)),
+            RiskStore::InProcess(_) => self.audit.customer(customer),
             RiskStore::Redis(_) => customer.to_owned(),
         }
     }
@@ -178,7 +177,7 @@ impl RiskState {
             sums: vec![],
             unsafe_draft: false,
             halted_by: String::new(),
-            customer: self.audit.digest(&Value::from(bundle.case_owner(&call.case))),
+            customer: self.audit.customer(bundle.case_owner(&call.case)),
         }
     }
 
@@ -295,7 +294,7 @@ impl RiskState {
     ) -> Result<(), Refusal> {
         let bundle = &moment.snapshot.bundle;
         signals.screened = self.screen(moment, &chain.tool_service, &call.untrusted, &[]).await?;
-        signals.customer = self.audit.digest(&Value::from(bundle.case_owner(&call.case)));
+        signals.customer = self.audit.customer(bundle.case_owner(&call.case));
         let read = Batch { reads: vec![keys.case], by: Some(keys.by), ..Batch::default() };
         // If the risk store can't be read, only this call's own texts can make the case hostile.
         let memories = match self.batch(keys.tenant, moment, &read).await {
