@@ -31,7 +31,7 @@ use countersign::audit::{Audit, Durability, Keys, Options};
 use countersign::bundle::Bundle;
 use countersign::config::Config;
 use countersign::model::time::Timestamp;
-use countersign::sealing::DeploymentKeys;
+use countersign::sealing::{DeploymentKeys, SubjectKey};
 use countersign::workbench::replay::{self, Bundles, Report};
 use tokio::sync::oneshot;
 use tonic::transport::Endpoint;

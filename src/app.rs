@@ -35,6 +35,7 @@ use crate::clock::{Clock, Monotonic, Seldom, Stopwatch, SystemClock};
 use crate::config::{CaseIds, Config, ConfigError};
 use crate::delegation::Delegations;
 use crate::delegation::issuers::{IssuerError, Issuers};
+use crate::desk;
 use crate::entropy::{Entropy, SystemEntropy, nonce};
 use crate::events;
 use crate::jose::keyring::{self, Keyring, KeyringError, Purpose};
@@ -144,6 +145,9 @@ pub struct Bound {
     listeners: Listeners,
     admin_listener: TcpListener,
     events_listener: Option<TcpListener>,
+    /// Address of the approval desk, if there is one.
+    pub desk: Option<SocketAddr>,
+    desk_pages: Option<(TcpListener, desk::Pages)>,
     callers: Arc<Callers>,
     options: api::Options,
     poll: Duration,
@@ -165,6 +169,10 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
     let (admin_listener, admin) = listen(config.listen.admin, "--admin-listen").await?;
     let events = match config.events.listen {
         Some(address) => Some(listen(address, "events.listen").await?),
+        None => None,
+    };
+    let desk = match config.desk.listen {
+        Some(address) => Some(desk_of(config, address).await?),
         None => None,
     };
     let socket = socket(config)?;
@@ -202,6 +210,8 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
     let pdp = Arc::new(Pdp::new(options(config), bundle, parts).map_err(StartError::Threads)?);
     start(&pdp, recovered).await?;
     pdp.rebuild().await;
+    let desk_bound = desk.as_ref().map(|(_, address, _)| *address);
+    let desk_pages = desk.map(|desk| pages_of(config, &pdp, desk)).transpose()?;
     let options = api::Options {
         reflects_to_all: config.development,
         streams_per_connection: config.limits.streams_per_connection,
@@ -219,6 +229,8 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
         listeners,
         admin_listener,
         events_listener: events.map(|(listener, _)| listener),
+        desk: desk_bound,
+        desk_pages,
         callers,
         options,
         poll,
@@ -327,6 +339,20 @@ async fn start(pdp: &Pdp, recovered: Option<Recovered>) -> Result<(), StartError
     pdp.start(recovered).await.map_err(|_| StartError::Record)
 }
 
+fn pages_of(
+    config: &Config,
+    pdp: &Arc<Pdp>,
+    (listener, _, options): (TcpListener, SocketAddr, desk::Options),
+) -> Result<(TcpListener, desk::Pages), StartError> {
+    let pages = desk::pages(Arc::clone(pdp), options);
+    Ok((listener, pages.map_err(|error| StartError::Data(config.data.clone(), error))?))
+}
+
+async fn desk_of(config: &Config, address: SocketAddr) -> Result<(TcpListener, SocketAddr, desk::Options), StartError> {
+    let (listener, bound) = listen(address, "--desk-listen").await?;
+    Ok((listener, bound, config.desk(bound)?))
+}
+
 async fn listen(address: SocketAddr, setting: &'static str) -> Result<(TcpListener, SocketAddr), StartError> {
     let failed = |error| StartError::Address { address, error, setting };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
@@ -374,15 +400,15 @@ impl Bound {
         let tending = tokio::spawn(beside::tend(Arc::clone(&pdp)));
         let admin = tokio::spawn(admin::serve(Arc::clone(&pdp), self.admin_listener, until(stopped.clone())));
         let events = self.events_listener.map(|listener| {
-            let serving = events::serve(Arc::clone(&pdp), listener, self.callers, until(stopped.clone()));
-            tokio::spawn(async move {
-                if let Err(error) = serving.await {
-                    tracing::error!(name: "events.failed", error = %error, "the listener of security events failed");
-                }
-            })
+            let serving = events::serve(Arc::clone(&pdp), listener, Arc::clone(&self.callers), until(stopped.clone()));
+            tokio::spawn(beside::logged("events", serving))
+        });
+        let desk = self.desk_pages.map(|(listener, pages)| {
+            let serving = desk::serve(pages, listener, self.callers, until(stopped.clone()));
+            tokio::spawn(beside::logged("desk", serving))
         });
         let served = api::serve(Arc::clone(&pdp), self.listeners, self.options, until(stopped)).await;
-        for task in [watching, ticking, refreshing, witnessing, tending].into_iter().chain(events) {
+        for task in [watching, ticking, refreshing, witnessing, tending].into_iter().chain(events).chain(desk) {
             task.abort();
         }
         draining.abort();

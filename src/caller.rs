@@ -17,7 +17,7 @@ use crate::caller::svid::{SpiffeId, Svid};
 pub use crate::caller::tls::{Options, TrustDomain};
 use crate::caller::tls::{Trust, TrustError};
 use crate::jose::{self, Algorithm, Expected, TokenFault};
-use crate::model::chain::{Authentication, Caller, DevelopmentDefaults};
+use crate::model::chain::{Authentication, Caller, DevelopmentDefaults, Human};
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 
@@ -37,6 +37,8 @@ pub struct Peer {
     pub fault: Option<&'static str>,
     /// The request's `authorization: Bearer` token, which is not verified yet.
     pub bearer: Option<String>,
+    /// Human whom the desk has authenticated. It signed her in itself, so the request has no token.
+    pub human: Option<Arc<Human>>,
     /// Whether a request on the connection was authenticated. If so, the limits on unauthenticated peers no
     /// longer apply.
     pub known: Arc<AtomicBool>,

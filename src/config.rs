@@ -1,6 +1,7 @@
 //! Settings of the server, from a YAML file, then `COUNTERSIGN__A__B` variables, then flags; later sources
 //! override earlier ones. Unknown keys are refused, and every setting has a safe default.
 
+mod desk;
 mod error;
 pub mod resolve;
 mod sections;
@@ -14,6 +15,7 @@ use serde_json::{Map, Value};
 use crate::audit::Durability;
 use crate::bundle::manifest::yaml_line;
 use crate::bundle::{Gates, Reading};
+pub use crate::config::desk::{Desk, LINK, Oidc};
 pub use crate::config::error::ConfigError;
 pub use crate::config::sections::{
     Audit, BundleConfig, Callers, CaseIds, Config, Engine, Events, Identity, JwtSvid, Limits, Listen, RiskStore, Store,

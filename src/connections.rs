@@ -9,6 +9,7 @@
 
 pub mod authority;
 pub mod batched;
+pub mod handshakes;
 
 use std::collections::{BTreeMap, HashSet};
 use std::future::Future;

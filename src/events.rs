@@ -3,9 +3,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -13,14 +11,11 @@ use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use axum::serve::Listener;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tokio_rustls::TlsAcceptor;
 
 use crate::caller::Callers;
-use crate::connections::{Bounded, Bounds, Connections};
+use crate::connections::Bounds;
+use crate::connections::handshakes::{Handshakes, Remote};
 use crate::jose::TokenFault;
 use crate::model::refusal::Refusal;
 use crate::pdp::Pdp;
@@ -28,50 +23,6 @@ use crate::pdp::refused::run_to_completion;
 
 /// Maximum size of an event, in bytes.
 const EVENT_MAX: usize = 64 * 1024;
-/// Timeout of a TLS handshake.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Pause after a failed `accept`, so that a shortage of file descriptors does not cause a busy loop.
-const PAUSE: Duration = Duration::from_millis(50);
-
-trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
-
-type Shaken = (Box<dyn Io>, SocketAddr);
-
-/// A listener that yields connections whose TLS handshake is complete.
-struct Handshakes {
-    shaken: mpsc::Receiver<Shaken>,
-    address: SocketAddr,
-}
-
-/// Address of the peer.
-#[derive(Clone, Copy, Debug)]
-struct From(SocketAddr);
-
-impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, Handshakes>> for From {
-    fn connect_info(stream: axum::serve::IncomingStream<'_, Handshakes>) -> Self {
-        Self(*stream.remote_addr())
-    }
-}
-
-impl Listener for Handshakes {
-    type Io = Box<dyn Io>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> Shaken {
-        match self.shaken.recv().await {
-            Some(shaken) => shaken,
-            // The accept loop has ended, so no further connection will come.
-            None => std::future::pending().await,
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
-    }
-}
-
 /// Serves until `shutdown` resolves.
 ///
 /// # Errors
@@ -82,44 +33,17 @@ pub async fn serve(
     callers: Arc<Callers>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let (sender, shaken) = mpsc::channel(16);
-    let connections = Handshakes { shaken, address: listener.local_addr()? };
-    let accepting = tokio::spawn(accept(listener, callers, sender));
+    // Only development mode runs without a certificate.
+    let connections = Handshakes::start(listener, Bounds::of_port(), move || callers.trust().events.clone())?;
     let routes = Router::new().route("/events", post(take)).layer(DefaultBodyLimit::max(EVENT_MAX)).with_state(pdp);
-    let served = axum::serve(connections, routes.into_make_service_with_connect_info::<From>())
+    axum::serve(connections, routes.into_make_service_with_connect_info::<Remote>())
         .with_graceful_shutdown(shutdown)
-        .await;
-    accepting.abort();
-    served
-}
-
-async fn accept(listener: TcpListener, callers: Arc<Callers>, sender: mpsc::Sender<Shaken>) {
-    // Slow or excess connections are closed to make room for new ones; transmitters retry.
-    let connections = Connections::new(Bounds::of_port());
-    loop {
-        let Ok((stream, address)) = listener.accept().await else {
-            tokio::time::sleep(PAUSE).await;
-            continue;
-        };
-        let sender = sender.clone();
-        let Some(mut place) = connections.admit() else { continue };
-        // Only development mode runs without a certificate.
-        let Some(config) = callers.trust().events.clone() else {
-            let _stopped = sender.send((Box::new(Bounded::new(stream, place)), address)).await;
-            continue;
-        };
-        tokio::spawn(async move {
-            let shaking = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream));
-            if let Some(Ok(Ok(stream))) = place.unless_closed(shaking).await {
-                let _stopped = sender.send((Box::new(Bounded::new(stream, place)), address)).await;
-            }
-        });
-    }
+        .await
 }
 
 async fn take(
     State(pdp): State<Arc<Pdp>>,
-    ConnectInfo(From(address)): ConnectInfo<From>,
+    ConnectInfo(Remote(address)): ConnectInfo<Remote>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {

@@ -60,6 +60,7 @@ pub mod config;
 
 pub mod admin;
 pub mod api;
+pub mod desk;
 pub mod events;
 pub mod workbench;
 

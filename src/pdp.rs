@@ -6,6 +6,7 @@ mod answers;
 pub mod approval_access;
 pub mod approval_request;
 pub mod approval_review;
+pub mod audit_reading;
 pub mod authorize;
 pub mod conformance;
 pub mod consent_report;
@@ -17,6 +18,7 @@ pub mod evaluation;
 pub mod evidence;
 mod gates;
 mod housekeeping;
+pub mod inbox;
 pub mod kept_bundles;
 pub mod keys;
 pub mod origin;
@@ -58,6 +60,7 @@ use crate::model::time::Timestamp;
 use crate::pdp::admission::Admission;
 use crate::pdp::admission::concurrency::Share;
 use crate::pdp::evidence::EvidenceMaker;
+use crate::pdp::inbox::Inbox;
 use crate::pdp::keys::Keys;
 use crate::pdp::origin::Origin;
 use crate::pdp::recorder::Recorder;
@@ -79,6 +82,7 @@ pub struct Pdp {
     active: Arc<ActiveBundle>,
     admission: Admission,
     evidence: EvidenceMaker,
+    inbox: Inbox,
     recorder: Recorder,
     replicas: Arc<Replicas>,
     risk: Arc<RiskState>,
@@ -152,6 +156,7 @@ impl Pdp {
         Ok(Self {
             admission: Admission::new(&services, parts.callers, parts.delegations, Arc::clone(&replicas)),
             evidence: EvidenceMaker::new(&services),
+            inbox: Inbox::default(),
             recorder: Recorder::new(&services),
             replicas,
             risk: Arc::new(RiskState::new(&services, Arc::clone(&active), parts.risk_store)),
@@ -183,6 +188,19 @@ impl Pdp {
 
     pub fn telemetry(&self) -> &Telemetry {
         &self.telemetry
+    }
+
+    /// Derives a key of the deployment for a named purpose, which all replicas have.
+    pub fn derived_key(&self, purpose: &str) -> [u8; 32] {
+        self.tokens.keys().values.derived_key(purpose)
+    }
+
+    /// Returns the tenant of a human; empty if the bundle does not have her.
+    pub fn tenant_of_human(&self, id: &str) -> String {
+        let moment = self.moment();
+        let bundle = &moment.snapshot.bundle;
+        let roles = bundle.roles.as_ref();
+        roles.and_then(|roles| bundle.policies.tenant_of(&roles.supervisor, id)).unwrap_or_default()
     }
 
     /// Counts a refused request whose peer was not authenticated or whose message could not be read.

@@ -188,7 +188,15 @@ fn read(message: v1::ReportSignalRequest) -> Result<Signal, Refusal> {
         until: Timestamp::default(),
         lifted: Timestamp::default(),
     };
-    Ok(Signal { kind, severity, halt, ttl, event_id: some_id(&message.event_id, "event_id")?, reporter: None })
+    Ok(Signal {
+        kind,
+        severity,
+        halt,
+        ttl,
+        event_id: some_id(&message.event_id, "event_id")?,
+        reporter: None,
+        reason: String::new(),
+    })
 }
 
 /// Reads a severity. The zero value counts as the worst: critical.

@@ -49,6 +49,13 @@ pub(super) async fn tick(pdp: Arc<Pdp>) {
     }
 }
 
+/// Serves a port that the others do not depend on, and logs why it failed.
+pub(super) async fn logged(name: &'static str, serving: impl Future<Output = std::io::Result<()>>) {
+    if let Err(error) = serving.await {
+        tracing::error!(name: "port.failed", port = name, error = %error, "a port failed; the others go on");
+    }
+}
+
 /// Sends the log's head to the witness. This task is separate from [`tick`], because a witness service may be
 /// slow.
 pub(super) async fn witness(pdp: Arc<Pdp>) {

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::{Environment, Exit, Failure, print, runtime};
 use crate::app::{self, Bound, Seams, StartError};
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, Config, ConfigError, LINK};
 use crate::telemetry::logs;
 
 /// The request that the README begins with.
@@ -25,6 +25,9 @@ pub(super) struct Arguments {
     /// Admin HTTP address: /livez, /readyz, /metrics, /jwks.json [default: 127.0.0.1:7071]
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<SocketAddr>,
+    /// Address of the approval desk, where humans review requests in a browser [default: none]
+    #[arg(long, value_name = "ADDRESS")]
+    desk_listen: Option<SocketAddr>,
     /// Folder of the policy bundle [default: policies]
     #[arg(long, value_name = "FOLDER")]
     bundle: Option<PathBuf>,
@@ -40,6 +43,7 @@ impl Arguments {
         config.development |= self.development;
         config.listen.grpc = self.listen.unwrap_or(config.listen.grpc);
         config.listen.admin = self.admin_listen.unwrap_or(config.listen.admin);
+        config.desk.listen = self.desk_listen.or(config.desk.listen);
         config.bundle.path = self.bundle.unwrap_or(config.bundle.path);
         config.data = self.data.unwrap_or(config.data);
         Ok(config)
@@ -92,6 +96,16 @@ pub(super) fn start_failure(error: StartError) -> Failure {
     }
 }
 
+/// Returns where humans sign in: the link that works once, or the pages.
+fn sign_in(config: &Config, desk: SocketAddr) -> String {
+    match std::fs::read_to_string(config.data.join(LINK)) {
+        Ok(link) if config.desk.oidc.is_none() => {
+            format!("{} (works once; the next one is in {})", link.trim(), config.data.join(LINK).display())
+        }
+        Ok(_) | Err(_) => config.desk.url.clone().unwrap_or_else(|| format!("http://{desk}")),
+    }
+}
+
 /// Prints where the server listens, what it serves, what stops calls now, and one command to try.
 fn greet(environment: &Environment, config: &Config, spans: &str, bound: &Bound) {
     let pdp = bound.pdp();
@@ -106,6 +120,7 @@ fn greet(environment: &Environment, config: &Config, spans: &str, bound: &Bound)
         "grpc": bound.grpc.to_string(),
         "admin": bound.admin.to_string(),
         "events": bound.events.map(|address| address.to_string()),
+        "desk": bound.desk.map(|address| address.to_string()),
         "bundle": {"name": bundle.manifest.name, "version": bundle.version.version, "digest": bundle.version.digest},
         "data": config.data.display().to_string(),
         "environment": config.environment,
@@ -123,6 +138,9 @@ fn greet(environment: &Environment, config: &Config, spans: &str, bound: &Bound)
         bundle.version.digest,
         config.data.display(),
     );
+    if let Some(desk) = bound.desk {
+        text.push_str(&format!("desk     {}\n", sign_in(config, desk)));
+    }
     if stops > 0 {
         text.push_str(&format!(
             "stops    {stops} kill switches and revoked sessions stop calls: see `countersign signals list`\n"

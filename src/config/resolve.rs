@@ -164,6 +164,7 @@ impl Config {
         self.check_store()?;
         self.check_windows()?;
         self.check_events()?;
+        self.check_desk()?;
         if self.tls.certificate.is_some() != self.tls.key.is_some() {
             return refused("tls", "must have both `certificate` and `key`".into());
         }

@@ -9,6 +9,7 @@ use crate::audit::Durability;
 use crate::bundle::Gates;
 use crate::caep::Transmitter;
 use crate::caller::TrustDomain;
+use crate::config::desk::Desk;
 use crate::delegation::Asserting;
 use crate::delegation::issuers::Issuer;
 use crate::pdp::snapshot::OnError;
@@ -44,6 +45,8 @@ pub struct Config {
     pub windows: RiskStore,
     /// Security events from other systems.
     pub events: Events,
+    /// The approval desk: pages for humans.
+    pub desk: Desk,
     /// Content of traces. OpenTelemetry's own variables set their destination.
     pub telemetry: Traces,
     /// Log filter: a level, or directives such as `info,countersign=debug`.
@@ -145,6 +148,7 @@ impl Default for Config {
             limits: Limits::default(),
             windows: RiskStore::default(),
             events: Events::default(),
+            desk: Desk::default(),
             telemetry: Traces::default(),
             log: "info".into(),
         }

@@ -12,6 +12,8 @@ pub enum Right {
     ApprovalReview,
     /// A human revokes an approval.
     ApprovalRevoke,
+    /// A human reads the audit log's lines about a tenant.
+    AuditRead,
     /// A tool service reports a customer's answer to a request for consent.
     ConsentReport,
     /// A tool service evaluates calls hypothetically or asks for explanations.
@@ -42,10 +44,11 @@ pub enum RightOn {
 }
 
 impl Right {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::ApprovalRead,
         Self::ApprovalReview,
         Self::ApprovalRevoke,
+        Self::AuditRead,
         Self::ConsentReport,
         Self::DecisionExplain,
         Self::RiskClear,
@@ -63,6 +66,7 @@ impl Right {
             Self::ApprovalRead => "approval.read",
             Self::ApprovalReview => "approval.review",
             Self::ApprovalRevoke => "approval.revoke",
+            Self::AuditRead => "audit.read",
             Self::ConsentReport => "consent.report",
             Self::DecisionExplain => "decision.explain",
             Self::RiskClear => "risk.clear",
@@ -86,6 +90,7 @@ impl Right {
             Self::ApprovalRead
             | Self::ApprovalReview
             | Self::ApprovalRevoke
+            | Self::AuditRead
             | Self::RiskClear
             | Self::ServerLift
             | Self::SignalLift
@@ -103,9 +108,12 @@ impl Right {
         match self {
             Self::ApprovalRead | Self::ApprovalReview | Self::ApprovalRevoke | Self::ConsentReport => RightOn::Approval,
             Self::ServerLift | Self::ServerObserve | Self::ServerOperate => RightOn::Server,
-            Self::DecisionExplain | Self::RiskClear | Self::SignalLift | Self::SignalReport | Self::SubjectErase => {
-                RightOn::Tenant
-            }
+            Self::AuditRead
+            | Self::DecisionExplain
+            | Self::RiskClear
+            | Self::SignalLift
+            | Self::SignalReport
+            | Self::SubjectErase => RightOn::Tenant,
         }
     }
 }

@@ -34,6 +34,22 @@ pub(super) enum Party {
 }
 
 impl Party {
+    /// Returns the id of the entity that acts.
+    pub(super) fn id(&self) -> &str {
+        match self {
+            Self::Human(human) => &human.id,
+            Self::Service(caller) => &caller.tool_service,
+        }
+    }
+
+    /// Returns whether what was proven of the party lets it act for a tenant.
+    pub(super) fn speaks_for(&self, tenant: &str) -> bool {
+        match self {
+            Self::Human(human) => human.tenant == tenant,
+            Self::Service(caller) => caller.speaks_for(tenant),
+        }
+    }
+
     /// Returns the party as records name it.
     pub(super) fn actor(&self) -> Actor {
         match self {
@@ -126,10 +142,7 @@ impl Admission {
     /// # Errors
     /// If no permit is free (RESOURCE_EXHAUSTED); the refusal is already counted.
     pub(super) async fn party_share(&self, moment: &Moment, origin: &Origin, party: &Party) -> Result<Share, Refused> {
-        match party {
-            Party::Human(human) => self.share(moment, origin, &human.id).await,
-            Party::Service(caller) => self.share(moment, origin, &caller.tool_service).await,
-        }
+        self.share(moment, origin, party.id()).await
     }
 
     /// Takes one of the places for open streams, for an authenticated party. A stream of calls must come from
@@ -141,12 +154,8 @@ impl Admission {
     pub(super) async fn open_stream(&self, moment: &Moment, origin: &Origin, of_calls: bool) -> Result<Share, Refused> {
         let party =
             if of_calls { Party::Service(self.service(moment, origin)?) } else { self.party(moment, origin).await? };
-        let id = match &party {
-            Party::Human(human) => &human.id,
-            Party::Service(caller) => &caller.tool_service,
-        };
         let streams = if of_calls { &self.streams } else { &self.watches };
-        streams.take(id, false).await.map_err(|refusal| self.unauthenticated(moment, origin, refusal))
+        streams.take(party.id(), false).await.map_err(|refusal| self.unauthenticated(moment, origin, refusal))
     }
 
     /// Returns whether a peer is authenticated as a tool service or a human. Failures are not counted,
@@ -178,6 +187,10 @@ impl Admission {
     /// # Errors
     /// If the caller can't be authenticated (UNAUTHENTICATED); the refusal is already counted.
     pub(super) async fn party(&self, moment: &Moment, origin: &Origin) -> Result<Party, Refused> {
+        if let Some(human) = &origin.peer.human {
+            let human = self.known(moment, Human::clone(human)).and_then(|human| self.not_stopped(moment, human));
+            return human.map(Party::Human).map_err(|refusal| self.unauthenticated(moment, origin, refusal));
+        }
         if let Some(token) = self.human_token(&origin.peer) {
             let human =
                 self.human(moment, token).await.map_err(|refusal| self.unauthenticated(moment, origin, refusal))?;
@@ -202,13 +215,16 @@ impl Admission {
     /// # Errors
     /// If the caller can't be authenticated (UNAUTHENTICATED); the refusal is already counted.
     pub(super) async fn lifter(&self, moment: &Moment, origin: &Origin) -> Result<Party, Refused> {
-        let Some(token) = self.human_token(&origin.peer) else { return self.party(moment, origin).await };
-        let human = self.known_human(moment, token).await.and_then(|human| {
-            match Halted::human(&human).may_lift(&self.store.halts().halts, moment.now) {
+        let human = match (&origin.peer.human, self.human_token(&origin.peer)) {
+            (Some(human), _) => self.known(moment, Human::clone(human)),
+            (None, Some(token)) => self.known_human(moment, token).await,
+            (None, None) => return self.party(moment, origin).await,
+        };
+        let human =
+            human.and_then(|human| match Halted::human(&human).may_lift(&self.store.halts().halts, moment.now) {
                 true => Ok(human),
                 false => Err(STOPPED),
-            }
-        });
+            });
         let human = human.map_err(|refusal| self.unauthenticated(moment, origin, refusal))?;
         origin.peer.known.store(true, Ordering::Release);
         Ok(Party::Human(human))
@@ -217,19 +233,28 @@ impl Admission {
     /// Returns the human of a token, whom nothing may stop.
     async fn human(&self, moment: &Moment, token: &str) -> Result<Human, Refusal> {
         let human = self.known_human(moment, token).await?;
-        if Halted::human(&human).stopped_by(&self.store.halts().halts, moment.now) {
-            return Err(STOPPED);
-        }
-        Ok(human)
+        self.not_stopped(moment, human)
     }
 
-    /// Returns the human of a token. She must be an entity of the bundle, and belong to the tenant that her
-    /// issuer speaks for.
+    fn not_stopped(&self, moment: &Moment, human: Human) -> Result<Human, Refusal> {
+        match Halted::human(&human).stopped_by(&self.store.halts().halts, moment.now) {
+            true => Err(STOPPED),
+            false => Ok(human),
+        }
+    }
+
+    /// Returns the human of a token.
     async fn known_human(&self, moment: &Moment, token: &str) -> Result<Human, Refusal> {
+        let human = self.delegations.human(token, moment.now).await?;
+        self.known(moment, human)
+    }
+
+    /// Returns a human with her tenant. She must be an entity of the bundle, and belong to the tenant that her issuer speaks
+    /// for.
+    fn known(&self, moment: &Moment, mut human: Human) -> Result<Human, Refusal> {
         let unknown = Refusal::Unauthenticated(
             "the human of the token is not in the bundle, or belongs to another tenant than the issuer",
         );
-        let mut human = self.delegations.human(token, moment.now).await?;
         let bundle = &moment.snapshot.bundle;
         let roles = bundle.roles.as_ref().ok_or(unknown.clone())?;
         let tenant = bundle.policies.tenant_of(&roles.supervisor, &human.id).ok_or(unknown.clone())?;

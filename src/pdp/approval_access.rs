@@ -142,7 +142,7 @@ impl Pdp {
         self.readable(moment, &Party::Human(human.clone()), id).await
     }
 
-    fn may_read(&self, moment: &Moment, party: &Party, approval: &Approval) -> bool {
+    pub(super) fn may_read(&self, moment: &Moment, party: &Party, approval: &Approval) -> bool {
         match party {
             Party::Human(human) => {
                 let own = is_supervisor(&approval.binding, &human.id, human.person.as_deref());

@@ -97,6 +97,12 @@ impl Pdp {
         Ok(seen)
     }
 
+    /// Checks that a human may review a request now.
+    pub(super) fn may_review(&self, moment: &Moment, human: &Human, approval: &Approval) -> Result<(), Refusal> {
+        let template = self.template(moment, &approval.binding)?;
+        self.eligible_person(moment, human, approval, template).map(|_| ())
+    }
+
     /// Returns the person whose review this is, if the human may review the approval now.
     fn eligible_person(
         &self,

@@ -12,12 +12,14 @@ use crate::audit::{Recorded, events};
 use crate::caep::Event;
 use crate::caller::Peer;
 use crate::entities::direct::On;
+use crate::entropy::nonce;
 use crate::model::chain::{Authentication, Caller};
 use crate::model::halt::{Halt, HaltKind, Severity, SignalKind, SubjectKind};
 use crate::model::refusal::Refusal;
 use crate::model::right::Right;
 use crate::model::time::Timestamp;
 use crate::pdp::Pdp;
+use crate::pdp::admission::Party;
 use crate::pdp::origin::{Origin, Purpose};
 use crate::pdp::refused::Refused;
 use crate::pdp::rights::may;
@@ -57,6 +59,19 @@ pub struct Signal {
     pub event_id: String,
     /// Owner of the event ids, if it is not the caller.
     pub reporter: Option<String>,
+    /// Reason in a human's words; empty for other systems.
+    pub reason: String,
+}
+
+/// A kill switch that a human sets, as it was read.
+#[derive(Clone, Debug)]
+pub struct KillSwitch {
+    /// Tenant of a case or customer; may be empty for other subjects, because it follows from them.
+    pub tenant: String,
+    pub subject_kind: SubjectKind,
+    pub subject: String,
+    pub ttl: Duration,
+    pub reason: String,
 }
 
 impl Pdp {
@@ -154,10 +169,62 @@ impl Pdp {
         let _share = self.admission.share(&moment, origin, &caller.tool_service).await?;
         let by = Actor::service(&caller).in_trace(origin.trace.id());
         let taken = match read {
-            Ok(signal) => self.taken(&moment, &caller, &by, signal).await,
+            Ok(signal) => self.taken(&moment, &Party::Service(caller.clone()), &by, signal).await,
             Err(refusal) => Err(refusal),
         };
         self.or_refused(&moment, origin, by, taken).await
+    }
+
+    /// Sets a kill switch on behalf of a human, who may do so if she may lift it.
+    ///
+    /// # Errors
+    /// If the request is refused; the refusal is already recorded or counted.
+    pub async fn set_kill_switch(
+        &self,
+        origin: &Origin,
+        read: Result<KillSwitch, Refusal>,
+    ) -> Result<Recorded<()>, Refused> {
+        let moment = self.moment();
+        let party = self.admission.lifter(&moment, origin).await?;
+        let _share = self.admission.party_share(&moment, origin, &party).await?;
+        let by = party.actor().in_trace(origin.trace.id());
+        let set = match (&party, read) {
+            (Party::Human(_), Ok(switch)) => self.switched(&moment, &party, &by, switch).await,
+            (Party::Service(_), Ok(_)) => Err(Refusal::Forbidden("a tool service reports a signal instead")),
+            (_, Err(refusal)) => Err(refusal),
+        };
+        self.or_refused(&moment, origin, by, set).await
+    }
+
+    async fn switched(
+        &self,
+        moment: &Moment,
+        party: &Party,
+        by: &Actor,
+        switch: KillSwitch,
+    ) -> Result<Recorded<()>, Refusal> {
+        let KillSwitch { tenant, subject_kind, subject, ttl, reason } = switch;
+        let halt = Halt {
+            tenant,
+            subject_kind,
+            subject,
+            kind: HaltKind::KillSwitch,
+            since: moment.now,
+            until: Timestamp::default(),
+            lifted: Timestamp::default(),
+        };
+        let signal = Signal {
+            kind: SignalKind::KillSwitch,
+            severity: Severity::Critical,
+            halt,
+            ttl,
+            event_id: nonce(self.entropy.as_ref())?,
+            reporter: None,
+            reason,
+        };
+        let taken = self.taken(moment, party, by, signal).await?;
+        // A random event id is never known.
+        taken.ok_or(Refusal::Unavailable("the kill switch was not set: try again"))
     }
 
     /// Takes a security event of a transmitter.
@@ -201,8 +268,9 @@ impl Pdp {
                     ttl: self.options.event_ttl,
                     event_id: event.id.clone(),
                     reporter: Some(transmitter.issuer.clone()),
+                    reason: String::new(),
                 };
-                self.taken(&moment, &caller, &by, signal).await.map(|_| ())
+                self.taken(&moment, &Party::Service(caller.clone()), &by, signal).await.map(|_| ())
             }
             None => self.noted_event(&moment, &by, &event).await,
         };
@@ -219,13 +287,13 @@ impl Pdp {
     async fn taken(
         &self,
         moment: &Moment,
-        caller: &Caller,
+        party: &Party,
         by: &Actor,
         signal: Signal,
     ) -> Result<Option<Recorded<()>>, Refusal> {
         check(&signal, moment.now)?;
         let tenant = self.tenant_of(moment, &signal.halt)?;
-        if !self.may_report(moment, caller, &signal.halt, &tenant) {
+        if !self.may_report(moment, party, &signal.halt, &tenant) {
             return Err(Refusal::Forbidden(MAY_NOT_REPORT));
         }
         let event_time = signal.halt.since.min(moment.now);
@@ -248,13 +316,16 @@ impl Pdp {
             ("event_time", event_time.to_string().into()),
             ("until", halt.until.to_string().into()),
         ];
+        if !signal.reason.is_empty() {
+            more.push(("reason_digest", self.audit.digest(&crate::json::Value::from(&*signal.reason)).into()));
+        }
         if halt.subject_kind == SubjectKind::Case {
             more.extend(events::about_case(&halt.tenant, &halt.subject, "", ""));
         }
         let record = events::event("signal.reported", by, &more);
         let (stops, effect, until) = (halt.kind.stops(), halt.words(), halt.until.to_string());
         let new = NewSignal {
-            reporter: signal.reporter.unwrap_or_else(|| caller.tool_service.clone()),
+            reporter: signal.reporter.unwrap_or_else(|| party.id().to_owned()),
             event_id: signal.event_id,
             kind: signal.kind,
             halt,
@@ -264,7 +335,7 @@ impl Pdp {
         let revision = match self.store.signal(new).await? {
             SignalTaken::Stored(revision) => {
                 if stops {
-                    tracing::warn!(name: "signal.stops", effect, until, by = caller.tool_service, "calls are stopped: see `countersign signals list`");
+                    tracing::warn!(name: "signal.stops", effect, until, by = party.id(), "calls are stopped: see `countersign signals list`");
                 }
                 revision
             }
@@ -287,20 +358,24 @@ impl Pdp {
         Ok(Some(receipt.seal(())))
     }
 
-    fn may_report(&self, moment: &Moment, caller: &Caller, halt: &Halt, tenant: &str) -> bool {
-        let may = |right, on: On<'_>| may(moment, right, &caller.tool_service, on);
+    fn may_report(&self, moment: &Moment, party: &Party, halt: &Halt, tenant: &str) -> bool {
+        let may = |right, on: On<'_>| may(moment, right, party.id(), on);
+        let (on_server, on_tenant) = match party {
+            Party::Human(_) => (Right::ServerLift, Right::SignalLift),
+            Party::Service(_) => (Right::ServerOperate, Right::SignalReport),
+        };
         match halt.subject_kind {
             // The subject must be this environment's name, so that no one stops another deployment by
             // mistake.
             SubjectKind::Server => {
                 let environment = &self.options.environment;
-                halt.subject == *environment && may(Right::ServerOperate, On::Server(environment))
+                halt.subject == *environment && may(on_server, On::Server(environment))
             }
             SubjectKind::Agent
             | SubjectKind::Case
             | SubjectKind::Customer
             | SubjectKind::Supervisor
-            | SubjectKind::Tenant => caller.speaks_for(tenant) && may(Right::SignalReport, On::Tenant(tenant)),
+            | SubjectKind::Tenant => party.speaks_for(tenant) && may(on_tenant, On::Tenant(tenant)),
         }
     }
 

@@ -89,6 +89,8 @@ pub struct Rule {
     pub doc: String,
     /// Position as `file:line`.
     pub place: String,
+    /// The policy as it is written, for people.
+    pub source: String,
 }
 
 fn is_user_text(text: &str) -> bool {
@@ -168,6 +170,7 @@ impl Rule {
             user: text("user"),
             doc: text("doc"),
             place,
+            source: policy.to_string(),
         })
     }
 }

@@ -398,6 +398,8 @@ pub(crate) struct Process {
     pub(crate) child: Child,
     pub(crate) grpc: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// Address of the approval desk, if the server has one.
+    pub(crate) desk: Option<SocketAddr>,
     log: tempfile::NamedTempFile,
 }
 
@@ -436,7 +438,7 @@ impl Process {
 
     /// A server that was started already, whose log is not kept.
     pub(crate) fn of(child: Child, grpc: SocketAddr, admin: SocketAddr) -> Self {
-        Self { child, grpc, admin, log: tempfile::NamedTempFile::new().unwrap() }
+        Self { child, grpc, admin, desk: None, log: tempfile::NamedTempFile::new().unwrap() }
     }
 
     fn started(mut command: Command, log: tempfile::NamedTempFile) -> Self {
@@ -447,7 +449,8 @@ impl Process {
             panic!("the server did not start: {line}{}", std::fs::read_to_string(log.path()).unwrap_or_default())
         });
         let address = |name: &str| started[name].as_str().unwrap().parse().unwrap();
-        Self { grpc: address("grpc"), admin: address("admin"), child, log }
+        let desk = started["desk"].as_str().map(|address| address.parse().unwrap());
+        Self { grpc: address("grpc"), admin: address("admin"), desk, child, log }
     }
 
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {

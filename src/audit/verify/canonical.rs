@@ -6,6 +6,8 @@ use std::ops::Range;
 
 /// Maximum nesting of objects and arrays.
 const DEPTH_MAX: usize = 64;
+/// Number of members that most lines have at most.
+const MEMBERS: usize = 40;
 /// Largest integer that the canonical form writes as it is.
 const INTEGER_MAX: u64 = (1 << 53) - 1;
 
@@ -18,7 +20,7 @@ impl Members {
     pub(super) fn read(line: &[u8]) -> Option<Self> {
         std::str::from_utf8(line).ok()?;
         let mut scanner = Scanner { line, at: 0 };
-        let mut members = Self::default();
+        let mut members = Self(Vec::with_capacity(MEMBERS));
         scanner.object(0, |name, value| members.0.push((name, value)))?;
         (scanner.at == line.len()).then_some(members)
     }

@@ -1,0 +1,453 @@
+//! The approval desk over HTTP: sign-in, reviews, and what must not be possible. `browser` tests it in a real browser.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use countersign::api::v1;
+use reqwest::header::{self, HeaderMap};
+use reqwest::{Response, StatusCode};
+
+use crate::harness::people::{Desk, credit, justification, with_token};
+use crate::harness::{Process, channel, lines, order_check, temp};
+
+/// A server with a desk, and its data folder.
+pub(crate) struct Pages {
+    pub(crate) server: Process,
+    pub(crate) data: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Pages {
+    pub(crate) fn start(more: &[&str]) -> Self {
+        let folder = temp();
+        let data = folder.path().join("data");
+        let server = Process::serve(&data, &[&["--desk-listen", "127.0.0.1:0"], more].concat(), |_| {});
+        Self { server, data, _folder: folder }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.server.desk.unwrap())
+    }
+
+    pub(crate) fn link(&self) -> String {
+        std::fs::read_to_string(self.data.join("desk-link")).unwrap().trim().to_owned()
+    }
+
+    pub(crate) async fn calls(&self) -> Desk {
+        Desk::new(channel(self.server.grpc).await)
+    }
+
+    /// Signs a human in.
+    async fn human(&self, id: &str) -> Browser {
+        let mut browser = Browser { url: self.url(), cookie: String::new(), client: client() };
+        let answer = browser.post(&self.link().replace(&self.url(), ""), &[("human", id)]).await;
+        assert_eq!(answer.status(), StatusCode::SEE_OTHER);
+        browser.cookie = cookie(answer.headers());
+        browser
+    }
+}
+
+fn client() -> reqwest::Client {
+    reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap()
+}
+
+/// Returns the session's cookie of an answer, as a browser sends it back.
+fn cookie(headers: &HeaderMap) -> String {
+    let mut all = headers.get_all(header::SET_COOKIE).iter().map(|value| value.to_str().unwrap());
+    let own = all.find(|cookie| cookie.starts_with("countersign-desk=")).unwrap();
+    own.split(';').next().unwrap().to_owned()
+}
+
+/// Returns the value of a field of a form.
+fn field(page: &str, name: &str) -> String {
+    let (_, rest) =
+        page.split_once(&format!("name=\"{name}\" value=\"")).unwrap_or_else(|| panic!("no {name}: {page}"));
+    rest.split('"').next().unwrap().to_owned()
+}
+
+/// What a browser sends, without a browser.
+struct Browser {
+    url: String,
+    cookie: String,
+    client: reqwest::Client,
+}
+
+impl Browser {
+    async fn get(&self, path: &str) -> Response {
+        self.client.get(format!("{}{path}", self.url)).header(header::COOKIE, &self.cookie).send().await.unwrap()
+    }
+
+    async fn page(&self, path: &str) -> String {
+        let answer = self.get(path).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{path}");
+        answer.text().await.unwrap()
+    }
+
+    async fn post(&self, path: &str, fields: &[(&str, &str)]) -> Response {
+        self.post_from(path, fields, Some(&self.url)).await
+    }
+
+    async fn post_from(&self, path: &str, fields: &[(&str, &str)], origin: Option<&str>) -> Response {
+        let pairs = fields.iter().map(|(name, value)| format!("{name}={}", encoded(value)));
+        let mut request = self
+            .client
+            .post(format!("{}{path}", self.url))
+            .header(header::COOKIE, &self.cookie)
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        if let Some(origin) = origin {
+            request = request.header(header::ORIGIN, origin);
+        }
+        request.body(pairs.collect::<Vec<_>>().join("&")).send().await.unwrap()
+    }
+
+    /// Returns the fields of a review, as the page of the request has them.
+    async fn form(&self, id: &str) -> (String, String) {
+        let page = self.page(&format!("/requests/{id}")).await;
+        (field(&page, "form"), field(&page, "digest"))
+    }
+
+    async fn review(&self, id: &str, decision: &str) -> Response {
+        let (form, digest) = self.form(id).await;
+        let fields = [
+            ("form", &*form),
+            ("digest", &*digest),
+            ("decision", decision),
+            ("reason", "other"),
+            ("text", "as agreed"),
+        ];
+        self.post(&format!("/requests/{id}"), &fields).await
+    }
+}
+
+fn encoded(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_signs_one_human_in_once_and_a_session_ends_with_its_sign_out() {
+    let pages = Pages::start(&[]);
+    let link = pages.link();
+    let mode = std::fs::metadata(pages.data.join("desk-link")).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+    let nobody = Browser { url: pages.url(), cookie: String::new(), client: client() };
+    for path in ["/", "/requests/apr_1", "/decisions", "/cases/c", "/stops", "/bundle", "/changes"] {
+        let answer = nobody.get(path).await;
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{path}");
+        assert!(answer.text().await.unwrap().contains("desk-link"), "{path} says how to sign in");
+    }
+    let lead = pages.human("lead-1").await;
+    assert!(lead.page("/").await.contains("Nothing waits for approval."));
+    // The link that was used does not work again, and another one does.
+    let used = nobody.post(&link.replace(&pages.url(), ""), &[("human", "lead-2")]).await;
+    assert_eq!(used.status(), StatusCode::NOT_FOUND);
+    assert_ne!(pages.link(), link);
+    let rep = pages.human("rep-1").await;
+    assert!(rep.page("/").await.contains("rep-1"));
+    // Somebody whom the bundle does not have can sign in to nothing.
+    assert_eq!(pages.human("nobody").await.get("/").await.status(), StatusCode::UNAUTHORIZED);
+
+    let form = field(&lead.page("/").await, "form");
+    let foreign = field(&rep.page("/").await, "form");
+    assert_eq!(lead.post("/logout", &[("form", &foreign)]).await.status(), StatusCode::FORBIDDEN);
+    assert_eq!(lead.get("/logout").await.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(lead.get("/").await.status(), StatusCode::OK);
+    let left = lead.post("/logout", &[("form", &form)]).await;
+    assert_eq!(cookie(left.headers()), "countersign-desk=");
+    // Whoever copied the cookie before has nothing.
+    assert_eq!(lead.get("/").await.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(rep.get("/").await.status(), StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_reviewed_once_by_who_may_with_the_form_of_its_own_page() {
+    let pages = Pages::start(&[]);
+    let mut calls = pages.calls().await;
+    let waiting = calls.request(&credit(400)).await.unwrap();
+    let path = format!("/requests/{}", waiting.id);
+    let (lead, other) = (pages.human("lead-1").await, pages.human("lead-2").await);
+    let inbox = lead.page("/").await;
+    assert!(inbox.contains(&path) && inbox.contains("1 request waits") && !inbox.contains("not yours"), "{inbox}");
+    let supervisor = pages.human("rep-1").await;
+    assert!(supervisor.page("/").await.contains("not yours to review"));
+    let own = supervisor.page(&path).await;
+    assert!(own.contains("supervises this call herself") && !own.contains("id=\"decide\""), "{own}");
+
+    let (form, digest) = lead.form(&waiting.id).await;
+    let fields = |form: &str, digest: &str| {
+        let text = |text: &str| text.to_owned();
+        [("form", text(form)), ("digest", text(digest)), ("decision", text("approve")), ("text", text("fine"))]
+    };
+    async fn send(browser: &Browser, path: &str, fields: [(&str, String); 4], origin: Option<&str>) -> StatusCode {
+        let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        browser.post_from(path, &fields, origin).await.status()
+    }
+    let origin = pages.url();
+    // By an address alone, from another page, with another form, or of what was not shown.
+    assert_eq!(
+        lead.get(&format!("{path}?decision=approve&form={form}&digest={digest}")).await.status(),
+        StatusCode::OK
+    );
+    for foreign in [None, Some("https://evil.example"), Some("null"), Some("http://127.0.0.1")] {
+        assert_eq!(send(&lead, &path, fields(&form, &digest), foreign).await, StatusCode::FORBIDDEN, "{foreign:?}");
+    }
+    let (others_form, _) = other.form(&waiting.id).await;
+    assert_eq!(send(&lead, &path, fields(&others_form, &digest), Some(&origin)).await, StatusCode::FORBIDDEN);
+    let wrong = "0".repeat(64);
+    assert_eq!(send(&lead, &path, fields(&form, &wrong), Some(&origin)).await, StatusCode::CONFLICT);
+    assert_eq!(send(&lead, &path, fields(&form, "x"), Some(&origin)).await, StatusCode::BAD_REQUEST);
+    // Of another tenant, of the supervisor, of nobody.
+    let foreign = pages.human("globex-lead").await;
+    assert_eq!(foreign.get(&path).await.status(), StatusCode::NOT_FOUND);
+    assert!(foreign.page("/").await.contains("Nothing waits"));
+    let foreign_form = field(&foreign.page("/").await, "form");
+    assert_eq!(send(&foreign, &path, fields(&foreign_form, &digest), Some(&origin)).await, StatusCode::NOT_FOUND);
+    let supervisor_form = field(&own, "form");
+    assert_eq!(send(&supervisor, &path, fields(&supervisor_form, &digest), Some(&origin)).await, StatusCode::FORBIDDEN);
+    let nobody = Browser { url: pages.url(), cookie: lead.cookie.replace("=ey", "=fy"), client: client() };
+    assert_eq!(send(&nobody, &path, fields(&form, &digest), Some(&origin)).await, StatusCode::UNAUTHORIZED);
+    assert!(calls.fetch(&waiting.id).await.unwrap().is_empty(), "nothing was approved by any of these");
+
+    // Two reviewers at once: one review counts.
+    let (mine, theirs) = tokio::join!(lead.review(&waiting.id, "approve"), other.review(&waiting.id, "approve"));
+    let mut both = [mine.status().as_u16(), theirs.status().as_u16()];
+    both.sort_unstable();
+    assert_eq!(both, [303, 409]);
+    // The same form again.
+    assert_eq!(send(&lead, &path, fields(&form, &digest), Some(&origin)).await, StatusCode::CONFLICT);
+    let shown = lead.page(&path).await;
+    assert!(shown.contains("Approved; may be used once") && !shown.contains("id=\"decide\""), "{shown}");
+    let token = calls.fetch(&waiting.id).await.unwrap();
+    assert_eq!(calls.ask(&with_token(&credit(400), &token, "op-1")).await.decision(), v1::Decision::Allow);
+    assert!(lead.page(&path).await.contains("Approved and used."));
+    let reviewed = lines(&pages.data).into_iter().find(|line| line["type"] == "approval.reviewed").unwrap();
+    assert_eq!(reviewed["display_digest"].as_str().unwrap().len(), 43, "{reviewed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_has_a_reason_and_may_suggest_other_arguments() {
+    let pages = Pages::start(&[]);
+    let mut calls = pages.calls().await;
+    let waiting = calls.request(&credit(400)).await.unwrap();
+    let lead = pages.human("lead-1").await;
+    let (form, digest) = lead.form(&waiting.id).await;
+    let path = format!("/requests/{}", waiting.id);
+    let with = |reason: &'static str, suggested: &'static str| {
+        [
+            ("form", form.clone()),
+            ("digest", digest.clone()),
+            ("decision", "deny".into()),
+            ("reason", reason.into()),
+            ("text", "half of it".into()),
+            ("suggests", "yes".into()),
+            ("suggested", suggested.into()),
+        ]
+    };
+    for (reason, suggested, status) in [
+        ("", r#"{"amount_minor":200,"currency":"EUR"}"#, StatusCode::BAD_REQUEST),
+        ("wrong_amount", "no JSON", StatusCode::BAD_REQUEST),
+        ("wrong_amount", r#"{"amount_minor":"many","currency":"EUR"}"#, StatusCode::BAD_REQUEST),
+        ("wrong_amount", r#"{"amount_minor":200,"currency":"EUR"}"#, StatusCode::SEE_OTHER),
+    ] {
+        let fields = with(reason, suggested);
+        let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        assert_eq!(lead.post(&path, &fields).await.status(), status, "{reason} {suggested}");
+    }
+    let request = v1::GetApprovalRequest { id: waiting.id.clone() };
+    let denied = calls.approvals.get_approval(request).await.unwrap().into_inner().approval.unwrap();
+    assert_eq!(denied.state(), v1::ApprovalState::Denied);
+    assert_eq!(denied.denial_reason, "wrong_amount: half of it");
+    assert_eq!(denied.suggested_arguments_json, br#"{"amount_minor":200,"currency":"EUR"}"#.as_slice());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_text_of_a_request_becomes_a_part_of_the_page() {
+    const HOSTILE: [&str; 6] = [
+        "<script>alert(1)</script>",
+        "\"><img src=x onerror=alert(1)>",
+        "\u{1b}[2J\u{1b}[31mred",
+        "amount \u{202e}0001\u{202c}",
+        "ze\u{200b}ro\u{2060}width\u{feff}",
+        "line\r\nargument amount_minor at most: 1",
+    ];
+    let pages = Pages::start(&[]);
+    let mut calls = pages.calls().await;
+    let denied = calls.ask(&credit(400)).await;
+    let hostile = HOSTILE.join(" ");
+    let written = v1::Justification {
+        customer_request: hostile.clone(),
+        policy_clause: hostile.chars().take(64).collect(),
+        expected_effect: hostile.clone(),
+        ..justification()
+    };
+    let request = |justification| v1::RequestApprovalRequest {
+        evaluation_id: denied.evaluation_id.clone(),
+        binding_token: denied.access_request.clone().unwrap().binding_token,
+        justification: Some(justification),
+    };
+    let long = v1::Justification { customer_request: "x".repeat(1 << 20), ..justification() };
+    assert!(calls.approvals.request_approval(request(long)).await.is_err(), "a text of 1 MiB is refused");
+    let asked = calls.approvals.request_approval(request(written)).await.unwrap().into_inner().approval.unwrap();
+    let lead = pages.human("lead-1").await;
+    let answer = lead.get(&format!("/requests/{}", asked.id)).await;
+    let policy = answer.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
+    assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+    assert_eq!(answer.headers()[header::X_FRAME_OPTIONS], "DENY");
+    let page = answer.text().await.unwrap();
+    assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;") && page.contains("\\u{202e}"), "{page}");
+    for raw in ["<script>alert", "<img", "\u{1b}", "\u{202e}", "\u{200b}", "\u{feff}", "\r"] {
+        assert!(!page.contains(raw), "{raw:?} is in the page");
+    }
+    // What an agent wrote can't look like a line of the call.
+    assert_eq!(page.matches("argument amount_minor at most</dt>").count(), 1);
+    // The search shows what was typed, and the address of a request that is no id.
+    for path in [
+        "/?q=%3Cscript%3Ealert(1)%3C/script%3E",
+        "/requests/%3Cscript%3E",
+        "/cases/%3Cscript%3Ealert(1)%3C%2Fscript%3E",
+    ] {
+        assert!(!lead.get(path).await.text().await.unwrap().contains("<script>"), "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn humans_on_call_stop_an_agent_and_two_of_them_lift_that() {
+    let pages = Pages::start(&[]);
+    let mut calls = pages.calls().await;
+    let (lead, second, rep) = (pages.human("lead-1").await, pages.human("lead-2").await, pages.human("rep-1").await);
+    assert_eq!(rep.get("/stops").await.status(), StatusCode::FORBIDDEN);
+    assert!(lead.page("/stops").await.contains("Nothing is stopped."));
+    let form = field(&lead.page("/stops").await, "form");
+    let set = |subject: &'static str, reason: &'static str| {
+        [
+            ("form", form.clone()),
+            ("kind", "agent".to_owned()),
+            ("subject", subject.to_owned()),
+            ("hours", "8".to_owned()),
+            ("reason", reason.to_owned()),
+        ]
+    };
+    async fn send<const N: usize>(browser: &Browser, path: &str, fields: &[(&str, String); N]) -> StatusCode {
+        let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        browser.post(path, &fields).await.status()
+    }
+    assert_eq!(send(&lead, "/stops", &set("support-bot", " ")).await, StatusCode::BAD_REQUEST);
+    assert_eq!(send(&lead, "/stops", &set("no-such-agent", "why")).await, StatusCode::FORBIDDEN);
+    let rep_form = field(&rep.page("/").await, "form");
+    let mut forbidden = set("support-bot", "why");
+    forbidden[0].1.clone_from(&rep_form);
+    assert_eq!(send(&rep, "/stops", &forbidden).await, StatusCode::FORBIDDEN);
+    assert_eq!(calls.ask(&order_check()).await.decision(), v1::Decision::Allow);
+    assert_eq!(send(&lead, "/stops", &set("support-bot", "it was turned")).await, StatusCode::SEE_OTHER);
+    assert_eq!(calls.ask(&order_check()).await.decision(), v1::Decision::Deny);
+    let shown = lead.page("/stops").await;
+    assert!(shown.contains("support-bot") && shown.contains("kill switch since"), "{shown}");
+    assert!(lead.page("/").await.contains("1 kill switch or revoked session is in force."));
+
+    for (browser, status) in [(&lead, StatusCode::OK), (&lead, StatusCode::OK), (&second, StatusCode::SEE_OTHER)] {
+        let page = browser.page("/stops").await;
+        let lift = [
+            ("form", field(&page, "form")),
+            ("kind", "agent".to_owned()),
+            ("subject", "support-bot".to_owned()),
+            ("tenant", field(&page, "tenant")),
+            ("reason", "it was mended".to_owned()),
+        ];
+        assert_eq!(send(browser, "/stops/lift", &lift).await, status);
+    }
+    assert_eq!(calls.ask(&order_check()).await.decision(), v1::Decision::Allow);
+    let set = lines(&pages.data).into_iter().find(|line| line["type"] == "signal.reported").unwrap();
+    assert_eq!((set["by"]["human"].as_str(), set["subject"].as_str()), (Some("lead-1"), Some("support-bot")));
+    assert!(set["reason_digest"].as_str().unwrap().starts_with("hmac-sha256:"), "{set}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_explorer_shows_why_of_the_own_tenant_alone_and_gives_the_proof() {
+    let pages = Pages::start(&[]);
+    let mut calls = pages.calls().await;
+    let allowed = calls.ask(&order_check()).await;
+    let denied = calls.ask(&credit(400)).await;
+    let (lead, foreign, rep) =
+        (pages.human("lead-1").await, pages.human("globex-lead").await, pages.human("rep-1").await);
+    for path in ["/decisions", "/bundle", "/cases/case-1"] {
+        assert_eq!(rep.get(path).await.status(), StatusCode::FORBIDDEN, "{path}");
+    }
+    let found = lead.page("/decisions?decision=deny&agent=refund-bot").await;
+    assert!(found.contains("1 decision matches.") && found.contains(&denied.evaluation_id), "{found}");
+    assert!(lead.page("/decisions?policy=agent.checks-orders").await.contains(&allowed.evaluation_id));
+    assert!(lead.page("/decisions?case=no-such-case").await.contains("No decision matches."));
+    assert!(foreign.page("/decisions").await.contains("No decision matches."));
+    let of = |evaluation: &str| format!("/decisions/{evaluation}");
+    assert_eq!(foreign.get(&of(&allowed.evaluation_id)).await.status(), StatusCode::NOT_FOUND);
+    let shown = lead.page(&of(&allowed.evaluation_id)).await;
+    for part in ["agent.checks-orders", "Agent::support-bot", "permit", "low 0"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let case = lead.page("/cases/case-1").await;
+    assert!(
+        case.contains("2 lines, in order.") && case.contains("order.check") && case.contains("account.credit"),
+        "{case}"
+    );
+    let bundle = lead.page("/bundle").await;
+    assert!(bundle.contains("agent.checks-orders") && bundle.contains("sha256:"));
+
+    // A checkpoint is signed within ten seconds; until then the page says so.
+    let proof = format!("{}/proof", of(&allowed.evaluation_id));
+    assert_eq!(foreign.get(&proof).await.status(), StatusCode::NOT_FOUND);
+    let proven = async {
+        loop {
+            let answer = lead.get(&proof).await;
+            if answer.status() == StatusCode::OK {
+                return answer.text().await.unwrap();
+            }
+            assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+    };
+    let proof = crate::harness::within("proof", proven).await;
+    assert!(proof.starts_with("c2sp.org/tlog-proof@v1\n"), "{proof}");
+    let text = std::fs::read_to_string(pages.data.join("audit/seg-00000000000000000000.jsonl")).unwrap();
+    let line = text.lines().find(|line| line.contains(&allowed.evaluation_id)).unwrap();
+    assert!(check_proof(&pages.data, line, &proof));
+    assert!(!check_proof(&pages.data, &line.replace("allow", "deny"), &proof));
+}
+
+fn check_proof(data: &Path, line: &str, proof: &str) -> bool {
+    let folder = temp();
+    let (line_file, proof_file) = (folder.path().join("line.json"), folder.path().join("line.tlog-proof"));
+    std::fs::write(&line_file, line).unwrap();
+    std::fs::write(&proof_file, proof).unwrap();
+    let key = data.join("keys/audit-checkpoint.vkey");
+    let arguments =
+        ["audit", "check-proof", line_file.to_str().unwrap(), proof_file.to_str().unwrap(), "--checkpoint-key"];
+    let mut check = crate::harness::command(&arguments);
+    check.arg(key).output().unwrap().status.success()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watching_browser_is_told_of_changes_and_nothing_else() {
+    let pages = Pages::start(&[]);
+    let lead = pages.human("lead-1").await;
+    let mut stream = lead.get("/changes").await;
+    assert_eq!(stream.headers()[header::CONTENT_TYPE], "text/event-stream");
+    let mut calls = pages.calls().await;
+    let waiting = async {
+        // The stream tells changes since it looked first, so change something until it does.
+        for amount in 1.. {
+            calls.request(&credit(amount)).await.ok();
+            let next = tokio::time::timeout(std::time::Duration::from_secs(3), stream.chunk()).await;
+            if let Ok(Ok(Some(chunk))) = next {
+                return String::from_utf8(chunk.to_vec()).unwrap();
+            }
+        }
+        unreachable!("amounts do not end")
+    };
+    let told = crate::harness::within("event", waiting).await;
+    let known = ["event: changed", "data: requests", ""];
+    assert!(told.lines().all(|line| known.contains(&line.trim())) && told.contains("changed"), "{told}");
+    assert!(lead.page("/").await.contains("account.credit"));
+}
