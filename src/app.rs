@@ -4,21 +4,22 @@ mod beside;
 pub mod check;
 pub mod log;
 pub mod names;
+mod ports;
 
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use std::{fs, io};
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::admin;
 use crate::api;
 use crate::api::listen::Listeners;
+use crate::app::ports::Ports;
 use crate::approvals::store::location::Seen;
 use crate::approvals::store::replica::Replica;
 use crate::approvals::store::{Store, error, location};
@@ -165,17 +166,7 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
     let (folder, bundle) = tokio::task::block_in_place(load)?;
     names::check(config, &bundle)?;
     let callers = Arc::new(Callers::new(config.trusted())?);
-    let (grpc_listener, grpc) = listen(config.listen.grpc, "--listen").await?;
-    let (admin_listener, admin) = listen(config.listen.admin, "--admin-listen").await?;
-    let events = match config.events.listen {
-        Some(address) => Some(listen(address, "events.listen").await?),
-        None => None,
-    };
-    let desk = match config.desk.listen {
-        Some(address) => Some(desk_of(config, address).await?),
-        None => None,
-    };
-    let socket = socket(config)?;
+    let ports = Ports::bind(config).await?;
     let clock = Monotonic::new(seams.clock);
     let log_keys = log::keys(config, seams.entropy.as_ref())?;
     let replica = log::replica(config, seams.entropy.as_ref())?;
@@ -210,8 +201,8 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
     let pdp = Arc::new(Pdp::new(options(config), bundle, parts).map_err(StartError::Threads)?);
     start(&pdp, recovered).await?;
     pdp.rebuild().await;
-    let desk_bound = desk.as_ref().map(|(_, address, _)| *address);
-    let desk_pages = desk.map(|desk| pages_of(config, &pdp, desk)).transpose()?;
+    let desk = ports.desk.as_ref().map(|(_, address)| *address);
+    let pages = desk.map(|address| pages(config, &pdp, address)).transpose()?;
     let options = api::Options {
         reflects_to_all: config.development,
         streams_per_connection: config.limits.streams_per_connection,
@@ -220,17 +211,17 @@ pub async fn build(config: &Config, seams: Seams) -> Result<Bound, StartError> {
         bearer_in_plaintext: config.development || config.callers.jwt_svid.behind_tls_proxy,
     };
     let poll = Duration::from_secs(config.bundle.poll_seconds);
-    let listeners = Listeners { tcp: grpc_listener, unix: socket, callers: Arc::clone(&callers) };
+    let listeners = Listeners { tcp: ports.grpc.0, unix: ports.socket, callers: Arc::clone(&callers) };
     Ok(Bound {
-        grpc,
-        admin,
-        events: events.as_ref().map(|(_, address)| *address),
+        grpc: ports.grpc.1,
+        admin: ports.admin.1,
+        events: ports.events.as_ref().map(|(_, address)| *address),
         pdp,
         listeners,
-        admin_listener,
-        events_listener: events.map(|(listener, _)| listener),
-        desk: desk_bound,
-        desk_pages,
+        admin_listener: ports.admin.0,
+        events_listener: ports.events.map(|(listener, _)| listener),
+        desk,
+        desk_pages: ports.desk.map(|(listener, _)| listener).zip(pages),
         callers,
         options,
         poll,
@@ -322,42 +313,13 @@ async fn state(config: &Config, entropy: &dyn Entropy, audit: &Audit, replica: &
     Ok(store)
 }
 
-fn socket(config: &Config) -> Result<Option<UnixListener>, StartError> {
-    let Some(path) = &config.callers.unix_socket.path else { return Ok(None) };
-    let failed = |error| StartError::Socket(path.clone(), error);
-    // A killed server leaves its socket behind. Remove it, but no file of another kind.
-    if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
-        fs::remove_file(path).map_err(failed)?;
-    }
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    // Every user may open the socket, because callers are authenticated by their peer credentials.
-    fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(failed)?;
-    Ok(Some(listener))
+fn pages(config: &Config, pdp: &Arc<Pdp>, address: SocketAddr) -> Result<desk::Pages, StartError> {
+    let pages = desk::pages(Arc::clone(pdp), config.desk(address)?);
+    pages.map_err(|error| StartError::Data(config.data.clone(), error))
 }
 
 async fn start(pdp: &Pdp, recovered: Option<Recovered>) -> Result<(), StartError> {
     pdp.start(recovered).await.map_err(|_| StartError::Record)
-}
-
-fn pages_of(
-    config: &Config,
-    pdp: &Arc<Pdp>,
-    (listener, _, options): (TcpListener, SocketAddr, desk::Options),
-) -> Result<(TcpListener, desk::Pages), StartError> {
-    let pages = desk::pages(Arc::clone(pdp), options);
-    Ok((listener, pages.map_err(|error| StartError::Data(config.data.clone(), error))?))
-}
-
-async fn desk_of(config: &Config, address: SocketAddr) -> Result<(TcpListener, SocketAddr, desk::Options), StartError> {
-    let (listener, bound) = listen(address, "--desk-listen").await?;
-    Ok((listener, bound, config.desk(bound)?))
-}
-
-async fn listen(address: SocketAddr, setting: &'static str) -> Result<(TcpListener, SocketAddr), StartError> {
-    let failed = |error| StartError::Address { address, error, setting };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
-    Ok((listener, bound))
 }
 
 impl Bound {

@@ -2,6 +2,7 @@
 //! override earlier ones. Unknown keys are refused, and every setting has a safe default.
 
 mod desk;
+mod desk_options;
 mod error;
 pub mod resolve;
 mod sections;
@@ -15,7 +16,8 @@ use serde_json::{Map, Value};
 use crate::audit::Durability;
 use crate::bundle::manifest::yaml_line;
 use crate::bundle::{Gates, Reading};
-pub use crate::config::desk::{Desk, LINK, Oidc};
+pub use crate::config::desk::{Desk, Oidc};
+pub use crate::config::desk_options::LINK;
 pub use crate::config::error::ConfigError;
 pub use crate::config::sections::{
     Audit, BundleConfig, Callers, CaseIds, Config, Engine, Events, Identity, JwtSvid, Limits, Listen, RiskStore, Store,

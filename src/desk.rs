@@ -60,7 +60,7 @@ pub struct Options {
     pub environment: String,
     /// URL under which browsers reach the desk.
     pub url: String,
-    /// How humans sign in. Without a provider they do by a link that works once, which only a development server makes.
+    /// Provider at which humans sign in. Without one they use a link that works once, which only a development server makes.
     pub provider: Option<Provider>,
     /// File of that link.
     pub link: PathBuf,
@@ -72,7 +72,7 @@ pub struct Options {
     pub case_url: String,
 }
 
-/// What the handlers share.
+/// State that the handlers share.
 #[derive(Debug)]
 struct Desk {
     pdp: Arc<Pdp>,

@@ -304,6 +304,11 @@ impl Signer {
     }
 }
 
+/// Returns whether two secrets are equal. The time that this takes depends only on their lengths.
+pub fn same(one: &str, other: &str) -> bool {
+    aws_lc_rs::constant_time::verify_slices_are_equal(one.as_bytes(), other.as_bytes()).is_ok()
+}
+
 /// Returns SHA-256 in base64url, the form of `x5t#S256` and of digests in tokens.
 pub fn digest(bytes: &[u8]) -> String {
     BASE64.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes))

@@ -67,6 +67,16 @@ pub async fn authorize(target: &Target, request: v1::AuthorizeRequest) -> Result
     answered.map(tonic::Response::into_inner).map_err(|status| refused(&target.server, &status))
 }
 
+/// Requests the approval that a denial names.
+pub async fn request_approval(
+    target: &Target,
+    request: v1::RequestApprovalRequest,
+) -> Result<v1::Approval, ClientError> {
+    let answered = ApprovalServiceClient::new(connect(target).await?).request_approval(request).await;
+    let answer = answered.map_err(|status| refused(&target.server, &status))?.into_inner();
+    Ok(answer.approval.unwrap_or_default())
+}
+
 /// Returns whether a service is serving; the empty name is the server as a whole.
 pub async fn healthy(target: &Target, service: &str) -> Result<bool, ClientError> {
     let asked =

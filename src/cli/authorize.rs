@@ -40,6 +40,9 @@ pub(super) struct Arguments {
     /// Id of the operation that consumes the approval or consent; a retry with the same id gets the same answer
     #[arg(long, value_name = "ID")]
     operation_id: Option<String>,
+    /// If only an approval is lacking, request it, with this text as the customer's request
+    #[arg(long, value_name = "TEXT", conflicts_with = "local")]
+    request_approval: Option<String>,
     /// Evaluate with a local bundle, without a server and without a record
     #[arg(long, conflicts_with_all = ["server", "token", "approval_token", "consent_token"])]
     local: bool,
@@ -72,6 +75,8 @@ struct Shown {
     evaluation_id: String,
     binding_token: String,
     approval: String,
+    /// Id of the approval that was requested.
+    requested: String,
     consent: String,
     repeated: bool,
     policy_digest: String,
@@ -116,6 +121,10 @@ fn remote(environment: &Environment, arguments: &Arguments, call: &Call) -> Resu
         runtime()?.block_on(client::authorize(&arguments.connection.target(environment)?, client::message(call)));
     let response = answered.map_err(client_failure)?;
     let allowed = response.decision() == v1::Decision::Allow && response.mode() == v1::Mode::Enforce;
+    let requested = match (&arguments.request_approval, &response.access_request) {
+        (Some(text), Some(asked)) => Some(request(environment, arguments, &response.evaluation_id, asked, text)?),
+        _ => None,
+    };
     let name = |name: &str, prefix: &str| name.trim_start_matches(prefix).to_lowercase();
     let reason = response.reason().as_str_name();
     let shown = Shown {
@@ -145,6 +154,7 @@ fn remote(environment: &Environment, arguments: &Arguments, call: &Call) -> Resu
             .as_ref()
             .map_or_else(String::new, |request| request.binding_token.clone()),
         approval: response.approval.as_ref().map_or_else(String::new, |used| used.id.clone()),
+        requested: requested.map_or_else(String::new, |requested| requested.id),
         consent: response.consent.as_ref().map_or_else(String::new, |used| used.id.clone()),
         repeated: response.repeated,
         policy_digest: response.policy.as_ref().map_or_else(String::new, |policy| policy.digest.clone()),
@@ -154,6 +164,28 @@ fn remote(environment: &Environment, arguments: &Arguments, call: &Call) -> Resu
         warnings: response.warnings.clone(),
     };
     Ok((allowed, shown))
+}
+
+/// Requests the approval that a denial lacks.
+fn request(
+    environment: &Environment,
+    arguments: &Arguments,
+    evaluation_id: &str,
+    asked: &v1::AccessRequest,
+    text: &str,
+) -> Result<v1::Approval, Failure> {
+    let justification = v1::Justification {
+        customer_request: text.to_owned(),
+        policy_clause: "none: requested on the command line".to_owned(),
+        ..v1::Justification::default()
+    };
+    let request = v1::RequestApprovalRequest {
+        evaluation_id: evaluation_id.to_owned(),
+        binding_token: asked.binding_token.clone(),
+        justification: Some(justification),
+    };
+    let target = arguments.connection.target(environment)?;
+    runtime()?.block_on(client::request_approval(&target, request)).map_err(client_failure)
 }
 
 fn name_of(allowed: bool) -> &'static str {
@@ -191,6 +223,7 @@ fn local(environment: &Environment, arguments: &Arguments, call: &Call) -> Resul
         evaluation_id: String::new(),
         binding_token: String::new(),
         approval: String::new(),
+        requested: String::new(),
         consent: String::new(),
         repeated: false,
         policy_digest: bundle.version.digest.clone(),
@@ -257,6 +290,7 @@ fn text(shown: &Shown) -> String {
     line("determined by", &shown.determining.join(", "));
     shown.denied.iter().enumerate().for_each(|(at, denied)| line(if at == 0 { "denied" } else { "" }, denied));
     line("approval", &shown.approval);
+    line("requested", &shown.requested);
     line("consent", &shown.consent);
     line("repeated", if shown.repeated { "the answer of this operation's first call" } else { "" });
     line("evaluation", &shown.evaluation_id);

@@ -24,7 +24,7 @@ const FILLERS_MAX: usize = 3;
 #[serde(deny_unknown_fields, default)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct Context {
-    /// Words that may stand between a word of the other lists and the value: number, is.
+    /// Words that may come between a word of the other lists and the value: number, is.
     fillers: BTreeSet<String>,
     /// Words that a dot abbreviates, so that it ends no sentence: no, acct.
     abbreviations: BTreeSet<String>,
@@ -64,22 +64,22 @@ impl Context {
         unread
     }
 
-    /// Returns whether what stands before a number says that it is no card's.
+    /// Returns whether the words before a number show that it is not a card's.
     pub(super) fn denies_card(&self, before: &[u8]) -> bool {
         self.says(before, |word| self.numbered.contains(word) && !self.cards.contains(word))
     }
 
-    /// Returns whether what stands before a number says that it is no telephone's.
+    /// Returns whether the words before a number show that it is not a telephone's.
     pub(super) fn denies_phone(&self, before: &[u8]) -> bool {
         self.says(before, |word| self.numbered.contains(word) || self.versions.contains(word))
     }
 
-    /// Returns whether what stands before numbers with dots says that they are a version.
+    /// Returns whether the words before numbers with dots show that they are a version.
     pub(super) fn is_version(&self, before: &[u8]) -> bool {
         self.says(before, |word| self.versions.contains(word))
     }
 
-    /// Returns whether what stands before hexadecimal digits says that they are a checksum or a revision.
+    /// Returns whether the words before hexadecimal digits show that they are a checksum or a revision.
     pub(super) fn is_checksum(&self, before: &[u8]) -> bool {
         let text = String::from_utf8_lossy(before).to_lowercase();
         self.says(before, |word| self.checksums.contains(word)) && !self.secrets.iter().any(|part| text.contains(part))

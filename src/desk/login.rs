@@ -1,5 +1,5 @@
-//! Sign-in: at an OpenID provider, or by a link that works once. Only a development server makes such links, in a file that its
-//! user alone can read.
+//! Sign-in: at an OpenID provider, or by a link that works once. Only a development server makes such links, in a file that no other user can
+//! read.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,6 +19,7 @@ use crate::desk::oidc::{Client, Faulty};
 use crate::desk::session::cookie;
 use crate::desk::{Desk, Human, Options, page};
 use crate::entropy::{Entropy, SystemEntropy, nonce};
+use crate::jose;
 use crate::jose::mac::MacKey;
 use crate::model::chain;
 use crate::pdp::Pdp;
@@ -30,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// Issuer of humans that signed in by a link.
 const LINK_ISSUER: &str = "countersign:dev-token";
 
-/// How humans sign in.
+/// The way in which humans sign in.
 #[derive(Debug)]
 pub(super) struct Login {
     client: Option<Client>,
@@ -39,7 +40,7 @@ pub(super) struct Login {
     pending: MacKey,
 }
 
-/// What the browser keeps while a human is at the provider.
+/// Contents of the cookie that the browser keeps while a human is at the provider.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Pending {
@@ -76,10 +77,7 @@ impl Login {
     }
 
     fn knows(&self, code: &str) -> bool {
-        let is = |known: &String| {
-            aws_lc_rs::constant_time::verify_slices_are_equal(known.as_bytes(), code.as_bytes()).is_ok()
-        };
-        self.code().as_ref().is_some_and(is)
+        self.code().as_ref().is_some_and(|known| jose::same(known, code))
     }
 }
 
@@ -98,7 +96,7 @@ fn local(to: &str) -> &str {
     if is_local { to } else { "/" }
 }
 
-/// Answers a request of nobody that would show a page.
+/// Answers a request without a session that would show a page.
 pub(super) fn ask(desk: &Desk, to: &str) -> Response {
     if desk.login.client.is_some() {
         let query = form_urlencoded(&[("to", local(to))]);

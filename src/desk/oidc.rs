@@ -27,7 +27,7 @@ const CACHED: Duration = Duration::from_secs(300);
 const REFRESH: Duration = Duration::from_secs(10);
 /// Longest life of an ID token.
 const LIFE_MAX: Duration = Duration::from_secs(24 * 3600);
-/// How far the provider's clock may differ.
+/// Maximum difference between the provider's clock and the server's.
 const LEEWAY: Duration = Duration::from_secs(30);
 /// Longest id of a human, in bytes.
 const ID_MAX: usize = 128;
@@ -157,10 +157,7 @@ impl Client {
             tracing::debug!(name: "desk.id_token_refused", fault = fault.message());
             Faulty::Token
         })?;
-        if text(&claims, "nonce") != Some(nonce) {
-            return Err(Faulty::Nonce);
-        }
-        human(&self.provider, &claims, now)
+        human(&self.provider, &claims, nonce, now)
     }
 
     async fn exchange(&self, metadata: &Metadata, code: &str, verifier: String) -> Result<String, Faulty> {
@@ -279,7 +276,7 @@ fn seconds() -> u64 {
     SystemClock.now().seconds().unsigned_abs()
 }
 
-/// Returns whether nobody on the network can read or change what is fetched from a URL.
+/// Returns whether a URL is fetched over TLS or from this machine, so that the network can't read or change the answer.
 pub fn is_private(url: &str) -> bool {
     let Ok(url) = Url::parse(url) else { return false };
     let is_here = match url.host() {
@@ -295,11 +292,14 @@ fn text<'c>(claims: &'c Object, name: &str) -> Option<&'c str> {
     claims.get(name).and_then(Value::as_str)
 }
 
-/// Returns the human that an ID token names.
-fn human(provider: &Provider, claims: &Object, now: Timestamp) -> Result<Human, Faulty> {
+/// Returns the human that an ID token names, if it was made for this sign-in.
+fn human(provider: &Provider, claims: &Object, nonce: &str, now: Timestamp) -> Result<Human, Faulty> {
+    if text(claims, "nonce") != Some(nonce) {
+        return Err(Faulty::Nonce);
+    }
     let is_id = |id: &&str| (1..=ID_MAX).contains(&id.len()) && !id.contains(char::is_control);
     let subject = text(claims, &provider.subject_claim).filter(is_id).ok_or(Faulty::Subject)?;
-    // An address that nobody has confirmed may be another person's.
+    // An unconfirmed address may be another person's.
     if provider.subject_claim == "email" && claims.get("email_verified") != Some(&Value::Bool(true)) {
         return Err(Faulty::Subject);
     }
@@ -344,21 +344,33 @@ mod tests {
         let now = Timestamp::from_seconds(1_700_000_000);
         let claims = |text: &str| json::read_object(text.as_bytes()).expect("an object");
         let token = claims(
-            r#"{"sub":"248","email":"ada@acme.example","email_verified":true,"employee":"e-7","amr":["mfa"],"acr":"high"}"#,
+            r#"{"nonce":"n","sub":"248","email":"ada@acme.example","email_verified":true,"employee":"e-7","amr":["mfa"],"acr":"high"}"#,
         );
-        let found = human(&provider("email"), &token, now).expect("a human");
+        let found = human(&provider("email"), &token, "n", now).expect("a human");
         assert_eq!((found.id.as_str(), found.subject.as_str()), ("corp-ada@acme.example", "248"));
         assert_eq!(
             (found.person.as_deref(), found.amr.as_slice(), found.acr.as_str()),
             (Some("e-7"), ["mfa".to_owned()].as_slice(), "high")
         );
-        assert_eq!(human(&provider("sub"), &token, now).expect("a human").id, "corp-248");
+        assert_eq!(human(&provider("sub"), &token, "n", now).expect("a human").id, "corp-248");
         for wrong in [
-            r#"{"sub":"248","email":"ada@acme.example"}"#,
-            r#"{"sub":"248"}"#,
-            r#"{"sub":"248","email":"","email_verified":true}"#,
+            r#"{"nonce":"n","sub":"248","email":"ada@acme.example"}"#,
+            r#"{"nonce":"n","sub":"248"}"#,
+            r#"{"nonce":"n","sub":"248","email":"","email_verified":true}"#,
         ] {
-            assert_eq!(human(&provider("email"), &claims(wrong), now), Err(Faulty::Subject), "{wrong}");
+            assert_eq!(human(&provider("email"), &claims(wrong), "n", now), Err(Faulty::Subject), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_id_token_of_another_sign_in_names_nobody() {
+        let claims = |text: &str| json::read_object(text.as_bytes()).expect("an object");
+        for other in [r#"{"sub":"248"}"#, r#"{"nonce":"m","sub":"248"}"#, r#"{"nonce":1,"sub":"248"}"#] {
+            assert_eq!(
+                human(&provider("sub"), &claims(other), "n", Timestamp::default()),
+                Err(Faulty::Nonce),
+                "{other}"
+            );
         }
     }
 

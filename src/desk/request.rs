@@ -77,6 +77,10 @@ pub(super) async fn show(State(desk): State<Arc<Desk>>, human: Human, Path(id): 
     let moment = desk.pdp.moment();
     let rules = moment.snapshot.bundle.policies.rules();
     let asking: Vec<&Rule> = rules.into_values().filter(|rule| asks(rule, &seen)).collect();
+    let template = moment.snapshot.bundle.approvals.templates.get(&seen.approval.binding.template);
+    // The strength that the template asks for and the session lacks.
+    let stronger =
+        template.and_then(|template| template.acr.first()).filter(|acr| **acr != human.session.human().acr).cloned();
     let call = &seen.approval.binding.call;
     let title = format!("{} for case {}", visible(&call.action), visible(&call.case));
     let body = html! {
@@ -88,7 +92,7 @@ pub(super) async fn show(State(desk): State<Arc<Desk>>, human: Human, Path(id): 
             (reviews(&seen))
             (earlier(&seen, &others, moment.now))
         }
-        (decision(&human, &seen, why_not, moment.now))
+        (decision(&human, &seen, why_not, stronger.as_deref()))
     };
     page::of(&desk, &human.session, "/", &title, &body)
 }
@@ -245,8 +249,8 @@ fn earlier(seen: &Seen, others: &[Seen], now: crate::model::time::Timestamp) -> 
     }
 }
 
-/// Shows the forms of a review, or why there are none.
-fn decision(human: &Human, seen: &Seen, why_not: Option<&str>, _now: crate::model::time::Timestamp) -> Markup {
+/// Shows the forms of a review, or the reason why the human can't review.
+fn decision(human: &Human, seen: &Seen, why_not: Option<&str>, stronger: Option<&str>) -> Markup {
     let digest = hex(display_digest(&seen.approval.display));
     let hidden = html! {
         (page::form_token(&human.session))
@@ -258,8 +262,9 @@ fn decision(human: &Human, seen: &Seen, why_not: Option<&str>, _now: crate::mode
             section class="panel" {
                 h2 { "Your decision" }
                 p { "You can't review this: " (why) "." }
-                @if why.contains("acr") {
-                    p { a href={ "/login?acr=high&to=" (encoded(&format!("/requests/{}", seen.approval.id))) } { "Sign in again with stronger authentication" } }
+                @if let Some(acr) = stronger {
+                    @let to = encoded(&format!("/requests/{}", seen.approval.id));
+                    p { a href=(format!("/login?acr={}&to={to}", encoded(acr))) { "Sign in again with stronger authentication" } }
                 }
             }
         } @else {

@@ -10,14 +10,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::desk::Options;
 use crate::entropy::{Entropy, NoEntropy, SystemEntropy, nonce};
+use crate::jose;
 use crate::jose::mac::MacKey;
 use crate::model::chain::Human;
 use crate::model::time::Timestamp;
 
-/// Maximum number of ended sessions that are remembered. A human who ends more of them within an hour is none.
+/// Maximum number of ended sessions that are remembered. Humans end fewer of them within an hour.
 const ENDED_MAX: usize = 100_000;
 
-/// What a session's cookie says.
+/// Contents of a session's cookie.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Session {
@@ -52,7 +53,7 @@ impl Session {
 
     /// Returns whether a form was rendered for this session.
     pub(super) fn made(&self, form: &str) -> bool {
-        aws_lc_rs::constant_time::verify_slices_are_equal(self.form.as_bytes(), form.as_bytes()).is_ok()
+        jose::same(&self.form, form)
     }
 }
 
@@ -72,7 +73,7 @@ impl Sessions {
         let is_secure = options.url.starts_with("https://");
         Self {
             key: MacKey::new(key),
-            // Browsers take the prefix only over TLS, and then from this host alone.
+            // Browsers accept the prefix only over TLS, and only from this host.
             name: if is_secure { "__Host-countersign" } else { "countersign-desk" },
             is_secure,
             length: options.session,

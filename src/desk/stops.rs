@@ -15,8 +15,7 @@ use crate::model::halt::{Halt, HaltKind, SubjectKind};
 use crate::model::text::visible;
 use crate::model::time::Timestamp;
 use crate::pdp::refused::run_to_completion;
-use crate::pdp::reports::KillSwitch;
-use crate::pdp::signal_lifting::ToLift;
+use crate::pdp::signal_lifting::{KillSwitch, ToLift};
 
 /// Longest id and longest reason, in bytes.
 const ID_MAX: usize = 128;

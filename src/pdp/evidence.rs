@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::approvals::store::Store;
 use crate::approvals::store::subjects::{NewSubjectKey, Subject};
 use crate::clock::Seldom;
-use crate::json::{Object, canonical};
+use crate::json::Object;
 use crate::model::approval::Approval;
 use crate::model::call::{Call, Case, Correlation, EntityReference, Model, Resource, Tokens};
 use crate::model::chain::{Chain, Credential, TokenFacts};
@@ -32,6 +32,8 @@ const FRESH: Duration = Duration::from_secs(60);
 const KEYS_MAX: usize = 16_384;
 /// Maximum length of evidence before it is encrypted, in bytes. What is longer is not kept, so that no caller fills the disk.
 const BYTES_MAX: usize = 32 * 1024;
+/// Number of bytes that most evidence has at most.
+const WRITTEN: usize = 2048;
 /// Maximum number of keys that the calls of one tool service may need from the state store in a second.
 const KEYS_PER_SECOND: u32 = 100;
 /// Time that an answer waits for a key, and pause after a failure.
@@ -81,10 +83,10 @@ pub struct Evaluated {
     pub repeated: bool,
 }
 
-/// Returns the evidence of an evaluation, before it is encrypted.
-fn inputs(now: Timestamp, chain: &Chain, call: &Call, trusted: &TrustedContext, repeated: bool) -> Vec<u8> {
+/// Returns the evidence of an evaluation, before it is encrypted. Its digest is that of the ciphertext, so it needs no canonical form.
+fn inputs(now: Timestamp, chain: &Chain, call: &Call, trusted: &TrustedContext, repeated: bool) -> Option<Vec<u8>> {
     let (resource, case) = (&call.resource, &call.case);
-    canonical(&Inputs {
+    let inputs = Inputs {
         v: FORM,
         now,
         tool_service: Cow::Borrowed(&chain.tool_service),
@@ -110,7 +112,9 @@ fn inputs(now: Timestamp, chain: &Chain, call: &Call, trusted: &TrustedContext, 
         model: Cow::Borrowed(&call.model),
         trusted: Cow::Borrowed(trusted),
         repeated,
-    })
+    };
+    let mut written = Vec::with_capacity(WRITTEN);
+    serde_json::to_writer(&mut written, &inputs).ok().map(|()| written)
 }
 
 impl Evaluated {
@@ -231,7 +235,7 @@ impl EvidenceMaker {
         if !self.is_on {
             return None;
         }
-        let inputs = inputs(used.now, chain, call, used.trusted, used.repeated);
+        let inputs = inputs(used.now, chain, call, used.trusted, used.repeated)?;
         if inputs.len() > BYTES_MAX {
             return None;
         }
@@ -329,7 +333,7 @@ mod tests {
         let mut asked = evaluated.call.clone();
         asked.tokens.approval = Some("secret-token".into());
         asked.untrusted = vec![crate::model::call::Untrusted { source: "chat".into(), text: "a hostile text".into() }];
-        let written = inputs(now, &evaluated.chain, &asked, &evaluated.trusted, true);
+        let written = inputs(now, &evaluated.chain, &asked, &evaluated.trusted, true).expect("evidence");
         let text = String::from_utf8_lossy(&written);
         assert!(!text.contains("secret-token") && !text.contains("hostile"), "{text}");
         assert_eq!(Evaluated::read(&written), Some(evaluated));

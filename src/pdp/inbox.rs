@@ -35,7 +35,7 @@ pub(super) struct Inbox {
     list: ArcSwap<Listing>,
 }
 
-/// What was read of the state store.
+/// Requests as the state store had them.
 #[derive(Debug, Default)]
 struct Known {
     pending: BTreeMap<String, Arc<Approval>>,

@@ -12,7 +12,6 @@ use crate::audit::{Recorded, events};
 use crate::caep::Event;
 use crate::caller::Peer;
 use crate::entities::direct::On;
-use crate::entropy::nonce;
 use crate::model::chain::{Authentication, Caller};
 use crate::model::halt::{Halt, HaltKind, Severity, SignalKind, SubjectKind};
 use crate::model::refusal::Refusal;
@@ -60,17 +59,6 @@ pub struct Signal {
     /// Owner of the event ids, if it is not the caller.
     pub reporter: Option<String>,
     /// Reason in a human's words; empty for other systems.
-    pub reason: String,
-}
-
-/// A kill switch that a human sets, as it was read.
-#[derive(Clone, Debug)]
-pub struct KillSwitch {
-    /// Tenant of a case or customer; may be empty for other subjects, because it follows from them.
-    pub tenant: String,
-    pub subject_kind: SubjectKind,
-    pub subject: String,
-    pub ttl: Duration,
     pub reason: String,
 }
 
@@ -175,58 +163,6 @@ impl Pdp {
         self.or_refused(&moment, origin, by, taken).await
     }
 
-    /// Sets a kill switch on behalf of a human, who may do so if she may lift it.
-    ///
-    /// # Errors
-    /// If the request is refused; the refusal is already recorded or counted.
-    pub async fn set_kill_switch(
-        &self,
-        origin: &Origin,
-        read: Result<KillSwitch, Refusal>,
-    ) -> Result<Recorded<()>, Refused> {
-        let moment = self.moment();
-        let party = self.admission.lifter(&moment, origin).await?;
-        let _share = self.admission.party_share(&moment, origin, &party).await?;
-        let by = party.actor().in_trace(origin.trace.id());
-        let set = match (&party, read) {
-            (Party::Human(_), Ok(switch)) => self.switched(&moment, &party, &by, switch).await,
-            (Party::Service(_), Ok(_)) => Err(Refusal::Forbidden("a tool service reports a signal instead")),
-            (_, Err(refusal)) => Err(refusal),
-        };
-        self.or_refused(&moment, origin, by, set).await
-    }
-
-    async fn switched(
-        &self,
-        moment: &Moment,
-        party: &Party,
-        by: &Actor,
-        switch: KillSwitch,
-    ) -> Result<Recorded<()>, Refusal> {
-        let KillSwitch { tenant, subject_kind, subject, ttl, reason } = switch;
-        let halt = Halt {
-            tenant,
-            subject_kind,
-            subject,
-            kind: HaltKind::KillSwitch,
-            since: moment.now,
-            until: Timestamp::default(),
-            lifted: Timestamp::default(),
-        };
-        let signal = Signal {
-            kind: SignalKind::KillSwitch,
-            severity: Severity::Critical,
-            halt,
-            ttl,
-            event_id: nonce(self.entropy.as_ref())?,
-            reporter: None,
-            reason,
-        };
-        let taken = self.taken(moment, party, by, signal).await?;
-        // A random event id is never known.
-        taken.ok_or(Refusal::Unavailable("the kill switch was not set: try again"))
-    }
-
     /// Takes a security event of a transmitter.
     ///
     /// # Errors
@@ -284,7 +220,7 @@ impl Pdp {
         self.recorder.record_event(moment.now, record).await.map(|_| ())
     }
 
-    async fn taken(
+    pub(super) async fn taken(
         &self,
         moment: &Moment,
         party: &Party,
@@ -299,29 +235,8 @@ impl Pdp {
         let event_time = signal.halt.since.min(moment.now);
         // A kill switch begins when it is taken, so that it is later than the lifting of an earlier one.
         let since = if signal.halt.kind == HaltKind::KillSwitch { moment.now } else { event_time };
-        let halt = Halt { tenant, since, until: moment.now.plus(signal.ttl), ..signal.halt };
-        // The log identifies customers by a keyed digest everywhere.
-        let subject = match halt.subject_kind {
-            SubjectKind::Customer => self.audit.customer(halt.subject.as_str()),
-            _ => halt.subject.clone(),
-        };
-        let mut more = vec![
-            ("kind", signal.kind.name().into()),
-            ("effect", halt.kind.name().into()),
-            ("subject_kind", halt.subject_kind.name().into()),
-            ("subject", subject.into()),
-            ("tenant", halt.tenant.clone().into()),
-            ("severity", signal.severity.name().into()),
-            ("event_id", signal.event_id.clone().into()),
-            ("event_time", event_time.to_string().into()),
-            ("until", halt.until.to_string().into()),
-        ];
-        if !signal.reason.is_empty() {
-            more.push(("reason_digest", self.audit.digest(&crate::json::Value::from(&*signal.reason)).into()));
-        }
-        if halt.subject_kind == SubjectKind::Case {
-            more.extend(events::about_case(&halt.tenant, &halt.subject, "", ""));
-        }
+        let halt = Halt { tenant, since, until: moment.now.plus(signal.ttl), ..signal.halt.clone() };
+        let more = self.members(&signal, &halt, event_time);
         let record = events::event("signal.reported", by, &more);
         let (stops, effect, until) = (halt.kind.stops(), halt.words(), halt.until.to_string());
         let new = NewSignal {
@@ -356,6 +271,33 @@ impl Pdp {
         let receipt = self.recorder.record_entry(moment.now, &revision, record).await?;
         self.recorder.end_halted(moment.now).await;
         Ok(Some(receipt.seal(())))
+    }
+
+    /// Returns the members of a signal's record.
+    fn members(&self, signal: &Signal, halt: &Halt, event_time: Timestamp) -> Vec<(&'static str, serde_json::Value)> {
+        // The log identifies customers by a keyed digest everywhere.
+        let subject = match halt.subject_kind {
+            SubjectKind::Customer => self.audit.customer(halt.subject.as_str()),
+            _ => halt.subject.clone(),
+        };
+        let mut more = vec![
+            ("kind", signal.kind.name().into()),
+            ("effect", halt.kind.name().into()),
+            ("subject_kind", halt.subject_kind.name().into()),
+            ("subject", subject.into()),
+            ("tenant", halt.tenant.clone().into()),
+            ("severity", signal.severity.name().into()),
+            ("event_id", signal.event_id.clone().into()),
+            ("event_time", event_time.to_string().into()),
+            ("until", halt.until.to_string().into()),
+        ];
+        if !signal.reason.is_empty() {
+            more.push(("reason_digest", self.audit.digest(&crate::json::Value::from(&*signal.reason)).into()));
+        }
+        if halt.subject_kind == SubjectKind::Case {
+            more.extend(events::about_case(&halt.tenant, &halt.subject, "", ""));
+        }
+        more
     }
 
     fn may_report(&self, moment: &Moment, party: &Party, halt: &Halt, tenant: &str) -> bool {

@@ -1,17 +1,22 @@
-//! Kill switches that are in force, and their lifting by humans.
+//! Kill switches that are in force, and how humans set and lift them.
+
+use std::time::Duration;
 
 use crate::approvals::store::lifting::{Asked, Lift, LiftTaken};
 use crate::audit::events::{self, Actor};
 use crate::audit::{AuditDown, Recorded};
 use crate::entities::direct::On;
+use crate::entropy::nonce;
 use crate::json::Value;
-use crate::model::halt::{Halt, HaltKind, Halted, SubjectKind};
+use crate::model::halt::{Halt, HaltKind, Halted, Severity, SignalKind, SubjectKind};
 use crate::model::refusal::Refusal;
 use crate::model::right::Right;
+use crate::model::time::Timestamp;
 use crate::pdp::Pdp;
 use crate::pdp::admission::Party;
 use crate::pdp::origin::Origin;
 use crate::pdp::refused::Refused;
+use crate::pdp::reports::Signal;
 use crate::pdp::rights::may;
 use crate::pdp::snapshot::Moment;
 
@@ -22,6 +27,17 @@ pub struct ToLift {
     pub tenant: String,
     pub subject_kind: SubjectKind,
     pub subject: String,
+    pub reason: String,
+}
+
+/// A kill switch that a human sets, as it was read.
+#[derive(Clone, Debug)]
+pub struct KillSwitch {
+    /// Tenant of a case or customer; may be empty for other subjects, because it follows from them.
+    pub tenant: String,
+    pub subject_kind: SubjectKind,
+    pub subject: String,
+    pub ttl: Duration,
     pub reason: String,
 }
 
@@ -89,6 +105,58 @@ impl Pdp {
                         || may(moment, Right::ServerObserve, service, On::Server(environment)))
             }
         }
+    }
+
+    /// Sets a kill switch on behalf of a human, who may do so if she may lift it.
+    ///
+    /// # Errors
+    /// If the request is refused; the refusal is already recorded or counted.
+    pub async fn set_kill_switch(
+        &self,
+        origin: &Origin,
+        read: Result<KillSwitch, Refusal>,
+    ) -> Result<Recorded<()>, Refused> {
+        let moment = self.moment();
+        let party = self.admission.lifter(&moment, origin).await?;
+        let _share = self.admission.party_share(&moment, origin, &party).await?;
+        let by = party.actor().in_trace(origin.trace.id());
+        let set = match (&party, read) {
+            (Party::Human(_), Ok(switch)) => self.switched(&moment, &party, &by, switch).await,
+            (Party::Service(_), Ok(_)) => Err(Refusal::Forbidden("a tool service reports a signal instead")),
+            (_, Err(refusal)) => Err(refusal),
+        };
+        self.or_refused(&moment, origin, by, set).await
+    }
+
+    async fn switched(
+        &self,
+        moment: &Moment,
+        party: &Party,
+        by: &Actor,
+        switch: KillSwitch,
+    ) -> Result<Recorded<()>, Refusal> {
+        let KillSwitch { tenant, subject_kind, subject, ttl, reason } = switch;
+        let halt = Halt {
+            tenant,
+            subject_kind,
+            subject,
+            kind: HaltKind::KillSwitch,
+            since: moment.now,
+            until: Timestamp::default(),
+            lifted: Timestamp::default(),
+        };
+        let signal = Signal {
+            kind: SignalKind::KillSwitch,
+            severity: Severity::Critical,
+            halt,
+            ttl,
+            event_id: nonce(self.entropy.as_ref())?,
+            reporter: None,
+            reason,
+        };
+        let taken = self.taken(moment, party, by, signal).await?;
+        // A random event id is never known.
+        taken.ok_or(Refusal::Unavailable("the kill switch was not set: try again"))
     }
 
     /// Lifts a kill switch, as soon as enough humans have asked for it.

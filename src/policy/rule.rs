@@ -119,9 +119,7 @@ impl Rule {
         }
         let reason = annotation("reason").map(|name| Reason::from_name(name).filter(may_say));
         if reason == Some(None) {
-            let names = Reason::ALL.iter().filter(|reason| may_say(reason));
-            let names: Vec<String> = names.map(|reason| format!("`{}`", reason.name())).collect();
-            fault("reason", format!("`@reason` must be one of {}", names.join(", ")));
+            fault("reason", format!("`@reason` must be one of {}", names_to_say()));
         }
         if !forbids && (reason.is_some() || requires.is_some()) {
             fault(
@@ -173,6 +171,12 @@ impl Rule {
             source: policy.to_string(),
         })
     }
+}
+
+/// Returns the names of the reasons that a policy may give.
+fn names_to_say() -> String {
+    let names = Reason::ALL.iter().filter(|reason| may_say(reason));
+    names.map(|reason| format!("`{}`", reason.name())).collect::<Vec<_>>().join(", ")
 }
 
 /// Returns whether a policy may give this reason.

@@ -18,7 +18,7 @@ use crate::telemetry::ATTRIBUTES;
 #[derive(Debug)]
 pub struct Guard<E> {
     below: E,
-    /// What is exported, for messages.
+    /// Name of the exported signals, for messages.
     what: &'static str,
     /// Endpoint of the collector, for messages.
     endpoint: String,

@@ -82,7 +82,7 @@ await run(async (browser) => {
   const narrow = await signIn(browser, "lead-2", { ...phone, javaScriptEnabled: false, colorScheme: "dark" });
   await ask("request 600");
   const link = narrow.getByRole("link", { name: "account.credit" });
-  while ((await link.count()) === 0) await narrow.reload();
+  for (let time = 0; time < 100 && (await link.count()) === 0; time += 1) await narrow.reload();
   await link.click();
   await narrow.getByRole("button", { name: "Approve" }).click();
   await narrow.getByText("Approved; may be used once").waitFor();

@@ -299,7 +299,7 @@ async fn health_readiness_and_reflection_answer() {
     assert_eq!(get(app.admin, "/readyz").await, (200, "ok\n".into()));
     let status = app.operations().await.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
     assert!(status.ready && status.not_ready.is_empty());
-    assert_eq!(status.bundle.unwrap().policies, 140);
+    assert_eq!(status.bundle.unwrap().policies, 141);
     assert_eq!(status.audit.unwrap().mode, "strict");
     assert_eq!(status.warnings, ["development_mode"]);
     app.pdp.drain();

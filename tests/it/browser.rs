@@ -8,7 +8,7 @@ use countersign::api::v1;
 
 use crate::desk::Pages;
 use crate::harness::people::{Desk, credit, with_token};
-use crate::harness::{temp, unprivileged};
+use crate::harness::{Process, channel, copy, open_root, temp, unprivileged};
 
 /// Pictures of the pages, for people.
 const SCREENSHOTS: &str = "target/screenshots";
@@ -59,7 +59,7 @@ impl Steps {
         command.arg(folder.path().join(script)).env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin");
         command.env("MODULES", &packages).env("CHROMIUM", chromium()).env("SCREENSHOTS", &screenshots);
         // Long enough for a busy machine.
-        command.env("PATIENCE_MS", "8000");
+        command.env("PATIENCE_MS", "60000");
         // Chromium keeps its profile there.
         command.env("HOME", folder.path()).env("TMPDIR", folder.path()).current_dir(folder.path());
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -77,7 +77,9 @@ impl Steps {
         let mut is_done = false;
         let (sender, mut asked) = tokio::sync::mpsc::channel(1);
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(sender.blocking_send(line))));
-        while let Some(line) = asked.recv().await {
+        // The steps have their own limits, which name what did not happen; this one ends steps that hang.
+        let limit = tokio::time::Instant::now() + std::time::Duration::from_secs(300);
+        while let Some(line) = tokio::time::timeout_at(limit, asked.recv()).await.expect("the steps hang") {
             if line == "done" {
                 is_done = true;
                 continue;
@@ -135,4 +137,45 @@ async fn two_humans_bring_a_credit_from_its_request_to_its_use_in_a_browser() {
     };
     steps.answer(answer).await;
     assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(SCREENSHOTS).join("request.png").exists());
+}
+
+/// Returns a port that is free now.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn humans_sign_in_at_an_openid_provider() {
+    const SECRET: &str = "a-secret-that-provider-and-desk-share-0123456789";
+    let folder = temp();
+    // Each must know the other's address before it starts.
+    let (desk, issuer) = (free_port(), free_port());
+    let (desk_url, issuer_url) = (format!("http://127.0.0.1:{desk}"), format!("http://127.0.0.1:{issuer}"));
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, format!("{SECRET}\n")).unwrap();
+    let bundle = folder.path().join("bundle");
+    copy(&open_root().join("policies"), &bundle);
+    let templates = std::fs::read_to_string(bundle.join("approvals.yaml")).unwrap();
+    let stronger = templates.replacen("\n  credit:\n", "\n  credit:\n    acr: [high]\n", 1);
+    assert_ne!(templates, stronger);
+    std::fs::write(bundle.join("approvals.yaml"), stronger).unwrap();
+    let settings = folder.path().join("settings.yaml");
+    let oidc = serde_json::json!({
+        "issuer": issuer_url, "client_id": "desk", "client_secret_file": secret, "algorithm": "ES256", "person_claim": "employee",
+    });
+    let desk = serde_json::json!({"listen": format!("127.0.0.1:{desk}"), "url": desk_url, "oidc": oidc});
+    std::fs::write(&settings, serde_json::json!({ "desk": desk }).to_string()).unwrap();
+    let arguments = ["--config", settings.to_str().unwrap(), "--bundle", bundle.to_str().unwrap()];
+    let server = Process::serve(&folder.path().join("data"), &arguments, |_| {});
+    let mut calls = Desk::new(channel(server.grpc).await);
+    let steps = Steps::start("oidc.mjs", |command| {
+        command.env("DESK", &desk_url).env("ISSUER", &issuer_url).env("SECRET", SECRET);
+    });
+    let answer = async |asked: &str| match asked.split_once(' ') {
+        Some(("request", amount)) => calls.request(&credit(amount.parse().unwrap())).await.unwrap().id,
+        _ => panic!("the steps ask for {asked}"),
+    };
+    steps.answer(answer).await;
+    let log = server.log_of_stop();
+    assert!(!log.contains(SECRET) && log.contains("desk.signed_in"), "{log}");
 }

@@ -111,7 +111,7 @@ async fn the_commands_of_blocks_run_as_printed() {
     let folder = temp();
     copy(&policies(), &folder.path().join("policies"));
     std::fs::create_dir(folder.path().join("examples")).unwrap();
-    for example in ["examples/authorize.yaml", "examples/write.yaml"] {
+    for example in ["examples/authorize.yaml", "examples/credit.yaml", "examples/write.yaml"] {
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join(example);
         std::fs::copy(from, folder.path().join(example)).unwrap();
     }

@@ -340,7 +340,7 @@ pub(crate) fn open_root() -> &'static Path {
         let folder = std::env::temp_dir().join("countersign-tests");
         copy(&policies(), &folder.join("policies"));
         std::fs::create_dir_all(folder.join("examples")).unwrap();
-        for example in ["examples/authorize.yaml", "examples/write.yaml"] {
+        for example in ["examples/authorize.yaml", "examples/credit.yaml", "examples/write.yaml"] {
             std::fs::copy(project.join(example), folder.join(example)).unwrap();
         }
         folder

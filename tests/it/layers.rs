@@ -72,6 +72,24 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     // `api` sends recorded answers, so it names the proof of a record; its front measures the time of RPCs.
     ("api", &["approvals", "audit", "caller", "clock", "connections", "json", "model", "pdp", "telemetry"]),
     ("admin", &["connections", "pdp"]),
+    // The desk renders what the PDP answers, and acts as the human whom it signed in.
+    (
+        "desk",
+        &[
+            "approvals",
+            "audit",
+            "caller",
+            "clock",
+            "connections",
+            "entropy",
+            "jose",
+            "json",
+            "model",
+            "pdp",
+            "policy",
+            "telemetry",
+        ],
+    ),
     ("events", &["caller", "connections", "jose", "json", "model", "pdp"]),
     // A test of `workbench` names the types that read a bundle's files.
     (
@@ -101,6 +119,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "caep",
             "caller",
             "delegation",
+            "desk",
             "jose",
             "pdp",
             "policy",
@@ -121,6 +140,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "clock",
             "config",
             "delegation",
+            "desk",
             "entropy",
             "events",
             "jose",
@@ -157,7 +177,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 
 /// Pairs of a crate and the modules that may use it. Crates that are not listed may be used anywhere.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("axum", &["admin", "events"]),
+    ("axum", &["admin", "connections", "desk", "events"]),
     ("aws_lc_rs", &["audit", "caller", "jose", "sealing"]),
     ("base64", &["audit", "content", "jose", "sealing", "workbench"]),
     ("cerberust", &["content"]),
@@ -174,12 +194,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("prost_types", &["api"]),
     ("redis", &["risk_store"]),
     ("regex", &["content"]),
-    ("reqwest", &["app", "audit", "delegation"]),
+    ("reqwest", &["app", "audit", "delegation", "desk"]),
     ("rustix", &["audit", "connections", "text_pool"]),
     ("rustls", &["caller"]),
     ("siphasher", &["content"]),
     ("sqlx", &["approvals"]),
-    ("tokio_rustls", &["api", "events"]),
+    ("tokio_rustls", &["api", "connections"]),
     ("tonic", &["api"]),
     ("tonic_health", &["api"]),
     ("tonic_reflection", &["api"]),
