@@ -2,7 +2,7 @@
 //! and lift kill switches. Pages are rendered here and work without JavaScript; a small script keeps the inbox up to date.
 //!
 //! A human signs in at an OpenID provider ([`oidc`]) or, in development mode, by a link that works once. The session is a cookie
-//! that only this deployment can make ([`session`]). Each action is a call of the PDP as this human, so Cedar decides about it as
+//! that only this deployment can make (`session.rs`). Each action is a call of the PDP as this human, so Cedar decides about it as
 //! about a call over gRPC.
 
 mod bundle;

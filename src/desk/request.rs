@@ -61,7 +61,7 @@ fn lines(display: &str) -> Vec<Line<'_>> {
 fn part(name: &str) -> usize {
     let begins =
         |beginning: &&str| name == *beginning || name.strip_prefix(beginning).is_some_and(|rest| rest.starts_with(' '));
-    PARTS.iter().position(|(_, names)| names.iter().any(|known| begins(&known))).unwrap_or(2)
+    PARTS.iter().position(|(_, names)| names.iter().any(begins)).unwrap_or(2)
 }
 
 pub(super) async fn show(State(desk): State<Arc<Desk>>, human: Human, Path(id): Path<String>) -> Response {

@@ -32,7 +32,7 @@ fn copied(from: &Path, to: &Path) {
 fn chromium() -> &'static str {
     let known = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
     let found = known.into_iter().find(|path| Path::new(path).exists());
-    found.expect("there is no Chromium: run `scripts/setup-tests`, or `apt-get install chromium`")
+    found.unwrap_or_else(|| panic!("there is no Chromium: run `scripts/setup-tests`, or `apt-get install chromium`"))
 }
 
 /// A script that drives the browser.
@@ -65,8 +65,9 @@ impl Steps {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         change(&mut command);
         unprivileged(&mut command);
-        let child =
-            command.spawn().expect("there is no Node.js: run `scripts/setup-tests`, or `apt-get install nodejs npm`");
+        let child = command.spawn().unwrap_or_else(|error| {
+            panic!("node: {error}: run `scripts/setup-tests`, or `apt-get install nodejs npm`")
+        });
         Self { child, _folder: folder, screenshots }
     }
 
@@ -79,7 +80,7 @@ impl Steps {
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(sender.blocking_send(line))));
         // The steps have their own limits, which name what did not happen; this one ends steps that hang.
         let limit = tokio::time::Instant::now() + std::time::Duration::from_secs(300);
-        while let Some(line) = tokio::time::timeout_at(limit, asked.recv()).await.expect("the steps hang") {
+        while let Some(line) = tokio::time::timeout_at(limit, asked.recv()).await.unwrap() {
             if line == "done" {
                 is_done = true;
                 continue;
