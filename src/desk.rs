@@ -9,6 +9,7 @@ mod bundle;
 mod decisions;
 mod inbox;
 mod login;
+mod notify;
 pub mod oidc;
 mod page;
 mod request;
@@ -35,6 +36,7 @@ use crate::caller::{Callers, Peer};
 use crate::connections::Bounds;
 use crate::connections::handshakes::{Handshakes, Remote};
 use crate::desk::login::Login;
+pub use crate::desk::notify::Webhook;
 pub use crate::desk::oidc::Provider;
 use crate::desk::session::{Session, Sessions};
 use crate::model::refusal::Refusal;
@@ -45,8 +47,6 @@ use crate::telemetry::spans::Trace;
 
 /// Maximum size of a form, in bytes: a reason and suggested arguments.
 const FORM_MAX: usize = 64 * 1024;
-/// Time after which a connection without a request is closed. A watching browser gets a line every [`inbox::BEAT`].
-const IDLE: Duration = Duration::from_secs(120);
 /// Maximum age of a connection; a watching browser connects again.
 const AGE: Duration = Duration::from_secs(600);
 
@@ -66,6 +66,8 @@ pub struct Options {
     pub link: PathBuf,
     /// Time after which a human must sign in again.
     pub session: Duration,
+    /// Receivers of events about requests.
+    pub webhooks: Vec<Webhook>,
     /// URL of a trace, with `{trace_id}`; empty without a trace viewer.
     pub trace_url: String,
     /// URL of a case in the system of tickets, with `{case}`; empty without one.
@@ -117,16 +119,23 @@ impl FromRequestParts<Arc<Desk>> for Human {
 
 /// The pages, before they are served.
 #[derive(Debug)]
-pub struct Pages(Router);
+pub struct Pages {
+    router: Router,
+    pdp: Arc<Pdp>,
+    webhooks: Vec<Webhook>,
+    url: String,
+}
 
 /// Makes the pages, and on a development server the first link that signs a human in.
 ///
 /// # Errors
 /// If the link can't be written.
 pub fn pages(pdp: Arc<Pdp>, options: Options) -> io::Result<Pages> {
+    let (webhooks, url) = (options.webhooks.clone(), options.url.clone());
     let sessions = Sessions::new(&pdp.derived_key("desk session"), &options);
     let login = Login::new(&pdp, &options)?;
-    Ok(Pages(routes(Arc::new(Desk { pdp, options, sessions, login }))))
+    let router = routes(Arc::new(Desk { pdp: Arc::clone(&pdp), options, sessions, login }));
+    Ok(Pages { router, pdp, webhooks, url })
 }
 
 /// Serves pages until `shutdown` resolves.
@@ -139,10 +148,13 @@ pub async fn serve(
     callers: Arc<Callers>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let bounds = Bounds { all: 512, unknown: 512, idle: IDLE, unknown_age: AGE };
+    let bounds = Bounds { all: 512, unknown: 512, idle: AGE, unknown_age: AGE };
     let connections = Handshakes::start(listener, bounds, move || callers.trust().events.clone())?;
-    let service = pages.0.into_make_service_with_connect_info::<Remote>();
-    axum::serve(connections, service).with_graceful_shutdown(shutdown).await
+    let service = pages.router.into_make_service_with_connect_info::<Remote>();
+    let notifying = tokio::spawn(notify::run(pages.pdp, pages.webhooks, pages.url));
+    let served = axum::serve(connections, service).with_graceful_shutdown(shutdown).await;
+    notifying.abort();
+    served
 }
 
 fn routes(desk: Arc<Desk>) -> Router {

@@ -76,6 +76,8 @@ pub struct Report {
     pub unfinished: usize,
     /// Whether every line's MAC was checked with the deployment's key.
     pub keyed: bool,
+    /// Whether a replaced key made the last line: no server has started since, or who has that key rewrote lines.
+    pub replaced_key: bool,
     /// Number of checkpoints, which all agree with the lines.
     pub checkpoints: u64,
     /// Whether the signatures of the checkpoints were checked.
@@ -185,6 +187,7 @@ pub fn verify_with_progress(
     }
     walk.report.checkpoints = walk.notes.held;
     walk.report.signed = expected.verifier.is_some() && walk.notes.held > 0;
+    walk.report.replaced_key = walk.report.lines > 0 && walk.keys.len() > 1;
     walk.report.keyed = !expected.keys.is_empty() && walk.format == Some(2);
     Ok(walk.report)
 }

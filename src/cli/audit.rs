@@ -254,6 +254,11 @@ fn text(report: &Report) -> String {
     if report.checkpoints > 0 && !report.signed {
         text.push_str("; their signatures were not checked, because no public key was given (see `--checkpoint-key`)");
     }
+    if report.replaced_key {
+        text.push_str(
+            "\nthe last line was made with a key that was replaced: no server has started with the new one, or who has the replaced key rewrote the lines",
+        );
+    }
     if !report.keyed {
         text.push_str(
             "\nthe MACs were not checked, because no key was given: anyone who can write the files could have rewritten all lines (see `--key`)",

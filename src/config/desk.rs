@@ -19,6 +19,8 @@ pub struct Desk {
     pub oidc: Option<Oidc>,
     /// Time after which a human must sign in again, in minutes; 5 to 60.
     pub session_minutes: u64,
+    /// Receivers of events about requests for approval.
+    pub webhooks: Vec<Webhook>,
     /// URL of a trace, with `{trace_id}`, such as `http://127.0.0.1:16686/trace/{trace_id}`.
     pub trace_url: String,
     /// URL of a case in your system of tickets, with `{case}`.
@@ -65,8 +67,21 @@ impl Default for Desk {
             url: None,
             oidc: None,
             session_minutes: 60,
+            webhooks: vec![],
             trace_url: String::new(),
             case_url: String::new(),
         }
     }
+}
+
+/// A receiver of events about requests for approval.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    /// Tenant whose requests it is told of.
+    pub tenant: String,
+    /// `https://` URL to which events are posted.
+    pub url: String,
+    /// File with the secret that signs them, of at least 24 bytes.
+    pub secret_file: PathBuf,
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::config::desk::Desk;
+use crate::config::desk::{Desk, Webhook};
 use crate::config::error::ConfigError;
 use crate::config::sections::Config;
 use crate::desk::oidc::is_private;
@@ -16,7 +16,7 @@ impl Config {
     /// Checks the settings of the desk.
     pub(super) fn check_desk(&self) -> Result<(), ConfigError> {
         let refused = |setting, problem: &str| Err(ConfigError::Refused { setting, problem: problem.into() });
-        let Desk { listen, url, oidc, session_minutes, trace_url, case_url } = &self.desk;
+        let Desk { listen, url, oidc, session_minutes, trace_url, case_url, .. } = &self.desk;
         let Some(listen) = listen else { return Ok(()) };
         if !listen.ip().is_loopback() && (self.development || self.tls.certificate.is_none()) {
             return refused(
@@ -35,6 +35,12 @@ impl Config {
         }
         if url.as_ref().is_some_and(|url| !is_private(url) || url.ends_with('/')) {
             return refused("desk.url", "must be `https://…`, or `http://…` of this machine, without `/` at its end");
+        }
+        if self.desk.webhooks.iter().any(|webhook| webhook.tenant.is_empty() || !is_private(&webhook.url)) {
+            return refused(
+                "desk.webhooks",
+                "must each have a `tenant` and a `url` that is `https://…`, or `http://…` of this machine",
+            );
         }
         let is_link = |text: &str| text.is_empty() || text.starts_with("https://") || text.starts_with("http://");
         if !is_link(trace_url) || !is_link(case_url) {
@@ -75,7 +81,9 @@ impl Config {
                 scopes: oidc.scopes.clone(),
             })
         });
+        let webhooks = self.desk.webhooks.iter().map(webhook).collect::<Result<_, _>>()?;
         Ok(desk::Options {
+            webhooks,
             environment: self.environment.clone(),
             url: self.desk.url.clone().unwrap_or_else(|| format!("http://{bound}")),
             provider: provider.transpose()?,
@@ -85,6 +93,21 @@ impl Config {
             case_url: self.desk.case_url.clone(),
         })
     }
+}
+
+/// Shortest secret of a webhook, in bytes.
+const SECRET_MIN: usize = 24;
+
+fn webhook(written: &Webhook) -> Result<desk::Webhook, ConfigError> {
+    let refused = |problem: String| ConfigError::Refused { setting: "desk.webhooks", problem };
+    let path = &written.secret_file;
+    let secret = std::fs::read_to_string(path)
+        .map_err(|error| refused(format!("`secret_file` can't be read: `{}`: {error}", path.display())))?;
+    let secret = secret.trim().as_bytes().to_vec();
+    if secret.len() < SECRET_MIN {
+        return Err(refused(format!("`secret_file` must have at least {SECRET_MIN} bytes: `{}`", path.display())));
+    }
+    Ok(desk::Webhook { tenant: written.tenant.clone(), url: written.url.clone(), secret })
 }
 
 #[cfg(test)]

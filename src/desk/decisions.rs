@@ -16,6 +16,10 @@ use crate::model::time::Timestamp;
 use crate::pdp::audit_reading::LINES_MAX;
 use crate::policy::rule::Rule;
 
+/// Number of hours that a search covers by default, and at most.
+const HOURS: u64 = 24;
+const HOURS_MAX: u64 = 24 * 31;
+
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Asked {
@@ -32,7 +36,7 @@ pub(super) struct Asked {
 impl Asked {
     fn filter(&self, now: Timestamp) -> Filter {
         let some = |text: &String| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
-        let hours = self.hours.trim().parse::<u64>().ok().map(|hours| hours.min(24 * 366));
+        let hours = self.hours.trim().parse::<u64>().unwrap_or(HOURS).clamp(1, HOURS_MAX);
         Filter {
             case: some(&self.case),
             agent: some(&self.agent),
@@ -41,7 +45,7 @@ impl Asked {
             policy: some(&self.policy),
             decision: some(&self.decision),
             kind: Some("decision".to_owned()),
-            since: hours.map(|hours| now.minus(std::time::Duration::from_secs(hours * 3600))),
+            since: Some(now.minus(std::time::Duration::from_secs(hours * 3600))),
             ..Filter::default()
         }
     }

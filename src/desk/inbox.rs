@@ -58,13 +58,12 @@ fn body(asked: &Asked, waiting: &Waiting, now: Timestamp) -> Markup {
 }
 
 fn summary(asked: &Asked, waiting: &Waiting) -> String {
-    match (waiting.rows.len(), waiting.in_tenant) {
-        (0, 0) => "Nothing waits for approval.".to_owned(),
-        (0, _) if !asked.q.trim().is_empty() => "No request that you may see matches.".to_owned(),
-        (0, _) if asked.page > 0 => "This page is empty.".to_owned(),
-        (0, some) => format!("{some} requests wait in your tenant. You may see none of them."),
-        (_, 1) => "1 request waits in your tenant.".to_owned(),
-        (_, all) => format!("{all} requests wait in your tenant, the riskiest first."),
+    match (waiting.rows.len(), waiting.matching) {
+        (0, 0) if asked.q.trim().is_empty() => "Nothing that you may see waits for approval.".to_owned(),
+        (0, 0) => "No request that you may see matches.".to_owned(),
+        (0, _) => "This page is empty.".to_owned(),
+        (_, 1) => "1 request waits.".to_owned(),
+        (_, all) => format!("{all} requests wait, the riskiest first."),
     }
 }
 
@@ -116,18 +115,22 @@ fn pages(asked: &Asked, waiting: &Waiting) -> Markup {
 /// Streams an event whenever requests may have changed (server-sent events). The event says nothing more: the page is read again, with the
 /// rights that the human has then.
 pub(super) async fn changes(State(desk): State<Arc<Desk>>, human: Human) -> Response {
-    // Only who may see the inbox may watch it.
-    if let Err(fault) = desk.pdp.inbox(&human.origin, &Wanted { page: usize::MAX, ..Wanted::default() }).await {
-        return refused(&fault);
-    }
+    // Each human has a share of the watches, as over gRPC.
+    let share = match desk.pdp.open_stream(&human.origin, false).await {
+        Ok(share) => share,
+        Err(fault) => return refused(&fault),
+    };
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    let session = human.session;
     tokio::spawn(async move {
-        let mut last = None;
+        let _share = share;
+        // What changed before the first look is unknown, so the page is read again once.
+        let mut last = Some(u64::MAX);
         let mut period = tokio::time::interval(LOOK);
         period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             period.tick().await;
-            if sender.is_closed() {
+            if sender.is_closed() || !desk.sessions.lasts(&session, desk.pdp.moment().now) {
                 return;
             }
             // A state store that does not answer now may answer later.

@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use maud::html;
 use serde::{Deserialize, Serialize};
 
+use crate::clock::Seldom;
 use crate::connections::handshakes::Remote;
 use crate::desk::oidc::{Client, Faulty};
 use crate::desk::session::cookie;
@@ -24,8 +25,9 @@ use crate::jose::mac::MacKey;
 use crate::model::chain;
 use crate::pdp::Pdp;
 
-/// Cookie of a sign-in that the provider has not answered yet.
+/// Cookie of a sign-in that the provider has not answered yet; over TLS with the prefix that keeps other hosts from setting it.
 const PENDING: &str = "countersign-sign-in";
+const PENDING_SECURE: &str = "__Host-countersign-sign-in";
 /// Time for which a provider may take to answer.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Issuer of humans that signed in by a link.
@@ -38,6 +40,7 @@ pub(super) struct Login {
     /// Code of the link that has not been used.
     code: Mutex<Option<String>>,
     pending: MacKey,
+    failed_logged: Seldom,
 }
 
 /// Contents of the cookie that the browser keeps while a human is at the provider.
@@ -51,12 +54,18 @@ struct Pending {
     expires: i64,
 }
 
+/// Returns the name of the cookie of a sign-in.
+fn pending_name(desk: &Desk) -> &'static str {
+    if desk.options.url.starts_with("https://") { PENDING_SECURE } else { PENDING }
+}
+
 impl Login {
     pub(super) fn new(pdp: &Pdp, options: &Options) -> io::Result<Self> {
         let login = Self {
             client: options.provider.clone().map(|provider| Client::new(provider, &options.url)),
             code: Mutex::default(),
             pending: MacKey::new(&pdp.derived_key("desk sign-in")),
+            failed_logged: Seldom::default(),
         };
         if options.provider.is_none() {
             login.renew(options)?;
@@ -132,7 +141,7 @@ pub(super) async fn begin(State(desk): State<Arc<Desk>>, Query(asked): Query<Beg
     let now = desk.pdp.moment().now;
     let begun = match client.begin(&state, &own, &asked.acr).await {
         Ok(begun) => begun,
-        Err(faulty) => return provider_failed(&faulty),
+        Err(faulty) => return provider_failed(&desk, &faulty),
     };
     let expires = now.plus(PATIENCE).seconds();
     let to = local(&asked.to).to_owned();
@@ -140,12 +149,14 @@ pub(super) async fn begin(State(desk): State<Arc<Desk>>, Query(asked): Query<Beg
     else {
         return page::unavailable("the sign-in can't be begun");
     };
-    let cookie = desk.sessions.cookie(PENDING, &sealed, PATIENCE);
+    let cookie = desk.sessions.cookie(pending_name(&desk), &sealed, PATIENCE);
     ([(header::SET_COOKIE, cookie)], Redirect::to(begun.url.as_str())).into_response()
 }
 
-fn provider_failed(faulty: &Faulty) -> Response {
-    tracing::warn!(name: "desk.sign_in_failed", error = %faulty);
+fn provider_failed(desk: &Desk, faulty: &Faulty) -> Response {
+    if desk.login.failed_logged.is_due(desk.pdp.moment().now) {
+        tracing::warn!(name: "desk.sign_in_failed", error = %faulty, "further ones of this second are not logged");
+    }
     page::failure(StatusCode::BAD_GATEWAY, "You could not be signed in", &format!("{faulty}. Try again."))
 }
 
@@ -173,7 +184,9 @@ pub(super) async fn callback(
             "This answer belongs to no sign-in of this browser, or came too late. Sign in again.",
         )
     };
-    let (Some(client), Some(sealed)) = (&desk.login.client, cookie(&headers, PENDING)) else { return stale() };
+    let (Some(client), Some(sealed)) = (&desk.login.client, cookie(&headers, pending_name(&desk))) else {
+        return stale();
+    };
     let Ok(pending) = desk.login.pending.open::<Pending>(sealed) else { return stale() };
     if pending.state != answer.state || pending.expires <= now.seconds() {
         return stale();
@@ -187,7 +200,7 @@ pub(super) async fn callback(
     }
     let human = match client.finish(&answer.code, pending.verifier, &pending.nonce, now).await {
         Ok(human) => human,
-        Err(faulty) => return provider_failed(&faulty),
+        Err(faulty) => return provider_failed(&desk, &faulty),
     };
     signed_in(&desk, &human, local(&pending.to))
 }
@@ -199,7 +212,7 @@ fn signed_in(desk: &Desk, human: &chain::Human, to: &str) -> Response {
     };
     tracing::info!(name: "desk.signed_in", human = human.id, issuer = human.issuer);
     let mut response = Redirect::to(to).into_response();
-    for cookie in [session, desk.sessions.cookie(PENDING, "", Duration::ZERO)] {
+    for cookie in [session, desk.sessions.cookie(pending_name(desk), "", Duration::ZERO)] {
         if let Ok(cookie) = cookie.parse() {
             response.headers_mut().append(header::SET_COOKIE, cookie);
         }

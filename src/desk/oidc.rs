@@ -2,6 +2,7 @@
 //! The provider is found by its issuer (OpenID Connect Discovery 1.0), and `jose` verifies the ID token.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ use crate::model::time::Timestamp;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Age at which the provider's metadata and keys are fetched again.
 const CACHED: Duration = Duration::from_secs(300);
+/// Time for which a provider that did not answer is not asked again.
+const PAUSE: Duration = Duration::from_secs(5);
 /// Minimum time between two fetches that an unknown key causes.
 const REFRESH: Duration = Duration::from_secs(10);
 /// Longest life of an ID token.
@@ -103,6 +106,8 @@ pub(super) struct Client {
     redirect: String,
     http: reqwest::Client,
     known: tokio::sync::Mutex<Option<Known>>,
+    /// Second until which the provider is not asked again, because it did not answer.
+    paused_until: AtomicI64,
 }
 
 impl Client {
@@ -110,7 +115,13 @@ impl Client {
         let builder = reqwest::Client::builder().timeout(PATIENCE).redirect(reqwest::redirect::Policy::none());
         // The builder fails only if the TLS backend can't be initialised, which the first request reports as well.
         let http = builder.build().unwrap_or_default();
-        Self { provider, redirect: format!("{url}/callback"), http, known: tokio::sync::Mutex::default() }
+        Self {
+            provider,
+            redirect: format!("{url}/callback"),
+            http,
+            known: tokio::sync::Mutex::default(),
+            paused_until: AtomicI64::default(),
+        }
     }
 
     /// Returns where to send the browser. `acr` is the strength of authentication that is asked for; empty for any.
@@ -186,12 +197,19 @@ impl Client {
         if let Some(known) = known.as_ref().filter(|known| now < known.read_at.plus(age)) {
             return Ok(known.clone());
         }
+        // Those who wait for the lock must not wait for the provider one after the other.
+        if now.seconds() < self.paused_until.load(Ordering::Relaxed) {
+            return Err(Faulty::Provider);
+        }
+        self.paused_until.store(now.plus(PAUSE).seconds(), Ordering::Relaxed);
         let url = format!("{}/.well-known/openid-configuration", self.provider.issuer.trim_end_matches('/'));
         let read = self.get(&url).await.and_then(|body| serde_json::from_slice::<Metadata>(&body).ok());
         // The provider must name itself as the settings do, or its tokens would have another issuer.
-        let metadata = read.filter(|read| read.issuer == self.provider.issuer).ok_or(Faulty::Provider)?;
+        let metadata = read.filter(|read| read.issuer == self.provider.issuer && is_private(&read.token_endpoint));
+        let metadata = metadata.ok_or(Faulty::Provider)?;
         let keys = self.get(&metadata.jwks_uri).await.and_then(|body| KeySet::read(&body).ok());
         let read = Known { metadata, keys: keys.ok_or(Faulty::Provider)?, read_at: now };
+        self.paused_until.store(0, Ordering::Relaxed);
         *known = Some(read.clone());
         Ok(read)
     }

@@ -15,7 +15,7 @@ const PAGES: [(&str, &str); 4] =
 
 /// Returns a page of a signed-in human. `at` is its address in the navigation.
 pub(super) fn of(desk: &Desk, session: &Session, at: &str, title: &str, body: &Markup) -> Response {
-    let stops = desk.pdp.stops();
+    let stops = desk.pdp.stops_of(&desk.pdp.tenant_of_human(&session.human));
     let top = html! {
         nav aria-label="Pages" {
             @for (address, name) in PAGES {

@@ -21,9 +21,10 @@ use crate::pdp::refused::run_to_completion;
 use crate::policy::rule::{Requirement, Rule};
 
 /// Longest reason, in bytes.
-const REASON_MAX: usize = 1000;
-/// Maximum number of other requests of the case that are shown.
-const OTHERS_MAX: i64 = 10;
+const REASON_MAX: usize = 2000;
+/// Maximum number of other requests of the case that are read, and that are shown.
+const OTHERS_MAX: i64 = 200;
+const SHOWN_MAX: usize = 10;
 
 /// Reasons of a denial that an agent can act on.
 const REASONS: [(&str, &str); 6] = [
@@ -69,7 +70,7 @@ pub(super) async fn show(State(desk): State<Arc<Desk>>, human: Human, Path(id): 
         Ok(found) => found,
         Err(fault) => return refused(&fault),
     };
-    let filter = Filter { case: seen.approval.binding.call.case.clone(), most: OTHERS_MAX + 1, ..Filter::default() };
+    let filter = Filter { case: seen.approval.binding.call.case.clone(), most: OTHERS_MAX, ..Filter::default() };
     let others = match desk.pdp.list_approvals(&human.origin, Ok(filter)).await {
         Ok((others, _)) => others,
         Err(fault) => return refused(&fault),
@@ -147,8 +148,8 @@ fn view_of(desk: &Desk, seen: &Seen) -> Markup {
                                 dt { (line.name) }
                                 dd {
                                     bdi { (line.value) }
-                                    @if let Some(now) = current(&all, line.name) {
-                                        " " span class="mark" { "in the record now: " bdi { (now) } }
+                                    @if let Some(then) = current(&all, line.name, &call.resource_type) {
+                                        " " span class="mark" { "in the record when asked: " bdi { (then) } }
                                     }
                                     @if line.name == "case" && !desk.options.case_url.is_empty() {
                                         " " a href=(case_url) rel="noreferrer" { "Open the case" }
@@ -170,12 +171,11 @@ fn weighty(name: &str) -> bool {
 }
 
 /// Returns the value that the record has where a call has an argument of the same name.
-fn current<'d>(all: &[Line<'d>], name: &str) -> Option<&'d str> {
+fn current<'d>(all: &[Line<'d>], name: &str, resource: &str) -> Option<&'d str> {
     let argument = name.strip_prefix("argument ")?.trim_end_matches(" at most");
     let is_known = |line: &&Line<'_>| {
-        line.name
-            .rsplit_once(' ')
-            .is_some_and(|(of, attribute)| attribute == argument && of != "argument" && of != "computed")
+        let (of, attribute) = line.name.rsplit_once(' ').unwrap_or_default();
+        attribute == argument && (of == "case" || of == visible(resource))
     };
     all.iter().find(is_known).map(|line| line.value)
 }
@@ -204,7 +204,7 @@ fn policies(asking: &[&Rule]) -> Markup {
     html! {
         @if !asking.is_empty() {
             section class="panel" {
-                h2 { "Why you are asked" }
+                h2 { "Policies that ask for this approval" }
                 @for rule in asking {
                     details {
                         summary { code { (rule.id) } " " (rule.doc) " (" (rule.place) ")" }
@@ -233,12 +233,12 @@ fn reviews(seen: &Seen) -> Markup {
 }
 
 fn earlier(seen: &Seen, others: &[Seen], now: crate::model::time::Timestamp) -> Markup {
-    let others: Vec<&Seen> = others.iter().filter(|other| other.approval.id != seen.approval.id).collect();
+    let others: Vec<&Seen> = others.iter().rev().filter(|other| other.approval.id != seen.approval.id).collect();
     html! {
         @if !others.is_empty() {
             section class="panel" {
-                h2 { "Other requests of this case" }
-                ul { @for other in others {
+                h2 { "Other requests of this case, the newest first (" (others.len()) ")" }
+                ul { @for other in others.iter().take(SHOWN_MAX) {
                     li {
                         a href=(format!("/requests/{}", other.approval.id)) { (visible(&other.approval.binding.call.action)) }
                         " " (other.state.name()) ", " (page::distance(other.approval.requested_at, now)) " ago"
@@ -326,9 +326,11 @@ impl Review {
             _ => return Err("Choose to approve or to deny."),
         };
         let known = REASONS.iter().find(|(code, _)| *code == self.reason);
+        // The agent reads it, so no character in it may mislead.
+        let text = visible(self.text.trim());
         let reason = match (approves, known) {
-            (true, _) => self.text.trim().to_owned(),
-            (false, Some((code, words))) => match self.text.trim() {
+            (true, _) => text,
+            (false, Some((code, words))) => match text.as_str() {
                 "" => format!("{code}: {words}"),
                 text => format!("{code}: {text}"),
             },
@@ -390,8 +392,8 @@ mod tests {
         assert_eq!(&titles[1..4], ["Case and record"; 3]);
         assert_eq!((titles[4], titles[6], titles[7]), ("What would happen", "Risk and evidence", "Who asks"));
         assert_eq!(titles[8], "Case and record", "an unknown line is shown, too");
-        assert_eq!(current(&all, "argument plan"), Some("\"basic\""));
-        assert_eq!(current(&all, "argument amount_minor at most"), None);
+        assert_eq!(current(&all, "argument plan", "Account"), Some("\"basic\""));
+        assert_eq!(current(&all, "argument amount_minor at most", "Account"), None);
         assert!(weighty("argument amount_minor at most") && !weighty("case plan"));
     }
 

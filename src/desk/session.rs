@@ -110,8 +110,12 @@ impl Sessions {
     /// Returns the session of a request's cookie, if it is still valid.
     pub(super) fn read(&self, headers: &HeaderMap, now: Timestamp) -> Option<Session> {
         let session: Session = self.key.open(cookie(headers, self.name)?).ok()?;
-        let is_ended = self.ended().contains_key(&session.id);
-        (now.seconds() < session.expires && !is_ended).then_some(session)
+        self.lasts(&session, now).then_some(session)
+    }
+
+    /// Returns whether a session has neither expired nor been ended.
+    pub(super) fn lasts(&self, session: &Session, now: Timestamp) -> bool {
+        now.seconds() < session.expires && !self.ended().contains_key(&session.id)
     }
 
     /// Ends a session on this server, and returns the cookie that removes it from the browser.
@@ -148,6 +152,7 @@ mod tests {
             provider: None,
             link: std::path::PathBuf::new(),
             session: Duration::from_secs(600),
+            webhooks: vec![],
             trace_url: String::new(),
             case_url: String::new(),
         };

@@ -41,6 +41,12 @@ impl MacKey {
         Ok(token)
     }
 
+    /// Returns the MAC of a text under a key of any length, in base64, as webhooks are signed.
+    pub fn sign_webhook(secret: &[u8], text: &str) -> String {
+        let mac = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), text.as_bytes());
+        base64::engine::general_purpose::STANDARD.encode(mac)
+    }
+
     /// Verifies a token and returns its claims. Their times are not checked yet.
     ///
     /// # Errors

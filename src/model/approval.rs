@@ -238,6 +238,13 @@ pub struct Review {
     pub reason: String,
 }
 
+impl Review {
+    /// Returns whether two reviews are of one human. If two issuers name her, she may have a person for each of them.
+    pub fn is_of_same_human(&self, other: &Self) -> bool {
+        self.person == other.person || self.reviewer.sub == other.reviewer.sub
+    }
+}
+
 /// Approval as the store holds it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Approval {

@@ -76,6 +76,7 @@ pub(super) struct Admission {
     shares: Shares,
     streams: Shares,
     watches: Shares,
+    readers: Shares,
     /// Refusals of unauthenticated peers that are not recorded yet.
     pub(super) unauthenticated: RefusalCounter,
     rejected_logged: Seldom,
@@ -83,6 +84,9 @@ pub(super) struct Admission {
 
 /// Maximum number of watches of one human or tool service. Each asks the state store several times a second.
 const WATCHES_MAX: usize = 32;
+
+/// Maximum number of humans who search the audit log at the same time, each once. A search may read all of it.
+const READERS_MAX: usize = 4;
 
 const STOPPED: Refusal = Refusal::Unauthenticated("a kill switch or a revoked session stops this human");
 
@@ -102,6 +106,7 @@ impl Admission {
             replicas,
             shares: Shares::new(most),
             streams: Shares::new(most),
+            readers: Shares::with_share(READERS_MAX, 1),
             watches: Shares::with_share(most, most.div_ceil(2).min(WATCHES_MAX)),
             unauthenticated: RefusalCounter::default(),
             rejected_logged: Seldom::default(),
@@ -143,6 +148,14 @@ impl Admission {
     /// If no permit is free (RESOURCE_EXHAUSTED); the refusal is already counted.
     pub(super) async fn party_share(&self, moment: &Moment, origin: &Origin, party: &Party) -> Result<Share, Refused> {
         self.share(moment, origin, party.id()).await
+    }
+
+    /// Waits until a human may search the audit log.
+    ///
+    /// # Errors
+    /// Never in practice: the permits are not closed.
+    pub(super) async fn reader(&self, human: &str) -> Result<Share, Refusal> {
+        self.readers.take(human, true).await
     }
 
     /// Takes one of the places for open streams, for an authenticated party. A stream of calls must come from

@@ -9,11 +9,12 @@ use crate::model::refusal::Refusal;
 use crate::model::right::Right;
 use crate::pdp::Pdp;
 use crate::pdp::admission::Party;
+use crate::pdp::admission::concurrency::Share;
 use crate::pdp::origin::Origin;
 use crate::pdp::refused::Refused;
 use crate::pdp::rights::may;
 
-/// Maximum number of lines that are read for one question, whether or not they are wanted.
+/// Maximum number of lines that an answer has.
 pub const LINES_MAX: usize = 200;
 
 const FORBIDDEN: Refusal =
@@ -25,22 +26,28 @@ impl Pdp {
     /// # Errors
     /// If the request is refused; the refusal is already recorded or counted.
     pub async fn read_audit(&self, origin: &Origin, filter: Filter) -> Result<Vec<Entry>, Refused> {
-        let tenant = self.audit_reader(origin).await?;
+        let (tenant, reader) = self.audit_reader(origin).await?;
+        self.lines(reader, Filter { tenant: Some(tenant), ..filter }).await.map(|(lines, _)| lines).map_err(Refused)
+    }
+
+    /// Reads the last wanted lines. The permit goes to the thread that reads, so that a client which goes away does not free it.
+    async fn lines(&self, reader: Share, filter: Filter) -> Result<(Vec<Entry>, Share), Refusal> {
         let folder = self.audit.folder().to_owned();
-        let filter = Filter { tenant: Some(tenant), ..filter };
         let read = tokio::task::spawn_blocking(move || {
             let mut last = VecDeque::new();
-            story::read(&[folder], &filter, |entry| {
-                if last.len() == LINES_MAX {
-                    last.pop_front();
+            let read = story::read(&[folder], &filter, |entry| {
+                if is_confirmed(&entry) {
+                    if last.len() == LINES_MAX {
+                        last.pop_front();
+                    }
+                    last.push_back(entry);
                 }
-                last.push_back(entry);
                 true
-            })
-            .map(|()| last.into_iter().rev().collect())
+            });
+            read.map(|()| (last.into_iter().rev().collect(), reader))
         });
-        let read = read.await.map_err(|_| Refusal::Unavailable("the audit log can't be read"));
-        read.and_then(|read| read.map_err(|_| Refusal::Unavailable("the audit log can't be read"))).map_err(Refused)
+        let unreadable = Refusal::Unavailable("the audit log can't be read");
+        read.await.map_err(|_| unreadable.clone())?.map_err(|_| unreadable)
     }
 
     /// Returns the proof that the line of an evaluation is in the log. The line must be about the tenant of the human.
@@ -48,29 +55,42 @@ impl Pdp {
     /// # Errors
     /// If the request is refused; the refusal is already recorded or counted.
     pub async fn prove_line(&self, origin: &Origin, evaluation: String) -> Result<Proof, Refused> {
-        let filter = Filter { evaluation: Some(evaluation.clone()), ..Filter::default() };
-        if self.read_audit(origin, filter).await?.is_empty() {
+        let (tenant, reader) = self.audit_reader(origin).await?;
+        let filter = Filter { evaluation: Some(evaluation.clone()), tenant: Some(tenant), ..Filter::default() };
+        let (lines, reader) = self.lines(reader, filter).await.map_err(Refused)?;
+        if lines.is_empty() {
             return Err(Refused(Refusal::NotFound));
         }
         let folder = self.audit.folder().to_owned();
-        let proven = tokio::task::spawn_blocking(move || prove(&folder, &Wanted::Evaluation(evaluation))).await;
-        match proven {
+        let proven = tokio::task::spawn_blocking(move || {
+            let _reader = reader;
+            prove(&folder, &Wanted::Evaluation(evaluation))
+        });
+        match proven.await {
             Ok(Ok(proof)) => Ok(proof),
             Ok(Err(ProveError::Missing(_))) => Err(Refused(Refusal::NotFound)),
-            Ok(Err(_)) | Err(_) => {
-                Err(Refused(Refusal::Unavailable("no checkpoint covers the line yet: try again in ten seconds")))
+            Ok(Err(ProveError::Uncovered(_))) => Err(Refused(Refusal::Unavailable(
+                "no checkpoint covers the line yet: one is signed within ten seconds",
+            ))),
+            Ok(Err(error)) => {
+                tracing::error!(name: "audit.not_proven", error = %error, "a line of the audit log can't be proven: run `countersign audit verify`");
+                Err(Refused(Refusal::Precondition(
+                    "the audit log does not agree with its checkpoints, or can't be read: tell who runs the server",
+                )))
             }
+            Err(_) => Err(Refused(Refusal::Unavailable("the line could not be proven"))),
         }
     }
 
-    /// Returns the tenant of a human who may read the log.
-    async fn audit_reader(&self, origin: &Origin) -> Result<String, Refused> {
+    /// Returns the tenant of a human who may read the log, as soon as she may search it.
+    async fn audit_reader(&self, origin: &Origin) -> Result<(String, Share), Refused> {
         let moment = self.moment();
         let party = self.admission.party(&moment, origin).await?;
-        let _share = self.admission.party_share(&moment, origin, &party).await?;
+        // It is not held while the human waits for her turn to search, which has a limit of its own.
+        drop(self.admission.party_share(&moment, origin, &party).await?);
         match &party {
             Party::Human(human) if may(&moment, Right::AuditRead, &human.id, On::Tenant(&human.tenant)) => {
-                Ok(human.tenant.clone())
+                Ok((human.tenant.clone(), self.admission.reader(&human.id).await.map_err(Refused)?))
             }
             Party::Human(_) | Party::Service(_) => {
                 let by = party.actor().in_trace(origin.trace.id());
@@ -78,4 +98,12 @@ impl Pdp {
             }
         }
     }
+}
+
+/// Gates that look at a call after its tenant was confirmed.
+const LATE_GATES: [&str; 5] = ["", "halt", "state", "step", "token"];
+
+/// Returns whether the tenant of a line is confirmed. Before its gate, a call is of the tenant that its caller claims.
+fn is_confirmed(entry: &Entry) -> bool {
+    LATE_GATES.contains(&entry.text("/gate")) && entry.kind() != "refusal"
 }

@@ -23,6 +23,8 @@ use crate::pdp::refused::Refused;
 
 /// Age at which the list is read again.
 const FRESH: Duration = Duration::from_millis(500);
+/// Age at which all of it is read again.
+const WHOLE: Duration = Duration::from_secs(60);
 /// Number of approvals that are read at once.
 const PAGE: i64 = 500;
 /// Maximum number of requests on a page.
@@ -42,6 +44,8 @@ struct Known {
     generation: String,
     revision: i64,
     read_at: Timestamp,
+    /// Time when all of it was read.
+    loaded_at: Timestamp,
 }
 
 #[derive(Debug, Default)]
@@ -65,8 +69,8 @@ pub struct Wanted {
 pub struct Waiting {
     /// Each with whether the human may review it.
     pub rows: Vec<(Seen, bool)>,
-    /// Number of requests that wait in the tenant, whether or not this human may see them.
-    pub in_tenant: usize,
+    /// Number of requests that match and that this human may see.
+    pub matching: usize,
     pub has_more: bool,
 }
 
@@ -75,9 +79,11 @@ impl Inbox {
     async fn refresh(&self, store: &Store, now: Timestamp) -> Result<(), StoreError> {
         let mut known = self.known.lock().await;
         let seen = store.seen();
-        if known.generation != seen.generation {
+        // An erased row leaves no change, so all rows are read again from time to time.
+        if known.generation != seen.generation || known.loaded_at.plus(WHOLE) <= now {
             let pending = all_pending(store).await?;
-            *known = Known { pending, generation: seen.generation, revision: seen.revision, read_at: now };
+            let (generation, revision) = (seen.generation, seen.revision);
+            *known = Known { pending, generation, revision, read_at: now, loaded_at: now };
         } else if now < known.read_at.plus(FRESH) {
             return Ok(());
         }
@@ -157,17 +163,17 @@ impl Pdp {
             let places = [&call.case, &call.action, &call.agent.sub, &one.binding.template, &call.supervisor.sub];
             text.is_empty() || places.iter().any(|place| place.to_lowercase().contains(&text))
         };
-        let in_tenant = list.pending.iter().filter(is_here).count();
         let visible = list.pending.iter().filter(is_here).filter(is_meant);
-        let visible = visible.filter(|one| self.may_read(&moment, &party, one));
-        let mut rows: Vec<(Seen, bool)> = visible
-            .skip(wanted.page.saturating_mul(ROWS_MAX))
-            .take(ROWS_MAX + 1)
+        let visible: Vec<&Arc<Approval>> = visible.filter(|one| self.may_read(&moment, &party, one)).collect();
+        let first = wanted.page.saturating_mul(ROWS_MAX);
+        let rows: Vec<(Seen, bool)> = visible
+            .iter()
+            .skip(first)
+            .take(ROWS_MAX)
             .map(|one| (self.seen(&moment, Approval::clone(one)), self.may_review(&moment, human, one).is_ok()))
             .collect();
-        let has_more = rows.len() > ROWS_MAX;
-        rows.truncate(ROWS_MAX);
-        Ok(Waiting { rows, in_tenant, has_more })
+        let has_more = first.saturating_add(rows.len()) < visible.len();
+        Ok(Waiting { rows, matching: visible.len(), has_more })
     }
 
     /// Returns a number that changes whenever a request may have been added, reviewed or used.
@@ -177,6 +183,20 @@ impl Pdp {
     pub async fn inbox_revision(&self) -> Result<u64, Refusal> {
         self.inbox.refresh(&self.store, self.moment().now).await?;
         Ok(self.inbox.list.load().revision.unsigned_abs())
+    }
+
+    /// Returns the requests that changed after a revision, as they are now, and the revision to continue from. Without a revision it
+    /// returns only where to begin. It is for the server itself, which sees every tenant.
+    ///
+    /// # Errors
+    /// If the state store does not answer.
+    pub async fn changed_requests(&self, after: Option<i64>) -> Result<(Vec<Seen>, i64), Refusal> {
+        let Some(after) = after else { return Ok((vec![], self.store.seen().revision)) };
+        let moment = self.moment();
+        let changed = next_changes(&self.store, after).await?.unwrap_or_default();
+        let last = changed.last().map_or(after, |last| last.revision);
+        let reviewed = changed.into_iter().filter(|one| one.binding.giver == Giver::Reviewers);
+        Ok((reviewed.map(|one| self.seen(&moment, one)).collect(), last))
     }
 
     /// Returns a request with why the human may not review it, if she may not.

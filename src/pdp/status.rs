@@ -9,6 +9,7 @@ use crate::audit::events::{self, Actor};
 use crate::audit::operations::{RecoveredRecord, ResumedRecord, ServerRecord};
 use crate::audit::record::Record;
 use crate::audit::record::parts::CEDAR_VERSION;
+use crate::model::halt::{Halt, SubjectKind};
 use crate::model::number::to_u32;
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
@@ -93,6 +94,13 @@ impl Pdp {
     pub fn stops(&self) -> u32 {
         let (halts, now) = (self.store.halts(), self.clock.now());
         to_u32(halts.halts.iter().filter(|halt| halt.kind.stops() && halt.is_active(now)).count())
+    }
+
+    /// Returns the number of kill switches and revoked sessions in force for a tenant and for everything.
+    pub fn stops_of(&self, tenant: &str) -> u32 {
+        let (halts, now) = (self.store.halts(), self.clock.now());
+        let is_meant = |halt: &&Halt| halt.tenant == tenant || halt.subject_kind == SubjectKind::Server;
+        to_u32(halts.halts.iter().filter(is_meant).filter(|halt| halt.kind.stops() && halt.is_active(now)).count())
     }
 
     /// Records the stop, writes what is queued, and sends the last spans. It blocks, so call it from a

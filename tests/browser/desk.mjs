@@ -9,7 +9,7 @@ await run(async (browser) => {
   // Two humans watch. The request appears without a reload.
   const supervisor = await signIn(browser, "rep-1", desktop);
   const lead = await signIn(browser, "lead-1", desktop);
-  await lead.getByText("Nothing waits for approval.").waitFor();
+  await lead.getByText("Nothing that you may see waits for approval.").waitFor();
   await check(lead, "inbox-empty");
   await ask("request 400");
   const row = lead.getByRole("link", { name: "account.credit" });

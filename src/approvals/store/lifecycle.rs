@@ -231,7 +231,7 @@ async fn review(connection: &mut AnyConnection, writer: &Writer, new: NewReview)
     if stands != State::Pending || approval.generation != writer.seen.generation {
         return Ok(End::RollBack(Moved::Late(stands)));
     }
-    if approval.reviews.iter().any(|review| review.person == new.review.person) {
+    if approval.reviews.iter().any(|review| review.is_of_same_human(&new.review)) {
         return Ok(End::RollBack(Moved::Twice));
     }
     insert_review(connection, &new.id, &new.review).await?;

@@ -110,9 +110,10 @@ async fn lift(connection: &mut AnyConnection, writer: &Writer, wish: Lift) -> Re
             issued_at = excluded.issued_at, at = excluded.at";
     let vote = statement(vote.to_owned()).bind(asks.person).bind(asks.human).bind(asks.issued_at.micros());
     vote.bind(at.micros()).execute(&mut *connection).await?;
-    // A vote from before the last report does not count, because the voter did not know of that report.
+    // A human whom two issuers name may have a person for each of them, and counts once. A vote from before the last report does not
+    // count, because the voter did not know of that report.
     let from = since.max(at.minus(TOGETHER).micros());
-    let count = statement(format!("SELECT COUNT(*) FROM lifts WHERE {WHOSE} AND at >= $4")).bind(from);
+    let count = statement(format!("SELECT COUNT(DISTINCT human) FROM lifts WHERE {WHOSE} AND at >= $4")).bind(from);
     let count: i64 = count.fetch_one(&mut *connection).await?.try_get(0)?;
     let count = u32::try_from(count).map_err(|_| StoreError::Damaged)?;
     if count < quorum {
