@@ -30,7 +30,7 @@ pub fn telemetry(environment: &str, variables: &BTreeMap<String, String>) -> Res
     if set("OTEL_TRACES_SAMPLER").is_some_and(|sampler| !SAMPLERS.contains(&sampler)) {
         return refused("OTEL_TRACES_SAMPLER", &format!("must be one of {}", SAMPLERS.join(", ")));
     }
-    // By default log events are not exported, because not every collector of spans takes them.
+    // Log events are off by default, because some collectors accept only spans.
     let log_exporter = set("OTEL_LOGS_EXPORTER").unwrap_or("none");
     if !["none", "otlp"].contains(&log_exporter) {
         return refused("OTEL_LOGS_EXPORTER", "must be `otlp` or `none`: no other exporter is supported");

@@ -124,7 +124,7 @@ pub(super) async fn changes(State(desk): State<Arc<Desk>>, human: Human) -> Resp
     let session = human.session;
     tokio::spawn(async move {
         let _share = share;
-        // What changed before the first look is unknown, so the page is read again once.
+        // Changes before the first look are unknown, so the browser reads the page again once.
         let mut last = Some(u64::MAX);
         let mut period = tokio::time::interval(LOOK);
         period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

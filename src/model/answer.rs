@@ -282,6 +282,16 @@ pub enum Gate {
 }
 
 impl Gate {
+    /// Returns whether agent, tenant and case were confirmed before this gate.
+    pub fn is_late(self) -> bool {
+        matches!(self, Self::Halt | Self::State | Self::Step | Self::Token)
+    }
+
+    /// Returns whether agent, tenant and case of a record were confirmed. `gate` is the name in the record; empty if no gate denied the call.
+    pub fn confirms(gate: &str) -> bool {
+        gate.is_empty() || Self::ALL.into_iter().any(|known| known.is_late() && known.name() == gate)
+    }
+
     /// Every gate, in alphabetical order.
     pub const ALL: [Self; 9] = [
         Self::Action,

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use crate::audit::prove::{Proof, ProveError, Wanted, prove};
 use crate::audit::story::{self, Entry, Filter};
 use crate::entities::direct::On;
+use crate::model::answer::Gate;
 use crate::model::refusal::Refusal;
 use crate::model::right::Right;
 use crate::pdp::Pdp;
@@ -100,10 +101,7 @@ impl Pdp {
     }
 }
 
-/// Gates that look at a call after its tenant was confirmed.
-const LATE_GATES: [&str; 5] = ["", "halt", "state", "step", "token"];
-
 /// Returns whether the tenant of a line is confirmed. Before its gate, a call is of the tenant that its caller claims.
 fn is_confirmed(entry: &Entry) -> bool {
-    LATE_GATES.contains(&entry.text("/gate")) && entry.kind() != "refusal"
+    Gate::confirms(entry.text("/gate")) && entry.kind() != "refusal"
 }

@@ -72,7 +72,7 @@ impl Pdp {
 
     /// Adds agent, step, tenant and case, if the gates confirmed that they exist and belong together.
     pub(super) fn known(&self, facts: &mut CallFacts, chain: &Chain, call: &Call, evaluation: &Evaluation) {
-        if matches!(evaluation.gate, None | Some(Gate::Halt | Gate::State | Gate::Step | Gate::Token)) {
+        if evaluation.gate.is_none_or(Gate::is_late) {
             facts.agent.clone_from(&chain.agent);
             facts.step.clone_from(&chain.step);
             facts.tenant.clone_from(&call.case.tenant);

@@ -8,6 +8,7 @@ use opentelemetry::{TraceFlags, TraceId};
 use opentelemetry_sdk::logs::SdkLogger;
 use serde_json::Value;
 
+use crate::model::answer::Gate;
 use crate::model::time::Timestamp;
 use crate::telemetry::{
     ACTION, AGENT_ID, APPROVAL_ID, AUDIT_INDEX, AUDIT_TYPE, CASE_ID, CONSENT_ID, CONVERSATION_ID, DECISION,
@@ -46,8 +47,6 @@ const CONFIRMED: [(&str, &str); 10] = [
     ("/signals/risk/score", RISK_SCORE),
     ("/signals/risk/tier", RISK_TIER),
 ];
-/// Gates that look at a call after its agent, tenant and case were confirmed.
-const LATE_GATES: [&str; 5] = ["", "halt", "state", "step", "token"];
 /// Maximum number of policies that an event names.
 const POLICIES_MAX: usize = 16;
 
@@ -80,7 +79,7 @@ impl Events {
 /// Returns the attributes of a line's event.
 fn attributes(line: &Value, case: impl Fn(&str) -> String) -> Vec<(&'static str, AnyValue)> {
     let is_refusal = text(line, "/type") == Some("refusal");
-    let is_confirmed = !is_refusal && LATE_GATES.contains(&text(line, "/gate").unwrap_or(""));
+    let is_confirmed = !is_refusal && Gate::confirms(text(line, "/gate").unwrap_or(""));
     let listed = ALWAYS.iter().chain(CONFIRMED.iter().filter(|_| is_confirmed));
     let mut attributes: Vec<(&str, AnyValue)> = listed
         .filter_map(|(member, name)| {

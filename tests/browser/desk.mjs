@@ -1,4 +1,4 @@
-// The approval desk in a real browser: a credit from its request to its approval, by two humans; live, by keyboard alone, without
+// The approval desk in a real browser: a credit from its request to its approval, by two humans; live, with the keyboard only, without
 // JavaScript, on a narrow screen and in the dark.
 import { ask, assert, check, run, signIn } from "./steps.mjs";
 
@@ -35,7 +35,7 @@ await run(async (browser) => {
   assert.equal(await ask("use"), "allow");
   await lead.getByText("Approved and used.").waitFor();
 
-  // By keyboard alone: from the address to the denial.
+  // The keyboard is enough: from the address to the denial.
   await ask("request 500");
   await lead.goto(new URL("/", lead.url()).href);
   await lead.getByRole("link", { name: "account.credit" }).waitFor();

@@ -109,7 +109,7 @@ await run(async (browser) => {
   assert.ok(code, "the provider gave no code");
   await refused(`${desk}/callback?code=${code}&state=${(await begin(context)).searchParams.get("state")}`);
 
-  // Who signs out is asked again; the answer of the first sign-in does not count twice.
+  // After signing out, a human must sign in again.
   await page.goto(`${desk}/`);
   await page.getByText("lead-1").first().waitFor();
   await page.getByRole("button", { name: "Sign out" }).click();

@@ -1,4 +1,4 @@
-// What the browser tests share: the browser, sign-in by a link, checks of each page, and a way to ask the test for something.
+// Steps that the browser tests share: the browser, sign-in by a link, checks of each page, and a way to ask the test for something.
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
 import { mkdirSync, readFileSync } from "node:fs";

@@ -65,7 +65,7 @@ fn field(page: &str, name: &str) -> String {
     rest.split('"').next().unwrap().to_owned()
 }
 
-/// What a browser sends, without a browser.
+/// Client that sends the requests of a browser.
 struct Browser {
     url: String,
     cookie: String,
@@ -187,7 +187,7 @@ async fn a_request_is_reviewed_once_by_who_may_with_the_form_of_its_own_page() {
         browser.post_from(path, &fields, origin).await.status()
     }
     let origin = pages.url();
-    // By an address alone, from another page, with another form, or of what was not shown.
+    // With only an address, from another page, with another form, or with the digest of another view.
     assert_eq!(
         lead.get(&format!("{path}?decision=approve&form={form}&digest={digest}")).await.status(),
         StatusCode::OK
