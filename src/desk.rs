@@ -7,6 +7,7 @@
 
 mod bundle;
 mod decisions;
+mod draft;
 mod inbox;
 mod login;
 mod notify;

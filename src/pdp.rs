@@ -16,6 +16,7 @@ pub mod erasure;
 pub mod evaluate_output;
 pub mod evaluation;
 pub mod evidence;
+pub mod explanation;
 mod gates;
 mod housekeeping;
 pub mod inbox;

@@ -1,6 +1,7 @@
 //! Policies, schema and the bundle's entities. They are loaded as a whole and read-only afterwards.
 
 pub mod engine;
+pub mod explain;
 mod index;
 pub mod lint;
 pub mod parse;

@@ -203,6 +203,7 @@ impl Billing {
                 expected_effect: text(&said, "expected_effect"),
                 ..Default::default()
             }),
+            ..Default::default()
         };
         let approval = ApprovalServiceClient::new(self.channel()?)
             .request_approval(request)

@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 
 use crate::api::convert::{correlation_id, id, optional_object, some_id};
 use crate::api::front::{closes, origin};
+use crate::api::texts::TEXT_MAX;
 use crate::api::v1::approval_service_server::{ApprovalService, ApprovalServiceServer};
 use crate::api::{respond, status, v1};
 use crate::approvals::store::reads::Filter;
@@ -237,6 +238,9 @@ fn to_request(message: v1::RequestApprovalRequest) -> Result<ToRequest, Refusal>
         .enumerate()
         .map(|(index, id)| some_id(id, &format!("justification.evidence[{index}]")))
         .collect();
+    if message.draft.len() > TEXT_MAX {
+        return Err(Refusal::invalid("draft", "is longer than 64 KiB"));
+    }
     Ok(ToRequest {
         evaluation_id: some_id(&message.evaluation_id, "evaluation_id")?,
         binding_token: message.binding_token,
@@ -246,6 +250,7 @@ fn to_request(message: v1::RequestApprovalRequest) -> Result<ToRequest, Refusal>
             policy_clause: justification.policy_clause,
             expected_effect: justification.expected_effect,
         },
+        draft: message.draft,
     })
 }
 
@@ -367,6 +372,7 @@ fn approval(seen: &Seen) -> v1::Approval {
         reversibility: approval.reversibility.clone(),
         draft_digest: call.draft_digest().to_owned(),
         bundles_differ: seen.bundles_differ,
+        draft: seen.draft.clone(),
         customer_answer: customer_answer(approval),
     }
 }

@@ -19,7 +19,7 @@ use crate::pdp::prepare_context::making::ToPrepare;
 
 /// Largest request in bytes.
 const REQUEST_MAX: usize = 1024 * 1024;
-const TEXT_MAX: usize = 64 * 1024;
+pub(super) const TEXT_MAX: usize = 64 * 1024;
 const LIST_MAX: usize = 64;
 const RECIPIENT_MAX: usize = 320;
 const LOCALE_MAX: usize = 35;

@@ -138,6 +138,16 @@ pub fn with_evidence(folder: &Path, id: &str) -> io::Result<Vec<(Value, Option<S
     Ok(found)
 }
 
+/// Returns the evidence with this digest of one line; `None` if it is not kept any longer.
+///
+/// # Errors
+/// When the folder can't be read.
+pub fn evidence_of(folder: &Path, seq: u64, digest: &str) -> io::Result<Option<Sealed>> {
+    let segments = segments(folder)?;
+    let segment = segments.iter().rev().find(|(first, _)| *first <= seq);
+    Ok(segment.and_then(|(_, segment)| Reader::open(segment).take(seq, digest)))
+}
+
 /// Calls `take` with each decision of a log in a span of time, and with its evidence if there is any.
 ///
 /// # Errors

@@ -1,5 +1,6 @@
 //! Reads the last segment at start. Bytes that were never durable may be torn: they are cut, kept in another
-//! file and recorded. A damaged durable line is an error.
+//! file and recorded. A damaged durable line is an error. Of the segments before, only the ends are read: each must begin with the
+//! line after the last one of the segment before it. `countersign audit verify` reads every line.
 
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -61,6 +62,7 @@ pub(super) fn read_tail(folder: &Path, key: &DigestKey, now: Timestamp) -> Resul
     let io = |error| OpenError::Io(folder.to_owned(), error);
     let segments = segments(folder).map_err(io)?;
     let Some((first, path)) = segments.last().cloned() else { return Ok(Tail::default()) };
+    check_ends(folder, &segments, key)?;
     let mut tail = Tail { segment: Some(path.clone()), next: first, segment_is_whole: true, ..Tail::default() };
     let bytes = fs::read(&path).map_err(io)?;
     let begins = bytes.split(|byte| *byte == b'\n').next().and_then(|line| serde_json::from_slice::<Place>(line).ok());
@@ -121,6 +123,37 @@ pub(super) fn read_tail(folder: &Path, key: &DigestKey, now: Timestamp) -> Resul
         make_durable(&path, start, bytes.part(to_usize(start)..whole)).map_err(io)?;
     }
     Ok(tail)
+}
+
+/// Checks that no closed segment is missing, cut off or another's. What follows an accepted loss has nothing to follow.
+fn check_ends(folder: &Path, segments: &[(u64, PathBuf)], key: &DigestKey) -> Result<(), OpenError> {
+    let io = |error| OpenError::Io(folder.to_owned(), error);
+    // The caller checks that the last segment follows the one before it.
+    let closed = segments.get(..segments.len().saturating_sub(1)).unwrap_or_default();
+    for [(_, before), (first, path)] in closed.array_windows() {
+        let begins = first_line(path).map_err(io)?.ok_or_else(|| damaged(folder, path, 1))?;
+        if begins.1.r#type == LOSS {
+            continue;
+        }
+        let end = last_line(before).map_err(io)?.filter(|(line, place)| {
+            place.seq.checked_add(1) == Some(*first) && begins.1.seq == *first && begins.1.prev == hash(line)
+        });
+        if end.is_none() {
+            return Err(damaged(folder, path, 1));
+        }
+        if !is_own(&begins.0, key) {
+            return Err(OpenError::Foreign { place: format!("{}:1", path.display()) });
+        }
+    }
+    Ok(())
+}
+
+/// Returns the first line of a closed segment if it is complete.
+fn first_line(path: &Path) -> io::Result<Option<(Vec<u8>, Place)>> {
+    let mut start = vec![];
+    fs::File::open(path)?.take(to_u64(LINE_MAX + 1)).read_to_end(&mut start)?;
+    let line = memchr::memchr(b'\n', &start).and_then(|end| start.get(..end));
+    Ok(line.and_then(|line| Some((line.to_vec(), serde_json::from_slice(line).ok()?))))
 }
 
 /// Returns the noted heads that the log does not contain.

@@ -2,6 +2,7 @@
 //! and then releases the batch's answers. In best-effort mode no answer waits for it, and it syncs once a
 //! second.
 
+mod queue;
 mod trimming;
 
 use std::fs;
@@ -12,7 +13,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::sync::mpsc;
 
 use crate::audit::chain::{GENESIS, ZEROS, hash};
 use crate::audit::checkpoints::{self, Begins, Checkpoints};
@@ -23,18 +23,14 @@ use crate::audit::key::DigestKey;
 use crate::audit::record::{LINE_MAX, Record};
 use crate::audit::recover::{self, Recovered, Tail};
 use crate::audit::tree::leaf;
-use crate::audit::{Durability, Health, Keys, Message, NotedHead, Observer, Options, Pending};
+use crate::audit::{Durability, Health, Keys, NotedHead, Observer, Options, Pending};
 use crate::json;
 use crate::model::head::Head;
 use crate::model::number::to_u64;
 use crate::model::time::Timestamp;
 
-/// Maximum number of records in a batch.
-const BATCH_MAX: usize = 256;
 /// Minimum time between two syncs of a best-effort log.
 const BEST_EFFORT_SYNC: Duration = Duration::from_secs(1);
-/// Time for which a best-effort log collects its next batch.
-const BEST_EFFORT_PAUSE: Duration = Duration::from_millis(2);
 /// Maximum time by which the clock may be behind the last record when the log is opened.
 const CLOCK_SLACK: Duration = Duration::from_secs(60);
 
@@ -178,45 +174,6 @@ impl Writer {
 
     pub(super) fn health(&self) -> Arc<Health> {
         Arc::clone(&self.health)
-    }
-
-    /// Writes batches until a `Close` message arrives, and then what the queue contains.
-    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Message>) {
-        while let Some(first) = queue.blocking_recv() {
-            let mut next = Some(first);
-            let (mut batch, mut asked, mut trim) = (vec![], None, None);
-            while let Some(message) = next {
-                match message {
-                    Message::Append(pending) => batch.push(*pending),
-                    Message::Checkpoint(now) => asked = Some(now),
-                    Message::Trim { before, now } => trim = Some((before, now)),
-                    Message::Observe(observer) => self.observer = Some(observer),
-                    // The queue takes nothing more, and what it has taken is still written.
-                    Message::Close => queue.close(),
-                }
-                next = if batch.len() < BATCH_MAX { queue.try_recv().ok() } else { None };
-            }
-            self.commit(batch);
-            if let Some(now) = asked {
-                self.settle(now);
-                self.checkpoint(now, false);
-            }
-            if let Some((before, now)) = trim
-                && let Err(error) = self.trim(before, now)
-            {
-                tracing::error!(name: "audit.not_trimmed", error = %error, "old segments of the audit log can't be deleted");
-            }
-            if self.options.durability == Durability::BestEffort && queue.is_empty() && !queue.is_closed() {
-                // No answer waits, so let the next batch grow: each record that finds the writer waiting wakes it.
-                std::thread::sleep(BEST_EFFORT_PAUSE);
-            }
-        }
-        if self.segment.sync().is_err() {
-            self.health.failed.store(true, Ordering::Release);
-            return;
-        }
-        self.durable = self.next.checked_sub(1);
-        self.checkpoint(self.synced, true);
     }
 
     /// Syncs what a best-effort log has written, if no later line will.

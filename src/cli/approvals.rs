@@ -135,8 +135,7 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
     Ok(Exit::Ok)
 }
 
-/// Reads the draft in a file if it is the approval's draft. Characters that could mislead a reader are
-/// written out.
+/// Reads the draft in a file if it is the approval's draft.
 fn draft_of(approval: &v1::Approval, file: &Path) -> Result<String, Failure> {
     let draft = read_text(file)?;
     let invalid = |problem: String| Failure::new(Exit::Invalid, problem);
@@ -147,8 +146,13 @@ fn draft_of(approval: &v1::Approval, file: &Path) -> Result<String, Failure> {
             "`{}` is not the draft of this approval: its digest is {digest}, the approval's {known}",
             file.display()
         ))),
-        _ => Ok(draft.lines().map(|line| format!("  {}\n", visible(line))).collect()),
+        _ => Ok(indented(&draft)),
     }
+}
+
+/// Returns a draft in indented lines. Characters that could mislead a reader are written out.
+fn indented(draft: &str) -> String {
+    draft.lines().map(|line| format!("  {}\n", visible(line))).collect()
 }
 
 /// Reads the display digest that `show` printed.
@@ -226,6 +230,9 @@ fn text(approval: &v1::Approval) -> String {
     if !approval.suggested_arguments_json.is_empty() {
         text.push_str(&format!("suggested {}\n", String::from_utf8_lossy(&approval.suggested_arguments_json)));
     }
+    if !approval.draft.is_empty() {
+        text.push_str(&format!("\nThe draft that would be sent:\n{}", indented(&approval.draft)));
+    }
     let said = approval.unverified_justification.clone().unwrap_or_default();
     text.push_str("\nWritten by the agent, not verified:\n");
     for (name, value) in [
@@ -254,6 +261,7 @@ fn json(approval: &v1::Approval) -> serde_json::Value {
         "reversibility": approval.reversibility,
         "evaluation_id": approval.evaluation_id,
         "display": approval.display,
+        "draft": approval.draft,
         "draft_digest": approval.draft_digest,
         "display_digest": crate::jose::encode(&approval.display_digest),
         "quorum": approval.quorum,

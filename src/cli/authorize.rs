@@ -183,6 +183,7 @@ fn request(
         evaluation_id: evaluation_id.to_owned(),
         binding_token: asked.binding_token.clone(),
         justification: Some(justification),
+        ..Default::default()
     };
     let target = arguments.connection.target(environment)?;
     runtime()?.block_on(client::request_approval(&target, request)).map_err(client_failure)

@@ -14,7 +14,8 @@ use crate::desk::{Desk, Human, page, refused};
 use crate::model::text::visible;
 use crate::model::time::Timestamp;
 use crate::pdp::audit_reading::LINES_MAX;
-use crate::policy::rule::Rule;
+use crate::pdp::explanation::Explanation;
+use crate::policy::explain::{Clause, Explained};
 
 /// Number of hours that a search covers by default, and at most.
 const HOURS: u64 = 24;
@@ -137,24 +138,16 @@ pub(super) async fn show(State(desk): State<Arc<Desk>>, human: Human, Path(evalu
             "This replica's log has no line about it in your tenant. Another replica may have made it.",
         );
     };
-    let moment = desk.pdp.moment();
-    let in_force = moment.snapshot.bundle.version.digest == decision.text("/policy/digest");
-    let rules = moment.snapshot.bundle.policies.rules();
-    let known: Vec<&Rule> = decision.policies().iter().filter_map(|id| rules.get(id).copied()).collect();
+    let explanation = match desk.pdp.explain_recorded(&human.origin, decision).await {
+        Ok(explanation) => explanation,
+        Err(fault) => return refused(&fault),
+    };
     let body = html! {
         p class={ "state verdict " (decision.text("/decision")) } role="status" { strong { (summary(decision)) } }
         section class="panel" {
             h2 { "Why" }
             (links(decision))
-            @for rule in known {
-                details {
-                    summary { code { (rule.id) } " " (rule.doc) " (" (rule.place) ")" }
-                    pre { code { (rule.source) } }
-                }
-            }
-            @if !in_force && !decision.policies().is_empty() {
-                p { "Another bundle was in force then. The policies are shown as they are now." }
-            }
+            (explained(&explanation))
         }
         section class="panel" {
             h2 { "Facts" }
@@ -202,6 +195,51 @@ fn links(decision: &Entry) -> Markup {
             }
         }
     }
+}
+
+/// Shows the policies about each principal, whether each applied, and which clause prevented it.
+fn explained(explanation: &Explanation) -> Markup {
+    let (links, rules) = match explanation {
+        Explanation::Of { links, rules } => (links, rules),
+        Explanation::Missing(why) => return html! { p { "The policies can't be evaluated again: " (why) "." } },
+    };
+    html! {
+        @for (link, policies) in links {
+            details {
+                summary { "Policies about the " (link.name().replace('_', " ")) " (" (policies.len()) ")" }
+                ul { @for one in policies {
+                    li {
+                        code { (one.policy) }
+                        (match (one.forbids, one.applies()) {
+                            (false, true) => " permits",
+                            (false, false) => " does not permit",
+                            (true, true) => " forbids",
+                            (true, false) => " does not forbid",
+                        })
+                        @for clause in deciding(one) {
+                            ": " code { (visible(&clause.text)) }
+                            @match clause.result { Err(class) => { " fails (" (class) ")" } Ok(true) => " is true", Ok(false) => " is false" }
+                        }
+                    }
+                } }
+            }
+        }
+        details {
+            summary { "These policies, as the bundle that decided has them" }
+            @for rule in rules {
+                p { code { (rule.id) } " " (rule.doc) " (" (rule.place) ")" }
+                pre { code { (rule.source) } }
+            }
+        }
+    }
+}
+
+/// Returns the clauses that say why a policy applies, which are those of `unless`, or the one that prevents it.
+fn deciding(one: &Explained) -> impl Iterator<Item = &Clause> {
+    let applies = one.applies();
+    let last = one.clauses.len().saturating_sub(1);
+    let all = one.clauses.iter().enumerate();
+    all.filter(move |(at, clause)| if applies { clause.is_unless } else { *at == last }).map(|(_, clause)| clause)
 }
 
 fn followed(found: &[Entry], decision: &Entry) -> Markup {

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::approvals::store::reads::Filter;
 use crate::approvals::view;
+use crate::desk::draft::draft;
 use crate::desk::{Desk, Human, page, refused};
 use crate::json;
 use crate::model::approval::State as ApprovalState;
@@ -87,6 +88,7 @@ pub(super) async fn show(State(desk): State<Arc<Desk>>, human: Human, Path(id): 
     let body = html! {
         (state(&seen, moment.now))
         div id="live" data-changes="/changes" {
+            (draft(&seen))
             (view_of(&desk, &seen))
             (justification(&seen))
             (policies(&asking))

@@ -37,6 +37,8 @@ pub struct Seen {
     pub quorum: u32,
     /// Whether replicas have different bundles in force.
     pub bundles_differ: bool,
+    /// Draft that the call sends, for a human who reads one open approval; empty if the tool service did not pass it.
+    pub draft: String,
 }
 
 impl Pdp {
@@ -50,13 +52,21 @@ impl Pdp {
         let _share = self.admission.party_share(&moment, origin, &party).await?;
         let by = party.actor().in_trace(origin.trace.id());
         let found = match read {
-            Ok(id) => match self.readable(&moment, &party, &id).await {
-                Ok(approval) => self.seen_by(&moment, &party, &by, approval).await,
-                Err(refusal) => Err(refusal),
-            },
+            Ok(id) => self.read_one(&moment, &party, &by, &id).await,
             Err(refusal) => Err(refusal),
         };
         self.or_refused(&moment, origin, by, found).await
+    }
+
+    async fn read_one(&self, moment: &Moment, party: &Party, by: &Actor, id: &str) -> Result<Seen, Refusal> {
+        let approval = self.readable(moment, party, id).await?;
+        let seen = self.seen_by(moment, party, by, approval).await?;
+        let draft = match party {
+            Party::Human(_) => self.store.draft(id).await?,
+            // It wrote the draft, or passed it.
+            Party::Service(_) => String::new(),
+        };
+        Ok(Seen { draft, ..seen })
     }
 
     /// Returns a page of the approvals that a party may see, oldest first, and the start of the next page if
@@ -118,7 +128,14 @@ impl Pdp {
     pub(super) fn seen(&self, moment: &Moment, approval: Approval) -> Seen {
         let quorum = moment.snapshot.bundle.approvals.quorum(&approval.binding);
         let bundles_differ = self.replicas.shared().bundles.len() > 1;
-        Seen { state: approval.state_at(moment.now), token: None, quorum, bundles_differ, approval }
+        Seen {
+            state: approval.state_at(moment.now),
+            token: None,
+            quorum,
+            bundles_differ,
+            draft: String::new(),
+            approval,
+        }
     }
 
     /// Returns the approvals that the store has for a party, and whether there may be more.

@@ -2,6 +2,7 @@
 //! exactly that call.
 
 use crate::approvals::binding::{self, open_binding};
+use crate::approvals::release::draft_digest;
 use crate::approvals::store::transitions::{NewApproval, Requested, with_state};
 use crate::approvals::template::Template;
 use crate::approvals::view;
@@ -24,6 +25,8 @@ pub struct ToRequest {
     pub evaluation_id: String,
     pub binding_token: String,
     pub justification: Justification,
+    /// Draft that the call sends, for reviewers to read; may be empty.
+    pub draft: String,
 }
 
 impl Pdp {
@@ -62,15 +65,12 @@ impl Pdp {
                 "the denial lacks the customer's consent, which no reviewer can give: report the customer's answer with `ReportConsent`",
             ));
         }
+        if !asked.draft.is_empty() && draft_digest(&asked.draft) != binding.call.draft_digest() {
+            return Err(Refusal::invalid("draft", "is not the draft that the denied call sends"));
+        }
         let template = self.template(moment, &binding)?;
         justified(&asked.justification, template)?;
-        let mut evidence = vec![];
-        for (index, id) in asked.justification.evidence.iter().enumerate() {
-            let known = self.tokens.evidence(moment, id, &binding.call.tenant, &binding.call.case);
-            let made_up =
-                || Refusal::invalid(format!("justification.evidence[{index}]"), "is not an evaluation of this case");
-            evidence.push(known.ok_or_else(made_up)?);
-        }
+        let evidence = self.known_evidence(moment, &binding, &asked.justification)?;
         self.not_halted(moment, &binding)?;
         let templates = &moment.snapshot.bundle.approvals;
         let approval = self.pending(moment, binding, asked.justification, &evidence, template)?;
@@ -84,6 +84,7 @@ impl Pdp {
             caps: (i64::from(case), i64::from(agent), i64::from(queue)),
             cool_down: templates.cool_down(),
             approval: approval.clone(),
+            draft: asked.draft,
         };
         let record = new.record.clone();
         let approval = match self.store.request(new).await? {
@@ -110,6 +111,22 @@ impl Pdp {
             }
         };
         Ok(self.seen(moment, approval))
+    }
+
+    /// Returns the evaluations that a justification names.
+    fn known_evidence(
+        &self,
+        moment: &Moment,
+        binding: &Binding,
+        justification: &Justification,
+    ) -> Result<Vec<Evidence>, Refusal> {
+        let of_case = |(index, id): (usize, &String)| {
+            let known = self.tokens.evidence(moment, id, &binding.call.tenant, &binding.call.case);
+            known.ok_or_else(|| {
+                Refusal::invalid(format!("justification.evidence[{index}]"), "is not an evaluation of this case")
+            })
+        };
+        justification.evidence.iter().enumerate().map(of_case).collect()
     }
 
     fn pending(

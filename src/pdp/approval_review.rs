@@ -100,7 +100,11 @@ impl Pdp {
     /// Checks that a human may review a request now.
     pub(super) fn may_review(&self, moment: &Moment, human: &Human, approval: &Approval) -> Result<(), Refusal> {
         let template = self.template(moment, &approval.binding)?;
-        self.eligible_person(moment, human, approval, template).map(|_| ())
+        let person = self.eligible_person(moment, human, approval, template)?;
+        match approval.reviews.iter().any(|review| review.person == person || review.reviewer.sub == human.id) {
+            true => Err(Refusal::Precondition("the reviewer has reviewed this request already")),
+            false => Ok(()),
+        }
     }
 
     /// Returns the person whose review this is, if the human may review the approval now.

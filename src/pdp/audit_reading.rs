@@ -84,7 +84,7 @@ impl Pdp {
     }
 
     /// Returns the tenant of a human who may read the log, as soon as she may search it.
-    async fn audit_reader(&self, origin: &Origin) -> Result<(String, Share), Refused> {
+    pub(super) async fn audit_reader(&self, origin: &Origin) -> Result<(String, Share), Refused> {
         let moment = self.moment();
         let party = self.admission.party(&moment, origin).await?;
         // It is not held while the human waits for her turn to search, which has a limit of its own.

@@ -23,6 +23,7 @@ use crate::pdp::gates;
 use crate::pdp::scoring::{approval, calm, consent, limits};
 use crate::pdp::snapshot::computed;
 use crate::policy::Policies;
+use crate::policy::explain::Explained;
 use crate::policy::shape::Shapes;
 use crate::policy::store::StoredEntity;
 
@@ -193,6 +194,29 @@ impl Evaluator<'_> {
             Err(Stop::Denied(_)) => Ok(false),
             Err(Stop::Refused(refusal)) => Err(refusal),
         }
+    }
+
+    /// Explains the verdict on each link of a call that passed the gates; empty if a gate stops it.
+    ///
+    /// # Errors
+    /// If the call is refused, for example because a value does not fit the schema.
+    pub fn explain(
+        self,
+        chain: &Chain,
+        call: &Call,
+        trusted: &TrustedContext,
+    ) -> Result<Vec<(Link, Vec<Explained>)>, Refusal> {
+        let policies = &self.bundle.policies;
+        let asked = gates::check(policies, self.roles, chain, call)
+            .and_then(|resolved| Asked::prepare(policies, self.roles, resolved, chain, call, self.now));
+        let asked = match asked {
+            Ok(asked) => asked,
+            Err(Stop::Denied(_)) => return Ok(vec![]),
+            Err(Stop::Refused(refusal)) => return Err(refusal),
+        };
+        let requests = asked.requests(&chain.step, trusted)?;
+        let explain = |(link, request): &(Link, _)| (*link, policies.engine.explain(request, &asked.entities));
+        Ok(requests.iter().map(explain).collect())
     }
 
     /// Returns the ids of those entities of the bundle that a call is permitted on, each as its resource. What does

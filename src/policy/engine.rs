@@ -107,6 +107,10 @@ impl Engine {
         }
     }
 
+    pub(super) fn policies(&self) -> &[ast::Policy] {
+        &self.policies
+    }
+
     /// Returns the number of policies.
     pub fn count(&self) -> usize {
         self.policies.len()
@@ -250,8 +254,16 @@ struct Satisfied<'e> {
 
 /// Evaluates a policy's condition; its scope must match. Returns the class of an error.
 fn is_satisfied(evaluator: &Evaluator<'_>, policy: &ast::Policy) -> Result<bool, &'static str> {
-    let Some(condition) = policy.non_scope_constraints() else { return Ok(true) };
-    match evaluator.interpret(condition, policy.env()).map(|value| value.value) {
+    policy.non_scope_constraints().map_or(Ok(true), |condition| is_true(evaluator, condition, policy))
+}
+
+/// Evaluates an expression of a policy. Returns the class of an error.
+pub(super) fn is_true(
+    evaluator: &Evaluator<'_>,
+    expression: &ast::Expr,
+    policy: &ast::Policy,
+) -> Result<bool, &'static str> {
+    match evaluator.interpret(expression, policy.env()).map(|value| value.value) {
         Ok(ValueKind::Lit(Literal::Bool(satisfied))) => Ok(satisfied),
         Ok(_) => Err("type"),
         Err(error) => Err(class(&error)),

@@ -583,6 +583,7 @@ async fn a_flood_of_approval_requests_is_capped_and_loses_no_accepted_request() 
                         binding_token: binding::sign_binding(&keys, binding, Timestamp::from_seconds(seconds()))
                             .unwrap(),
                         justification: Some(crate::harness::people::justification()),
+                        ..Default::default()
                     };
                     match approvals.request_approval(request).await {
                         Ok(response) => taken.push(response.into_inner().approval.unwrap().id),
@@ -702,8 +703,12 @@ async fn a_binding_token_is_valid_only_for_the_denied_evaluation_and_its_tool_se
         ];
         for (what, binding_token, evaluation_id, expected) in rows {
             let justification = Some(crate::harness::people::justification());
-            let request =
-                v1::RequestApprovalRequest { evaluation_id: evaluation_id.into(), binding_token, justification };
+            let request = v1::RequestApprovalRequest {
+                evaluation_id: evaluation_id.into(),
+                binding_token,
+                justification,
+                ..Default::default()
+            };
             assert_eq!(desk.approvals.request_approval(request).await.unwrap_err().code(), expected, "{what}");
         }
         // The justification must have what the template requires, and stay within its bounds.
@@ -719,6 +724,7 @@ async fn a_binding_token_is_valid_only_for_the_denied_evaluation_and_its_tool_se
                 evaluation_id: denied.evaluation_id.clone(),
                 binding_token: token.clone(),
                 justification: wrong,
+                ..Default::default()
             };
             assert_eq!(desk.approvals.request_approval(request).await.unwrap_err().code(), Code::InvalidArgument);
         }
@@ -1234,6 +1240,7 @@ async fn a_supervisor_lists_shows_approves_denies_and_revokes_on_the_command_lin
         evaluation_id: denied["evaluation_id"].as_str().unwrap().into(),
         binding_token: denied["binding_token"].as_str().unwrap().into(),
         justification: Some(crate::harness::people::justification()),
+        ..Default::default()
     };
     let third = desk.approvals.request_approval(asked).await.unwrap().into_inner().approval.unwrap();
     assert_eq!(run(&["approvals", "approve", &third.id, "--server", &url], &lead).0, Some(0));
@@ -1601,6 +1608,7 @@ async fn evidence_must_exist_in_the_case() {
             evaluation_id: denied.evaluation_id.clone(),
             binding_token: denied.access_request.unwrap().binding_token,
             justification: Some(v1::Justification { evidence: vec![id.into(), read.clone()], ..justification() }),
+            ..Default::default()
         };
         let requested = desk.approvals.request_approval(request).await;
         match requested {

@@ -78,6 +78,7 @@ async fn an_attack_can_be_reconstructed_from_the_audit_log_and_the_traces() {
             evidence: vec![prepared.evaluation_id.clone()],
             ..Default::default()
         }),
+        ..Default::default()
     };
     let approval = desk.approvals.request_approval(traced(5, wanted)).await.unwrap().into_inner().approval.unwrap();
     assert!(

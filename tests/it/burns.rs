@@ -564,6 +564,7 @@ async fn walk(store: &Store, steps: &[Step]) -> Result<(), TestCaseError> {
                 }
                 let new = NewApproval {
                     approval: pending(*index, now),
+                    draft: String::new(),
                     caps: (99, 99, 99),
                     cool_down: Duration::ZERO,
                     record: json!({}),

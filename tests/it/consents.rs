@@ -281,6 +281,7 @@ async fn a_report_counts_only_from_the_chat_for_the_cases_customer_and_a_text_of
             evaluation_id: denied.evaluation_id.clone(),
             binding_token: good().binding_token,
             justification: Some(justification()),
+            ..Default::default()
         };
         let refused = travel.payments.approvals.request_approval(request).await.unwrap_err();
         assert_eq!(refused.code(), Code::FailedPrecondition);

@@ -7,8 +7,10 @@ use countersign::api::v1;
 use reqwest::header::{self, HeaderMap};
 use reqwest::{Response, StatusCode};
 
-use crate::harness::people::{Desk, credit, justification, with_token};
-use crate::harness::{Process, channel, lines, order_check, temp};
+use crate::harness::content::{evaluate, prepare, to_evaluate, to_prepare, to_send};
+use crate::harness::people::{Desk, Issuer, bearer, credit, justification, with_token};
+use crate::harness::{Process, channel, copy, lines, order_check, policies, temp};
+use crate::replay::containing;
 
 /// A server with a desk, and its data folder.
 pub(crate) struct Pages {
@@ -264,6 +266,75 @@ async fn a_denial_has_a_reason_and_may_suggest_other_arguments() {
     assert_eq!(denied.suggested_arguments_json, br#"{"amount_minor":200,"currency":"EUR"}"#.as_slice());
 }
 
+/// Asks for the approval of a draft that the policies don't release, and passes a draft with the request.
+async fn ask_for_reply(calls: &mut Desk, draft: &str, passed: &str) -> Result<v1::Approval, tonic::Status> {
+    let prepared = prepare(&mut calls.decisions, to_prepare("Where is my refund?")).await;
+    let evaluated = v1::EvaluateOutputRequest { model_confidence: 10, ..to_evaluate(draft, &prepared) };
+    let evaluated = evaluate(&mut calls.decisions, evaluated).await;
+    let request = v1::RequestApprovalRequest {
+        evaluation_id: evaluated.evaluation_id.clone(),
+        binding_token: evaluated.access_request.unwrap().binding_token,
+        justification: Some(justification()),
+        draft: passed.to_owned(),
+    };
+    Ok(calls.approvals.request_approval(request).await?.into_inner().approval.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reviewer_of_a_reply_reads_the_draft_with_its_findings_marked_until_the_approval_ends() {
+    const DRAFT: &str = "Hello Jane,\nwe have refunded you. <b>Kind</b> \u{202e}regards";
+    let pages = Pages::start(&[]);
+    let mut calls = pages.calls().await;
+    // A draft that would not be sent is refused, and so is one that is too long.
+    for other in ["We have not refunded you.".to_owned(), "x".repeat((64 << 10) + 1)] {
+        let refused = ask_for_reply(&mut calls, DRAFT, &other).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+        assert!(refused.message().contains("draft") && !refused.message().contains("We have"), "{refused}");
+    }
+    let with = ask_for_reply(&mut calls, DRAFT, DRAFT).await.unwrap();
+    let path = format!("/requests/{}", with.id);
+    let rep = pages.human("rep-1").await;
+    let page = rep.page(&path).await;
+    assert!(
+        page.contains("<mark>we have refunded</mark><span class=\"mark\"> [claim/refund_issued high] </span>"),
+        "{page}"
+    );
+    assert!(page.contains("Hello Jane,\n") && page.contains("&lt;b&gt;Kind&lt;/b&gt; \\u{202e}regards"), "{page}");
+    // It is stored encrypted, and returned to humans who may read the approval, not to the tool service or in lists.
+    assert_eq!(containing(&pages.data, b"Hello Jane,\nwe have"), Vec::<String>::new());
+    let id = || v1::GetApprovalRequest { id: with.id.clone() };
+    let human = Issuer::of(&pages.data).human("rep-1");
+    let read = calls.approvals.get_approval(bearer(id(), &human)).await.unwrap().into_inner().approval.unwrap();
+    assert_eq!(read.draft, DRAFT);
+    let listed = calls.approvals.list_approvals(bearer(v1::ListApprovalsRequest::default(), &human)).await;
+    assert_eq!(listed.unwrap().into_inner().approvals[0].draft, "");
+    let own = calls.approvals.get_approval(id()).await.unwrap().into_inner().approval.unwrap();
+    assert_eq!((own.draft, with.draft.clone()), (String::new(), String::new()));
+    let foreign = Issuer::of(&pages.data).human("globex-lead");
+    let refused = calls.approvals.get_approval(bearer(id(), &foreign)).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::NotFound);
+    // It stays until the approval is used, and is gone after that.
+    assert_eq!(rep.review(&with.id, "approve").await.status(), StatusCode::SEE_OTHER);
+    assert!(rep.page(&path).await.contains("<mark>we have refunded</mark>"));
+    let token = calls.fetch(&with.id).await.unwrap();
+    let send = to_send(&with.draft_digest, "", "op-1");
+    assert_eq!(calls.ask(&with_token(&send, &token, "op-1")).await.decision(), v1::Decision::Allow);
+    let page = rep.page(&path).await;
+    assert!(page.contains("Approved and used.") && !page.contains("we have refunded"), "{page}");
+    let read = calls.approvals.get_approval(bearer(id(), &human)).await.unwrap().into_inner().approval.unwrap();
+    assert_eq!(read.draft, "");
+    // So it is after a denial.
+    let denied = ask_for_reply(&mut calls, "We have credited you.", "We have credited you.").await.unwrap();
+    assert_eq!(rep.review(&denied.id, "deny").await.status(), StatusCode::SEE_OTHER);
+    let request = v1::GetApprovalRequest { id: denied.id };
+    let read = calls.approvals.get_approval(bearer(request, &human)).await.unwrap().into_inner().approval.unwrap();
+    assert_eq!((read.state(), read.draft.as_str()), (v1::ApprovalState::Denied, ""));
+    // A tool service that passes none is named as the place where the draft is.
+    let without = ask_for_reply(&mut calls, DRAFT, "").await.unwrap();
+    let page = rep.page(&format!("/requests/{}", without.id)).await;
+    assert!(page.contains("did not pass the draft") && !page.contains("<mark>"), "{page}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_text_of_a_request_becomes_a_part_of_the_page() {
     const HOSTILE: [&str; 6] = [
@@ -288,6 +359,7 @@ async fn no_text_of_a_request_becomes_a_part_of_the_page() {
         evaluation_id: denied.evaluation_id.clone(),
         binding_token: denied.access_request.clone().unwrap().binding_token,
         justification: Some(justification),
+        ..Default::default()
     };
     let long = v1::Justification { customer_request: "x".repeat(1 << 20), ..justification() };
     assert!(calls.approvals.request_approval(request(long)).await.is_err(), "a text of 1 MiB is refused");
@@ -387,6 +459,18 @@ async fn the_explorer_shows_why_of_the_own_tenant_alone_and_gives_the_proof() {
     for part in ["agent.checks-orders", "Agent::support-bot", "permit", "low 0"] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
+    // Why not: which policy, and which clause of it.
+    let shown = lead.page(&of(&denied.evaluation_id)).await;
+    assert!(
+        shown.contains("<code>credit.approved</code> forbids: <code>context has approval</code> is false"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains(
+            "<code>money.positive</code> does not forbid: <code>context.args.amount_minor &gt; 0</code> is true"
+        ),
+        "{shown}"
+    );
     let case = lead.page("/cases/case-1").await;
     assert!(
         case.contains("2 lines, in order.") && case.contains("order.check") && case.contains("account.credit"),
@@ -414,6 +498,68 @@ async fn the_explorer_shows_why_of_the_own_tenant_alone_and_gives_the_proof() {
     let line = text.lines().find(|line| line.contains(&allowed.evaluation_id)).unwrap();
     assert!(check_proof(&pages.data, line, &proof));
     assert!(!check_proof(&pages.data, &line.replace("allow", "deny"), &proof));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn links_lead_to_the_case_and_the_trace_and_a_refused_bundle_is_shown() {
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let folder = temp();
+    let bundle = folder.path().join("bundle");
+    copy(&policies(), &bundle);
+    let accounts = std::fs::read_to_string(bundle.join("accounts.cedar")).unwrap();
+    let two = accounts.replace("@requires(\"approval:credit\")", "@requires(\"approval:credit\") @quorum(\"2\")");
+    assert_ne!(accounts, two);
+    std::fs::write(bundle.join("accounts.cedar"), two).unwrap();
+    let settings = folder.path().join("settings.yaml");
+    let desk = serde_json::json!({
+        "desk": {"trace_url": "https://traces.example/trace/{trace_id}", "case_url": "https://tickets.example/cases/{case}"},
+    });
+    std::fs::write(&settings, desk.to_string()).unwrap();
+    let arguments = ["--config", settings.to_str().unwrap(), "--bundle", bundle.to_str().unwrap()];
+    let pages = Pages::start(&arguments);
+    let mut calls = pages.calls().await;
+    let mut traced = tonic::Request::new(credit(400));
+    traced.metadata_mut().insert("traceparent", format!("00-{TRACE}-00f067aa0ba902b7-01").parse().unwrap());
+    let denied = calls.decisions.authorize(traced).await.unwrap().into_inner();
+    let waiting = calls.request_of(denied.clone()).await.unwrap();
+    let (lead, second) = (pages.human("lead-1").await, pages.human("lead-2").await);
+    let path = format!("/requests/{}", waiting.id);
+    let page = lead.page(&path).await;
+    assert!(
+        page.contains("href=\"https://tickets.example/cases/case-1\"") && page.contains("Waits for 2 of 2 reviewers"),
+        "{page}"
+    );
+    let trace = format!("href=\"https://traces.example/trace/{TRACE}\"");
+    let page = lead.page(&format!("/decisions/{}", denied.evaluation_id)).await;
+    assert!(page.contains(&trace), "{trace}: {page}");
+
+    // Of two reviewers, one is not enough, and the same one twice is one.
+    assert_eq!(lead.review(&waiting.id, "approve").await.status(), StatusCode::SEE_OTHER);
+    let page = second.page(&path).await;
+    assert!(page.contains("Waits for 1 of 2 reviewers") && page.contains("<strong>lead-1</strong> approved"), "{page}");
+    let page = lead.page(&path).await;
+    assert!(!page.contains("id=\"decide\"") && page.contains("has reviewed this request already"), "{page}");
+    assert!(calls.fetch(&waiting.id).await.unwrap().is_empty());
+    assert_eq!(second.review(&waiting.id, "approve").await.status(), StatusCode::SEE_OTHER);
+    assert!(!calls.fetch(&waiting.id).await.unwrap().is_empty());
+
+    assert!(!lead.page("/bundle").await.contains("Refused"));
+    std::fs::write(bundle.join("broken.cedar"), "permit (principal, action, resource) when { <b>oh</b> };").unwrap();
+    pages.server.signal(rustix::process::Signal::HUP);
+    let refused = async {
+        loop {
+            let page = lead.page("/bundle").await;
+            if page.contains("Refused") {
+                return page;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    let page = crate::harness::within("refused bundle", refused).await;
+    assert!(
+        page.contains("the one above stays in force") && page.contains("broken.cedar:1") && !page.contains("<b>oh"),
+        "{page}"
+    );
 }
 
 fn check_proof(data: &Path, line: &str, proof: &str) -> bool {

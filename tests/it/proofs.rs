@@ -233,16 +233,18 @@ async fn a_changed_time_does_not_make_lines_old() {
     let log = folder.path().join("audit");
     write(&log, 60, 2000, 0).await;
     let before = segments(&log);
+    // A start would refuse the changed lines.
+    let audit = open(&log, 2000, START + 100).unwrap();
     for path in &before[1..4] {
         use std::os::unix::fs::PermissionsExt as _;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o640)).unwrap();
         let text = std::fs::read_to_string(path).unwrap();
         std::fs::write(path, text.replacen("\"ts\":\"2026", "\"ts\":\"2016", 1)).unwrap();
     }
-    let audit = open(&log, 2000, START + 100).unwrap();
     audit.trim(Timestamp::from_seconds(START - 3600), Timestamp::from_seconds(START + 100));
     tokio::task::block_in_place(|| audit.close());
     assert_eq!(segments(&log), before);
+    assert!(matches!(open(&log, 2000, START + 200), Err(OpenError::Foreign { .. })));
 }
 
 /// Every way to tamper with a closed log, with what `verify` says and what a start says. Those of an attacker without the digest key
@@ -286,7 +288,7 @@ async fn each_way_to_tamper_is_detected_and_named() {
         tamper(&log);
         let found = verify(&log, &expected()).expect_err(fault).to_string();
         let opened = match open(&log, 2000, START + 60) {
-            Ok(_) => "the server starts: a start reads the last segment alone".to_owned(),
+            Ok(_) => "the server starts: of older segments it reads the ends alone".to_owned(),
             Err(error) => error.to_string().replace(&log.display().to_string(), "<log>"),
         };
         insta::assert_snapshot!(format!("tamper_{fault}"), format!("verify: {found}\nstart: {opened}"));

@@ -43,7 +43,13 @@ async fn one_tool_service_may_use_half_of_an_agents_pending_requests() {
         let mut approval = pending(index, NOW);
         approval.binding.call.case = format!("case-{index}");
         approval.binding.call.audience = tool_service.to_owned();
-        let new = NewApproval { approval, caps: (5, 6, 6), cool_down: Duration::ZERO, record: json!({}) };
+        let new = NewApproval {
+            approval,
+            draft: String::new(),
+            caps: (5, 6, 6),
+            cool_down: Duration::ZERO,
+            record: json!({}),
+        };
         store.request(new).await.unwrap()
     };
     for index in 0..3 {

@@ -226,7 +226,7 @@ async fn exactly_the_decisions_that_a_candidate_changes_differ() {
 }
 
 /// Returns the files below a folder that contain these bytes.
-fn containing(folder: &Path, bytes: &[u8]) -> Vec<String> {
+pub(crate) fn containing(folder: &Path, bytes: &[u8]) -> Vec<String> {
     let mut found = vec![];
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

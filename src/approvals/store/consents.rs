@@ -45,7 +45,7 @@ async fn answer(connection: &mut AnyConnection, writer: &Writer, new: NewConsent
         return Ok(End::RollBack(Answered::Reused));
     }
     let consent = Approval { generation: writer.seen.generation.clone(), revision: revision.number, ..consent };
-    reads::insert(connection, writer, &consent).await?;
+    reads::insert(connection, writer, &consent, String::new()).await?;
     for review in &consent.reviews {
         insert_review(connection, &consent.id, review).await?;
     }

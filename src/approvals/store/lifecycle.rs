@@ -127,7 +127,7 @@ async fn set_state(
     revision: i64,
     at: Timestamp,
 ) -> Result<(), StoreError> {
-    let sql = "UPDATE approvals SET state = $1, revision = $2, ended_at = $3 WHERE id = $4";
+    let sql = "UPDATE approvals SET state = $1, revision = $2, ended_at = $3, draft = '' WHERE id = $4";
     let update = sqlx::query(sql).bind(state.name()).bind(revision).bind(at.micros()).bind(id.to_owned());
     update.execute(connection).await?;
     Ok(())
@@ -165,7 +165,7 @@ async fn request(
     if let Some(full) = full_queue(connection, &approval, new.caps).await? {
         return Ok(End::RollBack(full));
     }
-    reads::insert(connection, writer, &approval).await?;
+    reads::insert(connection, writer, &approval, new.draft).await?;
     leave(connection, writer, &revision, &approval.id, &with_state(new.record, State::Pending), approval.requested_at)
         .await?;
     Ok(End::Commit(Requested::New(Transition { revision, state: State::Pending })))
@@ -252,7 +252,7 @@ async fn review(connection: &mut AnyConnection, writer: &Writer, new: NewReview)
     };
     let update = sqlx::query(
         "UPDATE approvals SET state = $1, revision = $2, approved_at = $3, approved_until = $4, ended_at = $5, denial_reason = $6,
-            suggested = $7 WHERE id = $8",
+            suggested = $7, draft = CASE WHEN $1 = 'denied' THEN '' ELSE draft END WHERE id = $8",
     );
     update
         .bind(state.name())
@@ -376,7 +376,7 @@ async fn use_up(
     let id = token.key.approval.clone();
     let sql = match token.what {
         SingleUse::Approval | SingleUse::Consent => {
-            "UPDATE approvals SET state = 'consumed', revision = $1, ended_at = $2
+            "UPDATE approvals SET state = 'consumed', revision = $1, ended_at = $2, draft = ''
             WHERE id = $3 AND state = 'approved' AND generation = $4 AND approved_until > $2 RETURNING id"
         }
         // A row in `releases` marks the release as consumed; everything else is in its token.

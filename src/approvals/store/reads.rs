@@ -45,6 +45,20 @@ impl Store {
         self.read(|mut connection| async move { approval(&mut connection, sealing.as_ref(), &id).await }).await
     }
 
+    /// Returns the draft that the call of an open approval sends; empty if its tool service did not pass it.
+    ///
+    /// # Errors
+    /// When the store does not answer, or the draft can't be decrypted.
+    pub async fn draft(&self, id: &str) -> Result<String, StoreError> {
+        let sql = "SELECT draft, (SELECT secret FROM subject_keys k WHERE k.id = sealed_by) AS secret FROM approvals
+            WHERE id = $1 AND draft <> ''";
+        let query = sqlx::query(sql).bind(id.to_owned());
+        let row = self.read(|mut connection| async move { Ok(query.fetch_optional(&mut *connection).await?) }).await?;
+        let Some(row) = row else { return Ok(String::new()) };
+        let draft = opened(row.try_get("draft")?, self.options.sealing.as_ref(), row.try_get("secret")?);
+        draft.and_then(|draft| String::from_utf8(draft).ok()).ok_or(StoreError::Damaged)
+    }
+
     /// Returns approvals in the order of their requests or of their last changes.
     ///
     /// # Errors
@@ -214,6 +228,7 @@ pub(super) async fn insert(
     connection: &mut AnyConnection,
     writer: &Writer,
     approval: &Approval,
+    draft: String,
 ) -> Result<(), StoreError> {
     let call = &approval.binding.call;
     let body = Body {
@@ -225,12 +240,17 @@ pub(super) async fn insert(
     let body = serde_json::to_vec(&body).map_err(|_| StoreError::Damaged)?;
     let (id, secret) = approval_key(connection, approval).await?;
     let key = writer.keys().and_then(|sealing| sealing.of_subject(&id, &secret));
-    let sealed = key.and_then(|key| key.seal(body)).ok_or(StoreError::Damaged)?;
+    let key = key.ok_or(StoreError::Damaged)?;
+    let sealed = key.seal(body).ok_or(StoreError::Damaged)?;
+    let draft = match draft.is_empty() {
+        true => draft,
+        false => key.seal(draft.into_bytes()).ok_or(StoreError::Damaged)?.to_string(),
+    };
     // A consent that the customer refuses has ended when it is stored.
     let ended = if approval.state == State::Denied { approval.requested_at } else { Timestamp::default() };
     let sql = "INSERT INTO approvals (id, generation, revision, state, tenant, template, digest, case_id, customer, agent, supervisor,
-        tool_service, quorum, body, requested_at, review_until, approved_at, approved_until, ended_at, denial_reason, suggested, sealed_by)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, '', '', $20)";
+        tool_service, quorum, body, requested_at, review_until, approved_at, approved_until, ended_at, denial_reason, suggested, sealed_by, draft)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, '', '', $20, $21)";
     sqlx::query(sql)
         .bind(approval.id.clone())
         .bind(approval.generation.clone())
@@ -252,6 +272,7 @@ pub(super) async fn insert(
         .bind(approval.approved_until.micros())
         .bind(ended.micros())
         .bind(id)
+        .bind(draft)
         .execute(connection)
         .await?;
     Ok(())

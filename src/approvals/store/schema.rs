@@ -9,7 +9,7 @@ use crate::approvals::store::location::{Location, Options, Seen};
 use crate::model::number::to_i64;
 
 /// Statements of each version. A released version is never changed.
-const MIGRATIONS: [&[&str]; 7] = [
+const MIGRATIONS: [&[&str]; 8] = [
     &[
         "CREATE TABLE approvals (
         id TEXT PRIMARY KEY, generation TEXT NOT NULL, revision BIGINT NOT NULL, state TEXT NOT NULL, tenant TEXT NOT NULL,
@@ -90,6 +90,8 @@ const MIGRATIONS: [&[&str]; 7] = [
         "ALTER TABLE approvals ADD COLUMN sealed_by TEXT NOT NULL DEFAULT ''",
         "CREATE INDEX approvals_sealed_by ON approvals (sealed_by)",
     ],
+    // Drafts that reviewers are shown, encrypted, until their approvals end.
+    &["ALTER TABLE approvals ADD COLUMN draft TEXT NOT NULL DEFAULT ''"],
 ];
 
 /// First version in which revisions have heads.

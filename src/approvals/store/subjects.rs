@@ -93,6 +93,16 @@ impl Store {
         self.write(move |connection| Box::pin(async move { Ok(End::Commit(insert(connection, new).await?)) })).await
     }
 
+    /// Returns the secret of the key with this id; `None` if it was erased or has expired.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn subject_secret(&self, id: &str) -> Result<Option<String>, StoreError> {
+        let query = sqlx::query("SELECT secret FROM subject_keys WHERE id = $1").bind(id.to_owned());
+        let row = self.read(|mut connection| async move { Ok(query.fetch_optional(&mut *connection).await?) }).await?;
+        Ok(row.map(|row| row.try_get(0)).transpose()?)
+    }
+
     /// Deletes the keys of a subject, and what the store has about it: approvals and consents that have ended, and checks.
     ///
     /// # Errors

@@ -12,6 +12,8 @@ use crate::model::time::Timestamp;
 pub struct NewApproval {
     /// The approval in the state pending.
     pub approval: Approval,
+    /// Draft that the call sends; empty if it sends none, or if the tool service did not pass it.
+    pub draft: String,
     /// Maximum numbers of pending requests of the case, of the agent, and in the queue.
     pub caps: (i64, i64, i64),
     /// Time for which a denial of the same call prevents a new request.

@@ -154,6 +154,7 @@ impl Desk {
                 .unwrap_or_else(|| panic!("not requestable: {:?}", denied.reason))
                 .binding_token,
             justification: Some(justification()),
+            ..Default::default()
         };
         Ok(self.approvals.request_approval(request).await?.into_inner().approval.unwrap())
     }
