@@ -182,7 +182,7 @@ impl Files {
             ("", "risk.yaml") => rules.risk = yaml(source, faults),
             ("", "constraints.yaml") => rules.constraints = yaml(source, faults),
             ("detectors", "settings.yaml") => rules.settings = yaml(source, faults),
-            ("detectors", "injection.model") => rules.model = Some(source),
+            ("detectors", name) if name.ends_with(".model") => rules.models.push(source),
             ("detectors", name) if name.starts_with("claims-") && name.ends_with(".yaml") => {
                 rules.claims.extend(yaml(source, faults));
             }
@@ -198,7 +198,7 @@ impl Files {
             ("", "README.md") => {}
             _ => faults.push(Fault::whole(Code::FileUnknown, &source, "is not a file of a bundle").help(
                 "a bundle has bundle.yaml, schema.cedarschema, *.cedar, approvals.yaml, constraints.yaml, rates.yaml, risk.yaml, \
-                 detectors/*.yaml, detectors/injection.model, entities/*.json and tests/*.yaml: move other files away, or \
+                 detectors/*.yaml, detectors/*.model, entities/*.json and tests/*.yaml: move other files away, or \
                  begin their names with a dot",
             )),
         }

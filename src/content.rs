@@ -8,7 +8,7 @@ mod cards;
 pub mod claims;
 pub mod drafts;
 pub mod grounding;
-pub mod injection;
+pub mod linear;
 mod nearby;
 pub mod normalise;
 mod pattern;
@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 
 use crate::content::claims::Lexicon;
-use crate::content::injection::Injection;
+use crate::content::linear::Linear;
 use crate::content::normalise::{View, Views};
 use crate::content::pattern::Pattern;
 use crate::content::rules::Rules;
@@ -37,9 +37,9 @@ use crate::model::part::Part;
 
 /// Longest text that is screened, in bytes. A longer text counts as unscreened.
 pub const TEXT_MAX: usize = 64 * 1024;
-/// Kind of the linear model's findings.
+/// Kind of the findings of the model whose thresholds depend on the channel.
 pub const INJECTION: &str = "injection";
-/// Code of the linear model's findings.
+/// Code of the linear models' findings.
 pub const MODEL: &str = "model";
 
 /// `detectors/settings.yaml`: the settings of detectors other than rules.
@@ -55,6 +55,9 @@ pub struct Settings {
     /// A draft whose model reports a lower confidence than this, in percent, gets a `low_confidence` finding.
     #[serde(default)]
     pub confidence_below: u32,
+    /// Models of other kinds of findings than injections in incoming text.
+    #[serde(default)]
+    pub models: Vec<ModelSettings>,
     /// Values that anyone may see, such as the company's own telephone numbers, addresses and links.
     #[serde(default)]
     pub public: Vec<String>,
@@ -79,6 +82,20 @@ pub struct ChannelSettings {
     pub string_threshold: Option<u16>,
 }
 
+/// Settings of a model that finds one kind of messages, in `detectors/<kind>.model`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ModelSettings {
+    /// Kind of its findings.
+    pub kind: String,
+    /// Score, in thousandths, from which it reports a finding.
+    pub threshold: u16,
+    /// Severity of its findings.
+    #[serde(default)]
+    pub severity: Severity,
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct Detectors {
     /// Rules that find attacks in incoming texts.
@@ -89,7 +106,9 @@ pub struct Detectors {
     pub draft: Rules,
     /// Words that make claims, by language.
     pub claims: Vec<Lexicon>,
-    pub injection: Option<Injection>,
+    pub injection: Option<Linear>,
+    /// Models of other kinds of findings, by kind.
+    pub models: BTreeMap<String, Linear>,
     /// Languages of the draft rules, as primary subtags.
     pub languages: BTreeSet<String>,
     settings: Settings,
@@ -149,9 +168,12 @@ impl Detectors {
         let channel = self.channel(source);
         let threshold = channel.map_or(u16::MAX, |channel| channel.threshold);
         let mut found = self.screen_at(threshold, source, text, views);
+        found.extend(self.screen_models(source, text, &views.folded));
         let threshold = channel.and_then(|channel| channel.string_threshold).unwrap_or(threshold);
         structured::strings(text, |span, content| {
-            let inside = self.screen_at(threshold, source, content, &Views::of(content));
+            let views = Views::of(content);
+            let mut inside = self.screen_at(threshold, source, content, &views);
+            inside.extend(self.screen_models(source, content, &views.folded));
             found.extend(inside.into_iter().map(|finding| Finding { span: Some(span), ..finding }));
         });
         found.sort();
@@ -196,9 +218,33 @@ impl Detectors {
         found.into_values().collect()
     }
 
+    /// Returns the findings of the models of other kinds than injections.
+    fn screen_models(&self, source: &str, text: &str, folded: &View) -> Vec<Finding> {
+        let found = self.settings.models.iter().filter_map(|ModelSettings { kind, threshold, severity }| {
+            let window = self.models.get(kind)?.worst(folded.text()).filter(|window| window.score >= *threshold)?;
+            let (start, end) = folded.original(window.span);
+            Some(Finding {
+                kind: kind.clone(),
+                code: MODEL.to_owned(),
+                severity: *severity,
+                // A score is at most 1000, so this is a percentage.
+                confidence: u8::try_from(window.score / 10).unwrap_or(100),
+                source: source.to_owned(),
+                span: text.get(start..end).map(|_| (start, end)),
+            })
+        });
+        found.collect()
+    }
+
     /// Returns the score, in thousandths, from which the model reports an injection in texts of this source.
     pub fn threshold(&self, source: &str) -> u16 {
         self.channel(source).map_or(u16::MAX, |channel| channel.threshold)
+    }
+
+    /// Returns the score, in thousandths, from which the model of a kind reports a finding.
+    pub fn threshold_of(&self, kind: &str) -> u16 {
+        let settings = self.settings.models.iter().find(|settings| settings.kind == kind);
+        settings.map_or(u16::MAX, |settings| settings.threshold)
     }
 
     fn channel(&self, source: &str) -> Option<&ChannelSettings> {

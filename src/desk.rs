@@ -22,6 +22,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
@@ -50,6 +51,8 @@ use crate::telemetry::spans::Trace;
 const FORM_MAX: usize = 64 * 1024;
 /// Maximum age of a connection; a watching browser connects again.
 const AGE: Duration = Duration::from_secs(600);
+/// Maximum age of a connection on which nobody signed in.
+const UNKNOWN_AGE: Duration = Duration::from_secs(60);
 
 const STYLE: &str = include_str!("desk/assets/desk.css");
 const SCRIPT: &str = include_str!("desk/assets/desk.js");
@@ -103,11 +106,15 @@ impl FromRequestParts<Arc<Desk>> for Human {
 
     async fn from_request_parts(parts: &mut Parts, desk: &Arc<Desk>) -> Result<Self, Response> {
         let to = parts.uri.path_and_query().map_or("/", |to| to.as_str()).to_owned();
-        let ConnectInfo(Remote(address)) =
+        let ConnectInfo(Remote { address, known }) =
             ConnectInfo::from_request_parts(parts, desk).await.map_err(IntoResponse::into_response)?;
         let now = desk.pdp.moment().now;
         match desk.sessions.read(&parts.headers, now) {
-            Some(session) => Ok(Self { origin: Desk::origin(address, &session), session }),
+            Some(session) => {
+                // From now on, connections of others don't close this one.
+                known.store(true, Ordering::Release);
+                Ok(Self { origin: Desk::origin(address, &session), session })
+            }
             None if parts.method == axum::http::Method::GET => Err(login::ask(desk, &to)),
             None => Err(page::failure(
                 StatusCode::UNAUTHORIZED,
@@ -149,7 +156,7 @@ pub async fn serve(
     callers: Arc<Callers>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let bounds = Bounds { all: 512, unknown: 512, idle: AGE, unknown_age: AGE };
+    let bounds = Bounds { all: 512, unknown: 256, idle: AGE, unknown_age: UNKNOWN_AGE };
     let connections = Handshakes::start(listener, bounds, move || callers.trust().events.clone())?;
     let service = pages.router.into_make_service_with_connect_info::<Remote>();
     let notifying = tokio::spawn(notify::run(pages.pdp, pages.webhooks, pages.url));

@@ -43,7 +43,7 @@ pub async fn serve(
 
 async fn take(
     State(pdp): State<Arc<Pdp>>,
-    ConnectInfo(Remote(address)): ConnectInfo<Remote>,
+    ConnectInfo(Remote { address, .. }): ConnectInfo<Remote>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {

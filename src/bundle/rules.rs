@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::bundle::constraints::{self, Constraint};
 use crate::content::claims::{ClaimFile, Lexicon};
-use crate::content::injection::Injection;
+use crate::content::linear::Linear;
 use crate::content::rules::{File, Judges};
-use crate::content::{Detectors, Settings, drafts};
+use crate::content::{Detectors, INJECTION, Settings, drafts};
 use crate::model::fault::Fault;
 use crate::model::fault::code::Code;
 use crate::model::finding::SensitiveKind;
@@ -53,7 +53,7 @@ pub(super) struct Files {
     pub(super) rates: Option<(Source, Rates)>,
     pub(super) detectors: Vec<(Source, File)>,
     pub(super) claims: Vec<(Source, ClaimFile)>,
-    pub(super) model: Option<Source>,
+    pub(super) models: Vec<Source>,
     pub(super) settings: Option<(Source, Settings)>,
     pub(super) constraints: Option<(Source, Vec<Constraint>)>,
 }
@@ -63,7 +63,7 @@ pub(super) struct Files {
 /// # Errors
 /// All faults found.
 pub(super) fn read(policies: &Policies, roles: &Roles, files: Files) -> Result<Rules, Vec<Fault>> {
-    let Files { risk, rates, detectors: detector_files, claims, model, settings, constraints } = files;
+    let Files { risk, rates, detectors: detector_files, claims, models, settings, constraints } = files;
     let mut faults = vec![];
     let choices = |path: &[&str]| choices(policies, path);
     let (tiers, signals) = (choices(&["risk", "tier"]), choices(&["risk", "signals"]));
@@ -98,7 +98,7 @@ pub(super) fn read(policies: &Policies, roles: &Roles, files: Files) -> Result<R
         faults.extend(placed(Code::RatesInvalid, &source, rates.per_customer().map(pooled).collect()));
     }
     faults.extend(placed(Code::RatesInvalid, &source, unsummed(policies, &rates)));
-    let detectors = detectors(policies, roles, (detector_files, claims, model, settings), &mut faults);
+    let detectors = detectors(policies, roles, (detector_files, claims, models, settings), &mut faults);
     let constraints = constraints::check(policies, roles, constraints).unwrap_or_else(|found| {
         faults.extend(found);
         vec![]
@@ -116,14 +116,14 @@ fn choices(policies: &Policies, path: &[&str]) -> Vec<String> {
     member.map_or_else(Vec::new, |member| member.shape.choices().to_vec())
 }
 
-type DetectorFiles = (Vec<(Source, File)>, Vec<(Source, ClaimFile)>, Option<Source>, Option<(Source, Settings)>);
+type DetectorFiles = (Vec<(Source, File)>, Vec<(Source, ClaimFile)>, Vec<Source>, Option<(Source, Settings)>);
 
-/// Reads detector rules, settings and the injection model. Every kind of finding that the schema declares
+/// Reads detector rules, settings and models. Every kind of finding that the schema declares
 /// must have a rule, unless the server itself finds it; otherwise its absence would mean nothing.
 fn detectors(
     policies: &Policies,
     roles: &Roles,
-    (files, claim_files, model, settings): DetectorFiles,
+    (files, claim_files, models_files, settings): DetectorFiles,
     faults: &mut Vec<Fault>,
 ) -> Detectors {
     let choices = |member: &str| choices(policies, &[member]);
@@ -160,24 +160,18 @@ fn detectors(
     for rules in [&mut detectors.draft, &mut detectors.incoming, &mut detectors.private] {
         faults.extend(rules.compile().err().map(|problem| Fault::missing(Code::DetectorsRule, "detectors", problem)));
     }
-    if let Some(source) = &model {
-        match Injection::read(&source.text) {
-            Ok(model) => detectors.injection = Some(model),
-            Err(problem) => faults.push(Fault::whole(Code::DetectorsModel, source, problem)),
-        }
-    }
     let governs = roles.content.is_some();
     if governs && settings.as_ref().is_none_or(|(_, settings)| settings.channels.is_empty()) {
         let message = "is missing or lists no channel: without a threshold the injection model finds nothing";
         faults.push(Fault::missing(Code::FileMissing, "detectors/settings.yaml", message));
     }
-    if governs && model.is_none() {
-        faults.push(Fault::missing(
-            Code::FileMissing,
-            "detectors/injection.model",
-            "is missing: create it with `countersign detectors train`",
-        ));
+    let wanted: Vec<String> =
+        settings.iter().flat_map(|(_, settings)| &settings.models).map(|model| model.kind.clone()).collect();
+    for (source, kinds) in settings.iter().map(|(source, settings)| (source, &settings.models)) {
+        let unknown = kinds.iter().filter_map(|model| Some((model.kind.clone(), no_kind(&incoming, &model.kind)?)));
+        faults.extend(placed(Code::DetectorsRule, source, unknown.collect()));
     }
+    faults.extend(models(&mut detectors, models_files, &wanted, governs));
     // Without settings there is no threshold and no public value, as in `Detectors::default`.
     if let Some((source, settings)) = settings {
         faults.extend(placed(Code::DetectorsRule, &source, detectors.set(settings)));
@@ -186,6 +180,32 @@ fn detectors(
         faults.extend(blind_spots(&detectors, &incoming, &drafted, &claims));
     }
     detectors
+}
+
+/// Reads the model of injections and those of the kinds that the settings list.
+fn models(detectors: &mut Detectors, files: Vec<Source>, wanted: &[String], governs: bool) -> Vec<Fault> {
+    let mut faults = vec![];
+    for source in files {
+        let name = source.file.rsplit_once('/').map_or(source.file.as_str(), |(_, name)| name);
+        let kind = name.trim_end_matches(".model").to_owned();
+        match Linear::read(&source.text) {
+            Ok(model) if kind == INJECTION => detectors.injection = Some(model),
+            Ok(model) if wanted.contains(&kind) => drop(detectors.models.insert(kind, model)),
+            Ok(_) => faults.push(Fault::whole(
+                Code::DetectorsModel,
+                &source,
+                "is not in `models` of detectors/settings.yaml",
+            )),
+            Err(problem) => faults.push(Fault::whole(Code::DetectorsModel, &source, problem)),
+        }
+    }
+    let injection = (governs && detectors.injection.is_none()).then_some(INJECTION);
+    let missing =
+        wanted.iter().map(String::as_str).filter(|kind| !detectors.models.contains_key(*kind)).chain(injection);
+    let message = "is missing or can't be read: create it with `countersign detectors train`";
+    let missing = missing.map(|kind| Fault::missing(Code::FileMissing, &format!("detectors/{kind}.model"), message));
+    faults.extend(missing.collect::<Vec<_>>());
+    faults
 }
 
 /// Checks that each kind of the schema has something that finds it, and that the schema has each kind that the server finds.

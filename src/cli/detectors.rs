@@ -6,7 +6,7 @@ use super::{Environment, Exit, Failure, print};
 use crate::bundle::Bundle;
 use crate::bundle::folder::Folder;
 use crate::content::drafts::Draft;
-use crate::content::injection::Injection;
+use crate::content::linear::Linear;
 use crate::content::normalise::Views;
 use crate::content::values::{ValueKey, Values};
 use crate::content::{Detectors, INJECTION};
@@ -20,9 +20,9 @@ use crate::workbench::tables::explain::{Explained, Explanation, explain as expla
 pub(super) enum Command {
     /// Measure what a bundle's detectors find in folders of JSON Lines (docs/detectors.md says which)
     Evaluate(Evaluate),
-    /// Show the findings in a text, and the n-grams that decide the injection model's score; of a draft, its claims
+    /// Show the findings in a text, and the n-grams that decide each model's score; of a draft, its claims
     Explain(Explain),
-    /// Train the injection model on folders of JSON Lines
+    /// Train a model on folders of JSON Lines
     Train(Train),
 }
 
@@ -71,7 +71,7 @@ pub(super) struct Evaluate {
     /// Print the texts of this measure, with `+` before those that are found, instead of all measures
     #[arg(long, value_name = "MEASURE")]
     texts: Option<String>,
-    /// A model instead of the bundle's own
+    /// A model instead of the bundle's own, of the kind that its file is named after
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
 }
@@ -107,7 +107,10 @@ pub(super) struct Explain {
 pub(super) struct Train {
     #[command(flatten)]
     corpora: Corpora,
-    /// Output file of the model; in a bundle it is detectors/injection.model
+    /// Kind of findings that the model is for
+    #[arg(long, default_value = INJECTION)]
+    kind: String,
+    /// Output file of the model; in a bundle it is detectors/<KIND>.model
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
@@ -119,7 +122,12 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
             if let Some(path) = &arguments.model {
                 let failed = |problem: String| Failure::new(Exit::Failure, format!("`{}`: {problem}", path.display()));
                 let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-                detectors.injection = Some(Injection::read(&text).map_err(failed)?);
+                let model = Linear::read(&text).map_err(failed)?;
+                let kind = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                match detectors.models.get_mut(&kind) {
+                    Some(own) => *own = model,
+                    None => detectors.injection = Some(model),
+                }
             }
             let rows = arguments.corpora.read()?;
             if let Some(measure) = &arguments.texts {
@@ -134,7 +142,7 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
         Command::Explain(arguments) => explain(environment, arguments)?,
         Command::Train(arguments) => {
             let rows = arguments.corpora.read()?;
-            let model = train(&rows);
+            let model = train(&rows, &arguments.kind);
             let failed = |error: std::io::Error| {
                 Failure::new(Exit::Failure, format!("`{}` can't be written: {error}", arguments.out.display()))
             };
@@ -179,9 +187,12 @@ fn explain(environment: &Environment, arguments: &Explain) -> Result<(), Failure
         let shown = finding.span.map_or("", |(start, end)| arguments.text.part(start..end));
         print(&format!("{}/{} {} %: {shown}", finding.kind, finding.code, finding.confidence));
     }
-    if let Some(model) = &detectors.injection {
+    let injection =
+        detectors.injection.as_ref().map(|model| (INJECTION, model, detectors.threshold(&arguments.source)));
+    let others = detectors.models.iter().map(|(kind, model)| (kind.as_str(), model, detectors.threshold_of(kind)));
+    for (kind, model, threshold) in injection.into_iter().chain(others) {
         let score = model.worst(views.folded.text()).map_or(0, |window| window.score);
-        print(&format!("{INJECTION}: {score} of 1000, threshold {}; by", detectors.threshold(&arguments.source)));
+        print(&format!("{kind}: {score} of 1000, threshold {threshold}; by"));
         for (feature, weight) in model.explain(views.folded.text(), 10) {
             print(&format!("  {weight:>7.3}  {feature:?}"));
         }

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use axum::serve::Listener;
@@ -24,7 +25,7 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
-type Shaken = (Box<dyn Io>, SocketAddr);
+type Shaken = (Box<dyn Io>, Remote);
 
 /// The connections of a port.
 pub struct Handshakes {
@@ -33,13 +34,17 @@ pub struct Handshakes {
     accepting: tokio::task::JoinHandle<()>,
 }
 
-/// Address of the peer.
-#[derive(Clone, Copy, Debug)]
-pub struct Remote(pub SocketAddr);
+/// Peer of a connection.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    pub address: SocketAddr,
+    /// Whether a request on the connection was authenticated; who authenticates sets it.
+    pub known: Arc<AtomicBool>,
+}
 
 impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, Handshakes>> for Remote {
     fn connect_info(stream: axum::serve::IncomingStream<'_, Handshakes>) -> Self {
-        Self(*stream.remote_addr())
+        stream.remote_addr().clone()
     }
 }
 
@@ -73,7 +78,7 @@ impl Drop for Handshakes {
 
 impl Listener for Handshakes {
     type Io = Box<dyn Io>;
-    type Addr = SocketAddr;
+    type Addr = Remote;
 
     async fn accept(&mut self) -> Shaken {
         match self.shaken.recv().await {
@@ -83,8 +88,8 @@ impl Listener for Handshakes {
         }
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
+    fn local_addr(&self) -> io::Result<Remote> {
+        Ok(Remote { address: self.address, known: Arc::default() })
     }
 }
 
@@ -103,14 +108,15 @@ async fn accept(
         };
         let sender = sender.clone();
         let Some(mut place) = connections.admit() else { continue };
+        let remote = Remote { address, known: Arc::clone(&place.standing.known) };
         let Some(config) = tls() else {
-            let _stopped = sender.send((Box::new(Bounded::new(stream, place)), address)).await;
+            let _stopped = sender.send((Box::new(Bounded::new(stream, place)), remote)).await;
             continue;
         };
         tokio::spawn(async move {
             let shaking = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream));
             if let Some(Ok(Ok(stream))) = place.unless_closed(shaking).await {
-                let _stopped = sender.send((Box::new(Bounded::new(stream, place)), address)).await;
+                let _stopped = sender.send((Box::new(Bounded::new(stream, place)), remote)).await;
             }
         });
     }

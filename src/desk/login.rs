@@ -259,7 +259,7 @@ pub(super) struct Chosen {
 /// Signs in whom a development link names, once.
 pub(super) async fn use_link(
     State(desk): State<Arc<Desk>>,
-    ConnectInfo(Remote(address)): ConnectInfo<Remote>,
+    ConnectInfo(Remote { address, .. }): ConnectInfo<Remote>,
     Segment(code): Segment<String>,
     Form(chosen): Form<Chosen>,
 ) -> Response {

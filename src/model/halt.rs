@@ -7,11 +7,14 @@ use crate::model::chain::{Chain, Human};
 use crate::model::time::Timestamp;
 
 /// Severity of a finding or a report, in rising order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Severity {
     /// Recorded only; as a report it does not raise the risk.
     Info,
     Low,
+    #[default]
     Medium,
     High,
     Critical,

@@ -604,6 +604,33 @@ async fn a_watching_browser_is_told_of_changes_and_nothing_else() {
     crate::harness::within("request in the list", shown).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_strangers_close_no_connection_of_a_signed_in_human() {
+    let pages = Pages::start(&[]);
+    let lead = pages.human("lead-1").await;
+    let mut stream = lead.get("/changes").await;
+    let mut strangers = vec![];
+    for _ in 0..700 {
+        strangers.push(tokio::net::TcpStream::connect(pages.server.desk.unwrap()).await.unwrap());
+    }
+    // The page is still served on a new connection, and the stream still tells changes.
+    let second = pages.human("lead-2").await;
+    assert_eq!(second.get("/").await.status(), StatusCode::OK);
+    let mut calls = pages.calls().await;
+    let told = async {
+        for amount in 1.. {
+            calls.request(&credit(amount)).await.ok();
+            match tokio::time::timeout(std::time::Duration::from_secs(3), stream.chunk()).await {
+                Ok(chunk) => return chunk.unwrap().expect("the stream is open"),
+                Err(_) => continue,
+            }
+        }
+        unreachable!("amounts do not end")
+    };
+    assert!(crate::harness::within("event", told).await.starts_with(b"event: changed"));
+    drop(strangers);
+}
+
 /// What a receiver of webhooks got: headers and body.
 type Received = (HeaderMap, String);
 

@@ -191,6 +191,7 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("### `detectors/claims-*.yaml`", "src/content/claims/lexicon.rs", "ClaimFile"),
     ("### A frame", "src/content/claims/lexicon.rs", "WrittenFrame"),
     ("### `detectors/settings.yaml`", "src/content.rs", "Settings"),
+    ("### A model", "src/content.rs", "ModelSettings"),
     ("### A channel", "src/content.rs", "ChannelSettings"),
     ("## A request of `authorize`", "src/workbench/request.rs", "WrittenRequest"),
     ("## `tests/*.yaml`", "src/workbench/tables/form.rs", "File"),

@@ -27,6 +27,7 @@ mod hostile;
 mod identity;
 mod instructions;
 mod layers;
+mod messages;
 mod production;
 mod proofs;
 mod properties;

@@ -7,7 +7,7 @@ use countersign::api::v1::decision_service_client::DecisionServiceClient;
 use countersign::api::v1::{Decision, Disposition, Reason};
 use countersign::content::Detectors;
 use countersign::content::drafts::Draft;
-use countersign::content::injection::features::Canonical;
+use countersign::content::linear::features::Canonical;
 use countersign::content::normalise::{GROWTH_MAX, Views};
 use countersign::content::rules::sentences;
 use countersign::content::sensitive::Located;

@@ -3,6 +3,7 @@
 //! - `text` and `label` (1: the text tries to steer an agent, 0: it does not);
 //! - `text` and `spans` (`type`, `start`, `end` in Unicode code points): values that must not be passed on,
 //!   with `previous_turn` if it is known;
+//! - `text` and `kind`, such as `fraud`: a message in which this kind of finding is wanted; an empty `kind`: a calm one;
 //! - only `text`: a benign message;
 //! - `knowledge`, `question`, `right_answer`, `hallucinated_answer`: answers with their sources;
 //! - `text` and `status` (`success` or `failure`): an assistant's message after a call;
@@ -34,6 +35,8 @@ pub struct Row {
     pub src: String,
     /// 1 if the text tries to steer an agent, otherwise 0.
     pub label: Option<u8>,
+    /// Kind of finding that is wanted; empty if a calm message must have none.
+    pub kind: Option<String>,
     /// Values that must not be passed on.
     pub spans: Option<Vec<Span>>,
     /// Turn of the conversation before the text.

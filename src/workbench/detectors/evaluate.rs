@@ -94,6 +94,7 @@ fn counted(detectors: &Detectors, rows: &[Row], shown: Option<(String, Vec<(bool
             Row { right_answer, .. } if !right_answer.is_empty() => answers(detectors, row, &mut counts),
             Row { status, .. } if !status.is_empty() => outcomes(detectors, row, &mut counts),
             Row { spans: Some(spans), .. } => values(detectors, row, spans, &mut counts),
+            Row { kind: Some(kind), .. } => of_kind(detectors, row, kind, &mut counts),
             Row { label: Some(1), .. } => injections(detectors, row, &mut counts),
             Row { .. } => benign(detectors, row, &mut counts),
         }
@@ -113,6 +114,21 @@ fn injections(detectors: &Detectors, row: &Row, counts: &mut Counts) {
     }
     let kinds = screened(detectors, TOOL, &tool_output(&row.text));
     counts.add("injection: recall in an output of a tool", kinds.iter().any(|kind| kind == crate::content::INJECTION));
+}
+
+/// Kinds of findings by which a message of a customer is routed to other people.
+const ROUTED: [&str; 2] = ["distress", "fraud"];
+
+fn of_kind(detectors: &Detectors, row: &Row, kind: &str, counts: &mut Counts) {
+    let kinds = screened(detectors, SOURCE, &row.text);
+    let has = |kind: &str| kinds.iter().any(|found| found == kind);
+    if !kind.is_empty() {
+        counts.add(format!("{kind}: recall in {}", row.src), has(kind));
+        return;
+    }
+    for kind in ROUTED {
+        counts.add(format!("{kind}: false findings in {}", row.src), has(kind));
+    }
 }
 
 fn benign(detectors: &Detectors, row: &Row, counts: &mut Counts) {
