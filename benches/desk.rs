@@ -156,6 +156,13 @@ async fn decide(channel: &Channel) -> f64 {
     least
 }
 
+/// Returns the share of a core that the process uses while nobody calls.
+async fn idle() -> f64 {
+    let used = cpu();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    (cpu() - used).as_secs_f64() / 10.0
+}
+
 async fn run(config: &Config, requests: usize) {
     let bound = app::build(config, Seams::system(Default::default())).await.unwrap();
     let (address, url) = (bound.grpc, format!("http://{}", bound.desk.unwrap()));
@@ -187,15 +194,13 @@ async fn run(config: &Config, requests: usize) {
         watches.push(humans.get(index % humans.len()).unwrap().get("/changes").await);
     }
     let with = decide(&channel).await;
-    println!(
-        "µs of CPU of a decision: {without:.1} without watching browsers, {with:.1} with {WATCHERS} ({:.2})",
-        with / without
-    );
-    let used = cpu();
-    tokio::time::sleep(Duration::from_secs(10)).await;
-    let idle = (cpu() - used).as_secs_f64() / 10.0;
-    println!("CPU of an idle server with {WATCHERS} watching browsers: {:.2} % of a core", 100.0 * idle);
+    let idle_with = idle().await;
     drop(watches);
+    let after = decide(&channel).await;
+    println!(
+        "µs of CPU of a decision: {without:.1} and {after:.1} without watching browsers, {with:.1} with {WATCHERS}"
+    );
+    println!("share of a core of an idle server: {:.3} without them, {idle_with:.3} with {WATCHERS}", idle().await);
     stop.send(()).unwrap();
     running.await.unwrap().unwrap();
 }

@@ -306,7 +306,7 @@ impl Walk<'_> {
             return Err("the line's format differs from the format of the lines before".into());
         }
         match (format, self.keys.is_empty()) {
-            (2, _) => self.mac(bytes, members.place(bytes, "mac"))?,
+            (2, _) => self.mac(bytes, members.place("mac"))?,
             (_, false) => {
                 return Err("the line's format has no `mac`, so anyone could have rewritten the line".into());
             }
@@ -389,12 +389,5 @@ fn macs(keys: &[[u8; 32]]) -> Result<VecDeque<Hmac<Sha256>>, String> {
 
 /// Returns bytes in lower-case hexadecimal digits.
 fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(2 * bytes.len());
-    let digit = |value: u8| char::from(DIGITS.get(usize::from(value)).copied().unwrap_or(b'?'));
-    for byte in bytes {
-        text.push(digit(byte >> 4));
-        text.push(digit(byte & 15));
-    }
-    text
+    data_encoding::HEXLOWER.encode(bytes)
 }

@@ -16,7 +16,7 @@ use crate::desk::{Desk, Human, page, refused};
 use crate::model::text::visible;
 use crate::model::time::Timestamp;
 use crate::pdp::approval_access::Seen;
-use crate::pdp::inbox::{Waiting, Wanted};
+use crate::pdp::inbox::{COUNTED_MAX, Waiting, Wanted};
 
 /// Interval at which a watching browser is told that nothing changed.
 pub(super) const BEAT: Duration = Duration::from_secs(15);
@@ -63,6 +63,7 @@ fn summary(asked: &Asked, waiting: &Waiting) -> String {
         (0, 0) => "No request that you may see matches.".to_owned(),
         (0, _) => "This page is empty.".to_owned(),
         (_, 1) => "1 request waits.".to_owned(),
+        (_, all) if all >= COUNTED_MAX => format!("{COUNTED_MAX} requests or more wait, the riskiest first."),
         (_, all) => format!("{all} requests wait, the riskiest first."),
     }
 }

@@ -29,6 +29,8 @@ const WHOLE: Duration = Duration::from_secs(60);
 const PAGE: i64 = 500;
 /// Maximum number of requests on a page.
 pub const ROWS_MAX: usize = 50;
+/// Number up to which the requests that match are counted, because policies are asked about each of them.
+pub const COUNTED_MAX: usize = 1000;
 
 /// Requests that wait, the riskiest first and then the oldest.
 #[derive(Debug, Default)]
@@ -69,7 +71,7 @@ pub struct Wanted {
 pub struct Waiting {
     /// Each with whether the human may review it.
     pub rows: Vec<(Seen, bool)>,
-    /// Number of requests that match and that this human may see.
+    /// Number of requests that match and that this human may see; [`COUNTED_MAX`] or more are not counted further than this page.
     pub matching: usize,
     pub has_more: bool,
 }
@@ -79,15 +81,18 @@ impl Inbox {
     async fn refresh(&self, store: &Store, now: Timestamp) -> Result<(), StoreError> {
         let mut known = self.known.lock().await;
         let seen = store.seen();
+        let mut has_changed = false;
         // An erased row leaves no change, so all rows are read again from time to time.
         if known.generation != seen.generation || known.loaded_at.plus(WHOLE) <= now {
             let pending = all_pending(store).await?;
             let (generation, revision) = (seen.generation, seen.revision);
             *known = Known { pending, generation, revision, read_at: now, loaded_at: now };
+            has_changed = true;
         } else if now < known.read_at.plus(FRESH) {
             return Ok(());
         }
         while let Some(changed) = next_changes(store, known.revision).await? {
+            has_changed = true;
             for approval in changed {
                 known.revision = known.revision.max(approval.revision);
                 match approval.state == State::Pending && approval.binding.giver == Giver::Reviewers {
@@ -97,6 +102,9 @@ impl Inbox {
             }
         }
         known.read_at = now;
+        if !has_changed {
+            return Ok(());
+        }
         let mut pending: Vec<Arc<Approval>> = known.pending.values().cloned().collect();
         pending.sort_by_cached_key(|one| (std::cmp::Reverse(score(one)), one.requested_at, one.id.clone()));
         self.list.store(Arc::new(Listing { pending, revision: known.revision }));
@@ -164,8 +172,10 @@ impl Pdp {
             text.is_empty() || places.iter().any(|place| place.to_lowercase().contains(&text))
         };
         let visible = list.pending.iter().filter(is_here).filter(is_meant);
-        let visible: Vec<&Arc<Approval>> = visible.filter(|one| self.may_read(&moment, &party, one)).collect();
         let first = wanted.page.saturating_mul(ROWS_MAX);
+        let counted = COUNTED_MAX.max(first.saturating_add(ROWS_MAX + 1));
+        let visible: Vec<&Arc<Approval>> =
+            visible.filter(|one| self.may_read(&moment, &party, one)).take(counted).collect();
         let rows: Vec<(Seen, bool)> = visible
             .iter()
             .skip(first)

@@ -40,7 +40,8 @@ fn messages_of_distress_and_fraud_are_found_in_each_language_and_most_near_misse
 #[test]
 fn no_unseen_message_is_a_message_of_the_training() {
     let trained: std::collections::BTreeSet<String> = rows("kinds").into_iter().map(|row| row.text).collect();
-    let both: Vec<String> = rows("unseen").into_iter().map(|row| row.text).filter(|text| trained.contains(text)).collect();
+    let both: Vec<String> =
+        rows("unseen").into_iter().map(|row| row.text).filter(|text| trained.contains(text)).collect();
     assert_eq!(both, Vec::<String>::new());
     assert!(trained.len() > 4000);
 }

@@ -90,8 +90,13 @@ const MIGRATIONS: [&[&str]; 8] = [
         "ALTER TABLE approvals ADD COLUMN sealed_by TEXT NOT NULL DEFAULT ''",
         "CREATE INDEX approvals_sealed_by ON approvals (sealed_by)",
     ],
-    // Drafts that reviewers are shown, encrypted, until their approvals end.
-    &["ALTER TABLE approvals ADD COLUMN draft TEXT NOT NULL DEFAULT ''"],
+    // Drafts that reviewers are shown, encrypted, until their approvals end; and indexes by which pending requests are counted
+    // without reading their rows.
+    &[
+        "ALTER TABLE approvals ADD COLUMN draft TEXT NOT NULL DEFAULT ''",
+        "CREATE INDEX approvals_of_agent ON approvals (tenant, agent, tool_service) WHERE state = 'pending'",
+        "CREATE INDEX approvals_of_template ON approvals (tenant, template, tool_service) WHERE state = 'pending'",
+    ],
 ];
 
 /// First version in which revisions have heads.

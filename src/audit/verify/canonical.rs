@@ -6,34 +6,56 @@ use std::ops::Range;
 
 /// Maximum nesting of objects and arrays.
 const DEPTH_MAX: usize = 64;
-/// Number of members that most lines have at most.
-const MEMBERS: usize = 40;
 /// Largest integer that the canonical form writes as it is.
 const INTEGER_MAX: u64 = (1 << 53) - 1;
 
-/// The members of a line's object, each with the places of its name and its value. The name is without its quotes.
+/// Number of members that `verify` reads.
+const READ: usize = 12;
+
+/// The places of those values in a line's object that `verify` reads.
 #[derive(Debug, Default)]
-pub(super) struct Members(Vec<(Range<usize>, Range<usize>)>);
+pub(super) struct Members([Range<usize>; READ]);
+
+/// Returns the index of a member; `None` if it is not read.
+fn index(member: &[u8]) -> Option<usize> {
+    Some(match member {
+        b"before" => 0,
+        b"durability" => 1,
+        b"durable" => 2,
+        b"hash" => 3,
+        b"mac" => 4,
+        b"prev" => 5,
+        b"root" => 6,
+        b"seq" => 7,
+        b"tree" => 8,
+        b"ts" => 9,
+        b"type" => 10,
+        b"v" => 11,
+        _ => return None,
+    })
+}
 
 impl Members {
     /// Reads the members of a line. `None` if the line is not a JSON object in canonical form.
     pub(super) fn read(line: &[u8]) -> Option<Self> {
         std::str::from_utf8(line).ok()?;
         let mut scanner = Scanner { line, at: 0 };
-        let mut members = Self(Vec::with_capacity(MEMBERS));
-        scanner.object(0, |name, value| members.0.push((name, value)))?;
+        let mut members = Self::default();
+        scanner.object(0, |name, value| {
+            let place = index(name).and_then(|index| members.0.get_mut(index));
+            place.into_iter().for_each(|place| *place = value.clone());
+        })?;
         (scanner.at == line.len()).then_some(members)
     }
 
-    /// Returns the place of a member's value.
-    pub(super) fn place(&self, line: &[u8], member: &str) -> Option<Range<usize>> {
-        let found = self.0.iter().find(|(name, _)| line.get(name.clone()) == Some(member.as_bytes()));
-        found.map(|(_, value)| value.clone())
+    /// Returns the place of a member's value. The member must be one that is read.
+    pub(super) fn place(&self, member: &str) -> Option<Range<usize>> {
+        self.0.get(index(member.as_bytes())?).filter(|place| !place.is_empty()).cloned()
     }
 
     /// Returns the text of a member.
     pub(super) fn text<'l>(&self, line: &'l [u8], member: &str) -> Option<Cow<'l, str>> {
-        let quoted = line.get(self.place(line, member)?)?;
+        let quoted = line.get(self.place(member)?)?;
         match quoted.strip_prefix(b"\"")?.strip_suffix(b"\"")? {
             plain if memchr::memchr(b'\\', plain).is_none() => std::str::from_utf8(plain).ok().map(Cow::Borrowed),
             _ => serde_json::from_slice(quoted).ok().map(Cow::Owned),
@@ -42,8 +64,17 @@ impl Members {
 
     /// Returns the number of a member.
     pub(super) fn number(&self, line: &[u8], member: &str) -> Option<u64> {
-        std::str::from_utf8(line.get(self.place(line, member)?)?).ok()?.parse().ok()
+        std::str::from_utf8(line.get(self.place(member)?)?).ok()?.parse().ok()
     }
+}
+
+/// A string of a line.
+#[derive(Clone)]
+struct Text {
+    /// Place of what is between its quotes.
+    place: Range<usize>,
+    /// Whether it is of ASCII without escapes, so that the order of its bytes is that of its UTF-16 code units.
+    is_plain: bool,
 }
 
 struct Scanner<'a> {
@@ -94,21 +125,21 @@ impl Scanner<'_> {
     }
 
     /// Reads an object, whose names must be in the order of their UTF-16 code units.
-    fn object(&mut self, depth: usize, mut member: impl FnMut(Range<usize>, Range<usize>)) -> Option<()> {
+    fn object(&mut self, depth: usize, mut member: impl FnMut(&[u8], Range<usize>)) -> Option<()> {
         self.take(b'{')?;
         if self.take(b'}').is_some() {
             return Some(());
         }
-        let mut before: Option<Range<usize>> = None;
+        let mut before: Option<Text> = None;
         loop {
             let name = self.string()?;
-            if before.is_some_and(|before| !self.is_sorted(before, name.clone())) {
+            if before.is_some_and(|before| !self.is_sorted(&before, &name)) {
                 return None;
             }
             self.take(b':')?;
             let start = self.at;
             self.value(depth + 1)?;
-            member(name.clone(), start..self.at);
+            member(self.line.get(name.place.clone())?, start..self.at);
             before = Some(name);
             if self.take(b',').is_none() {
                 return self.take(b'}');
@@ -116,38 +147,36 @@ impl Scanner<'_> {
         }
     }
 
-    fn is_sorted(&self, one: Range<usize>, next: Range<usize>) -> bool {
-        let (Some(one), Some(next)) = (self.line.get(one), self.line.get(next)) else { return false };
-        let is_plain = |name: &[u8]| name.is_ascii() && !name.contains(&b'\\');
-        if is_plain(one) && is_plain(next) {
-            return one < next;
+    fn is_sorted(&self, one: &Text, next: &Text) -> bool {
+        let bytes = |text: &Text| self.line.get(text.place.clone());
+        let (Some(first), Some(second)) = (bytes(one), bytes(next)) else { return false };
+        if one.is_plain && next.is_plain {
+            return first < second;
         }
         let units = |name: &[u8]| {
             let quoted = [b"\"", name, b"\""].concat();
             serde_json::from_slice::<String>(&quoted).ok().map(|name| name.encode_utf16().collect::<Vec<_>>())
         };
-        matches!((units(one), units(next)), (Some(one), Some(next)) if one < next)
+        matches!((units(first), units(second)), (Some(one), Some(next)) if one < next)
     }
 
-    /// Reads a string, and returns the place of what is between its quotes.
-    fn string(&mut self) -> Option<Range<usize>> {
+    fn string(&mut self) -> Option<Text> {
         self.take(b'"')?;
         let start = self.at;
+        let mut is_plain = true;
         loop {
-            let rest = self.line.get(self.at..)?;
-            let plain = memchr::memchr2(b'"', b'\\', rest)?;
-            if rest.get(..plain)?.iter().any(|byte| *byte < 0x20) {
-                return None;
-            }
-            self.at += plain;
+            let (length, is_ascii) = ordinary(self.line.get(self.at..)?);
+            is_plain &= is_ascii;
+            self.at += length;
             match self.peek()? {
                 b'"' => {
                     self.at += 1;
-                    return Some(start..self.at - 1);
+                    return Some(Text { place: start..self.at - 1, is_plain });
                 }
                 b'\\' => self.escape()?,
                 _ => return None,
             }
+            is_plain = false;
         }
     }
 
@@ -181,6 +210,33 @@ impl Scanner<'_> {
         let number: f64 = serde_json::from_str(text).ok()?;
         (serde_json_canonicalizer::to_string(&number).ok()? == text).then_some(())
     }
+}
+
+/// Returns the number of bytes before the first quote, backslash or control character, and whether they are all ASCII.
+fn ordinary(bytes: &[u8]) -> (usize, bool) {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGH: u64 = ONES << 7;
+    // Sets the high bit of each byte that is zero; bytes after the first such byte may be wrong.
+    let zero = |word: u64| word.wrapping_sub(ONES) & !word & HIGH;
+    let (mut length, mut all) = (0, 0_u64);
+    for chunk in bytes.chunks_exact(8) {
+        let Some(word) = chunk.first_chunk().copied().map(u64::from_le_bytes) else { break };
+        let quote = zero(word ^ (ONES * u64::from(b'"')));
+        let backslash = zero(word ^ (ONES * u64::from(b'\\')));
+        // A byte below 0x20 has none of its three high bits.
+        let control = zero(word & (ONES * 0xE0));
+        let end = quote | backslash | control;
+        if end != 0 {
+            // The lowest bit is that of the first of these bytes, whose bytes before it are the word's lower ones.
+            let before = (end & end.wrapping_neg()) - 1;
+            return (length + (end.trailing_zeros() / 8) as usize, (all | word & before) & HIGH == 0);
+        }
+        all |= word;
+        length += 8;
+    }
+    let rest = bytes.get(length..).unwrap_or_default();
+    let end = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)).unwrap_or(rest.len());
+    (length + end, all & HIGH == 0 && rest.get(..end).is_some_and(<[u8]>::is_ascii))
 }
 
 #[cfg(test)]
