@@ -223,6 +223,7 @@ impl Detectors {
         let found = self.settings.models.iter().filter_map(|ModelSettings { kind, threshold, severity }| {
             let window = self.models.get(kind)?.worst(folded.text()).filter(|window| window.score >= *threshold)?;
             let (start, end) = folded.original(window.span);
+            let span = text.get(start..end).filter(|words| !words.is_empty()).map(|_| (start, end))?;
             Some(Finding {
                 kind: kind.clone(),
                 code: MODEL.to_owned(),
@@ -230,7 +231,7 @@ impl Detectors {
                 // A score is at most 1000, so this is a percentage.
                 confidence: u8::try_from(window.score / 10).unwrap_or(100),
                 source: source.to_owned(),
-                span: text.get(start..end).map(|_| (start, end)),
+                span: Some(span),
             })
         });
         found.collect()

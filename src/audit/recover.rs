@@ -125,25 +125,32 @@ pub(super) fn read_tail(folder: &Path, key: &DigestKey, now: Timestamp) -> Resul
     Ok(tail)
 }
 
-/// Checks that no closed segment is missing, cut off or another's. What follows an accepted loss has nothing to follow.
+/// Checks that no closed segment is missing, cut off or another's. Before an accepted loss lines may be missing, and the segment may
+/// be empty.
 fn check_ends(folder: &Path, segments: &[(u64, PathBuf)], key: &DigestKey) -> Result<(), OpenError> {
     let io = |error| OpenError::Io(folder.to_owned(), error);
     // The caller checks that the last segment follows the one before it.
     let closed = segments.get(..segments.len().saturating_sub(1)).unwrap_or_default();
-    for [(_, before), (first, path)] in closed.array_windows() {
-        let begins = first_line(path).map_err(io)?.ok_or_else(|| damaged(folder, path, 1))?;
-        if begins.1.r#type == LOSS {
+    let mut before: Option<&PathBuf> = None;
+    for (first, path) in closed {
+        if fs::metadata(path).map_err(io)?.len() == 0 {
             continue;
         }
-        let end = last_line(before).map_err(io)?.filter(|(line, place)| {
-            place.seq.checked_add(1) == Some(*first) && begins.1.seq == *first && begins.1.prev == hash(line)
-        });
-        if end.is_none() {
-            return Err(damaged(folder, path, 1));
-        }
-        if !is_own(&begins.0, key) {
+        let (line, place) = first_line(path).map_err(io)?.ok_or_else(|| damaged(folder, path, 1))?;
+        if !is_own(&line, key) {
             return Err(OpenError::Foreign { place: format!("{}:1", path.display()) });
         }
+        let follows = match before {
+            None => true,
+            Some(before) => last_line(before).map_err(io)?.is_some_and(|(line, end)| {
+                let is_next = end.seq.checked_add(1) == Some(*first) || place.r#type == LOSS && end.seq < *first;
+                is_next && place.prev == hash(&line)
+            }),
+        };
+        if place.seq != *first || !follows {
+            return Err(damaged(folder, path, 1));
+        }
+        before = Some(path);
     }
     Ok(())
 }

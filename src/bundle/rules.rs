@@ -6,7 +6,7 @@ use crate::bundle::constraints::{self, Constraint};
 use crate::content::claims::{ClaimFile, Lexicon};
 use crate::content::linear::Linear;
 use crate::content::rules::{File, Judges};
-use crate::content::{Detectors, INJECTION, Settings, drafts};
+use crate::content::{Detectors, INJECTION, ModelSettings, Settings, drafts};
 use crate::model::fault::Fault;
 use crate::model::fault::code::Code;
 use crate::model::finding::SensitiveKind;
@@ -168,7 +168,12 @@ fn detectors(
     let wanted: Vec<String> =
         settings.iter().flat_map(|(_, settings)| &settings.models).map(|model| model.kind.clone()).collect();
     for (source, kinds) in settings.iter().map(|(source, settings)| (source, &settings.models)) {
-        let unknown = kinds.iter().filter_map(|model| Some((model.kind.clone(), no_kind(&incoming, &model.kind)?)));
+        let fault = |model: &ModelSettings| match model.threshold {
+            _ if model.kind == INJECTION => Some("`injection` has its thresholds in `channels`".to_owned()),
+            1..=1000 => no_kind(&incoming, &model.kind),
+            _ => Some("`threshold` must be 1 to 1000".to_owned()),
+        };
+        let unknown = kinds.iter().filter_map(|model| Some((model.kind.clone(), fault(model)?)));
         faults.extend(placed(Code::DetectorsRule, source, unknown.collect()));
     }
     faults.extend(models(&mut detectors, models_files, &wanted, governs));
@@ -187,7 +192,7 @@ fn models(detectors: &mut Detectors, files: Vec<Source>, wanted: &[String], gove
     let mut faults = vec![];
     for source in files {
         let name = source.file.rsplit_once('/').map_or(source.file.as_str(), |(_, name)| name);
-        let kind = name.trim_end_matches(".model").to_owned();
+        let kind = name.strip_suffix(".model").unwrap_or(name).to_owned();
         match Linear::read(&source.text) {
             Ok(model) if kind == INJECTION => detectors.injection = Some(model),
             Ok(model) if wanted.contains(&kind) => drop(detectors.models.insert(kind, model)),

@@ -126,7 +126,8 @@ pub(super) fn run(environment: &Environment, command: &Command) -> Result<Exit, 
                 let kind = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
                 match detectors.models.get_mut(&kind) {
                     Some(own) => *own = model,
-                    None => detectors.injection = Some(model),
+                    None if kind == INJECTION => detectors.injection = Some(model),
+                    None => return Err(failed("must be named after the kind of its findings".to_owned())),
                 }
             }
             let rows = arguments.corpora.read()?;

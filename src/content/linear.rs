@@ -12,6 +12,8 @@ use crate::content::linear::features::{Canonical, FEATURES, windows};
 use crate::model::part::Part;
 
 const FORMAT: &str = "countersign.linear/1";
+/// Name of the same format in earlier versions, whose bundles are kept.
+const FORMAT_BEFORE: &str = "countersign.injection/1";
 /// Lower bound of the feature count that a window's sum is scaled by. Without it, a few strong features in a
 /// short text would suffice for a finding.
 pub const FEWEST: f64 = 160.0;
@@ -72,7 +74,7 @@ impl Linear {
         let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
         let header: Header =
             serde_json::from_str(first).map_err(|_| "the first line is not a model header".to_owned())?;
-        if header.format != FORMAT {
+        if ![FORMAT, FORMAT_BEFORE].contains(&header.format.as_str()) {
             return Err(format!("has an unsupported format; expected {FORMAT}"));
         }
         let encoded: String = rest.split_whitespace().collect();

@@ -84,7 +84,7 @@ impl Pdp {
             caps: (i64::from(case), i64::from(agent), i64::from(queue)),
             cool_down: templates.cool_down(),
             approval: approval.clone(),
-            draft: asked.draft,
+            draft: asked.draft.clone(),
         };
         let record = new.record.clone();
         let approval = match self.store.request(new).await? {
@@ -94,21 +94,13 @@ impl Pdp {
                 self.telemetry.metrics.approval("requested");
                 Approval { revision: transition.revision.number, ..approval }
             }
-            Requested::Same(waiting) => *waiting,
-            Requested::AgentFull => {
-                return Err(Refusal::Exhausted("the agent has reached its maximum number of pending requests"));
+            Requested::Same(waiting) => {
+                if !asked.draft.is_empty() {
+                    self.store.add_draft(&waiting.id, asked.draft).await?;
+                }
+                *waiting
             }
-            Requested::CaseFull => {
-                return Err(Refusal::Exhausted("the case has reached its maximum number of pending requests"));
-            }
-            Requested::QueueFull => {
-                return Err(Refusal::Exhausted(
-                    "the reviewers' queue has reached its maximum number of pending requests",
-                ));
-            }
-            Requested::CoolDown => {
-                return Err(Refusal::Precondition("the same call was denied a short while ago: do not ask again"));
-            }
+            refused => return Err(why_not(&refused)),
         };
         Ok(self.seen(moment, approval))
     }
@@ -161,6 +153,20 @@ impl Pdp {
             suggested: String::new(),
             binding,
         })
+    }
+}
+
+/// Returns the refusal of a request that the store did not take.
+fn why_not(refused: &Requested) -> Refusal {
+    match refused {
+        Requested::AgentFull => Refusal::Exhausted("the agent has reached its maximum number of pending requests"),
+        Requested::CaseFull => Refusal::Exhausted("the case has reached its maximum number of pending requests"),
+        Requested::QueueFull => {
+            Refusal::Exhausted("the reviewers' queue has reached its maximum number of pending requests")
+        }
+        Requested::CoolDown | Requested::New(_) | Requested::Same(_) => {
+            Refusal::Precondition("the same call was denied a short while ago: do not ask again")
+        }
     }
 }
 

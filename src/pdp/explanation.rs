@@ -1,11 +1,12 @@
 //! Explains a recorded decision: its evidence is evaluated again by the bundle that decided, policy by policy.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::audit::decisions::evidence_of;
 use crate::audit::story::Entry;
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, Reading};
 use crate::model::chain::Link;
 use crate::model::refusal::Refusal;
 use crate::pdp::Pdp;
@@ -64,40 +65,43 @@ impl Pdp {
         if digest.is_empty() {
             return Ok(Explanation::Missing("no evidence of it was kept"));
         }
+        // The permit goes to the threads that read, so that a client which goes away does not free it.
         let (folder, seq, wanted) = (decision.folder.clone(), decision.seq, digest.to_owned());
-        let found = tokio::task::spawn_blocking(move || evidence_of(&folder, seq, &wanted)).await;
-        let unreadable = || Refused(Refusal::Unavailable("the audit log can't be read"));
-        let Some(sealed) = found.map_err(|_| unreadable())?.map_err(|_| unreadable())? else {
-            return Ok(Explanation::Missing("its evidence is not kept any longer"));
+        let found = tokio::task::spawn_blocking(move || (evidence_of(&folder, seq, &wanted), reader)).await;
+        let Ok((Ok(Some(sealed)), reader)) = found else {
+            return Ok(Explanation::Missing("its evidence is not kept any longer, or can't be read"));
         };
-        let Some(evaluated) = self.opened(&sealed).await? else {
-            return Ok(Explanation::Missing("its evidence was erased, has expired or is damaged"));
+        let Some(evaluated) = self.opened(&sealed).await else {
+            return Ok(Explanation::Missing("the key of its evidence was erased, has expired or can't be read"));
         };
-        let Some(deciding) = self.deciding(decision.text("/policy/digest")).await else {
-            return Ok(Explanation::Missing("the bundle that decided is not kept any longer"));
-        };
+        let (current, digest) = (self.active.snapshot(), decision.text("/policy/digest").to_owned());
+        let (folder, reading) = (self.audit.folder().to_owned(), self.options.reading);
         let explaining = tokio::task::spawn_blocking(move || {
             let _reader = reader;
-            deciding.explain(&evaluated)
+            let deciding = deciding(current, &folder, reading, &digest);
+            deciding.map_or(Ok(Explanation::Missing("the bundle that decided is not kept any longer")), |deciding| {
+                deciding.explain(&evaluated)
+            })
         });
-        explaining.await.map_err(|_| unreadable())?.map_err(Refused)
+        Ok(match explaining.await {
+            Ok(Ok(explanation)) => explanation,
+            Ok(Err(_)) | Err(_) => Explanation::Missing("this version can't evaluate it"),
+        })
     }
 
-    /// Decrypts evidence. `None` if its key is gone, or if it has another form.
-    async fn opened(&self, sealed: &Sealed) -> Result<Option<Evaluated>, Refused> {
-        let secret = self.store.subject_secret(sealed.key()).await.map_err(|error| Refused(Refusal::from(error)))?;
-        let key = self.store.sealing().zip(secret).and_then(|(keys, secret)| keys.of_subject(sealed.key(), &secret));
-        Ok(key.and_then(|key| key.open(sealed)).and_then(|evidence| Evaluated::read(&evidence)))
+    /// Decrypts evidence. `None` if its key is gone or the state store does not answer, or if it has another form.
+    async fn opened(&self, sealed: &Sealed) -> Option<Evaluated> {
+        let secret = self.store.subject_secret(sealed.key()).await.ok().flatten()?;
+        let key = self.store.sealing()?.of_subject(sealed.key(), &secret)?;
+        Evaluated::read(&key.open(sealed)?)
     }
+}
 
-    /// Returns the bundle with this digest: the one in force, or a kept copy.
-    async fn deciding(&self, digest: &str) -> Option<Deciding> {
-        let current = self.active.snapshot();
-        if current.bundle.version.digest == digest {
-            return Some(Deciding::InForce(current));
-        }
-        let (place, reading) = (kept_bundles::place(self.audit.folder(), digest), self.options.reading);
-        let loading = tokio::task::spawn_blocking(move || Bundle::load(&place, reading).ok());
-        loading.await.ok().flatten().map(|bundle| Deciding::Kept(Box::new(bundle)))
+/// Returns the bundle with this digest: the one in force, or a kept copy.
+fn deciding(current: Arc<Snapshot>, log: &Path, reading: Reading, digest: &str) -> Option<Deciding> {
+    if current.bundle.version.digest == digest {
+        return Some(Deciding::InForce(current));
     }
+    let kept = Bundle::load(&kept_bundles::place(log, digest), reading).ok();
+    kept.filter(|bundle| bundle.version.digest == digest).map(|bundle| Deciding::Kept(Box::new(bundle)))
 }

@@ -48,6 +48,8 @@ struct Known {
     read_at: Timestamp,
     /// Time when all of it was read.
     loaded_at: Timestamp,
+    /// Whether the list has all of it. A failure, or a browser that leaves, may end a refresh in between.
+    is_listed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -81,18 +83,16 @@ impl Inbox {
     async fn refresh(&self, store: &Store, now: Timestamp) -> Result<(), StoreError> {
         let mut known = self.known.lock().await;
         let seen = store.seen();
-        let mut has_changed = false;
         // An erased row leaves no change, so all rows are read again from time to time.
         if known.generation != seen.generation || known.loaded_at.plus(WHOLE) <= now {
             let pending = all_pending(store).await?;
             let (generation, revision) = (seen.generation, seen.revision);
-            *known = Known { pending, generation, revision, read_at: now, loaded_at: now };
-            has_changed = true;
+            *known = Known { pending, generation, revision, read_at: now, loaded_at: now, is_listed: false };
         } else if now < known.read_at.plus(FRESH) {
             return Ok(());
         }
         while let Some(changed) = next_changes(store, known.revision).await? {
-            has_changed = true;
+            known.is_listed = false;
             for approval in changed {
                 known.revision = known.revision.max(approval.revision);
                 match approval.state == State::Pending && approval.binding.giver == Giver::Reviewers {
@@ -102,12 +102,13 @@ impl Inbox {
             }
         }
         known.read_at = now;
-        if !has_changed {
+        if known.is_listed {
             return Ok(());
         }
         let mut pending: Vec<Arc<Approval>> = known.pending.values().cloned().collect();
         pending.sort_by_cached_key(|one| (std::cmp::Reverse(score(one)), one.requested_at, one.id.clone()));
         self.list.store(Arc::new(Listing { pending, revision: known.revision }));
+        known.is_listed = true;
         Ok(())
     }
 }
@@ -172,7 +173,7 @@ impl Pdp {
             text.is_empty() || places.iter().any(|place| place.to_lowercase().contains(&text))
         };
         let visible = list.pending.iter().filter(is_here).filter(is_meant);
-        let first = wanted.page.saturating_mul(ROWS_MAX);
+        let first = wanted.page.min(list.pending.len()).saturating_mul(ROWS_MAX);
         let counted = COUNTED_MAX.max(first.saturating_add(ROWS_MAX + 1));
         let visible: Vec<&Arc<Approval>> =
             visible.filter(|one| self.may_read(&moment, &party, one)).take(counted).collect();

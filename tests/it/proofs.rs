@@ -226,6 +226,40 @@ async fn old_segments_are_deleted_by_a_line_that_says_so_and_the_rest_stays_prov
     assert!(gone.contains("lines were cut off"), "{gone}");
 }
 
+/// A witness also has heads of lines that were deleted since; they can't be compared, and the others must be there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_witness_is_compared_with_the_lines_that_are_left() {
+    let folder = temp();
+    let log = folder.path().join("audit");
+    write(&log, 60, 2000, 0).await;
+    let all = segments(&log).into_iter().map(|path| std::fs::read_to_string(path).unwrap()).collect::<String>();
+    let note = |(index, line): (usize, &str)| {
+        let hash = data_encoding::HEXLOWER.encode(&Sha256::digest(line));
+        serde_json::json!({"replica": "r-1", "log": "log", "index": index, "hash": hash, "at": "2026-03-02T09:00:00Z"})
+            .to_string()
+            + "\n"
+    };
+    let witness = folder.path().join("witness.jsonl");
+    std::fs::write(&witness, all.lines().enumerate().map(note).collect::<String>()).unwrap();
+    let audit = open(&log, 2000, START + 100).unwrap();
+    audit.trim(Timestamp::from_seconds(START + 30), Timestamp::from_seconds(START + 100));
+    tokio::task::block_in_place(|| audit.close());
+    // The command may run as another user than the test.
+    let opened = std::process::Command::new("chmod").args(["-R", "a+rX"]).arg(folder.path()).status().unwrap();
+    assert!(opened.success());
+    let verified = || {
+        let mut verify = crate::harness::command(&["audit", "verify", "--replica", "r-1", "--witness"]);
+        let output = verify.args([&witness, &log]).output().unwrap();
+        (output.status.code(), [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat())
+    };
+    let (code, text) = verified();
+    assert!(code == Some(0) && text.contains("were deleted, as a later line says"), "{text}");
+    // Somebody else's copy of the log, or one that lost its end, is not the one that was noted.
+    std::fs::write(&witness, note((60, "another line"))).unwrap();
+    let (code, text) = verified();
+    assert!(code == Some(3) && text.contains("no line has the noted hash"), "{code:?} {text}");
+}
+
 /// Who can write the files, but has no key, can't make the server delete lines that are not old.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_time_does_not_make_lines_old() {
@@ -505,6 +539,43 @@ async fn a_loss_that_only_a_checkpoint_shows_can_be_accepted() {
     assert!(checkpoint.origin.ends_with("/10") && checkpoint.size == 4, "{checkpoint:?}");
     let again = Audit::open_after_loss(options(&log, 1 << 20), keys(), Arc::new(SystemDisk), &[], now);
     assert!(matches!(again, Err(OpenError::Complete(_))));
+}
+
+/// A segment whose lines were all lost stays, empty, before the line that accepts the loss.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_with_an_emptied_segment_before_an_accepted_loss_starts_again_and_a_forged_loss_does_not() {
+    let folder = temp();
+    let log = folder.path().join("audit");
+    write(&log, 40, 2000, 0).await;
+    let last = segments(&log).pop().unwrap();
+    std::fs::File::options().write(true).open(last).unwrap().set_len(0).unwrap();
+    assert!(matches!(open(&log, 2000, START + 50), Err(OpenError::Checkpoint(_))));
+    let now = Timestamp::from_seconds(START + 50);
+    let (audit, _) = Audit::open_after_loss(options(&log, 2000), keys(), Arc::new(SystemDisk), &[], now).unwrap();
+    let loss = LossRecord { reason: "a test".into(), found: audit.head(), noted: vec![] };
+    audit.append(now, Record::LossAccepted(loss)).await.unwrap();
+    tokio::task::block_in_place(|| audit.close());
+    // It starts while the segment of the loss is the last one, and when others follow.
+    write(&log, 1, 2000, 60).await;
+    write(&log, 20, 2000, 70).await;
+    tokio::task::block_in_place(|| open(&log, 2000, START + 100).unwrap().close());
+    assert_eq!(verify(&log, &expected()).unwrap().losses.len(), 1);
+
+    // Who has no key can't cover a gap with such a line.
+    let all = segments(&log);
+    let emptied = all.iter().position(|path| std::fs::metadata(path).unwrap().len() == 0).unwrap();
+    let kept = std::fs::read(&all[emptied - 1]).unwrap();
+    std::fs::remove_file(&all[emptied - 1]).unwrap();
+    assert!(matches!(open(&log, 2000, START + 110), Err(OpenError::Damaged { .. })));
+    std::fs::write(&all[emptied - 1], kept).unwrap();
+    let (gone, next) = (&all[1], &all[2]);
+    let whole = std::fs::read_to_string(next).unwrap();
+    std::fs::remove_file(gone).unwrap();
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(next, std::fs::Permissions::from_mode(0o640)).unwrap();
+    std::fs::write(next, whole.replacen("\"type\":\"log.resumed\"", "\"type\":\"log.loss_accepted\"", 1)).unwrap();
+    let found = open(&log, 2000, START + 110).map(drop);
+    assert!(matches!(found, Err(OpenError::Foreign { .. })), "{found:?}");
 }
 
 /// The last lines of a best-effort log become durable, and get a checkpoint, although no line follows them.

@@ -5,6 +5,7 @@ use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
 use crate::approvals::store::Store;
+use crate::approvals::store::engine::End;
 use crate::approvals::store::error::StoreError;
 use crate::approvals::store::history::Writer;
 use crate::approvals::store::subjects::approval_key;
@@ -51,12 +52,35 @@ impl Store {
     /// When the store does not answer, or the draft can't be decrypted.
     pub async fn draft(&self, id: &str) -> Result<String, StoreError> {
         let sql = "SELECT draft, (SELECT secret FROM subject_keys k WHERE k.id = sealed_by) AS secret FROM approvals
-            WHERE id = $1 AND draft <> ''";
+            WHERE id = $1 AND draft <> '' AND state IN ('pending', 'approved')";
         let query = sqlx::query(sql).bind(id.to_owned());
         let row = self.read(|mut connection| async move { Ok(query.fetch_optional(&mut *connection).await?) }).await?;
         let Some(row) = row else { return Ok(String::new()) };
         let draft = opened(row.try_get("draft")?, self.options.sealing.as_ref(), row.try_get("secret")?);
         draft.and_then(|draft| String::from_utf8(draft).ok()).ok_or(StoreError::Damaged)
+    }
+
+    /// Adds the draft that the call of a pending approval sends, if it has none.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn add_draft(&self, id: &str, draft: String) -> Result<(), StoreError> {
+        let (id, sealing) = (id.to_owned(), self.options.sealing.clone());
+        self.write(move |connection| {
+            Box::pin(async move {
+                let sql = "SELECT sealed_by, (SELECT secret FROM subject_keys k WHERE k.id = sealed_by) AS secret FROM approvals
+                    WHERE id = $1 AND draft = '' AND state = 'pending'";
+                let row = sqlx::query(sql).bind(id.clone()).fetch_optional(&mut *connection).await?;
+                let Some(row) = row else { return Ok(End::RollBack(())) };
+                let (by, secret): (String, String) = (row.try_get("sealed_by")?, row.try_get("secret")?);
+                let key = sealing.and_then(|sealing| sealing.of_subject(&by, &secret));
+                let sealed = key.and_then(|key| key.seal(draft.into_bytes())).ok_or(StoreError::Damaged)?;
+                let update = "UPDATE approvals SET draft = $1 WHERE id = $2 AND draft = '' AND state = 'pending'";
+                sqlx::query(update).bind(sealed.to_string()).bind(id).execute(&mut *connection).await?;
+                Ok(End::Commit(()))
+            })
+        })
+        .await
     }
 
     /// Returns approvals in the order of their requests or of their last changes.
