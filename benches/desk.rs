@@ -2,7 +2,13 @@
 //!
 //! Run with `cargo bench --bench desk` (or `make bench`). Set `COUNTERSIGN_BENCH_REQUESTS` for another number of requests. Server and
 //! clients are in one process, so CPU times are of both; they are compared within one run.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark measures, prints and stops at a fault")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a benchmark measures, prints and stops at a fault"
+)]
 
 #[path = "common/bundles.rs"]
 mod bundles;
