@@ -333,6 +333,10 @@ async fn the_reviewer_of_a_reply_reads_the_draft_with_its_findings_marked_until_
     let without = ask_for_reply(&mut calls, DRAFT, "").await.unwrap();
     let page = rep.page(&format!("/requests/{}", without.id)).await;
     assert!(page.contains("did not pass the draft") && !page.contains("<mark>"), "{page}");
+    // The same call again is the same request, which gets the draft.
+    let again = ask_for_reply(&mut calls, DRAFT, DRAFT).await.unwrap();
+    assert_eq!(again.id, without.id);
+    assert!(rep.page(&format!("/requests/{}", again.id)).await.contains("<mark>we have refunded</mark>"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
