@@ -162,7 +162,7 @@ async fn decide(channel: &Channel) -> f64 {
     least
 }
 
-/// Returns the share of a core that the process uses while nobody calls.
+/// Returns the share of a core that the process uses without any call.
 async fn idle() -> f64 {
     let used = cpu();
     tokio::time::sleep(Duration::from_secs(10)).await;

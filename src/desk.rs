@@ -51,7 +51,7 @@ use crate::telemetry::spans::Trace;
 const FORM_MAX: usize = 64 * 1024;
 /// Maximum age of a connection; a watching browser connects again.
 const AGE: Duration = Duration::from_secs(600);
-/// Maximum age of a connection on which nobody signed in.
+/// Maximum age of a connection without a request of a signed-in human.
 const UNKNOWN_AGE: Duration = Duration::from_secs(60);
 
 const STYLE: &str = include_str!("desk/assets/desk.css");
@@ -111,7 +111,7 @@ impl FromRequestParts<Arc<Desk>> for Human {
         let now = desk.pdp.moment().now;
         match desk.sessions.read(&parts.headers, now) {
             Some(session) => {
-                // From now on, connections of others don't close this one.
+                // The connections of strangers can't close a known one.
                 known.store(true, Ordering::Release);
                 Ok(Self { origin: Desk::origin(address, &session), session })
             }

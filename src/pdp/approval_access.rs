@@ -61,10 +61,11 @@ impl Pdp {
     async fn read_one(&self, moment: &Moment, party: &Party, by: &Actor, id: &str) -> Result<Seen, Refusal> {
         let approval = self.readable(moment, party, id).await?;
         let seen = self.seen_by(moment, party, by, approval).await?;
+        let is_open = matches!(seen.state, State::Pending | State::Approved);
         let draft = match party {
-            Party::Human(_) => self.store.draft(id).await?,
-            // It wrote the draft, or passed it.
-            Party::Service(_) => String::new(),
+            Party::Human(_) if is_open => self.store.draft(id).await?,
+            // An approval that has expired may still have its draft. A tool service has passed it.
+            Party::Human(_) | Party::Service(_) => String::new(),
         };
         Ok(Seen { draft, ..seen })
     }

@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(last("clauses", &explain(3, false)), Some(("context.b || context.a > 5".into(), Ok(false))));
         assert_eq!(last("clauses", &explain(3, true)), Some(("context.b".into(), Ok(true))));
         assert!(ids(&explain(3, true), true).contains(&"guard".to_owned()));
-        // Of an `unless` that lets a policy apply, the clause that is false is named.
+        // If a policy applies, the false clause of its `unless` is named.
         assert_eq!(last("lacks", &explain(3, true)), Some(("context.a > 5".into(), Ok(false))));
         assert_eq!(last("lacks", &explain(7, false)), Some(("context.b".into(), Ok(false))));
         assert_eq!(

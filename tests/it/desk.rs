@@ -537,7 +537,7 @@ async fn links_lead_to_the_case_and_the_trace_and_a_refused_bundle_is_shown() {
     let page = lead.page(&format!("/decisions/{}", denied.evaluation_id)).await;
     assert!(page.contains(&trace), "{trace}: {page}");
 
-    // Of two reviewers, one is not enough, and the same one twice is one.
+    // One of two reviewers is not enough, and she can't review twice.
     assert_eq!(lead.review(&waiting.id, "approve").await.status(), StatusCode::SEE_OTHER);
     let page = second.page(&path).await;
     assert!(page.contains("Waits for 1 of 2 reviewers") && page.contains("<strong>lead-1</strong> approved"), "{page}");

@@ -561,7 +561,7 @@ async fn a_log_with_an_emptied_segment_before_an_accepted_loss_starts_again_and_
     tokio::task::block_in_place(|| open(&log, 2000, START + 100).unwrap().close());
     assert_eq!(verify(&log, &expected()).unwrap().losses.len(), 1);
 
-    // Who has no key can't cover a gap with such a line.
+    // An attacker without the key can't hide a gap with such a line.
     let all = segments(&log);
     let emptied = all.iter().position(|path| std::fs::metadata(path).unwrap().len() == 0).unwrap();
     let kept = std::fs::read(&all[emptied - 1]).unwrap();

@@ -1,7 +1,7 @@
 //! The writer's loop: it takes the waiting messages from the queue and writes their records as one batch.
 //!
-//! A sync costs far more than a line, so while records come one after another, the writer waits a little for the next ones. A record
-//! that comes alone is synced at once.
+//! A sync costs far more than a line. So, after a batch with several records, the writer waits a little for more records before it
+//! syncs the next one. It syncs a single record at once.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
