@@ -29,6 +29,7 @@ use countersign::bundle::{Bundle, Reading};
 use countersign::config::Config;
 use countersign::content::Detectors;
 use countersign::content::drafts::Draft;
+use countersign::content::linear::features::Features;
 use countersign::content::normalise::Views;
 use countersign::content::values::{ValueKey, Values};
 use countersign::model::call::Untrusted;
@@ -104,6 +105,7 @@ fn detectors(detectors: &Detectors) {
     });
     let untrusted = [Untrusted { source: "ticket.body".into(), text: text.clone() }];
     let folded = views.folded.text();
+    let features = Features::of(folded);
     let draft = |sources: Vec<&str>| {
         let has_sources = !sources.is_empty();
         let draft = Draft {
@@ -118,11 +120,18 @@ fn detectors(detectors: &Detectors) {
         };
         detectors.draft(&draft).findings.len()
     };
-    let stages: [(&str, &dyn Fn() -> usize); 9] = [
+    let stages: [(&str, &dyn Fn() -> usize); 10] = [
         ("views", &|| Views::of(&text).bytes()),
         ("incoming rules", &|| count(|found| detectors.incoming.find(folded, |_| found()))),
         ("injection model", &|| {
-            detectors.injection.as_ref().and_then(|model| model.worst(folded)).map_or(0, |window| window.span.0)
+            detectors
+                .injection
+                .as_ref()
+                .and_then(|model| model.worst(&Features::of(folded)))
+                .map_or(0, |window| window.span.0)
+        }),
+        ("each further model", &|| {
+            detectors.injection.as_ref().and_then(|model| model.worst(&features)).map_or(0, |window| window.span.0)
         }),
         ("incoming, whole", &|| detectors.screen(&untrusted).findings.len()),
         ("private rules", &|| count(|found| detectors.private.find(folded, |_| found()))),

@@ -25,6 +25,7 @@ use serde::Deserialize;
 
 use crate::content::claims::Lexicon;
 use crate::content::linear::Linear;
+use crate::content::linear::features::Features;
 use crate::content::normalise::{View, Views};
 use crate::content::pattern::Pattern;
 use crate::content::rules::Rules;
@@ -119,6 +120,15 @@ pub struct Detectors {
     public_texts: Vec<View>,
 }
 
+/// A model, with what makes a finding of its score.
+struct Scorer<'a> {
+    kind: &'a str,
+    model: &'a Linear,
+    /// Score, in thousandths, from which it reports a finding.
+    threshold: u16,
+    severity: Severity,
+}
+
 impl Detectors {
     /// Takes the settings; returns what is wrong with them, each with the entry to look for.
     pub fn set(&mut self, settings: Settings) -> Vec<(String, String)> {
@@ -167,13 +177,11 @@ impl Detectors {
     pub(crate) fn screen_text(&self, source: &str, text: &str, views: &Views) -> Vec<Finding> {
         let channel = self.channel(source);
         let threshold = channel.map_or(u16::MAX, |channel| channel.threshold);
-        let mut found = self.screen_at(threshold, source, text, views);
-        found.extend(self.screen_models(source, text, &views.folded));
+        let mut found = self.screen_views(&self.scorers(threshold), source, text, views);
         let threshold = channel.and_then(|channel| channel.string_threshold).unwrap_or(threshold);
+        let scorers = self.scorers(threshold);
         structured::strings(text, |span, content| {
-            let views = Views::of(content);
-            let mut inside = self.screen_at(threshold, source, content, &views);
-            inside.extend(self.screen_models(source, content, &views.folded));
+            let inside = self.screen_views(&scorers, source, content, &Views::of(content));
             found.extend(inside.into_iter().map(|finding| Finding { span: Some(span), ..finding }));
         });
         found.sort();
@@ -183,10 +191,12 @@ impl Detectors {
 
     /// Screens a draft for injections that it repeats.
     pub(crate) fn screen_draft(&self, text: &str, views: &Views) -> Vec<Finding> {
-        self.screen_at(self.settings.draft_threshold, drafts::DRAFT, text, views)
+        let scorers: Vec<Scorer<'_>> = self.injection(self.settings.draft_threshold).into_iter().collect();
+        self.screen_views(&scorers, drafts::DRAFT, text, views)
     }
 
-    fn screen_at(&self, threshold: u16, source: &str, text: &str, views: &Views) -> Vec<Finding> {
+    /// Returns the findings of rules and models in all views of a text. A model's finding is its worst window.
+    fn screen_views(&self, scorers: &[Scorer<'_>], source: &str, text: &str, views: &Views) -> Vec<Finding> {
         let mut found: BTreeMap<(String, String, usize), Finding> = BTreeMap::new();
         let mut add = |(kind, code): (&str, &str), severity, confidence, span: (usize, usize)| {
             if span.0 < span.1 && text.get(span.0..span.1).is_some() {
@@ -201,40 +211,43 @@ impl Detectors {
                 found.entry((kind.into(), code.into(), span.0)).or_insert(finding);
             }
         };
+        let mut worst: Vec<Option<(u16, Span)>> = vec![None; scorers.len()];
         for view in views.all() {
             self.incoming.find(view.text(), |(rule, span)| {
                 add((&rule.kind, &rule.code), rule.severity, 100, view.original(span))
             });
+            if scorers.is_empty() {
+                continue;
+            }
+            let features = Features::of(view.text());
+            for (scorer, worst) in scorers.iter().zip(&mut worst) {
+                let window = scorer.model.worst(&features).filter(|window| window.score >= scorer.threshold);
+                if let Some(window) = window.filter(|window| worst.is_none_or(|(score, _)| window.score >= score)) {
+                    *worst = Some((window.score, view.original(window.span)));
+                }
+            }
         }
-        if let Some(model) = &self.injection {
-            let windows = views.all().filter_map(|view| Some((view, model.worst(view.text())?)));
-            let worst = windows.max_by(|(_, one), (_, other)| one.score.cmp(&other.score));
-            if let Some((view, window)) = worst.filter(|(_, window)| window.score >= threshold) {
+        for (scorer, worst) in scorers.iter().zip(worst) {
+            if let Some((score, span)) = worst {
                 // A score is at most 1000, so this is a percentage.
-                let confidence = u8::try_from(window.score / 10).unwrap_or(100);
-                add((INJECTION, MODEL), Severity::High, confidence, view.original(window.span));
+                add((scorer.kind, MODEL), scorer.severity, u8::try_from(score / 10).unwrap_or(100), span);
             }
         }
         found.into_values().collect()
     }
 
-    /// Returns the findings of the models of other kinds than injections.
-    fn screen_models(&self, source: &str, text: &str, folded: &View) -> Vec<Finding> {
-        let found = self.settings.models.iter().filter_map(|ModelSettings { kind, threshold, severity }| {
-            let window = self.models.get(kind)?.worst(folded.text()).filter(|window| window.score >= *threshold)?;
-            let (start, end) = folded.original(window.span);
-            let span = text.get(start..end).filter(|words| !words.is_empty()).map(|_| (start, end))?;
-            Some(Finding {
-                kind: kind.clone(),
-                code: MODEL.to_owned(),
-                severity: *severity,
-                // A score is at most 1000, so this is a percentage.
-                confidence: u8::try_from(window.score / 10).unwrap_or(100),
-                source: source.to_owned(),
-                span: Some(span),
-            })
+    /// Returns every model with what its findings need; injections are reported from this score.
+    fn scorers(&self, threshold: u16) -> Vec<Scorer<'_>> {
+        let others = self.settings.models.iter().filter_map(|settings| {
+            let ModelSettings { kind, threshold, severity } = settings;
+            Some(Scorer { kind, model: self.models.get(kind)?, threshold: *threshold, severity: *severity })
         });
-        found.collect()
+        self.injection(threshold).into_iter().chain(others).collect()
+    }
+
+    fn injection(&self, threshold: u16) -> Option<Scorer<'_>> {
+        let model = self.injection.as_ref()?;
+        Some(Scorer { kind: INJECTION, model, threshold, severity: Severity::High })
     }
 
     /// Returns the score, in thousandths, from which the model reports an injection in texts of this source.

@@ -7,6 +7,7 @@ use crate::bundle::Bundle;
 use crate::bundle::folder::Folder;
 use crate::content::drafts::Draft;
 use crate::content::linear::Linear;
+use crate::content::linear::features::Features;
 use crate::content::normalise::Views;
 use crate::content::values::{ValueKey, Values};
 use crate::content::{Detectors, INJECTION};
@@ -191,8 +192,9 @@ fn explain(environment: &Environment, arguments: &Explain) -> Result<(), Failure
     let injection =
         detectors.injection.as_ref().map(|model| (INJECTION, model, detectors.threshold(&arguments.source)));
     let others = detectors.models.iter().map(|(kind, model)| (kind.as_str(), model, detectors.threshold_of(kind)));
+    let features = Features::of(views.folded.text());
     for (kind, model, threshold) in injection.into_iter().chain(others) {
-        let score = model.worst(views.folded.text()).map_or(0, |window| window.score);
+        let score = model.worst(&features).map_or(0, |window| window.score);
         print(&format!("{kind}: {score} of 1000, threshold {threshold}; by"));
         for (feature, weight) in model.explain(views.folded.text(), 10) {
             print(&format!("  {weight:>7.3}  {feature:?}"));

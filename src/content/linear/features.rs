@@ -174,6 +174,41 @@ impl Canonical {
     }
 }
 
+/// The features of a text, in the form in which several models can score it without reading it again.
+#[derive(Debug)]
+pub struct Features {
+    pub(super) canonical: Canonical,
+    pub(super) chunks: Vec<Span>,
+    indices: Vec<u32>,
+    /// Adjacent ranges of `indices`: the chunk that their features begin in, and the end of the range.
+    ends: Vec<(usize, usize)>,
+}
+
+impl Features {
+    /// Reads a folded text.
+    pub fn of(text: &str) -> Self {
+        let canonical = Canonical::of(text);
+        let chunks = canonical.chunks();
+        // Each character begins three rows of characters, and about every sixth one a word with three rows of words.
+        let mut indices = Vec::with_capacity(4 * canonical.characters.len());
+        let mut ends: Vec<(usize, usize)> = Vec::with_capacity(2 * chunks.len());
+        canonical.features(&chunks, |chunk, index, _| {
+            indices.push(index);
+            match ends.last_mut() {
+                Some((last, end)) if *last == chunk => *end = indices.len(),
+                _ => ends.push((chunk, indices.len())),
+            }
+        });
+        Self { canonical, chunks, indices, ends }
+    }
+
+    /// Returns chunks with the indices of features that begin in them. A chunk may come more than once.
+    pub(super) fn runs(&self) -> impl Iterator<Item = (usize, &[u32])> {
+        let starts = std::iter::once(0).chain(self.ends.iter().map(|(_, end)| *end));
+        self.ends.iter().zip(starts).map(|((chunk, end), start)| (*chunk, self.indices.part(start..*end)))
+    }
+}
+
 /// Finds the chunk of a place; places must be queried in ascending order.
 struct Chunks<'a> {
     chunks: &'a [(usize, usize)],
