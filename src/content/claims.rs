@@ -216,7 +216,12 @@ impl Lexicon {
 
     fn sentence<'s>(&'s self, written: &'s words::Sentence) -> Sentence<'s> {
         let words = written.words.as_slice();
-        let meanings: Vec<Vec<&Meaning>> = (0..words.len()).map(|at| self.meanings(words, at)).collect();
+        let mut meanings: Vec<Vec<&Meaning>> = (0..words.len()).map(|at| self.meanings(words, at)).collect();
+        for at in 0..words.len() {
+            let idiom = meanings.get(at).and_then(|all| all.iter().find(|meaning| meaning.role == Some(Role::Idiom)));
+            let length = idiom.map_or(0, |idiom| idiom.length);
+            meanings.iter_mut().skip(at).take(length).for_each(Vec::clear);
+        }
         let has = |at: usize, role: Role| {
             meanings.get(at).is_some_and(|all| all.iter().any(|meaning| meaning.role == Some(role)))
         };
@@ -246,6 +251,7 @@ impl Lexicon {
             let Some(meanings) = sentence.meanings.get(at) else { continue };
             clause.read_all(meanings, at);
             let mut is_event = false;
+            let mut claims = vec![];
             for meaning in meanings.iter().filter(|meaning| meaning.role.is_none() && meaning.form != Form::About) {
                 let Some(frame) = self.frames.get(meaning.frame) else { continue };
                 if meaning.form == Form::Name {
@@ -264,16 +270,21 @@ impl Lexicon {
                 let said = event.says(frame, meaning);
                 let from = sentence.words.get(clause.from.min(at)).map_or(word.span.0, |first| first.span.0);
                 match said {
-                    Says::Claim(end) if claimed.insert(meaning.frame) => {
-                        readings.push(Reading { frame, span: (from, end), said: Said::Claim });
+                    Says::Claim(end, is_named) => {
+                        let claim = Reading { frame, span: (from, end), said: Said::Claim };
+                        claims.push((meaning.frame, claim, is_named && !frame.generic));
                     }
                     Says::Unknown if frame.placed => {
                         readings.push(Reading { frame, span: word.span, said: Said::Unplaced });
                     }
                     Says::Other(why) => readings.push(Reading { frame, span: word.span, said: Said::Other(why) }),
-                    Says::Claim(_) | Says::Unknown => {}
+                    Says::Unknown => {}
                 }
             }
+            // Of the claims of one word, those whose thing is named count: cancelled fees are no cancelled order.
+            let any_named = claims.iter().any(|(_, _, is_named)| *is_named);
+            claims.retain(|(_, _, is_named)| *is_named || !any_named);
+            readings.extend(claims.into_iter().filter_map(|(frame, claim, _)| claimed.insert(frame).then_some(claim)));
             clause.has_event |= is_event;
         }
         let is_placed = !claimed.is_empty() || sentence.is_explained();
@@ -316,7 +327,7 @@ impl Clause {
                 }
             }
             Role::Not => (self.is_negated, self.denied_at) = (true, Some(at)),
-            Role::Ask | Role::Dated | Role::Said | Role::Topic | Role::Usual => {}
+            Role::Ask | Role::Dated | Role::Idiom | Role::Said | Role::Topic | Role::Usual => {}
         }
     }
 }

@@ -11,8 +11,8 @@ const NEAR: usize = 12;
 
 /// What the form of a verb says.
 pub(super) enum Says {
-    /// That it happened; with the end of the words that say so.
-    Claim(usize),
+    /// That it happened; with the end of the words that say so, and whether they name what it is about.
+    Claim(usize, bool),
     /// Nothing that is a claim, for this reason.
     Other(&'static str),
     Unknown,
@@ -51,6 +51,11 @@ impl Event<'_> {
             Form::About | Form::Name => false,
             Form::Done => is_ours,
             Form::Did => is_ours && (about.is_some() || is_it || (frame.generic && is_headline && *at == 0)),
+            Form::Past => {
+                // "Vous" of "rendez-vous" is no subject.
+                let is_other = clause.subject != Subject::You || about.is_some_and(|about| about < *at);
+                clause.auxiliary == Auxiliary::None && is_other && !is_conditional && (about.is_some() || is_it)
+            }
             Form::Went => {
                 let goes = clause.auxiliary == Auxiliary::None && clause.subject == Subject::Thing && !is_conditional;
                 (about.is_some_and(|about| about < *at) || is_it)
@@ -63,7 +68,7 @@ impl Event<'_> {
         };
         let end = about.filter(|about| *about > *at).and_then(|about| sentence.words.get(about));
         match is_claimed {
-            true => Says::Claim(end.map_or(last.span.1, |about| about.span.1.max(last.span.1))),
+            true => Says::Claim(end.map_or(last.span.1, |about| about.span.1.max(last.span.1)), about.is_some()),
             // What the customer did is no claim, and a form without its thing is a form of something else.
             false if clause.subject == Subject::You => Says::Other("the customer did it"),
             false if about.is_none() && meaning.form != Form::Done => Says::Other("nothing says what it is about"),
@@ -88,9 +93,11 @@ impl Event<'_> {
             (clause.condition == Condition::Inside, "it is a condition or a doubt"),
             (clause.is_negated || clause.is_nothing, "it is denied"),
             (clause.auxiliary == Auxiliary::May, "it is possible, wanted or to come"),
+            // French "traite" is no "traité".
+            (meaning.is_unaccented && clause.auxiliary == Auxiliary::None, "without an accent it may be another word"),
             (is_adjective && matches!(meaning.form, Form::Did | Form::Done), "it describes a thing"),
             (is_now && self.is_conditional(), "it depends on a condition"),
-            (is_now && sentence.is_general, "it is a rule"),
+            ((is_now || meaning.form == Form::Past) && sentence.is_general, "it is a rule"),
             (
                 frame.recent && sentence.is_dated && clause.auxiliary != Auxiliary::Have,
                 "it is of the past, as the record says",

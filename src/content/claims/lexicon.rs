@@ -19,6 +19,8 @@ const WORDS_MAX: usize = 6;
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) enum Role {
+    /// A phrase whose words mean something else than each of them: French "tout à fait" does nothing.
+    Idiom,
     /// Begins another clause: and.
     And,
     /// Denies the subject: no, none.
@@ -64,6 +66,7 @@ pub(super) enum Form {
     Name,
     Done,
     Did,
+    Past,
     Went,
     State,
     Says,
@@ -81,9 +84,44 @@ pub struct ClaimFile {
     verb_last: bool,
     /// Words that are frequent in the language, by which it is known besides the other words of this file.
     common: Vec<String>,
+    /// Endings that frames leave out.
+    #[serde(default)]
+    endings: Endings,
     /// Words and phrases by what they do in a sentence.
     words: BTreeMap<Role, Vec<String>>,
     frames: Vec<WrittenFrame>,
+}
+
+/// Endings by those that they take the place of. They stand for the forms of single words that a frame does not list: with `{o: [a]}`,
+/// "enviado" is also "enviada". Of the endings of a word, the longest counts.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Endings {
+    /// Endings of `about` and `names`.
+    #[serde(default)]
+    nouns: BTreeMap<String, Vec<String>>,
+    /// Endings of `done` and `did`.
+    #[serde(default)]
+    verbs: BTreeMap<String, Vec<String>>,
+}
+
+impl Endings {
+    /// Returns an entry of a frame with its other forms.
+    fn forms(&self, form: Form, entry: &str) -> Vec<String> {
+        let endings = match form {
+            Form::About | Form::Name => &self.nouns,
+            Form::Done | Form::Did => &self.verbs,
+            Form::Past | Form::Went | Form::State | Form::Says => return vec![entry.to_owned()],
+        };
+        let ending = endings.iter().filter(|(ending, _)| !entry.contains(' ') && entry.ends_with(ending.as_str()));
+        let (stem, others) = match ending.max_by_key(|(ending, _)| ending.len()) {
+            Some((ending, others)) => (entry.strip_suffix(ending.as_str()).unwrap_or(entry), others.as_slice()),
+            None => (entry, [].as_slice()),
+        };
+        let others = others.iter().map(|other| format!("{stem}{other}"));
+        std::iter::once(entry.to_owned()).chain(others).collect()
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -116,6 +154,9 @@ struct WrittenFrame {
     /// Forms of verbs that need what the claim is about: issued.
     #[serde(default)]
     did: Vec<String>,
+    /// Finite forms that need what the claim is about, but no subject and no auxiliary: Spanish "cancelamos", French "venons d'annuler".
+    #[serde(default)]
+    past: Vec<String>,
     /// Forms of verbs that what it is about does by itself: arrived.
     #[serde(default)]
     went: Vec<String>,
@@ -150,6 +191,14 @@ pub(super) struct Meaning {
     pub(super) form: Form,
     /// Number of words.
     pub(super) length: usize,
+    /// Whether the first word was written without the accents of the entry, so that it may be another word.
+    pub(super) is_unaccented: bool,
+}
+
+impl Meaning {
+    fn of(role: Option<Role>, frame: usize, form: Form) -> Self {
+        Self { role, frame, form, length: 0, is_unaccented: false }
+    }
 }
 
 /// The further words of an entry without accents, and its meaning.
@@ -177,7 +226,7 @@ impl Lexicon {
         for (role, words) in file.words {
             lexicon.roles.push(role);
             for word in words {
-                let meaning = Meaning { role: Some(role), frame: 0, form: Form::About, length: 0 };
+                let meaning = Meaning::of(Some(role), 0, Form::About);
                 lexicon.add(&word, meaning).into_iter().for_each(|problem| faults.push((word.clone(), problem)));
             }
         }
@@ -204,13 +253,14 @@ impl Lexicon {
                 (Form::Name, written.names),
                 (Form::Done, written.done),
                 (Form::Did, written.did),
+                (Form::Past, written.past),
                 (Form::Went, written.went),
                 (Form::State, written.states),
                 (Form::Says, written.says),
             ];
             for (form, words) in forms {
-                for word in words {
-                    let meaning = Meaning { role: None, frame: index, form, length: 0 };
+                for word in words.iter().flat_map(|word| file.endings.forms(form, word)) {
+                    let meaning = Meaning::of(None, index, form);
                     lexicon.add(&word, meaning).into_iter().for_each(&mut fault);
                 }
             }
@@ -245,6 +295,7 @@ impl Lexicon {
         let meaning = Meaning { length: words.len(), ..meaning };
         let rest: Vec<String> = rest.iter().map(|word| word.text.clone()).collect();
         self.exact.entry(first.exact.clone()).or_default().push((rest.clone(), meaning.clone()));
+        let meaning = Meaning { is_unaccented: first.exact != first.text, ..meaning };
         self.folded.entry(first.text.clone()).or_default().push((rest, meaning));
         None
     }
