@@ -13,6 +13,8 @@ use crate::model::halt::Severity;
 
 /// Maximum number of words of an entry.
 const WORDS_MAX: usize = 6;
+/// Word of an entry that stands for any number, with or without the ending of an ordinal: 2, 2nd.
+const NUMBER: &str = "0";
 
 /// What a word does in a sentence. The order is the one in which the roles of one word are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -316,10 +318,12 @@ impl Lexicon {
         // Accents tell words apart, as in German "wurde" and "würde". Of a word that is unknown with them, what it is without
         // them counts, and then what stands behind an elision, as in French "l'argent".
         let elided = || first.text.rsplit_once('\'').map(|(_, word)| word);
-        let known = self.exact.get(&first.exact).or_else(|| self.folded.get(&first.text));
+        let number = || self.exact.get(NUMBER).filter(|_| first.is_number());
+        let known = self.exact.get(&first.exact).or_else(|| self.folded.get(&first.text)).or_else(number);
         let Some(entries) = known.or_else(|| self.folded.get(elided()?)) else { return vec![] };
+        let is = |word: &str, next: &Word| next.text == word || word == NUMBER && next.is_number();
         let follow = |rest: &Vec<String>| {
-            rest.iter().zip(at + 1..).all(|(word, place)| words.get(place).is_some_and(|next| next.text == *word))
+            rest.iter().zip(at + 1..).all(|(word, place)| words.get(place).is_some_and(|next| is(word, next)))
         };
         let all: Vec<&Meaning> = entries.iter().filter(|(rest, _)| follow(rest)).map(|(_, meaning)| meaning).collect();
         let longest =

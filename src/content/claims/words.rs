@@ -52,6 +52,14 @@ pub(super) struct Word {
     pub(super) is_quoted: bool,
 }
 
+impl Word {
+    /// Returns whether the word is a number, such as 2 or 2nd.
+    pub(super) fn is_number(&self) -> bool {
+        let ending = self.text.trim_start_matches(|sign: char| sign.is_ascii_digit());
+        ending.len() < self.text.len() && ["", "st", "nd", "rd", "th"].contains(&ending)
+    }
+}
+
 /// Splits a sentence into words in small letters.
 pub(super) fn words<'t>(text: &str, exact: impl Fn((usize, usize)) -> &'t str) -> Vec<Word> {
     let mut words: Vec<Word> = vec![];
