@@ -191,7 +191,7 @@ impl Connections {
         let id = open.next;
         open.next += 1;
         open.entries.insert(id, Entry { standing: standing.clone(), owner: None, _open: sender });
-        Some(Place { id, standing, closed, connections: self.clone() })
+        Some(Place { handle: Handle { id, standing, connections: self.clone() }, closed })
     }
 
     /// Closes every connection when no call has been under way on it for a moment: the last answer may not be
@@ -229,20 +229,26 @@ fn is_idle(entry: &Entry) -> bool {
 /// A connection's entry in [`Connections`]. Dropping the place frees it.
 #[derive(Debug)]
 pub struct Place {
-    id: u64,
-    /// Live state of the connection.
-    pub standing: Standing,
+    pub handle: Handle,
     closed: oneshot::Receiver<()>,
-    connections: Connections,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.connections.open().entries.remove(&self.id);
+        self.handle.connections.open().entries.remove(&self.handle.id);
     }
 }
 
-impl Place {
+/// Handle of an open connection, for the requests on it.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    id: u64,
+    /// Live state of the connection.
+    pub standing: Standing,
+    connections: Connections,
+}
+
+impl Handle {
     /// Marks the connection as known, and as opened by this caller. One caller may have half of all
     /// connections; for one more, its oldest idle one is closed. Returns false if none is idle; the
     /// connection must then be dropped.
@@ -260,7 +266,9 @@ impl Place {
         self.standing.known.store(true, Ordering::Release);
         true
     }
+}
 
+impl Place {
     /// Waits for a handshake. Returns `None` if the connection is closed meanwhile to make room for others.
     pub async fn unless_closed<T>(&mut self, handshake: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
@@ -310,7 +318,7 @@ impl<S> Bounded<S> {
     }
 
     pub fn standing(&self) -> &Standing {
-        &self.place.standing
+        &self.place.handle.standing
     }
 
     /// Returns an error once the connection is over, and wakes the task when that happens. Both reads and
@@ -319,7 +327,7 @@ impl<S> Bounded<S> {
         let Self { place, life, period, is_over, .. } = self;
         *is_over = *is_over || Pin::new(&mut place.closed).poll(context).is_ready();
         while !*is_over && period.poll_tick(context).is_ready() {
-            *is_over = life.passes(&place.standing, &place.connections.bounds);
+            *is_over = life.passes(&place.handle.standing, &place.handle.connections.bounds);
         }
         if *is_over { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
     }
@@ -385,7 +393,7 @@ mod tests {
         let connections = connections(4, 2);
         let of = |owner: &str| {
             let place = connections.admit().expect("room");
-            assert!(place.prove(owner));
+            assert!(place.handle.prove(owner));
             place
         };
         let mut known = of("one");
@@ -395,10 +403,10 @@ mod tests {
         // Known callers take the places of the remaining unauthenticated peers, then those of idle
         // connections.
         let busy = [of("two"), of("two"), of("three")];
-        let requests: Vec<_> = busy.iter().map(|place| place.standing.begin()).collect();
+        let requests: Vec<_> = busy.iter().map(|place| place.handle.standing.begin()).collect();
         assert!(strangers.iter_mut().all(is_closed) && !is_closed(&mut known));
         let last = of("four");
-        let request = last.standing.begin();
+        let request = last.handle.standing.begin();
         assert!(is_closed(&mut known) && connections.admit().is_none());
         drop((busy, requests, request, last));
         assert_eq!(connections.count(), 0);
@@ -408,18 +416,18 @@ mod tests {
     fn one_caller_has_half_of_all_connections_at_most() {
         let connections = connections(4, 4);
         let own: Vec<Place> = (0..2).filter_map(|_| connections.admit()).collect();
-        assert!(own.iter().all(|place| place.prove("one")));
-        let _requests: Vec<_> = own.iter().map(|place| place.standing.begin()).collect();
+        assert!(own.iter().all(|place| place.handle.prove("one")));
+        let _requests: Vec<_> = own.iter().map(|place| place.handle.standing.begin()).collect();
         let third = connections.admit().expect("room");
-        assert!(!third.prove("one") && third.prove("two"));
+        assert!(!third.handle.prove("one") && third.handle.prove("two"));
     }
 
     #[test]
     fn a_connection_ends_when_nobody_is_known_on_it_or_nothing_is_asked() {
         for (known, lives) in [(false, 60), (true, 320)] {
             let place = connections(4, 2).admit().expect("room");
-            assert!(!known || place.prove("one"));
-            let (standing, bounds) = (&place.standing, place.connections.bounds);
+            assert!(!known || place.handle.prove("one"));
+            let (standing, bounds) = (&place.handle.standing, place.handle.connections.bounds);
             let mut request = Some(standing.begin());
             let mut life = Life::default();
             let mut seconds = 0;

@@ -5,6 +5,7 @@
 //! that only this deployment can make (`session.rs`). Each action is a call of the PDP as this human, so Cedar decides about it as
 //! about a call over gRPC.
 
+mod attempts;
 mod bundle;
 mod decisions;
 mod draft;
@@ -22,7 +23,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
@@ -35,8 +35,8 @@ use axum::routing::{get, post};
 use tokio::net::TcpListener;
 
 use crate::caller::{Callers, Peer};
-use crate::connections::Bounds;
 use crate::connections::handshakes::{Handshakes, Remote};
+use crate::connections::{Bounds, Handle};
 use crate::desk::login::Login;
 pub use crate::desk::notify::Webhook;
 pub use crate::desk::oidc::Provider;
@@ -99,6 +99,8 @@ impl Desk {
 struct Human {
     session: Session,
     origin: Origin,
+    /// The connection of the request.
+    connection: Option<Handle>,
 }
 
 impl FromRequestParts<Arc<Desk>> for Human {
@@ -106,14 +108,21 @@ impl FromRequestParts<Arc<Desk>> for Human {
 
     async fn from_request_parts(parts: &mut Parts, desk: &Arc<Desk>) -> Result<Self, Response> {
         let to = parts.uri.path_and_query().map_or("/", |to| to.as_str()).to_owned();
-        let ConnectInfo(Remote { address, known }) =
+        let ConnectInfo(Remote { address, connection }) =
             ConnectInfo::from_request_parts(parts, desk).await.map_err(IntoResponse::into_response)?;
         let now = desk.pdp.moment().now;
         match desk.sessions.read(&parts.headers, now) {
             Some(session) => {
-                // The connections of strangers can't close a known one.
-                known.store(true, Ordering::Release);
-                Ok(Self { origin: Desk::origin(address, &session), session })
+                // The connections of strangers can't close a known one, and those of one human only her own.
+                let is_hers = |connection: &Handle| connection.standing.is_known() || connection.prove(&session.human);
+                if !connection.as_ref().is_none_or(is_hers) {
+                    return Err(page::failure(
+                        StatusCode::TOO_MANY_REQUESTS,
+                        "Too many connections",
+                        "You have too many connections. Close some pages and try again.",
+                    ));
+                }
+                Ok(Self { origin: Desk::origin(address, &session), session, connection })
             }
             None if parts.method == axum::http::Method::GET => Err(login::ask(desk, &to)),
             None => Err(page::failure(
@@ -210,6 +219,9 @@ const HEADERS: [(HeaderName, &str); 7] = [
 
 /// Refuses what a page of another origin submits, and adds the headers of every answer.
 async fn guard(State(desk): State<Arc<Desk>>, request: axum::extract::Request, next: Next) -> Response {
+    // A connection with a request is not closed to make room for others.
+    let remote = request.extensions().get::<ConnectInfo<Remote>>();
+    let _in_flight = remote.and_then(|remote| remote.0.connection.as_ref()).map(|open| open.standing.begin());
     let is_safe = request.method().is_safe();
     let mut response = if is_safe || is_own(request.headers()) {
         next.run(request).await

@@ -373,6 +373,7 @@ fn approval(seen: &Seen) -> v1::Approval {
         draft_digest: call.draft_digest().to_owned(),
         bundles_differ: seen.bundles_differ,
         draft: seen.draft.clone(),
+        repeats: approval.repeats,
         customer_answer: customer_answer(approval),
     }
 }

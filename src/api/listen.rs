@@ -61,11 +61,11 @@ impl Accepted {
     /// has too many connections.
     fn new(stream: Stream, peer: Peer, takes_bearer: bool, place: Place, callers: &Callers) -> Option<Self> {
         if let Some(owner) = callers.owner(&peer)
-            && !place.prove(owner)
+            && !place.handle.prove(owner)
         {
             return None;
         }
-        let standing = place.standing.clone();
+        let standing = place.handle.standing.clone();
         let peer = Peer { known: Arc::clone(&standing.known), ..peer };
         Some(Self {
             stream: Bounded::new(Batched::new(stream), place),

@@ -6,6 +6,7 @@ use super::connection::{Connection, HumanToken, read_text};
 use super::{Environment, Exit, Failure, Output, client_failure, print, runtime};
 use crate::api::client::{self, ClientError, Target, draft_digest};
 use crate::api::v1;
+use crate::model::approval::repeated;
 use crate::model::text::visible;
 
 #[derive(Debug, clap::Subcommand)]
@@ -207,6 +208,9 @@ fn text(approval: &v1::Approval) -> String {
             "replicas have different bundles in force, so one may require more of this approval than another\n",
         );
     }
+    if approval.repeats > 0 {
+        text.push_str(&format!("{}\n", repeated(approval.repeats)));
+    }
     if !approval.approvers.is_empty() {
         text.push_str(&format!(
             "approved by {} of {}: {}\n",
@@ -273,6 +277,7 @@ fn json(approval: &v1::Approval) -> serde_json::Value {
             "message": answer.message_id,
         })),
         "denial_reason": approval.denial_reason,
+        "repeats": approval.repeats,
         "suggested_arguments": String::from_utf8_lossy(&approval.suggested_arguments_json),
         "unverified_justification": {
             "customer_request": said.customer_request, "evidence": said.evidence, "policy_clause": said.policy_clause,

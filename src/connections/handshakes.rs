@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use axum::serve::Listener;
@@ -13,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
-use crate::connections::{Bounded, Bounds, Connections};
+use crate::connections::{Bounded, Bounds, Connections, Handle};
 
 /// Timeout of a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -38,8 +37,8 @@ pub struct Handshakes {
 #[derive(Clone, Debug)]
 pub struct Remote {
     pub address: SocketAddr,
-    /// Whether a request on the connection was authenticated; who authenticates sets it.
-    pub known: Arc<AtomicBool>,
+    /// The connection; `None` of a listener.
+    pub connection: Option<Handle>,
 }
 
 impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, Handshakes>> for Remote {
@@ -89,7 +88,7 @@ impl Listener for Handshakes {
     }
 
     fn local_addr(&self) -> io::Result<Remote> {
-        Ok(Remote { address: self.address, known: Arc::default() })
+        Ok(Remote { address: self.address, connection: None })
     }
 }
 
@@ -108,7 +107,7 @@ async fn accept(
         };
         let sender = sender.clone();
         let Some(mut place) = connections.admit() else { continue };
-        let remote = Remote { address, known: Arc::clone(&place.standing.known) };
+        let remote = Remote { address, connection: Some(place.handle.clone()) };
         let Some(config) = tls() else {
             let _stopped = sender.send((Box::new(Bounded::new(stream, place)), remote)).await;
             continue;

@@ -13,6 +13,7 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::desk::{Desk, Human, page, refused};
+use crate::model::approval::repeated;
 use crate::model::text::visible;
 use crate::model::time::Timestamp;
 use crate::pdp::approval_access::Seen;
@@ -89,7 +90,10 @@ fn row(seen: &Seen, may_review: bool, now: Timestamp) -> Markup {
             td data-label="Case" { (visible(&call.case)) }
             td data-label="Risk" { (visible(&approval.binding.risk)) @if approval.binding.risk.is_empty() { "not read" } }
             td data-label="For" { (visible(&call.supervisor.sub)) }
-            td data-label="Waits" { (page::distance(approval.requested_at, now)) }
+            td data-label="Waits" {
+                (page::distance(approval.requested_at, now))
+                @if approval.repeats > 0 { " " span class="mark" { (repeated(approval.repeats)) } }
+            }
             td data-label="Expires in" { (page::distance(now, approval.expires_at())) }
             td data-label="Approved" { (approval.approvers().count()) " of " (seen.quorum) }
         }
@@ -122,9 +126,9 @@ pub(super) async fn changes(State(desk): State<Arc<Desk>>, human: Human) -> Resp
         Err(fault) => return refused(&fault),
     };
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
-    let session = human.session;
+    let (session, in_flight) = (human.session, human.connection.map(|connection| connection.standing.begin()));
     tokio::spawn(async move {
-        let _share = share;
+        let _held = (share, in_flight);
         // Changes before the first look are unknown, so the browser reads the page again once.
         let mut last = Some(u64::MAX);
         let mut period = tokio::time::interval(LOOK);

@@ -13,9 +13,11 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use maud::html;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use crate::clock::Seldom;
 use crate::connections::handshakes::Remote;
+use crate::desk::attempts::Attempts;
 use crate::desk::oidc::{Client, Faulty};
 use crate::desk::session::cookie;
 use crate::desk::{Desk, Human, Options, page};
@@ -30,6 +32,8 @@ const PENDING: &str = "countersign-sign-in";
 const PENDING_SECURE: &str = "__Host-countersign-sign-in";
 /// Time for which a provider may take to answer.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// Number of sign-ins that are finished at the provider at the same time.
+const FINISHING_MAX: usize = 32;
 /// Issuer of humans that signed in by a link.
 const LINK_ISSUER: &str = "countersign:dev-token";
 
@@ -41,6 +45,9 @@ pub(super) struct Login {
     code: Mutex<Option<String>>,
     pending: MacKey,
     failed_logged: Seldom,
+    attempts: Attempts,
+    /// Sign-ins that are being finished at the provider.
+    finishing: Semaphore,
 }
 
 /// Contents of the cookie that the browser keeps while a human is at the provider.
@@ -66,6 +73,8 @@ impl Login {
             code: Mutex::default(),
             pending: MacKey::new(&pdp.derived_key("desk sign-in")),
             failed_logged: Seldom::default(),
+            attempts: Attempts::default(),
+            finishing: Semaphore::new(FINISHING_MAX),
         };
         if options.provider.is_none() {
             login.renew(options)?;
@@ -173,6 +182,7 @@ pub(super) struct Answer {
 /// Takes the provider's answer.
 pub(super) async fn callback(
     State(desk): State<Arc<Desk>>,
+    ConnectInfo(Remote { address, .. }): ConnectInfo<Remote>,
     headers: HeaderMap,
     Query(answer): Query<Answer>,
 ) -> Response {
@@ -198,6 +208,15 @@ pub(super) async fn callback(
             "The provider refused to sign you in. Ask who runs it.",
         );
     }
+    // Anybody can begin a sign-in and make up its answer, which costs the provider a request.
+    let turn = desk.login.finishing.try_acquire();
+    let (true, Ok(_turn)) = (desk.login.attempts.take(address.ip(), now), turn) else {
+        return page::failure(
+            StatusCode::TOO_MANY_REQUESTS,
+            "Too many sign-ins",
+            "Too many people sign in from here at the moment. Wait a few seconds and sign in again.",
+        );
+    };
     let human = match client.finish(&answer.code, pending.verifier, &pending.nonce, now).await {
         Ok(human) => human,
         Err(faulty) => return provider_failed(&desk, &faulty),

@@ -14,7 +14,7 @@ use crate::approvals::view;
 use crate::desk::draft::draft;
 use crate::desk::{Desk, Human, page, refused};
 use crate::json;
-use crate::model::approval::State as ApprovalState;
+use crate::model::approval::{State as ApprovalState, repeated};
 use crate::model::text::{hex, visible};
 use crate::pdp::approval_access::{Seen, display_digest};
 use crate::pdp::approval_review::ToReview;
@@ -127,6 +127,7 @@ fn state(seen: &Seen, now: crate::model::time::Timestamp) -> Markup {
     };
     html! {
         p class={ "state " (seen.state.name()) } role="status" { strong { (words) } " Requested " (page::time(approval.requested_at)) "." }
+        @if approval.repeats > 0 { p { "The same call was " (repeated(approval.repeats)) "." } }
         @if seen.bundles_differ {
             p class="notice" { "The replicas have different bundles in force, so what is allowed may differ from one to the next." }
         }

@@ -245,6 +245,18 @@ impl Review {
     }
 }
 
+/// Largest number of repeated requests that is counted.
+pub const REPEATS_MAX: u32 = 999;
+
+/// Returns how often a call was requested again, in words.
+pub fn repeated(repeats: u32) -> String {
+    match repeats {
+        1 => "requested again once".to_owned(),
+        REPEATS_MAX.. => format!("requested again {REPEATS_MAX} times or more"),
+        repeats => format!("requested again {repeats} times"),
+    }
+}
+
 /// Approval as the store holds it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Approval {
@@ -275,6 +287,8 @@ pub struct Approval {
     pub denial_reason: String,
     /// Arguments that the reviewer would approve, as canonical JSON; empty if not suggested.
     pub suggested: String,
+    /// Number of times that the call was requested again while it was pending, up to [`REPEATS_MAX`].
+    pub repeats: u32,
 }
 
 impl Approval {

@@ -8,7 +8,7 @@ use crate::approvals::template::Template;
 use crate::approvals::view;
 use crate::audit::events::{self, Actor, Happened};
 use crate::json;
-use crate::model::approval::{Approval, Binding, Evidence, Giver, Justification, State};
+use crate::model::approval::{Approval, Binding, Evidence, Giver, Justification, REPEATS_MAX, State};
 use crate::model::refusal::Refusal;
 use crate::model::time::Timestamp;
 use crate::pdp::Pdp;
@@ -95,10 +95,10 @@ impl Pdp {
                 Approval { revision: transition.revision.number, ..approval }
             }
             Requested::Same(waiting) => {
-                if !asked.draft.is_empty() {
-                    self.store.add_draft(&waiting.id, asked.draft).await?;
-                }
-                *waiting
+                self.store.repeat(&waiting.id, asked.draft).await?;
+                let approval = Approval { repeats: waiting.repeats.saturating_add(1).min(REPEATS_MAX), ..*waiting };
+                self.inbox.note_repeats(&approval);
+                approval
             }
             refused => return Err(why_not(&refused)),
         };
@@ -151,6 +151,7 @@ impl Pdp {
             approved_until: Timestamp::default(),
             denial_reason: String::new(),
             suggested: String::new(),
+            repeats: 0,
             binding,
         })
     }

@@ -208,5 +208,6 @@ fn consent(moment: &Moment, binding: Binding, usable: Duration, answer: Review, 
         approved_until,
         denial_reason: String::new(),
         suggested: String::new(),
+        repeats: 0,
     }
 }

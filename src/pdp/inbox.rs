@@ -113,6 +113,18 @@ impl Inbox {
     }
 }
 
+impl Inbox {
+    /// Shows that a request was made again, which changes no revision. While the list is being read, and on other replicas, that
+    /// shows when all of it is read again.
+    pub(super) fn note_repeats(&self, approval: &Approval) {
+        let Ok(mut known) = self.known.try_lock() else { return };
+        if let Some(waiting) = known.pending.get_mut(&approval.id) {
+            *waiting = Arc::new(Approval { repeats: approval.repeats, ..Approval::clone(waiting) });
+            known.is_listed = false;
+        }
+    }
+}
+
 /// Returns the risk score that a request shows, or 0.
 fn score(approval: &Approval) -> u32 {
     let digits = approval.binding.risk.split(|sign: char| !sign.is_ascii_digit()).find(|part| !part.is_empty());

@@ -125,6 +125,19 @@ await run(async (browser) => {
   await strange.getByLabel("Name").fill("stranger");
   await strange.getByRole("button", { name: "Continue" }).click();
   await strange.getByText("is not in the bundle").waitFor();
+
+  // Made-up answers cost the provider no more requests than the share of one address.
+  const flood = async () => {
+    const counts = {};
+    const state = (await begin(other)).searchParams.get("state");
+    for (let attempt = 0; attempt < 200; attempt += 1) {
+      const answer = await other.request.get(`${desk}/callback?code=made-up&state=${state}`, { maxRedirects: 0 });
+      counts[answer.status()] = (counts[answer.status()] ?? 0) + 1;
+    }
+    return counts;
+  };
+  const counts = await flood();
+  assert.ok(counts[429] > 0 && counts[502] > 0 && counts[429] + counts[502] === 200, JSON.stringify(counts));
 });
 server.close();
 server.closeAllConnections();

@@ -549,6 +549,7 @@ pub(crate) fn pending(index: usize, now: i64) -> Approval {
         approved_until: Timestamp::default(),
         denial_reason: String::new(),
         suggested: String::new(),
+        repeats: 0,
     }
 }
 

@@ -7,6 +7,8 @@ use countersign::api::v1;
 use reqwest::header::{self, HeaderMap};
 use reqwest::{Response, StatusCode};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use crate::harness::content::{evaluate, prepare, to_evaluate, to_prepare, to_send};
 use crate::harness::people::{Desk, Issuer, bearer, credit, justification, with_token};
 use crate::harness::{Process, channel, copy, lines, order_check, policies, temp};
@@ -633,6 +635,69 @@ async fn connections_of_strangers_close_no_connection_of_a_signed_in_human() {
     };
     assert!(crate::harness::within("event", told).await.starts_with(b"event: changed"));
     drop(strangers);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_one_human_close_only_her_own() {
+    let pages = Pages::start(&[]);
+    let (one, other) = (pages.human("lead-1").await, pages.human("lead-2").await);
+    let mut stream = other.get("/changes").await;
+    let address = pages.server.desk.unwrap();
+    let page = format!("GET /requests/apr_none HTTP/1.1\r\nhost: {address}\r\ncookie: {}\r\n\r\n", one.cookie);
+    let mut open = vec![];
+    for _ in 0..600 {
+        let mut connection = tokio::net::TcpStream::connect(address).await.unwrap();
+        connection.write_all(page.as_bytes()).await.unwrap();
+        let mut start = [0; 12];
+        connection.read_exact(&mut start).await.unwrap();
+        assert_eq!(&start, b"HTTP/1.1 404");
+        open.push(connection);
+    }
+    // Her oldest connections were closed, and the other's stream still tells changes.
+    let mut rest = vec![];
+    crate::harness::within("end of a connection", open[0].read_to_end(&mut rest)).await.unwrap();
+    assert_eq!(other.get("/").await.status(), StatusCode::OK);
+    let mut calls = pages.calls().await;
+    let told = async {
+        for amount in 1.. {
+            calls.request(&credit(amount)).await.ok();
+            match tokio::time::timeout(std::time::Duration::from_secs(3), stream.chunk()).await {
+                Ok(chunk) => return chunk.unwrap().expect("the stream is open"),
+                Err(_) => continue,
+            }
+        }
+        unreachable!("amounts do not end")
+    };
+    assert!(crate::harness::within("event", told).await.starts_with(b"event: changed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_made_again_is_one_request_and_is_counted() {
+    let pages = Pages::start(&[]);
+    let mut calls = pages.calls().await;
+    let first = calls.request(&credit(400)).await.unwrap();
+    let lead = pages.human("lead-1").await;
+    let path = format!("/requests/{}", first.id);
+    assert!(!lead.page("/").await.contains("requested again") && !lead.page(&path).await.contains("requested again"));
+    for repeats in 1..=2 {
+        let again = calls.request(&credit(400)).await.unwrap();
+        assert_eq!((again.id.as_str(), again.repeats), (first.id.as_str(), repeats));
+    }
+    // The list is read twice a second.
+    let shown = async {
+        while !lead.page("/").await.contains("requested again 2 times") {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    crate::harness::within("count in the list", shown).await;
+    assert!(lead.page("/").await.contains("1 request waits."));
+    assert!(lead.page(&path).await.contains("The same call was requested again 2 times."));
+    // Another call is another request.
+    assert_eq!(calls.request(&credit(401)).await.unwrap().repeats, 0);
+    // What has been decided is not counted any more.
+    assert_eq!(lead.review(&first.id, "deny").await.status(), StatusCode::SEE_OTHER);
+    assert!(calls.request(&credit(400)).await.is_err());
+    assert!(lead.page(&path).await.contains("requested again 2 times"));
 }
 
 /// What a receiver of webhooks got: headers and body.

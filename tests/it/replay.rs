@@ -339,6 +339,82 @@ async fn an_erased_customer_is_on_no_disk_and_every_proof_holds() {
     assert!(!record.to_string().contains("customer-1"));
 }
 
+/// A case without a customer is a subject of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_case_without_a_customer_is_erased_by_its_id() {
+    let folder = temp();
+    let data = folder.path().join("data");
+    let server = Process::serve(&data, &[], |_| {});
+    let mut desk = Desk::new(channel(server.grpc).await);
+    let nobody = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap().replace("customer-1", "");
+    let call = order_check();
+    let case = call.case.clone().map(|case| v1::Case {
+        id: "case-7".into(),
+        attributes_json: nobody(&case.attributes_json).into(),
+        ..case
+    });
+    let resource = call
+        .resource
+        .clone()
+        .map(|resource| v1::Resource { attributes_json: nobody(&resource.attributes_json).into(), ..resource });
+    desk.ask(&v1::AuthorizeRequest { case, resource, ..call }).await;
+    desk.ask(&order_check()).await;
+    assert_eq!(number(&replay(&data, &[]).1, "/not_replayable/without_key"), 0);
+    let token = Issuer::of(&data).human("lead-1");
+    let url = format!("http://{}", server.grpc);
+    let erase = |id: &str| {
+        let arguments =
+            ["audit", "erase", "--tenant", "acme", "--case", id, "--reason", "closed", "--server", &url, "-o", "json"];
+        let output = command(&arguments).env("COUNTERSIGN_TOKEN", &token).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["keys"].as_u64().unwrap()
+    };
+    // The data of a case with a customer is the customer's.
+    assert_eq!(erase("case-1"), 0);
+    assert_eq!(erase("case-7"), 1);
+    let after = replay(&data, &[]).1;
+    assert_eq!(number(&after, "/not_replayable/without_key"), 1, "{after:#}");
+    assert_eq!(number(&after, "/replayed"), 1, "{after:#}");
+    assert!(server.stop().success());
+    verify(&data.join("audit")).unwrap();
+}
+
+/// Evidence has a maximum size, so that a caller who sends much fills no disk. The decision is recorded all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_with_more_than_32_kib_of_inputs_is_recorded_without_evidence() {
+    let folder = temp();
+    let data = folder.path().join("data");
+    let server = Process::serve(&data, &[], |_| {});
+    let mut desk = Desk::new(channel(server.grpc).await);
+    for size in [20_000, 40_000] {
+        let arguments = serde_json::json!({"query": "x".repeat(size)}).to_string();
+        let resource = order_check().resource.map(|resource| v1::Resource {
+            r#ref: Some(v1::EntityReference { r#type: "Article".into(), id: "article-1".into() }),
+            attributes_json: r#"{"product":"phone","region":"eu","policy_set":"standard"}"#.into(),
+            ..resource
+        });
+        let search = v1::AuthorizeRequest {
+            action: "knowledge.search".into(),
+            arguments_json: arguments.into(),
+            resource,
+            ..order_check()
+        };
+        desk.ask(&search).await;
+    }
+    let decisions: Vec<Value> = lines(&data).into_iter().filter(|line| line["type"] == "decision").collect();
+    assert_eq!(decisions.len(), 2);
+    assert!(decisions[0]["evidence"].is_string() && decisions[1]["evidence"].is_null(), "{decisions:#?}");
+    let report = replay(&data, &[]).1;
+    assert_eq!(
+        (number(&report, "/replayed"), number(&report, "/not_replayable/without_evidence")),
+        (1, 1),
+        "{report:#}"
+    );
+    let kept = std::fs::metadata(data.join("audit/seg-00000000000000000000.evidence")).unwrap().len();
+    assert!(kept < 40_000, "{kept} bytes");
+    assert!(server.stop().success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn replaced_digest_keys_verify_decrypt_and_find_customers_and_make_no_later_line() {
     let folder = temp();

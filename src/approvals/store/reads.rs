@@ -10,14 +10,14 @@ use crate::approvals::store::error::StoreError;
 use crate::approvals::store::history::Writer;
 use crate::approvals::store::subjects::approval_key;
 use crate::approvals::store::transitions::{Body, Check, Halts, Receipt, ReceiptKey};
-use crate::model::approval::{Approval, Review, State, Subject};
+use crate::model::approval::{Approval, REPEATS_MAX, Review, State, Subject};
 use crate::model::halt::{Halt, HaltKind, SubjectKind};
 use crate::model::time::Timestamp;
 use crate::sealing::{DeploymentKeys, Sealed};
 
 const APPROVAL: &str =
     "SELECT id, generation, revision, state, digest, body, COALESCE((SELECT secret FROM subject_keys k WHERE k.id = sealed_by), '') AS secret, requested_at, review_until, approved_at, approved_until,
-    denial_reason, suggested FROM approvals";
+    denial_reason, suggested, repeats FROM approvals";
 
 /// Filter for listing approvals; an empty member does not filter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,18 +60,26 @@ impl Store {
         draft.and_then(|draft| String::from_utf8(draft).ok()).ok_or(StoreError::Damaged)
     }
 
-    /// Adds the draft that the call of a pending approval sends, if it has none.
+    /// Notes that the call of a pending approval was requested again, and adds the draft that the call sends, if the approval has none.
+    /// Counts up to [`REPEATS_MAX`], so that a caller who repeats a request does not write without end.
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn add_draft(&self, id: &str, draft: String) -> Result<(), StoreError> {
+    pub async fn repeat(&self, id: &str, draft: String) -> Result<(), StoreError> {
         let (id, sealing) = (id.to_owned(), self.options.sealing.clone());
         self.write(move |connection| {
             Box::pin(async move {
+                let update =
+                    "UPDATE approvals SET repeats = repeats + 1 WHERE id = $1 AND state = 'pending' AND repeats < $2";
+                let counted = sqlx::query(update).bind(id.clone()).bind(i64::from(REPEATS_MAX));
+                let counted = counted.execute(&mut *connection).await?.rows_affected() > 0;
+                if draft.is_empty() {
+                    return Ok(End::commit_if(counted, ()));
+                }
                 let sql = "SELECT sealed_by, (SELECT secret FROM subject_keys k WHERE k.id = sealed_by) AS secret FROM approvals
                     WHERE id = $1 AND draft = '' AND state = 'pending'";
                 let row = sqlx::query(sql).bind(id.clone()).fetch_optional(&mut *connection).await?;
-                let Some(row) = row else { return Ok(End::RollBack(())) };
+                let Some(row) = row else { return Ok(End::commit_if(counted, ())) };
                 let (by, secret): (String, String) = (row.try_get("sealed_by")?, row.try_get("secret")?);
                 let key = sealing.and_then(|sealing| sealing.of_subject(&by, &secret));
                 let sealed = key.and_then(|key| key.seal(draft.into_bytes())).ok_or(StoreError::Damaged)?;
@@ -236,6 +244,7 @@ async fn whole(
         approved_until: time("approved_until")?,
         denial_reason: row.try_get("denial_reason")?,
         suggested: row.try_get("suggested")?,
+        repeats: u32::try_from(row.try_get::<i64, _>("repeats")?).map_err(|_| StoreError::Damaged)?,
     })
 }
 

@@ -9,7 +9,7 @@ use crate::approvals::store::location::{Location, Options, Seen};
 use crate::model::number::to_i64;
 
 /// Statements of each version. A released version is never changed.
-const MIGRATIONS: [&[&str]; 8] = [
+const MIGRATIONS: [&[&str]; 9] = [
     &[
         "CREATE TABLE approvals (
         id TEXT PRIMARY KEY, generation TEXT NOT NULL, revision BIGINT NOT NULL, state TEXT NOT NULL, tenant TEXT NOT NULL,
@@ -97,6 +97,8 @@ const MIGRATIONS: [&[&str]; 8] = [
         "CREATE INDEX approvals_of_agent ON approvals (tenant, agent, tool_service) WHERE state = 'pending'",
         "CREATE INDEX approvals_of_template ON approvals (tenant, template, tool_service) WHERE state = 'pending'",
     ],
+    // How often a pending call was requested again.
+    &["ALTER TABLE approvals ADD COLUMN repeats BIGINT NOT NULL DEFAULT 0"],
 ];
 
 /// First version in which revisions have heads.
