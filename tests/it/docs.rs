@@ -2,7 +2,7 @@
 //! special state is run against a server.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use crate::harness::people::{Desk, Issuer, credit};
@@ -236,4 +236,30 @@ fn the_page_about_bundles_has_every_key_and_no_other() {
         .chain(&countersign::model::trusted_context::REMEMBERED)
         .chain([&countersign::model::trusted_context::COMPUTED]);
     assert_eq!(keys(&page, "### `context`"), context.map(|name| (*name).to_owned()).collect());
+}
+
+/// A page that names a file of the project names one that exists.
+#[test]
+fn the_files_that_pages_name_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages: Vec<PathBuf> =
+        ["README.md", "CONTRIBUTING.md", "training/README.md"].map(|page| root.join(page)).into();
+    for folder in ["docs", "docs/adr"] {
+        pages.extend(std::fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path()));
+    }
+    pages.retain(|page| page.extension().is_some_and(|extension| extension == "md"));
+    let (mut named, mut missing) = (0, vec![]);
+    for page in pages {
+        let text = std::fs::read_to_string(&page).unwrap();
+        // Every second part is code.
+        for code in text.split('`').skip(1).step_by(2) {
+            let is_file = ["src/", "tests/it/"].iter().any(|folder| code.starts_with(folder)) && code.ends_with(".rs");
+            if is_file && !code.contains(['*', '<', ' ', '{']) {
+                named += 1;
+                missing.extend((!root.join(code).exists()).then(|| format!("{}: {code}", page.display())));
+            }
+        }
+    }
+    assert!(named > 100, "{named}");
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
 }
