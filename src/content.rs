@@ -127,6 +127,8 @@ struct Scorer<'a> {
     /// Score, in thousandths, from which it reports a finding.
     threshold: u16,
     severity: Severity,
+    /// Whether it reads the views in which something is undone as well, in which nobody in distress hides.
+    reads_all: bool,
 }
 
 impl Detectors {
@@ -220,7 +222,8 @@ impl Detectors {
                 continue;
             }
             let features = Features::of(view.text());
-            for (scorer, worst) in scorers.iter().zip(&mut worst) {
+            let is_folded = std::ptr::eq(view, &raw const views.folded);
+            for (scorer, worst) in scorers.iter().zip(&mut worst).filter(|(scorer, _)| is_folded || scorer.reads_all) {
                 let window = scorer.model.worst(&features).filter(|window| window.score >= scorer.threshold);
                 if let Some(window) = window.filter(|window| worst.is_none_or(|(score, _)| window.score >= score)) {
                     *worst = Some((window.score, view.original(window.span)));
@@ -240,14 +243,20 @@ impl Detectors {
     fn scorers(&self, threshold: u16) -> Vec<Scorer<'_>> {
         let others = self.settings.models.iter().filter_map(|settings| {
             let ModelSettings { kind, threshold, severity } = settings;
-            Some(Scorer { kind, model: self.models.get(kind)?, threshold: *threshold, severity: *severity })
+            Some(Scorer {
+                kind,
+                model: self.models.get(kind)?,
+                threshold: *threshold,
+                severity: *severity,
+                reads_all: false,
+            })
         });
         self.injection(threshold).into_iter().chain(others).collect()
     }
 
     fn injection(&self, threshold: u16) -> Option<Scorer<'_>> {
         let model = self.injection.as_ref()?;
-        Some(Scorer { kind: INJECTION, model, threshold, severity: Severity::High })
+        Some(Scorer { kind: INJECTION, model, threshold, severity: Severity::High, reads_all: true })
     }
 
     /// Returns the score, in thousandths, from which the model reports an injection in texts of this source.

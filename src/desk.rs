@@ -49,8 +49,10 @@ use crate::telemetry::spans::Trace;
 
 /// Maximum size of a form, in bytes: a reason and suggested arguments.
 const FORM_MAX: usize = 64 * 1024;
-/// Maximum age of a connection; a watching browser connects again.
+/// Maximum time for which a connection may have no request.
 const AGE: Duration = Duration::from_secs(600);
+/// Time within which a request must be read and answered; the stream of changes has begun by then.
+const ANSWER: Duration = Duration::from_secs(60);
 /// Maximum age of a connection without a request of a signed-in human.
 const UNKNOWN_AGE: Duration = Duration::from_secs(60);
 
@@ -219,12 +221,13 @@ const HEADERS: [(HeaderName, &str); 7] = [
 
 /// Refuses what a page of another origin submits, and adds the headers of every answer.
 async fn guard(State(desk): State<Arc<Desk>>, request: axum::extract::Request, next: Next) -> Response {
-    // A connection with a request is not closed to make room for others.
+    // A human's connection with a request is not closed to make room for others.
     let remote = request.extensions().get::<ConnectInfo<Remote>>();
     let _in_flight = remote.and_then(|remote| remote.0.connection.as_ref()).map(|open| open.standing.begin());
     let is_safe = request.method().is_safe();
     let mut response = if is_safe || is_own(request.headers()) {
-        next.run(request).await
+        let late = || page::failure(StatusCode::REQUEST_TIMEOUT, "This took too long", "Try again.");
+        tokio::time::timeout(ANSWER, next.run(request)).await.unwrap_or_else(|_late| late())
     } else {
         page::failure(
             StatusCode::FORBIDDEN,

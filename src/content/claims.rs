@@ -221,6 +221,11 @@ impl Lexicon {
             let idiom = meanings.get(at).and_then(|all| all.iter().find(|meaning| meaning.role == Some(Role::Idiom)));
             let length = idiom.map_or(0, |idiom| idiom.length);
             meanings.iter_mut().skip(at).take(length).for_each(Vec::clear);
+            // "May" of a date is no auxiliary.
+            let dated = meanings.get(at).and_then(|all| all.iter().find(|meaning| meaning.role == Some(Role::Dated)));
+            let length = dated.map_or(0, |dated| dated.length);
+            let within = meanings.iter_mut().skip(at + 1).take(length.saturating_sub(1));
+            within.for_each(|all| all.retain(|meaning| meaning.role != Some(Role::May)));
         }
         let has = |at: usize, role: Role| {
             meanings.get(at).is_some_and(|all| all.iter().any(|meaning| meaning.role == Some(role)))

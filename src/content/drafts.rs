@@ -159,9 +159,7 @@ fn judge(detectors: &Detectors, draft: &Draft<'_>) -> DraftReport {
 
 /// Adds the claims of a draft, and what may be one. `language` is that of its words.
 fn find_claims(detectors: &Detectors, text: &str, views: &Views, language: Option<&str>, found: &mut Found<'_>) {
-    let exact = |view: &View, span| text.part(view.original(span).0..view.original(span).1);
-    let read: Vec<(&View, Words)> =
-        views.all().map(|view| (view, Words::of(view.text(), |span| exact(view, span)))).collect();
+    let read: Vec<(&View, Words)> = views.all().map(|view| (view, Words::of(text, view))).collect();
     for ((view, words), lexicon) in
         read.iter().flat_map(|read| detectors.claims.iter().map(move |lexicon| (read, lexicon)))
     {

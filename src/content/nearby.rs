@@ -87,7 +87,7 @@ impl Context {
 
     /// Returns whether a word before a number, on the same line, announces a telephone number.
     pub(super) fn is_phone(&self, before: &[u8]) -> bool {
-        let text = String::from_utf8_lossy(before).to_lowercase();
+        let text = String::from_utf8_lossy(after_placeholder(before)).to_lowercase();
         let line = text.rsplit('\n').next().unwrap_or_default();
         let words = line.split(|sign: char| !sign.is_alphanumeric() && sign != '_').filter(|word| !word.is_empty());
         let mut last = "";
@@ -99,7 +99,7 @@ impl Context {
 
     /// Returns whether the word directly before a value, apart from fillers and the ending of a plural, is one of these.
     fn says(&self, before: &[u8], is: impl Fn(&str) -> bool) -> bool {
-        let mut rest = before;
+        let mut rest = after_placeholder(before);
         for _ in 0..=FILLERS_MAX {
             let Some((word, start)) = self.last_word(rest) else { return false };
             let word = word.to_lowercase();
@@ -149,6 +149,18 @@ fn last_word(text: &[u8]) -> Option<(&str, usize, usize)> {
     let length = text.part(..end).iter().rev().take(WORD_MAX).take_while(|byte| is_word(byte)).count();
     let word = std::str::from_utf8(text.part(end - length..end)).ok()?;
     (!word.is_empty()).then_some((word, end - length, end))
+}
+
+/// Returns what follows the last placeholder of a redaction, such as `[card number removed]`: its words are ours and announce nothing.
+fn after_placeholder(before: &[u8]) -> &[u8] {
+    let removed = |end: usize| {
+        let numbered = before.part(..end).trim_ascii_end();
+        let name = numbered.iter().rposition(|byte| !byte.is_ascii_digit()).map_or(0, |last| last + 1);
+        let name = numbered.part(..name);
+        numbered.ends_with(b" removed") || name.ends_with(b" removed #")
+    };
+    let end = memchr::memrchr_iter(b']', before).find(|end| removed(*end));
+    end.map_or(before, |end| before.part(end + 1..))
 }
 
 #[cfg(test)]

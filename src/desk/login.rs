@@ -209,8 +209,8 @@ pub(super) async fn callback(
         );
     }
     // Anybody can begin a sign-in and make up its answer, which costs the provider a request.
-    let turn = desk.login.finishing.try_acquire();
-    let (true, Ok(_turn)) = (desk.login.attempts.take(address.ip(), now), turn) else {
+    let turn = desk.login.finishing.try_acquire().ok();
+    let Some(_turn) = turn.filter(|_| desk.login.attempts.take(address.ip(), now)) else {
         return page::failure(
             StatusCode::TOO_MANY_REQUESTS,
             "Too many sign-ins",

@@ -95,6 +95,9 @@ impl Pdp {
                 Approval { revision: transition.revision.number, ..approval }
             }
             Requested::Same(waiting) => {
+                if waiting.repeats >= REPEATS_MAX && asked.draft.is_empty() {
+                    return Ok(self.seen(moment, *waiting));
+                }
                 self.store.repeat(&waiting.id, asked.draft).await?;
                 let approval = Approval { repeats: waiting.repeats.saturating_add(1).min(REPEATS_MAX), ..*waiting };
                 self.inbox.note_repeats(&approval);

@@ -7,6 +7,7 @@ use countersign::content::normalise::View;
 use countersign::content::values::{ValueKey, Values};
 use proptest::prelude::*;
 use serde_json::Value;
+use unicode_normalization::UnicodeNormalization as _;
 
 use crate::harness::policies;
 
@@ -149,7 +150,7 @@ fn all_claims(file: &Value, texts: &[(String, View)]) -> Option<Vec<Vec<String>>
     let (lexicon, faults) = Lexicon::read(serde_json::from_value(file.clone()).unwrap(), |_| true);
     let claims = |(text, view): &(String, View)| {
         let mut claims = vec![];
-        let words = Words::of(view.text(), |span| &text[view.original(span).0..view.original(span).1]);
+        let words = Words::of(text, view);
         lexicon.find(&words, |reading| {
             claims.extend((reading.said == Said::Claim).then(|| reading.frame.code.clone()));
         });
@@ -213,6 +214,46 @@ fn a_quotation_never_adds_a_claim() {
             assert_eq!(claims(&bundle, &quoted), Vec::<String>::new(), "{quoted}");
         }
         assert!(texts.len() >= 98, "{language}: {}", texts.len());
+    }
+}
+
+/// Accents may be characters of their own, and a word without its accent is another word only where accents are written.
+#[test]
+fn accents_in_any_form_make_the_same_claims() {
+    let bundle = bundle();
+    for language in ["de", "es", "fr"] {
+        let texts = drafts(language);
+        assert!(texts.iter().any(|text| text.nfd().collect::<String>() != *text), "{language}");
+        for text in &texts {
+            let decomposed: String = text.nfd().collect();
+            assert_eq!(claims(&bundle, &decomposed), claims(&bundle, text), "{text}");
+        }
+    }
+    let of = |text: &str| claims(&bundle, text);
+    assert_eq!(of("Su paquete llego ayer."), ["order_delivered"], "no accent is written");
+    assert_eq!(of("Votre commande a ete annulee."), ["cancellation_done"]);
+    assert_eq!(of("Nous avons active votre compte."), ["account_changed"], "an auxiliary shows what is meant");
+    for other in ["Notre équipe traite votre remboursement.", "Je vérifie votre identité.", "Cambie su plan en la web."]
+    {
+        assert_eq!(of(other), Vec::<String>::new(), "{other}");
+    }
+}
+
+/// What is named in another clause takes no claim away.
+#[test]
+fn a_name_of_another_clause_hides_no_claim() {
+    let bundle = bundle();
+    for (text, code) in [
+        ("We have shipped it, so you will not need a new one.", "order_shipped"),
+        ("Nous avons annulé votre vol et les frais sont de 5 euros.", "cancellation_done"),
+        ("Nous l'avons annulé, les frais ne comptent pas.", "cancellation_done"),
+        ("Hemos revisado su caso y cancelamos su pedido.", "cancellation_done"),
+        ("Su caso fue revisado y anulamos su reserva.", "cancellation_done"),
+        ("Nous avons étudié votre demande et venons d'annuler votre commande.", "cancellation_done"),
+        ("On 2 May, we cancelled your order.", "cancellation_done"),
+    ] {
+        let claims = claims(&bundle, text);
+        assert!(claims.iter().any(|claim| claim == code), "{text}: {claims:?}");
     }
 }
 

@@ -54,7 +54,7 @@ impl Event<'_> {
             Form::Past => {
                 // "Vous" of "rendez-vous" is no subject.
                 let is_other = clause.subject != Subject::You || about.is_some_and(|about| about < *at);
-                clause.auxiliary == Auxiliary::None && is_other && !is_conditional && (about.is_some() || is_it)
+                is_other && !is_conditional && (about.is_some() || is_it)
             }
             Form::Went => {
                 let goes = clause.auxiliary == Auxiliary::None && clause.subject == Subject::Thing && !is_conditional;
@@ -68,12 +68,24 @@ impl Event<'_> {
         };
         let end = about.filter(|about| *about > *at).and_then(|about| sentence.words.get(about));
         match is_claimed {
-            true => Says::Claim(end.map_or(last.span.1, |about| about.span.1.max(last.span.1)), about.is_some()),
+            true => {
+                let is_named = about.is_some_and(|about| self.is_joined(about));
+                Says::Claim(end.map_or(last.span.1, |about| about.span.1.max(last.span.1)), is_named)
+            }
             // What the customer did is no claim, and a form without its thing is a form of something else.
             false if clause.subject == Subject::You => Says::Other("the customer did it"),
             false if about.is_none() && meaning.form != Form::Done => Says::Other("nothing says what it is about"),
             false => Says::Unknown,
         }
+    }
+
+    /// Returns whether nothing stands between the form and another word that may begin another clause.
+    fn is_joined(&self, other: usize) -> bool {
+        let (first, last) = (self.at.min(other), self.at.max(other));
+        (first + 1..=last).all(|place| {
+            let is_apart = self.sentence.words.get(place).is_some_and(|word| word.after.is_some());
+            !is_apart && !self.sentence.is(place, Role::And)
+        })
     }
 
     fn is_conditional(&self) -> bool {
@@ -86,6 +98,12 @@ impl Event<'_> {
         // After a determiner, a form is an adjective: the updated details.
         let is_adjective = at.checked_sub(1).is_some_and(|before| sentence.is(before, Role::The));
         let is_now = clause.auxiliary == Auxiliary::Is;
+        // French "traite" is no "traité" in a sentence with accents, and Spanish "cambie" never "cambié". An auxiliary shows what is meant.
+        let has_accents = sentence.words.iter().any(Word::has_accent);
+        let is_other_word = meaning.is_unaccented
+            && word.is_plain()
+            && clause.auxiliary == Auxiliary::None
+            && (has_accents || meaning.form == Form::Past);
         let reasons = [
             (sentence.is_question, "it is a question"),
             (sentence.is_told.is_some_and(|told| told < *at), "somebody else said so"),
@@ -93,9 +111,8 @@ impl Event<'_> {
             (clause.condition == Condition::Inside, "it is a condition or a doubt"),
             (clause.is_negated || clause.is_nothing, "it is denied"),
             (clause.auxiliary == Auxiliary::May, "it is possible, wanted or to come"),
-            // French "traite" is no "traité".
-            (meaning.is_unaccented && clause.auxiliary == Auxiliary::None, "without an accent it may be another word"),
-            (is_adjective && matches!(meaning.form, Form::Did | Form::Done), "it describes a thing"),
+            (is_other_word, "without an accent it is another word"),
+            (is_adjective && matches!(meaning.form, Form::Did | Form::Done | Form::Past), "it describes a thing"),
             (is_now && self.is_conditional(), "it depends on a condition"),
             ((is_now || meaning.form == Form::Past) && sentence.is_general, "it is a rule"),
             (

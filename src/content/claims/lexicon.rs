@@ -6,9 +6,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use serde::Deserialize;
 
 use super::Said;
-use super::words::{Word, Words, words};
+use super::words::{Word, Words, words, written};
 use crate::content::normalise::View;
-use crate::model::finding::Span;
 use crate::model::halt::Severity;
 
 /// Maximum number of words of an entry.
@@ -274,7 +273,7 @@ impl Lexicon {
             let finds = |text: &str| {
                 let mut finds = false;
                 let view = View::folded(text);
-                let words = Words::of(view.text(), |span| part(text, &view, span));
+                let words = Words::of(text, &view);
                 lexicon.find(&words, |reading| finds |= reading.said == Said::Claim && reading.frame.code == code);
                 finds
             };
@@ -290,7 +289,7 @@ impl Lexicon {
     /// Adds a word or phrase; returns what is wrong with it.
     fn add(&mut self, entry: &str, meaning: Meaning) -> Option<String> {
         let view = View::folded(entry);
-        let words = words(view.text(), |span| part(entry, &view, span));
+        let words = words(view.text(), |span| written(entry, &view, span));
         let Some((first, rest)) = words.split_first().filter(|(_, rest)| rest.len() < WORDS_MAX) else {
             return Some(format!("`{entry}` must have 1 to {WORDS_MAX} words"));
         };
@@ -334,10 +333,4 @@ impl Lexicon {
         };
         all.into_iter().filter(counts).collect()
     }
-}
-
-/// Returns the text of a place of its view.
-fn part<'t>(text: &'t str, view: &View, span: Span) -> &'t str {
-    let (start, end) = view.original(span);
-    text.get(start..end).unwrap_or("")
 }

@@ -1,6 +1,12 @@
 //! The sentences and words of a text, and the language that they are in.
 
+use std::borrow::Cow;
+
+use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::is_combining_mark;
+
 use super::Lexicon;
+use crate::content::normalise::View;
 use crate::content::rules::sentences;
 use crate::model::finding::Span;
 
@@ -26,16 +32,16 @@ pub(super) struct Sentence {
 }
 
 impl Words {
-    /// Reads a view of a text. `exact` returns the text of a place of the view as it is written.
-    pub fn of<'t>(text: &str, exact: impl Fn(Span) -> &'t str) -> Self {
+    /// Reads a view of a text.
+    pub fn of(text: &str, view: &View) -> Self {
         let read = |(start, end): Span| {
-            let sentence = text.get(start..end)?;
+            let sentence = view.text().get(start..end)?;
             let begins_question = sentence.contains('¿');
             let asks = sentence.trim_end().ends_with('?') || begins_question;
-            let words = words(sentence, |(from, to)| exact((start + from, start + to)));
+            let words = words(sentence, |(from, to)| written(text, view, (start + from, start + to)));
             Some(Sentence { start, words, asks, begins_question })
         };
-        Self { sentences: sentences(text).into_iter().take(SENTENCES_MAX).filter_map(read).collect() }
+        Self { sentences: sentences(view.text()).into_iter().take(SENTENCES_MAX).filter_map(read).collect() }
     }
 }
 
@@ -52,7 +58,26 @@ pub(super) struct Word {
     pub(super) is_quoted: bool,
 }
 
+/// Returns a place of a view as it is written in the text, with its accents composed.
+pub(super) fn written<'t>(text: &'t str, view: &View, span: Span) -> Cow<'t, str> {
+    let (start, end) = view.original(span);
+    // An accent of its own that follows the last letter belongs to it.
+    let marks = text.get(end..).unwrap_or("").chars().take_while(|sign| is_combining_mark(*sign)).map(char::len_utf8);
+    let written = text.get(start..end + marks.sum::<usize>()).unwrap_or("");
+    if written.is_ascii() { Cow::Borrowed(written) } else { Cow::Owned(written.nfc().collect()) }
+}
+
 impl Word {
+    /// Returns whether the word was written with an accent, or with another letter that is not of English.
+    pub(super) fn has_accent(&self) -> bool {
+        self.exact.chars().any(|sign| sign.is_alphabetic() && !sign.is_ascii())
+    }
+
+    /// Returns whether the word was written in letters, and not as the references or look-alikes of some.
+    pub(super) fn is_plain(&self) -> bool {
+        self.exact.chars().all(|sign| sign.is_alphanumeric() || sign == '\'')
+    }
+
     /// Returns whether the word is a number, such as 2 or 2nd.
     pub(super) fn is_number(&self) -> bool {
         let ending = self.text.trim_start_matches(|sign: char| sign.is_ascii_digit());
@@ -61,7 +86,7 @@ impl Word {
 }
 
 /// Splits a sentence into words in small letters.
-pub(super) fn words<'t>(text: &str, exact: impl Fn((usize, usize)) -> &'t str) -> Vec<Word> {
+pub(super) fn words<'t>(text: &str, exact: impl Fn(Span) -> Cow<'t, str>) -> Vec<Word> {
     let mut words: Vec<Word> = vec![];
     let (mut after, mut is_quoted, mut start) = (None, false, None);
     let is_part = |sign: char| sign.is_alphanumeric() || sign == '\'';

@@ -74,7 +74,7 @@ pub fn explain(folder: &Folder, reading: Reading, asked: &Explained<'_>) -> Resu
 pub fn readings(detectors: &Detectors, text: &str) -> Vec<String> {
     let view = View::folded(text);
     let exact = |span| text.get(view.original(span).0..view.original(span).1).unwrap_or("");
-    let words = Words::of(view.text(), exact);
+    let words = Words::of(text, &view);
     let language = claims::language(&detectors.claims, text);
     let mut lines = vec![];
     for lexicon in &detectors.claims {
