@@ -127,7 +127,7 @@ struct Scorer<'a> {
     /// Score, in thousandths, from which it reports a finding.
     threshold: u16,
     severity: Severity,
-    /// Whether it reads the views in which something is undone as well, in which nobody in distress hides.
+    /// Whether it also scores the undone views. Attackers hide injections there; customers hide neither fraud nor distress.
     reads_all: bool,
 }
 

@@ -166,6 +166,8 @@ struct Sentence<'l> {
     is_general: bool,
     is_dated: bool,
     last_condition: usize,
+    /// Whether a word is written with an accent. Then a word without one is another word.
+    has_accents: bool,
 }
 
 impl Sentence<'_> {
@@ -239,6 +241,7 @@ impl Lexicon {
             is_general: all(Role::Usual).next().is_some(),
             is_dated: all(Role::Dated).next().is_some(),
             last_condition: all(Role::If).next_back().unwrap_or(0),
+            has_accents: words.iter().any(words::Word::has_accent),
             words,
             meanings,
         }
@@ -286,7 +289,7 @@ impl Lexicon {
                     Says::Unknown => {}
                 }
             }
-            // Of the claims of one word, those whose thing is named count: cancelled fees are no cancelled order.
+            // If a word makes several claims, only those whose thing is named count: "the fees were cancelled" cancels no order.
             let any_named = claims.iter().any(|(_, _, is_named)| *is_named);
             claims.retain(|(_, _, is_named)| *is_named || !any_named);
             readings.extend(claims.into_iter().filter_map(|(frame, claim, _)| claimed.insert(frame).then_some(claim)));

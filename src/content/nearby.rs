@@ -87,7 +87,7 @@ impl Context {
 
     /// Returns whether a word before a number, on the same line, announces a telephone number.
     pub(super) fn is_phone(&self, before: &[u8]) -> bool {
-        let text = String::from_utf8_lossy(after_placeholder(before)).to_lowercase();
+        let text = without_placeholders(&String::from_utf8_lossy(before)).to_lowercase();
         let line = text.rsplit('\n').next().unwrap_or_default();
         let words = line.split(|sign: char| !sign.is_alphanumeric() && sign != '_').filter(|word| !word.is_empty());
         let mut last = "";
@@ -99,7 +99,7 @@ impl Context {
 
     /// Returns whether the word directly before a value, apart from fillers and the ending of a plural, is one of these.
     fn says(&self, before: &[u8], is: impl Fn(&str) -> bool) -> bool {
-        let mut rest = after_placeholder(before);
+        let mut rest = before;
         for _ in 0..=FILLERS_MAX {
             let Some((word, start)) = self.last_word(rest) else { return false };
             let word = word.to_lowercase();
@@ -151,16 +151,17 @@ fn last_word(text: &[u8]) -> Option<(&str, usize, usize)> {
     (!word.is_empty()).then_some((word, end - length, end))
 }
 
-/// Returns what follows the last placeholder of a redaction, such as `[card number removed]`: its words are ours and announce nothing.
-fn after_placeholder(before: &[u8]) -> &[u8] {
-    let removed = |end: usize| {
-        let numbered = before.part(..end).trim_ascii_end();
-        let name = numbered.iter().rposition(|byte| !byte.is_ascii_digit()).map_or(0, |last| last + 1);
-        let name = numbered.part(..name);
-        numbered.ends_with(b" removed") || name.ends_with(b" removed #")
-    };
-    let end = memchr::memrchr_iter(b']', before).find(|end| removed(*end));
-    end.map_or(before, |end| before.part(end + 1..))
+/// Removes the placeholders of redactions, such as `[card number removed]`: the server wrote their words, so they announce no value.
+fn without_placeholders(text: &str) -> String {
+    let pieces = text.split_inclusive(']').map(|piece| {
+        let inner = piece.strip_suffix(']').unwrap_or("");
+        let name = inner.trim_end_matches(|sign: char| sign.is_ascii_digit() || sign == '#').trim_end();
+        match name.ends_with(" removed") {
+            true => inner.rsplit_once('[').map_or("", |(before, _)| before),
+            false => piece,
+        }
+    });
+    pieces.collect()
 }
 
 #[cfg(test)]
@@ -237,5 +238,17 @@ pub(super) mod tests {
             assert!(!is_numbered(before), "{before}");
         }
         assert!(ends_with_code(b"code AB12-") && !ends_with_code(b"pay 12 ") && !ends_with_code(b"AB12, "));
+    }
+
+    #[test]
+    fn placeholders_are_removed_and_nothing_else() {
+        for (text, rest) in [
+            ("phone [email removed #12] or ", "phone  or "),
+            ("ssn [social security number removed] ", "ssn  "),
+            ("security number removed] call ", " call "),
+            ("my phone was removed [see note] ", "my phone was removed [see note] "),
+        ] {
+            assert_eq!(without_placeholders(text), rest);
+        }
     }
 }

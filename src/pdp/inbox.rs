@@ -111,11 +111,9 @@ impl Inbox {
         known.is_listed = true;
         Ok(())
     }
-}
 
-impl Inbox {
-    /// Shows that a request was made again, which changes no revision. While the list is being read, and on other replicas, that
-    /// shows when all of it is read again.
+    /// Updates the count of a request that was made again, because that changes no revision. If the list is being read, or on another
+    /// replica, the count is updated when the whole list is read again.
     pub(super) fn note_repeats(&self, approval: &Approval) {
         let Ok(mut known) = self.known.try_lock() else { return };
         if let Some(waiting) = known.pending.get_mut(&approval.id) {

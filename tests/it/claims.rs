@@ -239,7 +239,7 @@ fn accents_in_any_form_make_the_same_claims() {
     }
 }
 
-/// What is named in another clause takes no claim away.
+/// A claim is found although another clause names the thing of another claim.
 #[test]
 fn a_name_of_another_clause_hides_no_claim() {
     let bundle = bundle();

@@ -610,18 +610,8 @@ async fn a_watching_browser_is_told_of_changes_and_nothing_else() {
     crate::harness::within("request in the list", shown).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn connections_of_strangers_close_no_connection_of_a_signed_in_human() {
-    let pages = Pages::start(&[]);
-    let lead = pages.human("lead-1").await;
-    let mut stream = lead.get("/changes").await;
-    let mut strangers = vec![];
-    for _ in 0..700 {
-        strangers.push(tokio::net::TcpStream::connect(pages.server.desk.unwrap()).await.unwrap());
-    }
-    // The page is still served on a new connection, and the stream still tells changes.
-    let second = pages.human("lead-2").await;
-    assert_eq!(second.get("/").await.status(), StatusCode::OK);
+/// Requests approvals until the stream of a watching browser tells a change; fails if the stream was closed.
+async fn assert_still_told(pages: &Pages, stream: &mut Response) {
     let mut calls = pages.calls().await;
     let told = async {
         for amount in 1.. {
@@ -634,6 +624,21 @@ async fn connections_of_strangers_close_no_connection_of_a_signed_in_human() {
         unreachable!("amounts do not end")
     };
     assert!(crate::harness::within("event", told).await.starts_with(b"event: changed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_strangers_close_no_connection_of_a_signed_in_human() {
+    let pages = Pages::start(&[]);
+    let lead = pages.human("lead-1").await;
+    let mut stream = lead.get("/changes").await;
+    let mut strangers = vec![];
+    for _ in 0..700 {
+        strangers.push(tokio::net::TcpStream::connect(pages.server.desk.unwrap()).await.unwrap());
+    }
+    // The page is still served on a new connection, and the stream still tells changes.
+    let second = pages.human("lead-2").await;
+    assert_eq!(second.get("/").await.status(), StatusCode::OK);
+    assert_still_told(&pages, &mut stream).await;
     drop(strangers);
 }
 
@@ -657,18 +662,7 @@ async fn connections_of_one_human_close_only_her_own() {
     let mut rest = vec![];
     crate::harness::within("end of a connection", open[0].read_to_end(&mut rest)).await.unwrap();
     assert_eq!(other.get("/").await.status(), StatusCode::OK);
-    let mut calls = pages.calls().await;
-    let told = async {
-        for amount in 1.. {
-            calls.request(&credit(amount)).await.ok();
-            match tokio::time::timeout(std::time::Duration::from_secs(3), stream.chunk()).await {
-                Ok(chunk) => return chunk.unwrap().expect("the stream is open"),
-                Err(_) => continue,
-            }
-        }
-        unreachable!("amounts do not end")
-    };
-    assert!(crate::harness::within("event", told).await.starts_with(b"event: changed"));
+    assert_still_told(&pages, &mut stream).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -694,7 +688,7 @@ async fn a_request_that_is_made_again_is_one_request_and_is_counted() {
     assert!(lead.page(&path).await.contains("The same call was requested again 2 times."));
     // Another call is another request.
     assert_eq!(calls.request(&credit(401)).await.unwrap().repeats, 0);
-    // What has been decided is not counted any more.
+    // After a decision, nothing is counted.
     assert_eq!(lead.review(&first.id, "deny").await.status(), StatusCode::SEE_OTHER);
     assert!(calls.request(&credit(400)).await.is_err());
     assert!(lead.page(&path).await.contains("requested again 2 times"));

@@ -97,7 +97,7 @@ const MIGRATIONS: [&[&str]; 9] = [
         "CREATE INDEX approvals_of_agent ON approvals (tenant, agent, tool_service) WHERE state = 'pending'",
         "CREATE INDEX approvals_of_template ON approvals (tenant, template, tool_service) WHERE state = 'pending'",
     ],
-    // How often a pending call was requested again.
+    // The number of times that a pending call was requested again.
     &["ALTER TABLE approvals ADD COLUMN repeats BIGINT NOT NULL DEFAULT 0"],
 ];
 

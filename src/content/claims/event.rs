@@ -79,7 +79,7 @@ impl Event<'_> {
         }
     }
 
-    /// Returns whether nothing stands between the form and another word that may begin another clause.
+    /// Returns whether the form and another word are in one clause: no sign that ends a clause and no "and" is between them.
     fn is_joined(&self, other: usize) -> bool {
         let (first, last) = (self.at.min(other), self.at.max(other));
         (first + 1..=last).all(|place| {
@@ -99,11 +99,10 @@ impl Event<'_> {
         let is_adjective = at.checked_sub(1).is_some_and(|before| sentence.is(before, Role::The));
         let is_now = clause.auxiliary == Auxiliary::Is;
         // French "traite" is no "traité" in a sentence with accents, and Spanish "cambie" never "cambié". An auxiliary shows what is meant.
-        let has_accents = sentence.words.iter().any(Word::has_accent);
         let is_other_word = meaning.is_unaccented
             && word.is_plain()
             && clause.auxiliary == Auxiliary::None
-            && (has_accents || meaning.form == Form::Past);
+            && (sentence.has_accents || meaning.form == Form::Past);
         let reasons = [
             (sentence.is_question, "it is a question"),
             (sentence.is_told.is_some_and(|told| told < *at), "somebody else said so"),

@@ -12,7 +12,7 @@ use crate::model::halt::Severity;
 
 /// Maximum number of words of an entry.
 const WORDS_MAX: usize = 6;
-/// Word of an entry that stands for any number, with or without the ending of an ordinal: 2, 2nd.
+/// In an entry, this word matches any number, also an ordinal: 2, 2nd.
 const NUMBER: &str = "0";
 
 /// What a word does in a sentence. The order is the one in which the roles of one word are read.
@@ -93,8 +93,8 @@ pub struct ClaimFile {
     frames: Vec<WrittenFrame>,
 }
 
-/// Endings by those that they take the place of. They stand for the forms of single words that a frame does not list: with `{o: [a]}`,
-/// "enviado" is also "enviada". Of the endings of a word, the longest counts.
+/// Maps an ending to the endings that may replace it, so that a frame needs one form of a word: with `{o: [a]}`, the entry "enviado"
+/// also matches "enviada". Applies to entries of one word, and uses the longest ending that matches.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
